@@ -1,0 +1,248 @@
+# Copyright 2026 The MedGLIP authors. Licensed under the Apache License, Version 2.0.
+"""MedGLIP configuration: the imaging modalities and the sizes of the networks."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable
+from typing import Any
+
+from huggingface_hub.dataclasses import strict
+from transformers import AutoConfig, PreTrainedConfig
+from transformers.configuration_utils import SubConfigSpec
+
+
+MODALITIES: tuple[str, ...] = ("ct", "mri", "ultrasound", "xray", "dermoscopy", "endoscopy", "fundus")
+
+# DICOM defined terms (PS3.3 C.7.3.1.1.1) and everyday names. Keys hold letters and digits only, in lower case.
+MODALITY_ALIASES: dict[str, str] = {
+    "computedtomography": "ct",
+    "cat": "ct",
+    "mr": "mri",
+    "magneticresonance": "mri",
+    "magneticresonanceimaging": "mri",
+    "us": "ultrasound",
+    "ivus": "ultrasound",
+    "sonography": "ultrasound",
+    "echocardiography": "ultrasound",
+    "echo": "ultrasound",
+    "cr": "xray",
+    "dx": "xray",
+    "dr": "xray",
+    "rg": "xray",
+    "radiograph": "xray",
+    "radiography": "xray",
+    "cxr": "xray",
+    "mg": "xray",
+    "derm": "dermoscopy",
+    "dms": "dermoscopy",
+    "dermatoscopy": "dermoscopy",
+    "dermatology": "dermoscopy",
+    "skin": "dermoscopy",
+    "es": "endoscopy",
+    "colonoscopy": "endoscopy",
+    "gastroscopy": "endoscopy",
+    "laparoscopy": "endoscopy",
+    "op": "fundus",
+    "ophthalmicphotography": "fundus",
+    "retina": "fundus",
+    "cfp": "fundus",
+}
+
+
+def resolve_modality(name: str) -> str:
+    """Return the canonical modality for a name, a DICOM code or an everyday alias.
+
+    Args:
+        name (`str`): for example `"CT"`, `"MR"`, `"X-ray"`, `"skin"`.
+
+    Raises:
+        `ValueError`: the name is not known; the message lists the choices.
+    """
+    key = "".join(character for character in str(name).lower() if character.isalnum())
+    if key in MODALITIES:
+        return key
+    if key in MODALITY_ALIASES:
+        return MODALITY_ALIASES[key]
+    raise ValueError(f"unknown modality {str(name)[:60]!r}: choose one of {', '.join(MODALITIES)}")
+
+
+@strict
+class MedGlipHeadConfig(PreTrainedConfig):
+    r"""
+    Sizes of the feature pyramid, the deep-fusion tower and the prediction layers. Defaults are GLIP-T's
+    (microsoft/GLIP, `glip_Swin_T_O365_GoldG.yaml`).
+
+    Args:
+        channels (`int`, defaults to 256): width of the pyramid and of the region features.
+        num_blocks (`int`, defaults to 6): fusion blocks (cross-attention, text layer, dynamic convolution).
+        fusion_dim (`int`, defaults to 2048): width of the bi-directional cross-attention, all heads together.
+        fusion_heads (`int`, defaults to 8): heads of the cross-attention.
+        fusion_dropout (`float`, defaults to 0.1): dropout on both attention maps.
+        text_dim (`int`, *optional*): width of the text inside the tower. `None` keeps the language encoder's own
+            width (GLIP); a number puts a linear projection before the tower.
+        text_heads (`int`, defaults to 12), text_intermediate (`int`, defaults to 3072),
+            text_dropout (`float`, defaults to 0.1): the BERT layer inside each block.
+        conv_type (`str`, defaults to `"deformable"`): `"deformable"` (modulated, DCNv2) or `"plain"` 3x3 convolutions.
+        groups (`int`, defaults to 16): groups of every GroupNorm.
+        pyramid_norm (`bool`, defaults to `False`): GroupNorm after the pyramid's 3x3 convolutions.
+        drop_block (`float`, defaults to 0.3): DropBlock probability on P3 and P4 while training.
+        positions (`bool`, defaults to `False`): add a projected 2-D sine code of the place to the pyramid, so that
+            regions know left from right. GLIP has none.
+        anchor_sizes (`list[float]`): side in pixels of the one square anchor per place, for P3..P7.
+        anchor_strides (`list[int]`): pixels between places, for P3..P7.
+        prior_prob (`float`, defaults to 0.01): prior of the focal loss; sets the alignment's starting bias.
+        atss_topk (`int`, defaults to 9): candidates per level in the assignment.
+        focal_alpha, focal_gamma (`float`): focal loss of the alignment.
+        box_loss_weight (`float`, defaults to 2.0): weight of the GIoU loss.
+    """
+
+    model_type = "med-glip-head"
+
+    channels: int = 256
+    num_blocks: int = 6
+    fusion_dim: int = 2048
+    fusion_heads: int = 8
+    fusion_dropout: float | int = 0.1
+    text_dim: int | None = None
+    text_heads: int = 12
+    text_intermediate: int = 3072
+    text_dropout: float | int = 0.1
+    conv_type: str = "deformable"
+    groups: int = 16
+    pyramid_norm: bool = False
+    drop_block: float | int = 0.3
+    positions: bool = False
+    anchor_sizes: list[float | int] | tuple[float | int, ...] = (64, 128, 256, 512, 1024)
+    anchor_strides: list[int] | tuple[int, ...] = (8, 16, 32, 64, 128)
+    prior_prob: float = 0.01
+    atss_topk: int = 9
+    focal_alpha: float = 0.25
+    focal_gamma: float | int = 2.0
+    box_loss_weight: float | int = 2.0
+    initializer_range: float = 0.02
+
+    def validate_architecture(self) -> None:
+        """Check that the sizes fit together."""
+        if self.conv_type not in ("deformable", "plain"):
+            raise ValueError(f"conv_type must be 'deformable' or 'plain', got {self.conv_type!r}")
+        if self.fusion_dim % self.fusion_heads:
+            raise ValueError(f"fusion_dim {self.fusion_dim} is not a multiple of fusion_heads {self.fusion_heads}")
+        if self.channels % self.groups:
+            raise ValueError(f"channels {self.channels} is not a multiple of groups {self.groups}")
+        if len(self.anchor_sizes) != len(self.anchor_strides):
+            raise ValueError("anchor_sizes and anchor_strides need one number per level")
+
+
+@strict
+class MedGlipConfig(PreTrainedConfig):
+    r"""
+    Configuration of a MedGLIP checkpoint: one language encoder shared by one or several experts, each with its own
+    image encoder, pyramid, fusion tower and prediction layers. Defaults are GLIP-T's.
+
+    Args:
+        text_config (`dict` or config, *optional*): the language encoder; a BERT by default.
+        backbone_config (`dict` or config, *optional*): anything `AutoBackbone` builds with maps at strides 8, 16, 32;
+            a Swin by default.
+        head_config (`dict` or `MedGlipHeadConfig`, *optional*): see [`MedGlipHeadConfig`].
+        modalities (`list[str]`, defaults to `["ct"]`): the experts in this checkpoint; aliases are resolved.
+        expert_overrides (`dict`, *optional*): what single experts have different, for example
+            `{"ct": {"head_config": {"anchor_sizes": [24, 48, 96, 192, 384]}}}`.
+        text_attention (`str`, defaults to `"prompt"`): `"prompt"`: every token sees the whole prompt (GLIP);
+            `"label"`: a token sees only its own label, so the order of the labels changes nothing.
+        separator_token_ids (`list[int]`, defaults to `[1012]`): the tokens that end a label ("." in BERT's
+            vocabulary); used by `text_attention="label"`.
+        label_hierarchy (`dict`, *optional*): free data on the labels the checkpoint was trained with.
+
+    Example:
+
+    ```python
+    >>> from modeling_medglip import MedGlipConfig, MedGlipForObjectDetection
+    >>> model = MedGlipForObjectDetection(MedGlipConfig.glip_t(modalities=("ct", "mri")))
+    ```
+    """
+
+    model_type = "med-glip"
+    sub_configs = {"text_config": AutoConfig, "backbone_config": AutoConfig, "head_config": MedGlipHeadConfig}
+    sub_configs_defaults = {
+        "text_config": SubConfigSpec(config_class=AutoConfig, model_type="bert"),
+        "backbone_config": SubConfigSpec(
+            config_class=AutoConfig, model_type="swin", init_kwargs={"out_indices": [2, 3, 4], "drop_path_rate": 0.2}
+        ),
+        "head_config": SubConfigSpec(config_class=MedGlipHeadConfig),
+    }
+    keys_to_ignore_at_inference = ["region_features", "token_features", "spatial_shapes", "input_sizes"]
+
+    text_config: dict | PreTrainedConfig | None = None
+    backbone_config: dict | PreTrainedConfig | None = None
+    head_config: dict | PreTrainedConfig | None = None
+    modalities: list[str] | tuple[str, ...] = ("ct",)
+    expert_overrides: dict | None = None
+    text_attention: str = "prompt"
+    separator_token_ids: list[int] | tuple[int, ...] = (1012,)
+    label_hierarchy: dict | None = None
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        if isinstance(self.modalities, str):
+            self.modalities = [self.modalities]
+        self.modalities = list(dict.fromkeys(resolve_modality(name) for name in self.modalities))
+        self.expert_overrides = {resolve_modality(k): v for k, v in (self.expert_overrides or {}).items()}
+        if not isinstance(self.head_config, PreTrainedConfig):
+            self.head_config = MedGlipHeadConfig(**{k: v for k, v in (self.head_config or {}).items()})
+        super().__post_init__(**kwargs)
+
+    def validate_architecture(self) -> None:
+        """Check the modalities and that all experts give features of one width."""
+        if not self.modalities:
+            raise ValueError(f"a checkpoint needs at least one modality of {', '.join(MODALITIES)}")
+        if self.text_attention not in ("prompt", "label"):
+            raise ValueError(f"text_attention must be 'prompt' or 'label', got {self.text_attention!r}")
+        widths = {self.expert_head_config(name).channels for name in self.modalities}
+        if len(widths) > 1:
+            raise ValueError(f"all experts of a checkpoint need the same head channels, got {sorted(widths)}")
+
+    def expert_head_config(self, modality: str) -> MedGlipHeadConfig:
+        """The head configuration of one expert, its overrides applied."""
+        return self._overridden("head_config", modality)
+
+    def expert_backbone_config(self, modality: str) -> PreTrainedConfig:
+        """The image encoder's configuration of one expert, its overrides applied."""
+        return self._overridden("backbone_config", modality)
+
+    def _overridden(self, name: str, modality: str) -> Any:
+        base = getattr(self, name)
+        changes = (self.expert_overrides or {}).get(modality, {}).get(name)
+        if not changes:
+            return base
+        if changes.get("model_type", base.model_type) != base.model_type:
+            return AutoConfig.for_model(**changes)
+        return type(base).from_dict({**base.to_dict(), **changes})
+
+    def for_modalities(self, modalities: Iterable[str]) -> MedGlipConfig:
+        """A copy that holds only some experts.
+
+        Raises:
+            `ValueError`: one of them is not in this checkpoint.
+        """
+        wanted = list(dict.fromkeys(resolve_modality(name) for name in modalities))
+        absent = [name for name in wanted if name not in self.modalities]
+        if absent or not wanted:
+            raise ValueError(
+                f"this checkpoint has no expert for {', '.join(absent) or 'an empty list'}: it has "
+                f"{', '.join(self.modalities)}"
+            )
+        chosen = copy.deepcopy(self)
+        chosen.modalities = wanted
+        chosen.expert_overrides = {k: v for k, v in (chosen.expert_overrides or {}).items() if k in wanted}
+        return chosen
+
+    @classmethod
+    def glip_t(cls, modalities: Iterable[str] = ("ct",), **kwargs: Any) -> MedGlipConfig:
+        """The GLIP-T size: Swin-T, BERT-base, six fusion blocks."""
+        return cls(modalities=list(modalities), **kwargs)
+
+
+MedGlipHeadConfig.register_for_auto_class()
+MedGlipConfig.register_for_auto_class()
+
+__all__ = ["MODALITIES", "MODALITY_ALIASES", "MedGlipConfig", "MedGlipHeadConfig", "resolve_modality"]

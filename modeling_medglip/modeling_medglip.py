@@ -1,0 +1,1252 @@
+# Copyright 2026 The MedGLIP authors. Licensed under the Apache License, Version 2.0.
+"""MedGLIP: language-image aligners for medical images, one image expert per modality and one shared language encoder.
+
+The network is GLIP's (Li et al., "Grounded Language-Image Pre-training", CVPR 2022): image encoder, feature pyramid,
+a tower of deep-fusion blocks (bi-directional cross-attention, BERT layer, dynamic head) and an alignment of regions
+with tokens, Eq. (1) of Med-GLIP (arXiv 2508.10528): `S = F T^T`. Boxes follow GLIP's "+1" pixel convention throughout:
+a box `(x1, y1, x2, y2)` covers the pixels from `x1` to `x2` inclusive, so its width is `x2 - x1 + 1`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torchvision.ops import box_iou, deform_conv2d, drop_block2d, generalized_box_iou_loss
+from transformers import AutoBackbone, AutoModel, BertConfig, PreTrainedModel
+from transformers import initialization as init
+from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.models.bert.modeling_bert import BertLayer
+from transformers.utils import ModelOutput, can_return_tuple
+
+from .configuration_medglip import MedGlipConfig, MedGlipHeadConfig, resolve_modality
+
+
+# The logit of a region outside its own image: its probability is exactly 0 in float32.
+OUTSIDE_LOGIT = -50000.0
+# Box regression of GLIP: weights of the deltas and the largest log ratio of sizes.
+DELTA_WEIGHTS = (10.0, 10.0, 5.0, 5.0)
+MAX_LOG_RATIO = math.log(1000.0 / 16)
+# Channels per sampling group of the deformable convolution on CPUs: keeps the sampled block in the cache.
+SAMPLING_GROUP = 32
+
+
+@dataclass
+class MedGlipModelOutput(ModelOutput):
+    """
+    Args:
+        logits (`Tensor` of shape `(batch, regions, tokens)`): alignment S before the sigmoid. Regions are the places of
+            levels P3..P7 in row-major order; with prompts in chunks `(batch, chunks * regions, tokens)`.
+        region_features (`Tensor` of shape `(batch, regions, channels)`): F of Eq. (1), after the fusion.
+        token_features (`Tensor` of shape `(batch, tokens, channels)` or `(batch, chunks, tokens, channels)`): T of
+            Eq. (1), after the fusion and the projection; GLIP's temperature is already applied.
+        region_mask (`Tensor` of shape `(batch, regions)`, bool): regions inside their own image.
+        spatial_shapes (`Tensor` of shape `(levels, 2)`): height and width of P3..P7 of the padded input.
+        input_sizes (`Tensor` of shape `(batch, 2)`): height and width in pixels of each image without its padding.
+    """
+
+    logits: Tensor | None = None
+    region_features: Tensor | None = None
+    token_features: Tensor | None = None
+    region_mask: Tensor | None = None
+    spatial_shapes: Tensor | None = None
+    input_sizes: Tensor | None = None
+
+
+@dataclass
+class MedGlipObjectDetectionOutput(ModelOutput):
+    """
+    Args:
+        loss (`Tensor`, *optional*): sum of `loss_dict`, when `labels` were given.
+        loss_dict (`dict[str, Tensor]`, *optional*): `loss_alignment`, `loss_box`, `loss_centerness`.
+        logits (`Tensor` of shape `(batch, regions, tokens)`): alignment before the sigmoid.
+        box_deltas (`Tensor` of shape `(batch, regions, 4)`): box regression relative to the anchors.
+        centerness (`Tensor` of shape `(batch, regions)`): before the sigmoid.
+        pred_boxes (`Tensor` of shape `(batch, regions, 4)`): xyxy in pixels of the padded input, GLIP's +1 convention.
+        region_features, token_features, spatial_shapes, input_sizes: as in [`MedGlipModelOutput`].
+    """
+
+    loss: Tensor | None = None
+    loss_dict: dict[str, Tensor] | None = None
+    logits: Tensor | None = None
+    box_deltas: Tensor | None = None
+    centerness: Tensor | None = None
+    pred_boxes: Tensor | None = None
+    region_features: Tensor | None = None
+    token_features: Tensor | None = None
+    spatial_shapes: Tensor | None = None
+    input_sizes: Tensor | None = None
+
+
+# ------------------------------------------------------------------------------------------------ feature pyramid
+
+
+class FeaturePyramid(nn.Module):
+    """P3..P7 (strides 8 to 128) from the image encoder's maps at strides 8, 16 and 32; P6 is made from P5, as in GLIP."""
+
+    def __init__(self, in_channels: Sequence[int], config: MedGlipHeadConfig) -> None:
+        super().__init__()
+        width = config.channels
+        self.drop_block = float(config.drop_block)
+        self.lateral = nn.ModuleList(nn.Conv2d(channels, width, 1) for channels in in_channels)
+        self.smooth = nn.ModuleList(nn.Conv2d(width, width, 3, padding=1) for _ in in_channels)
+        self.p6 = nn.Conv2d(width, width, 3, stride=2, padding=1)
+        self.p7 = nn.Conv2d(width, width, 3, stride=2, padding=1)
+        self.norms = nn.ModuleList(
+            nn.GroupNorm(config.groups, width) if config.pyramid_norm else nn.Identity() for _ in range(5)
+        )
+
+    def forward(self, maps: Sequence[Tensor]) -> list[Tensor]:
+        """Maps of shape `(batch, channels_i, h_i, w_i)`, finest first -> five maps of `config.channels`."""
+        merged = self.lateral[-1](maps[-1])
+        levels = [self.smooth[-1](merged)]
+        for index in range(len(maps) - 2, -1, -1):
+            lateral = self.lateral[index](maps[index])
+            merged = lateral + F.interpolate(merged, size=lateral.shape[-2:], mode="nearest")
+            if self.training and self.drop_block > 0:
+                merged = drop_block2d(merged, self.drop_block, block_size=3)
+            levels.insert(0, self.smooth[index](merged))
+        levels.append(self.p6(levels[-1]))
+        levels.append(self.p7(F.relu(levels[-1])))
+        return [norm(level) for norm, level in zip(self.norms, levels, strict=True)]
+
+
+class PositionCode(nn.Module):
+    """Adds a projected 2-D sine code of the place, relative to the image, to every level."""
+
+    frequencies = 8
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.projection = nn.Linear(4 * self.frequencies, channels)
+
+    def forward(self, levels: list[Tensor]) -> list[Tensor]:
+        return [level + self._code(level) for level in levels]
+
+    def _code(self, level: Tensor) -> Tensor:
+        height, width = level.shape[-2:]
+        powers = math.pi * 2.0 ** torch.arange(self.frequencies, device=level.device, dtype=torch.float32)
+        y = (torch.arange(height, device=level.device) + 0.5).div(height)[:, None] * powers
+        x = (torch.arange(width, device=level.device) + 0.5).div(width)[:, None] * powers
+        y_code = torch.cat([y.sin(), y.cos()], dim=-1)[:, None].expand(-1, width, -1)
+        x_code = torch.cat([x.sin(), x.cos()], dim=-1)[None].expand(height, -1, -1)
+        code = torch.cat([y_code, x_code], dim=-1).to(self.projection.weight.dtype)
+        return self.projection(code).permute(2, 0, 1)[None]
+
+
+# ------------------------------------------------------------------------------------------------ fusion tower
+
+
+class BiDirectionalAttention(nn.Module):
+    """Cross-attention between regions and tokens, both ways on one score matrix (GLIP's BiMultiHeadAttention).
+
+    The projections of the many regions are folded onto the few tokens: with `K` the projected tokens of a head, the
+    scores `(V Wq) K^T` are `V (Wq K^T)`, and likewise for both value paths. No tensor of shape
+    `(regions, fusion_dim)` is ever made and the outputs are the same.
+    """
+
+    def __init__(self, config: MedGlipHeadConfig, text_dim: int) -> None:
+        super().__init__()
+        width, inner = config.channels, config.fusion_dim
+        self.heads = config.fusion_heads
+        self.dropout = float(config.fusion_dropout)
+        self.v_proj = nn.Linear(width, inner)
+        self.l_proj = nn.Linear(text_dim, inner)
+        self.values_v_proj = nn.Linear(width, inner)
+        self.values_l_proj = nn.Linear(text_dim, inner)
+        self.out_v_proj = nn.Linear(inner, width)
+        self.out_l_proj = nn.Linear(inner, text_dim)
+
+    def forward(self, visual: Tensor, text: Tensor, attention_mask: Tensor) -> tuple[Tensor, Tensor]:
+        """`visual` (batch, regions, channels), `text` (batch, tokens, text_dim), mask (batch, tokens) -> the updates."""
+        scores = self._scores(visual, text)
+        text_update = self._text_update(scores, visual)
+        visual_update = self._visual_update(scores, text, attention_mask)
+        return visual_update, text_update
+
+    def _split(self, tensor: Tensor) -> Tensor:
+        batch, tokens, inner = tensor.shape
+        return tensor.view(batch, tokens, self.heads, inner // self.heads).transpose(1, 2)
+
+    def _head_weight(self, linear: nn.Linear) -> Tensor:
+        return linear.weight.view(self.heads, -1, linear.in_features)
+
+    def _scores(self, visual: Tensor, text: Tensor) -> Tensor:
+        """Scores of shape (batch, heads * tokens, regions)."""
+        keys = self._split(self.l_proj(text))
+        keys = keys * keys.shape[-1] ** -0.5
+        folded = torch.matmul(keys, self._head_weight(self.v_proj))
+        bias = (keys * self.v_proj.bias.view(self.heads, 1, -1)).sum(-1)
+        return torch.baddbmm(bias.flatten(1)[..., None], folded.flatten(1, 2), visual.transpose(1, 2))
+
+    def _text_update(self, scores: Tensor, visual: Tensor) -> Tensor:
+        batch = scores.shape[0]
+        attention = F.dropout(scores.softmax(dim=-1), self.dropout, self.training)
+        pooled = torch.bmm(attention, visual).view(batch, self.heads, -1, visual.shape[-1])
+        values = torch.matmul(pooled, self._head_weight(self.values_v_proj).transpose(1, 2))
+        # The rows add up to 1 except under dropout, so the values' bias is scaled by their sum.
+        weight = attention.sum(-1).view(batch, self.heads, -1, 1)
+        values = values + weight * self.values_v_proj.bias.view(self.heads, 1, -1)
+        return self.out_l_proj(values.transpose(1, 2).flatten(2))
+
+    def _visual_update(self, scores: Tensor, text: Tensor, attention_mask: Tensor) -> Tensor:
+        batch, tokens = attention_mask.shape
+        hidden = ~attention_mask.bool()
+        scores = scores.view(batch, self.heads, tokens, -1).masked_fill(hidden[:, None, :, None], -1e9)
+        attention = F.dropout(scores.softmax(dim=2), self.dropout, self.training).flatten(1, 2)
+        out_weight = self.out_v_proj.weight.view(-1, self.heads, self.out_v_proj.in_features // self.heads)
+        folded = torch.matmul(self._split(self.values_l_proj(text)), out_weight.permute(1, 2, 0))
+        return torch.bmm(attention.transpose(1, 2), folded.flatten(1, 2)) + self.out_v_proj.bias
+
+
+class FusionLayer(nn.Module):
+    """Pre-norm bi-directional cross-attention; the residual starts from the normalised tensors, as in GLIP's VLFuse."""
+
+    def __init__(self, config: MedGlipHeadConfig, text_dim: int) -> None:
+        super().__init__()
+        self.norm_visual = nn.LayerNorm(config.channels)
+        self.norm_text = nn.LayerNorm(text_dim)
+        self.attention = BiDirectionalAttention(config, text_dim)
+        self.gamma_visual = nn.Parameter(torch.empty(config.channels))
+        self.gamma_text = nn.Parameter(torch.empty(text_dim))
+        self.initial_gamma = 1.0 / config.num_blocks
+
+    def forward(self, levels: list[Tensor], text: Tensor, attention_mask: Tensor) -> tuple[list[Tensor], Tensor]:
+        visual = self.norm_visual(flatten_levels(levels))
+        text = self.norm_text(text)
+        visual_update, text_update = self.attention(visual, text, attention_mask)
+        visual = visual + self.gamma_visual * visual_update
+        return unflatten_levels(visual, [level.shape[-2:] for level in levels]), text + self.gamma_text * text_update
+
+
+class ModulatedDeformConv(nn.Module):
+    """3x3 modulated deformable convolution (DCNv2), one offset group; torchvision's operator on accelerators."""
+
+    def __init__(self, channels: int, stride: int) -> None:
+        super().__init__()
+        self.stride = stride
+        self.weight = nn.Parameter(torch.empty(channels, channels, 3, 3))
+        self.bias = nn.Parameter(torch.empty(channels))
+
+    def forward(self, feature: Tensor, offset: Tensor, mask: Tensor) -> Tensor:
+        """`offset` (batch, 18, h, w) as (dy, dx) per tap, `mask` (batch, 9, h, w), at the output's size."""
+        if feature.device.type == "cpu":
+            return deform_conv_by_sampling(feature, offset, mask, self.weight, self.bias, self.stride)
+        return deform_conv2d(feature, offset, self.weight, self.bias, stride=self.stride, padding=1, mask=mask)
+
+
+def deform_conv_by_sampling(
+    feature: Tensor, offset: Tensor, mask: Tensor, weight: Tensor, bias: Tensor, stride: int
+) -> Tensor:
+    """Modulated 3x3 deformable convolution (padding 1) by `grid_sample` and one matrix product.
+
+    Equal to `torchvision.ops.deform_conv2d`, whose CPU kernel uses one core only.
+    """
+    batch, channels, height, width = feature.shape
+    grid = sampling_grid(offset, stride, height, width)
+    taps, places = 9, offset.shape[-2] * offset.shape[-1]
+    modulation = mask.reshape(batch, 1, taps, places)
+    kernel = weight.flatten(2)
+    output = bias.view(1, -1, 1)
+    for start in range(0, channels, SAMPLING_GROUP):
+        group = slice(start, min(start + SAMPLING_GROUP, channels))
+        sampled = F.grid_sample(feature[:, group], grid, padding_mode="zeros", align_corners=True)
+        columns = sampled.view(batch, -1, taps, places) * modulation
+        output = output + torch.matmul(kernel[:, group].flatten(1), columns.flatten(1, 2))
+    return output.view(batch, -1, *offset.shape[-2:])
+
+
+def sampling_grid(offset: Tensor, stride: int, height: int, width: int) -> Tensor:
+    """Offsets (batch, 18, h, w) -> normalised places (batch, 9, h * w, 2) for `grid_sample(align_corners=True)`."""
+    batch, _, rows, columns = offset.shape
+    tap = torch.arange(-1, 2, device=offset.device, dtype=offset.dtype)
+    base_y = torch.arange(rows, device=offset.device, dtype=offset.dtype) * stride
+    base_x = torch.arange(columns, device=offset.device, dtype=offset.dtype) * stride
+    moved = offset.view(batch, 3, 3, 2, rows, columns)
+    y = moved[:, :, :, 0] + base_y[:, None] + tap[:, None, None, None]
+    x = moved[:, :, :, 1] + base_x + tap[None, :, None, None]
+    y = y * (2.0 / max(height - 1, 1)) - (1.0 if height > 1 else 0.0)
+    x = x * (2.0 / max(width - 1, 1)) - (1.0 if width > 1 else 0.0)
+    return torch.stack([x, y], dim=-1).view(batch, 9, rows * columns, 2)
+
+
+class DynamicReLU(nn.Module):
+    """DYReLU: `max(a1 x + b1, a2 x + b2)` with coefficients from the pooled map (the head's task attention)."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.squeeze = nn.Linear(channels, channels // 4)
+        self.excite = nn.Linear(channels // 4, channels * 4)
+
+    def forward(self, feature: Tensor) -> Tensor:
+        coefficients = F.hardsigmoid(self.excite(F.relu(self.squeeze(feature.mean(dim=(2, 3))))))
+        a1, b1, a2, b2 = (part[..., None, None] for part in coefficients.chunk(4, dim=1))
+        first = feature * ((a1 - 0.5) * 2 + 1) + (b1 - 0.5)
+        return torch.maximum(first, feature * ((a2 - 0.5) * 2) + (b2 - 0.5))
+
+
+class DynamicConv(nn.Module):
+    """DyHead block: each level meets its finer and coarser neighbour, by deformable or plain 3x3 convolutions."""
+
+    def __init__(self, config: MedGlipHeadConfig) -> None:
+        super().__init__()
+        width = config.channels
+        self.deformable = config.conv_type == "deformable"
+        self.conv_coarse = self._conv(width, 1)
+        self.conv_same = self._conv(width, 1)
+        self.conv_fine = self._conv(width, 2)
+        self.norm_coarse = nn.GroupNorm(config.groups, width)
+        self.norm_same = nn.GroupNorm(config.groups, width)
+        self.norm_fine = nn.GroupNorm(config.groups, width)
+        self.offset = nn.Conv2d(width, 27, 3, padding=1) if self.deformable else None
+        self.scale_attention = nn.Linear(width, 1)
+        self.activation = DynamicReLU(width)
+
+    def _conv(self, width: int, stride: int) -> nn.Module:
+        if self.deformable:
+            return ModulatedDeformConv(width, stride)
+        return nn.Conv2d(width, width, 3, stride=stride, padding=1)
+
+    def forward(self, levels: list[Tensor]) -> list[Tensor]:
+        return [self.activation(self._merge(levels, index)) for index in range(len(levels))]
+
+    def _merge(self, levels: list[Tensor], index: int) -> Tensor:
+        level = levels[index]
+        offset_mask = self._offset_mask(level)
+        branches = [self.norm_same(self._convolve(self.conv_same, level, offset_mask))]
+        if index > 0:
+            branches.append(self.norm_fine(self._convolve(self.conv_fine, levels[index - 1], offset_mask)))
+        if index + 1 < len(levels):
+            coarse = levels[index + 1]
+            merged = self.norm_coarse(self._convolve(self.conv_coarse, coarse, shrink_offsets(offset_mask, coarse)))
+            branches.append(F.interpolate(merged, size=level.shape[-2:], mode="bilinear", align_corners=True))
+        return sum(branch * self._attention(branch) for branch in branches) / len(branches)
+
+    def _attention(self, branch: Tensor) -> Tensor:
+        return F.hardsigmoid(F.relu(self.scale_attention(branch.mean(dim=(2, 3)))))[..., None, None]
+
+    def _offset_mask(self, level: Tensor) -> tuple[Tensor, Tensor] | None:
+        if self.offset is None:
+            return None
+        prediction = self.offset(level)
+        return prediction[:, :18], prediction[:, 18:].sigmoid()
+
+    def _convolve(self, conv: nn.Module, feature: Tensor, offset_mask: tuple[Tensor, Tensor] | None) -> Tensor:
+        return conv(feature) if offset_mask is None else conv(feature, *offset_mask)
+
+
+def shrink_offsets(offset_mask: tuple[Tensor, Tensor] | None, coarse: Tensor) -> tuple[Tensor, Tensor] | None:
+    """The offsets that GLIP's CUDA kernel reads for the coarser neighbour.
+
+    GLIP passes the finer level's offsets, and its kernel reads the first numbers of that flat memory as if they had the
+    coarser level's size. The published weights depend on it.
+    """
+    if offset_mask is None:
+        return None
+    height, width = coarse.shape[-2:]
+    return tuple(  # type: ignore[return-value]
+        tensor.flatten(1)[:, : tensor.shape[1] * height * width].view(len(tensor), -1, height, width)
+        for tensor in offset_mask
+    )
+
+
+class FusionBlock(GradientCheckpointingLayer):
+    """One block of the tower: cross-attention, a BERT layer on the text, a DyHead block on the image."""
+
+    def __init__(self, config: MedGlipHeadConfig, text_dim: int, attn_implementation: str) -> None:
+        super().__init__()
+        self.fusion = FusionLayer(config, text_dim)
+        self.text_layer = BertLayer(text_layer_config(config, text_dim, attn_implementation))
+        self.dynamic_conv = DynamicConv(config)
+
+    def forward(
+        self, levels: list[Tensor], text: Tensor, attention_mask: Tensor, text_mask: Tensor
+    ) -> tuple[list[Tensor], Tensor]:
+        levels, text = self.fusion(levels, text, attention_mask)
+        return self.dynamic_conv(levels), self.text_layer(text, text_mask)
+
+
+def text_layer_config(config: MedGlipHeadConfig, text_dim: int, attn_implementation: str) -> BertConfig:
+    """The configuration of the BERT layer inside a fusion block."""
+    layer_config = BertConfig(
+        hidden_size=text_dim,
+        num_attention_heads=config.text_heads,
+        intermediate_size=config.text_intermediate,
+        hidden_dropout_prob=config.text_dropout,
+        attention_probs_dropout_prob=config.text_dropout,
+    )
+    layer_config._attn_implementation = attn_implementation
+    return layer_config
+
+
+def flatten_levels(levels: Sequence[Tensor]) -> Tensor:
+    """Maps (batch, channels, h, w) -> (batch, regions, channels), level after level in row-major order."""
+    return torch.cat([level.flatten(2) for level in levels], dim=2).transpose(1, 2)
+
+
+def unflatten_levels(visual: Tensor, shapes: Sequence[torch.Size]) -> list[Tensor]:
+    """The inverse of [`flatten_levels`]."""
+    parts = visual.transpose(1, 2).split([height * width for height, width in shapes], dim=2)
+    return [part.unflatten(2, tuple(shape)) for part, shape in zip(parts, shapes, strict=True)]
+
+
+# ------------------------------------------------------------------------------------------------ alignment, experts
+
+
+class AlignmentHead(nn.Module):
+    """Alignment of regions with tokens: `x . W(e / 2) / exp(log_scale) + e . b + b0` with `e` the normalised token."""
+
+    def __init__(self, config: MedGlipHeadConfig, text_dim: int) -> None:
+        super().__init__()
+        self.text_projection = nn.Linear(text_dim, config.channels)
+        self.token_bias = nn.Parameter(torch.empty(text_dim))
+        self.bias = nn.Parameter(torch.empty(1))
+        self.log_scale = nn.Parameter(torch.empty(1))
+        self.prior_bias = -math.log((1 - config.prior_prob) / config.prior_prob)
+
+    def forward(self, regions: Tensor, text: Tensor) -> tuple[Tensor, Tensor]:
+        """`regions` (batch, regions, channels), `text` (batch, tokens, text_dim) -> logits and token features T."""
+        embedding = F.normalize(text, p=2, dim=-1)
+        tokens = self.text_projection(embedding / 2.0) / self.log_scale.exp()
+        bias = torch.matmul(embedding, self.token_bias) + self.bias
+        return torch.baddbmm(bias[:, None], regions, tokens.transpose(1, 2)), tokens
+
+
+class MedGlipExpert(nn.Module):
+    """The image side of one modality: encoder, pyramid, fusion tower, alignment."""
+
+    def __init__(self, config: MedGlipConfig, modality: str) -> None:
+        super().__init__()
+        head = config.expert_head_config(modality)
+        text_dim = head.text_dim or config.text_config.hidden_size
+        attention = getattr(config.text_config, "_attn_implementation", None) or "eager"
+        self.backbone = AutoBackbone.from_config(config.expert_backbone_config(modality))
+        if hasattr(self.backbone, "swin"):
+            # The pyramid reads the stages' own norms; this one would be computed for nothing and get no gradient.
+            self.backbone.swin.layernorm = nn.Identity()
+        self.pyramid = FeaturePyramid(self.backbone.channels, head)
+        self.positions = PositionCode(head.channels) if head.positions else None
+        self.text_adapter = nn.Linear(config.text_config.hidden_size, text_dim) if head.text_dim else None
+        self.blocks = nn.ModuleList(FusionBlock(head, text_dim, attention) for _ in range(head.num_blocks))
+        self.alignment = AlignmentHead(head, text_dim)
+
+    def train(self, mode: bool = True) -> MedGlipExpert:
+        """As `Module.train`; BatchNorm of the image encoder keeps its statistics, since detection batches are small."""
+        super().train(mode)
+        for module in self.backbone.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.eval()
+        return self
+
+    def encode_image(self, pixel_values: Tensor) -> list[Tensor]:
+        """Images (batch, 3, height, width) -> maps P3..P7 before the fusion."""
+        levels = self.pyramid(self.backbone(pixel_values).feature_maps)
+        return self.positions(levels) if self.positions is not None else levels
+
+    def fuse(
+        self, levels: list[Tensor], text: Tensor, attention_mask: Tensor, text_mask: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Maps and language features -> region features F, token features T, logits S."""
+        if self.text_adapter is not None:
+            text = self.text_adapter(text)
+        for block in self.blocks:
+            levels, text = block(levels, text, attention_mask, text_mask)
+        regions = flatten_levels(levels)
+        logits, tokens = self.alignment(regions, text)
+        return regions, tokens, logits
+
+
+class BoxHead(nn.Module):
+    """Box deltas (with one learned scale per level) and centerness of one expert."""
+
+    def __init__(self, config: MedGlipHeadConfig) -> None:
+        super().__init__()
+        self.box_projection = nn.Linear(config.channels, 4)
+        self.centerness_projection = nn.Linear(config.channels, 1)
+        self.level_scales = nn.Parameter(torch.empty(len(config.anchor_sizes)))
+
+    def forward(self, regions: Tensor, level_of_region: Tensor) -> tuple[Tensor, Tensor]:
+        deltas = self.box_projection(regions) * self.level_scales[level_of_region][:, None]
+        return deltas, self.centerness_projection(regions).squeeze(-1)
+
+
+# ------------------------------------------------------------------------------------------------ text
+
+
+class TextFeatures(NamedTuple):
+    """Language features of a prompt, computed once and given to `forward(text_features=...)` for many images."""
+
+    hidden: Tensor
+    attention_mask: Tensor
+    text_mask: Tensor
+
+
+def label_segments(input_ids: Tensor, separators: Sequence[int]) -> Tensor:
+    """The running number of the label each token belongs to; a separator closes its own label. Shape as `input_ids`."""
+    ends = torch.isin(input_ids, torch.tensor(list(separators), device=input_ids.device))
+    return ends.long().cumsum(-1) - ends.long()
+
+
+def segment_positions(segments: Tensor) -> Tensor:
+    """Places inside each label, starting at 1 as after BERT's [CLS]."""
+    index = torch.arange(segments.shape[-1], device=segments.device).expand_as(segments)
+    starts = torch.ones_like(segments, dtype=torch.bool)
+    starts[:, 1:] = segments[:, 1:] != segments[:, :-1]
+    first = torch.where(starts, index, torch.zeros_like(index)).cummax(-1).values
+    return index - first + 1
+
+
+# ------------------------------------------------------------------------------------------------ anchors and boxes
+
+
+def make_anchors(shapes: Iterable[tuple[int, int]], config: MedGlipHeadConfig, device: torch.device) -> Tensor:
+    """One square anchor per place: (regions, 4) xyxy pixels in GLIP's +1 convention."""
+    levels = []
+    for (height, width), size, stride in zip(shapes, config.anchor_sizes, config.anchor_strides, strict=True):
+        centre, half = (stride - 1) / 2, (size - 1) / 2
+        y = torch.arange(height, device=device, dtype=torch.float32) * stride + centre
+        x = torch.arange(width, device=device, dtype=torch.float32) * stride + centre
+        y, x = torch.meshgrid(y, x, indexing="ij")
+        levels.append(torch.stack([x - half, y - half, x + half, y + half], dim=-1).view(-1, 4))
+    return torch.cat(levels)
+
+
+def decode_boxes(deltas: Tensor, anchors: Tensor) -> Tensor:
+    """Deltas (..., regions, 4) on anchors (regions, 4) -> xyxy boxes, +1 convention."""
+    sizes = anchors[:, 2:] - anchors[:, :2] + 1
+    centres = (anchors[:, 2:] + anchors[:, :2]) / 2
+    weights = deltas.new_tensor(DELTA_WEIGHTS)
+    moved = deltas / weights
+    predicted_centres = moved[..., :2] * sizes + centres
+    half = (moved[..., 2:].clamp(max=MAX_LOG_RATIO).exp() * sizes - 1) / 2
+    return torch.cat([predicted_centres - half, predicted_centres + half], dim=-1)
+
+
+def pixel_iou(first: Tensor, second: Tensor) -> Tensor:
+    """Pairwise IoU of +1-convention boxes."""
+    shift = first.new_tensor([0.0, 0.0, 1.0, 1.0])
+    return box_iou(first + shift, second + shift)
+
+
+def border_distances(points: Tensor, boxes: Tensor) -> Tensor:
+    """Distances (..., 4) from points (..., 2) to the left, top, right and bottom border of their boxes."""
+    return torch.cat([points - boxes[..., :2], boxes[..., 2:] - points], dim=-1)
+
+
+def assign_atss(anchors: Tensor, level_sizes: Sequence[int], boxes: Tensor, topk: int) -> Tensor:
+    """Adaptive training sample selection (Zhang et al., CVPR 2020, as in GLIP).
+
+    Args:
+        anchors: (regions, 4); level_sizes: regions per level; boxes: (targets, 4); topk: candidates per level.
+
+    Returns:
+        (regions,) index of the target of each region, -1 for background.
+    """
+    if len(boxes) == 0:
+        return torch.full((len(anchors),), -1, dtype=torch.long, device=anchors.device)
+    iou = pixel_iou(anchors, boxes)
+    points = (anchors[:, :2] + anchors[:, 2:]) / 2
+    distance = torch.cdist(points, (boxes[:, :2] + boxes[:, 2:]) / 2)
+    candidates, start = [], 0
+    for size in level_sizes:
+        nearest = distance[start : start + size].topk(min(topk, size), dim=0, largest=False).indices
+        candidates.append(nearest + start)
+        start += size
+    candidate = torch.cat(candidates)
+    candidate_iou = iou.gather(0, candidate)
+    threshold = candidate_iou.mean(0) + candidate_iou.std(0)
+    inside = border_distances(points[candidate], boxes[None].expand(len(candidate), -1, -1)).amin(-1) > 0.01
+    positive = (candidate_iou >= threshold) & inside
+    kept = torch.full_like(iou, -1.0)
+    kept.scatter_(0, candidate, torch.where(positive, candidate_iou, torch.full_like(candidate_iou, -1.0)))
+    best, target = kept.max(dim=1)
+    return torch.where(best >= 0, target, torch.full_like(target, -1))
+
+
+# ------------------------------------------------------------------------------------------------ losses
+
+
+def alignment_focal_loss(logits: Tensor, targets: Tensor, config: MedGlipHeadConfig) -> Tensor:
+    """Sigmoid focal loss per region and token, not reduced (Eq. 2 of Med-GLIP on the expanded targets T')."""
+    probability = logits.sigmoid()
+    cross_entropy = F.binary_cross_entropy_with_logits(logits, targets, reduction="none")
+    truth = probability * targets + (1 - probability) * (1 - targets)
+    alpha = config.focal_alpha * targets + (1 - config.focal_alpha) * (1 - targets)
+    return alpha * (1 - truth) ** config.focal_gamma * cross_entropy
+
+
+def centerness_targets(anchors: Tensor, boxes: Tensor) -> Tensor:
+    """How central each anchor lies in its target, 0 to 1."""
+    left, top, right, bottom = border_distances((anchors[:, :2] + anchors[:, 2:]) / 2, boxes).unbind(-1)
+    horizontal = torch.minimum(left, right) / torch.maximum(left, right)
+    vertical = torch.minimum(top, bottom) / torch.maximum(top, bottom)
+    return (horizontal * vertical).clamp(min=0).sqrt()
+
+
+def mean_over_processes(value: Tensor) -> Tensor:
+    """The mean of a number over all distributed processes, at least 1 (GLIP's normaliser)."""
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        value = value.clone()
+        torch.distributed.all_reduce(value)
+        value = value / torch.distributed.get_world_size()
+    return value
+
+
+class ImageTargets(NamedTuple):
+    """Assigned targets of one image: positive regions, their boxes, and the expanded token targets of those regions."""
+
+    positive: Tensor
+    boxes: Tensor
+    tokens: Tensor
+
+
+# ------------------------------------------------------------------------------------------------ models
+
+
+class MedGlipPreTrainedModel(PreTrainedModel):
+    """Weights, loading and saving shared by the MedGLIP models. Safetensors only; an incomplete checkpoint is refused."""
+
+    config_class = MedGlipConfig
+    config: MedGlipConfig
+    base_model_prefix = "model"
+    main_input_name = "pixel_values"
+    input_modalities = ("image", "text")
+    supports_gradient_checkpointing = True
+    _supports_sdpa = True
+    _no_split_modules = ["FusionBlock"]
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        super()._init_weights(module)
+        initialise = _INITIALISERS.get(type(module))
+        if initialise is not None:
+            initialise(module)
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Any:
+        """Load a checkpoint, or only some of its experts.
+
+        Args:
+            pretrained_model_name_or_path (`str` or `Path`): a folder or a Hub id.
+            modalities (`list[str]`, *optional*): the experts to load; the others' tensors are not read.
+
+        Raises:
+            `ValueError`: tensors are missing, left over or of another shape, or the expert is not in the checkpoint.
+            `OSError`: there is no safetensors file.
+        """
+        modalities = kwargs.pop("modalities", None)
+        with_info = kwargs.pop("output_loading_info", False)
+        kwargs.setdefault("use_safetensors", True)
+        _refuse_pickles(pretrained_model_name_or_path)
+        if modalities is not None:
+            names = [modalities] if isinstance(modalities, str) else list(modalities)
+            config = kwargs.pop("config", None)
+            if config is None:
+                hub = {k: kwargs[k] for k in ("cache_dir", "revision", "token", "subfolder") if k in kwargs}
+                config = cls.config_class.from_pretrained(pretrained_model_name_or_path, **hub)
+            kwargs["config"] = config.for_modalities(names)
+        model, info = super().from_pretrained(pretrained_model_name_or_path, *args, output_loading_info=True, **kwargs)
+        if not kwargs.get("ignore_mismatched_sizes"):
+            model._require_complete(info, str(pretrained_model_name_or_path))
+        return (model, info) if with_info else model
+
+    def _require_complete(self, info: Any, source: str) -> None:
+        unexpected = [key for key in info["unexpected_keys"] if not self._belongs_elsewhere(key)]
+        for problem, keys in (
+            ("lacks", list(info["missing_keys"])),
+            ("has unknown", unexpected),
+            ("has another shape for", [str(entry[0]) for entry in info["mismatched_keys"]]),
+        ):
+            if keys:
+                raise ValueError(
+                    f"checkpoint {source} {problem} {len(keys)} tensors, the first is {sorted(keys)[0]!r}: it does "
+                    f"not fit {type(self).__name__} with the experts {', '.join(self.config.modalities)}"
+                )
+
+    def _belongs_elsewhere(self, key: str) -> bool:
+        """Tensors of experts that were not asked for, or of the box heads when only the base model is loaded."""
+        parts = key.removeprefix("model.").split(".")
+        if parts[0] not in ("experts", "box_heads") or len(parts) < 2:
+            return False
+        return parts[1] not in self.config.modalities or (parts[0] == "box_heads" and not hasattr(self, "box_heads"))
+
+    def save_pretrained(self, save_directory: Any, *args: Any, **kwargs: Any) -> Any:
+        """Save as `PreTrainedModel.save_pretrained` does, with the tensors under the model's own names.
+
+        Transformers by default restores legacy names of Swin and others on saving, which `Trainer` cannot read back when it
+        resumes or loads the best checkpoint.
+        """
+        kwargs.setdefault("save_original_format", False)
+        self.config.auto_map = dict(AUTO_MAP)
+        return super().save_pretrained(save_directory, *args, **kwargs)
+
+
+def _refuse_pickles(path: Any) -> None:
+    folder = Path(str(path))
+    if not folder.is_dir() or any(folder.glob("*.safetensors")):
+        return
+    pickled = sorted(file.name for pattern in ("*.bin", "*.pt", "*.pth", "*.ckpt") for file in folder.glob(pattern))
+    if pickled:
+        raise ValueError(
+            f"{folder}: {pickled[0]} is a pickled checkpoint and is not opened; convert it to safetensors first"
+        )
+
+
+class MedGlipModel(MedGlipPreTrainedModel):
+    """The aligner: region features F, token features T and their alignment S, for one or several experts."""
+
+    def __init__(self, config: MedGlipConfig) -> None:
+        super().__init__(config)
+        text_kwargs = {"add_pooling_layer": False} if config.text_config.model_type in ("bert", "roberta") else {}
+        self.text_model = AutoModel.from_config(config.text_config, **text_kwargs)
+        self.experts = nn.ModuleDict({name: MedGlipExpert(config, name) for name in config.modalities})
+        self.post_init()
+
+    def train(self, mode: bool = True) -> MedGlipModel:
+        """As `Module.train`; a frozen language encoder stays without dropout."""
+        super().train(mode)
+        if not any(parameter.requires_grad for parameter in self.text_model.parameters()):
+            self.text_model.eval()
+        return self
+
+    def get_input_embeddings(self) -> nn.Module:
+        return self.text_model.get_input_embeddings()
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        self.text_model.set_input_embeddings(value)
+
+    def get_text_features(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> TextFeatures:
+        """Encode prompts once.
+
+        Args:
+            input_ids (`Tensor` of shape `(prompts, tokens)`), attention_mask (same shape, *optional*).
+
+        Returns:
+            [`TextFeatures`] for `forward(text_features=...)`; one prompt serves a whole batch of images.
+        """
+        mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
+        rows, inverse = input_ids, None
+        if not self.training and len(input_ids) > 1:
+            both, inverse = torch.unique(torch.stack([input_ids, mask], -1), dim=0, return_inverse=True)
+            rows, mask = both[..., 0], both[..., 1]
+        text_mask, positions = self._text_mask(rows, mask)
+        encoder_mask = mask if positions is None else text_mask
+        hidden = self.text_model(input_ids=rows, attention_mask=encoder_mask, position_ids=positions).last_hidden_state
+        features = TextFeatures(hidden, mask, text_mask)
+        return features if inverse is None else TextFeatures(*(tensor[inverse] for tensor in features))
+
+    def _text_mask(self, input_ids: Tensor, attention_mask: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Additive mask (prompts, 1, 1 or tokens, tokens) and, for label-wise attention, the position ids."""
+        allowed = attention_mask.bool()[:, None, None]
+        positions = None
+        if self.config.text_attention == "label":
+            segments = label_segments(input_ids, self.config.separator_token_ids)
+            same = segments[:, :, None] == segments[:, None, :]
+            # Padding tokens see themselves, so that no row of the softmax is empty.
+            itself = torch.eye(input_ids.shape[1], dtype=torch.bool, device=input_ids.device)
+            allowed = ((same & attention_mask.bool()[:, None]) | itself)[:, None]
+            positions = segment_positions(segments).clamp(max=self.config.text_config.max_position_embeddings - 1)
+        mask = torch.zeros(allowed.shape, dtype=self.dtype, device=input_ids.device)
+        return mask.masked_fill(~allowed, -1e9 if self.dtype == torch.float32 else torch.finfo(self.dtype).min), positions
+
+    @can_return_tuple
+    def forward(
+        self,
+        pixel_values: Tensor,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        modality: str | Sequence[str] | None = None,
+        pixel_mask: Tensor | None = None,
+        text_features: TextFeatures | None = None,
+        token_type_ids: Tensor | None = None,
+        label_tokens: Tensor | None = None,
+        text_labels: list[list[str]] | None = None,
+        **kwargs: Any,
+    ) -> MedGlipModelOutput:
+        r"""
+        Args:
+            pixel_values (`Tensor` of shape `(batch, 3, height, width)`): as the processor makes them.
+            input_ids (`Tensor` of shape `(batch, tokens)` or `(batch, chunks, tokens)`): the prompts. Chunks share
+                one pass of the image encoder. One row serves the whole batch.
+            attention_mask (same shape, *optional*): 1 for tokens, 0 for padding.
+            modality (`list[str]` or `str`, *optional*): the expert for each image; may be left out if there is one.
+            pixel_mask (`Tensor` of shape `(batch, height, width)`, *optional*): 1 for pixels of the image. Each image is
+                then computed on its own extent, as if it were alone. Without it, padding takes part, as in GLIP.
+            text_features ([`TextFeatures`], *optional*): from [`get_text_features`], instead of `input_ids`.
+            token_type_ids, label_tokens, text_labels: ignored here; the processor's batch can be passed whole.
+
+        Raises:
+            `ValueError`: shapes do not fit, or the checkpoint has no such expert.
+        """
+        batch = len(pixel_values)
+        if text_features is None:
+            if input_ids is None:
+                raise ValueError("give input_ids or text_features")
+            text_features, chunks = self._encode_prompts(input_ids, attention_mask, batch)
+        else:
+            chunks = 1
+        text_features = TextFeatures(*(self._per_image(tensor, batch * chunks) for tensor in text_features))
+        names = self.resolve_modalities(modality, batch)
+        sizes = input_sizes(pixel_values, pixel_mask)
+        groups = group_images(names, sizes)
+        outputs = [self._forward_group(pixel_values, text_features, chunks, *group) for group in groups.items()]
+        shapes = pyramid_shapes(pixel_values.shape[-2:], self.config.head_config.anchor_strides)
+        return self._gather(outputs, list(groups.items()), shapes, sizes, chunks)
+
+    def _encode_prompts(self, input_ids: Tensor, mask: Tensor | None, batch: int) -> tuple[TextFeatures, int]:
+        chunks = input_ids.shape[1] if input_ids.dim() == 3 else 1
+        if len(input_ids) not in (1, batch):
+            raise ValueError(f"{len(input_ids)} prompts for {batch} images: give one, or one per image")
+        flat_mask = None if mask is None else mask.flatten(0, -2)
+        features = self.get_text_features(input_ids.flatten(0, -2), flat_mask)
+        if len(input_ids) != batch:
+            features = TextFeatures(*(tensor.repeat(batch, *[1] * (tensor.dim() - 1)) for tensor in features))
+        return features, chunks
+
+    @staticmethod
+    def _per_image(tensor: Tensor, rows: int) -> Tensor:
+        return tensor.expand(rows, *tensor.shape[1:]) if len(tensor) == 1 else tensor
+
+    def resolve_modalities(self, modality: str | Sequence[str] | None, batch: int) -> list[str]:
+        """The expert of each image.
+
+        Raises:
+            `ValueError`: unknown, not in this checkpoint, or not given although there are several experts.
+        """
+        if modality is None:
+            if len(self.config.modalities) > 1:
+                raise ValueError(f"give the modality of each image: one of {', '.join(self.config.modalities)}")
+            return [self.config.modalities[0]] * batch
+        names = [modality] * batch if isinstance(modality, str) else list(modality)
+        if len(names) != batch:
+            raise ValueError(f"{len(names)} modalities for {batch} images: give one, or one per image")
+        names = [resolve_modality(name) for name in names]
+        self.config.for_modalities(names)
+        return names
+
+    def _forward_group(
+        self, pixel_values: Tensor, text: TextFeatures, chunks: int, key: tuple[str, int, int], images: list[int]
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """All images of one expert and one size, as (images, chunks, ...) features, tokens and logits."""
+        name, height, width = key
+        expert = self.experts[name]
+        pixels = pixel_values if len(images) == len(pixel_values) else pixel_values[images]
+        levels = expert.encode_image(pixels[..., :height, :width])
+        rows = torch.tensor(images, device=pixel_values.device)
+        parts = []
+        for chunk in range(chunks):
+            hidden, mask, text_mask = (tensor[rows * chunks + chunk] for tensor in text)
+            parts.append(expert.fuse(levels, hidden, mask, text_mask))
+        regions, tokens, logits = (torch.stack(part, dim=1) for part in zip(*parts, strict=True))
+        return regions, tokens, logits
+
+    def _gather(
+        self,
+        outputs: list[tuple[Tensor, Tensor, Tensor]],
+        groups: list[tuple[tuple[str, int, int], list[int]]],
+        shapes: list[tuple[int, int]],
+        sizes: list[tuple[int, int]],
+        chunks: int,
+    ) -> MedGlipModelOutput:
+        """Put the groups' results back in the batch's order, each on its places of the padded grid."""
+        device = outputs[0][0].device
+        total = sum(height * width for height, width in shapes)
+        if len(groups) == 1 and outputs[0][0].shape[2] == total:
+            regions, tokens, logits = outputs[0]
+            inside = torch.ones(len(sizes), total, dtype=torch.bool, device=device)
+        else:
+            regions, tokens, logits, inside = self._scatter(outputs, groups, shapes, total, len(sizes))
+        return MedGlipModelOutput(
+            logits=logits.flatten(1, 2),
+            region_features=regions.flatten(1, 2),
+            token_features=tokens if chunks > 1 else tokens.squeeze(1),
+            region_mask=inside.repeat(1, chunks),
+            spatial_shapes=torch.tensor(shapes, device=device),
+            input_sizes=torch.tensor(sizes, device=device),
+        )
+
+    def _scatter(
+        self,
+        outputs: list[tuple[Tensor, Tensor, Tensor]],
+        groups: list[tuple[tuple[str, int, int], list[int]]],
+        shapes: list[tuple[int, int]],
+        total: int,
+        batch: int,
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        first = outputs[0]
+        chunks = first[0].shape[1]
+        regions = first[0].new_zeros(batch, chunks, total, first[0].shape[-1])
+        tokens = first[1].new_zeros(batch, *first[1].shape[1:])
+        logits = first[2].new_full((batch, chunks, total, first[2].shape[-1]), OUTSIDE_LOGIT)
+        inside = torch.zeros(batch, total, dtype=torch.bool, device=regions.device)
+        for (part_regions, part_tokens, part_logits), ((_, height, width), images) in zip(
+            outputs, groups, strict=True
+        ):
+            places = places_in_grid(
+                pyramid_shapes((height, width), self.config.head_config.anchor_strides), shapes, regions.device
+            )
+            rows = torch.tensor(images, device=regions.device)
+            regions[rows[:, None], :, places] = part_regions.transpose(1, 2)
+            logits[rows[:, None], :, places] = part_logits.transpose(1, 2)
+            tokens[rows] = part_tokens
+            inside[rows[:, None], places] = True
+        return regions, tokens, logits, inside
+
+
+def input_sizes(pixel_values: Tensor, pixel_mask: Tensor | None) -> list[tuple[int, int]]:
+    """Height and width in pixels of each image: the extent of its mask, or the whole input."""
+    if pixel_mask is None:
+        return [tuple(pixel_values.shape[-2:])] * len(pixel_values)  # type: ignore[list-item]
+    if pixel_mask.shape != pixel_values.shape[:1] + pixel_values.shape[-2:]:
+        raise ValueError(f"pixel_mask {tuple(pixel_mask.shape)} does not fit pixel_values {tuple(pixel_values.shape)}")
+    mask = pixel_mask.bool()
+    heights, widths = mask.any(2), mask.any(1)
+    index_y = torch.arange(1, heights.shape[1] + 1, device=mask.device)
+    index_x = torch.arange(1, widths.shape[1] + 1, device=mask.device)
+    extents = torch.stack([(heights * index_y).amax(1), (widths * index_x).amax(1)], dim=1)
+    if not bool(extents.all()):
+        raise ValueError("pixel_mask hides all of an image")
+    return [(height, width) for height, width in extents.tolist()]
+
+
+def group_images(names: list[str], sizes: list[tuple[int, int]]) -> dict[tuple[str, int, int], list[int]]:
+    """Indices of the images that share an expert and a size."""
+    groups: dict[tuple[str, int, int], list[int]] = {}
+    for index, (name, (height, width)) in enumerate(zip(names, sizes, strict=True)):
+        groups.setdefault((name, height, width), []).append(index)
+    return groups
+
+
+def pyramid_shapes(size: Sequence[int], strides: Sequence[int]) -> list[tuple[int, int]]:
+    """Height and width of each level: every level halves the one before, rounding up."""
+    height, width = size
+    return [(-(-height // stride), -(-width // stride)) for stride in strides]
+
+
+def places_in_grid(
+    part: list[tuple[int, int]], whole: list[tuple[int, int]], device: torch.device
+) -> Tensor:
+    """Indices of a smaller image's regions among those of the padded grid, level after level."""
+    places, start = [], 0
+    for (rows, columns), (height, width) in zip(part, whole, strict=True):
+        y = torch.arange(rows, device=device)[:, None] * width
+        places.append((y + torch.arange(columns, device=device)).flatten() + start)
+        start += height * width
+    return torch.cat(places)
+
+
+class MedGlipForObjectDetection(MedGlipPreTrainedModel):
+    """MedGLIP with box and centerness heads: finds the regions that the phrases of a prompt name."""
+
+    def __init__(self, config: MedGlipConfig) -> None:
+        super().__init__(config)
+        self.model = MedGlipModel(config)
+        self.box_heads = nn.ModuleDict(
+            {name: BoxHead(config.expert_head_config(name)) for name in config.modalities}
+        )
+        self.post_init()
+
+    def get_text_features(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> TextFeatures:
+        """See [`MedGlipModel.get_text_features`]."""
+        return self.model.get_text_features(input_ids, attention_mask)
+
+    @can_return_tuple
+    def forward(
+        self,
+        pixel_values: Tensor,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        modality: str | Sequence[str] | None = None,
+        pixel_mask: Tensor | None = None,
+        labels: list[dict[str, Tensor]] | None = None,
+        label_tokens: Tensor | None = None,
+        text_features: TextFeatures | None = None,
+        token_type_ids: Tensor | None = None,
+        text_labels: list[list[str]] | None = None,
+        **kwargs: Any,
+    ) -> MedGlipObjectDetectionOutput:
+        r"""
+        Args:
+            pixel_values, input_ids, attention_mask, modality, pixel_mask, text_features: see [`MedGlipModel.forward`].
+            labels (`list[dict]`, *optional*): per image `boxes` (targets, 4) xyxy pixels of the padded input in the +1
+                convention and `class_labels` (targets,), the index of the phrase in that image's prompt. An image
+                may have no targets.
+            label_tokens (`Tensor` of shape `(batch, labels, tokens)`, bool): the tokens of each phrase; needed with
+                `labels`.
+            text_labels: ignored; the processor's batch can be passed whole.
+
+        Raises:
+            `ValueError`: as [`MedGlipModel.forward`], or targets that do not fit the prompt.
+        """
+        outputs = self.model(
+            pixel_values, input_ids, attention_mask, modality, pixel_mask, text_features, return_dict=True
+        )
+        names = self.model.resolve_modalities(modality, len(pixel_values))
+        shapes = [(height, width) for height, width in outputs.spatial_shapes.tolist()]
+        deltas, centerness, anchors = self._predict_boxes(outputs.region_features, names, shapes)
+        prediction = MedGlipObjectDetectionOutput(
+            logits=outputs.logits,
+            box_deltas=deltas,
+            centerness=centerness,
+            pred_boxes=torch.stack([decode_boxes(delta, anchor) for delta, anchor in zip(deltas, anchors, strict=True)]),
+            region_features=outputs.region_features,
+            token_features=outputs.token_features,
+            spatial_shapes=outputs.spatial_shapes,
+            input_sizes=outputs.input_sizes,
+        )
+        if labels is not None:
+            if attention_mask is None:
+                attention_mask = torch.ones_like(input_ids) if input_ids is not None else text_features.attention_mask
+            targets = self._assign(anchors, shapes, labels, label_tokens, outputs.region_mask, prediction.logits)
+            prediction.loss_dict = self._losses(prediction, targets, anchors, attention_mask, outputs.region_mask)
+            prediction.loss = sum(prediction.loss_dict.values())
+        return prediction
+
+    def _predict_boxes(
+        self, regions: Tensor, names: list[str], shapes: list[tuple[int, int]]
+    ) -> tuple[Tensor, Tensor, list[Tensor]]:
+        """Deltas and centerness of every region, each image through its own expert, and each image's anchors."""
+        counts = torch.tensor([height * width for height, width in shapes], device=regions.device)
+        levels = torch.arange(len(shapes), device=regions.device).repeat_interleave(counts)
+        levels = levels.repeat(regions.shape[1] // len(levels))
+        chunks = len(levels) // int(counts.sum())
+        anchors = {
+            name: make_anchors(shapes, self.config.expert_head_config(name), regions.device).repeat(chunks, 1)
+            for name in dict.fromkeys(names)
+        }
+        if len(anchors) == 1:
+            deltas, centerness = self.box_heads[names[0]](regions, levels)
+        else:
+            parts = [self.box_heads[name](regions[index], levels) for index, name in enumerate(names)]
+            deltas, centerness = (torch.stack(part) for part in zip(*parts, strict=True))
+        return deltas, centerness, [anchors[name] for name in names]
+
+    def _assign(
+        self,
+        anchors: list[Tensor],
+        shapes: list[tuple[int, int]],
+        labels: list[dict[str, Tensor]],
+        label_tokens: Tensor | None,
+        region_mask: Tensor,
+        logits: Tensor,
+    ) -> list[ImageTargets]:
+        batch, regions, tokens = logits.shape
+        if label_tokens is None:
+            raise ValueError("labels need label_tokens: make the batch with MedGlipProcessor(..., labels=...)")
+        if label_tokens.shape[-1] != tokens or label_tokens.dim() != 3 or len(labels) != batch:
+            raise ValueError(
+                f"labels of {len(labels)} images and label_tokens {tuple(label_tokens.shape)} do not fit logits "
+                f"{tuple(logits.shape)}; training takes one prompt per image, not chunks"
+            )
+        level_of_region = torch.arange(len(shapes), device=logits.device).repeat_interleave(
+            torch.tensor([height * width for height, width in shapes], device=logits.device)
+        )
+        topk = self.config.head_config.atss_topk
+        found = []
+        for index, target in enumerate(labels):
+            boxes = target["boxes"].to(logits.device, torch.float32).reshape(-1, 4)
+            classes = target["class_labels"].to(logits.device).long().reshape(-1)
+            if len(classes) != len(boxes) or (len(classes) and int(classes.max()) >= label_tokens.shape[1]):
+                raise ValueError(f"labels of image {index}: class_labels do not fit its boxes or its prompt")
+            inside = region_mask[index].nonzero().squeeze(1)
+            level_sizes = torch.bincount(level_of_region[inside], minlength=len(shapes)).tolist()
+            assigned = assign_atss(anchors[index][inside], level_sizes, boxes, topk)
+            matched = assigned[assigned >= 0]
+            token_rows = label_tokens[index].to(logits.device, torch.float32)
+            found.append(ImageTargets(inside[assigned >= 0], boxes[matched], token_rows[classes[matched]]))
+        return found
+
+    def _losses(
+        self,
+        prediction: MedGlipObjectDetectionOutput,
+        targets: list[ImageTargets],
+        anchors: list[Tensor],
+        attention_mask: Tensor,
+        region_mask: Tensor,
+    ) -> dict[str, Tensor]:
+        """The three losses of GLIP in float32, normalised by the positives of all processes."""
+        logits = prediction.logits.float()
+        head = self.config.head_config
+        positives = mean_over_processes(logits.new_tensor(float(sum(len(t.positive) for t in targets)))).clamp(min=1)
+        expanded = torch.zeros_like(logits)
+        for index, target in enumerate(targets):
+            expanded[index, target.positive] = target.tokens.to(logits.dtype)
+        counted = region_mask[:, :, None] & attention_mask.bool().to(logits.device)[:, None]
+        alignment = (alignment_focal_loss(logits, expanded, head) * counted).sum() / positives
+        boxes = torch.cat([prediction.pred_boxes[i, t.positive] for i, t in enumerate(targets)]).float()
+        centerness = torch.cat([prediction.centerness[i, t.positive] for i, t in enumerate(targets)]).float()
+        wanted = torch.cat([t.boxes for t in targets])
+        central = centerness_targets(torch.cat([a[t.positive] for a, t in zip(anchors, targets, strict=True)]), wanted)
+        weight = mean_over_processes(central.sum()).clamp(min=1e-6)
+        box = (generalized_box_iou_loss(boxes, wanted) * central).sum() / weight
+        centre = F.binary_cross_entropy_with_logits(centerness, central, reduction="sum") / positives
+        return {"loss_alignment": alignment, "loss_box": box * head.box_loss_weight, "loss_centerness": centre}
+
+    # -------------------------------------------------------------------------------------------- experts
+
+    @classmethod
+    def from_experts(cls, experts: dict[str, Any], **kwargs: Any) -> MedGlipForObjectDetection:
+        """Join experts that share the language encoder into one checkpoint.
+
+        Args:
+            experts (`dict`): modality -> folder, Hub id or model that holds that expert.
+            kwargs: passed to `from_pretrained` for folders and ids.
+
+        Raises:
+            `ValueError`: no experts, another language encoder, or heads of another width.
+        """
+        if not experts:
+            raise ValueError("from_experts needs at least one expert")
+        parts: dict[str, MedGlipForObjectDetection] = {}
+        for name, source in experts.items():
+            key = resolve_modality(name)
+            is_model = isinstance(source, cls)
+            parts[key] = source.expert(key) if is_model else cls.from_pretrained(source, modalities=[key], **kwargs)
+        first = next(iter(parts.values()))
+        config = _join_configs({name: part.config for name, part in parts.items()})
+        state = dict(first.state_dict())
+        for name, part in parts.items():
+            _require_same_text(first, part, name)
+            state.update(part.state_dict())
+        return cls._assemble(config, state, first.training)
+
+    def expert(self, modality: str) -> MedGlipForObjectDetection:
+        """One expert as a model of its own; it shares this model's tensors.
+
+        Raises:
+            `ValueError`: this checkpoint has no such expert.
+        """
+        config = self.config.for_modalities([modality])
+        own = {key: value for key, value in self.state_dict().items() if _is_shared_or_of(key, config.modalities[0])}
+        return self._assemble(config, own, self.training)
+
+    @classmethod
+    def _assemble(
+        cls, config: MedGlipConfig, state: dict[str, Tensor], training: bool
+    ) -> MedGlipForObjectDetection:
+        model = cls(config)
+        model.load_state_dict(state, strict=True, assign=True)
+        return model.train(training)
+
+
+def _is_shared_or_of(key: str, modality: str) -> bool:
+    parts = key.removeprefix("model.").split(".")
+    return parts[0] not in ("experts", "box_heads") or parts[1] == modality
+
+
+def _require_same_text(first: MedGlipForObjectDetection, other: MedGlipForObjectDetection, name: str) -> None:
+    ours, theirs = first.model.text_model.state_dict(), other.model.text_model.state_dict()
+    if ours.keys() != theirs.keys() or any(not torch.equal(ours[key], theirs[key]) for key in ours):
+        raise ValueError(f"the expert for {name} was trained with another language encoder: they cannot be joined")
+
+
+def _join_configs(configs: dict[str, MedGlipConfig]) -> MedGlipConfig:
+    """One configuration for all experts: the first one's, and what the others have different as overrides."""
+    names = list(configs)
+    joined = configs[names[0]].for_modalities([names[0]])
+    overrides: dict[str, dict[str, Any]] = {}
+    for name, config in configs.items():
+        for part in ("head_config", "backbone_config"):
+            base = getattr(joined, part).to_dict()
+            own = config._overridden(part, name).to_dict()
+            changes = {key: value for key, value in own.items() if base.get(key) != value}
+            if changes:
+                overrides.setdefault(name, {})[part] = changes
+    fields = {**joined.to_dict(), "modalities": names, "expert_overrides": overrides}
+    return MedGlipConfig.from_dict(fields)
+
+
+# ------------------------------------------------------------------------------------------------ initialisation
+
+
+def _init_pyramid(module: FeaturePyramid) -> None:
+    for conv in module.modules():
+        if isinstance(conv, nn.Conv2d):
+            init.kaiming_uniform_(conv.weight, a=1)
+            init.zeros_(conv.bias)
+
+
+def _init_attention(module: BiDirectionalAttention) -> None:
+    for linear in module.children():
+        init.xavier_uniform_(linear.weight)
+        init.zeros_(linear.bias)
+
+
+def _init_fusion(module: FusionLayer) -> None:
+    init.constant_(module.gamma_visual, module.initial_gamma)
+    init.constant_(module.gamma_text, module.initial_gamma)
+
+
+def _init_deform_conv(module: ModulatedDeformConv) -> None:
+    bound = 1 / math.sqrt(module.weight[0].numel())
+    init.uniform_(module.weight, -bound, bound)
+    init.zeros_(module.bias)
+
+
+def _init_dynamic_conv(module: DynamicConv) -> None:
+    for conv in (module.conv_coarse, module.conv_same, module.conv_fine, module.offset):
+        if isinstance(conv, nn.Conv2d):
+            init.kaiming_uniform_(conv.weight, a=math.sqrt(5))
+            init.zeros_(conv.bias)
+    init.normal_(module.scale_attention.weight, std=0.01)
+    init.zeros_(module.scale_attention.bias)
+
+
+def _init_dynamic_relu(module: DynamicReLU) -> None:
+    for linear in (module.squeeze, module.excite):
+        init.kaiming_uniform_(linear.weight, a=math.sqrt(5))
+        init.zeros_(linear.bias)
+
+
+def _init_alignment(module: AlignmentHead) -> None:
+    init.kaiming_uniform_(module.text_projection.weight, a=math.sqrt(5))
+    init.zeros_(module.text_projection.bias)
+    init.zeros_(module.token_bias)
+    init.constant_(module.bias, module.prior_bias)
+    init.zeros_(module.log_scale)
+
+
+def _init_box_head(module: BoxHead) -> None:
+    for linear in (module.box_projection, module.centerness_projection):
+        init.normal_(linear.weight, std=0.01)
+        init.zeros_(linear.bias)
+    init.ones_(module.level_scales)
+
+
+_INITIALISERS: dict[type, Callable[[Any], None]] = {
+    FeaturePyramid: _init_pyramid,
+    BiDirectionalAttention: _init_attention,
+    FusionLayer: _init_fusion,
+    ModulatedDeformConv: _init_deform_conv,
+    DynamicConv: _init_dynamic_conv,
+    DynamicReLU: _init_dynamic_relu,
+    AlignmentHead: _init_alignment,
+    BoxHead: _init_box_head,
+}
+
+# What `trust_remote_code` loads from a checkpoint's own folder.
+AUTO_MAP = {
+    "AutoConfig": "configuration_medglip.MedGlipConfig",
+    "AutoModel": "modeling_medglip.MedGlipModel",
+    "AutoModelForZeroShotObjectDetection": "modeling_medglip.MedGlipForObjectDetection",
+    "AutoImageProcessor": "image_processing_medglip.MedGlipImageProcessor",
+    "AutoProcessor": "processing_medglip.MedGlipProcessor",
+}
+
+MedGlipModel.register_for_auto_class("AutoModel")
+MedGlipForObjectDetection.register_for_auto_class("AutoModelForZeroShotObjectDetection")
+
+__all__ = [
+    "MedGlipForObjectDetection",
+    "MedGlipModel",
+    "MedGlipModelOutput",
+    "MedGlipObjectDetectionOutput",
+    "MedGlipPreTrainedModel",
+    "TextFeatures",
+]
