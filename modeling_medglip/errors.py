@@ -1,0 +1,34 @@
+# Copyright 2026 The MedGLIP authors. Licensed under the Apache License, Version 2.0.
+"""The errors that the package raises outside the remote-code files: one line, naming the input and the cure."""
+
+from __future__ import annotations
+
+
+class MedGlipError(ValueError):
+    """Something the caller can put right: a bad file, checkpoint, option or label. The message is one line."""
+
+
+class UsageError(MedGlipError):
+    """The request itself is wrong (unknown modality, empty prompt): nothing was processed."""
+
+
+class CheckpointError(UsageError):
+    """A checkpoint cannot be used: missing, incomplete, of another kind."""
+
+
+class PickledCheckpointError(CheckpointError):
+    """The checkpoint holds pickled tensors, which run code when they are read; this package reads safetensors only."""
+
+
+def one_line(text: object, limit: int = 300) -> str:
+    """Return `text` as one printable line of at most `limit` characters (control characters become spaces).
+
+    File names and messages of other libraries pass through here before they are shown, so that a hostile name can
+    neither break the line nor send codes to the terminal.
+    """
+    readable = str(text).encode("utf-8", "replace").decode("utf-8")
+    line = " ".join("".join(c if c.isprintable() else " " for c in readable).split())
+    return line if len(line) <= limit else line[: limit - 3] + "..."
+
+
+__all__ = ["CheckpointError", "MedGlipError", "PickledCheckpointError", "UsageError", "one_line"]

@@ -1,0 +1,295 @@
+# Copyright 2026 The MedGLIP authors. Licensed under the Apache License, Version 2.0.
+"""Load a checkpoint once, then ground phrases on one picture after the other."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from .configuration_medglip import resolve_modality
+from .errors import CheckpointError, MedGlipError, PickledCheckpointError, UsageError, one_line
+from .modeling_medglip import MedGlipForObjectDetection
+from .processing_medglip import MedGlipProcessor, clean_label, split_prompt
+from .reading import ReadImage
+from .results import GroundedBox, GroundingResult, ImageInfo
+from .run_report import embedded_checkpoint
+
+
+MAX_LABELS = 1000
+HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*$")
+PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
+# From this probability on, pixels that look like another modality than the stated one are worth a warning; below the
+# other one a guess from the pixels is.
+SURE, UNSURE = 0.9, 0.7
+
+
+@dataclass(frozen=True)
+class Grounder:
+    """A loaded checkpoint.
+
+    Attributes:
+        name: the folder's base name or the Hub id.
+    """
+
+    model: MedGlipForObjectDetection
+    processor: MedGlipProcessor
+    name: str
+    device: torch.device
+
+    @property
+    def modalities(self) -> tuple[str, ...]:
+        """Modalities that the checkpoint has experts for."""
+        return tuple(self.model.config.modalities)
+
+
+# Loading -------------------------------------------------------------------------------------------------------------
+
+
+def resolve_device(name: str = "auto") -> torch.device:
+    """`"auto"`: CUDA, else MPS, else CPU, whichever is there first; else the named device.
+
+    Raises:
+        `UsageError`: no such device on this machine.
+    """
+    mps = torch.backends.mps.is_available()
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "mps" if mps else "cpu")
+    found = ["cpu", *(f"cuda:{index}" for index in range(torch.cuda.device_count())), *(["mps"] if mps else [])]
+    wanted = "cuda:0" if name == "cuda" else name
+    if wanted not in found:
+        raise UsageError(f"no device {one_line(name, 40)!r} on this machine: choose auto or one of {', '.join(found)}")
+    return torch.device(wanted)
+
+
+def load(model_dir_or_id: str | Path | None = None, device: str = "auto", modality: str | None = None) -> Grounder:
+    """Load a checkpoint and its processor for grounding.
+
+    Args:
+        model_dir_or_id: a folder, or a Hub id such as `"org/med-glip-ct"` (only then is the network asked, and only
+            for what is not in the cache); the embedded checkpoint when `None`.
+        device: `"auto"`, `"cpu"`, `"cuda"`, `"cuda:1"`, `"mps"`.
+        modality: load only this modality's expert; all when `None` or `"auto"`.
+
+    Raises:
+        `CheckpointError`: missing, incomplete, or no MedGLIP checkpoint. `PickledCheckpointError`: pickled tensors.
+        `UsageError`: the device or the modality does not exist here.
+    """
+    chosen = resolve_device(device)
+    wanted = None if modality in (None, "auto") else _known_modality(str(modality))
+    source, name = _locate(model_dir_or_id)
+    options: dict[str, Any] = {"local_files_only": isinstance(source, Path)}
+    try:
+        # code that a checkpoint brings along is never run, nor is the user asked whether it may
+        processor = MedGlipProcessor.from_pretrained(source, trust_remote_code=False, **options)
+        if wanted is not None:
+            options["modalities"] = [wanted]
+        model = MedGlipForObjectDetection.from_pretrained(source, use_safetensors=True, dtype=torch.float32, **options)
+    except MedGlipError:
+        raise
+    except Exception as error:  # broken files make transformers and safetensors raise nearly anything
+        raise CheckpointError(f"checkpoint {name}: cannot be loaded ({_reason(error, source)})") from error
+    return Grounder(model.eval().to(chosen), processor, name, chosen)
+
+
+def _known_modality(name: str) -> str:
+    try:
+        return resolve_modality(name)
+    except ValueError as error:
+        raise UsageError(one_line(error)) from None
+
+
+def _reason(error: Exception, source: Path | str) -> str:
+    """The first line of a message, without the folder that the checkpoint lies in."""
+    text = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    for part in (f"checkpoint {source}", f"{source}/", str(source)):
+        text = text.replace(part, "" if part.endswith("/") else "it")
+    return one_line(text, 220)
+
+
+def _locate(model_dir_or_id: str | Path | None) -> tuple[Path | str, str]:
+    """(folder or Hub id, name to show)."""
+    if model_dir_or_id is None:
+        folder = embedded_checkpoint()
+        _check_folder(folder, f"med-glip-{folder.name}")
+        return folder, f"med-glip-{folder.name}"
+    text = str(model_dir_or_id)
+    path = Path(text).expanduser()
+    name = one_line(path.resolve().name if path.exists() else text, 120)
+    if path.is_dir():
+        _check_folder(path, name)
+        return path, name
+    if path.exists():
+        if any(path.match(pattern) for pattern in PICKLED):
+            raise _pickled(name, name)
+        raise CheckpointError(f"checkpoint {name}: give the folder that holds config.json, not a file in it")
+    if isinstance(model_dir_or_id, str) and HUB_ID.match(text) and not text.endswith((".bin", ".pt", ".safetensors")):
+        return text, text
+    raise CheckpointError(f"checkpoint {name}: no such folder, and no Hub id of the form org/name")
+
+
+def _pickled(name: str, file: str) -> PickledCheckpointError:
+    return PickledCheckpointError(
+        f"checkpoint {name}: {file} is pickled, which can run code when it is read; convert it to safetensors first"
+    )
+
+
+def _check_folder(folder: Path, name: str) -> None:
+    """Look at a checkpoint folder before anything is loaded from it."""
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        kind = config.get("model_type")
+    except FileNotFoundError:
+        raise CheckpointError(f"checkpoint {name}: the folder has no config.json") from None
+    except (OSError, ValueError, AttributeError):
+        raise CheckpointError(f"checkpoint {name}: config.json cannot be read") from None
+    if kind != "med-glip":
+        raise CheckpointError(f"checkpoint {name}: is a {one_line(kind, 40)!r} model, not med-glip")
+    if not any(folder.glob("*.safetensors")):
+        pickled = sorted(file.name for pattern in PICKLED for file in folder.glob(pattern))
+        if pickled:
+            raise _pickled(name, one_line(pickled[0], 60))
+        raise CheckpointError(f"checkpoint {name}: the folder has no .safetensors file")
+
+
+# Grounding -----------------------------------------------------------------------------------------------------------
+
+
+def prompt_labels(prompt: str) -> list[str]:
+    """The labels of a prompt, without repetitions, as the caller wrote them.
+
+    Raises:
+        `UsageError`: none, or more than `MAX_LABELS`.
+    """
+    labels = [label for label in split_prompt(prompt) if clean_label(label)]
+    if not labels:
+        raise UsageError('the prompt is empty: name at least one label, for example "liver. spleen."')
+    if len(labels) > MAX_LABELS:
+        raise UsageError(f"the prompt has {len(labels)} labels, more than {MAX_LABELS}: split it")
+    first: dict[str, str] = {}
+    for label in labels:
+        first.setdefault(clean_label(label), label)
+    return list(first.values())
+
+
+def ground_image(
+    grounder: Grounder, image: ReadImage, prompt: str, modality: str = "auto", threshold: float = 0.3
+) -> GroundingResult:
+    """Find the regions of one picture that the labels of a prompt name.
+
+    Args:
+        grounder: see [`load`].
+        image: see [`~modeling_medglip.reading.read_image`].
+        prompt: labels, separated by dots, commas or lines.
+        modality: a name, an alias, or `"auto"`: the header's, else what the pixels look like.
+        threshold: lowest score to keep, 0 to 1.
+
+    Raises:
+        `UsageError`: an unknown modality, no label or too many. `MedGlipError`: the checkpoint has no expert for the
+        picture, or the picture cannot be used; names the file.
+    """
+    labels = prompt_labels(prompt)
+    try:
+        name, source, probability, notes = choose_modality(grounder, image, modality)
+        boxes = _boxes(grounder, image, labels, name, threshold)
+    except UsageError:
+        raise
+    except ValueError as error:
+        raise MedGlipError(f"{image.file}: {one_line(str(error).removeprefix('image 0: '))}") from error
+    info = ImageInfo(image.file, image.width, image.height, name, image.spacing_mm)
+    return GroundingResult(grounder.name, info, prompt, boxes, source, probability, (*image.warnings, *notes))
+
+
+def choose_modality(
+    grounder: Grounder, image: ReadImage, modality: str = "auto"
+) -> tuple[str, str, float | None, tuple[str, ...]]:
+    """Which expert a picture goes to.
+
+    Returns:
+        the modality; where it comes from (`"given"`, `"header"`, `"pixels"`); the router's probability if the pixels
+        decided; warnings about contradictions and doubts.
+
+    Raises:
+        `UsageError`: an unknown modality. `ValueError`: no expert for it, or the pixels cannot tell.
+    """
+    if modality != "auto":
+        given = _known_modality(modality)
+        _require_expert(grounder, given)
+        return given, "given", None, _contradictions(grounder, image, given)
+    if image.modality is not None:
+        _require_expert(grounder, image.modality)
+        return image.modality, "header", None, _contradictions(grounder, image, image.modality)
+    if len(grounder.modalities) == 1:
+        return grounder.modalities[0], "given", None, ()
+    processor = grounder.processor.image_processor
+    if processor.router is None:
+        known = ", ".join(grounder.modalities)
+        raise MedGlipError(
+            f"its modality is not known and {grounder.name} cannot tell: give --modality, one of {known}"
+        )
+    name, probability = processor.predict_modality(image.pixels)
+    _require_expert(grounder, name)
+    note = f"taken for {name} with a probability of only {probability:.2f}: state it with --modality to be sure"
+    return name, "pixels", probability, (note,) if probability < UNSURE else ()
+
+
+def _require_expert(grounder: Grounder, modality: str) -> None:
+    if modality not in grounder.modalities:
+        known = ", ".join(grounder.modalities)
+        raise MedGlipError(f"checkpoint {grounder.name} has no expert for {modality}: it has {known}")
+
+
+def _contradictions(grounder: Grounder, image: ReadImage, stated: str) -> tuple[str, ...]:
+    """Warnings when header or pixels speak against the modality that is used."""
+    notes = []
+    if image.modality not in (None, stated):
+        notes.append(f"taken as {stated}, but its header says {image.modality}")
+    processor = grounder.processor.image_processor
+    if processor.router is not None:
+        name, probability = processor.predict_modality(image.pixels)
+        if name not in (stated, image.modality) and probability >= SURE:
+            notes.append(f"taken as {stated}, but the pixels look like {name} (probability {probability:.2f})")
+    return tuple(notes)
+
+
+def _boxes(
+    grounder: Grounder, image: ReadImage, labels: list[str], modality: str, threshold: float
+) -> tuple[GroundedBox, ...]:
+    inputs = grounder.processor(
+        images=image.pixels,
+        text=[labels],
+        modality=modality,
+        photometric_interpretation=image.photometric_interpretation,
+        return_tensors="pt",
+    ).to(grounder.device)
+    with torch.inference_mode():
+        outputs = grounder.model(**inputs)
+    found = grounder.processor.post_process_grounded_object_detection(
+        outputs, inputs, threshold=threshold, target_sizes=[(image.height, image.width)]
+    )[0]
+    places = _places(found["text_labels"], modality)
+    boxes = []
+    for score, (left, top, right, bottom), label in zip(
+        found["scores"].tolist(), found["boxes"].tolist(), found["text_labels"], strict=True
+    ):
+        size = (left, top, right - left, bottom - top)
+        boxes.append(GroundedBox(label, score, size, *places[label]))
+    return tuple(boxes)
+
+
+def _places(labels: list[str], modality: str) -> dict[str, tuple[str | None, str | None, str | None]]:
+    """label -> (label_id, category, region) in the taxonomy."""
+    from .taxonomy import load_taxonomy
+
+    places: dict[str, tuple[str | None, str | None, str | None]] = {}
+    for label in dict.fromkeys(labels):
+        place = load_taxonomy().locate(label, modality)
+        places[label] = (None, None, None) if place is None else (place.label_id, place.category, place.region)
+    return places
+
+
+__all__ = ["MAX_LABELS", "Grounder", "choose_modality", "ground_image", "load", "prompt_labels", "resolve_device"]

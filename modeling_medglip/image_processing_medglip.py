@@ -1,0 +1,775 @@
+# Copyright 2026 The MedGLIP authors. Licensed under the Apache License, Version 2.0.
+"""Image processor of MedGLIP: intensity normalisation per modality, resizing, padding, and the modality router."""
+
+import copy
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+from transformers.image_processing_utils import BaseImageProcessor, BatchFeature
+from transformers.processing_utils import ImagesKwargs
+from transformers.utils import logging
+
+from .configuration_medglip import resolve_modality
+from .processing_medglip import detect, phrase_tokens
+
+
+logger = logging.get_logger(__name__)
+
+MAX_PIXELS = 2**28
+INTENSITIES = ("hounsfield", "percentile", "nonzero_percentile", "range")
+LUMINANCE = np.array([0.299, 0.587, 0.114], dtype=np.float32)
+ROUTER_SIDE = 96
+ROUTER_GRID = 8
+ROUTER_SAMPLED_SIDE = 320
+# Only Hounsfield units hold large negative values; this share of such pixels settles the modality without the router.
+HOUNSFIELD_NEGATIVE = -200
+HOUNSFIELD_SHARE = 0.02
+# Deducing the window of an 8-bit CT picture: HU of its two peaks, how much further from air soft tissue lies than
+# fat, and the ranges that windows have.
+AIR_HU, SOFT_TISSUE_HU = -1000.0, 50.0
+FAT_STEP = (1.08, 1.35)
+PLAUSIBLE_HU = (-3600.0, 6000.0)
+
+
+def _settings(side: int, intensity: str, **extra: Any) -> dict[str, Any]:
+    base = {"mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5], "channel_order": "RGB", "percentiles": [0.5, 99.5]}
+    return {"size": {"height": side, "width": side}, "intensity": intensity, **base, **extra}
+
+
+DEFAULT_MODALITY_SETTINGS: dict[str, dict[str, Any]] = {
+    "ct": _settings(384, "hounsfield", windows=[[40, 400], [-600, 1500], [400, 1800]], deduce_window=True),
+    "mri": _settings(288, "nonzero_percentile"),
+    "ultrasound": _settings(288, "percentile"),
+    "xray": _settings(288, "percentile"),
+    "dermoscopy": _settings(256, "range"),
+    "endoscopy": _settings(256, "range"),
+    "fundus": _settings(320, "range"),
+}
+
+
+class MedGlipImageProcessorKwargs(ImagesKwargs, total=False):
+    """Keyword arguments of [`MedGlipImageProcessor`] beyond those of every image processor; see its `preprocess`."""
+
+    modality: str | list[str] | None
+    pixel_mask: Any
+    annotations: Any
+    photometric_interpretation: str | list[str | None] | None
+    volume_statistics: Any
+    modality_settings: dict[str, dict[str, Any]] | None
+    size_divisor: int
+    return_pixel_mask: bool
+    router: dict[str, Any] | None
+    router_warning: float
+
+
+# Reading one picture -------------------------------------------------------------------------------------------------
+
+
+def _array_from_pil(image: Image.Image) -> np.ndarray:
+    """PIL picture of any mode -> array (h, w), (h, w, 3) or (h, w, 4) with its own bit depth."""
+    if image.mode in ("P", "PA", "LA", "La", "RGBa"):
+        transparent = image.mode != "P" or "transparency" in image.info
+        image = image.convert("RGBA" if transparent else "RGB")
+    elif image.mode in ("1", "CMYK", "YCbCr", "LAB", "HSV", "RGBX"):
+        image = image.convert("L" if image.mode == "1" else "RGB")
+    return np.asarray(image)
+
+
+def _open_picture(path: str | Path) -> Image.Image:
+    """Open a local picture file, turned upright by its EXIF tag. Addresses on the network are refused."""
+    if str(path).startswith(("http://", "https://", "ftp://", "data:")):
+        raise ValueError(f"{str(path)[:80]}: images are read from files only; download it first")
+    try:
+        with Image.open(path) as image:
+            _check_pixels(image.height, image.width)
+            return ImageOps.exif_transpose(image)
+    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+        raise ValueError(f"{path}: cannot be read as a picture ({error})") from None
+
+
+def _check_pixels(height: int, width: int) -> None:
+    if height < 1 or width < 1:
+        raise ValueError(f"the image has no pixels ({width}x{height})")
+    if height * width > MAX_PIXELS:
+        raise ValueError(f"the image has {height * width} pixels ({width}x{height}), more than {MAX_PIXELS}")
+
+
+def _channel_axis(shape: tuple[int, ...], is_tensor: bool, input_data_format: str | None) -> int:
+    """Index of the channel axis of a 3-D array: last for arrays, first for tensors when both could be."""
+    if input_data_format is not None:
+        return 0 if "first" in str(getattr(input_data_format, "value", input_data_format)).lower() else 2
+    order = (0, 2) if is_tensor else (2, 0)
+    for axis in order:
+        if shape[axis] in (1, 3, 4):
+            return axis
+    raise ValueError(f"an array of shape {tuple(shape)} is no picture: pass (h, w), (h, w, 3), (3, h, w) or one slice")
+
+
+def channels_first(image: Any, input_data_format: str | None = None) -> np.ndarray:
+    """
+    Any picture -> array (1 or 3, h, w) in its own numbers.
+
+    Args:
+        image: PIL picture (any mode), array or tensor (h, w), (h, w, c), (c, h, w) with c of 1, 3 or 4, or a path.
+        input_data_format (`str`, *optional*): `"channels_first"` or `"channels_last"`; guessed when not given.
+
+    Raises:
+        `ValueError`: no picture, no pixels, too many pixels, or values that are not finite numbers.
+    """
+    is_tensor = isinstance(image, torch.Tensor)
+    if isinstance(image, (str, Path)):
+        image = _open_picture(image)
+    if isinstance(image, Image.Image):
+        _check_pixels(image.height, image.width)
+        array, input_data_format = _array_from_pil(image), "channels_last"
+    elif isinstance(image, torch.Tensor):
+        tensor = image.detach().cpu()
+        array = (tensor.float() if tensor.dtype in (torch.bfloat16, torch.float16) else tensor).numpy()
+    elif isinstance(image, np.ndarray):
+        array = image
+    else:
+        raise ValueError(f"{type(image).__name__} is no picture; pass a PIL image, an array, a tensor or a path")
+    if array.dtype.kind not in "buif" or array.ndim not in (2, 3):
+        raise ValueError(f"an array of type {array.dtype} and shape {array.shape} is no picture")
+    if array.ndim == 3:
+        array = np.moveaxis(array, _channel_axis(array.shape, is_tensor, input_data_format), 0)
+    else:
+        array = array[None]
+    _check_pixels(*array.shape[1:])
+    if array.dtype.kind == "f" and not np.isfinite(array).all():
+        raise ValueError("the image holds NaN or infinite values; replace them first")
+    array = array.astype(np.uint8) * 255 if array.dtype == np.bool_ else array
+    return _drop_alpha(array) if array.shape[0] == 4 else array
+
+
+def _drop_alpha(array: np.ndarray) -> np.ndarray:
+    """(4, h, w) -> (3, h, w) over black, the background of medical pictures."""
+    full = float(np.iinfo(array.dtype).max) if array.dtype.kind in "ui" else 1.0
+    alpha = array[3].astype(np.float32) / full
+    if alpha.min() >= 1:
+        return array[:3]
+    colours = array[:3] * alpha
+    return (colours.round() if array.dtype.kind in "ui" else colours).astype(array.dtype)
+
+
+def luminance(array: np.ndarray) -> np.ndarray:
+    """(1 or 3, h, w) -> float32 (h, w); exact where the three channels are equal."""
+    planes = array.astype(np.float32)
+    if len(planes) == 1 or (np.array_equal(array[0], array[1]) and np.array_equal(array[0], array[2])):
+        return planes[0]
+    return np.tensordot(LUMINANCE, planes, axes=1)
+
+
+def unit_range(array: np.ndarray) -> np.ndarray:
+    """Picture values -> float32 in [0, 1] by bit depth: 8 bit / 255, 16 bit / 65535, float as is (or / 255)."""
+    values = array.astype(np.float32)
+    low, high = float(values.min()), float(values.max())
+    if array.dtype.kind == "f":
+        full = 1.0 if high <= 1.0 else 255.0
+    else:
+        full = 65535.0 if array.dtype == np.uint16 else 255.0
+    if low < 0 or high > full:
+        raise ValueError(f"values {low:g} to {high:g} are outside a picture's range; scale them to 0..1 or 0..255")
+    return values / full
+
+
+def is_picture(array: np.ndarray) -> bool:
+    """Whether numbers are display grey levels (8 bit, or floats within 0..1) rather than measured units."""
+    if array.dtype == np.uint8:
+        return True
+    return array.dtype.kind == "f" and float(array.min()) >= 0 and float(array.max()) <= 1
+
+
+def estimate_window(pixels: np.ndarray) -> tuple[float, float] | None:
+    """
+    Estimate the Hounsfield units of grey 0 and grey 255 of an 8-bit CT picture.
+
+    Two peaks of the smoothed grey histogram are used: air round the patient (-1000 HU) and soft tissue (about 50
+    HU). For wide
+    windows it is good to about 50 HU, enough to look through other windows; a narrow window is taken for a wider one.
+
+    Args:
+        pixels: uint8 (h, w).
+
+    Returns:
+        low and high in HU, or `None` when the picture has no two clear peaks.
+    """
+    counts = np.bincount(pixels.ravel(), minlength=256).astype(np.float64)
+    counts[0] = min(counts[0], counts[1])  # padding outside the field of view
+    smooth = _smooth(counts)
+    dark = [i for i in range(150) if smooth[i] >= max(smooth[max(i - 1, 0)], smooth[i + 1], 0.1 * smooth.max())]
+    if not dark and (pixels == 0).mean() < 0.02:
+        return None
+    air = dark[0] if dark else 0
+    soft = _soft_tissue_peak(pixels, smooth, air, 1e-3 * counts.sum())
+    if soft is None:
+        return None
+    step = (SOFT_TISSUE_HU - AIR_HU) / (soft - air)
+    low, high = AIR_HU - air * step, AIR_HU + (255 - air) * step
+    return (low, high) if low >= PLAUSIBLE_HU[0] and high <= PLAUSIBLE_HU[1] else None
+
+
+def _smooth(counts: np.ndarray) -> np.ndarray:
+    """A histogram under a Gaussian of two grey levels."""
+    kernel = np.exp(-0.5 * (np.arange(-8, 9) / 2.0) ** 2)
+    return np.convolve(np.pad(counts, 8, mode="edge"), kernel / kernel.sum(), mode="valid")
+
+
+def _soft_tissue_peak(pixels: np.ndarray, smooth: np.ndarray, air: int, least: float) -> int | None:
+    """The grey level of soft tissue. In stout patients the highest peak is fat; soft tissue is then the next one."""
+    bright = air + 0.4 * (np.quantile(pixels[pixels > air], 0.98) - air) if (pixels > air).any() else 255.0
+    peaks = [i for i in range(air + 20, 254) if smooth[i - 1] < smooth[i] >= smooth[i + 1] and i > bright]
+    main = max(peaks, key=lambda i: smooth[i], default=air)
+    if main == air or smooth[main] < least:
+        return None
+    beyond = [i for i in peaks if FAT_STEP[0] < (i - air) / (main - air) < FAT_STEP[1]]
+    return max((i for i in beyond if smooth[i] > 0.15 * smooth[main]), key=lambda i: smooth[i], default=main)
+
+
+def resized_size(height: int, width: int, size: dict[str, int]) -> tuple[int, int]:
+    """
+    (height, width) in pixels after resizing: exactly `{"height", "width"}`, or GLIP's arithmetic for
+    `{"shortest_edge", "longest_edge"}` (the short side to `shortest_edge` unless the long one would exceed
+    `longest_edge`; the other side truncated).
+    """
+    if size.get("height") and size.get("width"):
+        return int(size["height"]), int(size["width"])
+    short, long = min(height, width), max(height, width)
+    target, limit = size.get("shortest_edge"), size.get("longest_edge")
+    if not target:
+        raise ValueError(f"size must hold height and width, or shortest_edge (and longest_edge), not {size}")
+    if limit and long / short * target > limit:
+        target = int(round(limit * short / long))
+    target = max(int(target), 1)
+    if short == target:
+        return height, width
+    other = int(target * long / short)
+    return (other, target) if height > width else (target, other)
+
+
+def resize_image(image: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+    """Float (c, h, w) -> (c, *size), bilinear with antialiasing; unchanged if it has the size already."""
+    if tuple(image.shape[-2:]) == tuple(size):
+        return image
+    return torch.nn.functional.interpolate(image[None], size=size, mode="bilinear", antialias=True)[0]
+
+
+def _resize_mask(mask: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+    """Bool (h, w) -> bool `size`, nearest neighbour."""
+    return torch.nn.functional.interpolate(mask[None, None].float(), size=size, mode="nearest-exact")[0, 0] > 0.5
+
+
+# The router's view of a picture -------------------------------------------------------------------------------------
+
+
+def looks_like_hounsfield(array: np.ndarray) -> bool:
+    """Whether raw numbers (c, h, w) hold so many large negative values that only Hounsfield units can be meant."""
+    if array.dtype.kind not in "if":
+        return False
+    return float((array < HOUNSFIELD_NEGATIVE).mean()) > HOUNSFIELD_SHARE
+
+
+def _router_picture(array: np.ndarray) -> np.ndarray:
+    """(1 or 3, h, w) raw -> float32 (3, ROUTER_SIDE, ROUTER_SIDE) in [0, 1], stretched by percentiles of the whole."""
+    step = max(1, min(array.shape[1:]) // ROUTER_SAMPLED_SIDE)
+    array = array[:, ::step, ::step]
+    values = np.broadcast_to(array.astype(np.float32), (3, *array.shape[1:]))
+    low, high = np.percentile(luminance(array), [0.5, 99.5])
+    values = ((values - low) / max(float(high - low), 1e-6)).clip(0, 1)
+    return resize_image(torch.from_numpy(values), (ROUTER_SIDE, ROUTER_SIDE)).numpy()
+
+
+def _blocks(plane: np.ndarray, grid: int) -> np.ndarray:
+    """(side, side) -> means over grid x grid blocks, flattened."""
+    step = len(plane) // grid
+    return plane[: grid * step, : grid * step].reshape(grid, step, grid, step).mean((1, 3)).ravel()
+
+
+def _colour_features(picture: np.ndarray) -> list[np.ndarray]:
+    red, green, blue = picture
+    saturation = picture.max(0) - picture.min(0)
+    coloured = [(saturation > level).mean() for level in (0.02, 0.1, 0.3)]
+    shares = [((red - green) > 0.1).mean(), ((red - blue) > 0.2).mean(), ((blue - red) > 0.05).mean()]
+    moments = [saturation.mean(), saturation.std(), (red - green).mean(), (green - blue).mean(), (red - green).std()]
+    return [np.array(coloured + shares + moments), _blocks(red - green, 4), _blocks(green - blue, 4)]
+
+
+def _grey_features(grey: np.ndarray) -> list[np.ndarray]:
+    histogram = np.histogram(grey, bins=16, range=(0, 1))[0] / grey.size
+    axis = np.linspace(-1, 1, len(grey))
+    ring = np.minimum((np.hypot(axis[:, None], axis[None]) * 6).astype(int), 7)
+    radial = [grey[ring == index].mean() for index in range(8)]
+    border = np.concatenate([grey[:4], grey[-4:], grey[:, :4].T, grey[:, -4:].T]).ravel()
+    ends = (slice(10), slice(-10, None))
+    corners = [grey[rows, columns].mean() for rows in ends for columns in ends]
+    down, across = np.abs(np.diff(grey, axis=0)), np.abs(np.diff(grey, axis=1))
+    second = [np.abs(np.diff(grey, 2, axis=axis)).mean() for axis in (0, 1)]
+    edges = [down.mean(), across.mean(), down.std(), across.std(), (across < 0.004).mean(), *second]
+    borders = [(border < 0.04).mean(), border.mean(), border.std()]
+    whole = [(grey < 0.04).mean(), grey.mean(), grey.std(), np.abs(grey - grey[:, ::-1]).mean()]
+    return [histogram, np.array(radial + corners + edges + borders + whole), _blocks(grey, ROUTER_GRID)]
+
+
+def router_features(image: Any, input_data_format: str | None = None) -> np.ndarray:
+    """
+    Numbers that tell modalities apart, the same on every machine: colour, histogram, radial profile, borders, edges
+    and a coarse thumbnail. A picture as for `channels_first` -> float64 (features,).
+    """
+    picture = _router_picture(channels_first(image, input_data_format)).astype(np.float64)
+    grey = np.tensordot(LUMINANCE.astype(np.float64), picture, axes=1)
+    return np.concatenate(_colour_features(picture) + _grey_features(grey))
+
+
+def router_scores(features: np.ndarray, router: dict[str, Any]) -> dict[str, float]:
+    """Scores before the softmax, by modality, of a small perceptron: `{"classes", "mean", "scale", "layers"}`."""
+    hidden = ((features - np.asarray(router["mean"])) / np.asarray(router["scale"])).clip(-6, 6)
+    for number, layer in enumerate(router["layers"]):
+        hidden = np.maximum(hidden, 0) if number else hidden
+        hidden = np.asarray(layer["weight"]) @ hidden + np.asarray(layer["bias"])
+    return dict(zip(router["classes"], hidden.tolist(), strict=True))
+
+
+def softmax_of(scores: dict[str, float]) -> dict[str, float]:
+    """Softmax over the values of a dictionary."""
+    weights = {name: math.exp(score - max(scores.values())) for name, score in scores.items()}
+    return {name: weight / sum(weights.values()) for name, weight in weights.items()}
+
+
+def modality_contradiction(
+    stated: str, image: Any, processor: "MedGlipImageProcessor", sure: float = 0.9
+) -> str | None:
+    """
+    One line of warning when the pixels speak against what a header or a user states, else `None`.
+
+    Args:
+        stated (`str`): modality or alias, for example DICOM's `Modality`.
+        image: the picture, as for `normalize_image`.
+        processor ([`MedGlipImageProcessor`]): with router weights (without them nothing is said).
+        sure (`float`): probability from which the router's view counts.
+    """
+    if processor.router is None:
+        return None
+    name, probability = processor.predict_modality(image)
+    if name == resolve_modality(stated) or probability < sure:
+        return None
+    return f"stated to be {resolve_modality(stated)}, but the pixels look like {name} (probability {probability:.2f})"
+
+
+def scale_annotation(
+    annotation: dict[str, Any], shape: tuple[int, int], target: tuple[int, int]
+) -> dict[str, torch.Tensor]:
+    """
+    `{"boxes": (n, 4) xyxy pixels with x2 = x + width, "class_labels": (n,)}` of a picture of `shape` (height, width)
+    -> the same of the picture resized to `target`, in GLIP's convention (width = x2 - x1 + 1).
+
+    Raises:
+        `ValueError`: a box is not finite, has no area or lies more than half a pixel outside the picture.
+    """
+    boxes = torch.as_tensor(np.asarray(annotation["boxes"], dtype=np.float32)).reshape(-1, 4)
+    classes = torch.as_tensor(annotation["class_labels"], dtype=torch.int64).reshape(-1)
+    if len(boxes) != len(classes):
+        raise ValueError(f"{len(boxes)} boxes but {len(classes)} class_labels")
+    height, width = shape
+    limit = boxes.new_tensor([width, height, width, height])
+    for number, box in enumerate(boxes):
+        text = f"box {number} {[round(float(value), 2) for value in box]}"
+        if not torch.isfinite(box).all() or box[2] <= box[0] or box[3] <= box[1]:
+            raise ValueError(f"{text} has no area; boxes are x1, y1, x2, y2 in pixels")
+        if (box < -0.5).any() or (box > limit + 0.5).any():
+            raise ValueError(f"{text} lies outside the image of {width}x{height} pixels")
+    scale = boxes.new_tensor([target[1] / width, target[0] / height] * 2)
+    boxes = boxes.clamp(min=0).minimum(limit) * scale - boxes.new_tensor([0, 0, 1, 1])
+    return {"boxes": boxes, "class_labels": classes}
+
+
+def _as_batch(images: Any) -> tuple[list[Any], bool]:
+    """(list of single pictures, whether a batch was given): a list, or a 4-D array or tensor, is a batch."""
+    if isinstance(images, (list, tuple)):
+        return list(images), True
+    if isinstance(images, (np.ndarray, torch.Tensor)) and images.ndim == 4:
+        return list(images), True
+    return [images], False
+
+
+def _per_image(value: Any, count: int, batched: bool, name: str) -> list[Any]:
+    """Spread an argument over the images: a list gives one value per image, anything else holds for every image."""
+    if not isinstance(value, (list, tuple)) and not (batched and getattr(value, "ndim", 0) == 3):
+        return [value] * count
+    if len(value) != count:
+        raise ValueError(f"{count} images but {len(value)} values of {name}: pass one per image")
+    return list(value)
+
+
+def _limits_per_image(limits: Any, count: int) -> list[Any]:
+    """A single (low, high) holds for every image; a list gives a pair, or `None`, for each."""
+    if limits is None or (len(limits) == 2 and all(isinstance(value, (int, float)) for value in limits)):
+        return [limits] * count
+    return _per_image(list(limits), count, True, "volume_statistics")
+
+
+class MedGlipImageProcessor(BaseImageProcessor):
+    r"""
+    Turns medical pictures of any modality into a batch for MedGLIP.
+
+    Args:
+        modality (`str`, defaults to `"auto"`): what a picture is when the call does not say so. `"auto"`: the router.
+        modality_settings (`dict[str, dict]`, *optional*): for every modality the checkpoint knows: `size`
+            (`{"height", "width"}` stretches, `{"shortest_edge", "longest_edge"}` keeps the shape), `intensity` (one of
+            `"hounsfield"`, `"percentile"`, `"nonzero_percentile"`, `"range"`), `percentiles` (low, high in per cent),
+            `windows` (centre and width in HU: three become the channels, a single one fills all), `deduce_window`
+            (whether 8-bit CT pictures are turned back into approximate HU, see `estimate_window`), `mean` and
+            `std` per
+            channel after scaling to [0, 1], and `channel_order` (`"RGB"` or `"BGR"`; mean and std are in that order).
+            Keys left out take the modality's defaults.
+        size_divisor (`int`, defaults to 32): the padded height and width are multiples of it.
+        return_pixel_mask (`bool`, defaults to `True`): give the model a pixel mask, so that padding takes no part. In
+            GLIP it does.
+        router (`dict`, *optional*): weights of the modality classifier, as `training/router.py` writes them.
+        router_warning (`float`, defaults to 0.7): below this probability the router's choice is logged as a warning.
+    """
+
+    model_input_names = ["pixel_values", "pixel_mask", "modality"]
+    valid_kwargs = MedGlipImageProcessorKwargs
+
+    def __init__(
+        self,
+        modality: str = "auto",
+        modality_settings: dict[str, dict[str, Any]] | None = None,
+        size_divisor: int = 32,
+        return_pixel_mask: bool = True,
+        router: dict[str, Any] | None = None,
+        router_warning: float = 0.7,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**{key: value for key, value in kwargs.items() if key not in ("backend", "use_fast")})
+        given = DEFAULT_MODALITY_SETTINGS if modality_settings is None else modality_settings
+        self.modality_settings = {resolve_modality(name): self._complete(name, part) for name, part in given.items()}
+        if not self.modality_settings:
+            raise ValueError("modality_settings is empty: name at least one modality")
+        self.size_divisor = int(size_divisor)
+        self.return_pixel_mask = return_pixel_mask
+        self.router = router
+        self.router_warning = router_warning
+        self.modality = modality if modality == "auto" else self.resolve(modality)
+
+    @property
+    def backend(self) -> str:
+        """`str`: what `AutoImageProcessor` calls this kind of processor."""
+        return "torchvision"
+
+    @staticmethod
+    def _complete(name: str, given: dict[str, Any]) -> dict[str, Any]:
+        """Settings of one modality with the defaults filled in, checked."""
+        settings = {**copy.deepcopy(DEFAULT_MODALITY_SETTINGS[resolve_modality(name)]), **copy.deepcopy(given)}
+        for key, choices in (("intensity", INTENSITIES), ("channel_order", ("RGB", "BGR"))):
+            if settings[key] not in choices:
+                raise ValueError(f"{key} of {name} must be one of {', '.join(choices)}, not {settings[key]!r}")
+        if settings["intensity"] == "hounsfield" and len(settings.get("windows") or ()) not in (1, 3):
+            raise ValueError(f"{name} needs one or three windows of centre and width in HU")
+        resized_size(1, 1, settings["size"])
+        return settings
+
+    def resolve(self, modality: str) -> str:
+        """Canonical name of a modality this processor has settings for; `ValueError` lists the choices otherwise."""
+        name = resolve_modality(modality)
+        if name not in self.modality_settings:
+            choices = ", ".join(self.modality_settings)
+            raise ValueError(f"this checkpoint has no expert for {name}: choose one of {choices}")
+        return name
+
+    # Intensities -----------------------------------------------------------------------------------------------------
+
+    def volume_statistics(self, volume: Any, modality: str, mask: Any = None) -> tuple[float, float]:
+        """
+        Lowest and highest intensity of a whole volume, for `normalize_image` of its slices.
+
+        Args:
+            volume: array or tensor of any shape in the slices' own units.
+            modality (`str`): decides the percentiles and whether zeros count (not for MRI).
+            mask (*optional*): bool, of the volume's shape; only what it covers counts.
+        """
+        values = np.asarray(volume, dtype=np.float32)
+        if not np.isfinite(values).all():
+            raise ValueError("the volume holds NaN or infinite values; replace them first")
+        return self._range(values if mask is None else values[np.asarray(mask, dtype=bool)], self.resolve(modality))
+
+    def _range(self, values: np.ndarray, modality: str) -> tuple[float, float]:
+        settings = self.modality_settings[modality]
+        if settings["intensity"] == "nonzero_percentile":
+            values = values[values != 0]
+        if values.size == 0:
+            return 0.0, 0.0
+        low, high = np.percentile(values, settings["percentiles"])
+        if high <= low:
+            low, high = values.min(), values.max()
+        return float(low), float(high)
+
+    def normalize_image(
+        self,
+        image: Any,
+        modality: str,
+        pixel_mask: Any = None,
+        volume_statistics: tuple[float, float] | None = None,
+        photometric_interpretation: str | None = None,
+        input_data_format: str | None = None,
+    ) -> torch.Tensor:
+        """
+        One picture -> float32 (3, h, w) in [0, 1], before resizing and before mean and standard deviation.
+
+        Args:
+            image: PIL picture, array, tensor or path; CT arrays of 16 bits or more, or of floats that leave [0, 1],
+                are Hounsfield units, 8-bit CT pictures are grey levels.
+            modality (`str`): a modality or an alias, not `"auto"`.
+            pixel_mask (*optional*): (h, w), true where the picture is real. Statistics come from there; outside is 0.
+            volume_statistics (`tuple[float, float]`, *optional*): what the method of that name gave for the volume.
+            photometric_interpretation (`str`, *optional*): DICOM's; `"MONOCHROME1"` inverts the grey levels.
+            input_data_format (`str`, *optional*): `"channels_first"` or `"channels_last"` for arrays.
+
+        Raises:
+            `ValueError`: an unknown modality, or an image that is none (see `channels_first`).
+        """
+        settings = self.modality_settings[self.resolve(modality)]
+        array = channels_first(image, input_data_format)
+        mask = self._check_mask(pixel_mask, array.shape[1:])
+        if settings["intensity"] == "range":
+            planes = unit_range(array)
+        elif settings["intensity"] == "hounsfield" and (units := self._hounsfield(array, settings)) is not None:
+            planes = self._windows(units, settings["windows"])
+        else:
+            inverted = str(photometric_interpretation).strip().upper() == "MONOCHROME1"
+            planes = self._stretch(luminance(array), self.resolve(modality), mask, volume_statistics, inverted)
+        planes = planes if mask is None else planes * mask
+        return torch.from_numpy(np.array(np.broadcast_to(planes, (3, *planes.shape[1:])), dtype=np.float32))
+
+    def _stretch(
+        self,
+        grey: np.ndarray,
+        modality: str,
+        mask: np.ndarray | None,
+        limits: tuple[float, float] | None,
+        inverted: bool,
+    ) -> np.ndarray:
+        """(h, w) grey levels -> (1, h, w) in [0, 1], between the given limits or the picture's own percentiles."""
+        if limits is None:
+            inside = grey if mask is None else grey[mask]
+            if inverted:
+                grey, inside = (float(inside.max()) + float(inside.min()) - part for part in (grey, inside))
+                inverted = False
+            limits = self._range(inside, modality)
+        low, high = limits
+        stretched = ((grey - low) / max(high - low, 1e-12))[None].clip(0, 1)
+        return 1 - stretched if inverted else stretched
+
+    @staticmethod
+    def _hounsfield(array: np.ndarray, settings: dict[str, Any]) -> np.ndarray | None:
+        """(h, w) in HU: measured, or deduced from an 8-bit picture; `None` when that cannot be done."""
+        grey = luminance(array)
+        if not is_picture(array):
+            return grey
+        levels = (grey if array.dtype == np.uint8 else grey * 255).round().clip(0, 255)
+        window = estimate_window(levels.astype(np.uint8)) if settings.get("deduce_window") else None
+        return None if window is None else window[0] + levels * ((window[1] - window[0]) / 255)
+
+    @staticmethod
+    def _windows(hounsfield: np.ndarray, windows: list[list[float]]) -> np.ndarray:
+        """(h, w) in HU -> (len(windows), h, w) in [0, 1]."""
+        return np.stack([((hounsfield - centre) / width + 0.5).clip(0, 1) for centre, width in windows])
+
+    @staticmethod
+    def _check_mask(pixel_mask: Any, shape: tuple[int, ...]) -> np.ndarray | None:
+        if pixel_mask is None:
+            return None
+        mask = np.asarray(pixel_mask).squeeze() > 0
+        if mask.shape != tuple(shape):
+            raise ValueError(f"the pixel mask has shape {mask.shape}, the image {tuple(shape)}")
+        if not mask.any():
+            raise ValueError("the pixel mask leaves nothing of the image")
+        return mask
+
+    def standardize(self, image: torch.Tensor, modality: str) -> torch.Tensor:
+        """Float (3, h, w) in [0, 1] -> channel order, minus mean, over standard deviation, of the modality."""
+        settings = self.modality_settings[self.resolve(modality)]
+        mean, std = (image.new_tensor(settings[key]).view(3, 1, 1) for key in ("mean", "std"))
+        return ((image.flip(0) if settings["channel_order"] == "BGR" else image) - mean) / std
+
+    # The batch -------------------------------------------------------------------------------------------------------
+
+    def __call__(self, images: Any, **kwargs: Any) -> BatchFeature:
+        """See `preprocess`."""
+        return self.preprocess(images, **kwargs)
+
+    def fetch_images(self, image_url_or_urls: Any) -> Any:
+        """Paths -> pictures; pictures stay as they are. Addresses on the network raise `ValueError`."""
+        if isinstance(image_url_or_urls, (list, tuple)):
+            return [self.fetch_images(image) for image in image_url_or_urls]
+        return _open_picture(image_url_or_urls) if isinstance(image_url_or_urls, (str, Path)) else image_url_or_urls
+
+    def preprocess(
+        self,
+        images: Any,
+        modality: str | Sequence[str] | None = None,
+        pixel_mask: Any = None,
+        annotations: Any = None,
+        photometric_interpretation: str | Sequence[str | None] | None = None,
+        volume_statistics: Any = None,
+        size: dict[str, int] | None = None,
+        do_resize: bool = True,
+        do_rescale: bool = True,
+        do_normalize: bool = True,
+        input_data_format: str | None = None,
+        return_tensors: str | None = "pt",
+    ) -> BatchFeature:
+        """
+        Pictures -> batch.
+
+        Args:
+            images: one picture or a list of pictures of any size and modality (see `normalize_image`).
+            modality (`str` or `list[str]`, *optional*): for all or for each; the processor's own if not given.
+            pixel_mask (*optional*): (h, w), or one per image (`None` for a whole one): true where the picture counts.
+            annotations (*optional*): per image `{"boxes": (n, 4) xyxy pixels of the picture, x2 = x + width,
+                "class_labels": (n,)}`.
+            photometric_interpretation, volume_statistics (*optional*): see `normalize_image`; for all or for each.
+            size (`dict`, *optional*): instead of the modality's own.
+            do_resize (`bool`): resize. do_rescale (`bool`): `False` means the images are (3, h, w) in [0, 1] already.
+            do_normalize (`bool`): subtract the mean, divide by the standard deviation.
+            input_data_format (`str`, *optional*): `"channels_first"` or `"channels_last"` for arrays.
+            return_tensors (`str`, *optional*): `"pt"` or `"np"`.
+
+        Returns:
+            `pixel_values` (B, 3, H, W) float32, zero wherever `pixel_mask` is; `pixel_mask` (B, H, W) int64;
+            `modality` list of B names; with annotations `labels`, a list of `{"boxes": (n, 4) xyxy pixels of the
+            padded input where width = x2 - x1 + 1, "class_labels": (n,)}`. `input_sizes` (B, 2) appears only where a
+            mask hides the right or lower border of a picture.
+
+        Raises:
+            `ValueError`: naming the number of the image and what is wrong with it.
+        """
+        pictures, batched = _as_batch(images)
+        if not pictures:
+            raise ValueError("no image was given")
+        count = len(pictures)
+        options = zip(
+            pictures,
+            _per_image(modality, count, batched, "modality"),
+            _per_image(pixel_mask, count, batched, "pixel_mask"),
+            _per_image(annotations, count, batched, "annotations"),
+            _per_image(photometric_interpretation, count, batched, "photometric_interpretation"),
+            _limits_per_image(volume_statistics, count),
+            strict=True,
+        )
+        prepared = []
+        for index, (picture, name, mask, annotation, photometric, limits) in enumerate(options):
+            try:
+                name = self.choose_modality(picture, name)
+                image = (
+                    self.normalize_image(picture, name, mask, limits, photometric, input_data_format)
+                    if do_rescale
+                    else torch.from_numpy(channels_first(picture, input_data_format).astype(np.float32))
+                )
+                prepared.append(self._prepare(image, name, mask, annotation, size, do_resize, do_normalize))
+            except ValueError as error:
+                raise ValueError(f"image {index}: {error}") from None
+        return self._collate(prepared, return_tensors)
+
+    def _prepare(
+        self,
+        image: torch.Tensor,
+        modality: str,
+        pixel_mask: Any,
+        annotation: dict[str, Any] | None,
+        size: dict[str, int] | None,
+        do_resize: bool,
+        do_normalize: bool,
+    ) -> dict[str, Any]:
+        """(3, h, w) in [0, 1] -> `pixels` (3, h', w'), bool `mask` (h', w'), `modality`, and the scaled `labels`."""
+        shape = (image.shape[1], image.shape[2])
+        target = resized_size(*shape, size or self.modality_settings[modality]["size"]) if do_resize else shape
+        pixels = resize_image(image, target)
+        pixels = self.standardize(pixels, modality) if do_normalize else pixels
+        checked = self._check_mask(pixel_mask, shape)
+        mask = torch.ones(target, dtype=torch.bool)
+        if checked is not None:
+            mask = _resize_mask(torch.from_numpy(checked), target)
+        labels = None if annotation is None else scale_annotation(annotation, shape, target)
+        return {"pixels": pixels * mask, "mask": mask, "modality": modality, "labels": labels}
+
+    def _collate(self, prepared: list[dict[str, Any]], return_tensors: str | None) -> BatchFeature:
+        """Pad to the batch maximum rounded up to `size_divisor`, right and bottom, with zeros."""
+        sizes = torch.tensor([tuple(part["mask"].shape) for part in prepared])
+        height, width = (-(-int(side) // self.size_divisor) * self.size_divisor for side in sizes.amax(0))
+        pixel_values = torch.zeros(len(prepared), 3, height, width)
+        pixel_mask = torch.zeros(len(prepared), height, width, dtype=torch.int64)
+        for index, part in enumerate(prepared):
+            rows, columns = part["mask"].shape
+            pixel_values[index, :, :rows, :columns] = part["pixels"]
+            pixel_mask[index, :rows, :columns] = part["mask"]
+        data: dict[str, Any] = {"pixel_values": pixel_values, "modality": [part["modality"] for part in prepared]}
+        if self.return_pixel_mask:
+            data["pixel_mask"] = pixel_mask
+        hidden_border = any(not (part["mask"][-1].any() and part["mask"][:, -1].any()) for part in prepared)
+        if hidden_border or not self.return_pixel_mask:
+            data["input_sizes"] = sizes
+        if any(part["labels"] is not None for part in prepared):
+            data["labels"] = [part["labels"] for part in prepared]
+        if return_tensors not in (None, "pt"):
+            data = {key: value.numpy() if isinstance(value, torch.Tensor) else value for key, value in data.items()}
+        return BatchFeature(data)
+
+    def post_process_object_detection(
+        self, outputs: Any, threshold: float = 0.1, target_sizes: Any = None
+    ) -> list[dict[str, torch.Tensor]]:
+        """
+        For the stock `zero-shot-object-detection` pipeline, which asks for one phrase at a time.
+
+        Args:
+            outputs: the model's, for prompts that hold one phrase each.
+            threshold (`float`), target_sizes: see [`MedGlipProcessor.post_process_grounded_object_detection`].
+
+        Returns:
+            per image `scores` (n,), `boxes` (n, 4) xyxy pixels, `labels` (n,) zeros; best first.
+        """
+        return detect(outputs, phrase_tokens(outputs), threshold, target_sizes)
+
+    # The modality ----------------------------------------------------------------------------------------------------
+
+    def choose_modality(self, image: Any, modality: str | None = None) -> str:
+        """The modality to use: the given one, else the processor's own, and for `"auto"` what the router says."""
+        modality = modality or self.modality
+        if modality != "auto":
+            return self.resolve(modality)
+        if len(self.modality_settings) == 1:
+            return next(iter(self.modality_settings))
+        name, probability = self.predict_modality(image)
+        if probability < self.router_warning:
+            logger.warning(f"taken for {name} with a probability of only {probability:.2f}; pass modality= to be sure")
+        return name
+
+    def predict_modality(self, image: Any) -> tuple[str, float]:
+        """
+        What the pixels look like: (modality, probability between 0 and 1), among those of this checkpoint.
+
+        Raises:
+            `ValueError`: the processor holds no router weights, or the image is none.
+        """
+        probabilities = self.modality_probabilities(image)
+        name = max(probabilities, key=lambda key: probabilities[key])
+        return name, probabilities[name]
+
+    def modality_probabilities(self, image: Any, input_data_format: str | None = None) -> dict[str, float]:
+        """Probability of every modality of this checkpoint, from the pixels alone; they sum to 1."""
+        known = list(self.modality_settings)
+        if self.router is None:
+            raise ValueError(f"this processor has no router: pass modality=, one of {', '.join(known)}")
+        array = channels_first(image, input_data_format)
+        if "ct" in known and looks_like_hounsfield(array):
+            return {name: float(name == "ct") for name in known}
+        scores = router_scores(router_features(array, "channels_first"), self.router)
+        return softmax_of({name: score for name, score in scores.items() if name in known})
+
+
+__all__ = ["MedGlipImageProcessor"]

@@ -1,0 +1,451 @@
+# Copyright 2026 The MedGLIP authors. Licensed under the Apache License, Version 2.0.
+"""Processor of MedGLIP: prompts and their label spans, training targets, and boxes out of the model's output."""
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torchvision.ops import nms
+from transformers.image_processing_utils import BatchFeature
+from transformers.processing_utils import ProcessorMixin
+
+
+SEPARATOR = ". "
+CANDIDATES_PER_LEVEL = 1000
+# A dot or comma between two digits belongs to a number ("1.5 cm"), any other ends a label.
+PROMPT_SEPARATORS = re.compile(r"[;\n]|(?<!\d)[.,]|[.,](?!\d)")
+PROMPT_PREFIX = re.compile(r"^\s*detect\s*:", re.IGNORECASE)
+NOT_IN_A_LABEL = re.compile(r"[.;,\[\]<>_]")
+
+
+# Prompts -------------------------------------------------------------------------------------------------------------
+
+
+def split_prompt(prompt: str) -> list[str]:
+    """Labels of a prompt string: `"liver. spleen."`, `"Detect: liver, spleen"`, or one label per line."""
+    parts = PROMPT_SEPARATORS.split(PROMPT_PREFIX.sub("", prompt))
+    return [part.strip() for part in parts if part.strip()]
+
+
+def clean_label(label: str) -> str:
+    """A label as the tokenizer sees it: lower case, single spaces, free of separators and of brackets."""
+    return " ".join(NOT_IN_A_LABEL.sub(" ", label).lower().split())
+
+
+def prompts_per_image(text: Any, count: int, batched: bool) -> list[list[str]]:
+    """
+    The labels of every image, as the caller wrote them.
+
+    Args:
+        text: a string (one prompt for all images, split at separators), a flat list (the labels of a single image, or
+            for a list of images of the same length one prompt each), or a list with a list of labels per image.
+        count (`int`): number of images.
+        batched (`bool`): whether the images came as a list.
+
+    Raises:
+        `ValueError`: the number of prompts is not that of the images, or something else than strings is in it.
+    """
+    if isinstance(text, str):
+        return [split_prompt(text)] * count
+    if not isinstance(text, (list, tuple)):
+        raise ValueError(f"text must be a string or a list, not {type(text).__name__}")
+    flat = all(isinstance(part, str) for part in text)
+    if flat and count == 1 and not (batched and len(text) == 1):
+        return [list(text)]
+    if len(text) != count:
+        cure = "pass a list of labels for each image, or one string for all" if flat else "pass one per image"
+        raise ValueError(f"{count} images but {len(text)} prompts: {cure}")
+    prompts = [split_prompt(part) if isinstance(part, str) else list(part) for part in text]
+    if not all(isinstance(label, str) for prompt in prompts for label in prompt):
+        raise ValueError("every label must be a string")
+    return prompts
+
+
+def unique_labels(labels: Sequence[str], max_labels: int) -> tuple[list[str], list[str], list[int]]:
+    """
+    Labels without repetitions: (as the caller wrote them, cleaned for the tokenizer, position of each given label).
+
+    Raises:
+        `ValueError`: no label, an empty one, or more than `max_labels`.
+    """
+    if not labels:
+        raise ValueError('the prompt is empty: name at least one label, for example "liver. spleen."')
+    if len(labels) > max_labels:
+        raise ValueError(f"the prompt has {len(labels)} labels, more than {max_labels}; split it")
+    first: dict[str, int] = {}
+    kept, positions = [], []
+    for label in labels:
+        cleaned = clean_label(label)
+        if not cleaned:
+            raise ValueError(f"the label {label!r} is empty")
+        if cleaned not in first:
+            first[cleaned] = len(first)
+            kept.append(label)
+        positions.append(first[cleaned])
+    return kept, list(first), positions
+
+
+def join_labels(labels: Sequence[str], final_separator: bool) -> tuple[str, np.ndarray]:
+    """Prompt `"a. b. c"` (with a last dot if asked) and the (labels, 2) character spans of the labels in it."""
+    spans, position = [], 0
+    for label in labels:
+        spans.append((position, position + len(label)))
+        position += len(label) + len(SEPARATOR)
+    return SEPARATOR.join(labels) + (SEPARATOR.strip() if final_separator else ""), np.array(spans)
+
+
+# Boxes out of the model's output -------------------------------------------------------------------------------------
+
+
+def label_scores(logits: torch.Tensor, label_tokens: torch.Tensor) -> torch.Tensor:
+    """
+    Mean over a label's tokens of their probabilities.
+
+    Args:
+        logits: (chunks, regions, tokens) before the sigmoid.
+        label_tokens: bool (chunks, labels, tokens).
+
+    Returns:
+        (chunks, regions, labels) in [0, 1]; 0 for labels without tokens.
+    """
+    weights = label_tokens.to(logits.device, torch.float32)
+    weights = weights / weights.sum(-1, keepdim=True).clamp(min=1)
+    return logits.float().sigmoid() @ weights.transpose(1, 2)
+
+
+def _candidates(
+    scores: torch.Tensor, centerness: torch.Tensor, level_sizes: Sequence[int], pre_nms_threshold: float
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    """
+    The best `CANDIDATES_PER_LEVEL` pairs of region and label of every level, ranked by score times centerness.
+
+    Returns:
+        chunk, region and label index, and sqrt(score * centerness), each of shape (candidates,).
+    """
+    ranking = torch.where(scores > pre_nms_threshold, scores * centerness[..., None], -1.0)
+    labels, start, found = scores.shape[-1], 0, []
+    for size in level_sizes:
+        flat = ranking[:, start : start + size].flatten(1)
+        best, order = flat.topk(min(CANDIDATES_PER_LEVEL, flat.shape[1]), dim=1)
+        chunk, place = (best >= 0).nonzero(as_tuple=True)
+        order = order[chunk, place]
+        region = start + torch.div(order, labels, rounding_mode="floor")
+        found.append((chunk, region, order % labels, best[chunk, place].sqrt()))
+        start += size
+    chunk, region, label, score = (torch.cat(part) for part in zip(*found, strict=True))
+    return chunk, region, label, score
+
+
+def nms_per_label(boxes: torch.Tensor, scores: torch.Tensor, labels: torch.Tensor, threshold: float) -> torch.Tensor:
+    """
+    Indices that survive non-maximum suppression within each label, best score first.
+
+    Args:
+        boxes: (n, 4) xyxy where width = x2 - x1. scores: (n,). labels: (n,) int.
+        threshold (`float`): boxes of one label that overlap a better one by more (intersection over union) go.
+    """
+    kept = [torch.empty(0, dtype=torch.int64, device=boxes.device)]
+    for label in labels.unique():
+        members = (labels == label).nonzero()[:, 0]
+        kept.append(members[nms(boxes[members], scores[members], threshold)])
+    indices = torch.cat(kept)
+    return indices[scores[indices].argsort(descending=True, stable=True)]
+
+
+def detect(
+    outputs: Any,
+    label_tokens: torch.Tensor,
+    threshold: float = 0.3,
+    target_sizes: Any = None,
+    nms_threshold: float = 0.6,
+    max_detections: int = 100,
+    pre_nms_threshold: float = 0.05,
+    legacy_boxes: bool = False,
+    input_sizes: Any = None,
+) -> list[dict[str, torch.Tensor]]:
+    """
+    GLIP's post-processing, for every image of a batch.
+
+    Args:
+        outputs: with `logits` (B, R, T), `centerness` (B, R), `pred_boxes` (B, R, 4), `input_sizes` (B, 2) and
+            `spatial_shapes` (levels, 2). With C chunks of labels R is C times the regions, chunk after chunk.
+        label_tokens: bool (B, L, T) or (B, C, L, T).
+        threshold (`float`): lowest final score, sqrt(label score * centerness), to keep.
+        target_sizes (*optional*): (B, 2) height and width of the original images; `None` keeps pixels of the input.
+        nms_threshold, max_detections, pre_nms_threshold: as in GLIP.
+        legacy_boxes (`bool`): GLIP's own numbers, where width = x2 - x1 + 1, instead of width = x2 - x1.
+        input_sizes (*optional*): (B, 2) height and width of the images in the input, instead of the outputs' own.
+
+    Returns:
+        per image `scores` (n,), `labels` (n,) (label index; chunk after chunk), `boxes` (n, 4) xyxy, best first.
+    """
+    tokens = label_tokens if label_tokens.ndim == 4 else label_tokens[:, None]
+    batch, chunks = tokens.shape[:2]
+    logits = outputs.logits
+    if len(logits) != batch or logits.shape[1] % chunks or logits.shape[-1] != tokens.shape[-1]:
+        raise ValueError(f"the outputs {tuple(logits.shape)} do not belong to the label tokens {tuple(tokens.shape)}")
+    if target_sizes is not None and len(target_sizes) != batch:
+        raise ValueError(f"{batch} images but {len(target_sizes)} target_sizes")
+    shapes = getattr(outputs, "spatial_shapes", None)
+    levels = [logits.shape[1] // chunks] if shapes is None else [int(rows) * int(columns) for rows, columns in shapes]
+    sizes = outputs.input_sizes if input_sizes is None else input_sizes
+    results = []
+    for index in range(batch):
+        scores = label_scores(logits[index].view(chunks, sum(levels), -1), tokens[index])
+        centerness = outputs.centerness[index].float().sigmoid().view(chunks, sum(levels))
+        chunk, region, label, score = _candidates(scores, centerness, levels, pre_nms_threshold)
+        first_label = tokens[index].any(-1).sum(-1).cumsum(0) - tokens[index].any(-1).sum(-1)
+        label = label + first_label.to(label.device)[chunk]
+        boxes = outputs.pred_boxes[index].float().view(chunks, sum(levels), 4)[chunk, region]
+        size = int(sizes[index][0]), int(sizes[index][1])
+        boxes = clip_legacy(boxes, size) + boxes.new_tensor([0, 0, 1, 1])
+        keep = nms_per_label(boxes, score, label, nms_threshold)[:max_detections]
+        keep = keep[score[keep] > threshold]
+        boxes = boxes[keep] - boxes.new_tensor([0, 0, 1, 1]) if legacy_boxes else boxes[keep]
+        if target_sizes is not None:
+            boxes = boxes * scale_to(target_sizes[index], size, boxes)
+        results.append({"scores": score[keep], "labels": label[keep], "boxes": boxes})
+    return results
+
+
+def clip_legacy(boxes: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+    """Boxes (n, 4) in GLIP's convention, clipped to an image of `size` (height, width): 0..width-1, 0..height-1."""
+    return boxes.clamp(min=0).minimum(boxes.new_tensor([size[1], size[0], size[1], size[0]]) - 1)
+
+
+def scale_to(target: Any, size: tuple[int, int], boxes: torch.Tensor) -> torch.Tensor:
+    """Factors (4,) from xyxy pixels of an image of `size` (height, width) to those of `target` (height, width)."""
+    height, width = (float(side) for side in target)
+    return boxes.new_tensor([width / size[1], height / size[0]] * 2)
+
+
+def phrase_tokens(outputs: Any) -> torch.Tensor:
+    """
+    Label tokens for outputs of one phrase per image that came from the bare tokenizer: bool (B, 1, T), all tokens but
+    the special first and last one. Padding counts as such where the outputs hold their `attention_mask`.
+    """
+    logits, mask = outputs.logits, getattr(outputs, "attention_mask", None)
+    real = torch.ones_like(logits[:, 0], dtype=torch.bool) if mask is None else mask.bool()
+    place = real.cumsum(1)
+    return (real & (place > 1) & (place < place[:, -1:]))[:, None]
+
+
+class MedGlipProcessor(ProcessorMixin):
+    r"""
+    Joins a [`MedGlipImageProcessor`] and a tokenizer.
+
+    Args:
+        image_processor ([`MedGlipImageProcessor`]), tokenizer (a fast tokenizer): the parts.
+        max_labels (`int`, defaults to 1000): most labels per image.
+        max_text_tokens (`int`, defaults to 256): most tokens per prompt, special ones included; labels beyond go into
+            further prompts ("chunks") that share one pass of the image encoder.
+        final_separator (`bool`, defaults to `True`): close the last label with a dot too. GLIP has none.
+    """
+
+    def __init__(
+        self,
+        image_processor: Any = None,
+        tokenizer: Any = None,
+        max_labels: int = 1000,
+        max_text_tokens: int = 256,
+        final_separator: bool = True,
+    ) -> None:
+        if not getattr(tokenizer, "is_fast", False):
+            raise ValueError("the tokenizer must be a fast one: label spans need its character offsets")
+        super().__init__(image_processor, tokenizer)
+        self.max_labels = max_labels
+        self.max_text_tokens = max_text_tokens
+        self.final_separator = final_separator
+
+    @property
+    def model_input_names(self) -> list[str]:
+        """Names of everything a batch may hold for the model."""
+        return ["pixel_values", "pixel_mask", "modality", "input_ids", "attention_mask", "label_tokens", "text_labels"]
+
+    def __call__(
+        self,
+        images: Any = None,
+        text: Any = None,
+        modality: str | Sequence[str] | None = None,
+        annotations: Any = None,
+        labels: Any = None,
+        return_tensors: str | None = "pt",
+        **kwargs: Any,
+    ) -> BatchFeature:
+        """
+        Pictures and prompts -> the model's batch: `model(**processor(images=image, text="liver. spleen."))`.
+
+        Args:
+            images: one picture or a list (see [`MedGlipImageProcessor`]).
+            text: `"liver. spleen."` for all images; `["liver", "spleen"]`, the labels of a single image; for a list of
+                images one prompt each; or a list of labels for each image. A label in a list may hold dots and commas.
+            modality (`str` or `list[str]`, *optional*): for all images or for each; an alias or `"auto"` will do.
+            annotations, labels (*optional*): the same thing under two names, for training: per image `{"boxes": (n, 4)
+                xyxy pixels of the original image with x2 = x + width, "class_labels": n positions in that image's
+                labels, or the labels themselves}`.
+            return_tensors (`str`, *optional*): `"pt"` or `"np"`.
+            kwargs: for the image processor (`pixel_mask`, `photometric_interpretation`, `volume_statistics`, `size`).
+
+        Returns:
+            what the image processor gives, `input_ids` and `attention_mask` (B, T), `label_tokens` bool (B, L, T)
+            (with a further axis of chunks, (B, C, T) and (B, C, L, T), if the labels do not fit one prompt), and
+            `text_labels`, the labels as the caller wrote them, once each.
+
+        Raises:
+            `ValueError`: an empty prompt, too many labels, prompts or annotations that do not fit the images, a box
+            outside its image, and what the image processor refuses.
+        """
+        if images is None and text is None:
+            raise ValueError("give images, text or both")
+        batched = isinstance(images, (list, tuple)) or getattr(images, "ndim", 0) == 4
+        count = len(images) if batched else 1
+        targets = annotations if annotations is not None else labels
+        if isinstance(targets, dict):
+            targets = [targets]
+        if targets is not None and len(targets) != count:
+            raise ValueError(f"{count} images but annotations of {len(targets)}")
+        data: dict[str, Any] = {}
+        if text is not None:
+            encoded, positions = self.encode_prompts(prompts_per_image(text, count, batched))
+            data.update(encoded)
+            if targets is not None:
+                targets = [
+                    {**target, "class_labels": class_indices(target["class_labels"], positions[index], names, index)}
+                    for index, (target, names) in enumerate(zip(targets, encoded["text_labels"], strict=True))
+                ]
+        if images is not None:
+            data.update(self.image_processor(images, modality=modality, annotations=targets, **kwargs))
+        if return_tensors not in (None, "pt"):
+            data = {key: value.numpy() if isinstance(value, torch.Tensor) else value for key, value in data.items()}
+        return BatchFeature(data)
+
+    def encode_prompts(self, prompts: Sequence[Sequence[str]]) -> tuple[dict[str, Any], list[list[int]]]:
+        """
+        Labels of every image -> text part of the batch, and for each given label its place among the unique ones.
+
+        Raises:
+            `ValueError`: naming the image, for an empty prompt, an empty or overlong label, or too many labels.
+        """
+        known: dict[tuple[str, ...], tuple[list[str], list[int], list[tuple[list[int], np.ndarray]]]] = {}
+        for index, prompt in enumerate(prompts):
+            if tuple(prompt) in known:
+                continue
+            try:
+                labels, cleaned, positions = unique_labels(prompt, self.max_labels)
+                known[tuple(prompt)] = labels, positions, [self._encode(part) for part in self._chunks(cleaned)]
+            except ValueError as error:
+                raise ValueError(f"prompt of image {index}: {error}" if len(prompts) > 1 else str(error)) from None
+        entries = [known[tuple(prompt)] for prompt in prompts]
+        data = self._pad([chunks for _, _, chunks in entries])
+        return {**data, "text_labels": [list(labels) for labels, _, _ in entries]}, [entry[1] for entry in entries]
+
+    def _chunks(self, labels: list[str]) -> list[list[str]]:
+        """Cut a list of labels into prompts of at most `max_text_tokens` tokens, in order."""
+        lengths = [len(ids) for ids in self.tokenizer(labels, add_special_tokens=False)["input_ids"]]
+        budget = self.max_text_tokens - self.tokenizer.num_special_tokens_to_add() + (not self.final_separator)
+        chunks: list[list[str]] = []
+        room = 0
+        for label, length in zip(labels, lengths, strict=True):
+            if length == 0:
+                raise ValueError(f"the label {label!r} holds nothing that the tokenizer knows")
+            if length + 1 > budget:
+                raise ValueError(f"the label {label[:40]!r} has {length} tokens, more than a prompt holds")
+            if length + 1 > room:
+                chunks.append([])
+                room = budget
+            chunks[-1].append(label)
+            room -= length + 1
+        return chunks
+
+    def _encode(self, labels: list[str]) -> tuple[list[int], np.ndarray]:
+        """Token ids of one prompt (T,), and bool (L, T): the tokens that lie in each label's characters."""
+        prompt, spans = join_labels(labels, self.final_separator)
+        encoding = self.tokenizer(prompt, return_offsets_mapping=True)
+        begin, end = np.array(encoding["offset_mapping"]).T
+        inside = (begin[None] < spans[:, 1:]) & (end[None] > spans[:, :1]) & (end > begin)[None]
+        return encoding["input_ids"], inside
+
+    def _pad(self, prompts: list[list[tuple[list[int], np.ndarray]]]) -> dict[str, torch.Tensor]:
+        """Chunks of every image -> `input_ids`, `attention_mask` and `label_tokens`, padded to the longest."""
+        flat = [chunk for chunks in prompts for chunk in chunks]
+        shape = len(prompts), max(map(len, prompts)), max(len(ids) for ids, _ in flat)
+        input_ids = torch.full(shape, self.tokenizer.pad_token_id or 0)
+        attention_mask = torch.zeros(shape, dtype=torch.int64)
+        label_tokens = torch.zeros(*shape[:2], max(len(inside) for _, inside in flat), shape[2], dtype=torch.bool)
+        for row, chunks in enumerate(prompts):
+            for column, (ids, inside) in enumerate(chunks):
+                input_ids[row, column, : len(ids)] = torch.tensor(ids)
+                attention_mask[row, column, : len(ids)] = 1
+                label_tokens[row, column, : len(inside), : len(ids)] = torch.from_numpy(inside)
+        data = {"input_ids": input_ids, "attention_mask": attention_mask, "label_tokens": label_tokens}
+        return {key: value[:, 0] for key, value in data.items()} if shape[1] == 1 else data
+
+    def post_process_grounded_object_detection(
+        self,
+        outputs: Any,
+        inputs: Any,
+        threshold: float = 0.3,
+        target_sizes: Any = None,
+        nms_threshold: float = 0.6,
+        max_detections: int = 100,
+        pre_nms_threshold: float = 0.05,
+        legacy_boxes: bool = False,
+    ) -> list[dict[str, Any]]:
+        """
+        Boxes with scores and the caller's own labels.
+
+        Args:
+            outputs ([`MedGlipObjectDetectionOutput`]): what the model gave.
+            inputs: the batch the processor made for it.
+            threshold (`float`, defaults to 0.3): lowest score to keep.
+            target_sizes (*optional*): per image (height, width) of the original; boxes are in its pixels. `None` keeps
+                pixels of the model's input.
+            nms_threshold, max_detections, pre_nms_threshold, legacy_boxes: see [`detect`].
+
+        Returns:
+            per image, best first: `scores` (n,), `boxes` (n, 4) xyxy pixels where width = x2 - x1, `labels` (n,)
+            positions in `inputs["text_labels"]`, `text_labels` list of n strings.
+        """
+        if "label_tokens" not in inputs:
+            raise ValueError("inputs hold no label_tokens: pass the batch that the processor made for these outputs")
+        found = detect(
+            outputs,
+            torch.as_tensor(inputs["label_tokens"]),
+            threshold,
+            target_sizes,
+            nms_threshold,
+            max_detections,
+            pre_nms_threshold,
+            legacy_boxes,
+            input_sizes=inputs.get("input_sizes"),
+        )
+        names = inputs["text_labels"]
+        return [
+            {**result, "text_labels": [names[index][label] for label in result["labels"].tolist()]}
+            for index, result in enumerate(found)
+        ]
+
+
+def class_indices(class_labels: Any, positions: list[int], labels: list[str], image: int) -> list[int]:
+    """
+    Class labels of an annotation (positions in the given labels, or the labels themselves) -> positions among the
+    unique labels.
+
+    Raises:
+        `ValueError`: naming the image, when a label is not in its prompt.
+    """
+    cleaned = {clean_label(label): place for place, label in enumerate(labels)}
+    indices = []
+    for value in class_labels.tolist() if hasattr(class_labels, "tolist") else class_labels:
+        if isinstance(value, str) and clean_label(value) in cleaned:
+            indices.append(cleaned[clean_label(value)])
+        elif not isinstance(value, str) and 0 <= int(value) < len(positions):
+            indices.append(positions[int(value)])
+        else:
+            raise ValueError(f"image {image}: the class label {value!r} is not among the labels of its prompt")
+    return indices
+
+
+__all__ = ["MedGlipProcessor"]

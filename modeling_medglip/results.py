@@ -1,0 +1,308 @@
+# Copyright 2026 The MedGLIP authors. Licensed under the Apache License, Version 2.0.
+"""Grounded boxes as plain data, and the `*.boxes.json` files that hold them.
+
+Files are the same, byte for byte, for the same boxes: no time, no path, no name of a machine is in them.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import re
+import secrets
+import unicodedata
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from .configuration_medglip import MODALITIES
+from .errors import MedGlipError, one_line
+
+
+SCHEMA = "medglip/boxes@1"
+MAX_JSON_BYTES = 2**26
+RESERVED_STEMS = {"con", "prn", "aux", "nul", *(f"{port}{n}" for port in ("com", "lpt") for n in range(1, 10))}
+# Pixels by which rounding may push a box over the image's border.
+BORDER = 0.5
+
+
+@dataclass(frozen=True)
+class GroundedBox:
+    """One found box.
+
+    Attributes:
+        label: the caller's own string.
+        score: 0 to 1.
+        bbox: (x, y, width, height) in pixels of the image; x and y of the top left corner, not rounded.
+        label_id, category, region: ids in the taxonomy, `None` for a phrase outside it.
+    """
+
+    label: str
+    score: float
+    bbox: tuple[float, float, float, float]
+    label_id: str | None = None
+    category: str | None = None
+    region: str | None = None
+
+    @property
+    def xyxy(self) -> tuple[float, float, float, float]:
+        """(left, top, right, bottom) in pixels."""
+        x, y, width, height = self.bbox
+        return x, y, x + width, y + height
+
+
+@dataclass(frozen=True)
+class ImageInfo:
+    """What a result says about its image: base name of the file, size in pixels, modality, spacing (x, y) in mm."""
+
+    file: str
+    width: int
+    height: int
+    modality: str
+    spacing_mm: tuple[float, float] | None = None
+
+
+@dataclass(frozen=True)
+class GroundingResult:
+    """The boxes of one image.
+
+    Attributes:
+        model: name of the checkpoint.
+        image: see [`ImageInfo`].
+        prompt: as the caller gave it.
+        boxes: best score first.
+        modality_source: `"given"`, `"header"` or `"pixels"`; not stored.
+        modality_probability: how sure the router was when the pixels decided; not stored.
+        warnings: one line each; not stored.
+    """
+
+    model: str
+    image: ImageInfo
+    prompt: str
+    boxes: tuple[GroundedBox, ...] = ()
+    modality_source: str = field(default="given", compare=False)
+    modality_probability: float | None = field(default=None, compare=False)
+    warnings: tuple[str, ...] = field(default=(), compare=False)
+
+
+def result_to_dict(result: GroundingResult) -> dict[str, Any]:
+    """The content of a `*.boxes.json` file. Pixels are rounded to 2 digits, scores to 4."""
+    boxes = []
+    for box in result.boxes:
+        entry: dict[str, Any] = {"label": box.label, "score": round(box.score, 4)}
+        entry["bbox"] = [round(value, 2) for value in box.bbox]
+        entry.update(label_id=box.label_id, category=box.category, region=box.region)
+        boxes.append(entry)
+    image = asdict(result.image)
+    image["spacing_mm"] = None if result.image.spacing_mm is None else list(result.image.spacing_mm)
+    return {"schema": SCHEMA, "model": result.model, "image": image, "prompt": result.prompt, "boxes": boxes}
+
+
+def write_boxes(result: GroundingResult, path: str | Path) -> Path:
+    """Write a `*.boxes.json` file; a reader sees the old file or the whole new one, never half of it.
+
+    Raises:
+        `MedGlipError`: the result is not valid (a box outside its image ...) or the place cannot be written to.
+    """
+    content = result_to_dict(result)
+    validate_boxes(content, Path(path).name)
+    return write_text(path, to_json(content))
+
+
+def to_json(content: Any) -> str:
+    """JSON for people: indented, but lists of numbers on one line."""
+    text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False)
+    # a line break never occurs inside a JSON string, so only lists match
+    return re.sub(r"\[\n\s+([-\d.,e+\s]+?)\n\s+\]", lambda found: f"[{' '.join(found[1].split())}]", text) + "\n"
+
+
+def write_text(path: str | Path, text: str) -> Path:
+    """Write a text file atomically (UTF-8), making its folder if needed.
+
+    Raises:
+        `MedGlipError`: the place cannot be written to.
+    """
+    return write_bytes(path, text.encode("utf-8", "replace"))
+
+
+def write_bytes(path: str | Path, content: bytes) -> Path:
+    """Write a file atomically, making its folder if needed. Raises `MedGlipError` when that is not possible."""
+    target = Path(path)
+    part = target.with_name(f".medglip-{secrets.token_hex(8)}.part")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            part.write_bytes(content)
+            os.replace(part, target)
+        finally:
+            part.unlink(missing_ok=True)
+    except OSError as error:
+        raise MedGlipError(f"{one_line(target.name)}: cannot be written ({one_line(error.strerror)})") from error
+    return target
+
+
+def read_boxes(path: str | Path) -> GroundingResult:
+    """Read a `*.boxes.json` file.
+
+    Raises:
+        `MedGlipError`: one line naming the file and what is wrong with it.
+    """
+    file = Path(path)
+    name = one_line(file.name, 120)
+    try:
+        if file.stat().st_size > MAX_JSON_BYTES:
+            raise MedGlipError(f"{name}: has more than {MAX_JSON_BYTES} bytes")
+        content = json.loads(file.read_text(encoding="utf-8"), parse_constant=_no_constant)
+    except OSError as error:
+        raise MedGlipError(f"{name}: cannot be read ({one_line(error.strerror)})") from error
+    except MedGlipError:
+        raise
+    except (ValueError, RecursionError) as error:
+        raise MedGlipError(f"{name}: is no valid JSON ({one_line(error, 100)})") from error
+    validate_boxes(content, name)
+    return _from_dict(content)
+
+
+def _no_constant(text: str) -> float:
+    raise ValueError(f"{text} is not a number")
+
+
+def _from_dict(content: dict[str, Any]) -> GroundingResult:
+    image = dict(content["image"])
+    spacing = image.get("spacing_mm")
+    info = ImageInfo(
+        image["file"], image["width"], image["height"], image["modality"], None if spacing is None else tuple(spacing)
+    )
+    boxes = tuple(
+        GroundedBox(
+            entry["label"], entry["score"], tuple(entry["bbox"]), entry["label_id"], entry["category"], entry["region"]
+        )
+        for entry in content["boxes"]
+    )
+    return GroundingResult(content["model"], info, content["prompt"], boxes)
+
+
+# Validation ----------------------------------------------------------------------------------------------------------
+
+
+def validate_boxes(content: Any, name: str = "boxes") -> None:
+    """Check the content of a `*.boxes.json` file. Keys beyond the schema's are allowed.
+
+    Raises:
+        `MedGlipError`: names `name` and the first thing that is wrong.
+    """
+    if not isinstance(content, dict) or content.get("schema") != SCHEMA:
+        raise MedGlipError(f"{name}: is no {SCHEMA} file")
+    for key in ("model", "prompt"):
+        _require(isinstance(content.get(key), str), name, f"{key} must be a string")
+    width, height = _validate_image(content.get("image"), name)
+    boxes = content.get("boxes")
+    _require(isinstance(boxes, list), name, "boxes must be a list")
+    for number, box in enumerate(boxes or []):
+        _validate_box(box, width, height, f"{name}: box {number}")
+
+
+def _validate_image(image: Any, name: str) -> tuple[int, int]:
+    _require(isinstance(image, dict), name, "image must be an object")
+    _require(isinstance(image.get("file"), str), name, "image.file must be a string")
+    for key in ("width", "height"):
+        value = image.get(key)
+        _require(
+            isinstance(value, int) and not isinstance(value, bool) and value > 0, name, f"image.{key} must be > 0"
+        )
+    _require(image.get("modality") in MODALITIES, name, f"image.modality must be one of {', '.join(MODALITIES)}")
+    spacing = image.get("spacing_mm")
+    fits = spacing is None or (_numbers(spacing) and len(spacing) in (2, 3) and min(spacing) > 0)
+    _require(fits, name, "image.spacing_mm must be null or positive numbers")
+    return image["width"], image["height"]
+
+
+def _validate_box(box: Any, width: int, height: int, name: str) -> None:
+    _require(isinstance(box, dict), name, "must be an object")
+    _require(isinstance(box.get("label"), str) and bool(box["label"].strip()), name, "label must be a string")
+    score, bbox = box.get("score"), box.get("bbox")
+    _require(_numbers([score]) and 0 <= score <= 1, name, "score must be a number from 0 to 1")
+    _require(isinstance(bbox, (list, tuple)) and len(bbox) == 4 and _numbers(bbox), name, "bbox must be four numbers")
+    x, y, box_width, box_height = bbox
+    _require(box_width > 0 and box_height > 0, name, "bbox must have a width and height above 0")
+    inside = x >= -BORDER and y >= -BORDER and x + box_width <= width + BORDER and y + box_height <= height + BORDER
+    _require(inside, name, f"bbox {list(bbox)} lies outside its image of {width}x{height} pixels")
+    for key in ("label_id", "category", "region"):
+        _require(
+            key in box and (box[key] is None or isinstance(box[key], str)), name, f"{key} must be a string or null"
+        )
+
+
+def _numbers(values: Any) -> bool:
+    return isinstance(values, (list, tuple)) and all(
+        isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value) for value in values
+    )
+
+
+def _require(condition: bool, name: str, problem: str) -> None:
+    if not condition:
+        raise MedGlipError(f"{name}: {problem}")
+
+
+# Names of output files -----------------------------------------------------------------------------------------------
+
+
+def safe_stem(name: str) -> str:
+    """A file name -> its stem, fit for any file system: letters, digits, `.`, `-`, `_`, at most 100 bytes."""
+    readable = unicodedata.normalize("NFKC", name.encode("utf-8", "replace").decode("utf-8"))
+    stem = Path(readable.replace("\\", "/")).name
+    stem = Path(stem).stem
+    slug = re.sub(r"-+", "-", "".join(c if c.isalnum() or c in "._-" else "-" for c in stem)).strip(".-")
+    while len(slug.encode("utf-8")) > 100:
+        slug = slug[:-1]
+    slug = slug.rstrip(".-") or "image"
+    return f"{slug}-image" if slug.split(".")[0].lower() in RESERVED_STEMS else slug
+
+
+def output_stems(inputs: Iterable[str | Path], folder: str | Path) -> list[str]:
+    """A stem for the outputs of every input, in order: no two alike, and none that would overwrite an input.
+
+    The second input of a stem gets `-2` and so on, so that a second run gives the same names.
+    """
+    paths = [Path(item) for item in inputs]
+    occupied, taken = {_place(path) for path in paths}, set[str]()
+    stems = []
+    for path in paths:
+        base = safe_stem(path.name)
+        stem, number = base, 1
+        while stem.lower() in taken or any(_place(Path(folder) / end) in occupied for end in output_names(stem)):
+            number += 1
+            stem = f"{base}-{number}"
+        taken.add(stem.lower())
+        stems.append(stem)
+    return stems
+
+
+def output_names(stem: str) -> tuple[str, str]:
+    """Names of the two files of one image: (`<stem>.boxes.json`, `<stem>.png`)."""
+    return f"{stem}.boxes.json", f"{stem}.png"
+
+
+def _place(path: Path) -> str:
+    """A path in the one form that all its spellings share."""
+    return os.path.normcase(os.path.realpath(path))
+
+
+__all__ = [
+    "SCHEMA",
+    "GroundedBox",
+    "GroundingResult",
+    "ImageInfo",
+    "output_names",
+    "output_stems",
+    "read_boxes",
+    "result_to_dict",
+    "safe_stem",
+    "to_json",
+    "validate_boxes",
+    "write_boxes",
+    "write_bytes",
+    "write_text",
+]

@@ -1,0 +1,266 @@
+# Copyright 2026 The MedGLIP authors. Licensed under the Apache License, Version 2.0.
+"""Loading checkpoints, good and bad, and grounding one picture."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from modeling_medglip import grounding
+from modeling_medglip.errors import CheckpointError, MedGlipError, PickledCheckpointError, UsageError
+from modeling_medglip.grounding import Grounder, choose_modality, ground_image, load, prompt_labels, resolve_device
+from modeling_medglip.reading import ReadImage
+from modeling_medglip.results import result_to_dict, validate_boxes
+from tests.modeling_medglip.tiny_checkpoint import biased_router, save_tiny_checkpoint
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_tiny_checkpoint(tmp_path_factory.mktemp("checkpoint") / "tiny")
+
+
+@pytest.fixture(scope="module")
+def grounder(folder: Path) -> Grounder:
+    return load(folder, "cpu")
+
+
+@pytest.fixture
+def copy(folder: Path, tmp_path: Path) -> Path:
+    """A checkpoint that a test may spoil."""
+    return Path(shutil.copytree(folder, tmp_path / "spoilt"))
+
+
+def picture(**fields: Any) -> ReadImage:
+    pixels = np.random.default_rng(0).integers(0, 255, (40, 60), dtype=np.uint8)
+    return ReadImage(pixels, "scan.png", **fields)
+
+
+class TestLoading:
+    def test_a_folder(self, grounder: Grounder) -> None:
+        assert grounder.name == "tiny" and grounder.modalities == ("ct", "fundus")
+        assert not grounder.model.training and grounder.device.type == "cpu"
+
+    def test_one_expert_only(self, folder: Path) -> None:
+        alone = load(str(folder), "cpu", "OP")
+        assert alone.modalities == ("fundus",)
+        assert not any(".ct." in name for name, _ in alone.model.named_parameters())
+
+    def test_every_bad_checkpoint_is_a_usage_error(self) -> None:
+        assert issubclass(PickledCheckpointError, CheckpointError) and issubclass(CheckpointError, UsageError)
+
+    @pytest.mark.parametrize(
+        "source", ["/nowhere/at/all", "./nowhere", "nowhere", "a/b/c", "a/../b", "org/model.bin", ""]
+    )
+    def test_nothing_there(self, source: str) -> None:
+        with pytest.raises(CheckpointError, match="no such folder|no config.json"):
+            load(source, "cpu")
+
+    def test_hub_ids_are_asked_for_by_name_only(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        asked = []
+
+        def refuse(source: Any, **options: Any) -> None:
+            asked.append((source, options))
+            raise OSError("couldn't connect\nmore lines")
+
+        monkeypatch.setattr(grounding.MedGlipProcessor, "from_pretrained", refuse)
+        with pytest.raises(CheckpointError, match="^checkpoint org/name: cannot be loaded .couldn't connect.$"):
+            load("org/name", "cpu")
+        assert asked == [("org/name", {"local_files_only": False, "trust_remote_code": False})]
+
+    def test_folders_never_ask_the_network(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        seen: dict[str, Any] = {}
+        monkeypatch.setattr(grounding.MedGlipProcessor, "from_pretrained", lambda source, **kw: seen.update(kw))
+        monkeypatch.setattr(
+            grounding.MedGlipForObjectDetection, "from_pretrained", lambda *a, **kw: torch.nn.Identity()
+        )
+        load(folder, "cpu")
+        assert seen == {"local_files_only": True, "trust_remote_code": False}
+
+    def test_a_folder_without_config(self, tmp_path: Path) -> None:
+        with pytest.raises(CheckpointError, match="no config.json"):
+            load(tmp_path, "cpu")
+
+    @pytest.mark.parametrize(("content", "problem"), [("{", "cannot be read"), ("[]", "cannot be read")])
+    def test_a_broken_config(self, copy: Path, content: str, problem: str) -> None:
+        (copy / "config.json").write_text(content, encoding="utf-8")
+        with pytest.raises(CheckpointError, match=f"checkpoint spoilt: config.json {problem}"):
+            load(copy, "cpu")
+
+    def test_another_kind_of_model(self, copy: Path) -> None:
+        (copy / "config.json").write_text('{"model_type": "bert"}', encoding="utf-8")
+        with pytest.raises(CheckpointError, match="'bert' model, not med-glip"):
+            load(copy, "cpu")
+
+    def test_a_file_instead_of_its_folder(self, folder: Path) -> None:
+        with pytest.raises(CheckpointError, match="give the folder"):
+            load(folder / "config.json", "cpu")
+
+    @pytest.mark.parametrize("name", ["pytorch_model.bin", "model.pt", "last.ckpt"])
+    def test_pickles_are_refused_unopened(self, copy: Path, name: str) -> None:
+        marker = copy / "marker"
+
+        class Bomb:
+            def __reduce__(self) -> Any:
+                return Path.touch, (marker,)
+
+        (copy / "model.safetensors").unlink()
+        (copy / name).write_bytes(pickle.dumps(Bomb()))
+        for source in (copy, copy / name):
+            with pytest.raises(PickledCheckpointError, match="pickled.*convert it to safetensors"):
+                load(source, "cpu")
+        assert not marker.exists()
+
+    def test_code_in_a_checkpoint_is_never_run(self, copy: Path) -> None:
+        marker = copy / "marker"
+        (copy / "evil.py").write_text(f"open({str(marker)!r}, 'w')\nclass Evil: pass\n", encoding="utf-8")
+        for name, key in (("tokenizer_config.json", "AutoTokenizer"), ("processor_config.json", "AutoImageProcessor")):
+            content = json.loads((copy / name).read_text(encoding="utf-8"))
+            content["tokenizer_class" if key == "AutoTokenizer" else "image_processor_type"] = "Evil"
+            content["auto_map"] = {key: ["evil.Evil", "evil.Evil"] if key == "AutoTokenizer" else "evil.Evil"}
+            (copy / name).write_text(json.dumps(content), encoding="utf-8")
+        try:
+            load(copy, "cpu")
+        except CheckpointError as error:
+            assert "\n" not in str(error)
+        assert not marker.exists()
+
+    def test_no_weights_at_all(self, copy: Path) -> None:
+        (copy / "model.safetensors").unlink()
+        with pytest.raises(CheckpointError, match="no .safetensors file"):
+            load(copy, "cpu")
+
+    @pytest.mark.parametrize("change", ["missing", "extra", "shape", "cut"])
+    def test_tensors_that_do_not_fit(self, copy: Path, change: str) -> None:
+        file = copy / "model.safetensors"
+        tensors = load_file(file)
+        name = next(key for key in tensors if ".ct." in key and tensors[key].ndim == 1)
+        if change == "missing":
+            del tensors[name]
+        elif change == "extra":
+            tensors["model.unknown.weight"] = torch.zeros(2)
+        elif change == "shape":
+            tensors[name] = torch.zeros(len(tensors[name]) + 1)
+        save_file(tensors, file, metadata={"format": "pt"})
+        if change == "cut":
+            file.write_bytes(file.read_bytes()[:5000])
+        with pytest.raises(CheckpointError) as caught:
+            load(copy, "cpu")
+        message = str(caught.value)
+        assert "\n" not in message and "checkpoint spoilt: cannot be loaded" in message and str(copy) not in message
+
+    def test_unknown_devices_and_modalities(self, folder: Path) -> None:
+        with pytest.raises(UsageError, match="choose auto or one of cpu"):
+            load(folder, "gpu:0")
+        with pytest.raises(UsageError, match="no device 'cuda:99'"):
+            resolve_device("cuda:99")
+        with pytest.raises(UsageError, match="unknown modality 'pet': choose one of ct"):
+            load(folder, "cpu", "pet")
+        with pytest.raises(CheckpointError, match="no expert for mri"):
+            load(folder, "cpu", "mri")
+        assert resolve_device("cpu") == torch.device("cpu") and resolve_device().type in ("cpu", "cuda", "mps")
+
+    def test_the_embedded_checkpoint_may_be_missing(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        def missing() -> Path:
+            raise FileNotFoundError
+
+        monkeypatch.setattr("modeling_medglip.checkpoint.default_checkpoint", missing)
+        with pytest.raises(CheckpointError, match="embedded checkpoint is missing"):
+            load(None, "cpu")
+
+
+class TestPrompts:
+    def test_labels_come_once_as_written(self) -> None:
+        assert prompt_labels("Detect: Liver, spleen; liver.\nleft kidney") == ["Liver", "spleen", "left kidney"]
+
+    @pytest.mark.parametrize("prompt", ["", " . , ", "\n\n", "[<>]"])
+    def test_empty(self, prompt: str) -> None:
+        with pytest.raises(UsageError, match="prompt is empty"):
+            prompt_labels(prompt)
+
+    def test_too_many(self) -> None:
+        with pytest.raises(UsageError, match="10000 labels, more than 1000"):
+            prompt_labels(". ".join(f"label {number}" for number in range(10_000)))
+
+
+class TestModality:
+    def test_given_header_or_pixels(self, grounder: Grounder) -> None:
+        assert choose_modality(grounder, picture(), "CT")[:2] == ("ct", "given")
+        assert choose_modality(grounder, picture(modality="ct"))[:2] == ("ct", "header")
+        name, source, probability, notes = choose_modality(grounder, picture())
+        assert (name, source, notes) == ("fundus", "pixels", ()) and probability == pytest.approx(0.99, abs=1e-3)
+
+    def test_contradictions_are_told(self, grounder: Grounder) -> None:
+        notes = choose_modality(grounder, picture(modality="ct"))[3]
+        assert len(notes) == 1 and "pixels look like fundus (probability 0.99)" in notes[0]
+        notes = choose_modality(grounder, picture(modality="fundus"), "ct")[3]
+        assert notes == ("taken as ct, but its header says fundus",)
+        assert choose_modality(grounder, picture(modality="fundus"))[3] == ()
+
+    def test_a_doubtful_guess_is_told(self, grounder: Grounder, monkeypatch: pytest.MonkeyPatch) -> None:
+        processor = grounder.processor.image_processor
+        monkeypatch.setattr(processor, "router", biased_router("ct", 0.6))
+        name, _, _, notes = choose_modality(grounder, picture())
+        assert name == "ct" and "only 0.60: state it with --modality" in notes[0]
+        assert choose_modality(grounder, picture(modality="fundus"))[3] == ()
+
+    def test_without_router_or_expert(self, grounder: Grounder, monkeypatch: pytest.MonkeyPatch) -> None:
+        with pytest.raises(MedGlipError, match="tiny has no expert for mri: it has ct, fundus"):
+            choose_modality(grounder, picture(modality="mri"))
+        monkeypatch.setattr(grounder.processor.image_processor, "router", None)
+        with pytest.raises(MedGlipError, match="give --modality, one of ct, fundus"):
+            choose_modality(grounder, picture())
+
+
+class TestGrounding:
+    def test_boxes_are_valid_and_know_the_taxonomy(self, grounder: Grounder) -> None:
+        result = ground_image(
+            grounder, picture(modality="ct", spacing_mm=(1.0, 2.0)), "Liver. odd thing", threshold=0.1
+        )
+        assert result.boxes and result.image.modality == "ct" and result.image.spacing_mm == (1.0, 2.0)
+        assert {box.label for box in result.boxes} <= {"Liver", "odd thing"}
+        scores = [box.score for box in result.boxes]
+        assert scores == sorted(scores, reverse=True) and min(scores) > 0.1
+        for box in result.boxes:
+            left, top, right, bottom = box.xyxy
+            assert -0.01 <= left < right <= 60.01 and -0.01 <= top < bottom <= 40.01
+            expected = ("liver", "abdomen") if box.label == "Liver" else (None, None)
+            assert (box.label_id, box.region) == expected
+        validate_boxes(result_to_dict(result))
+
+    def test_deterministic(self, grounder: Grounder) -> None:
+        first, second = (ground_image(grounder, picture(), "liver", "ct", 0.1) for _ in range(2))
+        assert first == second and first.boxes
+
+    def test_a_high_threshold_leaves_nothing(self, grounder: Grounder) -> None:
+        assert ground_image(grounder, picture(), "liver", "ct", 1.0).boxes == ()
+
+    def test_warnings_are_collected(self, grounder: Grounder) -> None:
+        result = ground_image(grounder, picture(modality="ct", warnings=("from reading",)), "liver")
+        assert result.warnings[0] == "from reading" and "pixels look like" in result.warnings[1]
+        assert result.modality_source == "header"
+
+    def test_failures_name_the_file(self, grounder: Grounder) -> None:
+        with pytest.raises(MedGlipError, match="^scan.png: checkpoint tiny has no expert") as caught:
+            ground_image(grounder, picture(modality="mri"), "liver")
+        assert not isinstance(caught.value, UsageError)
+        with pytest.raises(MedGlipError, match="^scan.png: the label .* tokens"):
+            ground_image(grounder, picture(), "liver " * 300, "ct")
+        with pytest.raises(UsageError, match="unknown modality"):
+            ground_image(grounder, picture(), "liver", "pet")
+
+    def test_many_labels(self, grounder: Grounder) -> None:
+        prompt = ". ".join(f"left lung {number}" for number in range(60))
+        assert ground_image(grounder, picture(), prompt, "ct", 0.1).boxes
+
+
+def test_the_checkpoint_is_safetensors_and_small(folder: Path) -> None:
+    assert (folder / "model.safetensors").stat().st_size < 2_000_000
+    assert json.loads((folder / "config.json").read_text(encoding="utf-8"))["model_type"] == "med-glip"

@@ -1,0 +1,514 @@
+# Copyright 2026 The MedGLIP authors. Licensed under the Apache License, Version 2.0.
+"""The image processor: intensities by modality, every kind of input, sizes, masks, batches, saving, bad input."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from modeling_medglip.configuration_medglip import MODALITIES
+from modeling_medglip.image_processing_medglip import (
+    DEFAULT_MODALITY_SETTINGS,
+    MAX_PIXELS,
+    MedGlipImageProcessor,
+    channels_first,
+    is_picture,
+    luminance,
+    resize_image,
+    resized_size,
+    scale_annotation,
+    unit_range,
+)
+
+
+RNG = np.random.default_rng(0)
+GREY = RNG.integers(0, 256, (40, 30), dtype=np.uint8)
+COLOUR = RNG.integers(0, 256, (40, 30, 3), dtype=np.uint8)
+EDGES = {"shortest_edge": 64, "longest_edge": 96}
+
+
+@pytest.fixture(scope="module")
+def processor() -> MedGlipImageProcessor:
+    return MedGlipImageProcessor(modality="xray")
+
+
+# Intensities ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", [np.int16, np.int32, np.float32, np.float64])
+def test_ct_windows_become_channels(processor: MedGlipImageProcessor, dtype: Any) -> None:
+    hounsfield = np.array([[-1350, -600, -160, 40, 240, 400, 1300, 3000]]).astype(dtype)
+    soft, lung, bone = processor.normalize_image(hounsfield, "CT").numpy()[:, 0]
+    np.testing.assert_allclose(soft, [0, 0, 0, 0.5, 1, 1, 1, 1], atol=1e-6)
+    np.testing.assert_allclose(lung[:3], [0, 0.5, (-160 + 1350) / 1500], atol=1e-6)
+    np.testing.assert_allclose(bone, [0, 0, 340 / 1800, 540 / 1800, 740 / 1800, 0.5, 1, 1], atol=1e-6)
+
+
+def test_one_ct_window_fills_all_channels() -> None:
+    one = MedGlipImageProcessor(modality_settings={"ct": {"windows": [[40, 400]]}})
+    pixels = one.normalize_image(np.array([[-160, 40, 240]], dtype=np.int16), "ct")
+    assert pixels.tolist() == [[[0.0, 0.5, 1.0]]] * 3
+
+
+@pytest.mark.parametrize("picture", [GREY, Image.fromarray(GREY), (GREY / 255).astype(np.float32), torch.tensor(GREY)])
+def test_ct_pictures_are_stretched_grey_levels(processor: MedGlipImageProcessor, picture: Any) -> None:
+    low, high = np.percentile(GREY, [0.5, 99.5])
+    expected = ((GREY.astype(np.float64) - low) / (high - low)).clip(0, 1)
+    pixels = processor.normalize_image(picture, "ct").numpy()
+    np.testing.assert_allclose(pixels, np.stack([expected] * 3), atol=1e-5)
+
+
+def test_mri_percentiles_leave_out_zeros(processor: MedGlipImageProcessor) -> None:
+    image = np.zeros((20, 20), dtype=np.uint16)
+    image[5:10, 5:10] = RNG.integers(400, 900, (5, 5))
+    low, high = np.percentile(image[image > 0], [0.5, 99.5])
+    pixels = processor.normalize_image(image, "mri")[0].numpy()
+    np.testing.assert_allclose(pixels[5:10, 5:10], ((image[5:10, 5:10] - low) / (high - low)).clip(0, 1), atol=1e-5)
+    assert pixels[:5].max() == 0
+
+
+def test_mri_takes_the_statistics_of_the_volume(processor: MedGlipImageProcessor) -> None:
+    volume = np.zeros((3, 8, 8), dtype=np.int16)
+    volume[0], volume[1, 2:, 2:], volume[2, 3] = 100, 200, 1100
+    limits = processor.volume_statistics(volume, "MR")
+    assert limits == tuple(np.percentile(volume[volume != 0], [0.5, 99.5]))
+    pixels = processor.normalize_image(volume[1], "mri", volume_statistics=limits)[0]
+    assert pixels[5, 5] == pytest.approx((200 - limits[0]) / (limits[1] - limits[0]))
+    whole = processor(list(volume), modality="mri", volume_statistics=limits, do_resize=False, do_normalize=False)
+    assert torch.equal(whole["pixel_values"][1, 0, :8, :8], pixels)
+    inside = np.zeros(volume.shape, dtype=bool)
+    inside[1] = True
+    assert processor.volume_statistics(volume, "mri", mask=inside) == (200, 200)
+
+
+def test_monochrome1_is_inverted(processor: MedGlipImageProcessor) -> None:
+    usual = processor.normalize_image(GREY, "xray")
+    negative = processor.normalize_image(255 - GREY, "xray", photometric_interpretation="MONOCHROME1")
+    torch.testing.assert_close(usual, negative, atol=1e-5, rtol=0)
+    twelve_bit = (GREY.astype(np.uint16) * 16, 4095 - GREY.astype(np.uint16) * 16)
+    torch.testing.assert_close(
+        processor.normalize_image(twelve_bit[0], "CR"),
+        processor.normalize_image(twelve_bit[1], "DX", photometric_interpretation="monochrome1 "),
+        atol=1e-5,
+        rtol=0,
+    )
+
+
+def test_monochrome1_within_the_limits_of_a_volume(processor: MedGlipImageProcessor) -> None:
+    pixels = processor.normalize_image(
+        GREY, "xray", volume_statistics=(0.0, 255.0), photometric_interpretation="MONOCHROME1"
+    )
+    np.testing.assert_allclose(pixels[0], 1 - GREY / 255, atol=1e-6)
+
+
+@pytest.mark.parametrize("modality", ["dermoscopy", "endoscopy", "fundus"])
+def test_colour_modalities_keep_their_numbers(processor: MedGlipImageProcessor, modality: str) -> None:
+    expected = torch.from_numpy(COLOUR).permute(2, 0, 1) / 255
+    sixteen = COLOUR.astype(np.uint16) * 257
+    for image in (COLOUR, Image.fromarray(COLOUR), expected, expected.permute(1, 2, 0).numpy(), sixteen):
+        torch.testing.assert_close(processor.normalize_image(image, modality), expected, atol=1e-6, rtol=0)
+
+
+def test_grey_pictures_fill_the_channels_of_colour_modalities(processor: MedGlipImageProcessor) -> None:
+    pixels = processor.normalize_image(GREY, "fundus")
+    assert torch.equal(pixels, torch.from_numpy(GREY)[None].expand(3, -1, -1) / 255)
+
+
+@pytest.mark.parametrize("modality", ["ct", "mri", "ultrasound", "xray"])
+def test_grey_modalities_take_the_luminance(processor: MedGlipImageProcessor, modality: str) -> None:
+    as_colour = processor.normalize_image(np.stack([GREY] * 3, axis=-1), modality)
+    assert torch.equal(as_colour, processor.normalize_image(GREY, modality))
+    mixed = processor.normalize_image(COLOUR, modality)
+    assert torch.equal(mixed[0], mixed[2])
+    grey = luminance(COLOUR.transpose(2, 0, 1))
+    np.testing.assert_allclose(grey, COLOUR @ np.array([0.299, 0.587, 0.114]), rtol=1e-5)
+
+
+@pytest.mark.parametrize("modality", MODALITIES)
+@pytest.mark.parametrize("value", [0, 7, 255])
+def test_flat_pictures_give_finite_numbers(processor: MedGlipImageProcessor, modality: str, value: int) -> None:
+    pixels = processor.normalize_image(np.full((9, 9), value, dtype=np.uint8), modality)
+    assert torch.isfinite(pixels).all() and pixels.min() >= 0 and pixels.max() <= 1
+
+
+def test_a_few_bright_pixels_are_not_lost(processor: MedGlipImageProcessor) -> None:
+    image = np.zeros((100, 100), dtype=np.uint8)
+    image[50, 50] = 200
+    assert processor.normalize_image(image, "xray")[0, 50, 50] == 1
+
+
+@given(st.sampled_from(MODALITIES), st.integers(1, 12), st.integers(1, 12), st.integers(0, 2**16))
+def test_numbers_stay_between_zero_and_one(modality: str, height: int, width: int, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    dtype = [np.uint8, np.uint16, np.int16][seed % 3]
+    top = 255 if modality in ("dermoscopy", "endoscopy", "fundus") else 2000
+    image = rng.integers(0, min(top, np.iinfo(dtype).max), (height, width)).astype(dtype)
+    pixels = MedGlipImageProcessor().normalize_image(image, modality)
+    assert pixels.shape == (3, height, width) and pixels.dtype == torch.float32
+    assert 0 <= float(pixels.min()) and float(pixels.max()) <= 1
+
+
+# Kinds of input ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "image",
+    [
+        COLOUR,
+        COLOUR.transpose(2, 0, 1),
+        torch.from_numpy(COLOUR),
+        torch.from_numpy(COLOUR).permute(2, 0, 1),
+        Image.fromarray(COLOUR),
+        Image.fromarray(COLOUR).convert("RGBA"),
+        np.dstack([COLOUR, np.full((40, 30), 255, dtype=np.uint8)]),
+    ],
+)
+def test_layouts_of_colour(image: Any) -> None:
+    assert np.array_equal(channels_first(image), COLOUR.transpose(2, 0, 1))
+
+
+@pytest.mark.parametrize(
+    "image",
+    [
+        GREY,
+        GREY[None],
+        GREY[..., None],
+        torch.from_numpy(GREY),
+        Image.fromarray(GREY),
+        Image.fromarray(GREY).convert("LA"),
+    ],
+)
+def test_layouts_of_grey(image: Any) -> None:
+    assert np.array_equal(luminance(channels_first(image)), GREY.astype(np.float32))
+
+
+def test_pil_keeps_sixteen_bits_floats_and_palettes() -> None:
+    deep = GREY.astype(np.uint16) * 200
+    assert np.array_equal(channels_first(Image.fromarray(deep))[0], deep)
+    assert np.array_equal(channels_first(Image.fromarray(GREY.astype(np.float32) * 7))[0], GREY * np.float32(7))
+    assert np.array_equal(channels_first(Image.fromarray(GREY.astype(np.int32)))[0], GREY)
+    palette = Image.fromarray(COLOUR).quantize(16)
+    assert np.array_equal(channels_first(palette), np.asarray(palette.convert("RGB")).transpose(2, 0, 1))
+    assert np.array_equal(channels_first(Image.fromarray(GREY > 99))[0], (GREY > 99) * np.uint8(255))
+    assert channels_first(Image.fromarray(COLOUR).convert("CMYK")).shape == (3, 40, 30)
+
+
+def test_transparency_is_black() -> None:
+    image = np.full((2, 2, 4), 200, dtype=np.uint8)
+    image[0, 0, 3], image[0, 1, 3], image[1, :, 3] = 0, 128, 255
+    assert channels_first(image)[0].tolist() == [[0, 100], [200, 200]]
+    assert channels_first((image / 255).astype(np.float32))[0, 0, 0] == 0
+
+
+def test_ambiguous_shapes_go_by_type_or_by_argument() -> None:
+    square = np.arange(36, dtype=np.uint8).reshape(3, 4, 3)
+    assert channels_first(square).shape == (3, 3, 4)
+    assert channels_first(torch.from_numpy(square)).shape == (3, 4, 3)
+    assert channels_first(square, "channels_first").shape == (3, 4, 3)
+
+
+def test_bool_bfloat16_and_batches_of_arrays(processor: MedGlipImageProcessor) -> None:
+    assert set(np.unique(channels_first(GREY > 128))) == {0, 255}
+    assert channels_first(torch.rand(3, 5, 5, dtype=torch.bfloat16)).dtype == np.float32
+    assert processor(torch.rand(2, 3, 8, 8), modality="fundus")["pixel_values"].shape == (2, 3, 320, 320)
+
+
+def test_files(tmp_path: Path, processor: MedGlipImageProcessor) -> None:
+    path = tmp_path / "picture.png"
+    Image.fromarray(GREY).save(path)
+    assert torch.equal(processor(path)["pixel_values"], processor(GREY)["pixel_values"])
+    (fetched,) = processor.fetch_images([str(path)])
+    assert np.array_equal(np.asarray(fetched), GREY)
+
+
+def test_exif_turns_the_picture(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(GREY).save(tmp_path / "turned.png", exif=exif)
+    assert np.array_equal(channels_first(tmp_path / "turned.png")[0], np.rot90(GREY, -1))
+
+
+def test_grey_levels_and_units_are_told_apart() -> None:
+    assert is_picture(np.zeros((1, 2, 2), np.uint8)) and is_picture(np.array([0.0, 1.0]))
+    assert not is_picture(np.array([0.0, 40.0])) and not is_picture(np.zeros((1, 2, 2), np.int16))
+    assert unit_range(np.array([0, 51, 255], dtype=np.int32)).tolist() == pytest.approx([0, 0.2, 1])
+    assert unit_range(np.array([0.0, 51, 255])).tolist() == pytest.approx([0, 0.2, 1])
+
+
+# Sizes ---------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("shape", "expected"),
+    [((480, 640), (800, 1066)), ((640, 480), (1066, 800)), ((500, 1000), (666, 1332)), ((800, 900), (800, 900))],
+)
+def test_glip_arithmetic(shape: tuple[int, int], expected: tuple[int, int]) -> None:
+    assert resized_size(*shape, {"shortest_edge": 800, "longest_edge": 1333}) == expected
+
+
+@given(st.integers(1, 3000), st.integers(1, 3000))
+def test_resized_sizes_have_pixels_and_stay_within_the_limit(height: int, width: int) -> None:
+    rows, columns = resized_size(height, width, {"shortest_edge": 800, "longest_edge": 1333})
+    assert rows >= 1 and columns >= 1
+    if max(height, width) < 1000 * min(height, width):
+        assert max(rows, columns) <= 1333 + max(height, width) / min(height, width)
+
+
+def test_resize_agrees_with_pil() -> None:
+    reference = np.asarray(Image.fromarray(GREY).resize((17, 23), Image.Resampling.BILINEAR), dtype=np.float32)
+    ours = resize_image(torch.from_numpy(GREY).float()[None], (23, 17))[0].numpy()
+    assert np.abs(reference - ours).max() < 1
+    same = torch.rand(3, 5, 5)
+    assert resize_image(same, (5, 5)) is same
+
+
+@pytest.mark.parametrize("modality", MODALITIES)
+def test_default_sizes(processor: MedGlipImageProcessor, modality: str) -> None:
+    batch = processor(GREY, modality=modality)
+    side = DEFAULT_MODALITY_SETTINGS[modality]["size"]["height"]
+    assert batch["pixel_values"].shape == (1, 3, side, side) and batch["pixel_mask"].all()
+    assert batch["modality"] == [modality] and "input_sizes" not in batch
+
+
+def test_padding_to_multiples_of_the_divisor(processor: MedGlipImageProcessor) -> None:
+    batch = processor([GREY, GREY[:20]], modality="xray", size=EDGES)
+    assert batch["pixel_values"].shape == (2, 3, 96, 96) and batch["pixel_values"].dtype == torch.float32
+    assert batch["pixel_mask"].dtype == torch.int64
+    assert batch["pixel_mask"].flatten(1).sum(1).tolist() == [85 * 64, 64 * 96]
+    assert batch["pixel_values"].masked_select(batch["pixel_mask"][:, None] == 0).abs().max() == 0
+    assert batch["pixel_mask"][0, :85, :64].all()
+
+
+def test_colours_of_glip() -> None:
+    glip = {
+        "size": {"shortest_edge": 32, "longest_edge": 64},
+        "intensity": "range",
+        "channel_order": "BGR",
+        "mean": [103.53 / 255, 116.28 / 255, 123.675 / 255],
+        "std": [57.375 / 255, 57.12 / 255, 58.395 / 255],
+    }
+    processor = MedGlipImageProcessor("xray", {"xray": glip}, return_pixel_mask=False)
+    batch = processor(COLOUR, do_resize=False)
+    expected = (COLOUR[..., ::-1].astype(np.float64) - [103.53, 116.28, 123.675]) / [57.375, 57.12, 58.395]
+    np.testing.assert_allclose(batch["pixel_values"][0, :, :40, :30].permute(1, 2, 0), expected, atol=1e-5)
+    assert "pixel_mask" not in batch and batch["input_sizes"].tolist() == [[40, 30]]
+
+
+def test_steps_can_be_left_out(processor: MedGlipImageProcessor) -> None:
+    ready = processor.normalize_image(GREY, "xray")
+    batch = processor(ready, do_resize=False, do_rescale=False)
+    assert torch.equal(batch["pixel_values"][0, :, :40, :30], (ready - 0.5) / 0.5)
+    assert batch["pixel_values"].shape == (1, 3, 64, 32)
+    raw = processor(ready, do_resize=False, do_rescale=False, do_normalize=False)
+    assert torch.equal(raw["pixel_values"][0, :, :40, :30], ready)
+
+
+# Pixel masks ---------------------------------------------------------------------------------------------------------
+
+
+def test_statistics_come_from_within_the_mask(processor: MedGlipImageProcessor) -> None:
+    image = GREY.astype(np.uint16)
+    image[:, 20:] = 60000
+    mask = np.zeros(GREY.shape, dtype=bool)
+    mask[:, :20] = True
+    pixels = processor.normalize_image(image, "xray", pixel_mask=mask)
+    torch.testing.assert_close(pixels[..., :20], processor.normalize_image(GREY[:, :20], "xray"))
+    assert pixels[..., 20:].abs().max() == 0
+
+
+def test_the_mask_travels_to_the_batch(processor: MedGlipImageProcessor) -> None:
+    mask = np.ones(GREY.shape, dtype=np.uint8)
+    mask[10:20, 10:20] = 0
+    batch = processor([GREY, GREY], modality="xray", pixel_mask=[mask, None], size={"height": 80, "width": 60})
+    hidden = batch["pixel_mask"][0, :80, :60] == 0
+    assert hidden[20:40, 20:40].all() and hidden.sum() == 400 and batch["pixel_mask"][1, :80, :60].all()
+    assert batch["pixel_values"][0, :, :80, :60][:, hidden].abs().max() == 0
+    assert "input_sizes" not in batch
+
+
+def test_a_mask_over_the_lower_border_keeps_the_size(processor: MedGlipImageProcessor) -> None:
+    mask = torch.ones(GREY.shape)
+    mask[30:] = 0
+    batch = processor(GREY, pixel_mask=mask, size={"height": 40, "width": 30})
+    assert batch["input_sizes"].tolist() == [[40, 30]] and batch["pixel_mask"][0, 30:].sum() == 0
+    stacked = processor([GREY, GREY], pixel_mask=torch.stack([mask, mask]), size={"height": 40, "width": 30})
+    assert torch.equal(stacked["pixel_mask"][1], batch["pixel_mask"][0])
+
+
+@pytest.mark.parametrize(("mask", "message"), [(np.ones((3, 3)), "shape"), (np.zeros(GREY.shape), "leaves nothing")])
+def test_bad_masks(processor: MedGlipImageProcessor, mask: np.ndarray, message: str) -> None:
+    with pytest.raises(ValueError, match=f"image 0: .*{message}"):
+        processor(GREY, pixel_mask=mask)
+
+
+# Batches -------------------------------------------------------------------------------------------------------------
+
+
+def test_a_mixed_batch_equals_one_by_one(processor: MedGlipImageProcessor) -> None:
+    images = [GREY.astype(np.int16) * 10 - 1000, Image.fromarray(COLOUR), COLOUR.transpose(2, 0, 1)]
+    modalities = ["CT", "skin", "US"]
+    batch = processor(images, modality=modalities)
+    assert batch["modality"] == ["ct", "dermoscopy", "ultrasound"]
+    for index, (image, modality) in enumerate(zip(images, modalities, strict=True)):
+        alone = processor(image, modality=modality)
+        rows, columns = alone["pixel_values"].shape[-2:]
+        assert torch.equal(batch["pixel_values"][index, :, :rows, :columns], alone["pixel_values"][0])
+        assert int(batch["pixel_mask"][index].sum()) == rows * columns
+
+
+def test_numpy_output(processor: MedGlipImageProcessor) -> None:
+    batch = processor(GREY, return_tensors="np")
+    assert isinstance(batch["pixel_values"], np.ndarray) and batch["modality"] == ["xray"]
+
+
+def test_the_image_is_left_as_it_was(processor: MedGlipImageProcessor) -> None:
+    image = GREY.copy()
+    processor(image, pixel_mask=np.eye(40, 30))
+    assert np.array_equal(image, GREY)
+
+
+# Annotations ---------------------------------------------------------------------------------------------------------
+
+
+def test_boxes_are_scaled_into_glips_convention() -> None:
+    scaled = scale_annotation({"boxes": [[0, 0, 30, 40], [3, 4, 6, 8]], "class_labels": [1, 0]}, (40, 30), (80, 90))
+    assert scaled["boxes"].tolist() == [[0, 0, 89, 79], [9, 8, 17, 15]]
+    assert scaled["class_labels"].tolist() == [1, 0] and scaled["class_labels"].dtype == torch.int64
+    none = scale_annotation({"boxes": [], "class_labels": []}, (40, 30), (80, 90))
+    assert none["boxes"].shape == (0, 4)
+
+
+@pytest.mark.parametrize(
+    ("box", "message"),
+    [
+        ([0, 0, 31, 5], "lies outside the image of 30x40"),
+        ([-2, 0, 5, 5], "lies outside"),
+        ([5, 5, 5, 9], "has no area"),
+        ([0, 0, float("nan"), 3], "has no area"),
+    ],
+)
+def test_bad_boxes_name_the_image(processor: MedGlipImageProcessor, box: list[float], message: str) -> None:
+    good = {"boxes": [[0, 0, 30.2, 40]], "class_labels": [0]}
+    with pytest.raises(ValueError, match=f"image 1: box 0 .*{message}"):
+        processor([GREY, GREY], annotations=[good, {"boxes": [box], "class_labels": [0]}])
+
+
+def test_boxes_and_classes_must_be_as_many() -> None:
+    with pytest.raises(ValueError, match="1 boxes but 2 class_labels"):
+        scale_annotation({"boxes": [[0, 0, 1, 1]], "class_labels": [0, 1]}, (4, 4), (4, 4))
+
+
+# Settings and saving -------------------------------------------------------------------------------------------------
+
+
+def test_saved_and_loaded(tmp_path: Path) -> None:
+    settings = {"fundus": {"size": {"height": 64, "width": 96}, "mean": [0.1, 0.2, 0.3]}, "CT": {}}
+    ours = MedGlipImageProcessor("retina", settings, router={"classes": ["ct"]}, router_warning=0.5)
+    ours.save_pretrained(tmp_path)
+    again = MedGlipImageProcessor.from_pretrained(tmp_path)
+    assert again.to_dict() == ours.to_dict() and again.modality == "fundus"
+    assert torch.equal(again(COLOUR)["pixel_values"], ours(COLOUR)["pixel_values"])
+    stored = json.loads((tmp_path / "preprocessor_config.json").read_text())
+    assert stored["modality_settings"]["ct"]["windows"] == [[40, 400], [-600, 1500], [400, 1800]]
+    assert list(again.modality_settings) == ["fundus", "ct"] or set(again.modality_settings) == {"fundus", "ct"}
+    assert MedGlipImageProcessor.from_pretrained(tmp_path, modality="ct").modality == "ct"
+
+
+def test_changing_one_processor_leaves_the_defaults() -> None:
+    MedGlipImageProcessor().modality_settings["ct"]["windows"][0][0] = 999
+    assert MedGlipImageProcessor().modality_settings["ct"]["windows"][0][0] == 40
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"ct": {"windows": [[40, 400], [0, 1]]}}, "one or three windows"),
+        ({"mri": {"intensity": "guess"}}, "intensity of mri"),
+        ({"mri": {"channel_order": "GBR"}}, "channel_order of mri"),
+        ({"mri": {"size": {"depth": 3}}}, "size must hold"),
+        ({"brain": {}}, "unknown modality"),
+        ({}, "empty"),
+    ],
+)
+def test_bad_settings(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        MedGlipImageProcessor(modality_settings=settings)
+
+
+# Bad input -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("image", "message"),
+    [
+        (np.zeros((0, 5), np.uint8), "no pixels"),
+        (np.array([[np.nan, 1.0]]), "NaN"),
+        (np.array([[np.inf, 1.0]]), "NaN or infinite"),
+        (np.zeros((20, 30, 40), np.uint8), "no picture"),
+        (np.zeros((2, 2), dtype=complex), "no picture"),
+        (np.zeros(7), "no picture"),
+        ("https://example.org/a.png", "read from files only"),
+        ("missing.png", "missing.png: cannot be read"),
+        ({"a": 1}, "dict is no picture"),
+        (None, "NoneType is no picture"),
+    ],
+)
+def test_what_is_no_picture(processor: MedGlipImageProcessor, image: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=f"image 1: .*{message}") as error:
+        processor([GREY, image])
+    assert "\n" not in str(error.value)
+
+
+def test_too_many_pixels(processor: MedGlipImageProcessor) -> None:
+    huge = np.broadcast_to(np.uint8(0), (MAX_PIXELS // 1024 + 1, 1024))
+    with pytest.raises(ValueError, match="more than 268435456"):
+        processor(huge)
+
+
+def test_files_that_are_no_pictures(tmp_path: Path, processor: MedGlipImageProcessor) -> None:
+    broken = tmp_path / "broken.png"
+    broken.write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(40))
+    with pytest.raises(ValueError, match="broken.png: cannot be read"):
+        processor(broken)
+
+
+@pytest.mark.parametrize(
+    ("values", "dtype"),
+    [([-5, 3], np.int16), ([0, 300], np.float32), ([0, 70000], np.int32), ([-1.0, 0.5], np.float32)],
+)
+def test_colours_outside_their_range(processor: MedGlipImageProcessor, values: list[float], dtype: Any) -> None:
+    with pytest.raises(ValueError, match="outside a picture's range"):
+        processor.normalize_image(np.array([values], dtype=dtype), "fundus")
+
+
+def test_unknown_modalities_list_the_choices(processor: MedGlipImageProcessor) -> None:
+    with pytest.raises(ValueError, match="ct, mri, ultrasound"):
+        processor(GREY, modality="pet")
+    single = MedGlipImageProcessor(modality_settings={"ct": {}, "mri": {}})
+    with pytest.raises(ValueError, match="no expert for fundus: choose one of ct, mri"):
+        single(GREY, modality="fundus")
+    with pytest.raises(ValueError, match="no router"):
+        single(GREY)
+
+
+def test_one_modality_needs_no_router() -> None:
+    assert MedGlipImageProcessor(modality_settings={"mri": {}})(GREY)["modality"] == ["mri"]
+
+
+@pytest.mark.parametrize("argument", ["modality", "pixel_mask", "annotations", "volume_statistics"])
+def test_lists_must_be_as_long_as_the_images(processor: MedGlipImageProcessor, argument: str) -> None:
+    with pytest.raises(ValueError, match=f"2 images but 3 values of {argument}"):
+        processor([GREY, GREY], **{argument: [None] * 3})
+
+
+def test_no_images(processor: MedGlipImageProcessor) -> None:
+    with pytest.raises(ValueError, match="no image"):
+        processor([])

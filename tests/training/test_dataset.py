@@ -1,0 +1,210 @@
+# Copyright 2026 The MedGLIP authors. Licensed under the Apache License, Version 2.0.
+"""Examples and batches for training."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from modeling_medglip.image_processing_medglip import MedGlipImageProcessor
+from tests.modeling_medglip.tiny_checkpoint import tiny_processor
+from training.augmentation import AugmentationRecipe, Geometry
+from training.dataset import GroundingCollator, GroundingDataset, foreign_labels, phrase_length
+from training.prompts import PromptRecipe
+from training.sources import SourceRecipe, load_records
+
+from .tiny_data import make_data, recipes, record, trunk_picture
+
+
+SIZE = 64
+STILL = AugmentationRecipe(scale=(1, 1), aspect=(1, 1), attempts=0)
+
+
+def image_processor(side: int = SIZE) -> MedGlipImageProcessor:
+    names = ("ct", "mri", "fundus")
+    return MedGlipImageProcessor(modality_settings={name: {"size": {"height": side, "width": side}} for name in names})
+
+
+@pytest.fixture
+def dataset(tmp_path: Path) -> GroundingDataset:
+    records = load_records(make_data(tmp_path), recipes=recipes())
+    train = [r for r in records if r.modality == "ct" and r.split == "train"]
+    return GroundingDataset(train, image_processor(), foreign=foreign_labels(records), seed=5)
+
+
+def same(first: dict, second: dict) -> bool:
+    boxes = torch.equal(first["labels"]["boxes"], second["labels"]["boxes"])
+    return (
+        boxes
+        and torch.equal(first["pixel_values"], second["pixel_values"])
+        and first["text_labels"] == second["text_labels"]
+    )
+
+
+def test_an_example_has_what_the_collator_needs(dataset: GroundingDataset) -> None:
+    for index in range(len(dataset)):
+        example = dataset[index]
+        boxes, classes = example["labels"]["boxes"], example["labels"]["class_labels"]
+        assert example["pixel_values"].shape == (3, SIZE, SIZE) and example["pixel_values"].dtype == torch.float32
+        assert -1 <= float(example["pixel_values"].min()) and float(example["pixel_values"].max()) <= 1
+        assert boxes.shape == (len(classes), 4) and boxes.dtype == torch.float32 and classes.dtype == torch.int64
+        assert bool((boxes >= -1e-4).all())
+        assert bool((boxes[:, 2:] + 1 <= SIZE + 1e-4).all()) and all(classes < len(example["text_labels"]))
+        assert example["modality"] == "ct"
+
+
+def test_seed_epoch_and_index_decide_everything(dataset: GroundingDataset) -> None:
+    again = GroundingDataset(dataset.records, dataset.image_processor, foreign=dataset.sampler.others, seed=5)
+    assert same(dataset[3], again[3])
+    other = GroundingDataset(dataset.records, dataset.image_processor, foreign=dataset.sampler.others, seed=6)
+    assert not same(dataset[3], other[3])
+    first = dataset[3]
+    dataset.set_epoch(1)
+    assert not same(first, dataset[3])
+    dataset.set_epoch(0)
+    assert same(first, dataset[3])
+
+
+def test_weights_say_how_often_a_picture_comes() -> None:
+    weights = {"a": 2.5, "b": 1.0, "c": 0.5}
+    records = [replace(record([[1, 1, 9, 9]], ["liver"], image_id=name), weight=w) for name, w in weights.items()]
+    dataset = GroundingDataset(records, image_processor())
+    seen: Counter[int] = Counter()
+    for epoch in range(40):
+        dataset.set_epoch(epoch)
+        assert len(dataset) == 4
+        seen.update(dataset._order.tolist())
+    assert abs(seen[0] - 100) <= 4 and abs(seen[1] - 40) <= 4 and abs(seen[2] - 20) <= 4
+
+
+def test_validation_asks_everything_and_equals_the_processor(tmp_path: Path) -> None:
+    make_data(tmp_path)
+    for modality in ("ct", "fundus"):
+        records = load_records(tmp_path, modality, "validation", recipes=recipes())
+        dataset = GroundingDataset(records, image_processor(), train=False)
+        example = dataset[0]
+        assert example["text_labels"] == list(records[0].annotated)
+        target = {
+            "boxes": records[0].boxes,
+            "class_labels": [records[0].annotated.index(n) for n in records[0].labels],
+        }
+        expected = dataset.image_processor(records[0].load(), modality=modality, annotations=[target])
+        torch.testing.assert_close(example["labels"]["boxes"], expected["labels"][0]["boxes"])
+        assert torch.equal(example["labels"]["class_labels"], expected["labels"][0]["class_labels"])
+        difference = (example["pixel_values"] - expected["pixel_values"][0]).abs()
+        assert float(difference.mean()) < 0.02 and float(difference.max()) < 0.1, "8 bits of the cache, no more"
+
+
+def test_measured_hounsfield_units_become_three_windows() -> None:
+    pixels = np.full((SIZE, SIZE), -1000, np.int16)
+    pixels[10:30, 10:30] = 60
+    item = record([[10, 10, 30, 30]], ["liver"], pixels=pixels, is_hounsfield=True)
+    dataset = GroundingDataset([item], image_processor(), train=False)
+    expected = dataset.image_processor(pixels, modality="ct")["pixel_values"][0]
+    torch.testing.assert_close(dataset[0]["pixel_values"], expected, atol=2e-3, rtol=0)
+    assert not torch.equal(expected[0], expected[1])
+
+
+def test_pictures_with_a_known_window_are_now_and_then_hounsfield_units() -> None:
+    recipe = SourceRecipe("ct", "trunk", regions=("abdomen",), window=(-1000.0, 1400.0))
+    item = record([[30, 30, 90, 90]], ["liver"], pixels=trunk_picture(), recipe=recipe)
+    dataset = GroundingDataset([item], image_processor(), augmentation=replace(STILL, noise_share=0.0))
+    windows = 0
+    for epoch in range(40):
+        dataset.set_epoch(epoch)
+        values = dataset[0]["pixel_values"]
+        windows += not torch.equal(values[0], values[1])
+    assert 4 <= windows <= 26
+    grey = GroundingDataset(
+        [replace(item, recipe=replace(recipe, window=None))], image_processor(), augmentation=STILL
+    )
+    assert torch.equal(grey[0]["pixel_values"][0], grey[0]["pixel_values"][1])
+
+
+def test_a_label_that_is_mostly_cut_off_is_not_asked() -> None:
+    item = record(
+        [[0, 0, 40, 40], [80, 0, 100, 40], [10, 50, 30, 70]],
+        ["liver", "spleen", "aorta"],
+        ["aorta", "liver", "spleen"],
+    )
+    dataset = GroundingDataset([item], image_processor())
+    boxes = item.boxes / np.array([100, 80, 100, 80], np.float32)
+    gone = Geometry(np.eye(2), np.array([-0.35, 0.0])).map_boxes(boxes)
+    kept, labels, annotated = dataset._visible(item, gone)
+    assert labels == ["spleen"] and annotated == ["aorta", "spleen"], (
+        "aorta left the picture, an eighth of the liver is seen"
+    )
+    np.testing.assert_allclose(kept, [[0.45, 0, 0.65, 0.5]], atol=1e-6)
+
+
+def test_large_pictures_are_shrunk_in_the_cache_and_decoded_once() -> None:
+    calls = []
+    pixels = np.zeros((400, 300), np.uint8)
+    item = record([[1, 1, 200, 200]], ["liver"], pixels=pixels)
+    item = replace(item, loader=lambda: calls.append(1) or pixels)
+    dataset = GroundingDataset([item], image_processor())
+    dataset.preload()
+    dataset[0], dataset[0]
+    assert len(calls) == 1 and max(dataset.picture(0).pixels.shape) == int(1.35 * SIZE)
+
+
+def test_records_of_one_modality_only() -> None:
+    both = [record([], [], ["liver"]), record([], [], ["optic disc"], modality="fundus")]
+    with pytest.raises(ValueError, match="records of one modality"):
+        GroundingDataset(both, image_processor())
+    with pytest.raises(ValueError, match="records of one modality"):
+        GroundingDataset([], image_processor())
+
+
+def test_the_collator_makes_the_models_batch(tmp_path: Path) -> None:
+    processor = tiny_processor(tmp_path, ("ct",))
+    items = [
+        record([[10, 10, 30, 30]], ["left kidney"]),
+        record([[5, 5, 50, 50], [50, 5, 95, 50]], ["liver", "spleen"]),
+    ]
+    dataset = GroundingDataset(items, processor.image_processor, train=False)
+    batch = GroundingCollator(processor)([dataset[0], dataset[1]])
+    assert batch["pixel_values"].shape == (2, 3, 64, 64) and batch["modality"] == ["ct", "ct"]
+    assert batch["input_ids"].shape == batch["attention_mask"].shape == batch["label_tokens"].shape[::2]
+    assert batch["text_labels"] == [["left kidney"], ["liver", "spleen"]]
+    assert batch["label_tokens"].any(-1).tolist() == [[True, False], [True, True]]
+    assert batch["labels"][1]["class_labels"].tolist() == [0, 1]
+    direct = processor(images=[i.load() for i in items], text=batch["text_labels"], modality="ct")
+    assert torch.equal(batch["input_ids"], direct["input_ids"]) and torch.equal(
+        batch["label_tokens"], direct["label_tokens"]
+    )
+
+
+def test_the_collator_joins_phrases_that_read_the_same(tmp_path: Path) -> None:
+    processor = tiny_processor(tmp_path, ("ct",))
+    example = {
+        "pixel_values": torch.zeros(3, 8, 8),
+        "text_labels": ["liver", "Liver", "spleen"],
+        "labels": {"boxes": torch.zeros(3, 4), "class_labels": torch.tensor([1, 2, 0])},
+        "modality": "ct",
+    }
+    batch = GroundingCollator(processor)([example])
+    assert batch["text_labels"] == [["liver", "spleen"]] and batch["labels"][0]["class_labels"].tolist() == [0, 1, 0]
+
+
+def test_phrase_length_counts_tokens_and_a_separator(tmp_path: Path) -> None:
+    length = phrase_length(tiny_processor(tmp_path, ("ct",)).tokenizer)
+    assert length("liver") == 2 and length("left kidney") == 3
+
+
+def test_drawn_prompts_keep_to_the_token_budget(tmp_path: Path) -> None:
+    processor = tiny_processor(tmp_path, ("ct",))
+    labels = ["left kidney", "right kidney", "liver", "spleen"]
+    item = record([[5, 5, 20, 20]] * 4, labels)
+    length = phrase_length(processor.tokenizer)
+    recipe = PromptRecipe(token_budget=8, replace=0.0, all_labels=1.0)
+    dataset = GroundingDataset([item], processor.image_processor, prompts=recipe, token_length=length)
+    for epoch in range(10):
+        dataset.set_epoch(epoch)
+        batch = GroundingCollator(processor)([dataset[0]])
+        assert batch["input_ids"].shape[1] <= 8

@@ -1,0 +1,187 @@
+# Copyright 2026 The MedGLIP authors. Licensed under the Apache License, Version 2.0.
+"""Evaluation through the public interface: an oracle instead of a model, and a tiny real checkpoint."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from tests.modeling_medglip.tiny_checkpoint import save_tiny_checkpoint
+from training import evaluate, report, sources
+from training.evaluate import evaluate_model, label_counts, source_labels
+from training.prompts import Vocabulary
+from training.sources import GroundingRecord, SourceRecipe, load_records
+
+from .tiny_data import make_data, recipes, record
+
+
+class Batch(dict):
+    def to(self, device: Any) -> Batch:
+        return self
+
+
+class Oracle(torch.nn.Module):
+    """Processor and model in one that knows the answers: a picture's first pixel is the number of its record.
+
+    It calls things by `words`: a phrase it knows gets the boxes of these labels, with score 0.9; unknown ones nothing.
+    """
+
+    def __init__(self, records: list[GroundingRecord], words: dict[str, set[str]]) -> None:
+        super().__init__()
+        self.records, self.words, self.prompts = records, words, []
+        self.weight = torch.nn.Parameter(torch.zeros(1))
+
+    def processor(self, images: list, text: list, modality: list, return_tensors: str) -> Batch:
+        self.prompts += text
+        return Batch(numbers=[int(image.flat[0]) for image in images], text=text)
+
+    def forward(self, numbers: list[int], text: list[list[str]]) -> SimpleNamespace:
+        assert not self.training
+        return SimpleNamespace(numbers=numbers, text=text)
+
+    def post(self, outputs: Any, inputs: Any, threshold: float, target_sizes: list) -> list[dict[str, Any]]:
+        results = []
+        for number, prompt in zip(outputs.numbers, outputs.text, strict=True):
+            item = self.records[number]
+            found = [
+                (p, b)
+                for p in prompt
+                for b, n in zip(item.boxes, item.labels, strict=True)
+                if n in self.words.get(p, {p})
+            ]
+            boxes = torch.tensor(np.array([box for _, box in found], dtype=np.float32).reshape(-1, 4))
+            results.append(
+                {"scores": torch.full((len(found),), 0.9), "boxes": boxes, "text_labels": [p for p, _ in found]}
+            )
+        return results
+
+
+@pytest.fixture
+def oracle() -> tuple[Oracle, Any, list[GroundingRecord]]:
+    recipe = SourceRecipe("ct", "organs", regions=("abdomen",))
+    records = []
+    for number in range(3):
+        pixels = np.full((80, 100), number, np.uint8)
+        boxes, labels = [[60, 20, 80, 40], [20, 20, 40, 40]], ["left kidney", "right kidney"]
+        annotated = ["left kidney", "liver", "right kidney"]
+        records.append(record(boxes, labels, annotated, pixels=pixels, recipe=recipe, image_id=str(number)))
+    words = {
+        "renal organs": {"left kidney", "right kidney"},
+        "left renal organ": {"left kidney"},
+        "left one": {"right kidney"},
+    }
+    model = Oracle(records, words)
+
+    class Processor:
+        __call__ = staticmethod(model.processor)
+        post_process_grounded_object_detection = staticmethod(model.post)
+
+    return model, Processor(), records
+
+
+CHECKS = {
+    "ct": [
+        {"source": "organs", "label": "left kidney", "wordings": ["left renal organ", "left one"]},
+        {"source": "organs", "label": "left kidney", "wordings": ["renal organs"], "with": ["right kidney"]},
+        {"source": "not there", "label": "liver", "wordings": ["hepar"]},
+    ]
+}
+
+
+def test_an_oracle_gets_full_marks(oracle: tuple[Oracle, Any, list[GroundingRecord]]) -> None:
+    model, processor, records = oracle
+    model.train()
+    results = evaluate_model(model, processor, records, records[:2], CHECKS, batch_size=2)
+    assert model.training, "the mode is put back"
+    ct = results["modalities"]["ct"]
+    assert ct["AP"] == pytest.approx(1) and ct["AP50"] == pytest.approx(1) and ct["AP50_well_shown"] is None
+    assert ct["images"] == 3 and ct["train_images"] == 2
+    expected = {"train_images": 2, "train_boxes": 2, "validation_images": 3, "validation_boxes": 3}
+    assert expected.items() <= ct["sources"]["organs"]["labels"]["left kidney"].items()
+    assert ct["side_confusion"]["share"] == 0 and ct["side_confusion"]["labels"]["left kidney"]["pictures"] == 3
+    assert ct["scores"] == {"present": pytest.approx(0.9), "absent": 0.0, "foreign": 0.0}
+    assert ct["seconds_per_image"] > 0
+    assert json.loads(json.dumps(results)) == results
+
+
+def test_every_picture_of_a_source_gets_the_same_full_prompt(
+    oracle: tuple[Oracle, Any, list[GroundingRecord]],
+) -> None:
+    model, processor, records = oracle
+    evaluate_model(model, processor, records, checks={})
+    assert model.prompts[:3] == [["left kidney", "liver", "right kidney"]] * 3
+    foreign = model.prompts[3:]
+    assert foreign and all(
+        "abdomen" not in Vocabulary.load().words[name].regions for prompt in foreign for name in prompt
+    )
+
+
+def test_wordings_are_measured_against_the_labels_they_cover(
+    oracle: tuple[Oracle, Any, list[GroundingRecord]],
+) -> None:
+    model, processor, records = oracle
+    rows = evaluate_model(model, processor, records, checks=CHECKS)["modalities"]["ct"]["synonyms"]
+    assert [(row["wording"], round(row["AP50"], 3)) for row in rows] == [
+        ("left kidney", 1.0),
+        ("left renal organ", 1.0),
+        ("left one", 0.0),
+        ("left kidney", 1.0),
+        ("renal organs", 1.0),
+    ]
+
+
+def test_a_limit_counts_per_source(oracle: tuple[Oracle, Any, list[GroundingRecord]]) -> None:
+    model, processor, records = oracle
+    results = evaluate_model(model, processor, records, checks={}, limit=1)
+    assert results["modalities"]["ct"]["images"] == 1
+
+
+def test_labels_and_counts_per_source() -> None:
+    first = record([[0, 0, 5, 5], [5, 5, 9, 9]], ["lung nodule"] * 2, source="a", image_id="x")
+    view = record([[0, 0, 5, 5]], ["lung nodule"], source="a", image_id="x#1")
+    assert label_counts([first, view, record([], [], ["liver"])]) == {"lung nodule": (1, 2)}
+    assert source_labels([first, record([], [], ["liver"], source="b")]) == {
+        "ct/a": ["lung nodule"],
+        "ct/b": ["liver"],
+    }
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_tiny_checkpoint(tmp_path_factory.mktemp("tiny") / "checkpoint")
+
+
+def test_the_command_writes_json_and_tables(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    make_data(tmp_path / "data")
+    monkeypatch.setattr(sources, "load_recipes", recipes)
+    arguments = ["--model", str(checkpoint), "--data", str(tmp_path / "data"), "--out", str(tmp_path / "out")]
+    assert evaluate.main(arguments) == 0
+    results = json.loads((tmp_path / "out" / "results.json").read_text(encoding="utf-8"))
+    assert results["schema"] == evaluate.SCHEMA and set(results["modalities"]) == {"ct", "fundus"}
+    labels = results["modalities"]["ct"]["sources"]["organs"]["labels"]
+    assert labels["left kidney"]["train_images"] == 2 and 0 <= labels["left kidney"]["AP50"] <= 1
+    tables = (tmp_path / "out" / "results.md").read_text(encoding="utf-8")
+    assert "### fundus" in tables and "| left kidney | 2 | 1 (1) |" in tables
+    assert report.main([str(tmp_path / "out" / "results.json")]) == 0
+    assert capsys.readouterr().out == tables
+
+
+def test_one_line_errors(checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rest = ["--data", str(tmp_path), "--out", str(tmp_path / "out")]
+    assert evaluate.main(["--model", str(tmp_path / "none"), *rest]) == 1
+    assert evaluate.main(["--model", str(checkpoint), *rest]) == 1
+    first, second = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error:")]
+    assert "no such checkpoint folder" in first and "no pictures of ct, fundus there" in second
+
+
+def test_records_for_the_command_are_the_validation_split(tmp_path: Path) -> None:
+    found = load_records(make_data(tmp_path), split="validation", recipes=recipes())
+    assert len(found) == 2 and all(item.split == "validation" for item in found)

@@ -1,0 +1,200 @@
+# Copyright 2026 The MedGLIP authors. Licensed under the Apache License, Version 2.0.
+"""Augmentation: one affine resampling straight to the input size, then brightness, contrast, colour, blur and noise.
+
+Boxes are in units of the picture (0..1 for width and height). A picture is never mirrored unless its source's recipe
+says that none of its labels carries a side.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torchvision.transforms.v2 import functional as transforms
+
+
+@dataclass(frozen=True)
+class AugmentationRecipe:
+    """Ranges from which an augmentation is drawn.
+
+    Args:
+        scale, aspect (`tuple`): zoom, and ratio of the horizontal to the vertical zoom.
+        keep (`float`): smallest visible share of every box.
+        drop (`float`): a box of which less is visible is dropped (boxes can only get there by rotation).
+        rotate_degrees, rotate_share: largest angle, and share of the pictures turned, where the source allows it.
+        brightness, contrast, gamma, saturation, channel_gain (`tuple`): ranges of factors and exponents.
+        blur_share, noise_share (`float`): share of pictures that are softened or get noise up to `noise_level`.
+        attempts (`int`): draws of a geometry before the picture is left as it is.
+    """
+
+    scale: tuple[float, float] = (0.75, 1.35)
+    aspect: tuple[float, float] = (0.88, 1.12)
+    keep: float = 0.6
+    drop: float = 0.25
+    rotate_degrees: float = 7.0
+    rotate_share: float = 0.3
+    brightness: tuple[float, float] = (0.8, 1.25)
+    contrast: tuple[float, float] = (0.75, 1.3)
+    gamma: tuple[float, float] = (0.7, 1.4)
+    saturation: tuple[float, float] = (0.7, 1.3)
+    channel_gain: tuple[float, float] = (0.92, 1.08)
+    blur_share: float = 0.1
+    noise_share: float = 0.15
+    noise_level: float = 0.03
+    attempts: int = 12
+
+
+@dataclass(frozen=True)
+class Freedom:
+    """What a source allows: see the flags of the same names in `sources.yaml`."""
+
+    horizontal_flip: bool = False
+    vertical_flip: bool = False
+    quarter_turns: bool = False
+    rotate: bool = False
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """Maps the old picture to the new one: `new = matrix @ (old - 0.5) + 0.5 + shift`, in units of the picture.
+
+    Args:
+        matrix (`np.ndarray` of shape `(2, 2)`).
+        shift (`np.ndarray` of shape `(2,)`).
+    """
+
+    matrix: NDArray[np.float64]
+    shift: NDArray[np.float64]
+
+    def map_boxes(self, boxes: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Boxes `(n, 4)` xyxy, 0..1, before clipping.
+
+        Exact for zoom, shift, flips and quarter turns; for other turns it is the box of the turned inscribed ellipse
+        (structures are rounder than their boxes).
+        """
+        centre = ((boxes[:, :2] + boxes[:, 2:]) / 2 - 0.5) @ self.matrix.T + 0.5 + self.shift
+        half = np.sqrt(((boxes[:, 2:] - boxes[:, :2]) / 2) ** 2 @ (self.matrix.T**2))
+        return np.concatenate([centre - half, centre + half], axis=1).astype(np.float32)
+
+    def resample(self, image: torch.Tensor, size: tuple[int, int], fill: float = 0.0) -> torch.Tensor:
+        """Float `(c, h, w)` -> `(c, *size)`, bilinear; `fill` outside the old picture."""
+        inverse = np.linalg.inv(self.matrix)
+        x, y = (torch.arange(count, dtype=torch.float32).add_(0.5).mul_(2 / count).sub_(1) for count in size[::-1])
+        offset = -2 * inverse @ self.shift
+        grid = torch.empty(1, *size, 2)
+        for axis in range(2):
+            across, down = x * float(inverse[axis, 0]) + float(offset[axis]), y * float(inverse[axis, 1])
+            torch.add(across[None], down[:, None], out=grid[0, :, :, axis])
+        values = image[None] - fill if fill else image[None]
+        values = torch.nn.functional.grid_sample(values, grid, mode="bilinear", align_corners=False)[0]
+        return values + fill if fill else values
+
+
+IDENTITY = Geometry(np.eye(2), np.zeros(2))
+
+
+def visible_share(boxes: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Share of each box `(n, 4)` that lies within the picture (0..1)."""
+    clipped = np.clip(boxes, 0, 1)
+    inside = (clipped[:, 2:] - clipped[:, :2]).prod(axis=1)
+    return inside / np.maximum((boxes[:, 2:] - boxes[:, :2]).prod(axis=1), 1e-9)
+
+
+def draw_geometry(
+    boxes: NDArray[np.float32], freedom: Freedom, recipe: AugmentationRecipe, rng: np.random.Generator
+) -> Geometry:
+    """Draw a zoom, shift, flip and turn that keeps enough of every box.
+
+    Args:
+        boxes (`np.ndarray` of shape `(n, 4)`): xyxy in units of the picture.
+        freedom ([`Freedom`]): what the source allows.
+    """
+    base = _symmetry(freedom, rng)
+    for _ in range(recipe.attempts):
+        geometry = _draw_once(base, freedom, recipe, rng)
+        if len(boxes) == 0 or visible_share(geometry.map_boxes(boxes)).min() >= recipe.keep:
+            return geometry
+    return Geometry(base, np.zeros(2))
+
+
+def _symmetry(freedom: Freedom, rng: np.random.Generator) -> NDArray[np.float64]:
+    matrix = np.eye(2)
+    if freedom.horizontal_flip and rng.random() < 0.5:
+        matrix[0] *= -1
+    if freedom.vertical_flip and rng.random() < 0.5:
+        matrix[1] *= -1
+    if freedom.quarter_turns and rng.random() < 0.5:
+        matrix = np.array([[0.0, -1.0], [1.0, 0.0]]) @ matrix
+    return matrix
+
+
+def _draw_once(
+    base: NDArray[np.float64], freedom: Freedom, recipe: AugmentationRecipe, rng: np.random.Generator
+) -> Geometry:
+    scale, aspect = np.exp(rng.uniform(*np.log(recipe.scale))), np.sqrt(rng.uniform(*recipe.aspect))
+    zoom = np.array([scale * aspect, scale / aspect])
+    turn = np.eye(2)
+    if freedom.rotate and rng.random() < recipe.rotate_share:
+        angle = np.deg2rad(rng.uniform(-recipe.rotate_degrees, recipe.rotate_degrees))
+        turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+    reach = np.abs(zoom - 1) / 2 + 0.05
+    return Geometry(turn @ np.diag(zoom) @ base, rng.uniform(-reach, reach))
+
+
+def bend(image: torch.Tensor, gamma: float) -> torch.Tensor:
+    """A cheap curve close to `image ** gamma` for values in [0, 1] and gamma in [0.5, 2]."""
+    if gamma < 1:
+        return torch.lerp(image, image.sqrt(), 2 * (1 - gamma))
+    return torch.lerp(image, image.square(), gamma - 1)
+
+
+def draw_photometry(
+    image: torch.Tensor, colour: bool, recipe: AugmentationRecipe, rng: np.random.Generator
+) -> torch.Tensor:
+    """Change the look of a float picture `(1 or 3, h, w)` in [0, 1]; returns the same shape and range."""
+    mean = float(image.mean())
+    contrast, brightness = rng.uniform(*recipe.contrast), rng.uniform(*recipe.brightness)
+    image = (image * (contrast * brightness) + mean * (1 - contrast) * brightness).clamp_(0, 1)
+    if rng.random() < 0.5:
+        image = bend(image, float(np.exp(rng.uniform(*np.log(recipe.gamma)))))
+    if colour and image.shape[0] == 3:
+        image = transforms.adjust_saturation(image, rng.uniform(*recipe.saturation))
+        gains = torch.from_numpy(rng.uniform(*recipe.channel_gain, size=(3, 1, 1))).float()
+        image = (image * gains).clamp_(0, 1)
+    if rng.random() < recipe.blur_share:
+        image = transforms.gaussian_blur(image, [3, 3], [rng.uniform(0.4, 1.0)])
+    if rng.random() < recipe.noise_share:
+        noise = torch.from_numpy(rng.standard_normal(image.shape, dtype=np.float32))
+        image = (image + noise * rng.uniform(0, recipe.noise_level)).clamp_(0, 1)
+    return image
+
+
+# CT ------------------------------------------------------------------------------------------------------------------
+
+
+def window_channels(hounsfield: torch.Tensor, windows: list[tuple[float, float]]) -> torch.Tensor:
+    """Hounsfield units `(1, h, w)` -> one channel in [0, 1] per window of (centre, width)."""
+    return torch.cat([((hounsfield - centre) / width + 0.5).clamp_(0, 1) for centre, width in windows])
+
+
+def draw_window(display: tuple[float, float], rng: np.random.Generator) -> tuple[float, float]:
+    """Draw the (low, high) at which a CT picture is shown in grey.
+
+    Four in ten times as it came (`display`); else a soft tissue window, now and then a lung or a wide one. A picture
+    that spans little (a brain window) is only narrowed.
+    """
+    low, high = display
+    choice = rng.random()
+    if choice < 0.4:
+        return display
+    if high - low < 900:
+        return low + rng.uniform(0, 0.1) * (high - low), high - rng.uniform(0, 0.6) * (high - low)
+    if choice < 0.8:
+        centre, width = rng.uniform(0, 90), np.exp(rng.uniform(np.log(250), np.log(700)))
+    elif choice < 0.88:
+        centre, width = rng.uniform(-650, -450), rng.uniform(1200, 1700)
+    else:
+        centre, width = rng.uniform(0, 500), rng.uniform(1200, 2500)
+    return centre - width / 2, centre + width / 2

@@ -1,0 +1,65 @@
+"""Exponential moving average of the weights, as a Trainer callback; it is saved with every checkpoint."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+
+FILE_NAME = "ema.safetensors"
+
+
+class EmaCallback(TrainerCallback):
+    """Keeps a moving average of the trained weights.
+
+    Args:
+        model: the model that is trained.
+        decay: the final decay; at step t it is `min(decay, (1 + t) / (10 + t))`.
+    """
+
+    def __init__(self, model: nn.Module, decay: float) -> None:
+        self.decay = decay
+        self.model = model
+        self.average = {name: p.detach().clone() for name, p in self._trained()}
+
+    def _trained(self) -> Iterator[tuple[str, Tensor]]:
+        return ((name, p) for name, p in self.model.named_parameters() if p.requires_grad)
+
+    @torch.no_grad()
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        decay = min(self.decay, (1 + state.global_step) / (10 + state.global_step))
+        names, values = zip(*self._trained(), strict=True)
+        torch._foreach_lerp_([self.average[name] for name in names], [v.detach() for v in values], 1 - decay)
+
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        folder = Path(str(args.output_dir)) / f"checkpoint-{state.global_step}"
+        save_file({name: tensor.contiguous() for name, tensor in self.average.items()}, folder / FILE_NAME)
+
+    def load(self, folder: Path) -> None:
+        """Read the average back when training resumes."""
+        for name, tensor in load_file(folder / FILE_NAME).items():
+            self.average[name].copy_(tensor)
+
+    @contextmanager
+    def applied(self) -> Iterator[nn.Module]:
+        """The model with the averaged weights inside the block, with its own again after it."""
+        own = {name: p.detach().clone() for name, p in self._trained()}
+        self._put(self.average)
+        try:
+            yield self.model
+        finally:
+            self._put(own)
+
+    @torch.no_grad()
+    def _put(self, values: dict[str, Tensor]) -> None:
+        for name, parameter in self._trained():
+            parameter.copy_(values[name])

@@ -1,0 +1,330 @@
+# Copyright 2026 The MedGLIP authors. Licensed under the Apache License, Version 2.0.
+"""Evaluation of a checkpoint on the validation pictures.
+
+`python -m training.evaluate [--model DIR] [--data DIR] [--modality ct ...] [--out DIR]` writes `results.json`
+and, made from it, `results.md`. Only the public interface is used: the processor's call, the model's call and
+`post_process_grounded_object_detection`. Every picture of a source is asked for all labels that the source annotates.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import yaml
+
+from .dataset import foreign_labels
+from .metrics import Detections, LabelScore, average_precision, side_confusion, top_scores
+from .prompts import SYNONYMS_FILE, Vocabulary
+from .report import render_markdown
+from .sources import MODALITIES, GroundingRecord, load_records
+
+
+SCHEMA = "medglip/evaluation@1"
+FOREIGN_PICTURES, FOREIGN_LABELS = 20, 6
+WELL_SHOWN = 30
+
+
+def source_labels(records: Iterable[GroundingRecord]) -> dict[str, list[str]]:
+    """Source -> all labels it annotates, in alphabetical order: the prompt of every picture of that source."""
+    return {key: list(labels) for key, labels in foreign_labels(list(records)).items()}
+
+
+def detect(
+    model: Any,
+    processor: Any,
+    records: Sequence[GroundingRecord],
+    prompts: Sequence[Sequence[str]],
+    batch_size: int = 4,
+) -> tuple[list[Detections], float]:
+    """Ground a prompt in every picture.
+
+    Args:
+        model, processor: as `from_pretrained` gives them; the model in evaluation mode.
+        records, prompts: the pictures and the labels to ask in each.
+
+    Returns:
+        what was found per picture, and the seconds per picture from decoded pixels to boxes.
+    """
+    found: list[Detections] = []
+    seconds = 0.0
+    device = next(model.parameters()).device
+    for start in range(0, len(records), batch_size):
+        batch = records[start : start + batch_size]
+        images = [record.load() for record in batch]
+        begin = time.perf_counter()
+        inputs = processor(
+            images=images,
+            text=[list(prompt) for prompt in prompts[start : start + batch_size]],
+            modality=[record.modality for record in batch],
+            return_tensors="pt",
+        ).to(device)
+        with torch.inference_mode():
+            outputs = model(**inputs)
+        sizes = [(record.size[1], record.size[0]) for record in batch]
+        results = processor.post_process_grounded_object_detection(outputs, inputs, threshold=0.0, target_sizes=sizes)
+        seconds += time.perf_counter() - begin
+        found += [_detections(result) for result in results]
+    return found, seconds / max(1, len(records))
+
+
+def _detections(result: dict[str, Any]) -> Detections:
+    scores, boxes = (result[key].detach().cpu().float().numpy() for key in ("scores", "boxes"))
+    return Detections(tuple(result["text_labels"]), scores, boxes.reshape(-1, 4))
+
+
+def evaluate_model(
+    model: Any,
+    processor: Any,
+    records: Sequence[GroundingRecord],
+    train_records: Sequence[GroundingRecord] = (),
+    checks: dict[str, Any] | None = None,
+    batch_size: int = 4,
+    limit: int | None = None,
+) -> dict[str, Any]:
+    """Measure a model on validation records of one or several modalities.
+
+    Args:
+        model, processor: a `MedGlipForObjectDetection` with the experts needed, and its processor.
+        records: the validation pictures.
+        train_records (*optional*): the training pictures, only to count them per label.
+        checks (`dict`, *optional*): wordings to test; the `check` part of `synonyms.yaml` when not given.
+        limit (`int`, *optional*): at most so many pictures per source, for a quick look.
+
+    Returns:
+        a JSON-serialisable dictionary: `schema` and `modalities`; see `evaluate_modality`.
+    """
+    training = model.training
+    model.eval()
+    if checks is None:
+        checks = yaml.safe_load(SYNONYMS_FILE.read_text(encoding="utf-8"))["check"]
+    names = [name for name in MODALITIES if any(record.modality == name for record in records)]
+    try:
+        return {
+            "schema": SCHEMA,
+            "modalities": {
+                name: evaluate_modality(
+                    model,
+                    processor,
+                    _first([record for record in records if record.modality == name], limit),
+                    [record for record in train_records if record.modality == name],
+                    _other_labels([*records, *train_records], name),
+                    checks.get(name, []),
+                    batch_size,
+                )
+                for name in names
+            },
+        }
+    finally:
+        model.train(training)
+
+
+def _first(records: Sequence[GroundingRecord], limit: int | None) -> list[GroundingRecord]:
+    seen: Counter[str] = Counter()
+    kept = []
+    for record in records:
+        seen[record.source] += 1
+        if limit is None or seen[record.source] <= limit:
+            kept.append(record)
+    return kept
+
+
+def _other_labels(records: Sequence[GroundingRecord], modality: str) -> list[str]:
+    """Labels of other modalities, for negatives; every known one where the records have a single modality."""
+    labels = {label for r in records if r.modality != modality for label in r.annotated}
+    return sorted(labels or set(Vocabulary.load().words))
+
+
+def evaluate_modality(
+    model: Any,
+    processor: Any,
+    records: Sequence[GroundingRecord],
+    train_records: Sequence[GroundingRecord],
+    other_labels: Sequence[str],
+    checks: Sequence[dict[str, Any]],
+    batch_size: int,
+) -> dict[str, Any]:
+    """Measure one expert.
+
+    Returns:
+        `AP`, `AP50` (means over labels, all sources together), `AP50_well_shown` (labels with at least 30 training
+        pictures), `labels` and `sources` (each with its own `labels`: AP, AP50, counts), `side_confusion`,
+        `scores` (medians of best scores of present, absent and foreign labels), `synonyms`, `seconds_per_image`.
+    """
+    asked = source_labels(records)
+    prompts = [asked[f"{record.modality}/{record.source}"] for record in records]
+    found, seconds = detect(model, processor, records, prompts, batch_size)
+    summary = _summary(records, found, train_records)
+    summary["sources"] = {}
+    for source in dict.fromkeys(record.source for record in records):
+        chosen = [index for index, record in enumerate(records) if record.source == source]
+        part = [record for record in train_records if record.source == source]
+        summary["sources"][source] = _summary([records[i] for i in chosen], [found[i] for i in chosen], part)
+    confusion = side_confusion(records, found, Vocabulary.load().partner)
+    wrong, total = (sum(counts[i] for counts in confusion.values()) for i in range(2))
+    return {
+        **summary,
+        "side_confusion": {
+            "share": wrong / total if total else None,
+            "labels": {label: {"wrong": counts[0], "pictures": counts[1]} for label, counts in confusion.items()},
+        },
+        "scores": {
+            "present": _median(top_scores(records, found, absent=False)),
+            "absent": _median(top_scores(records, found, absent=True)),
+            "foreign": _foreign_floor(model, processor, records, other_labels, batch_size),
+        },
+        "synonyms": _check_wordings(model, processor, records, found, checks, batch_size),
+        "seconds_per_image": seconds,
+    }
+
+
+def _summary(
+    records: Sequence[GroundingRecord], found: Sequence[Detections], train_records: Sequence[GroundingRecord]
+) -> dict[str, Any]:
+    scores = average_precision(records, found)
+    shown, trained = label_counts(records), label_counts(train_records)
+    labels = {
+        label: {
+            "AP": score.ap,
+            "AP50": score.ap50,
+            "train_images": trained.get(label, (0, 0))[0],
+            "train_boxes": trained.get(label, (0, 0))[1],
+            "validation_images": shown[label][0],
+            "validation_boxes": shown[label][1],
+        }
+        for label, score in scores.items()
+    }
+    well = [scores[label] for label in scores if trained.get(label, (0, 0))[0] >= WELL_SHOWN]
+    return {
+        "images": len(records),
+        "train_images": len({(r.source, r.image_id.partition("#")[0]) for r in train_records}),
+        "AP": _mean_of(scores.values(), "ap"),
+        "AP50": _mean_of(scores.values(), "ap50"),
+        "AP50_well_shown": _mean_of(well, "ap50"),
+        "labels": labels,
+    }
+
+
+def _mean_of(scores: Iterable[LabelScore], name: str) -> float | None:
+    values = [getattr(score, name) for score in scores]
+    return float(np.mean(values)) if values else None
+
+
+def _median(values: Any) -> float | None:
+    return float(np.median(values)) if len(values) else None
+
+
+def label_counts(records: Sequence[GroundingRecord]) -> dict[str, tuple[int, int]]:
+    """Label -> (pictures that show it, boxes); the extra channel views of a picture are not counted."""
+    images: Counter[str] = Counter()
+    boxes: Counter[str] = Counter()
+    for record in records:
+        if "#" not in record.image_id:
+            images.update(set(record.labels))
+            boxes.update(record.labels)
+    return {label: (images[label], boxes[label]) for label in sorted(images)}
+
+
+def _foreign_floor(
+    model: Any, processor: Any, records: Sequence[GroundingRecord], labels: Sequence[str], batch_size: int
+) -> float | None:
+    """Median best score of labels that cannot be in the picture, over a few pictures of every source."""
+    rng = np.random.default_rng(0)
+    pictures, prompts = [], []
+    for record in _first(records, FOREIGN_PICTURES):
+        names = Vocabulary.load().foreign(record.recipe.regions, labels)
+        if names:
+            pictures.append(record)
+            prompts.append([str(name) for name in rng.permutation(list(names))[:FOREIGN_LABELS]])
+    found, _ = detect(model, processor, pictures, prompts, batch_size)
+    pairs = zip(found, prompts, strict=True)
+    return _median([result.of(name)[0].max(initial=0.0) for result, prompt in pairs for name in prompt])
+
+
+def _check_wordings(
+    model: Any,
+    processor: Any,
+    records: Sequence[GroundingRecord],
+    found: Sequence[Detections],
+    checks: Sequence[dict[str, Any]],
+    batch_size: int,
+) -> list[dict[str, Any]]:
+    """Ask for a label in other words; a parent term must find the boxes of all the labels under it."""
+    rows = []
+    for check in checks:
+        chosen = [index for index, record in enumerate(records) if record.source == check["source"]]
+        pictures = [records[index] for index in chosen]
+        if not pictures:
+            continue
+        label, members = check["label"], {check["label"], *check.get("with", [])}
+        scores = average_precision(pictures, [found[index] for index in chosen], [label])
+        rows.append({"source": check["source"], "label": label, "wording": label, **_row(scores.get(label))})
+        truth = [_relabel(record, members, label) for record in pictures]
+        for wording in check["wordings"]:
+            asked, _ = detect(model, processor, pictures, [[wording]] * len(pictures), batch_size)
+            asked = [Detections((label,) * len(result.labels), result.scores, result.boxes) for result in asked]
+            score = average_precision(truth, asked, [label]).get(label)
+            rows.append({"source": check["source"], "label": label, "wording": wording, **_row(score)})
+    return rows
+
+
+def _relabel(record: GroundingRecord, members: set[str], label: str) -> GroundingRecord:
+    """The same picture with only the boxes of `members`, all called `label`."""
+    keep = [index for index, name in enumerate(record.labels) if name in members]
+    fields = {name: getattr(record, name) for name in record.__dataclass_fields__}
+    fields |= {"boxes": record.boxes[keep], "labels": (label,) * len(keep), "annotated": (label,)}
+    return GroundingRecord(**fields)
+
+
+def _row(score: LabelScore | None) -> dict[str, float | None]:
+    return {"AP": score.ap if score else None, "AP50": score.ap50 if score else None}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Command line; returns the exit status."""
+    parser = argparse.ArgumentParser(prog="python -m training.evaluate", description=__doc__)
+    parser.add_argument("--model", default=None, help="checkpoint folder; default: the embedded checkpoint")
+    parser.add_argument("--data", default="../shared/data", help="folder with one folder of sources per modality")
+    parser.add_argument("--modality", nargs="+", default=None, help="only these; default: all that the checkpoint has")
+    parser.add_argument("--out", default="docs/evaluation", help="folder for results.json and results.md")
+    parser.add_argument("--batch-size", type=int, default=4)
+    parser.add_argument("--limit", type=int, default=None, help="at most so many pictures per source")
+    arguments = parser.parse_args(argv)
+    try:
+        results = _evaluate_folder(arguments)
+        out = Path(arguments.out)
+        out.mkdir(parents=True, exist_ok=True)
+        (out / "results.json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+        (out / "results.md").write_text(render_markdown(results), encoding="utf-8")
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _evaluate_folder(arguments: argparse.Namespace) -> dict[str, Any]:
+    from transformers import AutoModelForZeroShotObjectDetection, AutoProcessor
+
+    import modeling_medglip  # registers the classes
+
+    folder = Path(arguments.model or modeling_medglip.default_checkpoint())
+    if not folder.is_dir():
+        raise ValueError(f"{folder}: no such checkpoint folder")
+    processor = AutoProcessor.from_pretrained(folder)
+    model = AutoModelForZeroShotObjectDetection.from_pretrained(folder)
+    records = load_records(arguments.data, arguments.modality or model.config.modalities)
+    valid, train = ([record for record in records if record.split == split] for split in ("validation", "train"))
+    results = evaluate_model(model, processor, valid, train, batch_size=arguments.batch_size, limit=arguments.limit)
+    return {"model": folder.name, "torch_threads": torch.get_num_threads(), **results}
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,260 @@
+# Copyright 2026 The MedGLIP authors. Licensed under the Apache License, Version 2.0.
+"""Prompts for training: which labels are asked, in which words, and which boxes each phrase must find."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+from modeling_medglip.taxonomy import Taxonomy, load_taxonomy
+
+
+SYNONYMS_FILE = Path(__file__).with_name("synonyms.yaml")
+SIDES = ("left", "right")
+ANYWHERE = "any"
+
+
+@dataclass(frozen=True)
+class LabelWords:
+    """What can be said instead of a label.
+
+    Args:
+        synonyms (`tuple[str]`): other wordings with the same meaning.
+        parents (`tuple[str]`): terms that cover it and possibly others.
+        regions (`frozenset[str]`): where in the body it can be.
+    """
+
+    synonyms: tuple[str, ...]
+    parents: tuple[str, ...]
+    regions: frozenset[str]
+
+
+@dataclass(frozen=True)
+class PromptRecipe:
+    """How prompts are drawn.
+
+    Args:
+        all_labels (`float`): share of prompts with every annotated label; the others have a random subset.
+        no_positive (`float`): share of prompts without any positive, for sources of one label.
+        replace (`float`): chance of a label to be said in other words.
+        parent (`float`): share of these other words that are a parent term.
+        foreign (`int`): at most so many labels of other parts of the body.
+        token_budget (`int`): most tokens of a prompt, its separators counted.
+    """
+
+    all_labels: float = 0.5
+    no_positive: float = 0.1
+    replace: float = 0.35
+    parent: float = 0.4
+    foreign: int = 3
+    token_budget: int = 240
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A drawn prompt.
+
+    Args:
+        phrases (`tuple[str]`): in the order in which they are asked.
+        boxes (`tuple[int]`): indices of the picture's boxes to be found.
+        classes (`tuple[int]`): for each of these, the index of its phrase.
+    """
+
+    phrases: tuple[str, ...]
+    boxes: tuple[int, ...]
+    classes: tuple[int, ...]
+
+
+class Vocabulary:
+    """Labels with their wordings, from `synonyms.yaml` and the label taxonomy of the package.
+
+    Args:
+        document (`dict`): `labels`, `sided`, `parents` and `excluded`, as in that file.
+        taxonomy ([`~modeling_medglip.taxonomy.Taxonomy`], *optional*): adds the synonyms that it knows.
+    """
+
+    def __init__(self, document: dict[str, Any], taxonomy: Taxonomy | None = None) -> None:
+        self._taxonomy = taxonomy
+        self._excluded: dict[str, list[str]] = document.get("excluded", {})
+        self.words: dict[str, LabelWords] = {}
+        self.pairs: dict[str, tuple[str, str]] = {}
+        self.parent_words = {name: tuple(words) for name, words in document.get("parents", {}).items()}
+        for name, entry in document.get("labels", {}).items():
+            self._add(name, entry["synonyms"], entry["parents"], entry["regions"])
+        for base, entry in document.get("sided", {}).items():
+            self._add_sided(base, entry)
+
+    def _add(self, name: str, synonyms: Sequence[str], parents: Sequence[str], regions: Sequence[str]) -> None:
+        known = self._taxonomy.resolve(name) if self._taxonomy else None
+        words = [*synonyms, *((known.name, *known.synonyms) if known else ())]
+        refused = {word.lower() for word in (name, *parents, *self._excluded.get(name, ()))}
+        unique: dict[str, str] = {}
+        for word in words:
+            if word.lower() not in refused:
+                unique.setdefault(word.lower(), word)
+        self.words[name] = LabelWords(tuple(unique.values()), tuple(parents), frozenset(regions))
+
+    def _add_sided(self, base: str, entry: dict[str, Any]) -> None:
+        regions, plural = entry["regions"], entry.get("plural")
+        self._add(base, [*entry["synonyms"], *([plural] if plural else [])], entry["parents"], regions)
+        for side in SIDES:
+            words = [f"{side} {word}" for word in entry["synonyms"]] + [f"{base}, {side}", f"{base} on the {side}"]
+            if "abbreviation" in entry:
+                words.append(f"{side[0].upper()}{entry['abbreviation']}")
+            self._add(f"{side} {base}", words, [base, *([plural] if plural else []), *entry["parents"]], regions)
+        self.pairs[base] = (f"left {base}", f"right {base}")
+        if plural:
+            self.pairs[plural] = self.pairs[base]
+
+    @classmethod
+    @lru_cache(maxsize=4)
+    def load(cls, path: Path = SYNONYMS_FILE) -> Vocabulary:
+        """Read the file once, with the package's taxonomy."""
+        return cls(yaml.safe_load(path.read_text(encoding="utf-8")), load_taxonomy())
+
+    def synonyms(self, label: str) -> tuple[str, ...]:
+        """Other wordings of a label; none for a label that is not listed."""
+        return self.words[label].synonyms if label in self.words else ()
+
+    def covered(self, parent: str, annotated: Sequence[str]) -> tuple[str, ...]:
+        """Annotated labels that a parent term covers; none where it cannot be used.
+
+        A term for both sides of something needs both sides annotated.
+        """
+        if parent in self.pairs and not set(self.pairs[parent]) <= set(annotated) | {parent}:
+            return ()
+        return tuple(name for name in annotated if name == parent or parent in self._parents(name))
+
+    def _parents(self, label: str) -> tuple[str, ...]:
+        return self.words[label].parents if label in self.words else ()
+
+    def partner(self, label: str) -> str | None:
+        """The same thing on the other side of the body, or `None`."""
+        side, _, base = label.partition(" ")
+        if base in self.pairs and side in SIDES:
+            return f"{SIDES[1 - SIDES.index(side)]} {base}"
+        return None
+
+    def foreign(self, regions: Sequence[str], labels: Sequence[str]) -> tuple[str, ...]:
+        """Those of `labels` that cannot be in a picture of these regions."""
+        seen = {ANYWHERE, *regions}
+        return tuple(name for name in labels if name in self.words and not self.words[name].regions & seen)
+
+
+def rough_token_length(phrase: str) -> int:
+    """Tokens of a phrase and its separator, guessed without a tokenizer (on the safe side)."""
+    return 2 * len(phrase.split()) + 1
+
+
+@dataclass(frozen=True)
+class PromptSampler:
+    """Draws prompts for pictures.
+
+    Args:
+        vocabulary ([`Vocabulary`]).
+        others (`dict[str, Sequence[str]]`): source -> its labels, from which negatives of other body parts are taken.
+        recipe ([`PromptRecipe`]).
+        token_length: number of tokens of a phrase with its separator; guessed when not given.
+    """
+
+    vocabulary: Vocabulary
+    others: dict[str, tuple[str, ...]]
+    recipe: PromptRecipe = PromptRecipe()
+    token_length: Callable[[str], int] = rough_token_length
+
+    def draw(
+        self, labels: Sequence[str], annotated: Sequence[str], regions: Sequence[str], rng: np.random.Generator
+    ) -> Prompt:
+        """Draw one prompt.
+
+        Args:
+            labels: one per box of the picture.
+            annotated: labels marked wherever they occur; those without a box are negatives.
+            regions: body parts in the picture.
+            rng: the only source of chance.
+        """
+        chosen = self._choose(labels, annotated, rng)
+        phrases = self._word(chosen, annotated, rng)
+        phrases += [(phrase, ()) for phrase in self._foreign(regions, rng, at_least_one=not phrases)]
+        order = rng.permutation(len(phrases))
+        kept = self._fit([phrases[i] for i in order])
+        owner = {label: index for index, (_, members) in enumerate(kept) for label in members}
+        boxes = tuple(index for index, label in enumerate(labels) if label in owner)
+        return Prompt(tuple(phrase for phrase, _ in kept), boxes, tuple(owner[labels[index]] for index in boxes))
+
+    def _choose(self, labels: Sequence[str], annotated: Sequence[str], rng: np.random.Generator) -> list[str]:
+        present = [name for name in annotated if name in set(labels)]
+        absent = [name for name in annotated if name not in set(labels)]
+        if len(annotated) == 1:
+            return [] if rng.random() < self.recipe.no_positive else list(annotated)
+        if rng.random() < self.recipe.all_labels:
+            return list(annotated)
+        keep = rng.integers(1, len(present) + 1) if present else 0
+        deny = rng.integers(0, len(absent) + 1) if present else rng.integers(1, len(absent) + 1) if absent else 0
+        picks = [*rng.permutation(present)[:keep], *rng.permutation(absent)[:deny]]
+        return [str(name) for name in picks]
+
+    def _word(
+        self, chosen: Sequence[str], annotated: Sequence[str], rng: np.random.Generator
+    ) -> list[tuple[str, tuple[str, ...]]]:
+        """Phrases with the labels each stands for; no label under two phrases, no phrase twice."""
+        phrases: list[tuple[str, tuple[str, ...]]] = []
+        used: set[str] = set()
+        said: set[str] = set()
+        for label in (str(name) for name in rng.permutation(list(chosen))):
+            if label in used:
+                continue
+            phrase, members = self._phrase(label, annotated, used, rng)
+            if phrase.lower() in said or (phrase != label and phrase in annotated):
+                phrase, members = label, (label,)
+            if phrase.lower() in said:
+                continue
+            used |= set(members)
+            said.add(phrase.lower())
+            phrases.append((phrase, members))
+        return phrases
+
+    def _phrase(
+        self, label: str, annotated: Sequence[str], used: set[str], rng: np.random.Generator
+    ) -> tuple[str, tuple[str, ...]]:
+        if rng.random() >= self.recipe.replace:
+            return label, (label,)
+        if rng.random() < self.recipe.parent:
+            terms = [(term, self.vocabulary.covered(term, annotated)) for term in self.vocabulary._parents(label)]
+            terms = [(term, members) for term, members in terms if members and not used & set(members)]
+            if terms:
+                term, members = terms[rng.integers(len(terms))]
+                words = (term, *self.vocabulary.parent_words.get(term, ()))
+                return words[rng.integers(len(words))] if rng.random() < 0.4 else term, members
+        words = self.vocabulary.synonyms(label)
+        return (words[rng.integers(len(words))] if words else label), (label,)
+
+    def _foreign(self, regions: Sequence[str], rng: np.random.Generator, at_least_one: bool) -> list[str]:
+        count = int(rng.integers(1 if at_least_one else 0, self.recipe.foreign + 1))
+        sources = [names for names in (self.vocabulary.foreign(regions, o) for o in self.others.values()) if names]
+        phrases: list[str] = []
+        for _ in range(count if sources else 0):
+            names = sources[rng.integers(len(sources))]
+            name = names[rng.integers(len(names))]
+            words = self.vocabulary.synonyms(name)
+            phrase = words[rng.integers(len(words))] if words and rng.random() < self.recipe.replace else name
+            if phrase not in phrases:
+                phrases.append(phrase)
+        return phrases
+
+    def _fit(self, phrases: list[tuple[str, tuple[str, ...]]]) -> list[tuple[str, tuple[str, ...]]]:
+        """As many of the phrases, in their order, as the token budget allows; at least one."""
+        total = 2
+        kept: list[tuple[str, tuple[str, ...]]] = []
+        for phrase, members in phrases:
+            total += self.token_length(phrase)
+            if kept and total > self.recipe.token_budget:
+                break
+            kept.append((phrase, members))
+        return kept

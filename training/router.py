@@ -1,0 +1,276 @@
+# Copyright 2026 The MedGLIP authors. Licensed under the Apache License, Version 2.0.
+"""Train the modality router: a small perceptron on simple features of the raw picture.
+
+`python -m training.router --data ../shared/data --out router.json` writes the weights that go into the image
+processor's JSON as `router`, and beside them `router_report.json` with the measured accuracy.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import os
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+
+from modeling_medglip.configuration_medglip import MODALITIES
+from modeling_medglip.image_processing_medglip import channels_first, resize_image, router_features, router_scores
+
+from .sources import GroundingRecord, load_records
+
+
+LARGEST_SIDE = 320
+HIDDEN = 24
+SIGNIFICANT_DIGITS = 5
+# Displays of Hounsfield units that a picture of a CT slice may come in: centre and width.
+CT_WINDOWS = ((40, 400), (-600, 1500), (400, 1800), (40, 80), (50, 350), (0, 2000))
+
+Picture = NDArray[Any]
+
+
+# Pictures and their augmentation -------------------------------------------------------------------------------------
+
+
+def load_picture(record: GroundingRecord) -> Picture:
+    """Pixels of a record as float32 (c, h, w), at most `LARGEST_SIDE` long, in its own units."""
+    array = torch.from_numpy(channels_first(record.load()).astype(np.float32))
+    factor = min(1.0, LARGEST_SIDE / max(array.shape[1:]))
+    return resize_image(array, (round(array.shape[1] * factor), round(array.shape[2] * factor))).numpy()
+
+
+def to_bytes(picture: Picture, is_hounsfield: bool, rng: np.random.Generator) -> NDArray[np.uint8]:
+    """Display values: a random window for Hounsfield units, all of the range for other measured units."""
+    if is_hounsfield:
+        centre, width = CT_WINDOWS[rng.integers(len(CT_WINDOWS))]
+        picture = (picture - centre) / width * 255 + 127.5
+    elif picture.max() > 255 or picture.min() < 0:
+        low, high = np.percentile(picture, [0, 99.5 + 0.5 * rng.random()])
+        picture = (picture - low) / max(high - low, 1e-6) * 255
+    return picture.clip(0, 255).round().astype(np.uint8)
+
+
+def augment(picture: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.uint8]:
+    """A varied copy of a display picture (c, h, w): crop or border, flip, size, grey levels, noise, JPEG."""
+    values = _crop_or_pad(picture.astype(np.float32), rng)
+    values = values[:, :, ::-1] if rng.random() < 0.5 else values
+    if rng.random() < 0.1:
+        values = np.rot90(values, int(rng.integers(1, 4)), axes=(1, 2))
+    height, width = values.shape[1:]
+    factor, aspect = rng.uniform(0.3, 1.1), rng.uniform(0.85, 1.18)
+    size = max(24, round(height * factor * aspect)), max(24, round(width * factor / aspect))
+    values = resize_image(torch.from_numpy(values.copy()), size).numpy()
+    values = 255 * (values / 255).clip(0, 1) ** np.exp(rng.normal(0, 0.2))
+    values = (values - 128) * rng.uniform(0.75, 1.25) + 128 + rng.uniform(-20, 20)
+    if len(values) == 3:
+        values = values * np.exp(rng.normal(0, 0.05, (3, 1, 1)))
+    if rng.random() < 0.3:
+        values = values + rng.normal(0, rng.uniform(1, 6), values.shape)
+    values = values.clip(0, 255).astype(np.uint8)
+    return jpeg(values, int(rng.integers(35, 96))) if rng.random() < 0.6 else values
+
+
+def _crop_or_pad(values: Picture, rng: np.random.Generator) -> Picture:
+    height, width = values.shape[1:]
+    if rng.random() < 0.5:
+        rows, columns = (int(side * rng.uniform(0.65, 1)) for side in (height, width))
+        top, left = rng.integers(height - rows + 1), rng.integers(width - columns + 1)
+        return values[:, top : top + rows, left : left + columns]
+    if rng.random() < 0.3:
+        around = rng.integers(0, max(height, width) // 6 + 1, 4)
+        return np.pad(values, ((0, 0), (around[0], around[1]), (around[2], around[3])))
+    return values
+
+
+def jpeg(values: NDArray[np.uint8], quality: int) -> NDArray[np.uint8]:
+    """(c, h, w) through a JPEG file of the given quality."""
+    buffer = io.BytesIO()
+    Image.fromarray(values[0] if len(values) == 1 else values.transpose(1, 2, 0)).save(buffer, "JPEG", quality=quality)
+    return channels_first(Image.open(buffer))
+
+
+# Samples -------------------------------------------------------------------------------------------------------------
+
+
+def draw(records: Sequence[GroundingRecord], count: int, rng: np.random.Generator) -> list[int]:
+    """Indices of `count` records of every modality; a source counts by the square root of its size."""
+    sizes = Counter((record.modality, record.source) for record in records)
+    drawn: list[int] = []
+    for modality in MODALITIES:
+        members = [index for index, record in enumerate(records) if record.modality == modality]
+        if members:
+            weight = np.array([sizes[modality, records[index].source] ** -0.5 for index in members])
+            drawn += rng.choice(members, count, p=weight / weight.sum()).tolist()
+    return drawn
+
+
+def feature_table(
+    records: Sequence[GroundingRecord], indices: Sequence[int], rng: np.random.Generator, plain_share: float
+) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """Features (n, f) and classes (n,) of the chosen records; `plain_share` of them without augmentation."""
+    cache: dict[int, Picture] = {}
+    rows = []
+    for index in indices:
+        if index not in cache:
+            cache[index] = load_picture(records[index])
+        picture = to_bytes(cache[index], records[index].is_hounsfield, rng)
+        plain = rng.random() < plain_share
+        rows.append(router_features(picture if plain else augment(picture, rng), "channels_first"))
+    return np.stack(rows), np.array([MODALITIES.index(records[index].modality) for index in indices])
+
+
+# The classifier ------------------------------------------------------------------------------------------------------
+
+
+def significant(values: NDArray[np.float64]) -> Any:
+    """Nested lists of numbers with `SIGNIFICANT_DIGITS` significant digits."""
+    rounded = np.vectorize(lambda value: float(f"{value:.{SIGNIFICANT_DIGITS}g}"))
+    return rounded(values).tolist()
+
+
+def fit(features: NDArray[np.float64], classes: NDArray[np.int64], steps: int, seed: int) -> dict[str, Any]:
+    """Train the perceptron on features (n, f) and classes (n,); returns the router's dictionary."""
+    torch.manual_seed(seed)
+    mean, scale = features.mean(0), features.std(0).clip(1e-3)
+    inputs = torch.from_numpy(((features - mean) / scale).clip(-6, 6)).float()
+    targets = torch.from_numpy(classes)
+    network = torch.nn.Sequential(
+        torch.nn.Linear(features.shape[1], HIDDEN),
+        torch.nn.ReLU(),
+        torch.nn.Dropout(0.2),
+        torch.nn.Linear(HIDDEN, len(MODALITIES)),
+    )
+    optimizer = torch.optim.AdamW(network.parameters(), lr=3e-3, weight_decay=0.03)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+    for _ in range(steps):
+        batch = torch.randint(len(inputs), (256,))
+        noisy = inputs[batch] + 0.1 * torch.randn(256, inputs.shape[1])
+        loss = torch.nn.functional.cross_entropy(network(noisy), targets[batch], label_smoothing=0.02)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+    layers = [layer for layer in network if isinstance(layer, torch.nn.Linear)]
+    return {
+        "classes": list(MODALITIES),
+        "mean": significant(mean),
+        "scale": significant(scale),
+        "layers": [
+            {key: significant(getattr(layer, key).detach().double().numpy()) for key in ("weight", "bias")}
+            for layer in layers
+        ],
+    }
+
+
+def predict(router: dict[str, Any], features: NDArray[np.float64]) -> list[str]:
+    """The likeliest modality of every row of features."""
+    scores = [router_scores(row, router) for row in features]
+    return [max(row, key=row.__getitem__) for row in scores]
+
+
+def accuracy(truth: Sequence[str], predicted: Sequence[str]) -> dict[str, Any]:
+    """Share of right answers, overall and by modality, the counts, and the wrong answers."""
+    pairs = list(zip(truth, predicted, strict=True))
+    present = [name for name in MODALITIES if name in truth]
+    right = {name: [name == guess for true, guess in pairs if true == name] for name in present}
+    wrong = Counter(f"{true} taken for {guess}" for true, guess in pairs if true != guess)
+    return {
+        "accuracy": sum(true == guess for true, guess in pairs) / len(pairs),
+        "by_modality": {
+            name: {"accuracy": sum(hits) / len(hits), "pictures": len(hits)} for name, hits in right.items()
+        },
+        "mistakes": dict(wrong.most_common()),
+    }
+
+
+def measure(router: dict[str, Any], records: Sequence[GroundingRecord], augmented: bool, seed: int) -> dict[str, Any]:
+    """Accuracy on records, as they are or once augmented each."""
+    rng = np.random.default_rng(seed)
+    features, classes = feature_table(records, range(len(records)), rng, plain_share=0.0 if augmented else 1.0)
+    return accuracy([MODALITIES[index] for index in classes], predict(router, features))
+
+
+def left_out(
+    records: Sequence[GroundingRecord],
+    indices: Sequence[int],
+    features: NDArray[np.float64],
+    classes: NDArray[np.int64],
+    steps: int,
+    seed: int,
+) -> dict[str, float]:
+    """Accuracy on each source by a router that never saw that source: what to expect of another hospital."""
+    sources = np.array([f"{records[index].modality}/{records[index].source}" for index in indices])
+    shares = {}
+    for source in sorted(set(sources.tolist())):
+        inside = sources == source
+        router = fit(features[~inside], classes[~inside], steps, seed)
+        guesses = predict(router, features[inside])
+        shares[source] = float(np.mean([MODALITIES.index(guess) for guess in guesses] == classes[inside]))
+    return shares
+
+
+def train_router(
+    data: Path,
+    draws: int = 900,
+    steps: int = 2000,
+    seed: int = 0,
+    leave_one_out: bool = False,
+    log: Callable[[str], None] = print,
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """
+    Train on the train split of a data folder and measure on its validation split.
+
+    Args:
+        data (`Path`): folder with one folder per modality.
+        draws (`int`): samples per modality. steps (`int`): of AdamW. seed (`int`): of everything random.
+        leave_one_out (`bool`): also measure on every source by a router without it.
+        log: called with a line of text now and then.
+
+    Returns:
+        the router's dictionary and the report.
+    """
+    start, rng = time.time(), np.random.default_rng(seed)
+    train, validation = load_records(data, split="train"), load_records(data, split="validation")
+    indices = draw(train, draws, rng)
+    features, classes = feature_table(train, indices, rng, plain_share=0.3)
+    log(f"{len(features)} samples with {features.shape[1]} features after {time.time() - start:.0f} s")
+    router = fit(features, classes, steps, seed)
+    report: dict[str, Any] = {
+        "training": {"pictures": len(train), "draws_per_modality": draws, "steps": steps, "seed": seed},
+        "validation": measure(router, validation, augmented=False, seed=seed),
+        "validation_augmented": measure(router, validation, augmented=True, seed=seed),
+    }
+    if leave_one_out:
+        report["source_left_out"] = left_out(train, indices, features, classes, steps, seed)
+    log(f"validation accuracy {report['validation']['accuracy']:.4f} after {time.time() - start:.0f} s")
+    return router, report
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Command line: see the module's first lines."""
+    parser = argparse.ArgumentParser(description="Train the modality router.")
+    parser.add_argument("--data", type=Path, default=Path(os.environ.get("MEDGLIP_DATA", "../shared/data")))
+    parser.add_argument("--out", type=Path, default=Path("router.json"))
+    parser.add_argument("--draws", type=int, default=900, help="samples per modality")
+    parser.add_argument("--steps", type=int, default=2000)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--leave-one-out", action="store_true", help="measure on unseen sources too")
+    options = parser.parse_args(arguments)
+    torch.set_num_threads(1)
+    router, report = train_router(options.data, options.draws, options.steps, options.seed, options.leave_one_out)
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    options.out.write_text(json.dumps(router) + "\n")
+    options.out.with_name(options.out.stem + "_report.json").write_text(json.dumps(report, indent=2) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,82 @@
+"""Train one expert: `python -m training.train --modality endoscopy --data ../shared/data --out runs/endoscopy`.
+
+Interrupted runs go on from their last checkpoint when the same command is given again. The expert, with averaged
+weights, is saved in `OUT/expert`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+from pathlib import Path
+
+import torch
+
+from modeling_medglip.configuration_medglip import resolve_modality
+from modeling_medglip.image_processing_medglip import MedGlipImageProcessor
+from modeling_medglip.processing_medglip import MedGlipProcessor
+
+from .dataset import GroundingCollator, GroundingDataset, foreign_labels, phrase_length
+from .recipe import EMBEDDED_RECIPE, Recipe, load_recipe
+from .sources import load_records
+from .starting_weights import build_starting_model, load_tokenizer
+from .trainer import train_expert
+
+
+logger = logging.getLogger(__name__)
+
+
+def build_processor(recipe: Recipe, modality: str) -> MedGlipProcessor:
+    """The processor of an expert: the recipe's input sizes and the language encoder's tokenizer."""
+    image_processor = MedGlipImageProcessor(modality=modality, modality_settings=recipe.modality_settings())
+    return MedGlipProcessor(image_processor=image_processor, tokenizer=load_tokenizer())
+
+
+def run(modality: str, data: Path, out: Path, recipe: Recipe, seed: int) -> Path:
+    """Train one expert and return the folder of its checkpoint."""
+    processor = build_processor(recipe, modality)
+    records = load_records(data, split="train")
+    own = [record for record in records if record.modality == modality]
+    if not own:
+        raise ValueError(f"{data}: no training pictures of modality {modality}")
+    dataset = GroundingDataset(
+        own,
+        processor.image_processor,
+        seed=seed,
+        foreign=foreign_labels(records),
+        token_length=phrase_length(processor.tokenizer),
+    )
+    logger.info("%s: %d pictures, %d presentations per epoch", modality, len(own), len(dataset))
+    torch.manual_seed(seed)
+    model = build_starting_model(recipe.config(modality))
+    expert = recipe.experts[modality]
+    ema = train_expert(model, dataset, GroundingCollator(processor), expert, recipe.optimisation, out, seed)
+    with ema.applied():
+        model.to(memory_format=torch.contiguous_format).save_pretrained(out / "expert")
+    processor.save_pretrained(out / "expert")
+    return out / "expert"
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--modality", required=True, type=resolve_modality)
+    parser.add_argument(
+        "--data", type=Path, default=Path("../shared/data"), help="folder of <modality>/<source> folders"
+    )
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--recipe", type=Path, default=EMBEDDED_RECIPE)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--threads", type=int, default=0, help="CPU threads; 0 leaves PyTorch's choice")
+    options = parser.parse_args(argv)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    torch.set_flush_denormal(True)
+    folder = run(options.modality, options.data, options.out, load_recipe(options.recipe), options.seed)
+    logger.info("saved %s", folder)
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
