@@ -55,7 +55,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     debug = "--debug" in arguments
     try:
         status = typer.main.get_command(app).main(args=arguments, prog_name="medglip", standalone_mode=False)
-        return int(status or 0)
+        return _fail("interrupted", 130, False) if status == 130 else int(status or 0)
     except MedGlipError as error:
         return _fail(error, 2 if isinstance(error, UsageError) else 1, debug)
     except (KeyboardInterrupt, typer.Abort):

@@ -241,8 +241,8 @@ class TestGround:
         lines = medglip("ground", odd, "--prompt", "liver", "--model", tiny, "--out", tmp_path / "out")
         assert lines.status == 0 and "\x1b" not in lines.out and "[red]x" in lines.out
         assert {file.name for file in (tmp_path / "out").iterdir()} == {
-            "red-x-red-31m.boxes.json",
-            "red-x-red-31m.png",
+            "red-x-31m.boxes.json",
+            "red-x-31m.png",
         }
 
     def test_no_bar_without_a_terminal(self, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,0 +1,120 @@
+"""Join trained experts into one checkpoint in half precision: `python -m training.assemble --runs runs --data ../shared/data`.
+
+Reads `RUNS/<modality>/expert` and writes the checkpoint that the package embeds: tensors in float16 (loaded as float32), the
+processor with the modality router, and the licences of the training sources from the data folder's `MANIFEST.md`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from modeling_medglip.configuration_medglip import MODALITIES
+from modeling_medglip.image_processing_medglip import MedGlipImageProcessor
+from modeling_medglip.modeling_medglip import MedGlipForObjectDetection
+from modeling_medglip.processing_medglip import MedGlipProcessor
+
+from .recipe import EMBEDDED_RECIPE, Recipe, load_recipe
+from .sources import load_records
+from .starting_weights import load_tokenizer
+
+
+EMBEDDED = Path(__file__).parent.parent / "modeling_medglip" / "checkpoints" / "unified"
+# Label-wise attention counts positions inside one label, so the language encoder's later positions are never used.
+LABEL_POSITIONS = 128
+SHARD_SIZE = "40MB"
+
+
+def assemble(runs: Path, data: Path, out: Path, recipe: Recipe, router: Path | None) -> list[str]:
+    """Write the checkpoint and return the modalities in it.
+
+    Raises:
+        `ValueError`: no trained expert in `runs`.
+    """
+    found = {name: runs / name / "expert" for name in MODALITIES if (runs / name / "expert" / "config.json").is_file()}
+    if not found:
+        raise ValueError(f"{runs}: no <modality>/expert folder there; run training.train first")
+    model = MedGlipForObjectDetection.from_experts(found)
+    shorten_positions(model)
+    model.config.label_hierarchy = {"trained_labels": trained_labels(data, list(found))}
+    model.half().save_pretrained(out, max_shard_size=SHARD_SIZE)
+    build_processor(recipe, list(found), router).save_pretrained(out)
+    rows = license_rows(data / "MANIFEST.md")
+    (out / "licenses.json").write_text(json.dumps(rows, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    tidy(out)
+    return list(found)
+
+
+@torch.no_grad()
+def shorten_positions(model: MedGlipForObjectDetection) -> None:
+    """Drop the language encoder's positions beyond any label's length."""
+    text = model.model.text_model
+    embedding = text.embeddings.position_embeddings
+    embedding.weight = torch.nn.Parameter(embedding.weight[:LABEL_POSITIONS].clone())
+    embedding.num_embeddings = LABEL_POSITIONS
+    model.config.text_config.max_position_embeddings = LABEL_POSITIONS
+
+
+def trained_labels(data: Path, modalities: list[str]) -> dict[str, list[str]]:
+    """Modality -> labels with boxes in the training split, sorted."""
+    labels: dict[str, set[str]] = {name: set() for name in modalities}
+    for record in load_records(data, modalities, split="train"):
+        labels[record.modality].update(record.labels)
+    return {name: sorted(found) for name, found in labels.items()}
+
+
+def build_processor(recipe: Recipe, modalities: list[str], router: Path | None) -> MedGlipProcessor:
+    """The unified processor: several modalities, chosen by the router unless told."""
+    settings = {name: part for name, part in recipe.modality_settings().items() if name in modalities}
+    weights = json.loads(router.read_text(encoding="utf-8")) if router else None
+    image_processor = MedGlipImageProcessor(modality="auto", modality_settings=settings, router=weights)
+    return MedGlipProcessor(image_processor=image_processor, tokenizer=load_tokenizer())
+
+
+def license_rows(manifest: Path) -> list[dict[str, Any]]:
+    """Source, upstream set, modality, licence and remarks of every row of the manifest's table."""
+    rows = []
+    for line in manifest.read_text(encoding="utf-8").splitlines():
+        cells = [cell.strip() for cell in line.strip().strip("|").split("|")]
+        if len(cells) == 8 and cells[0].startswith("`"):
+            modality, _, source = cells[0].strip("`").partition("/")
+            row = {"source": source, "upstream": cells[1], "modality": modality, "license": cells[6]}
+            rows.append({**row, "remarks": "training data" if cells[2] != "-" else "volumes"})
+    return rows
+
+
+def tidy(folder: Path) -> None:
+    """Make the folder a part of the package: no copies of its code; half-precision tensors are loaded as float32."""
+    for copy in folder.glob("*.py"):
+        copy.unlink()
+    for name in ("config.json", "processor_config.json", "preprocessor_config.json", "tokenizer_config.json"):
+        path = folder / name
+        if path.is_file():
+            content = json.loads(path.read_text(encoding="utf-8"))
+            content.pop("auto_map", None)
+            if name == "config.json":
+                content["dtype"] = "float32"
+            path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--runs", type=Path, required=True)
+    parser.add_argument("--data", type=Path, default=Path("../shared/data"))
+    parser.add_argument("--out", type=Path, default=EMBEDDED)
+    parser.add_argument("--recipe", type=Path, default=EMBEDDED_RECIPE)
+    parser.add_argument("--router", type=Path, help="JSON that training.router wrote")
+    options = parser.parse_args(argv)
+    names = assemble(options.runs, options.data, options.out, load_recipe(options.recipe), options.router)
+    size = sum(path.stat().st_size for path in options.out.glob("*.safetensors")) / 1e6
+    print(f"{options.out}: {', '.join(names)}; {size:.1f} MB of tensors")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
