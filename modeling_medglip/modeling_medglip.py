@@ -282,8 +282,8 @@ def deform_conv_by_sampling(
 ) -> Tensor:
     """Modulated 3x3 deformable convolution (padding 1) by `grid_sample` and one matrix product.
 
-    Equal to `torchvision.ops.deform_conv2d`, whose CPU kernel uses one core only. Few channels are sampled at a time, so
-    that their map stays in the processor's cache.
+    Equal to `torchvision.ops.deform_conv2d`, whose CPU kernel uses one core only. Few channels are sampled at a
+    time, so that their map stays in the processor's cache.
     """
     batch, channels, height, width = feature.shape
     rows, columns = offset.shape[-2:]

@@ -1,6 +1,8 @@
-"""Join trained experts into one checkpoint in half precision: `python -m training.assemble --runs runs --data ../shared/data`.
+"""Join trained experts into one checkpoint in half precision: `python -m training.assemble --runs runs --data
+../shared/data`.
 
-Reads `RUNS/<modality>/expert` and writes the checkpoint that the package embeds: tensors in float16 (loaded as float32), the
+Reads `RUNS/<modality>/expert` and writes the checkpoint that the package embeds: tensors in float16 (loaded as
+float32), the
 processor with the modality router, and the licences of the training sources from the data folder's `MANIFEST.md`.
 """
 

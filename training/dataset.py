@@ -156,7 +156,8 @@ class GroundingDataset(Dataset):
 
     def _decode(self, record: GroundingRecord) -> CachedPicture:
         pixels = record.load()
-        window = record.window(pixels) if self.modality == "ct" else None
+        # Validation pictures go the way of any other picture, through the image processor alone.
+        window = record.window(pixels) if self.modality == "ct" and self.train else None
         if self.modality != "ct" or (window is None and not record.is_hounsfield):
             image = self._shrink(self.image_processor.normalize_image(pixels, self.modality))
             image = image[:1] if torch.equal(image[0], image[1]) and torch.equal(image[0], image[2]) else image

@@ -45,7 +45,9 @@ def test_shorter_positions_change_nothing() -> None:
     text = model.model.text_model
     text.embeddings.position_embeddings = torch.nn.Embedding(200, 16)
     with torch.no_grad():
-        text.embeddings.position_embeddings.weight[:32] = tiny_model().model.text_model.embeddings.position_embeddings.weight
+        text.embeddings.position_embeddings.weight[:32] = (
+            tiny_model().model.text_model.embeddings.position_embeddings.weight
+        )
     shorten_positions(model)
     assert text.embeddings.position_embeddings.weight.shape == (128, 16)
     assert model.config.text_config.max_position_embeddings == 128

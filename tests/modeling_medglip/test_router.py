@@ -1,0 +1,231 @@
+# Copyright 2026 The MedGLIP authors. Licensed under the Apache License, Version 2.0.
+"""The modality router: its features, its arithmetic, its place in the processor, and its training on made-up data."""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from modeling_medglip.configuration_medglip import MODALITIES
+from modeling_medglip.image_processing_medglip import (
+    MedGlipImageProcessor,
+    looks_like_hounsfield,
+    modality_contradiction,
+    router_features,
+    router_scores,
+    softmax_of,
+)
+from training import router as training_router
+from training.sources import GroundingRecord, SourceRecipe
+
+
+RNG = np.random.default_rng(0)
+SCANNER = RNG.integers(-1000, 1500, (64, 64)).astype(np.int16)
+GREY = RNG.integers(0, 256, (64, 48), dtype=np.uint8)
+RED = np.stack([GREY, GREY // 4, GREY // 4], axis=-1)
+
+
+def red_router(classes: tuple[str, ...] = ("ct", "endoscopy"), strength: float = 50.0) -> dict[str, Any]:
+    """A router by hand: the more the mean of red minus green exceeds 0.1, the more it is the second class."""
+    count = len(router_features(GREY))
+    position = int(np.argmax(np.abs(router_features(RED) - router_features(GREY)) * (np.arange(count) == 8)))
+    row = np.zeros(count)
+    row[position] = strength
+    layers = [
+        {"weight": np.eye(count).tolist(), "bias": [0.0] * count},
+        {"weight": [(-row).tolist(), row.tolist()], "bias": [0.1 * strength, -0.1 * strength]},
+    ]
+    return {"classes": list(classes), "mean": [0.0] * count, "scale": [1.0] * count, "layers": layers}
+
+
+@pytest.fixture(scope="module")
+def processor() -> MedGlipImageProcessor:
+    return MedGlipImageProcessor(modality_settings={"ct": {}, "endoscopy": {}}, router=red_router())
+
+
+# Features ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("image", [GREY, RED, SCANNER, np.zeros((5, 7), np.uint8), RED.astype(np.float32) / 255])
+def test_features_are_finite_and_repeatable(image: np.ndarray) -> None:
+    features = router_features(image)
+    assert features.ndim == 1 and len(features) == len(router_features(GREY))
+    assert np.isfinite(features).all() and np.array_equal(features, router_features(image))
+
+
+def test_features_do_not_depend_on_the_kind_of_input() -> None:
+    expected = router_features(RED)
+    for same in (Image.fromarray(RED), torch.from_numpy(RED), RED.transpose(2, 0, 1), np.dstack([RED, RED[..., :1]
+    | 255])):
+        np.testing.assert_array_equal(router_features(same), expected)
+
+
+def test_features_do_not_depend_on_the_scale_of_the_numbers() -> None:
+    np.testing.assert_allclose(router_features(GREY.astype(np.uint16) * 16), router_features(GREY), atol=1e-4)
+    np.testing.assert_allclose(router_features(GREY / 255.0), router_features(GREY), atol=1e-4)
+
+
+def test_hounsfield_units_give_themselves_away() -> None:
+    assert looks_like_hounsfield(SCANNER[None]) and looks_like_hounsfield(SCANNER[None].astype(np.float32))
+    for other in (GREY[None], np.zeros((1, 4, 4), np.int16), (GREY[None] - 150.0),
+    SCANNER[None].clip(0).astype(np.uint16)):
+        assert not looks_like_hounsfield(other)
+
+
+# In the processor ----------------------------------------------------------------------------------------------------
+
+
+def test_scores_are_those_of_a_perceptron() -> None:
+    router = {
+        "classes": ["ct", "mri"],
+        "mean": [1.0, 0.0],
+        "scale": [2.0, 1.0],
+        "layers": [{"weight": [[1, -1], [0, 1]], "bias": [0, 1]}, {"weight": [[1, 0], [2, 1]], "bias": [0.5, 0]}],
+    }
+    assert router_scores(np.array([5.0, 3.0]), router) == {"ct": 0.5, "mri": 4.0}
+    assert router_scores(np.array([500.0, 3.0]), router) == {"ct": 3.5, "mri": 10.0}
+
+
+def test_softmax() -> None:
+    assert softmax_of({"a": 1000.0, "b": 1000.0}) == {"a": 0.5, "b": 0.5}
+    assert sum(softmax_of({"a": 1.0, "b": -3.0, "c": 0.2}).values()) == pytest.approx(1)
+
+
+def test_predictions(processor: MedGlipImageProcessor) -> None:
+    assert processor.predict_modality(SCANNER) == ("ct", 1.0)
+    name, probability = processor.predict_modality(Image.fromarray(RED))
+    assert name == "endoscopy" and 0.9 < probability <= 1
+    assert processor.predict_modality(GREY)[0] == "ct"
+    assert sum(processor.modality_probabilities(GREY).values()) == pytest.approx(1)
+
+
+def test_auto_uses_the_router_for_every_image(processor: MedGlipImageProcessor) -> None:
+    assert processor([RED, SCANNER, GREY])["modality"] == ["endoscopy", "ct", "ct"]
+    assert processor([RED, RED], modality=["auto", "ct"])["modality"] == ["endoscopy", "ct"]
+    with_default = MedGlipImageProcessor("ct", {"ct": {}, "endoscopy": {}}, router=red_router())
+    assert with_default(RED)["modality"] == ["ct"]
+
+
+def test_only_experts_at_hand_are_chosen() -> None:
+    processor = MedGlipImageProcessor(modality_settings={"ct": {}, "mri": {}}, router=red_router())
+    assert processor.modality_probabilities(RED) == {"ct": 1.0}
+
+
+def test_an_unsure_router_says_so(caplog: pytest.LogCaptureFixture) -> None:
+    unsure = MedGlipImageProcessor(modality_settings={"ct": {}, "endoscopy": {}}, router=red_router(strength=0.01))
+    logger = logging.getLogger("modeling_medglip.image_processing_medglip")
+    logger.addHandler(caplog.handler)
+    try:
+        assert unsure.choose_modality(RED) == "endoscopy"
+    finally:
+        logger.removeHandler(caplog.handler)
+    assert "taken for endoscopy with a probability of only 0.5" in caplog.text
+
+
+def test_contradictions(processor: MedGlipImageProcessor) -> None:
+    assert modality_contradiction("CT", RED, processor) == (
+        f"stated to be ct, but the pixels look like endoscopy (probability {processor.predict_modality(RED)[1]:.2f})"
+    )
+    assert modality_contradiction("ES", RED, processor) is None
+    assert modality_contradiction("ct", RED, processor, sure=1.1) is None
+    assert modality_contradiction("ct", RED, MedGlipImageProcessor()) is None
+
+
+def test_the_router_is_saved_with_the_processor(tmp_path: Path, processor: MedGlipImageProcessor) -> None:
+    processor.save_pretrained(tmp_path)
+    again = MedGlipImageProcessor.from_pretrained(tmp_path)
+    assert again.predict_modality(RED) == processor.predict_modality(RED)
+
+
+# Training ------------------------------------------------------------------------------------------------------------
+
+
+def record(modality: str, number: int, split: str) -> GroundingRecord:
+    """A made-up picture: red squares are endoscopy, grey stripes are ultrasound, Hounsfield noise is CT."""
+    rng = np.random.default_rng(number)
+    pixels = {
+        "endoscopy": lambda: np.clip(RED + rng.integers(0, 20, RED.shape), 0, 255).astype(np.uint8),
+        "ultrasound": lambda: np.tile((np.arange(40) % 8 * 30 + rng.integers(0, 30)).astype(np.uint8), (50, 1)),
+        "ct": lambda: (SCANNER + rng.integers(0, 50, SCANNER.shape)).astype(np.int16),
+    }[modality]
+    return GroundingRecord(
+        recipe=SourceRecipe(modality, f"source_{number % 2}"),
+        image_id=str(number),
+        group=str(number),
+        split=split,
+        boxes=np.zeros((0, 4), np.float32),
+        labels=(),
+        annotated=(),
+        size=pixels().shape[1::-1],
+        loader=pixels,
+        is_hounsfield=modality == "ct",
+    )
+
+
+@pytest.fixture
+def made_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    def load(data: Any, split: str) -> list[GroundingRecord]:
+        names = ("ct", "endoscopy", "ultrasound")
+        return [record(name, number, split) for name in names for number in range(4)]
+
+    monkeypatch.setattr(training_router, "load_records", load)
+
+
+def test_training_writes_weights_that_the_processor_takes(tmp_path: Path, made_up: None) -> None:
+    out = tmp_path / "new" / "router.json"
+    arguments = ["--data", "none", "--out", str(out), "--draws", "12", "--steps", "60", "--leave-one-out"]
+    assert training_router.main(arguments) == 0
+    router, report = json.loads(out.read_text()), json.loads((out.parent / "router_report.json").read_text())
+    processor = MedGlipImageProcessor(router=router)
+    assert processor.predict_modality(RED)[0] == "endoscopy"
+    assert processor.predict_modality(record("ultrasound", 0, "train").load())[0] == "ultrasound"
+    assert report["validation"]["accuracy"] == 1 and report["validation"]["by_modality"]["ct"]["pictures"] == 4
+    assert set(report["source_left_out"]) == {f"{name}/source_{n}" for name in ("ct", "endoscopy", "ultrasound")
+    for n in (0, 1)} assert out.stat().st_size < 200_000
+
+
+def test_training_repeats_itself(made_up: None) -> None:
+    first, _ = training_router.train_router(Path("none"), draws=6, steps=5, log=lambda line: None)
+    again, _ = training_router.train_router(Path("none"), draws=6, steps=5, log=lambda line: None)
+    assert first == again and first["classes"] == list(MODALITIES)
+
+
+def test_every_modality_is_drawn_as_often() -> None:
+    records = [record("ct", number, "train") for number in range(9)] + [record("endoscopy", 0, "train")]
+    drawn = training_router.draw(records, 20, np.random.default_rng(0))
+    assert [records[index].modality for index in drawn] == ["ct"] * 20 + ["endoscopy"] * 20
+
+
+def test_display_values() -> None:
+    rng = np.random.default_rng(0)
+    shown = training_router.to_bytes(SCANNER[None].astype(np.float32), True, rng)
+    assert shown.dtype == np.uint8 and shown.min() == 0 and shown.max() == 255
+    stretched = training_router.to_bytes(GREY[None].astype(np.float32) * 8, False, rng)
+    assert stretched.max() == 255 and np.abs(stretched - GREY[None].astype(float)).max() <= 3
+    assert np.array_equal(training_router.to_bytes(GREY[None].astype(np.float32), False, rng), GREY[None])
+
+
+@pytest.mark.parametrize("picture", [GREY[None], RED.transpose(2, 0, 1)])
+def test_augmented_pictures_stay_pictures(picture: np.ndarray) -> None:
+    for seed in range(8):
+        varied = training_router.augment(picture, np.random.default_rng(seed))
+        assert varied.dtype == np.uint8 and len(varied) == len(picture) and min(varied.shape[1:]) >= 24
+    again = [training_router.augment(picture, np.random.default_rng(3)) for _ in range(2)]
+    assert np.array_equal(*again)
+
+
+def test_accuracy() -> None:
+    report = training_router.accuracy(["ct", "ct", "mri"], ["ct", "mri", "mri"])
+    assert report["accuracy"] == pytest.approx(2 / 3) and report["by_modality"]["ct"] == {"accuracy": 0.5,
+    "pictures": 2} assert report["mistakes"] == {"ct taken for mri": 1} and "xray" not in report["by_modality"]
+
+
+def test_significant_digits() -> None:
+    assert training_router.significant(np.array([[1.23456789, -0.000123456789]])) == [[1.2346, -0.00012346]]
