@@ -54,11 +54,11 @@ def assemble(runs: Path, data: Path, out: Path, recipe: Recipe, router: Path | N
 @torch.no_grad()
 def shorten_positions(model: MedGlipForObjectDetection) -> None:
     """Drop the language encoder's positions beyond any label's length."""
-    text = model.model.text_model
+    text: Any = model.model.text_model
     embedding = text.embeddings.position_embeddings
     embedding.weight = torch.nn.Parameter(embedding.weight[:LABEL_POSITIONS].clone())
     embedding.num_embeddings = LABEL_POSITIONS
-    model.config.text_config.max_position_embeddings = LABEL_POSITIONS
+    text.config.max_position_embeddings = LABEL_POSITIONS
 
 
 def trained_labels(data: Path, modalities: list[str]) -> dict[str, list[str]]:
