@@ -62,8 +62,12 @@ def test_features_are_finite_and_repeatable(image: np.ndarray) -> None:
 
 def test_features_do_not_depend_on_the_kind_of_input() -> None:
     expected = router_features(RED)
-    for same in (Image.fromarray(RED), torch.from_numpy(RED), RED.transpose(2, 0, 1), np.dstack([RED, RED[..., :1]
-    | 255])):
+    for same in (
+        Image.fromarray(RED),
+        torch.from_numpy(RED),
+        RED.transpose(2, 0, 1),
+        np.dstack([RED, RED[..., :1] | 255]),
+    ):
         np.testing.assert_array_equal(router_features(same), expected)
 
 
@@ -74,8 +78,12 @@ def test_features_do_not_depend_on_the_scale_of_the_numbers() -> None:
 
 def test_hounsfield_units_give_themselves_away() -> None:
     assert looks_like_hounsfield(SCANNER[None]) and looks_like_hounsfield(SCANNER[None].astype(np.float32))
-    for other in (GREY[None], np.zeros((1, 4, 4), np.int16), (GREY[None] - 150.0),
-    SCANNER[None].clip(0).astype(np.uint16)):
+    for other in (
+        GREY[None],
+        np.zeros((1, 4, 4), np.int16),
+        (GREY[None] - 150.0),
+        SCANNER[None].clip(0).astype(np.uint16),
+    ):
         assert not looks_like_hounsfield(other)
 
 
