@@ -25,7 +25,7 @@ INTENSITIES = ("hounsfield", "percentile", "nonzero_percentile", "range")
 LUMINANCE = np.array([0.299, 0.587, 0.114], dtype=np.float32)
 ROUTER_SIDE = 96
 ROUTER_GRID = 8
-ROUTER_SAMPLED_SIDE = 320
+ROUTER_SAMPLED_SIDE = 192
 # Only Hounsfield units hold large negative values; this share of such pixels settles the modality without the router.
 HOUNSFIELD_NEGATIVE = -200
 HOUNSFIELD_SHARE = 0.02
@@ -274,14 +274,18 @@ def looks_like_hounsfield(array: np.ndarray) -> bool:
     return float((array < HOUNSFIELD_NEGATIVE).mean()) > HOUNSFIELD_SHARE
 
 
-def _router_picture(array: np.ndarray) -> np.ndarray:
-    """(1 or 3, h, w) raw -> float32 (3, ROUTER_SIDE, ROUTER_SIDE) in [0, 1], stretched by percentiles of the whole."""
+def _router_sample(array: np.ndarray) -> np.ndarray:
+    """(c, h, w) thinned out so that the shorter side stays below twice `ROUTER_SAMPLED_SIDE`; float32."""
     step = max(1, min(array.shape[1:]) // ROUTER_SAMPLED_SIDE)
-    array = array[:, ::step, ::step]
-    values = np.broadcast_to(array.astype(np.float32), (3, *array.shape[1:]))
-    low, high = np.percentile(luminance(array), [0.5, 99.5])
-    values = ((values - low) / max(float(high - low), 1e-6)).clip(0, 1)
-    return resize_image(torch.from_numpy(values), (ROUTER_SIDE, ROUTER_SIDE)).numpy()
+    return array[:, ::step, ::step].astype(np.float32)
+
+
+def _router_picture(sample: np.ndarray) -> np.ndarray:
+    """(1 or 3, h, w) raw -> float64 (3, ROUTER_SIDE, ROUTER_SIDE) in [0, 1], stretched by its percentiles."""
+    small = resize_image(torch.from_numpy(sample), (ROUTER_SIDE, ROUTER_SIDE)).numpy()
+    low, high = np.percentile(luminance(small), [0.5, 99.5])
+    stretched = ((small - low) / max(float(high - low), 1e-6)).clip(0, 1)
+    return np.broadcast_to(stretched, (3, ROUTER_SIDE, ROUTER_SIDE)).astype(np.float64)
 
 
 def _blocks(plane: np.ndarray, grid: int) -> np.ndarray:
@@ -315,14 +319,49 @@ def _grey_features(grey: np.ndarray) -> list[np.ndarray]:
     return [histogram, np.array(radial + corners + edges + borders + whole), _blocks(grey, ROUTER_GRID)]
 
 
+def _orientations(grey: np.ndarray, cells: int = 3, bins: int = 6) -> np.ndarray:
+    """Share of the gradients' magnitude by cell and direction: (cells * cells * bins,)."""
+    down, across = np.gradient(grey)
+    direction = (np.arctan2(down, across) % np.pi / np.pi * bins).astype(int) % bins
+    cell = np.arange(len(grey)) * cells // len(grey)
+    place = (cell[:, None] * cells + cell[None]) * bins + direction
+    histogram = np.bincount(place.ravel(), np.hypot(across, down).ravel(), cells * cells * bins)
+    return histogram / (histogram.sum() + 1e-6)
+
+
+def _texture(grey: np.ndarray, step: int = 8) -> np.ndarray:
+    """Spread within small blocks, and how it goes with their brightness (speckle grows with it)."""
+    count = len(grey) // step
+    blocks = grey.reshape(count, step, count, step).transpose(0, 2, 1, 3).reshape(count * count, -1)
+    mean, spread = blocks.mean(1), blocks.std(1)
+    ratio = spread[mean > 0.1] / mean[mean > 0.1] if (mean > 0.1).any() else np.zeros(1)
+    together = ((mean - mean.mean()) * (spread - spread.mean())).mean() / max(mean.std() * spread.std(), 1e-6)
+    quantiles = [*np.percentile(spread, [10, 50, 90]), *np.percentile(ratio, [10, 50, 90])]
+    return np.array([*quantiles, together, (spread < 0.01).mean()])
+
+
+def _grain(sample: np.ndarray) -> np.ndarray:
+    """Strength of the finest detail and its correlation with itself, one to three pixels down and across."""
+    grey = luminance(sample)
+    smooth = torch.nn.functional.avg_pool2d(torch.from_numpy(grey)[None], 3, 1, 1, count_include_pad=False)[0].numpy()
+    low, high = np.percentile(grey, [0.5, 99.5])
+    detail = ((grey - smooth) / max(float(high - low), 1e-6)).astype(np.float64)
+    power = (detail * detail).mean() + 1e-8
+    shifted = [(detail[lag:] * detail[:-lag], detail[:, lag:] * detail[:, :-lag]) for lag in (1, 2, 3)]
+    correlations = [float(part.mean()) / power if part.size else 0.0 for pair in shifted for part in pair]
+    return np.array([*correlations, np.sqrt(power), (np.abs(detail) < 0.002).mean()])
+
+
 def router_features(image: Any, input_data_format: str | None = None) -> np.ndarray:
     """
-    Numbers that tell modalities apart, the same on every machine: colour, histogram, radial profile, borders, edges
-    and a coarse thumbnail. A picture as for `channels_first` -> float64 (features,).
+    Numbers that tell modalities apart, whatever the units: colour, histogram, radial profile, borders, edges and their
+    directions, texture, grain, and a coarse thumbnail. A picture as for `channels_first` -> float64 (features,).
     """
-    picture = _router_picture(channels_first(image, input_data_format)).astype(np.float64)
+    sample = _router_sample(channels_first(image, input_data_format))
+    picture = _router_picture(sample)
     grey = np.tensordot(LUMINANCE.astype(np.float64), picture, axes=1)
-    return np.concatenate(_colour_features(picture) + _grey_features(grey))
+    parts = [*_colour_features(picture), *_grey_features(grey), _orientations(grey), _texture(grey), _grain(sample)]
+    return np.concatenate(parts)
 
 
 def router_scores(features: np.ndarray, router: dict[str, Any]) -> dict[str, float]:

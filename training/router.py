@@ -30,7 +30,9 @@ from .sources import GroundingRecord, load_records
 
 LARGEST_SIDE = 320
 HIDDEN = 24
-SIGNIFICANT_DIGITS = 5
+SIGNIFICANT_DIGITS = 4
+# A picture's chance is its source's size to this power: 0 treats pictures alike, -1 sources.
+SOURCE_POWER = -0.35
 # Displays of Hounsfield units that a picture of a CT slice may come in: centre and width.
 CT_WINDOWS = ((40, 400), (-600, 1500), (400, 1800), (40, 80), (50, 350), (0, 2000))
 
@@ -101,13 +103,13 @@ def jpeg(values: NDArray[np.uint8], quality: int) -> NDArray[np.uint8]:
 
 
 def draw(records: Sequence[GroundingRecord], count: int, rng: np.random.Generator) -> list[int]:
-    """Indices of `count` records of every modality; a source counts by the square root of its size."""
+    """Indices of `count` records of every modality; large sources count less than their size."""
     sizes = Counter((record.modality, record.source) for record in records)
     drawn: list[int] = []
     for modality in MODALITIES:
         members = [index for index, record in enumerate(records) if record.modality == modality]
         if members:
-            weight = np.array([sizes[modality, records[index].source] ** -0.5 for index in members])
+            weight = np.array([sizes[modality, records[index].source] ** SOURCE_POWER for index in members])
             drawn += rng.choice(members, count, p=weight / weight.sum()).tolist()
     return drawn
 
@@ -219,7 +221,7 @@ def left_out(
 
 def train_router(
     data: Path,
-    draws: int = 900,
+    draws: int = 800,
     steps: int = 2000,
     seed: int = 0,
     leave_one_out: bool = False,
@@ -259,7 +261,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Train the modality router.")
     parser.add_argument("--data", type=Path, default=Path(os.environ.get("MEDGLIP_DATA", "../shared/data")))
     parser.add_argument("--out", type=Path, default=Path("router.json"))
-    parser.add_argument("--draws", type=int, default=900, help="samples per modality")
+    parser.add_argument("--draws", type=int, default=800, help="samples per modality")
     parser.add_argument("--steps", type=int, default=2000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--leave-one-out", action="store_true", help="measure on unseen sources too")

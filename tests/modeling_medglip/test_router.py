@@ -238,4 +238,4 @@ def test_accuracy() -> None:
 
 
 def test_significant_digits() -> None:
-    assert training_router.significant(np.array([[1.23456789, -0.000123456789]])) == [[1.2346, -0.00012346]]
+    assert training_router.significant(np.array([[1.23456789, -0.000123456789]])) == [[1.235, -0.0001235]]
