@@ -811,4 +811,6 @@ class MedGlipImageProcessor(BaseImageProcessor):
         return softmax_of({name: score for name, score in scores.items() if name in known})
 
 
+MedGlipImageProcessor.register_for_auto_class("AutoImageProcessor")
+
 __all__ = ["MedGlipImageProcessor"]

@@ -448,4 +448,6 @@ def class_indices(class_labels: Any, positions: list[int], labels: list[str], im
     return indices
 
 
+MedGlipProcessor.register_for_auto_class("AutoProcessor")
+
 __all__ = ["MedGlipProcessor"]

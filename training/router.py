@@ -25,14 +25,22 @@ from PIL import Image
 from modeling_medglip.configuration_medglip import MODALITIES
 from modeling_medglip.image_processing_medglip import channels_first, resize_image, router_features, router_scores
 
-from .sources import GroundingRecord, load_records
+from .sources import GroundingRecord, SourceRecipe, load_records
+from .volumes import cut, plane_length, read_volume, to_lps
 
 
-LARGEST_SIDE = 320
+LARGEST_SIDE = 256
 HIDDEN = 24
 SIGNIFICANT_DIGITS = 4
 # A picture's chance is its source's size to this power: 0 treats pictures alike, -1 sources.
 SOURCE_POWER = -0.35
+# Shares of the varied ultrasound pictures that are cut to a sector, and that get coloured spots.
+FAN_SHARE, FLOW_SHARE = 0.3, 0.2
+# Volumes whose sagittal and coronal slices join the training: modality, source, file, and axes if the header is wrong.
+EXTRA_VOLUMES = (
+    ("mri", "voxelmorph_brain", "brain_t1_image.nii.gz", "LIA"),
+    ("ct", "totalsegmentator_example", "example_ct.nii.gz", None),
+)
 # Displays of Hounsfield units that a picture of a CT slice may come in: centre and width.
 CT_WINDOWS = ((40, 400), (-600, 1500), (400, 1800), (40, 80), (50, 350), (0, 2000))
 
@@ -114,6 +122,57 @@ def draw(records: Sequence[GroundingRecord], count: int, rng: np.random.Generato
     return drawn
 
 
+def fan(picture: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.uint8]:
+    """(c, h, w) cut to a random sector on black, the shape in which curved ultrasound probes show their pictures."""
+    height, width = picture.shape[1:]
+    y, x = np.mgrid[0:height, 0:width]
+    tip = -rng.uniform(0, 0.35) * height, rng.uniform(0.4, 0.6) * width
+    angle, radius = np.arctan2(x - tip[1], y - tip[0]), np.hypot(x - tip[1], y - tip[0])
+    inside = (np.abs(angle) < rng.uniform(0.45, 0.85)) & (radius < rng.uniform(0.9, 1.05) * (height - tip[0]))
+    return picture * (inside & (radius > -tip[0] * rng.uniform(1.0, 1.15))).astype(np.uint8)
+
+
+def flow_colours(picture: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.uint8]:
+    """(c, h, w) -> (3, h, w) with one or two coloured spots, as Doppler ultrasound and on-screen marks have them."""
+    coloured = np.array(np.broadcast_to(picture, (3, *picture.shape[1:])))
+    y, x = np.mgrid[0 : picture.shape[1], 0 : picture.shape[2]] / np.array(picture.shape[1:])[:, None, None]
+    for _ in range(rng.integers(1, 3)):
+        centre, radius = rng.uniform(0.15, 0.85, 2), rng.uniform(0.02, 0.15, 2)
+        spot = np.hypot((y - centre[0]) / radius[0], (x - centre[1]) / radius[1]) < 1
+        colour = np.array([(220, 40, 20), (20, 60, 220), (230, 200, 40)])[rng.integers(3)]
+        coloured[:, spot] = (coloured[:, spot] * 0.4 + colour[:, None] * 0.6).astype(np.uint8)
+    return coloured
+
+
+def sagittal_and_coronal(data: Path) -> list[GroundingRecord]:
+    """Slices of `EXTRA_VOLUMES` in the two planes that the records of the data folder hold few of."""
+    records = []
+    for modality, source, name, axcodes in EXTRA_VOLUMES:
+        path = data / modality / source / name
+        array = to_lps(read_volume(path, axcodes)) if path.is_file() else np.zeros((0, 0, 0))
+        for plane in ("sagittal", "coronal"):
+            length = plane_length(array, plane)
+            for place in range(length // 4, 3 * length // 4, 2):
+                records.append(_slice_record(modality, source, f"{name} {plane} {place}", cut(array, plane, place)))
+    return records
+
+
+def _slice_record(modality: str, source: str, name: str, pixels: NDArray[Any]) -> GroundingRecord:
+    nothing: Any = np.zeros((0, 4), np.float32)
+    return GroundingRecord(
+        recipe=SourceRecipe(modality, f"{source}_planes"),
+        image_id=name,
+        group=source,
+        split="train",
+        boxes=nothing,
+        labels=(),
+        annotated=(),
+        size=(pixels.shape[1], pixels.shape[0]),
+        loader=lambda: pixels.copy(),
+        is_hounsfield=modality == "ct",
+    )
+
+
 def feature_table(
     records: Sequence[GroundingRecord], indices: Sequence[int], rng: np.random.Generator, plain_share: float
 ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
@@ -125,6 +184,9 @@ def feature_table(
             cache[index] = load_picture(records[index])
         picture = to_bytes(cache[index], records[index].is_hounsfield, rng)
         plain = rng.random() < plain_share
+        if not plain and records[index].modality == "ultrasound":
+            picture = fan(picture, rng) if rng.random() < FAN_SHARE else picture
+            picture = flow_colours(picture, rng) if rng.random() < FLOW_SHARE else picture
         rows.append(router_features(picture if plain else augment(picture, rng), "channels_first"))
     return np.stack(rows), np.array([MODALITIES.index(records[index].modality) for index in indices])
 
@@ -221,8 +283,8 @@ def left_out(
 
 def train_router(
     data: Path,
-    draws: int = 800,
-    steps: int = 2000,
+    draws: int = 1000,
+    steps: int = 2500,
     seed: int = 0,
     leave_one_out: bool = False,
     log: Callable[[str], None] = print,
@@ -240,7 +302,8 @@ def train_router(
         the router's dictionary and the report.
     """
     start, rng = time.time(), np.random.default_rng(seed)
-    train, validation = load_records(data, split="train"), load_records(data, split="validation")
+    train = load_records(data, split="train") + sagittal_and_coronal(data)
+    validation = load_records(data, split="validation")
     indices = draw(train, draws, rng)
     features, classes = feature_table(train, indices, rng, plain_share=0.3)
     log(f"{len(features)} samples with {features.shape[1]} features after {time.time() - start:.0f} s")
@@ -261,8 +324,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Train the modality router.")
     parser.add_argument("--data", type=Path, default=Path(os.environ.get("MEDGLIP_DATA", "../shared/data")))
     parser.add_argument("--out", type=Path, default=Path("router.json"))
-    parser.add_argument("--draws", type=int, default=800, help="samples per modality")
-    parser.add_argument("--steps", type=int, default=2000)
+    parser.add_argument("--draws", type=int, default=1000, help="samples per modality")
+    parser.add_argument("--steps", type=int, default=2500)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--leave-one-out", action="store_true", help="measure on unseen sources too")
     options = parser.parse_args(arguments)

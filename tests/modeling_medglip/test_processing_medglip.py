@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+import ast
 import json
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,6 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import AutoImageProcessor, AutoProcessor, AutoTokenizer
 
+import modeling_medglip
 from modeling_medglip import MedGlipProcessor
 from modeling_medglip.processing_medglip import (
     clean_label,
@@ -490,3 +493,32 @@ def test_batches_move_between_devices_and_types(processor: MedGlipProcessor) -> 
     batch = processor(IMAGE, "liver").to(torch.float16)
     assert batch["pixel_values"].dtype == torch.float16 and batch["input_ids"].dtype == torch.int64
     assert batch["text_labels"] == [["liver"]] and batch["modality"] == ["endoscopy"]
+
+
+def test_a_saved_processor_carries_its_code(tmp_path: Path) -> None:
+    tiny_processor().save_pretrained(tmp_path)
+    stored = json.loads((tmp_path / "processor_config.json").read_text())
+    assert stored["auto_map"]["AutoProcessor"] == "processing_medglip.MedGlipProcessor"
+    code = stored["image_processor"]["auto_map"]["AutoImageProcessor"]
+    assert code == "image_processing_medglip.MedGlipImageProcessor"
+    files = {"configuration_medglip.py", "image_processing_medglip.py", "processing_medglip.py"}
+    assert files <= {path.name for path in tmp_path.iterdir()}
+
+
+@pytest.mark.parametrize("name", ["image_processing_medglip", "processing_medglip", "pipeline_medglip"])
+def test_remote_code_imports_only_what_travels_with_it(name: str) -> None:
+    source = (Path(modeling_medglip.__file__).parent / f"{name}.py").read_text()
+    imported = {
+        f".{node.module}" if node.level else (node.module or "").split(".")[0]
+        for node in ast.walk(ast.parse(source))
+        if isinstance(node, ast.ImportFrom)
+    }
+    imported |= {
+        alias.name.split(".")[0]
+        for node in ast.walk(ast.parse(source))
+        if isinstance(node, ast.Import)
+        for alias in node.names
+    }
+    flat = {".configuration_medglip", ".modeling_medglip", ".image_processing_medglip", ".processing_medglip"}
+    libraries = {"torch", "torchvision", "transformers", "numpy", "PIL"}
+    assert imported <= flat | libraries | set(sys.stdlib_module_names)

@@ -24,6 +24,7 @@ from modeling_medglip.image_processing_medglip import (
 )
 from training import router as training_router
 from training.sources import GroundingRecord, SourceRecipe
+from training.volumes import Volume
 
 
 RNG = np.random.default_rng(0)
@@ -228,6 +229,32 @@ def test_augmented_pictures_stay_pictures(picture: np.ndarray) -> None:
         assert varied.dtype == np.uint8 and len(varied) == len(picture) and min(varied.shape[1:]) >= 24
     again = [training_router.augment(picture, np.random.default_rng(3)) for _ in range(2)]
     assert np.array_equal(*again)
+
+
+def test_a_fan_is_black_outside_and_untouched_inside() -> None:
+    bright = np.full((1, 60, 80), 200, dtype=np.uint8)
+    for seed in range(5):
+        shape = training_router.fan(bright, np.random.default_rng(seed))
+        assert set(np.unique(shape)) == {0, 200} and 0.2 < (shape > 0).mean() < 1 and shape[0, 30, 40] == 200
+
+
+def test_flow_colours_are_spots_on_grey() -> None:
+    coloured = training_router.flow_colours(GREY[None], np.random.default_rng(1))
+    changed = (coloured != GREY).any(0)
+    assert coloured.shape == (3, *GREY.shape) and 0 < changed.mean() < 0.3
+    assert (coloured[:, changed].max(0) > coloured[:, changed].min(0)).all()
+
+
+def test_slices_of_extra_volumes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    array = RNG.integers(0, 900, (8, 12, 20)).astype(np.int16)
+    monkeypatch.setattr(training_router, "read_volume", lambda path, axcodes: Volume(array, axcodes or "LPS"))
+    assert training_router.sagittal_and_coronal(tmp_path) == []
+    modality, source, name, _ = training_router.EXTRA_VOLUMES[1]
+    (tmp_path / modality / source).mkdir(parents=True)
+    (tmp_path / modality / source / name).touch()
+    records = training_router.sagittal_and_coronal(tmp_path)
+    assert [record.load().shape for record in records] == [(20, 12)] * 2 + [(20, 8)] * 3
+    assert np.array_equal(records[0].load(), array[2, :, ::-1].T) and records[0].is_hounsfield
 
 
 def test_accuracy() -> None:
