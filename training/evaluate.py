@@ -24,7 +24,7 @@ import yaml
 from .dataset import foreign_labels
 from .metrics import Detections, LabelScore, average_precision, side_confusion, top_scores
 from .prompts import SYNONYMS_FILE, Vocabulary
-from .report import render_markdown
+from .report import write_page
 from .sources import MODALITIES, GroundingRecord, load_records
 
 
@@ -110,6 +110,7 @@ def evaluate_model(
     try:
         return {
             "schema": SCHEMA,
+            "well_shown": WELL_SHOWN,
             "modalities": {
                 name: evaluate_modality(
                     model,
@@ -294,7 +295,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--model", default=None, help="checkpoint folder; default: the embedded checkpoint")
     parser.add_argument("--data", default="../shared/data", help="folder with one folder of sources per modality")
     parser.add_argument("--modality", nargs="+", default=None, help="only these; default: all that the checkpoint has")
-    parser.add_argument("--out", default="docs/evaluation", help="folder for results.json and results.md")
+    parser.add_argument("--out", default="docs", help="folder for results.json and results.md")
     parser.add_argument("--batch-size", type=int, default=4)
     parser.add_argument("--limit", type=int, default=None, help="at most so many pictures per source")
     arguments = parser.parse_args(argv)
@@ -303,7 +304,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         out = Path(arguments.out)
         out.mkdir(parents=True, exist_ok=True)
         (out / "results.json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
-        (out / "results.md").write_text(render_markdown(results), encoding="utf-8")
+        write_page(out / "results.json", out / "results.md")
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

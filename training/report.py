@@ -1,14 +1,23 @@
 # Copyright 2026 The MedGLIP authors. Licensed under the Apache License, Version 2.0.
-"""Markdown tables out of `results.json`: `python -m training.report results.json [--out FILE]`. No number is typed."""
+"""The page of results, made from measured files alone: `python -m training.report docs/results.json`.
+
+Beside `results.json` (of `training.evaluate`) it takes `router.json` (of `training.router`) and `benchmark.json` (of
+`make bench`) where they lie in the same folder. No number is typed.
+"""
 
 from __future__ import annotations
 
 import argparse
 import json
+import statistics
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
+
+
+BASELINE = "Grounding DINO tiny"
+TEMPLATE = Path(__file__).parent / "templates" / "results.md"
 
 
 def percent(value: float | None, digits: int = 1) -> str:
@@ -22,11 +31,22 @@ def table(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
     return "\n".join("| " + " | ".join(str(cell) for cell in line) + " |" for line in lines) + "\n"
 
 
+def render_page(
+    results: dict[str, Any], router: dict[str, Any] | None = None, benchmark: dict[str, Any] | None = None
+) -> str:
+    """The whole page `docs/results.md`; a part that was not measured says so."""
+    return TEMPLATE.read_text(encoding="utf-8").format(
+        tables=render_markdown(results),
+        router=router_table(router) if router else "Not measured.\n",
+        benchmark=benchmark_table(benchmark) if benchmark else "Not measured.\n",
+    )
+
+
 def render_markdown(results: dict[str, Any]) -> str:
     """All tables of an evaluation: the summary, then labels, wordings and sides of every modality."""
-    parts = [summary_table(results)]
+    parts = ["## Summary\n\n" + summary_table(results)]
     for modality, result in results["modalities"].items():
-        parts.append(f"### {modality}\n\n" + label_table(result))
+        parts.append(f"## {modality}\n\n" + label_table(result))
         if result["synonyms"]:
             parts.append("Other words for the same thing, and parent terms:\n\n" + wording_table(result))
         if result["side_confusion"]["labels"]:
@@ -76,23 +96,62 @@ def side_table(result: dict[str, Any]) -> str:
     return table(["label", "pictures with both sides", "wrong"], rows)
 
 
+def router_table(router: dict[str, Any]) -> str:
+    """One row per modality: accuracy on validation pictures as they are, and on varied copies."""
+    plain, varied = router["validation"], router["validation_augmented"]
+    rows = [["all", sum(entry["pictures"] for entry in plain["by_modality"].values())]]
+    rows[0] += [percent(plain["accuracy"]), percent(varied["accuracy"])]
+    for name, entry in plain["by_modality"].items():
+        varied_entry = varied["by_modality"][name]
+        rows.append([name, entry["pictures"], percent(entry["accuracy"]), percent(varied_entry["accuracy"])])
+    text = table(["modality", "validation pictures", "right %", "right %, cropped, resized, compressed"], rows)
+    if "source_left_out" in router:
+        text += "\nOn sources that it never saw, one source left out at a time:\n\n"
+        text += table(["source", "right %"], [[k, percent(v)] for k, v in router["source_left_out"].items()])
+    return text
+
+
+def benchmark_table(benchmark: dict[str, Any]) -> str:
+    """Median milliseconds, peak memory, and the median ratio to `BASELINE` round by round."""
+    networks = benchmark["networks"]
+    base = networks[BASELINE]["seconds"]
+    rows = []
+    for name, result in networks.items():
+        ratio = statistics.median(own / other for own, other in zip(result["seconds"], base, strict=True))
+        milliseconds = f"{statistics.median(result['seconds']) * 1000:.0f}"
+        rows.append([name, milliseconds, f"{result['peak_bytes'] / 1e6:.0f}", f"{ratio:.2f}"])
+    return table(["network", "milliseconds", "peak memory, MB", f"time / {BASELINE}"], rows)
+
+
 def _plain(value: float | None) -> str:
     return "-" if value is None else f"{value:.2f}"
 
 
+def write_page(results_file: Path, page: Path) -> None:
+    """Write the page made of `results_file` and of what was measured beside it.
+
+    Raises:
+        `OSError`, `ValueError`: a file cannot be read.
+    """
+    parts = [_json(results_file), *(_json(results_file.with_name(name)) for name in ("router.json", "benchmark.json"))]
+    if parts[0] is None:
+        raise FileNotFoundError("no such file")
+    page.write_text(render_page(*parts), encoding="utf-8")
+
+
+def _json(path: Path) -> Any:
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line; returns the exit status."""
-    parser = argparse.ArgumentParser(prog="python -m training.report", description=__doc__)
-    parser.add_argument("results", help="results.json of training.evaluate")
-    parser.add_argument("--out", default=None, help="file to write; default: standard output")
+    parser = argparse.ArgumentParser(prog="python -m training.report", description="Make the page of results.")
+    parser.add_argument("results", type=Path, help="results.json of training.evaluate")
+    parser.add_argument("--out", type=Path, help="file to write; default: results.md beside it")
     arguments = parser.parse_args(argv)
     try:
-        text = render_markdown(json.loads(Path(arguments.results).read_text(encoding="utf-8")))
-        if arguments.out:
-            Path(arguments.out).write_text(text, encoding="utf-8")
-        else:
-            sys.stdout.write(text)
-    except (OSError, ValueError) as error:
+        write_page(arguments.results, arguments.out or arguments.results.with_suffix(".md"))
+    except (OSError, ValueError, KeyError) as error:
         print(f"error: {arguments.results}: {error}", file=sys.stderr)
         return 1
     return 0

@@ -15,12 +15,13 @@ import json
 import multiprocessing
 import platform
 import resource
-import statistics
 import time
 from collections.abc import Callable
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
+
+from training.report import benchmark_table
 
 
 LABELS = 7
@@ -126,17 +127,6 @@ def measure(rounds: int, threads: int) -> dict[str, dict[str, Any]]:
     return results
 
 
-def table(results: dict[str, dict[str, Any]]) -> str:
-    """Markdown table: median milliseconds, peak memory, and the median ratio to Grounding DINO round by round."""
-    base = results["Grounding DINO tiny"]["seconds"]
-    rows = ["| network | milliseconds | peak memory, MB | time / Grounding DINO |", "|---|---|---|---|"]
-    for name, result in results.items():
-        ratio = statistics.median(own / other for own, other in zip(result["seconds"], base, strict=True))
-        milliseconds = statistics.median(result["seconds"]) * 1000
-        rows.append(f"| {name} | {milliseconds:.0f} | {result['peak_bytes'] / 1e6:.0f} | {ratio:.2f} |")
-    return "\n".join(rows)
-
-
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -148,7 +138,7 @@ def main() -> None:
     if options.out:
         context = {"rounds": options.rounds, "threads": options.threads, "machine": platform.machine()}
         options.out.write_text(json.dumps({**context, "networks": results}, indent=1) + "\n")
-    print(table(results))
+    print(benchmark_table({"networks": results}))
 
 
 if __name__ == "__main__":

@@ -52,11 +52,44 @@ def test_rows_and_columns_of_a_table() -> None:
     assert lines == ["| a | b |", "| --- | ---: |", "| x | 1 |", "| y | 2 |"]
 
 
+ROUTER: dict[str, Any] = {
+    "validation": {"accuracy": 0.9, "by_modality": {"ct": {"accuracy": 0.9, "pictures": 20}}},
+    "validation_augmented": {"accuracy": 0.8, "by_modality": {"ct": {"accuracy": 0.8, "pictures": 20}}},
+}
+BENCHMARK: dict[str, Any] = {
+    "networks": {
+        "ours": {"seconds": [1.0, 3.0, 2.0], "peak_bytes": 2_000_000},
+        report.BASELINE: {"seconds": [2.0, 4.0, 5.0], "peak_bytes": 3_000_000},
+    }
+}
+
+
+def test_router_table() -> None:
+    text = report.router_table(ROUTER)
+    assert "| all | 20 | 90.0 | 80.0 |" in text and "| ct | 20 | 90.0 | 80.0 |" in text and "left out" not in text
+    assert "| ct/a | 50.0 |" in report.router_table({**ROUTER, "source_left_out": {"ct/a": 0.5}})
+
+
+def test_the_benchmark_s_ratio_is_taken_round_by_round() -> None:
+    # 1 / 2, 3 / 4, 2 / 5: the median is 0.50, not the ratio of the medians
+    assert "| ours | 2000 | 2 | 0.50 |" in report.benchmark_table(BENCHMARK)
+
+
+def test_the_page_holds_what_was_measured_beside_the_results() -> None:
+    results = {"modalities": {"endoscopy": RESULT}}
+    bare = report.render_page(results)
+    assert bare.startswith("# Results") and "## endoscopy" in bare and bare.count("Not measured.") == 2
+    full = report.render_page(results, ROUTER, BENCHMARK)
+    assert full.index("## endoscopy") < full.index("| ct | 20 |") < full.index("| ours | 2000 |")
+
+
 def test_the_command_writes_a_file_and_refuses_others(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    source, target = tmp_path / "results.json", tmp_path / "results.md"
+    source = tmp_path / "results.json"
     source.write_text(json.dumps({"modalities": {"endoscopy": RESULT}}), encoding="utf-8")
-    assert report.main([str(source), "--out", str(target)]) == 0
-    assert target.read_text(encoding="utf-8").startswith("| modality |")
+    (tmp_path / "router.json").write_text(json.dumps(ROUTER), encoding="utf-8")
+    assert report.main([str(source)]) == 0
+    assert "| ct | 20 |" in (tmp_path / "results.md").read_text(encoding="utf-8")
+    assert report.main([str(source), "--out", str(tmp_path / "other.md")]) == 0 and (tmp_path / "other.md").is_file()
     source.write_text("not json", encoding="utf-8")
-    assert report.main([str(source)]) == 1
-    assert capsys.readouterr().err.startswith(f"error: {source}:")
+    assert report.main([str(source)]) == 1 and report.main([str(tmp_path / "absent.json")]) == 1
+    assert all(line.startswith("error: ") for line in capsys.readouterr().err.splitlines())
