@@ -22,7 +22,9 @@ class AugmentationRecipe:
     Args:
         scale, aspect (`tuple`): zoom, and ratio of the horizontal to the vertical zoom.
         keep (`float`): smallest visible share of every box.
-        drop (`float`): a box of which less is visible is dropped (boxes can only get there by rotation).
+        drop (`float`): a box of which less is visible is dropped (only close-ups and turns get there).
+        close_share, close_scale: share of close-ups, where the source allows them, and their zoom; what leaves the
+            picture there is dropped as well.
         rotate_degrees, rotate_share: largest angle, and share of the pictures turned, where the source allows it.
         brightness, contrast, gamma, saturation, channel_gain (`tuple`): ranges of factors and exponents.
         blur_share, noise_share (`float`): share of pictures that are softened or get noise up to `noise_level`.
@@ -33,6 +35,8 @@ class AugmentationRecipe:
     aspect: tuple[float, float] = (0.88, 1.12)
     keep: float = 0.6
     drop: float = 0.25
+    close_share: float = 0.12
+    close_scale: tuple[float, float] = (1.4, 3.5)
     rotate_degrees: float = 7.0
     rotate_share: float = 0.3
     brightness: tuple[float, float] = (0.8, 1.25)
@@ -54,6 +58,7 @@ class Freedom:
     vertical_flip: bool = False
     quarter_turns: bool = False
     rotate: bool = False
+    close_ups: bool = False
 
 
 @dataclass(frozen=True)
@@ -105,13 +110,15 @@ def visible_share(boxes: NDArray[np.float32]) -> NDArray[np.float32]:
 def draw_geometry(
     boxes: NDArray[np.float32], freedom: Freedom, recipe: AugmentationRecipe, rng: np.random.Generator
 ) -> Geometry:
-    """Draw a zoom, shift, flip and turn that keeps enough of every box.
+    """Draw a zoom, shift, flip and turn that keeps enough of every box, or a close-up that need not.
 
     Args:
         boxes (`np.ndarray` of shape `(n, 4)`): xyxy in units of the picture.
         freedom ([`Freedom`]): what the source allows.
     """
     base = _symmetry(freedom, rng)
+    if freedom.close_ups and rng.random() < recipe.close_share:
+        return _draw_close_up(boxes, base, recipe, rng)
     for _ in range(recipe.attempts):
         geometry = _draw_once(base, freedom, recipe, rng)
         if len(boxes) == 0 or visible_share(geometry.map_boxes(boxes)).min() >= recipe.keep:
@@ -141,6 +148,17 @@ def _draw_once(
         turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
     reach = np.abs(zoom - 1) / 2 + 0.05
     return Geometry(turn @ np.diag(zoom) @ base, rng.uniform(-reach, reach))
+
+
+def _draw_close_up(
+    boxes: NDArray[np.float32], base: NDArray[np.float64], recipe: AugmentationRecipe, rng: np.random.Generator
+) -> Geometry:
+    """One of the boxes, or some place if there are none, much enlarged near the middle of the picture."""
+    scale, aspect = np.exp(rng.uniform(*np.log(recipe.close_scale))), np.sqrt(rng.uniform(*recipe.aspect))
+    matrix = np.diag([scale * aspect, scale / aspect]) @ base
+    box = boxes[rng.integers(len(boxes))] if len(boxes) else np.array([0.3, 0.3, 0.7, 0.7])
+    centre = (box[:2] + box[2:]) / 2
+    return Geometry(matrix, rng.uniform(-0.25, 0.25, 2) - matrix @ (centre - 0.5))
 
 
 def bend(image: torch.Tensor, gamma: float) -> torch.Tensor:

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import lru_cache
 from typing import Any, Protocol
 
@@ -184,7 +184,7 @@ class GroundingDataset(Dataset):
         if not self.train:
             return IDENTITY
         recipe = record.recipe
-        freedom = Freedom(recipe.horizontal_flip, recipe.vertical_flip, recipe.quarter_turns, recipe.rotate)
+        freedom = Freedom(**{field.name: getattr(recipe, field.name) for field in fields(Freedom)})
         return draw_geometry(boxes, freedom, self.augmentation, rng)
 
     def _visible(

@@ -51,6 +51,7 @@ class SourceRecipe:
     vertical_flip: bool = False
     quarter_turns: bool = False
     rotate: bool = False
+    close_ups: bool = False
     colour: bool = False
 
 

@@ -77,6 +77,23 @@ def test_enough_of_every_box_stays_visible() -> None:
     assert visible_share(draw_geometry(full, FREE, RECIPE, rng).map_boxes(full)).min() >= RECIPE.keep - 1e-6
 
 
+def test_close_ups_enlarge_one_box_near_the_middle_and_may_lose_the_others() -> None:
+    rng, recipe = np.random.default_rng(0), AugmentationRecipe(close_share=1.0)
+    boxes = np.array([[0.05, 0.05, 0.15, 0.15], [0.8, 0.8, 0.9, 0.9]], dtype=np.float32)
+    lost = 0
+    for _ in range(50):
+        geometry = draw_geometry(boxes, Freedom(close_ups=True), recipe, rng)
+        assert recipe.close_scale[0] / 1.07 <= geometry.matrix[0, 0] <= recipe.close_scale[1] * 1.07
+        mapped = geometry.map_boxes(boxes)
+        centres = (mapped[:, :2] + mapped[:, 2:]) / 2
+        assert np.abs(centres - 0.5).max(axis=1).min() <= 0.25 + 1e-6
+        lost += int(visible_share(mapped).min() == 0)
+    assert lost > 25
+    empty = draw_geometry(np.zeros((0, 4), np.float32), Freedom(close_ups=True), recipe, rng)
+    assert empty.matrix[0, 0] > 1.3
+    assert draw_geometry(boxes, Freedom(), recipe, rng).matrix[0, 0] < 1.3 * recipe.scale[1]
+
+
 def test_visible_share() -> None:
     boxes = np.array([[-0.5, 0, 0.5, 1], [0.2, 0.2, 0.4, 0.4], [1.1, 0, 1.4, 1]], dtype=np.float32)
     np.testing.assert_allclose(visible_share(boxes), [0.5, 1, 0], atol=1e-6)
