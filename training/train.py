@@ -1,19 +1,21 @@
 """Train one expert: `python -m training.train --modality endoscopy --data ../shared/data --out runs/endoscopy`.
 
 Interrupted runs go on from their last checkpoint when the same command is given again. The expert, with averaged
-weights, is saved in `OUT/expert`.
+weights, is saved in `OUT/expert`. `--start EXPERT` trains an expert further: the schedule begins anew on its weights.
 """
 
 from __future__ import annotations
 
 import argparse
 import logging
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 
-from modeling_medglip.configuration_medglip import resolve_modality
+from modeling_medglip.configuration_medglip import MedGlipConfig, resolve_modality
 from modeling_medglip.image_processing_medglip import MedGlipImageProcessor
+from modeling_medglip.modeling_medglip import MedGlipForObjectDetection
 from modeling_medglip.processing_medglip import MedGlipProcessor
 
 from .dataset import GroundingCollator, GroundingDataset, foreign_labels, phrase_length
@@ -32,7 +34,22 @@ def build_processor(recipe: Recipe, modality: str) -> MedGlipProcessor:
     return MedGlipProcessor(image_processor=image_processor, tokenizer=load_tokenizer())
 
 
-def run(modality: str, data: Path, out: Path, recipe: Recipe, seed: int) -> Path:
+def starting_model(recipe: Recipe, modality: str, start: Path | None) -> MedGlipForObjectDetection:
+    """The recipe's model: with pre-trained encoders, or with all the weights of the expert in the folder `start`.
+
+    Raises:
+        `ValueError`: the expert in `start` was not built as the recipe says.
+    """
+    config = recipe.config(modality)
+    if start is None:
+        return build_starting_model(config)
+    found = MedGlipConfig.from_pretrained(start)
+    if found.modalities != [modality] or found.head_config.to_dict() != config.head_config.to_dict():
+        raise ValueError(f"{start}: not a {modality} expert of this recipe")
+    return MedGlipForObjectDetection.from_pretrained(start)
+
+
+def run(modality: str, data: Path, out: Path, recipe: Recipe, seed: int, start: Path | None = None) -> Path:
     """Train one expert and return the folder of its checkpoint."""
     processor = build_processor(recipe, modality)
     records = load_records(data, split="train")
@@ -48,7 +65,7 @@ def run(modality: str, data: Path, out: Path, recipe: Recipe, seed: int) -> Path
     )
     logger.info("%s: %d pictures, %d presentations per epoch", modality, len(own), len(dataset))
     torch.manual_seed(seed)
-    model = build_starting_model(recipe.config(modality))
+    model = starting_model(recipe, modality, start)
     expert = recipe.experts[modality]
     ema = train_expert(model, dataset, GroundingCollator(processor), expert, recipe.optimisation, out, seed)
     with ema.applied():
@@ -66,6 +83,8 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--recipe", type=Path, default=EMBEDDED_RECIPE)
+    parser.add_argument("--start", type=Path, help="expert whose weights to start from (default: pre-trained encoders)")
+    parser.add_argument("--epochs", type=int, help="instead of the recipe's")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=0, help="CPU threads; 0 leaves PyTorch's choice")
     options = parser.parse_args(argv)
@@ -73,7 +92,10 @@ def main(argv: list[str] | None = None) -> int:
     if options.threads:
         torch.set_num_threads(options.threads)
     torch.set_flush_denormal(True)
-    folder = run(options.modality, options.data, options.out, load_recipe(options.recipe), options.seed)
+    recipe = load_recipe(options.recipe)
+    if options.epochs:
+        recipe.experts[options.modality] = replace(recipe.experts[options.modality], epochs=options.epochs)
+    folder = run(options.modality, options.data, options.out, recipe, options.seed, options.start)
     logger.info("saved %s", folder)
     return 0
 
