@@ -101,6 +101,8 @@ class MedGlipHeadConfig(PreTrainedConfig):
         atss_topk (`int`, defaults to 9): candidates per level in the assignment.
         focal_alpha, focal_gamma (`float`): focal loss of the alignment.
         box_loss_weight (`float`, defaults to 2.0): weight of the GIoU loss.
+        score_calibration (`list[float]`, *optional*): slope and intercept, on the logit of the final score, that turn
+            it into the chance that the box is right (Platt, 1999). `None` (GLIP) keeps the score as it is.
     """
 
     model_type = "med-glip-head"
@@ -129,6 +131,7 @@ class MedGlipHeadConfig(PreTrainedConfig):
     focal_alpha: float = 0.25
     focal_gamma: float | int = 2.0
     box_loss_weight: float | int = 2.0
+    score_calibration: list[float | int] | tuple[float | int, ...] | None = None
     initializer_range: float = 0.02
 
     def validate_architecture(self) -> None:
@@ -141,6 +144,9 @@ class MedGlipHeadConfig(PreTrainedConfig):
             raise ValueError(f"channels {self.channels} is not a multiple of groups {self.groups}")
         if len(self.anchor_sizes) != len(self.anchor_strides):
             raise ValueError("anchor_sizes and anchor_strides need one number per level")
+        line = self.score_calibration
+        if line is not None and (len(line) != 2 or not line[0] > 0):
+            raise ValueError(f"score_calibration must be a positive slope and an intercept, got {line}")
 
 
 @strict
@@ -180,7 +186,9 @@ class MedGlipConfig(PreTrainedConfig):
         ),
         "head_config": SubConfigSpec(config_class=MedGlipHeadConfig),
     }
-    keys_to_ignore_at_inference = ["region_features", "token_features", "spatial_shapes", "input_sizes"]
+    keys_to_ignore_at_inference = [
+        "region_features", "token_features", "spatial_shapes", "input_sizes", "score_calibration",
+    ]  # fmt: skip
 
     text_config: dict | PreTrainedConfig | None = None
     backbone_config: dict | PreTrainedConfig | None = None

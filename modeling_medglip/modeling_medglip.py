@@ -69,6 +69,8 @@ class MedGlipObjectDetectionOutput(ModelOutput):
         centerness (`Tensor` of shape `(batch, regions)`): before the sigmoid.
         pred_boxes (`Tensor` of shape `(batch, regions, 4)`): xyxy in pixels of the padded input, GLIP's +1 convention.
         region_features, token_features, spatial_shapes, input_sizes: as in [`MedGlipModelOutput`].
+        score_calibration (`Tensor` of shape `(batch, 2)`, *optional*): each image's slope and intercept, see
+            [`MedGlipHeadConfig`]; `None` when no expert here has any.
     """
 
     loss: Tensor | None = None
@@ -81,6 +83,7 @@ class MedGlipObjectDetectionOutput(ModelOutput):
     token_features: Tensor | None = None
     spatial_shapes: Tensor | None = None
     input_sizes: Tensor | None = None
+    score_calibration: Tensor | None = None
 
 
 # ------------------------------------------------------------------------------------------------ initial weights
@@ -1069,6 +1072,7 @@ class MedGlipForObjectDetection(MedGlipPreTrainedModel):
             token_features=outputs.token_features,
             spatial_shapes=outputs.spatial_shapes,
             input_sizes=outputs.input_sizes,
+            score_calibration=self._calibration(names, deltas.device),
         )
         if labels is not None:
             if attention_mask is None:
@@ -1077,6 +1081,13 @@ class MedGlipForObjectDetection(MedGlipPreTrainedModel):
             losses = self._losses(prediction, targets, anchors, attention_mask, outputs.region_mask)
             prediction.loss_dict, prediction.loss = losses, torch.stack(list(losses.values())).sum()
         return prediction
+
+    def _calibration(self, names: list[str], device: torch.device) -> Tensor | None:
+        """Slope and intercept of each image's expert, (1, 0) for those without: (batch, 2)."""
+        known = {name: self.config.expert_head_config(name).score_calibration for name in self.config.modalities}
+        if not any(known.values()):
+            return None
+        return torch.tensor([known[name] or (1.0, 0.0) for name in names], dtype=torch.float32, device=device)
 
     def _predict_boxes(
         self, regions: Tensor, names: list[str], shapes: list[tuple[int, int]]

@@ -138,6 +138,14 @@ def _candidates(
     return chunk, region, label, score
 
 
+def calibrated(score: torch.Tensor, calibration: torch.Tensor | None) -> torch.Tensor:
+    """Scores (n,) -> chances of being right: sigmoid(slope * logit + intercept); unchanged without a calibration."""
+    if calibration is None:
+        return score
+    slope, intercept = calibration.to(score.device, torch.float32)
+    return (slope * score.logit(eps=1e-6) + intercept).sigmoid()
+
+
 def nms_per_label(boxes: torch.Tensor, scores: torch.Tensor, labels: torch.Tensor, threshold: float) -> torch.Tensor:
     """
     Indices that survive non-maximum suppression within each label, best score first.
@@ -171,8 +179,9 @@ def detect(
     Args:
         outputs: with `logits` (B, R, T), `centerness` (B, R), `pred_boxes` (B, R, 4), `input_sizes` (B, 2) and
             `spatial_shapes` (levels, 2). With C chunks of labels R is C times the regions, chunk after chunk.
+            `score_calibration` (B, 2), where there is one, turns final scores into chances of being right.
         label_tokens: bool (B, L, T) or (B, C, L, T).
-        threshold (`float`): lowest final score, sqrt(label score * centerness), to keep.
+        threshold (`float`): lowest final score, sqrt(label score * centerness) and calibrated, to keep.
         target_sizes (*optional*): (B, 2) height and width of the original images; `None` keeps pixels of the input.
         nms_threshold, max_detections, pre_nms_threshold: as in GLIP.
         legacy_boxes (`bool`): GLIP's own numbers, where width = x2 - x1 + 1, instead of width = x2 - x1.
@@ -191,12 +200,14 @@ def detect(
     shapes = getattr(outputs, "spatial_shapes", None)
     levels = [logits.shape[1] // chunks] if shapes is None else [int(rows) * int(columns) for rows, columns in shapes]
     sizes = outputs.input_sizes if input_sizes is None else input_sizes
+    calibration = getattr(outputs, "score_calibration", None)
     results = []
     for index in range(batch):
         scores = label_scores(logits[index].view(chunks, sum(levels), -1), tokens[index])
         centerness = outputs.centerness[index].float().sigmoid().view(chunks, sum(levels))
         chunk, region, label, score = _candidates(scores, centerness, levels, pre_nms_threshold)
         first_label = tokens[index].any(-1).sum(-1).cumsum(0) - tokens[index].any(-1).sum(-1)
+        score = calibrated(score, None if calibration is None else calibration[index])
         label = label + first_label.to(label.device)[chunk]
         boxes = outputs.pred_boxes[index].float().view(chunks, sum(levels), 4)[chunk, region]
         size = int(sizes[index][0]), int(sizes[index][1])

@@ -10,10 +10,11 @@ import argparse
 import logging
 from dataclasses import replace
 from pathlib import Path
+from typing import cast
 
 import torch
 
-from modeling_medglip.configuration_medglip import MedGlipConfig, resolve_modality
+from modeling_medglip.configuration_medglip import MedGlipConfig, MedGlipHeadConfig, resolve_modality
 from modeling_medglip.image_processing_medglip import MedGlipImageProcessor
 from modeling_medglip.modeling_medglip import MedGlipForObjectDetection
 from modeling_medglip.processing_medglip import MedGlipProcessor
@@ -44,7 +45,8 @@ def starting_model(recipe: Recipe, modality: str, start: Path | None) -> MedGlip
     if start is None:
         return build_starting_model(config)
     found = MedGlipConfig.from_pretrained(start)
-    if found.modalities != [modality] or found.head_config.to_dict() != config.head_config.to_dict():
+    head, wanted = (cast(MedGlipHeadConfig, one.head_config).to_dict() for one in (found, config))
+    if found.modalities != [modality] or head != wanted:
         raise ValueError(f"{start}: not a {modality} expert of this recipe")
     return MedGlipForObjectDetection.from_pretrained(start)
 
@@ -83,7 +85,7 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--recipe", type=Path, default=EMBEDDED_RECIPE)
-    parser.add_argument("--start", type=Path, help="expert whose weights to start from (default: pre-trained encoders)")
+    parser.add_argument("--start", type=Path, help="expert to start from (default: pre-trained encoders)")
     parser.add_argument("--epochs", type=int, help="instead of the recipe's")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=0, help="CPU threads; 0 leaves PyTorch's choice")

@@ -304,6 +304,22 @@ class TestExperts:
                 assert torch.equal(output.logits, expected.logits)
                 assert torch.equal(output.pred_boxes, expected.pred_boxes)
 
+    @torch.no_grad()
+    def test_each_expert_keeps_its_calibration(self) -> None:
+        ct = tiny_model(("ct",), head_config={**HEAD, "score_calibration": [2.0, -1.0]})
+        joined = MedGlipForObjectDetection.from_experts({"ct": ct, "fundus": tiny_model(("fundus",))})
+        ids = prompt("liver")[0].repeat(2, 1)
+        output = joined(torch.randn(2, 3, 64, 64), ids, modality=["fundus", "ct"])
+        assert output.score_calibration.tolist() == [[1, 0], [2, -1]]
+        alone = joined.expert("ct")(torch.randn(1, 3, 64, 64), ids[:1])
+        assert alone.score_calibration.tolist() == [[2, -1]]
+        assert joined.expert("fundus")(torch.randn(1, 3, 64, 64), ids[:1]).score_calibration is None
+
+    @pytest.mark.parametrize("wrong", [[1.0], [0.0, 1.0], [-1.0, 0.0]])
+    def test_calibrations_that_are_none(self, wrong: list[float]) -> None:
+        with pytest.raises(StrictDataclassClassValidationError, match="a positive slope and an intercept"):
+            tiny_config(head_config={**HEAD, "score_calibration": wrong})
+
     def test_another_language_encoder_cannot_be_joined(self) -> None:
         first, second = tiny_model(("ct",)), tiny_model(("mri",))
         with torch.no_grad():

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import ast
 import json
+import math
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -324,6 +325,20 @@ def test_legacy_boxes_and_input_pixels(processor: MedGlipProcessor) -> None:
     assert half[0]["boxes"].tolist() == [[0, 4, 31.5, 15.5]]
 
 
+def test_calibrated_scores_are_chances(processor: MedGlipProcessor) -> None:
+    inputs = processor(IMAGE, "liver. spleen")
+    boxes = [[0, 0, 31, 31], [10, 10, 50, 50], [0, 0, 9, 9]]
+    outputs = made_up_outputs(inputs, boxes, [0, 1, 0], [0.9, 0.5, 0.3])
+    (plain,) = processor.post_process_grounded_object_detection(outputs, inputs, threshold=0.0)
+    outputs.score_calibration = torch.tensor([[2.0, -1.0]])
+    (found,) = processor.post_process_grounded_object_detection(outputs, inputs, threshold=0.0)
+    expected = 1 / (1 + math.e * ((1 - plain["scores"]) / plain["scores"]) ** 2)
+    torch.testing.assert_close(found["scores"], expected)
+    assert torch.equal(found["boxes"], plain["boxes"]) and found["text_labels"] == plain["text_labels"]
+    (few,) = processor.post_process_grounded_object_detection(outputs, inputs, threshold=0.3)
+    assert len(few["scores"]) == 1, "the threshold counts chances: 0.5 has become 0.27"
+
+
 def test_labels_never_suppress_each_other(processor: MedGlipProcessor) -> None:
     inputs = processor(IMAGE, "liver. spleen")
     box, near = [10.0, 10, 50, 50], [11.0, 10, 50, 50]
@@ -465,6 +480,9 @@ def test_image_processor_post_processing(processor: MedGlipProcessor) -> None:
     outputs.logits = outputs.logits[..., [0, 1, 3]]
     found = processor.image_processor.post_process_object_detection(outputs, 0.1, torch.tensor([[32, 32]]))
     assert found[0]["boxes"].tolist() == [[0, 0, 16, 16]] and found[0]["scores"].tolist() == pytest.approx([0.5])
+    outputs.score_calibration = torch.tensor([[1.0, 1.0]])
+    (found,) = processor.image_processor.post_process_object_detection(outputs)
+    assert found["scores"].tolist() == pytest.approx([1 / (1 + math.exp(-1))])
 
 
 # Saving --------------------------------------------------------------------------------------------------------------
