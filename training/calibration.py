@@ -26,25 +26,11 @@ from modeling_medglip.processing_medglip import MedGlipProcessor
 
 from .assemble import EMBEDDED
 from .evaluate import detect, source_labels
-from .metrics import OVERLAP, Detections, box_iou
+from .metrics import right_boxes
 from .sources import GroundingRecord, load_records
 
 
 logger = logging.getLogger(__name__)
-
-
-def right_boxes(record: GroundingRecord, found: Detections) -> NDArray[np.bool_]:
-    """Whether each box found (best first) is right: `(n,)`. Each true box makes one right, as in COCO's matching."""
-    right = np.zeros(len(found.scores), dtype=bool)
-    names = np.array(found.labels)
-    for label in set(record.labels):
-        overlap = box_iou(found.boxes[names == label], record.boxes[[name == label for name in record.labels]])
-        for row, index in enumerate(np.flatnonzero(names == label)):
-            best = int(overlap[row].argmax())
-            if overlap[row, best] >= OVERLAP:
-                right[index] = True
-                overlap[:, best] = -1.0
-    return right
 
 
 def fit_platt(scores: NDArray[np.float32], right: NDArray[np.bool_]) -> tuple[float, float]:

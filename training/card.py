@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from .assemble import EMBEDDED
-from .report import percent, router_table, summary_table, table
+from .report import percent, router_table, summary_table, table, threshold_table
 
 
 RESULTS = Path(__file__).parent.parent / "docs" / "results.json"
@@ -36,6 +36,7 @@ def render_card(checkpoint: Path, results: dict[str, Any], router: dict[str, Any
         modalities=", ".join(config["modalities"]),
         parts=parts_of(config, size),
         summary=summary_table(results),
+        at_threshold=threshold_table(results),
         shown=results["well_shown"],
         labels=label_table(results),
         router=router_table(router),

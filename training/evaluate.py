@@ -22,7 +22,7 @@ import torch
 import yaml
 
 from .dataset import foreign_labels
-from .metrics import Detections, LabelScore, average_precision, side_confusion, top_scores
+from .metrics import Detections, LabelScore, average_precision, precision_recall, side_confusion, top_scores
 from .prompts import SYNONYMS_FILE, Vocabulary
 from .report import write_page
 from .sources import MODALITIES, GroundingRecord, load_records
@@ -31,6 +31,7 @@ from .sources import MODALITIES, GroundingRecord, load_records
 SCHEMA = "medglip/evaluation@1"
 FOREIGN_PICTURES, FOREIGN_LABELS = 20, 6
 WELL_SHOWN = 30
+THRESHOLD = 0.3
 
 
 def source_labels(records: Iterable[GroundingRecord]) -> dict[str, list[str]]:
@@ -158,7 +159,8 @@ def evaluate_modality(
     Returns:
         `AP`, `AP50` (means over labels, all sources together), `AP50_well_shown` (labels with at least 30 training
         pictures), `labels` and `sources` (each with its own `labels`: AP, AP50, counts), `side_confusion`,
-        `scores` (medians of best scores of present, absent and foreign labels), `synonyms`, `seconds_per_image`.
+        `scores` (medians of best scores of present, absent and foreign labels), `at_threshold` (precision, recall and
+        wrong boxes per picture at the default threshold), `synonyms`, `seconds_per_image`.
     """
     asked = source_labels(records)
     prompts = [asked[f"{record.modality}/{record.source}"] for record in records]
@@ -182,6 +184,7 @@ def evaluate_modality(
             "absent": _median(top_scores(records, found, absent=True)),
             "foreign": _foreign_floor(model, processor, records, other_labels, batch_size),
         },
+        "at_threshold": precision_recall(records, found, THRESHOLD),
         "synonyms": _check_wordings(model, processor, records, found, checks, batch_size),
         "seconds_per_image": seconds,
     }

@@ -128,6 +128,42 @@ def _coco_found(
     return found
 
 
+def right_boxes(record: GroundingRecord, found: Detections) -> NDArray[np.bool_]:
+    """Whether each box found (best first) is right: `(n,)`. Each true box makes one right, as in COCO's matching."""
+    right = np.zeros(len(found.scores), dtype=bool)
+    names = np.array(found.labels)
+    for label in set(record.labels):
+        overlap = box_iou(found.boxes[names == label], record.boxes[[name == label for name in record.labels]])
+        for row, index in enumerate(np.flatnonzero(names == label)):
+            best = int(overlap[row].argmax())
+            if overlap[row, best] >= OVERLAP:
+                right[index] = True
+                overlap[:, best] = -1.0
+    return right
+
+
+def precision_recall(
+    records: Sequence[GroundingRecord], detections: Sequence[Detections], threshold: float
+) -> dict[str, float | None]:
+    """What a threshold gives, all labels together.
+
+    Returns:
+        `threshold`, `precision` (share of the boxes that are right), `recall` (share of the true boxes found), and
+        `wrong_per_image`.
+    """
+    kept = [
+        right_boxes(record, found)[found.scores > threshold] for record, found in zip(records, detections, strict=True)
+    ]
+    right, boxes = sum(int(part.sum()) for part in kept), sum(len(part) for part in kept)
+    truth = sum(len(record.labels) for record in records)
+    return {
+        "threshold": threshold,
+        "precision": right / boxes if boxes else None,
+        "recall": right / truth if truth else None,
+        "wrong_per_image": (boxes - right) / max(1, len(records)),
+    }
+
+
 def side_confusion(
     records: Sequence[GroundingRecord], detections: Sequence[Detections], partner: Callable[[str], str | None]
 ) -> dict[str, tuple[int, int]]:

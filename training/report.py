@@ -44,7 +44,7 @@ def render_page(
 
 def render_markdown(results: dict[str, Any]) -> str:
     """All tables of an evaluation: the summary, then labels, wordings and sides of every modality."""
-    parts = ["## Summary\n\n" + summary_table(results)]
+    parts = ["## Summary\n\n" + summary_table(results), "At the default threshold:\n\n" + threshold_table(results)]
     for modality, result in results["modalities"].items():
         parts.append(f"## {modality}\n\n" + label_table(result))
         if result["synonyms"]:
@@ -64,6 +64,17 @@ def summary_table(results: dict[str, Any]) -> str:
         row += [percent(result["AP50_well_shown"]), percent(result["side_confusion"]["share"])]
         row += [_plain(result["scores"][key]) for key in ("present", "absent", "foreign")]
         rows.append([*row, _plain(result["seconds_per_image"])])
+    return table(header, rows)
+
+
+def threshold_table(results: dict[str, Any]) -> str:
+    """One row per modality: what the default threshold gives."""
+    header = ["modality", "threshold", "boxes that are right %", "true boxes found %", "wrong boxes per image"]
+    rows = []
+    for modality, result in results["modalities"].items():
+        at = result["at_threshold"]
+        row = [modality, at["threshold"], percent(at["precision"]), percent(at["recall"])]
+        rows.append([*row, _plain(at["wrong_per_image"])])
     return table(header, rows)
 
 

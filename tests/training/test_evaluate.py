@@ -106,6 +106,7 @@ def test_an_oracle_gets_full_marks(oracle: tuple[Oracle, Any, list[GroundingReco
     assert expected.items() <= ct["sources"]["organs"]["labels"]["left kidney"].items()
     assert ct["side_confusion"]["share"] == 0 and ct["side_confusion"]["labels"]["left kidney"]["pictures"] == 3
     assert ct["scores"] == {"present": pytest.approx(0.9), "absent": 0.0, "foreign": 0.0}
+    assert ct["at_threshold"] == {"threshold": 0.3, "precision": 1.0, "recall": 1.0, "wrong_per_image": 0.0}
     assert ct["seconds_per_image"] > 0
     assert json.loads(json.dumps(results)) == results
 

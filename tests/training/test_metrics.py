@@ -6,7 +6,15 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from training.metrics import Detections, average_precision, box_iou, side_confusion, top_scores
+from training.metrics import (
+    Detections,
+    average_precision,
+    box_iou,
+    precision_recall,
+    right_boxes,
+    side_confusion,
+    top_scores,
+)
 from training.prompts import Vocabulary
 
 from .tiny_data import record
@@ -77,3 +85,33 @@ def test_best_scores_of_present_and_absent_labels() -> None:
     found = detections(("left kidney", 0.9, LEFT), ("left kidney", 0.2, RIGHT), ("liver", 0.1, LEFT))
     np.testing.assert_allclose(sorted(top_scores([KIDNEYS], [found], absent=False)), [0, 0.9], atol=1e-6)
     np.testing.assert_allclose(top_scores([KIDNEYS], [found], absent=True), [0.1], atol=1e-6)
+
+
+def test_each_true_box_makes_one_box_right() -> None:
+    truth = record([[0, 0, 10, 10], [20, 0, 30, 10], [40, 0, 50, 10]], ["polyp", "polyp", "liver"])
+    boxes = detections(
+        ("polyp", 0.9, [0, 0, 10, 11]),
+        ("polyp", 0.8, [0, 0, 10, 10]),  # the same one again
+        ("liver", 0.7, [20, 0, 30, 10]),  # another label's place
+        ("polyp", 0.6, [20, 0, 30, 12]),
+        ("liver", 0.5, [40, 0, 44, 10]),  # overlaps by less than half
+        ("spleen", 0.4, [40, 0, 50, 10]),  # a label that is not there
+    )
+    assert right_boxes(truth, boxes).tolist() == [True, False, False, True, False, False]
+
+
+def test_nothing_to_find() -> None:
+    assert right_boxes(record([], [], ["liver"]), detections(("liver", 0.9, [0, 0, 5, 5]))).tolist() == [False]
+
+
+def test_precision_and_recall_at_a_threshold() -> None:
+    truth = [record([[0, 0, 10, 10], [20, 0, 30, 10]], ["polyp", "polyp"]), record([], [], ["polyp"])]
+    boxes = [
+        detections(("polyp", 0.9, [0, 0, 10, 10]), ("polyp", 0.2, [20, 0, 30, 10])),
+        detections(("polyp", 0.5, [0, 0, 5, 5])),
+    ]
+    assert precision_recall(truth, boxes, 0.3) == {
+        "threshold": 0.3, "precision": 0.5, "recall": 0.5, "wrong_per_image": 0.5,
+    }  # fmt: skip
+    nothing = precision_recall(truth[1:], [detections(("polyp", 0.1, [0, 0, 5, 5]))], 0.3)
+    assert nothing["precision"] is None and nothing["recall"] is None and nothing["wrong_per_image"] == 0

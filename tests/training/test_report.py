@@ -29,6 +29,7 @@ RESULT: dict[str, Any] = {
     "sources": {"b": SOURCE},
     "side_confusion": {"share": 0.125, "labels": {"left kidney": {"wrong": 1, "pictures": 8}}},
     "scores": {"present": 0.67, "absent": None, "foreign": 0.081},
+    "at_threshold": {"threshold": 0.3, "precision": 0.912, "recall": None, "wrong_per_image": 0.25},
     "synonyms": [{"source": "b", "label": "polyp", "wording": "adenoma", "AP": 0.5, "AP50": 0.85}],
     "seconds_per_image": 0.052,
 }
@@ -38,6 +39,7 @@ def test_every_number_comes_from_the_results() -> None:
     text = report.render_markdown({"modalities": {"endoscopy": RESULT}})
     assert "| endoscopy | 40 | 5 | 81.2 | 40.0 | - | 12.5 | 0.67 | - | 0.08 | 0.05 |" in text
     assert text.index("| polyp | 40 | 3 (4) | 90.0 | 45.0 |") < text.index("| rare | 2 | 3 (4) | 10.0 | 5.0 |")
+    assert "| endoscopy | 0.3 | 91.2 | - | 0.25 |" in text
     assert "| b: polyp | adenoma | 85.0 | 50.0 |" in text and "| left kidney | 8 | 1 |" in text
 
 
