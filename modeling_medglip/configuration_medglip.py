@@ -165,8 +165,9 @@ class MedGlipConfig(PreTrainedConfig):
             `{"ct": {"head_config": {"anchor_sizes": [24, 48, 96, 192, 384]}}}`.
         text_attention (`str`, defaults to `"prompt"`): `"prompt"`: every token sees the whole prompt (GLIP);
             `"label"`: a token sees only its own label, so the order of the labels changes nothing.
-        separator_token_ids (`list[int]`, defaults to `[1012]`): the tokens that end a label ("." in BERT's
-            vocabulary); used by `text_attention="label"`.
+        separator_token_ids (`list[int]`, defaults to `[101, 1012]`): the tokens that end a label ("." in BERT's
+            vocabulary), and the one that opens a prompt ("[CLS]"), which belongs to no label; used by
+            `text_attention="label"`.
         label_hierarchy (`dict`, *optional*): free data on the labels the checkpoint was trained with.
 
     Example:
@@ -196,7 +197,7 @@ class MedGlipConfig(PreTrainedConfig):
     modalities: list[str] | tuple[str, ...] = ("ct",)
     expert_overrides: dict | None = None
     text_attention: str = "prompt"
-    separator_token_ids: list[int] | tuple[int, ...] = (1012,)
+    separator_token_ids: list[int] | tuple[int, ...] = (101, 1012)
     label_hierarchy: dict | None = None
 
     def __post_init__(self, **kwargs: Any) -> None:

@@ -555,8 +555,8 @@ class TextFeatures(NamedTuple):
 
 
 def label_segments(input_ids: Tensor, separators: Sequence[int]) -> Tensor:
-    """The running number of the label each token belongs to; a separator closes its own label. Shape as
-    `input_ids`."""
+    """The running number of the label each token belongs to; a separator closes its own label, and the opening token
+    is a separator too, or the first label would be read differently from the others. Shape as `input_ids`."""
     ends = torch.isin(input_ids, torch.tensor(list(separators), device=input_ids.device))
     return ends.long().cumsum(-1) - ends.long()
 

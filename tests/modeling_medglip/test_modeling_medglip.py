@@ -149,11 +149,15 @@ class TestForward:
 
     @torch.no_grad()
     def test_label_order_changes_nothing_with_label_attention(self) -> None:
-        model = tiny_model(text_attention="label")
+        opening, closing = 2, 3
+        model = tiny_model(text_attention="label", separator_token_ids=[DOT, opening])
         images = torch.randn(1, 3, 64, 64)
-        one, other = prompt("left kidney", "liver"), prompt("liver", "left kidney")
-        first, second = model(images, *one[:2]), model(images, *other[:2])
-        order = [3, 4, 0, 1, 2]
+        ids = [
+            torch.tensor([[opening, *prompt(*labels)[0][0], closing]])
+            for labels in (("left kidney", "liver"), ("liver", "left kidney"))
+        ]
+        first, second = (model(images, rows) for rows in ids)
+        order = [0, 4, 5, 1, 2, 3, 6]
         assert torch.allclose(first.logits[..., order], second.logits, atol=1e-5)
         assert torch.allclose(first.pred_boxes, second.pred_boxes, atol=1e-3)
 
