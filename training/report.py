@@ -1,8 +1,8 @@
 # Copyright 2026 The MedGLIP authors. Licensed under the Apache License, Version 2.0.
 """The page of results, made from measured files alone: `python -m training.report docs/results.json`.
 
-Beside `results.json` (of `training.evaluate`) it takes `router.json` (of `training.router`) and `benchmark.json` (of
-`make bench`) where they lie in the same folder. No number is typed.
+Beside `results.json` (of `training.evaluate`) it takes `router.json` (of `training.router`), `benchmark.json` and
+`embedded.json` (of the two benchmarks) where they lie in the same folder. No number is typed.
 """
 
 from __future__ import annotations
@@ -32,13 +32,17 @@ def table(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
 
 
 def render_page(
-    results: dict[str, Any], router: dict[str, Any] | None = None, benchmark: dict[str, Any] | None = None
+    results: dict[str, Any],
+    router: dict[str, Any] | None = None,
+    benchmark: dict[str, Any] | None = None,
+    embedded: dict[str, Any] | None = None,
 ) -> str:
     """The whole page `docs/results.md`; a part that was not measured says so."""
     return TEMPLATE.read_text(encoding="utf-8").format(
         tables=render_markdown(results),
         router=router_table(router) if router else "Not measured.\n",
         benchmark=benchmark_table(benchmark) if benchmark else "Not measured.\n",
+        embedded=embedded_table(embedded) if embedded else "Not measured.\n",
     )
 
 
@@ -134,6 +138,14 @@ def benchmark_table(benchmark: dict[str, Any]) -> str:
     return table(["network", "milliseconds", "peak memory, MB", f"time / {BASELINE}"], rows)
 
 
+def embedded_table(embedded: dict[str, Any]) -> str:
+    """Seconds to import, to load, and per demo picture."""
+    rows = [["importing the package", _plain(embedded["import_seconds"])]]
+    rows += [["loading model and processor", _plain(embedded["load_seconds"])]]
+    rows += [[f"demo picture {name}", _plain(seconds)] for name, seconds in embedded["picture_seconds"].items()]
+    return table(["what", f"seconds, {embedded['threads']} threads"], rows)
+
+
 def _plain(value: float | None) -> str:
     return "-" if value is None else f"{value:.2f}"
 
@@ -144,10 +156,11 @@ def write_page(results_file: Path, page: Path) -> None:
     Raises:
         `OSError`, `ValueError`: a file cannot be read.
     """
-    parts = [_json(results_file), *(_json(results_file.with_name(name)) for name in ("router.json", "benchmark.json"))]
-    if parts[0] is None:
+    results = _json(results_file)
+    if results is None:
         raise FileNotFoundError("no such file")
-    page.write_text(render_page(*parts), encoding="utf-8")
+    beside = [_json(results_file.with_name(f"{name}.json")) for name in ("router", "benchmark", "embedded")]
+    page.write_text(render_page(results, *beside), encoding="utf-8")
 
 
 def _json(path: Path) -> Any:

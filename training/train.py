@@ -10,11 +10,10 @@ import argparse
 import logging
 from dataclasses import replace
 from pathlib import Path
-from typing import cast
 
 import torch
 
-from modeling_medglip.configuration_medglip import MedGlipConfig, MedGlipHeadConfig, resolve_modality
+from modeling_medglip.configuration_medglip import MedGlipConfig, resolve_modality
 from modeling_medglip.image_processing_medglip import MedGlipImageProcessor
 from modeling_medglip.modeling_medglip import MedGlipForObjectDetection
 from modeling_medglip.processing_medglip import MedGlipProcessor
@@ -38,17 +37,19 @@ def build_processor(recipe: Recipe, modality: str) -> MedGlipProcessor:
 def starting_model(recipe: Recipe, modality: str, start: Path | None) -> MedGlipForObjectDetection:
     """The recipe's model: with pre-trained encoders, or with all the weights of the expert in the folder `start`.
 
+    Sizes and anchors are always the recipe's.
+
     Raises:
-        `ValueError`: the expert in `start` was not built as the recipe says.
+        `ValueError`: the expert in `start` is of another modality.
+        `RuntimeError`: its tensors do not fit the recipe's model.
     """
     config = recipe.config(modality)
     if start is None:
         return build_starting_model(config)
-    found = MedGlipConfig.from_pretrained(start)
-    head, wanted = (cast(MedGlipHeadConfig, one.head_config).to_dict() for one in (found, config))
-    if found.modalities != [modality] or head != wanted:
-        raise ValueError(f"{start}: not a {modality} expert of this recipe")
-    return MedGlipForObjectDetection.from_pretrained(start)
+    found = MedGlipConfig.from_pretrained(start).modalities
+    if found != [modality]:
+        raise ValueError(f"{start}: an expert for {', '.join(found)}, not for {modality}")
+    return MedGlipForObjectDetection.from_pretrained(start, config=config)
 
 
 def run(modality: str, data: Path, out: Path, recipe: Recipe, seed: int, start: Path | None = None) -> Path:
@@ -86,7 +87,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--recipe", type=Path, default=EMBEDDED_RECIPE)
     parser.add_argument("--start", type=Path, help="expert to start from (default: pre-trained encoders)")
-    parser.add_argument("--epochs", type=int, help="instead of the recipe's")
+    for name, kind in (("size", int), ("anchor-scale", float), ("epochs", int)):
+        parser.add_argument(f"--{name}", type=kind, help="instead of the recipe's")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=0, help="CPU threads; 0 leaves PyTorch's choice")
     options = parser.parse_args(argv)
@@ -95,8 +97,8 @@ def main(argv: list[str] | None = None) -> int:
         torch.set_num_threads(options.threads)
     torch.set_flush_denormal(True)
     recipe = load_recipe(options.recipe)
-    if options.epochs:
-        recipe.experts[options.modality] = replace(recipe.experts[options.modality], epochs=options.epochs)
+    given = {name: vars(options)[name] for name in ("size", "anchor_scale", "epochs") if vars(options)[name]}
+    recipe.experts[options.modality] = replace(recipe.experts[options.modality], **given)
     folder = run(options.modality, options.data, options.out, recipe, options.seed, options.start)
     logger.info("saved %s", folder)
     return 0

@@ -64,6 +64,7 @@ BENCHMARK: dict[str, Any] = {
         report.BASELINE: {"seconds": [2.0, 4.0, 5.0], "peak_bytes": 3_000_000},
     }
 }
+EMBEDDED = {"threads": 2, "import_seconds": 2.0, "load_seconds": 1.5, "picture_seconds": {"a": 0.123}}
 
 
 def test_router_table() -> None:
@@ -80,9 +81,12 @@ def test_the_benchmark_s_ratio_is_taken_round_by_round() -> None:
 def test_the_page_holds_what_was_measured_beside_the_results() -> None:
     results = {"modalities": {"endoscopy": RESULT}}
     bare = report.render_page(results)
-    assert bare.startswith("# Results") and "## endoscopy" in bare and bare.count("Not measured.") == 2
-    full = report.render_page(results, ROUTER, BENCHMARK)
-    assert full.index("## endoscopy") < full.index("| ct | 20 |") < full.index("| ours | 2000 |")
+    assert bare.startswith("# Results") and "## endoscopy" in bare and bare.count("Not measured.") == 3
+    full = report.render_page(results, ROUTER, BENCHMARK, EMBEDDED)
+    places = [
+        full.index(text) for text in ("## endoscopy", "| ct | 20 |", "| ours | 2000 |", "| demo picture a | 0.12 |")
+    ]
+    assert places == sorted(places) and "| loading model and processor | 1.50 |" in full
 
 
 def test_the_command_writes_a_file_and_refuses_others(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
