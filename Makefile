@@ -1,7 +1,7 @@
 # make demo    ground phrases on images of every modality, overlays in out/demo
 # make test    the default test suite            make test-slow   the slow and the multi-process tests
 # make lint    ruff and mypy                     make format      ruff, rewriting
-# make bench   time and memory beside two detectors of transformers
+# make bench   time and memory beside two detectors of transformers, time of the embedded checkpoint
 # Everything makes or updates .venv first. PYTHON=... chooses another interpreter (3.11 or newer).
 
 SHELL := /bin/bash
@@ -50,10 +50,12 @@ format: $(VENV)/.dev
 
 bench: $(VENV)/.dev
 	$(BIN)/python -m tests.benchmarks.bench_grounding
+	$(BIN)/python -m tests.benchmarks.bench_embedded
 
 # The training images are not part of this repository: see training/README.md.
 results: $(VENV)/.dev
 	$(BIN)/python -m training.evaluate
+	$(BIN)/python -m training.card
 
 train-env: $(VENV)/.train
 

@@ -36,7 +36,8 @@ class DemoCase:
         source: one sentence on where the picture comes from.
         is_phantom: drawn by this project; not a patient.
         load: reads or draws the picture.
-        true_boxes: gives label -> true box (xyxy, pixels): of the drawing, of shipped masks, or measured by hand.
+        true_boxes: gives label -> true box (xyxy, pixels): of the drawing, of shipped masks, or measured by hand. None
+            where nothing that is asked for is in the picture.
     """
 
     id: str
@@ -110,7 +111,7 @@ def _phantom(draw: Callable[[], phantoms.Phantom]) -> phantoms.Phantom:
 # Boxes: of MNI152 measured on the template with its tissue masks (see the tests), of the others by hand.
 _REAL = (
     DemoCase(
-        "ct_chest", "ct", "aorta. right lung. left lung.",
+        "ct_chest", "ct", "right lung. left lung.",
         "CT of the thoracic spine and descending aorta, a 128 x 128 crop, from pydicom's test files (CT_small.dcm).",
         _pydicom_file("CT_small.dcm"),
         true_boxes=lambda: {"aorta": (71, 0, 110, 27), "right lung": (0, 0, 49, 63), "left lung": (85, 0, 128, 69)},
@@ -127,16 +128,9 @@ _REAL = (
         },
     ),
     DemoCase(
-        "mri_abdomen", "mri", "right kidney. left kidney.",
-        "Contrast-enhanced MRI of the upper abdomen from pydicom's test files (examples_overlay.dcm).",
-        _pydicom_file("examples_overlay.dcm"),
-        true_boxes=lambda: {"right kidney": (119, 188, 185, 250), "left kidney": (288, 198, 345, 252)},
-    ),
-    DemoCase(
-        "ultrasound_node", "ultrasound", "lymph node. fetal head.",
-        "Power Doppler ultrasound of a lymph node from pydicom's test files (examples_rgb_color.dcm).",
+        "ultrasound_node", "ultrasound", "fetal head.",
+        "Power Doppler ultrasound of a lymph node from pydicom's test files (examples_rgb_color.dcm): no fetal head.",
         _pydicom_file("examples_rgb_color.dcm"),
-        true_boxes=lambda: {"lymph node": (36, 80, 262, 141)},
     ),
     DemoCase(
         "fundus_retina", "fundus", "optic disc. optic cup.",

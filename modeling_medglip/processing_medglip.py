@@ -10,7 +10,10 @@ import torch
 from torchvision.ops import nms
 from transformers.image_processing_utils import BatchFeature
 from transformers.processing_utils import ProcessorMixin
+from transformers.utils import logging
 
+
+logger = logging.get_logger(__name__)
 
 SEPARATOR = ". "
 CANDIDATES_PER_LEVEL = 1000
@@ -376,6 +379,10 @@ class MedGlipProcessor(ProcessorMixin):
         encoding = self.tokenizer(prompt, return_offsets_mapping=True)
         begin, end = np.array(encoding["offset_mapping"]).T
         inside = (begin[None] < spans[:, 1:]) & (end[None] > spans[:, :1]) & (end > begin)[None]
+        known = np.array(encoding["input_ids"]) != self.tokenizer.unk_token_id
+        for label, tokens in zip(labels, inside, strict=True):
+            if not (tokens & known).any():
+                logger.warning(f"label {label[:60]!r} has no word that the language encoder knows: boxes mean nothing")
         return encoding["input_ids"], inside
 
     def _pad(self, prompts: list[list[tuple[list[int], np.ndarray]]]) -> dict[str, torch.Tensor]:

@@ -212,7 +212,6 @@ class TestDocuments:
         results = doctest.DocTestRunner().run(test)
         assert results.attempted > 5 and results.failed == 0
 
-    @pytest.mark.skipif(not (PACKAGE / "checkpoints" / "unified").is_dir(), reason="no embedded checkpoint yet")
     def test_readme_s_python_runs(self) -> None:
         readme = (ROOT / "README.md").read_text(encoding="utf-8")
         (sample,) = re.findall(r"```python\n(.*?)```", readme, flags=re.DOTALL)

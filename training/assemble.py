@@ -27,8 +27,11 @@ from .starting_weights import load_tokenizer
 
 EMBEDDED = Path(__file__).parent.parent / "modeling_medglip" / "checkpoints" / "unified"
 # Label-wise attention counts positions inside one label, so the language encoder's later positions are never used.
-LABEL_POSITIONS = 128
+LABEL_POSITIONS = 64
+# all-MiniLM-L6-v2's word pieces from here on are single letters of scripts other than Latin and Greek, inside words.
+WORD_PIECES = 29740
 SHARD_SIZE = "40MB"
+LICENSES = "licenses.json"
 
 
 def assemble(runs: Path, data: Path, out: Path, recipe: Recipe, router: Path | None) -> list[str]:
@@ -41,24 +44,28 @@ def assemble(runs: Path, data: Path, out: Path, recipe: Recipe, router: Path | N
     if not found:
         raise ValueError(f"{runs}: no <modality>/expert folder there; run training.train first")
     model = MedGlipForObjectDetection.from_experts(found)
-    shorten_positions(model)
+    shorten_embeddings(model)
     model.config.label_hierarchy = {"trained_labels": trained_labels(data, list(found))}
     model.half().save_pretrained(out, max_shard_size=SHARD_SIZE)
     build_processor(recipe, list(found), router).save_pretrained(out)
-    rows = license_rows(data / "MANIFEST.md")
-    (out / "licenses.json").write_text(json.dumps(rows, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     tidy(out)
+    rows = license_rows(data / "MANIFEST.md")
+    (out / LICENSES).write_text(json.dumps(rows, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     return list(found)
 
 
 @torch.no_grad()
-def shorten_positions(model: MedGlipForObjectDetection) -> None:
-    """Drop the language encoder's positions beyond any label's length."""
+def shorten_embeddings(model: MedGlipForObjectDetection) -> None:
+    """Drop the language encoder's positions beyond any label's length, and word pieces that English never needs."""
     text: Any = model.model.text_model
-    embedding = text.embeddings.position_embeddings
-    embedding.weight = torch.nn.Parameter(embedding.weight[:LABEL_POSITIONS].clone())
-    embedding.num_embeddings = LABEL_POSITIONS
-    text.config.max_position_embeddings = LABEL_POSITIONS
+    config, embeddings = text.config, text.embeddings
+    config.max_position_embeddings = min(config.max_position_embeddings, LABEL_POSITIONS)
+    config.vocab_size = min(config.vocab_size, WORD_PIECES)
+    lengths = {"position_embeddings": config.max_position_embeddings, "word_embeddings": config.vocab_size}
+    for name, length in lengths.items():
+        embedding = getattr(embeddings, name)
+        embedding.weight = torch.nn.Parameter(embedding.weight[:length].clone())
+        embedding.num_embeddings = length
 
 
 def trained_labels(data: Path, modalities: list[str]) -> dict[str, list[str]]:
@@ -90,17 +97,22 @@ def license_rows(manifest: Path) -> list[dict[str, Any]]:
 
 
 def tidy(folder: Path) -> None:
-    """Make the folder a part of the package: no copies of its code; half-precision tensors are loaded as float32."""
+    """Make the folder a part of the package: small, without copies of its code; half-precision tensors are loaded as
+    float32."""
     for copy in folder.glob("*.py"):
         copy.unlink()
-    for name in ("config.json", "processor_config.json", "preprocessor_config.json", "tokenizer_config.json"):
-        path = folder / name
-        if path.is_file():
-            content = json.loads(path.read_text(encoding="utf-8"))
-            content.pop("auto_map", None)
-            if name == "config.json":
-                content["dtype"] = "float32"
-            path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    for path in set(folder.glob("*.json")) - {folder / LICENSES}:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        content.pop("auto_map", None)
+        if path.name == "config.json":
+            content["dtype"] = "float32"
+        if path.name == "tokenizer.json":
+            vocabulary = content["model"]["vocab"]
+            content["model"]["vocab"] = {word: row for word, row in vocabulary.items() if row < WORD_PIECES}
+            content |= {"truncation": None, "padding": None}
+        readable = path.name in ("config.json", "tokenizer_config.json")
+        layout: dict[str, Any] = {"indent": 2} if readable else {"separators": (",", ":")}
+        path.write_text(json.dumps(content, ensure_ascii=False, **layout) + "\n", encoding="utf-8")
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -16,7 +16,6 @@ import pytest
 from PIL import Image
 
 from modeling_medglip import cli
-from modeling_medglip.checkpoint import default_checkpoint
 from modeling_medglip.demo_images import DemoCase, demo_cases
 from modeling_medglip.reading import ReadImage
 from modeling_medglip.results import read_boxes
@@ -24,17 +23,6 @@ from tests.modeling_medglip.tiny_checkpoint import save_tiny_checkpoint
 
 
 ROOT = Path(__file__).resolve().parents[2]
-
-
-def embedded() -> bool:
-    """Whether the package holds its checkpoint already."""
-    try:
-        return default_checkpoint().is_dir()
-    except FileNotFoundError:
-        return False
-
-
-needs_checkpoint = pytest.mark.skipif(not embedded(), reason="the embedded checkpoint has not been made yet")
 
 
 @pytest.fixture(scope="module")
@@ -107,7 +95,6 @@ class TestProcesses:
         assert done.returncode == 0 and done.stdout.endswith("set()\n"), done.stderr
         assert "--prompt" in done.stdout and "not a medical device" not in done.stderr
 
-    @needs_checkpoint
     def test_demo(self, tmp_path: Path) -> None:
         done = process(["demo", "--out", tmp_path / "demo"], tmp_path)
         assert done.returncode == 0, done.stderr

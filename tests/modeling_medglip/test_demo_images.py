@@ -16,6 +16,7 @@ from modeling_medglip.errors import MedGlipError
 
 
 CASES = {case.id: case for case in demo_cases()}
+NOTHING_TO_FIND = {"ultrasound_node"}
 PHANTOM_DRAWINGS = [
     phantoms.abdominal_ct,
     phantoms.chest_radiograph,
@@ -52,14 +53,14 @@ class TestCases:
         assert image.pixels.std() > 1 and min(image.width, image.height) >= 100
         assert image.modality in (None, case.modality)
         boxes = case.true_boxes()
-        assert boxes, case.id
+        assert bool(boxes) == (case.id not in NOTHING_TO_FIND)
         for left, top, right, bottom in boxes.values():
             assert 0 <= left < right <= image.width and 0 <= top < bottom <= image.height
 
     @pytest.mark.parametrize("case", CASES.values(), ids=lambda case: case.id)
-    def test_most_of_what_is_asked_has_a_true_box(self, case: DemoCase) -> None:
+    def test_what_is_asked_has_a_true_box(self, case: DemoCase) -> None:
         asked = {label.strip() for label in case.prompt.split(".") if label.strip()}
-        assert asked & set(case.true_boxes())
+        assert bool(asked & set(case.true_boxes())) == (case.id not in NOTHING_TO_FIND)
 
     def test_names_hold_no_folder(self) -> None:
         assert CASES["fundus_retina"].load().file == "retina.jpg"
@@ -108,13 +109,6 @@ class TestRealPictures:
         pieces, _ = ndimage.label(ndimage.gaussian_filter(green, 3) > 140)
         disc = tuple(4 * side for side in bounds(pieces == pieces[162, 54]))
         assert pieces[162, 54] and overlap(CASES["fundus_retina"].true_boxes()["optic disc"], disc) > 0.8
-
-    def test_the_kidneys_are_the_bright_pieces(self) -> None:
-        ndimage = pytest.importorskip("scipy.ndimage")
-        pieces, _ = ndimage.label(CASES["mri_abdomen"].load().pixels > 420)
-        boxes = CASES["mri_abdomen"].true_boxes()
-        for name, place in (("right kidney", (235, 150)), ("left kidney", (215, 300))):
-            assert pieces[place] and overlap(boxes[name], bounds(pieces == pieces[place])) > 0.9
 
     def test_the_aorta_is_full_of_contrast_agent_and_the_lungs_of_air(self) -> None:
         hounsfield = CASES["ct_chest"].load().pixels

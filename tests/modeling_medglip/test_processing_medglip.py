@@ -161,6 +161,13 @@ def test_special_tokens_in_labels_are_words(processor: MedGlipProcessor) -> None
     assert words_of(processor, batch) == ["sep", "mask liver"]
 
 
+def test_a_label_of_unknown_words_is_warned_of(processor: MedGlipProcessor, monkeypatch: pytest.MonkeyPatch) -> None:
+    warnings: list[str] = []
+    monkeypatch.setattr("modeling_medglip.processing_medglip.logger.warning", warnings.append)
+    processor(text=["печень", "liver печень", "spleen"])
+    assert warnings == ["label 'печень' has no word that the language encoder knows: boxes mean nothing"]
+
+
 def test_final_separator(processor: MedGlipProcessor) -> None:
     glip = tiny_processor({"modality": "endoscopy"}, final_separator=False)
     assert processor.tokenizer.decode(processor(IMAGE, "liver. spleen")["input_ids"][0]).endswith("spleen. [SEP]")

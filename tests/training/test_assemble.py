@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 
 from modeling_medglip.modeling_medglip import MedGlipForObjectDetection
 from tests.training.test_trainer import tiny_model
-from training.assemble import license_rows, shorten_positions, tidy
+from training.assemble import WORD_PIECES, license_rows, shorten_embeddings, tidy
 
 
 MANIFEST = """# What is here
@@ -38,20 +38,32 @@ def test_half_precision_is_loaded_as_float32(tmp_path: Path) -> None:
     assert "auto_map" not in json.loads((tmp_path / "config.json").read_text())
 
 
-def test_shorter_positions_change_nothing() -> None:
+def test_shorter_embeddings_change_nothing() -> None:
     model = tiny_model().eval()
     ids = torch.tensor([[5, 1, 6, 1]])
     before = model.get_text_features(ids).hidden
-    text = model.model.text_model
-    text.embeddings.position_embeddings = torch.nn.Embedding(200, 16)
-    with torch.no_grad():
-        text.embeddings.position_embeddings.weight[:32] = (
-            tiny_model().model.text_model.embeddings.position_embeddings.weight
-        )
-    shorten_positions(model)
-    assert text.embeddings.position_embeddings.weight.shape == (128, 16)
-    assert model.config.text_config.max_position_embeddings == 128
+    embeddings, config = model.model.text_model.embeddings, model.config.text_config
+    for name, rows in (("position_embeddings", 200), ("word_embeddings", WORD_PIECES + 7)):
+        short = getattr(embeddings, name).weight
+        longer = torch.nn.Embedding(rows, short.shape[1])
+        with torch.no_grad():
+            longer.weight[: len(short)] = short
+        setattr(embeddings, name, longer)
+    config.max_position_embeddings, config.vocab_size = 200, WORD_PIECES + 7
+    shorten_embeddings(model)
+    assert embeddings.position_embeddings.weight.shape == (64, 16) and config.max_position_embeddings == 64
+    assert embeddings.word_embeddings.weight.shape == (WORD_PIECES, 16) and config.vocab_size == WORD_PIECES
     assert torch.equal(model.get_text_features(ids).hidden, before)
+
+
+def test_the_tokenizer_has_no_piece_without_an_embedding(tmp_path: Path) -> None:
+    words = {f"w{row}": row for row in range(WORD_PIECES + 3)}
+    content = {"model": {"vocab": words}, "truncation": {"max_length": 128}, "padding": {"pad_id": 0}}
+    (tmp_path / "tokenizer.json").write_text(json.dumps(content), encoding="utf-8")
+    tidy(tmp_path)
+    tidied = json.loads((tmp_path / "tokenizer.json").read_text(encoding="utf-8"))
+    assert max(tidied["model"]["vocab"].values()) == WORD_PIECES - 1
+    assert tidied["truncation"] is None and tidied["padding"] is None
 
 
 def test_licences_come_from_the_manifest(tmp_path: Path) -> None:

@@ -65,12 +65,11 @@ def test_the_command(checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> No
     assert capsys.readouterr().err.startswith("error: ")
 
 
-@pytest.mark.skipif(not EMBEDDED.is_dir(), reason="the embedded checkpoint has not been made yet")
 def test_the_committed_pages_are_what_the_commands_write() -> None:
     folder = card.RESULTS.parent
-    results, router, benchmark = (
-        json.loads((folder / name).read_text(encoding="utf-8"))
-        for name in ("results.json", "router.json", "benchmark.json")
+    results, *beside = (
+        json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
+        for name in ("results", "router", "benchmark", "embedded")
     )
-    assert (EMBEDDED / "README.md").read_text(encoding="utf-8") == card.render_card(EMBEDDED, results, router)
-    assert (folder / "results.md").read_text(encoding="utf-8") == report.render_page(results, router, benchmark)
+    assert (EMBEDDED / "README.md").read_text(encoding="utf-8") == card.render_card(EMBEDDED, results, beside[0])
+    assert (folder / "results.md").read_text(encoding="utf-8") == report.render_page(results, *beside)
