@@ -729,10 +729,9 @@ class MedGlipPreTrainedModel(PreTrainedModel):
         return (model, info) if with_info else model
 
     def _require_complete(self, info: Any, source: str) -> None:
-        unexpected = [key for key in info["unexpected_keys"] if not self._belongs_elsewhere(key)]
         for problem, keys in (
             ("lacks", list(info["missing_keys"])),
-            ("has unknown", unexpected),
+            ("has unknown", list(info["unexpected_keys"])),
             ("has another shape for", [str(entry[0]) for entry in info["mismatched_keys"]]),
         ):
             if keys:
@@ -741,12 +740,12 @@ class MedGlipPreTrainedModel(PreTrainedModel):
                     f"not fit {type(self).__name__} with the experts {', '.join(self.config.modalities)}"
                 )
 
-    def _belongs_elsewhere(self, key: str) -> bool:
-        """Tensors of experts that were not asked for, or of the box heads when only the base model is loaded."""
-        parts = key.removeprefix("model.").split(".")
-        if parts[0] not in ("experts", "box_heads") or len(parts) < 2:
-            return False
-        return parts[1] not in self.config.modalities or (parts[0] == "box_heads" and not hasattr(self, "box_heads"))
+    def _ignore_other_experts(self) -> None:
+        """Pass over the tensors of experts that were not asked for, and over box heads where only the base model is
+        loaded; called last in a model's `__init__`, since transformers gathers these patterns in `post_init`."""
+        others = f"(?!({'|'.join(self.config.modalities)})\\.)"
+        heads = others if hasattr(self, "box_heads") else ""
+        self._keys_to_ignore_on_load_unexpected = {rf"^(model\.)?experts\.{others}", rf"^box_heads\.{heads}"}
 
     def save_pretrained(self, save_directory: Any, *args: Any, **kwargs: Any) -> Any:
         """Save as `PreTrainedModel.save_pretrained` does, with the tensors under the model's own names.
@@ -779,6 +778,7 @@ class MedGlipModel(MedGlipPreTrainedModel):
         self.text_model = AutoModel.from_config(config.text_config, **text_kwargs)
         self.experts = nn.ModuleDict({name: MedGlipExpert(config, name) for name in config.modalities})
         self.post_init()
+        self._ignore_other_experts()
 
     def train(self, mode: bool = True) -> MedGlipModel:
         """As `Module.train`; a frozen language encoder stays without dropout."""
@@ -1022,6 +1022,7 @@ class MedGlipForObjectDetection(MedGlipPreTrainedModel):
         self.model = MedGlipModel(config)
         self.box_heads = nn.ModuleDict({name: BoxHead(config.expert_head_config(name)) for name in config.modalities})
         self.post_init()
+        self._ignore_other_experts()
 
     def get_text_features(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> TextFeatures:
         """See [`MedGlipModel.get_text_features`]."""

@@ -350,6 +350,21 @@ class TestExperts:
         with pytest.raises(ValueError, match="no expert for mri: it has ct, fundus"):
             MedGlipForObjectDetection.from_pretrained(tmp_path, modalities=["mri"])
 
+    def test_experts_that_were_not_asked_for_are_passed_over_in_silence(
+        self, two_experts: MedGlipForObjectDetection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        two_experts.save_pretrained(tmp_path)
+        said: list[str] = []
+        monkeypatch.setattr("transformers.modeling_utils.logger.warning", lambda text, *rest: said.append(str(text)))
+        for kind in (MedGlipForObjectDetection, MedGlipModel):
+            _, info = kind.from_pretrained(tmp_path, modalities=["ct"], output_loading_info=True)
+            assert not info["unexpected_keys"] and not info["missing_keys"]
+        assert not said
+        state = load_file(tmp_path / "model.safetensors")
+        save_file({**state, "box_heads.ct.more": torch.zeros(1)}, tmp_path / "model.safetensors", {"format": "pt"})
+        with pytest.raises(ValueError, match="has unknown 1 tensors, the first is 'box_heads.ct.more'"):
+            MedGlipForObjectDetection.from_pretrained(tmp_path, modalities=["ct"])
+
     def test_experts_of_another_width_do_not_fit(self) -> None:
         overrides = {"fundus": {"head_config": {"channels": 32}}}
         with pytest.raises(StrictDataclassClassValidationError, match="need the same head channels"):
