@@ -234,6 +234,11 @@ class _Job:
         except MemoryError as error:
             _fail(f"{name}: not enough memory", 1, self.debug, error)
             return InputRecord(name, "failed", time.perf_counter() - start, error="not enough memory")
+        except Exception as error:  # one input must not take the others with it
+            memory = "memory" in str(error).lower()
+            reason = "not enough memory" if memory else f"unexpected {type(error).__name__}; --debug shows where"
+            _fail(f"{name}: {reason}", 1, self.debug, error)
+            return InputRecord(name, "failed", time.perf_counter() - start, error=reason)
         _print_boxes(name, result, self.case)
         found = (len(result.boxes), result.image.modality, result.modality_source, result.warnings)
         return InputRecord(name, "done", time.perf_counter() - start, outputs, *found)

@@ -209,6 +209,19 @@ class MedGlipConfig(PreTrainedConfig):
             self.head_config = MedGlipHeadConfig(**{k: v for k, v in (self.head_config or {}).items()})
         super().__post_init__(**kwargs)
 
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
+        """As `PreTrainedConfig.from_dict`; `modalities=` chooses among the checkpoint's experts, by any of their
+        names."""
+        wanted = kwargs.pop("modalities", None)
+        loaded = super().from_dict(config_dict, **kwargs)
+        if wanted is None:
+            return loaded
+        names = [wanted] if isinstance(wanted, str) else list(wanted)
+        if isinstance(loaded, tuple):
+            return loaded[0].for_modalities(names), *loaded[1:]
+        return loaded.for_modalities(names)
+
     def validate_architecture(self) -> None:
         """Check the modalities and that all experts give features of one width."""
         if not self.modalities:

@@ -25,7 +25,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.models.bert.modeling_bert import BertLayer
 from transformers.utils import ModelOutput, can_return_tuple
 
-from .configuration_medglip import MedGlipConfig, MedGlipHeadConfig, resolve_modality
+from .configuration_medglip import MODALITIES, MedGlipConfig, MedGlipHeadConfig, resolve_modality
 
 
 # The logit of a region outside its own image: its probability is exactly 0 in float32.
@@ -234,7 +234,9 @@ class BiDirectionalAttention(nn.Module):
     def _visual_update(self, scores: Tensor, text: Tensor, attention_mask: Tensor) -> Tensor:
         batch, tokens = attention_mask.shape
         hidden = ~attention_mask.bool()
-        scores = scores.view(batch, self.heads, tokens, -1).masked_fill(hidden[:, None, :, None], -1e9)
+        scores = scores.view(batch, self.heads, tokens, -1).masked_fill(
+            hidden[:, None, :, None], -1e9 if scores.dtype == torch.float32 else torch.finfo(scores.dtype).min
+        )
         attention = F.dropout(scores.softmax(dim=2), self.dropout, self.training).flatten(1, 2)
         out_weight = self.out_v_proj.weight.view(-1, self.heads, self.out_v_proj.in_features // self.heads)
         folded = torch.matmul(self._split(self.values_l_proj(text)), out_weight.permute(1, 2, 0))
@@ -714,7 +716,8 @@ class MedGlipPreTrainedModel(PreTrainedModel):
         """
         modalities = kwargs.pop("modalities", None)
         with_info = kwargs.pop("output_loading_info", False)
-        kwargs.setdefault("use_safetensors", True)
+        if kwargs.setdefault("use_safetensors", True) is not True:
+            raise ValueError("only safetensors are read: leave use_safetensors out")
         _refuse_pickles(pretrained_model_name_or_path)
         if modalities is not None:
             names = [modalities] if isinstance(modalities, str) else list(modalities)
@@ -724,8 +727,9 @@ class MedGlipPreTrainedModel(PreTrainedModel):
                 config = cls.config_class.from_pretrained(pretrained_model_name_or_path, **hub)
             kwargs["config"] = config.for_modalities(names)
         model, info = super().from_pretrained(pretrained_model_name_or_path, *args, output_loading_info=True, **kwargs)
-        if not kwargs.get("ignore_mismatched_sizes"):
-            model._require_complete(info, str(pretrained_model_name_or_path))
+        if kwargs.get("ignore_mismatched_sizes"):
+            info["mismatched_keys"].clear()
+        model._require_complete(info, str(pretrained_model_name_or_path))
         return (model, info) if with_info else model
 
     def _require_complete(self, info: Any, source: str) -> None:
@@ -743,7 +747,7 @@ class MedGlipPreTrainedModel(PreTrainedModel):
     def _ignore_other_experts(self) -> None:
         """Pass over the tensors of experts that were not asked for, and over box heads where only the base model is
         loaded; called last in a model's `__init__`, since transformers gathers these patterns in `post_init`."""
-        others = f"(?!({'|'.join(self.config.modalities)})\\.)"
+        others = f"({'|'.join(name for name in MODALITIES if name not in self.config.modalities) or '(?!)'})\\."
         heads = others if hasattr(self, "box_heads") else ""
         self._keys_to_ignore_on_load_unexpected = {rf"^(model\.)?experts\.{others}", rf"^box_heads\.{heads}"}
 
@@ -840,7 +844,6 @@ class MedGlipModel(MedGlipPreTrainedModel):
         text_features: TextFeatures | None = None,
         token_type_ids: Tensor | None = None,
         label_tokens: Tensor | None = None,
-        text_labels: list[list[str]] | None = None,
         **kwargs: Any,
     ) -> MedGlipModelOutput:
         r"""
@@ -854,7 +857,7 @@ class MedGlipModel(MedGlipPreTrainedModel):
             image is
                 then computed on its own extent, as if it were alone. Without it, padding takes part, as in GLIP.
             text_features ([`TextFeatures`], *optional*): from [`get_text_features`], instead of `input_ids`.
-            token_type_ids, label_tokens, text_labels: ignored here; the processor's batch can be passed whole.
+            token_type_ids, label_tokens, kwargs: ignored here; the processor's batch can be passed whole.
 
         Raises:
             `ValueError`: shapes do not fit, or the checkpoint has no such expert.
@@ -1040,7 +1043,6 @@ class MedGlipForObjectDetection(MedGlipPreTrainedModel):
         label_tokens: Tensor | None = None,
         text_features: TextFeatures | None = None,
         token_type_ids: Tensor | None = None,
-        text_labels: list[list[str]] | None = None,
         **kwargs: Any,
     ) -> MedGlipObjectDetectionOutput:
         r"""
@@ -1051,7 +1053,7 @@ class MedGlipForObjectDetection(MedGlipPreTrainedModel):
                 may have no targets.
             label_tokens (`Tensor` of shape `(batch, labels, tokens)`, bool): the tokens of each phrase; needed with
                 `labels`.
-            text_labels: ignored; the processor's batch can be passed whole.
+            kwargs: ignored; the processor's batch can be passed whole.
 
         Raises:
             `ValueError`: as [`MedGlipModel.forward`], or targets that do not fit the prompt.
@@ -1222,7 +1224,12 @@ def _is_shared_or_of(key: str, modality: str) -> bool:
 
 def _require_same_text(first: MedGlipForObjectDetection, other: MedGlipForObjectDetection, name: str) -> None:
     ours, theirs = first.model.text_model.state_dict(), other.model.text_model.state_dict()
-    if ours.keys() != theirs.keys() or any(not torch.equal(ours[key], theirs[key]) for key in ours):
+    same_reading = all(
+        getattr(first.config, field) == getattr(other.config, field)
+        for field in ("text_attention", "separator_token_ids")
+    )
+    same_weights = ours.keys() == theirs.keys() and all(torch.equal(ours[key], theirs[key]) for key in ours)
+    if not same_reading or not same_weights:
         raise ValueError(f"the expert for {name} was trained with another language encoder: they cannot be joined")
 
 

@@ -103,7 +103,7 @@ def _decoded(stream: IO[bytes], frame: int | None, pydicom: Any) -> ReadImage:
         modality=modality,
         spacing_mm=_spacing(dataset, index),
         photometric_interpretation=photometric if photometric in GREY else None,
-        warnings=notes + modality_note + value_notes,
+        warnings=notes + modality_note + value_notes + _orientation_note(dataset, index),
     )
 
 
@@ -189,6 +189,23 @@ def _rescale(dataset: Any, index: int) -> tuple[float | None, float]:
     if not (math.isfinite(slope) and math.isfinite(intercept)) or slope == 0:
         raise MedGlipError(f"its rescale slope {slope:g} or intercept {intercept:g} is unusable")
     return slope, intercept
+
+
+def _orientation_note(dataset: Any, index: int) -> tuple[str, ...]:
+    """A warning if rows and columns do not run as in the usual views: axial to the left and the back, coronal to the
+    left and the feet, sagittal to the back and the feet (PS3.3 C.7.6.2.1.1; axes left, posterior, superior)."""
+    item = _functional_item(dataset, index, "PlaneOrientationSequence")
+    source = dataset if item is None else item
+    stated = source.get("ImageOrientationPatient")
+    if stated is None or len(stated) != 6:
+        return ()
+    directions = np.array(stated, dtype=float).reshape(2, 3)
+    axes = np.abs(directions).argmax(axis=1)
+    signs = tuple(float(np.sign(row[axis])) for row, axis in zip(directions, axes, strict=True))
+    usual = {(0, 1): (1.0, 1.0), (0, 2): (1.0, -1.0), (1, 2): (1.0, -1.0)}
+    if usual.get((int(axes[0]), int(axes[1]))) == signs:
+        return ()
+    return ("is mirrored or turned against the usual view (ImageOrientationPatient): left and right may be swapped",)
 
 
 def _spacing(dataset: Any, index: int) -> tuple[float, float] | None:

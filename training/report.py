@@ -48,7 +48,11 @@ def render_page(
 
 def render_markdown(results: dict[str, Any]) -> str:
     """All tables of an evaluation: the summary, then labels, wordings and sides of every modality."""
-    parts = ["## Summary\n\n" + summary_table(results), "At the default threshold:\n\n" + threshold_table(results)]
+    parts = [
+        "## Summary\n\n" + summary_table(results),
+        "At the default threshold, on the images that the two calibration numbers per expert were fitted on:\n\n"
+        + threshold_table(results),
+    ]
     for modality, result in results["modalities"].items():
         parts.append(f"## {modality}\n\n" + label_table(result))
         if result["synonyms"]:

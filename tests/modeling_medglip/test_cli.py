@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from modeling_medglip import cli
+from modeling_medglip import cli, grounding
 from modeling_medglip.demo_images import DemoCase, demo_cases
 from modeling_medglip.reading import ReadImage
 from modeling_medglip.results import read_boxes
@@ -120,6 +120,39 @@ def medglip(capsys: pytest.CaptureFixture[str]) -> Any:
         return Lines(status, *capsys.readouterr())
 
     return call
+
+
+class TestOneInputAmongSeveral:
+    @pytest.mark.parametrize(
+        ("text", "reason"),
+        [
+            ("DefaultCPUAllocator: can't allocate memory", "not enough memory"),
+            ("sizes do not match", "unexpected RuntimeError"),
+        ],
+    )
+    def test_a_surprise_in_one_input_leaves_the_others(
+        self,
+        medglip: Any,
+        tiny: str,
+        scan: Path,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        text: str,
+        reason: str,
+    ) -> None:
+        other = scan.with_name("other.png")
+        other.write_bytes(scan.read_bytes())
+        whole = grounding.ground_image
+
+        def fail_once(grounder: Any, image: Any, *rest: Any) -> Any:
+            if image.file == scan.name:
+                raise RuntimeError(text)
+            return whole(grounder, image, *rest)
+
+        monkeypatch.setattr("modeling_medglip.grounding.ground_image", fail_once)
+        lines = medglip("ground", scan, other, "--prompt", "liver", "--model", tiny, "--out", tmp_path / "out")
+        assert lines.status == 1 and f"scan.png: {reason}" in lines.err and "Traceback" not in lines.err
+        assert [path.name for path in (tmp_path / "out").glob("*.boxes.json")] == ["other.boxes.json"]
 
 
 class TestUsage:

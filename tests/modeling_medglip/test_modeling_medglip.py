@@ -148,6 +148,19 @@ class TestForward:
         assert torch.allclose(together.logits[1, :, :2], alone.logits[0], atol=1e-5)
 
     @torch.no_grad()
+    @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+    def test_half_precision_with_padded_prompts(self, dtype: torch.dtype) -> None:
+        ids, mask, _ = prompt("liver", "left kidney")
+        ids, mask = ids.repeat(2, 1), mask.repeat(2, 1)
+        mask[1, 2:] = 0
+        images = torch.randn(2, 3, 64, 64)
+        model = tiny_model()
+        exact = model(images, ids, mask)
+        half = model.to(dtype)(images.to(dtype), ids, mask)
+        assert torch.isfinite(half.logits).all() and torch.isfinite(half.pred_boxes).all()
+        assert (half.logits.float() - exact.logits).abs().max() < 0.3
+
+    @torch.no_grad()
     def test_label_order_changes_nothing_with_label_attention(self) -> None:
         opening, closing = 2, 3
         model = tiny_model(text_attention="label", separator_token_ids=[DOT, opening])
@@ -324,6 +337,22 @@ class TestExperts:
         with pytest.raises(StrictDataclassClassValidationError, match="a positive slope and an intercept"):
             tiny_config(head_config={**HEAD, "score_calibration": wrong})
 
+    def test_another_reading_of_labels_cannot_be_joined(self) -> None:
+        with pytest.raises(ValueError, match="expert for mri was trained with another language encoder"):
+            MedGlipForObjectDetection.from_experts(
+                {"ct": tiny_model(("ct",)), "mri": tiny_model(("mri",), text_attention="label")}
+            )
+
+    @pytest.mark.parametrize("names", ["OP", ["retina"]])
+    def test_the_auto_classes_choose_experts_by_any_name(
+        self, two_experts: MedGlipForObjectDetection, tmp_path: Path, names: Any
+    ) -> None:
+        two_experts.save_pretrained(tmp_path)
+        one = AutoModelForZeroShotObjectDetection.from_pretrained(tmp_path, modalities=names)
+        assert one.config.modalities == ["fundus"]
+        with pytest.raises(ValueError, match="modality"):
+            AutoModelForZeroShotObjectDetection.from_pretrained(tmp_path, modalities=["pet"])
+
     def test_another_language_encoder_cannot_be_joined(self) -> None:
         first, second = tiny_model(("ct",)), tiny_model(("mri",))
         with torch.no_grad():
@@ -364,6 +393,11 @@ class TestExperts:
         save_file({**state, "box_heads.ct.more": torch.zeros(1)}, tmp_path / "model.safetensors", {"format": "pt"})
         with pytest.raises(ValueError, match="has unknown 1 tensors, the first is 'box_heads.ct.more'"):
             MedGlipForObjectDetection.from_pretrained(tmp_path, modalities=["ct"])
+        save_file({**state, "model.experts.bogus.x": torch.zeros(1)}, tmp_path / "model.safetensors", {"format": "pt"})
+        with pytest.raises(ValueError, match=r"has unknown 1 tensors, the first is '(model\.)?experts.bogus.x'"):
+            MedGlipForObjectDetection.from_pretrained(tmp_path)
+        with pytest.raises(ValueError, match="only safetensors are read"):
+            MedGlipForObjectDetection.from_pretrained(tmp_path, use_safetensors=False)
 
     def test_experts_of_another_width_do_not_fit(self) -> None:
         overrides = {"fundus": {"head_config": {"channels": 32}}}

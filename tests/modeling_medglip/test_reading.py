@@ -362,6 +362,25 @@ class TestDicom:
         with pytest.raises(MedGlipError, match=r"pip install .med-glip\[clinical\]"):
             read_image(dicom_test_file("MR_small_RLE.dcm"))
 
+    @pytest.mark.parametrize(
+        ("orientation", "usual"),
+        [
+            ([1, 0, 0, 0, 1, 0], True),
+            ([0.98, 0.1, 0.17, -0.1, 0.99, 0], True),
+            ([1, 0, 0, 0, 0, -1], True),
+            ([0, 1, 0, 0, 0, -1], True),
+            ([-1, 0, 0, 0, 1, 0], False),
+            ([-1, 0, 0, 0, -1, 0], False),
+            ([0, 1, 0, 1, 0, 0], False),
+            ([1, 0, 0, 0, 0, 1], False),
+        ],
+    )
+    def test_a_mirrored_or_turned_slice_is_warned_of(
+        self, tmp_path: Path, orientation: list[float], usual: bool
+    ) -> None:
+        image = read_image(save_dicom(tmp_path / "a.dcm", GREY, Modality="MR", ImageOrientationPatient=orientation))
+        assert any("left and right may be swapped" in text for text in image.warnings) != usual
+
     def test_missing_pydicom_names_the_extra(self, monkeypatch: pytest.MonkeyPatch) -> None:
         path = dicom_test_file("CT_small.dcm")
         monkeypatch.setitem(sys.modules, "pydicom", None)
