@@ -188,7 +188,7 @@ class MedGlipConfig(PreTrainedConfig):
         "head_config": SubConfigSpec(config_class=MedGlipHeadConfig),
     }
     keys_to_ignore_at_inference = [
-        "region_features", "token_features", "spatial_shapes", "input_sizes", "score_calibration",
+        "region_features", "token_features", "spatial_shapes", "input_sizes", "score_calibration", "attention_mask",
     ]  # fmt: skip
 
     text_config: dict | PreTrainedConfig | None = None

@@ -71,6 +71,8 @@ class MedGlipObjectDetectionOutput(ModelOutput):
         region_features, token_features, spatial_shapes, input_sizes: as in [`MedGlipModelOutput`].
         score_calibration (`Tensor` of shape `(batch, 2)`, *optional*): each image's slope and intercept, see
             [`MedGlipHeadConfig`]; `None` when no expert here has any.
+        attention_mask (`Tensor` of shape `(batch, tokens)`, bool, *optional*): the prompts' tokens that are neither
+            padding nor separators, for post-processing that sees no prompt; not for prompts in chunks.
     """
 
     loss: Tensor | None = None
@@ -84,6 +86,7 @@ class MedGlipObjectDetectionOutput(ModelOutput):
     spatial_shapes: Tensor | None = None
     input_sizes: Tensor | None = None
     score_calibration: Tensor | None = None
+    attention_mask: Tensor | None = None
 
 
 # ------------------------------------------------------------------------------------------------ initial weights
@@ -1076,6 +1079,7 @@ class MedGlipForObjectDetection(MedGlipPreTrainedModel):
             spatial_shapes=outputs.spatial_shapes,
             input_sizes=outputs.input_sizes,
             score_calibration=self._calibration(names, deltas.device),
+            attention_mask=self._word_mask(input_ids, attention_mask, len(names)),
         )
         if labels is not None:
             if attention_mask is None:
@@ -1084,6 +1088,15 @@ class MedGlipForObjectDetection(MedGlipPreTrainedModel):
             losses = self._losses(prediction, targets, anchors, attention_mask, outputs.region_mask)
             prediction.loss_dict, prediction.loss = losses, torch.stack(list(losses.values())).sum()
         return prediction
+
+    def _word_mask(self, input_ids: Tensor | None, attention_mask: Tensor | None, batch: int) -> Tensor | None:
+        """All real tokens but the separators after the opening token: (batch, tokens)."""
+        if input_ids is None or input_ids.ndim != 2:
+            return None
+        ends = torch.isin(input_ids, input_ids.new_tensor(list(self.config.separator_token_ids)))
+        ends[:, 0] = False
+        words = ~ends if attention_mask is None else ~ends & attention_mask.bool()
+        return words.expand(batch, -1)
 
     def _calibration(self, names: list[str], device: torch.device) -> Tensor | None:
         """Slope and intercept of each image's expert, (1, 0) for those without: (batch, 2)."""

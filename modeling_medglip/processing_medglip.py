@@ -238,7 +238,7 @@ def scale_to(target: Any, size: tuple[int, int], boxes: torch.Tensor) -> torch.T
 def phrase_tokens(outputs: Any) -> torch.Tensor:
     """
     Label tokens for outputs of one phrase per image that came from the bare tokenizer: bool (B, 1, T), all tokens but
-    the special first and last one. Padding counts as such where the outputs hold their `attention_mask`.
+    the special first and last one, and but padding and separators where the outputs hold their `attention_mask`.
     """
     logits, mask = outputs.logits, getattr(outputs, "attention_mask", None)
     real = torch.ones_like(logits[:, 0], dtype=torch.bool) if mask is None else mask.bool()

@@ -10,7 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors import safe_open
+from transformers import pipeline
 
 from modeling_medglip import MedGlipForObjectDetection, MedGlipProcessor, default_checkpoint
 from modeling_medglip.configuration_medglip import MODALITIES
@@ -174,6 +176,23 @@ class TestWords:
         for label in labels:
             (score, box), (second_score, second_box) = one[label][0], other[label][0]
             assert score == pytest.approx(second_score, abs=1e-4) and box == pytest.approx(second_box, abs=0.1)
+
+
+class TestStockPipeline:
+    @pytest.mark.parametrize(
+        ("case", "label"), [("xray_phantom", "airways"), ("endoscopy_phantom", "polyp"), ("xray_phantom", "left lung")]
+    )
+    def test_a_dot_changes_little_and_gives_the_processor_s_score(
+        self, ground: Grounder, case: str, label: str
+    ) -> None:
+        pixels, modality = CASES[case].load().pixels, CASES[case].modality
+        (score, box), *_ = ground(pixels, [label], modality)[label]
+        finder = pipeline("zero-shot-object-detection", model=str(default_checkpoint()))
+        picture = Image.fromarray(pixels)
+        with_dot, bare = (finder(picture, candidate_labels=[text])[0] for text in (f"{label}.", label))
+        assert with_dot["score"] == pytest.approx(score, abs=0.01)
+        assert overlap(list(with_dot["box"].values()), box) > 0.95
+        assert bare["score"] == pytest.approx(score, abs=0.2)
 
 
 class TestTokens:

@@ -161,6 +161,14 @@ class TestForward:
         assert (half.logits.float() - exact.logits).abs().max() < 0.3
 
     @torch.no_grad()
+    def test_the_outputs_tell_words_from_separators_and_padding(self, model: MedGlipForObjectDetection) -> None:
+        ids, mask, _ = prompt("left kidney", "liver")
+        assert model(torch.randn(2, 3, 64, 64), ids).attention_mask.int().tolist() == [[1, 1, 0, 1, 0]] * 2
+        mask[0, 3:] = 0
+        assert model(torch.randn(1, 3, 64, 64), ids, mask).attention_mask.int().tolist() == [[1, 1, 0, 0, 0]]
+        assert model(torch.randn(1, 3, 64, 64), ids[:, None]).attention_mask is None
+
+    @torch.no_grad()
     def test_label_order_changes_nothing_with_label_attention(self) -> None:
         opening, closing = 2, 3
         model = tiny_model(text_attention="label", separator_token_ids=[DOT, opening])
