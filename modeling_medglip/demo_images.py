@@ -36,8 +36,8 @@ class DemoCase:
         source: one sentence on where the picture comes from.
         is_phantom: drawn by this project; not a patient.
         load: reads or draws the picture.
-        true_boxes: gives label -> true box (xyxy, pixels): of the drawing, of shipped masks, or measured by hand. None
-            where nothing that is asked for is in the picture.
+        true_boxes: gives label -> true box (xyxy, pixels): of the drawing, of shipped masks, or measured by hand.
+            Empty where nothing that is asked for is in the picture.
     """
 
     id: str
@@ -111,7 +111,7 @@ def _phantom(draw: Callable[[], phantoms.Phantom]) -> phantoms.Phantom:
 # Boxes: of MNI152 measured on the template with its tissue masks (see the tests), of the others by hand.
 _REAL = (
     DemoCase(
-        "ct_chest", "ct", "right lung. left lung.",
+        "ct_chest", "ct", "aorta. right lung. left lung.",
         "CT of the thoracic spine and descending aorta, a 128 x 128 crop, from pydicom's test files (CT_small.dcm).",
         _pydicom_file("CT_small.dcm"),
         true_boxes=lambda: {"aorta": (71, 0, 110, 27), "right lung": (0, 0, 49, 63), "left lung": (85, 0, 128, 69)},

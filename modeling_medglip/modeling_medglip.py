@@ -28,6 +28,8 @@ from transformers.utils import ModelOutput, can_return_tuple
 from .configuration_medglip import MODALITIES, MedGlipConfig, MedGlipHeadConfig, resolve_modality
 
 
+# What a folder or Hub id is looked up with: kept for the configuration too, above all the promise to stay offline.
+HUB_OPTIONS = ("cache_dir", "revision", "token", "subfolder", "local_files_only", "force_download", "proxies")
 # The logit of a region outside its own image: its probability is exactly 0 in float32.
 OUTSIDE_LOGIT = -50000.0
 # Box regression of GLIP: weights of the deltas and the largest log ratio of sizes.
@@ -726,7 +728,7 @@ class MedGlipPreTrainedModel(PreTrainedModel):
             names = [modalities] if isinstance(modalities, str) else list(modalities)
             config = kwargs.pop("config", None)
             if config is None:
-                hub = {k: kwargs[k] for k in ("cache_dir", "revision", "token", "subfolder") if k in kwargs}
+                hub = {k: kwargs[k] for k in HUB_OPTIONS if k in kwargs}
                 config = cls.config_class.from_pretrained(pretrained_model_name_or_path, **hub)
             kwargs["config"] = config.for_modalities(names)
         model, info = super().from_pretrained(pretrained_model_name_or_path, *args, output_loading_info=True, **kwargs)

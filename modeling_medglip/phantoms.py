@@ -354,9 +354,7 @@ def abdominal_ct() -> Phantom:
     image[air] = -960
     for cx, cy, a in ((230, 160, 20), (300, 280, 14), (340, 290, 16), (360, 306, 12), (300, 246, 10), (420, 230, 14)):
         bowel = np.hypot((x - cx) / a, (y - cy) / (0.8 * a))
-        loop = (bowel < 1) & (image < 0) & (image > -300)
-        image[loop] = 45
-        image[loop & (bowel < 0.75) & (y < cy - 0.15 * a)] = -850  # gas rises to the front
+        image[(bowel < 1) & (image < 0) & (image > -300)] = 45
     table = (np.abs(y - (452 - 0.00045 * (x - 256) ** 2)) < 2.5) & (np.abs(x - 256) < 190)
     image[table] = 120
     noisy = blur(image, 0.9) + 9 * noise(rng, shape, 1.6)

@@ -66,7 +66,7 @@ def freeze(model: MedGlipForObjectDetection, frozen_stages: int) -> None:
 
 
 def training_arguments(out: Path, recipe: ExpertRecipe, optimisation: Optimisation, seed: int) -> TrainingArguments:
-    """Arguments for `Trainer`; a checkpoint every epoch, the last two kept."""
+    """Arguments for `Trainer`; a checkpoint every epoch, the last one kept."""
     return TrainingArguments(
         output_dir=str(out),
         per_device_train_batch_size=recipe.batch,

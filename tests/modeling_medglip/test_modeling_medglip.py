@@ -345,6 +345,18 @@ class TestExperts:
         with pytest.raises(StrictDataclassClassValidationError, match="a positive slope and an intercept"):
             tiny_config(head_config={**HEAD, "score_calibration": wrong})
 
+    def test_one_expert_is_looked_up_offline_when_told_so(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        class AskedError(Exception):
+            pass
+
+        def config_of(path: str, **options: Any) -> None:
+            raise AskedError(options)
+
+        monkeypatch.setattr(MedGlipConfig, "from_pretrained", config_of)
+        with pytest.raises(AskedError) as asked:
+            MedGlipForObjectDetection.from_pretrained("org/name", modalities=["ct"], local_files_only=True)
+        assert asked.value.args[0]["local_files_only"] is True
+
     def test_another_reading_of_labels_cannot_be_joined(self) -> None:
         with pytest.raises(ValueError, match="expert for mri was trained with another language encoder"):
             MedGlipForObjectDetection.from_experts(
