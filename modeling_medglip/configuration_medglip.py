@@ -168,7 +168,8 @@ class MedGlipConfig(PreTrainedConfig):
         separator_token_ids (`list[int]`, defaults to `[101, 1012]`): the tokens that end a label ("." in BERT's
             vocabulary), and the one that opens a prompt ("[CLS]"), which belongs to no label; used by
             `text_attention="label"`.
-        label_hierarchy (`dict`, *optional*): free data on the labels the checkpoint was trained with.
+        label_hierarchy (`dict`, *optional*): free data on the labels the checkpoint was trained with. Dictionaries in
+            it that are keyed by modality follow the experts when some are taken out or joined.
 
     Example:
 
@@ -188,7 +189,7 @@ class MedGlipConfig(PreTrainedConfig):
         "head_config": SubConfigSpec(config_class=MedGlipHeadConfig),
     }
     keys_to_ignore_at_inference = [
-        "region_features", "token_features", "spatial_shapes", "input_sizes", "score_calibration", "attention_mask",
+        "region_features", "token_features", "spatial_shapes", "input_sizes", "score_calibration", "word_mask",
     ]  # fmt: skip
 
     text_config: dict | PreTrainedConfig | None = None
@@ -228,9 +229,11 @@ class MedGlipConfig(PreTrainedConfig):
             raise ValueError(f"a checkpoint needs at least one modality of {', '.join(MODALITIES)}")
         if self.text_attention not in ("prompt", "label"):
             raise ValueError(f"text_attention must be 'prompt' or 'label', got {self.text_attention!r}")
-        widths = {self.expert_head_config(name).channels for name in self.modalities}
-        if len(widths) > 1:
-            raise ValueError(f"all experts of a checkpoint need the same head channels, got {sorted(widths)}")
+        heads = [self.expert_head_config(name) for name in self.modalities]
+        widths, strides = {head.channels for head in heads}, {tuple(head.anchor_strides) for head in heads}
+        for field, found in (("head channels", widths), ("anchor_strides", strides)):
+            if len(found) > 1:
+                raise ValueError(f"all experts of a checkpoint need the same {field}, got {sorted(found)}")
 
     def expert_head_config(self, modality: str) -> MedGlipHeadConfig:
         """The head configuration of one expert, its overrides applied."""
@@ -265,12 +268,30 @@ class MedGlipConfig(PreTrainedConfig):
         chosen = copy.deepcopy(self)
         chosen.modalities = wanted
         chosen.expert_overrides = {k: v for k, v in (chosen.expert_overrides or {}).items() if k in wanted}
+        chosen.label_hierarchy = _only_modalities(chosen.label_hierarchy, wanted)
         return chosen
 
     @classmethod
     def glip_t(cls, modalities: Iterable[str] = ("ct",), **kwargs: Any) -> MedGlipConfig:
         """The GLIP-T size: Swin-T, BERT-base, six fusion blocks."""
         return cls(modalities=list(modalities), **kwargs)
+
+
+def _only_modalities(data: Any, wanted: list[str]) -> Any:
+    """A copy of nested dictionaries without the keys of modalities that are not `wanted`."""
+    if not isinstance(data, dict):
+        return data
+    kept = {key: value for key, value in data.items() if key in wanted or key not in MODALITIES}
+    return {key: _only_modalities(value, wanted) for key, value in kept.items()}
+
+
+def merge_hierarchies(parts: Iterable[Any]) -> Any:
+    """The union of nested dictionaries, the first one's values where several have a key; `None` if there is none."""
+    known = [part for part in parts if part is not None]
+    if not known or not all(isinstance(part, dict) for part in known):
+        return known[0] if known else None
+    keys = dict.fromkeys(key for part in known for key in part)
+    return {key: merge_hierarchies([part[key] for part in known if key in part]) for key in keys}
 
 
 MedGlipHeadConfig.register_for_auto_class()

@@ -25,7 +25,13 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.models.bert.modeling_bert import BertLayer
 from transformers.utils import ModelOutput, can_return_tuple
 
-from .configuration_medglip import MODALITIES, MedGlipConfig, MedGlipHeadConfig, resolve_modality
+from .configuration_medglip import (
+    MODALITIES,
+    MedGlipConfig,
+    MedGlipHeadConfig,
+    merge_hierarchies,
+    resolve_modality,
+)
 
 
 # What a folder or Hub id is looked up with: kept for the configuration too, above all the promise to stay offline.
@@ -73,7 +79,7 @@ class MedGlipObjectDetectionOutput(ModelOutput):
         region_features, token_features, spatial_shapes, input_sizes: as in [`MedGlipModelOutput`].
         score_calibration (`Tensor` of shape `(batch, 2)`, *optional*): each image's slope and intercept, see
             [`MedGlipHeadConfig`]; `None` when no expert here has any.
-        attention_mask (`Tensor` of shape `(batch, tokens)`, bool, *optional*): the prompts' tokens that are neither
+        word_mask (`Tensor` of shape `(batch, tokens)`, bool, *optional*): the prompts' tokens that are neither
             padding nor separators, for post-processing that sees no prompt; not for prompts in chunks.
     """
 
@@ -88,7 +94,7 @@ class MedGlipObjectDetectionOutput(ModelOutput):
     spatial_shapes: Tensor | None = None
     input_sizes: Tensor | None = None
     score_calibration: Tensor | None = None
-    attention_mask: Tensor | None = None
+    word_mask: Tensor | None = None
 
 
 # ------------------------------------------------------------------------------------------------ initial weights
@@ -647,13 +653,15 @@ def assign_atss(anchors: Tensor, level_sizes: Sequence[int], boxes: Tensor, topk
 # ------------------------------------------------------------------------------------------------ losses
 
 
-def alignment_focal_loss(logits: Tensor, targets: Tensor, config: MedGlipHeadConfig) -> Tensor:
+def alignment_focal_loss(
+    logits: Tensor, targets: Tensor, focal_alpha: float | Tensor, focal_gamma: float | Tensor
+) -> Tensor:
     """Sigmoid focal loss per region and token, not reduced (Eq. 2 of Med-GLIP on the expanded targets T')."""
     probability = logits.sigmoid()
     cross_entropy = F.binary_cross_entropy_with_logits(logits, targets, reduction="none")
     truth = probability * targets + (1 - probability) * (1 - targets)
-    alpha = config.focal_alpha * targets + (1 - config.focal_alpha) * (1 - targets)
-    return alpha * (1 - truth) ** config.focal_gamma * cross_entropy
+    alpha = focal_alpha * targets + (1 - focal_alpha) * (1 - targets)
+    return alpha * (1 - truth) ** focal_gamma * cross_entropy
 
 
 def centerness_targets(anchors: Tensor, boxes: Tensor) -> Tensor:
@@ -671,6 +679,18 @@ def mean_over_processes(value: Tensor) -> Tensor:
         torch.distributed.all_reduce(value)
         value = value / torch.distributed.get_world_size()
     return value
+
+
+def target_problem(boxes: Tensor, classes: Tensor, labels: int) -> str | None:
+    """What is wrong with one image's targets: boxes (n, 4), class indices (n,), a prompt of `labels` labels."""
+    if len(classes) != len(boxes):
+        return f"{len(boxes)} boxes but {len(classes)} class_labels"
+    if len(classes) and not 0 <= int(classes.min()) <= int(classes.max()) < labels:
+        return f"class_labels from {int(classes.min())} to {int(classes.max())} for a prompt of {labels} labels"
+    # In the +1 convention a box of one pixel has x2 = x1.
+    if not bool(torch.isfinite(boxes).all()) or bool((boxes[:, 2:] - boxes[:, :2] <= -1).any()):
+        return "a box is not finite or has no area; boxes are x1, y1, x2, y2 in pixels of the padded input"
+    return None
 
 
 class ImageTargets(NamedTuple):
@@ -874,6 +894,10 @@ class MedGlipModel(MedGlipPreTrainedModel):
             text_features, chunks = self._encode_prompts(input_ids, attention_mask, batch)
         else:
             chunks = 1
+            if len(text_features.hidden) not in (1, batch):
+                raise ValueError(
+                    f"text_features of {len(text_features.hidden)} prompts for {batch} images: give one, or all"
+                )
         text_features = TextFeatures(*(self._per_image(tensor, batch * chunks) for tensor in text_features))
         names = self.resolve_modalities(modality, batch)
         sizes = input_sizes(pixel_values, pixel_mask)
@@ -1081,13 +1105,15 @@ class MedGlipForObjectDetection(MedGlipPreTrainedModel):
             spatial_shapes=outputs.spatial_shapes,
             input_sizes=outputs.input_sizes,
             score_calibration=self._calibration(names, deltas.device),
-            attention_mask=self._word_mask(input_ids, attention_mask, len(names)),
+            word_mask=self._word_mask(input_ids, attention_mask, len(names)),
         )
         if labels is not None:
             if attention_mask is None:
                 attention_mask = torch.ones_like(input_ids) if input_ids is not None else text_features.attention_mask
-            targets = self._assign(anchors, shapes, labels, label_tokens, outputs.region_mask, prediction.logits)
-            losses = self._losses(prediction, targets, anchors, attention_mask, outputs.region_mask)
+            heads = [self.config.expert_head_config(name) for name in names]
+            topk = [head.atss_topk for head in heads]
+            targets = self._assign(anchors, topk, shapes, labels, label_tokens, outputs.region_mask, prediction.logits)
+            losses = self._losses(prediction, targets, anchors, heads, attention_mask, outputs.region_mask)
             prediction.loss_dict, prediction.loss = losses, torch.stack(list(losses.values())).sum()
         return prediction
 
@@ -1129,6 +1155,7 @@ class MedGlipForObjectDetection(MedGlipPreTrainedModel):
     def _assign(
         self,
         anchors: list[Tensor],
+        topk: list[int],
         shapes: list[tuple[int, int]],
         labels: list[dict[str, Tensor]],
         label_tokens: Tensor | None,
@@ -1146,16 +1173,15 @@ class MedGlipForObjectDetection(MedGlipPreTrainedModel):
         level_of_region = torch.arange(len(shapes), device=logits.device).repeat_interleave(
             torch.tensor([height * width for height, width in shapes], device=logits.device)
         )
-        topk = self.config.head_config.atss_topk
         found = []
         for index, target in enumerate(labels):
             boxes = target["boxes"].to(logits.device, torch.float32).reshape(-1, 4)
             classes = target["class_labels"].to(logits.device).long().reshape(-1)
-            if len(classes) != len(boxes) or (len(classes) and int(classes.max()) >= label_tokens.shape[1]):
-                raise ValueError(f"labels of image {index}: class_labels do not fit its boxes or its prompt")
+            if problem := target_problem(boxes, classes, label_tokens.shape[1]):
+                raise ValueError(f"labels of image {index}: {problem}")
             inside = region_mask[index].nonzero().squeeze(1)
             level_sizes = torch.bincount(level_of_region[inside], minlength=len(shapes)).tolist()
-            assigned = assign_atss(anchors[index][inside], level_sizes, boxes, topk)
+            assigned = assign_atss(anchors[index][inside], level_sizes, boxes, topk[index])
             matched = assigned[assigned >= 0]
             token_rows = label_tokens[index].to(logits.device, torch.float32)
             found.append(ImageTargets(inside[assigned >= 0], boxes[matched], token_rows[classes[matched]]))
@@ -1166,26 +1192,30 @@ class MedGlipForObjectDetection(MedGlipPreTrainedModel):
         prediction: Any,
         targets: list[ImageTargets],
         anchors: list[Tensor],
+        heads: list[MedGlipHeadConfig],
         attention_mask: Tensor,
         region_mask: Tensor,
     ) -> dict[str, Tensor]:
-        """The three losses of GLIP in float32, normalised by the positives of all processes."""
+        """The three losses of GLIP in float32, normalised by the positives of all processes; each image counts with
+        its own expert's settings."""
         logits = prediction.logits.float()
-        head = cast(MedGlipHeadConfig, self.config.head_config)
+        alpha = logits.new_tensor([head.focal_alpha for head in heads])[:, None, None]
+        gamma = logits.new_tensor([head.focal_gamma for head in heads])[:, None, None]
         positives = mean_over_processes(logits.new_tensor(float(sum(len(t.positive) for t in targets)))).clamp(min=1)
         expanded = torch.zeros_like(logits)
         for index, target in enumerate(targets):
             expanded[index, target.positive] = target.tokens.to(logits.dtype)
         counted = region_mask[:, :, None] & attention_mask.bool().to(logits.device)[:, None]
-        alignment = (alignment_focal_loss(logits, expanded, head) * counted).sum() / positives
+        alignment = (alignment_focal_loss(logits, expanded, alpha, gamma) * counted).sum() / positives
         boxes = torch.cat([prediction.pred_boxes[i, t.positive] for i, t in enumerate(targets)]).float()
         centerness = torch.cat([prediction.centerness[i, t.positive] for i, t in enumerate(targets)]).float()
         wanted = torch.cat([t.boxes for t in targets])
         central = centerness_targets(torch.cat([a[t.positive] for a, t in zip(anchors, targets, strict=True)]), wanted)
         weight = mean_over_processes(central.sum()).clamp(min=1e-6)
-        box = (generalized_box_iou_loss(boxes, wanted) * central).sum() / weight
+        shares = [central.new_full((len(t.positive),), h.box_loss_weight) for t, h in zip(targets, heads, strict=True)]
+        box = (generalized_box_iou_loss(boxes, wanted) * central * torch.cat(shares)).sum() / weight
         centre = F.binary_cross_entropy_with_logits(centerness, central, reduction="sum") / positives
-        return {"loss_alignment": alignment, "loss_box": box * head.box_loss_weight, "loss_centerness": centre}
+        return {"loss_alignment": alignment, "loss_box": box, "loss_centerness": centre}
 
     # -------------------------------------------------------------------------------------------- experts
 
@@ -1209,11 +1239,9 @@ class MedGlipForObjectDetection(MedGlipPreTrainedModel):
             parts[key] = source.expert(key) if is_model else cls.from_pretrained(source, modalities=[key], **kwargs)
         first = next(iter(parts.values()))
         config = _join_configs({name: part.config for name, part in parts.items()})
-        state = dict(first.state_dict())
         for name, part in parts.items():
             _require_same_text(first, part, name)
-            state.update(part.state_dict())
-        return cls._assemble(config, state, first.training)
+        return cls._assemble(config, [*parts.values()][::-1], first.training)
 
     def expert(self, modality: str) -> MedGlipForObjectDetection:
         """One expert as a model of its own; it shares this model's tensors.
@@ -1221,20 +1249,21 @@ class MedGlipForObjectDetection(MedGlipPreTrainedModel):
         Raises:
             `ValueError`: this checkpoint has no such expert.
         """
-        config = self.config.for_modalities([modality])
-        own = {key: value for key, value in self.state_dict().items() if _is_shared_or_of(key, config.modalities[0])}
-        return self._assemble(config, own, self.training)
+        return self._assemble(self.config.for_modalities([modality]), [self], self.training)
 
     @classmethod
-    def _assemble(cls, config: MedGlipConfig, state: dict[str, Tensor], training: bool) -> MedGlipForObjectDetection:
+    def _assemble(
+        cls, config: MedGlipConfig, parts: Sequence[MedGlipForObjectDetection], training: bool
+    ) -> MedGlipForObjectDetection:
+        """A model of the parts' own tensors, frozen where they are; what several hold comes from the last one."""
         model = cls(config)
-        model.load_state_dict(state, strict=True, assign=True)
-        return model.train(training)
-
-
-def _is_shared_or_of(key: str, modality: str) -> bool:
-    parts = key.removeprefix("model.").split(".")
-    return parts[0] not in ("experts", "box_heads") or parts[1] == modality
+        state = {key: value for part in parts for key, value in part.state_dict().items()}
+        trained = {key: value.requires_grad for part in parts for key, value in part.named_parameters()}
+        model.load_state_dict({key: state[key] for key in model.state_dict()}, strict=True, assign=True)
+        for key, parameter in model.named_parameters():
+            parameter.requires_grad_(trained[key])
+        # Buffers that no state holds were made on the CPU.
+        return model.to(parts[-1].device).train(training)
 
 
 def _require_same_text(first: MedGlipForObjectDetection, other: MedGlipForObjectDetection, name: str) -> None:
@@ -1257,10 +1286,12 @@ def _join_configs(configs: dict[str, MedGlipConfig]) -> MedGlipConfig:
         for part in ("head_config", "backbone_config"):
             base = getattr(joined, part).to_dict()
             own = config._overridden(part, name).to_dict()
-            changes = {key: value for key, value in own.items() if base.get(key) != value}
+            same_kind = base.get("model_type") == own.get("model_type")
+            changes = {key: value for key, value in own.items() if base.get(key) != value} if same_kind else own
             if changes:
                 overrides.setdefault(name, {})[part] = changes
-    fields = {**joined.to_dict(), "modalities": names, "expert_overrides": overrides}
+    known = merge_hierarchies([config.label_hierarchy for config in configs.values()])
+    fields = {**joined.to_dict(), "modalities": names, "expert_overrides": overrides, "label_hierarchy": known}
     return MedGlipConfig.from_dict(fields)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import subprocess
 import sys
 from pathlib import Path
@@ -163,10 +164,10 @@ class TestForward:
     @torch.no_grad()
     def test_the_outputs_tell_words_from_separators_and_padding(self, model: MedGlipForObjectDetection) -> None:
         ids, mask, _ = prompt("left kidney", "liver")
-        assert model(torch.randn(2, 3, 64, 64), ids).attention_mask.int().tolist() == [[1, 1, 0, 1, 0]] * 2
+        assert model(torch.randn(2, 3, 64, 64), ids).word_mask.int().tolist() == [[1, 1, 0, 1, 0]] * 2
         mask[0, 3:] = 0
-        assert model(torch.randn(1, 3, 64, 64), ids, mask).attention_mask.int().tolist() == [[1, 1, 0, 0, 0]]
-        assert model(torch.randn(1, 3, 64, 64), ids[:, None]).attention_mask is None
+        assert model(torch.randn(1, 3, 64, 64), ids, mask).word_mask.int().tolist() == [[1, 1, 0, 0, 0]]
+        assert model(torch.randn(1, 3, 64, 64), ids[:, None]).word_mask is None
 
     @torch.no_grad()
     def test_label_order_changes_nothing_with_label_attention(self) -> None:
@@ -285,6 +286,11 @@ class TestBadInput:
             model(torch.randn(2, 3, 64, 64), **arguments)
         assert "\n" not in str(error.value)
 
+    def test_text_features_of_another_number_of_prompts(self, model: MedGlipForObjectDetection) -> None:
+        features = model.get_text_features(prompt("liver")[0].repeat(3, 1))
+        with pytest.raises(ValueError, match="text_features of 3 prompts for 2 images"):
+            model(torch.randn(2, 3, 64, 64), text_features=features)
+
     def test_several_experts_need_a_modality(self, two_experts: MedGlipForObjectDetection) -> None:
         with pytest.raises(ValueError, match="give the modality of each image: one of ct, fundus"):
             two_experts(torch.randn(1, 3, 64, 64), prompt("liver")[0])
@@ -328,6 +334,49 @@ class TestExperts:
                 output = candidate(images, ids, modality=name)
                 assert torch.equal(output.logits, expected.logits)
                 assert torch.equal(output.pred_boxes, expected.pred_boxes)
+
+    @torch.no_grad()
+    def test_joined_experts_with_other_kinds_of_image_encoders_are_saved_whole(self, tmp_path: Path) -> None:
+        timm = TimmBackboneConfig(backbone="resnet10t", out_indices=[2, 3, 4])
+        parts = {"ct": tiny_model(("ct",)), "fundus": tiny_model(("fundus",), backbone_config=timm)}
+        MedGlipForObjectDetection.from_experts(parts).save_pretrained(tmp_path)
+        loaded = MedGlipForObjectDetection.from_pretrained(tmp_path)
+        assert loaded.config.expert_backbone_config("fundus").model_type == "timm_backbone"
+        images, ids = torch.randn(1, 3, 64, 64), prompt("liver")[0]
+        for name, single in parts.items():
+            for candidate in (loaded, MedGlipForObjectDetection.from_pretrained(tmp_path, modalities=[name])):
+                logits = candidate(images, ids, modality=name).logits
+                assert torch.allclose(logits, single(images, ids).logits, atol=1e-6)
+
+    def test_frozen_tensors_stay_frozen_and_shared(self) -> None:
+        whole = tiny_model(("ct", "fundus"))
+        whole.model.text_model.requires_grad_(False)
+        alone = whole.expert("ct")
+        frozen = {name for name, tensor in alone.named_parameters() if not tensor.requires_grad}
+        assert frozen and all(".text_model." in f".{name}" for name in frozen)
+        again = MedGlipForObjectDetection.from_experts({"ct": alone, "fundus": whole.expert("fundus")})
+        ours, theirs = dict(again.named_parameters()), dict(whole.named_parameters())
+        assert ours.keys() == theirs.keys()
+        assert all(ours[name].requires_grad == theirs[name].requires_grad for name in ours)
+        assert all(ours[name].data_ptr() == theirs[name].data_ptr() for name in ours)
+
+    def test_labels_follow_their_experts(self) -> None:
+        parts = {
+            name: tiny_model((name,), label_hierarchy={"trained_labels": {name: [label]}, "source": "made up"})
+            for name, label in (("ct", "liver"), ("fundus", "optic disc"))
+        }
+        joined = MedGlipForObjectDetection.from_experts(parts)
+        assert joined.config.label_hierarchy == {
+            "trained_labels": {"ct": ["liver"], "fundus": ["optic disc"]}, "source": "made up",
+        }  # fmt: skip
+        assert joined.expert("fundus").config.label_hierarchy == parts["fundus"].config.label_hierarchy
+        unlabelled = MedGlipForObjectDetection.from_experts({"ct": tiny_model(("ct",))})
+        assert unlabelled.config.label_hierarchy is None
+
+    def test_one_pyramid_for_all_experts(self) -> None:
+        other = {"fundus": {"head_config": {"anchor_strides": [4, 8, 16, 32, 64]}}}
+        with pytest.raises(StrictDataclassClassValidationError, match="the same anchor_strides"):
+            tiny_config(("ct", "fundus"), expert_overrides=other)
 
     @torch.no_grad()
     def test_each_expert_keeps_its_calibration(self) -> None:
@@ -504,7 +553,16 @@ class TestTraining:
             ({"label_tokens": None}, "labels need label_tokens"),
             ({"labels": []}, "do not fit logits"),
             ({"labels": [{"boxes": torch.ones(1, 4), "class_labels": torch.tensor([5])}] * 2}, "labels of image 0"),
-            ({"labels": [{"boxes": torch.ones(2, 4), "class_labels": torch.tensor([0])}] * 2}, "labels of image 0"),
+            ({"labels": [{"boxes": torch.ones(2, 4), "class_labels": torch.tensor([0])}] * 2}, "2 boxes but 1"),
+            ({"labels": [{"boxes": torch.ones(1, 4), "class_labels": torch.tensor([-1])}] * 2}, "from -1 to -1"),
+            (
+                {"labels": [{"boxes": torch.full((1, 4), math.nan), "class_labels": torch.tensor([0])}] * 2},
+                "not finite",
+            ),
+            (
+                {"labels": [{"boxes": torch.tensor([[9.0, 9, 5, 20]]), "class_labels": torch.tensor([0])}] * 2},
+                "has no area",
+            ),
         ],
     )
     def test_targets_that_do_not_fit(
@@ -512,6 +570,18 @@ class TestTraining:
     ) -> None:
         with pytest.raises(ValueError, match=message):
             model(**{**training_batch(), **change})
+
+    def test_each_expert_is_trained_with_its_own_settings(self) -> None:
+        changes = {"focal_alpha": 0.6, "focal_gamma": 1.0, "box_loss_weight": 5.0, "atss_topk": 3}
+        together = tiny_model(("ct", "fundus"), expert_overrides={"fundus": {"head_config": changes}})
+        batch = training_batch()
+        for name, head in (("ct", HEAD), ("fundus", {**HEAD, **changes})):
+            alone = tiny_model((name,), head_config=head)
+            alone.load_state_dict(together.expert(name).state_dict())
+            expected, found = alone(**batch).loss_dict, together(**batch, modality=name).loss_dict
+            assert {k: v.item() for k, v in found.items()} == pytest.approx({k: v.item() for k, v in expected.items()})
+        losses = [together(**batch, modality=name).loss.item() for name in ("ct", "fundus")]
+        assert together(**batch, modality=["ct", "fundus"]).loss.item() not in losses
 
     def test_gradient_checkpointing_changes_nothing(self) -> None:
         head = {**HEAD, "drop_block": 0.0, "fusion_dropout": 0.0, "text_dropout": 0.0}
