@@ -13,8 +13,9 @@ import torch
 
 from .configuration_medglip import resolve_modality
 from .errors import CheckpointError, MedGlipError, PickledCheckpointError, UsageError, one_line
+from .image_processing_medglip import modality_contradiction
 from .modeling_medglip import MedGlipForObjectDetection
-from .processing_medglip import MedGlipProcessor, clean_label, split_prompt
+from .processing_medglip import UNKNOWN_LABEL, MedGlipProcessor, clean_label, split_prompt
 from .reading import ReadImage
 from .results import GroundedBox, GroundingResult, ImageInfo
 from .run_report import embedded_checkpoint
@@ -200,6 +201,7 @@ def ground_image(
         raise
     except ValueError as error:
         raise MedGlipError(f"{image.file}: {one_line(str(error).removeprefix('image 0: '))}") from error
+    notes += tuple(UNKNOWN_LABEL.format(one_line(label, 60)) for label in grounder.processor.unknown_labels(labels))
     info = ImageInfo(image.file, image.width, image.height, name, image.spacing_mm)
     return GroundingResult(grounder.name, info, prompt, boxes, source, probability, (*image.warnings, *notes))
 
@@ -210,7 +212,8 @@ def choose_modality(
     """Which expert a picture goes to.
 
     Returns:
-        the modality; where it comes from (`"given"`, `"header"`, `"pixels"`); the router's probability if the pixels
+        the modality; where it comes from (`"given"`, `"header"`, `"pixels"`, or `"checkpoint"` if that has but one
+        expert); the router's probability if the pixels
         decided; warnings about contradictions and doubts.
 
     Raises:
@@ -224,7 +227,8 @@ def choose_modality(
         _require_expert(grounder, image.modality)
         return image.modality, "header", None, _contradictions(grounder, image, image.modality)
     if len(grounder.modalities) == 1:
-        return grounder.modalities[0], "given", None, ()
+        only = grounder.modalities[0]
+        return only, "checkpoint", None, _contradictions(grounder, image, only)
     processor = grounder.processor.image_processor
     if processor.router is None:
         known = ", ".join(grounder.modalities)
@@ -248,11 +252,9 @@ def _contradictions(grounder: Grounder, image: ReadImage, stated: str) -> tuple[
     notes = []
     if image.modality not in (None, stated):
         notes.append(f"taken as {stated}, but its header says {image.modality}")
-    processor = grounder.processor.image_processor
-    if processor.router is not None:
-        name, probability = processor.predict_modality(image.pixels)
-        if name not in (stated, image.modality) and probability >= SURE:
-            notes.append(f"taken as {stated}, but the pixels look like {name} (probability {probability:.2f})")
+    else:
+        view = modality_contradiction(stated, image.pixels, grounder.processor.image_processor, SURE)
+        notes.extend([view] if view else [])
     return tuple(notes)
 
 

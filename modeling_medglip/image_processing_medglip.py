@@ -20,7 +20,12 @@ from .processing_medglip import detect, phrase_tokens
 
 logger = logging.get_logger(__name__)
 
-MAX_PIXELS = 2**28
+# A picture of this size takes about 2 GB while it is prepared.
+MAX_PIXELS = 2**26
+# Formats that are plain pictures. Pillow knows others that start programs (EPS) or that nobody needs here.
+PICTURE_FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "GIF", "WEBP", "PPM")
+# Bits that detectors and cameras store a grey level in.
+BIT_DEPTHS = (8, 10, 12, 14, 16)
 INTENSITIES = ("hounsfield", "percentile", "nonzero_percentile", "range")
 LUMINANCE = np.array([0.299, 0.587, 0.114], dtype=np.float32)
 ROUTER_SIDE = 96
@@ -29,11 +34,14 @@ ROUTER_SAMPLED_SIDE = 192
 # Only Hounsfield units hold large negative values; this share of such pixels settles the modality without the router.
 HOUNSFIELD_NEGATIVE = -200
 HOUNSFIELD_SHARE = 0.02
-# Deducing the window of an 8-bit CT picture: HU of its two peaks, how much further from air soft tissue lies than
+# Deducing the window of a CT picture: HU of its two peaks, how much further from air soft tissue lies than
 # fat, and the ranges that windows have.
 AIR_HU, SOFT_TISSUE_HU = -1000.0, 50.0
 FAT_STEP = (1.08, 1.35)
 PLAUSIBLE_HU = (-3600.0, 6000.0)
+# What is added to HU in unsigned files, and the HU per grey level within which one of them is meant.
+OFFSETS = (1024.0, 32768.0)
+UNIT_STEP = (0.8, 1.25)
 
 
 def _settings(side: int, intensity: str, **extra: Any) -> dict[str, Any]:
@@ -84,12 +92,15 @@ def _open_picture(path: str | Path) -> Image.Image:
     """Open a local picture file, turned upright by its EXIF tag. Addresses on the network are refused."""
     if str(path).startswith(("http://", "https://", "ftp://", "data:")):
         raise ValueError(f"{str(path)[:80]}: images are read from files only; download it first")
+    Image.init()  # or Pillow does not know all of the formats yet
     try:
-        with Image.open(path) as image:
+        with Image.open(path, formats=PICTURE_FORMATS) as image:
             _check_pixels(image.height, image.width)
             return ImageOps.exif_transpose(image)
     except (OSError, SyntaxError, Image.DecompressionBombError) as error:
-        raise ValueError(f"{path}: cannot be read as a picture ({error})") from None
+        # Pillow's own messages hold the whole path.
+        reason = getattr(error, "strerror", None) or type(error).__name__
+        raise ValueError(f"{Path(path).name}: cannot be read as a picture ({reason})") from None
 
 
 def _check_pixels(height: int, width: int) -> None:
@@ -166,28 +177,30 @@ def luminance(array: np.ndarray) -> np.ndarray:
 
 
 def unit_range(array: np.ndarray) -> np.ndarray:
-    """Picture values -> float32 in [0, 1] by bit depth: 8 bit / 255, 16 bit / 65535, float as is (or / 255)."""
+    """Picture values -> float32 in [0, 1]: floats as they are (or / 255), whole numbers by the smallest of the
+    `BIT_DEPTHS` that holds them, since 12-bit pictures come in 16-bit files."""
     values = array.astype(np.float32)
     low, high = float(values.min()), float(values.max())
     if array.dtype.kind == "f":
         full = 1.0 if high <= 1.0 else 255.0
     else:
-        full = 65535.0 if array.dtype == np.uint16 else 255.0
+        full = next((2.0**bits - 1 for bits in BIT_DEPTHS if high < 2**bits), 65535.0)
     if low < 0 or high > full:
         raise ValueError(f"values {low:g} to {high:g} are outside a picture's range; scale them to 0..1 or 0..255")
     return values / full
 
 
 def is_picture(array: np.ndarray) -> bool:
-    """Whether numbers are display grey levels (8 bit, or floats within 0..1) rather than measured units."""
-    if array.dtype == np.uint8:
+    """Whether numbers are grey levels (unsigned, or floats within 0..1) rather than measured units, which may be
+    negative."""
+    if array.dtype.kind == "u":
         return True
     return array.dtype.kind == "f" and float(array.min()) >= 0 and float(array.max()) <= 1
 
 
 def estimate_window(pixels: np.ndarray) -> tuple[float, float] | None:
     """
-    Estimate the Hounsfield units of grey 0 and grey 255 of an 8-bit CT picture.
+    Estimate the Hounsfield units of grey 0 and grey 255 of a CT picture.
 
     Two peaks of the smoothed grey histogram are used: air round the patient (-1000 HU) and soft tissue (about 50
     HU). For wide
@@ -212,6 +225,29 @@ def estimate_window(pixels: np.ndarray) -> tuple[float, float] | None:
     step = (SOFT_TISSUE_HU - AIR_HU) / (soft - air)
     low, high = AIR_HU - air * step, AIR_HU + (255 - air) * step
     return (low, high) if low >= PLAUSIBLE_HU[0] and high <= PLAUSIBLE_HU[1] else None
+
+
+def deduced_hounsfield(array: np.ndarray) -> np.ndarray | None:
+    """
+    (1 or 3, h, w) of a CT picture in grey levels -> float32 (h, w) in approximate HU, `None` when that cannot be done.
+
+    Deeper pictures than 8 bits often hold HU plus an offset, 1024 or (DeepLesion) 32768; where the estimated window
+    has about one HU per grey level, the offset that fits is taken instead.
+    """
+    grey = luminance(array)
+    low, high = 0.0, 255.0 if array.dtype == np.uint8 else 1.0
+    if array.dtype.kind == "u" and array.dtype != np.uint8:
+        low, high = float(grey.min()), float(max(np.percentile(grey, 99.9), grey.min() + 1))
+    levels = (grey - low) * np.float32(255 / (high - low))
+    shown = levels.round().clip(0, 255).astype(np.uint8)
+    window = estimate_window(shown)
+    if window is None:
+        return None
+    step = (window[1] - window[0]) / (high - low)
+    if array.dtype.kind == "u" and UNIT_STEP[0] < step < UNIT_STEP[1]:
+        return grey - min(OFFSETS, key=lambda offset: abs(window[0] - (low - offset)))
+    finest = shown.astype(np.float32) if array.dtype.kind == "f" else levels
+    return window[0] + finest * ((window[1] - window[0]) / 255)
 
 
 def _smooth(counts: np.ndarray) -> np.ndarray:
@@ -393,10 +429,11 @@ def modality_contradiction(
     """
     if processor.router is None:
         return None
-    name, probability = processor.predict_modality(image)
-    if name == resolve_modality(stated) or probability < sure:
+    views = processor.modality_probabilities(image, every=True)
+    name = max(views, key=lambda key: views[key])
+    if name == resolve_modality(stated) or views[name] < sure:
         return None
-    return f"stated to be {resolve_modality(stated)}, but the pixels look like {name} (probability {probability:.2f})"
+    return f"taken as {resolve_modality(stated)}, but the pixels look like {name} (probability {views[name]:.2f})"
 
 
 def scale_annotation(
@@ -461,7 +498,7 @@ class MedGlipImageProcessor(BaseImageProcessor):
             (`{"height", "width"}` stretches, `{"shortest_edge", "longest_edge"}` keeps the shape), `intensity` (one of
             `"hounsfield"`, `"percentile"`, `"nonzero_percentile"`, `"range"`), `percentiles` (low, high in per cent),
             `windows` (centre and width in HU: three become the channels, a single one fills all), `deduce_window`
-            (whether 8-bit CT pictures are turned back into approximate HU, see `estimate_window`), `mean` and
+            (whether CT pictures of grey levels are turned back into approximate HU, see `estimate_window`), `mean` and
             `std` per
             channel after scaling to [0, 1], and `channel_order` (`"RGB"` or `"BGR"`; mean and std are in that order).
             Keys left out take the modality's defaults.
@@ -561,8 +598,9 @@ class MedGlipImageProcessor(BaseImageProcessor):
         One picture -> float32 (3, h, w) in [0, 1], before resizing and before mean and standard deviation.
 
         Args:
-            image: PIL picture, array, tensor or path; CT arrays of 16 bits or more, or of floats that leave [0, 1],
-                are Hounsfield units, 8-bit CT pictures are grey levels.
+            image: PIL picture, array, tensor or path. CT arrays that are signed, or of floats that leave [0, 1], are
+                Hounsfield units; unsigned ones of any depth are grey levels with a window or an offset (1024, 32768)
+                that is deduced.
             modality (`str`): a modality or an alias, not `"auto"`.
             pixel_mask (*optional*): (h, w), true where the picture is real. Statistics come from there; outside is 0.
             volume_statistics (`tuple[float, float]`, *optional*): what the method of that name gave for the volume.
@@ -606,13 +644,10 @@ class MedGlipImageProcessor(BaseImageProcessor):
 
     @staticmethod
     def _hounsfield(array: np.ndarray, settings: dict[str, Any]) -> np.ndarray | None:
-        """(h, w) in HU: measured, or deduced from an 8-bit picture; `None` when that cannot be done."""
-        grey = luminance(array)
+        """(h, w) in HU: measured, or deduced from a picture; `None` when that cannot be done."""
         if not is_picture(array):
-            return grey
-        levels = (grey if array.dtype == np.uint8 else grey * 255).round().clip(0, 255)
-        window = estimate_window(levels.astype(np.uint8)) if settings.get("deduce_window") else None
-        return None if window is None else window[0] + levels * ((window[1] - window[0]) / 255)
+            return luminance(array)
+        return deduced_hounsfield(array) if settings.get("deduce_window") else None
 
     @staticmethod
     def _windows(hounsfield: np.ndarray, windows: list[list[float]]) -> np.ndarray:
@@ -782,7 +817,10 @@ class MedGlipImageProcessor(BaseImageProcessor):
         if modality != "auto":
             return self.resolve(modality)
         if len(self.modality_settings) == 1:
-            return next(iter(self.modality_settings))
+            only = next(iter(self.modality_settings))
+            if note := modality_contradiction(only, image, self):
+                logger.warning(f"the checkpoint's only expert is for {only}: {note}")
+            return only
         name, probability = self.predict_modality(image)
         if probability < self.router_warning:
             logger.warning(f"taken for {name} with a probability of only {probability:.2f}; pass modality= to be sure")
@@ -799,9 +837,12 @@ class MedGlipImageProcessor(BaseImageProcessor):
         name = max(probabilities, key=lambda key: probabilities[key])
         return name, probabilities[name]
 
-    def modality_probabilities(self, image: Any, input_data_format: str | None = None) -> dict[str, float]:
-        """Probability of every modality of this checkpoint, from the pixels alone; they sum to 1."""
-        known = list(self.modality_settings)
+    def modality_probabilities(
+        self, image: Any, input_data_format: str | None = None, every: bool = False
+    ) -> dict[str, float]:
+        """Probability of every modality of this checkpoint (with `every`, of all that the router knows), from the
+        pixels alone; they sum to 1."""
+        known = list(self.router["classes"]) if every and self.router else list(self.modality_settings)
         if self.router is None:
             raise ValueError(f"this processor has no router: pass modality=, one of {', '.join(known)}")
         array = channels_first(image, input_data_format)

@@ -39,7 +39,7 @@ def display_picture(image: ReadImage, modality: str, window: tuple[float, float]
     pixels = image.pixels
     if pixels.ndim == 3:
         return Image.fromarray(np.ascontiguousarray(pixels[..., :3], dtype=np.uint8)).convert("RGB")
-    if modality == "ct" and pixels.dtype != np.uint8:
+    if modality == "ct" and pixels.dtype.kind != "u":
         low, high = window[0] - window[1] / 2, window[0] + window[1] / 2
     elif pixels.dtype == np.uint8:
         low, high = 0.0, 255.0

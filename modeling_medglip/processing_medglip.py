@@ -17,6 +17,7 @@ logger = logging.get_logger(__name__)
 
 SEPARATOR = ". "
 CANDIDATES_PER_LEVEL = 1000
+UNKNOWN_LABEL = "label {!r} has no word that the language encoder knows: boxes mean nothing"
 # A dot or comma between two digits belongs to a number ("1.5 cm"), any other ends a label.
 PROMPT_SEPARATORS = re.compile(r"[;\n]|(?<!\d)[.,]|[.,](?!\d)")
 PROMPT_PREFIX = re.compile(r"^\s*detect\s*:", re.IGNORECASE)
@@ -56,7 +57,8 @@ def prompts_per_image(text: Any, count: int, batched: bool) -> list[list[str]]:
         raise ValueError(f"text must be a string or a list, not {type(text).__name__}")
     flat = all(isinstance(part, str) for part in text)
     if flat and count == 1 and not (batched and len(text) == 1):
-        return [list(text)]
+        # ["liver. spleen."] is a prompt in a list, as detectors of transformers take it; a label has no dot at its end
+        return [split_prompt(text[0]) if len(text) == 1 and text[0].rstrip().endswith(".") else list(text)]
     if len(text) != count:
         cure = "pass a list of labels for each image, or one string for all" if flat else "pass one per image"
         raise ValueError(f"{count} images but {len(text)} prompts: {cure}")
@@ -198,6 +200,8 @@ def detect(
     logits = outputs.logits
     if len(logits) != batch or logits.shape[1] % chunks or logits.shape[-1] != tokens.shape[-1]:
         raise ValueError(f"the outputs {tuple(logits.shape)} do not belong to the label tokens {tuple(tokens.shape)}")
+    if not bool(torch.isfinite(logits).all() and torch.isfinite(outputs.centerness).all()):
+        raise ValueError("the model gave numbers that are not finite: its weights or its precision are at fault")
     if target_sizes is not None and len(target_sizes) != batch:
         raise ValueError(f"{batch} images but {len(target_sizes)} target_sizes")
     shapes = getattr(outputs, "spatial_shapes", None)
@@ -238,9 +242,9 @@ def scale_to(target: Any, size: tuple[int, int], boxes: torch.Tensor) -> torch.T
 def phrase_tokens(outputs: Any) -> torch.Tensor:
     """
     Label tokens for outputs of one phrase per image that came from the bare tokenizer: bool (B, 1, T), all tokens but
-    the special first and last one, and but padding and separators where the outputs hold their `attention_mask`.
+    the special first and last one, and but padding and separators where the outputs hold their `word_mask`.
     """
-    logits, mask = outputs.logits, getattr(outputs, "attention_mask", None)
+    logits, mask = outputs.logits, getattr(outputs, "word_mask", None)
     real = torch.ones_like(logits[:, 0], dtype=torch.bool) if mask is None else mask.bool()
     place = real.cumsum(1)
     return (real & (place > 1) & (place < place[:, -1:]))[:, None]
@@ -286,6 +290,8 @@ class MedGlipProcessor(ProcessorMixin):
         annotations: Any = None,
         labels: Any = None,
         return_tensors: str | None = "pt",
+        padding: bool | str | None = True,
+        truncation: bool | str | None = None,
         **kwargs: Any,
     ) -> BatchFeature:
         """
@@ -294,12 +300,15 @@ class MedGlipProcessor(ProcessorMixin):
         Args:
             images: one picture or a list (see [`MedGlipImageProcessor`]).
             text: `"liver. spleen."` for all images; `["liver", "spleen"]`, the labels of a single image; for a list of
-                images one prompt each; or a list of labels for each image. A label in a list may hold dots and commas.
+                images one prompt each; or a list of labels for each image. A label in a list may hold dots and commas;
+                one string that ends with a dot is a prompt.
             modality (`str` or `list[str]`, *optional*): for all images or for each; an alias or `"auto"` will do.
             annotations, labels (*optional*): the same thing under two names, for training: per image `{"boxes": (n, 4)
                 xyxy pixels of the original image with x2 = x + width, "class_labels": n positions in that image's
                 labels, or the labels themselves}`.
             return_tensors (`str`, *optional*): `"pt"` or `"np"`.
+            padding, truncation: taken and not needed: prompts are padded to the longest, and what does not fit goes
+                into further chunks.
             kwargs: for the image processor (`pixel_mask`, `photometric_interpretation`, `volume_statistics`, `size`).
 
         Returns:
@@ -348,6 +357,8 @@ class MedGlipProcessor(ProcessorMixin):
                 continue
             try:
                 labels, cleaned, positions = unique_labels(prompt, self.max_labels)
+                for label in self.unknown_labels(labels):
+                    logger.warning(UNKNOWN_LABEL.format(label[:60]))
                 known[tuple(prompt)] = labels, positions, [self._encode(part) for part in self._chunks(cleaned)]
             except ValueError as error:
                 raise ValueError(f"prompt of image {index}: {error}" if len(prompts) > 1 else str(error)) from None
@@ -357,20 +368,21 @@ class MedGlipProcessor(ProcessorMixin):
 
     def _chunks(self, labels: list[str]) -> list[list[str]]:
         """Cut a list of labels into prompts of at most `max_text_tokens` tokens, in order."""
-        lengths = [len(ids) for ids in self.tokenizer(labels, add_special_tokens=False)["input_ids"]]
+        closed = [label + SEPARATOR.strip() for label in labels]
+        lengths = [len(ids) for ids in self.tokenizer(closed, add_special_tokens=False)["input_ids"]]
         budget = self.max_text_tokens - self.tokenizer.num_special_tokens_to_add() + (not self.final_separator)
         chunks: list[list[str]] = []
         room = 0
         for label, length in zip(labels, lengths, strict=True):
-            if length == 0:
+            if length < 2:
                 raise ValueError(f"the label {label!r} holds nothing that the tokenizer knows")
-            if length + 1 > budget:
-                raise ValueError(f"the label {label[:40]!r} has {length} tokens, more than a prompt holds")
-            if length + 1 > room:
+            if length > budget:
+                raise ValueError(f"the label {label[:40]!r} has {length - 1} tokens, more than a prompt holds")
+            if length > room:
                 chunks.append([])
                 room = budget
             chunks[-1].append(label)
-            room -= length + 1
+            room -= length
         return chunks
 
     def _encode(self, labels: list[str]) -> tuple[list[int], np.ndarray]:
@@ -379,11 +391,13 @@ class MedGlipProcessor(ProcessorMixin):
         encoding = self.tokenizer(prompt, return_offsets_mapping=True)
         begin, end = np.array(encoding["offset_mapping"]).T
         inside = (begin[None] < spans[:, 1:]) & (end[None] > spans[:, :1]) & (end > begin)[None]
-        known = np.array(encoding["input_ids"]) != self.tokenizer.unk_token_id
-        for label, tokens in zip(labels, inside, strict=True):
-            if not (tokens & known).any():
-                logger.warning(f"label {label[:60]!r} has no word that the language encoder knows: boxes mean nothing")
         return encoding["input_ids"], inside
+
+    def unknown_labels(self, labels: Sequence[str]) -> list[str]:
+        """The labels without a single word that the language encoder knows: boxes for them mean nothing."""
+        words = self.tokenizer([clean_label(label) for label in labels], add_special_tokens=False)["input_ids"]
+        special = {self.tokenizer.unk_token_id, self.tokenizer.convert_tokens_to_ids(SEPARATOR.strip())}
+        return [label for label, ids in zip(labels, words, strict=True) if set(ids) <= special]
 
     def _pad(self, prompts: list[list[tuple[list[int], np.ndarray]]]) -> dict[str, torch.Tensor]:
         """Chunks of every image -> `input_ids`, `attention_mask` and `label_tokens`, padded to the longest."""

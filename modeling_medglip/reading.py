@@ -17,12 +17,10 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from .errors import MedGlipError, one_line
+from .image_processing_medglip import MAX_PIXELS, PICTURE_FORMATS
 
 
-MAX_PIXELS = 2**28
 MAX_BYTES = 2**30
-# Formats that are plain pictures. Pillow knows others that start programs (EPS) or that nobody needs here.
-PICTURE_FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "GIF", "WEBP", "PPM")
 VOLUME_ENDINGS = (".nii", ".nii.gz", ".nrrd", ".nhdr", ".mha", ".mhd", ".img", ".hdr", ".mgz")
 DICOM_ENDINGS = (".dcm", ".dicom", ".ima")
 

@@ -73,7 +73,7 @@ class GroundingResult:
         image: see [`ImageInfo`].
         prompt: as the caller gave it.
         boxes: best score first.
-        modality_source: `"given"`, `"header"` or `"pixels"`; not stored.
+        modality_source: `"given"`, `"header"`, `"pixels"` or `"checkpoint"`; not stored.
         modality_probability: how sure the router was when the pixels decided; not stored.
         warnings: one line each; not stored.
     """

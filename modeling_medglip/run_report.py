@@ -33,7 +33,7 @@ class InputRecord:
         status: `"done"` or `"failed"`.
         seconds: for reading, grounding and writing.
         boxes: number of boxes found.
-        modality, modality_source: which expert, and who said so: `"given"`, `"header"` or `"pixels"`.
+        modality, modality_source: which expert, and who said so: `"given"`, `"header"`, `"pixels"` or `"checkpoint"`.
         warnings: one line each. error: the reason of a failure.
     """
 

@@ -276,6 +276,6 @@ def phrase_length(tokenizer: Any) -> Callable[[str], int]:
 
     @lru_cache(maxsize=8192)
     def length(phrase: str) -> int:
-        return len(tokenizer(phrase, add_special_tokens=False)["input_ids"]) + 1
+        return len(tokenizer(f"{phrase}.", add_special_tokens=False)["input_ids"])
 
     return length

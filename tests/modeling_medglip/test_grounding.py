@@ -204,6 +204,12 @@ class TestModality:
         assert notes == ("taken as ct, but its header says fundus",)
         assert choose_modality(grounder, picture(modality="fundus"))[3] == ()
 
+    def test_the_only_expert_is_doubted_too(self, folder: Path) -> None:
+        alone = load(folder, "cpu", "ct")
+        name, source, probability, notes = choose_modality(alone, picture())
+        assert (name, source, probability) == ("ct", "checkpoint", None)
+        assert notes == ("taken as ct, but the pixels look like fundus (probability 0.99)",)
+
     def test_a_doubtful_guess_is_told(self, grounder: Grounder, monkeypatch: pytest.MonkeyPatch) -> None:
         processor = grounder.processor.image_processor
         monkeypatch.setattr(processor, "router", biased_router("ct", 0.6))
@@ -246,6 +252,10 @@ class TestGrounding:
         result = ground_image(grounder, picture(modality="ct", warnings=("from reading",)), "liver")
         assert result.warnings[0] == "from reading" and "pixels look like" in result.warnings[1]
         assert result.modality_source == "header"
+
+    def test_unknown_words_are_warned_of(self, grounder: Grounder) -> None:
+        result = ground_image(grounder, picture(modality="fundus"), "liver. \u2603")
+        assert result.warnings == ("label '\u2603' has no word that the language encoder knows: boxes mean nothing",)
 
     def test_failures_name_the_file(self, grounder: Grounder) -> None:
         with pytest.raises(MedGlipError, match="^scan.png: checkpoint tiny has no expert") as caught:

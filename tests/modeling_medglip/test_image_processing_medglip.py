@@ -85,6 +85,33 @@ def test_ct_pictures_of_a_trunk_are_turned_back_into_hounsfield_units(
     assert not np.array_equal(deduced[0], deduced[1])
 
 
+@pytest.mark.parametrize("offset", [1024, 32768])
+def test_ct_pictures_of_sixteen_bits_hold_an_offset(processor: MedGlipImageProcessor, offset: int) -> None:
+    """As a picture file keeps a trunk in HU: the very numbers come back."""
+    hounsfield = np.full((128, 128), -1000.0)
+    hounsfield[10:118, 10:118] = -100
+    hounsfield[20:108, 20:108] = 50
+    hounsfield[60:70, 60:70] = 900
+    hounsfield = (hounsfield + RNG.normal(0, 8, hounsfield.shape)).clip(-1024).round().astype(np.int16)
+    stored = (hounsfield.astype(np.int32) + offset).astype(np.uint16)
+    for picture in (stored, Image.fromarray(stored)):
+        assert torch.equal(processor.normalize_image(picture, "ct"), processor.normalize_image(hounsfield, "ct"))
+
+
+def test_ct_pictures_of_sixteen_bits_may_be_windowed(processor: MedGlipImageProcessor) -> None:
+    hounsfield = np.full((128, 128), -1000.0)
+    hounsfield[10:118, 10:118] = -100
+    hounsfield[20:108, 20:108] = 50
+    hounsfield += RNG.normal(0, 12, hounsfield.shape)
+    stored = ((hounsfield + 1000) / 2400 * 65535).clip(0, 65535).astype(np.uint16)
+    off = processor.normalize_image(stored, "ct") - processor.normalize_image(hounsfield.astype(np.float32), "ct")
+    assert off[1].abs().mean() < 80 / 1500
+    as_it_is = MedGlipImageProcessor(modality_settings={"ct": {"deduce_window": False}})
+    low, high = np.percentile(stored, [0.5, 99.5])
+    expected = ((stored - low) / (high - low)).clip(0, 1)
+    np.testing.assert_allclose(as_it_is.normalize_image(stored, "ct")[1], expected, atol=1e-5)
+
+
 def test_mri_percentiles_leave_out_zeros(processor: MedGlipImageProcessor) -> None:
     image = np.zeros((20, 20), dtype=np.uint16)
     image[5:10, 5:10] = RNG.integers(400, 900, (5, 5))
@@ -258,9 +285,16 @@ def test_exif_turns_the_picture(tmp_path: Path) -> None:
 
 def test_grey_levels_and_units_are_told_apart() -> None:
     assert is_picture(np.zeros((1, 2, 2), np.uint8)) and is_picture(np.array([0.0, 1.0]))
+    assert is_picture(np.zeros((1, 2, 2), np.uint16))
     assert not is_picture(np.array([0.0, 40.0])) and not is_picture(np.zeros((1, 2, 2), np.int16))
     assert unit_range(np.array([0, 51, 255], dtype=np.int32)).tolist() == pytest.approx([0, 0.2, 1])
     assert unit_range(np.array([0.0, 51, 255])).tolist() == pytest.approx([0, 0.2, 1])
+
+
+@pytest.mark.parametrize("bits", [8, 10, 12, 14, 16])
+def test_whole_numbers_go_by_the_bits_they_need(bits: int) -> None:
+    values = np.array([0, 2 ** (bits - 1), 2**bits - 1], dtype=np.uint16)
+    assert unit_range(values).tolist() == pytest.approx([0, 0.5, 1], abs=2 / 2**bits)
 
 
 # Sizes ---------------------------------------------------------------------------------------------------------------
@@ -489,8 +523,18 @@ def test_what_is_no_picture(processor: MedGlipImageProcessor, image: Any, messag
 
 def test_too_many_pixels(processor: MedGlipImageProcessor) -> None:
     huge = np.broadcast_to(np.uint8(0), (MAX_PIXELS // 1024 + 1, 1024))
-    with pytest.raises(ValueError, match="more than 268435456"):
+    with pytest.raises(ValueError, match="more than 67108864"):
         processor(huge)
+
+
+def test_only_plain_picture_formats_are_opened(tmp_path: Path, processor: MedGlipImageProcessor) -> None:
+    """EPS would start Ghostscript; its content under another name is none either."""
+    Image.fromarray(COLOUR).save(tmp_path / "drawing.eps")
+    (tmp_path / "drawing.png").write_bytes((tmp_path / "drawing.eps").read_bytes())
+    for name in ("drawing.eps", "drawing.png"):
+        with pytest.raises(ValueError, match=f"{name}: cannot be read as a picture") as error:
+            processor(tmp_path / name)
+        assert str(tmp_path) not in str(error.value)
 
 
 def test_files_that_are_no_pictures(tmp_path: Path, processor: MedGlipImageProcessor) -> None:

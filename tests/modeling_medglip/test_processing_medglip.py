@@ -192,6 +192,16 @@ def test_prompts_of_several_images_are_padded(processor: MedGlipProcessor) -> No
     assert torch.equal(alone["input_ids"][0], batch["input_ids"][1, :4])
 
 
+def test_what_detectors_of_transformers_are_called_with(processor: MedGlipProcessor) -> None:
+    plain = processor(IMAGE, "liver. spleen.")
+    for batch in (
+        processor(images=IMAGE, text=["liver. spleen."], padding=True, truncation=True),
+        processor(images=[IMAGE], text=[["liver", "spleen"]], padding="longest", return_tensors="pt"),
+    ):
+        assert batch["text_labels"] == plain["text_labels"] == [["liver", "spleen"]]
+        assert torch.equal(batch["input_ids"], plain["input_ids"])
+
+
 def test_text_alone_and_images_alone(processor: MedGlipProcessor) -> None:
     assert set(processor(text="liver")) == {"input_ids", "attention_mask", "label_tokens", "text_labels"}
     assert set(processor(IMAGE)) == {"pixel_values", "pixel_mask", "modality"}
@@ -463,6 +473,15 @@ def test_clip_legacy() -> None:
     assert clip_legacy(torch.tensor([[-5.0, -1, 99, 70]]), (64, 96)).tolist() == [[0, 0, 95, 63]]
 
 
+@pytest.mark.parametrize("field", ["logits", "centerness"])
+def test_broken_numbers_are_not_taken_for_nothing_found(processor: MedGlipProcessor, field: str) -> None:
+    inputs = processor(WIDE, "polyp.")
+    outputs = made_up_outputs(inputs, [[1, 1, 50, 50]], [0], [0.9])
+    getattr(outputs, field).flatten()[0] = math.nan
+    with pytest.raises(ValueError, match="not finite"):
+        processor.post_process_grounded_object_detection(outputs, inputs)
+
+
 def test_outputs_that_do_not_belong_to_the_inputs(processor: MedGlipProcessor) -> None:
     inputs = processor(IMAGE, "liver")
     outputs = made_up_outputs(inputs, [[0, 0, 9, 9]], [0], [0.9])
@@ -477,7 +496,7 @@ def test_outputs_that_do_not_belong_to_the_inputs(processor: MedGlipProcessor) -
 def test_phrases_of_the_bare_tokenizer(processor: MedGlipProcessor) -> None:
     outputs = SimpleNamespace(logits=torch.zeros(2, 3, 6))
     assert phrase_tokens(outputs).tolist() == [[[False, True, True, True, True, False]]] * 2
-    outputs.attention_mask = torch.tensor([[1, 1, 1, 1, 1, 1], [1, 1, 1, 0, 0, 0]])
+    outputs.word_mask = torch.tensor([[1, 1, 1, 1, 1, 1], [1, 1, 1, 0, 0, 0]])
     assert phrase_tokens(outputs)[1].tolist() == [[False, True, False, False, False, False]]
 
 

@@ -138,9 +138,20 @@ def test_an_unsure_router_says_so(caplog: pytest.LogCaptureFixture) -> None:
     assert "taken for endoscopy with a probability of only 0.5" in caplog.text
 
 
+def test_the_only_expert_is_doubted_too(caplog: pytest.LogCaptureFixture) -> None:
+    only = MedGlipImageProcessor(modality_settings={"ct": {}}, router=red_router())
+    logger = logging.getLogger("modeling_medglip.image_processing_medglip")
+    logger.addHandler(caplog.handler)
+    try:
+        assert only.choose_modality(RED) == "ct"
+    finally:
+        logger.removeHandler(caplog.handler)
+    assert "only expert is for ct: taken as ct, but the pixels look like endoscopy" in caplog.text
+
+
 def test_contradictions(processor: MedGlipImageProcessor) -> None:
     assert modality_contradiction("CT", RED, processor) == (
-        f"stated to be ct, but the pixels look like endoscopy (probability {processor.predict_modality(RED)[1]:.2f})"
+        f"taken as ct, but the pixels look like endoscopy (probability {processor.predict_modality(RED)[1]:.2f})"
     )
     assert modality_contradiction("ES", RED, processor) is None
     assert modality_contradiction("ct", RED, processor, sure=1.1) is None
