@@ -110,17 +110,18 @@ def ground(
 ) -> int:
     """Ground phrases on images: writes NAME.png (overlay) and NAME.boxes.json for every input."""
     start = time.perf_counter()
-    _make_folder(out)
     with _quiet(debug):
         from .grounding import load, prompt_labels
         from .reading import read_image
         from .results import output_stems
 
-        labels = prompt_labels(prompt)
+        labels, stems = prompt_labels(prompt), output_stems(inputs, out)
+        _check_report(report, inputs, out, stems)
+        _make_folder(out)
         grounder = load(model, device, modality)
         _say(f"{grounder.name} on {grounder.device}")
         records = []
-        for path, stem in _progress(list(zip(inputs, output_stems(inputs, out), strict=True))):
+        for path, stem in _progress(list(zip(inputs, stems, strict=True))):
             job = _Job(grounder, out, stem, prompt, labels, modality, threshold, debug)
             records.append(job.run(path.name, lambda path=path: read_image(path, frame)))
     if report is not None:
@@ -360,6 +361,23 @@ def _make_folder(out: Path) -> None:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UsageError(f"--out {one_line(out.name)}: cannot be made ({one_line(error.strerror)})") from None
+
+
+def _check_report(report: Path | None, inputs: Sequence[Path], out: Path, stems: Sequence[str]) -> None:
+    """Refuse, before any work, a report that cannot be written or would overwrite an input or a result."""
+    from .results import canonical_path, output_names
+
+    if report is None:
+        return
+    name = one_line(report.name, 120)
+    results = [out / file for stem in stems for file in output_names(stem)]
+    if canonical_path(report) in {canonical_path(path) for path in [*inputs, *results]}:
+        raise UsageError(f"--report {name}: is an input or a result of this run: choose another name")
+    if report.is_dir():
+        raise UsageError(f"--report {name}: is a folder: give a file")
+    folder = next((parent for parent in report.absolute().parents if parent.exists()), report.parent)
+    if not folder.is_dir() or not os.access(folder, os.W_OK):
+        raise UsageError(f"--report {name}: its folder cannot be written to")
 
 
 def _write_report(

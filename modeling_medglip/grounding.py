@@ -14,7 +14,7 @@ import torch
 from .configuration_medglip import resolve_modality
 from .errors import CheckpointError, MedGlipError, PickledCheckpointError, UsageError, one_line
 from .image_processing_medglip import modality_contradiction
-from .modeling_medglip import MedGlipForObjectDetection
+from .modeling_medglip import CONVERT_PICKLE, PICKLED, MedGlipForObjectDetection
 from .processing_medglip import UNKNOWN_LABEL, MedGlipProcessor, clean_label, split_prompt
 from .reading import ReadImage
 from .results import GroundedBox, GroundingResult, ImageInfo
@@ -22,8 +22,8 @@ from .run_report import embedded_checkpoint
 
 
 MAX_LABELS = 1000
+NOT_AT_HAND = "neither in the cache nor to be had from the Hub: check the name, or give the folder of a copy"
 HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*$")
-PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 # From this probability on, pixels that look like another modality than the stated one are worth a warning; below the
 # other one a guess from the pixels is.
 SURE, UNSURE = 0.9, 0.7
@@ -93,7 +93,12 @@ def load(model_dir_or_id: str | Path | None = None, device: str = "auto", modali
     except MedGlipError:
         raise
     except Exception as error:  # broken files make transformers and safetensors raise nearly anything
-        raise CheckpointError(f"checkpoint {name}: cannot be loaded ({_reason(error, source)})") from error
+        reason = _reason(error, source)
+        if isinstance(source, str) and isinstance(error, OSError):
+            # This sentence of transformers speaks of folders only.
+            known = "" if reason.startswith("Can't load") else f" ({reason})"
+            raise CheckpointError(f"checkpoint {name}: {NOT_AT_HAND}{known}") from error
+        raise CheckpointError(f"checkpoint {name}: cannot be loaded ({reason})") from error
     return Grounder(model.eval().to(chosen), processor, name, chosen)
 
 
@@ -105,8 +110,10 @@ def _known_modality(name: str) -> str:
 
 
 def _reason(error: Exception, source: Path | str) -> str:
-    """The first line of a message, without the folder that the checkpoint lies in."""
-    text = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    """The first sentence of a message, without the folder that the checkpoint lies in."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    # Validators put the field on the first line, what is wrong with it on the next.
+    text = " ".join(lines[:2]) if lines[0].endswith(":") else lines[0]
     for part in (f"checkpoint {source}", f"{source}/", str(source)):
         text = text.replace(part, "" if part.endswith("/") else "it")
     return one_line(text, 220)
@@ -135,7 +142,7 @@ def _locate(model_dir_or_id: str | Path | None) -> tuple[Path | str, str]:
 
 def _pickled(name: str, file: str) -> PickledCheckpointError:
     return PickledCheckpointError(
-        f"checkpoint {name}: {file} is pickled, which can run code when it is read; convert it to safetensors first"
+        f"checkpoint {name}: {file} is pickled, which can run code when it is read; {CONVERT_PICKLE}"
     )
 
 
@@ -155,6 +162,9 @@ def _check_folder(folder: Path, name: str) -> None:
         if pickled:
             raise _pickled(name, one_line(pickled[0], 60))
         raise CheckpointError(f"checkpoint {name}: the folder has no .safetensors file")
+    for file in ("processor_config.json", "tokenizer_config.json"):
+        if not (folder / file).is_file():
+            raise CheckpointError(f"checkpoint {name}: the folder has no {file}: save the processor there too")
 
 
 # Grounding -----------------------------------------------------------------------------------------------------------
@@ -164,8 +174,10 @@ def prompt_labels(prompt: str) -> list[str]:
     """The labels of a prompt, without repetitions, as the caller wrote them.
 
     Raises:
-        `UsageError`: none, or more than `MAX_LABELS`.
+        `UsageError`: none, more than `MAX_LABELS`, or bytes that are no UTF-8 text.
     """
+    if not prompt.isascii() and prompt.encode("utf-8", "replace").decode("utf-8") != prompt:
+        raise UsageError("the prompt is no valid UTF-8 text")
     labels = [label for label in split_prompt(prompt) if clean_label(label)]
     if not labels:
         raise UsageError('the prompt is empty: name at least one label, for example "liver. spleen."')

@@ -36,6 +36,12 @@ from .configuration_medglip import (
 
 # What a folder or Hub id is looked up with: kept for the configuration too, above all the promise to stay offline.
 HUB_OPTIONS = ("cache_dir", "revision", "token", "subfolder", "local_files_only", "force_download", "proxies")
+# Names of pickled checkpoints, which can run code when they are read, and what to do about one.
+PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
+CONVERT_PICKLE = (
+    "where you trust it, convert it to safetensors first: "
+    'safetensors.torch.save_file(torch.load(file, weights_only=True), "model.safetensors")'
+)
 # The logit of a region outside its own image: its probability is exactly 0 in float32.
 OUTSIDE_LOGIT = -50000.0
 # Box regression of GLIP: weights of the deltas and the largest log ratio of sizes.
@@ -791,11 +797,9 @@ def _refuse_pickles(path: Any) -> None:
     folder = Path(str(path))
     if not folder.is_dir() or any(folder.glob("*.safetensors")):
         return
-    pickled = sorted(file.name for pattern in ("*.bin", "*.pt", "*.pth", "*.ckpt") for file in folder.glob(pattern))
+    pickled = sorted(file.name for pattern in PICKLED for file in folder.glob(pattern))
     if pickled:
-        raise ValueError(
-            f"{folder}: {pickled[0]} is a pickled checkpoint and is not opened; convert it to safetensors first"
-        )
+        raise ValueError(f"{folder}: {pickled[0]} is a pickled checkpoint and is not opened; {CONVERT_PICKLE}")
 
 
 class MedGlipModel(MedGlipPreTrainedModel):

@@ -19,6 +19,7 @@ from .errors import MedGlipError
 from .reading import MAX_BYTES, ReadImage, check_pixels, choose_frame, compact
 
 
+JPEG_EXTENDED = "1.2.840.10008.1.2.4.51"
 DEFLATED = "1.2.840.10008.1.2.1.99"
 # Codes of DICOM's Modality that say nothing about the picture.
 SILENT_CODES = ("", "OT", "SC")
@@ -126,7 +127,8 @@ def _frame_pixels(dataset: Any, index: int, pydicom: Any) -> np.ndarray:
         return pydicom.pixels.pixel_array(dataset, index=index)
     except RuntimeError:
         syntax = dataset.file_meta.TransferSyntaxUID
-        cure = 'damaged, or needing a decoder that pip install "med-glip[clinical]" brings'
+        package = "pylibjpeg-libjpeg" if str(syntax) == JPEG_EXTENDED else '"med-glip[clinical]"'
+        cure = f"damaged, or needing a decoder that pip install {package} brings"
         raise MedGlipError(f"its pixels ({syntax.name}) could not be decoded: {cure}") from None
 
 
@@ -157,7 +159,8 @@ def _values(
     if slope is not None:
         return compact(pixels * slope + intercept), ()
     unscaled = modality == "ct" and pixels.dtype.itemsize > 1
-    return compact(pixels), ("its header has no rescale slope: the numbers are taken for HU",) if unscaled else ()
+    source = "deduced from the picture" if pixels.dtype.kind == "u" else "taken from the numbers as they are"
+    return compact(pixels), (f"its header has no rescale slope: HU are {source}",) if unscaled else ()
 
 
 def _to_bytes(colour: np.ndarray, bits: int | None) -> np.ndarray:

@@ -267,12 +267,14 @@ def output_stems(inputs: Iterable[str | Path], folder: str | Path) -> list[str]:
     The second input of a stem gets `-2` and so on, so that a second run gives the same names.
     """
     paths = [Path(item) for item in inputs]
-    occupied, taken = {_place(path) for path in paths}, set[str]()
+    occupied, taken = {canonical_path(path) for path in paths}, set[str]()
     stems = []
     for path in paths:
         base = safe_stem(path.name)
         stem, number = base, 1
-        while stem.lower() in taken or any(_place(Path(folder) / end) in occupied for end in output_names(stem)):
+        while stem.lower() in taken or any(
+            canonical_path(Path(folder) / end) in occupied for end in output_names(stem)
+        ):
             number += 1
             stem = f"{base}-{number}"
         taken.add(stem.lower())
@@ -285,9 +287,12 @@ def output_names(stem: str) -> tuple[str, str]:
     return f"{stem}.boxes.json", f"{stem}.png"
 
 
-def _place(path: Path) -> str:
+def canonical_path(path: str | Path) -> str:
     """A path in the one form that all its spellings share."""
-    return os.path.normcase(os.path.realpath(path))
+    try:
+        return os.path.normcase(os.path.realpath(path))
+    except OSError:  # a link on the way that may not be read
+        return os.path.normcase(os.path.abspath(path))
 
 
 __all__ = [
@@ -295,6 +300,7 @@ __all__ = [
     "GroundedBox",
     "GroundingResult",
     "ImageInfo",
+    "canonical_path",
     "output_names",
     "output_stems",
     "read_boxes",

@@ -242,6 +242,30 @@ class TestGround:
         assert medglip("ground", scan, *options).status == 0
         assert (scan.parent / "scan-2.boxes.json").read_bytes() == first
 
+    @pytest.mark.parametrize(
+        ("report", "problem"),
+        [
+            ("in/scan.png", "is an input or a result"),
+            ("in/../in/scan.png", "is an input or a result"),
+            ("out/scan.boxes.json", "is an input or a result"),
+            ("in", "is a folder"),
+            ("in/scan.png/run.json", "cannot be written to"),
+        ],
+    )
+    def test_a_report_never_overwrites(
+        self, medglip: Any, tiny: str, scan: Path, tmp_path: Path, report: str, problem: str
+    ) -> None:
+        before = scan.read_bytes()
+        arguments = ["--model", tiny, "--prompt", "liver", "--out", tmp_path / "out", "--report", tmp_path / report]
+        lines = medglip("ground", scan, *arguments)
+        assert lines.status == 2 and problem in lines.err
+        assert scan.read_bytes() == before and not (tmp_path / "out").exists()
+
+    @pytest.mark.parametrize("prompt", ["", " . ", "li\udce9ver"])
+    def test_a_bad_prompt_leaves_no_folder(self, medglip: Any, scan: Path, tmp_path: Path, prompt: str) -> None:
+        lines = medglip("ground", scan, "--prompt", prompt, "--out", tmp_path / "out")
+        assert lines.status == 2 and "prompt" in lines.err and not (tmp_path / "out").exists()
+
     def test_nothing_found_is_no_failure(self, medglip: Any, tiny: str, scan: Path, tmp_path: Path) -> None:
         options = ["--prompt", "liver", "--model", tiny, "--out", tmp_path / "out", "--threshold", "1"]
         lines = medglip("ground", scan, *options)

@@ -71,7 +71,9 @@ class TestLoading:
             raise OSError("couldn't connect\nmore lines")
 
         monkeypatch.setattr(grounding.MedGlipProcessor, "from_pretrained", refuse)
-        with pytest.raises(CheckpointError, match="^checkpoint org/name: cannot be loaded .couldn't connect.$"):
+        with pytest.raises(
+            CheckpointError, match="^checkpoint org/name: neither in the cache .* a copy .couldn't connect.$"
+        ):
             load("org/name", "cpu")
         assert asked == [("org/name", {"local_files_only": False, "trust_remote_code": False})]
 
@@ -92,6 +94,19 @@ class TestLoading:
     def test_a_broken_config(self, copy: Path, content: str, problem: str) -> None:
         (copy / "config.json").write_text(content, encoding="utf-8")
         with pytest.raises(CheckpointError, match=f"checkpoint spoilt: config.json {problem}"):
+            load(copy, "cpu")
+
+    def test_a_wrong_value_is_named(self, copy: Path) -> None:
+        config = json.loads((copy / "config.json").read_text(encoding="utf-8"))
+        config["head_config"]["conv_type"] = "odd"
+        (copy / "config.json").write_text(json.dumps(config), encoding="utf-8")
+        with pytest.raises(CheckpointError, match="conv_type must be 'deformable' or 'plain', got 'odd'"):
+            load(copy, "cpu")
+
+    @pytest.mark.parametrize("name", ["processor_config.json", "tokenizer_config.json"])
+    def test_a_folder_without_its_processor(self, copy: Path, name: str) -> None:
+        (copy / name).unlink()
+        with pytest.raises(CheckpointError, match=f"spoilt: the folder has no {name}: save the processor"):
             load(copy, "cpu")
 
     def test_another_kind_of_model(self, copy: Path) -> None:

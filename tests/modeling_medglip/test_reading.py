@@ -282,9 +282,10 @@ class TestDicom:
         with pytest.raises(MedGlipError, match="rescale"):
             read_image(path)
 
-    def test_ct_without_rescale_is_told(self, tmp_path: Path) -> None:
-        path = save_dicom(tmp_path / "a.dcm", GREY.astype(np.int16), Modality="CT")
-        assert "taken for HU" in read_image(path).warnings[0]
+    @pytest.mark.parametrize(("kind", "source"), [(np.int16, "taken from the numbers"), (np.uint16, "deduced")])
+    def test_ct_without_rescale_is_told(self, tmp_path: Path, kind: type, source: str) -> None:
+        path = save_dicom(tmp_path / "a.dcm", GREY.astype(kind), Modality="CT")
+        assert f"no rescale slope: HU are {source}" in read_image(path).warnings[0]
 
     def test_enhanced_files_keep_values_in_their_groups(self, tmp_path: Path) -> None:
         def item(**fields: Any) -> Any:
@@ -361,6 +362,22 @@ class TestDicom:
         monkeypatch.setattr(pydicom.pixels, "get_decoder", lambda syntax: Missing())
         with pytest.raises(MedGlipError, match=r"pip install .med-glip\[clinical\]"):
             read_image(dicom_test_file("MR_small_RLE.dcm"))
+
+    @pytest.mark.parametrize(
+        ("name", "shape", "mean"),
+        [
+            ("MR_small_jpeg_ls_lossless.dcm", (64, 64), 518.88),
+            ("MR_small_jp2klossless.dcm", (64, 64), 518.88),
+            ("MR_small_RLE.dcm", (64, 64), 518.88),
+            ("SC_rgb_jpeg_gdcm.dcm", (100, 100, 3), 127.7),
+            ("SC_rgb_jpeg_dcmtk.dcm", (100, 100, 3), 127.73),
+        ],
+    )
+    def test_compressed_pixels(self, name: str, shape: tuple[int, ...], mean: float) -> None:
+        """JPEG-LS, JPEG 2000, RLE, JPEG lossless and baseline: what the extra `clinical` brings decoders for."""
+        pytest.importorskip("gdcm")
+        pixels = read_image(dicom_test_file(name)).pixels
+        assert pixels.shape == shape and float(pixels.mean()) == pytest.approx(mean, abs=0.05)
 
     @pytest.mark.parametrize(
         ("orientation", "usual"),
