@@ -6,6 +6,9 @@ Importing this package registers its classes with transformers' Auto classes, so
 checkpoints.
 """
 
+import importlib
+from typing import Any
+
 from transformers import (
     AutoConfig,
     AutoImageProcessor,
@@ -33,6 +36,14 @@ AutoImageProcessor.register(
 )
 AutoProcessor.register(MedGlipConfig, MedGlipProcessor, exist_ok=True)
 register_pipeline()
+
+
+def __getattr__(name: str) -> Any:
+    """The converter is imported when it is asked for."""
+    if name == "convert_glip_checkpoint":
+        return importlib.import_module(f"{__name__}.{name}")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
 
 __all__ = [
     "MODALITIES",

@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import cast
 
 import torch
+from tokenizers import Regex, normalizers
 from torch import Tensor, nn
-from transformers import BertModel, BertTokenizerFast
+from transformers import BertModel, BertTokenizerFast, PreTrainedTokenizerFast
 
 from modeling_medglip.configuration_medglip import MedGlipConfig
 from modeling_medglip.modeling_medglip import MedGlipExpert, MedGlipForObjectDetection
@@ -40,9 +41,22 @@ def language_folder() -> Path:
     return next(path.parent for path in sorted(folder.rglob("model.safetensors")))
 
 
-def load_tokenizer() -> BertTokenizerFast:
-    """The tokenizer of the language encoder."""
-    return BertTokenizerFast.from_pretrained(language_folder())
+def load_tokenizer() -> PreTrainedTokenizerFast:
+    """The language encoder's tokenizer, closing every text with a dot if it has none.
+
+    Experts read each label with its dot. The stock `zero-shot-object-detection` pipeline hands phrases to the
+    tokenizer as they are, and would otherwise put [SEP] in the dot's place.
+    """
+    bert = BertTokenizerFast.from_pretrained(language_folder())
+    backend = bert.backend_tokenizer
+    backend.no_truncation()
+    backend.no_padding()
+    closing = normalizers.Replace(Regex(r"(?<=[^.\s])\s*$"), ".")
+    backend.normalizer = normalizers.Sequence([backend.normalizer, closing])
+    # BertTokenizerFast itself would be loaded again with BERT's own normaliser.
+    return PreTrainedTokenizerFast(
+        tokenizer_object=backend, model_max_length=bert.model_max_length, **bert.special_tokens_map
+    )
 
 
 def load_language_encoder(model: MedGlipForObjectDetection) -> None:

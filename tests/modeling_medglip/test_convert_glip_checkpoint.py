@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+import modeling_medglip
 from modeling_medglip.convert_glip_checkpoint import (
     GLIP_T_CONFIG,
     config_from_glip,
@@ -24,9 +26,11 @@ from modeling_medglip.modeling_medglip import (
     BiDirectionalAttention,
     FeaturePyramid,
     MedGlipForObjectDetection,
+    assign_atss,
     decode_boxes,
     make_anchors,
 )
+from modeling_medglip.processing_medglip import detect
 
 
 FIXTURES = Path(__file__).parent.parent / "fixtures"
@@ -88,6 +92,39 @@ def test_anchors_are_the_original_ones(head_model: MedGlipForObjectDetection, re
     shapes = [(20, 24), (10, 12), (5, 6), (3, 3), (2, 2)]
     anchors = make_anchors(shapes, head_model.config.head_config, torch.device("cpu"))
     assert torch.equal(anchors, torch.cat(by_level(recorded, "anchors")))
+
+
+def test_the_assignment_is_the_original_one(recorded: dict[str, Tensor]) -> None:
+    anchors = torch.cat(by_level(recorded, "anchors"))
+    counts = [len(level) for level in by_level(recorded, "anchors")]
+    for image in (0, 1):
+        labels = recorded[f"targets.{image}.labels"]
+        assigned = assign_atss(anchors, counts, recorded[f"targets.{image}.boxes"], topk=9)
+        ours = torch.where(assigned >= 0, labels[assigned.clamp(min=0)], 0)
+        assert torch.equal(ours, recorded[f"assignment.{image}"])
+
+
+def test_detections_of_the_original_outputs(recorded: dict[str, Tensor]) -> None:
+    """From the recorded outputs of the first image to its detections, in the original's own boxes."""
+    deltas = torch.cat([level.flatten(1) for level in by_level(recorded, "box_deltas")], dim=1).T
+    spans = ([1], [3, 4], [6, 7], [9, 10], [12, 13, 14], [16], [18, 19])
+    logits = torch.cat(by_level(recorded, "logits"))
+    label_tokens = torch.zeros(1, len(spans), logits.shape[1], dtype=torch.bool)
+    for label, tokens in enumerate(spans):
+        label_tokens[0, label, tokens] = True
+    outputs = SimpleNamespace(
+        logits=logits[None],
+        centerness=torch.cat([level.flatten() for level in by_level(recorded, "centerness")])[None],
+        pred_boxes=decode_boxes(deltas, torch.cat(by_level(recorded, "anchors")))[None],
+        spatial_shapes=torch.tensor([level.shape[1:] for level in by_level(recorded, "box_deltas")]),
+        input_sizes=torch.tensor([[160, 192]]),
+    )
+    (found,) = detect(outputs, label_tokens, threshold=0.0, legacy_boxes=True)
+    order = recorded["detections.scores"].argsort(descending=True, stable=True)
+    assert len(order) == len(found["scores"]) > 50
+    assert torch.allclose(found["scores"], recorded["detections.scores"][order], atol=1e-5)
+    assert torch.equal(found["labels"] + 1, recorded["detections.labels"][order])
+    assert torch.allclose(found["boxes"], recorded["detections.boxes"][order], atol=1e-2)
 
 
 def test_zero_deltas_decode_to_the_anchor() -> None:
@@ -228,6 +265,12 @@ def switch_off_randomness(model: nn.Module) -> None:
             module.drop_block = 0.0
         elif type(module).__name__ == "SwinDropPath":
             module.drop_prob = 0.0
+
+
+def test_the_converter_is_at_hand_without_an_import_of_its_own() -> None:
+    assert modeling_medglip.convert_glip_checkpoint.model_from_glip is model_from_glip
+    with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
+        _ = modeling_medglip.nonsense
 
 
 def test_a_converted_file_loads_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
