@@ -1,0 +1,160 @@
+# Copyright 2026 The MedGLIP authors. Licensed under the Apache License, Version 2.0.
+"""Volumes in space: from array indices to the patient, and to pictures as radiologists look at them.
+
+Coordinates are millimetres in DICOM's patient frame, LPS: x grows to the patient's left, y to the back, z to the head
+(PS3.3 C.7.6.2.1.1). An integer index is the centre of a voxel. Left is the patient's left, whatever way an array runs.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from itertools import permutations
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+PLANES = ("axial", "coronal", "sagittal")
+# Of each plane, the axes of an LPS array: (the one that is cut, columns, rows), and whether rows run towards smaller
+# indices, so that the head is on top.
+_PLANE_AXES = {"axial": (2, 0, 1, False), "coronal": (1, 0, 2, True), "sagittal": (0, 1, 2, True)}
+SINGULAR = 1e-9
+
+
+@dataclass(frozen=True)
+class Volume:
+    """A 3-D array and where it lies.
+
+    Attributes:
+        array: (i, j, k) voxels, of any type.
+        affine: (4, 4) float64; index (i, j, k, 1) -> LPS mm.
+        slope, intercept: what a stored number is multiplied by and added to, to give its value (HU, for example).
+            Applied picture by picture, since a whole volume of floats takes too much memory.
+    """
+
+    array: NDArray
+    affine: NDArray[np.float64]
+    slope: float = 1.0
+    intercept: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.array.ndim != 3:
+            raise ValueError(f"a volume has three axes, this array has {self.array.ndim}")
+        if np.shape(self.affine) != (4, 4) or not np.isfinite(self.affine).all():
+            raise ValueError("the affine must be four by four finite numbers")
+        if abs(np.linalg.det(self.affine[:3, :3])) < SINGULAR:
+            raise ValueError("the affine is singular: it puts different voxels in one place")
+
+    @property
+    def spacing(self) -> NDArray[np.float64]:
+        """(3,) distance of neighbouring voxels along each array axis in mm."""
+        return np.linalg.norm(self.affine[:3, :3], axis=0)
+
+    def values(self, stored: NDArray) -> NDArray:
+        """Stored numbers of any shape -> their values; float32 unless they are the numbers themselves."""
+        if self.slope == 1 and self.intercept == 0:
+            return stored
+        return stored.astype(np.float32) * np.float32(self.slope) + np.float32(self.intercept)
+
+
+@dataclass(frozen=True)
+class PicturePlane:
+    """Where a 2-D picture lies. Its pixel (column, row) has its centre at `origin + column * right + row * down`.
+
+    Attributes:
+        origin, right, down: (3,) LPS mm; the last two are the steps to the next column and row.
+    """
+
+    origin: NDArray[np.float64]
+    right: NDArray[np.float64]
+    down: NDArray[np.float64]
+
+    @property
+    def spacing(self) -> tuple[float, float]:
+        """(along x, along y) mm per pixel."""
+        return float(np.linalg.norm(self.right)), float(np.linalg.norm(self.down))
+
+    def corners(self, box: tuple[float, float, float, float]) -> NDArray[np.float64]:
+        """Corners (4, 3) in LPS mm of a box (x1, y1, x2, y2) in pixels, where pixel 0 covers 0 to 1: top left, top
+        right, bottom right, bottom left."""
+        x1, y1, x2, y2 = box
+        points = np.array([[x1, y1], [x2, y1], [x2, y2], [x1, y2]], dtype=np.float64) - 0.5
+        return self.origin + points @ np.stack([self.right, self.down])
+
+
+def closest_axes(affine: NDArray[np.float64]) -> tuple[tuple[int, int], ...]:
+    """For each LPS axis the array axis that runs along it most, and in which direction: ((axis, +1 or -1), ...).
+
+    Every array axis is used once. Of all assignments the one with the largest product of cosines is taken, so that
+    oblique volumes have a definite answer too.
+    """
+    directions = affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)
+    cosines = np.abs(directions)
+    best = max(permutations(range(3)), key=lambda axes: float(np.prod([cosines[lps, axes[lps]] for lps in range(3)])))
+    return tuple((axis, 1 if directions[lps, axis] >= 0 else -1) for lps, axis in enumerate(best))
+
+
+def to_lps(volume: Volume) -> Volume:
+    """The volume with axes that grow (nearest) to the left, the back and the head. A view: nothing is copied or
+    interpolated."""
+    axes = closest_axes(volume.affine)
+    order = [axis for axis, _ in axes]
+    array = volume.array.transpose(order)
+    affine = volume.affine[:, [*order, 3]].copy()
+    for lps, (_, sign) in enumerate(axes):
+        if sign < 0:
+            affine[:, 3] += affine[:, lps] * (array.shape[lps] - 1)
+            affine[:, lps] *= -1
+    steps = tuple(slice(None, None, sign) for _, sign in axes)
+    return replace(volume, array=array[steps], affine=affine)
+
+
+def picture_count(lps: Volume, plane: str) -> int:
+    """Number of pictures that a plane of an LPS volume has."""
+    return int(lps.array.shape[_axes(plane)[0]])
+
+
+def cut(lps: Volume, plane: str, index: int) -> tuple[NDArray, PicturePlane]:
+    """One picture of an LPS volume in radiological convention, and where it lies.
+
+    Axial and coronal pictures have the patient's right on their left; the front (axial) or the head is on top.
+    Sagittal ones have the front on the left.
+
+    Args:
+        lps: see [`to_lps`]. plane: one of `PLANES`. index: along the axis that is cut.
+
+    Returns:
+        a view (rows, columns) and its [`PicturePlane`].
+
+    Raises:
+        `ValueError`: another plane. `IndexError`: no such picture.
+    """
+    across, columns, rows, upside_down = _axes(plane)
+    if not 0 <= index < lps.array.shape[across]:
+        raise IndexError(f"{plane} picture {index} of {lps.array.shape[across]}")
+    picture = np.moveaxis(lps.array, (across, rows, columns), (0, 1, 2))[index]
+    origin = lps.affine[:3, 3] + index * lps.affine[:3, across]
+    down = lps.affine[:3, rows].copy()
+    if upside_down:
+        picture = picture[::-1]
+        origin, down = origin + down * (lps.array.shape[rows] - 1), -down
+    return picture, PicturePlane(origin, lps.affine[:3, columns].copy(), down)
+
+
+def same_grid(first: Volume, second: Volume, tolerance_mm: float = 0.05) -> bool:
+    """Whether two volumes have their voxels in the same places: no corner is off by more than the tolerance."""
+    if first.array.shape != second.array.shape:
+        return False
+    ends = np.array([[i, j, k, 1] for i in (0, 1) for j in (0, 1) for k in (0, 1)], dtype=np.float64)
+    ends[:, :3] *= np.array(first.array.shape) - 1
+    distance = np.linalg.norm((ends @ (first.affine - second.affine).T)[:, :3], axis=1)
+    return bool(distance.max() <= tolerance_mm)
+
+
+def _axes(plane: str) -> tuple[int, int, int, bool]:
+    if plane not in _PLANE_AXES:
+        raise ValueError(f"plane {plane!r}: choose one of {', '.join(PLANES)}")
+    return _PLANE_AXES[plane]
+
+
+__all__ = ["PLANES", "PicturePlane", "Volume", "closest_axes", "cut", "picture_count", "same_grid", "to_lps"]
