@@ -1,0 +1,232 @@
+# Copyright 2026 The MedGLIP authors. Licensed under the Apache License, Version 2.0.
+"""The catalogue of public sources, `sources.yaml`: one loader for recipes, cards, tests and this command.
+
+python -m dataset_scripts.catalog                         # all sources
+python -m dataset_scripts.catalog --modality ct --region abdomen --label pancreas
+python -m dataset_scripts.catalog --redistributable       # licence lets derived pictures be shared
+python -m dataset_scripts.catalog --paper                 # the paper's figures beside ours
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import json
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import yaml
+from rich.console import Console
+from rich.table import Table
+
+from modeling_medglip.configuration_medglip import MODALITIES, resolve_modality
+from modeling_medglip.taxonomy import load_taxonomy
+
+
+CATALOG_FILE = Path(__file__).with_name("sources.yaml")
+ACCESS = ("open", "registration", "DUA", "unknown")
+# What the paper states (Med-GLIP, arXiv 2508.10528, Section III); it contradicts itself on the number of annotations.
+PAPER = {
+    "sources": "129",
+    "modalities": "7",
+    "labels": "198",
+    "categories": "38",
+    "regions": "6",
+    "pictures": "2,720,979",
+    "annotations": "over 5.3 M",
+    "masks per picture": "4.13",
+}
+
+
+@dataclass(frozen=True)
+class Source:
+    """One public data set; facts as `sources.yaml` has them, with what they rest on.
+
+    Attributes:
+        id, name, family: `family` joins sets that share pictures, which must never lie on both sides of a split.
+        modality: as stated; `modalities` are those of `MODALITIES`.
+        labels: the set's own names. taxonomy_labels: ids in the taxonomy; side_unresolved, outside_taxonomy: names
+            that are sided there, or not there.
+        license: `None`: not known here, to be treated as not redistributable.
+        access: one of `ACCESS`.
+    """
+
+    id: str
+    name: str
+    family: str
+    modality: tuple[str, ...]
+    body_region: tuple[str, ...]
+    labels: tuple[str, ...]
+    taxonomy_labels: tuple[str, ...]
+    access: str
+    year: int | None = None
+    n: int | None = None
+    n_unit: str | None = None
+    format: str | None = None
+    license: str | None = None
+    license_basis: str | None = None
+    access_basis: str | None = None
+    home_domain: str | None = None
+    home_domain_basis: str | None = None
+    evidence: tuple[str, ...] = ()
+    named_in_med_glip_paper: bool = False
+    side_unresolved: tuple[str, ...] = ()
+    outside_taxonomy: tuple[str, ...] = ()
+    note: str | None = None
+
+    @property
+    def modalities(self) -> tuple[str, ...]:
+        """Those of the seven modalities that this source has."""
+        known = []
+        for name in self.modality:
+            try:
+                known.append(resolve_modality(name))
+            except ValueError:
+                continue
+        return tuple(known)
+
+    @property
+    def redistributable(self) -> bool:
+        """Whether the licence lets derived pictures be shared: it is known, allows derivatives, and access is open."""
+        text = (self.license or "").upper()
+        return bool(text) and "ND" not in text.replace("-", " ").split() and self.access == "open"
+
+
+@functools.lru_cache(maxsize=4)
+def load_catalog(path: Path = CATALOG_FILE) -> dict[str, Source]:
+    """Source id -> [`Source`], in the file's order.
+
+    Raises:
+        `ValueError`: an unknown or missing key, an id that occurs twice, an unknown label or kind of access.
+    """
+    document = yaml.safe_load(path.read_text(encoding="utf-8"))
+    known_labels = set(load_taxonomy().labels)
+    sources: dict[str, Source] = {}
+    for row in document["sources"]:
+        source = _source(row, path.name)
+        if source.id in sources:
+            raise ValueError(f"{path.name}: {source.id} occurs twice")
+        unknown = sorted(set(source.taxonomy_labels) - known_labels)
+        if unknown:
+            raise ValueError(f"{path.name}: {source.id}: the taxonomy has no {', '.join(unknown)}")
+        if source.access not in ACCESS:
+            raise ValueError(f"{path.name}: {source.id}: access must be one of {', '.join(ACCESS)}")
+        sources[source.id] = source
+    return sources
+
+
+def _source(row: dict[str, Any], file: str) -> Source:
+    names = {field.name for field in fields(Source)}
+    odd = sorted(set(row) - names)
+    if odd:
+        raise ValueError(f"{file}: {row.get('id')}: unknown keys {', '.join(odd)}")
+    values = {key: tuple(value) if isinstance(value, list) else value for key, value in row.items()}
+    try:
+        return Source(**values)
+    except TypeError as error:
+        raise ValueError(f"{file}: {row.get('id')}: {error}") from None
+
+
+def select(
+    sources: Iterable[Source],
+    modality: str | None = None,
+    region: str | None = None,
+    label: str | None = None,
+    access: str | None = None,
+    redistributable: bool = False,
+) -> list[Source]:
+    """The sources that fit every given filter; `label` is a taxonomy id or a phrase.
+
+    Raises:
+        `ValueError`: an unknown modality or label.
+    """
+    wanted = None if modality is None else resolve_modality(modality)
+    label_id = None if label is None else _label_id(label)
+    return [
+        source
+        for source in sources
+        if (wanted is None or wanted in source.modalities)
+        and (region is None or region in source.body_region)
+        and (label_id is None or label_id in source.taxonomy_labels)
+        and (access is None or source.access == access)
+        and (not redistributable or source.redistributable)
+    ]
+
+
+def _label_id(label: str) -> str:
+    taxonomy = load_taxonomy()
+    if label in taxonomy.labels:
+        return label
+    found = taxonomy.resolve(label)
+    if found is None:
+        raise ValueError(f"the taxonomy has no label {label[:60]!r}")
+    return found.id
+
+
+def paper_rows(sources: Sequence[Source]) -> list[tuple[str, str, str]]:
+    """(what, the paper's figure, ours) for everything the paper counts."""
+    taxonomy = load_taxonomy()
+    ours = {
+        "sources": f"{len(sources)} ({len({source.family for source in sources})} families)",
+        "modalities": str(len(MODALITIES)),
+        "labels": str(len(taxonomy.labels)),
+        "categories": str(len(taxonomy.categories)),
+        "regions": str(len(taxonomy.regions)),
+    }
+    rows = [(what, figure, ours.get(what, "see a built set's statistics")) for what, figure in PAPER.items()]
+    counts = Counter(modality for source in sources for modality in source.modalities)
+    rows += [(f"sources with {modality}", "not stated", str(counts[modality])) for modality in MODALITIES]
+    named = [source.id for source in sources if source.named_in_med_glip_paper]
+    return [*rows, ("named in the paper", "", ", ".join(named))]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Command line."""
+    parser = argparse.ArgumentParser(prog="python -m dataset_scripts.catalog", description="The public sources.")
+    parser.add_argument("--modality", help="ct, mri, ultrasound, xray, dermoscopy, endoscopy, fundus")
+    parser.add_argument("--region", help="head, chest, abdomen, pelvis ...")
+    parser.add_argument("--label", help="a label of the taxonomy, by id or phrase")
+    parser.add_argument("--access", choices=ACCESS)
+    parser.add_argument("--redistributable", action="store_true", help="licence lets derived pictures be shared")
+    parser.add_argument("--paper", action="store_true", help="the paper's figures beside ours")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    options = parser.parse_args(argv)
+    catalog = list(load_catalog().values())
+    if options.paper:
+        _print(("", "Med-GLIP", "this catalogue"), paper_rows(catalog))
+        return 0
+    try:
+        chosen = select(
+            catalog, options.modality, options.region, options.label, options.access, options.redistributable
+        )
+    except ValueError as error:
+        parser.error(str(error))
+    if options.json:
+        print(json.dumps([asdict(source) for source in chosen], indent=1, ensure_ascii=False))
+        return 0
+    columns = ("id", "modality", "count", "format", "licence", "access", "labels")
+    _print(columns, [_row(source) for source in chosen])
+    print(f"{len(chosen)} of {len(catalog)} sources")
+    return 0
+
+
+def _row(source: Source) -> tuple[str, ...]:
+    count = "" if source.n is None else f"{source.n} {source.n_unit or ''}".strip()
+    labels = ", ".join(source.labels)
+    short = labels if len(labels) <= 60 else f"{labels[:57]}..."
+    modality = ", ".join(source.modalities) or ", ".join(source.modality)
+    return source.id, modality, count, source.format or "?", source.license or "not known", source.access, short
+
+
+def _print(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    table = Table(*columns, box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for row in rows:
+        table.add_row(*row)
+    Console(width=None if Console().is_terminal else 200).print(table)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

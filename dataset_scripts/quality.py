@@ -1,0 +1,75 @@
+# Copyright 2026 The MedGLIP authors. Licensed under the Apache License, Version 2.0.
+"""The quality rules: every reason for which something is turned away, named once, in three tiers.
+
+Tier 1: files that cannot be used. Tier 2: labels and marks that cannot be trusted. Tier 3: pictures that add nothing.
+Nothing is dropped without a row in the report that names the rule and what was found.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .records import Rejection
+
+
+RULES: dict[str, tuple[int, str]] = {
+    # files
+    "unreadable": (1, "the file is damaged, cut short or of an unknown kind"),
+    "missing_file": (1, "the annotations name a file that is not there"),
+    "leaves_folder": (1, "a name or link leads out of the source's folder"),
+    "too_large": (1, "the header states more voxels or pixels than a machine can hold"),
+    "not_3d": (1, "a volume with other than three axes"),
+    "colour_volume": (1, "a volume of colours or complex numbers"),
+    "bad_affine": (1, "the geometry is singular or not finite"),
+    "no_mask": (1, "a picture or volume without any annotation file"),
+    "no_image": (1, "an annotation without its picture or volume"),
+    "size_mismatch": (1, "picture and mask have different sizes"),
+    "affine_mismatch": (1, "volume and label map lie in different places"),
+    "not_finite": (1, "NaN or infinite values"),
+    "bad_annotations": (1, "the annotation file is not what its layout says"),
+    "duplicate_id": (1, "an identifier occurs twice; the first one is kept"),
+    # labels and marks
+    "undefined_label": (2, "a name or value that the recipe's label map does not have"),
+    "excluded_label": (2, "a label that the recipe leaves out on purpose"),
+    "bad_box": (2, "a box that is not finite, has no area or lies outside its picture"),
+    "min_area": (2, "a mark smaller than the profile's share of the picture"),
+    "small_mark": (2, "a mark of fewer pixels than the recipe's floor; its label is left open in that picture"),
+    # pictures
+    "empty_slice": (3, "pictures of a volume in which nothing is annotated"),
+    "empty_mask": (3, "a picture whose masks are all empty"),
+    "mask_like": (3, "a picture that holds hardly any grey levels, like a mask"),
+    "exact_duplicate": (3, "the same pixels and marks as another picture of the source"),
+}  # fmt: skip
+# Rules that tell of the ordinary course of things: they are counted, but do not make the exit status 1.
+EXPECTED = frozenset({"excluded_label", "min_area", "small_mark", "empty_slice", "empty_mask", "exact_duplicate"})
+# Smallest share of the picture that a mark may cover. `paper`: Med-GLIP's 1.5 %, which removes most lesions.
+PROFILES = {"none": 0.0, "sa_med2d": 100 / 256**2, "paper": 0.015}
+MASK_LIKE_LEVELS = 4
+
+
+def is_mask_like(pixels: NDArray) -> bool:
+    """Whether a picture holds so few different values that it must be a mask (or blank)."""
+    sample = pixels.reshape(-1, pixels.shape[-1]) if pixels.ndim == 3 else pixels.reshape(-1, 1)
+    first = sample[:, 0]
+    low, high = first.min(), first.max()
+    between = first[(first != low) & (first != high)]
+    if between.size == 0:
+        return True
+    return len(np.unique(between[:10_000])) < MASK_LIKE_LEVELS - 2 and len(np.unique(first)) < MASK_LIKE_LEVELS
+
+
+def counts(rejections: Iterable[Rejection]) -> dict[str, dict[str, int]]:
+    """Rule -> source -> number of rows, in the order of `RULES`."""
+    found = Counter((rejection.rule, rejection.source) for rejection in rejections)
+    return {
+        rule: {source: found[rule, source] for name, source in sorted(found) if name == rule}
+        for rule in RULES
+        if any(name == rule for name, _ in found)
+    }
+
+
+__all__ = ["EXPECTED", "PROFILES", "RULES", "counts", "is_mask_like"]

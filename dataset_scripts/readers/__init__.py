@@ -1,0 +1,31 @@
+# Copyright 2026 The MedGLIP authors. Licensed under the Apache License, Version 2.0.
+"""The readers, one class per layout of raw files, behind the interface of `base.Reader`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ..recipe import Recipe
+from .base import Reader
+from .manifest import ManifestReader
+from .masks import MaskFolderReader
+from .volumes import LabelmapReader, MaskVolumesReader
+
+
+READERS: dict[str, type[Reader]] = {
+    reader.layout: reader for reader in (ManifestReader, MaskFolderReader, LabelmapReader, MaskVolumesReader)
+}
+
+
+def make_reader(recipe: Recipe, raw: Path) -> Reader:
+    """The reader of a recipe's layout.
+
+    Raises:
+        `ValueError`: no such layout or folder, or files that the layout needs are not named.
+    """
+    if recipe.layout not in READERS:
+        raise ValueError(f"{recipe.source}: layout {recipe.layout!r}: choose one of {', '.join(sorted(READERS))}")
+    return READERS[recipe.layout](recipe, raw)
+
+
+__all__ = ["READERS", "Reader", "make_reader"]

@@ -1,0 +1,165 @@
+# Copyright 2026 The MedGLIP authors. Licensed under the Apache License, Version 2.0.
+"""The interface of all readers: list the cases of a raw folder, then read one case."""
+
+from __future__ import annotations
+
+import re
+from abc import ABC, abstractmethod
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+
+from modeling_medglip.reading import MAX_PIXELS, PICTURE_FORMATS
+
+from ..recipe import Recipe
+from ..records import Case, LabelledVolume, Picture, Rejected, Rejection
+
+
+class Reader(ABC):
+    """Reads the raw files of one source.
+
+    Contract: pictures come as they are stored, upright by their EXIF tag; volumes come with their affine to LPS mm and
+    are never turned here. Labels are the source's own names. `cases` reads names only and is quick; `read` raises
+    [`Rejected`] for what cannot be used.
+
+    Attributes:
+        layout: the name that recipes use. needs: keys of a recipe's `files` that must be there.
+        problems: what `cases` had to leave out.
+    """
+
+    layout: ClassVar[str]
+    needs: ClassVar[tuple[str, ...]] = ()
+
+    def __init__(self, recipe: Recipe, raw: Path) -> None:
+        self.recipe = recipe
+        self.root = raw / recipe.root
+        self.problems: list[Rejection] = []
+        if not self.root.is_dir():
+            raise ValueError(f"{recipe.source}: there is no folder {recipe.root!r} in the raw folder")
+        missing = [name for name in self.needs if name not in recipe.files]
+        if missing:
+            raise ValueError(f"{recipe.source}: layout {self.layout} needs files: {', '.join(missing)}")
+
+    @abstractmethod
+    def cases(self) -> list[Case]:
+        """All cases, sorted by key; what is left out goes to `problems`."""
+
+    @abstractmethod
+    def read(self, case: Case) -> Picture | LabelledVolume:
+        """Pixels and marks of one case.
+
+        Raises:
+            `Rejected`: the case cannot be used.
+        """
+
+    # For subclasses --------------------------------------------------------------------------------------------------
+
+    def find(self, pattern: str) -> list[Path]:
+        """Files below the root that fit a pattern, sorted; links that lead out of it become problems."""
+        found = []
+        for path in sorted(self.root.glob(pattern)):
+            if not path.resolve().is_relative_to(self.root.resolve()):
+                self.reject("leaves_folder", "link out of the folder", path)
+            elif path.is_file():
+                found.append(path)
+        return found
+
+    def key(self, path: Path) -> str:
+        """Relative path of a file, with `/`."""
+        return path.relative_to(self.root).as_posix()
+
+    def case(self, path: Path, split: str | None = None, **parts: object) -> Case:
+        """A case named by its picture or volume, with patient and split as the recipe says."""
+        key = self.key(path)
+        return Case(key, self.patient(key), split or self.split(key), dict(parts))
+
+    def patient(self, key: str) -> str:
+        """The patient of a case: group 1 of the recipe's expression, else the whole key."""
+        match = re.search(self.recipe.patient, key) if self.recipe.patient else None
+        return match.group(1) if match else key
+
+    def split(self, key: str) -> str | None:
+        """The official split of a case: the first pattern that fits its path or its name."""
+        name = key.rpartition("/")[2]
+        for split, patterns in self.recipe.splits.items():
+            if any(fnmatch(key, pattern) or fnmatch(name, pattern) for pattern in patterns):
+                return split
+        return None
+
+    def reject(self, rule: str, value: str = "", path: Path | None = None) -> None:
+        """Note a problem of the listing."""
+        file = "" if path is None else self.key(path)
+        self.problems.append(Rejection(self.recipe.source, "", "listing", rule, value, file))
+
+
+def stem_of(path: Path, pattern: str) -> str:
+    """What the stars of a pattern's last part stand for in a file's name, joined: `a_image.nii.gz` with
+    `*_image.nii.gz` is `a`."""
+    last = pattern.rpartition("/")[2]
+    expression = "".join("(.*)" if part == "*" else re.escape(part) for part in re.split(r"(\*)", last))
+    match = re.fullmatch(expression, path.name)
+    return "".join(match.groups()) if match else path.stem
+
+
+def sibling(path: Path, template: str, pattern: str, root: Path) -> str:
+    """A pattern for the files that belong to `path`, relative to the root: `{stem}`, `{name}` and `{folder}` (the
+    file's folder) are filled in."""
+    folder = path.parent.relative_to(root).as_posix()
+    return template.format(stem=glob_safe(stem_of(path, pattern)), name=glob_safe(path.name), folder=glob_safe(folder))
+
+
+def glob_safe(text: str) -> str:
+    """Text whose characters a pattern takes literally."""
+    return re.sub(r"([*?\[])", r"[\1]", text)
+
+
+def read_pixels(path: Path) -> NDArray:
+    """A picture file -> (h, w) or (h, w, 3), uint8 or uint16, upright.
+
+    Raises:
+        `Rejected`: `unreadable`, `too_large`, `not_finite`.
+    """
+    image = open_picture(path)
+    if image.mode in ("LA", "PA", "RGBA", "P", "CMYK", "YCbCr", "1"):
+        image = image.convert("L" if image.mode in ("1", "LA") else "RGB")
+    array = np.asarray(image)
+    if array.dtype == np.uint8:
+        return array
+    if array.dtype.kind == "f" and not np.isfinite(array).all():
+        raise Rejected("not_finite")
+    low, high = float(array.min()), float(array.max())
+    if low < 0 or high > 65535:
+        raise Rejected("unreadable", f"pixel values from {low:g} to {high:g}")
+    return array.astype(np.uint16)
+
+
+def read_mask_values(path: Path) -> NDArray:
+    """A mask or label map file -> its own numbers, (h, w) or (h, w, 3) for colours; palettes as their indices."""
+    image = open_picture(path)
+    return np.asarray(image.convert("RGB") if image.mode not in ("L", "P", "1", "I", "F", "I;16", "RGB") else image)
+
+
+def open_picture(path: Path) -> Image.Image:
+    """Open and decode a picture file, upright. Sizes are checked before decoding."""
+    Image.init()
+    try:
+        with Image.open(path, formats=PICTURE_FORMATS) as image:
+            if image.width * image.height > MAX_PIXELS:
+                raise Rejected("too_large", f"{image.width}x{image.height} pixels")
+            image.load()
+            return ImageOps.exif_transpose(image)
+    except (Rejected, MemoryError):
+        raise
+    except Image.DecompressionBombError:
+        raise Rejected("too_large") from None
+    except FileNotFoundError:
+        raise Rejected("missing_file") from None
+    except Exception as error:  # damaged files make Pillow raise nearly anything
+        raise Rejected("unreadable", type(error).__name__) from None
+
+
+__all__ = ["Reader", "glob_safe", "open_picture", "read_mask_values", "read_pixels", "sibling", "stem_of"]

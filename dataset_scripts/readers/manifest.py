@@ -1,0 +1,79 @@
+# Copyright 2026 The MedGLIP authors. Licensed under the Apache License, Version 2.0.
+"""Layout `manifest`: one JSON file lists pictures with their objects."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..records import Case, Mark, Picture, Rejected, inside
+from .base import Reader, read_mask_values, read_pixels
+
+
+class ManifestReader(Reader):
+    """`files: {manifest: annotations.json}`: `{"images": [{"image", "split", "labelmap"?, "objects": [{"label",
+    "bbox_xywh", "mask"? or "labelmap_value"?}]}]}`; names are relative to the file's folder.
+
+    An object is its mask where there is one, else its box.
+    """
+
+    layout = "manifest"
+    needs = ("manifest",)
+
+    def cases(self) -> list[Case]:
+        """One case per listed picture; a picture that is listed twice counts once."""
+        path = inside(self.root, str(self.recipe.files["manifest"]))
+        try:
+            entries = json.loads(path.read_text(encoding="utf-8"))["images"]
+            keys = [str(entry["image"]) for entry in entries]
+        except (ValueError, KeyError, TypeError) as error:
+            raise ValueError(
+                f"{self.recipe.source}: {path.name} is no such manifest ({type(error).__name__})"
+            ) from None
+        found: dict[str, Case] = {}
+        for key, entry in zip(keys, entries, strict=True):
+            if key in found:
+                self.reject("duplicate_id", "listed twice")
+                continue
+            patient = str(entry.get("video_id") or entry.get("source_id") or self.patient(key))
+            found[key] = Case(key, patient, entry.get("split") or self.split(key), {"entry": entry})
+        return [found[key] for key in sorted(found)]
+
+    def read(self, case: Case) -> Picture:
+        """Pixels and marks."""
+        entry: dict[str, Any] = case.parts["entry"]
+        pixels = read_pixels(inside(self.root, case.key))
+        labelmap = read_mask_values(inside(self.root, entry["labelmap"])) if "labelmap" in entry else None
+        try:
+            marks = [self._mark(item, labelmap, pixels.shape[:2]) for item in entry["objects"]]
+        except (KeyError, TypeError, ValueError) as error:
+            raise Rejected("bad_annotations", type(error).__name__) from None
+        return Picture(pixels, tuple(marks))
+
+    def _mark(self, item: dict[str, Any], labelmap: np.ndarray | None, shape: tuple[int, ...]) -> Mark:
+        label = str(item["label"])
+        if labelmap is not None and "labelmap_value" in item:
+            mask = labelmap == item["labelmap_value"]
+        elif "mask" in item:
+            mask = binary(read_mask_values(inside(self.root, item["mask"])))
+        else:
+            x, y, width, height = (float(value) for value in item["bbox_xywh"])
+            return Mark(label, box=(x, y, x + width, y + height))
+        if mask.shape != shape:
+            raise Rejected("size_mismatch", f"picture {shape[1]}x{shape[0]}, mask {mask.shape[1]}x{mask.shape[0]}")
+        return Mark(label, mask)
+
+
+def binary(values: np.ndarray) -> np.ndarray:
+    """A mask file's numbers -> bool (h, w): over half of the largest value (JPEG masks have soft edges)."""
+    grey = values if values.ndim == 2 else values.max(axis=2)
+    if grey.dtype == np.bool_:
+        return grey
+    high = float(grey.max()) if grey.size else 0.0
+    return grey > high / 2 if high > 0 else np.zeros(grey.shape, bool)
+
+
+__all__ = ["ManifestReader", "binary"]

@@ -1,0 +1,104 @@
+# Copyright 2026 The MedGLIP authors. Licensed under the Apache License, Version 2.0.
+"""Layout `mask_folder`: pictures in one folder, masks in others."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..records import Case, Mark, Picture, Rejected
+from .base import Reader, read_mask_values, read_pixels, sibling, stem_of
+from .manifest import binary
+
+
+class MaskFolderReader(Reader):
+    """Pictures and their masks, matched by name.
+
+    `files: {image: "images/*.jpg", mask: ...}` where mask is one of
+
+    - a pattern for one file: a label map with the recipe's `values` (value -> label), or a binary mask if `values` is
+      empty and `label:` names the only label;
+    - `{label: pattern}`: one binary mask (or several: instances) per label;
+    - with `colours: {"255,0,0": label}` in `files`: a picture whose colours are labels.
+
+    `{stem}` in a mask's pattern is what the star of the picture's pattern stands for.
+    """
+
+    layout = "mask_folder"
+    needs = ("image", "mask")
+
+    def cases(self) -> list[Case]:
+        """One case per picture; pictures without any mask and masks without a picture become problems."""
+        pattern, masks = str(self.recipe.files["image"]), self._templates()
+        found, used = [], set[Path]()
+        for path in self.find(pattern):
+            parts = {
+                label: [file.as_posix() for file in self.find(sibling(path, template, pattern, self.root))]
+                for label, template in masks.items()
+            }
+            files = {Path(file) for group in parts.values() for file in group}
+            if not files:
+                self.reject("no_mask", "", path)
+                continue
+            used |= files
+            found.append(self.case(path, image=path.as_posix(), masks=parts))
+        self._report_orphans(masks, used)
+        return found
+
+    def _templates(self) -> dict[str, str]:
+        given = self.recipe.files["mask"]
+        return dict(given) if isinstance(given, dict) else {"": str(given)}
+
+    def _report_orphans(self, masks: dict[str, str], used: set[Path]) -> None:
+        images = {Path(path) for path in self.find(str(self.recipe.files["image"]))}
+        for template in masks.values():
+            anything = template.format(stem="*", name="*", folder="**")
+            for path in self.find(anything):
+                if path not in used and path not in images:
+                    self.reject("no_image", "", path)
+
+    def read(self, case: Case) -> Picture:
+        """Pixels and marks."""
+        pixels = read_pixels(Path(case.parts["image"]))
+        marks: list[Mark] = []
+        for label, files in case.parts["masks"].items():
+            for file in files:
+                values = read_mask_values(Path(file))
+                if values.shape[:2] != pixels.shape[:2]:
+                    sizes = f"picture {pixels.shape[1]}x{pixels.shape[0]}, mask {values.shape[1]}x{values.shape[0]}"
+                    raise Rejected("size_mismatch", sizes)
+                marks.extend(self._marks(label, values))
+        return Picture(pixels, tuple(marks))
+
+    def _marks(self, label: str, values: np.ndarray) -> list[Mark]:
+        colours: dict[str, Any] = self.recipe.files.get("colours", {})
+        if colours:
+            return _colour_marks(values, colours)
+        if label or not self.recipe.values:
+            return [Mark(label or str(self.recipe.files.get("label", "")), binary(values))]
+        return labelmap_marks(values if values.ndim == 2 else values[..., 0], self.recipe.values)
+
+
+def labelmap_marks(values: np.ndarray, names: dict[int, str]) -> list[Mark]:
+    """A label map (h, w) -> one mark per value but 0. A value without a name becomes a mark `value N`, which no label
+    map has, so that it is reported."""
+    present = [int(value) for value in np.unique(values) if value != 0]
+    return [Mark(names.get(value, f"value {value}"), values == value) for value in present]
+
+
+def _colour_marks(values: np.ndarray, colours: dict[str, Any]) -> list[Mark]:
+    if values.ndim != 3:
+        values = np.repeat(values[..., None], 3, axis=2)
+    left = np.any(values != 0, axis=2)
+    marks = []
+    for code, label in colours.items():
+        mask = (values == np.array([int(part) for part in code.split(",")])).all(axis=2)
+        left &= ~mask
+        if mask.any():
+            marks.append(Mark(str(label), mask))
+    return [*marks, Mark("other colours", left)] if left.any() else marks
+
+
+__all__ = ["MaskFolderReader", "labelmap_marks", "stem_of"]

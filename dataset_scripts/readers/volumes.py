@@ -1,0 +1,139 @@
+# Copyright 2026 The MedGLIP authors. Licensed under the Apache License, Version 2.0.
+"""Layouts `volume_labelmap` and `volume_masks`: NIfTI, NRRD or MetaImage volumes with label maps or masks."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+
+from modeling_medglip.geometry import Volume, same_grid
+from modeling_medglip.volumes import VolumeError, read_volume
+
+from ..records import Case, LabelledVolume, Rejected, inside
+from .base import Reader, sibling, stem_of
+
+
+AXES = {"L": (0, 1), "R": (0, -1), "P": (1, 1), "A": (1, -1), "S": (2, 1), "I": (2, -1)}
+
+
+class LabelmapReader(Reader):
+    """`files: {image: "*_image.nii.gz", labelmap: "{stem}_label.nii.gz"}` and `values`, or `values` in `files`: a JSON
+    file `{"1": "liver"}`."""
+
+    layout = "volume_labelmap"
+    needs = ("image", "labelmap")
+
+    def cases(self) -> list[Case]:
+        """One case per image volume."""
+        pattern = str(self.recipe.files["image"])
+        found, used = [], set[Path]()
+        for path in self.find(pattern):
+            labelmaps = self.find(sibling(path, str(self.recipe.files["labelmap"]), pattern, self.root))
+            if not labelmaps:
+                self.reject("no_mask", "", path)
+                continue
+            used.update(labelmaps)
+            found.append(self.case(path, image=path.as_posix(), labelmap=labelmaps[0].as_posix()))
+        for path in self.find(str(self.recipe.files["labelmap"]).format(stem="*", name="*", folder="**")):
+            if path not in used and not any(path.as_posix() == case.parts["image"] for case in found):
+                self.reject("no_image", "", path)
+        return found
+
+    def read(self, case: Case) -> LabelledVolume:
+        """The volume and its label map."""
+        image = _volume(case.parts["image"], self.recipe.axcodes)
+        labelmap = _labelmap(case.parts["labelmap"], self.recipe.axcodes)
+        _require_grid(image, labelmap)
+        return LabelledVolume(image, ((labelmap, self._values()),))
+
+    def _values(self) -> dict[int, str]:
+        if "values" not in self.recipe.files:
+            return dict(self.recipe.values)
+        text = inside(self.root, str(self.recipe.files["values"])).read_text(encoding="utf-8")
+        return {int(value): str(name) for value, name in json.loads(text).items()}
+
+
+class MaskVolumesReader(Reader):
+    """`files: {image: "*/ct.nii.gz", mask: "{folder}/segmentations/*.nii.gz"}`: one mask file per label, which the
+    file's name gives."""
+
+    layout = "volume_masks"
+    needs = ("image", "mask")
+
+    def cases(self) -> list[Case]:
+        """One case per image volume."""
+        pattern, template = str(self.recipe.files["image"]), str(self.recipe.files["mask"])
+        found = []
+        for path in self.find(pattern):
+            mask_pattern = sibling(path, template, pattern, self.root)
+            masks = {stem_of(mask, mask_pattern): mask.as_posix() for mask in self.find(mask_pattern) if mask != path}
+            if not masks:
+                self.reject("no_mask", "", path)
+                continue
+            found.append(self.case(path, image=path.as_posix(), masks=masks))
+        return found
+
+    def read(self, case: Case) -> LabelledVolume:
+        """The volume and its masks, each as a label map of its own, since masks may overlap."""
+        image = _volume(case.parts["image"], self.recipe.axcodes)
+        labelmaps = []
+        for label, file in case.parts["masks"].items():
+            mask = _labelmap(file, self.recipe.axcodes)
+            _require_grid(image, mask)
+            if mask.array.any():
+                labelmaps.append((Volume((mask.array > 0).astype(np.uint8), mask.affine), {1: label}))
+        return LabelledVolume(image, tuple(labelmaps))
+
+
+def _volume(path: str, axcodes: str | None) -> Volume:
+    try:
+        volume = read_volume(path)
+    except VolumeError as error:
+        raise Rejected(error.rule) from None
+    return (
+        volume
+        if axcodes is None
+        else Volume(volume.array, affine_of(axcodes, volume.spacing), volume.slope, volume.intercept)
+    )
+
+
+def _labelmap(path: str, axcodes: str | None) -> Volume:
+    volume = _volume(path, axcodes)
+    if volume.array.dtype.kind in "bui" and volume.slope == 1 and volume.intercept == 0:
+        return volume
+    values = volume.values(volume.array)
+    if not np.isfinite(values).all():
+        raise Rejected("not_finite", "label map")
+    whole = np.rint(values)
+    if np.abs(values - whole).max() > 1e-3 or abs(whole).max() > 32767:
+        raise Rejected("undefined_label", "a label map of fractions")
+    return Volume(whole.astype(np.int16), volume.affine)
+
+
+def _require_grid(image: Volume, labelmap: Volume) -> None:
+    if image.array.shape != labelmap.array.shape:
+        raise Rejected("size_mismatch", f"volume {image.array.shape}, label map {labelmap.array.shape}")
+    # Tools that write label maps round the affine; a tenth of a voxel is not another place.
+    if not same_grid(image, labelmap, tolerance_mm=0.1 * float(image.spacing.min())):
+        raise Rejected("affine_mismatch")
+
+
+def affine_of(axcodes: str, spacing: np.ndarray) -> np.ndarray:
+    """The affine (LPS mm) of axes that grow as `axcodes` says, for files whose header is known to be wrong.
+
+    Raises:
+        `ValueError`: not three different directions, such as `"LPS"` or `"RAS"`.
+    """
+    axes = [AXES.get(letter, (3, 0)) for letter in axcodes]
+    if sorted(axis for axis, _ in axes) != [0, 1, 2]:
+        raise ValueError(f"axcodes {axcodes!r} do not name three different directions")
+    affine = np.eye(4)
+    affine[:3, :3] = 0
+    for column, (axis, sign) in enumerate(axes):
+        affine[axis, column] = sign * float(spacing[column])
+    return affine
+
+
+__all__ = ["LabelmapReader", "MaskVolumesReader", "affine_of"]

@@ -1,0 +1,132 @@
+# Copyright 2026 The MedGLIP authors. Licensed under the Apache License, Version 2.0.
+"""What flows through the build: a case as its files, then as pixels with marks, and what is turned away.
+
+Case (files) -> Picture or LabelledVolume (pixels and marks) -> pictures with boxes (plain JSON, see boxes.py).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from modeling_medglip.geometry import PicturePlane, Volume
+
+
+class Rejected(Exception):
+    """A case, picture or mark that is turned away.
+
+    Attributes:
+        rule: one of `quality.RULES`. value: what was found, in few words and without any text out of a file's header.
+    """
+
+    def __init__(self, rule: str, value: str = "") -> None:
+        super().__init__(f"{rule}: {value}" if value else rule)
+        self.rule, self.value = rule, value
+
+
+@dataclass(frozen=True)
+class Rejection:
+    """One row of the quality report.
+
+    Attributes:
+        source, case: where; `case` is the pseudonym, or `""` for a whole source.
+        item: which picture or label of the case, without the names of files.
+        rule, value: as in [`Rejected`].
+        file: relative path of the raw file, for the private report only.
+    """
+
+    source: str
+    case: str
+    item: str
+    rule: str
+    value: str = ""
+    file: str = ""
+
+
+@dataclass(frozen=True)
+class Case:
+    """The files that belong together: one picture, or one volume, with its marks.
+
+    Attributes:
+        key: unique within the source and stable: the relative path of the picture or volume.
+        patient: key of the patient, never shown; equal for everything that must stay in one split.
+        split: `"train"`, `"validation"`, `"test"` where the source has an official split, else `None`.
+        parts: what the reader needs, by name.
+    """
+
+    key: str
+    patient: str
+    split: str | None = None
+    parts: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Mark:
+    """One thing that was annotated in a picture: a mask, or only a box.
+
+    Attributes:
+        label: the source's own name.
+        mask: (h, w) bool, or `None`.
+        box: (x1, y1, x2, y2) in pixels, continuous, where there is no mask.
+    """
+
+    label: str
+    mask: NDArray[np.bool_] | None = None
+    box: tuple[float, float, float, float] | None = None
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A 2-D picture with its marks.
+
+    Attributes:
+        pixels: (h, w) or (h, w, 3), uint8 or uint16, as they are stored.
+        marks: what was annotated.
+        item: `""`, or which picture of the case, such as `"axial 12"`.
+        place: where it lies in the patient, for pictures cut from volumes.
+        window: value of grey 0 and of the highest grey, where pixels were made from values.
+        not_annotated: labels of the source that are left open in this picture.
+    """
+
+    pixels: NDArray
+    marks: tuple[Mark, ...]
+    item: str = ""
+    place: PicturePlane | None = None
+    window: tuple[float, float] | None = None
+    not_annotated: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class LabelledVolume:
+    """A volume with label maps on its grid.
+
+    Attributes:
+        volume: the image.
+        labelmaps: label maps on the image's grid, each with its names: value -> the source's own label.
+    """
+
+    volume: Volume
+    labelmaps: tuple[tuple[Volume, dict[int, str]], ...]
+
+
+def inside(root: Path, name: str) -> Path:
+    """A file below `root`, given by a name out of an annotation file.
+
+    Raises:
+        `Rejected`: `leaves_folder`, for absolute names, `..`, and links that lead out; `missing_file`.
+    """
+    path = root / name
+    if Path(name).is_absolute() or ".." in Path(name).parts or "\\" in name or "\0" in name:
+        raise Rejected("leaves_folder", "absolute or climbing file name")
+    if not path.exists():
+        raise Rejected("missing_file")
+    if not path.resolve().is_relative_to(root.resolve()):
+        raise Rejected("leaves_folder", "link out of the folder")
+    return path
+
+
+__all__ = ["Case", "LabelledVolume", "Mark", "Picture", "Rejected", "Rejection", "inside"]
