@@ -352,8 +352,16 @@ def _quiet(debug: bool) -> Iterator[None]:
 
         transformers_logging.set_verbosity_error()
         transformers_logging.disable_progress_bar()
-        logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
-        yield
+        # our own warnings come with the results
+        loggers = [logging.getLogger(name) for name in ("huggingface_hub", "modeling_medglip")]
+        levels = [logger.level for logger in loggers]
+        try:
+            for logger in loggers:
+                logger.setLevel(logging.ERROR)
+            yield
+        finally:
+            for logger, level in zip(loggers, levels, strict=True):
+                logger.setLevel(level)
 
 
 def _make_folder(out: Path) -> None:
@@ -371,9 +379,12 @@ def _check_report(report: Path | None, inputs: Sequence[Path], out: Path, stems:
         return
     name = one_line(report.name, 120)
     results = [out / file for stem in stems for file in output_names(stem)]
-    if canonical_path(report) in {canonical_path(path) for path in [*inputs, *results]}:
-        raise UsageError(f"--report {name}: is an input or a result of this run: choose another name")
-    if report.is_dir():
+    above = {canonical_path(path) for path in (report, *report.absolute().parents)}
+    if above & {canonical_path(path) for path in [*inputs, *results]}:
+        raise UsageError(f"--report {name}: is an input or a result of this run, or below one: choose another name")
+    if report.exists() and not report.is_file() and not report.is_dir():
+        raise UsageError(f"--report {name}: is no plain file")
+    if report.is_dir() or canonical_path(report) in {canonical_path(path) for path in (out, *out.absolute().parents)}:
         raise UsageError(f"--report {name}: is a folder: give a file")
     folder = next((parent for parent in report.absolute().parents if parent.exists()), report.parent)
     if not folder.is_dir() or not os.access(folder, os.W_OK):

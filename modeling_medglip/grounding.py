@@ -84,6 +84,7 @@ def load(model_dir_or_id: str | Path | None = None, device: str = "auto", modali
     wanted = None if modality in (None, "auto") else _known_modality(str(modality))
     source, name = _locate(model_dir_or_id)
     options: dict[str, Any] = {"local_files_only": isinstance(source, Path)}
+    processor = None
     try:
         # code that a checkpoint brings along is never run, nor is the user asked whether it may
         processor = MedGlipProcessor.from_pretrained(source, trust_remote_code=False, **options)
@@ -94,6 +95,8 @@ def load(model_dir_or_id: str | Path | None = None, device: str = "auto", modali
         raise
     except Exception as error:  # broken files make transformers and safetensors raise nearly anything
         reason = _reason(error, source)
+        if isinstance(source, str) and isinstance(error, OSError) and processor is not None:
+            raise CheckpointError(f"checkpoint {name}: has no .safetensors weights that can be read") from error
         if isinstance(source, str) and isinstance(error, OSError):
             # This sentence of transformers speaks of folders only.
             known = "" if reason.startswith("Can't load") else f" ({reason})"

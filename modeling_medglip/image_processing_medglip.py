@@ -39,9 +39,10 @@ HOUNSFIELD_SHARE = 0.02
 AIR_HU, SOFT_TISSUE_HU = -1000.0, 50.0
 FAT_STEP = (1.08, 1.35)
 PLAUSIBLE_HU = (-3600.0, 6000.0)
-# What is added to HU in unsigned files, and the HU per grey level within which one of them is meant.
+# What is added to HU in unsigned files, and the HU per grey level and distance within which one of them is meant.
 OFFSETS = (1024.0, 32768.0)
 UNIT_STEP = (0.8, 1.25)
+OFF_BY = 250.0
 
 
 def _settings(side: int, intensity: str, **extra: Any) -> dict[str, Any]:
@@ -85,7 +86,16 @@ def _array_from_pil(image: Image.Image) -> np.ndarray:
         image = image.convert("RGBA" if transparent else "RGB")
     elif image.mode in ("1", "CMYK", "YCbCr", "LAB", "HSV", "RGBX"):
         image = image.convert("L" if image.mode == "1" else "RGB")
-    return np.asarray(image)
+    array = np.asarray(image)
+    if array.dtype == np.int32 and array.min(initial=0) >= 0 and array.max(initial=0) <= 65535:
+        return array.astype(np.uint16)  # Pillow's way to hold a 16-bit PGM
+    return array.astype(array.dtype.newbyteorder("="), copy=False)
+
+
+_REASONS: dict[type, str] = {
+    Image.UnidentifiedImageError: f"none of {', '.join(PICTURE_FORMATS)}",
+    Image.DecompressionBombError: f"more than {MAX_PIXELS} pixels",
+}
 
 
 def _open_picture(path: str | Path) -> Image.Image:
@@ -99,8 +109,10 @@ def _open_picture(path: str | Path) -> Image.Image:
             return ImageOps.exif_transpose(image)
     except (OSError, SyntaxError, Image.DecompressionBombError) as error:
         # Pillow's own messages hold the whole path.
-        reason = getattr(error, "strerror", None) or type(error).__name__
+        reason = _REASONS.get(type(error)) or getattr(error, "strerror", None) or "damaged or cut short"
         raise ValueError(f"{Path(path).name}: cannot be read as a picture ({reason})") from None
+    except ValueError as error:
+        raise ValueError(f"{Path(path).name}: {error}") from None
 
 
 def _check_pixels(height: int, width: int) -> None:
@@ -178,7 +190,8 @@ def luminance(array: np.ndarray) -> np.ndarray:
 
 def unit_range(array: np.ndarray) -> np.ndarray:
     """Picture values -> float32 in [0, 1]: floats as they are (or / 255), whole numbers by the smallest of the
-    `BIT_DEPTHS` that holds them, since 12-bit pictures come in 16-bit files."""
+    `BIT_DEPTHS` that holds them, since 12-bit pictures come in 16-bit files
+    (scale the dark frames of a series yourself)."""
     values = array.astype(np.float32)
     low, high = float(values.min()), float(values.max())
     if array.dtype.kind == "f":
@@ -244,8 +257,9 @@ def deduced_hounsfield(array: np.ndarray) -> np.ndarray | None:
     if window is None:
         return None
     step = (window[1] - window[0]) / (high - low)
-    if array.dtype.kind == "u" and UNIT_STEP[0] < step < UNIT_STEP[1]:
-        return grey - min(OFFSETS, key=lambda offset: abs(window[0] - (low - offset)))
+    offset = min(OFFSETS, key=lambda offset: abs(window[0] - (low - offset)))
+    if array.dtype.kind == "u" and UNIT_STEP[0] < step < UNIT_STEP[1] and abs(window[0] - (low - offset)) < OFF_BY:
+        return grey - offset
     finest = shown.astype(np.float32) if array.dtype.kind == "f" else levels
     return window[0] + finest * ((window[1] - window[0]) / 255)
 

@@ -78,7 +78,12 @@ class MedicalPhraseGroundingPipeline(Pipeline):
         """One request -> the model's batch of one, with the picture's (height, width)."""
         (image,) = self.processor.image_processor.fetch_images([input_["image"]])
         modality = input_.get("modality") or options.pop("modality", None)
-        inputs = self.processor(image, input_["text"], modality=modality, **options)
+        text = input_["text"]
+        if isinstance(text, (list, tuple)) and all(isinstance(part, str) for part in text):
+            (text,) = prompts_per_image(text, 1, batched=False)
+        # nested, so that no label is taken for a prompt again
+        labels = text if isinstance(text, str) or not all(isinstance(part, str) for part in text) else [list(text)]
+        inputs = self.processor([image], labels, modality=modality, **options)
         return {"inputs": inputs.to(self.dtype), "target_size": picture_size(image)}
 
     def _forward(self, model_inputs: dict[str, Any], **options: Any) -> dict[str, Any]:

@@ -21,6 +21,7 @@ UNKNOWN_LABEL = "label {!r} has no word that the language encoder knows: boxes m
 # A dot or comma between two digits belongs to a number ("1.5 cm"), any other ends a label.
 PROMPT_SEPARATORS = re.compile(r"[;\n]|(?<!\d)[.,]|[.,](?!\d)")
 PROMPT_PREFIX = re.compile(r"^\s*detect\s*:", re.IGNORECASE)
+PROMPT_IN_A_LIST = re.compile(r"\.\s+\S.*\.\s*$", re.DOTALL)
 NOT_IN_A_LABEL = re.compile(r"[.;,\[\]<>_]")
 
 
@@ -57,8 +58,8 @@ def prompts_per_image(text: Any, count: int, batched: bool) -> list[list[str]]:
         raise ValueError(f"text must be a string or a list, not {type(text).__name__}")
     flat = all(isinstance(part, str) for part in text)
     if flat and count == 1 and not (batched and len(text) == 1):
-        # ["liver. spleen."] is a prompt in a list, as detectors of transformers take it; a label has no dot at its end
-        return [split_prompt(text[0]) if len(text) == 1 and text[0].rstrip().endswith(".") else list(text)]
+        # ["liver. spleen."] is a prompt in a list, as detectors of transformers take it
+        return [split_prompt(text[0]) if len(text) == 1 and PROMPT_IN_A_LIST.search(text[0]) else list(text)]
     if len(text) != count:
         cure = "pass a list of labels for each image, or one string for all" if flat else "pass one per image"
         raise ValueError(f"{count} images but {len(text)} prompts: {cure}")
@@ -301,7 +302,7 @@ class MedGlipProcessor(ProcessorMixin):
             images: one picture or a list (see [`MedGlipImageProcessor`]).
             text: `"liver. spleen."` for all images; `["liver", "spleen"]`, the labels of a single image; for a list of
                 images one prompt each; or a list of labels for each image. A label in a list may hold dots and commas;
-                one string that ends with a dot is a prompt.
+                only a single `["liver. spleen."]`, of several parts that all end with a dot, is a prompt.
             modality (`str` or `list[str]`, *optional*): for all images or for each; an alias or `"auto"` will do.
             annotations, labels (*optional*): the same thing under two names, for training: per image `{"boxes": (n, 4)
                 xyxy pixels of the original image with x2 = x + width, "class_labels": n positions in that image's

@@ -173,24 +173,29 @@ def _array(picture: Image.Image) -> np.ndarray:
     return values if values.dtype == np.uint8 else compact(values)
 
 
-def compact(values: np.ndarray) -> np.ndarray:
-    """The smallest of int16, uint16 and float32 that holds the numbers (whole ones stay whole).
+def compact(values: np.ndarray, signed: bool = False) -> np.ndarray:
+    """The smallest of uint16, int16 and float32 that holds the numbers (whole ones stay whole).
+
+    Args:
+        values: numbers of any type and byte order, no uint8.
+        signed: they are measured, such as HU: they become int16 or float32 even where none is negative.
 
     Raises:
-        `MedGlipError`: NaN or infinite values.
+        `MedGlipError`: NaN or infinite values, or ones beyond single precision.
     """
     if values.dtype.kind == "f" and not np.isfinite(values).all():
         raise MedGlipError("the image holds NaN or infinite values")
-    if values.dtype in (np.uint8, np.int16, np.uint16):
-        return values.astype(values.dtype.newbyteorder("="), copy=False)
+    values = values.astype(values.dtype.newbyteorder("="), copy=False)
+    if values.dtype == np.int16 or (values.dtype == np.uint16 and not signed):
+        return values
     low, high = float(values.min()), float(values.max())
     whole = values.dtype.kind in "ui" or bool((values == np.floor(values)).all())
-    for kind in (np.int16, np.uint16):
+    for kind in (np.int16,) if signed else (np.uint16, np.int16):
         if whole and np.iinfo(kind).min <= low and high <= np.iinfo(kind).max:
-            return values.astype(kind)
+            return values.astype(kind, copy=False)
     if max(abs(low), abs(high)) > float(np.finfo(np.float32).max):
         raise MedGlipError("the image holds values beyond single precision")
-    return values.astype(np.float32)
+    return values.astype(np.float32, copy=False)
 
 
 __all__ = ["MAX_BYTES", "MAX_PIXELS", "ReadImage", "read_image"]

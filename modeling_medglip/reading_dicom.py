@@ -127,7 +127,7 @@ def _frame_pixels(dataset: Any, index: int, pydicom: Any) -> np.ndarray:
         return pydicom.pixels.pixel_array(dataset, index=index)
     except RuntimeError:
         syntax = dataset.file_meta.TransferSyntaxUID
-        package = "pylibjpeg-libjpeg" if str(syntax) == JPEG_EXTENDED else '"med-glip[clinical]"'
+        package = "pylibjpeg pylibjpeg-libjpeg" if str(syntax) == JPEG_EXTENDED else '"med-glip[clinical]"'
         cure = f"damaged, or needing a decoder that pip install {package} brings"
         raise MedGlipError(f"its pixels ({syntax.name}) could not be decoded: {cure}") from None
 
@@ -155,12 +155,14 @@ def _values(
         return _to_bytes(pixels, int(dataset.get("BitsStored") or 8)), ()
     slope, intercept = _rescale(dataset, index)
     if slope is None and "ModalityLUTSequence" in dataset:
-        return compact(pydicom.pixels.apply_modality_lut(pixels, dataset)), ()
+        return compact(pydicom.pixels.apply_modality_lut(pixels, dataset), signed=True), ()
     if slope is not None:
-        return compact(pixels * slope + intercept), ()
+        return compact(pixels * slope + intercept, signed=True), ()
+    measured = pixels.dtype.kind != "u"
+    source = "taken from the numbers as they are" if measured else "estimated from the picture where it has two peaks"
     unscaled = modality == "ct" and pixels.dtype.itemsize > 1
-    source = "deduced from the picture" if pixels.dtype.kind == "u" else "taken from the numbers as they are"
-    return compact(pixels), (f"its header has no rescale slope: HU are {source}",) if unscaled else ()
+    note = (f"its header has no rescale slope: HU are {source}",) if unscaled else ()
+    return (pixels if pixels.dtype == np.uint8 else compact(pixels, signed=measured)), note
 
 
 def _to_bytes(colour: np.ndarray, bits: int | None) -> np.ndarray:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import gzip
 import re
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast
 
 import numpy as np
 
@@ -100,7 +100,7 @@ def _read_nifti(file: Path) -> Volume:
         raise VolumeError('reading NIfTI needs nibabel: pip install "med-glip[clinical]"', "unreadable") from None
 
     with _opened(file) as stream:
-        holder = nibabel.FileHolder(fileobj=stream)
+        holder = nibabel.FileHolder(fileobj=cast(Any, stream))
         image: Any = _nifti_class(file, nibabel).from_file_map({"header": holder, "image": holder})
         shape = tuple(int(length) for length in image.shape)
         if image.dataobj.dtype.fields is not None or image.dataobj.dtype.kind not in "buif":

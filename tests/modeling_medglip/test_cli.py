@@ -249,13 +249,16 @@ class TestGround:
             ("in/../in/scan.png", "is an input or a result"),
             ("out/scan.boxes.json", "is an input or a result"),
             ("in", "is a folder"),
-            ("in/scan.png/run.json", "cannot be written to"),
+            ("out", "is a folder"),
+            ("out/scan.png/run.json", "or below one"),
+            ("pipe", "is no plain file"),
         ],
     )
     def test_a_report_never_overwrites(
         self, medglip: Any, tiny: str, scan: Path, tmp_path: Path, report: str, problem: str
     ) -> None:
         before = scan.read_bytes()
+        os.mkfifo(tmp_path / "pipe")
         arguments = ["--model", tiny, "--prompt", "liver", "--out", tmp_path / "out", "--report", tmp_path / report]
         lines = medglip("ground", scan, *arguments)
         assert lines.status == 2 and problem in lines.err

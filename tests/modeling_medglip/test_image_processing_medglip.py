@@ -20,6 +20,7 @@ from modeling_medglip.image_processing_medglip import (
     MAX_PIXELS,
     MedGlipImageProcessor,
     channels_first,
+    deduced_hounsfield,
     is_picture,
     luminance,
     resize_image,
@@ -94,8 +95,18 @@ def test_ct_pictures_of_sixteen_bits_hold_an_offset(processor: MedGlipImageProce
     hounsfield[60:70, 60:70] = 900
     hounsfield = (hounsfield + RNG.normal(0, 8, hounsfield.shape)).clip(-1024).round().astype(np.int16)
     stored = (hounsfield.astype(np.int32) + offset).astype(np.uint16)
-    for picture in (stored, Image.fromarray(stored)):
+    for picture in (stored, stored.astype(">u2"), Image.fromarray(stored), Image.fromarray(stored.astype(np.int32))):
         assert torch.equal(processor.normalize_image(picture, "ct"), processor.normalize_image(hounsfield, "ct"))
+
+
+def test_an_offset_that_nobody_uses_is_estimated(processor: MedGlipImageProcessor) -> None:
+    hounsfield = np.full((128, 128), -1000.0)
+    hounsfield[10:118, 10:118] = -100
+    hounsfield[20:108, 20:108] = 50
+    hounsfield[60:70, 60:70] = 900
+    hounsfield = (hounsfield + RNG.normal(0, 8, hounsfield.shape)).round()
+    found = deduced_hounsfield((hounsfield + 4096).astype(np.uint16)[None])
+    assert found is not None and np.abs(found - hounsfield).mean() < 60
 
 
 def test_ct_pictures_of_sixteen_bits_may_be_windowed(processor: MedGlipImageProcessor) -> None:

@@ -580,8 +580,23 @@ class TestTraining:
             alone.load_state_dict(together.expert(name).state_dict())
             expected, found = alone(**batch).loss_dict, together(**batch, modality=name).loss_dict
             assert {k: v.item() for k, v in found.items()} == pytest.approx({k: v.item() for k, v in expected.items()})
-        losses = [together(**batch, modality=name).loss.item() for name in ("ct", "fundus")]
-        assert together(**batch, modality=["ct", "fundus"]).loss.item() not in losses
+
+    def test_a_mixed_batch_weighs_each_image_by_its_own_expert(self) -> None:
+        """Two experts of equal weights, one with boxes counting more: the same picture through both gives the mean."""
+        head = {"fundus": {"head_config": {"box_loss_weight": 5.0}}}
+        together = tiny_model(("ct", "fundus"), expert_overrides=head)
+        state = together.state_dict()
+        state.update({key.replace("fundus", "ct"): value for key, value in state.items() if ".fundus." in key})
+        together.load_state_dict(state)
+        batch = training_batch()
+        twice = {key: [value[0]] * 2 if isinstance(value, list) else value[:1].repeat(2, *[1] * (value.dim() - 1))
+                 for key, value in batch.items()}  # fmt: skip
+        each = {name: together(**twice, modality=name).loss_dict for name in ("ct", "fundus")}
+        mixed = together(**twice, modality=["ct", "fundus"]).loss_dict
+        assert each["fundus"]["loss_box"].item() == pytest.approx(2.5 * each["ct"]["loss_box"].item())
+        mean = (each["ct"]["loss_box"] + each["fundus"]["loss_box"]).item() / 2
+        assert mixed["loss_box"].item() == pytest.approx(mean)
+        assert mixed["loss_alignment"].item() == pytest.approx(each["ct"]["loss_alignment"].item())
 
     def test_gradient_checkpointing_changes_nothing(self) -> None:
         head = {**HEAD, "drop_block": 0.0, "fusion_dropout": 0.0, "text_dropout": 0.0}

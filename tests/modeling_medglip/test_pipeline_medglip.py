@@ -59,6 +59,13 @@ def test_own_pipeline_equals_processor_and_model(grounder: MedicalPhraseGroundin
     assert set(found[0]["box"]) == {"xmin", "ymin", "xmax", "ymax"}
 
 
+@pytest.mark.parametrize("text", [["liver, left."], [["liver, left."]]])
+def test_labels_in_lists_come_back_as_they_are(grounder: MedicalPhraseGroundingPipeline, text: Any) -> None:
+    images = [PICTURE] if isinstance(text[0], list) else PICTURE
+    found = grounder(images, text=text, modality="ct", **LOW)
+    assert {entry["label"] for entry in (found[0] if isinstance(images, list) else found)} == {"liver, left."}
+
+
 def test_one_pass_for_many_labels(grounder: MedicalPhraseGroundingPipeline, monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[int] = []
     forward = grounder.model.forward

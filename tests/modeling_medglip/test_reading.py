@@ -282,7 +282,7 @@ class TestDicom:
         with pytest.raises(MedGlipError, match="rescale"):
             read_image(path)
 
-    @pytest.mark.parametrize(("kind", "source"), [(np.int16, "taken from the numbers"), (np.uint16, "deduced")])
+    @pytest.mark.parametrize(("kind", "source"), [(np.int16, "taken from the numbers"), (np.uint16, "estimated")])
     def test_ct_without_rescale_is_told(self, tmp_path: Path, kind: type, source: str) -> None:
         path = save_dicom(tmp_path / "a.dcm", GREY.astype(kind), Modality="CT")
         assert f"no rescale slope: HU are {source}" in read_image(path).warnings[0]
@@ -410,6 +410,8 @@ class TestDicom:
     [
         (np.array([[-5, 300]], dtype=np.int64), np.int16),
         (np.array([[0.0, 40000.0]]), np.uint16),
+        (np.array([[0, 400]], dtype=">u2"), np.uint16),
+        (np.array([[0, 400]], dtype=np.int32), np.uint16),
         (np.array([[0.5, 1.0]]), np.float32),
         (np.array([[-1, 70000]], dtype=np.int32), np.float32),
         (np.array([[1, 2]], dtype=">i2"), np.int16),
@@ -418,6 +420,31 @@ class TestDicom:
 def test_compact_keeps_the_numbers(values: np.ndarray, kind: type) -> None:
     small = reading.compact(values)
     assert small.dtype == kind and small.dtype.isnative and np.array_equal(small, values)
+
+
+@pytest.mark.parametrize(
+    ("values", "kind"),
+    [
+        (np.array([[0, 400]], dtype=np.uint16), np.int16),
+        (np.array([[0, 40000]], dtype=np.uint16), np.float32),
+        (np.array([[0.0, 400.0]]), np.int16),
+    ],
+)
+def test_measured_numbers_never_look_like_grey_levels(values: np.ndarray, kind: type) -> None:
+    measured = reading.compact(values, signed=True)
+    assert measured.dtype == kind and np.array_equal(measured, values)
+
+
+@pytest.mark.parametrize("name", ["big.tif", "little.tif", "grey.png", "grey.pgm"])
+def test_sixteen_bits_of_every_format_are_grey_levels(tmp_path: Path, name: str) -> None:
+    deep = np.arange(600, dtype=np.uint16).reshape(20, 30) * 50
+    if name == "big.tif":
+        big = Image.frombytes("I;16B", (30, 20), deep.astype(">u2").tobytes())
+        big.save(tmp_path / name)
+    else:
+        Image.fromarray(deep if name != "grey.pgm" else deep.astype(np.int32)).save(tmp_path / name)
+    pixels = read_image(tmp_path / name).pixels
+    assert pixels.dtype == np.uint16 and np.array_equal(pixels, deep)
 
 
 def test_compact_refuses_what_single_precision_cannot_hold() -> None:
