@@ -16,7 +16,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import yaml
 from rich.console import Console
@@ -125,7 +125,7 @@ def _source(row: dict[str, Any], file: str) -> Source:
         raise ValueError(f"{file}: {row.get('id')}: unknown keys {', '.join(odd)}")
     values = {key: tuple(value) if isinstance(value, list) else value for key, value in row.items()}
     try:
-        return Source(**values)
+        return Source(**cast(Any, values))
     except TypeError as error:
         raise ValueError(f"{file}: {row.get('id')}: {error}") from None
 

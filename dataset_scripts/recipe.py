@@ -9,7 +9,7 @@ A file holds one recipe, or several under `recipes:` with `defaults:` for all of
     root: acdc                   # folder below --raw (default: --raw itself)
     files: {image: "*_image.nii.gz", labelmap: "{stem}_label.nii.gz"}
     values: {1: right ventricle, 2: myocardium, 3: left ventricle}
-    labels:                      # the source's own name -> taxonomy id, `open` (kept, outside the taxonomy) or `exclude`
+    labels:                      # own name -> taxonomy id, `open` (kept, outside the taxonomy) or `exclude`
       right ventricle: heart_ventricle_right
     patient: '(patient\\d+)'      # regular expression on the case's relative path; group 1 is the patient
     splits: {validation: ["patient024*"], train: ["*"]}     # official split, first match counts
