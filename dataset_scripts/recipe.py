@@ -17,6 +17,7 @@ A file holds one recipe, or several under `recipes:` with `defaults:` for all of
     window: [-160, 240]          # values shown from black to white; default by modality
     instances: [polyp]           # labels with one box per connected component; default: lesions
     min_pixels: 10               # smaller marks are left open
+    specks: 0.02                 # parts of a mask under this share of its largest part are taken out
     confirmed: true              # a person has looked at the label map
 """
 
@@ -63,6 +64,7 @@ class Recipe:
     window: tuple[float, float] | None = None
     instances: tuple[str, ...] | None = None
     min_pixels: int = 1
+    specks: float = 0.0
     axcodes: str | None = None
     card: dict[str, Any] = field(default_factory=dict)
     confirmed: bool = False

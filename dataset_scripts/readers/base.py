@@ -140,7 +140,9 @@ def read_pixels(path: Path) -> NDArray:
 def read_mask_values(path: Path) -> NDArray:
     """A mask or label map file -> its own numbers, (h, w) or (h, w, 3) for colours; palettes as their indices."""
     image = open_picture(path)
-    return np.asarray(image.convert("RGB") if image.mode not in ("L", "P", "1", "I", "F", "I;16", "RGB") else image)
+    if image.mode == "1":  # as numpy sees it, true is 255 there
+        image = image.convert("L")
+    return np.asarray(image.convert("RGB") if image.mode not in ("L", "P", "I", "F", "I;16", "RGB") else image)
 
 
 def open_picture(path: Path) -> Image.Image:

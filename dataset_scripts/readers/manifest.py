@@ -13,7 +13,9 @@ from .base import Reader, read_mask_values, read_pixels
 
 
 class ManifestReader(Reader):
-    """`files: {manifest: annotations.json}`: `{"images": [{"image", "split", "labelmap"?, "objects": [{"label",
+    """One JSON file lists pictures and their objects.
+
+    `files: {manifest: annotations.json}`: `{"images": [{"image", "split", "labelmap"?, "objects": [{"label",
     "bbox_xywh", "mask"? or "labelmap_value"?}]}]}`; names are relative to the file's folder.
 
     An object is its mask where there is one, else its box.

@@ -19,8 +19,8 @@ AXES = {"L": (0, 1), "R": (0, -1), "P": (1, 1), "A": (1, -1), "S": (2, 1), "I": 
 
 
 class LabelmapReader(Reader):
-    """`files: {image: "*_image.nii.gz", labelmap: "{stem}_label.nii.gz"}` and `values`, or `values` in `files`: a JSON
-    file `{"1": "liver"}`."""
+    """A volume and its label map: `files: {image: "*_image.nii.gz", labelmap: "{stem}_label.nii.gz"}` with `values`,
+    and before them those of a JSON file `{"1": "liver"}` that `values` in `files` names."""
 
     layout = "volume_labelmap"
     needs = ("image", "labelmap")
@@ -52,12 +52,12 @@ class LabelmapReader(Reader):
         if "values" not in self.recipe.files:
             return dict(self.recipe.values)
         text = inside(self.root, str(self.recipe.files["values"])).read_text(encoding="utf-8")
-        return {int(value): str(name) for value, name in json.loads(text).items()}
+        return {**{int(value): str(name) for value, name in json.loads(text).items()}, **self.recipe.values}
 
 
 class MaskVolumesReader(Reader):
-    """`files: {image: "*/ct.nii.gz", mask: "{folder}/segmentations/*.nii.gz"}`: one mask file per label, which the
-    file's name gives."""
+    """A volume with one mask file per label, which the file's name gives: `files: {image: "*/ct.nii.gz", mask:
+    "{folder}/segmentations/*.nii.gz"}`."""
 
     layout = "volume_masks"
     needs = ("image", "mask")

@@ -1,0 +1,229 @@
+# Copyright 2026 The MedGLIP authors. Licensed under the Apache License, Version 2.0.
+"""From raw folders to the data set:
+
+    python -m dataset_scripts.build --recipe dataset_scripts/recipes/acdc.yaml --raw /data/acdc --out built/acdc
+
+First a plan is shown (cases, bytes). Every case is then read, checked and written on its own below the work folder, so
+that a build can be stopped at any moment and goes on where it was. At the end all cases are merged into `--out`.
+Exit status: 0 all good, 1 something was turned away that should have been usable (see `quality/`), 2 wrong usage.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import secrets
+import sys
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from modeling_medglip.errors import one_line
+
+from .merge import Summary, merge
+from .process import Options, case_folder, fingerprint, is_done, process_case
+from .quality import PROFILES, RULES
+from .readers import READERS, Reader, make_reader
+from .recipe import Recipe, load_recipes
+from .records import Case, Rejection
+
+
+KEY_FILE = "pseudonyms.key"
+PRIVATE_FILE = "cases.jsonl"
+
+
+@dataclass(frozen=True)
+class Job:
+    """One case of one source."""
+
+    reader: Reader
+    case: Case
+
+
+def build(
+    recipes: Sequence[Recipe],
+    raw: Path,
+    out: Path,
+    work: Path | None = None,
+    workers: int = 1,
+    profile: str = "none",
+    square_pixels: bool = False,
+    seed: int = 0,
+    name: str = "med-glip",
+    say: Any = print,
+) -> Summary:
+    """Build a data set; see the module's text.
+
+    Args:
+        recipes: the sources. raw: the folder that their roots lie in.
+        out: the data set. work: where finished cases are kept (default: `<out>.work` beside it); private, since its
+            `cases.jsonl` tells which pseudonym is which file.
+        workers: processes. profile: see `quality.PROFILES`. square_pixels: resample pictures of volumes.
+        seed: for splits that no source decides. name: of the data set. say: told the plan.
+
+    Raises:
+        `ValueError`: a recipe that does not fit the folder, or an `out` that holds something else.
+    """
+    work = work or out.with_name(f"{out.name}.work")
+    if out.resolve() == work.resolve() or out.resolve() in work.resolve().parents:
+        raise ValueError("the work folder must lie outside the data set: it names the raw files")
+    work.mkdir(parents=True, exist_ok=True)
+    options = Options(profile, square_pixels, _key(work))
+    jobs, problems = plan_jobs(recipes, raw)
+    _write_private(work, jobs, options)
+    waiting = [
+        job for job in jobs if not is_done(_folder(work, job, options), fingerprint(job.reader.recipe, options))
+    ]
+    say(_plan_text(jobs, waiting))
+    with _bar() as watch:
+        run(waiting, options, work, workers, watch)
+        folders = [_folder(work, job, options) for job in jobs]
+        return merge(folders, recipes, out, problems, seed, name, watch)
+
+
+def plan_jobs(recipes: Sequence[Recipe], raw: Path) -> tuple[list[Job], list[Rejection]]:
+    """All cases of all sources, in the order that decides their numbers, and what the readers left out."""
+    jobs: list[Job] = []
+    problems: list[Rejection] = []
+    for recipe in recipes:
+        reader = make_reader(recipe, raw)
+        jobs += [Job(reader, case) for case in reader.cases()]
+        problems += reader.problems
+    return jobs, problems
+
+
+def run(jobs: Sequence[Job], options: Options, work: Path, workers: int, watch: Any) -> None:
+    """Process all cases, in this process or in several."""
+    if workers < 2 or len(jobs) < 2:
+        for job in watch(jobs, "cases", len(jobs)):
+            process_case(job.reader, job.case, options, work)
+        return
+    context = get_context("spawn")
+    chunk = max(1, min(32, len(jobs) // (8 * workers)))
+    with ProcessPoolExecutor(workers, mp_context=context, initializer=_one_thread) as pool:
+        done = pool.map(_process, jobs, [options] * len(jobs), [work] * len(jobs), chunksize=chunk)
+        for _ in watch(done, "cases", len(jobs)):
+            pass
+
+
+def _process(job: Job, options: Options, work: Path) -> None:
+    process_case(job.reader, job.case, options, work)
+
+
+def _one_thread() -> None:
+    """Workers share the machine: none of them starts threads of its own."""
+    os.environ.update(OMP_NUM_THREADS="1", ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS="1")
+
+
+def _folder(work: Path, job: Job, options: Options) -> Path:
+    return case_folder(work, job.reader.recipe, options, job.case)
+
+
+def _key(work: Path) -> bytes:
+    """The work folder's secret for pseudonyms; made once. With the same key a case keeps its pseudonym."""
+    path = work / KEY_FILE
+    if not path.exists():
+        part = work / f".{KEY_FILE}.part"
+        part.write_text(secrets.token_hex(32) + "\n", encoding="ascii")
+        os.replace(part, path)
+        path.chmod(0o600)
+    return bytes.fromhex(path.read_text(encoding="ascii").strip())
+
+
+def _write_private(work: Path, jobs: Iterable[Job], options: Options) -> None:
+    """Which pseudonym is which raw file. Stays in the work folder."""
+    part = work / f".{PRIVATE_FILE}.part"
+    with part.open("w", encoding="utf-8", errors="surrogateescape") as stream:
+        for job in jobs:
+            row = {"source": job.reader.recipe.source, "case": _folder(work, job, options).name, "file": job.case.key}
+            stream.write(json.dumps(row, ensure_ascii=True) + "\n")
+    os.replace(part, work / PRIVATE_FILE)
+
+
+def _plan_text(jobs: Sequence[Job], waiting: Sequence[Job]) -> str:
+    size = sum(_bytes(job) for job in waiting)
+    sources = len({job.reader.recipe.source for job in jobs})
+    return f"{len(jobs)} cases of {sources} sources; {len(waiting)} to do, {size / 1e6:.1f} MB to read"
+
+
+def _bytes(job: Job) -> int:
+    path = job.reader.root / job.case.key
+    return path.stat().st_size if path.is_file() else 0
+
+
+class _bar:
+    """Progress bars on stderr while somebody watches."""
+
+    def __enter__(self) -> Any:
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        self.bar = Progress(*columns, console=Console(stderr=True), disable=not sys.stderr.isatty())
+        self.bar.start()
+        return lambda items, text, total: self.bar.track(items, total=total, description=text)
+
+    def __exit__(self, *_: object) -> None:
+        self.bar.stop()
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m dataset_scripts.build", description="Raw folders -> COCO and Parquet."
+    )
+    parser.add_argument("--recipe", type=Path, nargs="+", help="recipe files; see dataset_scripts/recipe.py")
+    parser.add_argument("--raw", type=Path, help="folder with the raw data")
+    parser.add_argument("--out", type=Path, help="folder for the data set")
+    parser.add_argument("--work", type=Path, help="private folder for finished cases (default: OUT.work)")
+    parser.add_argument("--workers", type=int, default=1)
+    parser.add_argument("--profile", choices=sorted(PROFILES), default="none", help="least share of a mark")
+    parser.add_argument("--square-pixels", action="store_true", help="resample pictures of volumes to square pixels")
+    parser.add_argument("--seed", type=int, default=0, help="for splits that no source decides")
+    parser.add_argument("--name", default="med-glip", help="name of the data set")
+    parser.add_argument("--source", action="append", help="only this source of the recipes (may be repeated)")
+    parser.add_argument("--layouts", action="store_true", help="list the layouts of raw folders")
+    options = parser.parse_args(argv)
+    if options.layouts:
+        print("\n".join(f"{name}: {(reader.__doc__ or '').splitlines()[0]}" for name, reader in READERS.items()))
+        return 0
+    for key in ("recipe", "raw", "out"):
+        if getattr(options, key) is None:
+            parser.error(f"--{key} is needed")
+    try:
+        recipes = [recipe for path in options.recipe for recipe in load_recipes(path)]
+        recipes = _chosen(recipes, options.source)
+        summary = build(
+            recipes, options.raw, options.out, options.work, options.workers, options.profile, options.square_pixels,
+            options.seed, options.name,
+        )  # fmt: skip
+    except ValueError as error:
+        print(f"error: {one_line(error)}", file=sys.stderr)
+        return 2
+    _print_summary(summary, options.out)
+    return 1 if summary.failed else 0
+
+
+def _chosen(recipes: list[Recipe], sources: Sequence[str] | None) -> list[Recipe]:
+    names = [recipe.source for recipe in recipes]
+    unknown = [source for source in sources or () if source not in names]
+    if unknown:
+        raise ValueError(f"no recipe for {', '.join(unknown)}: there are {', '.join(names)}")
+    if len(set(names)) != len(names):
+        raise ValueError("two recipes for one source")
+    return [recipe for recipe in recipes if not sources or recipe.source in sources]
+
+
+def _print_summary(summary: Summary, out: Path) -> None:
+    for rule, by_source in summary.rejected.items():
+        rows = ", ".join(f"{source} {count}" for source, count in by_source.items())
+        print(f"{rule} ({RULES[rule][1]}): {rows}")
+    print(f"{summary.images} pictures with {summary.annotations} boxes in {out}")
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,105 @@
+# Copyright 2026 The MedGLIP authors. Licensed under the Apache License, Version 2.0.
+"""The data set's README.md: configs and features for `load_dataset`, sources with their licences, counts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from .catalog import load_catalog
+from .hierarchy import Classes
+from .recipe import Recipe
+from .schema import COLUMNS, OBJECT_COLUMNS, yaml_features, yaml_label_features
+from .statistics import Statistics
+
+
+def write_card(
+    out: Path,
+    name: str,
+    recipes: Sequence[Recipe],
+    classes: Classes,
+    statistics: Statistics,
+    split_hashes: Mapping[str, str],
+) -> None:
+    """Write `README.md` into a built set."""
+    header = yaml.safe_dump(metadata(name, classes, statistics), sort_keys=False, allow_unicode=True, width=1000)
+    text = "\n".join(_body(name, recipes, statistics, split_hashes))
+    (out / "README.md").write_text(f"---\n{header}---\n\n{text}\n", encoding="utf-8")
+
+
+def metadata(name: str, classes: Classes, statistics: Statistics) -> dict[str, Any]:
+    """The YAML header: one config per modality, and `labels`."""
+    configs: list[dict[str, Any]] = []
+    info: list[dict[str, Any]] = []
+    modalities = sorted({modality for modality, _ in statistics.split_images})
+    for modality in modalities:
+        splits = [split for split in ("train", "validation", "test") if statistics.split_images[modality, split]]
+        files = [{"split": split, "path": f"{modality}/{split}-*.parquet"} for split in splits]
+        configs.append({"config_name": modality, "data_files": files})
+        sizes = [
+            {
+                "name": split,
+                "num_bytes": statistics.split_bytes[modality, split],
+                "num_examples": statistics.split_images[modality, split],
+            }
+            for split in splits
+        ]
+        info.append({"config_name": modality, "features": yaml_features(list(classes.names)), "splits": sizes})
+    configs.append({"config_name": "labels", "data_files": [{"split": "train", "path": "labels/train-*.parquet"}]})
+    labels = {"name": "train", "num_bytes": len(str(classes.rows)), "num_examples": len(classes.rows)}
+    info.append({"config_name": "labels", "features": yaml_label_features(), "splits": [labels]})
+    configs[0]["default"] = True
+    return {
+        "pretty_name": name,
+        "license": "other",
+        "task_categories": ["object-detection", "zero-shot-object-detection"],
+        "tags": ["medical", "visual-grounding", *modalities],
+        "configs": configs,
+        "dataset_info": info,
+    }
+
+
+def _body(name: str, recipes: Sequence[Recipe], statistics: Statistics, split_hashes: Mapping[str, str]) -> list[str]:
+    total = statistics.total()
+    lines = [
+        f"# {name}",
+        "",
+        "Pictures of medical imaging with boxes and masks under hierarchical labels, for grounding phrases. Made by",
+        "`python -m dataset_scripts.build` of MedGLIP. Research use only; each source keeps its own licence, see",
+        "below.",
+        "",
+        f"{total['images']:,} pictures, {total['boxes']:,} boxes, {total['masks']:,} masks; more in",
+        "`statistics/README.md`.",
+        "What was turned away, and why: `quality/report.json`. The classes: config `labels`. COCO files: `coco/`.",
+        "",
+        "```python",
+        "from datasets import load_dataset",
+        "",
+        f'pictures = load_dataset("{name}", "{sorted(m for m, _ in statistics.split_images)[0]}", split="train")',
+        'classes = pictures.features["objects"]["category"].feature.names',
+        "```",
+        "",
+        "An object that is not marked is absent only if its label is in the picture's `annotated`. Left and right are",
+        "the patient's. Cases and patients are pseudonyms.",
+        "",
+        "| source | modality | licence | official split | labels confirmed |",
+        "|---|---|---|---|---|",
+    ]
+    catalog = load_catalog()
+    for recipe in recipes:
+        known = catalog.get(recipe.source)
+        title = recipe.card.get("name") or (known.name if known else recipe.source)
+        official = "yes" if recipe.splits or recipe.layout == "manifest" else "no"
+        confirmed = "yes" if recipe.confirmed else "no: not to be published"
+        lines.append(f"| {title} | {recipe.modality} | {recipe.license or 'not known'} | {official} | {confirmed} |")
+    lines += ["", "Patients of each split (hash): " + ", ".join(f"{k} `{v}`" for k, v in split_hashes.items()) + "."]
+    lines += ["", "## Columns", "", "| column | holds |", "|---|---|"]
+    lines += [f"| `{column}` | {entry[2]} |" for column, entry in COLUMNS.items()]
+    lines += [f"| `objects.{column}` | {entry[2]} |" for column, entry in OBJECT_COLUMNS.items()]
+    return lines
+
+
+__all__ = ["metadata", "write_card"]

@@ -1,0 +1,318 @@
+# Copyright 2026 The MedGLIP authors. Licensed under the Apache License, Version 2.0.
+"""All finished cases -> the data set: duplicates, splits, numbers, COCO, Parquet, labels, report, card.
+
+Two passes over the `case.json` files in a fixed order: the first for what concerns all of them (duplicates, splits,
+open labels), the second writes. Memory holds a few numbers per picture, never pictures or masks.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from modeling_medglip.results import to_json
+
+from .card import write_card
+from .coco_writer import CocoWriter
+from .hierarchy import Classes, make_classes
+from .parquet_writer import ParquetWriter
+from .process import CASE_FILE
+from .quality import EXPECTED, RULES, counts
+from .recipe import Recipe
+from .records import Rejection
+from .schema import arrow_schema, label_schema
+from .splits import Seen, Splits, make_splits, split_hash
+from .statistics import Statistics
+
+
+MARKER = ".medglip-dataset"
+Progress = Callable[[Iterable[Any], str, int], Iterable[Any]]
+
+
+@dataclass
+class Summary:
+    """What a merge did.
+
+    Attributes:
+        images, annotations: numbers. rejected: rule -> source -> rows. failed: whether a rule out of the ordinary was
+            broken.
+    """
+
+    images: int = 0
+    annotations: int = 0
+    rejected: dict[str, dict[str, int]] = field(default_factory=dict)
+
+    @property
+    def failed(self) -> bool:
+        """Whether something was turned away that should have been usable."""
+        return any(rule not in EXPECTED for rule in self.rejected)
+
+
+@dataclass
+class _Plan:
+    """What the first pass finds."""
+
+    splits: Splits
+    dropped: set[tuple[str, str]]
+    classes: Classes
+    rejections: list[Rejection]
+
+
+def merge(
+    folders: Sequence[Path],
+    recipes: Sequence[Recipe],
+    out: Path,
+    listing_problems: Sequence[Rejection] = (),
+    seed: int = 0,
+    name: str = "med-glip",
+    progress: Progress | None = None,
+) -> Summary:
+    """Write the data set.
+
+    Args:
+        folders: the finished cases, in the order that decides all numbers.
+        recipes: of all sources. out: the folder to write; one that a merge wrote before is replaced as a whole.
+        listing_problems: what the readers left out.
+        seed: for splits that no source decides. name: of the repository, for the card.
+
+    Raises:
+        `ValueError`: `out` holds something else.
+    """
+    if out.exists() and any(out.iterdir()) and not (out / MARKER).exists():
+        raise ValueError(f"{out.name}: is not empty and was not made by this command: choose another folder")
+    watch = progress or (lambda items, text, total: items)
+    plan = _first_pass(watch(_cases(folders), "indexing", len(folders)), recipes, seed)
+    plan.rejections = [*listing_problems, *plan.rejections]
+    new = out.with_name(f".{out.name}.new")
+    shutil.rmtree(new, ignore_errors=True)
+    new.mkdir(parents=True)
+    summary, statistics = _write(watch(_cases(folders), "writing", len(folders)), plan, recipes, new)
+    _write_labels(new, plan.classes)
+    _write_report(new, plan, recipes, summary)
+    statistics.write(new / "statistics")
+    write_card(new, name, recipes, plan.classes, statistics, _split_hashes(plan.splits))
+    (new / MARKER).write_text("medglip/dataset@1\n", encoding="utf-8")
+    _swap(new, out)
+    return summary
+
+
+def _swap(new: Path, out: Path) -> None:
+    old = out.with_name(f".{out.name}.old")
+    shutil.rmtree(old, ignore_errors=True)
+    if out.exists():
+        os.replace(out, old)
+    os.replace(new, out)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _cases(folders: Iterable[Path]) -> Iterator[tuple[Path, dict[str, Any]]]:
+    for folder in folders:
+        yield folder, json.loads((folder / CASE_FILE).read_text(encoding="utf-8"))
+
+
+# First pass ----------------------------------------------------------------------------------------------------------
+
+
+def _first_pass(cases: Iterable[tuple[Path, dict[str, Any]]], recipes: Sequence[Recipe], seed: int) -> _Plan:
+    families = {recipe.source: recipe.family for recipe in recipes}
+    of_family = [recipe.family for recipe in recipes]
+    shared = frozenset(family for family in of_family if of_family.count(family) > 1)
+    seen: list[Seen] = []
+    known: dict[tuple[str, str], str] = {}
+    dropped: set[tuple[str, str]] = set()
+    open_labels: set[str] = set()
+    rejections: list[Rejection] = []
+    for _, content in cases:
+        source, case = content["source"], content["case"]
+        rejections += [Rejection(**row) for row in content["rejected"]]
+        for image in content["images"]:
+            first = known.setdefault((source, _content_hash(image)), case)
+            if first != case:
+                dropped.add((case, image["file"]))
+                rejections.append(Rejection(source, case, _item(image), "exact_duplicate", f"of {first}"))
+                continue
+            open_labels.update(a["name"] for a in image["annotations"] if a["label_id"] is None)
+            patient = (families[source], content["patient"])
+            flat = image["place"] is None
+            seen.append(Seen(patient, content["split"], image["sha256"], image["perceptual_hash"], flat))
+    return _Plan(make_splits(seen, seed, shared), dropped, make_classes(open_labels), rejections)
+
+
+def _content_hash(image: dict[str, Any]) -> str:
+    """Of pixels and marks: pictures that carry other marks are no duplicates."""
+    marks = sorted((a["source_label"], json.dumps(a["segmentation"] or a["bbox"])) for a in image["annotations"])
+    return hashlib.sha256(f"{image['sha256']} {marks}".encode()).hexdigest()
+
+
+def _item(image: dict[str, Any]) -> str:
+    return "" if image["plane"] is None else f"{image['plane']} {image['index']}"
+
+
+# Second pass ---------------------------------------------------------------------------------------------------------
+
+
+def _write(
+    cases: Iterable[tuple[Path, dict[str, Any]]], plan: _Plan, recipes: Sequence[Recipe], out: Path
+) -> tuple[Summary, Statistics]:
+    families = {recipe.source: recipe.family for recipe in recipes}
+    licenses = {recipe.source: recipe.license for recipe in recipes}
+    numbers = {name: number for number, name in enumerate(plan.classes.names)}
+    summary, statistics = Summary(), Statistics()
+    writers: dict[tuple[str, str], tuple[CocoWriter, ParquetWriter]] = {}
+    with ExitStack() as stack:
+        for folder, content in cases:
+            patient = (families[content["source"]], content["patient"])
+            for image in content["images"]:
+                if (content["case"], image["file"]) in plan.dropped:
+                    continue
+                split, modality = plan.splits.split[patient], content["modality"]
+                if (modality, split) not in writers:
+                    writers[modality, split] = _open_writers(out, modality, split, plan.classes, stack)
+                coco, parquet = writers[modality, split]
+                summary.images += 1
+                first = summary.annotations + 1
+                summary.annotations += len(image["annotations"])
+                row = _row(image, content, summary.images, first, numbers, patient in plan.splits.subset)
+                data = (folder / image["file"]).read_bytes()
+                coco.add(
+                    _coco_image(row, image, licenses[content["source"]]),
+                    _coco_annotations(row, image),
+                    folder / image["file"],
+                )
+                parquet.add({**row, "image": {"bytes": data, "path": image["file"]}}, len(data))
+                statistics.add(content, image, split, len(data))
+    return summary, statistics
+
+
+def _open_writers(
+    out: Path, modality: str, split: str, classes: Classes, stack: ExitStack
+) -> tuple[CocoWriter, ParquetWriter]:
+    info = {"description": f"MedGLIP grounding data, {modality}, {split}", "version": "1"}
+    coco = CocoWriter(out / "coco" / modality, split, classes, info)
+    parquet = ParquetWriter(out / modality, split, arrow_schema())
+    stack.callback(coco.close)
+    stack.callback(parquet.close)
+    return coco, parquet
+
+
+def _row(
+    image: dict[str, Any], content: dict[str, Any], image_id: int, first: int, numbers: dict[str, int], subset: bool
+) -> dict[str, Any]:
+    """One row of the Parquet files, without the picture."""
+    annotations = image["annotations"]
+    place = image["place"] or {"origin": [], "right": [], "down": []}
+
+    def column(key: str, empty: Any = "") -> list[Any]:
+        return [empty if entry[key] is None else entry[key] for entry in annotations]
+
+    objects = {
+        "id": list(range(first, first + len(annotations))),
+        "bbox": column("bbox"),
+        "category": [numbers[entry["name"]] for entry in annotations],
+        "label_id": column("label_id"),
+        "source_label": column("source_label"),
+        "anatomy": column("category"),
+        "region": column("region"),
+        "granularity": column("granularity"),
+        "side": column("side"),
+        "area": column("area"),
+        "area_fraction": column("area_fraction"),
+        "segmentation": [(entry["segmentation"] or {}).get("counts", "") for entry in annotations],
+        "component_count": [len(entry["components"]) for entry in annotations],
+        "instance_index": column("instance_index"),
+        "instance_count": column("instance_count"),
+        "parent_label": column("parent_label"),
+        "parent_box": column("parent_box", []),
+    }
+    return {
+        "image_id": image_id,
+        **{key: content[key] for key in ("source", "modality", "case", "patient")},
+        **{key: image[key] for key in ("width", "height", "annotated", "sha256")},
+        "plane": image["plane"] or "",
+        "index": -1 if image["index"] is None else image["index"],
+        **place,
+        "window": image["window"] or [],
+        "subset_10": subset,
+        "objects": objects,
+    }
+
+
+def _coco_image(row: dict[str, Any], image: dict[str, Any], license_: str | None) -> dict[str, Any]:
+    kept = ("source", "case", "patient", "plane", "index", "origin", "right", "down", "window", "annotated", "sha256")
+    return {
+        "id": row["image_id"],
+        "file_name": image["file"],
+        "width": row["width"],
+        "height": row["height"],
+        **{key: row[key] for key in kept if row[key] not in ("", [], -1)},
+        "perceptual_hash": image["perceptual_hash"],
+        "subset_10": row["subset_10"],
+        "license": license_ or "not known",
+    }
+
+
+def _coco_annotations(row: dict[str, Any], image: dict[str, Any]) -> list[dict[str, Any]]:
+    found = []
+    for number, category, entry in zip(
+        row["objects"]["id"], row["objects"]["category"], image["annotations"], strict=True
+    ):
+        kept = {key: value for key, value in entry.items() if key not in ("category", "name") and value is not None}
+        kept.setdefault("segmentation", [])
+        base = {"id": number, "image_id": row["image_id"], "category_id": category, "iscrowd": 0}
+        found.append({**base, **kept, "anatomy": entry["category"]})
+    return found
+
+
+# Beside the data -----------------------------------------------------------------------------------------------------
+
+
+def _write_labels(out: Path, classes: Classes) -> None:
+    folder = out / "labels"
+    folder.mkdir()
+    table = pa.Table.from_pylist([dict(row) for row in classes.rows], schema=label_schema())
+    pq.write_table(table, folder / "train-00000-of-00001.parquet", compression="zstd")
+    (out / "label_hierarchy.json").write_text(to_json({"labels": list(classes.rows)}), encoding="utf-8")
+
+
+def _write_report(out: Path, plan: _Plan, recipes: Sequence[Recipe], summary: Summary) -> None:
+    """`quality/report.json`: counts by rule and source; `quality/rows.jsonl`: every single row, without file names."""
+    folder = out / "quality"
+    folder.mkdir()
+    summary.rejected = counts(plan.rejections)
+    splits = plan.splits
+    content = {
+        "schema": "medglip/quality@1",
+        "rules": {rule: {"tier": RULES[rule][0], "meaning": RULES[rule][1]} for rule in summary.rejected},
+        "rejected": summary.rejected,
+        "patients_that_share_pictures": [
+            {"first": "/".join(first), "second": "/".join(second), "why": why} for first, second, why in splits.joined
+        ],
+        "patients_moved_out_of_their_official_split": ["/".join(patient) for patient in splits.moved],
+        "label_maps_not_confirmed": [recipe.source for recipe in recipes if not recipe.confirmed],
+        "images": summary.images,
+        "annotations": summary.annotations,
+    }
+    (folder / "report.json").write_text(to_json(content), encoding="utf-8")
+    with (folder / "rows.jsonl").open("w", encoding="utf-8") as stream:
+        for rejection in plan.rejections:
+            row = {key: value for key, value in asdict(rejection).items() if key != "file"}
+            stream.write(json.dumps(row, ensure_ascii=False) + "\n")
+
+
+def _split_hashes(splits: Splits) -> dict[str, str]:
+    names = sorted(set(splits.split.values()))
+    hashes = {name: split_hash(patient for patient, split in splits.split.items() if split == name) for name in names}
+    return {**hashes, "subset_10": split_hash(splits.subset)}
+
+
+__all__ = ["Summary", "merge"]

@@ -1,0 +1,75 @@
+# Copyright 2026 The MedGLIP authors. Licensed under the Apache License, Version 2.0.
+"""Parquet shards of a config's split, written in row groups that are small enough to stream."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+
+ROWS_PER_GROUP = 100
+BYTES_PER_GROUP = 32 * 2**20
+BYTES_PER_SHARD = 400 * 2**20
+
+
+class ParquetWriter:
+    """Writes `<folder>/<split>-00000-of-00003.parquet` ...
+
+    Args:
+        folder, split: where. schema: see `schema.arrow_schema`.
+    """
+
+    def __init__(self, folder: Path, split: str, schema: pa.Schema) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self.folder, self.split, self.schema = folder, split, schema
+        self.rows = 0
+        self._shards: list[Path] = []
+        self._file: pq.ParquetWriter | None = None
+        self._group: list[dict[str, Any]] = []
+        self._group_bytes = self._shard_bytes = 0
+
+    def add(self, row: dict[str, Any], size: int = 0) -> None:
+        """One row; `size`: bytes of what is large in it."""
+        self._group.append(row)
+        self._group_bytes += size
+        self.rows += 1
+        if len(self._group) >= ROWS_PER_GROUP or self._group_bytes >= BYTES_PER_GROUP:
+            self._flush()
+
+    def close(self) -> list[Path]:
+        """Finish, and give the shards their names; the paths of all shards."""
+        self._flush()
+        if self._file is None and not self._shards:
+            self._open()
+        if self._file is not None:
+            self._file.close()
+        count = len(self._shards)
+        named = [self.folder / f"{self.split}-{number:05d}-of-{count:05d}.parquet" for number in range(count)]
+        for part, target in zip(self._shards, named, strict=True):
+            part.rename(target)
+        return named
+
+    def _open(self) -> pq.ParquetWriter:
+        if self._file is None:
+            path = self.folder / f".{self.split}-{len(self._shards):05d}.part"
+            self._shards.append(path)
+            self._shard_bytes = 0
+            # PNG does not get smaller, and a page index lets readers fetch single rows.
+            self._file = pq.ParquetWriter(path, self.schema, compression="zstd", write_page_index=True)
+        return self._file
+
+    def _flush(self) -> None:
+        if not self._group:
+            return
+        self._open().write_table(pa.Table.from_pylist(self._group, schema=self.schema))
+        self._shard_bytes += self._group_bytes
+        self._group, self._group_bytes = [], 0
+        if self._shard_bytes >= BYTES_PER_SHARD and self._file is not None:
+            self._file.close()
+            self._file = None
+
+
+__all__ = ["ParquetWriter"]

@@ -1,0 +1,208 @@
+# Copyright 2026 The MedGLIP authors. Licensed under the Apache License, Version 2.0.
+"""One case -> one folder: its pictures as PNG and `case.json`. The unit of work: idempotent, and all or nothing.
+
+A finished folder is moved into place in one step, so that a process killed at any moment leaves either all of a case
+or nothing of it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import io
+import json
+import os
+import secrets
+import shutil
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import imagehash
+import numpy as np
+from PIL import Image
+
+from .boxes import annotate
+from .labels import annotated_labels
+from .quality import is_mask_like
+from .readers import Reader
+from .recipe import Recipe
+from .records import Case, LabelledVolume, Picture, Rejected, Rejection
+from .slicing import pictures_of, squared
+
+
+CASE_FILE = "case.json"
+PSEUDONYM_BYTES = 6
+# Part of every case's fingerprint: raise it when a case would come out otherwise than before.
+VERSION = 2
+
+
+@dataclass(frozen=True)
+class Options:
+    """What holds for all cases of a build.
+
+    Attributes:
+        profile: one of `quality.PROFILES`.
+        square_pixels: resample the pictures of volumes to square pixels.
+        key: what pseudonyms are made with; keep it out of what is published.
+    """
+
+    profile: str = "none"
+    square_pixels: bool = False
+    key: bytes = b""
+
+
+def pseudonym(options: Options, source: str, text: str) -> str:
+    """A name for a case or patient that does not tell its own: keyed SHA-256, 12 hexadecimal digits."""
+    digest = hmac.new(options.key, f"{source}\0{text}".encode("utf-8", "surrogatepass"), hashlib.sha256)
+    return digest.hexdigest()[: 2 * PSEUDONYM_BYTES]
+
+
+def fingerprint(recipe: Recipe, options: Options) -> str:
+    """Short hash of what decides how cases come out: the recipe, the options, this code's version."""
+    text = f"{recipe.fingerprint} {options.profile} {options.square_pixels} {VERSION}"
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def case_folder(work: Path, recipe: Recipe, options: Options, case: Case) -> Path:
+    """Where a case goes below the work folder."""
+    name = pseudonym(options, recipe.source, case.key)
+    return work / "cases" / recipe.source / name[:2] / name
+
+
+def is_done(folder: Path, expected: str) -> bool:
+    """Whether a case is there, made by the same recipe and options."""
+    try:
+        return json.loads((folder / CASE_FILE).read_text(encoding="utf-8"))["fingerprint"] == expected
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
+def process_case(reader: Reader, case: Case, options: Options, work: Path) -> Path:
+    """Read, check, cut, box and write one case. Whatever is wrong with it ends as rows in its `case.json`.
+
+    Returns:
+        its folder.
+    """
+    recipe = reader.recipe
+    target = case_folder(work, recipe, options, case)
+    expected = fingerprint(recipe, options)
+    if is_done(target, expected):
+        return target
+    part = work / "parts" / secrets.token_hex(8)
+    part.mkdir(parents=True)
+    try:
+        content = _content(reader, case, options, part, target.name)
+        content["fingerprint"] = expected
+        text = json.dumps(content, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+        (part / CASE_FILE).write_text(text, encoding="utf-8")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if target.exists():  # of another recipe
+            shutil.rmtree(target)
+        os.replace(part, target)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+    return target
+
+
+def _content(reader: Reader, case: Case, options: Options, folder: Path, name: str) -> dict[str, Any]:
+    recipe = reader.recipe
+    rejected: list[Rejection] = []
+    images: list[dict[str, Any]] = []
+    skipped: dict[str, int] = {}
+
+    def report(item: str, rule: str, value: str) -> None:
+        rejected.append(Rejection(recipe.source, name, item, rule, value))
+
+    try:
+        for picture in _pictures(reader.read(case), recipe, options):
+            if isinstance(picture, str):
+                skipped[picture] = skipped.get(picture, 0) + 1
+            elif (image := _image(picture, recipe, options, folder, name, report)) is not None:
+                images.append(image)
+    except Rejected as error:
+        report("", error.rule, error.value)
+    except MemoryError:
+        raise
+    except Exception as error:  # one case must not take the others with it
+        report("", "unreadable", type(error).__name__)
+    for plane, count in sorted(skipped.items()):
+        report(plane, "empty_slice", f"{count} pictures")
+    return {
+        "source": recipe.source,
+        "case": name,
+        "modality": recipe.modality,
+        "patient": pseudonym(options, recipe.source, f"patient {case.patient}"),
+        "split": case.split,
+        "images": images,
+        "rejected": [asdict(row) for row in rejected],
+    }
+
+
+def _pictures(read: Picture | LabelledVolume, recipe: Recipe, options: Options) -> Iterator[Picture | str]:
+    if isinstance(read, LabelledVolume):
+        yield from pictures_of(read, recipe, options.square_pixels)
+    else:
+        yield squared(read) if options.square_pixels else read
+
+
+def _image(
+    picture: Picture, recipe: Recipe, options: Options, folder: Path, name: str, report: Any
+) -> dict[str, Any] | None:
+    """Write one picture; what the data set says about it, or `None` if nothing is left of it."""
+    if picture.place is None and is_mask_like(picture.pixels):
+        report(picture.item, "mask_like", f"{len(np.unique(picture.pixels))} grey levels")
+        return None
+    annotations, left_open = annotate(
+        picture, recipe, options.profile, lambda rule, value: report(picture.item, rule, value)
+    )
+    if not annotations and picture.place is None and picture.marks and not left_open:
+        report(picture.item, "empty_mask", "")
+    if not annotations and picture.place is not None:
+        report(picture.item, "empty_slice", "nothing left after the rules")
+        return None
+    plane, _, index = picture.item.partition(" ")
+    file = f"{name}-{plane}-{int(index):04d}.png" if plane else f"{name}.png"
+    content, pixels = png(picture.pixels)
+    (folder / file).write_bytes(content)
+    height, width = picture.pixels.shape[:2]
+    return {
+        "file": file,
+        "width": width,
+        "height": height,
+        "plane": plane or None,
+        "index": int(index) if plane else None,
+        "place": None if picture.place is None else _place(picture),
+        "window": None if picture.window is None else [round(value, 4) for value in picture.window],
+        "sha256": hashlib.sha256(pixels).hexdigest(),
+        "perceptual_hash": perceptual_hash(picture.pixels),
+        "annotated": sorted(set(annotated_labels(recipe)) - left_open),
+        "annotations": annotations,
+    }
+
+
+def _place(picture: Picture) -> dict[str, list[float]]:
+    place = picture.place
+    if place is None:
+        return {}
+    vectors = (("origin", place.origin), ("right", place.right), ("down", place.down))
+    return {key: [round(float(value), 5) for value in vector] for key, vector in vectors}
+
+
+def png(pixels: np.ndarray) -> tuple[bytes, bytes]:
+    """A picture as PNG without any metadata, and the bytes of its pixels with their shape, for comparing pictures."""
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, format="PNG", compress_level=3)
+    shape = "x".join(map(str, pixels.shape))
+    return buffer.getvalue(), f"{pixels.dtype.str} {shape} ".encode() + np.ascontiguousarray(pixels).tobytes()
+
+
+def perceptual_hash(pixels: np.ndarray) -> str:
+    """256-bit hash of the discrete cosine transform (pHash): pictures that look alike differ in few bits."""
+    if pixels.dtype == np.uint16:
+        pixels = (pixels >> 8).astype(np.uint8)
+    return str(imagehash.phash(Image.fromarray(pixels), hash_size=16))
+
+
+__all__ = ["Options", "case_folder", "fingerprint", "is_done", "png", "process_case", "pseudonym"]

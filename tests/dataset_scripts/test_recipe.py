@@ -1,0 +1,105 @@
+# Copyright 2026 The MedGLIP authors. Licensed under the Apache License, Version 2.0.
+"""Recipes: the shipped ones, and what is wrong with others."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from dataset_scripts.labels import annotated_labels, is_instance_label, map_label
+from dataset_scripts.readers import READERS
+from dataset_scripts.recipe import RECIPES_FOLDER, load_recipes
+from dataset_scripts.records import Rejected
+
+
+GOOD = "source: a\nmodality: ct\nlayout: manifest\n"
+
+
+def recipe(tmp_path: Path, text: str):  # type: ignore[no-untyped-def]
+    path = tmp_path / "recipe.yaml"
+    path.write_text(text, encoding="utf-8")
+    return load_recipes(path)
+
+
+@pytest.mark.parametrize("path", sorted(RECIPES_FOLDER.glob("*.yaml")), ids=lambda path: path.stem)
+def test_shipped_recipes(path: Path) -> None:
+    for shipped in load_recipes(path):
+        assert shipped.layout in READERS and shipped.labels and shipped.confirmed
+        for name, target in shipped.labels.items():
+            if target != "exclude":
+                assert map_label(shipped, name).source_label == name
+
+
+def test_defaults_and_several_recipes(tmp_path: Path) -> None:
+    text = "defaults: {layout: manifest, confirmed: true}\nrecipes:\n- {source: a, modality: MR}\n"
+    text += "- {source: kvasir_seg}\n"
+    first, second = recipe(tmp_path, text)
+    assert (first.modality, second.modality) == ("mri", "endoscopy") and first.confirmed
+    assert second.family == "Kvasir-SEG" and "research" in (second.license or "") and first.license is None
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[1, 2]", "is no recipe"),
+        ("source: [", "cannot be read"),
+        ("source: a\nlayout: manifest\n", "say which modality"),
+        ("source: a\nmodality: pet\nlayout: manifest\n", "unknown modality"),
+        ("source: A/b\nmodality: ct\nlayout: manifest\n", "lower-case"),
+        ("source: a\nmodality: ct\n", "says no layout"),
+        (GOOD + "labels: {liver: lever}\n", "the taxonomy has no 'lever'"),
+        (GOOD + "lables: {}\n", "unknown keys lables"),
+        (GOOD + "planes: {oblique: 1}\n", "planes are axial"),
+        (GOOD + "planes: {axial: 0}\n", "whole number from 1"),
+        (GOOD + "window: [5, 5]\n", "two growing numbers"),
+        (GOOD + "patient: 'abc'\n", "needs a group"),
+        (GOOD + "splits: {dev: ['*']}\n", "splits are train"),
+        (
+            "recipes:\n- {source: a, modality: ct, layout: manifest}\n- {source: a, modality: ct, layout: manifest}",
+            "twice",
+        ),
+    ],
+)
+def test_bad_recipes(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message) as error:
+        recipe(tmp_path, text)
+    assert str(error.value).startswith("recipe.yaml: ") and "\n" not in str(error.value)
+
+
+def test_a_missing_file() -> None:
+    with pytest.raises(ValueError, match="nowhere.yaml: cannot be read"):
+        load_recipes("/nowhere.yaml")
+
+
+class TestLabels:
+    TEXT = GOOD + "labels: {Leber: liver, Left_Thing: open, noise: exclude, tumour: liver_tumor}\n"
+
+    def test_own_names_are_kept(self, tmp_path: Path) -> None:
+        (mine,) = recipe(tmp_path, self.TEXT)
+        liver, thing = map_label(mine, "Leber"), map_label(mine, "Left_Thing")
+        assert (liver.name, liver.label_id, liver.region, liver.source_label) == ("liver", "liver", "abdomen", "Leber")
+        assert (thing.name, thing.label_id, thing.side, thing.extension) == ("left thing", None, "left", True)
+        assert annotated_labels(mine) == ["left thing", "liver", "liver tumor"]
+
+    @pytest.mark.parametrize(("name", "rule"), [("other", "undefined_label"), ("noise", "excluded_label")])
+    def test_labels_left_out(self, tmp_path: Path, name: str, rule: str) -> None:
+        (mine,) = recipe(tmp_path, self.TEXT)
+        with pytest.raises(Rejected) as error:
+            map_label(mine, name)
+        assert error.value.rule == rule and error.value.value == name
+
+    def test_instances(self, tmp_path: Path) -> None:
+        (mine,) = recipe(tmp_path, self.TEXT)
+        assert is_instance_label(mine, map_label(mine, "tumour")) and not is_instance_label(
+            mine, map_label(mine, "Leber")
+        )
+        (mine,) = recipe(tmp_path, self.TEXT + "instances: [Leber]\n")
+        assert not is_instance_label(mine, map_label(mine, "tumour")) and is_instance_label(
+            mine, map_label(mine, "Leber")
+        )
+
+
+def test_the_fingerprint_follows_the_content(tmp_path: Path) -> None:
+    (first,), (same,), (other,) = (recipe(tmp_path, GOOD + extra) for extra in ("", "", "min_pixels: 3\n"))
+    assert first.fingerprint == same.fingerprint != other.fingerprint
