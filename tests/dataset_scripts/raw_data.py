@@ -76,13 +76,13 @@ def write_volumes(raw: Path, count: int = 3) -> None:
 def body(number: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Image in HU, label map, RAS affine: 24 x 20 x 12 voxels in LPS order, then axes swapped for odd numbers."""
     random = np.random.default_rng(100 + number)
-    image = random.normal(-800, 20, (24, 20, 12)).astype(np.int16)
+    image = random.normal(-60, 20, (24, 20, 12)).astype(np.int16)
     labels = np.zeros(image.shape, np.uint8)
     labels[2:12, 4:14, 2:9] = 1  # low x: the patient's right, where the liver is
     labels[5:8, 7:10, 4:7] = 3
     labels[16:20, 12:17, 3:8] = 2
     labels[20:22, 2:4, 5] = 4
-    image[labels > 0] = 60
+    image[labels > 0] += 120
     affine = np.diag([-1.5, -1.5, 3.0, 1.0])
     if number % 2:
         image, labels, affine = image.transpose(2, 0, 1), labels.transpose(2, 0, 1), affine[:, [2, 0, 1, 3]]

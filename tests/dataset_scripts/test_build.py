@@ -1,0 +1,285 @@
+# Copyright 2026 The MedGLIP authors. Licensed under the Apache License, Version 2.0.
+"""From raw folders to COCO and Parquet, whole: contents, resuming, privacy, the command."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from datasets import get_dataset_config_names, load_dataset
+from PIL import Image
+from pycocotools import mask as coco_mask
+from pycocotools.coco import COCO
+
+from dataset_scripts.build import build, main
+from dataset_scripts.recipe import Recipe, load_recipes
+from modeling_medglip.taxonomy import load_taxonomy
+
+from .raw_data import CANARY, write_polyps, write_recipes, write_volumes
+
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="module")
+def raw(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("raw")
+    write_polyps(folder)
+    write_volumes(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def recipes(raw: Path) -> list[Recipe]:
+    return [recipe for path in write_recipes(raw) for recipe in load_recipes(path)]
+
+
+@pytest.fixture(scope="module")
+def built(raw: Path, recipes: list[Recipe], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("built") / "set"
+    summary = build(recipes, raw, out, say=lambda text: None)
+    assert not summary.failed and set(summary.rejected) == {"empty_slice"}
+    return out
+
+
+def coco_files(out: Path) -> dict[str, COCO]:
+    found = {}
+    for path in sorted(out.glob("coco/*/*.json")):
+        with contextlib.redirect_stdout(io.StringIO()):
+            found[f"{path.parent.name}/{path.stem}"] = COCO(path)
+    return found
+
+
+def tree(folder: Path) -> dict[str, bytes]:
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()
+    }
+
+
+class TestContents:
+    def test_every_box_is_its_masks(self, built: Path) -> None:
+        checked = 0
+        for coco in coco_files(built).values():
+            for entry in coco.dataset["annotations"]:
+                rows, columns = np.nonzero(np.asarray(coco_mask.decode(entry["segmentation"])))
+                box = [columns.min(), rows.min(), np.ptp(columns) + 1, np.ptp(rows) + 1]
+                assert entry["bbox"] == box and entry["area"] == len(rows)
+                checked += 1
+        assert checked > 60
+
+    def test_places_are_the_patients(self, built: Path) -> None:
+        """However a file orders its axes: the liver lies on the patient's right, image left; all volumes alike."""
+        boxes: dict[str, set[tuple[float, ...]]] = {}
+        for coco in coco_files(built).values():
+            names = {entry["id"]: entry["name"] for entry in coco.dataset["categories"]}
+            for entry in coco.dataset["annotations"]:
+                image = coco.imgs[entry["image_id"]]
+                if image.get("plane") == "axial" and image["index"] == 3:
+                    boxes.setdefault(names[entry["category_id"]], set()).add(tuple(entry["bbox"]))
+        assert boxes == {"liver": {(2, 4, 10, 10)}, "left kidney": {(16, 12, 4, 5)}}
+
+    def test_pictures_are_the_volumes_through_the_window(self, built: Path, raw: Path) -> None:
+        import nibabel
+
+        image = np.asarray(nibabel.load(raw / "abdomen" / f"{CANARY}_0_ct.nii.gz").dataobj)
+        expected = np.rint((image[:, :, 3].T.astype(np.float32) + 160) * 255 / 400).clip(0, 255).astype(np.uint8)
+        coco = coco_files(built)["ct/train"]
+        pictures = [
+            np.asarray(Image.open(built / "coco" / "ct" / "images" / entry["file_name"]))
+            for entry in coco.dataset["images"]
+            if entry.get("plane") == "axial" and entry["index"] == 3
+        ]
+        assert any(np.array_equal(picture, expected) for picture in pictures)
+
+    def test_lesions_know_their_organ_and_what_is_annotated(self, built: Path) -> None:
+        entries = coco_files(built)["ct/train"].dataset
+        lesion = next(entry for entry in entries["annotations"] if entry.get("label_id") == "liver_tumor")
+        assert lesion["parent_label"] == "liver" and lesion["parent_box"] and lesion["source_label"] == "liver tumour"
+        assert entries["images"][0]["annotated"] == ["left kidney", "liver", "liver tumor", "thing"]
+
+    def test_coco_and_parquet_say_the_same(self, built: Path) -> None:
+        for name, coco in coco_files(built).items():
+            modality, split = name.split("/")
+            rows = pq.read_table(next((built / modality).glob(f"{split}-*.parquet"))).to_pylist()
+            assert [row["image_id"] for row in rows] == [entry["id"] for entry in coco.dataset["images"]]
+            for row, entry in zip(rows, coco.dataset["images"], strict=True):
+                assert (
+                    row["image"]["bytes"] == (built / "coco" / modality / "images" / entry["file_name"]).read_bytes()
+                )
+                theirs = coco.loadAnns(row["objects"]["id"])
+                assert row["objects"]["bbox"] == [found["bbox"] for found in theirs]
+                assert row["objects"]["category"] == [found["category_id"] for found in theirs]
+                assert row["objects"]["segmentation"] == [found["segmentation"]["counts"] for found in theirs]
+
+    def test_load_dataset(self, built: Path, tmp_path: Path) -> None:
+        assert sorted(get_dataset_config_names(str(built))) == ["ct", "endoscopy", "labels"]
+        pictures = load_dataset(str(built), "ct", cache_dir=str(tmp_path))
+        assert set(pictures) == {"train", "validation"}
+        row = pictures["train"][0]
+        classes = pictures["train"].features["objects"]["category"].feature
+        assert row["image"].size == (row["width"], row["height"]) and row["modality"] == "ct"
+        assert classes.int2str(row["objects"]["category"][0]) in ("liver", "left kidney", "thing", "liver tumor")
+        streamed = next(iter(load_dataset(str(built), "ct", split="train", streaming=True)))
+        assert streamed["objects"]["bbox"] == row["objects"]["bbox"]
+        labels = load_dataset(str(built), "labels", split="train", cache_dir=str(tmp_path))
+        taxonomy = load_taxonomy()
+        assert len(labels) == len(taxonomy.labels) + len(taxonomy.extensions) + 1 and labels[-1]["name"] == "thing"
+        assert [labels[number]["name"] for number in range(len(labels))] == classes.names
+
+    def test_patients_and_official_splits(self, built: Path) -> None:
+        patients: dict[str, set[str]] = {}
+        for name, coco in coco_files(built).items():
+            for entry in coco.dataset["images"]:
+                patients.setdefault(entry["patient"], set()).add(name)
+        assert len(patients) == 5 and all(len(splits) == 1 for splits in patients.values())
+        assert len({entry["case"] for entry in coco_files(built)["ct/validation"].dataset["images"]}) == 1
+
+    def test_report_statistics_and_card(self, built: Path) -> None:
+        report = json.loads((built / "quality" / "report.json").read_text(encoding="utf-8"))
+        rows = [
+            json.loads(line) for line in (built / "quality" / "rows.jsonl").read_text(encoding="utf-8").splitlines()
+        ]
+        assert report["rejected"]["empty_slice"]["abdomen_of_mine"] == len(rows)
+        counts = {
+            (row["by"], row["value"]): row
+            for row in pq.read_table(built / "statistics" / "counts.parquet").to_pylist()
+        }
+        assert counts["modality", "ct"]["boxes"] + counts["modality", "endoscopy"]["boxes"] == report["annotations"]
+        assert counts["name", "polyp"]["boxes"] == 8 and counts["granularity", "lesion"]["masks"] > 8
+        text = (built / "README.md").read_text(encoding="utf-8")
+        assert "| Polyps of mine | endoscopy | CC0 |" in text and "not known" in text
+        assert "| polyp | 4 | 8 | 8 |" in (built / "statistics" / "README.md").read_text(encoding="utf-8")
+
+
+class TestPrivacy:
+    def test_no_canary_in_any_byte(self, built: Path) -> None:
+        needle = re.compile(CANARY.encode(), re.IGNORECASE)
+        for name, content in tree(built).items():
+            assert not needle.search(name.encode()) and not needle.search(content), name
+        pictures = [content for name, content in tree(built).items() if name.endswith(".png")]
+        assert pictures and not any(b"tEXt" in content or b"eXIf" in content for content in pictures)
+
+    def test_the_private_list_stays_beside_the_set(self, built: Path) -> None:
+        private = built.with_name("set.work")
+        assert CANARY in (private / "cases.jsonl").read_text(encoding="utf-8")
+        assert (private / "pseudonyms.key").stat().st_mode & 0o077 == 0
+
+    def test_another_key_gives_other_pseudonyms(
+        self, raw: Path, recipes: list[Recipe], tmp_path: Path, built: Path
+    ) -> None:
+        build(recipes, raw, tmp_path / "set", say=lambda text: None)
+        ours = {entry["case"] for coco in coco_files(tmp_path / "set").values() for entry in coco.dataset["images"]}
+        theirs = {entry["case"] for coco in coco_files(built).values() for entry in coco.dataset["images"]}
+        assert len(ours) == len(theirs) and not ours & theirs
+
+    def test_the_work_folder_lies_outside(self, raw: Path, recipes: list[Recipe], tmp_path: Path) -> None:
+        with pytest.raises(ValueError, match="work folder must lie outside"):
+            build(recipes, raw, tmp_path, tmp_path / "work")
+
+
+class TestResuming:
+    def test_a_stopped_build_ends_with_the_same_bytes(
+        self, raw: Path, recipes: list[Recipe], built: Path, tmp_path: Path
+    ) -> None:
+        """Some cases lost, one half-written, leftovers of a merge: the next run mends all of it."""
+        shutil.copytree(built.with_name("set.work"), tmp_path / "set.work")
+        cases = sorted((tmp_path / "set.work" / "cases").glob("*/*/*"))
+        for folder in cases[::3]:
+            shutil.rmtree(folder)
+        (cases[1] / "case.json").write_text('{"half', encoding="utf-8")
+        (tmp_path / "set.work" / "parts" / "abc").mkdir(parents=True)
+        (tmp_path / ".set.new" / "ct").mkdir(parents=True)
+        build(recipes, raw, tmp_path / "set", say=lambda text: None)
+        assert tree(tmp_path / "set") == tree(built)
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["set", "set.work"]
+
+    def test_killed_at_any_moment(self, raw: Path, built: Path, tmp_path: Path) -> None:
+        """Real processes, killed without warning, then one that may finish; two workers."""
+        (tmp_path / "set.work").mkdir()
+        shutil.copy(built.with_name("set.work") / "pseudonyms.key", tmp_path / "set.work")
+        command = [sys.executable, "-m", "dataset_scripts.build", "--raw", str(raw), "--out", str(tmp_path / "set")]
+        command += ["--recipe", str(raw / "polyps.yaml"), str(raw / "abdomen.yaml"), "--workers", "2"]
+        for seconds in (3.0, 5.0):
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                subprocess.run(command, cwd=ROOT, timeout=seconds, capture_output=True)
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        assert tree(tmp_path / "set") == tree(built)
+
+    def test_nothing_is_done_twice(self, raw: Path, recipes: list[Recipe], built: Path, tmp_path: Path) -> None:
+        shutil.copytree(built.with_name("set.work"), tmp_path / "set.work")
+        said: list[str] = []
+        build(recipes, raw, tmp_path / "set", say=said.append)
+        assert said == ["7 cases of 2 sources; 0 to do, 0.0 MB to read"]
+
+    def test_other_options_are_done_anew(self, raw: Path, recipes: list[Recipe], tmp_path: Path) -> None:
+        build(recipes, raw, tmp_path / "set", say=lambda text: None)
+        summary = build(recipes, raw, tmp_path / "set", profile="paper", say=lambda text: None)
+        assert summary.rejected["min_area"]["abdomen_of_mine"] > 0
+
+
+class TestCommand:
+    def run(self, raw: Path, out: Path, *more: str) -> int:
+        recipes = [str(raw / "polyps.yaml"), str(raw / "abdomen.yaml")]
+        return main(["--recipe", *recipes, "--raw", str(raw), "--out", str(out), *more])
+
+    def test_status_1_when_something_is_turned_away(
+        self, raw: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        spoilt = tmp_path / "raw"
+        shutil.copytree(raw, spoilt)
+        volume = next((spoilt / "abdomen").glob("*_0_ct.nii.gz"))
+        volume.write_bytes(volume.read_bytes()[:200])
+        next((spoilt / "polyps" / "masks").iterdir()).unlink()
+        assert self.run(spoilt, tmp_path / "set") == 1
+        printed = capsys.readouterr().out
+        assert "unreadable (the file is damaged" in printed and "no_mask" in printed
+        rows = (tmp_path / "set" / "quality" / "rows.jsonl").read_text(encoding="utf-8")
+        assert CANARY not in rows and '"rule": "unreadable"' in rows
+
+    def test_one_source(self, raw: Path, tmp_path: Path) -> None:
+        assert self.run(raw, tmp_path / "set", "--source", "polyps_of_mine") == 0
+        assert not (tmp_path / "set" / "ct").exists()
+        assert self.run(raw, tmp_path / "set", "--source", "nonsense") == 2
+
+    def test_a_folder_of_somebody_else_is_left_alone(
+        self, raw: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        (tmp_path / "set").mkdir()
+        (tmp_path / "set" / "thesis.txt").touch()
+        assert self.run(raw, tmp_path / "set") == 2
+        assert "was not made by this command" in capsys.readouterr().err
+        assert (tmp_path / "set" / "thesis.txt").exists()
+
+    @pytest.mark.parametrize("arguments", [[], ["--recipe", "a.yaml"], ["--profile", "odd"]])
+    def test_wrong_usage(self, arguments: list[str]) -> None:
+        with pytest.raises(SystemExit) as caught:
+            main(arguments)
+        assert caught.value.code == 2
+
+    def test_layouts(self, capsys: pytest.CaptureFixture[str]) -> None:
+        assert main(["--layouts"]) == 0
+        lines = capsys.readouterr().out.splitlines()
+        assert [line.partition(":")[0] for line in lines] == [
+            "manifest", "mask_folder", "volume_labelmap", "volume_masks",
+        ]  # fmt: skip
+
+
+def test_square_pixels(raw: Path, recipes: list[Recipe], tmp_path: Path) -> None:
+    chosen: list[Any] = [recipe for recipe in recipes if recipe.modality == "ct"]
+    build(chosen, raw, tmp_path / "set", square_pixels=True, say=lambda text: None)
+    sizes = {
+        (row["plane"], row["width"], row["height"])
+        for row in coco_files(tmp_path / "set")["ct/train"].dataset["images"]
+    }
+    assert sizes == {("axial", 24, 20), ("coronal", 24, 24)}
