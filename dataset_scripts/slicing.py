@@ -94,16 +94,17 @@ def squared(picture: Picture) -> Picture:
     pixels = np.asarray(Image.fromarray(picture.pixels).resize(size, Image.Resampling.BILINEAR))
     marks = []
     for mark in picture.marks:
-        mask = (
-            None
-            if mark.mask is None
-            else np.asarray(Image.fromarray(mark.mask).resize(size, Image.Resampling.NEAREST))
-        )
-        marks.append(Mark(mark.label, mask, mark.box))
+        marks.append(Mark(mark.label, None if mark.mask is None else _resized_mask(mark.mask, size), mark.box))
     steps = place.right * (width / size[0]), place.down * (height / size[1])
     # The outer edges stay where they are, so the first centre moves by half of the difference of the steps.
     origin = place.origin + (steps[0] - place.right) / 2 + (steps[1] - place.down) / 2
     return Picture(pixels, tuple(marks), picture.item, PicturePlane(origin, *steps), picture.window)
+
+
+def _resized_mask(mask: NDArray[np.bool_], size: tuple[int, int]) -> NDArray[np.bool_]:
+    # Not as a picture of one bit: its bytes come back as 255, which numpy takes for a strange kind of true.
+    grey = Image.fromarray(mask.astype(np.uint8))
+    return np.asarray(grey.resize(size, Image.Resampling.NEAREST)) > 0
 
 
 __all__ = ["occupied_pictures", "pictures_of", "shown", "squared", "value_range"]
