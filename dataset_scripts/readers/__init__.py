@@ -7,13 +7,25 @@ from pathlib import Path
 
 from ..recipe import Recipe
 from .base import Reader
+from .boxes import CsvBoxesReader, VocReader, YoloReader
+from .coco import CocoReader
 from .manifest import ManifestReader
 from .masks import MaskFolderReader
 from .volumes import LabelmapReader, MaskVolumesReader
 
 
 READERS: dict[str, type[Reader]] = {
-    reader.layout: reader for reader in (ManifestReader, MaskFolderReader, LabelmapReader, MaskVolumesReader)
+    reader.layout: reader
+    for reader in (
+        CocoReader,
+        CsvBoxesReader,
+        LabelmapReader,
+        ManifestReader,
+        MaskFolderReader,
+        MaskVolumesReader,
+        VocReader,
+        YoloReader,
+    )
 }
 
 

@@ -271,7 +271,7 @@ class TestCommand:
         assert main(["--layouts"]) == 0
         lines = capsys.readouterr().out.splitlines()
         assert [line.partition(":")[0] for line in lines] == [
-            "manifest", "mask_folder", "volume_labelmap", "volume_masks",
+            "coco", "csv_boxes", "volume_labelmap", "manifest", "mask_folder", "volume_masks", "voc", "yolo",
         ]  # fmt: skip
 
 

@@ -248,7 +248,7 @@ def test_patients_and_splits(tmp_path: Path) -> None:
 
 
 def test_wrong_recipes(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="choose one of manifest, mask_folder"):
+    with pytest.raises(ValueError, match="choose one of coco, csv_boxes, manifest"):
         reader(tmp_path, "nonsense", {})
     with pytest.raises(ValueError, match="there is no folder 'gone'"):
         reader(tmp_path, "manifest", {"manifest": "a"}, root="gone")

@@ -1,0 +1,168 @@
+# Copyright 2026 The MedGLIP authors. Licensed under the Apache License, Version 2.0.
+"""Layouts of boxes without masks: `voc` (Pascal VOC XML), `yolo` (text files) and `csv_boxes` (one table)."""
+
+from __future__ import annotations
+
+import csv
+import re
+from abc import abstractmethod
+from pathlib import Path
+from xml.etree import ElementTree
+
+from ..records import Case, Mark, Picture, Rejected, inside
+from .base import Reader, read_pixels, sibling
+
+
+# Enough for a few thousand objects; what is larger is no annotation of one picture.
+MAX_TEXT_BYTES = 2**22
+
+
+class SideFileReader(Reader):
+    """Pictures with one annotation file each, matched by name: `files: {image: ..., annotation: ...}`."""
+
+    needs = ("image", "annotation")
+
+    def cases(self) -> list[Case]:
+        """One case per picture."""
+        pattern, template = str(self.recipe.files["image"]), str(self.recipe.files["annotation"])
+        found, used = [], set[Path]()
+        for path in self.find(pattern):
+            files = self.find(sibling(path, template, pattern, self.root))
+            if not files:
+                self.reject("no_mask", "", path)
+                continue
+            used.update(files)
+            found.append(self.case(path, image=path.as_posix(), annotation=files[0].as_posix()))
+        for path in self.find(template.format(stem="*", name="*", folder="**")):
+            if path not in used:
+                self.reject("no_image", "", path)
+        return found
+
+    def read(self, case: Case) -> Picture:
+        """Pixels and boxes."""
+        pixels = read_pixels(Path(case.parts["image"]))
+        path = Path(case.parts["annotation"])
+        if path.stat().st_size > MAX_TEXT_BYTES:
+            raise Rejected("too_large", "annotation file")
+        try:
+            text = path.read_bytes().decode("utf-8-sig")
+            marks = self.marks(text, (pixels.shape[1], pixels.shape[0]))
+        except (ValueError, LookupError, TypeError, AttributeError, ElementTree.ParseError) as error:
+            raise Rejected("bad_annotations", type(error).__name__) from None
+        return Picture(pixels, tuple(marks))
+
+    @abstractmethod
+    def marks(self, text: str, size: tuple[int, int]) -> list[Mark]:
+        """The marks of an annotation file; size is (width, height) of the picture."""
+
+
+class VocReader(SideFileReader):
+    """Pascal VOC XML beside pictures: `files: {image: "JPEGImages/*.jpg", annotation: "Annotations/{stem}.xml"}`.
+
+    VOC counts pixels from 1 and includes the last one: `xmin` 1, `xmax` 10 are ten pixels from the left border.
+    """
+
+    layout = "voc"
+
+    def marks(self, text: str, size: tuple[int, int]) -> list[Mark]:
+        """`object` elements with `name` and `bndbox`."""
+        # Entities are how XML is made to swallow memory or files; no annotation needs them.
+        if re.search(r"<!(DOCTYPE|ENTITY)", text, re.IGNORECASE):
+            raise Rejected("bad_annotations", "XML with a document type")
+        root = ElementTree.fromstring(text)
+        stated = [root.findtext(f"size/{key}") for key in ("width", "height")]
+        if all(stated) and (int(stated[0] or 0), int(stated[1] or 0)) not in (size, (0, 0)):
+            raise Rejected("size_mismatch", f"picture {size[0]}x{size[1]}, stated {stated[0]}x{stated[1]}")
+        found = []
+        for item in root.iter("object"):
+            x1, y1, x2, y2 = (
+                float(item.findtext(f"bndbox/{key}") or "nan") for key in ("xmin", "ymin", "xmax", "ymax")
+            )
+            found.append(Mark((item.findtext("name") or "").strip(), box=(x1 - 1, y1 - 1, x2, y2)))
+        return found
+
+
+class YoloReader(SideFileReader):
+    """YOLO text files beside pictures: `files: {image: "images/*.jpg", annotation: "labels/{stem}.txt"}` and `values`
+    (number -> label).
+
+    A line holds class, centre x, centre y, width and height as shares of the picture; or class and a polygon.
+    """
+
+    layout = "yolo"
+
+    def marks(self, text: str, size: tuple[int, int]) -> list[Mark]:
+        """One per line."""
+        width, height = size
+        found = []
+        for line in filter(None, map(str.strip, text.splitlines())):
+            number, *values = line.split()
+            shares = [float(value) for value in values]
+            if len(shares) == 4:
+                x, y, w, h = shares
+                box = ((x - w / 2) * width, (y - h / 2) * height, (x + w / 2) * width, (y + h / 2) * height)
+            elif len(shares) >= 6 and len(shares) % 2 == 0:
+                xs, ys = shares[0::2], shares[1::2]
+                box = (min(xs) * width, min(ys) * height, max(xs) * width, max(ys) * height)
+            else:
+                raise Rejected("bad_annotations", f"a line of {len(values) + 1} numbers")
+            found.append(Mark(self.recipe.values.get(int(number), f"value {int(number)}"), box=box))
+        return found
+
+
+class CsvBoxesReader(Reader):
+    """One table of boxes: `files: {table: boxes.csv, image: "images/{id}.png", columns: {...}}`.
+
+    `columns` names the table's own: `id`, `label` (or a fixed `label:` in `files`), `box` as four names, and `form`:
+    `xyxy` (default), `xywh`, or `shares` (xyxy as shares of the picture); `split` and `patient` where it has them.
+    Rows with an empty box mean a picture without objects.
+    """
+
+    layout = "csv_boxes"
+    needs = ("table", "image", "columns")
+
+    def cases(self) -> list[Case]:
+        """One case per id."""
+        columns = self.recipe.files["columns"]
+        path = inside(self.root, str(self.recipe.files["table"]))
+        found: dict[str, Case] = {}
+        try:
+            with path.open(encoding="utf-8-sig", newline="") as stream:
+                for row in csv.DictReader(stream):
+                    key = str(self.recipe.files["image"]).format(id=row[columns["id"]])
+                    if key not in found:
+                        patient = row[columns["patient"]] if "patient" in columns else self.patient(key)
+                        split = row[columns["split"]] if "split" in columns else self.split(key)
+                        found[key] = Case(key, patient, split, {"rows": []})
+                    found[key].parts["rows"].append(self._row(row))
+        except (KeyError, ValueError, csv.Error) as error:
+            raise ValueError(f"{self.recipe.source}: {path.name}: {type(error).__name__} {error}") from None
+        return [found[key] for key in sorted(found)]
+
+    def _row(self, row: dict[str, str]) -> tuple[str, list[str]]:
+        columns = self.recipe.files["columns"]
+        label = str(self.recipe.files.get("label", "")) or row[columns["label"]]
+        return label, [row[name] for name in columns["box"]]
+
+    def read(self, case: Case) -> Picture:
+        """Pixels and boxes."""
+        pixels = read_pixels(inside(self.root, case.key))
+        form = self.recipe.files["columns"].get("form", "xyxy")
+        height, width = pixels.shape[:2]
+        marks = []
+        for label, texts in case.parts["rows"]:
+            if not any(text.strip() for text in texts):
+                continue
+            try:
+                x1, y1, x2, y2 = (float(text) for text in texts)
+            except ValueError:
+                raise Rejected("bad_annotations", "a box that is no four numbers") from None
+            if form == "xywh":
+                x2, y2 = x1 + x2, y1 + y2
+            elif form == "shares":
+                x1, y1, x2, y2 = x1 * width, y1 * height, x2 * width, y2 * height
+            marks.append(Mark(label, box=(x1, y1, x2, y2)))
+        return Picture(pixels, tuple(marks))
+
+
+__all__ = ["CsvBoxesReader", "VocReader", "YoloReader"]
