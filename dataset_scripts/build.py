@@ -58,6 +58,7 @@ def build(
     seed: int = 0,
     name: str = "med-glip",
     say: Any = print,
+    pictures: bool = False,
 ) -> Summary:
     """Build a data set; see the module's text.
 
@@ -67,6 +68,7 @@ def build(
             `cases.jsonl` tells which pseudonym is which file.
         workers: processes. profile: see `quality.PROFILES`. square_pixels: resample pictures of volumes.
         seed: for splits that no source decides. name: of the data set. say: told the plan.
+        pictures: draw plots and contact sheets too.
 
     Raises:
         `ValueError`: a recipe that does not fit the folder, or an `out` that holds something else.
@@ -85,7 +87,7 @@ def build(
     with _bar() as watch:
         run(waiting, options, work, workers, watch)
         folders = [_folder(work, job, options) for job in jobs]
-        return merge(folders, recipes, out, problems, seed, name, watch)
+        return merge(folders, recipes, out, problems, seed, name, watch, pictures)
 
 
 def plan_jobs(recipes: Sequence[Recipe], raw: Path) -> tuple[list[Job], list[Rejection]]:
@@ -186,6 +188,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=0, help="for splits that no source decides")
     parser.add_argument("--name", default="med-glip", help="name of the data set")
     parser.add_argument("--source", action="append", help="only this source of the recipes (may be repeated)")
+    parser.add_argument("--no-pictures", action="store_true", help="no plots and contact sheets")
     parser.add_argument("--layouts", action="store_true", help="list the layouts of raw folders")
     options = parser.parse_args(argv)
     if options.layouts:
@@ -199,7 +202,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         recipes = _chosen(recipes, options.source)
         summary = build(
             recipes, options.raw, options.out, options.work, options.workers, options.profile, options.square_pixels,
-            options.seed, options.name,
+            options.seed, options.name, pictures=not options.no_pictures,
         )  # fmt: skip
     except ValueError as error:
         print(f"error: {one_line(error)}", file=sys.stderr)

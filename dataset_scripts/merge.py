@@ -26,6 +26,7 @@ from .card import write_card
 from .coco_writer import CocoWriter
 from .hierarchy import Classes, make_classes
 from .parquet_writer import ParquetWriter
+from .pictures import write_pictures
 from .process import CASE_FILE
 from .quality import EXPECTED, RULES, counts
 from .recipe import Recipe
@@ -76,6 +77,7 @@ def merge(
     seed: int = 0,
     name: str = "med-glip",
     progress: Progress | None = None,
+    pictures: bool = False,
 ) -> Summary:
     """Write the data set.
 
@@ -84,6 +86,7 @@ def merge(
         recipes: of all sources. out: the folder to write; one that a merge wrote before is replaced as a whole.
         listing_problems: what the readers left out.
         seed: for splits that no source decides. name: of the repository, for the card.
+        pictures: draw plots and contact sheets too.
 
     Raises:
         `ValueError`: `out` holds something else.
@@ -101,6 +104,8 @@ def merge(
     _write_report(new, plan, recipes, summary)
     statistics.write(new / "statistics")
     write_card(new, name, recipes, plan.classes, statistics, _split_hashes(plan.splits))
+    if pictures:
+        write_pictures(new)
     (new / MARKER).write_text("medglip/dataset@1\n", encoding="utf-8")
     _swap(new, out)
     return summary

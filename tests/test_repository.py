@@ -22,7 +22,7 @@ PACKAGE = ROOT / "modeling_medglip"
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 SOURCE_FOLDERS = ("modeling_medglip", "dataset_scripts", "training", "hub_cards", "spaces_demo")
 SOURCES = sorted(path for folder in SOURCE_FOLDERS for path in (ROOT / folder).rglob("*.py"))
-DOCUMENTS = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "training").rglob("*.md")]
+DOCUMENTS = [path for folder in (".", "docs", "training", "dataset_scripts") for path in (ROOT / folder).glob("*.md")]
 REMOTE_CODE = ("configuration_medglip", "modeling_medglip", "image_processing_medglip", "processing_medglip")
 MEGABYTE = 10**6
 

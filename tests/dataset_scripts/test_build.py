@@ -208,7 +208,7 @@ class TestResuming:
         (tmp_path / "set.work").mkdir()
         shutil.copy(built.with_name("set.work") / "pseudonyms.key", tmp_path / "set.work")
         command = [sys.executable, "-m", "dataset_scripts.build", "--raw", str(raw), "--out", str(tmp_path / "set")]
-        command += ["--recipe", str(raw / "polyps.yaml"), str(raw / "abdomen.yaml"), "--workers", "2"]
+        command += ["--recipe", str(raw / "polyps.yaml"), str(raw / "abdomen.yaml"), "--workers", "2", "--no-pictures"]
         for seconds in (3.0, 5.0):
             with contextlib.suppress(subprocess.TimeoutExpired):
                 subprocess.run(command, cwd=ROOT, timeout=seconds, capture_output=True)

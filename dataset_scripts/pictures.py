@@ -1,0 +1,188 @@
+# Copyright 2026 The MedGLIP authors. Licensed under the Apache License, Version 2.0.
+"""Pictures of a built set for the eye: plots of its statistics, and a sheet of marked pictures for every source.
+
+    python -m dataset_scripts.pictures built/med-glip
+
+writes `statistics/*.png` and `contact_sheets/<source>.png` into the set. Only the rows that are shown are read.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import io
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+from PIL import Image, ImageDraw, ImageFont
+from pycocotools import mask as coco_mask
+
+from modeling_medglip.overlay import PALETTE, contact_sheet, overlay_png
+from modeling_medglip.results import write_bytes
+
+
+PER_SOURCE = 12
+SHEET_COLUMNS = 4
+CELL = 380
+TOP_LABELS = 40
+
+
+def write_pictures(out: Path) -> list[Path]:
+    """Write all plots and sheets of a built set; their paths.
+
+    Raises:
+        `ValueError`: the folder is no built set.
+    """
+    if not (out / "statistics" / "counts.parquet").is_file():
+        raise ValueError(f"{out.name}: is no data set that this project built")
+    return [*_plots(out / "statistics"), *_sheets(out)]
+
+
+# Plots ---------------------------------------------------------------------------------------------------------------
+
+
+def _plots(folder: Path) -> list[Path]:
+    from matplotlib.figure import Figure
+
+    rows = pq.read_table(folder / "counts.parquet").to_pylist()
+    written = []
+    for by, title in (("modality", "Modality"), ("region", "Body region"), ("source", "Source"), ("name", "Label")):
+        chosen = [row for row in rows if row["by"] == by][:TOP_LABELS]
+        figure = Figure(figsize=(8, 1.2 + 0.24 * len(chosen)), layout="constrained")
+        axes = figure.add_subplot()
+        names = [row["value"] for row in chosen][::-1]
+        axes.barh(names, [row["boxes"] for row in chosen][::-1], color="#3572b0", label="boxes")
+        axes.barh(names, [row["images"] for row in chosen][::-1], color="#e8a33d", height=0.35, label="pictures")
+        axes.set_xscale("log")
+        axes.set_title(title + (f" (the {TOP_LABELS} largest)" if len(chosen) == TOP_LABELS else ""))
+        axes.legend(loc="lower right")
+        written.append(_save(figure, folder / f"by_{by}.png"))
+    return [*written, _area_plot(folder)]
+
+
+def _area_plot(folder: Path) -> Path:
+    from matplotlib.figure import Figure
+
+    rows = pq.read_table(folder / "areas.parquet").to_pylist()
+    figure = Figure(figsize=(8, 4), layout="constrained")
+    axes = figure.add_subplot()
+    for modality in sorted({row["modality"] for row in rows}):
+        own = [row for row in rows if row["modality"] == modality]
+        axes.step([max(row["from"], 1e-6) for row in own], [row["boxes"] for row in own], where="post", label=modality)
+    axes.set(xscale="log", yscale="log", xlabel="share of the picture", ylabel="boxes", title="Size of the marks")
+    axes.axvline(0.015, color="grey", linestyle=":")
+    axes.text(0.015, axes.get_ylim()[0], " the paper's 1.5 %", rotation=90, va="bottom", color="grey")
+    axes.legend()
+    return _save(figure, folder / "areas.png")
+
+
+def _save(figure: Any, path: Path) -> Path:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=110, metadata={"Software": None})
+    return write_bytes(path, buffer.getvalue())
+
+
+# Sheets --------------------------------------------------------------------------------------------------------------
+
+
+def _sheets(out: Path) -> list[Path]:
+    chosen: dict[str, list[tuple[Path, int, int]]] = {}
+    names: dict[int, str] = {}
+    for row in pq.read_table(out / "labels" / "train-00000-of-00001.parquet").to_pylist():
+        names[row["class_id"]] = row["name"]
+    for path, group, number, source in _places(out):
+        chosen.setdefault(source, []).append((path, group, number))
+    written = []
+    for source, places in sorted(chosen.items()):
+        step = max(1, len(places) // PER_SOURCE)
+        pictures = [marked(_row(*place), names) for place in places[::step][:PER_SOURCE]]
+        sheet = contact_sheet(pictures, columns=min(SHEET_COLUMNS, len(pictures)), cell=CELL)
+        written.append(write_bytes(out / "contact_sheets" / f"{source}.png", overlay_png(sheet)))
+    return written
+
+
+def _places(out: Path) -> Iterator[tuple[Path, int, int, str]]:
+    """Shard, row group, row and source of every picture with objects."""
+    for path in sorted(out.glob("*/*.parquet")):
+        if path.parent.name in ("labels", "statistics"):
+            continue
+        file = pq.ParquetFile(path)
+        for group in range(file.num_row_groups):
+            table = file.read_row_group(group, columns=["source", "objects.id"]).to_pylist()
+            for number, row in enumerate(table):
+                if row["objects"]["id"]:
+                    yield path, group, number, row["source"]
+
+
+def _row(path: Path, group: int, number: int) -> dict[str, Any]:
+    return _group(path, group).slice(number, 1).to_pylist()[0]
+
+
+@functools.lru_cache(maxsize=2)
+def _group(path: Path, number: int) -> Any:
+    return pq.ParquetFile(path).read_row_group(number)
+
+
+def marked(row: dict[str, Any], names: dict[int, str]) -> Image.Image:
+    """A picture with its masks tinted, its boxes, their names, and a line that says where it comes from."""
+    picture: Image.Image = Image.open(io.BytesIO(row["image"]["bytes"]))
+    if picture.mode.startswith("I"):
+        deep = np.asarray(picture).astype(np.float32)
+        picture = Image.fromarray((deep * (255 / max(float(deep.max()), 1))).astype(np.uint8))
+    factor = (CELL - 12) / max(picture.size)
+    objects = row["objects"]
+    tinted = np.asarray(picture.convert("RGB")).astype(np.float32)
+    for category, counts in zip(objects["category"], objects["segmentation"], strict=True):
+        if counts:
+            mask = np.asarray(coco_mask.decode({"size": [row["height"], row["width"]], "counts": counts})) > 0
+            colour = np.array([int(_colour(category)[place : place + 2], 16) for place in (1, 3, 5)], dtype=np.float32)
+            tinted[mask] = 0.7 * tinted[mask] + 0.3 * colour
+    shown = Image.fromarray(tinted.astype(np.uint8))
+    shown = shown.resize((max(1, round(picture.width * factor)), max(1, round(picture.height * factor))))
+    draw = ImageDraw.Draw(shown)
+    font = ImageFont.load_default(size=11)
+    for box, category in zip(objects["bbox"], objects["category"], strict=True):
+        x, y, width, height = (value * factor for value in box)
+        draw.rectangle((x, y, x + width - 1, y + height - 1), outline=_colour(category))
+        draw.text(
+            (x + 2, max(y - 13, 0)),
+            names[category],
+            fill=_colour(category),
+            font=font,
+            stroke_width=2,
+            stroke_fill="black",
+        )
+    canvas = Image.new("RGB", (shown.width, shown.height + 16), "black")
+    canvas.paste(shown, (0, 16))
+    place = f"{row['plane']} {row['index']}" if row["plane"] else ""
+    ImageDraw.Draw(canvas).text((2, 2), f"{row['case']} {place}", fill="white", font=font)
+    return canvas
+
+
+def _colour(category: int) -> str:
+    """A label has the same colour in all pictures."""
+    return PALETTE[category % len(PALETTE)]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m dataset_scripts.pictures", description="Plots and contact sheets."
+    )
+    parser.add_argument("out", type=Path, help="a built data set")
+    options = parser.parse_args(argv)
+    try:
+        written = write_pictures(options.out)
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    print(f"{len(written)} pictures in {options.out / 'statistics'} and {options.out / 'contact_sheets'}")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,59 @@
+# Copyright 2026 The MedGLIP authors. Licensed under the Apache License, Version 2.0.
+"""Plots and contact sheets."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from dataset_scripts.build import build
+from dataset_scripts.pictures import CELL, main, marked, write_pictures
+from dataset_scripts.recipe import load_recipes
+
+from .raw_data import write_polyps, write_recipes, write_volumes
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    raw = tmp_path_factory.mktemp("raw")
+    write_polyps(raw)
+    write_volumes(raw)
+    recipes = [recipe for path in write_recipes(raw) for recipe in load_recipes(path)]
+    build(recipes, raw, raw / "set", say=lambda text: None, pictures=True)
+    return raw / "set"
+
+
+def test_every_source_has_a_sheet_and_every_count_a_plot(built: Path) -> None:
+    assert {path.stem for path in (built / "contact_sheets").iterdir()} == {"polyps_of_mine", "abdomen_of_mine"}
+    plots = {path.stem for path in (built / "statistics").glob("*.png")}
+    assert plots == {"by_modality", "by_region", "by_source", "by_name", "areas"}
+    for path in built.glob("*/*.png"):
+        picture = np.asarray(Image.open(path).convert("RGB"))
+        assert min(picture.shape[:2]) > 100 and len(np.unique(picture.reshape(-1, 3), axis=0)) > 20
+
+
+def test_again_gives_the_same_bytes(built: Path) -> None:
+    before = {path: path.read_bytes() for path in built.glob("*/*.png")}
+    assert sorted(write_pictures(built)) == sorted(before)
+    assert {path: path.read_bytes() for path in before} == before
+
+
+def test_boxes_are_drawn_where_they_are() -> None:
+    import io
+
+    buffer = io.BytesIO()
+    Image.new("L", (92, 46)).save(buffer, "PNG")
+    factor = (CELL - 12) / 92
+    objects = {"bbox": [[10.0, 20.0, 40.0, 20.0]], "category": [0], "segmentation": [""]}
+    row = {"image": {"bytes": buffer.getvalue()}, "width": 92, "height": 46, "case": "abc", "plane": "", "index": -1}
+    drawn = np.asarray(marked({**row, "objects": objects}, {0: "."}))[16:]
+    rows, columns = np.nonzero((drawn == [0xF0, 0xE4, 0x42]).all(axis=2)[round(20 * factor) :])
+    assert (columns.min(), columns.max()) == (round(10 * factor), round(50 * factor) - 1)
+
+
+def test_command(built: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([str(built)]) == 0 and "7 pictures" in capsys.readouterr().out
+    assert main([str(tmp_path)]) == 2 and "is no data set" in capsys.readouterr().err
