@@ -64,6 +64,7 @@ def metadata(name: str, classes: Classes, statistics: Statistics) -> dict[str, A
 
 def _body(name: str, recipes: Sequence[Recipe], statistics: Statistics, split_hashes: Mapping[str, str]) -> list[str]:
     total = statistics.total()
+    first = min((modality for modality, _ in statistics.split_images), default="labels")
     lines = [
         f"# {name}",
         "",
@@ -78,7 +79,7 @@ def _body(name: str, recipes: Sequence[Recipe], statistics: Statistics, split_ha
         "```python",
         "from datasets import load_dataset",
         "",
-        f'pictures = load_dataset("{name}", "{sorted(m for m, _ in statistics.split_images)[0]}", split="train")',
+        f'pictures = load_dataset("{name}", "{first}", split="train")',
         'classes = pictures.features["objects"]["category"].feature.names',
         "```",
         "",

@@ -104,7 +104,7 @@ def merge(
     _write_report(new, plan, recipes, summary)
     statistics.write(new / "statistics")
     write_card(new, name, recipes, plan.classes, statistics, _split_hashes(plan.splits))
-    if pictures:
+    if pictures and summary.images:
         write_pictures(new)
     (new / MARKER).write_text("medglip/dataset@1\n", encoding="utf-8")
     _swap(new, out)

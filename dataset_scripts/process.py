@@ -116,7 +116,7 @@ def _content(reader: Reader, case: Case, options: Options, folder: Path, name: s
         rejected.append(Rejection(recipe.source, name, item, rule, value))
 
     try:
-        for picture in _pictures(reader.read(case), recipe, options):
+        for picture in _pictures(reader.read(case), recipe, options, report):
             if isinstance(picture, str):
                 skipped[picture] = skipped.get(picture, 0) + 1
             elif (image := _image(picture, recipe, options, folder, name, report)) is not None:
@@ -140,8 +140,12 @@ def _content(reader: Reader, case: Case, options: Options, folder: Path, name: s
     }
 
 
-def _pictures(read: Picture | LabelledVolume, recipe: Recipe, options: Options) -> Iterator[Picture | str]:
+def _pictures(
+    read: Picture | LabelledVolume, recipe: Recipe, options: Options, report: Any
+) -> Iterator[Picture | str]:
     if isinstance(read, LabelledVolume):
+        for rule, value in read.notes:
+            report("", rule, value)
         yield from pictures_of(read, recipe, options.square_pixels)
     else:
         yield squared(read) if options.square_pixels else read

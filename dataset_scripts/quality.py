@@ -29,6 +29,12 @@ RULES: dict[str, tuple[int, str]] = {
     "no_image": (1, "an annotation without its picture or volume"),
     "size_mismatch": (1, "picture and mask have different sizes"),
     "affine_mismatch": (1, "volume and label map lie in different places"),
+    "mixed_series": (1, "slices of several series, sizes or orientations in one folder"),
+    "missing_slices": (1, "slices at uneven distances"),
+    "duplicate_slices": (1, "slices in one place: copies are left out, different ones cannot be used"),
+    "gantry_tilt": (1, "slices that are not stacked along their normal; the geometry keeps it"),
+    "no_geometry": (1, "slices without usable orientation, position or spacing"),
+    "modality_mismatch": (1, "the header names another modality than the recipe"),
     "not_finite": (1, "NaN or infinite values"),
     "bad_annotations": (1, "the annotation file is not what its layout says"),
     "duplicate_id": (1, "an identifier occurs twice; the first one is kept"),
@@ -47,8 +53,11 @@ RULES: dict[str, tuple[int, str]] = {
 }  # fmt: skip
 # Rules that tell of the ordinary course of things: they are counted, but do not make the exit status 1.
 EXPECTED = frozenset(
-    {"excluded_label", "min_area", "small_mark", "speck", "empty_slice", "empty_mask", "exact_duplicate"}
-)
+    {
+        "gantry_tilt", "excluded_label", "min_area", "small_mark", "speck", "empty_slice", "empty_mask",
+        "exact_duplicate",
+    }
+)  # fmt: skip
 # Smallest share of the picture that a mark may cover. `paper`: Med-GLIP's 1.5 %, which removes most lesions.
 PROFILES = {"none": 0.0, "sa_med2d": 100 / 256**2, "paper": 0.015}
 # A binary mask, or a label map of three values, has fewer grey levels than this.

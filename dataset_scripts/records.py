@@ -107,10 +107,12 @@ class LabelledVolume:
     Attributes:
         volume: the image.
         labelmaps: label maps on the image's grid, each with its names: value -> the source's own label.
+        notes: (rule, value) of what was mended on reading.
     """
 
     volume: Volume
     labelmaps: tuple[tuple[Volume, dict[int, str]], ...]
+    notes: tuple[tuple[str, str], ...] = ()
 
 
 def inside(root: Path, name: str) -> Path:

@@ -141,14 +141,34 @@ def cut(lps: Volume, plane: str, index: int) -> tuple[NDArray, PicturePlane]:
     return picture, PicturePlane(origin, lps.affine[:3, columns].copy(), down)
 
 
-def same_grid(first: Volume, second: Volume, tolerance_mm: float = 0.05) -> bool:
-    """Whether two volumes have their voxels in the same places: no corner is off by more than the tolerance."""
-    if first.array.shape != second.array.shape:
-        return False
-    ends = np.array([[i, j, k, 1] for i in (0, 1) for j in (0, 1) for k in (0, 1)], dtype=np.float64)
-    ends[:, :3] *= np.array(first.array.shape) - 1
-    distance = np.linalg.norm((ends @ (first.affine - second.affine).T)[:, :3], axis=1)
-    return bool(distance.max() <= tolerance_mm)
+def on_grid(labels: Volume, image: Volume, tolerance: float = 0.1) -> Volume | None:
+    """A label map that covers all or a part of an image's grid, on the whole of it.
+
+    The two may order their axes differently, and the map may have fewer slices: what it does not cover is 0.
+
+    Args:
+        tolerance: by how much of a voxel voxels may be off their places.
+
+    Returns:
+        a label map with the shape and affine of `to_lps(image)`; `None` if its voxels lie in other places.
+    """
+    own, grid = to_lps(labels), to_lps(image)
+    moved = np.linalg.inv(grid.affine) @ own.affine
+    offset = np.rint(moved[:3, 3]).astype(int)
+    ends = np.array(own.array.shape) - 1
+    drift = np.abs(moved[:3, :3] - np.eye(3)) @ ends + np.abs(moved[:3, 3] - offset)
+    if drift.max() > tolerance:
+        return None
+    if (offset == 0).all() and own.array.shape == grid.array.shape:
+        return Volume(own.array, grid.affine)
+    placed = np.zeros(grid.array.shape, own.array.dtype)
+    low, high = np.maximum(offset, 0), np.minimum(offset + own.array.shape, grid.array.shape)
+    if (low >= high).any():
+        return None
+    target = tuple(slice(a, b) for a, b in zip(low, high, strict=True))
+    source = tuple(slice(a - o, b - o) for a, b, o in zip(low, high, offset, strict=True))
+    placed[target] = own.array[source]
+    return Volume(placed, grid.affine)
 
 
 def _axes(plane: str) -> tuple[int, int, int, bool]:
@@ -157,4 +177,4 @@ def _axes(plane: str) -> tuple[int, int, int, bool]:
     return _PLANE_AXES[plane]
 
 
-__all__ = ["PLANES", "PicturePlane", "Volume", "closest_axes", "cut", "picture_count", "same_grid", "to_lps"]
+__all__ = ["PLANES", "PicturePlane", "Volume", "closest_axes", "cut", "on_grid", "picture_count", "to_lps"]

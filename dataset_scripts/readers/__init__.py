@@ -9,6 +9,7 @@ from ..recipe import Recipe
 from .base import Reader
 from .boxes import CsvBoxesReader, VocReader, YoloReader
 from .coco import CocoReader
+from .dicom import DicomSeriesReader
 from .manifest import ManifestReader
 from .masks import MaskFolderReader
 from .volumes import LabelmapReader, MaskVolumesReader
@@ -19,6 +20,7 @@ READERS: dict[str, type[Reader]] = {
     for reader in (
         CocoReader,
         CsvBoxesReader,
+        DicomSeriesReader,
         LabelmapReader,
         ManifestReader,
         MaskFolderReader,

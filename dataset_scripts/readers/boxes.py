@@ -57,7 +57,9 @@ class SideFileReader(Reader):
 
 
 class VocReader(SideFileReader):
-    """Pascal VOC XML beside pictures: `files: {image: "JPEGImages/*.jpg", annotation: "Annotations/{stem}.xml"}`.
+    """Pascal VOC XML beside pictures.
+
+    `files: {image: "JPEGImages/*.jpg", annotation: "Annotations/{stem}.xml"}`.
 
     VOC counts pixels from 1 and includes the last one: `xmin` 1, `xmax` 10 are ten pixels from the left border.
     """
@@ -83,8 +85,9 @@ class VocReader(SideFileReader):
 
 
 class YoloReader(SideFileReader):
-    """YOLO text files beside pictures: `files: {image: "images/*.jpg", annotation: "labels/{stem}.txt"}` and `values`
-    (number -> label).
+    """YOLO text files beside pictures.
+
+    `files: {image: "images/*.jpg", annotation: "labels/{stem}.txt"}` and the recipe's `values` (number -> label).
 
     A line holds class, centre x, centre y, width and height as shares of the picture; or class and a polygon.
     """
@@ -111,7 +114,9 @@ class YoloReader(SideFileReader):
 
 
 class CsvBoxesReader(Reader):
-    """One table of boxes: `files: {table: boxes.csv, image: "images/{id}.png", columns: {...}}`.
+    """One table of boxes.
+
+    `files: {table: boxes.csv, image: "images/{id}.png", columns: {...}}`.
 
     `columns` names the table's own: `id`, `label` (or a fixed `label:` in `files`), `box` as four names, and `form`:
     `xyxy` (default), `xywh`, or `shares` (xyxy as shares of the picture); `split` and `patient` where it has them.

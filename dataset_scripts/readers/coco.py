@@ -14,7 +14,9 @@ from .base import Reader, read_pixels
 
 
 class CocoReader(Reader):
-    """A COCO JSON file and its pictures: `files: {annotations: train.json, images: train2017}`.
+    """A COCO JSON file and its pictures.
+
+    `files: {annotations: train.json, images: train2017}`.
 
     `annotations` may be a dictionary `{split: file}`. Segmentations may be polygons or run lengths; without one the
     box counts. Crowd regions are masks like others.

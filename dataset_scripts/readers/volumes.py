@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from modeling_medglip.geometry import Volume, same_grid
+from modeling_medglip.geometry import Volume, on_grid, to_lps
 from modeling_medglip.volumes import VolumeError, read_volume
 
 from ..records import Case, LabelledVolume, Rejected, inside
@@ -19,8 +19,11 @@ AXES = {"L": (0, 1), "R": (0, -1), "P": (1, 1), "A": (1, -1), "S": (2, 1), "I": 
 
 
 class LabelmapReader(Reader):
-    """A volume and its label map: `files: {image: "*_image.nii.gz", labelmap: "{stem}_label.nii.gz"}` with `values`,
-    and before them those of a JSON file `{"1": "liver"}` that `values` in `files` names."""
+    """A volume and a label map on its grid.
+
+    `files: {image: "*_image.nii.gz", labelmap: "{stem}_label.nii.gz"}` with the recipe's `values`, and before them
+    those of a JSON file `{"1": "liver"}` that `values` in `files` names.
+    """
 
     layout = "volume_labelmap"
     needs = ("image", "labelmap")
@@ -44,8 +47,7 @@ class LabelmapReader(Reader):
     def read(self, case: Case) -> LabelledVolume:
         """The volume and its label map."""
         image = _volume(case.parts["image"], self.recipe.axcodes)
-        labelmap = _labelmap(case.parts["labelmap"], self.recipe.axcodes)
-        _require_grid(image, labelmap)
+        labelmap = whole_grid(read_labelmap(case.parts["labelmap"], self.recipe.axcodes), image)
         return LabelledVolume(image, ((labelmap, self._values()),))
 
     def _values(self) -> dict[int, str]:
@@ -56,8 +58,10 @@ class LabelmapReader(Reader):
 
 
 class MaskVolumesReader(Reader):
-    """A volume with one mask file per label, which the file's name gives: `files: {image: "*/ct.nii.gz", mask:
-    "{folder}/segmentations/*.nii.gz"}`."""
+    """A volume with one mask file per label.
+
+    `files: {image: "*/ct.nii.gz", mask: "{folder}/segmentations/*.nii.gz"}`; the mask's file name is the label.
+    """
 
     layout = "volume_masks"
     needs = ("image", "mask")
@@ -80,8 +84,7 @@ class MaskVolumesReader(Reader):
         image = _volume(case.parts["image"], self.recipe.axcodes)
         labelmaps = []
         for label, file in case.parts["masks"].items():
-            mask = _labelmap(file, self.recipe.axcodes)
-            _require_grid(image, mask)
+            mask = whole_grid(read_labelmap(file, self.recipe.axcodes), image)
             if mask.array.any():
                 labelmaps.append((Volume((mask.array > 0).astype(np.uint8), mask.affine), {1: label}))
         return LabelledVolume(image, tuple(labelmaps))
@@ -99,7 +102,12 @@ def _volume(path: str, axcodes: str | None) -> Volume:
     )
 
 
-def _labelmap(path: str, axcodes: str | None) -> Volume:
+def read_labelmap(path: str, axcodes: str | None = None) -> Volume:
+    """A label map file as whole numbers.
+
+    Raises:
+        `Rejected`: unreadable, or fractions.
+    """
     volume = _volume(path, axcodes)
     if volume.array.dtype.kind in "bui" and volume.slope == 1 and volume.intercept == 0:
         return volume
@@ -112,12 +120,20 @@ def _labelmap(path: str, axcodes: str | None) -> Volume:
     return Volume(whole.astype(np.int16), volume.affine)
 
 
-def _require_grid(image: Volume, labelmap: Volume) -> None:
-    if image.array.shape != labelmap.array.shape:
-        raise Rejected("size_mismatch", f"volume {image.array.shape}, label map {labelmap.array.shape}")
+def whole_grid(labelmap: Volume, image: Volume) -> Volume:
+    """A label map that must cover the image's whole grid, on that.
+
+    Raises:
+        `Rejected`: `size_mismatch`, `affine_mismatch`.
+    """
+    ours, theirs = to_lps(image).array.shape, to_lps(labelmap).array.shape
+    if ours != theirs:
+        raise Rejected("size_mismatch", f"volume {ours}, label map {theirs}")
     # Tools that write label maps round the affine; a tenth of a voxel is not another place.
-    if not same_grid(image, labelmap, tolerance_mm=0.1 * float(image.spacing.min())):
+    placed = on_grid(labelmap, image)
+    if placed is None:
         raise Rejected("affine_mismatch")
+    return placed
 
 
 def affine_of(axcodes: str, spacing: np.ndarray) -> np.ndarray:
@@ -136,4 +152,4 @@ def affine_of(axcodes: str, spacing: np.ndarray) -> np.ndarray:
     return affine
 
 
-__all__ = ["LabelmapReader", "MaskVolumesReader", "affine_of"]
+__all__ = ["LabelmapReader", "MaskVolumesReader", "affine_of", "read_labelmap", "whole_grid"]

@@ -22,6 +22,7 @@ from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 
 from dataset_scripts.build import build, main
+from dataset_scripts.readers import READERS
 from dataset_scripts.recipe import Recipe, load_recipes
 from modeling_medglip.taxonomy import load_taxonomy
 
@@ -270,9 +271,8 @@ class TestCommand:
     def test_layouts(self, capsys: pytest.CaptureFixture[str]) -> None:
         assert main(["--layouts"]) == 0
         lines = capsys.readouterr().out.splitlines()
-        assert [line.partition(":")[0] for line in lines] == [
-            "coco", "csv_boxes", "volume_labelmap", "manifest", "mask_folder", "volume_masks", "voc", "yolo",
-        ]  # fmt: skip
+        assert [line.partition(":")[0] for line in lines] == list(READERS)
+        assert all(len(line.partition(": ")[2]) > 20 for line in lines)
 
 
 def test_square_pixels(raw: Path, recipes: list[Recipe], tmp_path: Path) -> None:

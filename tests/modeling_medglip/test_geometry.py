@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from modeling_medglip.geometry import PLANES, PicturePlane, Volume, closest_axes, cut, picture_count, same_grid, to_lps
+from modeling_medglip.geometry import PLANES, PicturePlane, Volume, closest_axes, cut, on_grid, picture_count, to_lps
 
 
 ORDERS = [(order, signs) for order in permutations(range(3)) for signs in product((1, -1), repeat=3)]
@@ -126,14 +126,39 @@ def test_pictures_know_their_spacing() -> None:
     assert place.corners((0, 0, 1, 1)).tolist() == [[-1, -1.5, 0], [1, -1.5, 0], [1, 1.5, 0], [-1, 1.5, 0]]
 
 
-def test_same_grid() -> None:
+@pytest.mark.parametrize(("order", "signs"), ORDERS[::5])
+def test_a_label_map_in_another_order_of_axes_is_put_on_the_grid(
+    order: tuple[int, ...], signs: tuple[int, ...]
+) -> None:
+    volume = body()
+    found = on_grid(stored(volume, order, signs), volume)
+    assert found is not None and np.array_equal(found.array, volume.array) and np.allclose(found.affine, volume.affine)
+
+
+def test_a_label_map_of_some_slices_is_put_on_the_grid() -> None:
+    volume = body()
+    affine = volume.affine.copy()
+    affine[:3, 3] += affine[:3, 2] * 7
+    part = Volume(volume.array[:, :, 7:], affine)
+    found = on_grid(part, volume)
+    assert found is not None and np.array_equal(found.array, volume.array)
+    beyond = on_grid(volume, part)
+    assert beyond is not None and np.array_equal(beyond.array, part.array)
+
+
+def test_a_label_map_in_other_places_is_none() -> None:
     volume = body()
     moved = volume.affine.copy()
-    moved[0, 3] += 0.04
-    assert same_grid(volume, Volume(volume.array, moved))
-    moved[0, 3] += 0.04
-    assert not same_grid(volume, Volume(volume.array, moved))
-    assert not same_grid(volume, Volume(volume.array[1:], volume.affine))
+    moved[0, 3] += 0.07 * 0.8
+    assert on_grid(Volume(volume.array, moved), volume) is not None
+    moved[0, 3] += 0.07 * 0.8
+    assert on_grid(Volume(volume.array, moved), volume) is None
+    wider = volume.affine.copy()
+    wider[:3, 0] *= 1.05
+    assert on_grid(Volume(volume.array, wider), volume) is None
+    far = volume.affine.copy()
+    far[:3, 3] += far[:3, 2] * 100
+    assert on_grid(Volume(volume.array, far), volume) is None
 
 
 @pytest.mark.parametrize(

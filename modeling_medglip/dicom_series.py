@@ -1,0 +1,301 @@
+# Copyright 2026 The MedGLIP authors. Licensed under the Apache License, Version 2.0.
+"""Reading a DICOM series as one volume, through pydicom; multi-frame files through highdicom.
+
+Of the headers nothing but geometry, modality and the rescaling of values is kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .configuration_medglip import resolve_modality
+from .errors import one_line
+from .geometry import Volume
+from .reading_dicom import DERIVED_CODES
+from .volumes import MAX_BYTES, VolumeError
+
+
+TAGS = [
+    "SOPClassUID", "SeriesInstanceUID", "Modality", "Rows", "Columns", "NumberOfFrames", "ImageOrientationPatient",
+    "ImagePositionPatient", "PixelSpacing", "SliceThickness", "RescaleSlope", "RescaleIntercept", "SamplesPerPixel",
+]  # fmt: skip
+# Slices whose distances differ by more than this share of the usual one leave a gap, or are none of one stack.
+GAP = 0.1
+SAME_PLACE_MM = 0.01
+TILT_DEGREES = 0.5
+
+
+@dataclass(frozen=True)
+class Series:
+    """A series as a volume.
+
+    Attributes:
+        volume: see [`Volume`]; the third axis runs from slice to slice.
+        modality: one of `MODALITIES`, or `None`.
+        notes: (rule, value) of what was mended or should be known: `"duplicate_slices"`, `"gantry_tilt"`.
+    """
+
+    volume: Volume
+    modality: str | None
+    notes: tuple[tuple[str, str], ...] = ()
+
+
+def read_series(paths: Sequence[str | Path]) -> Series:
+    """Read the slices of one series, in any order, or one multi-frame file.
+
+    A tilted gantry is no matter: the affine keeps the shear.
+
+    Raises:
+        `VolumeError`: rule `"mixed_series"` for slices of several series or orientations, `"missing_slices"` for
+            uneven distances, `"duplicate_slices"` for different slices in one place, `"no_geometry"`, `"unreadable"`,
+            `"too_large"`, `"colour_volume"`.
+    """
+    try:
+        import pydicom
+    except ModuleNotFoundError:
+        raise VolumeError('reading DICOM needs pydicom: pip install "med-glip[clinical]"', "unreadable") from None
+
+    files = [Path(path) for path in paths]
+    headers = [(file, _header(file, pydicom)) for file in files]
+    images = [(file, header) for file, header in headers if header is not None]
+    if not images:
+        raise VolumeError("no DICOM image among the files", "unreadable")
+    if len({str(header.get("SeriesInstanceUID")) for _, header in images}) > 1:
+        raise VolumeError("slices of several series", "mixed_series")
+    if int(images[0][1].get("NumberOfFrames") or 1) > 1:
+        return _multi_frame(images)
+    return _stack(images, pydicom)
+
+
+def _header(file: Path, pydicom: Any) -> Any:
+    """The geometry of a file, `None` if it is no image; whatever is wrong with it is unreadable."""
+    try:
+        header = pydicom.dcmread(file, force=True, stop_before_pixels=True, specific_tags=TAGS)
+        if "Rows" not in header or str(header.get("Modality") or "").upper() in DERIVED_CODES:
+            return None
+        if int(header.get("SamplesPerPixel") or 1) != 1:
+            raise VolumeError(f"{one_line(file.name, 60)}: is in colour", "colour_volume")
+        return header
+    except VolumeError:
+        raise
+    except Exception as error:  # damaged files make pydicom raise nearly anything
+        raise VolumeError(f"{one_line(file.name, 60)}: is damaged ({type(error).__name__})", "unreadable") from None
+
+
+def _stack(images: list[tuple[Path, Any]], pydicom: Any) -> Series:
+    try:
+        orientations = np.array([header.ImageOrientationPatient for _, header in images], dtype=np.float64)
+        positions = np.array([header.ImagePositionPatient for _, header in images], dtype=np.float64)
+        spacings = np.array([header.PixelSpacing for _, header in images], dtype=np.float64)
+    except (AttributeError, TypeError, ValueError):
+        raise VolumeError("slices without orientation, position or spacing", "no_geometry") from None
+    shapes = {(int(header.Rows), int(header.Columns)) for _, header in images}
+    alike = np.abs(orientations - orientations[0]).max() < 1e-3 and np.abs(spacings - spacings[0]).max() < 1e-3
+    if len(shapes) > 1 or not alike:
+        raise VolumeError("slices of several sizes or orientations", "mixed_series")
+    if not np.isfinite([*orientations.ravel(), *positions.ravel(), *spacings.ravel()]).all() or spacings.min() <= 0:
+        raise VolumeError("orientation, position or spacing are not finite", "no_geometry")
+    normal = np.cross(orientations[0, :3], orientations[0, 3:])
+    along = positions @ normal
+    order = np.argsort(along, kind="stable")
+    order, notes = _without_copies(order, along, images, pydicom)
+    step, tilt = _step(positions[order], along[order], normal, images[order[0]][1])
+    affine = np.eye(4)
+    affine[:3, 0] = orientations[0, :3] * spacings[0, 1]
+    affine[:3, 1] = orientations[0, 3:] * spacings[0, 0]
+    affine[:3, 2], affine[:3, 3] = step, positions[order[0]]
+    chosen = [images[index] for index in order]
+    array, slope, intercept = _pixels(chosen, shapes.pop(), pydicom)
+    try:
+        volume = Volume(array, affine, slope, intercept)
+    except ValueError as error:
+        raise VolumeError(str(error), "no_geometry") from None
+    return Series(volume, _modality(chosen[0][1]), (*notes, *tilt))
+
+
+def _without_copies(
+    order: NDArray[np.int64], along: NDArray[np.float64], images: list[tuple[Path, Any]], pydicom: Any
+) -> tuple[NDArray[np.int64], tuple[tuple[str, str], ...]]:
+    """The order without slices that are there twice."""
+    kept: list[int] = []
+    copies = 0
+    for index in order.tolist():
+        if kept and along[index] - along[kept[-1]] < SAME_PLACE_MM:
+            first, second = (_array(images[place][0], pydicom) for place in (kept[-1], index))
+            if first.shape != second.shape or not np.array_equal(first, second):
+                raise VolumeError("different slices in one place: several phases or echoes", "duplicate_slices")
+            copies += 1
+        else:
+            kept.append(index)
+    return np.array(kept), ((("duplicate_slices", f"{copies} copies left out"),) if copies else ())
+
+
+def _step(
+    positions: NDArray[np.float64], along: NDArray[np.float64], normal: NDArray[np.float64], header: Any
+) -> tuple[NDArray[np.float64], tuple[tuple[str, str], ...]]:
+    """mm from slice to slice, and a note if that is not along the slices' normal."""
+    if len(positions) == 1:
+        return normal * float(header.get("SliceThickness") or 1.0), ()
+    distances = np.diff(along)
+    usual = float(np.median(distances))
+    if np.abs(distances - usual).max() > GAP * usual:
+        raise VolumeError(
+            f"distances of slices from {distances.min():.2f} to {distances.max():.2f} mm", "missing_slices"
+        )
+    step = (positions[-1] - positions[0]) / (len(positions) - 1)
+    angle = float(np.degrees(np.arccos(np.clip(step @ normal / np.linalg.norm(step), -1, 1))))
+    return step, ((("gantry_tilt", f"{angle:.1f} degrees"),) if angle > TILT_DEGREES else ())
+
+
+def _pixels(images: list[tuple[Path, Any]], shape: tuple[int, int], pydicom: Any) -> tuple[NDArray, float, float]:
+    """(columns, rows, slices) as stored, with slope and intercept; as float32 values where these differ."""
+    if shape[0] * shape[1] * len(images) * 4 > MAX_BYTES:
+        raise VolumeError(f"{len(images)} slices of {shape[1]}x{shape[0]}: more than {MAX_BYTES} bytes", "too_large")
+    lines = [(float(h.get("RescaleSlope", 1) or 1), float(h.get("RescaleIntercept", 0) or 0)) for _, h in images]
+    first = _array(images[0][0], pydicom)
+    same = len(set(lines)) == 1
+    stack = np.empty((len(images), *shape), dtype=first.dtype if same else np.float32)
+    for number, (file, _) in enumerate(images):
+        pixels = first if number == 0 else _array(file, pydicom)
+        if pixels.shape != shape:
+            raise VolumeError(f"{one_line(file.name, 60)}: pixels of another size than stated", "unreadable")
+        if same and not np.can_cast(pixels.dtype, stack.dtype):
+            raise VolumeError("slices of several kinds of numbers", "mixed_series")
+        slope, intercept = lines[number]
+        stack[number] = pixels if same else pixels.astype(np.float32) * slope + intercept
+    slope, intercept = lines[0] if same else (1.0, 0.0)
+    return stack.transpose(2, 1, 0), slope, intercept
+
+
+def _array(file: Path, pydicom: Any) -> NDArray:
+    try:
+        return pydicom.dcmread(file, force=True).pixel_array
+    except Exception as error:  # decoders raise nearly anything
+        reason = f"{one_line(file.name, 60)}: its pixels cannot be decoded ({type(error).__name__})"
+        raise VolumeError(reason, "unreadable") from None
+
+
+def _multi_frame(images: list[tuple[Path, Any]]) -> Series:
+    if len(images) > 1:
+        raise VolumeError("several multi-frame files", "mixed_series")
+    try:
+        import highdicom
+    except ModuleNotFoundError:
+        raise VolumeError('multi-frame DICOM needs highdicom: pip install "med-glip[data]"', "unreadable") from None
+    try:
+        found = highdicom.imread(str(images[0][0])).get_volume()
+        return Series(_from_highdicom(found), _modality(images[0][1]))
+    except VolumeError:
+        raise
+    except Exception as error:  # frames that are no stack, among much else
+        raise VolumeError(f"its frames are no volume ({type(error).__name__})", "no_geometry") from None
+
+
+def _from_highdicom(found: Any) -> Volume:
+    """highdicom orders (slice, row, column); ours run (column, row, slice)."""
+    affine = np.asarray(found.affine, dtype=np.float64)[:, [2, 1, 0, 3]]
+    return Volume(np.asarray(found.array).transpose(2, 1, 0), affine)
+
+
+def _modality(header: Any) -> str | None:
+    try:
+        return resolve_modality(str(header.get("Modality") or ""))
+    except ValueError:
+        return None
+
+
+# Label maps ----------------------------------------------------------------------------------------------------------
+
+
+def read_segmentation(path: str | Path) -> list[tuple[Volume, str]]:
+    """The segments of a DICOM SEG file, through highdicom: (mask of 0 and 1, the segment's label).
+
+    Raises:
+        `VolumeError`: no segmentation, or one that is no volume.
+    """
+    try:
+        import highdicom
+    except ModuleNotFoundError:
+        raise VolumeError('DICOM SEG needs highdicom: pip install "med-glip[data]"', "unreadable") from None
+    try:
+        segmentation = highdicom.seg.segread(str(path))
+        found = []
+        for number in segmentation.segment_numbers:
+            mask = segmentation.get_volume(segment_numbers=[number], rescale_fractional=True)
+            volume = _from_highdicom(type(mask)(mask.array[..., 0], mask.affine, mask.coordinate_system))
+            label = str(segmentation.get_segment_description(number).segment_label)
+            found.append((Volume((volume.array > 0.5).astype(np.uint8), volume.affine), label))
+        return found
+    except VolumeError:
+        raise
+    except Exception as error:  # damaged files make both libraries raise nearly anything
+        raise VolumeError(f"is no DICOM segmentation of a volume ({type(error).__name__})", "unreadable") from None
+
+
+def read_structures(path: str | Path, image: Volume) -> list[tuple[Volume, str]]:
+    """The regions of an RTSTRUCT file on an image's grid: (mask of 0 and 1, the region's name).
+
+    A voxel belongs to a region if its centre lies inside an odd number of the region's closed planar contours in that
+    slice (PS3.3 C.8.8.6.3: contours within contours are holes).
+
+    Raises:
+        `VolumeError`: no structure set; `"affine_mismatch"` for contours that do not lie in the image's slices.
+    """
+    import pydicom
+
+    try:
+        dataset = pydicom.dcmread(path, force=True)
+        names = {int(item.ROINumber): str(item.ROIName) for item in dataset.StructureSetROISequence}
+        regions = [
+            (names.get(int(item.ReferencedROINumber), ""), list(item.get("ContourSequence") or ()))
+            for item in dataset.ROIContourSequence
+        ]
+        contours = [
+            (name, [np.array(c.ContourData, dtype=np.float64).reshape(-1, 3) for c in items if _is_closed(c)])
+            for name, items in regions
+        ]
+    except Exception as error:  # damaged files make pydicom raise nearly anything
+        raise VolumeError(f"is no structure set ({type(error).__name__})", "unreadable") from None
+    return [(_filled(planar, image), name) for name, planar in contours if planar]
+
+
+def _is_closed(contour: Any) -> bool:
+    return str(contour.get("ContourGeometricType", "")).upper() in ("CLOSED_PLANAR", "CLOSEDPLANAR_XOR")
+
+
+def _filled(contours: list[NDArray[np.float64]], image: Volume) -> Volume:
+    inverse = np.linalg.inv(image.affine)
+    mask: NDArray[np.uint8] = np.zeros(image.array.shape, np.uint8)
+    for points in contours:
+        if len(points) < 3 or not np.isfinite(points).all():
+            continue
+        index = points @ inverse[:3, :3].T + inverse[:3, 3]
+        slice_ = int(np.rint(index[:, 2].mean()))
+        if np.abs(index[:, 2] - slice_).max() > 0.5:
+            raise VolumeError("contours that do not lie in the image's slices", "affine_mismatch")
+        if 0 <= slice_ < mask.shape[2]:
+            mask[:, :, slice_] ^= fill_polygon(index[:, :2], (mask.shape[0], mask.shape[1]))
+    return Volume(mask, image.affine)
+
+
+def fill_polygon(points: NDArray[np.float64], shape: tuple[int, int]) -> NDArray[np.uint8]:
+    """The whole-numbered places (i, j) of an array that lie inside a closed polygon (n, 2), by the even-odd rule."""
+    inside = np.zeros(shape, np.uint8)
+    i, j = points[:, 0], points[:, 1]
+    next_i, next_j = np.roll(i, -1), np.roll(j, -1)
+    for column in range(max(0, int(np.ceil(j.min()))), min(shape[1] - 1, int(np.floor(j.max()))) + 1):
+        crossing = (j <= column) != (next_j <= column)
+        share = (column - j[crossing]) / (next_j[crossing] - j[crossing])
+        edges = np.sort(i[crossing] + share * (next_i[crossing] - i[crossing]))
+        for start, end in zip(edges[0::2], edges[1::2], strict=True):
+            inside[max(0, int(np.ceil(start))) : max(0, int(np.ceil(end))), column] = 1
+    return inside
+
+
+__all__ = ["Series", "fill_polygon", "read_segmentation", "read_series", "read_structures"]
