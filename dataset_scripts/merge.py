@@ -32,7 +32,7 @@ from .quality import EXPECTED, RULES, counts
 from .recipe import Recipe
 from .records import Rejection
 from .schema import arrow_schema, label_schema
-from .splits import Seen, Splits, make_splits, split_hash
+from .splits import Patient, Seen, Splits, make_splits, split_hash
 from .statistics import Statistics
 
 
@@ -67,6 +67,11 @@ class _Plan:
     dropped: set[tuple[str, str]]
     classes: Classes
     rejections: list[Rejection]
+    pseudonyms: dict[Patient, str]
+
+    def shown(self, patient: Patient) -> str:
+        """A patient as reports name it."""
+        return f"{patient[0]}/{self.pseudonyms[patient]}"
 
 
 def merge(
@@ -137,6 +142,7 @@ def _first_pass(cases: Iterable[tuple[Path, dict[str, Any]]], recipes: Sequence[
     dropped: set[tuple[str, str]] = set()
     open_labels: set[str] = set()
     rejections: list[Rejection] = []
+    pseudonyms: dict[Patient, str] = {}
     for _, content in cases:
         source, case = content["source"], content["case"]
         rejections += [Rejection(**row) for row in content["rejected"]]
@@ -147,10 +153,12 @@ def _first_pass(cases: Iterable[tuple[Path, dict[str, Any]]], recipes: Sequence[
                 rejections.append(Rejection(source, case, _item(image), "exact_duplicate", f"of {first}"))
                 continue
             open_labels.update(a["name"] for a in image["annotations"] if a["label_id"] is None)
-            patient = (families[source], content["patient"])
+            patient = (families[source], content["lot"])
+            pseudonyms[patient] = content["patient"]
             flat = image["place"] is None
             seen.append(Seen(patient, content["split"], image["sha256"], image["perceptual_hash"], flat))
-    return _Plan(make_splits(seen, seed, shared), dropped, make_classes(open_labels), rejections)
+    splits = make_splits(seen, seed, shared)
+    return _Plan(splits, dropped, make_classes(open_labels), rejections, pseudonyms)
 
 
 def _content_hash(image: dict[str, Any]) -> str:
@@ -176,7 +184,7 @@ def _write(
     writers: dict[tuple[str, str], tuple[CocoWriter, ParquetWriter]] = {}
     with ExitStack() as stack:
         for folder, content in cases:
-            patient = (families[content["source"]], content["patient"])
+            patient = (families[content["source"]], content["lot"])
             for image in content["images"]:
                 if (content["case"], image["file"]) in plan.dropped:
                     continue
@@ -300,9 +308,10 @@ def _write_report(out: Path, plan: _Plan, recipes: Sequence[Recipe], summary: Su
         "rules": {rule: {"tier": RULES[rule][0], "meaning": RULES[rule][1]} for rule in summary.rejected},
         "rejected": summary.rejected,
         "patients_that_share_pictures": [
-            {"first": "/".join(first), "second": "/".join(second), "why": why} for first, second, why in splits.joined
+            {"first": plan.shown(first), "second": plan.shown(second), "why": why}
+            for first, second, why in splits.joined
         ],
-        "patients_moved_out_of_their_official_split": ["/".join(patient) for patient in splits.moved],
+        "patients_moved_out_of_their_official_split": [plan.shown(patient) for patient in splits.moved],
         "label_maps_not_confirmed": [recipe.source for recipe in recipes if not recipe.confirmed],
         "images": summary.images,
         "annotations": summary.annotations,

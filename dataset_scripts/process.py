@@ -35,7 +35,7 @@ from .slicing import pictures_of, squared
 CASE_FILE = "case.json"
 PSEUDONYM_BYTES = 6
 # Part of every case's fingerprint: raise it when a case would come out otherwise than before.
-VERSION = 2
+VERSION = 3
 
 
 @dataclass(frozen=True)
@@ -57,6 +57,12 @@ def pseudonym(options: Options, source: str, text: str) -> str:
     """A name for a case or patient that does not tell its own: keyed SHA-256, 12 hexadecimal digits."""
     digest = hmac.new(options.key, f"{source}\0{text}".encode("utf-8", "surrogatepass"), hashlib.sha256)
     return digest.hexdigest()[: 2 * PSEUDONYM_BYTES]
+
+
+def lot(source: str, patient: str) -> str:
+    """What a patient's split is drawn by: the same on every machine, unlike the pseudonym. Never leaves the work
+    folder, since whoever knows a patient's key can compute it."""
+    return hashlib.sha256(f"{source}\0{patient}".encode("utf-8", "surrogatepass")).hexdigest()[:32]
 
 
 def fingerprint(recipe: Recipe, options: Options) -> str:
@@ -134,6 +140,7 @@ def _content(reader: Reader, case: Case, options: Options, folder: Path, name: s
         "case": name,
         "modality": recipe.modality,
         "patient": pseudonym(options, recipe.source, f"patient {case.patient}"),
+        "lot": lot(recipe.source, case.patient),
         "split": case.split,
         "images": images,
         "rejected": [asdict(row) for row in rejected],

@@ -31,7 +31,7 @@ class Seen:
     """What splitting needs to know of one picture.
 
     Attributes:
-        patient: (family, pseudonym). split: the official one or `None`. sha256, perceptual_hash: of its pixels.
+        patient: (family, lot). split: the official one or `None`. sha256, perceptual_hash: of its pixels.
         compare: whether looking alike counts; not for slices of volumes, where different patients often do.
     """
 

@@ -126,12 +126,13 @@ def whole_grid(labelmap: Volume, image: Volume) -> Volume:
     Raises:
         `Rejected`: `size_mismatch`, `affine_mismatch`.
     """
-    ours, theirs = to_lps(image).array.shape, to_lps(labelmap).array.shape
-    if ours != theirs:
-        raise Rejected("size_mismatch", f"volume {ours}, label map {theirs}")
+    ours, theirs = to_lps(image), to_lps(labelmap)
+    if ours.array.shape != theirs.array.shape:
+        raise Rejected("size_mismatch", f"volume {ours.array.shape}, label map {theirs.array.shape}")
     # Tools that write label maps round the affine; a tenth of a voxel is not another place.
     placed = on_grid(labelmap, image)
-    if placed is None:
+    moved = np.linalg.inv(ours.affine) @ theirs.affine[:, 3] - [0, 0, 0, 1]
+    if placed is None or np.abs(moved).max() > 0.1:
         raise Rejected("affine_mismatch")
     return placed
 

@@ -17,6 +17,7 @@ from dataset_scripts.readers.base import read_pixels, stem_of
 from dataset_scripts.readers.volumes import affine_of
 from dataset_scripts.recipe import Recipe
 from dataset_scripts.records import LabelledVolume, Picture, Rejected, inside
+from modeling_medglip.geometry import to_lps
 
 
 def save(path: Path, array: np.ndarray, mode: str | None = None) -> None:
@@ -186,7 +187,7 @@ class TestVolumes:
         found = self.labelmap(tmp_path, labels)
         assert isinstance(found, LabelledVolume) and np.array_equal(found.volume.array, self.ARRAY)
         ((labelmap, names),) = found.labelmaps
-        assert np.array_equal(labelmap.array, labels) and names == {1: "liver"}
+        assert np.array_equal(labelmap.array, to_lps(found.volume).array > 50) and names == {1: "liver"}
 
     def test_whole_numbers_stored_as_floats(self, tmp_path: Path) -> None:
         found = self.labelmap(tmp_path, (self.ARRAY > 50).astype(np.float64))
@@ -248,7 +249,7 @@ def test_patients_and_splits(tmp_path: Path) -> None:
 
 
 def test_wrong_recipes(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="choose one of coco, csv_boxes, manifest"):
+    with pytest.raises(ValueError, match="choose one of coco, csv_boxes, dicom_series"):
         reader(tmp_path, "nonsense", {})
     with pytest.raises(ValueError, match="there is no folder 'gone'"):
         reader(tmp_path, "manifest", {"manifest": "a"}, root="gone")
