@@ -186,8 +186,8 @@ class TestPrivacy:
             {name: len(coco.imgs) for name, coco in coco_files(out).items()} for out in (built, tmp_path / "set")
         ]
         assert counts[0] == counts[1], "the splits do not hang on the key"
-        hashes = [(out / "README.md").read_text(encoding="utf-8").partition("Patients of each split")[2].splitlines()[0]
-                  for out in (built, tmp_path / "set")]  # fmt: skip
+        cards = [(out / "README.md").read_text(encoding="utf-8") for out in (built, tmp_path / "set")]
+        hashes = [card.partition("Patients of each split")[2].splitlines()[0] for card in cards]
         assert hashes[0] == hashes[1]
 
     def test_the_work_folder_lies_outside(self, raw: Path, recipes: list[Recipe], tmp_path: Path) -> None:

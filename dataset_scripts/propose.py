@@ -1,0 +1,189 @@
+# Copyright 2026 The MedGLIP authors. Licensed under the Apache License, Version 2.0.
+"""Suggest a label map for a new source; a person reads it, mends it and writes `confirmed: true`.
+
+    python -m dataset_scripts.propose --modality ct --names names.txt --out labels.yaml
+    python -m dataset_scripts.propose --modality ct --names "Leber, spleen_L, GTVp"
+
+A name that the taxonomy knows in some spelling is mapped. For the others the nearest labels are listed, by spelling
+and by the language encoder of the embedded checkpoint, and the line is left as `open`: nothing is guessed in silence.
+"""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import functools
+import re
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from modeling_medglip.configuration_medglip import resolve_modality
+from modeling_medglip.phrases import normalize_phrase
+from modeling_medglip.results import write_text
+from modeling_medglip.taxonomy import load_taxonomy
+from modeling_medglip.taxonomy_entries import Label
+
+from .recipe import OPEN
+
+
+SUGGESTIONS = 3
+PARENTHESES = re.compile(r"\(([^)]*)\)")
+# Weight of the spelling beside the meaning, where there is a language encoder.
+SPELLING = 0.5
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """A suggested line of a label map.
+
+    Attributes:
+        name: the source's own. target: a taxonomy id, or `open`.
+        sure: the taxonomy knows the name. nearest: (id, likeness 0 to 1) of other labels, best first.
+    """
+
+    name: str
+    target: str
+    sure: bool
+    nearest: tuple[tuple[str, float], ...] = ()
+
+
+def propose(names: Sequence[str], modality: str, with_language: bool = True) -> list[Proposal]:
+    """A proposal for every name, in the order given.
+
+    Args:
+        names: a source's own labels. modality: narrows what ambiguous names mean.
+        with_language: compare meanings too, with the embedded checkpoint's language encoder.
+    """
+    name = resolve_modality(modality)
+    return [_propose(text, name, with_language) for text in dict.fromkeys(names)]
+
+
+def _propose(name: str, modality: str, with_language: bool) -> Proposal:
+    for reading in readings(name):
+        label = load_taxonomy().resolve(reading, modality)
+        if label is not None:
+            return Proposal(name, label.id, True)
+    scores = _spelling_scores(name)
+    if with_language:
+        scores = SPELLING * scores + (1 - SPELLING) * _meaning_scores(name)
+    # Of a sided pair the wrong side is no suggestion.
+    side = next((word for word in normalize_phrase(name).split() if word in ("left", "right")), None)
+    labels = _labels()
+    order = [i for i in np.argsort(-scores) if side is None or labels[i].laterality in (None, side)][:SUGGESTIONS]
+    return Proposal(name, OPEN, False, tuple((labels[i].id, round(float(scores[i]), 2)) for i in order))
+
+
+def readings(name: str) -> list[str]:
+    """The spellings that a source's name may be read in: as it is, without what is in parentheses, and that alone."""
+    words = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name.replace("_", " "))
+    inner = PARENTHESES.findall(words)
+    found = [name, words, PARENTHESES.sub(" ", words), *inner]
+    return list(dict.fromkeys(text.strip() for text in found if text.strip()))
+
+
+@functools.cache
+def _labels() -> tuple[Label, ...]:
+    taxonomy = load_taxonomy()
+    return (*taxonomy.labels.values(), *taxonomy.extensions.values())
+
+
+def _spelling_scores(name: str) -> NDArray[np.float64]:
+    """Likeness of a name to the best phrase of every label, as difflib measures it."""
+    wanted = normalize_phrase(name)
+    return np.array(
+        [
+            max(difflib.SequenceMatcher(None, wanted, normalize_phrase(phrase)).ratio() for phrase in label.phrases)
+            for label in _labels()
+        ]
+    )
+
+
+def _meaning_scores(name: str) -> NDArray[np.float64]:
+    """Cosine of a name and every label's name in the language encoder, 0 where negative."""
+    return np.clip(_embed([name.replace("_", " ").lower()])[0] @ _label_embeddings().T, 0, None)
+
+
+@functools.cache
+def _label_embeddings() -> NDArray[np.float64]:
+    return _embed([label.name for label in _labels()])
+
+
+def _embed(phrases: Sequence[str]) -> NDArray[np.float64]:
+    """Mean of the words' features, of length 1: (phrases, width)."""
+    import torch
+
+    model, processor = _language()
+    rows = []
+    for phrase in phrases:
+        batch = processor(text=[[phrase]] if phrase.strip() else "unknown")
+        with torch.inference_mode():
+            hidden = model.get_text_features(batch["input_ids"], batch["attention_mask"]).hidden[0]
+        mean = hidden[batch["label_tokens"][0, 0]].mean(0).double().numpy()
+        rows.append(mean / np.linalg.norm(mean))
+    return np.stack(rows)
+
+
+@functools.cache
+def _language() -> tuple[Any, Any]:
+    from modeling_medglip import MedGlipModel, MedGlipProcessor, default_checkpoint
+
+    folder = default_checkpoint()
+    return MedGlipModel.from_pretrained(folder, modalities=["ct"]).eval(), MedGlipProcessor.from_pretrained(folder)
+
+
+def as_yaml(proposals: Sequence[Proposal]) -> str:
+    """The `labels:` part of a recipe, unconfirmed; suggestions stand as comments."""
+    lines = [
+        "# Read every line, put the right id (or open, or exclude), then set confirmed to true.",
+        "confirmed: false",
+        "labels:",
+    ]
+    for entry in proposals:
+        nearest = ", ".join(f"{label} {score}" for label, score in entry.nearest)
+        comment = "" if entry.sure else f"  # not known; nearest: {nearest}"
+        lines.append(f"  {_quoted(entry.name)}: {entry.target}{comment}")
+    return "\n".join(lines) + "\n"
+
+
+def _quoted(text: str) -> str:
+    """A YAML string that stays one, whatever is in it."""
+    import json
+
+    return json.dumps(text, ensure_ascii=False)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Command line."""
+    parser = argparse.ArgumentParser(prog="python -m dataset_scripts.propose", description="Suggest a label map.")
+    parser.add_argument("--names", required=True, help="a text file with a name per line, or names with commas")
+    parser.add_argument("--modality", required=True)
+    parser.add_argument("--out", type=Path, help="file to write (default: print)")
+    parser.add_argument("--no-language", action="store_true", help="compare spellings only")
+    options = parser.parse_args(argv)
+    path = Path(options.names)
+    try:
+        text = path.read_text(encoding="utf-8") if path.is_file() else options.names.replace(",", "\n")
+        names = [line.strip() for line in text.splitlines() if line.strip()]
+        if not names:
+            raise ValueError("no names")
+        proposals = propose(names, options.modality, not options.no_language)
+    except (OSError, ValueError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    if options.out is None:
+        print(as_yaml(proposals), end="")
+    else:
+        write_text(options.out, as_yaml(proposals))
+    known = sum(entry.sure for entry in proposals)
+    print(f"{known} of {len(proposals)} names are known to the taxonomy", file=sys.stderr)
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
