@@ -34,11 +34,12 @@ def test_unknown_names_stay_open_with_suggestions() -> None:
 
 
 def test_meanings_count_too() -> None:
-    """By its letters "wm lesion" is far from what it means."""
-    (spelling,) = propose(["cardiac organ"], "ct", with_language=False)
-    (meaning,) = propose(["cardiac organ"], "ct")
-    assert "heart" not in [label for label, _ in spelling.nearest]
-    assert "heart" in [label for label, _ in meaning.nearest]
+    """By its letters a pulmonary vessel is nearer to a mass (which is called pulmonary mass too) than to an artery."""
+    (spelling,) = propose(["pulmonary vessel"], "ct", with_language=False)
+    (meaning,) = propose(["pulmonary vessel"], "ct")
+    by_letters, by_meaning = ([label for label, _ in found.nearest] for found in (spelling, meaning))
+    assert by_letters.index("lung_mass") < by_letters.index("pulmonary_artery")
+    assert by_meaning.index("pulmonary_artery") < by_meaning.index("lung_mass")
 
 
 def test_readings() -> None:
