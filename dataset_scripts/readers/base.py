@@ -97,10 +97,12 @@ class Reader(ABC):
 
 
 def stem_of(path: Path, pattern: str) -> str:
-    """What the stars of a pattern's last part stand for in a file's name, joined: `a_image.nii.gz` with
+    """What the wild cards of a pattern's last part stand for in a file's name, joined: `a_image.nii.gz` with
     `*_image.nii.gz` is `a`."""
     last = pattern.rpartition("/")[2]
-    expression = "".join("(.*)" if part == "*" else re.escape(part) for part in re.split(r"(\*)", last))
+    wild = {"*": "(.*)", "?": "(.)"}
+    parts = [part for part in re.split(r"(\*|\?|\[[^]]+\])", last) if part]
+    expression = "".join(wild.get(part) or (f"({part})" if part[0] == "[" else re.escape(part)) for part in parts)
     match = re.fullmatch(expression, path.name)
     return "".join(match.groups()) if match else path.stem
 

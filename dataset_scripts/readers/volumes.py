@@ -22,7 +22,8 @@ class LabelmapReader(Reader):
     """A volume and a label map on its grid.
 
     `files: {image: "*_image.nii.gz", labelmap: "{stem}_label.nii.gz"}` with the recipe's `values`, and before them
-    those of a JSON file `{"1": "liver"}` that `values` in `files` names.
+    those of a JSON file `{"1": "liver"}` that `values` in `files` names. With `orphans: ignore` label maps without a
+    volume are no problem.
     """
 
     layout = "volume_labelmap"
@@ -39,6 +40,8 @@ class LabelmapReader(Reader):
                 continue
             used.update(labelmaps)
             found.append(self.case(path, image=path.as_posix(), labelmap=labelmaps[0].as_posix()))
+        if self.recipe.files.get("orphans") == "ignore":
+            return found
         for path in self.find(str(self.recipe.files["labelmap"]).format(stem="*", name="*", folder="**")):
             if path not in used and not any(path.as_posix() == case.parts["image"] for case in found):
                 self.reject("no_image", "", path)

@@ -215,6 +215,7 @@ class TestVolumes:
         save_volume(tmp_path / "p1_ct.nii.gz", self.ARRAY)
         save_volume(tmp_path / "p2_seg.nii.gz", self.ARRAY)
         assert read_all(tmp_path, "volume_labelmap", self.FILES) == ([], ["no_mask", "no_image"])
+        assert read_all(tmp_path, "volume_labelmap", {**self.FILES, "orphans": "ignore"})[1] == ["no_mask"]
 
     def test_a_mask_file_for_each_label(self, tmp_path: Path) -> None:
         for name, low in (("liver", 0), ("spleen", 50), ("colon", 500)):
@@ -286,6 +287,8 @@ def test_stems() -> None:
     assert stem_of(Path("x/a_image.nii.gz"), "*/*_image.nii.gz") == "a"
     assert stem_of(Path("x/ct.nii.gz"), "*/ct.nii.gz") == ""
     assert stem_of(Path("x/other.png"), "*.jpg") == "other"
+    assert stem_of(Path("x/amos_0507.nii.gz"), "images*/amos_0[5-6]*.nii.gz") == "507"
+    assert stem_of(Path("a[1].png"), "a[[]?].png") == "[1"
 
 
 @pytest.mark.parametrize("name", ["..", "a/../../b", "/etc/passwd", "a\\b", "a\0b"])
