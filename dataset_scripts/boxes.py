@@ -46,10 +46,11 @@ def annotate(picture: Picture, recipe: Recipe, profile: str, report: Report) -> 
     height, width = picture.pixels.shape[:2]
     found: list[dict[str, Any]] = []
     left_open: set[str] = set()
+    runs = RunLengths(height, width)
     for label, mark in _mapped_marks(picture, recipe, report):
         try:
             boxed = mark.mask is None
-            entries = _from_box(mark, width, height) if boxed else _from_mask(mark.mask, recipe, label, report)
+            entries = _from_box(mark, width, height) if boxed else _from_mask(mark, recipe, label, report, runs)
         except Rejected as error:
             report(error.rule, f"{mark.label[:60]}: {error.value}" if error.rule == "bad_box" else error.value)
             continue
@@ -83,8 +84,8 @@ def _mapped_marks(picture: Picture, recipe: Recipe, report: Report) -> list[tupl
             found.append((label, mark))
         elif label.name in merged:
             first, other = found[merged[label.name]]
-            both = mark.mask if other.mask is None else mark.mask | other.mask
-            found[merged[label.name]] = first, Mark(other.label, both)
+            shape = (picture.pixels.shape[0], picture.pixels.shape[1])
+            found[merged[label.name]] = first, Mark(other.label, other.whole(shape) | mark.whole(shape))
         else:
             merged[label.name] = len(found)
             found.append((label, mark))
@@ -115,27 +116,51 @@ def _from_box(mark: Mark, width: int, height: int) -> list[dict[str, Any]]:
     return [{"bbox": box, "area": box[2] * box[3], "segmentation": None, "components": [box]}]
 
 
+class RunLengths:
+    """Encodes masks of one picture as COCO run lengths, which go down the columns: one buffer in that order is filled
+    with the part of the picture that a mask covers, encoded, and cleared again."""
+
+    def __init__(self, height: int, width: int) -> None:
+        self.buffer = np.zeros((height, width), np.uint8, order="F")
+
+    def encode(self, mask: NDArray[np.bool_], left: int, top: int) -> dict[str, Any]:
+        """The run lengths of a mask whose corner lies at (left, top)."""
+        region = (slice(top, top + mask.shape[0]), slice(left, left + mask.shape[1]))
+        self.buffer[region] = mask
+        encoded = coco_mask.encode(self.buffer)
+        self.buffer[region] = 0
+        return {"size": [int(side) for side in encoded["size"]], "counts": encoded["counts"].decode("ascii")}
+
+
 def _from_mask(
-    mask: NDArray[np.bool_] | None, recipe: Recipe, label: MappedLabel, report: Report
+    mark: Mark, recipe: Recipe, label: MappedLabel, report: Report, runs: RunLengths
 ) -> list[dict[str, Any]]:
-    area = ndimage.find_objects(mask.view(np.uint8)) if mask is not None else []
-    if mask is None or not area or area[0] is None:
+    mask, (left, top) = _tight(mark)
+    if mask is None:
         return []
-    rows, columns = area[0]
-    numbers, parts = components(mask[rows, columns], columns.start, rows.start)
+    numbers, parts = components(mask, left, top)
     least = recipe.specks * max(size for _, size in parts)
     kept = [number for number, (_, size) in enumerate(parts, start=1) if size >= least]
     if len(kept) < len(parts):
         report("speck", f"{label.name}: {len(parts) - len(kept)} of {len(parts)} parts")
-    if len(kept) == len(parts) and (len(kept) == 1 or not is_instance_label(recipe, label)):
-        return [_mask_entry(mask, [box for box, _ in parts])]
     groups = [[number] for number in kept] if is_instance_label(recipe, label) else [kept]
     entries = []
     for group in groups:
-        part = np.zeros_like(mask)
-        part[rows, columns] = np.isin(numbers, group)
-        entries.append(_mask_entry(part, [parts[number - 1][0] for number in group]))
+        part = mask if len(group) == len(parts) else np.isin(numbers, group)
+        boxes = [parts[number - 1][0] for number in group]
+        area = float(sum(parts[number - 1][1] for number in group))
+        segmentation = runs.encode(part, left, top)
+        entries.append({"bbox": union(boxes), "area": area, "segmentation": segmentation, "components": boxes})
     return entries
+
+
+def _tight(mark: Mark) -> tuple[NDArray[np.bool_] | None, tuple[int, int]]:
+    """The part of a mask that holds anything, and its corner in the picture; `None` if there is nothing."""
+    found = ndimage.find_objects(mark.mask.view(np.uint8)) if mark.mask is not None else []
+    if mark.mask is None or not found or found[0] is None:
+        return None, mark.corner
+    rows, columns = found[0]
+    return mark.mask[rows, columns], (mark.corner[0] + columns.start, mark.corner[1] + rows.start)
 
 
 def components(mask: NDArray[np.bool_], left: int = 0, top: int = 0) -> tuple[NDArray, list[tuple[list[float], int]]]:
@@ -155,12 +180,6 @@ def union(boxes: list[list[float]]) -> list[float]:
     left, top = min(box[0] for box in boxes), min(box[1] for box in boxes)
     right, bottom = max(box[0] + box[2] for box in boxes), max(box[1] + box[3] for box in boxes)
     return [left, top, right - left, bottom - top]
-
-
-def _mask_entry(mask: NDArray[np.bool_], parts: list[list[float]]) -> dict[str, Any]:
-    encoded = coco_mask.encode(np.asfortranarray(mask.view(np.uint8)))
-    segmentation = {"size": [int(side) for side in encoded["size"]], "counts": encoded["counts"].decode("ascii")}
-    return {"bbox": union(parts), "area": float(mask.sum()), "segmentation": segmentation, "components": parts}
 
 
 def _number_instances(entries: list[dict[str, Any]]) -> None:

@@ -18,12 +18,12 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, cast
 
-import yaml
 from rich.console import Console
 from rich.table import Table
 
 from modeling_medglip.configuration_medglip import MODALITIES, resolve_modality
 from modeling_medglip.taxonomy import load_taxonomy
+from modeling_medglip.yaml_files import load_yaml
 
 
 CATALOG_FILE = Path(__file__).with_name("sources.yaml")
@@ -102,7 +102,7 @@ def load_catalog(path: Path = CATALOG_FILE) -> dict[str, Source]:
     Raises:
         `ValueError`: an unknown or missing key, an id that occurs twice, an unknown label or kind of access.
     """
-    document = yaml.safe_load(path.read_text(encoding="utf-8"))
+    document = load_yaml(path.read_text(encoding="utf-8"))
     known_labels = set(load_taxonomy().labels)
     sources: dict[str, Source] = {}
     for row in document["sources"]:

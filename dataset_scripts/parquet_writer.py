@@ -57,8 +57,9 @@ class ParquetWriter:
             path = self.folder / f".{self.split}-{len(self._shards):05d}.part"
             self._shards.append(path)
             self._shard_bytes = 0
-            # PNG does not get smaller, and a page index lets readers fetch single rows.
-            self._file = pq.ParquetWriter(path, self.schema, compression="zstd", write_page_index=True)
+            # PNG does not get smaller: only masks are worth packing. A page index lets readers fetch single rows.
+            packed = {"objects.segmentation.list.element": "zstd"}
+            self._file = pq.ParquetWriter(path, self.schema, compression=packed, write_page_index=True)
         return self._file
 
     def _flush(self) -> None:

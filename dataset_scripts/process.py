@@ -14,6 +14,7 @@ import json
 import os
 import secrets
 import shutil
+import zlib
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -34,8 +35,10 @@ from .slicing import pictures_of, squared
 
 CASE_FILE = "case.json"
 PSEUDONYM_BYTES = 6
+# The hash looks at 64 x 64 pixels; twice that is left for it to scale down well.
+HASHED_SIDE = 128
 # Part of every case's fingerprint: raise it when a case would come out otherwise than before.
-VERSION = 3
+VERSION = 5
 
 
 @dataclass(frozen=True)
@@ -202,9 +205,13 @@ def _place(picture: Picture) -> dict[str, list[float]]:
 
 
 def png(pixels: np.ndarray) -> tuple[bytes, bytes]:
-    """A picture as PNG without any metadata, and the bytes of its pixels with their shape, for comparing pictures."""
+    """A picture as PNG without any metadata, and the bytes of its pixels with their shape, for comparing pictures.
+
+    Run lengths alone (`Z_RLE`) suit the noise of medical pictures: as small as the usual search, in a quarter of its
+    time.
+    """
     buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, format="PNG", compress_level=3)
+    Image.fromarray(pixels).save(buffer, format="PNG", compress_type=zlib.Z_RLE)
     shape = "x".join(map(str, pixels.shape))
     return buffer.getvalue(), f"{pixels.dtype.str} {shape} ".encode() + np.ascontiguousarray(pixels).tobytes()
 
@@ -213,7 +220,11 @@ def perceptual_hash(pixels: np.ndarray) -> str:
     """256-bit hash of the discrete cosine transform (pHash): pictures that look alike differ in few bits."""
     if pixels.dtype == np.uint16:
         pixels = (pixels >> 8).astype(np.uint8)
-    return str(imagehash.phash(Image.fromarray(pixels), hash_size=16))
+    picture = Image.fromarray(pixels)
+    factor = min(picture.size) // HASHED_SIDE
+    if factor > 1:  # block means first, which are quick
+        picture = picture.reduce(factor)
+    return str(imagehash.phash(picture, hash_size=16))
 
 
 __all__ = ["Options", "case_folder", "fingerprint", "is_done", "png", "process_case", "pseudonym"]

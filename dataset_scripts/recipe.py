@@ -35,6 +35,7 @@ import yaml
 from modeling_medglip.configuration_medglip import resolve_modality
 from modeling_medglip.geometry import PLANES
 from modeling_medglip.taxonomy import load_taxonomy
+from modeling_medglip.yaml_files import load_yaml
 
 from .catalog import load_catalog
 
@@ -96,7 +97,7 @@ def load_recipes(path: str | Path) -> list[Recipe]:
     """
     file = Path(path)
     try:
-        document = yaml.safe_load(file.read_text(encoding="utf-8"))
+        document = load_yaml(file.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         reason = " ".join(str(getattr(error, "strerror", None) or getattr(error, "problem", None) or error).split())
         raise ValueError(f"{file.name}: cannot be read ({reason})") from None

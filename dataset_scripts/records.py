@@ -70,13 +70,26 @@ class Mark:
 
     Attributes:
         label: the source's own name.
-        mask: (h, w) bool, or `None`.
+        mask: (h, w) bool of the whole picture or of a part of it, or `None`.
         box: (x1, y1, x2, y2) in pixels, continuous, where there is no mask.
+        corner: column and row of the mask's first pixel in the picture.
     """
 
     label: str
     mask: NDArray[np.bool_] | None = None
     box: tuple[float, float, float, float] | None = None
+    corner: tuple[int, int] = (0, 0)
+
+    def whole(self, shape: tuple[int, int]) -> NDArray[np.bool_]:
+        """The mask in a picture of `shape` (rows, columns)."""
+        if self.mask is None:
+            return np.zeros(shape, bool)
+        if self.mask.shape == shape:
+            return self.mask
+        left, top = self.corner
+        full = np.zeros(shape, bool)
+        full[top : top + self.mask.shape[0], left : left + self.mask.shape[1]] = self.mask
+        return full
 
 
 @dataclass(frozen=True)

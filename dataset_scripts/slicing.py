@@ -94,7 +94,8 @@ def squared(picture: Picture) -> Picture:
     pixels = np.asarray(Image.fromarray(picture.pixels).resize(size, Image.Resampling.BILINEAR))
     marks = []
     for mark in picture.marks:
-        marks.append(Mark(mark.label, None if mark.mask is None else _resized_mask(mark.mask, size), mark.box))
+        mask = None if mark.mask is None else _resized_mask(mark.whole((height, width)), size)
+        marks.append(Mark(mark.label, mask, mark.box))
     steps = place.right * (width / size[0]), place.down * (height / size[1])
     # The outer edges stay where they are, so the first centre moves by half of the difference of the steps.
     origin = place.origin + (steps[0] - place.right) / 2 + (steps[1] - place.down) / 2

@@ -25,11 +25,10 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-import yaml
-
 from .configuration_medglip import resolve_modality
 from .phrases import normalize_phrase
 from .taxonomy_entries import Category, Code, Entries, Label, Location, Region, read_entries
+from .yaml_files import load_yaml
 
 
 __all__ = ["Category", "Code", "Label", "Location", "Region", "Taxonomy", "load_taxonomy", "normalize_phrase"]
@@ -167,12 +166,7 @@ def _usual(labels: tuple[Label, ...], modality: str | None) -> tuple[Label, ...]
 @functools.cache
 def load_taxonomy() -> Taxonomy:
     """Return the packaged taxonomy, reading it on the first call."""
-    # The C loader is the same safe one, several times faster, where PyYAML was built with it.
-    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)(TAXONOMY_FILE.read_text(encoding="utf-8"))
-    try:
-        return taxonomy_from_document(loader.get_single_data())
-    finally:
-        loader.dispose()
+    return taxonomy_from_document(load_yaml(TAXONOMY_FILE.read_text(encoding="utf-8")))
 
 
 def taxonomy_from_document(document: Mapping[str, Any]) -> Taxonomy:

@@ -7,10 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from scipy import ndimage
 
 from ..records import Case, Mark, Picture, Rejected
 from .base import Reader, read_mask_values, read_pixels, sibling, stem_of
 from .manifest import binary
+
+
+# Up to this value labels are looked for by a table of all values.
+LARGEST_INDEX = 2**16
 
 
 class MaskFolderReader(Reader):
@@ -84,8 +89,16 @@ class MaskFolderReader(Reader):
 def labelmap_marks(values: np.ndarray, names: dict[int, str]) -> list[Mark]:
     """A label map (h, w) -> one mark per value but 0. A value without a name becomes a mark `value N`, which no label
     map has, so that it is reported."""
-    present = [int(value) for value in np.unique(values) if value != 0]
-    return [Mark(names.get(value, f"value {value}"), values == value) for value in present]
+    if values.dtype.kind == "f" or values.size == 0 or values.min() < 0 or values.max() > LARGEST_INDEX:
+        present = [int(value) for value in np.unique(values) if value != 0]
+        return [Mark(names.get(value, f"value {value}"), values == value) for value in present]
+    marks = []
+    for value, region in enumerate(ndimage.find_objects(values), start=1):
+        if region is not None:
+            rows, columns = region
+            mask = values[region] == value
+            marks.append(Mark(names.get(value, f"value {value}"), mask, corner=(columns.start, rows.start)))
+    return marks
 
 
 def _colour_marks(values: np.ndarray, colours: dict[str, Any]) -> list[Mark]:

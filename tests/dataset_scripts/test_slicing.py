@@ -33,7 +33,7 @@ def test_pictures_with_something_in_them_and_the_others_by_name() -> None:
     assert [picture.item for picture in found] == ["axial 1", "axial 2", "coronal 2"]
     assert empty == ["axial"] * 4 + ["coronal"] * 4
     assert found[0].pixels.shape == (10, 8) and found[2].pixels.shape == (6, 8)
-    rows, columns = np.nonzero(found[0].marks[0].mask)
+    rows, columns = np.nonzero(found[0].marks[0].whole((10, 8)))
     assert (columns.min(), columns.max(), rows.min(), rows.max()) == (5, 6, 2, 3)
 
 
@@ -83,7 +83,7 @@ def test_square_pixels_keep_places_in_the_patient() -> None:
     assert picture.place is not None and square.place is not None
     assert square.pixels.shape == (10, 16) and square.place.spacing == pytest.approx((1.0, 1.0))
     assert np.allclose(picture.place.corners((0, 0, 8, 10)), square.place.corners((0, 0, 16, 10)))
-    rows, columns = np.nonzero(square.marks[0].mask)
+    rows, columns = np.nonzero(square.marks[0].whole((10, 16)))
     box = (columns.min(), rows.min(), columns.max() + 1, rows.max() + 1)
     assert np.allclose(square.place.corners(box), picture.place.corners((5, 2, 7, 4)))
     assert squared(square) is square
