@@ -2,6 +2,7 @@
 # make test    the default test suite            make test-slow   the slow and the multi-process tests
 # make lint    ruff and mypy                     make format      ruff, rewriting
 # make bench   time and memory beside two detectors of transformers, time of the embedded checkpoint
+# make bench-data   slices per second of the data set builder beside a plain loop
 # Everything makes or updates .venv first. PYTHON=... chooses another interpreter (3.11 or newer).
 
 SHELL := /bin/bash
@@ -28,7 +29,7 @@ export HF_HUB_DISABLE_TELEMETRY := 1
 export GRADIO_ANALYTICS_ENABLED := False
 export PYTHONUNBUFFERED := 1
 
-.PHONY: demo test test-slow lint format bench results train-env build clean
+.PHONY: demo test test-slow lint format bench bench-data results train-env build clean
 
 demo: $(VENV)/.demo
 	$(BIN)/medglip demo --out out/demo
@@ -51,6 +52,9 @@ format: $(VENV)/.dev
 bench: $(VENV)/.dev
 	$(BIN)/python -m tests.benchmarks.bench_grounding
 	$(BIN)/python -m tests.benchmarks.bench_embedded
+
+bench-data: $(VENV)/.dev
+	$(BIN)/python -m tests.benchmarks.bench_data --out docs/data_benchmark.json
 
 # The training images are not part of this repository: see training/README.md.
 results: $(VENV)/.dev

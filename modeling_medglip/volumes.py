@@ -8,6 +8,7 @@ elsewhere, and whatever a library raises becomes a [`VolumeError`]. Nothing but 
 from __future__ import annotations
 
 import gzip
+import io
 import re
 from pathlib import Path
 from typing import Any, BinaryIO, cast
@@ -19,6 +20,7 @@ from .geometry import Volume
 
 
 MAX_BYTES = 2**32
+PIECE = 2**22
 NIFTI_ENDINGS = (".nii", ".nii.gz")
 ITK_ENDINGS = (".nrrd", ".nhdr", ".mha", ".mhd")
 RAS_TO_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
@@ -133,9 +135,47 @@ def _opened(file: Path) -> BinaryIO:
         return file.open("rb")
     try:
         from isal import igzip
+
+        stream = igzip.open(file, "rb")
     except ModuleNotFoundError:
-        return gzip.open(file, "rb")  # type: ignore[return-value]
-    return igzip.open(file, "rb")
+        stream = gzip.open(file, "rb")
+    return cast(BinaryIO, _InPieces(stream))
+
+
+class _InPieces(io.BufferedIOBase):
+    """Fills a large buffer piece by piece; the streams below would unpack all of it first and then copy it."""
+
+    def __init__(self, stream: Any) -> None:
+        self.stream = stream
+
+    def readinto(self, buffer: Any) -> int:
+        view, done = memoryview(buffer).cast("B"), 0
+        while done < len(view):
+            piece = self.stream.read(min(PIECE, len(view) - done))
+            if not piece:
+                break
+            view[done : done + len(piece)] = piece
+            done += len(piece)
+        return done
+
+    def read(self, size: int | None = -1) -> bytes:
+        return self.stream.read(-1 if size is None else size)
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        return self.stream.seek(offset, whence)
+
+    def tell(self) -> int:
+        return self.stream.tell()
+
+    def seekable(self) -> bool:
+        return True
+
+    def readable(self) -> bool:
+        return True
+
+    def close(self) -> None:
+        self.stream.close()
+        super().close()
 
 
 def _read_itk(file: Path) -> Volume:
