@@ -70,8 +70,8 @@ def annotate(picture: Picture, recipe: Recipe, profile: str, report: Report) -> 
 
 
 def _mapped_marks(picture: Picture, recipe: Recipe, report: Report) -> list[tuple[MappedLabel, Mark]]:
-    """Marks with their labels. Masks that map to one organ (the lobes of a lung, say) become one; a recipe's or a
-    lesion's instances stay apart."""
+    """Marks with their labels. Masks of several own labels that map to one organ (the lobes of a lung, say) become
+    one; several of one own label are instances and stay apart."""
     found: list[tuple[MappedLabel, Mark]] = []
     merged: dict[str, int] = {}
     for mark in picture.marks:
@@ -82,7 +82,7 @@ def _mapped_marks(picture: Picture, recipe: Recipe, report: Report) -> list[tupl
             continue
         if mark.mask is None or is_instance_label(recipe, label):
             found.append((label, mark))
-        elif label.name in merged:
+        elif label.name in merged and found[merged[label.name]][1].label != mark.label:
             first, other = found[merged[label.name]]
             shape = (picture.pixels.shape[0], picture.pixels.shape[1])
             found[merged[label.name]] = first, Mark(other.label, other.whole(shape) | mark.whole(shape))

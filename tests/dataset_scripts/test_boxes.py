@@ -69,6 +69,11 @@ def test_masks_of_one_organ_are_joined() -> None:
     assert entry["bbox"] == [5, 5, 4, 8] and entry["side"] == "left"
 
 
+def test_several_marks_of_one_name_are_instances() -> None:
+    found, _, _ = annotated(Mark("thing", mask((5, 5, 4, 4))), Mark("thing", mask((20, 9, 4, 4))))
+    assert [entry["instance_index"] for entry in found] == [0, 1] and found[0]["instance_count"] == 2
+
+
 def test_open_labels_are_kept() -> None:
     (entry,), _, _ = annotated(Mark("thing", mask((1, 1, 3, 3))))
     assert entry["label_id"] is None and entry["open_vocabulary"] and entry["region"] is None
