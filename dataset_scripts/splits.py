@@ -17,9 +17,9 @@ VALIDATION_SHARE = 0.1
 SUBSET_SHARE = 0.1
 # Most held out first.
 ORDER = ("test", "validation", "train")
-# Pictures whose 256-bit hashes differ in at most so many bits look the same. Measured on 3,700 pictures of 36 sets: copies
-# in other sizes differ in 0 to 12, frames of one lesion in 0 to some 20, fundus photographs of different people in 18 and
-# more. A wider net would tie different people together, pair by pair, into one huge group.
+# Pictures whose 256-bit hashes differ in at most so many bits look the same. Measured on 3,700 pictures of 36 sets:
+# copies in other sizes differ in 0 to 12, frames of one lesion in 0 to some 20, fundus photographs of different people
+# in 18 and more. A wider net would tie different people together, pair by pair, into one huge group.
 NEAR_BITS = 16
 HASH_PARTS = 16
 
