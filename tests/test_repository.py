@@ -146,7 +146,14 @@ class TestPackage:
     def test_wheel_takes_the_package_only(self) -> None:
         assert PROJECT["tool"]["hatch"]["build"]["targets"]["wheel"] == {"packages": ["modeling_medglip"]}
         assert PROJECT["project"]["scripts"] == {"medglip": "modeling_medglip.cli:main"}
-        assert set(PROJECT["project"]["optional-dependencies"]) == {"train", "data", "clinical", "demo", "dev"}
+        assert set(PROJECT["project"]["optional-dependencies"]) == {
+            "train",
+            "data",
+            "clinical",
+            "scale",
+            "demo",
+            "dev",
+        }
 
     @pytest.mark.slow
     def test_built_wheel(self, tmp_path: Path) -> None:
