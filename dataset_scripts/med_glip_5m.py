@@ -23,7 +23,18 @@ VERSION = datasets.Version("1.0.0")
 SPLITS = ("train", "validation", "test")
 ROWS = 100
 
-_TEXT = ("source", "modality", "case", "patient", "plane", "sha256")
+_TEXT = (
+    "source",
+    "modality",
+    "case",
+    "patient",
+    "plane",
+    "age_band",
+    "sex",
+    "diagnosis",
+    "history",
+    "sha256",
+)
 _NUMBERS = ("origin", "right", "down", "window")
 _OBJECT_TEXT = (
     "label_id",

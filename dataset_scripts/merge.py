@@ -23,6 +23,7 @@ import pyarrow.parquet as pq
 from modeling_medglip.results import to_json
 
 from .card import write_card
+from .clinical import FACTS
 from .coco_writer import CocoWriter
 from .hierarchy import Classes, make_classes
 from .parquet_writer import ParquetWriter
@@ -254,6 +255,7 @@ def _row(
         "plane": image["plane"] or "",
         "index": -1 if image["index"] is None else image["index"],
         **place,
+        **{fact: content["clinical"].get(fact, "") for fact in FACTS},
         "window": image["window"] or [],
         "subset_10": subset,
         "objects": objects,
@@ -262,12 +264,13 @@ def _row(
 
 def _coco_image(row: dict[str, Any], image: dict[str, Any], license_: str | None) -> dict[str, Any]:
     kept = ("source", "case", "patient", "plane", "index", "origin", "right", "down", "window", "annotated", "sha256")
+    values = {key: row[key] for key in (*kept, *FACTS)}
     return {
         "id": row["image_id"],
         "file_name": image["file"],
         "width": row["width"],
         "height": row["height"],
-        **{key: row[key] for key in kept if row[key] not in ("", [], -1)},
+        **{key: value for key, value in values.items() if value not in ("", [], -1)},
         "perceptual_hash": image["perceptual_hash"],
         "subset_10": row["subset_10"],
         "license": license_ or "not known",

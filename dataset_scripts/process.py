@@ -25,6 +25,7 @@ import numpy as np
 from PIL import Image
 
 from .boxes import annotate
+from .clinical import clinical_facts
 from .labels import annotated_labels
 from .quality import is_mask_like
 from .readers import Reader
@@ -38,7 +39,7 @@ PSEUDONYM_BYTES = 6
 # The hash looks at 64 x 64 pixels; twice that is left for it to scale down well.
 HASHED_SIDE = 128
 # Part of every case's fingerprint: raise it when a case would come out otherwise than before.
-VERSION = 6
+VERSION = 7
 
 
 @dataclass(frozen=True)
@@ -124,7 +125,9 @@ def _content(reader: Reader, case: Case, options: Options, folder: Path, name: s
     def report(item: str, rule: str, value: str) -> None:
         rejected.append(Rejection(recipe.source, name, item, rule, value))
 
+    clinical: dict[str, str] = {}
     try:
+        clinical = clinical_facts(recipe.clinical, reader.root, case)
         for picture in _pictures(reader.read(case), recipe, options, report):
             if isinstance(picture, str):
                 skipped[picture] = skipped.get(picture, 0) + 1
@@ -145,6 +148,7 @@ def _content(reader: Reader, case: Case, options: Options, folder: Path, name: s
         "patient": pseudonym(options, recipe.source, f"patient {case.patient}"),
         "lot": lot(recipe.source, case.patient),
         "split": case.split,
+        "clinical": clinical,
         "images": images,
         "rejected": [asdict(row) for row in rejected],
     }

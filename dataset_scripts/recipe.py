@@ -18,6 +18,7 @@ A file holds one recipe, or several under `recipes:` with `defaults:` for all of
     instances: [polyp]           # labels with one box per connected component; default: lesions
     min_pixels: 10               # smaller marks are left open
     specks: 0.02                 # parts of a mask under this share of its largest part are taken out
+    clinical: {...}              # age band, sex, diagnosis, history by allow-list; see clinical.py
     confirmed: true              # a person has looked at the label map
 """
 
@@ -67,6 +68,7 @@ class Recipe:
     min_pixels: int = 1
     specks: float = 0.0
     axcodes: str | None = None
+    clinical: dict[str, Any] = field(default_factory=dict)
     card: dict[str, Any] = field(default_factory=dict)
     confirmed: bool = False
 

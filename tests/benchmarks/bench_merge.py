@@ -55,7 +55,7 @@ def write_case(work: Path, number: int, picture: bytes, boxes: list[dict[str, An
         hashes = {"sha256": hashlib.sha256(file.encode()).hexdigest(), "perceptual_hash": "0" * 64}
         images.append({**image, **hashes, "window": [-160, 240], "annotated": ["liver"], "annotations": boxes})
     content = {"source": "bench", "case": name, "modality": "ct", "patient": name, "lot": lot("bench", name)}
-    content |= {"split": None, "images": images, "rejected": [], "fingerprint": ""}
+    content |= {"split": None, "clinical": {}, "images": images, "rejected": [], "fingerprint": ""}
     (folder / "case.json").write_text(json.dumps(content), encoding="utf-8")
     return folder
 

@@ -1,0 +1,98 @@
+# Copyright 2026 The MedGLIP authors. Licensed under the Apache License, Version 2.0.
+"""Clinical facts of a case, by allow-list: nothing but four facts, and of two of them nothing but listed values.
+
+In a recipe:
+
+    clinical:
+      table: HAM10000_metadata.csv     # a table of the source, or `dicom` for age and sex out of the slices' headers
+      id: image_id                     # its column of identifiers
+      matches: '([^/]+)\\.jpg$'         # regular expression on the case's path; group 1 is the identifier
+      age: age                         # column of years; kept as a band of ten years, from 90 on as one
+      sex: sex                         # column; kept as female, male, other
+      diagnosis: {column: dx, values: {mel: melanoma, nv: nevus}}
+      history: {column: smoker, values: {"1": smoker, "0": non-smoker}}
+
+Text that is not among the listed values is left out, so that no note of a doctor reaches the data set.
+"""
+
+from __future__ import annotations
+
+import csv
+import functools
+import math
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from .records import Case, inside
+
+
+FACTS = ("age_band", "sex", "diagnosis", "history")
+SEXES = {"f": "female", "female": "female", "w": "female", "m": "male", "male": "male", "o": "other", "other": "other"}
+OLDEST = 90
+DICOM = "dicom"
+
+
+def clinical_facts(settings: Mapping[str, Any], root: Path, case: Case) -> dict[str, str]:
+    """The facts of a case that the recipe allows; facts that are not known are missing.
+
+    Args:
+        settings: `clinical` of the recipe, may be empty. root: the source's folder.
+
+    Raises:
+        `ValueError`: the table is not there or has not the stated columns.
+    """
+    if not settings:
+        return {}
+    if settings.get("table") == DICOM:
+        return _from_dicom(case)
+    match = re.search(str(settings["matches"]), case.key)
+    row = _table(inside(root, str(settings["table"])), str(settings["id"])).get(match.group(1)) if match else None
+    return {} if row is None else facts_of(settings, row)
+
+
+def facts_of(settings: Mapping[str, Any], row: Mapping[str, str]) -> dict[str, str]:
+    """The allowed facts of one row of a table."""
+    found = {}
+    if "age" in settings:
+        found["age_band"] = age_band(row[settings["age"]])
+    if "sex" in settings:
+        found["sex"] = SEXES.get(row[settings["sex"]].strip().lower(), "")
+    for fact in ("diagnosis", "history"):
+        if fact in settings:
+            value = row[settings[fact]["column"]].strip()
+            found[fact] = str({str(k): v for k, v in settings[fact]["values"].items()}.get(value, ""))
+    return {fact: value for fact, value in found.items() if value}
+
+
+def age_band(text: str) -> str:
+    """Years as a band: `"63"`, `"63.0"` or DICOM's `"063Y"` are `"60-69"`; from 90 on `"90+"`; else empty."""
+    match = re.fullmatch(r"\s*(\d{1,3}(?:\.\d+)?)\s*[Yy]?\s*", text)
+    if match is None:
+        return "0-9" if re.fullmatch(r"\s*\d{1,3}[DdWwMm]\s*", text) else ""
+    low = math.floor(float(match.group(1)) / 10) * 10
+    return f"{OLDEST}+" if low >= OLDEST else f"{low}-{low + 9}"
+
+
+@functools.lru_cache(maxsize=8)
+def _table(path: Path, id_column: str) -> dict[str, dict[str, str]]:
+    with path.open(encoding="utf-8-sig", newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    if rows and id_column not in rows[0]:
+        raise ValueError(f"{path.name}: has no column {id_column!r}")
+    return {row[id_column]: row for row in rows}
+
+
+def _from_dicom(case: Case) -> dict[str, str]:
+    import pydicom
+
+    header = pydicom.dcmread(
+        case.parts["slices"][0], force=True, stop_before_pixels=True, specific_tags=["PatientAge", "PatientSex"]
+    )
+    age = age_band(str(header.get("PatientAge") or ""))
+    sex = SEXES.get(str(header.get("PatientSex") or "").strip().lower(), "")
+    return {fact: value for fact, value in (("age_band", age), ("sex", sex)) if value}
+
+
+__all__ = ["FACTS", "age_band", "clinical_facts", "facts_of"]
