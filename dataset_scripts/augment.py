@@ -1,0 +1,150 @@
+# Copyright 2026 The MedGLIP authors. Licensed under the Apache License, Version 2.0.
+"""Augmentation as a `with_transform` of a built set; boxes and masks follow the picture.
+
+    pictures = load_dataset("built/mine", "ct", split="train").with_transform(Augment())
+
+A picture is never mirrored where a label carries a side: not if one of its objects does, and not if one of the labels
+that are annotated in it does, since a mirrored left kidney is no right one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from pycocotools import mask as coco_mask
+from torchvision import tv_tensors
+from torchvision.transforms import v2
+from torchvision.transforms.v2 import functional as tvf
+
+
+SIDES = ("left", "right")
+# Columns of the objects that change, and those that only lose the objects that left the picture.
+CHANGED = ("bbox", "area", "area_fraction", "segmentation", "parent_box")
+
+
+class Augment:
+    """Mirrors, turns, moves, scales and changes brightness and contrast, each picture by chance.
+
+    Args:
+        mirror (`float`): chance of a horizontal mirroring, where that is allowed.
+        degrees, translate, scale, shear: as in torchvision's `RandomAffine`.
+        brightness, contrast (`float`): as in torchvision's `ColorJitter`.
+        least_area (`float`): objects of which less than this share is left are taken out, and their labels out of
+            `annotated`, since a part of them may still be seen.
+        seed (`int`, *optional*): the same pictures in the same order come out alike.
+    """
+
+    def __init__(
+        self,
+        mirror: float = 0.5,
+        degrees: float = 10.0,
+        translate: tuple[float, float] = (0.05, 0.05),
+        scale: tuple[float, float] = (0.9, 1.1),
+        shear: float = 0.0,
+        brightness: float = 0.15,
+        contrast: float = 0.15,
+        least_area: float = 0.3,
+        seed: int | None = None,
+    ) -> None:
+        self.mirror, self.least_area = mirror, least_area
+        self.affine = v2.RandomAffine(degrees, translate, scale, shear, interpolation=v2.InterpolationMode.BILINEAR)
+        self.jitter = v2.ColorJitter(brightness=brightness, contrast=contrast)
+        self.random = None if seed is None else torch.Generator().manual_seed(seed)
+
+    def __call__(self, batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
+        """A batch of columns -> the same columns."""
+        count = len(next(iter(batch.values())))
+        rows = [self.one({name: column[index] for name, column in batch.items()}) for index in range(count)]
+        return {name: [row[name] for row in rows] for name in batch}
+
+    def one(self, row: dict[str, Any]) -> dict[str, Any]:
+        """One picture with its objects."""
+        with torch.random.fork_rng(enabled=self.random is not None):
+            if self.random is not None:
+                torch.manual_seed(int(torch.randint(2**31, (1,), generator=self.random)))
+            image, masks, boxes = self._changed(row)
+        return self._row(row, image, masks, boxes)
+
+    def _changed(self, row: dict[str, Any]) -> tuple[Any, Any, Any]:
+        """The changed picture, masks (objects, h, w) and boxes (objects, 4)."""
+        picture, objects = row["image"], row["objects"]
+        size = (picture.height, picture.width)
+        image = tv_tensors.Image(tvf.pil_to_tensor(picture))
+        masks = tv_tensors.Mask(torch.from_numpy(decoded(objects["segmentation"], size)))
+        boxes = tv_tensors.BoundingBoxes(
+            torch.tensor(objects["bbox"], dtype=torch.float32).reshape(-1, 4), format="XYWH", canvas_size=size
+        )
+        if not has_sides(row) and float(torch.rand(1)) < self.mirror:
+            image, masks, boxes = (tvf.horizontal_flip(part) for part in (image, masks, boxes))
+        image, masks, boxes = self.affine(image, masks, boxes)
+        image = self.jitter(image) if image.dtype == torch.uint8 else image
+        return image, masks, tvf.clamp_bounding_boxes(boxes)
+
+    def _row(self, row: dict[str, Any], image: Any, masks: Any, boxes: Any) -> dict[str, Any]:
+        objects: dict[str, list[Any]] = {name: [] for name in row["objects"]}
+        pixels, lost = row["width"] * row["height"], set()
+        for number, counts in enumerate(row["objects"]["segmentation"]):
+            mask = masks[number].numpy()
+            box = tight(mask) if counts else [float(value) for value in boxes[number]]
+            area = float(mask.sum()) if counts else box[2] * box[3]
+            if area < max(1.0, self.least_area * row["objects"]["area"][number]):
+                lost.add(row["objects"]["label_id"][number] or row["objects"]["source_label"][number])
+                continue
+            new = {"bbox": box, "area": area, "area_fraction": area / pixels, "parent_box": [],
+                   "segmentation": encoded(mask) if counts else ""}  # fmt: skip
+            for name, column in objects.items():
+                column.append(new[name] if name in CHANGED else row["objects"][name][number])
+        return {**row, "image": to_picture(image), "objects": objects, "annotated": _without(row["annotated"], lost)}
+
+
+def has_sides(row: dict[str, Any]) -> bool:
+    """Whether an object of a picture, or a label that is annotated in it, carries a side."""
+    words = {word for label in row["annotated"] for word in label.lower().split()}
+    return any(side in SIDES for side in row["objects"]["side"]) or any(side in words for side in SIDES)
+
+
+def decoded(runs: Sequence[str], size: tuple[int, int]) -> NDArray[np.uint8]:
+    """Run lengths -> masks (objects, h, w); empty where an object has none."""
+    masks = np.zeros((len(runs), *size), np.uint8)
+    for number, counts in enumerate(runs):
+        if counts:
+            masks[number] = coco_mask.decode({"size": list(size), "counts": counts})
+    return masks
+
+
+def encoded(mask: NDArray[np.uint8]) -> str:
+    """A mask -> run lengths."""
+    return coco_mask.encode(np.asfortranarray(mask))["counts"].decode("ascii")
+
+
+def tight(mask: NDArray[np.uint8]) -> list[float]:
+    """The box [x, y, width, height] round a mask; zeros if it is empty."""
+    rows, columns = np.nonzero(mask)
+    if len(rows) == 0:
+        return [0.0] * 4
+    left, top = float(columns.min()), float(rows.min())
+    return [left, top, float(columns.max()) + 1 - left, float(rows.max()) + 1 - top]
+
+
+def to_picture(image: Any) -> Image.Image:
+    """A tensor (c, h, w) -> a picture of its own depth."""
+    array = image.numpy()
+    return Image.fromarray(array[0] if len(array) == 1 else np.ascontiguousarray(array.transpose(1, 2, 0)))
+
+
+def _without(annotated: Sequence[str], lost: set[str]) -> list[str]:
+    """The annotated labels without those of lost objects, which are named by taxonomy id or by their own name."""
+    from modeling_medglip.taxonomy import load_taxonomy
+
+    taxonomy = load_taxonomy()
+    known = {**taxonomy.labels, **taxonomy.extensions}
+    names = {known[label].name if label in known else label.lower().replace("_", " ") for label in lost}
+    return [label for label in annotated if label not in names]
+
+
+__all__ = ["Augment", "has_sides"]

@@ -1,0 +1,114 @@
+# Copyright 2026 The MedGLIP authors. Licensed under the Apache License, Version 2.0.
+"""Augmentation: boxes and masks follow, sides stay."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from datasets import load_dataset
+from PIL import Image
+
+from dataset_scripts.augment import Augment, decoded, encoded, has_sides, tight
+from dataset_scripts.build import build
+from dataset_scripts.recipe import load_recipes
+
+from .raw_data import write_polyps, write_recipes, write_volumes
+
+
+STILL: dict[str, Any] = {
+    "mirror": 0.0, "degrees": 0, "translate": (0, 0), "scale": (1, 1), "brightness": 0, "contrast": 0,
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    raw = tmp_path_factory.mktemp("raw")
+    write_polyps(raw)
+    write_volumes(raw)
+    recipes = [recipe for path in write_recipes(raw) for recipe in load_recipes(path)]
+    build(recipes, raw, raw / "set", say=lambda text: None)
+    return raw / "set"
+
+
+def row(side: str = "", annotated: tuple[str, ...] = ("polyp",), depth: Any = np.uint8) -> dict[str, Any]:
+    """A picture whose only bright block is its only object."""
+    mask = np.zeros((40, 60), np.uint8)
+    mask[10:20, 8:28] = 1
+    objects = {
+        "bbox": [[8.0, 10.0, 20.0, 10.0]], "area": [200.0], "area_fraction": [200 / 2400], "side": [side],
+        "segmentation": [encoded(mask)], "label_id": ["polyp"], "source_label": ["Polyp"], "parent_box": [[]],
+        "id": [7],
+    }  # fmt: skip
+    picture = Image.fromarray(mask.astype(depth) * np.iinfo(depth).max)
+    return {"image": picture, "width": 60, "height": 40, "annotated": list(annotated), "objects": objects}
+
+
+def bright_box(picture: Image.Image) -> list[float]:
+    pixels = np.asarray(picture).astype(np.float64)
+    return tight((pixels > pixels.max() / 2).astype(np.uint8))
+
+
+@pytest.mark.parametrize("depth", [np.uint8, np.uint16])
+def test_nothing_asked_nothing_changed(depth: Any) -> None:
+    before = row(depth=depth)
+    after = Augment(**STILL).one(before)
+    assert np.array_equal(np.asarray(after["image"]), np.asarray(before["image"]))
+    assert {k: v for k, v in after["objects"].items()} == before["objects"] and after["annotated"] == ["polyp"]
+
+
+def test_boxes_and_masks_follow_the_picture() -> None:
+    augment = Augment(mirror=0.5, degrees=25, translate=(0.1, 0.1), scale=(0.8, 1.2), seed=0)
+    for _ in range(20):
+        after = augment.one(row())
+        (box,) = after["objects"]["bbox"]
+        assert np.allclose(box, bright_box(after["image"]), atol=1.5)
+        mask = decoded(after["objects"]["segmentation"], (40, 60))[0]
+        assert tight(mask) == box and after["objects"]["area"] == [float(mask.sum())]
+        assert after["objects"]["id"] == [7]
+
+
+def test_mirroring_keeps_to_pictures_without_sides() -> None:
+    always = Augment(**{**STILL, "mirror": 1.0})
+    assert always.one(row())["objects"]["bbox"] == [[32, 10, 20, 10]]
+    for sided in (row(side="left"), row(annotated=("polyp", "right kidney"))):
+        assert has_sides(sided) and always.one(sided)["objects"]["bbox"] == [[8, 10, 20, 10]]
+    assert not has_sides(row())
+
+
+def test_objects_that_leave_the_picture_leave_their_label_open() -> None:
+    away = Augment(**{**STILL, "translate": (0.9, 0.0)}, seed=1)
+    found = [away.one(row(annotated=("polyp", "stomach"))) for _ in range(30)]
+    gone = [after for after in found if not after["objects"]["bbox"]]
+    assert gone and len(gone) < 30
+    assert all(after["annotated"] == ["stomach"] and after["objects"]["id"] == [] for after in gone)
+
+
+def test_boxes_without_masks() -> None:
+    before = row()
+    before["objects"]["segmentation"] = [""]
+    after = Augment(**{**STILL, "mirror": 1.0}).one(before)
+    assert after["objects"]["bbox"] == [[32, 10, 20, 10]] and after["objects"]["segmentation"] == [""]
+
+
+def test_the_same_seed_gives_the_same_and_leaves_the_others_alone() -> None:
+    torch.manual_seed(3)
+    expected = torch.rand(1)
+    torch.manual_seed(3)
+    first, second = (Augment(seed=5), Augment(seed=5))
+    for _ in range(3):
+        assert first.one(row())["objects"] == second.one(row())["objects"]
+    assert torch.equal(torch.rand(1), expected)
+
+
+@pytest.mark.parametrize("modality", ["ct", "endoscopy"])
+def test_as_a_transform_of_a_built_set(built: Path, tmp_path: Path, modality: str) -> None:
+    plain = load_dataset(str(built), modality, split="train", cache_dir=str(tmp_path))
+    changed = plain.with_transform(Augment(seed=0))
+    for before, after in zip(plain, changed, strict=True):
+        assert after.keys() == before.keys() and after["image"].size == before["image"].size
+        for box, counts in zip(after["objects"]["bbox"], after["objects"]["segmentation"], strict=True):
+            assert tight(decoded([counts], (after["height"], after["width"]))[0]) == box
