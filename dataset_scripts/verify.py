@@ -1,0 +1,169 @@
+# Copyright 2026 The MedGLIP authors. Licensed under the Apache License, Version 2.0.
+"""Check a built set from outside, with other routines than the ones that made it:
+
+    python -m dataset_scripts.verify built/med-glip [--table counts.md]
+
+Every box against its mask (decoded by pycocotools, bounded by numpy), every picture's size and hash against its file,
+COCO against Parquet, every patient in one split, and no metadata in any PNG. Exit status 1 and a line for each fault.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import sys
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+from PIL import Image
+from pycocotools import mask as coco_mask
+
+from modeling_medglip.results import write_text
+
+
+PLAIN_CHUNKS = {b"IHDR", b"IDAT", b"IEND", b"PLTE"}
+MOST_FAULTS = 20
+
+
+@dataclass
+class Findings:
+    """What was checked, and what was wrong.
+
+    Attributes:
+        boxes, masks, pictures: how many were checked. faults: one line each.
+        counts: (source, split) -> pictures, boxes.
+    """
+
+    boxes: int = 0
+    masks: int = 0
+    pictures: int = 0
+    faults: list[str] = field(default_factory=list)
+    counts: dict[tuple[str, str], Counter[str]] = field(default_factory=lambda: defaultdict(Counter))
+
+
+def verify(out: Path) -> Findings:
+    """Check a built set.
+
+    Raises:
+        `ValueError`: the folder is none.
+    """
+    files = sorted(out.glob("coco/*/*.json"))
+    if not files:
+        raise ValueError(f"{out.name}: holds no data set that this project built")
+    findings = Findings()
+    patients: dict[tuple[str, str], set[str]] = defaultdict(set)
+    for path in files:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        marks: dict[int, list[dict[str, Any]]] = defaultdict(list)
+        for entry in content["annotations"]:
+            marks[entry["image_id"]].append(entry)
+        rows = {row["image_id"]: row for row in _parquet_rows(out / path.parent.name, path.stem)}
+        if len(rows) != len(content["images"]):
+            findings.faults.append(f"{path.parent.name} {path.stem}: COCO and Parquet differ in their pictures")
+        for image in content["images"]:
+            patients[image["source"], image["patient"]].add(path.stem)
+            _check_picture(path.parent, image, marks[image["id"]], rows.get(image["id"]), findings)
+            findings.counts[image["source"], path.stem].update(pictures=1, boxes=len(marks[image["id"]]))
+    for (source, patient), splits in patients.items():
+        if len(splits) > 1:
+            findings.faults.append(f"{source}: patient {patient} is in {' and '.join(sorted(splits))}")
+    return findings
+
+
+def _parquet_rows(folder: Path, split: str) -> Iterator[dict[str, Any]]:
+    columns = ["image_id", "sha256", "objects.id", "objects.bbox", "objects.segmentation"]
+    for path in sorted(folder.glob(f"{split}-*.parquet")):
+        for batch in pq.ParquetFile(path).iter_batches(batch_size=500, columns=columns):
+            yield from batch.to_pylist()
+
+
+def _check_picture(
+    folder: Path, image: dict[str, Any], marks: list[dict[str, Any]], row: dict[str, Any] | None, findings: Findings
+) -> None:
+    name = f"{image['source']} {image['file_name']}"
+    path = folder / "images" / image["file_name"]
+    findings.pictures += 1
+    with Image.open(path) as picture:
+        pixels = np.asarray(picture)
+    if pixels.shape[:2] != (image["height"], image["width"]):
+        findings.faults.append(f"{name}: the file has another size")
+    shape = "x".join(map(str, pixels.shape))
+    if hashlib.sha256(f"{pixels.dtype.str} {shape} ".encode() + pixels.tobytes()).hexdigest() != image["sha256"]:
+        findings.faults.append(f"{name}: the pixels have another hash")
+    if odd := set(png_chunks(path.read_bytes())) - PLAIN_CHUNKS:
+        findings.faults.append(f"{name}: holds metadata ({', '.join(sorted(chunk.decode() for chunk in odd))})")
+    for entry in marks:
+        findings.boxes += 1
+        if problem := box_problem(entry, image):
+            findings.faults.append(f"{name}: annotation {entry['id']}: {problem}")
+        findings.masks += bool(entry["segmentation"])
+    theirs = None if row is None else (row["objects"]["id"], row["objects"]["bbox"])
+    if theirs != ([m["id"] for m in marks], [[float(np.float32(v)) for v in m["bbox"]] for m in marks]):
+        findings.faults.append(f"{name}: COCO and Parquet differ")
+
+
+def png_chunks(content: bytes) -> list[bytes]:
+    """The kinds of chunks of a PNG file, in order."""
+    kinds, place = [], 8
+    while place + 8 <= len(content):
+        kinds.append(content[place + 4 : place + 8])
+        place += 12 + int.from_bytes(content[place : place + 4], "big")
+    return kinds
+
+
+def box_problem(entry: dict[str, Any], image: dict[str, Any]) -> str | None:
+    """What is wrong with a box, or `None`."""
+    x, y, width, height = entry["bbox"]
+    if not (x >= 0 and y >= 0 and width > 0 and height > 0):
+        return "the box has no area or begins outside"
+    if x + width > image["width"] + 1e-3 or y + height > image["height"] + 1e-3:
+        return "the box ends outside"
+    if not entry["segmentation"]:
+        return None
+    mask = np.asarray(coco_mask.decode(entry["segmentation"]))
+    rows, columns = np.flatnonzero(np.any(mask, axis=1)), np.flatnonzero(np.any(mask, axis=0))
+    found = [columns[0], rows[0], columns[-1] - columns[0] + 1, rows[-1] - rows[0] + 1] if len(rows) else []
+    if mask.shape != (image["height"], image["width"]) or found != entry["bbox"]:
+        return f"the box is {entry['bbox']}, its mask's {[int(value) for value in found]}"
+    return None if int(mask.sum()) == entry["area"] else "the area is not its mask's"
+
+
+def table(findings: Findings) -> str:
+    """Pictures and boxes of every source and split, as Markdown."""
+    splits = sorted({split for _, split in findings.counts})
+    lines = ["| source | " + " | ".join(f"{split}: pictures | boxes" for split in splits) + " |"]
+    lines.append("|---|" + "---|" * (2 * len(splits)))
+    for source in sorted({source for source, _ in findings.counts}):
+        cells = [findings.counts.get((source, split), Counter()) for split in splits]
+        lines.append(f"| {source} | " + " | ".join(f"{cell['pictures']} | {cell['boxes']}" for cell in cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Command line."""
+    parser = argparse.ArgumentParser(prog="python -m dataset_scripts.verify", description="Check a built data set.")
+    parser.add_argument("out", type=Path, help="the data set")
+    parser.add_argument("--table", type=Path, help="write the counts of every source as Markdown")
+    options = parser.parse_args(argv)
+    try:
+        findings = verify(options.out)
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    for fault in findings.faults[:MOST_FAULTS]:
+        print(f"fault: {fault}", file=sys.stderr)
+    if options.table:
+        write_text(options.table, table(findings))
+    checked = f"{findings.pictures} pictures, {findings.boxes} boxes, {findings.masks} of them with masks"
+    print(f"{checked}: {len(findings.faults)} faults")
+    return 1 if findings.faults else 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
