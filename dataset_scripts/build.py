@@ -30,11 +30,12 @@ from .process import Options, case_folder, fingerprint, is_done
 from .quality import PROFILES, RULES
 from .readers import READERS, make_reader
 from .recipe import Recipe, load_recipes
-from .records import Rejection
+from .records import Rejected, Rejection
 
 
 KEY_FILE = "pseudonyms.key"
 PRIVATE_FILE = "cases.jsonl"
+PRIVATE_REPORT = "rejected.jsonl"
 
 
 def build(
@@ -56,7 +57,7 @@ def build(
     Args:
         recipes: the sources. raw: the folder that their roots lie in.
         out: the data set. work: where finished cases are kept (default: `<out>.work` beside it); private, since its
-            `cases.jsonl` tells which pseudonym is which file.
+            `cases.jsonl` tells which pseudonym is which file, and `rejected.jsonl` has the report's rows in full.
         workers: processes. profile: see `quality.PROFILES`. square_pixels: resample pictures of volumes.
         seed: for splits that no source decides. name: of the data set. say: told the plan.
         pictures: draw plots and contact sheets too. engine: `"local"` or `"ray"`, see `engines.py`.
@@ -79,7 +80,7 @@ def build(
         for _ in watch(run(waiting, options, work, workers, engine), "cases", len(waiting)):
             pass
         folders = [_folder(work, job, options) for job in jobs]
-        return merge(folders, recipes, out, problems, seed, name, watch, pictures)
+        return merge(folders, recipes, out, problems, seed, name, watch, pictures, work / PRIVATE_REPORT)
 
 
 def plan_jobs(recipes: Sequence[Recipe], raw: Path) -> tuple[list[Job], list[Rejection]]:
@@ -88,7 +89,13 @@ def plan_jobs(recipes: Sequence[Recipe], raw: Path) -> tuple[list[Job], list[Rej
     problems: list[Rejection] = []
     for recipe in recipes:
         reader = make_reader(recipe, raw)
-        jobs += [Job(reader, case) for case in reader.cases()]
+        try:
+            jobs += [Job(reader, case) for case in reader.cases()]
+        except Rejected as error:
+            reader.reject(error.rule, error.value)
+        except ValueError as error:  # one source must not take the others with it
+            print(f"warning: {one_line(error)}", file=sys.stderr)
+            reader.reject("bad_annotations", "the source's list cannot be read")
         problems += reader.problems
     return jobs, problems
 

@@ -20,7 +20,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from modeling_medglip.results import to_json
+from modeling_medglip.results import to_json, write_text
 
 from .card import write_card
 from .clinical import FACTS
@@ -38,6 +38,8 @@ from .statistics import Statistics
 
 
 MARKER = ".medglip-dataset"
+# Rules whose value is a name out of a file or its headers, which may be anybody's: kept out of the public report.
+TEXT_OF_FILES = frozenset({"undefined_label"})
 Progress = Callable[[Iterable[Any], str, int], Iterable[Any]]
 
 
@@ -84,6 +86,7 @@ def merge(
     name: str = "med-glip",
     progress: Progress | None = None,
     pictures: bool = False,
+    private: Path | None = None,
 ) -> Summary:
     """Write the data set.
 
@@ -93,6 +96,7 @@ def merge(
         listing_problems: what the readers left out.
         seed: for splits that no source decides. name: of the repository, for the card.
         pictures: draw plots and contact sheets too.
+        private: file for all rows of the report with the texts that the public one leaves out.
 
     Raises:
         `ValueError`: `out` holds something else.
@@ -102,6 +106,8 @@ def merge(
     watch = progress or (lambda items, text, total: items)
     plan = _first_pass(watch(_cases(folders), "indexing", len(folders)), recipes, seed)
     plan.rejections = [*listing_problems, *plan.rejections]
+    if private is not None:
+        write_text(private, "".join(json.dumps(asdict(row)) + "\n" for row in plan.rejections))
     new = out.with_name(f".{out.name}.new")
     shutil.rmtree(new, ignore_errors=True)
     new.mkdir(parents=True)
@@ -323,6 +329,8 @@ def _write_report(out: Path, plan: _Plan, recipes: Sequence[Recipe], summary: Su
     with (folder / "rows.jsonl").open("w", encoding="utf-8") as stream:
         for rejection in plan.rejections:
             row = {key: value for key, value in asdict(rejection).items() if key != "file"}
+            if rejection.rule in TEXT_OF_FILES:
+                row["value"] = ""
             stream.write(json.dumps(row, ensure_ascii=False) + "\n")
 
 

@@ -175,6 +175,21 @@ class TestPrivacy:
         assert CANARY in (private / "cases.jsonl").read_text(encoding="utf-8")
         assert (private / "pseudonyms.key").stat().st_mode & 0o077 == 0
 
+    def test_names_of_masks_that_no_recipe_knows_stay_private(self, raw: Path, tmp_path: Path) -> None:
+        folder = tmp_path / "raw" / "p1"
+        folder.mkdir(parents=True)
+        shutil.copy(next((raw / "abdomen").glob("*_0_ct.nii.gz")), folder / "ct.nii.gz")
+        for name in ("liver", CANARY):
+            shutil.copy(next((raw / "abdomen").glob("*_0_seg.nii.gz")), folder / f"{name}.nii.gz")
+        recipe = Recipe(
+            "mine", "ct", "volume_masks", files={"image": "*/ct.nii.gz", "mask": "{folder}/*.nii.gz"},
+            labels={"liver": "liver"},
+        )  # fmt: skip
+        summary = build([recipe], tmp_path / "raw", tmp_path / "set", say=lambda text: None)
+        assert summary.rejected["undefined_label"]["mine"] > 0 and summary.images > 0
+        assert not any(CANARY.encode() in content for content in tree(tmp_path / "set").values())
+        assert CANARY in (tmp_path / "set.work" / "rejected.jsonl").read_text(encoding="utf-8")
+
     def test_another_key_gives_other_pseudonyms(
         self, raw: Path, recipes: list[Recipe], tmp_path: Path, built: Path
     ) -> None:
@@ -254,6 +269,36 @@ class TestCommand:
         assert "unreadable (the file is damaged" in printed and "no_mask" in printed
         rows = (tmp_path / "set" / "quality" / "rows.jsonl").read_text(encoding="utf-8")
         assert CANARY not in rows and '"rule": "unreadable"' in rows
+
+    def test_a_source_whose_list_is_broken_leaves_the_others(
+        self, raw: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        (tmp_path / "raw").mkdir()
+        shutil.copytree(raw / "polyps", tmp_path / "raw" / "polyps")
+        (tmp_path / "raw" / "list.json").write_text("{", encoding="utf-8")
+        broken = "recipes:\n- {source: broken, modality: ct, layout: coco, files: {annotations: list.json}}\n"
+        broken += "- {source: gone, modality: ct, layout: manifest, files: {manifest: nowhere.json}}\n"
+        (tmp_path / "broken.yaml").write_text(broken, encoding="utf-8")
+        arguments = [
+            "--recipe",
+            str(tmp_path / "broken.yaml"),
+            str(raw / "polyps.yaml"),
+            "--raw",
+            str(tmp_path / "raw"),
+        ]
+        assert main([*arguments, "--out", str(tmp_path / "set"), "--no-pictures"]) == 1
+        printed = capsys.readouterr()
+        assert "bad_annotations" in printed.out and "missing_file" in printed.out and "4 pictures" in printed.out
+        assert "broken: list.json is no COCO file" in printed.err
+
+    def test_names_that_are_no_utf_8(self, raw: Path, tmp_path: Path) -> None:
+        shutil.copytree(raw / "polyps", tmp_path / "raw" / "polyps")
+        for folder, end in (("images", ""), ("masks", "_mask")):
+            path = next((tmp_path / "raw" / "polyps" / folder).glob(f"*0_0{end}.png"))
+            path.rename(path.with_name(f"odd\udcff{end}.png"))
+        (recipe,) = load_recipes(raw / "polyps.yaml")
+        summary = build([recipe], tmp_path / "raw", tmp_path / "set", say=lambda text: None)
+        assert summary.images == 4 and not summary.failed
 
     def test_one_source(self, raw: Path, tmp_path: Path) -> None:
         assert self.run(raw, tmp_path / "set", "--source", "polyps_of_mine") == 0
