@@ -6,6 +6,7 @@
 
 A name that the taxonomy knows in some spelling is mapped. For the others the nearest labels are listed, by spelling
 and by the language encoder of the embedded checkpoint, and the line is left as `open`: nothing is guessed in silence.
+`--llm ID_OR_DIR` has a language model of transformers choose among the nearest; its choice stands in the comment too.
 """
 
 from __future__ import annotations
@@ -15,8 +16,8 @@ import difflib
 import functools
 import re
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -45,12 +46,14 @@ class Proposal:
     Attributes:
         name: the source's own. target: a taxonomy id, or `open`.
         sure: the taxonomy knows the name. nearest: (id, likeness 0 to 1) of other labels, best first.
+        chosen: what a language model chose among the nearest, `"none"`, or `None` if none was asked.
     """
 
     name: str
     target: str
     sure: bool
     nearest: tuple[tuple[str, float], ...] = ()
+    chosen: str | None = None
 
 
 def propose(names: Sequence[str], modality: str, with_language: bool = True) -> list[Proposal]:
@@ -77,6 +80,34 @@ def _propose(name: str, modality: str, with_language: bool) -> Proposal:
     labels = _labels()
     order = [i for i in np.argsort(-scores) if side is None or labels[i].laterality in (None, side)][:SUGGESTIONS]
     return Proposal(name, OPEN, False, tuple((labels[i].id, round(float(scores[i]), 2)) for i in order))
+
+
+def ask(proposals: Sequence[Proposal], generate: Callable[[str], str]) -> list[Proposal]:
+    """Have a language model choose for every name that is not sure.
+
+    Args:
+        generate: prompt -> the model's answer; only a number of the list counts, everything else is `"none"`.
+    """
+    return [entry if entry.sure else replace(entry, chosen=_choice(entry, generate)) for entry in proposals]
+
+
+def _choice(entry: Proposal, generate: Callable[[str], str]) -> str:
+    names = [load_taxonomy().label(label).name for label, _ in entry.nearest]
+    listed = "\n".join(f"{number}. {name}" for number, name in enumerate(names, start=1))
+    question = f"In a medical image data set a structure is called {entry.name[:80]!r}. Which of these is the same?"
+    match = re.search(r"\d+", generate(f"{question}\n{listed}\n0. none of them\nAnswer with the number only: "))
+    number = int(match.group()) if match else 0
+    return entry.nearest[number - 1][0] if 0 < number <= len(names) else "none"
+
+
+def language_model(source: str) -> Callable[[str], str]:
+    """A language model of transformers, from a folder or the Hub, that answers in a few words without chance."""
+    from transformers import pipeline
+
+    generator = pipeline("text-generation", model=source)
+    return lambda prompt: generator(prompt, max_new_tokens=5, do_sample=False, return_full_text=False)[0][
+        "generated_text"
+    ]
 
 
 def readings(name: str) -> list[str]:
@@ -146,7 +177,8 @@ def as_yaml(proposals: Sequence[Proposal]) -> str:
     ]
     for entry in proposals:
         nearest = ", ".join(f"{label} {score}" for label, score in entry.nearest)
-        comment = "" if entry.sure else f"  # not known; nearest: {nearest}"
+        said = "" if entry.chosen is None else f"; the language model says {entry.chosen}"
+        comment = "" if entry.sure else f"  # not known; nearest: {nearest}{said}"
         lines.append(f"  {_quoted(entry.name)}: {entry.target}{comment}")
     return "\n".join(lines) + "\n"
 
@@ -164,6 +196,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--names", required=True, help="a text file with a name per line, or names with commas")
     parser.add_argument("--modality", required=True)
     parser.add_argument("--out", type=Path, help="file to write (default: print)")
+    parser.add_argument("--llm", metavar="ID_OR_DIR", help="language model that chooses among the nearest")
     parser.add_argument("--no-language", action="store_true", help="compare spellings only")
     options = parser.parse_args(argv)
     path = Path(options.names)
@@ -173,6 +206,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         if not names:
             raise ValueError("no names")
         proposals = propose(names, options.modality, not options.no_language)
+        if options.llm:
+            proposals = ask(proposals, language_model(options.llm))
     except (OSError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

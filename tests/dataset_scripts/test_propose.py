@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from dataset_scripts.propose import as_yaml, main, propose, readings
+from dataset_scripts.propose import as_yaml, ask, language_model, main, propose, readings
 from dataset_scripts.recipe import load_recipes
 
 
@@ -40,6 +40,38 @@ def test_meanings_count_too() -> None:
     by_letters, by_meaning = ([label for label, _ in found.nearest] for found in (spelling, meaning))
     assert by_letters.index("lung_mass") < by_letters.index("pulmonary_artery")
     assert by_meaning.index("pulmonary_artery") < by_meaning.index("lung_mass")
+
+
+@pytest.mark.parametrize(
+    ("answer", "chosen"),
+    [("1", "kidney_left"), (" 1. left kidney", "kidney_left"), ("0", "none"), ("9", "none"), ("?", "none")],
+)
+def test_a_language_model_chooses_among_the_nearest_only(answer: str, chosen: str) -> None:
+    asked: list[str] = []
+
+    def generate(prompt: str) -> str:
+        asked.append(prompt)
+        return answer
+
+    liver, typo = ask(propose(["liver", "left kydney"], "ct", with_language=False), generate)
+    assert liver.chosen is None and typo.chosen == chosen and typo.target == "open"
+    assert len(asked) == 1 and "1. left kidney\n" in asked[0]
+    assert f"the language model says {chosen}" in as_yaml([liver, typo])
+
+
+def test_a_real_language_model_answers(tmp_path: Path) -> None:
+    """A tiny one with random weights: what it says is worth nothing, but it is asked and read."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+    words = {word: number for number, word in enumerate(["<unk>", *"0123456789", "none"])}
+    tokenizer = Tokenizer(models.WordLevel(words, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="<unk>", pad_token="<unk>").save_pretrained(tmp_path)
+    sizes = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    LlamaForCausalLM(LlamaConfig(vocab_size=len(words), **sizes)).save_pretrained(tmp_path)
+    (found,) = ask(propose(["left kydney"], "ct", with_language=False), language_model(str(tmp_path)))
+    assert found.chosen in ("none", *(label for label, _ in found.nearest))
 
 
 def test_readings() -> None:
