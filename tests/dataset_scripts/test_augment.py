@@ -13,25 +13,11 @@ from datasets import load_dataset
 from PIL import Image
 
 from dataset_scripts.augment import Augment, decoded, encoded, has_sides, tight
-from dataset_scripts.build import build
-from dataset_scripts.recipe import load_recipes
-
-from .raw_data import write_polyps, write_recipes, write_volumes
 
 
 STILL: dict[str, Any] = {
     "mirror": 0.0, "degrees": 0, "translate": (0, 0), "scale": (1, 1), "brightness": 0, "contrast": 0,
 }  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    raw = tmp_path_factory.mktemp("raw")
-    write_polyps(raw)
-    write_volumes(raw)
-    recipes = [recipe for path in write_recipes(raw) for recipe in load_recipes(path)]
-    build(recipes, raw, raw / "set", say=lambda text: None)
-    return raw / "set"
 
 
 def row(side: str = "", annotated: tuple[str, ...] = ("polyp",), depth: Any = np.uint8) -> dict[str, Any]:
@@ -105,8 +91,8 @@ def test_the_same_seed_gives_the_same_and_leaves_the_others_alone() -> None:
 
 
 @pytest.mark.parametrize("modality", ["ct", "endoscopy"])
-def test_as_a_transform_of_a_built_set(built: Path, tmp_path: Path, modality: str) -> None:
-    plain = load_dataset(str(built), modality, split="train", cache_dir=str(tmp_path))
+def test_as_a_transform_of_a_built_set(small_set: Path, tmp_path: Path, modality: str) -> None:
+    plain = load_dataset(str(small_set), modality, split="train", cache_dir=str(tmp_path))
     changed = plain.with_transform(Augment(seed=0))
     for before, after in zip(plain, changed, strict=True):
         assert after.keys() == before.keys() and after["image"].size == before["image"].size

@@ -10,29 +10,15 @@ import pytest
 from datasets import load_dataset
 
 from dataset_scripts import med_glip_5m
-from dataset_scripts.build import build
 from dataset_scripts.med_glip_5m import MedGlip5M
-from dataset_scripts.recipe import load_recipes
 from modeling_medglip.configuration_medglip import MODALITIES
-
-from .raw_data import write_polyps, write_recipes, write_volumes
-
-
-@pytest.fixture(scope="module")
-def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    raw = tmp_path_factory.mktemp("raw")
-    write_polyps(raw)
-    write_volumes(raw)
-    recipes = [recipe for path in write_recipes(raw) for recipe in load_recipes(path)]
-    build(recipes, raw, raw / "set", say=lambda text: None)
-    return raw / "set"
 
 
 @pytest.mark.parametrize("modality", ["ct", "endoscopy"])
-def test_the_same_as_without_code(built: Path, tmp_path: Path, modality: str) -> None:
-    builder = MedGlip5M(config_name=modality, data_dir=str(built), cache_dir=str(tmp_path / "a"))
+def test_the_same_as_without_code(small_set: Path, tmp_path: Path, modality: str) -> None:
+    builder = MedGlip5M(config_name=modality, data_dir=str(small_set), cache_dir=str(tmp_path / "a"))
     builder.download_and_prepare()
-    plain = load_dataset(str(built), modality, cache_dir=str(tmp_path / "b"))
+    plain = load_dataset(str(small_set), modality, cache_dir=str(tmp_path / "b"))
     for split in plain:
         ours, theirs = builder.as_dataset(split=split), plain[split]
         assert ours.features == {name: theirs.features[name] for name in ours.features}
@@ -44,16 +30,16 @@ def test_the_same_as_without_code(built: Path, tmp_path: Path, modality: str) ->
             }
 
 
-def test_streaming(built: Path, tmp_path: Path) -> None:
-    builder = MedGlip5M(config_name="ct", data_dir=str(built), cache_dir=str(tmp_path))
+def test_streaming(small_set: Path, tmp_path: Path) -> None:
+    builder = MedGlip5M(config_name="ct", data_dir=str(small_set), cache_dir=str(tmp_path))
     row = next(iter(builder.as_streaming_dataset(split="train")))
     assert row["objects"]["bbox"] and row["image"].size == (row["width"], row["height"])
 
 
-def test_bad_requests(built: Path, tmp_path: Path) -> None:
+def test_bad_requests(small_set: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="give data_dir"):
         MedGlip5M(config_name="ct", cache_dir=str(tmp_path))
-    builder = MedGlip5M(config_name="fundus", data_dir=str(built), cache_dir=str(tmp_path))
+    builder = MedGlip5M(config_name="fundus", data_dir=str(small_set), cache_dir=str(tmp_path))
     with pytest.raises(ValueError, match="has no fundus"):
         builder.download_and_prepare()
 

@@ -13,27 +13,13 @@ import pytest
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from dataset_scripts.build import build
-from dataset_scripts.recipe import load_recipes
 from dataset_scripts.verify import main, verify
 
-from .raw_data import write_polyps, write_recipes, write_volumes
 
-
-@pytest.fixture(scope="module")
-def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    raw = tmp_path_factory.mktemp("raw")
-    write_polyps(raw)
-    write_volumes(raw)
-    recipes = [recipe for path in write_recipes(raw) for recipe in load_recipes(path)]
-    build(recipes, raw, raw / "set", say=lambda text: None)
-    return raw / "set"
-
-
-def test_a_good_set(built: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    findings = verify(built)
+def test_a_good_set(small_set: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    findings = verify(small_set)
     assert not findings.faults and findings.boxes == findings.masks > 60 and findings.pictures > 20
-    assert main([str(built), "--table", str(tmp_path / "table.md")]) == 0
+    assert main([str(small_set), "--table", str(tmp_path / "table.md")]) == 0
     assert "0 faults" in capsys.readouterr().out
     assert "| abdomen_of_mine | " in (tmp_path / "table.md").read_text(encoding="utf-8")
 
@@ -65,15 +51,15 @@ def add_text(out: Path) -> None:
         (add_text, "holds metadata (tEXt)"),
     ],
 )
-def test_planted_faults(built: Path, tmp_path: Path, spoil: Callable[[Path], None], fault: str) -> None:
-    shutil.copytree(built, tmp_path / "set")
+def test_planted_faults(small_set: Path, tmp_path: Path, spoil: Callable[[Path], None], fault: str) -> None:
+    shutil.copytree(small_set, tmp_path / "set")
     spoil(tmp_path / "set")
     assert any(fault in line for line in verify(tmp_path / "set").faults)
 
 
-def test_a_patient_in_two_splits(built: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    shutil.copytree(built, tmp_path / "set")
-    held_out = json.loads((built / "coco" / "ct" / "validation.json").read_text(encoding="utf-8"))["images"][0][
+def test_a_patient_in_two_splits(small_set: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shutil.copytree(small_set, tmp_path / "set")
+    held_out = json.loads((small_set / "coco" / "ct" / "validation.json").read_text(encoding="utf-8"))["images"][0][
         "patient"
     ]
     edit(tmp_path / "set", lambda c: c["images"][0].update(patient=held_out))
