@@ -25,7 +25,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from modeling_medglip.errors import one_line
 
 from .engines import ENGINES, Job, run
-from .merge import Summary, merge
+from .merge import Summary, merge, require_own
 from .process import Options, case_folder, fingerprint, is_done
 from .quality import PROFILES, RULES
 from .readers import READERS, make_reader
@@ -68,6 +68,7 @@ def build(
     work = work or out.with_name(f"{out.name}.work")
     if out.resolve() == work.resolve() or out.resolve() in work.resolve().parents:
         raise ValueError("the work folder must lie outside the data set: it names the raw files")
+    require_own(out)
     work.mkdir(parents=True, exist_ok=True)
     options = Options(profile, square_pixels, _key(work))
     jobs, problems = plan_jobs(recipes, raw)
@@ -184,6 +185,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         )  # fmt: skip
     except ValueError as error:
         print(f"error: {one_line(error)}", file=sys.stderr)
+        return 2
+    except OSError as error:  # no room, no right to write: what is done stays done
+        where = f": {one_line(Path(str(error.filename)).name)}" if error.filename else ""
+        print(f"error: {one_line(error.strerror)}{where}", file=sys.stderr)
         return 2
     _print_summary(summary, options.out)
     return 1 if summary.failed else 0

@@ -101,8 +101,7 @@ def merge(
     Raises:
         `ValueError`: `out` holds something else.
     """
-    if out.exists() and any(out.iterdir()) and not (out / MARKER).exists():
-        raise ValueError(f"{out.name}: is not empty and was not made by this command: choose another folder")
+    require_own(out)
     watch = progress or (lambda items, text, total: items)
     plan = _first_pass(watch(_cases(folders), "indexing", len(folders)), recipes, seed)
     plan.rejections = [*listing_problems, *plan.rejections]
@@ -121,6 +120,14 @@ def merge(
     (new / MARKER).write_text("medglip/dataset@1\n", encoding="utf-8")
     _swap(new, out)
     return summary
+
+
+def require_own(out: Path) -> None:
+    """Raise `ValueError` unless a folder is empty, not there, or a set that was merged before."""
+    if out.exists() and not out.is_dir():
+        raise ValueError(f"{out.name}: is a file: choose a folder")
+    if out.exists() and any(out.iterdir()) and not (out / MARKER).exists():
+        raise ValueError(f"{out.name}: is not empty and was not made by this command: choose another folder")
 
 
 def _swap(new: Path, out: Path) -> None:
@@ -340,4 +347,4 @@ def _split_hashes(splits: Splits) -> dict[str, str]:
     return {**hashes, "subset_10": split_hash(splits.subset)}
 
 
-__all__ = ["Summary", "merge"]
+__all__ = ["Summary", "merge", "require_own"]

@@ -7,6 +7,7 @@ or nothing of it.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import hmac
 import io
@@ -36,6 +37,7 @@ from .slicing import pictures_of, squared
 
 CASE_FILE = "case.json"
 PSEUDONYM_BYTES = 6
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 # The hash looks at 64 x 64 pixels; twice that is left for it to scale down well.
 HASHED_SIDE = 128
 # Part of every case's fingerprint: raise it when a case would come out otherwise than before.
@@ -138,6 +140,8 @@ def _content(reader: Reader, case: Case, options: Options, folder: Path, name: s
     except MemoryError:
         raise
     except Exception as error:  # one case must not take the others with it
+        if getattr(error, "errno", None) in NO_ROOM:  # but that is no fault of the case
+            raise
         report("", "unreadable", type(error).__name__)
     for plane, count in sorted(skipped.items()):
         report(plane, "empty_slice", f"{count} pictures")

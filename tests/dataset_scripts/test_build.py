@@ -312,7 +312,31 @@ class TestCommand:
         (tmp_path / "set" / "thesis.txt").touch()
         assert self.run(raw, tmp_path / "set") == 2
         assert "was not made by this command" in capsys.readouterr().err
-        assert (tmp_path / "set" / "thesis.txt").exists()
+        assert (tmp_path / "set" / "thesis.txt").exists() and not (tmp_path / "set.work").exists()
+        assert self.run(raw, tmp_path / "set" / "thesis.txt") == 2
+        assert "is a file: choose a folder" in capsys.readouterr().err
+
+    def test_no_room_is_one_line(
+        self, raw: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        def full(*arguments: Any) -> None:
+            raise OSError(28, "No space left on device", str(tmp_path / "set" / "x.png"))
+
+        monkeypatch.setattr("dataset_scripts.merge.CocoWriter.add", full)
+        assert self.run(raw, tmp_path / "set") == 2
+        assert capsys.readouterr().err == "error: No space left on device: x.png\n"
+
+    def test_a_full_disk_is_no_fault_of_a_case(
+        self, raw: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        def full(*arguments: Any) -> None:
+            raise OSError(28, "No space left on device")
+
+        with monkeypatch.context() as patched:
+            patched.setattr("dataset_scripts.process.png", full)
+            assert self.run(raw, tmp_path / "set") == 2
+        assert capsys.readouterr().err == "error: No space left on device\n"
+        assert self.run(raw, tmp_path / "set") == 0
 
     @pytest.mark.parametrize("arguments", [[], ["--recipe", "a.yaml"], ["--profile", "odd"]])
     def test_wrong_usage(self, arguments: list[str]) -> None:
