@@ -127,26 +127,26 @@ def test_only_experts_at_hand_are_chosen() -> None:
     assert processor.modality_probabilities(RED) == {"ct": 1.0}
 
 
-def test_an_unsure_router_says_so(caplog: pytest.LogCaptureFixture) -> None:
-    unsure = MedGlipImageProcessor(modality_settings={"ct": {}, "endoscopy": {}}, router=red_router(strength=0.01))
+@pytest.mark.parametrize(
+    ("modalities", "strength", "chosen", "warning"),
+    [
+        (("ct", "endoscopy"), 0.01, "endoscopy", "taken for endoscopy with a probability of only 0.5"),
+        (("ct",), None, "ct", "only expert is for ct: taken as ct, but the pixels look like endoscopy"),
+    ],
+    ids=["an unsure router", "the only expert"],
+)
+def test_doubts_are_logged(
+    caplog: pytest.LogCaptureFixture, modalities: tuple[str, ...], strength: float | None, chosen: str, warning: str
+) -> None:
+    router = red_router() if strength is None else red_router(strength=strength)
+    doubtful = MedGlipImageProcessor(modality_settings={name: {} for name in modalities}, router=router)
     logger = logging.getLogger("modeling_medglip.image_processing_medglip")
     logger.addHandler(caplog.handler)
     try:
-        assert unsure.choose_modality(RED) == "endoscopy"
+        assert doubtful.choose_modality(RED) == chosen
     finally:
         logger.removeHandler(caplog.handler)
-    assert "taken for endoscopy with a probability of only 0.5" in caplog.text
-
-
-def test_the_only_expert_is_doubted_too(caplog: pytest.LogCaptureFixture) -> None:
-    only = MedGlipImageProcessor(modality_settings={"ct": {}}, router=red_router())
-    logger = logging.getLogger("modeling_medglip.image_processing_medglip")
-    logger.addHandler(caplog.handler)
-    try:
-        assert only.choose_modality(RED) == "ct"
-    finally:
-        logger.removeHandler(caplog.handler)
-    assert "only expert is for ct: taken as ct, but the pixels look like endoscopy" in caplog.text
+    assert warning in caplog.text
 
 
 def test_contradictions(processor: MedGlipImageProcessor) -> None:
