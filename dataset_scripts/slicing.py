@@ -7,6 +7,7 @@ Pixels are the volume's own voxels, neither turned at an angle nor resampled (un
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -75,6 +76,7 @@ def shown(values: NDArray, window: tuple[float, float]) -> NDArray[np.uint8]:
     return np.nan_to_num(grey).round().clip(0, 255).astype(np.uint8)
 
 
+@lru_cache(maxsize=8)
 def _table(dtype: np.dtype, low: float, high: float) -> NDArray[np.uint8]:
     """Grey level of every number of a type of at most 16 bits; negative ones count from the end, as numpy's do."""
     numbers = np.arange(2 ** (8 * dtype.itemsize), dtype=np.uint16).astype(dtype)

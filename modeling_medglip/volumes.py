@@ -103,7 +103,9 @@ def _read_nifti(file: Path) -> Volume:
 
     with _opened(file) as stream:
         holder = nibabel.FileHolder(fileobj=cast(Any, stream))
-        image: Any = _nifti_class(file, nibabel).from_file_map({"header": holder, "image": holder})
+        # A packed file cannot be mapped, but nibabel finds that out only after unpacking all of it once.
+        mapped = not file.name.lower().endswith(".gz")
+        image: Any = _nifti_class(file, nibabel).from_file_map({"header": holder, "image": holder}, mmap=mapped)
         shape = tuple(int(length) for length in image.shape)
         if image.dataobj.dtype.fields is not None or image.dataobj.dtype.kind not in "buif":
             raise VolumeError(f"holds {image.dataobj.dtype} voxels, not numbers", "colour_volume")

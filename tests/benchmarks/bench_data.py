@@ -1,6 +1,6 @@
 """Slices per second from NIfTI to PNG, COCO and Parquet, beside a plain loop of nibabel, Pillow and pycocotools.
 
-    python -m tests.benchmarks.bench_data [--rounds 3] [--volumes 8] [--out docs/data_benchmark.json]
+    python -m tests.benchmarks.bench_data [--rounds 3] [--volumes 16] [--out docs/data_benchmark.json]
 
 Both read the same CT-like volumes (phantoms with noise, 512 x 512 x 40, 12 labels, gzip) and write every slice with
 something in it. The plain loop writes what everybody writes: a window, PNG, one run-length mask and box per label,
@@ -170,7 +170,7 @@ def main(argv: list[str] | None = None) -> int:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--volumes", type=int, default=8)
+    parser.add_argument("--volumes", type=int, default=16)
     parser.add_argument("--cases", type=int, nargs=2, default=(10, 1000), help="for the memory")
     parser.add_argument("--out", type=Path, help="write the figures as JSON")
     options = parser.parse_args(argv)
