@@ -24,6 +24,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from modeling_medglip.errors import one_line
 
+from .clinical import check_settings
 from .engines import ENGINES, Job, run
 from .merge import Summary, merge, require_own
 from .process import Options, case_folder, fingerprint, is_done
@@ -90,6 +91,10 @@ def plan_jobs(recipes: Sequence[Recipe], raw: Path) -> tuple[list[Job], list[Rej
     problems: list[Rejection] = []
     for recipe in recipes:
         reader = make_reader(recipe, raw)
+        try:
+            check_settings(recipe.clinical, reader.root)
+        except ValueError as error:
+            raise ValueError(f"{recipe.source}: {error}") from None
         try:
             jobs += [Job(reader, case) for case in reader.cases()]
         except Rejected as error:

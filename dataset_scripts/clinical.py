@@ -25,7 +25,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from .records import Case, inside
+from .records import Case, Rejected, inside
 
 
 FACTS = ("age_band", "sex", "diagnosis", "history")
@@ -38,10 +38,7 @@ def clinical_facts(settings: Mapping[str, Any], root: Path, case: Case) -> dict[
     """The facts of a case that the recipe allows; facts that are not known are missing.
 
     Args:
-        settings: `clinical` of the recipe, may be empty. root: the source's folder.
-
-    Raises:
-        `ValueError`: the table is not there or has not the stated columns.
+        settings: `clinical` of the recipe, may be empty, and passed by [`check_settings`]. root: the source's folder.
     """
     if not settings:
         return {}
@@ -50,6 +47,30 @@ def clinical_facts(settings: Mapping[str, Any], root: Path, case: Case) -> dict[
     match = re.search(str(settings["matches"]), case.key)
     row = _table(inside(root, str(settings["table"])), str(settings["id"])).get(match.group(1)) if match else None
     return {} if row is None else facts_of(settings, row)
+
+
+def check_settings(settings: Mapping[str, Any], root: Path) -> None:
+    """Raise `ValueError`, in one line, unless the table is there and has every column that the recipe names."""
+    if not settings or settings.get("table") == DICOM:
+        return
+    missing = [key for key in ("table", "id", "matches") if key not in settings]
+    if missing:
+        raise ValueError(f"clinical: needs {', '.join(missing)}")
+    try:
+        path = inside(root, str(settings["table"]))
+        with path.open(encoding="utf-8-sig", newline="") as stream:
+            columns = next(csv.reader(stream), [])
+    except (Rejected, OSError, ValueError, csv.Error):
+        raise ValueError(f"clinical: {settings['table']!r} is no table below the source's folder") from None
+    named = [settings["id"], *(settings[key] for key in ("age", "sex") if key in settings)]
+    for fact in ("diagnosis", "history"):
+        if fact in settings:
+            if not isinstance(settings[fact], Mapping) or not {"column", "values"} <= set(settings[fact]):
+                raise ValueError(f"clinical: {fact} needs column and values")
+            named.append(settings[fact]["column"])
+    odd = [str(name) for name in named if str(name) not in columns]
+    if odd:
+        raise ValueError(f"clinical: {path.name} has no column {', '.join(odd)}: it has {', '.join(columns)}")
 
 
 def facts_of(settings: Mapping[str, Any], row: Mapping[str, str]) -> dict[str, str]:
@@ -79,8 +100,6 @@ def age_band(text: str) -> str:
 def _table(path: Path, id_column: str) -> dict[str, dict[str, str]]:
     with path.open(encoding="utf-8-sig", newline="") as stream:
         rows = list(csv.DictReader(stream))
-    if rows and id_column not in rows[0]:
-        raise ValueError(f"{path.name}: has no column {id_column!r}")
     return {row[id_column]: row for row in rows}
 
 
@@ -95,4 +114,4 @@ def _from_dicom(case: Case) -> dict[str, str]:
     return {fact: value for fact, value in (("age_band", age), ("sex", sex)) if value}
 
 
-__all__ = ["FACTS", "age_band", "clinical_facts", "facts_of"]
+__all__ = ["FACTS", "age_band", "check_settings", "clinical_facts", "facts_of"]

@@ -225,6 +225,8 @@ def read_segmentation(path: str | Path) -> list[tuple[Volume, str]]:
         raise VolumeError('DICOM SEG needs highdicom: pip install "med-glip[data]"', "unreadable") from None
     try:
         segmentation = highdicom.seg.segread(str(path))
+        if segmentation.get_volume_geometry() is None:
+            return _sheared_segments(segmentation)
         found = []
         for number in segmentation.segment_numbers:
             mask = segmentation.get_volume(segment_numbers=[number], rescale_fractional=True)
@@ -236,6 +238,38 @@ def read_segmentation(path: str | Path) -> list[tuple[Volume, str]]:
         raise
     except Exception as error:  # damaged files make both libraries raise nearly anything
         raise VolumeError(f"is no DICOM segmentation of a volume ({type(error).__name__})", "unreadable") from None
+
+
+def _sheared_segments(segmentation: Any) -> list[tuple[Volume, str]]:
+    """Segments whose frames are not stacked along their normal, as those of a tilted gantry, by the frames' own
+    positions. Frames may be missing between others: what has none is empty."""
+    shared = segmentation.SharedFunctionalGroupsSequence[0]
+    orientation = np.array(shared.PlaneOrientationSequence[0].ImageOrientationPatient, dtype=np.float64)
+    measures = shared.PixelMeasuresSequence[0]
+    frames = segmentation.PerFrameFunctionalGroupsSequence
+    positions = np.array([frame.PlanePositionSequence[0].ImagePositionPatient for frame in frames], dtype=np.float64)
+    numbers = [int(frame.SegmentIdentificationSequence[0].ReferencedSegmentNumber) for frame in frames]
+    along = positions @ np.cross(orientation[:3], orientation[3:])
+    places, first = np.unique(along.round(2), return_index=True)
+    gaps = np.diff(places)
+    if len(places) < 2 or np.abs(gaps / gaps.min() - np.rint(gaps / gaps.min())).max() > GAP:
+        raise VolumeError("its frames are no stack", "missing_slices")
+    index = np.rint((along - along.min()) / gaps.min()).astype(int)
+    affine = np.eye(4)
+    affine[:3, 0] = orientation[:3] * float(measures.PixelSpacing[1])
+    affine[:3, 1] = orientation[3:] * float(measures.PixelSpacing[0])
+    affine[:3, 2] = (positions[first[-1]] - positions[first[0]]) / index.max()
+    affine[:3, 3] = positions[first[0]]
+    pixels = segmentation.pixel_array > float(segmentation.get("MaximumFractionalValue") or 1) / 2
+    if pixels[0].size * (int(index.max()) + 1) > MAX_BYTES:
+        raise VolumeError(f"{index.max() + 1} slices", "too_large")
+    found = []
+    for number in segmentation.segment_numbers:
+        mask = np.zeros((pixels.shape[2], pixels.shape[1], index.max() + 1), np.uint8)
+        for frame in np.flatnonzero(np.array(numbers) == number):
+            mask[:, :, index[frame]] = pixels[frame].T
+        found.append((Volume(mask, affine), str(segmentation.get_segment_description(number).segment_label)))
+    return found
 
 
 def read_structures(path: str | Path, image: Volume) -> list[tuple[Volume, str]]:

@@ -154,6 +154,8 @@ def on_grid(labels: Volume, image: Volume, tolerance: float = 0.1) -> Volume | N
     """
     own, grid = to_lps(labels), to_lps(image)
     moved = np.linalg.inv(grid.affine) @ own.affine
+    if not np.abs(moved).max() < 2**31:  # nowhere near, or not finite
+        return None
     offset = np.rint(moved[:3, 3]).astype(int)
     ends = np.array(own.array.shape) - 1
     drift = np.abs(moved[:3, :3] - np.eye(3)) @ ends + np.abs(moved[:3, 3] - offset)

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from dataset_scripts.build import build
-from dataset_scripts.clinical import age_band, clinical_facts, facts_of
+from dataset_scripts.clinical import age_band, check_settings, clinical_facts, facts_of
 from dataset_scripts.recipe import Recipe
 from dataset_scripts.records import Case
 
@@ -54,8 +54,31 @@ def test_tables(tmp_path: Path) -> None:
     assert clinical_facts(SETTINGS, tmp_path, Case("x/a.png", "p")) == {"age_band": "50-59", "sex": "male"}
     assert clinical_facts(SETTINGS, tmp_path, Case("x/b.png", "p")) == {}
     assert clinical_facts({}, tmp_path, Case("x/a.png", "p")) == {}
-    with pytest.raises(ValueError, match="facts.csv: has no column 'identity'"):
-        clinical_facts({**SETTINGS, "id": "identity"}, tmp_path, Case("x/a.png", "p"))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"id": "identity"}, "facts.csv has no column identity: it has name, years, gender, dx, smoker"),
+        ({"age": "old", "sex": "kind"}, "has no column old, kind"),
+        ({"diagnosis": {"column": "found", "values": {}}}, "has no column found"),
+        ({"history": "smoker"}, "history needs column and values"),
+        ({"table": "none.csv"}, "'none.csv' is no table"),
+        ({"table": "../facts.csv"}, "'../facts.csv' is no table"),
+    ],
+)
+def test_settings_that_do_not_fit_stop_the_build_before_any_work(
+    tmp_path: Path, change: dict[str, Any], message: str
+) -> None:
+    write_polyps(tmp_path, 2)
+    (tmp_path / "polyps" / "facts.csv").write_text("name,years,gender,dx,smoker\n", encoding="utf-8")
+    files = {"image": "images/*.png", "mask": "masks/{stem}_mask.png", "label": "polyp"}
+    recipe = Recipe("mine", "endoscopy", "mask_folder", "polyps", files, clinical={**SETTINGS, **change})
+    with pytest.raises(ValueError, match=f"mine: clinical: .*{message}"):
+        build([recipe], tmp_path, tmp_path / "set", say=lambda text: None)
+    with pytest.raises(ValueError, match="needs table, id"):
+        check_settings({"matches": "(.*)"}, tmp_path)
+    check_settings(SETTINGS, tmp_path / "polyps")
 
 
 def test_headers(tmp_path: Path) -> None:

@@ -97,13 +97,13 @@ def _item(values: dict[str, Any]) -> Any:
     return item
 
 
-def write_segmentation(path: Path, slices: Sequence[Path]) -> None:
-    """A DICOM SEG of two segments, `MASK` as "Liver" and a block as "Left kidney"."""
+def write_segmentation(path: Path, slices: Sequence[Path], mask: np.ndarray = MASK) -> None:
+    """A DICOM SEG of two segments, `mask` as "Liver" and a block as "Left kidney"."""
     import highdicom as hd
     from pydicom.sr.codedict import codes
 
     sources = [pydicom.dcmread(name) for name in slices]
-    second = np.zeros_like(MASK)
+    second = np.zeros_like(mask)
     second[11:14, 8:11, 2:4] = 1
     descriptions = [
         hd.seg.SegmentDescription(
@@ -111,7 +111,7 @@ def write_segmentation(path: Path, slices: Sequence[Path]) -> None:
         )
         for number, label in ((1, "Liver"), (2, "Left kidney"))
     ]
-    frames = np.stack([mask.transpose(2, 1, 0) for mask in (MASK, second)], axis=-1)
+    frames = np.stack([part.transpose(2, 1, 0) for part in (mask, second)], axis=-1)
     hd.seg.Segmentation(
         sources, frames, hd.seg.SegmentationTypeValues.BINARY, descriptions, generate_uid(), 1, generate_uid(), 1,
         "maker", "model", "1", "0",

@@ -169,6 +169,18 @@ class TestSegmentations:
         other = on_grid(kidney, image)
         assert other is not None and other.array.sum() == 18 and other.array[11:14, 8:11, 2:4].all()
 
+    @pytest.mark.parametrize("empty", [[], [2]])
+    def test_of_a_tilted_gantry(self, tmp_path: Path, empty: list[int]) -> None:
+        paths = write_series(tmp_path / "ct", step=(0, 0.6, 1.9))
+        mask = MASK.copy()
+        mask[:, :, empty] = 0
+        write_segmentation(tmp_path / "seg.dcm", paths, mask)
+        image = read_series(paths).volume
+        (liver, _), (kidney, _) = read_segmentation(tmp_path / "seg.dcm")
+        placed, other = on_grid(liver, image), on_grid(kidney, image)
+        assert placed is not None and np.array_equal(placed.array, mask)
+        assert other is not None and other.array.sum() == 18 and other.array[11:14, 8:11, 2:4].all()
+
     def test_what_is_no_segmentation(self, tmp_path: Path) -> None:
         paths = write_series(tmp_path)
         (tmp_path / "a.txt").write_bytes(b"no")
