@@ -18,11 +18,14 @@ from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 from pycocotools import mask as coco_mask
 
 from modeling_medglip.overlay import PALETTE, contact_sheet, overlay_png
 from modeling_medglip.results import write_bytes
+
+from .recipe import WINDOWS
 
 
 PER_SOURCE = 12
@@ -131,8 +134,7 @@ def marked(row: dict[str, Any], names: dict[int, str]) -> Image.Image:
     """A picture with its masks tinted, its boxes, their names, and a line that says where it comes from."""
     picture: Image.Image = Image.open(io.BytesIO(row["image"]["bytes"]))
     if picture.mode.startswith("I"):
-        deep = np.asarray(picture).astype(np.float32)
-        picture = Image.fromarray((deep * (255 / max(float(deep.max()), 1))).astype(np.uint8))
+        picture = Image.fromarray(_seen(np.asarray(picture).astype(np.float32), row))
     factor = (CELL - 12) / max(picture.size)
     objects = row["objects"]
     tinted = np.asarray(picture.convert("RGB")).astype(np.float32)
@@ -161,6 +163,15 @@ def marked(row: dict[str, Any], names: dict[int, str]) -> Image.Image:
     place = f"{row['plane']} {row['index']}" if row["plane"] else ""
     ImageDraw.Draw(canvas).text((2, 2), f"{row['case']} {place}", fill="white", font=font)
     return canvas
+
+
+def _seen(grey: NDArray[np.float32], row: dict[str, Any]) -> NDArray[np.uint8]:
+    """A deep picture as people look at it: CT of known values through the usual window, others up to their maximum."""
+    low, high = 0.0, max(float(grey.max()), 1.0)
+    if row["window"] and row["modality"] in WINDOWS:
+        zero, top = row["window"]
+        low, high = ((value - zero) * (65535 / (top - zero)) for value in WINDOWS[row["modality"]])
+    return ((grey - low) * (255 / (high - low))).clip(0, 255).astype(np.uint8)
 
 
 def _colour(category: int) -> str:

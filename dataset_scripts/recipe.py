@@ -15,6 +15,8 @@ A file holds one recipe, or several under `recipes:` with `defaults:` for all of
     splits: {validation: ["patient024*"], train: ["*"]}     # official split, first match counts
     planes: {axial: 1}           # for volumes: plane -> step
     window: [-160, 240]          # values shown from black to white; default by modality
+    bits: 16                     # depth of pictures cut from volumes; default 8. With 16 all Hounsfield units of a CT
+                                 # are kept: grey level = HU + 1024
     instances: [polyp]           # labels with one box per connected component; default: lesions
     min_pixels: 10               # smaller marks are left open
     specks: 0.02                 # parts of a mask under this share of its largest part are taken out
@@ -46,6 +48,8 @@ OPEN, EXCLUDE = "open", "exclude"
 SPLITS = ("train", "validation", "test")
 # Values shown from black to white. CT: soft tissue. MRI: percentiles of the volume's voxels that are not zero.
 WINDOWS: dict[str, tuple[float, float]] = {"ct": (-160.0, 240.0)}
+# With 16 bits nothing is cut off: one grey level is one Hounsfield unit, and 1024 of them lie below water.
+DEEP_WINDOWS: dict[str, tuple[float, float]] = {"ct": (-1024.0, 64511.0)}
 SOURCE_ID = re.compile(r"^[a-z0-9][a-z0-9_]{0,63}$")
 
 
@@ -64,6 +68,7 @@ class Recipe:
     splits: dict[str, list[str]] = field(default_factory=dict)
     planes: dict[str, int] = field(default_factory=lambda: {"axial": 1})
     window: tuple[float, float] | None = None
+    bits: int = 8
     instances: tuple[str, ...] | None = None
     min_pixels: int = 1
     specks: float = 0.0
@@ -71,6 +76,11 @@ class Recipe:
     clinical: dict[str, Any] = field(default_factory=dict)
     card: dict[str, Any] = field(default_factory=dict)
     confirmed: bool = False
+
+    @property
+    def shown_window(self) -> tuple[float, float] | None:
+        """Values shown from black to white; `None`: the percentiles of each volume."""
+        return self.window or (WINDOWS if self.bits == 8 else DEEP_WINDOWS).get(self.modality)
 
     @property
     def family(self) -> str:
@@ -159,6 +169,8 @@ def _check(recipe: Recipe, where: str) -> None:
         raise ValueError(f"{where}: the step of a plane is a whole number from 1")
     if recipe.window is not None and not (len(recipe.window) == 2 and recipe.window[0] < recipe.window[1]):
         raise ValueError(f"{where}: window must be two growing numbers")
+    if recipe.bits not in (8, 16):
+        raise ValueError(f"{where}: bits are 8 or 16")
     if recipe.patient is not None and re.compile(recipe.patient).groups < 1:
         raise ValueError(f"{where}: patient needs a group in its regular expression")
 

@@ -16,7 +16,7 @@ from PIL import Image
 from modeling_medglip.geometry import PicturePlane, Volume, cut, picture_count, to_lps
 
 from .readers.masks import labelmap_marks
-from .recipe import WINDOWS, Recipe
+from .recipe import Recipe
 from .records import LabelledVolume, Mark, Picture
 
 
@@ -28,7 +28,7 @@ def pictures_of(labelled: LabelledVolume, recipe: Recipe, square_pixels: bool = 
     """All pictures of a volume with something annotated in them; for the others the name of their plane."""
     image = to_lps(labelled.volume)
     labelmaps = [(to_lps(labelmap), names) for labelmap, names in labelled.labelmaps]
-    window = recipe.window or WINDOWS.get(recipe.modality) or value_range(image)
+    window = recipe.shown_window or value_range(image)
     occupied = [occupied_pictures(labelmap.array) for labelmap, _ in labelmaps]
     for plane, step in recipe.planes.items():
         for index in range(0, picture_count(image, plane), step):
@@ -39,7 +39,8 @@ def pictures_of(labelled: LabelledVolume, recipe: Recipe, square_pixels: bool = 
             marks = [
                 mark for labelmap, names in labelmaps for mark in labelmap_marks(cut(labelmap, plane, index)[0], names)
             ]
-            picture = Picture(shown(image.values(stored), window), tuple(marks), f"{plane} {index}", place, window)
+            pixels = shown(image.values(stored), window, recipe.bits)
+            picture = Picture(pixels, tuple(marks), f"{plane} {index}", place, window)
             yield squared(picture) if square_pixels else picture
 
 
@@ -67,21 +68,25 @@ def value_range(volume: Volume) -> tuple[float, float]:
     return (low, high) if high > low else (low, low + 1.0)
 
 
-def shown(values: NDArray, window: tuple[float, float]) -> NDArray[np.uint8]:
-    """Values -> grey levels: the window's lower end is 0, its upper end 255."""
+def shown(values: NDArray, window: tuple[float, float], bits: int = 8) -> NDArray:
+    """Values -> grey levels: the window's lower end is 0, its upper end 255 (uint8) or, with 16 bits, 65535
+    (uint16)."""
     low, high = window
     if values.dtype.kind in "ui" and values.dtype.itemsize <= 2:
-        return _table(values.dtype, low, high)[values]
-    grey = (values.astype(np.float32) - low) * np.float32(255 / (high - low))
-    return np.nan_to_num(grey).round().clip(0, 255).astype(np.uint8)
+        return _table(values.dtype, low, high, bits)[values]
+    return _grey(values, low, high, bits)
+
+
+def _grey(values: NDArray, low: float, high: float, bits: int) -> NDArray:
+    top = 2**bits - 1
+    grey = (values.astype(np.float32) - low) * np.float32(top / (high - low))
+    return np.nan_to_num(grey).round().clip(0, top).astype(np.uint8 if bits == 8 else np.uint16)
 
 
 @lru_cache(maxsize=8)
-def _table(dtype: np.dtype, low: float, high: float) -> NDArray[np.uint8]:
+def _table(dtype: np.dtype, low: float, high: float, bits: int) -> NDArray:
     """Grey level of every number of a type of at most 16 bits; negative ones count from the end, as numpy's do."""
-    numbers = np.arange(2 ** (8 * dtype.itemsize), dtype=np.uint16).astype(dtype)
-    grey = (numbers.astype(np.float32) - low) * np.float32(255 / (high - low))
-    return grey.round().clip(0, 255).astype(np.uint8)
+    return _grey(np.arange(2 ** (8 * dtype.itemsize), dtype=np.uint16).astype(dtype), low, high, bits)
 
 
 def squared(picture: Picture) -> Picture:

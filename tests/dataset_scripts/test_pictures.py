@@ -54,6 +54,22 @@ def test_boxes_are_drawn_where_they_are() -> None:
     assert (columns.min(), columns.max()) == (round(10 * factor), round(50 * factor) - 1)
 
 
+def test_deep_ct_is_shown_through_the_usual_window() -> None:
+    import io
+
+    grey = np.full((46, 92), 1024 - 1000, np.uint16)
+    grey[10:20, 10:20] = 1024 + 40
+    for window, modality, low, high in (([-1024.0, 64511.0], "ct", 0, 127), ([], "mri", 5, 254)):
+        buffer = io.BytesIO()
+        Image.fromarray(grey).save(buffer, "PNG")
+        row = {"image": {"bytes": buffer.getvalue()}, "width": 92, "height": 46, "case": "a", "plane": "", "index": -1}
+        objects: dict[str, list[object]] = {"bbox": [], "category": [], "segmentation": []}
+        drawn = np.asarray(marked({**row, "objects": objects, "window": window, "modality": modality}, {}))[16:]
+        factor = (CELL - 12) / 92
+        assert abs(int(drawn[-5, -5, 0]) - low) <= 1
+        assert abs(int(drawn[round(15 * factor), round(15 * factor), 0]) - high) <= 1
+
+
 def test_command(built: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([str(built)]) == 0 and "7 pictures" in capsys.readouterr().out
     assert main([str(tmp_path)]) == 2 and "is no data set" in capsys.readouterr().err

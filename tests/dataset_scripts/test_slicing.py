@@ -55,6 +55,16 @@ def test_shown_is_the_formula_for_every_type(dtype: Any) -> None:
     assert np.array_equal(shown(values, (-160, 240)), expected)
 
 
+def test_16_bits_keep_every_hounsfield_unit() -> None:
+    (picture, *_), _ = pictures(labelled(slope=2.0, intercept=-1000.0), bits=16)
+    values = (labelled().volume.array[:, :, 1].T.astype(int) * 2 - 1000).clip(-1024)
+    assert picture.pixels.dtype == np.uint16 and np.array_equal(picture.pixels.astype(int) - 1024, values)
+    assert picture.window == (-1024, 64511)
+    low, high = picture.window
+    assert np.allclose(low + picture.pixels * ((high - low) / 65535), values)
+    assert shown(np.array([[np.nan, 5]], np.float32), (0, 10), bits=16).tolist() == [[0, 32768]]
+
+
 def test_not_finite_values_are_black() -> None:
     assert shown(np.array([[np.nan, -np.inf, 240]], np.float32), (-160, 240)).tolist() == [[0, 0, 255]]
 
