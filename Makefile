@@ -2,6 +2,7 @@
 # make test    the default test suite            make test-slow   the slow and the multi-process tests
 # make lint    ruff and mypy                     make format      ruff, rewriting
 # make bench   time and memory beside two detectors of transformers, time of the embedded checkpoint
+# make data    the data set of the embedded checkpoint in out/data, from RAW=../shared/data
 # make bench-data   slices per second of the data set builder beside a plain loop
 # Everything makes or updates .venv first. PYTHON=... chooses another interpreter (3.11 or newer).
 
@@ -29,7 +30,8 @@ export HF_HUB_DISABLE_TELEMETRY := 1
 export GRADIO_ANALYTICS_ENABLED := False
 export PYTHONUNBUFFERED := 1
 
-.PHONY: demo test test-slow lint format bench bench-data results train-env build clean
+# Status 1 of the builder says that something was turned away, which these sets have.
+.PHONY: demo test test-slow lint format bench bench-data data results train-env build clean
 
 demo: $(VENV)/.demo
 	$(BIN)/medglip demo --out out/demo
@@ -58,6 +60,11 @@ bench-data: $(VENV)/.dev
 	$(BIN)/python -m tests.benchmarks.bench_merge --out docs/merge_benchmark.json
 
 # The training images are not part of this repository: see training/README.md.
+RAW ?= ../shared/data
+
+data: $(VENV)/.dev
+	$(BIN)/python -m dataset_scripts.build --recipe dataset_scripts/recipes/real_data.yaml --raw $(RAW) --out out/data --workers 2
+
 results: $(VENV)/.dev
 	$(BIN)/python -m training.evaluate
 	$(BIN)/python -m training.card

@@ -23,15 +23,23 @@ def write_card(
     classes: Classes,
     statistics: Statistics,
     split_hashes: Mapping[str, str],
+    content_hash: str,
 ) -> None:
     """Write `README.md` into a built set."""
-    header = yaml.safe_dump(metadata(name, classes, statistics), sort_keys=False, allow_unicode=True, width=1000)
+    header = yaml.safe_dump(
+        metadata(name, classes, statistics, content_hash), sort_keys=False, allow_unicode=True, width=1000
+    )
     text = "\n".join(_body(name, recipes, statistics, split_hashes))
     (out / "README.md").write_text(f"---\n{header}---\n\n{text}\n", encoding="utf-8")
 
 
-def metadata(name: str, classes: Classes, statistics: Statistics) -> dict[str, Any]:
-    """The YAML header: one config per modality, and `labels`."""
+def metadata(name: str, classes: Classes, statistics: Statistics, content_hash: str) -> dict[str, Any]:
+    """The YAML header: one config per modality, and `labels`.
+
+    `datasets` caches a local folder by its name and its `dataset_info`. The hash of the content is in there, so that a
+    set that was built again is not answered with the older one.
+    """
+    description = f"Medical pictures with boxes and masks. Content {content_hash}."
     configs: list[dict[str, Any]] = []
     info: list[dict[str, Any]] = []
     modalities = sorted({modality for modality, _ in statistics.split_images})
@@ -47,10 +55,12 @@ def metadata(name: str, classes: Classes, statistics: Statistics) -> dict[str, A
             }
             for split in splits
         ]
-        info.append({"config_name": modality, "features": yaml_features(list(classes.names)), "splits": sizes})
+        features = yaml_features(list(classes.names))
+        info.append({"config_name": modality, "description": description, "features": features, "splits": sizes})
     configs.append({"config_name": "labels", "data_files": [{"split": "train", "path": "labels/train-*.parquet"}]})
     labels = {"name": "train", "num_bytes": len(str(classes.rows)), "num_examples": len(classes.rows)}
-    info.append({"config_name": "labels", "features": yaml_label_features(), "splits": [labels]})
+    features = yaml_label_features()
+    info.append({"config_name": "labels", "description": description, "features": features, "splits": [labels]})
     configs[0]["default"] = True
     return {
         "pretty_name": name,

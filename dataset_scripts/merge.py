@@ -48,12 +48,13 @@ class Summary:
     """What a merge did.
 
     Attributes:
-        images, annotations: numbers. rejected: rule -> source -> rows. failed: whether a rule out of the ordinary was
-            broken.
+        images, annotations: numbers. rejected: rule -> source -> rows. content_hash: of all rows and pixels.
+        failed: whether a rule out of the ordinary was broken.
     """
 
     images: int = 0
     annotations: int = 0
+    content_hash: str = ""
     rejected: dict[str, dict[str, int]] = field(default_factory=dict)
 
     @property
@@ -114,7 +115,7 @@ def merge(
     _write_labels(new, plan.classes)
     _write_report(new, plan, recipes, summary)
     statistics.write(new / "statistics")
-    write_card(new, name, recipes, plan.classes, statistics, _split_hashes(plan.splits))
+    write_card(new, name, recipes, plan.classes, statistics, _split_hashes(plan.splits), summary.content_hash)
     if pictures and summary.images:
         write_pictures(new)
     (new / MARKER).write_text("medglip/dataset@1\n", encoding="utf-8")
@@ -194,7 +195,7 @@ def _write(
     families = {recipe.source: recipe.family for recipe in recipes}
     licenses = {recipe.source: recipe.license for recipe in recipes}
     numbers = {name: number for number, name in enumerate(plan.classes.names)}
-    summary, statistics = Summary(), Statistics()
+    summary, statistics, content_hash = Summary(), Statistics(), hashlib.sha256()
     writers: dict[tuple[str, str], tuple[CocoWriter, ParquetWriter]] = {}
     with ExitStack() as stack:
         for folder, content in cases:
@@ -217,7 +218,9 @@ def _write(
                     folder / image["file"],
                 )
                 parquet.add({**row, "image": {"bytes": data, "path": image["file"]}}, len(data))
+                content_hash.update(json.dumps([split, row], separators=(",", ":")).encode())
                 statistics.add(content, image, split, len(data))
+    summary.content_hash = content_hash.hexdigest()[:16]
     return summary, statistics
 
 

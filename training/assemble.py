@@ -1,9 +1,7 @@
-"""Join trained experts into one checkpoint in half precision: `python -m training.assemble --runs runs --data
-../shared/data`.
+"""Join trained experts into one checkpoint in half precision: `python -m training.assemble --runs runs`.
 
 Reads `RUNS/<modality>/expert` and writes the checkpoint that the package embeds: tensors in float16 (loaded as
-float32), the
-processor with the modality router, and the licences of the training sources from the data folder's `MANIFEST.md`.
+float32), the processor with the modality router, and the licences of the training sources from their `MANIFEST.md`.
 """
 
 from __future__ import annotations
@@ -21,7 +19,7 @@ from modeling_medglip.modeling_medglip import MedGlipForObjectDetection
 from modeling_medglip.processing_medglip import MedGlipProcessor
 
 from .recipe import EMBEDDED_RECIPE, Recipe, load_recipe
-from .sources import load_records
+from .records import DEFAULT_DATA, load_records
 from .starting_weights import load_tokenizer
 
 
@@ -34,7 +32,9 @@ SHARD_SIZE = "40MB"
 LICENSES = "licenses.json"
 
 
-def assemble(runs: Path, data: Path, out: Path, recipe: Recipe, router: Path | None) -> list[str]:
+def assemble(
+    runs: Path, data: Path | str, manifest: Path, out: Path, recipe: Recipe, router: Path | None
+) -> list[str]:
     """Write the checkpoint and return the modalities in it.
 
     Raises:
@@ -49,7 +49,7 @@ def assemble(runs: Path, data: Path, out: Path, recipe: Recipe, router: Path | N
     model.half().save_pretrained(out, max_shard_size=SHARD_SIZE)
     build_processor(recipe, list(found), router).save_pretrained(out)
     tidy(out)
-    rows = license_rows(data / "MANIFEST.md")
+    rows = license_rows(manifest)
     (out / LICENSES).write_text(json.dumps(rows, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     return list(found)
 
@@ -68,7 +68,7 @@ def shorten_embeddings(model: MedGlipForObjectDetection) -> None:
         embedding.num_embeddings = length
 
 
-def trained_labels(data: Path, modalities: list[str]) -> dict[str, list[str]]:
+def trained_labels(data: Path | str, modalities: list[str]) -> dict[str, list[str]]:
     """Modality -> labels with boxes in the training split, sorted."""
     labels: dict[str, set[str]] = {name: set() for name in modalities}
     for record in load_records(data, modalities, split="train"):
@@ -119,12 +119,15 @@ def main(argv: list[str] | None = None) -> int:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--runs", type=Path, required=True)
-    parser.add_argument("--data", type=Path, default=Path("../shared/data"))
+    parser.add_argument("--data", default=DEFAULT_DATA, help="what the experts were trained on")
+    parser.add_argument("--manifest", type=Path, default=Path("../shared/data/MANIFEST.md"), help="table of licences")
     parser.add_argument("--out", type=Path, default=EMBEDDED)
     parser.add_argument("--recipe", type=Path, default=EMBEDDED_RECIPE)
     parser.add_argument("--router", type=Path, help="JSON that training.router wrote")
     options = parser.parse_args(argv)
-    names = assemble(options.runs, options.data, options.out, load_recipe(options.recipe), options.router)
+    names = assemble(
+        options.runs, options.data, options.manifest, options.out, load_recipe(options.recipe), options.router
+    )
     size = sum(path.stat().st_size for path in options.out.glob("*.safetensors")) / 1e6
     print(f"{options.out}: {', '.join(names)}; {size:.1f} MB of tensors")
     return 0

@@ -52,7 +52,7 @@ class AugmentationRecipe:
 
 @dataclass(frozen=True)
 class Freedom:
-    """What a source allows: see the flags of the same names in `sources.yaml`."""
+    """What a source allows: see the flags of the same names in `hints.yaml`."""
 
     horizontal_flip: bool = False
     vertical_flip: bool = False

@@ -1,5 +1,5 @@
 # Copyright 2026 The MedGLIP authors. Licensed under the Apache License, Version 2.0.
-"""Make scores mean something: `python -m training.calibration --model CHECKPOINT --data ../shared/data`.
+"""Make scores mean something: `python -m training.calibration --model CHECKPOINT --data out/data`.
 
 Fits, per expert, the slope and intercept of Platt scaling (Platt, 1999) on the logit of the final score, so that a
 score is the chance that the box overlaps the truth by at least half, and writes them into the checkpoint's
@@ -27,7 +27,7 @@ from modeling_medglip.processing_medglip import MedGlipProcessor
 from .assemble import EMBEDDED
 from .evaluate import detect, source_labels
 from .metrics import right_boxes
-from .sources import GroundingRecord, load_records
+from .records import DEFAULT_DATA, GroundingRecord, load_records
 
 
 logger = logging.getLogger(__name__)
@@ -74,7 +74,7 @@ def fit_expert(
     return fit_platt(np.concatenate([boxes.scores for boxes in found]), right)
 
 
-def calibrate(model: MedGlipForObjectDetection, processor: MedGlipProcessor, data: Path) -> MedGlipConfig:
+def calibrate(model: MedGlipForObjectDetection, processor: MedGlipProcessor, data: Path | str) -> MedGlipConfig:
     """The model's configuration with every expert's calibration; the model's own is cleared before measuring."""
     config = model.config
     clear(config)
@@ -101,7 +101,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", type=Path, default=EMBEDDED)
-    parser.add_argument("--data", type=Path, default=Path("../shared/data"))
+    parser.add_argument("--data", default=DEFAULT_DATA)
     options = parser.parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     torch.set_flush_denormal(True)

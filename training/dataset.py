@@ -25,7 +25,7 @@ from .augmentation import (
     window_channels,
 )
 from .prompts import PromptRecipe, PromptSampler, Vocabulary, rough_token_length
-from .sources import GroundingRecord
+from .records import GroundingRecord
 
 
 CACHE_SIDE = 1.35
@@ -132,7 +132,7 @@ class GroundingDataset(Dataset):
         geometry = self._geometry(record, boxes, rng)
         boxes, labels, annotated = self._visible(record, geometry.map_boxes(boxes))
         if self.train:
-            prompt = self.sampler.draw(labels, annotated, record.recipe.regions, rng)
+            prompt = self.sampler.draw(labels, annotated, record.hints.regions, rng)
             phrases, boxes, classes = list(prompt.phrases), boxes[list(prompt.boxes)], list(prompt.classes)
         else:
             phrases, classes = list(annotated), [annotated.index(label) for label in labels]
@@ -183,8 +183,7 @@ class GroundingDataset(Dataset):
     def _geometry(self, record: GroundingRecord, boxes: NDArray[np.float32], rng: np.random.Generator) -> Geometry:
         if not self.train:
             return IDENTITY
-        recipe = record.recipe
-        freedom = Freedom(**{field.name: getattr(recipe, field.name) for field in fields(Freedom)})
+        freedom = Freedom(**{field.name: getattr(record.hints, field.name) for field in fields(Freedom)})
         return draw_geometry(boxes, freedom, self.augmentation, rng)
 
     def _visible(
@@ -212,7 +211,7 @@ class GroundingDataset(Dataset):
         if picture.display is not None:
             values = self._windowed(values, picture.display, picture.measured, rng)
         if self.train:
-            values = draw_photometry(values, record.recipe.colour, self.augmentation, rng)
+            values = draw_photometry(values, record.hints.colour, self.augmentation, rng)
         return self.image_processor.standardize(values.expand(3, -1, -1), self.modality).contiguous()
 
     def _windowed(

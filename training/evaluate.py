@@ -24,8 +24,8 @@ import yaml
 from .dataset import foreign_labels
 from .metrics import Detections, LabelScore, average_precision, precision_recall, side_confusion, top_scores
 from .prompts import SYNONYMS_FILE, Vocabulary
+from .records import DEFAULT_DATA, MODALITIES, GroundingRecord, load_records
 from .report import write_page
-from .sources import MODALITIES, GroundingRecord, load_records
 
 
 SCHEMA = "medglip/evaluation@1"
@@ -244,7 +244,7 @@ def _foreign_floor(
     rng = np.random.default_rng(0)
     pictures, prompts = [], []
     for record in _first(records, FOREIGN_PICTURES):
-        names = Vocabulary.load().foreign(record.recipe.regions, labels)
+        names = Vocabulary.load().foreign(record.hints.regions, labels)
         if names:
             pictures.append(record)
             prompts.append([str(name) for name in rng.permutation(list(names))[:FOREIGN_LABELS]])
@@ -296,7 +296,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Command line; returns the exit status."""
     parser = argparse.ArgumentParser(prog="python -m training.evaluate", description=__doc__)
     parser.add_argument("--model", default=None, help="checkpoint folder; default: the embedded checkpoint")
-    parser.add_argument("--data", default="../shared/data", help="folder with one folder of sources per modality")
+    parser.add_argument("--data", default=DEFAULT_DATA, help="built data set, its id on the Hub, or a COCO file")
     parser.add_argument("--modality", nargs="+", default=None, help="only these; default: all that the checkpoint has")
     parser.add_argument("--out", default="docs", help="folder for results.json and results.md")
     parser.add_argument("--batch-size", type=int, default=4)

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from .sources import GroundingRecord
+from .records import GroundingRecord
 
 
 OVERLAP = 0.5

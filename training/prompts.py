@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -18,6 +19,8 @@ from modeling_medglip.taxonomy import Taxonomy, load_taxonomy
 SYNONYMS_FILE = Path(__file__).with_name("synonyms.yaml")
 SIDES = ("left", "right")
 ANYWHERE = "any"
+# What counts ribs and vertebrae.
+NUMBER = re.compile(r"[CTLS]?\d+")
 
 
 @dataclass(frozen=True)
@@ -82,6 +85,7 @@ class Vocabulary:
     def __init__(self, document: dict[str, Any], taxonomy: Taxonomy | None = None) -> None:
         self._taxonomy = taxonomy
         self._excluded: dict[str, list[str]] = document.get("excluded", {})
+        self._places: dict[str, list[str]] = document.get("places", {})
         self.words: dict[str, LabelWords] = {}
         self.pairs: dict[str, tuple[str, str]] = {}
         self.parent_words = {name: tuple(words) for name, words in document.get("parents", {}).items()}
@@ -102,7 +106,8 @@ class Vocabulary:
 
     def _add_sided(self, base: str, entry: dict[str, Any]) -> None:
         regions, plural = entry["regions"], entry.get("plural")
-        self._add(base, [*entry["synonyms"], *([plural] if plural else [])], entry["parents"], regions)
+        words = [*entry["synonyms"], *entry.get("both", ()), *([plural] if plural else [])]
+        self._add(base, words, entry["parents"], regions)
         for side in SIDES:
             words = [f"{side} {word}" for word in entry["synonyms"]] + [f"{base}, {side}", f"{base} on the {side}"]
             if "abbreviation" in entry:
@@ -118,21 +123,47 @@ class Vocabulary:
         """Read the file once, with the package's taxonomy."""
         return cls(yaml.safe_load(path.read_text(encoding="utf-8")), load_taxonomy())
 
+    def of(self, label: str) -> LabelWords:
+        """The words of a label: those that are listed, else what the taxonomy knows; none for other labels."""
+        if label not in self.words:
+            self.words[label] = self._from_taxonomy(label)
+        return self.words[label]
+
+    def _from_taxonomy(self, name: str) -> LabelWords:
+        found = self._taxonomy.resolve(name) if self._taxonomy else None
+        if found is None or self._taxonomy is None:
+            return LabelWords((), (), frozenset())
+        kinds = [label.name for label in self._taxonomy.ancestors(found.id) if label.id == found.kind_of]
+        base = " ".join(word for word in found.name.split() if word not in SIDES and not NUMBER.fullmatch(word))
+        if base != found.name and base not in kinds and found in self._taxonomy.resolve_term(base):
+            kinds.append(base)
+        general = ["lesion", "abnormality"] if found.granularity == "lesion" else []
+        synonyms = [word for word in (found.name, *found.synonyms) if word.lower() != name.lower()]
+        regions = self._places.get(found.category or "", ())
+        return LabelWords(tuple(synonyms), tuple(kinds + general), frozenset(regions))
+
     def synonyms(self, label: str) -> tuple[str, ...]:
-        """Other wordings of a label; none for a label that is not listed."""
-        return self.words[label].synonyms if label in self.words else ()
+        """Other wordings of a label."""
+        return self.of(label).synonyms
+
+    def regions(self, labels: Sequence[str]) -> tuple[str, ...]:
+        """Where in the body a picture with these labels may be from; empty if one of them is not known."""
+        found = [self.of(label).regions for label in labels]
+        return tuple(sorted(frozenset().union(*found))) if all(found) else ()
 
     def covered(self, parent: str, annotated: Sequence[str]) -> tuple[str, ...]:
         """Annotated labels that a parent term covers; none where it cannot be used.
 
         A term for both sides of something needs both sides annotated.
         """
+        if any(parent.lower() in map(str.lower, self.synonyms(name)) for name in annotated):
+            return ()  # it means one of these labels already
         if parent in self.pairs and not set(self.pairs[parent]) <= set(annotated) | {parent}:
             return ()
         return tuple(name for name in annotated if name == parent or parent in self._parents(name))
 
     def _parents(self, label: str) -> tuple[str, ...]:
-        return self.words[label].parents if label in self.words else ()
+        return self.of(label).parents
 
     def partner(self, label: str) -> str | None:
         """The same thing on the other side of the body, or `None`."""
@@ -142,9 +173,10 @@ class Vocabulary:
         return None
 
     def foreign(self, regions: Sequence[str], labels: Sequence[str]) -> tuple[str, ...]:
-        """Those of `labels` that cannot be in a picture of these regions."""
+        """Those of `labels` that cannot be in a picture of these regions; none if the regions are not known."""
         seen = {ANYWHERE, *regions}
-        return tuple(name for name in labels if name in self.words and not self.words[name].regions & seen)
+        places = ((name, self.of(name).regions) for name in labels if regions)
+        return tuple(name for name, own in places if own and not own & seen)
 
 
 def rough_token_length(phrase: str) -> int:
@@ -176,11 +208,12 @@ class PromptSampler:
         Args:
             labels: one per box of the picture.
             annotated: labels marked wherever they occur; those without a box are negatives.
-            regions: body parts in the picture.
+            regions: body parts in the picture; empty: those that the annotated labels can be in.
             rng: the only source of chance.
         """
         chosen = self._choose(labels, annotated, rng)
         phrases = self._word(chosen, annotated, rng)
+        regions = regions or self.vocabulary.regions(annotated)
         phrases += [(phrase, ()) for phrase in self._foreign(regions, rng, at_least_one=not phrases)]
         order = rng.permutation(len(phrases))
         kept = self._fit([phrases[i] for i in order])

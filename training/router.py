@@ -1,7 +1,7 @@
 # Copyright 2026 The MedGLIP authors. Licensed under the Apache License, Version 2.0.
 """Train the modality router: a small perceptron on simple features of the raw picture.
 
-`python -m training.router --data ../shared/data --out router.json` writes the weights that go into the image
+`python -m training.router --data out/data --out router.json` writes the weights that go into the image
 processor's JSON as `router`, and beside them `router_report.json` with the measured accuracy.
 """
 
@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import io
 import json
-import os
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -23,10 +22,11 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from modeling_medglip.configuration_medglip import MODALITIES
+from modeling_medglip.geometry import cut, picture_count, to_lps
 from modeling_medglip.image_processing_medglip import channels_first, resize_image, router_features, router_scores
+from modeling_medglip.volumes import read_volume
 
-from .sources import GroundingRecord, SourceRecipe, load_records
-from .volumes import cut, plane_length, read_volume, to_lps
+from .records import DEFAULT_DATA, GroundingRecord, load_records
 
 
 LARGEST_SIDE = 256
@@ -36,11 +36,13 @@ SIGNIFICANT_DIGITS = 4
 SOURCE_POWER = -0.35
 # Shares of the varied ultrasound pictures that are cut to a sector, and that get coloured spots.
 FAN_SHARE, FLOW_SHARE = 0.3, 0.2
-# Volumes whose sagittal and coronal slices join the training: modality, source, file, and axes if the header is wrong.
+# Volumes whose slices in further planes join the training: modality, source, file. The brain's header says RAS where
+# its axes run left, down, front: what is axial there by the header is coronal.
 EXTRA_VOLUMES = (
-    ("mri", "voxelmorph_brain", "brain_t1_image.nii.gz", "LIA"),
-    ("ct", "totalsegmentator_example", "example_ct.nii.gz", None),
+    ("mri", "voxelmorph_brain", "brain_t1_image.nii.gz"),
+    ("ct", "totalsegmentator_example", "example_ct.nii.gz"),
 )
+PLANES = {"mri": ("sagittal", "axial"), "ct": ("sagittal", "coronal")}
 # Displays of Hounsfield units that a picture of a CT slice may come in: centre and width.
 CT_WINDOWS = ((40, 400), (-600, 1500), (400, 1800), (40, 80), (50, 350), (0, 2000))
 
@@ -144,25 +146,30 @@ def flow_colours(picture: NDArray[np.uint8], rng: np.random.Generator) -> NDArra
     return coloured
 
 
-def sagittal_and_coronal(data: Path) -> list[GroundingRecord]:
-    """Slices of `EXTRA_VOLUMES` in the two planes that the records of the data folder hold few of."""
+def sagittal_and_coronal(volumes: Path) -> list[GroundingRecord]:
+    """Slices of `EXTRA_VOLUMES` in the two planes that built data sets hold few of; none for files that are not
+    there."""
     records = []
-    for modality, source, name, axcodes in EXTRA_VOLUMES:
-        path = data / modality / source / name
-        array = to_lps(read_volume(path, axcodes)) if path.is_file() else np.zeros((0, 0, 0))
-        for plane in ("sagittal", "coronal"):
-            length = plane_length(array, plane)
+    for modality, source, name in EXTRA_VOLUMES:
+        path = volumes / modality / source / name
+        if not path.is_file():
+            continue
+        volume = to_lps(read_volume(path))
+        for plane in PLANES[modality]:
+            length = picture_count(volume, plane)
             for place in range(length // 4, 3 * length // 4, 2):
-                records.append(_slice_record(modality, source, f"{name} {plane} {place}", cut(array, plane, place)))
+                pixels = volume.values(cut(volume, plane, place)[0])
+                records.append(_slice_record(modality, source, f"{name} {plane} {place}", pixels))
     return records
 
 
 def _slice_record(modality: str, source: str, name: str, pixels: NDArray[Any]) -> GroundingRecord:
     nothing: Any = np.zeros((0, 4), np.float32)
     return GroundingRecord(
-        recipe=SourceRecipe(modality, f"{source}_planes"),
+        modality=modality,
+        source=f"{source}_planes",
         image_id=name,
-        group=source,
+        patient=source,
         split="train",
         boxes=nothing,
         labels=(),
@@ -282,7 +289,8 @@ def left_out(
 
 
 def train_router(
-    data: Path,
+    data: Path | str,
+    volumes: Path,
     draws: int = 1000,
     steps: int = 2500,
     seed: int = 0,
@@ -290,10 +298,10 @@ def train_router(
     log: Callable[[str], None] = print,
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """
-    Train on the train split of a data folder and measure on its validation split.
+    Train on the train split of a data set and measure on its validation split.
 
     Args:
-        data (`Path`): folder with one folder per modality.
+        data: as `load_records` takes it. volumes (`Path`): folder of the raw volumes, `<modality>/<source>/<file>`.
         draws (`int`): samples per modality. steps (`int`): of AdamW. seed (`int`): of everything random.
         leave_one_out (`bool`): also measure on every source by a router without it.
         log: called with a line of text now and then.
@@ -302,7 +310,7 @@ def train_router(
         the router's dictionary and the report.
     """
     start, rng = time.time(), np.random.default_rng(seed)
-    train = load_records(data, split="train") + sagittal_and_coronal(data)
+    train = load_records(data, split="train") + sagittal_and_coronal(volumes)
     validation = load_records(data, split="validation")
     indices = draw(train, draws, rng)
     features, classes = feature_table(train, indices, rng, plain_share=0.3)
@@ -322,7 +330,8 @@ def train_router(
 def main(arguments: Sequence[str] | None = None) -> int:
     """Command line: see the module's first lines."""
     parser = argparse.ArgumentParser(description="Train the modality router.")
-    parser.add_argument("--data", type=Path, default=Path(os.environ.get("MEDGLIP_DATA", "../shared/data")))
+    parser.add_argument("--data", default=DEFAULT_DATA, help="built data set")
+    parser.add_argument("--volumes", type=Path, default=Path("../shared/data"), help="raw volumes for further planes")
     parser.add_argument("--out", type=Path, default=Path("router.json"))
     parser.add_argument("--draws", type=int, default=1000, help="samples per modality")
     parser.add_argument("--steps", type=int, default=2500)
@@ -330,7 +339,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--leave-one-out", action="store_true", help="measure on unseen sources too")
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)
-    router, report = train_router(options.data, options.draws, options.steps, options.seed, options.leave_one_out)
+    router, report = train_router(
+        options.data, options.volumes, options.draws, options.steps, options.seed, options.leave_one_out
+    )
     options.out.parent.mkdir(parents=True, exist_ok=True)
     options.out.write_text(json.dumps(router) + "\n")
     options.out.with_name(options.out.stem + "_report.json").write_text(json.dumps(report, indent=2) + "\n")

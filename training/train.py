@@ -1,4 +1,4 @@
-"""Train one expert: `python -m training.train --modality endoscopy --data ../shared/data --out runs/endoscopy`.
+"""Train one expert: `python -m training.train --modality endoscopy --data out/data --out runs/endoscopy`.
 
 Interrupted runs go on from their last checkpoint when the same command is given again. The expert, with averaged
 weights, is saved in `OUT/expert`. `--start EXPERT` trains an expert further: the schedule begins anew on its weights.
@@ -20,7 +20,7 @@ from modeling_medglip.processing_medglip import MedGlipProcessor
 
 from .dataset import GroundingCollator, GroundingDataset, foreign_labels, phrase_length
 from .recipe import EMBEDDED_RECIPE, Recipe, load_recipe
-from .sources import load_records
+from .records import DEFAULT_DATA, load_records
 from .starting_weights import build_starting_model, load_tokenizer
 from .trainer import train_expert
 
@@ -52,7 +52,7 @@ def starting_model(recipe: Recipe, modality: str, start: Path | None) -> MedGlip
     return MedGlipForObjectDetection.from_pretrained(start, config=config)
 
 
-def run(modality: str, data: Path, out: Path, recipe: Recipe, seed: int, start: Path | None = None) -> Path:
+def run(modality: str, data: Path | str, out: Path, recipe: Recipe, seed: int, start: Path | None = None) -> Path:
     """Train one expert and return the folder of its checkpoint."""
     processor = build_processor(recipe, modality)
     records = load_records(data, split="train")
@@ -81,9 +81,7 @@ def main(argv: list[str] | None = None) -> int:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--modality", required=True, type=resolve_modality)
-    parser.add_argument(
-        "--data", type=Path, default=Path("../shared/data"), help="folder of <modality>/<source> folders"
-    )
+    parser.add_argument("--data", default=DEFAULT_DATA, help="built data set, its id on the Hub, or a COCO file")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--recipe", type=Path, default=EMBEDDED_RECIPE)
     parser.add_argument("--start", type=Path, help="expert to start from (default: pre-trained encoders)")

@@ -137,6 +137,17 @@ class TestContents:
         assert len(labels) == len(taxonomy.labels) + len(taxonomy.extensions) + 1 and labels[-1]["name"] == "thing"
         assert [labels[number]["name"] for number in range(len(labels))] == classes.names
 
+    def test_a_set_that_is_built_again_is_not_answered_with_the_older_one(self, raw: Path, tmp_path: Path) -> None:
+        """`datasets` caches folders by name and `dataset_info`: here other pseudonyms under equal counts."""
+        (recipe,) = load_recipes(raw / "polyps.yaml")
+        patients = []
+        for number in range(2):
+            out = tmp_path / str(number) / "set"
+            build([recipe], raw, out, say=lambda text: None)
+            table = load_dataset(str(out), "endoscopy", split="train", cache_dir=str(tmp_path / "cache"))
+            patients.append(set(table["patient"]))
+        assert len(patients[0]) == len(patients[1]) and not patients[0] & patients[1]
+
     def test_patients_and_official_splits(self, built: Path) -> None:
         patients: dict[str, set[str]] = {}
         for name, coco in coco_files(built).items():

@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 
 from modeling_medglip.configuration_medglip import MODALITIES
+from modeling_medglip.geometry import Volume
 from modeling_medglip.image_processing_medglip import (
     MedGlipImageProcessor,
     looks_like_hounsfield,
@@ -23,8 +24,7 @@ from modeling_medglip.image_processing_medglip import (
     softmax_of,
 )
 from training import router as training_router
-from training.sources import GroundingRecord, SourceRecipe
-from training.volumes import Volume
+from training.records import GroundingRecord
 
 
 RNG = np.random.default_rng(0)
@@ -176,9 +176,10 @@ def record(modality: str, number: int, split: str) -> GroundingRecord:
         "ct": lambda: (SCANNER + rng.integers(0, 50, SCANNER.shape)).astype(np.int16),
     }[modality]
     return GroundingRecord(
-        recipe=SourceRecipe(modality, f"source_{number % 2}"),
+        modality=modality,
+        source=f"source_{number % 2}",
         image_id=str(number),
-        group=str(number),
+        patient=str(number),
         split=split,
         boxes=np.zeros((0, 4), np.float32),
         labels=(),
@@ -200,7 +201,19 @@ def made_up(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_training_writes_weights_that_the_processor_takes(tmp_path: Path, made_up: None) -> None:
     out = tmp_path / "new" / "router.json"
-    arguments = ["--data", "none", "--out", str(out), "--draws", "12", "--steps", "60", "--leave-one-out"]
+    arguments = [
+        "--data",
+        "none",
+        "--volumes",
+        "none",
+        "--out",
+        str(out),
+        "--draws",
+        "12",
+        "--steps",
+        "60",
+        "--leave-one-out",
+    ]
     assert training_router.main(arguments) == 0
     router, report = json.loads(out.read_text()), json.loads((out.parent / "router_report.json").read_text())
     processor = MedGlipImageProcessor(router=router)
@@ -213,8 +226,8 @@ def test_training_writes_weights_that_the_processor_takes(tmp_path: Path, made_u
 
 
 def test_training_repeats_itself(made_up: None) -> None:
-    first, _ = training_router.train_router(Path("none"), draws=6, steps=5, log=lambda line: None)
-    again, _ = training_router.train_router(Path("none"), draws=6, steps=5, log=lambda line: None)
+    first, _ = training_router.train_router("none", Path("none"), draws=6, steps=5, log=lambda line: None)
+    again, _ = training_router.train_router("none", Path("none"), draws=6, steps=5, log=lambda line: None)
     assert first == again and first["classes"] == list(MODALITIES)
 
 
@@ -258,9 +271,9 @@ def test_flow_colours_are_spots_on_grey() -> None:
 
 def test_slices_of_extra_volumes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     array = RNG.integers(0, 900, (8, 12, 20)).astype(np.int16)
-    monkeypatch.setattr(training_router, "read_volume", lambda path, axcodes: Volume(array, axcodes or "LPS"))
+    monkeypatch.setattr(training_router, "read_volume", lambda path: Volume(array, np.eye(4)))
     assert training_router.sagittal_and_coronal(tmp_path) == []
-    modality, source, name, _ = training_router.EXTRA_VOLUMES[1]
+    modality, source, name = training_router.EXTRA_VOLUMES[1]
     (tmp_path / modality / source).mkdir(parents=True)
     (tmp_path / modality / source / name).touch()
     records = training_router.sagittal_and_coronal(tmp_path)

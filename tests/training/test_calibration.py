@@ -12,10 +12,10 @@ import torch
 
 from modeling_medglip import MedGlipConfig, MedGlipForObjectDetection, MedGlipProcessor
 from tests.modeling_medglip.tiny_checkpoint import save_tiny_checkpoint
-from training import calibration, sources
+from training import calibration
 from training.calibration import calibrate, clear, fit_platt
 
-from .tiny_data import make_data, recipes
+from .tiny_data import make_data
 
 
 @pytest.mark.parametrize(("slope", "intercept"), [(1.0, 0.0), (5.0, -2.0), (0.5, 1.0)])
@@ -42,9 +42,8 @@ def test_what_cannot_be_calibrated(right: list[bool], message: str) -> None:
 
 
 @pytest.fixture
-def checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def checkpoint(tmp_path: Path) -> Path:
     make_data(tmp_path / "data")
-    monkeypatch.setattr(sources, "load_recipes", recipes)
     return save_tiny_checkpoint(tmp_path / "checkpoint")
 
 

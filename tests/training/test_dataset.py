@@ -16,9 +16,9 @@ from tests.modeling_medglip.tiny_checkpoint import tiny_processor
 from training.augmentation import AugmentationRecipe, Geometry
 from training.dataset import GroundingCollator, GroundingDataset, foreign_labels, phrase_length
 from training.prompts import PromptRecipe
-from training.sources import SourceRecipe, load_records
+from training.records import Hints, load_records
 
-from .tiny_data import make_data, recipes, record, trunk_picture
+from .tiny_data import hints, make_data, record, trunk_picture
 
 
 SIZE = 64
@@ -32,7 +32,7 @@ def image_processor(side: int = SIZE) -> MedGlipImageProcessor:
 
 @pytest.fixture
 def dataset(tmp_path: Path) -> GroundingDataset:
-    records = load_records(make_data(tmp_path), recipes=recipes())
+    records = load_records(make_data(tmp_path), hints=hints())
     train = [r for r in records if r.modality == "ct" and r.split == "train"]
     return GroundingDataset(train, image_processor(), foreign=foreign_labels(records), seed=5)
 
@@ -85,7 +85,7 @@ def test_weights_say_how_often_a_picture_comes() -> None:
 def test_validation_asks_everything_and_equals_the_processor(tmp_path: Path) -> None:
     make_data(tmp_path)
     for modality in ("ct", "fundus"):
-        records = load_records(tmp_path, modality, "validation", recipes=recipes())
+        records = load_records(tmp_path, modality, "validation", hints=hints())
         dataset = GroundingDataset(records, image_processor(), train=False)
         example = dataset[0]
         assert example["text_labels"] == list(records[0].annotated)
@@ -111,8 +111,8 @@ def test_measured_hounsfield_units_become_three_windows() -> None:
 
 
 def test_pictures_with_a_known_window_are_mostly_shown_through_the_windows() -> None:
-    recipe = SourceRecipe("ct", "trunk", regions=("abdomen",), window=(-1000.0, 1400.0))
-    item = record([[30, 30, 90, 90]], ["liver"], pixels=trunk_picture(), recipe=recipe)
+    own = Hints(regions=("abdomen",), window=(-1000.0, 1400.0))
+    item = record([[30, 30, 90, 90]], ["liver"], pixels=trunk_picture(), hints=own)
     dataset = GroundingDataset([item], image_processor(), augmentation=replace(STILL, noise_share=0.0))
     windows = 0
     for epoch in range(40):
@@ -122,7 +122,7 @@ def test_pictures_with_a_known_window_are_mostly_shown_through_the_windows() -> 
     assert 26 <= windows <= 39, "mostly, but not always"
     plain = image_processor()
     plain.modality_settings["ct"]["deduce_window"] = False
-    grey = GroundingDataset([replace(item, recipe=replace(recipe, window=None))], plain, augmentation=STILL)
+    grey = GroundingDataset([replace(item, hints=replace(own, window=None))], plain, augmentation=STILL)
     assert torch.equal(grey[0]["pixel_values"][0], grey[0]["pixel_values"][1])
 
 

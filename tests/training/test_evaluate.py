@@ -13,12 +13,12 @@ import pytest
 import torch
 
 from tests.modeling_medglip.tiny_checkpoint import save_tiny_checkpoint
-from training import evaluate, report, sources
+from training import evaluate, report
 from training.evaluate import evaluate_model, label_counts, source_labels
 from training.prompts import Vocabulary
-from training.sources import GroundingRecord, SourceRecipe, load_records
+from training.records import GroundingRecord, load_records
 
-from .tiny_data import make_data, recipes, record
+from .tiny_data import hints, make_data, record
 
 
 class Batch(dict):
@@ -64,13 +64,12 @@ class Oracle(torch.nn.Module):
 
 @pytest.fixture
 def oracle() -> tuple[Oracle, Any, list[GroundingRecord]]:
-    recipe = SourceRecipe("ct", "organs", regions=("abdomen",))
     records = []
     for number in range(3):
         pixels = np.full((80, 100), number, np.uint8)
         boxes, labels = [[60, 20, 80, 40], [20, 20, 40, 40]], ["left kidney", "right kidney"]
         annotated = ["left kidney", "liver", "right kidney"]
-        records.append(record(boxes, labels, annotated, pixels=pixels, recipe=recipe, image_id=str(number)))
+        records.append(record(boxes, labels, annotated, pixels=pixels, source="organs", image_id=str(number)))
     words = {
         "renal organs": {"left kidney", "right kidney"},
         "left renal organ": {"left kidney"},
@@ -158,9 +157,8 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_tiny_checkpoint(tmp_path_factory.mktemp("tiny") / "checkpoint")
 
 
-def test_the_command_writes_json_and_tables(checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_command_writes_json_and_tables(checkpoint: Path, tmp_path: Path) -> None:
     make_data(tmp_path / "data")
-    monkeypatch.setattr(sources, "load_recipes", recipes)
     arguments = ["--model", str(checkpoint), "--data", str(tmp_path / "data"), "--out", str(tmp_path / "out")]
     assert evaluate.main(arguments) == 0
     results = json.loads((tmp_path / "out" / "results.json").read_text(encoding="utf-8"))
@@ -179,9 +177,9 @@ def test_one_line_errors(checkpoint: Path, tmp_path: Path, capsys: pytest.Captur
     assert evaluate.main(["--model", str(tmp_path / "none"), *rest]) == 1
     assert evaluate.main(["--model", str(checkpoint), *rest]) == 1
     first, second = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error:")]
-    assert "no such checkpoint folder" in first and "no pictures of ct, fundus there" in second
+    assert "no such checkpoint folder" in first and "cannot be read as a data set" in second
 
 
 def test_records_for_the_command_are_the_validation_split(tmp_path: Path) -> None:
-    found = load_records(make_data(tmp_path), split="validation", recipes=recipes())
+    found = load_records(make_data(tmp_path), split="validation", hints=hints())
     assert len(found) == 2 and all(item.split == "validation" for item in found)

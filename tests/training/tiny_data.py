@@ -1,19 +1,17 @@
 # Copyright 2026 The MedGLIP authors. Licensed under the Apache License, Version 2.0.
-"""A made-up data folder with the layout of the real one: a few small pictures and two volumes."""
+"""A made-up COCO folder of a few small pictures, and records without files."""
 
 from __future__ import annotations
 
-import gzip
 import json
 from pathlib import Path
 from typing import Any
 
-import nibabel
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from training.sources import GroundingRecord, SourceRecipe
+from training.records import GroundingRecord, Hints, HintTable
 
 
 CT_SIZE, FUNDUS_SIZE = (48, 40), (36, 30)
@@ -38,94 +36,70 @@ def trunk_picture(
     return ((hounsfield - low) / (high - low) * 255).clip(0, 255).round().astype(np.uint8)
 
 
-def save_source(folder: Path, pictures: list[dict[str, Any]]) -> None:
-    """Write `annotations.json` and the picture and mask files of a 2-D source.
-
-    Each picture: `name`, `pixels`, `split`, `objects` {label: mask or xywh box}.
-    """
-    entries = []
-    for picture in pictures:
-        path = folder / picture["name"]
-        path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(picture["pixels"]).save(path)
-        objects: list[dict[str, Any]] = []
-        for label, shape in picture["objects"].items():
-            if isinstance(shape, list):
-                objects.append({"label": label, "bbox_xywh": shape})
-                continue
-            mask = f"masks/{path.stem}__{label.replace(' ', '_')}.png"
-            (folder / "masks").mkdir(exist_ok=True)
-            Image.fromarray(shape.astype(np.uint8) * 255).save(folder / mask)
-            rows, columns = np.flatnonzero(shape.any(1)), np.flatnonzero(shape.any(0))
-            box = [columns[0], rows[0], columns[-1] - columns[0] + 1, rows[-1] - rows[0] + 1]
-            entry = {"label": label, "bbox_xywh": [int(side) for side in box], "mask": mask, "area": int(shape.sum())}
-            objects.append(entry)
-        height, width = picture["pixels"].shape[:2]
-        entries.append(
-            {"image": picture["name"], "width": width, "height": height, "objects": objects, "split": picture["split"]}
-        )
-    document = {"modality": folder.parent.name, "source": folder.name, "images": entries}
-    (folder / "annotations.json").write_text(json.dumps(document), encoding="utf-8")
-
-
-def save_nrrd(path: Path, array: NDArray[np.int16], directions: str) -> None:
-    """Write a gzipped NRRD of shorts in left-posterior-superior space."""
-    sizes = " ".join(map(str, array.shape))
-    lines = ["NRRD0004", "type: short", "dimension: 3", "space: left-posterior-superior", f"sizes: {sizes}"]
-    lines += [f"space directions: {directions}", "endian: little", "encoding: gzip", "space origin: (0,0,0)"]
-    data = gzip.compress(array.astype("<i2").tobytes(order="F"))
-    path.write_bytes("\n".join(lines).encode() + b"\n\n" + data)
-
-
-def save_volume(folder: Path, stem: str, image: NDArray, labels: NDArray, affine: NDArray | None = None) -> None:
-    """Write `<stem>_image.nii.gz` and `<stem>_label.nii.gz`; without an affine, RAS."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, array in (("image", image), ("label", labels)):
-        volume = nibabel.Nifti1Image(array, np.eye(4) if affine is None else affine)
-        nibabel.save(volume, folder / f"{stem}_{name}.nii.gz")
-
-
-def save_labels(folder: Path, names: dict[str, str], train: list[str], validation: list[str]) -> None:
-    """Write `labels.json` and `splits.json` of a source of volumes."""
-    (folder / "labels.json").write_text(json.dumps(names), encoding="utf-8")
-    (folder / "splits.json").write_text(json.dumps({"train": train, "validation": validation}), encoding="utf-8")
+def save_coco(
+    folder: Path, name: str, images: list[dict[str, Any]], objects: list[list[tuple[str, list[float]]]], **more: Any
+) -> Path:
+    """Write a COCO file: one list of (label, [x, y, width, height]) per image. Ids are 0-based, with holes."""
+    labels = sorted({label for found in objects for label, _ in found} | set(more.pop("labels", ())))
+    categories = [{"id": 3 * number, "name": label} for number, label in enumerate(labels)]
+    annotations = [
+        {"image_id": 2 * number, "category_id": 3 * labels.index(label), "bbox": box}
+        for number, found in enumerate(objects)
+        for label, box in found
+    ]
+    content = {
+        "images": [{"id": 2 * number, **image} for number, image in enumerate(images)],
+        "categories": categories,
+        "annotations": [{"id": 5 * number, **entry} for number, entry in enumerate(annotations)],
+        **more,
+    }
+    path = folder / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(content), encoding="utf-8")
+    return path
 
 
 def make_data(folder: Path) -> Path:
-    """Two 2-D sources: `ct/organs` (three train pictures, one validation) and `fundus/discs` (one each)."""
-    grey = trunk_picture((48, 40))
-    left, right = disc(CT_SIZE, (36, 20), 6), disc(CT_SIZE, (12, 20), 6)
-    pictures = [
-        {
-            "name": f"images/P{i}_0.png",
-            "pixels": grey,
-            "split": "train",
-            "objects": {"left kidney": left, "right kidney": right},
-        }
-        for i in range(2)
-    ]
-    pictures.append(
-        {"name": "images/P2_0.png", "pixels": grey, "split": "train", "objects": {"liver": [4, 6, 20, 12]}}
-    )
-    pictures.append({**pictures[0], "name": "images/P9_0.png", "split": "validation"})
-    save_source(folder / "ct" / "organs", pictures)
-    colour = np.zeros((30, 36, 3), np.uint8)
-    spot = disc(FUNDUS_SIZE, (10, 15), 5)
-    colour[spot] = (250, 200, 20)
-    fundus = {"pixels": colour, "objects": {"optic disc": spot}}
-    names = {"images/a.png": "train", "images/b.png": "validation"}
-    save_source(folder / "fundus" / "discs", [{"name": n, "split": s, **fundus} for n, s in names.items()])
+    """A COCO folder of two sources: `organs` (CT; three train pictures, one validation) and `discs` (fundus; one
+    each). Of the organs every picture says what is marked in its source."""
+    folder.mkdir(parents=True, exist_ok=True)
+    kidneys = [("left kidney", [30.0, 14.0, 12.0, 12.0]), ("right kidney", [6.0, 14.0, 12.0, 12.0])]
+    grey, colour = trunk_picture(CT_SIZE), np.zeros((30, 36, 3), np.uint8)
+    colour[disc(FUNDUS_SIZE, (10, 15), 5)] = (250, 200, 20)
+    organs = {"modality": "ct", "source": "organs", "annotated": ["left kidney", "liver", "right kidney"]}
+    organs |= {"width": CT_SIZE[0], "height": CT_SIZE[1]}
+    discs = {"modality": "fundus", "source": "discs", "annotated": ["optic disc"]}
+    discs |= {"width": FUNDUS_SIZE[0], "height": FUNDUS_SIZE[1]}
+    spot = [("optic disc", [5.0, 10.0, 10.0, 10.0])]
+    liver = [("liver", [4.0, 6.0, 20.0, 12.0])]
+    parts: dict[str, list[tuple[str, NDArray, dict[str, Any], list[tuple[str, list[float]]]]]] = {
+        "train": [
+            ("P0.png", grey, organs, kidneys), ("P1.png", grey, organs, kidneys), ("P2.png", grey, organs, liver),
+            ("a.png", colour, discs, spot),
+        ],
+        "validation": [("P9.png", grey, organs, kidneys), ("b.png", colour, discs, spot)],
+    }  # fmt: skip
+    (folder / "images").mkdir(exist_ok=True)
+    labels = ["left kidney", "liver", "optic disc", "right kidney"]
+    for split, pictures in parts.items():
+        for name, pixels, _, _ in pictures:
+            Image.fromarray(pixels).save(folder / "images" / name)
+        images = [{"file_name": name, "patient": name[:-4], **entry} for name, _, entry, _ in pictures]
+        save_coco(folder, f"{split}.json", images, [found for *_, found in pictures], labels=labels)
     return folder
 
 
-def recipes() -> dict[str, SourceRecipe]:
-    """Recipes of the two sources that `make_data` writes."""
-    return {
-        "ct/organs": SourceRecipe(
-            "ct", "organs", weight=2.0, regions=("abdomen",), group=r"^(P\d+)_", window="per_image"
-        ),
-        "fundus/discs": SourceRecipe("fundus", "discs", regions=("eye",), horizontal_flip=True, colour=True),
-    }
+def hints() -> HintTable:
+    """Hints for the two sources that `make_data` writes."""
+    return HintTable(
+        {
+            "modalities": {},
+            "sources": {
+                "organs": {"weight": 2.0, "regions": ["abdomen"], "window": "per_image"},
+                "discs": {"regions": ["eye"], "horizontal_flip": True, "colour": True},
+            },
+        }
+    )
 
 
 def record(
@@ -139,16 +113,17 @@ def record(
 ) -> GroundingRecord:
     """A record without files; black pixels of 100 x 80 unless given."""
     array = np.zeros((80, 100), np.uint8) if pixels is None else pixels
-    recipe = fields.pop("recipe", SourceRecipe(modality, source, regions=("abdomen",)))
     return GroundingRecord(
-        recipe=recipe,
+        modality=modality,
+        source=source,
         image_id=fields.pop("image_id", "a"),
-        group="a",
+        patient=fields.pop("patient", "a"),
         split="validation",
         boxes=np.array(boxes, dtype=np.float32).reshape(-1, 4),
         labels=tuple(labels),
         annotated=tuple(sorted(set(labels)) if annotated is None else annotated),
         size=(array.shape[1], array.shape[0]),
         loader=lambda: array,
+        hints=fields.pop("hints", Hints(regions=("abdomen",))),
         **fields,
     )

@@ -1,0 +1,252 @@
+# Copyright 2026 The MedGLIP authors. Licensed under the Apache License, Version 2.0.
+"""Records: of a built data set, of a COCO file, and what is done with them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from dataset_scripts.build import build
+from dataset_scripts.recipe import load_recipes
+from tests.dataset_scripts.raw_data import VOLUME_RECIPE, write_polyps, write_recipes, write_volumes
+from training.coco_records import coco_files, read_picture
+from training.records import (
+    HINTS_FILE,
+    Hints,
+    HintTable,
+    as_boxes,
+    fraction_of,
+    join_lungs,
+    load_records,
+    with_channels,
+)
+
+from .tiny_data import hints, make_data, record, save_coco
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    raw = tmp_path_factory.mktemp("raw")
+    write_polyps(raw)
+    write_volumes(raw)
+    write_recipes(raw)
+    (raw / "deep.yaml").write_text(
+        VOLUME_RECIPE.replace("abdomen_of_mine", "deep_ct").replace("confirmed: true", "bits: 16"), encoding="utf-8"
+    )
+    recipes = [recipe for name in ("polyps", "abdomen", "deep") for recipe in load_recipes(raw / f"{name}.yaml")]
+    build(recipes, raw, raw / "set", say=lambda text: None)
+    return raw / "set"
+
+
+class TestBuiltSets:
+    def test_they_say_what_the_coco_files_say(self, built: Path) -> None:
+        records = load_records(built)
+        assert {(r.modality, r.source) for r in records} >= {("ct", "deep_ct"), ("endoscopy", "polyps_of_mine")}
+        for modality in ("ct", "endoscopy"):
+            for split in ("train", "validation"):
+                path = built / "coco" / modality / f"{split}.json"
+                own = [r for r in records if (r.modality, r.split) == (modality, split)]
+                content = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {"images": []}
+                assert len(own) == len(content["images"])
+                names = {entry["id"]: entry["name"] for entry in content.get("categories", ())}
+                for item, image in zip(own, content["images"], strict=True):
+                    marks = [entry for entry in content["annotations"] if entry["image_id"] == image["id"]]
+                    assert item.labels == tuple(names[entry["category_id"]] for entry in marks)
+                    assert np.array_equal(item.boxes, as_boxes([entry["bbox"] for entry in marks], item.size))
+                    assert item.annotated == tuple(sorted(image["annotated"])) and item.patient == image["patient"]
+                    pixels = np.asarray(Image.open(path.parent / "images" / image["file_name"]))
+                    assert item.source == "deep_ct" or np.array_equal(item.load(), pixels)
+
+    def test_deep_ct_is_in_hounsfield_units(self, built: Path) -> None:
+        deep = [r for r in load_records(built, "ct") if r.source == "deep_ct"]
+        flat = [r for r in load_records(built, "ct") if r.source == "abdomen_of_mine"]
+        assert all(r.is_hounsfield and r.load().dtype == np.int16 for r in deep)
+        assert not any(r.is_hounsfield for r in flat)
+        values = np.concatenate([r.load().ravel() for r in deep])
+        assert -160 < values.min() < -100 < 80 < values.max() < 160
+
+    def test_a_tenth_is_the_sets_own(self, built: Path) -> None:
+        train = load_records(built, "endoscopy", "train")
+        assert fraction_of(train, 0.1) == [r for r in train if r.in_subset] != []
+
+    @pytest.mark.parametrize("data", ["/no/folder", "./none", "a/b/c"])
+    def test_no_folder(self, data: str) -> None:
+        with pytest.raises(ValueError, match="no such folder; give a built data set"):
+            load_records(data)
+
+    def test_what_is_no_data_set(self, tmp_path: Path) -> None:
+        with pytest.raises(ValueError, match="cannot be read as a data set"):
+            load_records(tmp_path)
+
+    def test_no_such_modality_or_split(self, built: Path) -> None:
+        with pytest.raises(ValueError, match="no labelled pictures of mri there"):
+            load_records(built, "mri")
+        with pytest.raises(ValueError, match="choose one of train, validation, test"):
+            load_records(built, split="val")
+
+
+def one_picture(folder: Path, objects: list[tuple[str, list[float]]], **image: Any) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    Image.new("L", (30, 20), 9).save(folder / "a.png")
+    return save_coco(folder, "list.json", [{"file_name": "a.png", "width": 30, "height": 20, **image}], [objects])
+
+
+class TestCoco:
+    def test_a_folder_of_splits(self, tmp_path: Path) -> None:
+        records = load_records(make_data(tmp_path), hints=hints())
+        assert [(r.modality, r.split, r.patient) for r in records] == [
+            ("ct", "train", "P0"), ("ct", "train", "P1"), ("ct", "train", "P2"), ("fundus", "train", "a"),
+            ("ct", "validation", "P9"), ("fundus", "validation", "b"),
+        ]  # fmt: skip
+        first = records[0]
+        assert first.labels == ("left kidney", "right kidney") and first.boxes[0].tolist() == [30, 14, 42, 26]
+        assert first.annotated == ("left kidney", "liver", "right kidney") and first.weight == 2
+        assert first.load().shape == (40, 48) and first.window(np.zeros((4, 4), np.uint8)) is None
+        assert [r.modality for r in load_records(tmp_path, "fundus", "train", hints())] == ["fundus"]
+
+    def test_labels_go_by_name_whatever_the_ids(self, tmp_path: Path) -> None:
+        """0-based, 1-based and with holes, in another order: the same records."""
+        found = []
+        for number, ids in enumerate(([0, 1], [1, 2], [70, 3])):
+            path = one_picture(tmp_path / str(number), [("liver", [1, 2, 3, 4]), ("spleen", [9, 9, 5, 5])])
+            content = json.loads(path.read_text(encoding="utf-8"))
+            old = {entry["id"]: new for entry, new in zip(content["categories"], ids, strict=True)}
+            for entry in content["annotations"]:
+                entry["category_id"] = old[entry["category_id"]]
+            content["categories"] = [{**e, "id": old[e["id"]]} for e in reversed(content["categories"])]
+            path.write_text(json.dumps(content), encoding="utf-8")
+            (item,) = load_records(path, "ct")
+            found.append((item.labels, item.boxes.tolist(), item.annotated))
+        assert found[0] == found[1] == found[2]
+
+    def test_duplicate_boxes_count_once(self, tmp_path: Path) -> None:
+        path = one_picture(tmp_path, [("liver", [1, 2, 3, 4])] * 3 + [("liver", [2, 2, 3, 4])])
+        (item,) = load_records(path, "ct")
+        assert len(item.boxes) == 2
+
+    def test_patients_are_held_out_where_nothing_says_a_split(self, tmp_path: Path) -> None:
+        images = [{"file_name": f"{n}.png", "width": 9, "height": 9, "patient": str(n // 2)} for n in range(20)]
+        path = save_coco(tmp_path, "all.json", images, [[("liver", [1, 1, 2, 2])]] * 20)
+        records = load_records(path, "ct")
+        held = {r.patient for r in records if r.split == "validation"}
+        assert len(held) == 2 and not held & {r.patient for r in records if r.split == "train"}
+        assert [r.split for r in load_records(path, "ct")] == [r.split for r in records]
+
+    def test_a_modality_is_needed(self, tmp_path: Path) -> None:
+        path = one_picture(tmp_path, [("liver", [1, 2, 3, 4])])
+        with pytest.raises(ValueError, match=r"list.json: does not say its modality: give one with --modality"):
+            load_records(path)
+        assert load_records(one_picture(tmp_path, [("liver", [1, 2, 3, 4])], modality="CT"))[0].modality == "ct"
+
+    @pytest.mark.parametrize("box", [[1, 1, 0, 4], [1, 1, -2, 4], [1, 1, float("nan"), 4], [1, 1, 4], ["a", 1, 1, 1]])
+    def test_boxes_that_are_none(self, tmp_path: Path, box: list[Any]) -> None:
+        with pytest.raises(ValueError, match=r"list.json: "):
+            load_records(one_picture(tmp_path, [("liver", box)]), "ct")
+
+    @pytest.mark.parametrize("name", ["../a.png", "/etc/hostname", "b/../../a.png"])
+    def test_names_that_leave_the_folder(self, tmp_path: Path, name: str) -> None:
+        with pytest.raises(ValueError, match="leaves the data folder"):
+            load_records(one_picture(tmp_path, [("liver", [1, 2, 3, 4])], file_name=name), "ct")
+
+    @pytest.mark.parametrize("text", ["{", "[]", '{"images": 3, "annotations": [], "categories": []}', "\xff"])
+    def test_what_is_no_coco(self, tmp_path: Path, text: str) -> None:
+        (tmp_path / "list.json").write_text(text, encoding="latin-1")
+        with pytest.raises(ValueError, match=r"list.json: is no COCO file"):
+            load_records(tmp_path / "list.json", "ct")
+
+    def test_two_pictures_of_one_id_and_annotations_of_none(self, tmp_path: Path) -> None:
+        path = one_picture(tmp_path, [("liver", [1, 2, 3, 4])])
+        content = json.loads(path.read_text(encoding="utf-8"))
+        path.write_text(json.dumps({**content, "images": content["images"] * 2}), encoding="utf-8")
+        with pytest.raises(ValueError, match="two pictures have one id"):
+            load_records(path, "ct")
+        path.write_text(json.dumps({**content, "images": []}), encoding="utf-8")
+        with pytest.raises(ValueError, match="names a picture or category that is not there"):
+            load_records(path, "ct")
+
+    def test_pictures_that_cannot_be_read_are_named(self, tmp_path: Path) -> None:
+        Image.new("L", (8, 8)).save(tmp_path / "a.png")
+        (tmp_path / "b.png").write_bytes((tmp_path / "a.png").read_bytes()[:40])
+        with pytest.raises(ValueError, match="b.png: cannot be read"):
+            read_picture(tmp_path / "b.png", (8, 8))
+        with pytest.raises(ValueError, match="a.png: is 8x8, its entry says 9x8"):
+            read_picture(tmp_path / "a.png", (9, 8))
+        Image.fromarray(np.full((8, 8), 4000, np.uint16)).save(tmp_path / "c.png")
+        assert read_picture(tmp_path / "c.png", (8, 8)).dtype == np.uint16
+
+    def test_folders_with_several_unnamed_files_are_no_coco_folders(self, tmp_path: Path) -> None:
+        one_picture(tmp_path, [])
+        assert list(coco_files(tmp_path).values()) == [None]
+        (tmp_path / "second.json").write_bytes((tmp_path / "list.json").read_bytes())
+        assert coco_files(tmp_path) == {}
+        (tmp_path / "instances_val2017.json").write_bytes((tmp_path / "list.json").read_bytes())
+        assert list(coco_files(tmp_path).values()) == ["validation"]
+
+
+class TestHints:
+    def test_a_side_in_a_label_forbids_mirroring(self) -> None:
+        table = HintTable({"modalities": {"fundus": {"horizontal_flip": True, "vertical_flip": True, "rotate": True}}})
+        assert table.of("fundus", "mine", ["optic disc"]).horizontal_flip
+        sided = table.of("fundus", "mine", ["optic disc", "left macula"])
+        assert not (sided.horizontal_flip or sided.vertical_flip or sided.quarter_turns) and sided.rotate
+
+    def test_a_source_goes_before_its_modality(self) -> None:
+        document = {"modalities": {"ct": {"weight": 3.0}}, "sources": {"mine": {"weight": 0.5, "regions": ["chest"]}}}
+        assert HintTable(document).of("ct", "mine", []) == Hints(weight=0.5, regions=("chest",))
+        assert HintTable(document).of("ct", "other", []).weight == 3
+
+    def test_unknown_keys(self) -> None:
+        with pytest.raises(ValueError, match="hints for mine: unknown keys colours"):
+            HintTable({"sources": {"mine": {"colours": True}}})
+
+    def test_the_shipped_hints_are_of_the_shipped_sources(self) -> None:
+        from dataset_scripts.recipe import RECIPES_FOLDER
+
+        known = {recipe.source for recipe in load_recipes(RECIPES_FOLDER / "real_data.yaml")}
+        assert set(HintTable.load(HINTS_FILE).sources) == known
+
+
+def test_lungs() -> None:
+    words = {"lung", "left lung", "right lung"}
+    both = record([[0, 0, 10, 20], [30, 5, 50, 30]], ["left lung", "right lung"], sorted(words))
+    assert join_lungs(both, words).labels[-1] == "lung" and join_lungs(both, words).boxes[-1].tolist() == [
+        0,
+        0,
+        50,
+        30,
+    ]
+    assert "lung" in join_lungs(record(both.boxes.tolist(), ["left lung", "right lung"]), words).annotated
+    only = record([[0, 0, 50, 20]], ["lung"], sorted(words))
+    assert join_lungs(only, words).annotated == ("lung",)
+    one = record([[0, 0, 10, 20]], ["left lung"], sorted(words))
+    assert join_lungs(one, words).annotated == ("left lung", "right lung")
+    assert join_lungs(only, {"lung"}) is only
+
+
+def test_views_of_single_channels() -> None:
+    pixels = np.arange(24, dtype=np.uint8).reshape(2, 4, 3)
+    item = record([], [], ["liver"], pixels=pixels, hints=Hints(channels=(1,)))
+    assert with_channels(item) == [item], "not of validation pictures"
+    import dataclasses
+
+    plain, view = with_channels(dataclasses.replace(item, split="train", weight=1.0))
+    assert plain.weight == view.weight == 0.5 and view.image_id == "a#1"
+    assert np.array_equal(view.load(), pixels[..., 1])
+
+
+def test_fractions_keep_patients_together_and_grow() -> None:
+    records = [record([], [], ["liver"], source=f"s{n % 2}", patient=str(n // 4), image_id=str(n)) for n in range(80)]
+    small, large = fraction_of(records, 0.2), fraction_of(records, 0.5)
+    names = [{r.image_id for r in part} for part in (small, large)]
+    assert names[0] < names[1] and 0.15 < len(small) / 80 < 0.25
+    for source in ("s0", "s1"):
+        patients = {r.patient for r in small if r.source == source}
+        assert all((r.patient in patients) == (r in small) for r in records if r.source == source)
+    assert len(fraction_of(records, 1e-6)) == 4 and fraction_of(records, 1) == records
+    with pytest.raises(ValueError, match="fraction 0: choose a number above 0"):
+        fraction_of(records, 0)

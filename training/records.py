@@ -1,0 +1,243 @@
+# Copyright 2026 The MedGLIP authors. Licensed under the Apache License, Version 2.0.
+"""The labelled pictures: one record per picture, whether from a built data set or from a COCO file.
+
+`load_records` takes what a user has: a folder that `dataset_scripts.build` made, its id on the Hub, a COCO JSON file,
+or a folder with one. A record knows which labels its source marks wherever they occur (`annotated`): only those may
+serve as negatives, for an organ that nobody drew is not absent.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from modeling_medglip.configuration_medglip import MODALITIES, resolve_modality
+from modeling_medglip.image_processing_medglip import estimate_window
+from modeling_medglip.yaml_files import load_yaml
+
+
+HINTS_FILE = Path(__file__).with_name("hints.yaml")
+# What `make data` builds.
+DEFAULT_DATA = os.environ.get("MEDGLIP_DATA", "out/data")
+SPLITS = ("train", "validation", "test")
+LUNG, LUNG_SIDES = "lung", ("left lung", "right lung")
+SIDES = ("left", "right")
+
+
+@dataclass(frozen=True)
+class Hints:
+    """How training treats a source; see the comments in `hints.yaml`."""
+
+    weight: float = 1.0
+    regions: tuple[str, ...] = ()
+    window: tuple[float, float] | str | None = None
+    channels: tuple[int, ...] = ()
+    horizontal_flip: bool = False
+    vertical_flip: bool = False
+    quarter_turns: bool = False
+    rotate: bool = False
+    close_ups: bool = False
+    colour: bool = False
+
+
+@dataclass(frozen=True)
+class GroundingRecord:
+    """One picture with its boxes.
+
+    Args:
+        modality (`str`): as in `MODALITIES`. source (`str`): where it comes from.
+        image_id (`str`): unique within the source. patient (`str`): all pictures of one patient share it.
+        split (`str`): one of `SPLITS`.
+        boxes (`np.ndarray` of shape `(n, 4)`): float32 xyxy pixels, continuous (width = x2 - x1).
+        labels (`tuple[str]`): one per box.
+        annotated (`tuple[str]`): the labels that are marked wherever they occur in this picture; others are unknown.
+        size (`tuple[int, int]`): width and height in pixels.
+        loader: returns the pixels: `(h, w)` or `(h, w, 3)` uint8 or uint16, or `(h, w)` int16 of Hounsfield units.
+        is_hounsfield (`bool`): the pixels are Hounsfield units.
+        hints ([`Hints`]): how training treats the source.
+        weight (`float`): pictures of this record per epoch, on average.
+        in_subset (`bool`): belongs to the data set's own tenth.
+    """
+
+    modality: str
+    source: str
+    image_id: str
+    patient: str
+    split: str
+    boxes: NDArray[np.float32]
+    labels: tuple[str, ...]
+    annotated: tuple[str, ...]
+    size: tuple[int, int]
+    loader: Callable[[], NDArray] = field(repr=False)
+    is_hounsfield: bool = False
+    hints: Hints = Hints()
+    weight: float = 1.0
+    in_subset: bool = False
+
+    def load(self) -> NDArray:
+        """Decode the pixels."""
+        return self.loader()
+
+    def window(self, pixels: NDArray) -> tuple[float, float] | None:
+        """Hounsfield units of grey 0 and grey 255 of an 8-bit CT picture, or `None` where that is not known."""
+        if pixels.dtype != np.uint8:
+            return None
+        if self.hints.window == "per_image":
+            return estimate_window(pixels if pixels.ndim == 2 else pixels[..., 1])
+        return self.hints.window if isinstance(self.hints.window, tuple) else None
+
+
+def load_records(
+    data: Path | str,
+    modalities: str | Iterable[str] = MODALITIES,
+    split: str | None = None,
+    hints: HintTable | None = None,
+) -> list[GroundingRecord]:
+    """Read records.
+
+    Args:
+        data: a built data set (folder or Hub id), a COCO JSON file, or a folder with one.
+        modalities (`str` or names, defaults to all): COCO files that do not say theirs take the only one given.
+        split (`str`, *optional*): one of `SPLITS`; all when not given.
+        hints ([`HintTable`], *optional*): instead of the ones in `hints.yaml`.
+
+    Raises:
+        `ValueError`: no such folder, no picture found, or an unknown split.
+    """
+    from .coco_records import coco_records, is_coco
+    from .set_records import set_records
+
+    if split is not None and split not in SPLITS:
+        raise ValueError(f"split {split!r}: choose one of {', '.join(SPLITS)}")
+    wanted = [resolve_modality(name) for name in ([modalities] if isinstance(modalities, str) else modalities)]
+    table = hints or HintTable.load()
+    read = coco_records if is_coco(Path(data)) else set_records
+    records = [record for record in read(data, wanted, table) if split in (None, record.split)]
+    if not records:
+        raise ValueError(f"{data}: no {split or 'labelled'} pictures of {', '.join(wanted)} there")
+    return records
+
+
+class HintTable:
+    """The hints for every source, those of its modality where it has none of its own.
+
+    Args:
+        document (`dict`): `modalities` and `sources`, as in `hints.yaml`.
+
+    Raises:
+        `ValueError`: an unknown key.
+    """
+
+    def __init__(self, document: dict[str, Any]) -> None:
+        self.modalities: dict[str, dict[str, Any]] = document.get("modalities", {})
+        self.sources: dict[str, dict[str, Any]] = document.get("sources", {})
+        for name, entry in {**self.modalities, **self.sources}.items():
+            odd = sorted(set(entry) - set(Hints.__dataclass_fields__))
+            if odd:
+                raise ValueError(f"hints for {name}: unknown keys {', '.join(odd)}")
+
+    @classmethod
+    @lru_cache(maxsize=4)
+    def load(cls, path: Path = HINTS_FILE) -> HintTable:
+        """Read a file once."""
+        return cls(load_yaml(path.read_text(encoding="utf-8")))
+
+    def of(self, modality: str, source: str, labels: Iterable[str]) -> Hints:
+        """Hints for a source with these labels. Nothing is mirrored where a label carries a side."""
+        values = {**self.modalities.get(modality, {}), **self.sources.get(source, {})}
+        values = {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
+        if any(word in SIDES for name in labels for word in name.lower().split()):
+            values |= {"horizontal_flip": False, "vertical_flip": False, "quarter_turns": False}
+        return Hints(**values)
+
+
+def as_boxes(boxes: Sequence[Sequence[float]], size: tuple[int, int]) -> NDArray[np.float32]:
+    """Boxes [x, y, width, height] -> `(n, 4)` float32 xyxy, within a picture of `size` (width, height)."""
+    array = np.asarray(boxes, dtype=np.float32).reshape(-1, 4).copy()
+    array[:, 2:] += array[:, :2]
+    return np.clip(array, 0, np.array([*size, *size], dtype=np.float32))
+
+
+def join_lungs(record: GroundingRecord, vocabulary: set[str]) -> GroundingRecord:
+    """The record with `lung` (the box round both) consistent with `left lung` and `right lung`.
+
+    Both sides marked: the box round both is added. Only `lung` marked: the sides are unknown, not absent. One side
+    marked: `lung` is unknown.
+
+    Args:
+        vocabulary: all labels of the source; one that marks neither side is left alone.
+    """
+    if not set(LUNG_SIDES) <= vocabulary:
+        return record
+    annotated, places = set(record.annotated), [record.labels.index(n) for n in LUNG_SIDES if n in record.labels]
+    if LUNG in record.labels:
+        return replace(record, annotated=tuple(sorted(annotated - set(LUNG_SIDES))))
+    if len(places) < 2:
+        return replace(record, annotated=tuple(sorted(annotated - {LUNG}))) if places else record
+    both = record.boxes[[name in LUNG_SIDES for name in record.labels]]
+    union = np.concatenate([both[:, :2].min(axis=0), both[:, 2:].max(axis=0)])
+    return replace(
+        record,
+        boxes=np.concatenate([record.boxes, union[None]]),
+        labels=(*record.labels, LUNG),
+        annotated=tuple(sorted(annotated | {LUNG})),
+    )
+
+
+def with_channels(record: GroundingRecord) -> list[GroundingRecord]:
+    """The record; for training also single channels of it as further views, which share its weight."""
+    if record.split != "train" or not record.hints.channels:
+        return [record]
+    weight = record.weight / (1 + len(record.hints.channels))
+    views = [replace(record, weight=weight)]
+    for channel in record.hints.channels:
+        name, loader = f"{record.image_id}#{channel}", _Channel(record.loader, channel)
+        views.append(replace(record, image_id=name, loader=loader, weight=weight))
+    return views
+
+
+@dataclass(frozen=True)
+class _Channel:
+    loader: Callable[[], NDArray]
+    channel: int
+
+    def __call__(self) -> NDArray:
+        return np.ascontiguousarray(self.loader()[..., self.channel])
+
+
+def fraction_of(records: Sequence[GroundingRecord], fraction: float, seed: int = 0) -> list[GroundingRecord]:
+    """The training records of a share of the patients of every source; the data set's own tenth for 0.1.
+
+    Of every source at least one patient is kept. The smaller share of two is a part of the larger one.
+
+    Raises:
+        `ValueError`: a share that is not above 0 and at most 1.
+    """
+    if not 0 < fraction <= 1:
+        raise ValueError(f"fraction {fraction:g}: choose a number above 0, at most 1")
+    if fraction == 1:
+        return list(records)
+    if fraction == 0.1 and any(record.in_subset for record in records):
+        return [record for record in records if record.in_subset]
+    by_source: dict[tuple[str, str], set[str]] = {}
+    for record in records:
+        by_source.setdefault((record.modality, record.source), set()).add(record.patient)
+    kept = {
+        (*source, patient)
+        for source, patients in by_source.items()
+        for patient in sorted(patients, key=lambda name: drawn(name, seed))[: max(1, round(fraction * len(patients)))]
+    }
+    return [record for record in records if (record.modality, record.source, record.patient) in kept]
+
+
+def drawn(name: str, seed: int = 0) -> bytes:
+    """A key that sorts names into an order of chance, the same everywhere."""
+    return hashlib.sha256(f"{seed} {name}".encode("utf-8", "surrogatepass")).digest()

@@ -1,0 +1,113 @@
+# Copyright 2026 The MedGLIP authors. Licensed under the Apache License, Version 2.0.
+"""Records of a data set that `dataset_scripts.build` made: a folder, or an id on the Hub."""
+
+from __future__ import annotations
+
+import io
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from .records import SPLITS, GroundingRecord, HintTable, as_boxes, join_lungs, with_channels
+
+
+def set_records(data: Path | str, modalities: list[str], hints: HintTable) -> list[GroundingRecord]:
+    """All records of some modalities.
+
+    Raises:
+        `ValueError`: no data set of that name, or one without these modalities.
+    """
+    import datasets
+
+    if not sys.stderr.isatty():
+        datasets.disable_progress_bars()
+    folder = Path(data)
+    if not folder.exists() and (folder.is_absolute() or str(data).count("/") != 1 or str(data).startswith(".")):
+        raise ValueError(f"{data}: no such folder; give a built data set, a COCO JSON file, or an id on the Hub")
+    try:
+        known = datasets.get_dataset_config_names(str(data))
+    except Exception as error:  # what is no data set makes the library raise nearly anything
+        raise ValueError(f"{data}: cannot be read as a data set ({type(error).__name__})") from None
+    records: list[GroundingRecord] = []
+    for modality in modalities:
+        if modality in known:
+            for split, table in datasets.load_dataset(str(data), modality).items():
+                if split in SPLITS and "objects" in table.column_names:
+                    records += _split_records(table, modality, split, hints)
+    return records
+
+
+def _split_records(table: Any, modality: str, split: str, hints: HintTable) -> list[GroundingRecord]:
+    import datasets
+
+    pictures = table.cast_column("image", datasets.Image(decode=False))
+    names = _category_names(table)
+    rows = table.remove_columns("image")
+    vocabulary: dict[str, set[str]] = {}
+    for source, annotated in zip(rows["source"], rows["annotated"], strict=True):
+        vocabulary.setdefault(source, set()).update(annotated)
+    found: list[GroundingRecord] = []
+    for number, row in enumerate(rows):
+        labels = vocabulary[row["source"]]
+        record = _record(row, _Pixels(pictures, number), modality, split, names, hints, labels)
+        found += with_channels(join_lungs(record, labels))
+    return found
+
+
+def _category_names(table: Any) -> list[str]:
+    feature = table.features["objects"]
+    category = feature["category"] if isinstance(feature, dict) else feature.feature["category"]
+    return list(category.feature.names)
+
+
+@dataclass(frozen=True)
+class _Pixels:
+    """Decodes one picture of a table; CT of 16 bits becomes Hounsfield units."""
+
+    table: Any
+    number: int
+    window: tuple[float, float] | None = None
+
+    def __call__(self) -> NDArray:
+        with Image.open(io.BytesIO(self.table[self.number]["image"]["bytes"])) as image:
+            pixels = np.asarray(image)
+        if self.window is None:
+            return pixels
+        low, high = self.window
+        return np.rint(low + pixels * ((high - low) / 65535)).clip(-32768, 32767).astype(np.int16)
+
+
+def _record(
+    row: dict[str, Any],
+    pixels: _Pixels,
+    modality: str,
+    split: str,
+    names: list[str],
+    hints: HintTable,
+    vocabulary: set[str],
+) -> GroundingRecord:
+    size, objects = (row["width"], row["height"]), row["objects"]
+    own = hints.of(modality, row["source"], vocabulary)
+    # Of 8 bits the values beyond the window are lost; such pictures are treated as any other of a known window.
+    deep = modality == "ct" and len(row["window"]) == 2 and row["window"][1] - row["window"][0] > 60000
+    return GroundingRecord(
+        modality=modality,
+        source=row["source"],
+        image_id=f"{row['case']} {row['plane']} {row['index']}" if row["plane"] else row["case"],
+        patient=row["patient"],
+        split=split,
+        boxes=as_boxes(objects["bbox"], size),
+        labels=tuple(names[category] for category in objects["category"]),
+        annotated=tuple(sorted(row["annotated"])),
+        size=size,
+        loader=_Pixels(pixels.table, pixels.number, tuple(row["window"])) if deep else pixels,
+        is_hounsfield=deep,
+        hints=own,
+        weight=own.weight if split == "train" else 1.0,
+        in_subset=bool(row["subset_10"]),
+    )
