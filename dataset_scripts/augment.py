@@ -21,10 +21,13 @@ from torchvision import tv_tensors
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as tvf
 
+from modeling_medglip.phrases import names_a_side
 
-SIDES = ("left", "right")
-# Columns of the objects that change, and those that only lose the objects that left the picture.
-CHANGED = ("bbox", "area", "area_fraction", "segmentation", "parent_box")
+
+# What a changed picture no longer has: its place in the patient and the hash of its pixels.
+GONE: dict[str, Any] = {"origin": [], "right": [], "down": [], "sha256": ""}
+# Of objects: the parent's box would have to move with the picture.
+WITHOUT_PARENT: dict[str, Any] = {"parent_box": [], "parent_label": ""}
 
 
 class Augment:
@@ -87,7 +90,7 @@ class Augment:
 
     def _row(self, row: dict[str, Any], image: Any, masks: Any, boxes: Any) -> dict[str, Any]:
         objects: dict[str, list[Any]] = {name: [] for name in row["objects"]}
-        pixels, lost = row["width"] * row["height"], set()
+        pixels, lost = image.shape[-1] * image.shape[-2], set[str]()
         for number, counts in enumerate(row["objects"]["segmentation"]):
             mask = masks[number].numpy()
             box = tight(mask) if counts else [float(value) for value in boxes[number]]
@@ -95,17 +98,29 @@ class Augment:
             if area < max(1.0, self.least_area * row["objects"]["area"][number]):
                 lost.add(row["objects"]["label_id"][number] or row["objects"]["source_label"][number])
                 continue
-            new = {"bbox": box, "area": area, "area_fraction": area / pixels, "parent_box": [],
+            new = {"bbox": box, "area": area, "area_fraction": area / pixels, **WITHOUT_PARENT,
                    "segmentation": encoded(mask) if counts else ""}  # fmt: skip
             for name, column in objects.items():
-                column.append(new[name] if name in CHANGED else row["objects"][name][number])
-        return {**row, "image": to_picture(image), "objects": objects, "annotated": _without(row["annotated"], lost)}
+                column.append(new[name] if name in new else row["objects"][name][number])
+        if "instance_count" in objects:
+            _count_again(objects)
+        changed = {**row, "image": to_picture(image), "objects": objects}
+        changed.update({name: value for name, value in GONE.items() if name in row})
+        if "annotated" in row:
+            changed["annotated"] = _without(row["annotated"], lost)
+        return changed
 
 
 def has_sides(row: dict[str, Any]) -> bool:
     """Whether an object of a picture, or a label that is annotated in it, carries a side."""
-    words = {word for label in row["annotated"] for word in label.lower().split()}
-    return any(side in SIDES for side in row["objects"]["side"]) or any(side in words for side in SIDES)
+    return any(row["objects"]["side"]) or any(map(names_a_side, row.get("annotated", ())))
+
+
+def _count_again(objects: dict[str, list[Any]]) -> None:
+    """Number what is left of every label from 0."""
+    names = objects["category"]
+    objects["instance_index"] = [names[:place].count(name) for place, name in enumerate(names)]
+    objects["instance_count"] = [names.count(name) for name in names]
 
 
 def decoded(runs: Sequence[str], size: tuple[int, int]) -> NDArray[np.uint8]:

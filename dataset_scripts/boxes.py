@@ -19,7 +19,7 @@ from scipy import ndimage
 
 from modeling_medglip.taxonomy import load_taxonomy
 
-from .labels import MappedLabel, is_instance_label, map_label
+from .labels import MappedLabel, annotated_labels, is_instance_label, map_label
 from .quality import PROFILES
 from .recipe import Recipe
 from .records import Mark, Picture, Rejected
@@ -45,14 +45,17 @@ def annotate(picture: Picture, recipe: Recipe, profile: str, report: Report) -> 
     """
     height, width = picture.pixels.shape[:2]
     found: list[dict[str, Any]] = []
-    left_open: set[str] = set()
+    mapped, all_known = _mapped_marks(picture, recipe, report)
+    # A mark that nobody can name may be any of the labels, so that none of them can be called absent.
+    left_open = set() if all_known else set(annotated_labels(recipe))
     runs = RunLengths(height, width)
-    for label, mark in _mapped_marks(picture, recipe, report):
+    for label, mark in mapped:
         try:
             boxed = mark.mask is None
             entries = _from_box(mark, width, height) if boxed else _from_mask(mark, recipe, label, report, runs)
         except Rejected as error:
             report(error.rule, f"{mark.label[:60]}: {error.value}" if error.rule == "bad_box" else error.value)
+            left_open.add(label.name)
             continue
         for entry in entries:
             fraction = entry["area"] / (width * height)
@@ -66,19 +69,21 @@ def annotate(picture: Picture, recipe: Recipe, profile: str, report: Report) -> 
                 found.append({**_described(label), **entry, "area_fraction": round(fraction, 6)})
     _number_instances(found)
     _add_parents(found)
-    return found, left_open
+    return found, left_open if all_known else left_open - {entry["name"] for entry in found}
 
 
-def _mapped_marks(picture: Picture, recipe: Recipe, report: Report) -> list[tuple[MappedLabel, Mark]]:
-    """Marks with their labels. Masks of several own labels that map to one organ (the lobes of a lung, say) become
-    one; several of one own label are instances and stay apart."""
+def _mapped_marks(picture: Picture, recipe: Recipe, report: Report) -> tuple[list[tuple[MappedLabel, Mark]], bool]:
+    """Marks with their labels, and whether the recipe knows all of them. Masks of several own labels that map to one
+    organ (the lobes of a lung, say) become one; several of one own label are instances and stay apart."""
     found: list[tuple[MappedLabel, Mark]] = []
+    all_known = True
     merged: dict[str, int] = {}
     for mark in picture.marks:
         try:
             label = map_label(recipe, mark.label)
         except Rejected as error:
             report(error.rule, error.value)
+            all_known = all_known and error.rule != "undefined_label"
             continue
         if mark.mask is None or is_instance_label(recipe, label):
             found.append((label, mark))
@@ -89,7 +94,7 @@ def _mapped_marks(picture: Picture, recipe: Recipe, report: Report) -> list[tupl
         else:
             merged[label.name] = len(found)
             found.append((label, mark))
-    return found
+    return found, all_known
 
 
 def _described(label: MappedLabel) -> dict[str, Any]:

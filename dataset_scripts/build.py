@@ -1,10 +1,11 @@
 # Copyright 2026 The MedGLIP authors. Licensed under the Apache License, Version 2.0.
 """From raw folders to the data set:
 
-    python -m dataset_scripts.build --recipe dataset_scripts/recipes/acdc.yaml --raw /data/acdc --out built/acdc
+    python -m dataset_scripts.build --recipe dataset_scripts/recipes/real_data.yaml --raw DATA --out built/real
 
-First a plan is shown (cases, bytes). Every case is then read, checked and written on its own below the work folder, so
-that a build can be stopped at any moment and goes on where it was. At the end all cases are merged into `--out`.
+First a plan is shown (cases, pictures, bytes). Every case is then read, checked and written on its own below the work
+folder, so that a build can be stopped at any moment and goes on where it was. At the end all cases are merged into
+`--out`.
 Exit status: 0 all good, 1 something was turned away that should have been usable (see `quality/`), 2 wrong usage.
 """
 
@@ -14,6 +15,7 @@ import argparse
 import json
 import os
 import secrets
+import shutil
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -35,6 +37,7 @@ from .records import Rejected, Rejection
 
 
 KEY_FILE = "pseudonyms.key"
+KEY_BYTES = 32
 PRIVATE_FILE = "cases.jsonl"
 PRIVATE_REPORT = "rejected.jsonl"
 
@@ -66,16 +69,24 @@ def build(
     Raises:
         `ValueError`: a recipe that does not fit the folder, or an `out` that holds something else.
     """
-    work = work or out.with_name(f"{out.name}.work")
+    out = out.resolve()
+    work = (work or out.with_name(f"{out.name}.work")).resolve()
+    if workers < 1:
+        raise ValueError(f"workers {workers}: at least 1")
     if out.resolve() == work.resolve() or out.resolve() in work.resolve().parents:
         raise ValueError("the work folder must lie outside the data set: it names the raw files")
     require_own(out)
     work.mkdir(parents=True, exist_ok=True)
+    work.chmod(0o700)  # it tells which pseudonym is which file
+    shutil.rmtree(work / "parts", ignore_errors=True)  # of builds that were killed
     options = Options(profile, square_pixels, _key(work))
     jobs, problems = plan_jobs(recipes, raw)
     _write_private(work, jobs, options)
+    for folder in {job.reader.root.resolve() for job in jobs} - {raw.resolve()}:
+        if out.is_relative_to(folder):
+            raise ValueError(f"{out.name}: lies within a source's folder: choose another place")
     waiting = [
-        job for job in jobs if not is_done(_folder(work, job, options), fingerprint(job.reader.recipe, options))
+        job for job in jobs if not is_done(_folder(work, job, options), fingerprint(job.reader, job.case, options))
     ]
     say(_plan_text(jobs, waiting))
     with _bar() as watch:
@@ -96,7 +107,10 @@ def plan_jobs(recipes: Sequence[Recipe], raw: Path) -> tuple[list[Job], list[Rej
         except ValueError as error:
             raise ValueError(f"{recipe.source}: {error}") from None
         try:
-            jobs += [Job(reader, case) for case in reader.cases()]
+            cases = reader.cases()
+            if not cases and not reader.problems:
+                reader.reject("no_cases")
+            jobs += [Job(reader, case) for case in cases]
         except Rejected as error:
             reader.reject(error.rule, error.value)
         except ValueError as error:  # one source must not take the others with it
@@ -111,14 +125,24 @@ def _folder(work: Path, job: Job, options: Options) -> Path:
 
 
 def _key(work: Path) -> bytes:
-    """The work folder's secret for pseudonyms; made once. With the same key a case keeps its pseudonym."""
+    """The work folder's secret for pseudonyms; made once. With the same key a case keeps its pseudonym.
+
+    Raises:
+        `ValueError`: the file holds no key.
+    """
     path = work / KEY_FILE
     if not path.exists():
         part = work / f".{KEY_FILE}.part"
-        part.write_text(secrets.token_hex(32) + "\n", encoding="ascii")
+        part.touch(0o600)
+        part.write_text(secrets.token_hex(KEY_BYTES) + "\n", encoding="ascii")
         os.replace(part, path)
-        path.chmod(0o600)
-    return bytes.fromhex(path.read_text(encoding="ascii").strip())
+    try:
+        key = bytes.fromhex(path.read_bytes().decode("ascii").strip())
+    except ValueError:
+        key = b""
+    if len(key) != KEY_BYTES:
+        raise ValueError(f"{path.name}: holds no key; put the right one back, or remove it for new pseudonyms")
+    return key
 
 
 def _write_private(work: Path, jobs: Iterable[Job], options: Options) -> None:
@@ -132,14 +156,11 @@ def _write_private(work: Path, jobs: Iterable[Job], options: Options) -> None:
 
 
 def _plan_text(jobs: Sequence[Job], waiting: Sequence[Job]) -> str:
-    size = sum(_bytes(job) for job in waiting)
+    size = sum(stat.st_size for job in waiting for _, stat in job.reader.files(job.case))
+    pictures = sum(job.reader.picture_count(job.case) for job in waiting)
     sources = len({job.reader.recipe.source for job in jobs})
-    return f"{len(jobs)} cases of {sources} sources; {len(waiting)} to do, {size / 1e6:.1f} MB to read"
-
-
-def _bytes(job: Job) -> int:
-    path = job.reader.root / job.case.key
-    return path.stat().st_size if path.is_file() else 0
+    to_do = f"{len(waiting)} to do, {size / 1e6:.1f} MB to read, at most {pictures} pictures"
+    return f"{len(jobs)} cases of {sources} sources; {to_do}"
 
 
 class _bar:
@@ -204,8 +225,8 @@ def _chosen(recipes: list[Recipe], sources: Sequence[str] | None) -> list[Recipe
     unknown = [source for source in sources or () if source not in names]
     if unknown:
         raise ValueError(f"no recipe for {', '.join(unknown)}: there are {', '.join(names)}")
-    if len(set(names)) != len(names):
-        raise ValueError("two recipes for one source")
+    if len({(recipe.source, recipe.modality) for recipe in recipes}) != len(recipes):
+        raise ValueError("two recipes for one source and modality")
     return [recipe for recipe in recipes if not sources or recipe.source in sources]
 
 

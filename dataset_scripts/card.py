@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import yaml
 
 from .catalog import load_catalog
 from .hierarchy import Classes
+from .markdown import plain
 from .recipe import Recipe
 from .schema import COLUMNS, OBJECT_COLUMNS, yaml_features, yaml_label_features
 from .statistics import Statistics
@@ -76,7 +78,7 @@ def _body(name: str, recipes: Sequence[Recipe], statistics: Statistics, split_ha
     total = statistics.total()
     first = min((modality for modality, _ in statistics.split_images), default="labels")
     lines = [
-        f"# {name}",
+        f"# {plain(name)}",
         "",
         "Pictures of medical imaging with boxes and masks under hierarchical labels, for grounding phrases. Made by",
         "`python -m dataset_scripts.build` of MedGLIP. Research use only; each source keeps its own licence, see",
@@ -89,7 +91,7 @@ def _body(name: str, recipes: Sequence[Recipe], statistics: Statistics, split_ha
         "```python",
         "from datasets import load_dataset",
         "",
-        f'pictures = load_dataset("{name}", "{first}", split="train")',
+        f'pictures = load_dataset({json.dumps(name)}, "{first}", split="train")',
         'classes = pictures.features["objects"]["category"].feature.names',
         "```",
         "",
@@ -102,10 +104,11 @@ def _body(name: str, recipes: Sequence[Recipe], statistics: Statistics, split_ha
     catalog = load_catalog()
     for recipe in recipes:
         known = catalog.get(recipe.source)
-        title = recipe.card.get("name") or (known.name if known else recipe.source)
+        title = plain(recipe.card.get("name") or (known.name if known else recipe.source))
+        license_ = plain(recipe.license or "not known")
         official = "yes" if recipe.splits or recipe.layout == "manifest" else "no"
         confirmed = "yes" if recipe.confirmed else "no: not to be published"
-        lines.append(f"| {title} | {recipe.modality} | {recipe.license or 'not known'} | {official} | {confirmed} |")
+        lines.append(f"| {title} | {recipe.modality} | {license_} | {official} | {confirmed} |")
     lines += ["", "Patients of each split (hash): " + ", ".join(f"{k} `{v}`" for k, v in split_hashes.items()) + "."]
     lines += ["", "## Columns", "", "| column | holds |", "|---|---|"]
     lines += [f"| `{column}` | {entry[2]} |" for column, entry in COLUMNS.items()]

@@ -141,8 +141,12 @@ def select(
     """The sources that fit every given filter; `label` is a taxonomy id or a phrase.
 
     Raises:
-        `ValueError`: an unknown modality or label.
+        `ValueError`: an unknown modality, region or label.
     """
+    sources = list(sources)
+    known = {name for source in sources for name in source.body_region}
+    if region is not None and region not in known:
+        raise ValueError(f"no source is of region {region[:40]!r}: choose one of {', '.join(sorted(known))}")
     wanted = None if modality is None else resolve_modality(modality)
     label_id = None if label is None else _label_id(label)
     return [
@@ -166,8 +170,12 @@ def _label_id(label: str) -> str:
     return found.id
 
 
-def paper_rows(sources: Sequence[Source]) -> list[tuple[str, str, str]]:
-    """(what, the paper's figure, ours) for everything the paper counts."""
+def paper_rows(sources: Sequence[Source], built: Path | None = None) -> list[tuple[str, str, str]]:
+    """(what, the paper's figure, ours) for everything the paper counts; pictures and boxes are those of a built set.
+
+    Raises:
+        `ValueError`: the folder is no built set.
+    """
     taxonomy = load_taxonomy()
     ours = {
         "sources": f"{len(sources)} ({len({source.family for source in sources})} families)",
@@ -176,11 +184,28 @@ def paper_rows(sources: Sequence[Source]) -> list[tuple[str, str, str]]:
         "categories": str(len(taxonomy.categories)),
         "regions": str(len(taxonomy.regions)),
     }
-    rows = [(what, figure, ours.get(what, "see a built set's statistics")) for what, figure in PAPER.items()]
+    if built is not None:
+        ours |= _built_counts(built)
+    rows = [(what, figure, ours.get(what, "give a set with --built")) for what, figure in PAPER.items()]
     counts = Counter(modality for source in sources for modality in source.modalities)
     rows += [(f"sources with {modality}", "not stated", str(counts[modality])) for modality in MODALITIES]
     named = [source.id for source in sources if source.named_in_med_glip_paper]
     return [*rows, ("named in the paper", "", ", ".join(named))]
+
+
+def _built_counts(built: Path) -> dict[str, str]:
+    import pyarrow.parquet as pq
+
+    path = built / "statistics" / "counts.parquet"
+    if not path.is_file():
+        raise ValueError(f"{built.name}: is no data set that this project built")
+    rows = [row for row in pq.read_table(path).to_pylist() if row["by"] == "modality"]
+    totals = {name: sum(row[name] for row in rows) for name in ("images", "boxes", "masks")}
+    return {
+        "pictures": f"{totals['images']:,}",
+        "annotations": f"{totals['boxes']:,} boxes, {totals['masks']:,} masks",
+        "masks per picture": f"{totals['masks'] / max(totals['images'], 1):.2f}",
+    }
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -192,13 +217,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--access", choices=ACCESS)
     parser.add_argument("--redistributable", action="store_true", help="licence lets derived pictures be shared")
     parser.add_argument("--paper", action="store_true", help="the paper's figures beside ours")
+    parser.add_argument("--built", type=Path, help="with --paper: a built set, for its pictures and boxes")
     parser.add_argument("--json", action="store_true", help="print JSON")
     options = parser.parse_args(argv)
     catalog = list(load_catalog().values())
-    if options.paper:
-        _print(("", "Med-GLIP", "this catalogue"), paper_rows(catalog))
-        return 0
     try:
+        if options.paper:
+            _print(("", "Med-GLIP", "ours"), paper_rows(catalog, options.built))
+            return 0
         chosen = select(
             catalog, options.modality, options.region, options.label, options.access, options.redistributable
         )

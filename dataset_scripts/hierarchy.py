@@ -23,17 +23,6 @@ class Classes:
     names: tuple[str, ...]
     rows: tuple[dict[str, Any], ...]
 
-    def number(self, name: str) -> int:
-        """The class of a name.
-
-        Raises:
-            `KeyError`: there is none.
-        """
-        return self._numbers()[name]
-
-    def _numbers(self) -> dict[str, int]:
-        return {name: number for number, name in enumerate(self.names)}
-
 
 def make_classes(open_labels: Iterable[str]) -> Classes:
     """All labels of the taxonomy, then the open ones in alphabetical order."""

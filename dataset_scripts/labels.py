@@ -5,13 +5,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from modeling_medglip.phrases import side_of
 from modeling_medglip.taxonomy import load_taxonomy
 
 from .recipe import EXCLUDE, OPEN, Recipe
 from .records import Rejected
-
-
-SIDES = ("left", "right")
 
 
 @dataclass(frozen=True)
@@ -50,9 +48,8 @@ def map_label(recipe: Recipe, name: str) -> MappedLabel:
     if target == EXCLUDE:
         raise Rejected("excluded_label", name[:60])
     if target == OPEN:
-        words = name.lower().replace("_", " ").split()
-        side = next((word for word in words if word in SIDES), None)
-        return MappedLabel(name, None, " ".join(words), None, None, "other", side, True)
+        words = " ".join(name.lower().replace("_", " ").split())
+        return MappedLabel(name, None, words, None, None, "other", side_of(name), True)
     label = load_taxonomy().label(target)
     return MappedLabel(
         name, label.id, label.name, label.category, label.region, label.granularity, label.laterality, label.extension

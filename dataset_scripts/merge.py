@@ -299,10 +299,17 @@ def _coco_annotations(row: dict[str, Any], image: dict[str, Any]) -> list[dict[s
         row["objects"]["id"], row["objects"]["category"], image["annotations"], strict=True
     ):
         kept = {key: value for key, value in entry.items() if key not in ("category", "name") and value is not None}
-        kept.setdefault("segmentation", [])
+        if entry["segmentation"] is None:  # pycocotools cannot work without one: the box's outline, and said to be so
+            kept |= {"segmentation": [_outline(entry["bbox"])], "box_only": True}
         base = {"id": number, "image_id": row["image_id"], "category_id": category, "iscrowd": 0}
         found.append({**base, **kept, "anatomy": entry["category"]})
     return found
+
+
+def _outline(box: list[float]) -> list[float]:
+    """A box [x, y, width, height] as a polygon."""
+    x, y, width, height = box
+    return [x, y, x + width, y, x + width, y + height, x, y + height]
 
 
 # Beside the data -----------------------------------------------------------------------------------------------------

@@ -26,12 +26,15 @@ from modeling_medglip.overlay import PALETTE, contact_sheet, overlay_png
 from modeling_medglip.results import write_bytes
 
 from .recipe import WINDOWS
+from .statistics import AREA_EDGES
 
 
 PER_SOURCE = 12
 SHEET_COLUMNS = 4
 CELL = 380
 TOP_LABELS = 40
+# Of pictures with more boxes, such as an atlas of the brain, not all are named.
+MOST_NAMES = 14
 
 
 def write_pictures(out: Path) -> list[Path]:
@@ -55,16 +58,18 @@ def _plots(folder: Path) -> list[Path]:
     written = []
     for by, title in (("modality", "Modality"), ("region", "Body region"), ("source", "Source"), ("name", "Label")):
         chosen = [row for row in rows if row["by"] == by][:TOP_LABELS]
-        figure = Figure(figsize=(8, 1.2 + 0.24 * len(chosen)), layout="constrained")
+        figure = Figure(figsize=(8, 1.4 + 0.3 * len(chosen)), layout="constrained")
         axes = figure.add_subplot()
         names = [row["value"] for row in chosen][::-1]
         axes.barh(names, [row["boxes"] for row in chosen][::-1], color="#3572b0", label="boxes")
         axes.barh(names, [row["images"] for row in chosen][::-1], color="#e8a33d", height=0.35, label="pictures")
         axes.set_xscale("log")
+        axes.set_xlim(left=0.8)
+        axes.margins(y=0.01)
         axes.set_title(title + (f" (the {TOP_LABELS} largest)" if len(chosen) == TOP_LABELS else ""))
         axes.legend(loc="lower right")
         written.append(_save(figure, folder / f"by_{by}.png"))
-    return [*written, _area_plot(folder)]
+    return [*written, _area_plot(folder), _per_image_plot(folder)]
 
 
 def _area_plot(folder: Path) -> Path:
@@ -75,12 +80,32 @@ def _area_plot(folder: Path) -> Path:
     axes = figure.add_subplot()
     for modality in sorted({row["modality"] for row in rows}):
         own = [row for row in rows if row["modality"] == modality]
-        axes.step([max(row["from"], 1e-6) for row in own], [row["boxes"] for row in own], where="post", label=modality)
+        counts = {round(row["from"], 9): row["boxes"] for row in own}
+        values = [counts.get(round(low, 9), 0) for low in (0.0, *AREA_EDGES[:-1])]
+        values[-1] += counts.get(1.0, 0)
+        axes.stairs(values, (AREA_EDGES[0] / 10**0.5, *AREA_EDGES), label=modality, baseline=0.7, linewidth=1.5)
     axes.set(xscale="log", yscale="log", xlabel="share of the picture", ylabel="boxes", title="Size of the marks")
     axes.axvline(0.015, color="grey", linestyle=":")
-    axes.text(0.015, axes.get_ylim()[0], " the paper's 1.5 %", rotation=90, va="bottom", color="grey")
+    axes.text(0.015, axes.get_ylim()[1], "the paper's 1.5 % ", rotation=90, va="top", ha="right", color="grey")
     axes.legend()
     return _save(figure, folder / "areas.png")
+
+
+def _per_image_plot(folder: Path) -> Path:
+    from matplotlib.figure import Figure
+
+    rows = pq.read_table(folder / "masks_per_image.parquet").to_pylist()
+    figure = Figure(figsize=(8, 4), layout="constrained")
+    axes = figure.add_subplot()
+    for modality in sorted({row["modality"] for row in rows}):
+        counts = {row["masks"]: row["images"] for row in rows if row["modality"] == modality}
+        last = max(counts)
+        axes.stairs(
+            [counts.get(n, 0) for n in range(last + 1)], np.arange(last + 2) - 0.5, label=modality, linewidth=1.5
+        )
+    axes.set(yscale="log", xlabel="masks in a picture", ylabel="pictures", title="Masks per picture")
+    axes.legend()
+    return _save(figure, folder / "masks_per_image.png")
 
 
 def _save(figure: Any, path: Path) -> Path:
@@ -147,22 +172,43 @@ def marked(row: dict[str, Any], names: dict[int, str]) -> Image.Image:
     shown = shown.resize((max(1, round(picture.width * factor)), max(1, round(picture.height * factor))))
     draw = ImageDraw.Draw(shown)
     font = ImageFont.load_default(size=11)
-    for box, category in zip(objects["bbox"], objects["category"], strict=True):
-        x, y, width, height = (value * factor for value in box)
+    boxes = [[value * factor for value in box] for box in objects["bbox"]]
+    for (x, y, width, height), category in zip(boxes, objects["category"], strict=True):
         draw.rectangle((x, y, x + width - 1, y + height - 1), outline=_colour(category))
-        draw.text(
-            (x + 2, max(y - 13, 0)),
-            names[category],
-            fill=_colour(category),
-            font=font,
-            stroke_width=2,
-            stroke_fill="black",
-        )
+    # Small boxes first: their names have least room.
+    order = sorted(range(len(boxes)), key=lambda number: boxes[number][2] * boxes[number][3])
+    placed: list[tuple[float, float, float, float]] = []
+    for number in order[:: max(1, -(-len(order) // MOST_NAMES))]:
+        category = objects["category"][number]
+        style: dict[str, Any] = {"font": font, "stroke_width": 2, "stroke_fill": "black"}
+        spot = _free_place(boxes[number], draw.textbbox((0, 0), names[category], font=font), shown.size, placed)
+        draw.text(spot, names[category], fill=_colour(category), **style)
     canvas = Image.new("RGB", (shown.width, shown.height + 16), "black")
     canvas.paste(shown, (0, 16))
     place = f"{row['plane']} {row['index']}" if row["plane"] else ""
     ImageDraw.Draw(canvas).text((2, 2), f"{row['case']} {place}", fill="white", font=font)
     return canvas
+
+
+def _free_place(
+    box: list[float],
+    text: tuple[float, float, float, float],
+    size: tuple[int, int],
+    placed: list[tuple[float, float, float, float]],
+) -> tuple[float, float]:
+    """Where a box's name is written: over it, within the picture, lower where another name is already."""
+    width, height = text[2], text[3]
+    x = max(0.0, min(box[0] + 2, size[0] - width - 2))
+    y = start = max(0.0, min(box[1] - height - 1, size[1] - height - 2))
+    while any(
+        x < right and left < x + width and y < bottom and top < y + height for left, top, right, bottom in placed
+    ):
+        y += height
+        if y > size[1] - height:
+            y = start
+            break
+    placed.append((x, y, x + width, y + height))
+    return x, y
 
 
 def _seen(grey: NDArray[np.float32], row: dict[str, Any]) -> NDArray[np.uint8]:

@@ -42,7 +42,7 @@ NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 # The hash looks at 64 x 64 pixels; twice that is left for it to scale down well.
 HASHED_SIDE = 128
 # Part of every case's fingerprint: raise it when a case would come out otherwise than before.
-VERSION = 9
+VERSION = 10
 
 
 @dataclass(frozen=True)
@@ -72,16 +72,19 @@ def lot(source: str, patient: str) -> str:
     return hashlib.sha256(f"{source}\0{patient}".encode("utf-8", "surrogatepass")).hexdigest()[:32]
 
 
-def fingerprint(recipe: Recipe, options: Options) -> str:
-    """Short hash of what decides how cases come out: the recipe, the options, this code's version."""
-    text = f"{recipe.fingerprint} {options.profile} {options.square_pixels} {VERSION}"
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+def fingerprint(reader: Reader, case: Case, options: Options) -> str:
+    """Short hash of what decides how a case comes out: its files by size and time, what was listed about it, the
+    recipe, the options, this code's version."""
+    listed = json.dumps([case.split, case.patient, case.parts], sort_keys=True, default=str)
+    files = [(reader.key(path), stat.st_size, stat.st_mtime_ns) for path, stat in reader.files(case)]
+    text = f"{reader.recipe.fingerprint} {options.profile} {options.square_pixels} {VERSION} {listed} {files}"
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 
 def case_folder(work: Path, recipe: Recipe, options: Options, case: Case) -> Path:
     """Where a case goes below the work folder."""
     name = pseudonym(options, recipe.source, case.key)
-    return work / "cases" / recipe.source / name[:2] / name
+    return work / "cases" / f"{recipe.source}-{recipe.modality}" / name[:2] / name
 
 
 def is_done(folder: Path, expected: str) -> bool:
@@ -100,7 +103,7 @@ def process_case(reader: Reader, case: Case, options: Options, work: Path) -> Pa
     """
     recipe = reader.recipe
     target = case_folder(work, recipe, options, case)
-    expected = fingerprint(recipe, options)
+    expected = fingerprint(reader, case, options)
     if is_done(target, expected):
         return target
     part = work / "parts" / secrets.token_hex(8)
@@ -187,6 +190,9 @@ def _image(
     if not annotations and picture.place is not None:
         report(picture.item, "empty_slice", "nothing left after the rules")
         return None
+    annotated = sorted(set(annotated_labels(recipe)) - left_open)
+    if not annotations and not annotated:  # nothing is known about it; the rows above say why
+        return None
     plane, _, index = picture.item.partition(" ")
     file = f"{name}-{plane}-{int(index):04d}.png" if plane else f"{name}.png"
     content, pixels = png(picture.pixels)
@@ -202,7 +208,7 @@ def _image(
         "window": None if picture.window is None else [round(value, 4) for value in picture.window],
         "sha256": hashlib.sha256(pixels).hexdigest(),
         "perceptual_hash": perceptual_hash(picture.pixels),
-        "annotated": sorted(set(annotated_labels(recipe)) - left_open),
+        "annotated": annotated,
         "annotations": annotations,
     }
 

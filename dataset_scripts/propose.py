@@ -201,6 +201,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parser.parse_args(argv)
     path = Path(options.names)
     try:
+        if not path.is_file() and (path.suffix or "/" in options.names):
+            raise ValueError(f"{options.names}: no such file; give a file of names, or names with commas")
         text = path.read_text(encoding="utf-8") if path.is_file() else options.names.replace(",", "\n")
         names = [line.strip() for line in text.splitlines() if line.strip()]
         if not names:

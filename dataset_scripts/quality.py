@@ -25,6 +25,7 @@ RULES: dict[str, tuple[int, str]] = {
     "not_3d": (1, "a volume with other than three axes"),
     "colour_volume": (1, "a volume of colours or complex numbers"),
     "bad_affine": (1, "the geometry is singular or not finite"),
+    "no_cases": (1, "a source in whose folder no file fits the recipe"),
     "no_mask": (1, "a picture or volume without any annotation file"),
     "no_image": (1, "an annotation without its picture or volume"),
     "size_mismatch": (1, "picture and mask have different sizes"),

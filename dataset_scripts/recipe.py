@@ -5,7 +5,7 @@ A file holds one recipe, or several under `recipes:` with `defaults:` for all of
 
     source: acdc                 # id in sources.yaml, or any new one with `card:` below
     modality: mri                # needed where the catalogue names several or none
-    layout: nifti_labelmap       # how the files are read; `python -m dataset_scripts.build --layouts` lists them
+    layout: volume_labelmap      # how the files are read; `python -m dataset_scripts.build --layouts` lists them
     root: acdc                   # folder below --raw (default: --raw itself)
     files: {image: "*_image.nii.gz", labelmap: "{stem}_label.nii.gz"}
     values: {1: right ventricle, 2: myocardium, 3: left ventricle}
@@ -29,6 +29,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -117,10 +118,13 @@ def load_recipes(path: str | Path) -> list[Recipe]:
         raise ValueError(f"{file.name}: is no recipe")
     rows = document.get("recipes", [document])
     defaults = document.get("defaults", {})
+    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in [defaults, *rows]):
+        raise ValueError(f"{file.name}: recipes are a list of mappings, defaults a mapping")
     recipes = [_recipe({**defaults, **row}, file.name) for row in rows]
-    names = [recipe.source for recipe in recipes]
+    names = [(recipe.source, recipe.modality) for recipe in recipes]
     if len(set(names)) != len(names):
-        raise ValueError(f"{file.name}: {next(name for name in names if names.count(name) > 1)} occurs twice")
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"{file.name}: {' '.join(twice)} occurs twice")
     return recipes
 
 
@@ -134,6 +138,7 @@ def _recipe(row: dict[str, Any], file: str) -> Recipe:
         raise ValueError(f"{where}: source must be lower-case letters, digits and underscores")
     if "layout" not in row:
         raise ValueError(f"{where}: says no layout")
+    _check_types(row, where)
     values = dict(row)
     values["modality"] = _modality(row, where)
     for key in ("window", "instances"):
@@ -144,6 +149,62 @@ def _recipe(row: dict[str, Any], file: str) -> Recipe:
         raise ValueError(f"{where}: {error}") from None
     _check(recipe, where)
     return recipe
+
+
+# What the values of a recipe's keys are, in words and as a check.
+FORMS: dict[str, tuple[str, Callable[[Any], bool]]] = {
+    "layout": ("text", lambda v: isinstance(v, str)),
+    "root": ("text", lambda v: isinstance(v, str)),
+    "files": ("a mapping with text (or whole numbers, in values) as keys", lambda v: _texts_as_keys(v)),
+    "values": ("a mapping of whole numbers to text", lambda v: _mapping(v, int, str)),
+    "labels": ("a mapping of text to text (quote numbers, yes and no)", lambda v: _mapping(v, str, str)),
+    "patient": ("a regular expression", lambda v: isinstance(v, str) and _compiles(v)),
+    "splits": (
+        "a mapping of splits to lists of patterns",
+        lambda v: _mapping(v, str, list) and all(_list(patterns, str) for patterns in v.values()),
+    ),
+    "planes": ("a mapping of planes to whole numbers", lambda v: _mapping(v, str, int)),
+    "window": ("two numbers", lambda v: _list(v, (int, float)) and len(v) == 2),
+    "bits": ("8 or 16", lambda v: v in (8, 16)),
+    "instances": ("a list of labels", lambda v: _list(v, str)),
+    "min_pixels": ("a whole number from 0", lambda v: type(v) is int and v >= 0),
+    "specks": ("a number from 0 to 1", lambda v: type(v) in (int, float) and 0 <= v <= 1),
+    "axcodes": ("text", lambda v: isinstance(v, str)),
+    "clinical": ("a mapping", lambda v: isinstance(v, dict)),
+    "card": ("a mapping", lambda v: isinstance(v, dict)),
+    "confirmed": ("true or false", lambda v: isinstance(v, bool)),
+}
+OPTIONAL = ("patient", "window", "instances", "axcodes")
+
+
+def _mapping(value: Any, key: type, content: type) -> bool:
+    return isinstance(value, dict) and all(type(k) is key and type(v) is content for k, v in value.items())
+
+
+def _texts_as_keys(value: Any) -> bool:
+    """Of `files`: the keys of inner mappings are labels or patterns, and below those values of label maps."""
+    if not isinstance(value, dict) or not all(isinstance(key, str) for key in value):
+        return False
+    inner = [part for part in value.values() if isinstance(part, dict)]
+    return all(isinstance(key, str) for part in inner for key in part)
+
+
+def _list(value: Any, content: type | tuple[type, ...]) -> bool:
+    return isinstance(value, list) and all(isinstance(v, content) and not isinstance(v, bool) for v in value)
+
+
+def _compiles(pattern: str) -> bool:
+    try:
+        re.compile(pattern)
+    except re.error:
+        return False
+    return True
+
+
+def _check_types(row: dict[str, Any], where: str) -> None:
+    for key, (words, fits) in FORMS.items():
+        if key in row and not (row[key] is None and key in OPTIONAL) and not fits(row[key]):
+            raise ValueError(f"{where}: {key} must be {words}")
 
 
 def _modality(row: dict[str, Any], where: str) -> str:
@@ -169,8 +230,6 @@ def _check(recipe: Recipe, where: str) -> None:
         raise ValueError(f"{where}: the step of a plane is a whole number from 1")
     if recipe.window is not None and not (len(recipe.window) == 2 and recipe.window[0] < recipe.window[1]):
         raise ValueError(f"{where}: window must be two growing numbers")
-    if recipe.bits not in (8, 16):
-        raise ValueError(f"{where}: bits are 8 or 16")
     if recipe.patient is not None and re.compile(recipe.patient).groups < 1:
         raise ValueError(f"{where}: patient needs a group in its regular expression")
 

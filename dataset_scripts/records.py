@@ -102,7 +102,6 @@ class Picture:
         item: `""`, or which picture of the case, such as `"axial 12"`.
         place: where it lies in the patient, for pictures cut from volumes.
         window: value of grey 0 and of the highest grey, where pixels were made from values.
-        not_annotated: labels of the source that are left open in this picture.
     """
 
     pixels: NDArray
@@ -110,7 +109,6 @@ class Picture:
     item: str = ""
     place: PicturePlane | None = None
     window: tuple[float, float] | None = None
-    not_annotated: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -11,10 +11,16 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from .markdown import plain
+
 
 DIMENSIONS = ("modality", "source", "region", "category", "name", "granularity", "split")
 # Shares of the picture, for the histogram of areas: powers of the square root of ten.
 AREA_EDGES = tuple(10 ** (exponent / 2) for exponent in range(-10, 1))
+
+
+# Numbers of boxes or masks in a picture at which the bins of their table begin.
+PER_IMAGE_EDGES = (0, 1, 2, 3, 4, 5, 10, 20, 50)
 
 
 class Statistics:
@@ -26,6 +32,7 @@ class Statistics:
         self.masks: Counter[tuple[str, str]] = Counter()
         self.areas: Counter[tuple[str, int]] = Counter()
         self.per_image: Counter[tuple[str, int]] = Counter()
+        self.masks_per_image: Counter[tuple[str, int]] = Counter()
         self.split_images: Counter[tuple[str, str]] = Counter()
         self.split_bytes: Counter[tuple[str, str]] = Counter()
 
@@ -37,6 +44,7 @@ class Statistics:
         self.split_images[modality, split] += 1
         self.split_bytes[modality, split] += size
         self.per_image[modality, len(annotations)] += 1
+        self.masks_per_image[modality, sum(entry["segmentation"] is not None for entry in annotations)] += 1
         touched = set(own)
         for entry in annotations:
             keys = own | {(key, entry[key] or "open") for key in ("region", "category", "name", "granularity")}
@@ -64,7 +72,8 @@ class Statistics:
         }
 
     def write(self, folder: Path) -> None:
-        """`counts.parquet`, `areas.parquet`, `boxes_per_image.parquet` and `README.md` with the tables."""
+        """`counts.parquet`, `areas.parquet`, `boxes_per_image.parquet`, `masks_per_image.parquet` and `README.md` with
+        the tables."""
         folder.mkdir()
         pq.write_table(pa.Table.from_pylist(self.rows()), folder / "counts.parquet")
         areas = [
@@ -72,11 +81,12 @@ class Statistics:
             for (modality, number), count in sorted(self.areas.items())
         ]
         pq.write_table(pa.Table.from_pylist(areas), folder / "areas.parquet")
-        per_image = [
-            {"modality": modality, "boxes": boxes, "images": count}
-            for (modality, boxes), count in sorted(self.per_image.items())
-        ]
-        pq.write_table(pa.Table.from_pylist(per_image), folder / "boxes_per_image.parquet")
+        for kind, counter in (("boxes", self.per_image), ("masks", self.masks_per_image)):
+            per_image = [
+                {"modality": modality, kind: number, "images": count}
+                for (modality, number), count in sorted(counter.items())
+            ]
+            pq.write_table(pa.Table.from_pylist(per_image), folder / f"{kind}_per_image.parquet")
         (folder / "README.md").write_text(self.markdown(), encoding="utf-8")
 
     def markdown(self) -> str:
@@ -90,8 +100,43 @@ class Statistics:
         for by in DIMENSIONS:
             rows = [row for row in self.rows() if row["by"] == by]
             lines += ["", f"## By {by}", "", f"| {by} | pictures | boxes | masks |", "|---|---|---|---|"]
-            lines += [f"| {row['value']} | {row['images']} | {row['boxes']} | {row['masks']} |" for row in rows]
-        return "\n".join(lines) + "\n"
+            lines += [f"| {plain(row['value'])} | {row['images']} | {row['boxes']} | {row['masks']} |" for row in rows]
+        return "\n".join([*lines, *self._per_image_table(), *self._area_table()]) + "\n"
+
+    def _per_image_table(self) -> list[str]:
+        """How many pictures have so many boxes and masks."""
+        title = [
+            "",
+            "## Boxes and masks per picture",
+            "",
+            "| number | pictures with so many boxes | masks |",
+            "|---|---|---|",
+        ]
+        boxes, masks = (_summed(counter, PER_IMAGE_EDGES) for counter in (self.per_image, self.masks_per_image))
+        names = [_range(low, high) for low, high in zip(PER_IMAGE_EDGES, (*PER_IMAGE_EDGES[1:], None), strict=True)]
+        return [*title, *(f"| {name} | {b} | {m} |" for name, b, m in zip(names, boxes, masks, strict=True))]
+
+    def _area_table(self) -> list[str]:
+        """How many boxes cover which share of their picture."""
+        title = ["", "## Size of the marks", "", "| share of the picture | boxes |", "|---|---|"]
+        edges = (0.0, *AREA_EDGES)
+        total = Counter[int]()
+        for (_, number), count in self.areas.items():
+            total[number] += count
+        names = [f"{100 * low:.2g} to {100 * high:.2g} %" for low, high in zip(edges, AREA_EDGES, strict=False)]
+        return [*title, *(f"| {name} | {total[number]} |" for number, name in enumerate(names))]
+
+
+def _summed(counter: Counter[tuple[str, int]], edges: tuple[int, ...]) -> list[int]:
+    """Pictures of all modalities in the bins that begin at the edges."""
+    sums = [0] * len(edges)
+    for (_, number), count in counter.items():
+        sums[sum(edge <= number for edge in edges) - 1] += count
+    return sums
+
+
+def _range(low: int, high: int | None) -> str:
+    return f"{low} or more" if high is None else str(low) if high == low + 1 else f"{low} to {high - 1}"
 
 
 def _area_bin(fraction: float) -> int:

@@ -89,8 +89,12 @@ def _check_picture(
     name = f"{image['source']} {image['file_name']}"
     path = folder / "images" / image["file_name"]
     findings.pictures += 1
-    with Image.open(path) as picture:
-        pixels = np.asarray(picture)
+    try:
+        with Image.open(path) as picture:
+            pixels = np.asarray(picture)
+    except OSError as error:
+        findings.faults.append(f"{name}: the file is not there or damaged ({type(error).__name__})")
+        return
     if pixels.shape[:2] != (image["height"], image["width"]):
         findings.faults.append(f"{name}: the file has another size")
     shape = "x".join(map(str, pixels.shape))
@@ -102,7 +106,7 @@ def _check_picture(
         findings.boxes += 1
         if problem := box_problem(entry, image):
             findings.faults.append(f"{name}: annotation {entry['id']}: {problem}")
-        findings.masks += bool(entry["segmentation"])
+        findings.masks += not entry.get("box_only", False)
     theirs = None if row is None else (row["objects"]["id"], row["objects"]["bbox"])
     if theirs != ([m["id"] for m in marks], [[float(np.float32(v)) for v in m["bbox"]] for m in marks]):
         findings.faults.append(f"{name}: COCO and Parquet differ")
@@ -124,8 +128,10 @@ def box_problem(entry: dict[str, Any], image: dict[str, Any]) -> str | None:
         return "the box has no area or begins outside"
     if x + width > image["width"] + 1e-3 or y + height > image["height"] + 1e-3:
         return "the box ends outside"
-    if not entry["segmentation"]:
-        return None
+    if entry.get("box_only"):
+        outline = np.array(entry["segmentation"][0]).reshape(4, 2)
+        found = [*outline[0], *(outline[2] - outline[0])]
+        return None if np.allclose(found, entry["bbox"]) else "the outline is another box"
     mask = np.asarray(coco_mask.decode(entry["segmentation"]))
     rows, columns = np.flatnonzero(np.any(mask, axis=1)), np.flatnonzero(np.any(mask, axis=0))
     found = [columns[0], rows[0], columns[-1] - columns[0] + 1, rows[-1] - rows[0] + 1] if len(rows) else []

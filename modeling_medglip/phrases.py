@@ -70,3 +70,17 @@ def normalize_phrase(phrase: str) -> str:
         tokens.remove(sides[0])
         tokens.insert(0, sides[0])
     return " ".join(tokens)
+
+
+def side_of(phrase: str) -> str | None:
+    """The side that a phrase names, `"left"` or `"right"`; `None` for none or both.
+
+    `"Kidney_L"`, `"lt lung"`, `"right-sided effusion"` and `"rib 5 (right)"` have one.
+    """
+    found = {token for token in normalize_phrase(phrase).split() if token in _SIDES}
+    return found.pop() if len(found) == 1 else None
+
+
+def names_a_side(phrase: str) -> bool:
+    """Whether a phrase names a side, or both: what it means is then another thing in a mirror."""
+    return any(token in _SIDES for token in normalize_phrase(phrase).split())

@@ -10,10 +10,12 @@ from __future__ import annotations
 import gzip
 import io
 import re
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import Any, BinaryIO, TypeVar, cast
 
 import numpy as np
+from numpy.typing import NDArray
 
 from .errors import MedGlipError, one_line
 from .geometry import Volume
@@ -28,6 +30,8 @@ RAS_TO_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 DETACHED = re.compile(rb"^(?:ElementDataFile\s*=|data file:|datafile:)\s*(.+?)\s*$", re.IGNORECASE | re.MULTILINE)
 HEADER_BYTES = 2**16
 HERE = ("LOCAL", "local")
+Read = TypeVar("Read")
+Header = tuple[tuple[int, int, int], NDArray[np.float64]]
 
 
 class VolumeError(MedGlipError):
@@ -60,13 +64,25 @@ def read_volume(path: str | Path) -> Volume:
     Raises:
         `VolumeError`: names the file and what is wrong.
     """
-    file = Path(path)
+    return _read(Path(path), _read_nifti, _read_itk)
+
+
+def read_header(path: str | Path) -> Header:
+    """Shape and affine (LPS mm) of a volume that [`read_volume`] reads, without its voxels.
+
+    Raises:
+        `VolumeError`: names the file and what is wrong.
+    """
+    return _read(Path(path), _nifti_header, _itk_header)
+
+
+def _read(file: Path, nifti: Callable[[Path], Read], itk: Callable[[Path], Read]) -> Read:
     lower = file.name.lower()
     try:
         if lower.endswith(NIFTI_ENDINGS):
-            return _read_nifti(file)
+            return nifti(file)
         if lower.endswith(ITK_ENDINGS):
-            return _read_itk(file)
+            return itk(file)
     except VolumeError as error:
         raise VolumeError(f"{one_line(file.name, 120)}: {error}", error.rule) from error
     except MemoryError:
@@ -96,27 +112,45 @@ def _volume(array: np.ndarray, affine: np.ndarray, slope: float = 1.0, intercept
 
 
 def _read_nifti(file: Path) -> Volume:
+    with _opened(file) as stream:
+        image, shape = _nifti_image(file, stream)
+        array = np.asanyarray(image.dataobj.get_unscaled()).reshape(shape)
+        slope, intercept = (float(value) for value in (image.dataobj.slope, image.dataobj.inter))
+    if not np.isfinite([slope, intercept]).all() or slope == 0:
+        slope, intercept = 1.0, 0.0
+    return _volume(array, RAS_TO_LPS @ np.asarray(image.affine, dtype=np.float64), slope, intercept)
+
+
+def _nifti_header(file: Path) -> Header:
+    with _opened(file) as stream:
+        image, shape = _nifti_image(file, stream)
+    return shape, _checked(RAS_TO_LPS @ np.asarray(image.affine, dtype=np.float64))
+
+
+def _nifti_image(file: Path, stream: BinaryIO) -> tuple[Any, tuple[int, int, int]]:
+    """nibabel's image of an open file, checked by its header, and its shape; no voxel is read."""
     try:
         import nibabel
     except ModuleNotFoundError:
         raise VolumeError('reading NIfTI needs nibabel: pip install "med-glip[clinical]"', "unreadable") from None
 
-    with _opened(file) as stream:
-        holder = nibabel.FileHolder(fileobj=cast(Any, stream))
-        # A packed file cannot be mapped, but nibabel finds that out only after unpacking all of it once.
-        mapped = not file.name.lower().endswith(".gz")
-        image: Any = _nifti_class(file, nibabel).from_file_map({"header": holder, "image": holder}, mmap=mapped)
-        shape = tuple(int(length) for length in image.shape)
-        if image.dataobj.dtype.fields is not None or image.dataobj.dtype.kind not in "buif":
-            raise VolumeError(f"holds {image.dataobj.dtype} voxels, not numbers", "colour_volume")
-        if len(shape) < 3 or any(length != 1 for length in shape[3:]):
-            raise VolumeError(f"has {len(shape)} axes {shape}, not three", "not_3d")
-        _check_shape(shape, image.dataobj.dtype.itemsize)
-        array = np.asanyarray(image.dataobj.get_unscaled()).reshape(shape[:3])
-        slope, intercept = (float(value) for value in (image.dataobj.slope, image.dataobj.inter))
-    if not np.isfinite([slope, intercept]).all() or slope == 0:
-        slope, intercept = 1.0, 0.0
-    return _volume(array, RAS_TO_LPS @ np.asarray(image.affine, dtype=np.float64), slope, intercept)
+    holder = nibabel.FileHolder(fileobj=cast(Any, stream))
+    # A packed file cannot be mapped, but nibabel finds that out only after unpacking all of it once.
+    mapped = not file.name.lower().endswith(".gz")
+    image: Any = _nifti_class(file, nibabel).from_file_map({"header": holder, "image": holder}, mmap=mapped)
+    shape = tuple(int(length) for length in image.shape)
+    if image.dataobj.dtype.fields is not None or image.dataobj.dtype.kind not in "buif":
+        raise VolumeError(f"holds {image.dataobj.dtype} voxels, not numbers", "colour_volume")
+    if len(shape) < 3 or any(length != 1 for length in shape[3:]):
+        raise VolumeError(f"has {len(shape)} axes {shape}, not three", "not_3d")
+    _check_shape(shape, image.dataobj.dtype.itemsize)
+    return image, (shape[0], shape[1], shape[2])
+
+
+def _checked(affine: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The affine, if it can be that of a volume."""
+    _volume(np.zeros((1, 1, 1), np.uint8), affine)
+    return affine
 
 
 def _nifti_class(file: Path, nibabel: Any) -> Any:
@@ -181,6 +215,29 @@ class _InPieces(io.BufferedIOBase):
 
 
 def _read_itk(file: Path) -> Volume:
+    reader, shape = _itk_reader(file)
+    import SimpleITK
+
+    image = reader.Execute()
+    if image.GetDimension() > 3:
+        image = image[(slice(None), slice(None), slice(None), *[0] * (image.GetDimension() - 3))]
+    affine = np.eye(4)
+    affine[:3, :3] = np.array(image.GetDirection()).reshape(3, 3) * image.GetSpacing()
+    affine[:3, 3] = image.GetOrigin()
+    return _volume(SimpleITK.GetArrayFromImage(image).transpose(2, 1, 0).reshape(shape), affine)
+
+
+def _itk_header(file: Path) -> Header:
+    reader, shape = _itk_reader(file)
+    axes = reader.GetDimension()
+    affine = np.eye(4)
+    affine[:3, :3] = np.array(reader.GetDirection()).reshape(axes, axes)[:3, :3] * reader.GetSpacing()[:3]
+    affine[:3, 3] = reader.GetOrigin()[:3]
+    return shape, _checked(affine)
+
+
+def _itk_reader(file: Path) -> tuple[Any, tuple[int, int, int]]:
+    """SimpleITK's reader of a file, checked by its header, and the volume's shape; no voxel is read."""
     try:
         import SimpleITK
     except ModuleNotFoundError:
@@ -192,19 +249,13 @@ def _read_itk(file: Path) -> Volume:
     reader = SimpleITK.ImageFileReader()
     reader.SetFileName(str(file))
     reader.ReadImageInformation()
-    size = tuple(reader.GetSize())
+    size = tuple(int(length) for length in reader.GetSize())
     if reader.GetNumberOfComponents() != 1:
         raise VolumeError("holds several numbers per voxel", "colour_volume")
     if len(size) < 3 or any(length != 1 for length in size[3:]):
         raise VolumeError(f"has {len(size)} axes {size}, not three", "not_3d")
     _check_shape(size, 8)
-    image = reader.Execute()
-    if len(size) > 3:
-        image = image[(slice(None), slice(None), slice(None), *[0] * (len(size) - 3))]
-    affine = np.eye(4)
-    affine[:3, :3] = np.array(image.GetDirection()).reshape(3, 3) * image.GetSpacing()
-    affine[:3, 3] = image.GetOrigin()
-    return _volume(SimpleITK.GetArrayFromImage(image).transpose(2, 1, 0), affine)
+    return reader, (size[0], size[1], size[2])
 
 
 def _check_detached(file: Path) -> None:
@@ -219,4 +270,4 @@ def _check_detached(file: Path) -> None:
         raise VolumeError(f"points to {one_line(name, 60)!r} outside its folder", "leaves_folder")
 
 
-__all__ = ["VolumeError", "is_volume_file", "read_volume"]
+__all__ = ["VolumeError", "is_volume_file", "read_header", "read_volume"]

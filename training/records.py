@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from modeling_medglip.configuration_medglip import MODALITIES, resolve_modality
 from modeling_medglip.image_processing_medglip import estimate_window
+from modeling_medglip.phrases import names_a_side
 from modeling_medglip.yaml_files import load_yaml
 
 
@@ -29,7 +30,6 @@ HINTS_FILE = Path(__file__).with_name("hints.yaml")
 DEFAULT_DATA = os.environ.get("MEDGLIP_DATA", "out/data")
 SPLITS = ("train", "validation", "test")
 LUNG, LUNG_SIDES = "lung", ("left lung", "right lung")
-SIDES = ("left", "right")
 
 
 @dataclass(frozen=True)
@@ -154,7 +154,7 @@ class HintTable:
         """Hints for a source with these labels. Nothing is mirrored where a label carries a side."""
         values = {**self.modalities.get(modality, {}), **self.sources.get(source, {})}
         values = {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
-        if any(word in SIDES for name in labels for word in name.lower().split()):
+        if any(map(names_a_side, labels)):
             values |= {"horizontal_flip": False, "vertical_flip": False, "quarter_turns": False}
         return Hints(**values)
 

@@ -3,10 +3,13 @@
 
 from __future__ import annotations
 
+import os
 import re
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from fnmatch import fnmatch
 from pathlib import Path
+from stat import S_ISREG
 from typing import ClassVar
 
 import numpy as np
@@ -19,6 +22,12 @@ from ..recipe import Recipe
 from ..records import Case, LabelledVolume, Picture, Rejected, Rejection
 
 
+SPLIT_WORDS = {
+    "train": "train", "training": "train", "val": "validation", "valid": "validation", "validation": "validation",
+    "test": "test", "testing": "test",
+}  # fmt: skip
+
+
 class Reader(ABC):
     """Reads the raw files of one source.
 
@@ -27,12 +36,13 @@ class Reader(ABC):
     [`Rejected`] for what cannot be used.
 
     Attributes:
-        layout: the name that recipes use. needs: keys of a recipe's `files` that must be there.
+        layout: the name that recipes use. needs: keys of a recipe's `files` that must be there. takes: further ones.
         problems: what `cases` had to leave out.
     """
 
     layout: ClassVar[str]
     needs: ClassVar[tuple[str, ...]] = ()
+    takes: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, recipe: Recipe, raw: Path) -> None:
         self.recipe = recipe
@@ -43,6 +53,12 @@ class Reader(ABC):
         missing = [name for name in self.needs if name not in recipe.files]
         if missing:
             raise ValueError(f"{recipe.source}: layout {self.layout} needs files: {', '.join(missing)}")
+        odd = sorted(set(map(str, recipe.files)) - {*self.needs, *self.takes})
+        if odd:
+            known = ", ".join((*self.needs, *self.takes))
+            raise ValueError(f"{recipe.source}: layout {self.layout} knows no files {', '.join(odd)}, only {known}")
+        for text in texts_of(recipe.files):
+            _check_pattern(text, recipe.source)
 
     @abstractmethod
     def cases(self) -> list[Case]:
@@ -55,6 +71,27 @@ class Reader(ABC):
         Raises:
             `Rejected`: the case cannot be used.
         """
+
+    def files(self, case: Case) -> list[tuple[Path, os.stat_result]]:
+        """The files that a case is made of, with their sizes and times: all that its parts name, and the recipe's
+        own tables."""
+        tables = [self.recipe.clinical.get("table"), self.recipe.files.get("values")]
+        names = {case.key, *texts_of(case.parts), *(str(name) for name in tables if name)}
+        start = f"{self.root.as_posix()}/"
+        paths = {Path(name) if name.startswith(start) else self.root / name for name in names if "\0" not in name}
+        found = []
+        for path in sorted(path for path in paths if path.is_relative_to(self.root)):
+            try:
+                stat = path.stat()
+            except OSError:  # a label, or too long for a name
+                continue
+            if S_ISREG(stat.st_mode):
+                found.append((path, stat))
+        return found
+
+    def picture_count(self, case: Case) -> int:
+        """How many pictures a case can give at most, as far as headers tell."""
+        return 1
 
     # For subclasses --------------------------------------------------------------------------------------------------
 
@@ -77,6 +114,15 @@ class Reader(ABC):
         key = self.key(path)
         return Case(key, self.patient(key), split or self.split(key), dict(parts))
 
+    def stated_split(self, word: object, key: str) -> str | None:
+        """The split that a list states for a case in its own word, else the recipe's; an unknown word is reported."""
+        if word is None or not str(word).strip():
+            return self.split(key)
+        known = SPLIT_WORDS.get(str(word).strip().lower())
+        if known is None:
+            self.reject("bad_annotations", "a split that is none of train, validation, test")
+        return known
+
     def patient(self, key: str) -> str:
         """The patient of a case: group 1 of the recipe's expression, else the whole key."""
         match = re.search(self.recipe.patient, key) if self.recipe.patient else None
@@ -94,6 +140,28 @@ class Reader(ABC):
         """Note a problem of the listing."""
         file = "" if path is None else self.key(path)
         self.problems.append(Rejection(self.recipe.source, "", "listing", rule, value, file))
+
+
+def texts_of(value: object) -> Iterator[str]:
+    """All texts within nested dictionaries and lists, their keys aside."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict):
+        for part in value.values():
+            yield from texts_of(part)
+    elif isinstance(value, (list, tuple)):
+        for part in value:
+            yield from texts_of(part)
+
+
+def _check_pattern(text: str, source: str) -> None:
+    """Raise `ValueError` for a file pattern that is absolute or has a placeholder that nothing fills in."""
+    if Path(text).is_absolute():
+        raise ValueError(f"{source}: files: {text!r} is absolute; patterns are relative to the source's root")
+    try:
+        text.format(stem="", name="", folder="", id="")
+    except (KeyError, IndexError, ValueError):
+        raise ValueError(f"{source}: files: {text!r} has a placeholder other than stem, name, folder, id") from None
 
 
 def stem_of(path: Path, pattern: str) -> str:

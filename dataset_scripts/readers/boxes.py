@@ -125,10 +125,13 @@ class CsvBoxesReader(Reader):
 
     layout = "csv_boxes"
     needs = ("table", "image", "columns")
+    takes = ("label",)
 
     def cases(self) -> list[Case]:
         """One case per id."""
         columns = self.recipe.files["columns"]
+        if not isinstance(columns, dict) or not isinstance(columns.get("box"), list) or len(columns["box"]) != 4:
+            raise ValueError(f"{self.recipe.source}: columns must name id and, as a list, the four of box")
         path = inside(self.root, str(self.recipe.files["table"]))
         found: dict[str, Case] = {}
         try:
@@ -137,7 +140,7 @@ class CsvBoxesReader(Reader):
                     key = str(self.recipe.files["image"]).format(id=row[columns["id"]])
                     if key not in found:
                         patient = row[columns["patient"]] if "patient" in columns else self.patient(key)
-                        split = row[columns["split"]] if "split" in columns else self.split(key)
+                        split = self.stated_split(row[columns["split"]] if "split" in columns else None, key)
                         found[key] = Case(key, patient, split, {"rows": []})
                     found[key].parts["rows"].append(self._row(row))
         except (KeyError, ValueError, csv.Error) as error:

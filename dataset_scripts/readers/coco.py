@@ -24,6 +24,7 @@ class CocoReader(Reader):
 
     layout = "coco"
     needs = ("annotations",)
+    takes = ("images",)
 
     def cases(self) -> list[Case]:
         """One case per picture of all files."""
@@ -45,20 +46,34 @@ class CocoReader(Reader):
             images = self._unique(content["images"], "image")
             marks: dict[Any, list[dict[str, Any]]] = {number: [] for number in images}
             for entry in self._unique(content["annotations"], "annotation").values():
-                if entry["image_id"] in marks:
-                    label = names.get(entry["category_id"], f"category {entry['category_id']}")
-                    marks[entry["image_id"]].append({**entry, "label": label})
-                else:
-                    self.reject("no_image", "an annotation of no picture")
+                self._sort_in(entry, marks, names)
             folder = str(self.recipe.files.get("images", "."))
             return [self._case(image, folder, split, marks[number]) for number, image in images.items()]
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"{self.recipe.source}: {path.name} is no COCO file ({type(error).__name__})") from None
 
+    def _sort_in(self, entry: dict[str, Any], marks: dict[Any, list[dict[str, Any]]], names: dict[Any, str]) -> None:
+        """An annotation to its picture; one of another picture, or of none, is reported."""
+        try:
+            category = entry["category_id"]
+            label = names.get(category, f"category {category}")
+            own = marks.get(entry["image_id"])
+        except (KeyError, TypeError):
+            self.reject("bad_annotations", "an annotation without picture or category")
+            return
+        if own is None:
+            self.reject("no_image", "an annotation of no picture")
+        else:
+            own.append({**entry, "label": label})
+
     def _unique(self, entries: list[dict[str, Any]], kind: str) -> dict[Any, dict[str, Any]]:
         found: dict[Any, dict[str, Any]] = {}
         for entry in entries:
-            if entry["id"] in found:
+            if not isinstance(entry, dict) or not isinstance(entry.get("id"), (int, str)):
+                self.reject("bad_annotations", f"{kind} without an id")
+            elif kind == "image" and not isinstance(entry.get("file_name"), str):
+                self.reject("bad_annotations", "image without a file name")
+            elif entry["id"] in found:
                 self.reject("duplicate_id", kind)
             else:
                 found[entry["id"]] = entry

@@ -32,6 +32,7 @@ class DicomSeriesReader(Reader):
 
     layout = "dicom_series"
     needs = ("slices",)
+    takes = (*LABEL_KEYS, "via")
 
     def cases(self) -> list[Case]:
         """One case per folder of slices."""
@@ -58,6 +59,11 @@ class DicomSeriesReader(Reader):
             for path in self.find(_tidy(pattern.format(folder=place))):
                 found.append((path.as_posix(), dict(values)))
         return found
+
+    def picture_count(self, case: Case) -> int:
+        """The slices, where axial pictures are cut; other planes are not known before reading."""
+        step = self.recipe.planes.get("axial", 0)
+        return -(-len(case.parts["slices"]) // step) if step else 0
 
     def read(self, case: Case) -> LabelledVolume:
         """The series and its labels."""

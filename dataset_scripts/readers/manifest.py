@@ -28,19 +28,22 @@ class ManifestReader(Reader):
         """One case per listed picture; a picture that is listed twice counts once."""
         path = inside(self.root, str(self.recipe.files["manifest"]))
         try:
-            entries = json.loads(path.read_text(encoding="utf-8"))["images"]
-            keys = [str(entry["image"]) for entry in entries]
+            entries = list(json.loads(path.read_text(encoding="utf-8"))["images"])
         except (ValueError, KeyError, TypeError) as error:
             raise ValueError(
                 f"{self.recipe.source}: {path.name} is no such manifest ({type(error).__name__})"
             ) from None
         found: dict[str, Case] = {}
-        for key, entry in zip(keys, entries, strict=True):
+        for entry in entries:
+            if not isinstance(entry, dict) or not isinstance(entry.get("image"), str):
+                self.reject("bad_annotations", "an entry without a picture")
+                continue
+            key = entry["image"]
             if key in found:
                 self.reject("duplicate_id", "listed twice")
                 continue
             patient = str(entry.get("video_id") or entry.get("source_id") or self.patient(key))
-            found[key] = Case(key, patient, entry.get("split") or self.split(key), {"entry": entry})
+            found[key] = Case(key, patient, self.stated_split(entry.get("split"), key), {"entry": entry})
         return [found[key] for key in sorted(found)]
 
     def read(self, case: Case) -> Picture:

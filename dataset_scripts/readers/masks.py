@@ -33,6 +33,7 @@ class MaskFolderReader(Reader):
 
     layout = "mask_folder"
     needs = ("image", "mask")
+    takes = ("label", "colours")
 
     def cases(self) -> list[Case]:
         """One case per picture; pictures without any mask and masks without a picture become problems."""

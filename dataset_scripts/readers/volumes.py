@@ -8,9 +8,10 @@ from pathlib import Path
 
 import numpy as np
 
-from modeling_medglip.geometry import Volume, on_grid, to_lps
-from modeling_medglip.volumes import VolumeError, read_volume
+from modeling_medglip.geometry import Volume, closest_axes, on_grid, to_lps
+from modeling_medglip.volumes import VolumeError, read_header, read_volume
 
+from ..recipe import Recipe
 from ..records import Case, LabelledVolume, Rejected, inside
 from .base import Reader, sibling, stem_of
 
@@ -28,6 +29,7 @@ class LabelmapReader(Reader):
 
     layout = "volume_labelmap"
     needs = ("image", "labelmap")
+    takes = ("values", "orphans")
 
     def cases(self) -> list[Case]:
         """One case per image volume."""
@@ -46,6 +48,10 @@ class LabelmapReader(Reader):
             if path not in used and not any(path.as_posix() == case.parts["image"] for case in found):
                 self.reject("no_image", "", path)
         return found
+
+    def picture_count(self, case: Case) -> int:
+        """The pictures of the recipe's planes."""
+        return pictures_of_file(case.parts["image"], self.recipe)
 
     def read(self, case: Case) -> LabelledVolume:
         """The volume and its label map."""
@@ -82,6 +88,10 @@ class MaskVolumesReader(Reader):
             found.append(self.case(path, image=path.as_posix(), masks=masks))
         return found
 
+    def picture_count(self, case: Case) -> int:
+        """The pictures of the recipe's planes."""
+        return pictures_of_file(case.parts["image"], self.recipe)
+
     def read(self, case: Case) -> LabelledVolume:
         """The volume and its masks, each as a label map of its own, since masks may overlap."""
         image = _volume(case.parts["image"], self.recipe.axcodes)
@@ -91,6 +101,20 @@ class MaskVolumesReader(Reader):
             if mask.array.any():
                 labelmaps.append((Volume((mask.array > 0).astype(np.uint8), mask.affine), {1: label}))
         return LabelledVolume(image, tuple(labelmaps))
+
+
+def pictures_of_file(path: str, recipe: Recipe) -> int:
+    """How many pictures the planes of a recipe cut from a volume, by its header alone; 0 if that cannot be read."""
+    try:
+        shape, affine = read_header(path)
+    except VolumeError:
+        return 0
+    if recipe.axcodes is not None:
+        affine = affine_of(recipe.axcodes, np.linalg.norm(affine[:3, :3], axis=0))
+    lengths = dict(
+        zip(("sagittal", "coronal", "axial"), (shape[axis] for axis, _ in closest_axes(affine)), strict=True)
+    )
+    return sum(-(-lengths[plane] // step) for plane, step in recipe.planes.items())
 
 
 def _volume(path: str, axcodes: str | None) -> Volume:

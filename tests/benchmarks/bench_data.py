@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import io
 import json
-import resource
 import statistics
 import tempfile
 import time
@@ -134,9 +133,9 @@ def floor_shares(raw: Path) -> dict[str, float]:
         return wrapper
 
     from dataset_scripts import boxes
-    from dataset_scripts.readers import volumes
+    from modeling_medglip import volumes
 
-    places = (("gzip", volumes, "read_volume"), ("png", process, "png"), ("rle", boxes.coco_mask, "encode"))
+    places = (("gzip", volumes._InPieces, "readinto"), ("png", process, "png"), ("rle", boxes.coco_mask, "encode"))
     before = [getattr(module, name) for _, module, name in places]
     try:
         for (kind, module, name), function in zip(places, before, strict=True):
@@ -163,7 +162,9 @@ def _memory(cases: int) -> float:
         for number in range(cases):
             write_volume(raw, number, (32, 32, 12))
         ours(raw, Path(folder) / "out")
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    # Not `ru_maxrss`, which a process begins with that of its parent.
+    status = Path("/proc/self/status").read_text(encoding="ascii")
+    return int(next(line for line in status.splitlines() if line.startswith("VmHWM")).split()[1]) / 1024
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -27,7 +27,7 @@ def row(side: str = "", annotated: tuple[str, ...] = ("polyp",), depth: Any = np
     objects = {
         "bbox": [[8.0, 10.0, 20.0, 10.0]], "area": [200.0], "area_fraction": [200 / 2400], "side": [side],
         "segmentation": [encoded(mask)], "label_id": ["polyp"], "source_label": ["Polyp"], "parent_box": [[]],
-        "id": [7],
+        "parent_label": [""], "id": [7], "category": [3], "instance_index": [0], "instance_count": [1],
     }  # fmt: skip
     picture = Image.fromarray(mask.astype(depth) * np.iinfo(depth).max)
     return {"image": picture, "width": 60, "height": 40, "annotated": list(annotated), "objects": objects}
@@ -60,7 +60,8 @@ def test_boxes_and_masks_follow_the_picture() -> None:
 def test_mirroring_keeps_to_pictures_without_sides() -> None:
     always = Augment(**{**STILL, "mirror": 1.0})
     assert always.one(row())["objects"]["bbox"] == [[32, 10, 20, 10]]
-    for sided in (row(side="left"), row(annotated=("polyp", "right kidney"))):
+    others = ("Kidney_L", "lt lung", "right-sided effusion", "rib 5 (right)", "right kidney")
+    for sided in (row(side="left"), *(row(annotated=("polyp", other)) for other in others)):
         assert has_sides(sided) and always.one(sided)["objects"]["bbox"] == [[8, 10, 20, 10]]
     assert not has_sides(row())
 
@@ -98,3 +99,22 @@ def test_as_a_transform_of_a_built_set(small_set: Path, tmp_path: Path, modality
         assert after.keys() == before.keys() and after["image"].size == before["image"].size
         for box, counts in zip(after["objects"]["bbox"], after["objects"]["segmentation"], strict=True):
             assert tight(decoded([counts], (after["height"], after["width"]))[0]) == box
+
+
+def test_what_a_change_makes_untrue_is_taken_out() -> None:
+    before = row()
+    before |= {"origin": [1.0, 2.0, 3.0], "right": [1.0, 0, 0], "down": [0, 1.0, 0], "sha256": "ab"}
+    both = {name: [*column, *column] for name, column in before["objects"].items()}
+    both |= {"bbox": [[8.0, 10.0, 20.0, 10.0], [0.0, 0.0, 5.0, 5.0]], "area": [200.0, 1e9]}
+    both |= {"instance_index": [0, 1], "instance_count": [2, 2], "parent_label": ["colon"] * 2}
+    both |= {"parent_box": [[0.0, 0.0, 60.0, 40.0]] * 2}
+    after = Augment(**STILL).one({**before, "objects": both})
+    assert after["origin"] == after["right"] == after["down"] == [] and after["sha256"] == ""
+    objects = after["objects"]
+    assert objects["instance_count"] == [1] and objects["instance_index"] == [0]
+    assert objects["parent_label"] == [""] and objects["parent_box"] == [[]]
+
+
+def test_columns_that_were_not_selected_are_not_missed() -> None:
+    few = {name: value for name, value in row().items() if name in ("image", "objects")}
+    assert set(Augment(**STILL).one(few)) == {"image", "objects"}

@@ -400,3 +400,62 @@ def test_names_of_other_encodings(tmp_path: Path) -> None:
     os.rename(os.fsencode(image), os.fsencode(raw) + b"/\xe9t\xe9_ct.nii.gz")
     os.rename(os.fsencode(labels), os.fsencode(raw) + b"/\xe9t\xe9_seg.nii.gz")
     assert built(raw, "volume_labelmap", VOLUME_FILES) == (0, {"empty_slice"}, 7)
+
+
+def rows_of(raw: Path) -> list[dict[str, Any]]:
+    """All pictures of the set that `built` made of a folder."""
+    content: list[dict[str, Any]] = []
+    for path in raw.with_name(f"{raw.name}.set").glob("coco/*/*.json"):
+        content += json.loads(path.read_text(encoding="utf-8"))["images"]
+    return content
+
+
+class TestRejectedMarks:
+    """What is turned away is still there: its label must not be called absent."""
+
+    @pytest.mark.parametrize("box", [[4, 4, -3, 5], [40, 4, 5, 5], [4, 4, 0, 5]])
+    def test_bad_boxes(self, tmp_path: Path, box: list[int]) -> None:
+        raw = tmp_path / "raw"
+        write_coco(raw, second(bbox=box))
+        _, rules, pictures = built(raw, "coco", {"annotations": "list.json"}, "endoscopy")
+        names = {row["file_name"]: row.get("annotated", []) for row in rows_of(raw)}
+        assert pictures == 2 and "empty_mask" not in rules
+        assert sorted("polyp" in annotated for annotated in names.values()) == [False, True]
+        assert all("liver" in annotated for annotated in names.values()), "the others are known to be absent"
+
+    def test_labels_without_a_name(self, tmp_path: Path) -> None:
+        raw = tmp_path / "raw"
+        write_coco(raw, second(category_id=99))
+        _, rules, pictures = built(raw, "coco", {"annotations": "list.json"}, "endoscopy")
+        assert pictures == 1 and "undefined_label" in rules and "empty_mask" not in rules
+
+    def test_values_outside_the_map_leave_what_is_found(self, tmp_path: Path) -> None:
+        raw = tmp_path / "raw"
+        unknown_value(*volume_pair(raw, "spoilt"))
+        built(raw, "volume_labelmap", VOLUME_FILES)
+        for row in rows_of(raw):
+            # The unknown value is in slice 5 only, where it may be anything that is not found there.
+            assert ("polyp" in row["annotated"]) == (row["index"] != 5) and "liver" in row["annotated"]
+
+
+@pytest.mark.parametrize("word", ["Training", "TRAIN_CANARY", " val ", ""])
+def test_words_for_splits(tmp_path: Path, word: str) -> None:
+    raw = tmp_path / "raw"
+    raw.mkdir()
+    random = np.random.default_rng(0)
+    for name in ("1.png", "2.png"):
+        Image.fromarray(random.integers(0, 256, (20, 30), dtype=np.uint8)).save(raw / name)
+    lines = ["id,label,a,b,c,d,part", "1,polyp,2,2,9,9,train", f"2,polyp,2,2,9,9,{word}"]
+    (raw / "boxes.csv").write_text("\n".join(lines), encoding="utf-8")
+    columns = {"id": "id", "label": "label", "box": ["a", "b", "c", "d"], "split": "part"}
+    files = {"table": "boxes.csv", "image": "{id}.png", "columns": columns}
+    status, rules, pictures = built(raw, "csv_boxes", files, "endoscopy")
+    assert pictures == 2 and (status, rules) == ((1, {"bad_annotations"}) if "CANARY" in word else (0, set()))
+    assert (raw.with_name("raw.set") / "coco" / "endoscopy" / "validation.json").exists() == (word == " val ")
+
+
+@pytest.mark.parametrize("entry", [{"category_id": 7, "bbox": [1, 1, 2, 2], "id": 9}, {"id": []}, 3])
+def test_one_bad_annotation_leaves_the_others(tmp_path: Path, entry: Any) -> None:
+    raw = tmp_path / "raw"
+    write_coco(raw, {"annotations": [*second()["annotations"], entry]})
+    assert built(raw, "coco", {"annotations": "list.json"}, "endoscopy") == (1, {"bad_annotations"}, 2)

@@ -254,7 +254,36 @@ class TestResuming:
         shutil.copytree(built.with_name("set.work"), tmp_path / "set.work")
         said: list[str] = []
         build(recipes, raw, tmp_path / "set", say=said.append)
-        assert said == ["7 cases of 2 sources; 0 to do, 0.0 MB to read"]
+        assert said == ["7 cases of 2 sources; 0 to do, 0.0 MB to read, at most 0 pictures"]
+
+    def test_the_plan_counts_pictures_from_headers(self, raw: Path, recipes: list[Recipe], tmp_path: Path) -> None:
+        said: list[str] = []
+        build(recipes, raw, tmp_path / "set", say=said.append)
+        slices, frames = 3 * (12 + 5), 4  # axial every slice, coronal every fourth of 20
+        assert said[0].startswith("7 cases of 2 sources; 7 to do, ")
+        assert said[0].endswith(f" MB to read, at most {slices + frames} pictures")
+
+    def test_files_that_changed_are_read_again(self, raw: Path, tmp_path: Path) -> None:
+        shutil.copytree(raw / "polyps", tmp_path / "polyps")
+        (recipe,) = load_recipes(raw / "polyps.yaml")
+        picture = next((tmp_path / "polyps" / "images").iterdir())
+        whole, count = picture.read_bytes(), len(list((tmp_path / "polyps" / "images").iterdir()))
+        for content, images in ((whole[:100], count - 1), (whole, count)):
+            picture.write_bytes(content)
+            assert build([recipe], tmp_path, tmp_path / "set", say=lambda text: None).images == images
+
+    def test_lists_that_changed_are_read_again(self, tmp_path: Path) -> None:
+        raw = tmp_path / "raw"
+        raw.mkdir()
+        Image.fromarray(np.random.default_rng(0).integers(0, 256, (20, 30), dtype=np.uint8)).save(raw / "a.png")
+        files = {"manifest": "list.json"}
+        recipe = Recipe("mine", "endoscopy", "manifest", files=files, labels={"polyp": "polyp"}, confirmed=True)
+        for box in ([1, 1, 9, 9], [20, 10, 5, 5]):
+            entry = {"image": "a.png", "split": "train", "objects": [{"label": "polyp", "bbox_xywh": box}]}
+            (raw / "list.json").write_text(json.dumps({"images": [entry]}), encoding="utf-8")
+            build([recipe], raw, tmp_path / "set", say=lambda text: None)
+            (coco,) = coco_files(tmp_path / "set").values()
+            assert [entry["bbox"] for entry in coco.dataset["annotations"]] == [box]
 
     def test_other_options_are_done_anew(self, raw: Path, recipes: list[Recipe], tmp_path: Path) -> None:
         build(recipes, raw, tmp_path / "set", say=lambda text: None)
@@ -348,6 +377,37 @@ class TestCommand:
             assert self.run(raw, tmp_path / "set") == 2
         assert capsys.readouterr().err == "error: No space left on device\n"
         assert self.run(raw, tmp_path / "set") == 0
+
+    @pytest.mark.parametrize("content", ["", "no key\n", "abcd\n"])
+    def test_a_lost_key_is_no_key(
+        self, raw: Path, tmp_path: Path, content: str, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        (tmp_path / "set.work").mkdir()
+        (tmp_path / "set.work" / "pseudonyms.key").write_text(content, encoding="ascii")
+        assert self.run(raw, tmp_path / "set") == 2
+        assert capsys.readouterr().err.startswith("error: pseudonyms.key: holds no key; put the right one back")
+
+    def test_the_work_folder_is_its_owners(self, raw: Path, tmp_path: Path) -> None:
+        assert self.run(raw, tmp_path / "set", "--no-pictures") == 0
+        assert (tmp_path / "set.work").stat().st_mode & 0o077 == 0
+        assert (tmp_path / "set.work" / "pseudonyms.key").stat().st_mode & 0o077 == 0
+
+    def test_a_source_without_files_is_named(
+        self, raw: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        for name in ("images", "masks"):
+            (tmp_path / "raw" / "polyps" / name).mkdir(parents=True)
+        arguments = ["--recipe", str(raw / "polyps.yaml"), "--raw", str(tmp_path / "raw")]
+        assert main([*arguments, "--out", str(tmp_path / "set"), "--no-pictures"]) == 1
+        assert (
+            "no_cases (a source in whose folder no file fits the recipe): polyps_of_mine 1" in capsys.readouterr().out
+        )
+
+    def test_not_into_a_source(self, raw: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        assert self.run(raw, raw / "polyps" / "set") == 2
+        assert "set: lies within a source's folder" in capsys.readouterr().err
+        assert self.run(raw, raw.with_name("out"), "--workers", "0") == 2
+        assert "workers 0: at least 1" in capsys.readouterr().err
 
     @pytest.mark.parametrize("arguments", [[], ["--recipe", "a.yaml"], ["--profile", "odd"]])
     def test_wrong_usage(self, arguments: list[str]) -> None:

@@ -98,3 +98,19 @@ def test_broken_catalogues(tmp_path: Path, change: dict[str, object], message: s
     path.write_text(yaml.safe_dump({"sources": rows}), encoding="utf-8")
     with pytest.raises(ValueError, match=message):
         load_catalog(path)
+
+
+def test_a_built_sets_counts_stand_beside_the_papers(small_set: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = {row[0]: row[1:] for row in paper_rows(list(CATALOG.values()), small_set)}
+    pictures = sum(len(json.loads(p.read_text())["images"]) for p in small_set.glob("coco/*/*.json"))
+    assert rows["pictures"] == ("2,720,979", str(pictures)) and "boxes" in rows["annotations"][1]
+    assert main(["--paper", "--built", str(small_set)]) == 0 and str(pictures) in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        main(["--paper", "--built", "nowhere"])
+    assert "nowhere: is no data set" in capsys.readouterr().err
+
+
+def test_a_region_that_no_source_has(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["--region", "nowhere"])
+    assert "no source is of region 'nowhere': choose one of " in capsys.readouterr().err

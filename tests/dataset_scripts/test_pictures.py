@@ -29,7 +29,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_every_source_has_a_sheet_and_every_count_a_plot(built: Path) -> None:
     assert {path.stem for path in (built / "contact_sheets").iterdir()} == {"polyps_of_mine", "abdomen_of_mine"}
     plots = {path.stem for path in (built / "statistics").glob("*.png")}
-    assert plots == {"by_modality", "by_region", "by_source", "by_name", "areas"}
+    assert plots == {"by_modality", "by_region", "by_source", "by_name", "areas", "masks_per_image"}
     for path in built.glob("*/*.png"):
         picture = np.asarray(Image.open(path).convert("RGB"))
         assert min(picture.shape[:2]) > 100 and len(np.unique(picture.reshape(-1, 3), axis=0)) > 20
@@ -71,5 +71,5 @@ def test_deep_ct_is_shown_through_the_usual_window() -> None:
 
 
 def test_command(built: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main([str(built)]) == 0 and "7 pictures" in capsys.readouterr().out
+    assert main([str(built)]) == 0 and "8 pictures" in capsys.readouterr().out
     assert main([str(tmp_path)]) == 2 and "is no data set" in capsys.readouterr().err

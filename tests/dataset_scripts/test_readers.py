@@ -160,11 +160,15 @@ class TestManifest:
     def test_bad_entries(self, tmp_path: Path, entry: dict[str, Any], rule: str) -> None:
         assert self.manifest(tmp_path, entry)[0] == [rule]
 
+    def test_one_bad_entry_leaves_the_others(self, tmp_path: Path) -> None:
+        found, problems = self.manifest(tmp_path, {"objects": []}, {"image": "a.png", "objects": []})
+        assert len(found) == 1 and problems == ["bad_annotations"]
+
     def test_pictures_that_are_listed_twice(self, tmp_path: Path) -> None:
         found, problems = self.manifest(tmp_path, *[{"image": "a.png", "objects": []}] * 2)
         assert len(found) == 1 and problems == ["duplicate_id"]
 
-    @pytest.mark.parametrize("text", ["{", "[]", '{"images": [{}]}'])
+    @pytest.mark.parametrize("text", ["{", "[]", '{"images": 3}'])
     def test_what_is_no_manifest(self, tmp_path: Path, text: str) -> None:
         (tmp_path / "list.json").write_text(text, encoding="utf-8")
         with pytest.raises(ValueError, match="mine: list.json is no such manifest"):

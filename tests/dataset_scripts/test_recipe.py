@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from dataset_scripts.labels import annotated_labels, is_instance_label, map_label
-from dataset_scripts.readers import READERS
-from dataset_scripts.recipe import RECIPES_FOLDER, load_recipes
+from dataset_scripts.readers import READERS, make_reader
+from dataset_scripts.recipe import RECIPES_FOLDER, Recipe, load_recipes
 from dataset_scripts.records import Rejected
 
 
@@ -104,3 +104,62 @@ class TestLabels:
 def test_the_fingerprint_follows_the_content(tmp_path: Path) -> None:
     (first,), (same,), (other,) = (recipe(tmp_path, GOOD + extra) for extra in ("", "", "min_pixels: 3\n"))
     assert first.fingerprint == same.fingerprint != other.fingerprint
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("labels:", "labels must be a mapping of text to text"),
+        ("labels: {1: polyp}", "labels must be a mapping of text to text"),
+        ("labels: {no: open}", "quote numbers, yes and no"),
+        ("labels: {polyp: [polyp]}", "labels must be"),
+        ("files:", "files must be a mapping"),
+        ("files: {image: a, mask: {1: b}}", "files must be a mapping"),
+        ("patient: '([a-z'", "patient must be a regular expression"),
+        ("window: 5", "window must be two numbers"),
+        ("window: [a, b]", "window must be two numbers"),
+        ("planes: [axial]", "planes must be a mapping"),
+        ("card: hello", "card must be a mapping"),
+        ("instances: polyp", "instances must be a list of labels"),
+        ("min_pixels: ten", "min_pixels must be a whole number"),
+        ("specks: 2", "specks must be a number from 0 to 1"),
+        ("splits: {train: abc}", "splits must be a mapping of splits to lists"),
+        ("bits: 12", "bits must be 8 or 16"),
+        ("confirmed: perhaps", "confirmed must be true or false"),
+    ],
+)
+def test_values_of_another_kind_are_named(tmp_path: Path, change: str, message: str) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text(f"source: mine\nmodality: ct\nlayout: mask_folder\n{change}\n", encoding="utf-8")
+    with pytest.raises(ValueError, match=f"mine.yaml: mine: .*{message}"):
+        load_recipes(path)
+
+
+@pytest.mark.parametrize("text", ["recipes: [foo]", "recipes: {a: b}", "defaults: 3\nrecipes: []"])
+def test_documents_that_are_no_recipes(tmp_path: Path, text: str) -> None:
+    (tmp_path / "mine.yaml").write_text(text, encoding="utf-8")
+    with pytest.raises(ValueError, match="mine.yaml: recipes are a list of mappings"):
+        load_recipes(tmp_path / "mine.yaml")
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        ({"image": "/images/*.png", "mask": "m"}, "is absolute"),
+        ({"image": "*.png", "mask": "{number}.png"}, "has a placeholder other than"),
+        ({"image": "*.png", "mask": "{stem.png"}, "has a placeholder other than"),
+        ({"image": "*.png", "mask": "m", "masks": "n"}, "knows no files masks, only image, mask, label, colours"),
+    ],
+)
+def test_patterns_that_cannot_work(tmp_path: Path, files: dict[str, str], message: str) -> None:
+    with pytest.raises(ValueError, match=f"mine: .*{message}"):
+        make_reader(Recipe("mine", "ct", "mask_folder", files=files), tmp_path)
+
+
+def test_one_source_of_two_modalities(tmp_path: Path) -> None:
+    row = "{source: chaos, modality: %s, layout: mask_folder}"
+    (tmp_path / "a.yaml").write_text(f"recipes: [{row % 'ct'}, {row % 'mri'}]", encoding="utf-8")
+    assert [recipe.modality for recipe in load_recipes(tmp_path / "a.yaml")] == ["ct", "mri"]
+    (tmp_path / "b.yaml").write_text(f"recipes: [{row % 'ct'}, {row % 'ct'}]", encoding="utf-8")
+    with pytest.raises(ValueError, match="chaos ct occurs twice"):
+        load_recipes(tmp_path / "b.yaml")
