@@ -1076,6 +1076,7 @@ class MedGlipForObjectDetection(MedGlipPreTrainedModel):
         label_tokens: Tensor | None = None,
         text_features: TextFeatures | None = None,
         token_type_ids: Tensor | None = None,
+        num_items_in_batch: Tensor | None = None,
         **kwargs: Any,
     ) -> MedGlipObjectDetectionOutput:
         r"""
@@ -1086,6 +1087,8 @@ class MedGlipForObjectDetection(MedGlipPreTrainedModel):
                 may have no targets.
             label_tokens (`Tensor` of shape `(batch, labels, tokens)`, bool): the tokens of each phrase; needed with
                 `labels`.
+            num_items_in_batch (`Tensor` of shape `(2,)`, *optional*): what the losses are divided by, the sum of
+                `loss_totals` over all batches and processes of an optimiser step; this batch's own when not given.
             kwargs: ignored; the processor's batch can be passed whole.
 
         Raises:
@@ -1117,7 +1120,9 @@ class MedGlipForObjectDetection(MedGlipPreTrainedModel):
             heads = [self.config.expert_head_config(name) for name in names]
             topk = [head.atss_topk for head in heads]
             targets = self._assign(anchors, topk, shapes, labels, label_tokens, outputs.region_mask, prediction.logits)
-            losses = self._losses(prediction, targets, anchors, heads, attention_mask, outputs.region_mask)
+            losses = self._losses(
+                prediction, targets, anchors, heads, attention_mask, outputs.region_mask, num_items_in_batch
+            )
             prediction.loss_dict, prediction.loss = losses, torch.stack(list(losses.values())).sum()
         return prediction
 
@@ -1191,6 +1196,32 @@ class MedGlipForObjectDetection(MedGlipPreTrainedModel):
             found.append(ImageTargets(inside[assigned >= 0], boxes[matched], token_rows[classes[matched]]))
         return found
 
+    @torch.no_grad()
+    def loss_totals(
+        self, size: tuple[int, int], modality: str | Sequence[str] | None, labels: list[dict[str, Tensor]]
+    ) -> Tensor:
+        """What the losses of a batch without pixel mask are divided by: its positive regions, and the sum of their
+        centerness. Both follow from the targets alone, so that a step of several batches, or on several devices, can
+        be given its sums before any of them is computed.
+
+        Args:
+            size: (height, width) of the input in pixels. modality, labels: as in [`forward`].
+
+        Returns:
+            float32 (2,), on the model's device.
+        """
+        names = self.model.resolve_modalities(modality, len(labels))
+        totals = torch.zeros(2, device=self.device)
+        for name, target in zip(names, labels, strict=True):
+            head = self.config.expert_head_config(name)
+            shapes = pyramid_shapes(size, head.anchor_strides)
+            anchors = make_anchors(shapes, head, self.device)
+            boxes = target["boxes"].to(self.device, torch.float32).reshape(-1, 4)
+            assigned = assign_atss(anchors, [height * width for height, width in shapes], boxes, head.atss_topk)
+            central = centerness_targets(anchors[assigned >= 0], boxes[assigned[assigned >= 0]])
+            totals += torch.stack([central.new_tensor(float(len(central))), central.sum()])
+        return totals
+
     def _losses(
         self,
         prediction: Any,
@@ -1199,13 +1230,18 @@ class MedGlipForObjectDetection(MedGlipPreTrainedModel):
         heads: list[MedGlipHeadConfig],
         attention_mask: Tensor,
         region_mask: Tensor,
+        totals: Tensor | None = None,
     ) -> dict[str, Tensor]:
-        """The three losses of GLIP in float32, normalised by the positives of all processes; each image counts with
-        its own expert's settings."""
+        """The three losses of GLIP in float32, normalised by the positives of all processes, or by `totals`; each
+        image counts with its own expert's settings."""
         logits = prediction.logits.float()
         alpha = logits.new_tensor([head.focal_alpha for head in heads])[:, None, None]
         gamma = logits.new_tensor([head.focal_gamma for head in heads])[:, None, None]
-        positives = mean_over_processes(logits.new_tensor(float(sum(len(t.positive) for t in targets)))).clamp(min=1)
+        if totals is None:
+            count = logits.new_tensor(float(sum(len(target.positive) for target in targets)))
+            positives = mean_over_processes(count).clamp(min=1)
+        else:
+            positives = totals[0].to(logits.device).clamp(min=1)
         expanded = torch.zeros_like(logits)
         for index, target in enumerate(targets):
             expanded[index, target.positive] = target.tokens.to(logits.dtype)
@@ -1215,7 +1251,8 @@ class MedGlipForObjectDetection(MedGlipPreTrainedModel):
         centerness = torch.cat([prediction.centerness[i, t.positive] for i, t in enumerate(targets)]).float()
         wanted = torch.cat([t.boxes for t in targets])
         central = centerness_targets(torch.cat([a[t.positive] for a, t in zip(anchors, targets, strict=True)]), wanted)
-        weight = mean_over_processes(central.sum()).clamp(min=1e-6)
+        whole = mean_over_processes(central.sum()) if totals is None else totals[1].to(logits.device)
+        weight = whole.clamp(min=1e-6)
         shares = [central.new_full((len(t.positive),), h.box_loss_weight) for t, h in zip(targets, heads, strict=True)]
         box = (generalized_box_iou_loss(boxes, wanted) * central * torch.cat(shares)).sum() / weight
         centre = F.binary_cross_entropy_with_logits(centerness, central, reduction="sum") / positives

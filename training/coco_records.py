@@ -188,7 +188,8 @@ def read_picture(path: Path, size: tuple[int, int]) -> NDArray:
             if image.width * image.height > MAX_PIXELS:
                 raise ValueError(f"more than {MAX_PIXELS} pixels")
             deep = image.mode.startswith("I")
-            array = np.asarray(image if image.mode in ("L", "RGB") or deep else image.convert("RGB"))
+            plain = image.mode in ("L", "RGB", "F") or deep
+            array = np.asarray(image if plain else image.convert("RGB"))
     except (OSError, ValueError, SyntaxError) as error:
         raise ValueError(f"{path.name}: cannot be read ({type(error).__name__})") from None
     if array.shape[1::-1] != size:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from functools import lru_cache
@@ -12,6 +13,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch.utils.data import Dataset
+
+from modeling_medglip.errors import one_line
 
 from .augmentation import (
     IDENTITY,
@@ -32,6 +35,9 @@ CACHE_SIDE = 1.35
 HOUNSFIELD_SHARE = 0.85
 HOUNSFIELD_JITTER = (0.05, 30.0)
 AIR = -1000.0
+# Share of the pictures that may be broken before a training stops.
+MOST_BROKEN = 0.01
+logger = logging.getLogger(__name__)
 
 
 class PictureNormalizer(Protocol):
@@ -103,6 +109,7 @@ class GroundingDataset(Dataset):
         self.augmentation = augmentation or AugmentationRecipe()
         self.sampler = PromptSampler(Vocabulary.load(), foreign or {}, prompts or PromptRecipe(), token_length)
         self._cache: dict[int, CachedPicture] = {}
+        self.broken: dict[str, str] = {}
         self._order: NDArray[np.int64] = np.arange(len(self.records))
         self.set_epoch(0)
 
@@ -125,7 +132,7 @@ class GroundingDataset(Dataset):
     def __getitem__(self, index: int) -> dict[str, Any]:
         """One example: `pixel_values` (3, h, w), `text_labels`, `labels` (boxes xyxy in input pixels, width =
         x2 - x1 + 1) and `modality`."""
-        number = int(self._order[index])
+        number = self._whole(int(self._order[index]))
         record, picture = self.records[number], self.picture(number)
         rng = np.random.default_rng([self.seed, self.epoch, index, 1])
         boxes = (record.boxes / np.array(record.size * 2)).astype(np.float32)
@@ -143,10 +150,35 @@ class GroundingDataset(Dataset):
             "modality": self.modality,
         }
 
+    def _whole(self, number: int) -> int:
+        """The record, or the next one whose picture can be read. What is broken is named once and counted.
+
+        Raises:
+            `ValueError`: more than `MOST_BROKEN` of the pictures are broken.
+        """
+        for place in (*range(number, len(self.records)), *range(number)):
+            try:
+                self.picture(place)
+                return place
+            except (OSError, ValueError, SyntaxError) as error:
+                self._report_broken(self.records[place], error)
+        raise ValueError("no picture can be read")
+
+    def _report_broken(self, record: GroundingRecord, error: Exception) -> None:
+        if record.image_id not in self.broken:
+            self.broken[record.image_id] = one_line(error, 120)
+            logger.warning("left out: %s", one_line(f"{record.image_id}: {error}", 200))
+        if len(self.broken) > max(1, MOST_BROKEN * len(self.records)):
+            first = next(iter(self.broken))
+            raise ValueError(
+                f"{len(self.broken)} of {len(self.records)} pictures cannot be read: mend the data; "
+                f"the first is {one_line(first, 80)}"
+            )
+
     def preload(self) -> None:
         """Decode every picture now instead of at its first use."""
         for number in range(len(self.records)):
-            self.picture(number)
+            self._whole(number)
 
     def picture(self, number: int) -> CachedPicture:
         """The decoded picture of record `number`, kept in memory."""
@@ -156,6 +188,8 @@ class GroundingDataset(Dataset):
 
     def _decode(self, record: GroundingRecord) -> CachedPicture:
         pixels = record.load()
+        if pixels.dtype.kind == "f" and not np.isfinite(pixels).all():
+            raise ValueError("has pixels that are no finite numbers")
         # Validation pictures go the way of any other picture, through the image processor alone.
         window = record.window(pixels) if self.modality == "ct" and self.train else None
         if self.modality != "ct" or (window is None and not record.is_hounsfield):

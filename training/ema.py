@@ -40,12 +40,12 @@ class EmaCallback(TrainerCallback):
         names, values = zip(*self._trained(), strict=True)
         torch._foreach_lerp_([self.average[name] for name in names], [v.detach() for v in values], 1 - decay)
 
-    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        folder = Path(str(args.output_dir)) / f"checkpoint-{state.global_step}"
+    def save(self, folder: Path) -> None:
+        """Write the average beside a checkpoint."""
         save_file({name: tensor.contiguous() for name, tensor in self.average.items()}, folder / FILE_NAME)
 
     def load(self, folder: Path) -> None:
-        """Read the average back when training resumes."""
+        """Read an average back."""
         for name, tensor in load_file(folder / FILE_NAME).items():
             self.average[name].copy_(tensor)
 
@@ -58,6 +58,10 @@ class EmaCallback(TrainerCallback):
             yield self.model
         finally:
             self._put(own)
+
+    def settle(self) -> None:
+        """Put the averaged weights into the model for good."""
+        self._put(self.average)
 
     @torch.no_grad()
     def _put(self, values: dict[str, Tensor]) -> None:

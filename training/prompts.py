@@ -215,6 +215,8 @@ class PromptSampler:
         phrases = self._word(chosen, annotated, rng)
         regions = regions or self.vocabulary.regions(annotated)
         phrases += [(phrase, ()) for phrase in self._foreign(regions, rng, at_least_one=not phrases)]
+        if not phrases:  # nothing is known to be absent either
+            phrases = self._word(annotated, annotated, rng)
         order = rng.permutation(len(phrases))
         kept = self._fit([phrases[i] for i in order])
         owner = {label: index for index, (_, members) in enumerate(kept) for label in members}

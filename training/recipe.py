@@ -1,17 +1,22 @@
-"""Recipes: the YAML file that says how each expert is built and trained."""
+# Copyright 2026 The MedGLIP authors. Licensed under the Apache License, Version 2.0.
+"""Recipes: the YAML file that says how an expert is built and trained."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from modeling_medglip.configuration_medglip import MODALITIES, MedGlipConfig, resolve_modality
+from modeling_medglip.yaml_files import load_yaml
 
 
-EMBEDDED_RECIPE = Path(__file__).parent / "recipes" / "embedded.yaml"
+RECIPES = Path(__file__).parent / "recipes"
+EMBEDDED_RECIPE = RECIPES / "embedded.yaml"
+ANY = "any"
+STRIDES = (8, 16, 32, 64, 128)
 
 
 @dataclass(frozen=True)
@@ -19,11 +24,13 @@ class Optimisation:
     """Rates and schedule, the same for all experts of a recipe.
 
     Args:
-        head_rate, backbone_rate (`float`): peak learning rates of the new layers and of the image encoder.
-        weight_decay (`float`): AdamW's; none on biases and norms.
+        optimizer (`str`): `"adamw"`, or the paper's `"adam"`.
+        head_rate, backbone_rate, language_rate (`float`): peak learning rates of pyramid, fusion and heads, of the
+            image encoder, and of the language encoder. What has the rate 0 is frozen.
+        weight_decay (`float`): none on biases and norms.
         warmup_steps (`int`): linear warm-up; a cosine to `min_rate` times the peak follows.
         gradient_clip (`float`): largest norm of the gradient.
-        ema_decay (`float`): of the averaged weights that are kept.
+        ema_decay (`float`): of the averaged weights that are kept; 0 keeps the last ones.
         frozen_stages (`int`): the image encoder's stem and first stages that are not trained.
     """
 
@@ -35,54 +42,98 @@ class Optimisation:
     gradient_clip: float
     ema_decay: float
     frozen_stages: int
+    language_rate: float = 0.0
+    optimizer: str = "adamw"
+
+    def __post_init__(self) -> None:
+        if self.optimizer not in ("adamw", "adam"):
+            raise ValueError(f"optimizer {self.optimizer!r}: choose adamw or adam")
 
 
 @dataclass(frozen=True)
 class ExpertRecipe:
-    """Input size in pixels, anchors as multiples of the strides, batch size and number of epochs of one expert."""
+    """Input size in pixels and anchors as multiples of the strides (`None`: the model's own), batch size and number of
+    epochs of one expert."""
 
-    size: int
-    anchor_scale: float
     batch: int
-    epochs: int
+    epochs: float
+    size: int | None = None
+    anchor_scale: float | None = None
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """A whole recipe file."""
+    """A whole recipe file.
 
-    model: dict[str, Any]
+    Args:
+        optimisation ([`Optimisation`]).
+        experts (`dict`): modality, or `any` for those that are not named, -> [`ExpertRecipe`].
+        model (`dict`): the configuration of new experts; empty in recipes that only train further.
+    """
+
     optimisation: Optimisation
     experts: dict[str, ExpertRecipe]
+    model: dict[str, Any] = field(default_factory=dict)
+
+    def expert(self, modality: str) -> ExpertRecipe:
+        """What holds for one modality.
+
+        Raises:
+            `ValueError`: the recipe names neither it nor `any`.
+        """
+        name = resolve_modality(modality)
+        found = self.experts.get(name) or self.experts.get(ANY)
+        if found is None:
+            raise ValueError(f"the recipe has no expert for {name}; it has {', '.join(self.experts)}")
+        return found
 
     def config(self, modality: str) -> MedGlipConfig:
-        """The configuration of a checkpoint with this one expert."""
+        """The configuration of a new checkpoint with this one expert.
+
+        Raises:
+            `ValueError`: the recipe builds no new experts.
+        """
         name = resolve_modality(modality)
-        head = dict(self.model["head_config"])
-        head["anchor_sizes"] = [stride * self.experts[name].anchor_scale for stride in (8, 16, 32, 64, 128)]
+        scale = self.expert(name).anchor_scale
+        if not self.model or scale is None:
+            raise ValueError("this recipe builds no new experts: give --model, or a recipe with a model")
+        head = {**self.model["head_config"], "anchor_sizes": [stride * scale for stride in STRIDES]}
         return MedGlipConfig(**{**self.model, "head_config": head, "modalities": [name]})
 
     def modality_settings(self) -> dict[str, dict[str, Any]]:
-        """The image processor's settings: input sizes, and the mean and deviation of the ImageNet weights used
-        here."""
+        """The image processor's settings of new experts: input sizes, and the mean and deviation of the ImageNet
+        weights used here."""
         half = [0.5, 0.5, 0.5]
         return {
             name: {"size": {"height": expert.size, "width": expert.size}, "mean": half, "std": half}
             for name, expert in self.experts.items()
+            if expert.size is not None
         }
 
 
-def load_recipe(path: Path = EMBEDDED_RECIPE) -> Recipe:
-    """Read a recipe.
+def load_recipe(path: Path | str = EMBEDDED_RECIPE) -> Recipe:
+    """Read a recipe: a file, or the name of one in `recipes/`.
 
     Raises:
-        `ValueError`: the file has unknown or missing keys.
+        `ValueError`: there is none, or it has unknown or missing keys.
     """
-    document = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    file = Path(path)
+    if not file.is_file() and (RECIPES / f"{path}.yaml").is_file():
+        file = RECIPES / f"{path}.yaml"
     try:
+        document = load_yaml(file.read_text(encoding="utf-8"))
         optimisation = Optimisation(**document.pop("optimisation"))
-        experts = {resolve_modality(name): ExpertRecipe(**part) for name, part in document.pop("experts").items()}
-    except (KeyError, TypeError) as error:
-        raise ValueError(f"{path}: not a training recipe ({error})") from None
-    ordered = {name: experts[name] for name in MODALITIES if name in experts}
-    return Recipe(document, optimisation, ordered)
+        experts = {
+            name if name == ANY else resolve_modality(name): ExpertRecipe(**part)
+            for name, part in document.pop("experts").items()
+        }
+        model = document.pop("model", {})
+        if document:
+            raise TypeError(f"unknown keys {', '.join(map(str, document))}")
+    except OSError:
+        names = ", ".join(sorted(found.stem for found in RECIPES.glob("*.yaml")))
+        raise ValueError(f"{path}: no such recipe; there are {names}, or give a file") from None
+    except (KeyError, TypeError, AttributeError, yaml.YAMLError) as error:
+        raise ValueError(f"{file.name}: not a training recipe ({error})") from None
+    ordered = {name: experts[name] for name in (*MODALITIES, ANY) if name in experts}
+    return Recipe(optimisation, ordered, model)

@@ -213,6 +213,30 @@ class _Channel:
         return np.ascontiguousarray(self.loader()[..., self.channel])
 
 
+def chosen_labels(
+    records: Sequence[GroundingRecord], only: Sequence[str] | None, without: Sequence[str] | None
+) -> list[GroundingRecord]:
+    """The records with only some labels, or without some; the others become unknown there. Pictures of which nothing
+    is known any more are left out.
+
+    Raises:
+        `ValueError`: a label that no record has.
+    """
+    known = {label for record in records for label in record.annotated}
+    odd = sorted({*(only or ()), *(without or ())} - known)
+    if odd:
+        raise ValueError(f"no picture has the label {', '.join(odd)}; there are {', '.join(sorted(known))}")
+    kept = (set(only) if only else known) - set(without or ())
+    found = []
+    for record in records:
+        places = [number for number, label in enumerate(record.labels) if label in kept]
+        annotated = tuple(label for label in record.annotated if label in kept)
+        if annotated:
+            labels = tuple(record.labels[number] for number in places)
+            found.append(replace(record, boxes=record.boxes[places], labels=labels, annotated=annotated))
+    return found
+
+
 def fraction_of(records: Sequence[GroundingRecord], fraction: float, seed: int = 0) -> list[GroundingRecord]:
     """The training records of a share of the patients of every source; the data set's own tenth for 0.1.
 

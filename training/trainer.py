@@ -1,14 +1,20 @@
-"""The Trainer that makes the experts: parameter groups, epochs of the dataset, averaged weights."""
+# Copyright 2026 The MedGLIP authors. Licensed under the Apache License, Version 2.0.
+"""The Trainer that makes experts: groups of parameters, epochs of the data set, averaged weights, checkpoints that
+survive whatever happens while one is written."""
 
 from __future__ import annotations
 
+import json
+import shutil
+import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
 
 import torch
 from torch import nn
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
-from transformers.trainer_utils import get_last_checkpoint
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from modeling_medglip.modeling_medglip import MedGlipExpert, MedGlipForObjectDetection
 
@@ -16,9 +22,13 @@ from .ema import EmaCallback
 from .recipe import ExpertRecipe, Optimisation
 
 
+TRAINER_STATE = "trainer_state.json"
+BEST_METRIC = "eval_AP"
+
+
 class EpochCallback(TrainerCallback):
-    """Tells the dataset which epoch it is, so that prompts and augmentation are new in each and the same when
-    resumed."""
+    """Tells the data set which epoch it is, so that prompts and augmentation are new in each and the same when
+    resumed, also in the middle of one."""
 
     def __init__(self, dataset: Any) -> None:
         self.dataset = dataset
@@ -26,22 +36,108 @@ class EpochCallback(TrainerCallback):
     def on_epoch_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        self.dataset.set_epoch(round(state.epoch or 0))
+        self.dataset.set_epoch(int((state.epoch or 0) + 1e-6))
 
 
 class GroundingTrainer(Trainer):
-    """`Trainer` with two learning rates: the image encoder's and that of the new layers."""
+    """`Trainer` with the rates of an [`Optimisation`], averaged weights, and a measure of its own.
 
-    def __init__(self, *args: Any, optimisation: Optimisation, **kwargs: Any) -> None:
+    Args:
+        optimisation ([`Optimisation`]): rates, decay, optimizer.
+        ema ([`EmaCallback`], *optional*): averaged weights; measured, saved with every checkpoint, and loaded back.
+        measure (*optional*): called with the model in evaluation mode; returns numbers such as `{"AP": 0.4}`.
+    """
+
+    def __init__(
+        self,
+        *args: Any,
+        optimisation: Optimisation,
+        ema: EmaCallback | None = None,
+        measure: Callable[[nn.Module], dict[str, float]] | None = None,
+        **kwargs: Any,
+    ) -> None:
         self.optimizer: torch.optim.Optimizer | None = None
-        super().__init__(*args, **kwargs)
+        self.ema, self.measure = ema, measure
+        callbacks = [*kwargs.pop("callbacks", ()), *([ema] if ema else [])]
+        super().__init__(*args, callbacks=callbacks, **kwargs)
         self.optimisation = optimisation
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
-        """AdamW over four groups: image encoder or not, decayed or not."""
+        """AdamW or Adam over the groups of `parameter_groups`."""
         if self.optimizer is None:
-            self.optimizer = torch.optim.AdamW(parameter_groups(self.model, self.optimisation), foreach=True)
+            kind = torch.optim.AdamW if self.optimisation.optimizer == "adamw" else torch.optim.Adam
+            self.optimizer = kind(parameter_groups(cast(nn.Module, self.model), self.optimisation), foreach=True)
         return self.optimizer
+
+    def evaluate(
+        self, eval_dataset: Any = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"
+    ) -> dict[str, float]:
+        """What `measure` says of the averaged weights."""
+        if self.measure is None:
+            return cast(dict[str, float], super().evaluate(eval_dataset, ignore_keys, metric_key_prefix))
+        model = cast(nn.Module, self.model)
+        model.eval()
+        if self.ema is None:
+            found = self.measure(model)
+        else:
+            with self.ema.applied():
+                found = self.measure(model)
+        model.train()
+        metrics = {f"{metric_key_prefix}_{name}": float(value) for name, value in found.items()}
+        self.log(metrics)
+        self.callback_handler.on_evaluate(self.args, self.state, cast(Any, self).control, metrics)
+        return metrics
+
+    def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> torch.Tensor | None:
+        """What the losses of a whole step are divided by, over its batches and all processes: so that a step gives the
+        same gradients however it is cut up."""
+        model: Any = self.accelerator.unwrap_model(self.model)
+        model = model.get_base_model() if hasattr(model, "get_base_model") else model
+        if not batch_samples or not hasattr(model, "loss_totals") or "pixel_mask" in batch_samples[0]:
+            return None
+        totals = torch.zeros(2, device=device)
+        for batch in batch_samples:
+            height, width = batch["pixel_values"].shape[-2:]
+            totals += model.loss_totals((height, width), batch["modality"], batch["labels"]).to(device)
+        return self.accelerator.reduce(totals, "sum") if self.args.world_size > 1 else totals
+
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
+        """The model, and the averaged weights before older checkpoints are removed."""
+        super()._save(output_dir, state_dict)
+        if self.ema is not None and self.args.should_save and output_dir is not None:
+            self.ema.save(Path(output_dir))
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        """All of a checkpoint or nothing: what a full disk cuts short is removed, and older ones stay.
+
+        Raises:
+            `OSError`: the disk; names the checkpoint that is left.
+        """
+        try:
+            super()._save_checkpoint(model, trial)
+        except (OSError, RuntimeError) as error:  # safetensors and torch.save raise the latter for a full disk
+            out = Path(str(self.args.output_dir))
+            shutil.rmtree(out / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}", ignore_errors=True)
+            last = last_checkpoint(out)
+            left = f"{last.name} is left: the same command goes on from it" if last else "none is left"
+            raise OSError(f"the checkpoint of step {self.state.global_step} cannot be saved; {left}") from error
+
+    def _load_best_model(self) -> None:
+        """The best checkpoint's averaged weights."""
+        super()._load_best_model()
+        if self.ema is not None and self.state.best_model_checkpoint:
+            self.ema.load(Path(self.state.best_model_checkpoint))
+
+
+def last_checkpoint(out: Path) -> Path | None:
+    """The last whole checkpoint of a run: the state, which is written last, is there and readable."""
+    found = []
+    for path in out.glob(f"{PREFIX_CHECKPOINT_DIR}-*"):
+        try:
+            found.append((int(json.loads((path / TRAINER_STATE).read_text(encoding="utf-8"))["global_step"]), path))
+        except (OSError, ValueError, KeyError, TypeError):
+            continue
+    return max(found)[1] if found else None
 
 
 def parameter_groups(model: nn.Module, optimisation: Optimisation) -> list[dict[str, Any]]:
@@ -49,46 +145,60 @@ def parameter_groups(model: nn.Module, optimisation: Optimisation) -> list[dict[
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            rate = optimisation.backbone_rate if ".backbone." in name else optimisation.head_rate
             decay = optimisation.weight_decay if parameter.dim() > 1 else 0.0
-            groups.setdefault((rate, decay), []).append(parameter)
+            groups.setdefault((rate_of(name, optimisation), decay), []).append(parameter)
     return [{"params": params, "lr": rate, "weight_decay": decay} for (rate, decay), params in groups.items()]
 
 
-def freeze(model: MedGlipForObjectDetection, frozen_stages: int) -> None:
-    """Freeze the language encoder and the first stages of the (timm) image encoders."""
-    model.model.text_model.requires_grad_(False)
-    early = ("conv_stem", "bn1", *(f"blocks.{stage}." for stage in range(frozen_stages)))
-    for expert in model.model.experts.values():
-        for name, parameter in cast(MedGlipExpert, expert).backbone.named_parameters():
-            if name.removeprefix("_backbone.").startswith(early):
-                parameter.requires_grad_(False)
+def rate_of(name: str, optimisation: Optimisation) -> float:
+    """The learning rate of a parameter by its name."""
+    if "text_model." in name:
+        return optimisation.language_rate
+    return optimisation.backbone_rate if ".backbone." in name else optimisation.head_rate
 
 
-def training_arguments(out: Path, recipe: ExpertRecipe, optimisation: Optimisation, seed: int) -> TrainingArguments:
-    """Arguments for `Trainer`; a checkpoint every epoch, the last one kept."""
-    return TrainingArguments(
-        output_dir=str(out),
-        per_device_train_batch_size=recipe.batch,
-        num_train_epochs=recipe.epochs,
-        max_grad_norm=optimisation.gradient_clip,
-        lr_scheduler_type="cosine_with_min_lr",
-        lr_scheduler_kwargs={"min_lr_rate": optimisation.min_rate},
-        warmup_steps=optimisation.warmup_steps,
-        save_strategy="epoch",
-        save_total_limit=1,
-        logging_steps=10,
-        report_to=[],
-        remove_unused_columns=False,
-        dataloader_num_workers=0,
-        use_cpu=not torch.cuda.is_available(),
-        seed=seed,
-        disable_tqdm=True,
-    )
+def freeze(model: MedGlipForObjectDetection, optimisation: Optimisation) -> None:
+    """Freeze what has the rate 0, and the first stages of the (timm) image encoders."""
+    for name, parameter in model.named_parameters():
+        if rate_of(name, optimisation) == 0:
+            parameter.requires_grad_(False)
+    early = ("conv_stem", "bn1", *(f"blocks.{stage}." for stage in range(optimisation.frozen_stages)))
+    if optimisation.frozen_stages:
+        for expert in model.model.experts.values():
+            for name, parameter in cast(MedGlipExpert, expert).backbone.named_parameters():
+                if name.removeprefix("_backbone.").startswith(early):
+                    parameter.requires_grad_(False)
+
+
+def training_arguments(
+    out: Path, recipe: ExpertRecipe, optimisation: Optimisation, seed: int, **more: Any
+) -> TrainingArguments:
+    """Arguments for `Trainer`; a checkpoint every epoch, the last one kept (and the best one, if it is asked for)."""
+    steady = optimisation.min_rate >= 1
+    values: dict[str, Any] = {
+        "output_dir": str(out),
+        "per_device_train_batch_size": recipe.batch,
+        "num_train_epochs": recipe.epochs,
+        "max_grad_norm": optimisation.gradient_clip,
+        "lr_scheduler_type": "constant_with_warmup" if steady else "cosine_with_min_lr",
+        "lr_scheduler_kwargs": {} if steady else {"min_lr_rate": optimisation.min_rate},
+        "warmup_steps": optimisation.warmup_steps,
+        "save_strategy": "epoch",
+        "save_total_limit": 1,
+        "logging_steps": 10,
+        "report_to": [],
+        "remove_unused_columns": False,
+        "dataloader_num_workers": 0,
+        "use_cpu": not torch.cuda.is_available(),
+        "bf16": torch.cuda.is_available() and torch.cuda.is_bf16_supported(),
+        "seed": seed,
+        "disable_tqdm": not sys.stderr.isatty(),
+    }
+    return TrainingArguments(**{**values, **more})
 
 
 def train_expert(
-    model: MedGlipForObjectDetection,
+    model: nn.Module,
     dataset: Any,
     collator: Any,
     recipe: ExpertRecipe,
@@ -96,25 +206,44 @@ def train_expert(
     out: Path,
     seed: int = 0,
     callbacks: tuple[TrainerCallback, ...] = (),
-) -> EmaCallback:
-    """Train one expert, going on from the last checkpoint in `out` if there is one.
+    measure: Callable[[nn.Module], dict[str, float]] | None = None,
+    **arguments: Any,
+) -> GroundingTrainer:
+    """Train one expert, going on from the last whole checkpoint in `out` if there is one.
+
+    Args:
+        model: with what is not to be trained frozen (see [`freeze`]).
+        measure (*optional*): see [`GroundingTrainer`]; asked after every epoch.
+        arguments: further ones for `TrainingArguments`.
 
     Returns:
-        the averaged weights; `with ema.applied():` puts them into the model.
+        the trainer. Its model has the averaged weights, of the best epoch with `load_best_model_at_end`.
     """
-    freeze(model, optimisation.frozen_stages)
-    model.to(memory_format=torch.channels_last)
-    ema = EmaCallback(model, optimisation.ema_decay)
+    if measure is not None:
+        arguments = {
+            "eval_strategy": "epoch",
+            "metric_for_best_model": BEST_METRIC,
+            "greater_is_better": True,
+            **arguments,
+        }
+    model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    ema = EmaCallback(model, optimisation.ema_decay) if optimisation.ema_decay else None
     trainer = GroundingTrainer(
         model=model,
-        args=training_arguments(out, recipe, optimisation, seed),
+        args=training_arguments(out, recipe, optimisation, seed, **arguments),
         train_dataset=dataset,
+        eval_dataset=dataset if measure is not None else None,  # never read, but `Trainer` wants one
         data_collator=collator,
-        callbacks=[EpochCallback(dataset), ema, *callbacks],
+        callbacks=[EpochCallback(dataset), *callbacks],
         optimisation=optimisation,
+        ema=ema,
+        measure=measure,
     )
-    last = get_last_checkpoint(str(out)) if out.is_dir() else None
-    if last is not None:
-        ema.load(Path(last))
-    trainer.train(resume_from_checkpoint=last)
-    return ema
+    last = last_checkpoint(out)
+    if last is not None and ema is not None:
+        ema.load(last)
+    trainer.train(resume_from_checkpoint=None if last is None else str(last))
+    if ema is not None:
+        ema.settle()
+    model.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+    return trainer

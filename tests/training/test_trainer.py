@@ -14,7 +14,7 @@ from modeling_medglip.configuration_medglip import MedGlipConfig
 from modeling_medglip.modeling_medglip import MedGlipForObjectDetection
 from training.ema import EmaCallback
 from training.recipe import ExpertRecipe, load_recipe
-from training.trainer import freeze, parameter_groups, train_expert
+from training.trainer import GroundingTrainer, freeze, last_checkpoint, parameter_groups, train_expert
 
 
 RECIPE = ExpertRecipe(size=64, anchor_scale=4, batch=2, epochs=2)
@@ -62,6 +62,7 @@ def tiny_model() -> MedGlipForObjectDetection:
     head = {
         "channels": 16, "num_blocks": 1, "fusion_dim": 16, "fusion_heads": 2, "groups": 4, "text_heads": 2,
         "text_intermediate": 16, "conv_type": "plain", "anchor_sizes": [16, 32, 64, 128, 256], "drop_block": 0.0,
+        "text_dropout": 0.0, "fusion_dropout": 0.0,
     }  # fmt: skip
     backbone = TimmBackboneConfig(backbone="efficientnet_lite0", out_indices=[2, 3, 4])
     config = MedGlipConfig(
@@ -76,7 +77,7 @@ def model() -> MedGlipForObjectDetection:
 
 
 def test_language_and_first_stages_are_frozen(model: MedGlipForObjectDetection) -> None:
-    freeze(model, 1)
+    freeze(model, OPTIMISATION)
     trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
     assert not [name for name in trained if "text_model" in name]
     backbone = {name.split("_backbone.")[1] for name in trained if "_backbone." in name}
@@ -85,7 +86,7 @@ def test_language_and_first_stages_are_frozen(model: MedGlipForObjectDetection) 
 
 
 def test_groups_hold_every_trained_parameter_once(model: MedGlipForObjectDetection) -> None:
-    freeze(model, 1)
+    freeze(model, OPTIMISATION)
     groups = parameter_groups(model, OPTIMISATION)
     grouped = [id(parameter) for group in groups for parameter in group["params"]]
     assert sorted(grouped) == sorted(id(p) for p in model.parameters() if p.requires_grad)
@@ -117,14 +118,113 @@ class Stop(TrainerCallback):
         control.should_save, control.should_training_stop = True, True
 
 
-def averaged(ema: EmaCallback) -> dict[str, torch.Tensor]:
-    return {name: tensor.clone() for name, tensor in ema.average.items()}
+class StopAt(TrainerCallback):
+    """Interrupts the training after a step, in the middle of an epoch."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.global_step == self.step:
+            control.should_save, control.should_training_stop = True, True
 
 
-def test_an_interrupted_training_ends_with_the_same_weights(tmp_path: Path) -> None:
-    whole = averaged(train_expert(tiny_model(), Squares(), collate, RECIPE, OPTIMISATION, tmp_path / "whole"))
-    train_expert(tiny_model(), Squares(), collate, RECIPE, OPTIMISATION, tmp_path / "cut", callbacks=(Stop(),))
-    assert [path.name for path in (tmp_path / "cut").glob("checkpoint-*")] == ["checkpoint-4"]
-    resumed = averaged(train_expert(tiny_model(), Squares(), collate, RECIPE, OPTIMISATION, tmp_path / "cut"))
+def weights_of(trainer: GroundingTrainer) -> dict[str, torch.Tensor]:
+    assert isinstance(trainer.model, torch.nn.Module)
+    return {name: tensor.clone() for name, tensor in trainer.model.state_dict().items()}
+
+
+def frozen() -> MedGlipForObjectDetection:
+    model = tiny_model()
+    freeze(model, OPTIMISATION)
+    return model
+
+
+def train(out: Path, **more: Any) -> dict[str, torch.Tensor]:
+    return weights_of(train_expert(frozen(), Squares(), collate, RECIPE, OPTIMISATION, out, **more))
+
+
+@pytest.mark.parametrize("stop", [Stop(), StopAt(3), StopAt(6)])
+def test_an_interrupted_training_ends_with_the_same_weights(tmp_path: Path, stop: TrainerCallback) -> None:
+    whole = train(tmp_path / "whole")
+    train(tmp_path / "cut", callbacks=(stop,))
+    found = last_checkpoint(tmp_path / "cut")
+    assert found is not None and found.name != "checkpoint-8"
+    resumed = train(tmp_path / "cut")
     assert whole.keys() == resumed.keys()
     assert all(torch.equal(value, resumed[name]) for name, value in whole.items())
+
+
+def test_the_best_weights_are_kept_exactly(tmp_path: Path) -> None:
+    seen: list[dict[str, torch.Tensor]] = []
+
+    def measure(model: torch.nn.Module) -> dict[str, float]:
+        assert not model.training
+        seen.append({name: tensor.clone() for name, tensor in model.state_dict().items()})
+        return {"AP": [0.2, 0.9, 0.1, 0.3][len(seen) - 1], "AP50": 0.5}
+
+    longer = dataclasses.replace(RECIPE, epochs=4)
+    trainer = train_expert(
+        frozen(), Squares(), collate, longer, OPTIMISATION, tmp_path, measure=measure, load_best_model_at_end=True
+    )
+    assert trainer.state.best_metric == 0.9 and len(seen) == 4
+    kept = weights_of(trainer)
+    assert all(torch.equal(tensor, seen[1][name]) for name, tensor in kept.items())
+    assert not all(torch.equal(tensor, seen[3][name]) for name, tensor in kept.items())
+
+
+def test_a_checkpoint_that_is_cut_short_is_not_used(tmp_path: Path) -> None:
+    train(tmp_path, callbacks=(Stop(),))
+    whole = last_checkpoint(tmp_path)
+    (tmp_path / "checkpoint-6").mkdir()
+    (tmp_path / "checkpoint-6" / "model.safetensors").write_bytes(b"half")
+    (tmp_path / "checkpoint-7").mkdir()
+    (tmp_path / "checkpoint-7" / "trainer_state.json").write_text('{"global', encoding="utf-8")
+    assert last_checkpoint(tmp_path) == whole and last_checkpoint(tmp_path / "none") is None
+
+
+def test_a_full_disk_leaves_the_last_good_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    written: list[str] = []
+
+    def save(self: EmaCallback, folder: Path) -> None:
+        written.append(folder.name)
+        if len(written) == 2:
+            raise OSError(28, "No space left on device")
+        whole(self, folder)
+
+    whole = EmaCallback.save
+    monkeypatch.setattr(EmaCallback, "save", save)
+    with pytest.raises(OSError, match="step 8 cannot be saved; checkpoint-4 is left: the same command goes on"):
+        train(tmp_path)
+    assert written == ["checkpoint-4", "checkpoint-8"] and not (tmp_path / "checkpoint-8").exists()
+    monkeypatch.setattr(EmaCallback, "save", whole)
+    resumed, undisturbed = train(tmp_path), train(tmp_path.with_name("undisturbed"))
+    assert all(torch.equal(value, resumed[name]) for name, value in undisturbed.items())
+
+
+def test_gradients_of_four_pictures_at_once_and_one_after_the_other(tmp_path: Path) -> None:
+    """The losses are divided by the positives of the whole step."""
+    steps: dict[int, dict[str, torch.Tensor]] = {}
+    for batch, accumulate in ((4, 1), (1, 4)):
+        recipe = dataclasses.replace(RECIPE, batch=batch, epochs=1)
+        plain = dataclasses.replace(OPTIMISATION, ema_decay=0.0, warmup_steps=0)
+        trainer = train_expert(
+            frozen(), Squares(), collate, recipe, plain, tmp_path / str(batch),
+            gradient_accumulation_steps=accumulate, callbacks=(Gradients(steps, batch),),
+        )  # fmt: skip
+        assert trainer.state.global_step == 2
+    first, second = steps[4], steps[1]
+    assert first.keys() == second.keys()
+    for name, gradient in first.items():
+        assert torch.allclose(gradient, second[name], rtol=1e-3, atol=1e-5 * float(gradient.abs().max() + 1e-6)), name
+
+
+class Gradients(TrainerCallback):
+    """Remembers the gradients of the first step."""
+
+    def __init__(self, steps: dict[int, dict[str, torch.Tensor]], key: int) -> None:
+        self.steps, self.key = steps, key
+
+    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
+        if self.key not in self.steps:
+            self.steps[self.key] = {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}

@@ -1,0 +1,240 @@
+# Copyright 2026 The MedGLIP authors. Licensed under the Apache License, Version 2.0.
+"""The one command that trains: what it makes of settings, data and models, and what it leaves behind."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+
+from modeling_medglip.modeling_medglip import MedGlipForObjectDetection
+from modeling_medglip.processing_medglip import MedGlipProcessor
+from tests.modeling_medglip.tiny_checkpoint import save_tiny_checkpoint
+from training import finetune
+from training.finetune import Settings, load_base, load_data, main, resolved_recipe
+from training.lora import HEADS, adapted_layers, add_adapter, load_adapter
+from training.recipe import load_recipe
+
+from .tiny_data import make_data, save_coco
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_tiny_checkpoint(tmp_path_factory.mktemp("checkpoint"))
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_data(tmp_path_factory.mktemp("data"))
+
+
+def command(checkpoint: Path, data: Path, out: Path, *more: str) -> list[str]:
+    base = ["--model", str(checkpoint), "--data", str(data), "--modality", "ct", "--out", str(out)]
+    return [*base, "--epochs", "2", "--batch", "2", *more]
+
+
+def error_of(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
+    assert main(arguments) == 2
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error:")]
+    return line
+
+
+class TestRuns:
+    @pytest.mark.parametrize("kind", ["full", "lora"])
+    def test_scores_weights_and_a_card(self, checkpoint: Path, data: Path, tmp_path: Path, kind: str) -> None:
+        more = ["--lora"] if kind == "lora" else []
+        assert main(command(checkpoint, data, tmp_path, *more)) == 0
+        results = json.loads((tmp_path / "results.json").read_text(encoding="utf-8"))
+        assert set(results["after"]["labels"]) == set(results["before"]["labels"]) == {"left kidney", "right kidney"}
+        assert results["pictures"] == {"train": 3, "validation": 1, "broken": 0}
+        text = json.dumps(results) + (tmp_path / "README.md").read_text(encoding="utf-8")
+        assert str(tmp_path) not in text and str(data) not in text, "no paths of this machine"
+        assert "| left kidney |" in text and Image.open(tmp_path / "history.png").width > 100
+        assert (tmp_path / ("adapter" if more else "expert")).is_dir()
+        if not more:
+            model = MedGlipForObjectDetection.from_pretrained(tmp_path / "expert")
+            assert model.config.modalities == ["ct"]
+            MedGlipProcessor.from_pretrained(tmp_path / "expert")
+
+    def test_an_interrupted_run_goes_on(
+        self, checkpoint: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        assert main(command(checkpoint, data, tmp_path / "whole", "--lora")) == 0
+        monkeypatch.setattr(finetune, "save", lambda *arguments: (_ for _ in ()).throw(OSError("power cut")))
+        assert main(command(checkpoint, data, tmp_path / "cut", "--lora")) == 2
+        monkeypatch.undo()
+        for path in (tmp_path / "cut").glob("checkpoint-*"):
+            assert int(path.name.split("-")[1]) > 0
+        assert main(command(checkpoint, data, tmp_path / "cut", "--lora")) == 0
+        first, second = (
+            load_file(tmp_path / name / "adapter" / "adapter_model.safetensors") for name in ("whole", "cut")
+        )
+        assert first.keys() == second.keys() and all(torch.equal(value, second[name]) for name, value in first.items())
+
+    def test_a_dry_run_shows_and_trains_nothing(
+        self, checkpoint: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        assert main(command(checkpoint, data, tmp_path, "--dry_run")) == 0
+        printed = capsys.readouterr().out
+        assert "3 training pictures, 1 for validation" in printed
+        assert "left kidney   train 2 pictures, 2 boxes; validation 1, 1; taxonomy: kidney_left" in printed
+        assert "[" in printed.split("prompts")[1]
+        assert [path.name for path in tmp_path.iterdir()] == ["training_pictures.png"]
+        assert len(np.unique(np.asarray(Image.open(tmp_path / "training_pictures.png")))) > 20
+
+    def test_the_best_epoch(self, checkpoint: Path, data: Path, tmp_path: Path) -> None:
+        assert main(command(checkpoint, data, tmp_path, "--lora", "--keep", "best")) == 0
+        state = json.loads(next(tmp_path.glob("checkpoint-*/trainer_state.json")).read_text(encoding="utf-8"))
+        assert [row for row in state["log_history"] if "eval_AP50" in row]
+
+    def test_older_data_are_mixed_in(self, checkpoint: Path, data: Path, tmp_path: Path) -> None:
+        settings = Settings(str(data), "ct", str(checkpoint), replay=str(data), replay_share=0.5)
+        own = load_data(settings)
+        weight = sum(record.weight for record in own.train[:3])
+        assert len(own.train) == 6 and sum(r.weight for r in own.train[3:]) == pytest.approx(weight / 2)
+
+    def test_only_some_labels_and_pictures(self, data: Path) -> None:
+        own = load_data(Settings(str(data), "ct", exclude=["liver"]))
+        assert all("liver" not in record.annotated for record in own.train + own.validation)
+        own = load_data(Settings(str(data), "ct", labels=["left kidney"], pictures=1))
+        assert len(own.train) == 1 and own.train[0].annotated == ("left kidney",)
+
+
+class TestBadInput:
+    def test_data(self, checkpoint: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        image = {"file_name": "a.png", "width": 48, "height": 40, "split": "train", "modality": "ct"}
+        save_coco(tmp_path / "none", "list.json", [], [], labels=["liver"])
+        save_coco(tmp_path / "negative", "list.json", [image], [[]], labels=["liver"])
+        save_coco(tmp_path / "held", "list.json", [{**image, "split": "validation"}], [[]], labels=["liver"])
+        for folder, message in (
+            ("none", "no labelled pictures of ct there"),
+            ("negative", "no training picture has a box"),
+            ("held", "no training pictures of ct"),
+            ("missing", "no such folder"),
+        ):
+            assert message in error_of(command(checkpoint, tmp_path / folder, tmp_path / "out"), capsys)
+        assert "no picture has the label kidny; there are left kidney" in error_of(
+            command(checkpoint, data, tmp_path / "out", "--labels", "kidny"), capsys
+        )
+
+    def test_models(self, checkpoint: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        rest = ["--data", str(data), "--out", str(tmp_path / "out")]
+        for arguments, message in (
+            (["--model", str(tmp_path / "no"), "--modality", "ct"], "cannot be loaded"),
+            (["--model", str(checkpoint), "--modality", "mri"], "no labelled pictures of mri"),
+            (["--model", str(checkpoint), "--modality", "x"], "'x'"),
+            (["--model", str(checkpoint), "--modality", "ct", "--recipe", "odd"], "no such recipe; there are"),
+            (["--model", str(checkpoint), "--modality", "ct", "--fraction", "2"], "fraction 2: choose a number"),
+        ):
+            assert message in error_of([*rest, *arguments], capsys)
+
+    def test_a_checkpoint_of_another_architecture(
+        self, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        (tmp_path / "bert").mkdir()
+        (tmp_path / "bert" / "config.json").write_text('{"model_type": "bert"}', encoding="utf-8")
+        assert "cannot be loaded" in error_of(command(tmp_path / "bert", data, tmp_path / "out"), capsys)
+
+    def test_one_broken_picture_is_named_and_many_stop_the_run(
+        self, checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        (tmp_path / "images").mkdir()
+        images = []
+        for number in range(120):
+            path = tmp_path / "images" / f"{number}.png"
+            Image.fromarray(np.random.default_rng(number).integers(0, 256, (40, 48), dtype=np.uint8)).save(path)
+            images.append({"file_name": path.name, "width": 48, "height": 40, "split": "train", "modality": "ct"})
+        save_coco(tmp_path, "list.json", images, [[("liver", [4, 4, 20, 20])]] * 120)
+        arguments = command(checkpoint, tmp_path, tmp_path / "out", "--lora", "--epochs", "1", "--batch", "30")
+        (tmp_path / "images" / "7.png").write_bytes(b"\x89PNG")
+        assert main(arguments) == 0
+        assert json.loads((tmp_path / "out" / "results.json").read_text())["pictures"]["broken"] == 1
+        for number in (8, 9):
+            (tmp_path / "images" / f"{number}.png").write_bytes(b"\x89PNG")
+        capsys.readouterr()
+        arguments[arguments.index("--out") + 1] = str(tmp_path / "again")
+        assert "2 of 120 pictures cannot be read: mend the data" in error_of(arguments, capsys)
+
+
+class TestAdapters:
+    def base(self, checkpoint: Path) -> MedGlipForObjectDetection:
+        return MedGlipForObjectDetection.from_pretrained(checkpoint, modalities=["ct"]).eval()
+
+    def outputs(self, model: Any, checkpoint: Path) -> torch.Tensor:
+        processor = MedGlipProcessor.from_pretrained(checkpoint)
+        pixels = np.random.default_rng(0).integers(0, 256, (40, 48), dtype=np.uint8)
+        inputs = processor(images=pixels, text="liver. left kidney.", modality="ct", return_tensors="pt")
+        with torch.inference_mode():
+            found = model(**inputs)
+        return torch.cat([found.logits.flatten(), found.pred_boxes.flatten()])
+
+    def changed(self, checkpoint: Path) -> Any:
+        """An adapter that is not the identity."""
+        model = add_adapter(self.base(checkpoint), "ct", rank=2)
+        torch.manual_seed(1)
+        with torch.no_grad():
+            for parameter in model.parameters():
+                if parameter.requires_grad:
+                    parameter.add_(0.02 * torch.randn_like(parameter))
+        return model.eval()
+
+    def test_only_pyramid_fusion_and_heads_are_trained(self, checkpoint: Path) -> None:
+        model = add_adapter(self.base(checkpoint), "ct")
+        trained = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
+        assert trained and all("lora_" in name or any(head in name for head in HEADS) for name in trained)
+        assert not [name for name in trained if "backbone" in name or "text_model" in name]
+        layers = adapted_layers(self.base(checkpoint), "ct")
+        assert any("lateral" in name for name in layers) and any("fusion" in name for name in layers)
+
+    def test_saved_loaded_merged_and_taken_off(self, checkpoint: Path, tmp_path: Path) -> None:
+        model = self.changed(checkpoint)
+        plain, adapted = self.outputs(self.base(checkpoint), checkpoint), self.outputs(model, checkpoint)
+        assert not torch.allclose(plain, adapted, atol=1e-3)
+        model.save_pretrained(tmp_path)
+        again = load_adapter(self.base(checkpoint), tmp_path).eval()
+        assert torch.equal(self.outputs(again, checkpoint), adapted)
+        with again.disable_adapter():
+            torch.testing.assert_close(self.outputs(again, checkpoint), plain, rtol=0, atol=1e-5)
+        again.merge_adapter()
+        torch.testing.assert_close(self.outputs(again, checkpoint), adapted, rtol=1e-4, atol=1e-4)
+        again.unmerge_adapter()
+        torch.testing.assert_close(self.outputs(again, checkpoint), adapted, rtol=1e-4, atol=1e-4)
+        merged = again.merge_and_unload()
+        merged.save_pretrained(tmp_path / "merged")
+        loaded = MedGlipForObjectDetection.from_pretrained(tmp_path / "merged").eval()
+        torch.testing.assert_close(self.outputs(loaded, checkpoint), adapted, rtol=1e-4, atol=1e-4)
+
+    def test_an_adapter_for_another_base(self, checkpoint: Path, tmp_path: Path) -> None:
+        self.changed(checkpoint).save_pretrained(tmp_path)
+        other = MedGlipForObjectDetection.from_pretrained(checkpoint, modalities=["fundus"])
+        with pytest.raises(ValueError, match="an adapter for another base"):
+            load_adapter(other, tmp_path)
+        (tmp_path / "empty").mkdir()
+        with pytest.raises(ValueError, match="empty: holds no adapter"):
+            load_adapter(self.base(checkpoint), tmp_path / "empty")
+        with pytest.raises(ValueError, match="no expert for mri"):
+            adapted_layers(self.base(checkpoint), "mri")
+
+
+class TestRecipes:
+    def test_the_command_line_goes_before_the_recipe(self) -> None:
+        recipe = resolved_recipe(Settings("d", "ct", recipe="embedded", epochs=3, size=128, head_rate=0.5))
+        expert, shipped = recipe.expert("ct"), load_recipe("embedded").expert("ct")
+        assert (expert.epochs, expert.size, expert.batch) == (3, 128, shipped.batch)
+        assert recipe.optimisation.head_rate == 0.5
+
+    @pytest.mark.parametrize("name", ["lora", "full", "paper", "embedded"])
+    def test_shipped_recipes(self, name: str) -> None:
+        assert load_recipe(name).expert("fundus").epochs > 0
+
+    def test_sizes_and_anchors_of_a_loaded_expert(self, checkpoint: Path) -> None:
+        settings = Settings("d", "ct", str(checkpoint), size=96, anchor_scale=2.0)
+        model, processor = load_base(settings, resolved_recipe(settings))
+        assert processor.image_processor.modality_settings["ct"]["size"] == {"height": 96, "width": 96}
+        assert list(model.config.expert_head_config("ct").anchor_sizes) == [16, 32, 64, 128, 256]

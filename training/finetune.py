@@ -1,0 +1,301 @@
+# Copyright 2026 The MedGLIP authors. Licensed under the Apache License, Version 2.0.
+"""Train an expert on a data set: further, as an adapter, or from the encoders up.
+
+    python -m training.finetune --model org/med-glip-ct --data private/coco --modality ct --lora --out runs/mine
+    python -m training.finetune --recipe embedded --data out/data --modality ct --out runs/ct
+
+`--data` is a folder that `dataset_scripts.build` made, its id on the Hub, or a COCO JSON file (or a folder with one,
+or with one per split). `--dry-run` shows what would be trained. A run that was interrupted goes on when the same
+command is given again. In `OUT`: `expert/` or `adapter/`, the scores before and after in `results.json`,
+`history.png`, a card.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import HfArgumentParser
+
+from modeling_medglip import default_checkpoint
+from modeling_medglip.configuration_medglip import MedGlipConfig, resolve_modality
+from modeling_medglip.errors import one_line
+from modeling_medglip.image_processing_medglip import MedGlipImageProcessor
+from modeling_medglip.modeling_medglip import MedGlipForObjectDetection
+from modeling_medglip.processing_medglip import MedGlipProcessor
+
+from .dataset import GroundingCollator, GroundingDataset, foreign_labels, phrase_length
+from .lora import add_adapter
+from .preview import counts, prompt_texts, write_sheet
+from .prompts import Vocabulary
+from .recipe import ExpertRecipe, Recipe, load_recipe
+from .records import GroundingRecord, chosen_labels, drawn, fraction_of, load_records
+from .run_report import Scores, measure, write_run
+from .trainer import freeze, train_expert
+
+
+logger = logging.getLogger(__name__)
+STRIDES = (8, 16, 32, 64, 128)
+
+
+def _setting(help_text: str, default: Any = None, **more: Any) -> Any:
+    return field(default=default, metadata={"help": help_text, **more})
+
+
+@dataclass
+class Settings:
+    """What the command line says; what it leaves out is the recipe's."""
+
+    data: str = field(metadata={"help": "built data set, its id on the Hub, or a COCO file or folder"})
+    modality: str = field(metadata={"help": "ct, mri, ultrasound, xray, dermoscopy, endoscopy, fundus"})
+    model: str | None = _setting("checkpoint to start from, folder or id (default: the embedded one, or a new expert)")
+    recipe: str | None = _setting("YAML file, or the name of one in training/recipes (default: lora or full)")
+    out: str = _setting("folder of the run", "runs/finetune")
+    lora: bool = _setting("train an adapter instead of the weights", False)
+    rank: int = _setting("rank of the adapter", 8)
+    fraction: float = _setting("share of the training patients of every source", 1.0)
+    pictures: int | None = _setting("at most so many training pictures, drawn by chance")
+    labels: list[str] | None = _setting("only these labels; the others count as unknown, not as absent")
+    exclude: list[str] | None = _setting("all labels but these")
+    replay: str | None = _setting("older data that is mixed in against forgetting, as --data")
+    replay_share: float = _setting("pictures of --replay per picture of --data", 0.5)
+    epochs: float | None = _setting("instead of the recipe's")
+    batch: int | None = _setting("pictures per step, instead of the recipe's")
+    accumulate: int = _setting("steps whose gradients are added up", 1)
+    size: int | None = _setting("input size in pixels, instead of the recipe's or the model's")
+    anchor_scale: float | None = _setting(
+        "anchors as multiples of the strides, instead of the recipe's or the model's"
+    )
+    head_rate: float | None = _setting("peak learning rate, instead of the recipe's")
+    keep: str = _setting(
+        "which weights: of the best epoch on the validation split, or the last", "last", choices=["best", "last"]
+    )
+    checkpointing: bool = _setting("recompute activations to save memory", False)
+    seed: int = _setting("of everything random", 0)
+    threads: int = _setting("CPU threads; 0 leaves PyTorch's choice", 0)
+    workers: int = _setting("processes that load pictures", 0)
+    dry_run: bool = _setting("show counts, prompts and a sheet of training pictures; train nothing", False)
+    push_to_hub: str | None = _setting("repository to upload the outcome to, such as org/name")
+
+
+def resolved_recipe(settings: Settings) -> Recipe:
+    """The recipe with what the command line puts in its place.
+
+    Raises:
+        `ValueError`: no such recipe.
+    """
+    recipe = load_recipe(settings.recipe or ("lora" if settings.lora else "full"))
+    given = {name: getattr(settings, name) for name in ("epochs", "batch", "size", "anchor_scale")}
+    changes = {name: value for name, value in given.items() if value is not None}
+    expert = replace(recipe.expert(settings.modality), **changes)
+    optimisation = recipe.optimisation
+    if settings.head_rate is not None:
+        optimisation = replace(optimisation, head_rate=settings.head_rate)
+    return replace(recipe, experts={**recipe.experts, settings.modality: expert}, optimisation=optimisation)
+
+
+def load_base(settings: Settings, recipe: Recipe) -> tuple[MedGlipForObjectDetection, MedGlipProcessor]:
+    """Model and processor to start from: a checkpoint's one expert with the recipe's sizes, or the recipe's own.
+
+    Raises:
+        `ValueError`: no such checkpoint, or one without an expert for the modality.
+    """
+    if settings.model is None and recipe.model:
+        from .starting_weights import build_starting_model, load_tokenizer
+
+        image_processor = MedGlipImageProcessor(
+            modality=settings.modality, modality_settings=recipe.modality_settings()
+        )
+        processor = MedGlipProcessor(image_processor=image_processor, tokenizer=load_tokenizer())
+        return build_starting_model(recipe.config(settings.modality)), processor
+    name = settings.model or str(default_checkpoint())
+    try:
+        config = MedGlipConfig.from_pretrained(name)
+        if settings.modality not in config.modalities:
+            raise ValueError(f"it has experts for {', '.join(config.modalities)}, none for {settings.modality}")
+        model = MedGlipForObjectDetection.from_pretrained(name, modalities=[settings.modality])
+        processor = MedGlipProcessor.from_pretrained(name)
+    except (OSError, ValueError, TypeError, KeyError, RuntimeError) as error:
+        raise ValueError(f"{name}: cannot be loaded: {one_line(error, 200)}") from None
+    _resize(model, processor, settings.modality, recipe.expert(settings.modality))
+    return model, processor
+
+
+def _resize(model: Any, processor: Any, modality: str, expert: ExpertRecipe) -> None:
+    """Give a loaded expert the recipe's input size and anchors."""
+    processor.image_processor.modality = modality
+    if expert.size is not None:
+        processor.image_processor.modality_settings[modality]["size"] = {"height": expert.size, "width": expert.size}
+    if expert.anchor_scale is not None:
+        sizes = [stride * expert.anchor_scale for stride in STRIDES]
+        overrides = model.config.expert_overrides.setdefault(modality, {}).setdefault("head_config", {})
+        overrides["anchor_sizes"] = sizes
+
+
+@dataclass
+class Data:
+    """The pictures of a run: training, validation, and labels of other body parts."""
+
+    train: list[GroundingRecord]
+    validation: list[GroundingRecord]
+    everything: list[GroundingRecord]
+
+
+def load_data(settings: Settings) -> Data:
+    """Read the pictures.
+
+    Raises:
+        `ValueError`: no training pictures, or none with a box.
+    """
+    records = chosen_labels(load_records(settings.data, settings.modality), settings.labels, settings.exclude)
+    train = fraction_of([r for r in records if r.split == "train"], settings.fraction, settings.seed)
+    if settings.pictures is not None:
+        train = sorted(train, key=lambda r: drawn(r.image_id, settings.seed))[: settings.pictures]
+    if not train:
+        raise ValueError(f"{settings.data}: no training pictures of {settings.modality}")
+    if not any(record.labels for record in train):
+        raise ValueError(f"{settings.data}: no training picture has a box, so there is nothing to find in them")
+    everything = list(train)
+    if settings.replay:
+        older = load_records(settings.replay, settings.modality, "train")
+        total, share = sum(r.weight for r in train), settings.replay_share
+        factor = share * total / sum(r.weight for r in older)
+        older = [replace(record, weight=record.weight * factor) for record in older]
+        train, everything = train + older, everything + older
+    return Data(train, [r for r in records if r.split == "validation"], everything)
+
+
+def make_dataset(settings: Settings, data: Data, processor: MedGlipProcessor) -> GroundingDataset:
+    """The training pictures with their prompts."""
+    return GroundingDataset(
+        data.train,
+        processor.image_processor,
+        seed=settings.seed,
+        # Of private data of one source all labels may be of one place: others come from what is known.
+        foreign={**foreign_labels(data.everything), "known": tuple(Vocabulary.load().words)},
+        token_length=phrase_length(processor.tokenizer),
+    )
+
+
+def run(settings: Settings) -> dict[str, Any]:
+    """Train as the settings say.
+
+    Returns:
+        what `results.json` holds; of a dry run what was printed.
+
+    Raises:
+        `ValueError`: settings, data or model that do not fit.
+    """
+    settings = replace(settings, modality=resolve_modality(settings.modality))
+    recipe, out = resolved_recipe(settings), Path(settings.out)
+    data = load_data(settings)
+    model, processor = load_base(settings, recipe)
+    dataset = make_dataset(settings, data, processor)
+    if settings.dry_run:
+        return _dry_run(dataset, data, out)
+    logger.info("%d pictures, %d presentations per epoch", len(data.train), len(dataset))
+    torch.manual_seed(settings.seed)
+    before = measure(model, processor, data.validation)
+    trained: nn.Module = model
+    if settings.lora:
+        trained = add_adapter(model, settings.modality, settings.rank)
+    else:
+        freeze(model, recipe.optimisation)
+    collator = GroundingCollator(processor)
+    expert = recipe.expert(settings.modality)
+    best = settings.keep == "best" and bool(data.validation)
+
+    def score(now: nn.Module) -> dict[str, float]:
+        found = measure(_plain(now), processor, data.validation)
+        return {"AP": found.ap or 0.0, "AP50": found.ap50 or 0.0}
+
+    trainer = train_expert(
+        trained, dataset, collator, expert, recipe.optimisation, out, settings.seed,
+        measure=score if best else None, load_best_model_at_end=best,
+        gradient_accumulation_steps=settings.accumulate, activation_checkpointing=settings.checkpointing,
+        dataloader_num_workers=settings.workers, **_tensorboard(out),
+    )  # fmt: skip
+    folder = save(trained, processor, out / ("adapter" if settings.lora else "expert"))
+    after = measure(_plain(trained), processor, data.validation)
+    results = write_run(out, settings, recipe, data, before, after, trainer.state.log_history, dataset.broken)
+    if settings.push_to_hub:
+        push(trained, processor, settings.push_to_hub)
+    logger.info("saved %s", folder)
+    return results
+
+
+def _plain(model: Any) -> Any:
+    """The detector inside an adapter's wrapper, with the adapter at work."""
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+
+def _tensorboard(out: Path) -> dict[str, Any]:
+    from importlib.util import find_spec
+
+    if find_spec("tensorboard") is None:
+        return {}
+    import os
+
+    os.environ.setdefault("TENSORBOARD_LOGGING_DIR", str(out / "tensorboard"))
+    return {"report_to": ["tensorboard"]}
+
+
+def save(model: Any, processor: MedGlipProcessor, folder: Path) -> Path:
+    """The expert, or the adapter alone, with its processor."""
+    model.save_pretrained(folder)
+    processor.save_pretrained(folder)
+    return folder
+
+
+def push(model: Any, processor: MedGlipProcessor, name: str) -> None:
+    """Upload the outcome; `HF_ENDPOINT` and the token of `huggingface_hub` decide where and as whom."""
+    model.push_to_hub(name)
+    processor.push_to_hub(name)
+
+
+def _dry_run(dataset: GroundingDataset, data: Data, out: Path) -> dict[str, Any]:
+    rows = counts(data.train, data.validation)
+    out.mkdir(parents=True, exist_ok=True)
+    print(f"{len(data.train)} training pictures, {len(data.validation)} for validation; {len(dataset)} per epoch")
+    width = max(len(row["label"]) for row in rows)
+    for row in rows:
+        train, validation = row["train"], row["validation"]
+        told = f"train {train['pictures']} pictures, {train['boxes']} boxes; validation {validation['pictures']}"
+        print(f"  {row['label']:{width}}  {told}, {validation['boxes']}; taxonomy: {row['taxonomy'] or '-'}")
+    texts = prompt_texts(dataset)
+    print("prompts (phrases with a box in brackets):")
+    print("\n".join(f"  {text}" for text in texts))
+    sheet = write_sheet(dataset, out / "training_pictures.png")
+    print(f"pictures after augmentation: {sheet}")
+    return {"labels": rows, "prompts": texts, "sheet": str(sheet)}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Command line; returns the exit status."""
+    parser = HfArgumentParser(Settings, prog="python -m training.finetune", description=(__doc__ or "").split("\n")[0])
+    (settings,) = parser.parse_args_into_dataclasses(list(sys.argv[1:] if argv is None else argv))
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", force=True)
+    if settings.threads:
+        torch.set_num_threads(settings.threads)
+    torch.set_flush_denormal(True)
+    try:
+        results = run(settings)
+    except (ValueError, OSError, ModuleNotFoundError) as error:
+        print(f"error: {one_line(error, 300)}", file=sys.stderr)
+        return 2
+    if not settings.dry_run:
+        print(json.dumps({name: results[name]["mean"] for name in ("before", "after")}))
+    return 0
+
+
+__all__ = ["Scores", "Settings", "load_base", "load_data", "main", "run"]
+
+if __name__ == "__main__":
+    raise SystemExit(main())

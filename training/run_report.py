@@ -1,0 +1,137 @@
+# Copyright 2026 The MedGLIP authors. Licensed under the Apache License, Version 2.0.
+"""What a training run leaves for people: scores before and after, the course of loss and AP, a card."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from modeling_medglip.results import write_bytes, write_text
+
+from .evaluate import detect, source_labels
+from .metrics import average_precision
+from .records import GroundingRecord
+
+
+SCHEMA = "medglip/finetune@1"
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Average precision (0..1) of one model: label -> (AP, AP50)."""
+
+    labels: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+
+    @property
+    def ap(self) -> float | None:
+        """Mean AP over labels."""
+        return float(np.mean([ap for ap, _ in self.labels.values()])) if self.labels else None
+
+    @property
+    def ap50(self) -> float | None:
+        """Mean AP50 over labels."""
+        return float(np.mean([ap50 for _, ap50 in self.labels.values()])) if self.labels else None
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        labels = {name: {"AP": ap, "AP50": ap50} for name, (ap, ap50) in self.labels.items()}
+        return {"mean": {"AP": self.ap, "AP50": self.ap50}, "labels": labels}
+
+
+def measure(model: Any, processor: Any, records: Sequence[GroundingRecord], batch_size: int = 4) -> Scores:
+    """COCO AP per label over the records of all sources together; every picture is asked for all labels that its
+    source annotates. Without records nothing is measured."""
+    if not records:
+        return Scores()
+    training = model.training
+    model.eval()
+    asked = source_labels(records)
+    prompts = [asked[f"{record.modality}/{record.source}"] for record in records]
+    found, _ = detect(model, processor, records, prompts, batch_size)
+    model.train(training)
+    return Scores({name: (score.ap, score.ap50) for name, score in average_precision(records, found).items()})
+
+
+def write_run(
+    out: Path,
+    settings: Any,
+    recipe: Any,
+    data: Any,
+    before: Scores,
+    after: Scores,
+    history: Sequence[Mapping[str, Any]],
+    broken: Mapping[str, str],
+) -> dict[str, Any]:
+    """Write `results.json`, `history.png` and `README.md` into a run's folder; returns what the first holds."""
+    results = {
+        "schema": SCHEMA,
+        "settings": {name: value for name, value in asdict(settings).items() if name not in PRIVATE},
+        "recipe": asdict(recipe.optimisation) | asdict(recipe.expert(settings.modality)),
+        "pictures": {"train": len(data.train), "validation": len(data.validation), "broken": len(broken)},
+        "before": before.as_dict(),
+        "after": after.as_dict(),
+    }
+    write_text(out / "results.json", json.dumps(results, indent=1, allow_nan=False) + "\n")
+    write_bytes(out / "history.png", plot(history))
+    write_text(out / "README.md", card(settings, results))
+    return results
+
+
+# Where data lie on somebody's machine does not belong into what is passed on.
+PRIVATE = ("data", "replay", "out", "model")
+
+
+def plot(history: Sequence[Mapping[str, Any]]) -> bytes:
+    """Loss, and AP where it was measured, by epoch."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 4), layout="constrained")
+    axes = figure.add_subplot()
+    losses = [(row["epoch"], float(row["loss"])) for row in history if "loss" in row]
+    if losses:
+        axes.plot(*zip(*losses, strict=True), color="#3572b0", label="loss")
+    axes.set(xlabel="epoch", ylabel="loss", title="Training")
+    measured = [
+        (row["epoch"], 100 * float(row["eval_AP"]), 100 * float(row["eval_AP50"]))
+        for row in history
+        if "eval_AP" in row
+    ]
+    if measured:
+        right = axes.twinx()
+        epochs, ap, ap50 = zip(*measured, strict=True)
+        right.plot(epochs, ap50, color="#c06030", marker="o", label="AP50")
+        right.plot(epochs, ap, color="#e8a33d", marker="o", label="AP")
+        right.set(ylabel="per cent", ylim=(0, 100))
+        right.legend(loc="center right")
+    axes.legend(loc="upper right")
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=110, metadata={"Software": None})
+    return buffer.getvalue()
+
+
+def card(settings: Any, results: Mapping[str, Any]) -> str:
+    """The outcome as Markdown."""
+    kind = f"An adapter (LoRA, rank {settings.rank})" if settings.lora else "An expert"
+    pictures = results["pictures"]
+    lines = [
+        f"# MedGLIP, {settings.modality}: trained further", "",
+        f"{kind} trained by `python -m training.finetune` on {pictures['train']} pictures, measured on",
+        f"{pictures['validation']} of other patients. For research use; not a medical device.", "",
+        "| label | AP50 before | after | AP before | after |", "|---|---:|---:|---:|---:|",
+    ]  # fmt: skip
+    before, after = results["before"], results["after"]
+    rows = [(name, before["labels"].get(name, {}), after["labels"][name]) for name in after["labels"]]
+    for name, first, last in [*rows, ("**mean**", before["mean"], after["mean"])]:
+        cells = [_percent(part.get(key)) for key in ("AP50", "AP") for part in (first, last)]
+        lines.append(f"| {name.replace('|', ' ')} | {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def _percent(value: float | None) -> str:
+    return "-" if value is None else f"{100 * value:.1f}"
