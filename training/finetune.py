@@ -36,7 +36,8 @@ from .lora import add_adapter
 from .preview import counts, prompt_texts, write_sheet
 from .prompts import Vocabulary
 from .recipe import ExpertRecipe, Recipe, load_recipe
-from .records import GroundingRecord, chosen_labels, drawn, fraction_of, load_records
+from .records import GroundingRecord, chosen_labels, drawn, fraction_of, load_records, readable
+from .remember import known_labels, with_known
 from .run_report import Scores, measure, write_run
 from .trainer import freeze, train_expert
 
@@ -64,6 +65,8 @@ class Settings:
     pictures: int | None = _setting("at most so many training pictures, drawn by chance")
     labels: list[str] | None = _setting("only these labels; the others count as unknown, not as absent")
     exclude: list[str] | None = _setting("all labels but these")
+    remember: bool = _setting("learn what the model finds for the labels it knows, too, against forgetting", True)
+    known: list[str] | None = _setting("labels to remember (default: those that the checkpoint names)")
     replay: str | None = _setting("older data that is mixed in against forgetting, as --data")
     replay_share: float = _setting("pictures of --replay per picture of --data", 0.5)
     epochs: float | None = _setting("instead of the recipe's")
@@ -141,11 +144,13 @@ def _resize(model: Any, processor: Any, modality: str, expert: ExpertRecipe) -> 
 
 @dataclass
 class Data:
-    """The pictures of a run: training, validation, and labels of other body parts."""
+    """The pictures of a run: for training, for validation, and all whose labels are negatives of other body parts;
+    and validation pictures that cannot be read."""
 
     train: list[GroundingRecord]
     validation: list[GroundingRecord]
     everything: list[GroundingRecord]
+    broken: dict[str, str]
 
 
 def load_data(settings: Settings) -> Data:
@@ -169,7 +174,9 @@ def load_data(settings: Settings) -> Data:
         factor = share * total / sum(r.weight for r in older)
         older = [replace(record, weight=record.weight * factor) for record in older]
         train, everything = train + older, everything + older
-    return Data(train, [r for r in records if r.split == "validation"], everything)
+    broken: dict[str, str] = {}
+    validation = readable([r for r in records if r.split == "validation"], broken)
+    return Data(train, validation, everything, broken)
 
 
 def make_dataset(settings: Settings, data: Data, processor: MedGlipProcessor) -> GroundingDataset:
@@ -197,6 +204,9 @@ def run(settings: Settings) -> dict[str, Any]:
     recipe, out = resolved_recipe(settings), Path(settings.out)
     data = load_data(settings)
     model, processor = load_base(settings, recipe)
+    known = settings.known or known_labels(model.config, settings.modality)
+    if settings.remember and known:
+        data.train = with_known(model, processor, data.train, known)
     dataset = make_dataset(settings, data, processor)
     if settings.dry_run:
         return _dry_run(dataset, data, out)
@@ -222,9 +232,13 @@ def run(settings: Settings) -> dict[str, Any]:
         gradient_accumulation_steps=settings.accumulate, activation_checkpointing=settings.checkpointing,
         dataloader_num_workers=settings.workers, **_tensorboard(out),
     )  # fmt: skip
+    learned = {label for record in data.train for label in record.labels}
+    model.config.label_hierarchy = {"trained_labels": {settings.modality: sorted({*known, *learned})}}
     folder = save(trained, processor, out / ("adapter" if settings.lora else "expert"))
     after = measure(_plain(trained), processor, data.validation)
-    results = write_run(out, settings, recipe, data, before, after, trainer.state.log_history, dataset.broken)
+    results = write_run(
+        out, settings, recipe, data, before, after, trainer.state.log_history, {**data.broken, **dataset.broken}
+    )
     if settings.push_to_hub:
         push(trained, processor, settings.push_to_hub)
     logger.info("saved %s", folder)

@@ -9,6 +9,7 @@ serve as negatives, for an organ that nobody drew is not absent.
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
@@ -20,11 +21,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from modeling_medglip.configuration_medglip import MODALITIES, resolve_modality
+from modeling_medglip.errors import one_line
 from modeling_medglip.image_processing_medglip import estimate_window
 from modeling_medglip.phrases import names_a_side
 from modeling_medglip.yaml_files import load_yaml
 
 
+logger = logging.getLogger(__name__)
 HINTS_FILE = Path(__file__).with_name("hints.yaml")
 # What `make data` builds.
 DEFAULT_DATA = os.environ.get("MEDGLIP_DATA", "out/data")
@@ -211,6 +214,19 @@ class _Channel:
 
     def __call__(self) -> NDArray:
         return np.ascontiguousarray(self.loader()[..., self.channel])
+
+
+def readable(records: Sequence[GroundingRecord], broken: dict[str, str]) -> list[GroundingRecord]:
+    """The records whose pictures can be decoded; the others are named in `broken`, with the reason."""
+    kept = []
+    for record in records:
+        try:
+            record.load()
+            kept.append(record)
+        except (OSError, ValueError, SyntaxError) as error:
+            broken[record.image_id] = one_line(error, 120)
+            logger.warning("left out: %s", one_line(f"{record.image_id}: {error}", 200))
+    return kept
 
 
 def chosen_labels(

@@ -5,6 +5,7 @@ survive whatever happens while one is written."""
 from __future__ import annotations
 
 import json
+import logging
 import shutil
 import sys
 from collections.abc import Callable
@@ -13,7 +14,7 @@ from typing import Any, cast
 
 import torch
 from torch import nn
-from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from modeling_medglip.modeling_medglip import MedGlipExpert, MedGlipForObjectDetection
@@ -22,6 +23,7 @@ from .ema import EmaCallback
 from .recipe import ExpertRecipe, Optimisation
 
 
+logger = logging.getLogger(__name__)
 TRAINER_STATE = "trainer_state.json"
 BEST_METRIC = "eval_AP"
 
@@ -37,6 +39,16 @@ class EpochCallback(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         self.dataset.set_epoch(int((state.epoch or 0) + 1e-6))
+
+
+class LogCallback(TrainerCallback):
+    """Tells the log, not the standard output, how a run goes."""
+
+    def on_log(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: Any = None, **kwargs: Any
+    ) -> None:
+        text = ", ".join(f"{name} {float(value):.4g}" for name, value in (logs or {}).items() if name != "epoch")
+        logger.info("epoch %.2f of %g: %s", state.epoch or 0, args.num_train_epochs, text)
 
 
 class GroundingTrainer(Trainer):
@@ -60,6 +72,9 @@ class GroundingTrainer(Trainer):
         self.ema, self.measure = ema, measure
         callbacks = [*kwargs.pop("callbacks", ()), *([ema] if ema else [])]
         super().__init__(*args, callbacks=callbacks, **kwargs)
+        if self.args.disable_tqdm:
+            self.remove_callback(PrinterCallback)
+            self.add_callback(LogCallback)
         self.optimisation = optimisation
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
@@ -103,6 +118,10 @@ class GroundingTrainer(Trainer):
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
         """The model, and the averaged weights before older checkpoints are removed."""
+        model = cast(nn.Module, self.model)
+        if state_dict is None and not hasattr(model, "save_pretrained"):  # a baseline: safetensors wants plain tensors
+            tensors = model.state_dict().items()
+            state_dict = {name: tensor.clone(memory_format=torch.contiguous_format) for name, tensor in tensors}
         super()._save(output_dir, state_dict)
         if self.ema is not None and self.args.should_save and output_dir is not None:
             self.ema.save(Path(output_dir))

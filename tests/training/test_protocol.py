@@ -1,0 +1,77 @@
+# Copyright 2026 The MedGLIP authors. Licensed under the Apache License, Version 2.0.
+"""The comparison in small: rows are run once, kept, and shown."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.modeling_medglip.tiny_checkpoint import save_tiny_checkpoint
+from training import protocol
+from training.baselines.deformable_detr import DeformableDetrDetector
+from training.finetune import load_base
+
+from .tiny_data import make_data
+
+
+@pytest.fixture
+def tiny(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Tiny networks in the place of the recipe's."""
+    checkpoint = save_tiny_checkpoint(tmp_path / "checkpoint")
+
+    def base(settings: Any, recipe: Any) -> Any:
+        settings.model = str(checkpoint)
+        return load_base(settings, recipe)
+
+    def small(labels: Any) -> DeformableDetrDetector:
+        return DeformableDetrDetector(labels, width=64, layers=1, queries=10, pretrained=False)
+
+    monkeypatch.setattr(protocol, "load_base", base)
+    monkeypatch.setattr(protocol, "DeformableDetrDetector", small)
+    return make_data(tmp_path / "data")
+
+
+def test_all_rows(tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = [
+        "--data",
+        str(tiny),
+        "--modality",
+        "CT",
+        "--epochs",
+        "1",
+        "--size",
+        "64",
+        "--out",
+        str(tmp_path / "out"),
+    ]
+    assert protocol.main(arguments) == 0
+    printed = capsys.readouterr().out
+    measured = json.loads((tmp_path / "out" / "protocol.json").read_text(encoding="utf-8"))
+    rows = measured["modalities"]["ct"]["rows"]
+    assert list(rows) == list(protocol.ROWS)
+    assert rows["zero-shot"]["pictures"] == {"train": 0, "validation": 1}
+    assert rows["10 %"]["pictures"]["train"] < rows["100 %"]["pictures"]["train"] == 3
+    assert all(set(row["labels"]) == {"left kidney", "right kidney"} for row in rows.values())
+    assert printed == (tmp_path / "out" / "protocol.md").read_text(encoding="utf-8") and "| ct | 1 |" in printed
+
+
+def test_rows_that_are_done_are_kept(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    arguments = ["--data", str(tiny), "--modality", "ct", "--size", "64", "--row", "zero-shot", "--out", str(tmp_path)]
+    assert protocol.main(arguments) == 0
+    before = (tmp_path / "protocol.json").read_bytes()
+    monkeypatch.setattr(protocol, "run_row", lambda *arguments: pytest.fail("it is done"))
+    assert protocol.main(arguments) == 0 and (tmp_path / "protocol.json").read_bytes() == before
+
+
+def test_one_line_errors(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert protocol.main(["--data", str(tmp_path / "none"), "--modality", "ct", "--out", str(tmp_path)]) == 2
+    assert capsys.readouterr().err.splitlines()[-1].startswith("error: ")
+
+
+def test_cells() -> None:
+    row = {"mean": {"AP": 0.5, "AP50": 0.75}, "well_shown": {"AP": None, "AP50": None}}
+    assert protocol._cell(row) == "50.0 / 75.0" and protocol._cell(None) == "-"
+    assert protocol._cell({**row, "well_shown": {"AP": 0.6, "AP50": 0.8}}) == "50.0 / 75.0 (60.0 / 80.0)"

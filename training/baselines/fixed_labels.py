@@ -1,0 +1,70 @@
+# Copyright 2026 The MedGLIP authors. Licensed under the Apache License, Version 2.0.
+"""Batches and questions for detectors with a fixed list of labels, in the form of those for grounding: a label of the
+prompt is one "token", the number of its row."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from transformers import BatchFeature
+
+from modeling_medglip.processing_medglip import MedGlipProcessor
+
+
+class FixedLabelCollator:
+    """Examples of a `GroundingDataset` whose prompts are plain labels -> a batch for a fixed-label detector.
+
+    Args:
+        labels (`Sequence[str]`): in the order of the detector's rows.
+    """
+
+    def __init__(self, labels: Sequence[str]) -> None:
+        self.rows = {label: row for row, label in enumerate(labels)}
+
+    def __call__(self, examples: Sequence[dict[str, Any]]) -> dict[str, Any]:
+        """`pixel_values` (B, 3, H, W), `known` (B, labels) bool, `labels` with the rows as classes, `modality`."""
+        known = torch.zeros(len(examples), len(self.rows), dtype=torch.bool)
+        targets = []
+        for number, example in enumerate(examples):
+            rows = torch.tensor([self.rows[name] for name in example["text_labels"]], dtype=torch.int64)
+            known[number, rows] = True
+            target = example["labels"]
+            targets.append({"boxes": target["boxes"], "class_labels": rows[target["class_labels"]]})
+        return {
+            "pixel_values": torch.stack([example["pixel_values"] for example in examples]),
+            "known": known,
+            "labels": targets,
+            "modality": [example["modality"] for example in examples],
+        }
+
+
+class FixedLabelProcessor:
+    """Asks a fixed-label detector in the words of a grounding processor, so that both are measured by one routine.
+
+    Args:
+        processor ([`MedGlipProcessor`]): its pictures and its way from outputs to boxes are used.
+        labels (`Sequence[str]`): in the order of the detector's rows.
+    """
+
+    def __init__(self, processor: MedGlipProcessor, labels: Sequence[str]) -> None:
+        self.processor = processor
+        self.rows = {label: row for row, label in enumerate(labels)}
+
+    def __call__(
+        self, images: Any, text: Sequence[Sequence[str]], modality: Any, return_tensors: str = "pt"
+    ) -> BatchFeature:
+        """As the grounding processor; labels that the detector does not have get no row, and no box."""
+        pictures = self.processor.image_processor(images, modality=modality, return_tensors=return_tensors)
+        most = max(len(labels) for labels in text)
+        tokens = torch.zeros(len(text), most, len(self.rows), dtype=torch.bool)
+        for number, labels in enumerate(text):
+            for place, label in enumerate(labels):
+                if label in self.rows:
+                    tokens[number, place, self.rows[label]] = True
+        return BatchFeature({**pictures, "label_tokens": tokens, "text_labels": [list(labels) for labels in text]})
+
+    def post_process_grounded_object_detection(self, outputs: Any, inputs: Any, **settings: Any) -> Any:
+        """See [`MedGlipProcessor.post_process_grounded_object_detection`]."""
+        return self.processor.post_process_grounded_object_detection(outputs, inputs, **settings)
