@@ -22,7 +22,9 @@ import torch
 import yaml
 
 from .dataset import foreign_labels
+from .intervals import interval
 from .metrics import Detections, LabelScore, average_precision, precision_recall, side_confusion, top_scores
+from .phrase_metrics import calibration_error, froc, on_negatives, phrase_scores
 from .prompts import SYNONYMS_FILE, Vocabulary
 from .records import DEFAULT_DATA, MODALITIES, GroundingRecord, load_records
 from .report import write_page
@@ -160,12 +162,17 @@ def evaluate_modality(
         `AP`, `AP50` (means over labels, all sources together), `AP50_well_shown` (labels with at least 30 training
         pictures), `labels` and `sources` (each with its own `labels`: AP, AP50, counts), `side_confusion`,
         `scores` (medians of best scores of present, absent and foreign labels), `at_threshold` (precision, recall and
-        wrong boxes per picture at the default threshold), `synonyms`, `seconds_per_image`.
+        wrong boxes per picture at the default threshold), `phrases`, `froc`, `negatives`, `calibration_error` (see
+        `phrase_metrics.py`), `synonyms`, `seconds_per_image`; `AP_interval` and `AP50_interval`, 95 % bootstrap
+        intervals of the means over patients.
     """
     asked = source_labels(records)
     prompts = [asked[f"{record.modality}/{record.source}"] for record in records]
     found, seconds = detect(model, processor, records, prompts, batch_size)
     summary = _summary(records, found, train_records)
+    if summary["labels"]:
+        edges = interval(records, found, list(summary["labels"]))
+        summary |= {f"{name}_interval": list(pair) for name, pair in edges.items()}
     summary["sources"] = {}
     for source in dict.fromkeys(record.source for record in records):
         chosen = [index for index, record in enumerate(records) if record.source == source]
@@ -185,6 +192,10 @@ def evaluate_modality(
             "foreign": _foreign_floor(model, processor, records, other_labels, batch_size),
         },
         "at_threshold": precision_recall(records, found, THRESHOLD),
+        "phrases": phrase_scores(records, found),
+        "froc": froc(records, found),
+        "negatives": on_negatives(records, found, THRESHOLD),
+        "calibration_error": calibration_error(records, found),
         "synonyms": _check_wordings(model, processor, records, found, checks, batch_size),
         "seconds_per_image": seconds,
     }

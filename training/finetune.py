@@ -68,6 +68,7 @@ class Settings:
     remember: bool = _setting("learn what the model finds for the labels it knows, too, against forgetting", True)
     known: list[str] | None = _setting("labels to remember (default: those that the checkpoint names)")
     replay: str | None = _setting("older data that is mixed in against forgetting, as --data")
+    replay_exclude: list[str] | None = _setting("labels of --replay that are left out of it")
     replay_share: float = _setting("pictures of --replay per picture of --data", 0.5)
     epochs: float | None = _setting("instead of the recipe's")
     batch: int | None = _setting("pictures per step, instead of the recipe's")
@@ -169,7 +170,7 @@ def load_data(settings: Settings) -> Data:
         raise ValueError(f"{settings.data}: no training picture has a box, so there is nothing to find in them")
     everything = list(train)
     if settings.replay:
-        older = load_records(settings.replay, settings.modality, "train")
+        older = chosen_labels(load_records(settings.replay, settings.modality, "train"), None, settings.replay_exclude)
         total, share = sum(r.weight for r in train), settings.replay_share
         factor = share * total / sum(r.weight for r in older)
         older = [replace(record, weight=record.weight * factor) for record in older]

@@ -68,11 +68,17 @@ def summary_table(results: dict[str, Any]) -> str:
     header += ["side confusion %", "best score, present", "absent", "foreign", "s per image"]
     rows = []
     for modality, result in results["modalities"].items():
-        row = [modality, result["train_images"], result["images"], percent(result["AP50"]), percent(result["AP"])]
+        found = _with_interval(result["AP50"], result.get("AP50_interval"))
+        row = [modality, result["train_images"], result["images"], found, percent(result["AP"])]
         row += [percent(result["AP50_well_shown"]), percent(result["side_confusion"]["share"])]
         row += [_plain(result["scores"][key]) for key in ("present", "absent", "foreign")]
         rows.append([*row, _plain(result["seconds_per_image"])])
     return table(header, rows)
+
+
+def _with_interval(value: float | None, edges: list[float] | None) -> str:
+    """A figure with its 95 % interval, where that was measured."""
+    return percent(value) if edges is None else f"{percent(value)} ({percent(edges[0])} to {percent(edges[1])})"
 
 
 def threshold_table(results: dict[str, Any]) -> str:
