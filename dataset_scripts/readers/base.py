@@ -170,9 +170,17 @@ def stem_of(path: Path, pattern: str) -> str:
     last = pattern.rpartition("/")[2]
     wild = {"*": "(.*)", "?": "(.)"}
     parts = [part for part in re.split(r"(\*|\?|\[[^]]+\])", last) if part]
-    expression = "".join(wild.get(part) or (f"({part})" if part[0] == "[" else re.escape(part)) for part in parts)
+    expression = "".join(
+        wild.get(part) or (f"({_as_set(part)})" if part[0] == "[" else re.escape(part)) for part in parts
+    )
     match = re.fullmatch(expression, path.name)
     return "".join(match.groups()) if match else path.stem
+
+
+def _as_set(part: str) -> str:
+    """A pattern's `[...]` as a regular expression's: `!` at its start means not, and `[` is a character like others."""
+    inner = part[1:-1].replace("\\", "\\\\").replace("[", "\\[")
+    return f"[^{inner[1:]}]" if inner.startswith("!") else f"[{inner}]"
 
 
 def sibling(path: Path, template: str, pattern: str, root: Path) -> str:

@@ -293,6 +293,7 @@ def test_stems() -> None:
     assert stem_of(Path("x/other.png"), "*.jpg") == "other"
     assert stem_of(Path("x/amos_0507.nii.gz"), "images*/amos_0[5-6]*.nii.gz") == "507"
     assert stem_of(Path("a[1].png"), "a[[]?].png") == "[1"
+    assert stem_of(Path("b7.png"), "[!a]*.png") == "b7" and stem_of(Path("a7.png"), "[!a]*.png") == "a7"
 
 
 @pytest.mark.parametrize("name", ["..", "a/../../b", "/etc/passwd", "a\\b", "a\0b"])
