@@ -178,7 +178,7 @@ def stem_of(path: Path, pattern: str) -> str:
 
 
 def _as_set(part: str) -> str:
-    """A pattern's `[...]` as a regular expression's: `!` at its start means not, and `[` is a character like others."""
+    """A pattern's `[...]` as a regular expression's: `!` at its start means not, `[` is a character like others."""
     inner = part[1:-1].replace("\\", "\\\\").replace("[", "\\[")
     return f"[^{inner[1:]}]" if inner.startswith("!") else f"[{inner}]"
 
