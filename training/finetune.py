@@ -145,11 +145,12 @@ def _resize(model: Any, processor: Any, modality: str, expert: ExpertRecipe) -> 
 
 @dataclass
 class Data:
-    """The pictures of a run: for training, for validation, and all whose labels are negatives of other body parts;
-    and validation pictures that cannot be read."""
+    """The pictures of a run: for training, for validation, older ones on which forgetting is measured, and all whose
+    labels are negatives of other body parts; and validation pictures that cannot be read."""
 
     train: list[GroundingRecord]
     validation: list[GroundingRecord]
+    older: list[GroundingRecord]
     everything: list[GroundingRecord]
     broken: dict[str, str]
 
@@ -168,16 +169,18 @@ def load_data(settings: Settings) -> Data:
         raise ValueError(f"{settings.data}: no training pictures of {settings.modality}")
     if not any(record.labels for record in train):
         raise ValueError(f"{settings.data}: no training picture has a box, so there is nothing to find in them")
-    everything = list(train)
+    everything, broken = list(train), dict[str, str]()
+    kept: list[GroundingRecord] = []
     if settings.replay:
-        older = chosen_labels(load_records(settings.replay, settings.modality, "train"), None, settings.replay_exclude)
+        whole = chosen_labels(load_records(settings.replay, settings.modality), None, settings.replay_exclude)
+        older = [record for record in whole if record.split == "train"]
+        kept = readable([record for record in whole if record.split == "validation"], broken)
         total, share = sum(r.weight for r in train), settings.replay_share
         factor = share * total / sum(r.weight for r in older)
         older = [replace(record, weight=record.weight * factor) for record in older]
         train, everything = train + older, everything + older
-    broken: dict[str, str] = {}
     validation = readable([r for r in records if r.split == "validation"], broken)
-    return Data(train, validation, everything, broken)
+    return Data(train, validation, kept, everything, broken)
 
 
 def make_dataset(settings: Settings, data: Data, processor: MedGlipProcessor) -> GroundingDataset:
@@ -213,7 +216,7 @@ def run(settings: Settings) -> dict[str, Any]:
         return _dry_run(dataset, data, out)
     logger.info("%d pictures, %d presentations per epoch", len(data.train), len(dataset))
     torch.manual_seed(settings.seed)
-    before = measure(model, processor, data.validation)
+    before, known_before = (measure(model, processor, part) for part in (data.validation, data.older))
     trained: nn.Module = model
     if settings.lora:
         trained = add_adapter(model, settings.modality, settings.rank)
@@ -236,9 +239,10 @@ def run(settings: Settings) -> dict[str, Any]:
     learned = {label for record in data.train for label in record.labels}
     model.config.label_hierarchy = {"trained_labels": {settings.modality: sorted({*known, *learned})}}
     folder = save(trained, processor, out / ("adapter" if settings.lora else "expert"))
-    after = measure(_plain(trained), processor, data.validation)
+    after, known_after = (measure(_plain(trained), processor, part) for part in (data.validation, data.older))
+    scores = {"before": before, "after": after, "known_before": known_before, "known_after": known_after}
     results = write_run(
-        out, settings, recipe, data, before, after, trainer.state.log_history, {**data.broken, **dataset.broken}
+        out, settings, recipe, data, scores, trainer.state.log_history, {**data.broken, **dataset.broken}
     )
     if settings.push_to_hub:
         push(trained, processor, settings.push_to_hub)

@@ -63,19 +63,25 @@ def write_run(
     settings: Any,
     recipe: Any,
     data: Any,
-    before: Scores,
-    after: Scores,
+    scores: Mapping[str, Scores],
     history: Sequence[Mapping[str, Any]],
     broken: Mapping[str, str],
 ) -> dict[str, Any]:
-    """Write `results.json`, `history.png` and `README.md` into a run's folder; returns what the first holds."""
+    """Write `results.json`, `history.png` and `README.md` into a run's folder.
+
+    Args:
+        scores: `before` and `after` on the run's own validation pictures, `known_before` and `known_after` on the
+            older data's.
+
+    Returns:
+        what `results.json` holds.
+    """
     results = {
         "schema": SCHEMA,
         "settings": {name: value for name, value in asdict(settings).items() if name not in PRIVATE},
         "recipe": asdict(recipe.optimisation) | asdict(recipe.expert(settings.modality)),
         "pictures": {"train": len(data.train), "validation": len(data.validation), "broken": len(broken)},
-        "before": before.as_dict(),
-        "after": after.as_dict(),
+        **{name: found.as_dict() for name, found in scores.items()},
     }
     write_text(out / "results.json", json.dumps(results, indent=1, allow_nan=False) + "\n")
     write_bytes(out / "history.png", plot(history))
@@ -123,14 +129,22 @@ def card(settings: Any, results: Mapping[str, Any]) -> str:
         f"# MedGLIP, {settings.modality}: trained further", "",
         f"{kind} trained by `python -m training.finetune` on {pictures['train']} pictures, measured on",
         f"{pictures['validation']} of other patients. For research use; not a medical device.", "",
-        "| label | AP50 before | after | AP before | after |", "|---|---:|---:|---:|---:|",
     ]  # fmt: skip
-    before, after = results["before"], results["after"]
+    lines += _table(results["before"], results["after"])
+    if results["known_after"]["labels"]:
+        lines += ["", "Labels of the older data, on its own validation pictures:", ""]
+        lines += _table(results["known_before"], results["known_after"])
+    return "\n".join(lines) + "\n"
+
+
+def _table(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
+    """AP50 and AP of every label, before and after."""
+    lines = ["| label | AP50 before | after | AP before | after |", "|---|---:|---:|---:|---:|"]
     rows = [(name, before["labels"].get(name, {}), after["labels"][name]) for name in after["labels"]]
     for name, first, last in [*rows, ("**mean**", before["mean"], after["mean"])]:
         cells = [_percent(part.get(key)) for key in ("AP50", "AP") for part in (first, last)]
         lines.append(f"| {name.replace('|', ' ')} | {' | '.join(cells)} |")
-    return "\n".join(lines) + "\n"
+    return lines
 
 
 def _percent(value: float | None) -> str:

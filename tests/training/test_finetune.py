@@ -99,6 +99,15 @@ class TestRuns:
         weight = sum(record.weight for record in own.train[:3])
         assert len(own.train) == 6 and sum(r.weight for r in own.train[3:]) == pytest.approx(weight / 2)
 
+    def test_what_was_known_is_measured_too(self, checkpoint: Path, data: Path, tmp_path: Path) -> None:
+        own = ["--labels", "liver", "--replay", str(data), "--replay_exclude", "liver"]
+        assert main(command(checkpoint, data, tmp_path, "--lora", *own)) == 0
+        results = json.loads((tmp_path / "results.json").read_text(encoding="utf-8"))
+        assert set(results["known_before"]["labels"]) == set(results["known_after"]["labels"])
+        assert set(results["known_after"]["labels"]) == {"left kidney", "right kidney"}
+        card = (tmp_path / "README.md").read_text(encoding="utf-8")
+        assert "Labels of the older data" in card and "| right kidney |" in card
+
     def test_only_some_labels_and_pictures(self, data: Path) -> None:
         own = load_data(Settings(str(data), "ct", exclude=["liver"]))
         assert all("liver" not in record.annotated for record in own.train + own.validation)
