@@ -24,7 +24,8 @@ import yaml
 from .dataset import foreign_labels
 from .intervals import interval
 from .metrics import Detections, LabelScore, average_precision, precision_recall, side_confusion, top_scores
-from .phrase_metrics import calibration_error, froc, on_negatives, phrase_scores
+from .phrase_metrics import calibration_error, froc, on_negatives, phrase_scores, reliability
+from .plots import write_plots
 from .prompts import SYNONYMS_FILE, Vocabulary
 from .records import DEFAULT_DATA, MODALITIES, GroundingRecord, load_records
 from .report import write_page
@@ -162,9 +163,9 @@ def evaluate_modality(
         `AP`, `AP50` (means over labels, all sources together), `AP50_well_shown` (labels with at least 30 training
         pictures), `labels` and `sources` (each with its own `labels`: AP, AP50, counts), `side_confusion`,
         `scores` (medians of best scores of present, absent and foreign labels), `at_threshold` (precision, recall and
-        wrong boxes per picture at the default threshold), `phrases`, `froc`, `negatives`, `calibration_error` (see
-        `phrase_metrics.py`), `synonyms`, `seconds_per_image`; `AP_interval` and `AP50_interval`, 95 % bootstrap
-        intervals of the means over patients.
+        wrong boxes per picture at the default threshold), `phrases`, `froc`, `negatives`, `reliability`,
+        `calibration_error` (see `phrase_metrics.py`), `synonyms`, `seconds_per_image`; `AP_interval` and
+        `AP50_interval`, 95 % bootstrap intervals of the means over patients.
     """
     asked = source_labels(records)
     prompts = [asked[f"{record.modality}/{record.source}"] for record in records]
@@ -178,6 +179,7 @@ def evaluate_modality(
         chosen = [index for index, record in enumerate(records) if record.source == source]
         part = [record for record in train_records if record.source == source]
         summary["sources"][source] = _summary([records[i] for i in chosen], [found[i] for i in chosen], part)
+    bins = reliability(records, found)
     confusion = side_confusion(records, found, Vocabulary.load().partner)
     wrong, total = (sum(counts[i] for counts in confusion.values()) for i in range(2))
     return {
@@ -195,7 +197,8 @@ def evaluate_modality(
         "phrases": phrase_scores(records, found),
         "froc": froc(records, found),
         "negatives": on_negatives(records, found, THRESHOLD),
-        "calibration_error": calibration_error(records, found),
+        "reliability": bins,
+        "calibration_error": calibration_error(bins),
         "synonyms": _check_wordings(model, processor, records, found, checks, batch_size),
         "seconds_per_image": seconds,
     }
@@ -319,6 +322,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         out.mkdir(parents=True, exist_ok=True)
         (out / "results.json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
         write_page(out / "results.json", out / "results.md")
+        write_plots(results, out)
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

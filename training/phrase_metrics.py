@@ -14,7 +14,7 @@ from .records import GroundingRecord
 
 # False boxes per picture at which FROC is read, as in the LUNA16 challenge.
 FALSE_PER_IMAGE = (0.125, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
-BINS = 10
+BINS, LEAST_SCORE = 10, 0.05
 
 
 def phrase_scores(records: Sequence[GroundingRecord], detections: Sequence[Detections]) -> dict[str, float | None]:
@@ -89,20 +89,32 @@ def on_negatives(
     }
 
 
-def calibration_error(records: Sequence[GroundingRecord], detections: Sequence[Detections]) -> float | None:
-    """Expected calibration error: by how much scores differ from the share of right boxes, over ten equal bins of
-    scores, weighted by their boxes; of boxes over 0.05."""
+def reliability(records: Sequence[GroundingRecord], detections: Sequence[Detections]) -> list[dict[str, float]]:
+    """Scores against what they turn out to be, over ten equal bins of the scores of boxes over `LEAST_SCORE`.
+
+    Returns:
+        for every bin with a box its mean `score`, the share of its boxes that are `right`, and their number `boxes`.
+    """
     scores, right = _all_boxes(records, detections)
-    scores, right = scores[scores > 0.05], right[scores > 0.05]
-    if not len(scores):
-        return None
+    scores, right = scores[scores > LEAST_SCORE], right[scores > LEAST_SCORE]
     bins = np.minimum((scores * BINS).astype(int), BINS - 1)
-    gaps = [
-        abs(float(scores[bins == n].mean()) - float(right[bins == n].mean())) * int((bins == n).sum())
-        for n in range(BINS)
-        if (bins == n).any()
+    return [
+        {
+            "score": float(scores[bins == number].mean()),
+            "right": float(right[bins == number].mean()),
+            "boxes": int((bins == number).sum()),
+        }
+        for number in range(BINS)
+        if (bins == number).any()
     ]
-    return float(sum(gaps) / len(scores))
+
+
+def calibration_error(bins: Sequence[dict[str, float]]) -> float | None:
+    """Expected calibration error: by how much scores differ from the share of right boxes, over the bins of
+    [`reliability`], weighted by their boxes; `None` without any."""
+    total = sum(entry["boxes"] for entry in bins)
+    gap = sum(abs(entry["score"] - entry["right"]) * entry["boxes"] for entry in bins)
+    return gap / total if total else None
 
 
 def _all_boxes(

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from training.metrics import Detections
-from training.phrase_metrics import calibration_error, froc, on_negatives, phrase_scores
+from training.phrase_metrics import calibration_error, froc, on_negatives, phrase_scores, reliability
 
 from .tiny_data import record
 
@@ -69,6 +69,7 @@ def test_scores_that_say_what_they_mean() -> None:
         records.append(record([LIVER], ["liver"]))
         honest.append(found(("liver", float(score), LIVER if right else SPLEEN)))
         boastful.append(found(("liver", 0.99, LIVER if right else SPLEEN)))
-    error, worse = calibration_error(records, honest), calibration_error(records, boastful)
+    error, worse = (calibration_error(reliability(records, part)) for part in (honest, boastful))
     assert error is not None and error < 0.04 and worse is not None and worse > 0.3
-    assert calibration_error([], []) is None
+    assert calibration_error(reliability([], [])) is None
+    assert sum(entry["boxes"] for entry in reliability(records, honest)) == 3000
