@@ -145,10 +145,11 @@ def _resize(model: Any, processor: Any, modality: str, expert: ExpertRecipe) -> 
 
 @dataclass
 class Data:
-    """The pictures of a run: for training, for validation, older ones on which forgetting is measured, and all whose
-    labels are negatives of other body parts; and validation pictures that cannot be read."""
+    """The pictures of a run: for training, of which the first `own` are not replayed; for validation; older ones on
+    which forgetting is measured; all whose labels are negatives of other body parts; and what cannot be read."""
 
     train: list[GroundingRecord]
+    own: int
     validation: list[GroundingRecord]
     older: list[GroundingRecord]
     everything: list[GroundingRecord]
@@ -169,7 +170,7 @@ def load_data(settings: Settings) -> Data:
         raise ValueError(f"{settings.data}: no training pictures of {settings.modality}")
     if not any(record.labels for record in train):
         raise ValueError(f"{settings.data}: no training picture has a box, so there is nothing to find in them")
-    everything, broken = list(train), dict[str, str]()
+    own, everything, broken = len(train), list(train), dict[str, str]()
     kept: list[GroundingRecord] = []
     if settings.replay:
         whole = chosen_labels(load_records(settings.replay, settings.modality), None, settings.replay_exclude)
@@ -180,7 +181,7 @@ def load_data(settings: Settings) -> Data:
         older = [replace(record, weight=record.weight * factor) for record in older]
         train, everything = train + older, everything + older
     validation = readable([r for r in records if r.split == "validation"], broken)
-    return Data(train, validation, kept, everything, broken)
+    return Data(train, own, validation, kept, everything, broken)
 
 
 def make_dataset(settings: Settings, data: Data, processor: MedGlipProcessor) -> GroundingDataset:

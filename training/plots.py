@@ -39,7 +39,7 @@ def froc_plot(parts: Mapping[str, Mapping[str, Any]]) -> bytes:
     axes.set(xlabel="false boxes per picture", ylabel="true boxes found, %", ylim=(0, 101), title="FROC, all labels")
     axes.grid(alpha=0.3)
     axes.legend(loc="lower right")
-    return _png(figure)
+    return png_of(figure)
 
 
 def reliability_plot(parts: Mapping[str, Mapping[str, Any]]) -> bytes:
@@ -55,10 +55,11 @@ def reliability_plot(parts: Mapping[str, Mapping[str, Any]]) -> bytes:
     axes.set(xlabel="score", ylabel="share of right boxes", xlim=(0, 1), ylim=(0, 1.01), title="Reliability")
     axes.grid(alpha=0.3)
     axes.legend(loc="upper left")
-    return _png(figure)
+    return png_of(figure)
 
 
-def _png(figure: Any) -> bytes:
+def png_of(figure: Any) -> bytes:
+    """A figure of matplotlib as PNG, the same bytes each time."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=110, metadata={"Software": None})
     return buffer.getvalue()

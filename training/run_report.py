@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -16,6 +15,7 @@ from modeling_medglip.results import write_bytes, write_text
 
 from .evaluate import detect, source_labels
 from .metrics import average_precision
+from .plots import png_of
 from .records import GroundingRecord
 
 
@@ -80,7 +80,12 @@ def write_run(
         "schema": SCHEMA,
         "settings": {name: value for name, value in asdict(settings).items() if name not in PRIVATE},
         "recipe": asdict(recipe.optimisation) | asdict(recipe.expert(settings.modality)),
-        "pictures": {"train": len(data.train), "validation": len(data.validation), "broken": len(broken)},
+        "pictures": {
+            "train": data.own,
+            "replayed": len(data.train) - data.own,
+            "validation": len(data.validation),
+            "broken": len(broken),
+        },
         **{name: found.as_dict() for name, found in scores.items()},
     }
     write_text(out / "results.json", json.dumps(results, indent=1, allow_nan=False) + "\n")
@@ -116,18 +121,17 @@ def plot(history: Sequence[Mapping[str, Any]]) -> bytes:
         right.set(ylabel="per cent", ylim=(0, 100))
         right.legend(loc="center right")
     axes.legend(loc="upper right")
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=110, metadata={"Software": None})
-    return buffer.getvalue()
+    return png_of(figure)
 
 
 def card(settings: Any, results: Mapping[str, Any]) -> str:
     """The outcome as Markdown."""
     kind = f"An adapter (LoRA, rank {settings.rank})" if settings.lora else "An expert"
     pictures = results["pictures"]
+    replayed = f" and {pictures['replayed']} older ones" if pictures["replayed"] else ""
     lines = [
         f"# MedGLIP, {settings.modality}: trained further", "",
-        f"{kind} trained by `python -m training.finetune` on {pictures['train']} pictures, measured on",
+        f"{kind} trained by `python -m training.finetune` on {pictures['train']} pictures{replayed}, measured on",
         f"{pictures['validation']} of other patients. For research use; not a medical device.", "",
     ]  # fmt: skip
     lines += _table(results["before"], results["after"])

@@ -52,7 +52,7 @@ class TestRuns:
         assert main(command(checkpoint, data, tmp_path, *more)) == 0
         results = json.loads((tmp_path / "results.json").read_text(encoding="utf-8"))
         assert set(results["after"]["labels"]) == set(results["before"]["labels"]) == {"left kidney", "right kidney"}
-        assert results["pictures"] == {"train": 3, "validation": 1, "broken": 0}
+        assert results["pictures"] == {"train": 3, "replayed": 0, "validation": 1, "broken": 0}
         text = json.dumps(results) + (tmp_path / "README.md").read_text(encoding="utf-8")
         assert str(tmp_path) not in text and str(data) not in text, "no paths of this machine"
         assert "| left kidney |" in text and Image.open(tmp_path / "history.png").width > 100
@@ -105,6 +105,7 @@ class TestRuns:
         results = json.loads((tmp_path / "results.json").read_text(encoding="utf-8"))
         assert set(results["known_before"]["labels"]) == set(results["known_after"]["labels"])
         assert set(results["known_after"]["labels"]) == {"left kidney", "right kidney"}
+        assert results["pictures"]["train"] == results["pictures"]["replayed"] == 3
         card = (tmp_path / "README.md").read_text(encoding="utf-8")
         assert "Labels of the older data" in card and "| right kidney |" in card
 
