@@ -7,6 +7,7 @@ says that none of its labels carries a side.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -28,6 +29,10 @@ class AugmentationRecipe:
         rotate_degrees, rotate_share: largest angle, and share of the pictures turned, where the source allows it.
         brightness, contrast, gamma, saturation, channel_gain (`tuple`): ranges of factors and exponents.
         blur_share, noise_share (`float`): share of pictures that are softened or get noise up to `noise_level`.
+        light_share, light (`float`): share of pictures under uneven light (a coil's bias field, a lamp, time gain),
+            and by how much the brightness differs at most from the mean towards an edge.
+        coarse_share, coarse: share of pictures that go through a smaller size, and the range of its factor.
+        jpeg_share, jpeg_quality: share of pictures that are compressed, and the range of the quality.
         attempts (`int`): draws of a geometry before the picture is left as it is.
     """
 
@@ -47,6 +52,12 @@ class AugmentationRecipe:
     blur_share: float = 0.1
     noise_share: float = 0.15
     noise_level: float = 0.03
+    light_share: float = 0.0
+    light: float = 0.35
+    coarse_share: float = 0.0
+    coarse: tuple[float, float] = (0.35, 0.8)
+    jpeg_share: float = 0.0
+    jpeg_quality: tuple[int, int] = (25, 80)
     attempts: int = 12
 
 
@@ -181,12 +192,39 @@ def draw_photometry(
         image = transforms.adjust_saturation(image, rng.uniform(*recipe.saturation))
         gains = torch.from_numpy(rng.uniform(*recipe.channel_gain, size=(3, 1, 1))).float()
         image = (image * gains).clamp_(0, 1)
+    if rng.random() < recipe.light_share:
+        image = (image * uneven_light(image.shape[1:], recipe.light, rng)).clamp_(0, 1)
+    if rng.random() < recipe.coarse_share:
+        image = through_smaller(image, rng.uniform(*recipe.coarse))
+    if rng.random() < recipe.jpeg_share:
+        image = compressed(image, int(rng.integers(*recipe.jpeg_quality)))
     if rng.random() < recipe.blur_share:
         image = transforms.gaussian_blur(image, [3, 3], [rng.uniform(0.4, 1.0)])
     if rng.random() < recipe.noise_share:
         noise = torch.from_numpy(rng.standard_normal(image.shape, dtype=np.float32))
         image = (image + noise * rng.uniform(0, recipe.noise_level)).clamp_(0, 1)
     return image
+
+
+def uneven_light(size: Sequence[int], most: float, rng: np.random.Generator) -> torch.Tensor:
+    """Smooth factors `(h, w)` round 1: a slope and a bend of at most `most` along a direction of chance."""
+    y, x = (torch.linspace(-1, 1, count) for count in size)
+    angle, slope, bend_by = rng.uniform(0, 2 * np.pi), rng.uniform(0, most), rng.uniform(-most, most)
+    along = (float(np.cos(angle)) * x[None] + float(np.sin(angle)) * y[:, None]) / np.sqrt(2)
+    return 1 + slope * along + bend_by * (along.square() - 1 / 6)
+
+
+def through_smaller(image: torch.Tensor, factor: float) -> torch.Tensor:
+    """A picture `(c, h, w)` in [0, 1] as if it had been taken with fewer pixels."""
+    full = image.shape[1:]
+    small = [max(1, round(side * factor)) for side in full]
+    image = torch.nn.functional.interpolate(image[None], size=small, mode="bilinear", antialias=True)
+    return torch.nn.functional.interpolate(image, size=full, mode="bilinear")[0]
+
+
+def compressed(image: torch.Tensor, quality: int) -> torch.Tensor:
+    """A picture `(1 or 3, h, w)` in [0, 1] after JPEG."""
+    return transforms.jpeg((image * 255).round().byte(), quality).float().div_(255)
 
 
 # CT ------------------------------------------------------------------------------------------------------------------

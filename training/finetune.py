@@ -97,12 +97,9 @@ def resolved_recipe(settings: Settings) -> Recipe:
     """
     recipe = load_recipe(settings.recipe or ("lora" if settings.lora else "full"))
     given = {name: getattr(settings, name) for name in ("epochs", "batch", "size", "anchor_scale")}
-    changes = {name: value for name, value in given.items() if value is not None}
-    expert = replace(recipe.expert(settings.modality), **changes)
-    optimisation = recipe.optimisation
     if settings.head_rate is not None:
-        optimisation = replace(optimisation, head_rate=settings.head_rate)
-    return replace(recipe, experts={**recipe.experts, settings.modality: expert}, optimisation=optimisation)
+        recipe = replace(recipe, optimisation=replace(recipe.optimisation, head_rate=settings.head_rate))
+    return recipe.changed([settings.modality], **given)
 
 
 def load_base(settings: Settings, recipe: Recipe) -> tuple[MedGlipForObjectDetection, MedGlipProcessor]:
@@ -184,14 +181,22 @@ def load_data(settings: Settings) -> Data:
     return Data(train, own, validation, kept, everything, broken)
 
 
-def make_dataset(settings: Settings, data: Data, processor: MedGlipProcessor) -> GroundingDataset:
-    """The training pictures with their prompts."""
+def make_dataset(
+    train: Sequence[GroundingRecord],
+    everything: Sequence[GroundingRecord],
+    processor: MedGlipProcessor,
+    recipe: Recipe,
+    seed: int = 0,
+) -> GroundingDataset:
+    """The training pictures with their prompts; negatives of other body parts are labels of `everything`."""
     return GroundingDataset(
-        data.train,
+        train,
         processor.image_processor,
-        seed=settings.seed,
+        seed=seed,
+        prompts=recipe.prompts,
+        augmentation=recipe.augmentation,
         # Of private data of one source all labels may be of one place: others come from what is known.
-        foreign={**foreign_labels(data.everything), "known": tuple(Vocabulary.load().words)},
+        foreign={**foreign_labels(everything), "known": tuple(Vocabulary.load().words)},
         token_length=phrase_length(processor.tokenizer),
     )
 
@@ -212,7 +217,7 @@ def run(settings: Settings) -> dict[str, Any]:
     known = settings.known or known_labels(model.config, settings.modality)
     if settings.remember and known:
         data.train = with_known(model, processor, data.train, known)
-    dataset = make_dataset(settings, data, processor)
+    dataset = make_dataset(data.train, data.everything, processor, recipe, settings.seed)
     if settings.dry_run:
         return _dry_run(dataset, data, out)
     logger.info("%d pictures, %d presentations per epoch", len(data.train), len(dataset))

@@ -30,9 +30,9 @@ from modeling_medglip.results import write_text
 from .baselines.closed_vocabulary import ClosedVocabularyDetector
 from .baselines.deformable_detr import DeformableDetrDetector
 from .baselines.fixed_labels import FixedLabelCollator, FixedLabelProcessor
-from .dataset import GroundingCollator, GroundingDataset, foreign_labels, phrase_length
-from .finetune import Settings, load_base
-from .prompts import PromptRecipe, Vocabulary
+from .dataset import GroundingCollator
+from .finetune import Settings, load_base, make_dataset
+from .prompts import PromptRecipe
 from .recipe import Recipe, load_recipe
 from .records import DEFAULT_DATA, GroundingRecord, fraction_of, load_records
 from .run_report import Scores, measure
@@ -100,14 +100,8 @@ def _trained(
         model = ClosedVocabularyDetector(base, labels)
     elif name == "Deformable DETR":
         model = DeformableDetrDetector(labels)
-    dataset = GroundingDataset(
-        train,
-        processor.image_processor,
-        seed=seed,
-        foreign={**foreign_labels(records), "known": tuple(Vocabulary.load().words)},
-        prompts=PLAIN if fixed else None,
-        token_length=phrase_length(processor.tokenizer),
-    )
+    prompts = PLAIN if fixed else recipe.prompts
+    dataset = make_dataset(train, records, processor, replace(recipe, prompts=prompts), seed)
     collator = FixedLabelCollator(labels) if fixed else GroundingCollator(processor)
     optimisation = recipe.optimisation
     if name == "Deformable DETR":  # the rates and the clipping it is trained with everywhere
@@ -191,10 +185,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         torch.set_num_threads(options.threads)
     torch.set_flush_denormal(True)
     try:
-        recipe = load_recipe(options.recipe)
-        changes = {key: value for key in ("epochs", "size") if (value := getattr(options, key)) is not None}
-        experts = {name: replace(recipe.expert(name), **changes) for name in options.modality}
-        recipe = replace(recipe, experts={**recipe.experts, **experts})
+        recipe = load_recipe(options.recipe).changed(options.modality, epochs=options.epochs, size=options.size)
         measured = protocol(options.modality, options.data, recipe, options.out, options.row, options.seed)
     except (ValueError, OSError, ModuleNotFoundError) as error:
         print(f"error: {one_line(error, 300)}", file=sys.stderr)

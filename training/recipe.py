@@ -3,7 +3,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,9 @@ import yaml
 
 from modeling_medglip.configuration_medglip import MODALITIES, MedGlipConfig, resolve_modality
 from modeling_medglip.yaml_files import load_yaml
+
+from .augmentation import AugmentationRecipe
+from .prompts import PromptRecipe
 
 
 RECIPES = Path(__file__).parent / "recipes"
@@ -69,11 +73,14 @@ class Recipe:
         optimisation ([`Optimisation`]).
         experts (`dict`): modality, or `any` for those that are not named, -> [`ExpertRecipe`].
         model (`dict`): the configuration of new experts; empty in recipes that only train further.
+        augmentation ([`~training.augmentation.AugmentationRecipe`]), prompts ([`~training.prompts.PromptRecipe`]).
     """
 
     optimisation: Optimisation
     experts: dict[str, ExpertRecipe]
     model: dict[str, Any] = field(default_factory=dict)
+    augmentation: AugmentationRecipe = AugmentationRecipe()
+    prompts: PromptRecipe = PromptRecipe()
 
     def expert(self, modality: str) -> ExpertRecipe:
         """What holds for one modality.
@@ -86,6 +93,12 @@ class Recipe:
         if found is None:
             raise ValueError(f"the recipe has no expert for {name}; it has {', '.join(self.experts)}")
         return found
+
+    def changed(self, modalities: Iterable[str], **values: Any) -> Recipe:
+        """The recipe with other fields of [`ExpertRecipe`] for some modalities; `None` leaves one as it is."""
+        given = {name: value for name, value in values.items() if value is not None}
+        experts = {name: replace(self.expert(name), **given) for name in map(resolve_modality, modalities)}
+        return replace(self, experts={**self.experts, **experts})
 
     def config(self, modality: str) -> MedGlipConfig:
         """The configuration of a new checkpoint with this one expert.
@@ -128,6 +141,8 @@ def load_recipe(path: Path | str = EMBEDDED_RECIPE) -> Recipe:
             for name, part in document.pop("experts").items()
         }
         model = document.pop("model", {})
+        augmentation = AugmentationRecipe(**_with_tuples(document.pop("augmentation", {})))
+        prompts = PromptRecipe(**_with_tuples(document.pop("prompts", {})))
         if document:
             raise TypeError(f"unknown keys {', '.join(map(str, document))}")
     except OSError:
@@ -136,4 +151,9 @@ def load_recipe(path: Path | str = EMBEDDED_RECIPE) -> Recipe:
     except (KeyError, TypeError, AttributeError, yaml.YAMLError) as error:
         raise ValueError(f"{file.name}: not a training recipe ({error})") from None
     ordered = {name: experts[name] for name in (*MODALITIES, ANY) if name in experts}
-    return Recipe(optimisation, ordered, model)
+    return Recipe(optimisation, ordered, model, augmentation, prompts)
+
+
+def _with_tuples(values: dict[str, Any]) -> dict[str, Any]:
+    """YAML's lists as the tuples that frozen dataclasses hold."""
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}

@@ -120,7 +120,8 @@ def plot(history: Sequence[Mapping[str, Any]]) -> bytes:
         right.plot(epochs, ap, color="#e8a33d", marker="o", label="AP")
         right.set(ylabel="per cent", ylim=(0, 100))
         right.legend(loc="center right")
-    axes.legend(loc="upper right")
+    if losses:
+        axes.legend(loc="upper right")
     return png_of(figure)
 
 

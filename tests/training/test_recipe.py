@@ -51,3 +51,24 @@ def test_an_unknown_key_is_refused(tmp_path: Path) -> None:
     path.write_text(yaml.safe_dump(document), encoding="utf-8")
     with pytest.raises(ValueError, match="colour"):
         load_recipe(path)
+
+
+def test_a_recipe_may_change_augmentation_and_prompts(tmp_path: Path) -> None:
+    path = tmp_path / "own.yaml"
+    text = EMBEDDED_RECIPE.read_text(encoding="utf-8")
+    path.write_text(
+        text + "augmentation: {jpeg_share: 0.5, gamma: [0.9, 1.1]}\nprompts: {foreign: 1}\n", encoding="utf-8"
+    )
+    recipe = load_recipe(path)
+    assert recipe.augmentation.jpeg_share == 0.5 and recipe.augmentation.gamma == (0.9, 1.1)
+    assert recipe.prompts.foreign == 1
+    path.write_text(text + "augmentation: {sparkle: 1}\n", encoding="utf-8")
+    with pytest.raises(ValueError, match="sparkle"):
+        load_recipe(path)
+
+
+def test_a_recipe_is_changed_for_some_modalities_only() -> None:
+    recipe = load_recipe()
+    changed = recipe.changed(["CT"], epochs=2, size=None)
+    assert changed.expert("ct").epochs == 2 and changed.expert("ct").size == recipe.expert("ct").size
+    assert changed.expert("mri") == recipe.expert("mri")

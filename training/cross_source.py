@@ -1,0 +1,163 @@
+# Copyright 2026 The MedGLIP authors. Licensed under the Apache License, Version 2.0.
+"""How an expert does on a hospital whose pictures it never saw: one source left out at a time.
+
+    python -m training.cross_source --data out/data --modality dermoscopy fundus --epochs 8 --out runs/cross_source
+
+For every source that shares a label with another one, an expert is trained on all the others and measured on it,
+beside an expert that was trained on all of them. Both start from the recipe's starting weights, so nothing of the
+source is known. Rows that are done are not done again; `OUT/cross_source.json` and `OUT/cross_source.md` hold what is
+measured so far.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from modeling_medglip.configuration_medglip import resolve_modality
+from modeling_medglip.errors import one_line
+from modeling_medglip.results import write_text
+
+from .dataset import GroundingCollator
+from .finetune import Settings, load_base, make_dataset
+from .recipe import Recipe, load_recipe
+from .records import DEFAULT_DATA, GroundingRecord, chosen_labels, load_records
+from .report import percent, table
+from .run_report import measure
+from .trainer import freeze, train_expert
+
+
+SCHEMA = "medglip/cross_source@1"
+EVERYTHING = "everything"
+logger = logging.getLogger(__name__)
+
+
+def shared_labels(records: Sequence[GroundingRecord]) -> dict[str, tuple[str, ...]]:
+    """Source -> the labels of its boxes that another source marks as well; sources without any are left out."""
+    shown: dict[str, set[str]] = {}
+    marked: dict[str, set[str]] = {}
+    for record in records:
+        shown.setdefault(record.source, set()).update(record.labels)
+        if record.split == "train":
+            marked.setdefault(record.source, set()).update(record.labels)
+    found = {}
+    for source, labels in shown.items():
+        elsewhere = set().union(*(marked[name] for name in marked if name != source))
+        if labels & elsewhere:
+            found[source] = tuple(sorted(labels & elsewhere))
+    return found
+
+
+def judged(records: Sequence[GroundingRecord], source: str, labels: Sequence[str]) -> list[GroundingRecord]:
+    """What a source is judged by: its validation pictures, all of it where none of those has a box, with only these
+    labels."""
+    own = [record for record in records if record.source == source and "#" not in record.image_id]
+    marked = [record for record in own if set(record.annotated) & set(labels)]
+    kept = chosen_labels(marked, labels, None)
+    held_out = [record for record in kept if record.split != "train"]
+    return held_out if any(record.labels for record in held_out) else kept
+
+
+def trained_on(
+    train: Sequence[GroundingRecord], data: str, modality: str, recipe: Recipe, out: Path, seed: int
+) -> tuple[Any, Any]:
+    """An expert from the starting weights, trained on these pictures; returns model and processor."""
+    torch.manual_seed(seed)
+    model, processor = load_base(Settings(data, modality, recipe="embedded"), recipe)
+    freeze(model, recipe.optimisation)
+    dataset = make_dataset(train, train, processor, recipe, seed)
+    collator = GroundingCollator(processor)
+    train_expert(model, dataset, collator, recipe.expert(modality), recipe.optimisation, out, seed)
+    return model.eval(), processor
+
+
+def cross_source(modalities: Sequence[str], data: str, recipe: Recipe, out: Path, seed: int = 0) -> dict[str, Any]:
+    """Measure all sources that are not done yet; returns everything that is measured.
+
+    Raises:
+        `ValueError`: no pictures, or no two sources of a modality with a label in common.
+    """
+    path = out / "cross_source.json"
+    measured: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {"schema": SCHEMA}
+    for modality in modalities:
+        records = load_records(data, modality)
+        own = measured.setdefault("modalities", {}).setdefault(modality, {"sources": {}})
+        own |= {"epochs": recipe.expert(modality).epochs, "size": recipe.expert(modality).size}
+        shared = shared_labels(records)
+        if not shared:
+            raise ValueError(f"{data}: no two sources of {modality} share a label, so none can be left out")
+        train = [record for record in records if record.split == "train"]
+        for source in shared:
+            if source in own["sources"]:
+                continue
+            pictures = judged(records, source, shared[source])
+            others = [record for record in train if record.source != source]
+            logger.info("%s: %s left out, %d pictures of it", modality, source, len(pictures))
+            unseen = trained_on(others, data, modality, recipe, out / modality / source, seed)
+            row = {"labels": shared[source], "pictures": len(pictures), "unseen": measure(*unseen, pictures).as_dict()}
+            if not any(record.split == "train" for record in pictures):
+                seen = trained_on(train, data, modality, recipe, out / modality / EVERYTHING, seed)
+                row["seen"] = measure(*seen, pictures).as_dict()
+            own["sources"][source] = row
+            write_text(path, json.dumps(measured, indent=1, allow_nan=False) + "\n")
+            write_text(out / "cross_source.md", page(measured))
+    return measured
+
+
+def page(measured: dict[str, Any]) -> str:
+    """The figures as Markdown."""
+    lines = [
+        "# Sources that were left out",
+        "",
+        "Made by `python -m training.cross_source`. Mean over labels, in per cent, of an expert that was trained on",
+        "all sources but this one (never seen), and of one that was trained on this one too, on the same pictures.",
+        "Only labels that another source marks as well are asked.",
+        "",
+    ]
+    rows = []
+    for modality, own in measured.get("modalities", {}).items():
+        for source, row in own["sources"].items():
+            means = [row.get(key, {}).get("mean", {}) for key in ("unseen", "seen")]
+            figures = [percent(mean.get(key)) for key in ("AP50", "AP") for mean in means]
+            rows.append([f"{modality}: {source}", len(row["labels"]), row["pictures"], f"{own['epochs']:g}", *figures])
+    header = ["source", "labels", "pictures", "epochs", "AP50, never seen", "seen", "AP, never seen", "seen"]
+    return "\n".join(lines) + "\n" + table(header, rows)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Command line; returns the exit status."""
+    parser = argparse.ArgumentParser(
+        prog="python -m training.cross_source", description=(__doc__ or "").split("\n")[0]
+    )
+    parser.add_argument("--data", default=DEFAULT_DATA, help="built data set, its id on the Hub, or a COCO file")
+    parser.add_argument("--modality", nargs="+", type=resolve_modality, required=True)
+    parser.add_argument("--recipe", default="embedded", help="file, or the name of one in training/recipes")
+    parser.add_argument("--epochs", type=float, help="instead of the recipe's")
+    parser.add_argument("--size", type=int, help="input size in pixels, instead of the recipe's")
+    parser.add_argument("--out", type=Path, default=Path("runs/cross_source"))
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--threads", type=int, default=0)
+    options = parser.parse_args(argv)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", force=True)
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    torch.set_flush_denormal(True)
+    try:
+        recipe = load_recipe(options.recipe).changed(options.modality, epochs=options.epochs, size=options.size)
+        measured = cross_source(options.modality, options.data, recipe, options.out, options.seed)
+    except (ValueError, OSError, ModuleNotFoundError) as error:
+        print(f"error: {one_line(error, 300)}", file=sys.stderr)
+        return 2
+    print(page(measured), end="")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
