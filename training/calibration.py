@@ -13,6 +13,7 @@ import json
 import logging
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -23,13 +24,16 @@ from numpy.typing import NDArray
 from modeling_medglip.configuration_medglip import MedGlipConfig, MedGlipHeadConfig
 from modeling_medglip.modeling_medglip import MedGlipForObjectDetection
 from modeling_medglip.processing_medglip import MedGlipProcessor
+from modeling_medglip.results import write_text
 
 from .assemble import EMBEDDED
 from .evaluate import detect, source_labels
-from .metrics import right_boxes
-from .records import DEFAULT_DATA, GroundingRecord, load_records
+from .metrics import Detections, right_boxes
+from .phrase_metrics import calibration_error, reliability
+from .records import DEFAULT_DATA, GroundingRecord, drawn, load_records
 
 
+SCHEMA = "medglip/calibration@1"
 logger = logging.getLogger(__name__)
 
 
@@ -63,31 +67,74 @@ def fit_platt(scores: NDArray[np.float32], right: NDArray[np.bool_]) -> tuple[fl
     return slope, intercept
 
 
-def fit_expert(
-    model: MedGlipForObjectDetection, processor: MedGlipProcessor, records: Sequence[GroundingRecord]
-) -> tuple[float, float]:
-    """Slope and intercept for one expert without a calibration, from pictures of its modality."""
-    asked = source_labels(records)
-    prompts = [asked[f"{record.modality}/{record.source}"] for record in records]
-    found, _ = detect(model, processor, records, prompts)
+def fit_boxes(records: Sequence[GroundingRecord], found: Sequence[Detections]) -> tuple[float, float]:
+    """Slope and intercept from what an expert without a calibration found."""
     right = np.concatenate([right_boxes(record, boxes) for record, boxes in zip(records, found, strict=True)])
     return fit_platt(np.concatenate([boxes.scores for boxes in found]), right)
 
 
-def calibrate(model: MedGlipForObjectDetection, processor: MedGlipProcessor, data: Path | str) -> MedGlipConfig:
-    """The model's configuration with every expert's calibration; the model's own is cleared before measuring."""
+def calibrated(found: Sequence[Detections], line: tuple[float, float]) -> list[Detections]:
+    """The same boxes with the scores that a calibration gives them."""
+    slope, intercept = line
+    return [
+        replace(boxes, scores=(slope * torch.from_numpy(boxes.scores).logit(eps=1e-6) + intercept).sigmoid().numpy())
+        for boxes in found
+    ]
+
+
+def errors(
+    records: Sequence[GroundingRecord], found: Sequence[Detections], line: tuple[float, float]
+) -> dict[str, float | None]:
+    """Expected calibration error of one expert.
+
+    Returns:
+        `before`; `after`, with a line that was fitted to these very pictures; and `other_patients`: each half of the
+        patients with a line that was fitted to the other half (`None` where a half cannot be fitted).
+    """
+    patients = sorted({(record.source, record.patient) for record in records}, key=lambda key: drawn(str(key)))
+    first = set(patients[: len(patients) // 2])
+    halves: list[list[int]] = [[], []]
+    for place, record in enumerate(records):
+        halves[(record.source, record.patient) in first].append(place)
+    crossed: list[Detections] = list(found)
+    try:
+        for fitted, measured in (halves, halves[::-1]):
+            other = fit_boxes([records[i] for i in fitted], [found[i] for i in fitted])
+            for place in measured:
+                crossed[place] = calibrated([found[place]], other)[0]
+    except ValueError:
+        crossed = []
+    return {
+        "before": calibration_error(reliability(records, found)),
+        "after": calibration_error(reliability(records, calibrated(found, line))),
+        "other_patients": calibration_error(reliability(records, crossed)) if crossed else None,
+    }
+
+
+def calibrate(
+    model: MedGlipForObjectDetection, processor: MedGlipProcessor, data: Path | str
+) -> dict[str, dict[str, Any]]:
+    """Calibrate every expert of a model; its own calibration is cleared before measuring.
+
+    Returns:
+        modality -> `slope`, `intercept`, `pictures`, and the [`errors`].
+    """
     config = model.config
     clear(config)
-    fitted = {}
+    fitted: dict[str, dict[str, Any]] = {}
     for name in config.modalities:
         records = load_records(data, [name], split="validation")
-        slope, intercept = fit_expert(model, processor, records)
+        asked = source_labels(records)
+        found, _ = detect(model, processor, records, [asked[f"{name}/{record.source}"] for record in records])
+        slope, intercept = (round(value, 4) for value in fit_boxes(records, found))
         logger.info("%s: slope %.3f, intercept %.3f from %d pictures", name, slope, intercept, len(records))
-        fitted[name] = [round(slope, 4), round(intercept, 4)]
+        shares = errors(records, found, (slope, intercept))
+        fitted[name] = {"slope": slope, "intercept": intercept, "pictures": len(records), **shares}
     overrides = cast(dict[str, Any], config.expert_overrides)
-    for name, line in fitted.items():
+    for name, entry in fitted.items():
+        line = [entry["slope"], entry["intercept"]]
         overrides.setdefault(name, {}).setdefault("head_config", {})["score_calibration"] = line
-    return config
+    return fitted
 
 
 def clear(config: MedGlipConfig) -> None:
@@ -102,16 +149,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", type=Path, default=EMBEDDED)
     parser.add_argument("--data", default=DEFAULT_DATA)
+    parser.add_argument("--report", type=Path, help="JSON file for the calibration errors before and after")
     options = parser.parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     torch.set_flush_denormal(True)
     model = MedGlipForObjectDetection.from_pretrained(options.model).eval()
-    config = calibrate(model, MedGlipProcessor.from_pretrained(options.model), options.data)
+    fitted = calibrate(model, MedGlipProcessor.from_pretrained(options.model), options.data)
     document = json.loads((options.model / "config.json").read_text(encoding="utf-8"))
     document["head_config"]["score_calibration"] = None
-    document["expert_overrides"] = config.expert_overrides
+    document["expert_overrides"] = model.config.expert_overrides
     text = json.dumps(document, indent=2, ensure_ascii=False) + "\n"
     (options.model / "config.json").write_text(text, encoding="utf-8")
+    if options.report:
+        report = {"schema": SCHEMA, "modalities": fitted}
+        write_text(options.report, json.dumps(report, indent=1, allow_nan=False) + "\n")
     return 0
 
 

@@ -1,9 +1,10 @@
 # Copyright 2026 The MedGLIP authors. Licensed under the Apache License, Version 2.0.
 """Evaluation of a checkpoint on the validation pictures.
 
-`python -m training.evaluate [--model DIR] [--data DIR] [--modality ct ...] [--out DIR]` writes `results.json`
-and, made from it, `results.md`. Only the public interface is used: the processor's call, the model's call and
-`post_process_grounded_object_detection`. Every picture of a source is asked for all labels that the source annotates.
+`python -m training.evaluate [--model DIR] [--data DIR] [--modality ct ...] [--out DIR]` writes `results.json` and,
+made from it, `results.md` and plots; with `--pictures DIR` also the pictures that went worst. Only the public
+interface is used: the processor's call, the model's call and `post_process_grounded_object_detection`. Every picture
+of a source is asked for all labels that the source annotates.
 """
 
 from __future__ import annotations
@@ -22,13 +23,15 @@ import torch
 import yaml
 
 from .dataset import foreign_labels
+from .hierarchy_metrics import hierarchy_scores
 from .intervals import interval
-from .metrics import Detections, LabelScore, average_precision, precision_recall, side_confusion, top_scores
+from .metrics import SIZES, Detections, LabelScore, average_precision, precision_recall, side_confusion, top_scores
 from .phrase_metrics import calibration_error, froc, on_negatives, phrase_scores, reliability
 from .plots import write_plots
 from .prompts import SYNONYMS_FILE, Vocabulary
 from .records import DEFAULT_DATA, MODALITIES, GroundingRecord, load_records
 from .report import write_page
+from .worst_cases import write_worst_cases
 
 
 SCHEMA = "medglip/evaluation@1"
@@ -93,6 +96,7 @@ def evaluate_model(
     checks: dict[str, Any] | None = None,
     batch_size: int = 4,
     limit: int | None = None,
+    pictures: Path | None = None,
 ) -> dict[str, Any]:
     """Measure a model on validation records of one or several modalities.
 
@@ -102,6 +106,7 @@ def evaluate_model(
         train_records (*optional*): the training pictures, only to count them per label.
         checks (`dict`, *optional*): wordings to test; the `check` part of `synonyms.yaml` when not given.
         limit (`int`, *optional*): at most so many pictures per source, for a quick look.
+        pictures (`Path`, *optional*): folder for `worst_MODALITY.png`, which show the data.
 
     Returns:
         a JSON-serialisable dictionary: `schema` and `modalities`; see `evaluate_modality`.
@@ -124,6 +129,7 @@ def evaluate_model(
                     _other_labels([*records, *train_records], name),
                     checks.get(name, []),
                     batch_size,
+                    pictures,
                 )
                 for name in names
             },
@@ -156,16 +162,19 @@ def evaluate_modality(
     other_labels: Sequence[str],
     checks: Sequence[dict[str, Any]],
     batch_size: int,
+    pictures: Path | None = None,
 ) -> dict[str, Any]:
     """Measure one expert.
 
     Returns:
-        `AP`, `AP50` (means over labels, all sources together), `AP50_well_shown` (labels with at least 30 training
-        pictures), `labels` and `sources` (each with its own `labels`: AP, AP50, counts), `side_confusion`,
-        `scores` (medians of best scores of present, absent and foreign labels), `at_threshold` (precision, recall and
-        wrong boxes per picture at the default threshold), `phrases`, `froc`, `negatives`, `reliability`,
-        `calibration_error` (see `phrase_metrics.py`), `synonyms`, `seconds_per_image`; `AP_interval` and
-        `AP50_interval`, 95 % bootstrap intervals of the means over patients.
+        `AP`, `AP50`, `AP75` (means over labels, all sources together), `AP50_well_shown` (labels with at least 30
+        training pictures), `sizes` (AP of small, medium and large boxes, mean over the labels that have them),
+        `curve` (mean precision at IoU 0.50 and the recalls of `metrics.RECALLS`), `labels` and `sources` (each with
+        its own `labels`: AP, AP50, AP75, sizes, counts), `side_confusion`, `scores` (medians of best scores of
+        present, absent and foreign labels), `at_threshold` (precision, recall and wrong boxes per picture at the
+        default threshold), `phrases`, `froc`, `negatives`, `reliability`, `calibration_error` (see
+        `phrase_metrics.py`), `hierarchy` (see `hierarchy_metrics.py`), `synonyms`, `seconds_per_image`; `AP_interval`
+        and `AP50_interval`, 95 % bootstrap intervals of the means over patients.
     """
     asked = source_labels(records)
     prompts = [asked[f"{record.modality}/{record.source}"] for record in records]
@@ -179,6 +188,8 @@ def evaluate_modality(
         chosen = [index for index, record in enumerate(records) if record.source == source]
         part = [record for record in train_records if record.source == source]
         summary["sources"][source] = _summary([records[i] for i in chosen], [found[i] for i in chosen], part)
+    if pictures is not None:
+        write_worst_cases(pictures / f"worst_{records[0].modality}.png", records, found, THRESHOLD)
     bins = reliability(records, found)
     confusion = side_confusion(records, found, Vocabulary.load().partner)
     wrong, total = (sum(counts[i] for counts in confusion.values()) for i in range(2))
@@ -197,6 +208,7 @@ def evaluate_modality(
         "phrases": phrase_scores(records, found),
         "froc": froc(records, found),
         "negatives": on_negatives(records, found, THRESHOLD),
+        "hierarchy": hierarchy_scores(records, found, THRESHOLD),
         "reliability": bins,
         "calibration_error": calibration_error(bins),
         "synonyms": _check_wordings(model, processor, records, found, checks, batch_size),
@@ -213,6 +225,8 @@ def _summary(
         label: {
             "AP": score.ap,
             "AP50": score.ap50,
+            "AP75": score.ap75,
+            "sizes": dict(score.sizes),
             "train_images": trained.get(label, (0, 0))[0],
             "train_boxes": trained.get(label, (0, 0))[1],
             "validation_images": shown[label][0],
@@ -226,6 +240,9 @@ def _summary(
         "train_images": len({(r.source, r.image_id.partition("#")[0]) for r in train_records}),
         "AP": _mean_of(scores.values(), "ap"),
         "AP50": _mean_of(scores.values(), "ap50"),
+        "AP75": _mean_of(scores.values(), "ap75"),
+        "sizes": {size: _of_size(scores.values(), size) for size in SIZES},
+        "curve": np.mean([score.curve for score in scores.values()], axis=0).tolist() if scores else [],
         "AP50_well_shown": _mean_of(well, "ap50"),
         "labels": labels,
     }
@@ -233,6 +250,11 @@ def _summary(
 
 def _mean_of(scores: Iterable[LabelScore], name: str) -> float | None:
     values = [getattr(score, name) for score in scores]
+    return float(np.mean(values)) if values else None
+
+
+def _of_size(scores: Iterable[LabelScore], size: str) -> float | None:
+    values = [score.sizes[size] for score in scores if size in score.sizes]
     return float(np.mean(values)) if values else None
 
 
@@ -313,6 +335,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--data", default=DEFAULT_DATA, help="built data set, its id on the Hub, or a COCO file")
     parser.add_argument("--modality", nargs="+", default=None, help="only these; default: all that the checkpoint has")
     parser.add_argument("--out", default="docs", help="folder for results.json and results.md")
+    parser.add_argument("--pictures", type=Path, help="folder for the pictures that went worst; they show the data")
     parser.add_argument("--batch-size", type=int, default=4)
     parser.add_argument("--limit", type=int, default=None, help="at most so many pictures per source")
     arguments = parser.parse_args(argv)
@@ -341,7 +364,8 @@ def _evaluate_folder(arguments: argparse.Namespace) -> dict[str, Any]:
     model = AutoModelForZeroShotObjectDetection.from_pretrained(folder)
     records = load_records(arguments.data, arguments.modality or model.config.modalities)
     valid, train = ([record for record in records if record.split == split] for split in ("validation", "train"))
-    results = evaluate_model(model, processor, valid, train, batch_size=arguments.batch_size, limit=arguments.limit)
+    quick = {name: getattr(arguments, name) for name in ("batch_size", "limit", "pictures")}
+    results = evaluate_model(model, processor, valid, train, **quick)
     return {"model": folder.name, "torch_threads": torch.get_num_threads(), **results}
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 
 import contextlib
 import io
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -18,6 +18,9 @@ from .records import GroundingRecord
 
 
 OVERLAP = 0.5
+SIZES = ("small", "medium", "large")
+# Where precision-recall curves are kept: every fifth of COCO's points.
+RECALLS = tuple(point / 20 for point in range(21))
 
 
 @dataclass(frozen=True)
@@ -42,10 +45,20 @@ class Detections:
 
 @dataclass(frozen=True)
 class LabelScore:
-    """Average precision (0..1) of one label: over IoU 0.50:0.95, and at IoU 0.50."""
+    """Average precision (0..1) of one label.
+
+    Args:
+        ap, ap50, ap75 (`float`): over IoU 0.50:0.95, at 0.50, at 0.75.
+        sizes (`dict[str, float]`): AP of small, medium and large boxes (areas up to 32 x 32, up to 96 x 96, and over
+            that, in pixels of the picture); only the sizes that occur.
+        curve (`tuple[float]`): precision at IoU 0.50 and the recalls `RECALLS`.
+    """
 
     ap: float
     ap50: float
+    ap75: float = 0.0
+    sizes: Mapping[str, float] = field(default_factory=dict)
+    curve: tuple[float, ...] = ()
 
 
 def box_iou(first: NDArray[np.float32], second: NDArray[np.float32]) -> NDArray[np.float64]:
@@ -79,14 +92,22 @@ def average_precision(
         return {}
     truth, found = _coco_truth(records, names), _coco_found(records, detections, names)
     if not found:
-        return {name: LabelScore(0.0, 0.0) for name in names}
+        return {name: LabelScore(0.0, 0.0, curve=(0.0,) * len(RECALLS)) for name in names}
     with contextlib.redirect_stdout(io.StringIO()):
         truth.createIndex()
         evaluation = COCOeval(truth, truth.loadRes(found), "bbox")
         evaluation.evaluate()
         evaluation.accumulate()
-    precision = evaluation.eval["precision"][:, :, :, 0, -1]  # thresholds, recalls, labels
-    return {name: LabelScore(_mean(precision[:, :, i]), _mean(precision[0, :, i])) for i, name in enumerate(names)}
+    precision = evaluation.eval["precision"][..., -1]  # thresholds, recalls, labels, sizes
+    return {name: _label_score(precision[:, :, i]) for i, name in enumerate(names)}
+
+
+def _label_score(precision: NDArray[np.float64]) -> LabelScore:
+    """Of one label's `(thresholds, recalls, sizes)`, -1 where a size does not occur."""
+    own = precision[:, :, 0]
+    sizes = {name: _mean(part) for i, name in enumerate(SIZES, 1) if (part := precision[:, :, i]).max() > -1}
+    curve = tuple(np.maximum(own[0, :: 100 // (len(RECALLS) - 1)], 0).tolist())
+    return LabelScore(_mean(own), _mean(own[0]), _mean(own[5]), sizes, curve)
 
 
 def _mean(values: NDArray[np.float64]) -> float:

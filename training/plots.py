@@ -1,5 +1,5 @@
 # Copyright 2026 The MedGLIP authors. Licensed under the Apache License, Version 2.0.
-"""Plots of an evaluation: free-response ROC and reliability of all experts, from its JSON."""
+"""Plots of an evaluation: precision and recall, free-response ROC and reliability of all experts, from its JSON."""
 
 from __future__ import annotations
 
@@ -10,18 +10,37 @@ from typing import Any
 
 from modeling_medglip.results import write_bytes
 
+from .metrics import RECALLS
 from .phrase_metrics import FALSE_PER_IMAGE
 
 
 def write_plots(results: Mapping[str, Any], folder: Path) -> list[Path]:
-    """Write `froc.png` and `reliability.png`; nothing for results that do not hold their figures."""
-    parts = {name: part for name, part in results["modalities"].items() if "froc" in part and "reliability" in part}
+    """Write `precision_recall.png`, `froc.png` and `reliability.png`; nothing for results without their figures."""
+    needed = {"curve", "froc", "reliability"}
+    parts = {name: part for name, part in results["modalities"].items() if needed <= set(part)}
     if not parts:
         return []
     return [
+        write_bytes(folder / "precision_recall.png", precision_recall_plot(parts)),
         write_bytes(folder / "froc.png", froc_plot(parts)),
         write_bytes(folder / "reliability.png", reliability_plot(parts)),
     ]
+
+
+def precision_recall_plot(parts: Mapping[str, Mapping[str, Any]]) -> bytes:
+    """Mean precision over labels at an overlap of 0.50, by recall."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(5.6, 4.5), layout="constrained")
+    axes = figure.add_subplot()
+    for name, part in parts.items():
+        if part["curve"]:
+            label = f"{name}, AP50 {100 * part['AP50']:.1f}"
+            axes.plot([100 * at for at in RECALLS], [100 * value for value in part["curve"]], label=label)
+    axes.set(xlabel="recall, %", ylabel="precision, %", xlim=(0, 100), ylim=(0, 101), title="Mean over labels")
+    axes.grid(alpha=0.3)
+    axes.legend(loc="lower left")
+    return png_of(figure)
 
 
 def froc_plot(parts: Mapping[str, Mapping[str, Any]]) -> bytes:

@@ -1,8 +1,9 @@
 # Copyright 2026 The MedGLIP authors. Licensed under the Apache License, Version 2.0.
 """The page of results, made from measured files alone: `python -m training.report docs/results.json`.
 
-Beside `results.json` (of `training.evaluate`) it takes `router.json` (of `training.router`), `benchmark.json` and
-`embedded.json` (of the two benchmarks) where they lie in the same folder. No number is typed.
+Beside `results.json` (of `training.evaluate`) it takes, where they lie in the same folder, `router.json` (of
+`training.router`), `calibration.json` (of `training.calibration`), and `benchmark.json` and `embedded.json` (of the
+two benchmarks). No number is typed.
 """
 
 from __future__ import annotations
@@ -11,12 +12,13 @@ import argparse
 import json
 import statistics
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 
 BASELINE = "Grounding DINO tiny"
+BESIDE = ("router", "benchmark", "embedded", "calibration")
 TEMPLATE = Path(__file__).parent / "templates" / "results.md"
 
 
@@ -36,10 +38,12 @@ def render_page(
     router: dict[str, Any] | None = None,
     benchmark: dict[str, Any] | None = None,
     embedded: dict[str, Any] | None = None,
+    calibration: dict[str, Any] | None = None,
 ) -> str:
     """The whole page `docs/results.md`; a part that was not measured says so."""
     return TEMPLATE.read_text(encoding="utf-8").format(
         tables=render_markdown(results),
+        calibration=calibration_table(calibration) if calibration else "Not measured.\n",
         router=router_table(router) if router else "Not measured.\n",
         benchmark=benchmark_table(benchmark) if benchmark else "Not measured.\n",
         embedded=embedded_table(embedded) if embedded else "Not measured.\n",
@@ -53,6 +57,11 @@ def render_markdown(results: dict[str, Any]) -> str:
         "At the default threshold, on the images that the two calibration numbers per expert were fitted on:\n\n"
         + threshold_table(results),
     ]
+    measured = {name: part for name, part in results["modalities"].items() if "hierarchy" in part}
+    if measured:
+        parts.append("Other measures:\n\n" + measures_table(measured))
+        pairs = hierarchy_table(measured)
+        parts += ["Parts and wholes among the boxes over the threshold:\n\n" + pairs] if pairs else []
     for modality, result in results["modalities"].items():
         parts.append(f"## {modality}\n\n" + label_table(result))
         if result["synonyms"]:
@@ -92,6 +101,32 @@ def threshold_table(results: dict[str, Any]) -> str:
     return table(header, rows)
 
 
+def measures_table(modalities: Mapping[str, Any]) -> str:
+    """One row per modality: what COCO's mean AP does not say."""
+    header = ["modality", "AP75", "AP small", "medium", "large", "Acc@0.5", "mIoU", "pointing", "FROC"]
+    header += ["pictures without anything", "of these without a box %", "calibration error"]
+    rows = []
+    for modality, result in modalities.items():
+        phrases, negatives = result["phrases"], result["negatives"]
+        shares = [result["AP75"], *(result["sizes"][size] for size in ("small", "medium", "large"))]
+        shares += [phrases["accuracy"], phrases["mean_iou"], phrases["pointing"], result["froc"]["mean"]]
+        row = [modality, *map(percent, shares), negatives["pictures"], percent(negatives["clean"])]
+        rows.append([*row, _plain(result["calibration_error"])])
+    return table(header, rows)
+
+
+def hierarchy_table(modalities: Mapping[str, Any]) -> str:
+    """One row per part and its whole; empty if nowhere both were asked."""
+    header = ["part: whole", "boxes of the part", "inside the whole %", "of the true boxes %", "whole found as well %"]
+    rows = [
+        [f"{name}, {pair}", row["boxes"], *(percent(row[key]) for key in ("inside", "true_inside", "parent_found"))]
+        for name, result in modalities.items()
+        for pair, row in result["hierarchy"]["pairs"].items()
+        if row["boxes"]
+    ]
+    return table(header, rows) if rows else ""
+
+
 def label_table(result: dict[str, Any]) -> str:
     """One row per source and label, best shown labels first within a source."""
     header = ["source: label", "train images", "validation images (boxes)", "AP50", "AP"]
@@ -119,6 +154,16 @@ def side_table(result: dict[str, Any]) -> str:
     entries = result["side_confusion"]["labels"].items()
     rows = [[name, entry["pictures"], entry["wrong"]] for name, entry in entries]
     return table(["label", "pictures with both sides", "wrong"], rows)
+
+
+def calibration_table(calibration: Mapping[str, Any]) -> str:
+    """One row per expert: by how much scores differ from the share of right boxes."""
+    keys = ("before", "after", "other_patients")
+    rows = [
+        [name, entry["pictures"], *(_plain(entry[key], 3) for key in keys)]
+        for name, entry in calibration["modalities"].items()
+    ]
+    return table(["expert", "pictures", "before", "after", "after, fitted to other patients"], rows)
 
 
 def router_table(router: dict[str, Any]) -> str:
@@ -156,8 +201,8 @@ def embedded_table(embedded: dict[str, Any]) -> str:
     return table(["what", f"seconds, {embedded['threads']} threads"], rows)
 
 
-def _plain(value: float | None) -> str:
-    return "-" if value is None else f"{value:.2f}"
+def _plain(value: float | None, digits: int = 2) -> str:
+    return "-" if value is None else f"{value:.{digits}f}"
 
 
 def write_page(results_file: Path, page: Path) -> None:
@@ -169,7 +214,7 @@ def write_page(results_file: Path, page: Path) -> None:
     results = _json(results_file)
     if results is None:
         raise FileNotFoundError("no such file")
-    beside = [_json(results_file.with_name(f"{name}.json")) for name in ("router", "benchmark", "embedded")]
+    beside = [_json(results_file.with_name(f"{name}.json")) for name in BESIDE]
     page.write_text(render_page(results, *beside), encoding="utf-8")
 
 

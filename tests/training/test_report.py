@@ -81,7 +81,7 @@ def test_the_benchmark_s_ratio_is_taken_round_by_round() -> None:
 def test_the_page_holds_what_was_measured_beside_the_results() -> None:
     results = {"modalities": {"endoscopy": RESULT}}
     bare = report.render_page(results)
-    assert bare.startswith("# Results") and "## endoscopy" in bare and bare.count("Not measured.") == 3
+    assert bare.startswith("# Results") and "## endoscopy" in bare and bare.count("Not measured.") == 4
     full = report.render_page(results, ROUTER, BENCHMARK, EMBEDDED)
     places = [
         full.index(text) for text in ("## endoscopy", "| ct | 20 |", "| ours | 2000 |", "| demo picture a | 0.12 |")
@@ -99,3 +99,26 @@ def test_the_command_writes_a_file_and_refuses_others(tmp_path: Path, capsys: py
     source.write_text("not json", encoding="utf-8")
     assert report.main([str(source)]) == 1 and report.main([str(tmp_path / "absent.json")]) == 1
     assert all(line.startswith("error: ") for line in capsys.readouterr().err.splitlines())
+
+
+def test_other_measures_and_parts() -> None:
+    pair = {"boxes": 8, "inside": 0.75, "true_inside": None, "pictures": 4, "parent_found": 0.5}
+    more = {
+        "AP75": 0.3,
+        "sizes": {"small": None, "medium": 0.2, "large": 0.6},
+        "phrases": {"phrases": 9, "accuracy": 0.7, "mean_iou": 0.65, "pointing": 0.9},
+        "froc": {"mean": 0.55},
+        "negatives": {"pictures": 3, "boxes_per_image": 0.1, "clean": 2 / 3},
+        "calibration_error": 0.043,
+        "hierarchy": {**pair, "pairs": {"optic cup: optic disc": pair, "unseen: whole": {**pair, "boxes": 0}}},
+    }
+    text = report.render_markdown({"modalities": {"fundus": {**RESULT, **more}}})
+    assert "| fundus | 30.0 | - | 20.0 | 60.0 | 70.0 | 65.0 | 90.0 | 55.0 | 3 | 66.7 | 0.04 |" in text
+    assert "| fundus, optic cup: optic disc | 8 | 75.0 | - | 50.0 |" in text and "unseen" not in text
+    assert "Other measures" not in report.render_markdown({"modalities": {"fundus": RESULT}})
+
+
+def test_calibration_errors() -> None:
+    entry = {"pictures": 51, "before": 0.1234, "after": 0.02, "other_patients": None}
+    text = report.calibration_table({"modalities": {"ct": entry}})
+    assert "| ct | 51 | 0.123 | 0.020 | - |" in text
