@@ -1,7 +1,7 @@
 # make demo    ground phrases on images of every modality, overlays in out/demo
 # make test    the default test suite            make test-slow   the slow and the multi-process tests
 # make lint    ruff and mypy                     make format      ruff, rewriting
-# make bench   time and memory beside two detectors of transformers, time of the embedded checkpoint
+# make bench   time and memory beside detectors of transformers, also of a training step; time of the embedded checkpoint
 # make data    the data set of the embedded checkpoint in out/data, from RAW=../shared/data
 # make bench-data   slices per second of the data set builder beside a plain loop
 # Everything makes or updates .venv first. PYTHON=... chooses another interpreter (3.11 or newer).
@@ -53,6 +53,7 @@ format: $(VENV)/.dev
 
 bench: $(VENV)/.dev
 	$(BIN)/python -m tests.benchmarks.bench_grounding
+	$(BIN)/python -m tests.benchmarks.bench_training
 	$(BIN)/python -m tests.benchmarks.bench_embedded
 
 bench-data: $(VENV)/.dev

@@ -32,6 +32,7 @@ from .records import GroundingRecord
 
 
 CACHE_SIDE = 1.35
+CACHE_BYTES = 2 << 30
 HOUNSFIELD_SHARE = 0.85
 HOUNSFIELD_JITTER = (0.05, 30.0)
 AIR = -1000.0
@@ -80,6 +81,8 @@ class GroundingDataset(Dataset):
         prompts, augmentation (*optional*): recipes.
         foreign (`dict[str, tuple[str, ...]]`, *optional*): source -> labels, for negatives of other body parts.
         token_length (*optional*): tokens of a phrase with its separator.
+        cache_bytes (`int`): decoded pictures are kept in memory up to so many bytes, in each process; the others are
+            decoded again.
 
     Raises:
         `ValueError`: no records, or records of several modalities.
@@ -96,6 +99,7 @@ class GroundingDataset(Dataset):
         augmentation: AugmentationRecipe | None = None,
         foreign: dict[str, tuple[str, ...]] | None = None,
         token_length: Callable[[str], int] = rough_token_length,
+        cache_bytes: int = CACHE_BYTES,
     ) -> None:
         modalities = {record.modality for record in records}
         if len(modalities) != 1:
@@ -109,6 +113,7 @@ class GroundingDataset(Dataset):
         self.augmentation = augmentation or AugmentationRecipe()
         self.sampler = PromptSampler(Vocabulary.load(), foreign or {}, prompts or PromptRecipe(), token_length)
         self._cache: dict[int, CachedPicture] = {}
+        self._room = cache_bytes
         self.broken: dict[str, str] = {}
         self._order: NDArray[np.int64] = np.arange(len(self.records))
         self.set_epoch(0)
@@ -132,8 +137,7 @@ class GroundingDataset(Dataset):
     def __getitem__(self, index: int) -> dict[str, Any]:
         """One example: `pixel_values` (3, h, w), `text_labels`, `labels` (boxes xyxy in input pixels, width =
         x2 - x1 + 1) and `modality`."""
-        number = self._whole(int(self._order[index]))
-        record, picture = self.records[number], self.picture(number)
+        record, picture = self._whole(int(self._order[index]))
         rng = np.random.default_rng([self.seed, self.epoch, index, 1])
         boxes = (record.boxes / np.array(record.size * 2)).astype(np.float32)
         geometry = self._geometry(record, boxes, rng)
@@ -150,16 +154,15 @@ class GroundingDataset(Dataset):
             "modality": self.modality,
         }
 
-    def _whole(self, number: int) -> int:
-        """The record, or the next one whose picture can be read. What is broken is named once and counted.
+    def _whole(self, number: int) -> tuple[GroundingRecord, CachedPicture]:
+        """The record with its picture, or the next one that can be read. What is broken is named once and counted.
 
         Raises:
             `ValueError`: more than `MOST_BROKEN` of the pictures are broken.
         """
         for place in (*range(number, len(self.records)), *range(number)):
             try:
-                self.picture(place)
-                return place
+                return self.records[place], self.picture(place)
             except (OSError, ValueError, SyntaxError) as error:
                 self._report_broken(self.records[place], error)
         raise ValueError("no picture can be read")
@@ -181,10 +184,15 @@ class GroundingDataset(Dataset):
             self._whole(number)
 
     def picture(self, number: int) -> CachedPicture:
-        """The decoded picture of record `number`, kept in memory."""
-        if number not in self._cache:
-            self._cache[number] = self._decode(self.records[number])
-        return self._cache[number]
+        """The decoded picture of record `number`, kept in memory while there is room."""
+        if number in self._cache:
+            return self._cache[number]
+        picture = self._decode(self.records[number])
+        size = picture.pixels.numel() * picture.pixels.element_size()
+        if size <= self._room:
+            self._cache[number] = picture
+            self._room -= size
+        return picture
 
     def _decode(self, record: GroundingRecord) -> CachedPicture:
         pixels = record.load()

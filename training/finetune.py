@@ -34,6 +34,7 @@ from modeling_medglip.processing_medglip import MedGlipProcessor
 from .dataset import GroundingCollator, GroundingDataset, foreign_labels, phrase_length
 from .lora import add_adapter
 from .preview import counts, prompt_texts, write_sheet
+from .processes import process_state, shards_weights
 from .prompts import Vocabulary
 from .recipe import ExpertRecipe, Recipe, load_recipe
 from .records import GroundingRecord, chosen_labels, drawn, fraction_of, load_records, readable
@@ -205,15 +206,18 @@ def run(settings: Settings) -> dict[str, Any]:
     """Train as the settings say.
 
     Returns:
-        what `results.json` holds; of a dry run what was printed.
+        what `results.json` holds; of a dry run what was printed; nothing in the other processes of a launch.
 
     Raises:
         `ValueError`: settings, data or model that do not fit.
     """
     settings = replace(settings, modality=resolve_modality(settings.modality))
-    recipe, out = resolved_recipe(settings), Path(settings.out)
+    if shards_weights() and (settings.lora or settings.keep == "best"):
+        raise ValueError("sharded weights (FSDP) go with neither --lora nor --keep best: launch without FSDP")
+    recipe, out, process = resolved_recipe(settings), Path(settings.out), process_state()
     data = load_data(settings)
     model, processor = load_base(settings, recipe)
+    model.to(process.device)
     known = settings.known or known_labels(model.config, settings.modality)
     if settings.remember and known:
         data.train = with_known(model, processor, data.train, known)
@@ -244,15 +248,16 @@ def run(settings: Settings) -> dict[str, Any]:
     )  # fmt: skip
     learned = {label for record in data.train for label in record.labels}
     model.config.label_hierarchy = {"trained_labels": {settings.modality: sorted({*known, *learned})}}
-    folder = save(trained, processor, out / ("adapter" if settings.lora else "expert"))
+    folder = save(trainer, trained, processor, out / ("adapter" if settings.lora else "expert"))
     after, known_after = (measure(_plain(trained), processor, part) for part in (data.validation, data.older))
     scores = {"before": before, "after": after, "known_before": known_before, "known_after": known_after}
-    results = write_run(
-        out, settings, recipe, data, scores, trainer.state.log_history, {**data.broken, **dataset.broken}
-    )
-    if settings.push_to_hub:
-        push(trained, processor, settings.push_to_hub)
-    logger.info("saved %s", folder)
+    results = {}
+    if process.is_main_process:
+        broken = {**data.broken, **dataset.broken}
+        results = write_run(out, settings, recipe, data, scores, trainer.state.log_history, broken)
+        if settings.push_to_hub:
+            push(folder, settings.push_to_hub)
+        logger.info("saved %s", folder)
     return results
 
 
@@ -272,17 +277,27 @@ def _tensorboard(out: Path) -> dict[str, Any]:
     return {"report_to": ["tensorboard"]}
 
 
-def save(model: Any, processor: MedGlipProcessor, folder: Path) -> Path:
-    """The expert, or the adapter alone, with its processor."""
-    model.save_pretrained(folder)
-    processor.save_pretrained(folder)
+def save(trainer: Any, model: Any, processor: MedGlipProcessor, folder: Path) -> Path:
+    """The expert, or the adapter alone, with its processor; sharded weights are put together first."""
+    state = trainer.accelerator.get_state_dict(trainer.model) if shards_weights() else None
+    if trainer.is_world_process_zero():
+        if state is not None:  # sharding changes the class, and so the code that is saved with it
+            model = MedGlipForObjectDetection(model.config)
+            model.load_state_dict(state)
+        model.save_pretrained(folder)
+        processor.save_pretrained(folder)
+    trainer.accelerator.wait_for_everyone()
     return folder
 
 
-def push(model: Any, processor: MedGlipProcessor, name: str) -> None:
-    """Upload the outcome; `HF_ENDPOINT` and the token of `huggingface_hub` decide where and as whom."""
-    model.push_to_hub(name)
-    processor.push_to_hub(name)
+def push(folder: Path, name: str) -> None:
+    """Upload the outcome with its card; `HF_ENDPOINT` and the token of `huggingface_hub` decide where and as whom."""
+    from huggingface_hub import HfApi
+
+    api = HfApi()
+    api.create_repo(name, exist_ok=True, private=True)
+    (folder / "README.md").write_bytes((folder.parent / "README.md").read_bytes())
+    api.upload_folder(repo_id=name, folder_path=folder, commit_message="Upload a MedGLIP expert trained further")
 
 
 def _dry_run(dataset: GroundingDataset, data: Data, out: Path) -> dict[str, Any]:
@@ -315,7 +330,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (ValueError, OSError, ModuleNotFoundError) as error:
         print(f"error: {one_line(error, 300)}", file=sys.stderr)
         return 2
-    if not settings.dry_run:
+    if results and not settings.dry_run:
         print(json.dumps({name: results[name]["mean"] for name in ("before", "after")}))
     return 0
 

@@ -12,6 +12,7 @@ import numpy as np
 
 from .evaluate import detect
 from .metrics import Detections
+from .processes import gathered, own_share
 from .records import GroundingRecord, readable
 
 
@@ -41,9 +42,9 @@ def with_known(
     if not places:
         return list(records)
     model.eval()
-    found, _ = detect(
-        model, processor, [records[number] for number in places], [asked[number] for number in places], batch_size
-    )
+    own = [places[number] for number in own_share(len(places))]
+    part, _ = detect(model, processor, [records[i] for i in own], [asked[i] for i in own], batch_size)
+    found = gathered(own, part)
     told = list(records)
     for number, result in zip(places, found, strict=True):
         told[number] = _joined(records[number], result, asked[number])

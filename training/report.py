@@ -2,8 +2,8 @@
 """The page of results, made from measured files alone: `python -m training.report docs/results.json`.
 
 Beside `results.json` (of `training.evaluate`) it takes, where they lie in the same folder, `router.json` (of
-`training.router`), `calibration.json` (of `training.calibration`), and `benchmark.json` and `embedded.json` (of the
-two benchmarks). No number is typed.
+`training.router`), `calibration.json` (of `training.calibration`), and `benchmark.json`, `training_benchmark.json` and
+`embedded.json` (of the benchmarks). No number is typed.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Any
 
 
 BASELINE = "Grounding DINO tiny"
-BESIDE = ("router", "benchmark", "embedded", "calibration")
+BESIDE = ("router", "benchmark", "embedded", "calibration", "training_benchmark")
 TEMPLATE = Path(__file__).parent / "templates" / "results.md"
 
 
@@ -39,6 +39,7 @@ def render_page(
     benchmark: dict[str, Any] | None = None,
     embedded: dict[str, Any] | None = None,
     calibration: dict[str, Any] | None = None,
+    training_benchmark: dict[str, Any] | None = None,
 ) -> str:
     """The whole page `docs/results.md`; a part that was not measured says so."""
     return TEMPLATE.read_text(encoding="utf-8").format(
@@ -46,6 +47,7 @@ def render_page(
         calibration=calibration_table(calibration) if calibration else "Not measured.\n",
         router=router_table(router) if router else "Not measured.\n",
         benchmark=benchmark_table(benchmark) if benchmark else "Not measured.\n",
+        training_benchmark=benchmark_table(training_benchmark) if training_benchmark else "Not measured.\n",
         embedded=embedded_table(embedded) if embedded else "Not measured.\n",
     )
 

@@ -16,6 +16,7 @@ from modeling_medglip.results import write_bytes, write_text
 from .evaluate import detect, source_labels
 from .metrics import average_precision
 from .plots import png_of
+from .processes import gathered, own_share
 from .records import GroundingRecord
 
 
@@ -46,14 +47,16 @@ class Scores:
 
 def measure(model: Any, processor: Any, records: Sequence[GroundingRecord], batch_size: int = 4) -> Scores:
     """COCO AP per label over the records of all sources together; every picture is asked for all labels that its
-    source annotates. Without records nothing is measured."""
+    source annotates. Without records nothing is measured. Several processes share the pictures; all get all scores."""
     if not records:
         return Scores()
     training = model.training
     model.eval()
     asked = source_labels(records)
     prompts = [asked[f"{record.modality}/{record.source}"] for record in records]
-    found, _ = detect(model, processor, records, prompts, batch_size)
+    places = own_share(len(records))
+    own, _ = detect(model, processor, [records[i] for i in places], [prompts[i] for i in places], batch_size)
+    found = gathered(places, own)
     model.train(training)
     return Scores({name: (score.ap, score.ap50) for name, score in average_precision(records, found).items()})
 

@@ -20,6 +20,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from modeling_medglip.modeling_medglip import MedGlipExpert, MedGlipForObjectDetection
 
 from .ema import EmaCallback
+from .processes import shards_weights
 from .recipe import ExpertRecipe, Optimisation
 
 
@@ -235,6 +236,9 @@ def train_expert(
         measure (*optional*): see [`GroundingTrainer`]; asked after every epoch.
         arguments: further ones for `TrainingArguments`.
 
+    Raises:
+        `ValueError`: averaged weights of sharded ones are asked for.
+
     Returns:
         the trainer. Its model has the averaged weights, of the best epoch with `load_best_model_at_end`.
     """
@@ -245,7 +249,10 @@ def train_expert(
             "greater_is_better": True,
             **arguments,
         }
-    model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    if not shards_weights():  # FSDP wants contiguous weights
+        model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    elif optimisation.ema_decay:
+        raise ValueError("averaged weights cannot be kept of sharded ones: ema_decay 0 in the recipe, or no FSDP")
     ema = EmaCallback(model, optimisation.ema_decay) if optimisation.ema_decay else None
     trainer = GroundingTrainer(
         model=model,
@@ -264,5 +271,6 @@ def train_expert(
     trainer.train(resume_from_checkpoint=None if last is None else str(last))
     if ema is not None:
         ema.settle()
-    model.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+    if not shards_weights():
+        model.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
     return trainer

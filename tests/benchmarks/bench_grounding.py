@@ -3,9 +3,8 @@
     python -m tests.benchmarks.bench_grounding [--rounds 5] [--threads 2] [--out docs/benchmark.json]
 
 Random weights, one 512x512 picture (OmDet-Turbo takes its own 640x640), seven labels, text encoded in every round.
-Each
-network lives in a process of its own and they take turns, so that a busy machine slows all of them alike: read the
-ratios.
+Each network lives in a process of its own and they take turns, so that a busy machine slows all of them alike: read
+the ratios.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ import multiprocessing
 import platform
 import resource
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -104,17 +103,23 @@ def serve(name: str, threads: int, connection: Connection) -> None:
             connection.send((seconds, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024))
 
 
-def measure(rounds: int, threads: int) -> dict[str, dict[str, Any]]:
-    """Seconds of every round and peak memory of every network, the networks taking turns."""
+def take_turns(
+    names: Sequence[str], serve: Callable[[str, int, Connection], None], rounds: int, threads: int
+) -> dict[str, dict[str, Any]]:
+    """Seconds of every round and peak memory of every network, the networks taking turns.
+
+    Args:
+        serve: what a process of its own does for one of the names; see [`serve`].
+    """
     context = multiprocessing.get_context("spawn")
     workers = {}
-    for name in NETWORKS:
+    for name in names:
         ours, theirs = context.Pipe()
         process = context.Process(target=serve, args=(name, threads, theirs), daemon=True)
         process.start()
         ours.recv()
         workers[name] = (ours, process)
-    results: dict[str, dict[str, Any]] = {name: {"seconds": [], "peak_bytes": 0} for name in NETWORKS}
+    results: dict[str, dict[str, Any]] = {name: {"seconds": [], "peak_bytes": 0} for name in names}
     for _ in range(rounds):
         for name, (connection, _process) in workers.items():
             connection.send("go")
@@ -134,7 +139,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--out", type=Path, help="write the measurements as JSON")
     options = parser.parse_args()
-    results = measure(options.rounds, options.threads)
+    results = take_turns(list(NETWORKS), serve, options.rounds, options.threads)
     if options.out:
         context = {"rounds": options.rounds, "threads": options.threads, "machine": platform.machine()}
         options.out.write_text(json.dumps({**context, "networks": results}, indent=1) + "\n")

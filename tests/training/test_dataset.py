@@ -16,7 +16,7 @@ from tests.modeling_medglip.tiny_checkpoint import tiny_processor
 from training.augmentation import AugmentationRecipe, Geometry
 from training.dataset import GroundingCollator, GroundingDataset, foreign_labels, phrase_length
 from training.prompts import PromptRecipe
-from training.records import Hints, load_records
+from training.records import GroundingRecord, Hints, load_records
 
 from .tiny_data import hints, make_data, record, trunk_picture
 
@@ -140,6 +140,24 @@ def test_a_label_that_is_mostly_cut_off_is_not_asked() -> None:
         "aorta left the picture, an eighth of the liver is seen"
     )
     np.testing.assert_allclose(kept, [[0.45, 0, 0.65, 0.5]], atol=1e-6)
+
+
+def test_the_cache_ends_where_its_room_does() -> None:
+    loads: Counter[str] = Counter()
+
+    def picture(name: str) -> GroundingRecord:
+        def load() -> np.ndarray:
+            loads[name] += 1
+            return np.zeros((50, 40), np.uint8)
+
+        made = record([[5, 5, 20, 20]], ["liver"], modality="mri", image_id=name, pixels=np.zeros((50, 40), np.uint8))
+        return replace(made, loader=load)
+
+    records = [picture("a"), picture("b"), picture("c")]
+    dataset = GroundingDataset(records, image_processor(), train=False, cache_bytes=2 * 50 * 40)
+    examples = [[dataset[index] for index in range(3)] for _ in range(2)]
+    assert loads == {"a": 1, "b": 1, "c": 2}
+    assert all(same(first, second) for first, second in zip(*examples, strict=True))
 
 
 def test_large_pictures_are_shrunk_in_the_cache_and_decoded_once() -> None:
