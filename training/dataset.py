@@ -83,6 +83,8 @@ class GroundingDataset(Dataset):
         token_length (*optional*): tokens of a phrase with its separator.
         cache_bytes (`int`): decoded pictures are kept in memory up to so many bytes, in each process; the others are
             decoded again.
+        balance (`float`): labels that fewer than this share of the pictures show come more often, see
+            [`repeat_factors`]; 0 leaves it at the weights of the sources.
 
     Raises:
         `ValueError`: no records, or records of several modalities.
@@ -100,11 +102,14 @@ class GroundingDataset(Dataset):
         foreign: dict[str, tuple[str, ...]] | None = None,
         token_length: Callable[[str], int] = rough_token_length,
         cache_bytes: int = CACHE_BYTES,
+        balance: float = 0.0,
     ) -> None:
         modalities = {record.modality for record in records}
         if len(modalities) != 1:
             raise ValueError(f"a dataset needs records of one modality, not of {sorted(modalities) or 'none'}")
         self.records, self.modality = list(records), modalities.pop()
+        factors = repeat_factors(self.records, balance)
+        self._weights = np.array([r.weight for r in self.records], np.float64) * factors
         self.image_processor, self.train, self.seed, self.epoch = image_processor, train, seed, 0
         settings = image_processor.modality_settings[self.modality]
         size = size or (settings["size"]["height"], settings["size"]["width"])
@@ -125,7 +130,7 @@ class GroundingDataset(Dataset):
         """
         self.epoch = epoch
         if self.train:
-            weights = np.cumsum([record.weight for record in self.records])
+            weights = np.cumsum(self._weights)
             count = max(1, int(round(weights[-1])))
             start = np.random.default_rng([self.seed, epoch]).random()
             self._order = np.searchsorted(weights, (np.arange(count) + start) * weights[-1] / count, side="right")
@@ -275,6 +280,19 @@ class GroundingDataset(Dataset):
             "boxes": torch.from_numpy(pixels.astype(np.float32)).reshape(-1, 4),
             "class_labels": torch.tensor(classes, dtype=torch.int64),
         }
+
+
+def repeat_factors(records: Sequence[GroundingRecord], balance: float) -> NDArray[np.float64]:
+    """How much more often pictures of rare labels come, `(records,)`: the largest of `sqrt(balance / share)` over the
+    picture's labels, at least 1, where `share` is that of the pictures that show the label (repeat factor sampling,
+    Gupta et al., LVIS, 2019)."""
+    shown: dict[str, float] = {}
+    for record in records:
+        for label in set(record.labels):
+            shown[label] = shown.get(label, 0.0) + record.weight
+    total = sum(record.weight for record in records)
+    factors = {label: max(1.0, (balance * total / weight) ** 0.5) for label, weight in shown.items() if weight}
+    return np.array([max((factors.get(label, 1.0) for label in record.labels), default=1.0) for record in records])
 
 
 def foreign_labels(records: Sequence[GroundingRecord]) -> dict[str, tuple[str, ...]]:

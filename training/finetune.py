@@ -199,6 +199,7 @@ def make_dataset(
         # Of private data of one source all labels may be of one place: others come from what is known.
         foreign={**foreign_labels(everything), "known": tuple(Vocabulary.load().words)},
         token_length=phrase_length(processor.tokenizer),
+        balance=recipe.balance,
     )
 
 

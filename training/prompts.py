@@ -47,6 +47,7 @@ class PromptRecipe:
         no_positive (`float`): share of prompts without any positive, for sources of one label.
         replace (`float`): chance of a label to be said in other words.
         parent (`float`): share of these other words that are a parent term.
+        group (`float`): share of these other words that are the label's category or region in the taxonomy.
         foreign (`int`): at most so many labels of other parts of the body.
         token_budget (`int`): most tokens of a prompt, its separators counted.
     """
@@ -55,6 +56,7 @@ class PromptRecipe:
     no_positive: float = 0.1
     replace: float = 0.35
     parent: float = 0.4
+    group: float = 0.05
     foreign: int = 3
     token_budget: int = 240
 
@@ -87,6 +89,7 @@ class Vocabulary:
         self._excluded: dict[str, list[str]] = document.get("excluded", {})
         self._places: dict[str, list[str]] = document.get("places", {})
         self.words: dict[str, LabelWords] = {}
+        self._groups: dict[str, tuple[str, ...]] = {}
         self.pairs: dict[str, tuple[str, str]] = {}
         self.parent_words = {name: tuple(words) for name, words in document.get("parents", {}).items()}
         for name, entry in document.get("labels", {}).items():
@@ -141,6 +144,18 @@ class Vocabulary:
         synonyms = [word for word in (found.name, *found.synonyms) if word.lower() != name.lower()]
         regions = self._places.get(found.category or "", ())
         return LabelWords(tuple(synonyms), tuple(kinds + general), frozenset(regions))
+
+    def groups(self, label: str) -> tuple[str, ...]:
+        """The names of a label's category and region in the taxonomy, such as `chest (lung)` and `chest (thorax)`;
+        those that mean a label are left out."""
+        if label not in self._groups:
+            place = self._taxonomy.locate(label) if self._taxonomy else None
+            found: list[str] = []
+            if place is not None and self._taxonomy is not None:
+                found += [self._taxonomy.categories[place.category].name] if place.category else []
+                found += [self._taxonomy.regions[place.region].name] if place.region else []
+            self._groups[label] = tuple(n for n in found if self._taxonomy and not self._taxonomy.candidates(n))
+        return self._groups[label]
 
     def synonyms(self, label: str) -> tuple[str, ...]:
         """Other wordings of a label."""
@@ -260,6 +275,12 @@ class PromptSampler:
     ) -> tuple[str, tuple[str, ...]]:
         if rng.random() >= self.recipe.replace:
             return label, (label,)
+        if rng.random() < self.recipe.group:
+            groups = self.vocabulary.groups(label)
+            term = groups[rng.integers(len(groups))] if groups else ""
+            members = tuple(name for name in annotated if term in self.vocabulary.groups(name))
+            if members and not used & set(members):
+                return term, members
         if rng.random() < self.recipe.parent:
             terms = [(term, self.vocabulary.covered(term, annotated)) for term in self.vocabulary._parents(label)]
             terms = [(term, members) for term, members in terms if members and not used & set(members)]

@@ -73,6 +73,7 @@ class Recipe:
         optimisation ([`Optimisation`]).
         experts (`dict`): modality, or `any` for those that are not named, -> [`ExpertRecipe`].
         model (`dict`): the configuration of new experts; empty in recipes that only train further.
+        balance (`float`): see [`~training.dataset.repeat_factors`].
         augmentation ([`~training.augmentation.AugmentationRecipe`]), prompts ([`~training.prompts.PromptRecipe`]).
     """
 
@@ -81,6 +82,7 @@ class Recipe:
     model: dict[str, Any] = field(default_factory=dict)
     augmentation: AugmentationRecipe = AugmentationRecipe()
     prompts: PromptRecipe = PromptRecipe()
+    balance: float = 0.0
 
     def expert(self, modality: str) -> ExpertRecipe:
         """What holds for one modality.
@@ -143,15 +145,16 @@ def load_recipe(path: Path | str = EMBEDDED_RECIPE) -> Recipe:
         model = document.pop("model", {})
         augmentation = AugmentationRecipe(**_with_tuples(document.pop("augmentation", {})))
         prompts = PromptRecipe(**_with_tuples(document.pop("prompts", {})))
+        balance = float(document.pop("balance", 0.0))
         if document:
             raise TypeError(f"unknown keys {', '.join(map(str, document))}")
     except OSError:
         names = ", ".join(sorted(found.stem for found in RECIPES.glob("*.yaml")))
         raise ValueError(f"{path}: no such recipe; there are {names}, or give a file") from None
-    except (KeyError, TypeError, AttributeError, yaml.YAMLError) as error:
+    except (KeyError, TypeError, AttributeError, ValueError, yaml.YAMLError) as error:
         raise ValueError(f"{file.name}: not a training recipe ({error})") from None
     ordered = {name: experts[name] for name in (*MODALITIES, ANY) if name in experts}
-    return Recipe(optimisation, ordered, model, augmentation, prompts)
+    return Recipe(optimisation, ordered, model, augmentation, prompts, balance)
 
 
 def _with_tuples(values: dict[str, Any]) -> dict[str, Any]:

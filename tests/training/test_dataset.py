@@ -14,7 +14,7 @@ import torch
 from modeling_medglip.image_processing_medglip import MedGlipImageProcessor
 from tests.modeling_medglip.tiny_checkpoint import tiny_processor
 from training.augmentation import AugmentationRecipe, Geometry
-from training.dataset import GroundingCollator, GroundingDataset, foreign_labels, phrase_length
+from training.dataset import GroundingCollator, GroundingDataset, foreign_labels, phrase_length, repeat_factors
 from training.prompts import PromptRecipe
 from training.records import GroundingRecord, Hints, load_records
 
@@ -226,3 +226,20 @@ def test_drawn_prompts_keep_to_the_token_budget(tmp_path: Path) -> None:
         dataset.set_epoch(epoch)
         batch = GroundingCollator(processor)([dataset[0]])
         assert batch["input_ids"].shape[1] <= 8
+
+
+def test_pictures_of_rare_labels_come_more_often() -> None:
+    common = [record([[5, 5, 20, 20]], ["liver"], ["liver", "spleen"], image_id=f"c{n}") for n in range(16)]
+    rare = record([[5, 5, 20, 20]] * 2, ["liver", "spleen"], image_id="r")
+    empty = record([], [], ["liver", "spleen"], image_id="e")
+    records = [*common, rare, empty]
+    np.testing.assert_array_equal(repeat_factors(records, 0.0), 1.0)
+    factors = repeat_factors(records, 0.5)
+    np.testing.assert_allclose(factors, [1.0] * 16 + [(0.5 * 18) ** 0.5, 1.0])  # the spleen is in 1 of 18
+    dataset = GroundingDataset(records, image_processor(), balance=0.5)
+    assert len(dataset) == 20 and len(GroundingDataset(records, image_processor())) == 18
+    seen: Counter[int] = Counter()
+    for epoch in range(10):
+        dataset.set_epoch(epoch)
+        seen.update(dataset._order.tolist())
+    assert 28 <= seen[16] <= 32 and all(9 <= seen[number] <= 11 for number in (*range(16), 17))

@@ -186,3 +186,29 @@ def test_a_term_that_means_an_annotated_label_is_no_parent() -> None:
     sides = ["left lung", "right lung"]
     assert vocabulary.covered("lungs", sides) == ("left lung", "right lung")
     assert vocabulary.covered("lungs", [*sides, "lung"]) == ()
+
+
+def test_categories_and_regions_stand_for_all_their_labels() -> None:
+    vocabulary = Vocabulary.load()
+    assert vocabulary.groups("left lung") == ("chest (lung)", "chest (thorax)")
+    assert vocabulary.groups("aorta") == ("chest (great vessels)", "chest (thorax)")
+    assert vocabulary.groups("nothing known") == ()
+    annotated = ["aorta", "left lung", "liver", "right lung"]
+    asked = PromptSampler(vocabulary, {}, PromptRecipe(replace=1.0, group=1.0, foreign=0, all_labels=1.0))
+    rng, seen = np.random.default_rng(0), set()
+    for _ in range(200):
+        prompt = asked.draw(["left lung", "right lung", "aorta"], annotated, ["chest"], rng)
+        found = {prompt.phrases[place]: [] for place in prompt.classes}
+        for box, place in zip(prompt.boxes, prompt.classes, strict=True):
+            found[prompt.phrases[place]].append(box)
+        if "chest (thorax)" in found and not {"chest (lung)", "chest (great vessels)"} & set(prompt.phrases):
+            assert found["chest (thorax)"] == [0, 1, 2]
+        if "chest (lung)" in found:
+            assert found["chest (lung)"] == [0, 1]
+        seen |= set(prompt.phrases)
+    assert {"chest (lung)", "chest (thorax)", "abdomen (liver)"} <= seen
+
+
+def test_without_a_taxonomy_there_are_no_groups() -> None:
+    assert VOCABULARY.groups("polyp") == ()
+    assert draws(sampler(replace=1.0, group=1.0), ["polyp"], ["polyp"], "colon")
