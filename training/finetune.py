@@ -73,7 +73,7 @@ class Settings:
     replay_share: float = _setting("pictures of --replay per picture of --data", 0.5)
     epochs: float | None = _setting("instead of the recipe's")
     batch: int | None = _setting("pictures per step, instead of the recipe's")
-    accumulate: int = _setting("steps whose gradients are added up", 1)
+    accumulate: int | None = _setting("batches whose gradients are added up to a step, instead of the recipe's")
     size: int | None = _setting("input size in pixels, instead of the recipe's or the model's")
     anchor_scale: float | None = _setting(
         "anchors as multiples of the strides, instead of the recipe's or the model's"
@@ -97,7 +97,7 @@ def resolved_recipe(settings: Settings) -> Recipe:
         `ValueError`: no such recipe.
     """
     recipe = load_recipe(settings.recipe or ("lora" if settings.lora else "full"))
-    given = {name: getattr(settings, name) for name in ("epochs", "batch", "size", "anchor_scale")}
+    given = {name: getattr(settings, name) for name in ("epochs", "batch", "accumulate", "size", "anchor_scale")}
     if settings.head_rate is not None:
         recipe = replace(recipe, optimisation=replace(recipe.optimisation, head_rate=settings.head_rate))
     return recipe.changed([settings.modality], **given)
@@ -244,7 +244,7 @@ def run(settings: Settings) -> dict[str, Any]:
     trainer = train_expert(
         trained, dataset, collator, expert, recipe.optimisation, out, settings.seed,
         measure=score if best else None, load_best_model_at_end=best,
-        gradient_accumulation_steps=settings.accumulate, activation_checkpointing=settings.checkpointing,
+        activation_checkpointing=settings.checkpointing,
         dataloader_num_workers=settings.workers, **_tensorboard(out),
     )  # fmt: skip
     learned = {label for record in data.train for label in record.labels}

@@ -56,13 +56,14 @@ class Optimisation:
 
 @dataclass(frozen=True)
 class ExpertRecipe:
-    """Input size in pixels and anchors as multiples of the strides (`None`: the model's own), batch size and number of
-    epochs of one expert."""
+    """Input size in pixels and anchors as multiples of the strides (`None`: the model's own), batch size, number of
+    batches whose gradients are added up to a step, and number of epochs of one expert."""
 
     batch: int
     epochs: float
     size: int | None = None
     anchor_scale: float | None = None
+    accumulate: int = 1
 
 
 @dataclass(frozen=True)
