@@ -1,0 +1,120 @@
+"""An adapter for a label that the checkpoint has never seen: scores, forgetting, size, time and memory.
+
+    python -m training.finetune --recipe embedded --data out/data --modality fundus --exclude "optic cup" \\
+      --out runs/without
+    python -m tests.benchmarks.bench_adapter --model runs/without/expert --data out/data --modality fundus \\
+      --label "optic cup" --known "optic disc" "retinal vessel" --out docs/adapter.json
+
+Runs `python -m training.finetune --lora` with 20 pictures, and two epochs of full fine-tuning on the same pictures
+for its memory; each in a process of its own, with one thread. Peak memory is that of the whole process, with its
+libraries.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from training.report import percent, table
+
+
+PICTURES = 20
+
+
+def run(arguments: list[str], out: Path) -> dict[str, Any]:
+    """One run of the command: what it wrote, its seconds and its peak memory in bytes.
+
+    Raises:
+        `subprocess.CalledProcessError`: it failed.
+    """
+    watch = "import resource, subprocess, sys; code = subprocess.run(sys.argv[1:], stdout=2).returncode; "
+    watch += "print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss); sys.exit(code)"
+    command = [sys.executable, "-m", "training.finetune", *arguments, "--threads", "1", "--out", str(out)]
+    start = time.perf_counter()
+    environment = {**os.environ, "OMP_WAIT_POLICY": "PASSIVE"}
+    told = subprocess.run([sys.executable, "-c", watch, *command], check=True, stdout=subprocess.PIPE, env=environment)
+    results = json.loads((out / "results.json").read_text(encoding="utf-8"))
+    return {"seconds": time.perf_counter() - start, "peak_bytes": int(told.stdout) * 1024, **results}
+
+
+def page(found: dict[str, Any]) -> str:
+    """The figures as Markdown."""
+    lora, full, label = found["lora"], found["full"], found["label"]
+    before, after = lora["before"]["labels"][label], lora["after"]["labels"][label]
+    known = [lora[key]["mean"]["AP"] for key in ("known_before", "known_after")]
+    known50 = [lora[key]["mean"]["AP50"] for key in ("known_before", "known_after")]
+    pictures = lora["pictures"]
+    rows = [
+        [f"AP50 of {label}", percent(before["AP50"]), percent(after["AP50"])],
+        [f"AP of {label}", percent(before["AP"]), percent(after["AP"])],
+        ["AP of the known labels", *map(percent, known)],
+        ["AP50 of the known labels", *map(percent, known50)],
+    ]
+    ratio = lora["peak_bytes"] / full["peak_bytes"]
+    return "\n".join(
+        [
+            "# An adapter for a label never seen",
+            "",
+            f"Made by `python -m tests.benchmarks.bench_adapter`: {found['modality']}, an expert trained without",
+            f"{label!r}, then an adapter from {pictures['train']} pictures and {pictures['replayed']} replayed ones",
+            "of the base data.",
+            "",
+            table(["measured on validation pictures", "before", "after"], rows),
+            f"- adapter: {found['adapter_bytes'] / 1e6:.2f} MB",
+            f"- time: {lora['seconds']:.0f} s with measuring before and after, one thread",
+            f"- peak memory: {lora['peak_bytes'] / 1e6:.0f} MB, full fine-tuning {full['peak_bytes'] / 1e6:.0f} MB:",
+            f"  {ratio:.2f}. The libraries alone take {found['imports_bytes'] / 1e6:.0f} MB of both; what comes on",
+            f"  top of them is {_on_top(found):.2f} of full fine-tuning's. Steps of four pictures, the adapter's in",
+            "  halves.",
+            "",
+        ]
+    )
+
+
+def _on_top(found: dict[str, Any]) -> float:
+    lora, full = (found[key]["peak_bytes"] - found["imports_bytes"] for key in ("lora", "full"))
+    return float(lora / full)
+
+
+def imports_bytes() -> int:
+    """Memory of a process that has only imported the command."""
+    code = "import training.finetune, resource; print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
+    return int(subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.PIPE).stdout) * 1024
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--model", required=True, help="expert that was trained without the label")
+    parser.add_argument("--data", required=True)
+    parser.add_argument("--modality", required=True)
+    parser.add_argument("--label", required=True)
+    parser.add_argument("--known", nargs="+", required=True)
+    parser.add_argument("--epochs", default="20")
+    parser.add_argument("--out", type=Path, help="JSON file; the same as Markdown is written beside it")
+    options = parser.parse_args()
+    common = ["--model", options.model, "--data", options.data, "--modality", options.modality]
+    common += ["--pictures", str(PICTURES), "--labels", options.label, "--known", *options.known]
+    replay = ["--replay", options.data, "--replay_exclude", options.label, "--replay_share", "1.5"]
+    with tempfile.TemporaryDirectory() as folder:
+        lora = run([*common, *replay, "--lora", "--epochs", options.epochs], Path(folder) / "lora")
+        full = run([*common, *replay, "--epochs", "2"], Path(folder) / "full")
+        size = (Path(folder) / "lora" / "adapter" / "adapter_model.safetensors").stat().st_size
+    found = {"modality": options.modality, "label": options.label, "lora": lora, "full": full}
+    found |= {"adapter_bytes": size, "imports_bytes": imports_bytes()}
+    text = page(found)
+    if options.out:
+        options.out.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+        options.out.with_suffix(".md").write_text(text, encoding="utf-8")
+    print(text, end="")
+
+
+if __name__ == "__main__":
+    main()
