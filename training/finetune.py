@@ -32,7 +32,7 @@ from modeling_medglip.modeling_medglip import MedGlipForObjectDetection
 from modeling_medglip.processing_medglip import MedGlipProcessor
 
 from .dataset import GroundingCollator, GroundingDataset, foreign_labels, phrase_length
-from .lora import add_adapter
+from .lora import add_adapter, save_adapter
 from .preview import counts, prompt_texts, write_sheet
 from .processes import process_state, shards_weights
 from .prompts import Vocabulary
@@ -285,7 +285,7 @@ def save(trainer: Any, model: Any, processor: MedGlipProcessor, folder: Path) ->
         if state is not None:  # sharding changes the class, and so the code that is saved with it
             model = MedGlipForObjectDetection(model.config)
             model.load_state_dict(state)
-        model.save_pretrained(folder)
+        save_adapter(model, folder) if hasattr(model, "peft_config") else model.save_pretrained(folder)
         processor.save_pretrained(folder)
     trainer.accelerator.wait_for_everyone()
     return folder

@@ -4,13 +4,22 @@ layers and fusion; the prediction heads are trained whole."""
 
 from __future__ import annotations
 
+import hashlib
+import json
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from modeling_medglip.modeling_medglip import MedGlipForObjectDetection
+from modeling_medglip.results import write_text
+
+
+SCHEMA = "medglip/adapter@1"
+BASE_FILE = "medglip_adapter.json"
 
 
 # Layers with an adapter, of one expert. The image and the language encoder stay as they are: nothing needs to be kept
@@ -68,6 +77,29 @@ def add_adapter(model: MedGlipForObjectDetection, modality: str, rank: int = 8) 
     return get_peft_model(model, config)
 
 
+def save_adapter(model: Any, folder: Path) -> None:
+    """Write an adapter, what its base is by content, and the base's name: of a folder on this machine only its last
+    part, for where somebody's files lie is nobody else's business."""
+    base = model.get_base_model()
+    for config in model.peft_config.values():
+        if Path(str(config.base_model_name_or_path)).exists():
+            config.base_model_name_or_path = Path(str(config.base_model_name_or_path)).name
+    model.save_pretrained(folder)
+    names = sorted(name for name, module in base.named_modules() if hasattr(module, "lora_A"))
+    content = {"schema": SCHEMA, "base_sha256": fingerprint(base, names), "layers": names}
+    write_text(folder / BASE_FILE, json.dumps(content, indent=1) + "\n")
+
+
+def fingerprint(model: nn.Module, layers: Sequence[str]) -> str:
+    """SHA-256 of the weights of some layers, without their adapters."""
+    digest = hashlib.sha256()
+    for name in layers:
+        module = model.get_submodule(name)
+        weight: Any = getattr(module, "base_layer", module).weight
+        digest.update(weight.detach().float().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
 def load_adapter(model: MedGlipForObjectDetection, folder: Path | str) -> Any:
     """A base model with a saved adapter.
 
@@ -80,6 +112,7 @@ def load_adapter(model: MedGlipForObjectDetection, folder: Path | str) -> Any:
         config = PeftConfig.from_pretrained(str(folder))
     except (ValueError, OSError, TypeError, KeyError):
         raise ValueError(f"{folder}: holds no adapter") from None
+    _check_base(model, Path(folder))
     pattern = re.compile(str(getattr(config, "target_modules", "")))
     if not any(pattern.fullmatch(name) for name, _ in model.named_modules()):
         raise ValueError(f"{folder}: an adapter for another base: none of its layers is in this model")
@@ -87,3 +120,19 @@ def load_adapter(model: MedGlipForObjectDetection, folder: Path | str) -> Any:
         return PeftModel.from_pretrained(model, str(folder))
     except (RuntimeError, KeyError, ValueError) as error:  # sizes that differ
         raise ValueError(f"{folder}: an adapter for another base ({type(error).__name__})") from None
+
+
+def _check_base(model: nn.Module, folder: Path) -> None:
+    """Compare a float32 base with what the adapter says of its own; other precisions cannot be compared.
+
+    Raises:
+        `ValueError`: they differ.
+    """
+    file = folder / BASE_FILE
+    if not file.is_file() or next(model.parameters()).dtype != torch.float32:
+        return
+    told = json.loads(file.read_text(encoding="utf-8"))
+    layers = [str(name) for name in told.get("layers", ())]
+    known = {name for name, _ in model.named_modules()}
+    if not set(layers) <= known or fingerprint(model, layers) != told.get("base_sha256"):
+        raise ValueError(f"{folder}: an adapter for another base: its layers or weights are not this model's")

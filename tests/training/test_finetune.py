@@ -18,7 +18,7 @@ from modeling_medglip.processing_medglip import MedGlipProcessor
 from tests.modeling_medglip.tiny_checkpoint import save_tiny_checkpoint
 from training import finetune
 from training.finetune import Settings, load_base, load_data, main, resolved_recipe
-from training.lora import HEADS, adapted_layers, add_adapter, load_adapter
+from training.lora import HEADS, adapted_layers, add_adapter, load_adapter, save_adapter
 from training.recipe import load_recipe
 
 from .tiny_data import make_data, save_coco
@@ -225,6 +225,14 @@ class TestAdapters:
         other = MedGlipForObjectDetection.from_pretrained(checkpoint, modalities=["fundus"])
         with pytest.raises(ValueError, match="an adapter for another base"):
             load_adapter(other, tmp_path)
+        save_adapter(self.changed(checkpoint), tmp_path / "mine")
+        same = self.base(checkpoint)
+        load_adapter(same, tmp_path / "mine")
+        retrained = self.base(checkpoint)
+        with torch.no_grad():
+            retrained.get_submodule(adapted_layers(retrained, "ct")[0]).weight.add_(1e-3)
+        with pytest.raises(ValueError, match="its layers or weights are not this model's"):
+            load_adapter(retrained, tmp_path / "mine")
         (tmp_path / "empty").mkdir()
         with pytest.raises(ValueError, match="empty: holds no adapter"):
             load_adapter(self.base(checkpoint), tmp_path / "empty")
