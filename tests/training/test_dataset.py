@@ -243,3 +243,17 @@ def test_pictures_of_rare_labels_come_more_often() -> None:
         dataset.set_epoch(epoch)
         seen.update(dataset._order.tolist())
     assert 28 <= seen[16] <= 32 and all(9 <= seen[number] <= 11 for number in (*range(16), 17))
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_pictures_with_numbers_that_are_none_are_named_and_another_one_is_taken(value: float) -> None:
+    pixels = np.zeros((40, 50), np.float32)
+    pixels[3, 4] = value
+    records = [
+        record([[1, 1, 20, 20]], ["liver"], modality="mri", image_id=name, pixels=array)
+        for name, array in (("broken", pixels), ("whole", np.ones((40, 50), np.float32)))
+    ]
+    dataset = GroundingDataset(records, image_processor(), train=False)
+    example = dataset[0]
+    assert torch.isfinite(example["pixel_values"]).all()
+    assert dataset.broken == {"broken": "has pixels that are no finite numbers"}
