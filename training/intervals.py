@@ -96,6 +96,48 @@ def _matched(overlap: NDArray[np.float64]) -> NDArray[np.bool_]:
     return right
 
 
+def resampled(
+    records: Sequence[GroundingRecord],
+    detections: Sequence[Detections],
+    labels: Sequence[str],
+    times: int = RESAMPLED,
+    seed: int = 0,
+) -> NDArray[np.float64]:
+    """AP and AP50, means over labels, of sets of patients drawn with replacement: `(times, 2)`.
+
+    The draws depend on the records and the seed alone, so figures of two detectors can be subtracted draw by draw.
+    Labels without a true box in a draw are left out of its mean; a draw without any is NaN.
+    """
+    names = sorted({f"{record.source} {record.patient}" for record in records})
+    place = {name: number for number, name in enumerate(names)}
+    parts = []
+    for label in labels:
+        patients = [place[f"{r.source} {r.patient}"] for r in records if label in r.annotated]
+        parts.append((match(records, detections, label), np.array(patients, dtype=np.int64)))
+    rng = np.random.default_rng(seed)
+    drawn = np.full((times, 2), np.nan)
+    for row in range(times):
+        counts = np.bincount(rng.integers(len(names), size=len(names)), minlength=len(names))
+        scores = np.array([matches.average_precision(counts[patients]) for matches, patients in parts])
+        known = scores[~np.isnan(scores[:, 0])] if len(scores) else scores
+        if len(known):
+            drawn[row] = known.mean(), known[:, 0].mean()
+    return drawn
+
+
+def edges(drawn: NDArray[np.float64]) -> tuple[float, float]:
+    """The 95 % interval of resampled figures `(times,)`; those that are NaN are left out.
+
+    Raises:
+        `ValueError`: all are.
+    """
+    known = drawn[~np.isnan(drawn)]
+    if not len(known):
+        raise ValueError("nothing to take an interval of")
+    low, high = np.percentile(known, [100 * (1 - LEVEL) / 2, 100 * (1 + LEVEL) / 2])
+    return float(low), float(high)
+
+
 def interval(
     records: Sequence[GroundingRecord],
     detections: Sequence[Detections],
@@ -106,22 +148,7 @@ def interval(
     """95 % bootstrap intervals of the mean over labels, drawn over patients.
 
     Returns:
-        `AP` and `AP50`, each (low, high) in 0..1. Labels without a true box in a draw are left out of its mean.
+        `AP` and `AP50`, each (low, high) in 0..1.
     """
-    names = sorted({f"{record.source} {record.patient}" for record in records})
-    place = {name: number for number, name in enumerate(names)}
-    parts = []
-    for label in labels:
-        patients = [place[f"{r.source} {r.patient}"] for r in records if label in r.annotated]
-        parts.append((match(records, detections, label), np.array(patients, dtype=np.int64)))
-    rng = np.random.default_rng(seed)
-    drawn: list[tuple[float, float]] = []
-    for _ in range(times):
-        counts = np.bincount(rng.integers(len(names), size=len(names)), minlength=len(names))
-        scores = np.array([matches.average_precision(counts[patients]) for matches, patients in parts])
-        known = scores[~np.isnan(scores[:, 0])] if len(scores) else scores
-        if len(known):
-            drawn.append((float(known.mean()), float(known[:, 0].mean())))
-    edges = [100 * (1 - LEVEL) / 2, 100 * (1 + LEVEL) / 2]
-    low, high = np.percentile(np.array(drawn), edges, axis=0)
-    return {"AP": (float(low[0]), float(high[0])), "AP50": (float(low[1]), float(high[1]))}
+    drawn = resampled(records, detections, labels, times, seed)
+    return {"AP": edges(drawn[:, 0]), "AP50": edges(drawn[:, 1])}

@@ -14,7 +14,7 @@ import numpy as np
 from modeling_medglip.results import write_bytes, write_text
 
 from .evaluate import detect, source_labels
-from .metrics import average_precision
+from .metrics import Detections, average_precision
 from .plots import png_of
 from .processes import gathered, own_share
 from .records import GroundingRecord
@@ -45,20 +45,27 @@ class Scores:
         return {"mean": {"AP": self.ap, "AP50": self.ap50}, "labels": labels}
 
 
-def measure(model: Any, processor: Any, records: Sequence[GroundingRecord], batch_size: int = 4) -> Scores:
-    """COCO AP per label over the records of all sources together; every picture is asked for all labels that its
-    source annotates. Without records nothing is measured. Several processes share the pictures; all get all scores."""
-    if not records:
-        return Scores()
+def find_all(model: Any, processor: Any, records: Sequence[GroundingRecord], batch_size: int = 4) -> list[Detections]:
+    """What a model finds in every picture, asked for all labels that its source annotates. Several processes share the
+    pictures; all get everything."""
     training = model.training
     model.eval()
     asked = source_labels(records)
     prompts = [asked[f"{record.modality}/{record.source}"] for record in records]
     places = own_share(len(records))
     own, _ = detect(model, processor, [records[i] for i in places], [prompts[i] for i in places], batch_size)
-    found = gathered(places, own)
     model.train(training)
+    return gathered(places, own)
+
+
+def scores_of(records: Sequence[GroundingRecord], found: Sequence[Detections]) -> Scores:
+    """COCO AP per label over the records of all sources together."""
     return Scores({name: (score.ap, score.ap50) for name, score in average_precision(records, found).items()})
+
+
+def measure(model: Any, processor: Any, records: Sequence[GroundingRecord], batch_size: int = 4) -> Scores:
+    """The scores of what [`find_all`] gives. Without records nothing is measured."""
+    return scores_of(records, find_all(model, processor, records, batch_size)) if records else Scores()
 
 
 def write_run(

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from training.intervals import interval, match
+from training.intervals import edges, interval, match, resampled
 from training.metrics import Detections, average_precision
 from training.records import GroundingRecord
 
@@ -79,3 +79,16 @@ def test_intervals_hold_the_figure_and_shrink_with_more_patients() -> None:
 def test_nothing_to_find() -> None:
     empty = match([], [], "liver")
     assert np.isnan(empty.average_precision()).all()
+
+
+def test_the_same_patients_are_drawn_for_two_detectors() -> None:
+    records, found = made_up(5, pictures=12)
+    worse = [Detections(d.labels[1:], d.scores[1:], d.boxes[1:]) for d in found]
+    labels = ["liver", "spleen"]
+    first, second = (resampled(records, d, labels, times=200, seed=3) for d in (found, worse))
+    assert first.shape == (200, 2) and np.array_equal(first, resampled(records, found, labels, times=200, seed=3))
+    # what is taken away from every draw in the same way varies less than each of them
+    assert np.nanstd(first[:, 0] - second[:, 0]) < np.nanstd(first[:, 0]) + np.nanstd(second[:, 0])
+    assert edges(first[:, 0] - first[:, 0]) == (0.0, 0.0)
+    with pytest.raises(ValueError, match="nothing"):
+        edges(np.full(3, np.nan))

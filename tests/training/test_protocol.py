@@ -55,6 +55,8 @@ def test_all_rows(tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     assert rows["zero-shot"]["pictures"] == {"train": 0, "validation": 1}
     assert rows["10 %"]["pictures"]["train"] < rows["100 %"]["pictures"]["train"] == 3
     assert all(set(row["labels"]) == {"left kidney", "right kidney"} for row in rows.values())
+    assert all(len(row["resampled_AP"]) == protocol.DRAWS for row in rows.values())
+    assert "- ct, closed vocabulary: " in printed
     assert printed == (tmp_path / "out" / "protocol.md").read_text(encoding="utf-8") and "| ct | 1 |" in printed
 
 
@@ -75,3 +77,16 @@ def test_cells() -> None:
     row = {"mean": {"AP": 0.5, "AP50": 0.75}, "well_shown": {"AP": None, "AP50": None}}
     assert protocol._cell(row) == "50.0 / 75.0" and protocol._cell(None) == "-"
     assert protocol._cell({**row, "well_shown": {"AP": 0.6, "AP50": 0.8}}) == "50.0 / 75.0 (60.0 / 80.0)"
+
+
+def test_differences_have_intervals_and_a_verdict() -> None:
+    def row(ap: float, spread: float) -> dict[str, Any]:
+        drawn = [ap + spread * (number - 50) / 50 for number in range(101)]
+        return {"mean": {"AP": ap, "AP50": ap}, "resampled_AP": drawn}
+
+    rows = {"100 %": row(0.5, 0.1), "closed vocabulary": row(0.4, 0.1), "Deformable DETR": row(0.51, 0.0)}
+    lines = protocol._compared("ct", rows)
+    assert lines[0] == "- ct, closed vocabulary: +10.0 (+10.0 to +10.0), better"
+    assert lines[1].startswith("- ct, Deformable DETR: -1.0 (-10.5 to +8.5), no difference")
+    assert protocol._compared("ct", {"100 %": rows["100 %"]}) == []
+    assert protocol._compared("ct", {**rows, "100 %": {"mean": rows["100 %"]["mean"]}}) == []
