@@ -39,9 +39,11 @@ register_pipeline()
 
 
 def __getattr__(name: str) -> Any:
-    """The converter is imported when it is asked for."""
+    """The converter and volumes are imported when they are asked for."""
     if name == "convert_glip_checkpoint":
         return importlib.import_module(f"{__name__}.{name}")
+    if name == "ground_volume":
+        return importlib.import_module(f"{__name__}.volume_grounding").ground_volume
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
@@ -56,6 +58,7 @@ __all__ = [
     "MedicalPhraseGroundingPipeline",
     "TextFeatures",
     "default_checkpoint",
+    "ground_volume",
     "load_taxonomy",
     "resolve_modality",
 ]

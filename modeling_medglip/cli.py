@@ -12,7 +12,6 @@ import logging
 import os
 import sys
 import time
-import traceback
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -20,20 +19,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.table import Table
 
+from .cli_jobs import Job, VolumeJob, expand
+from .cli_talk import fail, print_rows, progress, say
 from .errors import MedGlipError, UsageError, one_line
 from .run_report import RESEARCH_USE, InputRecord
 
 
 if TYPE_CHECKING:
-    from .demo_images import DemoCase
     from .grounding import Grounder
-    from .reading import ReadImage
-    from .results import GroundingResult
 
 app = typer.Typer(
     name="medglip",
@@ -55,19 +49,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     debug = "--debug" in arguments
     try:
         status = typer.main.get_command(app).main(args=arguments, prog_name="medglip", standalone_mode=False)
-        return _fail("interrupted", 130, False) if status == 130 else int(status or 0)
+        return fail("interrupted", 130, False) if status == 130 else int(status or 0)
     except MedGlipError as error:
-        return _fail(error, 2 if isinstance(error, UsageError) else 1, debug)
+        return fail(error, 2 if isinstance(error, UsageError) else 1, debug)
     except (KeyboardInterrupt, typer.Abort):
-        return _fail("interrupted", 130, False)
+        return fail("interrupted", 130, False)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except Exception as error:
         message = getattr(error, "format_message", None)
         if message is not None:  # the command line itself was wrong
-            return _fail(f"{message()} (medglip --help shows the usage)", int(getattr(error, "exit_code", 2)), debug)
-        return _fail(f"unexpected {type(error).__name__}: {one_line(error)} (--debug shows where)", 1, debug)
+            return fail(f"{message()} (medglip --help shows the usage)", int(getattr(error, "exit_code", 2)), debug)
+        return fail(f"unexpected {type(error).__name__}: {one_line(error)} (--debug shows where)", 1, debug)
 
 
 def run() -> None:
@@ -97,7 +91,10 @@ def _general(
 
 @app.command()
 def ground(
-    inputs: Annotated[list[Path], typer.Argument(metavar="INPUT...", help="PNG, JPEG, TIFF or DICOM files.")],
+    inputs: Annotated[
+        list[Path],
+        typer.Argument(metavar="INPUT...", help="Pictures, DICOM, NIfTI, NRRD; folders of DICOM series."),
+    ],
     prompt: Annotated[str, typer.Option("--prompt", help='Labels, for example "liver. spleen."')],
     modality: Annotated[str, typer.Option("--modality", help="auto, ct, mri, ultrasound, xray ...")] = "auto",
     model: Model = None,
@@ -106,24 +103,35 @@ def ground(
     device: Device = "auto",
     report: Annotated[Path | None, typer.Option("--report", metavar="FILE", help="Write a JSON manifest.")] = None,
     frame: Annotated[int | None, typer.Option("--frame", min=1, help="Frame of a file that holds several.")] = None,
+    plane: Annotated[
+        str | None, typer.Option("--plane", help="Of volumes: axial, coronal, sagittal; all asks for agreement.")
+    ] = None,
+    several_patients: Annotated[
+        bool, typer.Option("--several-patients", help="Take a DICOM folder with files of several patients.")
+    ] = False,
     debug: Debug = False,
 ) -> int:
-    """Ground phrases on images: writes NAME.png (overlay) and NAME.boxes.json for every input."""
+    """Ground phrases on images and volumes: writes NAME.png (overlay) and NAME.boxes.json for every input."""
     start = time.perf_counter()
     with _quiet(debug):
         from .grounding import load, prompt_labels
         from .reading import read_image
         from .results import output_stems
 
-        labels, stems = prompt_labels(prompt), output_stems(inputs, out)
+        labels = prompt_labels(prompt)
+        jobs, records = expand(inputs, several_patients, debug)
+        stems = output_stems([job.path for job in jobs], out)
         _check_report(report, inputs, out, stems)
         _make_folder(out)
         grounder = load(model, device, modality)
-        _say(f"{grounder.name} on {grounder.device}")
-        records = []
-        for path, stem in _progress(list(zip(inputs, stems, strict=True))):
-            job = _Job(grounder, out, stem, prompt, labels, modality, threshold, debug)
-            records.append(job.run(path.name, lambda path=path: read_image(path, frame)))
+        say(f"{grounder.name} on {grounder.device}")
+        for found, stem in progress(list(zip(jobs, stems, strict=True))):
+            kind = Job if found.open is None else VolumeJob
+            job = kind(grounder, out, stem, prompt, labels, modality, threshold, debug)
+            if isinstance(job, VolumeJob):
+                job.plane = plane
+            read = found.open or (lambda path=found.path: read_image(path, frame))
+            records.append(job.run(found.path.name, read))
     if report is not None:
         options = {"prompt": prompt, "modality": modality, "threshold": threshold, "device": device, "frame": frame}
         _write_report(report, grounder, options, labels, records, time.perf_counter() - start)
@@ -147,17 +155,17 @@ def demo(
         from .results import write_bytes
 
         grounder = load(model, device)
-        _say(f"{grounder.name} on {grounder.device}")
+        say(f"{grounder.name} on {grounder.device}")
         cases = [case for case in demo_cases() if case.modality in grounder.modalities]
         records, pictures = [], []
-        for case in _progress(cases):
+        for case in progress(cases):
             labels = prompt_labels(case.prompt)
-            job = _Job(grounder, out, case.id, case.prompt, labels, case.modality, threshold, debug, case)
+            job = Job(grounder, out, case.id, case.prompt, labels, case.modality, threshold, debug, case)
             records.append(job.run(case.id, case.load))
             pictures.extend(job.pictures)
         if pictures:
             write_bytes(out / "demo.png", overlay_png(contact_sheet(pictures, columns=min(4, len(pictures)))))
-            _say(f"all overlays on one sheet: {out / 'demo.png'}")
+            say(f"all overlays on one sheet: {out / 'demo.png'}")
     return _finish(records, out)
 
 
@@ -177,7 +185,7 @@ def info(
     if as_json:
         typer.echo(json.dumps(content, indent=2, ensure_ascii=False))
     elif licenses:
-        _print_rows(["part", "license", "modality", "remarks"], [list(row.values()) for row in _ordered(content)])
+        print_rows(["part", "license", "modality", "remarks"], [list(row.values()) for row in _ordered(content)])
     else:
         _print_info(content)
     return 0
@@ -193,147 +201,19 @@ def env(debug: Debug = False) -> int:
     return 0
 
 
-# One input -----------------------------------------------------------------------------------------------------------
-
-
-class _Job:
-    """Ground one picture, write its files, print its boxes; a failure is told and recorded, not raised."""
-
-    def __init__(
-        self,
-        grounder: Grounder,
-        out: Path,
-        stem: str,
-        prompt: str,
-        labels: list[str],
-        modality: str,
-        threshold: float,
-        debug: bool,
-        case: DemoCase | None = None,
-    ) -> None:
-        self.grounder, self.out, self.stem = grounder, out, stem
-        self.prompt, self.labels, self.modality, self.threshold = prompt, labels, modality, threshold
-        self.debug, self.case = debug, case
-        self.pictures: list[Any] = []
-
-    def run(self, name: str, read: Any) -> InputRecord:
-        """Read, ground, write, print."""
-        from .grounding import ground_image
-
-        start, name = time.perf_counter(), one_line(name, 120)
-        try:
-            image = read()
-            result = ground_image(self.grounder, image, self.prompt, self.modality, self.threshold)
-            for warning in result.warnings:
-                _complain("warning", f"{name}: {warning}")
-            outputs = self._write(image, result)
-        except UsageError:
-            raise
-        except MedGlipError as error:
-            _fail(error, 1, self.debug)
-            return InputRecord(name, "failed", time.perf_counter() - start, error=str(error))
-        except MemoryError as error:
-            _fail(f"{name}: not enough memory", 1, self.debug, error)
-            return InputRecord(name, "failed", time.perf_counter() - start, error="not enough memory")
-        except Exception as error:  # one input must not take the others with it
-            memory = "memory" in str(error).lower()
-            reason = "not enough memory" if memory else f"unexpected {type(error).__name__}; --debug shows where"
-            _fail(f"{name}: {reason}", 1, self.debug, error)
-            return InputRecord(name, "failed", time.perf_counter() - start, error=reason)
-        _print_boxes(name, result, self.case)
-        found = (len(result.boxes), result.image.modality, result.modality_source, result.warnings)
-        return InputRecord(name, "done", time.perf_counter() - start, outputs, *found)
-
-    def _write(self, image: ReadImage, result: GroundingResult) -> tuple[str, ...]:
-        from .overlay import display_picture, draw_overlay, overlay_png
-        from .results import output_names, write_boxes, write_bytes
-
-        boxes_name, picture_name = output_names(self.stem)
-        phantom = self.case is not None and self.case.is_phantom
-        banner = "PHANTOM: drawn by this project, not a patient" if phantom else ""
-        window = self.grounder.processor.image_processor.modality_settings.get("ct", {}).get("windows", [(40, 400)])[0]
-        shown = display_picture(image, result.image.modality, tuple(window))
-        title = f"{result.image.modality}: {image.file}"
-        picture = draw_overlay(shown, result, self.labels, title, banner)
-        self.pictures.append(picture)
-        write_boxes(result, self.out / boxes_name)
-        write_bytes(self.out / picture_name, overlay_png(picture))
-        return boxes_name, picture_name
-
-
-# Talking -------------------------------------------------------------------------------------------------------------
-
-
-def _console() -> Console:
-    """Standard output; wide enough for whole rows when it is no terminal."""
-    return Console() if sys.stdout.isatty() else Console(width=160, color_system=None)
-
-
-def _say(text: str) -> None:
-    _console().print(escape(text), soft_wrap=True, highlight=False)
-
-
-def _complain(kind: str, text: object) -> None:
-    """One line on stderr."""
-    print(f"medglip: {kind}: {one_line(text, 500)}", file=sys.stderr, flush=True)
-
-
-def _fail(problem: object, status: int, debug: bool, cause: BaseException | None = None) -> int:
-    error = problem if isinstance(problem, BaseException) else cause
-    if debug and error is not None:
-        traceback.print_exception(error)
-    _complain("error", problem)
-    return status
-
-
-def _print_boxes(name: str, result: GroundingResult, case: DemoCase | None) -> None:
-    heading = f"{name}  [{result.image.modality}, {result.image.width}x{result.image.height}]"
-    console = _console()
-    console.print()
-    console.print(escape(heading), style="bold", highlight=False, soft_wrap=True)
-    if case is not None:
-        console.print(escape(case.source), highlight=False, soft_wrap=True, style="magenta" if case.is_phantom else "")
-    if not result.boxes:
-        console.print("nothing found above the threshold", style="dim")
-        return
-    table = Table("label", "score", "x", "y", "width", "height", box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    for column in table.columns[1:]:
-        column.justify, column.no_wrap = "right", True
-    for box in result.boxes:
-        table.add_row(escape(one_line(box.label, 80)), f"{box.score:.2f}", *(f"{value:.1f}" for value in box.bbox))
-    console.print(table)
-
-
 def _print_info(content: dict[str, Any]) -> None:
-    _say(f"med-glip {content['version']}, embedded checkpoint {content['checkpoint']} ({content['weights_mb']} MB)")
+    say(f"med-glip {content['version']}, embedded checkpoint {content['checkpoint']} ({content['weights_mb']} MB)")
     rows = [
         [modality, str(len(labels := content["labels"].get(modality, []))), ", ".join(labels) or "not stated"]
         for modality in content["modalities"]
     ]
-    _print_rows(["modality", "labels", "trained with"], rows)
-    _say("taxonomy: " + ", ".join(f"{count} {name}" for name, count in content["taxonomy"].items()))
-    _say(RESEARCH_USE)
-
-
-def _print_rows(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    table = Table(*columns, box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    for row in rows:
-        table.add_row(*(escape(str(cell)) for cell in row))
-    _console().print(table)
+    print_rows(["modality", "labels", "trained with"], rows)
+    say("taxonomy: " + ", ".join(f"{count} {name}" for name, count in content["taxonomy"].items()))
+    say(RESEARCH_USE)
 
 
 def _ordered(content: dict[str, Any]) -> list[dict[str, str]]:
     return [{key: row[key] for key in ("part", "license", "modality", "remarks")} for row in content["licenses"]]
-
-
-def _progress(items: list[Any]) -> Iterator[Any]:
-    """The items one by one, with a bar on stderr while there are several and somebody watches."""
-    if len(items) < 2 or not sys.stderr.isatty():
-        yield from items
-        return
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        yield from bar.track(items, description="images")
 
 
 # Around a run --------------------------------------------------------------------------------------------------------
@@ -417,11 +297,11 @@ def _write_report(
 def _finish(records: Sequence[InputRecord], out: Path) -> int:
     """The last lines, and the exit status."""
     done = [record for record in records if record.status == "done"]
-    _say("")
+    say("")
     if done:
         mean = sum(record.seconds for record in done) / len(done)
-        _say(f"{len(done)} of {len(records)} images done, {mean:.2f} s each; written to {out}")
-    _say(RESEARCH_USE)
+        say(f"{len(done)} of {len(records)} images done, {mean:.2f} s each; written to {out}")
+    say(RESEARCH_USE)
     return 0 if len(done) == len(records) else 1
 
 

@@ -95,12 +95,12 @@ def _stack(images: list[tuple[Path, Any]], pydicom: Any) -> Series:
         spacings = np.array([header.PixelSpacing for _, header in images], dtype=np.float64)
     except (AttributeError, TypeError, ValueError):
         raise VolumeError("slices without orientation, position or spacing", "no_geometry") from None
+    if not np.isfinite([*orientations.ravel(), *positions.ravel(), *spacings.ravel()]).all() or spacings.min() <= 0:
+        raise VolumeError("orientation, position or spacing are missing, zero or not finite", "no_geometry")
     shapes = {(int(header.Rows), int(header.Columns)) for _, header in images}
     alike = np.abs(orientations - orientations[0]).max() < 1e-3 and np.abs(spacings - spacings[0]).max() < 1e-3
     if len(shapes) > 1 or not alike:
         raise VolumeError("slices of several sizes or orientations", "mixed_series")
-    if not np.isfinite([*orientations.ravel(), *positions.ravel(), *spacings.ravel()]).all() or spacings.min() <= 0:
-        raise VolumeError("orientation, position or spacing are not finite", "no_geometry")
     normal = np.cross(orientations[0, :3], orientations[0, 3:])
     along = positions @ normal
     order = np.argsort(along, kind="stable")

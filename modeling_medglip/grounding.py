@@ -288,7 +288,7 @@ def _boxes(
     found = grounder.processor.post_process_grounded_object_detection(
         outputs, inputs, threshold=threshold, target_sizes=[(image.height, image.width)]
     )[0]
-    places = _places(found["text_labels"], modality)
+    places = place_of_labels(found["text_labels"], modality)
     boxes = []
     for score, (left, top, right, bottom), label in zip(
         found["scores"].tolist(), found["boxes"].tolist(), found["text_labels"], strict=True
@@ -298,7 +298,7 @@ def _boxes(
     return tuple(boxes)
 
 
-def _places(labels: list[str], modality: str) -> dict[str, tuple[str | None, str | None, str | None]]:
+def place_of_labels(labels: list[str], modality: str) -> dict[str, tuple[str | None, str | None, str | None]]:
     """label -> (label_id, category, region) in the taxonomy."""
     from .taxonomy import load_taxonomy
 
@@ -309,4 +309,13 @@ def _places(labels: list[str], modality: str) -> dict[str, tuple[str | None, str
     return places
 
 
-__all__ = ["MAX_LABELS", "Grounder", "choose_modality", "ground_image", "load", "prompt_labels", "resolve_device"]
+__all__ = [
+    "MAX_LABELS",
+    "Grounder",
+    "choose_modality",
+    "ground_image",
+    "load",
+    "place_of_labels",
+    "prompt_labels",
+    "resolve_device",
+]

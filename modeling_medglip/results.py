@@ -253,7 +253,7 @@ def safe_stem(name: str) -> str:
     """A file name -> its stem, fit for any file system: letters, digits, `.`, `-`, `_`, at most 100 bytes."""
     readable = unicodedata.normalize("NFKC", name.encode("utf-8", "replace").decode("utf-8"))
     stem = Path(readable.replace("\\", "/")).name
-    stem = Path(stem).stem
+    stem = stem[:-7] if stem.lower().endswith(".nii.gz") else Path(stem).stem
     slug = re.sub(r"-+", "-", "".join(c if c.isalnum() or c in "._-" else "-" for c in stem)).strip(".-")
     while len(slug.encode("utf-8")) > 100:
         slug = slug[:-1]

@@ -10,7 +10,7 @@ from __future__ import annotations
 import gzip
 import io
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar, cast
 
@@ -115,9 +115,7 @@ def _read_nifti(file: Path) -> Volume:
     with _opened(file) as stream:
         image, shape = _nifti_image(file, stream)
         array = np.asanyarray(image.dataobj.get_unscaled()).reshape(shape)
-        slope, intercept = (float(value) for value in (image.dataobj.slope, image.dataobj.inter))
-    if not np.isfinite([slope, intercept]).all() or slope == 0:
-        slope, intercept = 1.0, 0.0
+        slope, intercept = _line(image)
     return _volume(array, RAS_TO_LPS @ np.asarray(image.affine, dtype=np.float64), slope, intercept)
 
 
@@ -125,6 +123,57 @@ def _nifti_header(file: Path) -> Header:
     with _opened(file) as stream:
         image, shape = _nifti_image(file, stream)
     return shape, _checked(RAS_TO_LPS @ np.asarray(image.affine, dtype=np.float64))
+
+
+class NiftiSlabs:
+    """The slices along the last axis of a NIfTI file, one after the other; one is in memory at a time.
+
+    Args:
+        file: what [`read_header`] has accepted.
+    """
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+
+    def whole(self) -> Volume:
+        """All of it, as [`read_volume`] gives it."""
+        return read_volume(self.file)
+
+    def read(self, first: int = 0) -> Iterator[Volume]:
+        """Slices from one on, each a [`Volume`] (i, j, 1) with the affine of the whole.
+
+        Raises:
+            `VolumeError`: names the file and what is wrong, also in the middle of it.
+        """
+        reader = self._slabs(first)
+        while True:
+            found = _read(self.file, lambda _: next(reader, None), lambda _: None)
+            if found is None:
+                return
+            yield found
+
+    def _slabs(self, first: int) -> Iterator[Volume]:
+        with _opened(self.file) as stream:
+            image, (width, height, depth) = _nifti_image(self.file, stream)
+            dtype, offset = image.dataobj.dtype, int(image.dataobj.offset)
+            slope, intercept = _line(image)
+            affine = RAS_TO_LPS @ np.asarray(image.affine, dtype=np.float64)
+            size = width * height * dtype.itemsize
+            stream.seek(offset + first * size)
+            for number in range(first, depth):
+                content = stream.read(size)
+                while len(content) < size and (more := stream.read(size - len(content))):
+                    content += more
+                if len(content) < size:
+                    raise VolumeError(f"ends in slice {number} of {depth}", "unreadable")
+                array = np.frombuffer(content, dtype).reshape((width, height, 1), order="F")
+                yield _volume(array, affine, slope, intercept)
+
+
+def _line(image: Any) -> tuple[float, float]:
+    """Slope and intercept of a NIfTI image."""
+    slope, intercept = (float(value) for value in (image.dataobj.slope, image.dataobj.inter))
+    return (slope, intercept) if np.isfinite([slope, intercept]).all() and slope else (1.0, 0.0)
 
 
 def _nifti_image(file: Path, stream: BinaryIO) -> tuple[Any, tuple[int, int, int]]:
@@ -136,7 +185,7 @@ def _nifti_image(file: Path, stream: BinaryIO) -> tuple[Any, tuple[int, int, int
 
     holder = nibabel.FileHolder(fileobj=cast(Any, stream))
     # A packed file cannot be mapped, but nibabel finds that out only after unpacking all of it once.
-    mapped = not file.name.lower().endswith(".gz")
+    mapped = not _is_packed(file)
     image: Any = _nifti_class(file, nibabel).from_file_map({"header": holder, "image": holder}, mmap=mapped)
     shape = tuple(int(length) for length in image.shape)
     if image.dataobj.dtype.fields is not None or image.dataobj.dtype.kind not in "buif":
@@ -166,8 +215,9 @@ def _nifti_class(file: Path, nibabel: Any) -> Any:
 
 
 def _opened(file: Path) -> BinaryIO:
-    """The bytes of a file, unpacked if its name ends in `.gz`; by isa-l, several times as fast, where it is there."""
-    if not file.name.lower().endswith(".gz"):
+    """The bytes of a file, unpacked if they are gzip's, whatever its name says; by isa-l, several times as fast, where
+    it is there."""
+    if not _is_packed(file):
         return file.open("rb")
     try:
         from isal import igzip
@@ -176,6 +226,12 @@ def _opened(file: Path) -> BinaryIO:
     except ModuleNotFoundError:
         stream = gzip.open(file, "rb")
     return cast(BinaryIO, _InPieces(stream))
+
+
+def _is_packed(file: Path) -> bool:
+    """Whether a file begins as gzip does."""
+    with file.open("rb") as stream:
+        return stream.read(2) == b"\x1f\x8b"
 
 
 class _InPieces(io.BufferedIOBase):
@@ -270,4 +326,4 @@ def _check_detached(file: Path) -> None:
         raise VolumeError(f"points to {one_line(name, 60)!r} outside its folder", "leaves_folder")
 
 
-__all__ = ["VolumeError", "is_volume_file", "read_header", "read_volume"]
+__all__ = ["NiftiSlabs", "VolumeError", "is_volume_file", "read_header", "read_volume"]

@@ -11,14 +11,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import nibabel
 import numpy as np
 import pytest
 from PIL import Image
 
-from modeling_medglip import cli, grounding
+from modeling_medglip import cli, cli_talk, grounding
 from modeling_medglip.demo_images import DemoCase, demo_cases
 from modeling_medglip.reading import ReadImage
 from modeling_medglip.results import read_boxes
+from tests.modeling_medglip.dicom_files import write_series
 from tests.modeling_medglip.tiny_checkpoint import save_tiny_checkpoint
 
 
@@ -293,7 +295,7 @@ class TestGround:
         }
 
     def test_no_bar_without_a_terminal(self, capsys: pytest.CaptureFixture[str]) -> None:
-        assert list(cli._progress([1, 2, 3])) == [1, 2, 3]
+        assert list(cli_talk.progress([1, 2, 3])) == [1, 2, 3]
         assert capsys.readouterr() == ("", "")
 
 
@@ -351,3 +353,64 @@ def test_env_names_no_folder(medglip: Any) -> None:
     lines = medglip("env")
     assert lines.status == 0 and "torch: " in lines.out and "telemetry: none, ever" in lines.out
     assert str(Path.home()) + "/" not in lines.out and str(ROOT) not in lines.out
+
+
+class TestVolumes:
+    def run(self, capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str, str]:
+        status = cli.main([str(argument) for argument in arguments])
+        captured = capsys.readouterr()
+        return status, captured.out, captured.err
+
+    def test_a_nifti_file_and_a_dicom_folder(
+        self, tiny: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        volume = np.random.default_rng(0).integers(-1000, 1000, (30, 24, 5)).astype(np.int16)
+        nibabel.save(nibabel.Nifti1Image(volume, np.diag([-1.0, -1, 3, 1])), tmp_path / "scan.nii.gz")
+        write_series(tmp_path / "study" / "one")
+        out = tmp_path / "out"
+        given = ["--prompt", "liver. spleen.", "--model", tiny, "--threshold", "0.0", "--modality", "ct", "--out", out]
+        status, said, errors = self.run(capsys, "ground", tmp_path / "scan.nii.gz", tmp_path / "study", *given)
+        assert (status, errors) == (0, ""), errors
+        assert "scan.nii.gz: 5 axial pictures" in said and "study: 5 axial pictures" in said
+        assert sorted(path.name for path in out.iterdir()) == [
+            "scan.boxes.json",
+            "scan.png",
+            "study.boxes.json",
+            "study.png",
+        ]
+        content = json.loads((out / "study.boxes.json").read_text(encoding="utf-8"))
+        assert content["image"]["depth"] == 5 and content["image"]["spacing_mm"] == [0.7, 0.9, 2.0]
+        assert all(len(box["corners_lps_mm"]) == 8 for box in content["boxes"])
+        assert read_boxes(out / "scan.boxes.json").boxes
+
+    def test_other_planes_and_the_report(self, tiny: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        nibabel.save(nibabel.Nifti1Image(np.ones((8, 9, 10), np.int16), np.eye(4)), tmp_path / "scan.nii")
+        given = ["--prompt", "liver", "--model", tiny, "--modality", "ct", "--out", tmp_path / "out"]
+        report = tmp_path / "run.json"
+        status, said, _ = self.run(
+            capsys, "ground", tmp_path / "scan.nii", *given, "--plane", "coronal", "--report", report
+        )
+        assert status == 0 and "9 coronal pictures" in said
+        assert json.loads(report.read_text(encoding="utf-8"))["done"] == 1
+        status, _, errors = self.run(capsys, "ground", tmp_path / "scan.nii", *given, "--plane", "slanted")
+        assert status == 2 and "choose one of axial" in errors
+
+    def test_bad_volumes_are_named_and_the_others_done(
+        self, tiny: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        (tmp_path / "broken.nii").write_bytes(b"no volume")
+        (tmp_path / "empty").mkdir()
+        write_series(tmp_path / "two", PatientID="A")
+        write_series(tmp_path / "two" / "more", PatientID="B", SeriesInstanceUID="1.2.3")
+        nibabel.save(nibabel.Nifti1Image(np.ones((8, 9, 3), np.int16), np.eye(4)), tmp_path / "good.nii")
+        names = ["broken.nii", "empty", "two", "good.nii"]
+        given = ["--prompt", "liver", "--model", tiny, "--modality", "ct", "--out", tmp_path / "out"]
+        status, said, errors = self.run(capsys, "ground", *(tmp_path / name for name in names), *given)
+        assert status == 1 and "good.nii  [ct, 8x9x3]" in said
+        assert [line for line in errors.splitlines() if "error" in line] == [
+            "medglip: error: empty: holds no DICOM image series (0 other files)",
+            "medglip: error: two: holds files of 2 patients: give a folder for each",
+            "medglip: error: broken.nii: is no NIfTI file",
+        ]
+        status, said, _ = self.run(capsys, "ground", tmp_path / "two", *given, "--several-patients")
+        assert status == 0 and "two-" in said

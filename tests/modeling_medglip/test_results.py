@@ -159,6 +159,8 @@ def test_a_missing_file(tmp_path: Path) -> None:
     ("name", "stem"),
     [
         ("scan.dcm", "scan"),
+        ("scan.nii.gz", "scan"),
+        (".nii.gz", "image"),
         ("two words (1).png", "two-words-1"),
         ("../../etc/passwd", "passwd"),
         ("..\\..\\evil.png", "evil"),

@@ -1,0 +1,108 @@
+# Copyright 2026 The MedGLIP authors. Licensed under the Apache License, Version 2.0.
+"""What the console script says: boxes as tables, one line per problem, progress bars on a terminal."""
+
+from __future__ import annotations
+
+import sys
+import traceback
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from .errors import one_line
+
+
+if TYPE_CHECKING:
+    from .demo_images import DemoCase
+    from .results import GroundingResult
+    from .volume_results import VolumeResult
+
+
+def console() -> Console:
+    """Standard output; wide enough for whole rows when it is no terminal."""
+    return Console() if sys.stdout.isatty() else Console(width=160, color_system=None)
+
+
+def say(text: str) -> None:
+    console().print(escape(text), soft_wrap=True, highlight=False)
+
+
+def complain(kind: str, text: object) -> None:
+    """One line on stderr."""
+    print(f"medglip: {kind}: {one_line(text, 500)}", file=sys.stderr, flush=True)
+
+
+def fail(problem: object, status: int, debug: bool, cause: BaseException | None = None) -> int:
+    error = problem if isinstance(problem, BaseException) else cause
+    if debug and error is not None:
+        traceback.print_exception(error)
+    complain("error", problem)
+    return status
+
+
+def print_boxes(name: str, result: GroundingResult, case: DemoCase | None) -> None:
+    heading = f"{name}  [{result.image.modality}, {result.image.width}x{result.image.height}]"
+    out = console()
+    out.print()
+    out.print(escape(heading), style="bold", highlight=False, soft_wrap=True)
+    if case is not None:
+        out.print(escape(case.source), highlight=False, soft_wrap=True, style="magenta" if case.is_phantom else "")
+    if not result.boxes:
+        out.print("nothing found above the threshold", style="dim")
+        return
+    table = Table("label", "score", "x", "y", "width", "height", box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for column in table.columns[1:]:
+        column.justify, column.no_wrap = "right", True
+    for box in result.boxes:
+        table.add_row(escape(one_line(box.label, 80)), f"{box.score:.2f}", *(f"{value:.1f}" for value in box.bbox))
+    out.print(table)
+
+
+def print_volume_boxes(name: str, result: VolumeResult) -> None:
+    shape = "x".join(map(str, result.image.shape))
+    out = console()
+    out.print()
+    out.print(escape(f"{name}  [{result.image.modality}, {shape}]"), style="bold", highlight=False, soft_wrap=True)
+    if not result.boxes:
+        out.print("nothing found above the threshold", style="dim")
+        return
+    columns = ("label", "score", "centre, LPS mm", "size, mm", "slices")
+    table = Table(*columns, box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for column in table.columns[1:]:
+        column.justify, column.no_wrap = "right", True
+    for box in result.boxes:
+        sides = [box.box_ijk[axis + 3] - box.box_ijk[axis] for axis in range(3)]
+        size = [side * spacing for side, spacing in zip(sides, result.image.spacing_mm, strict=True)]
+        cells = [" ".join(f"{value:.0f}" for value in values) for values in (box.centre_lps_mm, size)]
+        table.add_row(escape(one_line(box.label, 80)), f"{box.score:.2f}", *cells, str(box.slices))
+    out.print(table)
+
+
+def print_rows(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    table = Table(*columns, box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for row in rows:
+        table.add_row(*(escape(str(cell)) for cell in row))
+    console().print(table)
+
+
+def progress(items: list[Any]) -> Iterator[Any]:
+    """The items one by one, with a bar on stderr while there are several and somebody watches."""
+    yield from _bar(items, len(items), "images")
+
+
+def slices(pictures: Iterable[Any], count: int) -> Iterator[Any]:
+    """The pictures of a volume, likewise."""
+    yield from _bar(pictures, count, "slices")
+
+
+def _bar(items: Iterable[Any], count: int, description: str) -> Iterator[Any]:
+    if count < 2 or not sys.stderr.isatty():
+        yield from items
+        return
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        yield from bar.track(items, total=count, description=description)

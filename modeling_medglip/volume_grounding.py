@@ -1,0 +1,292 @@
+# Copyright 2026 The MedGLIP authors. Licensed under the Apache License, Version 2.0.
+"""Ground phrases in a volume: picture by picture, then boxes in space.
+
+The prompt is read by the language encoder once; of the volume one batch of pictures is in memory at a time, where the
+file allows it; what stays of a picture is its boxes.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from .errors import MedGlipError, UsageError, one_line
+from .geometry import PLANES, Volume, picture_count, to_lps
+from .grounding import Grounder, choose_modality, load, place_of_labels, prompt_labels
+from .linking import Chain, SliceBox, link
+from .reading import ReadImage
+from .taxonomy import load_taxonomy
+from .volume_results import Corner, VolumeBox, VolumeInfo, VolumeResult
+from .volume_source import VolumeSource, acquisition_plane, box_of_pictures, corners_lps, open_volume
+
+
+# Boxes of single pictures are kept from this share of the threshold on; whole structures must reach it.
+FAINT = 0.5
+GAP_MM = 5.0
+CONSENSUS = "all"
+# Two planes mean the same box from this overlap in space on.
+AGREE = 0.25
+
+
+def ground_volume(
+    volume: str | Path | Volume | VolumeSource | Any,
+    prompt: str,
+    modality: str = "auto",
+    threshold: float = 0.3,
+    plane: str | None = None,
+    model: str | Path | Grounder | None = None,
+    device: str = "auto",
+    batch_size: int = 4,
+    progress: Callable[[Iterable[Any], int], Iterable[Any]] | None = None,
+) -> VolumeResult:
+    """Find the regions of a volume that the labels of a prompt name.
+
+    Args:
+        volume: a file (see [`~modeling_medglip.volumes.read_volume`]), a [`Volume`], a [`VolumeSource`], or an image
+            of nibabel.
+        prompt: labels, separated by dots, commas or lines.
+        modality: a name, an alias, or `"auto"`: the header's, else what the middle picture looks like.
+        threshold: lowest score of a box in space, 0 to 1.
+        plane: `"axial"`, `"coronal"`, `"sagittal"`; `"all"` keeps what two planes of three agree on; `None` is the
+            plane in which the slices were taken.
+        model: checkpoint folder or id, or a loaded [`Grounder`]; the embedded checkpoint when `None`.
+        batch_size: pictures that go through the network together.
+        progress (*optional*): called with the pictures and their number; yields the pictures.
+
+    Returns:
+        a [`VolumeResult`]: boxes in voxels of the file's own grid and in LPS mm.
+
+    Raises:
+        `UsageError`: an unknown modality, plane or device, no label. `MedGlipError`: a volume that cannot be read or
+        used; names the file.
+    """
+    labels = prompt_labels(prompt)
+    source = as_source(volume)
+    planes = _planes(plane, source)
+    grounder = model if isinstance(model, Grounder) else load(model, device, modality)
+    start = time.perf_counter()
+    name, origin, probability, notes = _modality(grounder, source, planes[0], modality)
+    finder = _Finder(grounder, labels, name, threshold * FAINT, batch_size)
+    found, count = {}, 0
+    for own in planes:
+        pictures = picture_count(to_lps(source.grid), own)
+        shown = source.pictures(own) if progress is None else progress(source.pictures(own), pictures)
+        found[own] = _chains(finder.find(shown, source.name), source.grid, own)
+        count += pictures
+    boxes = _boxes(found, source.grid, labels, name, threshold)
+    notes += (*source.notes, *side_doubts(boxes))
+    grid = source.grid
+    i, j, k = (int(length) for length in grid.array.shape)
+    x, y, z = (float(value) for value in grid.spacing)
+    info = VolumeInfo(source.name, (i, j, k), (x, y, z), name)
+    shown_plane = planes[0] if len(planes) == 1 else CONSENSUS
+    seconds = time.perf_counter() - start
+    return VolumeResult(grounder.name, info, prompt, boxes, shown_plane, count, seconds, origin, probability, notes)
+
+
+def as_source(volume: Any) -> VolumeSource:
+    """Whatever [`ground_volume`] takes, picture by picture.
+
+    Raises:
+        `UsageError`: something else.
+    """
+    if isinstance(volume, VolumeSource):
+        return volume
+    if isinstance(volume, Volume):
+        return VolumeSource(volume)
+    if isinstance(volume, (str, Path)):
+        return open_volume(volume)
+    if hasattr(volume, "affine") and hasattr(volume, "dataobj"):  # an image of nibabel, whose frame is RAS
+        affine = np.diag([-1.0, -1.0, 1.0, 1.0]) @ np.asarray(volume.affine, dtype=np.float64)
+        try:
+            return VolumeSource(Volume(np.asanyarray(volume.dataobj), affine))
+        except ValueError as error:
+            raise UsageError(f"the image cannot be used: {error}") from None
+    raise UsageError(f"cannot ground a {type(volume).__name__}: give a file, a Volume, or an image of nibabel")
+
+
+def _planes(plane: str | None, source: VolumeSource) -> tuple[str, ...]:
+    if plane == CONSENSUS:
+        return PLANES
+    if plane is None:
+        return (acquisition_plane(source.grid, source.stacked),)
+    if plane not in PLANES:
+        raise UsageError(f"plane {one_line(plane, 40)!r}: choose one of {', '.join((*PLANES, CONSENSUS))}")
+    return (plane,)
+
+
+def _modality(
+    grounder: Grounder, source: VolumeSource, plane: str, modality: str
+) -> tuple[str, str, float | None, tuple[str, ...]]:
+    """As [`choose_modality`], by the middle picture."""
+    middle = source.picture(plane, picture_count(to_lps(source.grid), plane) // 2)
+    image = ReadImage(np.ascontiguousarray(middle), source.name, source.modality)
+    try:
+        return choose_modality(grounder, image, modality)
+    except UsageError:
+        raise
+    except ValueError as error:
+        raise MedGlipError(f"{source.name}: {one_line(error)}") from error
+
+
+class _Finder:
+    """Grounds the labels of one prompt in many pictures of one modality."""
+
+    def __init__(
+        self, grounder: Grounder, labels: list[str], modality: str, threshold: float, batch_size: int
+    ) -> None:
+        self.grounder, self.labels, self.modality = grounder, labels, modality
+        self.threshold, self.batch_size = threshold, max(1, batch_size)
+        text, _ = grounder.processor.encode_prompts([labels])
+        self.label_tokens = text["label_tokens"]
+        self.text = {key: text[key].to(grounder.device) for key in ("input_ids", "attention_mask")}
+        if self.text["input_ids"].dim() == 2:  # one prompt holds all labels: its features serve every batch
+            with torch.inference_mode():
+                self.text = {"text_features": grounder.model.get_text_features(**self.text)}
+
+    def find(self, pictures: Iterable[tuple[int, NDArray]], name: str) -> dict[str, list[SliceBox]]:
+        """label -> boxes of all pictures."""
+        found: dict[str, list[SliceBox]] = {label: [] for label in self.labels}
+        for batch in _batches(pictures, self.batch_size):
+            try:
+                results = self._ground([picture for _, picture in batch])
+            except ValueError as error:
+                raise MedGlipError(f"{name}: picture {batch[0][0]}: {one_line(error)}") from error
+            for (index, _), result in zip(batch, results, strict=True):
+                rows = zip(result["text_labels"], result["boxes"].tolist(), result["scores"].tolist(), strict=True)
+                for label, (x1, y1, x2, y2), score in rows:
+                    found[label].append(SliceBox(index, (x1, y1, x2, y2), score))
+        return found
+
+    def _ground(self, pictures: list[NDArray]) -> list[dict[str, Any]]:
+        processor, model = self.grounder.processor, self.grounder.model
+        arrays = [np.ascontiguousarray(picture) for picture in pictures]
+        inputs = processor.image_processor(arrays, modality=self.modality, return_tensors="pt")
+        count = len(arrays)
+        text = self.text
+        if "text_features" not in text:
+            text = {key: value.expand(count, *value.shape[1:]) for key, value in text.items()}
+        with torch.inference_mode():
+            outputs = model(
+                pixel_values=inputs["pixel_values"].to(self.grounder.device), modality=self.modality, **text
+            )
+        asked = {"label_tokens": self.label_tokens.expand(count, *self.label_tokens.shape[1:])}
+        asked["text_labels"] = [self.labels] * count
+        sizes = [(picture.shape[0], picture.shape[1]) for picture in arrays]
+        return processor.post_process_grounded_object_detection(
+            outputs, {**inputs, **asked}, threshold=self.threshold, target_sizes=sizes
+        )
+
+
+def _batches(items: Iterable[Any], size: int) -> Iterator[list[Any]]:
+    batch: list[Any] = []
+    for item in items:
+        batch.append(item)
+        if len(batch) == size:
+            yield batch
+            batch = []
+    if batch:
+        yield batch
+
+
+def _chains(found: dict[str, list[SliceBox]], grid: Volume, plane: str) -> dict[str, list[Chain]]:
+    """label -> chains over the pictures of a plane. A structure must be seen in two pictures, if there are several."""
+    lps = to_lps(grid)
+    across = {"sagittal": 0, "coronal": 1, "axial": 2}[plane]
+    gap = max(1, round(GAP_MM / float(lps.spacing[across])))
+    least = min(2, picture_count(lps, plane))
+    return {label: link(boxes, gap, least) for label, boxes in found.items()}
+
+
+def _boxes(
+    found: dict[str, dict[str, list[Chain]]], grid: Volume, labels: Sequence[str], modality: str, threshold: float
+) -> tuple[VolumeBox, ...]:
+    """The boxes in space over the threshold, best first."""
+    places = place_of_labels(list(labels), modality)
+    boxes: list[VolumeBox] = []
+    for label in labels:
+        by_plane = [
+            [_box(label, chain, plane, grid, places[label]) for chain in chains[label]]
+            for plane, chains in found.items()
+        ]
+        boxes += by_plane[0] if len(by_plane) == 1 else _agreed(by_plane, grid)
+    kept = [box for box in boxes if box.score >= threshold]
+    return tuple(sorted(kept, key=lambda box: (-box.score, box.label, box.box_ijk)))
+
+
+def _box(label: str, chain: Chain, plane: str, grid: Volume, place: tuple[Any, Any, Any]) -> VolumeBox:
+    ijk = box_of_pictures(grid, plane, chain.extent, chain.first, chain.last)
+    return _made(label, chain.score, ijk, grid, (plane, len(chain.boxes), chain.best), place)
+
+
+def _made(
+    label: str,
+    score: float,
+    ijk: Sequence[float],
+    grid: Volume,
+    seen: tuple[str, int, tuple[SliceBox, ...]],
+    place: tuple[Any, Any, Any],
+) -> VolumeBox:
+    i1, j1, k1, i2, j2, k2 = (float(value) for value in ijk)
+    corners: tuple[Corner, ...] = tuple((float(x), float(y), float(z)) for x, y, z in corners_lps(grid, tuple(ijk)))
+    return VolumeBox(label, score, (i1, j1, k1, i2, j2, k2), corners, *seen, *place)
+
+
+def _agreed(by_plane: list[list[VolumeBox]], grid: Volume) -> list[VolumeBox]:
+    """Boxes that at least two planes agree on: the mean of their edges, weighted by score."""
+    boxes = sorted((box for boxes in by_plane for box in boxes), key=lambda box: -box.score)
+    agreed: list[VolumeBox] = []
+    used: set[int] = set()
+    for number, box in enumerate(boxes):
+        if number in used:
+            continue
+        group, planes = [box], {box.plane}
+        for other, candidate in enumerate(boxes):
+            if other > number and other not in used and candidate.plane not in planes:
+                if overlap_ijk(box.box_ijk, candidate.box_ijk) >= AGREE:
+                    group.append(candidate)
+                    planes.add(candidate.plane)
+                    used.add(other)
+        if len(group) > 1:
+            weights = [member.score for member in group]
+            ijk = np.average([member.box_ijk for member in group], axis=0, weights=weights)
+            seen = (box.plane, box.slices, box.best)
+            place = (box.label_id, box.category, box.region)
+            agreed.append(_made(box.label, float(np.mean(weights)), ijk.tolist(), grid, seen, place))
+    return agreed
+
+
+def overlap_ijk(first: Sequence[float], other: Sequence[float]) -> float:
+    """IoU of two boxes (i1, j1, k1, i2, j2, k2)."""
+    a, b = np.array(first, dtype=np.float64), np.array(other, dtype=np.float64)
+    inside = np.clip(np.minimum(a[3:], b[3:]) - np.maximum(a[:3], b[:3]), 0, None).prod()
+    total = (a[3:] - a[:3]).prod() + (b[3:] - b[:3]).prod() - inside
+    return float(inside / total) if total > 0 else 0.0
+
+
+def side_doubts(boxes: Sequence[VolumeBox]) -> tuple[str, ...]:
+    """A warning for every pair of boxes whose labels say left and right the other way round than the patient's axes.
+
+    The x axis of LPS grows to the patient's left.
+    """
+    taxonomy = load_taxonomy()
+    sided: dict[str, dict[str, VolumeBox]] = {}
+    for box in boxes:
+        label = taxonomy.resolve(box.label)
+        if label is not None and label.laterality in ("left", "right") and label.kind_of:
+            sided.setdefault(label.kind_of, {}).setdefault(label.laterality, box)
+    doubts = []
+    for pair in sided.values():
+        if len(pair) == 2 and pair["left"].centre_lps_mm[0] <= pair["right"].centre_lps_mm[0]:
+            left, right = (one_line(pair[side].label, 60) for side in ("left", "right"))
+            doubts.append(f"{left} lies to the patient's right of {right}: check the orientation of the file")
+    return tuple(doubts)
+
+
+__all__ = ["ground_volume", "side_doubts"]

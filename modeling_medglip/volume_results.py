@@ -1,0 +1,120 @@
+# Copyright 2026 The MedGLIP authors. Licensed under the Apache License, Version 2.0.
+"""Boxes in space as plain data, and the `*.boxes.json` files that hold them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from .errors import MedGlipError
+from .linking import SliceBox
+from .results import SCHEMA, to_json, validate_boxes, write_text
+
+
+Corner = tuple[float, float, float]
+
+
+@dataclass(frozen=True)
+class VolumeBox:
+    """One found box in space.
+
+    Attributes:
+        label: the caller's own string. score: 0 to 1.
+        box_ijk: (i1, j1, k1, i2, j2, k2) in voxels of the file's own grid, edges: voxel 0 covers 0 to 1.
+        corners_lps_mm: 8 corners in LPS mm (DICOM's patient frame); i runs fastest, then j, then k.
+        plane: whose pictures were looked at. slices: how many of them show the box. best: up to three of these with
+            the best scores, with their indices (along the LPS axis that the plane cuts) and boxes.
+        label_id, category, region: ids in the taxonomy, `None` for a phrase outside it.
+    """
+
+    label: str
+    score: float
+    box_ijk: tuple[float, float, float, float, float, float]
+    corners_lps_mm: tuple[Corner, ...]
+    plane: str
+    slices: int
+    best: tuple[SliceBox, ...] = field(default=(), compare=False)
+    label_id: str | None = None
+    category: str | None = None
+    region: str | None = None
+
+    @property
+    def centre_lps_mm(self) -> Corner:
+        """Middle of the box in LPS mm."""
+        x, y, z = (sum(corner[axis] for corner in self.corners_lps_mm) / 8 for axis in range(3))
+        return x, y, z
+
+
+@dataclass(frozen=True)
+class VolumeInfo:
+    """What a result says about its volume: base name of the file, voxels and mm along the array's axes, modality."""
+
+    file: str
+    shape: tuple[int, int, int]
+    spacing_mm: tuple[float, float, float]
+    modality: str
+
+
+@dataclass(frozen=True)
+class VolumeResult:
+    """The boxes of one volume.
+
+    Attributes:
+        model: name of the checkpoint. image: see [`VolumeInfo`]. prompt: as the caller gave it.
+        boxes: best score first. plane: the plane that was looked at (`"all"`: a consensus of three).
+        slices, seconds: how many pictures were looked at, and how long that took; not stored.
+        modality_source, modality_probability, warnings: as in [`~modeling_medglip.results.GroundingResult`].
+    """
+
+    model: str
+    image: VolumeInfo
+    prompt: str
+    boxes: tuple[VolumeBox, ...] = ()
+    plane: str = "axial"
+    slices: int = field(default=0, compare=False)
+    seconds: float = field(default=0.0, compare=False)
+    modality_source: str = field(default="given", compare=False)
+    modality_probability: float | None = field(default=None, compare=False)
+    warnings: tuple[str, ...] = field(default=(), compare=False)
+
+
+def volume_to_dict(result: VolumeResult) -> dict[str, Any]:
+    """The content of a `*.boxes.json` file. Voxels are rounded to 2 digits, mm to 3, scores to 4.
+
+    `bbox` is the box in the plane of the array's first two axes, so that readers of 2-D files find what they expect.
+    """
+    width, height, depth = result.image.shape
+    boxes = []
+    for box in result.boxes:
+        i1, j1, k1, i2, j2, k2 = (round(value, 2) for value in box.box_ijk)
+        entry: dict[str, Any] = {"label": box.label, "score": round(box.score, 4)}
+        entry["bbox"] = [i1, j1, round(i2 - i1, 2), round(j2 - j1, 2)]
+        entry["box_ijk"] = [i1, j1, k1, i2, j2, k2]
+        entry["corners_lps_mm"] = [[round(value, 3) for value in corner] for corner in box.corners_lps_mm]
+        entry.update(plane=box.plane, slices=box.slices, best_slices=[shown.index for shown in box.best])
+        entry.update(label_id=box.label_id, category=box.category, region=box.region)
+        boxes.append(entry)
+    image = {"file": result.image.file, "width": width, "height": height, "depth": depth}
+    image |= {"modality": result.image.modality, "spacing_mm": [round(value, 4) for value in result.image.spacing_mm]}
+    content = {"schema": SCHEMA, "model": result.model, "image": image, "prompt": result.prompt}
+    return {**content, "plane": result.plane, "boxes": boxes}
+
+
+def write_volume_boxes(result: VolumeResult, path: str | Path) -> Path:
+    """Write a `*.boxes.json` file.
+
+    Raises:
+        `MedGlipError`: the result is not valid (a box outside its volume ...) or the place cannot be written to.
+    """
+    content = volume_to_dict(result)
+    validate_boxes(content, Path(path).name)
+    depth = content["image"]["depth"]
+    for number, box in enumerate(content["boxes"]):
+        low, high = box["box_ijk"][2], box["box_ijk"][5]
+        if not 0 <= low < high <= depth:
+            raise MedGlipError(f"{Path(path).name}: box {number}: box_ijk lies outside its volume of {depth} slices")
+    return write_text(path, to_json(content))
+
+
+__all__ = ["VolumeBox", "VolumeInfo", "VolumeResult", "volume_to_dict", "write_volume_boxes"]

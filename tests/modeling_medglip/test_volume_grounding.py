@@ -1,0 +1,230 @@
+# Copyright 2026 The MedGLIP authors. Licensed under the Apache License, Version 2.0.
+"""From a volume to boxes in space. Where the network does not matter, bright blocks stand for what it finds."""
+
+from __future__ import annotations
+
+import json
+from itertools import permutations, product
+from pathlib import Path
+from typing import Any
+
+import nibabel
+import numpy as np
+import pytest
+
+from modeling_medglip import volume_grounding
+from modeling_medglip.errors import MedGlipError, UsageError
+from modeling_medglip.geometry import Volume
+from modeling_medglip.grounding import Grounder, load
+from modeling_medglip.linking import SliceBox
+from modeling_medglip.montage import draw_montage
+from modeling_medglip.volume_grounding import ground_volume, overlap_ijk, side_doubts
+from modeling_medglip.volume_results import VolumeBox, volume_to_dict, write_volume_boxes
+from modeling_medglip.volume_source import VolumeSource
+
+from .tiny_checkpoint import save_tiny_checkpoint
+
+
+LABELS = {"left kidney": 100, "right kidney": 200}
+
+
+class Bright:
+    """Finds, for each label, the box round the pixels of one value."""
+
+    def __init__(self, grounder: Any, labels: list[str], modality: str, threshold: float, batch_size: int) -> None:
+        self.labels = labels
+
+    def find(self, pictures: Any, name: str) -> dict[str, list[SliceBox]]:
+        found: dict[str, list[SliceBox]] = {label: [] for label in self.labels}
+        for index, picture in pictures:
+            for label in self.labels:
+                rows, columns = np.nonzero(picture == LABELS[label])
+                if len(rows):
+                    corners = (columns.min(), rows.min(), columns.max() + 1, rows.max() + 1)
+                    x1, y1, x2, y2 = (float(value) for value in corners)
+                    found[label].append(SliceBox(index, (x1, y1, x2, y2), 0.9))
+        return found
+
+
+@pytest.fixture
+def bright(monkeypatch: pytest.MonkeyPatch) -> Grounder:
+    grounder = Grounder(None, None, "bright", None)  # type: ignore[arg-type]
+    monkeypatch.setattr(volume_grounding, "_Finder", Bright)
+    monkeypatch.setattr(volume_grounding, "_modality", lambda *arguments: ("ct", "given", None, ()))
+    return grounder
+
+
+def body() -> Volume:
+    """Two blocks in an LPS volume, the left one where LPS's x is larger."""
+    array = np.zeros((30, 24, 20), np.uint8)
+    array[18:26, 6:12, 4:11] = LABELS["left kidney"]
+    array[3:10, 7:13, 5:12] = LABELS["right kidney"]
+    affine = np.diag([0.8, 0.9, 2.5, 1.0])
+    affine[:3, 3] = [-12.0, -10.0, 50.0]
+    return Volume(array, affine)
+
+
+def reordered(volume: Volume, order: tuple[int, ...], signs: tuple[int, ...]) -> Volume:
+    """The same voxels in the same places, stored with other axes."""
+    array, affine = volume.array.transpose(order), volume.affine[:, [*order, 3]].copy()
+    for axis, sign in enumerate(signs):
+        if sign < 0:
+            affine[:, 3] += affine[:, axis] * (array.shape[axis] - 1)
+            affine[:, axis] *= -1
+            array = np.flip(array, axis)
+    return Volume(np.ascontiguousarray(array), affine)
+
+
+def corner_set(box: VolumeBox) -> set[tuple[float, ...]]:
+    return {tuple(round(value, 6) for value in corner) for corner in box.corners_lps_mm}
+
+
+@pytest.mark.parametrize("plane", [None, "coronal", "sagittal", "all"])
+def test_boxes_lie_where_the_blocks_are(bright: Grounder, plane: str | None) -> None:
+    result = ground_volume(body(), "left kidney. right kidney.", "ct", plane=plane, model=bright)
+    boxes = {box.label: box for box in result.boxes}
+    assert boxes["left kidney"].box_ijk == pytest.approx((18, 6, 4, 26, 12, 11))
+    assert boxes["right kidney"].box_ijk == pytest.approx((3, 7, 5, 10, 13, 12))
+    low, high = body().affine @ [17.5, 5.5, 3.5, 1], body().affine @ [25.5, 11.5, 10.5, 1]
+    assert corner_set(boxes["left kidney"]) == {
+        tuple(round(float(value), 6) for value in (x, y, z))
+        for x, y, z in product(*zip(low[:3], high[:3], strict=True))
+    }
+    assert result.plane == (plane or "axial") and result.warnings == ()
+    assert result.slices == {None: 20, "coronal": 24, "sagittal": 30, "all": 74}[plane]
+
+
+@pytest.mark.parametrize(
+    ("order", "signs"), [(o, s) for o in permutations(range(3)) for s in product((1, -1), repeat=3)]
+)
+def test_no_order_of_the_file_s_axes_moves_a_box(
+    bright: Grounder, order: tuple[int, ...], signs: tuple[int, ...]
+) -> None:
+    expected = {box.label: corner_set(box) for box in ground_volume(body(), "left kidney", model=bright).boxes}
+    found = ground_volume(reordered(body(), order, signs), "left kidney", model=bright)
+    assert {box.label: corner_set(box) for box in found.boxes} == expected
+    i1, j1, k1, i2, j2, k2 = (int(value) for value in found.boxes[0].box_ijk)
+    assert (reordered(body(), order, signs).array[i1:i2, j1:j2, k1:k2] == LABELS["left kidney"]).all()
+
+
+def test_a_mirrored_body_is_doubted(bright: Grounder) -> None:
+    mirrored = Volume(np.flip(body().array, 0), body().affine)
+    result = ground_volume(mirrored, "left kidney. right kidney.", model=bright)
+    assert result.warnings == (
+        "left kidney lies to the patient's right of right kidney: check the orientation of the file",
+    )
+    assert side_doubts([box for box in result.boxes if box.label == "left kidney"]) == ()
+
+
+def test_nifti_and_memory_give_the_same(bright: Grounder, tmp_path: Path) -> None:
+    volume = body()
+    image = nibabel.Nifti1Image(volume.array, np.diag([-1.0, -1, 1, 1]) @ volume.affine)
+    nibabel.save(image, tmp_path / "a.nii.gz")
+    results = [ground_volume(given, "right kidney", model=bright) for given in (tmp_path / "a.nii.gz", image, volume)]
+    assert results[0].image.file == "a.nii.gz" and results[0].image.shape == (30, 24, 20)
+    assert all(result.boxes[0].box_ijk == (3, 7, 5, 10, 13, 12) for result in results)
+
+
+def test_the_json_says_where_everything_is(bright: Grounder, tmp_path: Path) -> None:
+    result = ground_volume(body(), "left kidney", model=bright)
+    path = write_volume_boxes(result, tmp_path / "a.boxes.json")
+    content = json.loads(path.read_text(encoding="utf-8"))
+    assert content == volume_to_dict(result)
+    assert content["image"] == {
+        "file": "volume", "width": 30, "height": 24, "depth": 20, "modality": "ct", "spacing_mm": [0.8, 0.9, 2.5],
+    }  # fmt: skip
+    (box,) = content["boxes"]
+    assert box["box_ijk"] == [18, 6, 4, 26, 12, 11] and box["bbox"] == [18, 6, 8, 6]
+    assert np.shape(box["corners_lps_mm"]) == (8, 3) and box["label_id"] == "kidney_left"
+    assert box["slices"] == 7 and len(box["best_slices"]) == 3
+
+
+def test_a_box_outside_its_volume_is_not_written(bright: Grounder, tmp_path: Path) -> None:
+    import dataclasses
+
+    result = ground_volume(body(), "left kidney", model=bright)
+    wrong = dataclasses.replace(result.boxes[0], box_ijk=(18, 6, 4, 26, 12, 21))
+    with pytest.raises(MedGlipError, match="lies outside its volume of 20 slices"):
+        write_volume_boxes(dataclasses.replace(result, boxes=(wrong,)), tmp_path / "a.boxes.json")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_montage_shows_the_best_slices(bright: Grounder) -> None:
+    source = VolumeSource(body())
+    result = ground_volume(source, "left kidney. right kidney.", model=bright)
+    picture = draw_montage(source, result, ["left kidney", "right kidney"])
+    assert picture is not None and picture.size == (3 * 420, 2 * 420)
+    assert draw_montage(source, ground_volume(source, "left kidney", threshold=0.95, model=bright), []) is None
+
+
+def test_overlap_in_space() -> None:
+    assert overlap_ijk((0, 0, 0, 2, 2, 2), (0, 0, 0, 2, 2, 2)) == 1.0
+    assert overlap_ijk((0, 0, 0, 2, 2, 2), (1, 0, 0, 3, 2, 2)) == pytest.approx(1 / 3)
+    assert overlap_ijk((0, 0, 0, 2, 2, 2), (2, 0, 0, 3, 2, 2)) == 0.0
+
+
+@pytest.mark.parametrize(("given", "said"), [(3, "cannot ground a int"), (object(), "cannot ground a object")])
+def test_what_is_no_volume(given: Any, said: str) -> None:
+    with pytest.raises(UsageError, match=said):
+        ground_volume(given, "liver")
+
+
+# With the (tiny) network ---------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def grounder(tmp_path_factory: pytest.TempPathFactory) -> Grounder:
+    return load(save_tiny_checkpoint(tmp_path_factory.mktemp("checkpoint")))
+
+
+def scan(slices: int = 6) -> Volume:
+    rng = np.random.default_rng(0)
+    return Volume(rng.integers(-1000, 1000, (40, 36, slices)).astype(np.int16), np.diag([1.0, 1.0, 3.0, 1.0]))
+
+
+def test_the_prompt_is_encoded_once_and_batches_change_nothing(
+    grounder: Grounder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = []
+    original = type(grounder.model).get_text_features
+    monkeypatch.setattr(
+        type(grounder.model), "get_text_features", lambda self, *a, **k: calls.append(1) or original(self, *a, **k)
+    )
+    one, many = (
+        ground_volume(scan(), "liver. spleen.", "ct", threshold=0.0, model=grounder, batch_size=size)
+        for size in (1, 4)
+    )
+    assert len(calls) == 2, "once a run"
+    assert len(one.boxes) == len(many.boxes) > 0
+    for first, second in zip(one.boxes, many.boxes, strict=True):
+        assert first.label == second.label and first.score == pytest.approx(second.score, abs=1e-4)
+        np.testing.assert_allclose(first.box_ijk, second.box_ijk, atol=0.01)
+
+
+def test_pictures_are_grounded_as_single_ones_are(grounder: Grounder) -> None:
+    from modeling_medglip.grounding import ground_image
+    from modeling_medglip.reading import ReadImage
+
+    volume = scan(1)
+    result = ground_volume(volume, "liver", "ct", threshold=0.0, model=grounder)
+    image = ReadImage(np.ascontiguousarray(volume.array[:, :, 0].T), "a")
+    single = ground_image(grounder, image, "liver", "ct", threshold=0.0)
+    best = single.boxes[0]
+    assert result.boxes[0].score == pytest.approx(best.score, abs=1e-4)
+    i1, j1, k1, i2, j2, k2 = result.boxes[0].box_ijk
+    assert (i1, j1) <= (best.bbox[0] + 0.01, best.bbox[1] + 0.01) and (k1, k2) == (0, 1)
+
+
+def test_more_labels_than_a_prompt_holds(grounder: Grounder) -> None:
+    prompt = ". ".join(f"liver {'spleen ' * 10}{number}" for number in range(20))
+    result = ground_volume(scan(2), prompt, "ct", threshold=0.0, model=grounder)
+    assert len({box.label for box in result.boxes}) > 5
+
+
+def test_usage_errors(grounder: Grounder) -> None:
+    with pytest.raises(UsageError, match="choose one of axial"):
+        ground_volume(scan(), "liver", "ct", plane="slanted", model=grounder)
+    with pytest.raises(UsageError):
+        ground_volume(scan(), "liver", "telepathy", model=grounder)
+    with pytest.raises(UsageError, match="empty"):
+        ground_volume(scan(), " . ", "ct", model=grounder)
