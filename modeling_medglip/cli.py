@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from .cli_jobs import Job, VolumeJob, expand
+from .cli_jobs import Job, VolumeJob, expand, known_kinds
 from .cli_talk import fail, print_rows, progress, say
 from .errors import MedGlipError, UsageError, one_line
 from .run_report import RESEARCH_USE, InputRecord
@@ -106,6 +106,10 @@ def ground(
     plane: Annotated[
         str | None, typer.Option("--plane", help="Of volumes: axial, coronal, sagittal; all asks for agreement.")
     ] = None,
+    write: Annotated[
+        list[str] | None,
+        typer.Option("--write", help="Of volumes, also: slicer, nifti, sr, seg; several times for several."),
+    ] = None,
     several_patients: Annotated[
         bool, typer.Option("--several-patients", help="Take a DICOM folder with files of several patients.")
     ] = False,
@@ -118,7 +122,7 @@ def ground(
         from .reading import read_image
         from .results import output_stems
 
-        labels = prompt_labels(prompt)
+        labels, kinds = prompt_labels(prompt), known_kinds(write or ())
         jobs, records = expand(inputs, several_patients, debug)
         stems = output_stems([job.path for job in jobs], out)
         _check_report(report, inputs, out, stems)
@@ -129,7 +133,7 @@ def ground(
             kind = Job if found.open is None else VolumeJob
             job = kind(grounder, out, stem, prompt, labels, modality, threshold, debug)
             if isinstance(job, VolumeJob):
-                job.plane = plane
+                job.plane, job.kinds = plane, kinds
             read = found.open or (lambda path=found.path: read_image(path, frame))
             records.append(job.run(found.path.name, read))
     if report is not None:
@@ -253,12 +257,12 @@ def _make_folder(out: Path) -> None:
 
 def _check_report(report: Path | None, inputs: Sequence[Path], out: Path, stems: Sequence[str]) -> None:
     """Refuse, before any work, a report that cannot be written or would overwrite an input or a result."""
-    from .results import canonical_path, output_names
+    from .results import canonical_path, output_names, volume_output_names
 
     if report is None:
         return
     name = one_line(report.name, 120)
-    results = [out / file for stem in stems for file in output_names(stem)]
+    results = [out / file for stem in stems for file in (*output_names(stem), *volume_output_names(stem).values())]
     above = {canonical_path(path) for path in (report, *report.absolute().parents)}
     if above & {canonical_path(path) for path in [*inputs, *results]}:
         raise UsageError(f"--report {name}: is an input or a result of this run, or below one: choose another name")

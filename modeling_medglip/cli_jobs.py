@@ -18,6 +18,7 @@ from .run_report import InputRecord
 if TYPE_CHECKING:
     from .demo_images import DemoCase
     from .grounding import Grounder
+    from .volume_results import VolumeResult
     from .volume_source import VolumeSource
 
 
@@ -27,6 +28,21 @@ class Input:
 
     path: Path
     open: Callable[[], VolumeSource] | None = None
+
+
+def known_kinds(kinds: Sequence[str]) -> tuple[str, ...]:
+    """What `--write` asks for, once each.
+
+    Raises:
+        `UsageError`: something that is not written.
+    """
+    from .results import volume_output_names
+
+    known = tuple(volume_output_names(""))
+    for kind in kinds:
+        if kind not in known:
+            raise UsageError(f"--write {one_line(kind, 40)!r}: choose of {', '.join(known)}")
+    return tuple(dict.fromkeys(kinds))
 
 
 def expand(inputs: Sequence[Path], several_patients: bool, debug: bool) -> tuple[list[Input], list[InputRecord]]:
@@ -140,6 +156,7 @@ class VolumeJob(Job):
     """Ground one volume; the overlay is a montage of the slices that show each label best."""
 
     plane: str | None = None
+    kinds: tuple[str, ...] = ()
 
     def ground(self, image: Any) -> Any:
         from .volume_grounding import ground_volume
@@ -154,16 +171,33 @@ class VolumeJob(Job):
     def write(self, image: Any, result: Any) -> tuple[str, ...]:
         from .montage import draw_montage
         from .overlay import overlay_png
-        from .results import output_names, write_bytes
+        from .results import output_names, volume_output_names, write_bytes
         from .volume_results import write_volume_boxes
 
         boxes_name, picture_name = output_names(self.stem)
         write_volume_boxes(result, self.out / boxes_name)
+        written = [boxes_name]
         picture = draw_montage(image, result, self.labels, self.window())
-        if picture is None:
-            return (boxes_name,)
-        write_bytes(self.out / picture_name, overlay_png(picture))
-        return boxes_name, picture_name
+        if picture is not None:
+            write_bytes(self.out / picture_name, overlay_png(picture))
+            written.append(picture_name)
+        names = volume_output_names(self.stem)
+        for kind in self.kinds:
+            self._write_as(kind, image, result, self.out / names[kind])
+            written.append(names[kind])
+        return tuple(written)
+
+    def _write_as(self, kind: str, source: VolumeSource, result: VolumeResult, path: Path) -> None:
+        from . import dicom_outputs, volume_outputs
+
+        if kind == "slicer":
+            volume_outputs.write_slicer(result, path)
+        elif kind == "nifti":
+            volume_outputs.write_label_map(result, source, self.labels, path)
+        elif kind == "sr":
+            dicom_outputs.write_report(result, source, path)
+        else:
+            dicom_outputs.write_segmentation(result, source, path)
 
     def show(self, name: str, result: Any) -> None:
         print_volume_boxes(name, result)

@@ -149,7 +149,7 @@ def open_series(found: FoundSeries, name: str) -> VolumeSource:
         raise VolumeError(f"{one_line(name, 120)}: {error}", error.rule) from error
     notes = tuple(f"{rule.replace('_', ' ')}: {value}" for rule, value in series.notes)
     source = VolumeSource(series.volume, name, series.modality, (*found.notes, *notes))
-    source.stacked = True
+    source.stacked, source.dicom_files = True, series.files
     return source
 
 

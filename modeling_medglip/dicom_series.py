@@ -39,11 +39,13 @@ class Series:
         volume: see [`Volume`]; the third axis runs from slice to slice.
         modality: one of `MODALITIES`, or `None`.
         notes: (rule, value) of what was mended or should be known: `"duplicate_slices"`, `"gantry_tilt"`.
+        files: in the order of the volume's slices; a multi-frame file alone.
     """
 
     volume: Volume
     modality: str | None
     notes: tuple[tuple[str, str], ...] = ()
+    files: tuple[Path, ...] = ()
 
 
 def read_series(paths: Sequence[str | Path]) -> Series:
@@ -116,7 +118,7 @@ def _stack(images: list[tuple[Path, Any]], pydicom: Any) -> Series:
         volume = Volume(array, affine, slope, intercept)
     except ValueError as error:
         raise VolumeError(str(error), "no_geometry") from None
-    return Series(volume, _modality(chosen[0][1]), (*notes, *tilt))
+    return Series(volume, _modality(chosen[0][1]), (*notes, *tilt), tuple(file for file, _ in chosen))
 
 
 def _without_copies(
@@ -187,10 +189,12 @@ def _multi_frame(images: list[tuple[Path, Any]]) -> Series:
     try:
         import highdicom
     except ModuleNotFoundError:
-        raise VolumeError('multi-frame DICOM needs highdicom: pip install "med-glip[data]"', "unreadable") from None
+        raise VolumeError(
+            'multi-frame DICOM needs highdicom: pip install "med-glip[clinical]"', "unreadable"
+        ) from None
     try:
         found = highdicom.imread(str(images[0][0])).get_volume()
-        return Series(_from_highdicom(found), _modality(images[0][1]))
+        return Series(_from_highdicom(found), _modality(images[0][1]), files=(images[0][0],))
     except VolumeError:
         raise
     except Exception as error:  # frames that are no stack, among much else
@@ -222,7 +226,7 @@ def read_segmentation(path: str | Path) -> list[tuple[Volume, str]]:
     try:
         import highdicom
     except ModuleNotFoundError:
-        raise VolumeError('DICOM SEG needs highdicom: pip install "med-glip[data]"', "unreadable") from None
+        raise VolumeError('DICOM SEG needs highdicom: pip install "med-glip[clinical]"', "unreadable") from None
     try:
         segmentation = highdicom.seg.segread(str(path))
         if segmentation.get_volume_geometry() is None:

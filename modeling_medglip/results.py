@@ -273,7 +273,8 @@ def output_stems(inputs: Iterable[str | Path], folder: str | Path) -> list[str]:
         base = safe_stem(path.name)
         stem, number = base, 1
         while stem.lower() in taken or any(
-            canonical_path(Path(folder) / end) in occupied for end in output_names(stem)
+            canonical_path(Path(folder) / end) in occupied
+            for end in (*output_names(stem), *volume_output_names(stem).values())
         ):
             number += 1
             stem = f"{base}-{number}"
@@ -285,6 +286,12 @@ def output_stems(inputs: Iterable[str | Path], folder: str | Path) -> list[str]:
 def output_names(stem: str) -> tuple[str, str]:
     """Names of the two files of one image: (`<stem>.boxes.json`, `<stem>.png`)."""
     return f"{stem}.boxes.json", f"{stem}.png"
+
+
+def volume_output_names(stem: str) -> dict[str, str]:
+    """Kind -> name of the files that a volume's boxes can be written to as well."""
+    endings = {"slicer": "mrk.json", "nifti": "boxes.nii.gz", "sr": "sr.dcm", "seg": "seg.dcm"}
+    return {kind: f"{stem}.{ending}" for kind, ending in endings.items()}
 
 
 def canonical_path(path: str | Path) -> str:
@@ -308,6 +315,7 @@ __all__ = [
     "safe_stem",
     "to_json",
     "validate_boxes",
+    "volume_output_names",
     "write_boxes",
     "write_bytes",
     "write_text",

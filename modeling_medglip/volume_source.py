@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from .errors import one_line
 from .geometry import PLANES, Volume, closest_axes, cut, picture_count, to_lps
-from .volumes import NIFTI_ENDINGS, NiftiSlabs, VolumeError, read_header, read_volume
+from .volumes import NIFTI_ENDINGS, NiftiSlabs, VolumeError, nifti_header, read_header, read_volume
 
 
 # The LPS axis that each plane cuts.
@@ -29,11 +29,14 @@ class VolumeSource:
         notes: what was mended or should be known, one line each.
 
     Attributes:
+        nifti_header: of a NIfTI file, nibabel's. dicom_files: of a series, in the order of its slices.
         stacked (`bool`): the last array axis is known to run from slice to slice.
         grid ([`Volume`]): shape and affine of the volume; its array takes no memory and holds nothing.
     """
 
     stacked = False
+    nifti_header: Any = None
+    dicom_files: tuple[Path, ...] = ()
 
     def __init__(
         self, volume: Volume, name: str = "volume", modality: str | None = None, notes: tuple[str, ...] = ()
@@ -174,7 +177,9 @@ def open_volume(path: str | Path) -> VolumeSource:
     file = Path(path)
     if file.name.lower().endswith(NIFTI_ENDINGS):
         shape, affine = read_header(file)
-        return StreamedSource(NiftiSlabs(file), shape, affine, file.name)
+        source = StreamedSource(NiftiSlabs(file), shape, affine, file.name)
+        source.nifti_header = nifti_header(file)
+        return source
     return VolumeSource(read_volume(file), file.name)
 
 

@@ -125,6 +125,13 @@ def _nifti_header(file: Path) -> Header:
     return shape, _checked(RAS_TO_LPS @ np.asarray(image.affine, dtype=np.float64))
 
 
+def nifti_header(path: str | Path) -> Any:
+    """nibabel's header of a NIfTI file that [`read_header`] has accepted."""
+    file = Path(path)
+    with _opened(file) as stream:
+        return _nifti_image(file, stream)[0].header.copy()
+
+
 class NiftiSlabs:
     """The slices along the last axis of a NIfTI file, one after the other; one is in memory at a time.
 
@@ -298,7 +305,7 @@ def _itk_reader(file: Path) -> tuple[Any, tuple[int, int, int]]:
         import SimpleITK
     except ModuleNotFoundError:
         raise VolumeError(
-            'reading NRRD and MetaImage needs SimpleITK: pip install "med-glip[data]"', "unreadable"
+            'reading NRRD and MetaImage needs SimpleITK: pip install "med-glip[clinical]"', "unreadable"
         ) from None
 
     _check_detached(file)
@@ -326,4 +333,4 @@ def _check_detached(file: Path) -> None:
         raise VolumeError(f"points to {one_line(name, 60)!r} outside its folder", "leaves_folder")
 
 
-__all__ = ["NiftiSlabs", "VolumeError", "is_volume_file", "read_header", "read_volume"]
+__all__ = ["NiftiSlabs", "VolumeError", "is_volume_file", "nifti_header", "read_header", "read_volume"]

@@ -395,6 +395,23 @@ class TestVolumes:
         status, _, errors = self.run(capsys, "ground", tmp_path / "scan.nii", *given, "--plane", "slanted")
         assert status == 2 and "choose one of axial" in errors
 
+    def test_files_for_other_programs(self, tiny: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        write_series(tmp_path / "study", FrameOfReferenceUID="1.2.3.4", PatientName="Doe^Jane")
+        nibabel.save(nibabel.Nifti1Image(np.ones((8, 9, 3), np.int16), np.eye(4)), tmp_path / "scan.nii")
+        out = tmp_path / "out"
+        given = ["--prompt", "liver", "--model", tiny, "--threshold", "0.0", "--modality", "ct", "--out", out]
+        kinds = [part for kind in ("slicer", "nifti", "sr", "seg", "slicer") for part in ("--write", kind)]
+        status, _, errors = self.run(capsys, "ground", tmp_path / "study", *given, *kinds)
+        assert status == 0, errors
+        endings = ("boxes.json", "boxes.nii.gz", "mrk.json", "png", "seg.dcm", "sr.dcm")
+        assert sorted(path.name for path in out.iterdir()) == [f"study.{ending}" for ending in endings]
+        told = [path.name for path in out.iterdir() if b"Doe" in path.read_bytes()]
+        assert sorted(told) == ["study.seg.dcm", "study.sr.dcm"], "patient data in DICOM alone"
+        status, _, errors = self.run(capsys, "ground", tmp_path / "scan.nii", *given, "--write", "sr")
+        assert status == 1 and "scan.nii: is no DICOM series" in errors
+        status, _, errors = self.run(capsys, "ground", tmp_path / "scan.nii", *given, "--write", "stl")
+        assert status == 2 and "choose of slicer, nifti, sr, seg" in errors
+
     def test_bad_volumes_are_named_and_the_others_done(
         self, tiny: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:

@@ -1,0 +1,130 @@
+# Copyright 2026 The MedGLIP authors. Licensed under the Apache License, Version 2.0.
+"""Reports and segmentations: read back by highdicom they hold the same boxes of the same series."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import highdicom
+import numpy as np
+import pydicom
+import pytest
+
+from modeling_medglip.dicom_folder import find_series, open_series
+from modeling_medglip.dicom_outputs import slices_of, write_report, write_segmentation
+from modeling_medglip.dicom_series import read_segmentation
+from modeling_medglip.errors import MedGlipError
+from modeling_medglip.volume_results import VolumeResult
+from modeling_medglip.volume_source import VolumeSource, empty_grid
+
+from .dicom_files import write_series
+from .test_volume_outputs import made_box, made_result
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> VolumeSource:
+    write_series(tmp_path / "scan", FrameOfReferenceUID="1.2.3.4", PatientName="Doe^Jane")
+    return open_series(find_series(tmp_path / "scan")[0], "scan")
+
+
+@pytest.fixture
+def result(source: VolumeSource) -> VolumeResult:
+    liver = made_box(source.grid, (2.25, 3.5, 1.0, 9.75, 8.0, 4.0), "liver", 0.91)
+    phrase = made_box(source.grid, (1.0, 1.0, 0.0, 4.0, 3.0, 2.0), "something odd", 0.4)
+    return made_result(source.grid, liver, phrase)
+
+
+def test_a_report_holds_the_boxes(source: VolumeSource, result: VolumeResult, tmp_path: Path) -> None:
+    path = write_report(result, source, tmp_path / "a.sr.dcm")
+    report = highdicom.sr.srread(path)
+    groups = report.content.get_volumetric_roi_measurement_groups()
+    assert [group.tracking_identifier for group in groups] == ["liver 1", "something odd 2"]
+    names = [str(pydicom.dcmread(file).SOPInstanceUID) for file in source.dicom_files]
+    for group, box in zip(groups, result.boxes, strict=True):
+        x1, y1, k1, x2, y2, k2 = box.box_ijk
+        expected = [[x1, y1], [x2, y1], [x2, y2], [x1, y2], [x1, y1]]
+        for region in group.roi:
+            np.testing.assert_allclose(region.value, expected)
+        told = [region.ContentSequence[0].ReferencedSOPSequence[0].ReferencedSOPInstanceUID for region in group.roi]
+        assert told == names[int(k1) : int(k2)]
+        (score,) = group.get_measurements()
+        assert score.value == pytest.approx(box.score)
+    assert groups[0].finding_type.scheme_designator == "SCT" and groups[0].finding_type.value == "10200004"
+    assert groups[1].finding_type.scheme_designator == "99MEDGLIP"
+    assert groups[1].finding_type.meaning == "something odd"
+
+
+def test_report_and_segmentation_belong_to_the_study(
+    source: VolumeSource, result: VolumeResult, tmp_path: Path
+) -> None:
+    first = pydicom.dcmread(source.dicom_files[0])
+    for path in (
+        write_report(result, source, tmp_path / "a.sr.dcm"),
+        write_segmentation(result, source, tmp_path / "a.seg.dcm"),
+    ):
+        written = pydicom.dcmread(path)
+        for name in ("PatientID", "PatientName", "StudyInstanceUID"):
+            assert written[name].value == first[name].value
+        assert written.SeriesInstanceUID != first.SeriesInstanceUID and "research use" in written.SeriesDescription
+
+
+def test_a_segmentation_holds_the_boxes(source: VolumeSource, result: VolumeResult, tmp_path: Path) -> None:
+    path = write_segmentation(result, source, tmp_path / "a.seg.dcm")
+    found = read_segmentation(path)
+    assert [label for _, label in found] == ["liver 1", "something odd 2"]
+    segments = highdicom.seg.segread(path)
+    assert segments.get_segment_description(1).segmented_property_type.value == "10200004"
+    for (mask, _), box in zip(found, result.boxes, strict=True):
+        places = np.argwhere(mask.array)
+        corners = mask.affine[:3, :3] @ places.T + mask.affine[:3, 3:]
+        k = slices_of(box)
+        i1, j1 = (int(np.ceil(value - 0.5)) for value in box.box_ijk[:2])
+        i2, j2 = (int(np.ceil(value - 0.5)) for value in box.box_ijk[3:5])
+        ends = np.array([[i1, j1, k.start, 1], [i2 - 1, j2 - 1, k.stop - 1, 1]]) @ source.grid.affine.T
+        np.testing.assert_allclose(corners.min(axis=1), np.minimum(*ends[:, :3]), atol=1e-4)
+        np.testing.assert_allclose(corners.max(axis=1), np.maximum(*ends[:, :3]), atol=1e-4)
+
+
+def test_an_empty_character_set_is_the_default_one(tmp_path: Path) -> None:
+    write_series(tmp_path / "scan", SpecificCharacterSet="", FrameOfReferenceUID="1.2.3.4")
+    source = open_series(find_series(tmp_path / "scan")[0], "scan")
+    write_report(made_result(source.grid, made_box(source.grid, (1, 1, 1, 3, 3, 3))), source, tmp_path / "a.dcm")
+    assert highdicom.sr.srread(tmp_path / "a.dcm").content.get_volumetric_roi_measurement_groups()
+
+
+@pytest.mark.parametrize("write", [write_report, write_segmentation])
+def test_what_cannot_be_written(write: Any, source: VolumeSource, result: VolumeResult, tmp_path: Path) -> None:
+    with pytest.raises(MedGlipError, match="scan: nothing was found"):
+        write(dataclasses.replace(result, boxes=()), source, tmp_path / "a.dcm")
+    with pytest.raises(MedGlipError, match="volume: is no DICOM series"):
+        write(result, VolumeSource(empty_grid((4, 4, 4), np.eye(4))), tmp_path / "a.dcm")
+    assert not (tmp_path / "a.dcm").exists()
+
+
+def test_what_highdicom_says_of_a_header_is_not_passed_on(
+    source: VolumeSource, result: VolumeResult, tmp_path: Path
+) -> None:
+    for file in source.dicom_files:
+        dataset = pydicom.dcmread(file)
+        del dataset.StudyInstanceUID
+        dataset.save_as(file)
+    with pytest.raises(MedGlipError, match="no report can be made of its headers") as error:
+        write_report(result, source, tmp_path / "a.dcm")
+    assert "Doe" not in str(error.value)
+
+
+@pytest.mark.skipif(not shutil.which("dsrdump") or not shutil.which("dciodvfy"), reason="needs dcmtk and dicom3tools")
+def test_other_readers_find_no_error(source: VolumeSource, result: VolumeResult, tmp_path: Path) -> None:
+    report = write_report(result, source, tmp_path / "a.sr.dcm")
+    mask = write_segmentation(result, source, tmp_path / "a.seg.dcm")
+    shown = subprocess.run(["dsrdump", str(report)], capture_output=True, text=True)
+    assert shown.returncode == 0 and 'Tracking Identifier")="liver 1"' in shown.stdout
+    for path in (report, mask):
+        checked = subprocess.run(["dciodvfy", str(path)], capture_output=True, text=True)
+        # What is wrong with pydicom's own picture is not ours.
+        own = [line for line in checked.stderr.splitlines() if line.startswith("Error") and "Patient" not in line]
+        assert own == []
