@@ -106,6 +106,10 @@ def ground(
     plane: Annotated[
         str | None, typer.Option("--plane", help="Of volumes: axial, coronal, sagittal; all asks for agreement.")
     ] = None,
+    axes: Annotated[
+        str | None,
+        typer.Option("--axes", help="Of volumes whose header is wrong: LPS, RAS, LIA ..."),
+    ] = None,
     write: Annotated[
         list[str] | None,
         typer.Option("--write", help="Of volumes, also: slicer, nifti, sr, seg; several times for several."),
@@ -133,7 +137,7 @@ def ground(
             kind = Job if found.open is None else VolumeJob
             job = kind(grounder, out, stem, prompt, labels, modality, threshold, debug)
             if isinstance(job, VolumeJob):
-                job.plane, job.kinds = plane, kinds
+                job.plane, job.kinds, job.axes = plane, kinds, axes
             read = found.open or (lambda path=found.path: read_image(path, frame))
             records.append(job.run(found.path.name, read))
     if report is not None:

@@ -157,12 +157,20 @@ class VolumeJob(Job):
 
     plane: str | None = None
     kinds: tuple[str, ...] = ()
+    axes: str | None = None
 
     def ground(self, image: Any) -> Any:
         from .volume_grounding import ground_volume
 
         found = ground_volume(
-            image, self.prompt, self.modality, self.threshold, self.plane, self.grounder, progress=slices
+            image,
+            self.prompt,
+            self.modality,
+            self.threshold,
+            self.plane,
+            self.grounder,
+            axes=self.axes,
+            progress=slices,
         )
         rate = found.slices / max(found.seconds, 1e-6)
         say(f"{image.name}: {found.slices} {found.plane} pictures, {rate:.1f} per second")

@@ -109,6 +109,29 @@ def to_lps(volume: Volume) -> Volume:
     return replace(volume, array=array[steps], affine=affine)
 
 
+def with_axcodes(volume: Volume, codes: str) -> Volume:
+    """The volume with its axes running as letters say, for files whose headers are known to be wrong.
+
+    Args:
+        codes: for every array axis the side that its indices grow to: one of L and R, P and A, S and I, such as
+            `"LPS"`. The spacing stays, the origin and oblique angles go.
+
+    Raises:
+        `ValueError`: not three such letters of three axes.
+    """
+    sides = {"L": (0, 1), "R": (0, -1), "P": (1, 1), "A": (1, -1), "S": (2, 1), "I": (2, -1)}
+    found = [sides.get(letter) for letter in codes.upper()]
+    axes = [side[0] for side in found if side is not None]
+    if len(codes) != 3 or sorted(axes) != [0, 1, 2]:
+        raise ValueError(f"axes {codes[:20]!r}: give three letters such as LPS or RAS, one of each pair")
+    affine = np.zeros((4, 4))
+    affine[3, 3] = 1.0
+    for axis, side in enumerate(found):
+        if side is not None:
+            affine[side[0], axis] = side[1] * volume.spacing[axis]
+    return replace(volume, affine=affine)
+
+
 def picture_count(lps: Volume, plane: str) -> int:
     """Number of pictures that a plane of an LPS volume has."""
     return int(lps.array.shape[_axes(plane)[0]])
@@ -179,4 +202,14 @@ def _axes(plane: str) -> tuple[int, int, int, bool]:
     return _PLANE_AXES[plane]
 
 
-__all__ = ["PLANES", "PicturePlane", "Volume", "closest_axes", "cut", "on_grid", "picture_count", "to_lps"]
+__all__ = [
+    "PLANES",
+    "PicturePlane",
+    "Volume",
+    "closest_axes",
+    "cut",
+    "on_grid",
+    "picture_count",
+    "to_lps",
+    "with_axcodes",
+]

@@ -15,11 +15,10 @@ import numpy as np
 
 # Boxes belong together from this overlap on (IoU), or if so much of the smaller one lies in the other.
 OVERLAP, INSIDE = 0.3, 0.7
-# Two chains of one label are the same structure if so much of the smaller one lies in the other.
-SAME = 0.6
 # Slices at the ends of a chain are left out below this share of its best score.
 WEAK_END = 0.4
 # Parts of one structure: so much of the smaller extent within the other, and a score not much below the other's.
+# Fainter ones are other guesses at the same thing, and are left out.
 PART, FAINTER = 0.5, 0.6
 # Slices that are kept to be looked at.
 SHOWN = 3
@@ -82,7 +81,7 @@ def link(boxes: Iterable[SliceBox], gap: int = 1, least: int = 1) -> list[Chain]
         least: chains of fewer slices are left out.
 
     Returns:
-        the chains, best score first; of those that lie in each other the best one.
+        the chains, best score first; parts of one structure are one chain.
     """
     by_slice: dict[int, list[SliceBox]] = {}
     for box in boxes:
@@ -90,19 +89,37 @@ def link(boxes: Iterable[SliceBox], gap: int = 1, least: int = 1) -> list[Chain]
     open_chains: list[list[SliceBox]] = []
     done: list[list[SliceBox]] = []
     for index in sorted(by_slice):
+        by_slice[index] = _distinct(by_slice[index])
         done += [chain for chain in open_chains if index - chain[-1].index > gap + 1]
         open_chains = [chain for chain in open_chains if index - chain[-1].index <= gap + 1]
         open_chains += _extend(open_chains, by_slice[index])
     trimmed = [_trimmed(chain) for chain in [*done, *open_chains]]
-    chains = _joined(_apart(trimmed), gap)
-    return _apart([chain for chain in chains if len(chain.boxes) >= least])
+    return [chain for chain in _joined(trimmed, gap) if len(chain.boxes) >= least]
+
+
+def _distinct(boxes: Sequence[SliceBox]) -> list[SliceBox]:
+    """The boxes of a slice, best first, without fainter guesses at the same thing."""
+    kept: list[SliceBox] = []
+    for box in sorted(boxes, key=lambda b: (-b.score, b.box)):
+        better = (other for other in kept if box.score < FAINTER * other.score)
+        if not any(_inside(box.box, other.box) >= PART for other in better):
+            kept.append(box)
+    return kept
+
+
+def _inside(first: tuple[float, ...], other: tuple[float, ...]) -> float:
+    """Share of the smaller box that lies in the other."""
+    width = min(first[2], other[2]) - max(first[0], other[0])
+    height = min(first[3], other[3]) - max(first[1], other[1])
+    areas = [(box[2] - box[0]) * (box[3] - box[1]) for box in (first, other)]
+    return max(width, 0.0) * max(height, 0.0) / max(min(areas), 1e-9)
 
 
 def _extend(chains: list[list[SliceBox]], boxes: Sequence[SliceBox]) -> list[list[SliceBox]]:
     """Put the boxes of a slice to the chains they lie over most, best pairs first; returns chains of the others."""
     pairs = sorted(
         (
-            (-_touch(chain[-1].box, box.box), -box.score, row, column)
+            (-_touch(chain[-1].box, box.box) * (chain[-1].score * box.score) ** 0.5, -box.score, row, column)
             for row, chain in enumerate(chains)
             for column, box in enumerate(boxes)
             if _touch(chain[-1].box, box.box) > 0
@@ -120,14 +137,11 @@ def _extend(chains: list[list[SliceBox]], boxes: Sequence[SliceBox]) -> list[lis
 
 def _touch(first: tuple[float, ...], other: tuple[float, ...]) -> float:
     """IoU of two boxes, 0 where they do not belong together."""
-    width = min(first[2], other[2]) - max(first[0], other[0])
-    height = min(first[3], other[3]) - max(first[1], other[1])
-    if width <= 0 or height <= 0:
-        return 0.0
-    inside = width * height
     areas = [(box[2] - box[0]) * (box[3] - box[1]) for box in (first, other)]
-    iou = inside / (areas[0] + areas[1] - inside)
-    return iou if iou >= OVERLAP or inside >= INSIDE * min(areas) else 0.0
+    share = _inside(first, other)
+    inside = share * min(areas)
+    iou = inside / max(areas[0] + areas[1] - inside, 1e-9)
+    return iou if iou >= OVERLAP or share >= INSIDE else 0.0
 
 
 def _trimmed(chain: list[SliceBox]) -> Chain:
@@ -141,13 +155,13 @@ def _joined(chains: Sequence[Chain], gap: int) -> list[Chain]:
     """The chains, best first; one that goes on where a better one ends, or beside it, becomes a part of it, or is left
     out if it is much fainter."""
     kept: list[Chain] = []
-    for chain in sorted(chains, key=lambda c: -c.score):
+    for chain in sorted(chains, key=lambda c: (-c.score, c.first, c.extent)):
         place = next((n for n, better in enumerate(kept) if _goes_on(chain, better, gap)), None)
         if place is None:
             kept.append(chain)
         elif chain.score >= FAINTER * kept[place].score:
             kept[place] = _merged(kept[place], chain)
-    return kept
+    return sorted(kept, key=lambda c: (-c.score, c.first, c.extent))
 
 
 def _goes_on(chain: Chain, better: Chain, gap: int) -> bool:
@@ -155,11 +169,7 @@ def _goes_on(chain: Chain, better: Chain, gap: int) -> bool:
     the smaller one's extent within the other's."""
     if chain.first > better.last + gap + 1 or better.first > chain.last + gap + 1:
         return False
-    first, other = chain.extent, better.extent
-    width = min(first[2], other[2]) - max(first[0], other[0])
-    height = min(first[3], other[3]) - max(first[1], other[1])
-    areas = [(box[2] - box[0]) * (box[3] - box[1]) for box in (first, other)]
-    return width > 0 and height > 0 and width * height >= PART * min(areas)
+    return _inside(chain.extent, better.extent) >= PART
 
 
 def _merged(first: Chain, other: Chain) -> Chain:
@@ -173,27 +183,6 @@ def _merged(first: Chain, other: Chain) -> Chain:
             box = SliceBox(box.index, (x1, y1, x2, y2), max(known.score, box.score))
         boxes[box.index] = box
     return Chain(tuple(boxes[index] for index in sorted(boxes)))
-
-
-def _apart(chains: Sequence[Chain]) -> list[Chain]:
-    """The chains, best first, without those that lie in a better one."""
-    kept: list[Chain] = []
-    for chain in sorted(chains, key=lambda c: -c.score):
-        if all(_shared(chain, better) < SAME for better in kept):
-            kept.append(chain)
-    return kept
-
-
-def _shared(chain: Chain, other: Chain) -> float:
-    """Share of the smaller box in space that lies in the other."""
-    low, high, volumes = [], [], []
-    for own in (chain, other):
-        x1, y1, x2, y2 = own.extent
-        low.append((x1, y1, own.first))
-        high.append((x2, y2, own.last + 1))
-        volumes.append(np.prod(np.subtract(high[-1], low[-1])))
-    inside = np.clip(np.min(high, axis=0) - np.max(low, axis=0), 0, None).prod()
-    return float(inside / max(min(volumes), 1e-9))
 
 
 __all__ = ["Chain", "SliceBox", "link"]

@@ -23,7 +23,7 @@ from .linking import Chain, SliceBox, link
 from .reading import ReadImage
 from .taxonomy import load_taxonomy
 from .volume_results import Corner, VolumeBox, VolumeInfo, VolumeResult
-from .volume_source import VolumeSource, acquisition_plane, box_of_pictures, corners_lps, open_volume
+from .volume_source import UNSTATED, VolumeSource, acquisition_plane, box_of_pictures, corners_lps, open_volume
 
 
 # Boxes of single pictures are kept from this share of the threshold on; whole structures must reach it.
@@ -43,6 +43,7 @@ def ground_volume(
     model: str | Path | Grounder | None = None,
     device: str = "auto",
     batch_size: int = 4,
+    axes: str | None = None,
     progress: Callable[[Iterable[Any], int], Iterable[Any]] | None = None,
 ) -> VolumeResult:
     """Find the regions of a volume that the labels of a prompt name.
@@ -56,6 +57,8 @@ def ground_volume(
         plane: `"axial"`, `"coronal"`, `"sagittal"`; `"all"` keeps what two planes of three agree on; `None` is the
             plane in which the slices were taken.
         model: checkpoint folder or id, or a loaded [`Grounder`]; the embedded checkpoint when `None`.
+        axes: where the file's axes run, such as `"LPS"`, instead of what its header says; see
+            [`~modeling_medglip.geometry.with_axcodes`].
         batch_size: pictures that go through the network together.
         progress (*optional*): called with the pictures and their number; yields the pictures.
 
@@ -68,26 +71,35 @@ def ground_volume(
     """
     labels = prompt_labels(prompt)
     source = as_source(volume)
+    if axes is not None:
+        try:
+            source.state_axes(axes)
+        except ValueError as error:
+            raise UsageError(one_line(error)) from None
     planes = _planes(plane, source)
     grounder = model if isinstance(model, Grounder) else load(model, device, modality)
     start = time.perf_counter()
     name, origin, probability, notes = _modality(grounder, source, planes[0], modality)
     finder = _Finder(grounder, labels, name, threshold * FAINT, batch_size)
-    found, count = {}, 0
+    single: dict[str, dict[str, list[SliceBox]]] = {}
+    count = 0
     for own in planes:
         pictures = picture_count(to_lps(source.grid), own)
         shown = source.pictures(own) if progress is None else progress(source.pictures(own), pictures)
-        found[own] = _chains(finder.find(shown, source.name), source.grid, own)
+        single[own] = finder.find(shown, source.name)
         count += pictures
+    found = {own: _chains(boxes, source.grid, own) for own, boxes in single.items()}
     boxes = _boxes(found, source.grid, labels, name, threshold)
-    notes += (*source.notes, *side_doubts(boxes))
+    notes += tuple(note for note in source.notes if axes is None or note != UNSTATED)
+    notes += side_doubts(boxes)
     grid = source.grid
     i, j, k = (int(length) for length in grid.array.shape)
     x, y, z = (float(value) for value in grid.spacing)
     info = VolumeInfo(source.name, (i, j, k), (x, y, z), name)
     shown_plane = planes[0] if len(planes) == 1 else CONSENSUS
     seconds = time.perf_counter() - start
-    return VolumeResult(grounder.name, info, prompt, boxes, shown_plane, count, seconds, origin, probability, notes)
+    seen = (shown_plane, single, count, seconds)
+    return VolumeResult(grounder.name, info, prompt, boxes, *seen, origin, probability, notes)
 
 
 def as_source(volume: Any) -> VolumeSource:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -63,6 +64,7 @@ class VolumeResult:
     Attributes:
         model: name of the checkpoint. image: see [`VolumeInfo`]. prompt: as the caller gave it.
         boxes: best score first. plane: the plane that was looked at (`"all"`: a consensus of three).
+        slice_boxes: plane -> label -> the boxes of single pictures that were linked; not stored.
         slices, seconds: how many pictures were looked at, and how long that took; not stored.
         modality_source, modality_probability, warnings: as in [`~modeling_medglip.results.GroundingResult`].
     """
@@ -72,6 +74,7 @@ class VolumeResult:
     prompt: str
     boxes: tuple[VolumeBox, ...] = ()
     plane: str = "axial"
+    slice_boxes: Mapping[str, Mapping[str, Sequence[SliceBox]]] = field(default_factory=dict, compare=False)
     slices: int = field(default=0, compare=False)
     seconds: float = field(default=0.0, compare=False)
     modality_source: str = field(default="given", compare=False)

@@ -3,7 +3,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .errors import one_line
-from .geometry import PLANES, Volume, closest_axes, cut, picture_count, to_lps
+from .geometry import PLANES, Volume, closest_axes, cut, picture_count, to_lps, with_axcodes
 from .volumes import NIFTI_ENDINGS, NiftiSlabs, VolumeError, nifti_header, read_header, read_volume
 
 
@@ -19,6 +20,7 @@ from .volumes import NIFTI_ENDINGS, NiftiSlabs, VolumeError, nifti_header, read_
 CUT_AXIS = {"sagittal": 0, "coronal": 1, "axial": 2}
 # An axis whose voxels are so much longer than the others' is the one that slices were taken along.
 LONG = 1.3
+UNSTATED = "its header says nothing of orientation: left and right may be wrong; state the axes (--axes) to be sure"
 
 
 class VolumeSource:
@@ -48,7 +50,15 @@ class VolumeSource:
     def volume(self) -> Volume:
         """The whole volume, in memory."""
         assert self._volume is not None
-        return self._volume
+        return replace(self._volume, affine=self.grid.affine)
+
+    def state_axes(self, codes: str) -> None:
+        """Replace what the header says of orientation; see [`~modeling_medglip.geometry.with_axcodes`].
+
+        Raises:
+            `ValueError`: no three letters for three axes.
+        """
+        self.grid = with_axcodes(self.grid, codes)
 
     def pictures(self, plane: str) -> Iterator[tuple[int, NDArray]]:
         """Every picture of a plane, as `geometry.cut` gives it, with its index; in any order."""
@@ -86,7 +96,7 @@ class StreamedSource(VolumeSource):
         """The whole volume, read once."""
         if self._volume is None:
             self._volume = self._slabs.whole()
-        return self._volume
+        return super().volume()
 
     def pictures(self, plane: str) -> Iterator[tuple[int, NDArray]]:
         if self._volume is not None or plane != plane_of(self.grid, 2):
@@ -107,7 +117,7 @@ class StreamedSource(VolumeSource):
         return number if sign > 0 else self.grid.array.shape[2] - 1 - number
 
     def _picture(self, slab: Volume, plane: str) -> NDArray:
-        thin = to_lps(slab)
+        thin = to_lps(replace(slab, affine=self.grid.affine))
         return thin.values(cut(thin, plane, 0)[0])
 
 
@@ -153,10 +163,16 @@ def box_of_pictures(
     low[columns], high[columns] = box[0], box[2]
     # Coronal and sagittal pictures have the head on top: their rows run down.
     low[rows], high[rows] = (box[1], box[3]) if plane == "axial" else (lengths[rows] - box[3], lengths[rows] - box[1])
+    return box_in_file(grid, low, high)
+
+
+def box_in_file(grid: Volume, low: Sequence[float], high: Sequence[float]) -> tuple[float, ...]:
+    """A box in voxels of `to_lps(grid)` (edges) -> (i1, j1, k1, i2, j2, k2) in the array's own."""
     start, stop = [0.0] * 3, [0.0] * 3
-    for lps, (axis, sign) in enumerate(axes):
-        ends = (low[lps], high[lps]) if sign > 0 else (lengths[lps] - high[lps], lengths[lps] - low[lps])
-        start[axis], stop[axis] = ends
+    for lps, (axis, sign) in enumerate(closest_axes(grid.affine)):
+        length = grid.array.shape[axis]
+        ends = (low[lps], high[lps]) if sign > 0 else (length - high[lps], length - low[lps])
+        start[axis], stop[axis] = (float(end) for end in ends)
     return (*start, *stop)
 
 
@@ -166,6 +182,15 @@ def corners_lps(grid: Volume, box_ijk: tuple[float, ...]) -> NDArray[np.float64]
     places = np.array([[(number >> axis) & 1 for axis in range(3)] for number in range(8)])
     points = np.where(places == 1, stop, start) - 0.5
     return np.asarray(points @ grid.affine[:3, :3].T + grid.affine[:3, 3])
+
+
+def states_orientation(header: Any) -> bool:
+    """Whether a NIfTI header says how the patient lies: a transform with a code, other than one that only scales
+    voxels from a corner at the origin, which programs write that know nothing better."""
+    if int(header["sform_code"]) == 0 and int(header["qform_code"]) == 0:
+        return False
+    affine = np.asarray(header.get_best_affine())
+    return bool(np.abs(affine[:3, 3]).max() > 0 or np.abs(affine[:3, :3] - np.diag(np.diag(affine[:3, :3]))).max() > 0)
 
 
 def open_volume(path: str | Path) -> VolumeSource:
@@ -179,6 +204,8 @@ def open_volume(path: str | Path) -> VolumeSource:
         shape, affine = read_header(file)
         source = StreamedSource(NiftiSlabs(file), shape, affine, file.name)
         source.nifti_header = nifti_header(file)
+        if not states_orientation(source.nifti_header):
+            source.notes = (UNSTATED,)
         return source
     return VolumeSource(read_volume(file), file.name)
 
@@ -188,6 +215,7 @@ __all__ = [
     "VolumeError",
     "VolumeSource",
     "acquisition_plane",
+    "box_in_file",
     "box_of_pictures",
     "corners_lps",
     "empty_grid",

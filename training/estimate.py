@@ -158,7 +158,7 @@ def page(found: dict[str, Any]) -> str:
     batch, cards = plan["batch"], plan["processes"]
     ways = [
         ["one copy per card (`launch/ddp.yaml`)", 1, False],
-        ["the same, activations recomputed (`--checkpointing`)", 1, True],
+        ["the same, activations recomputed (`--checkpointing true`)", 1, True],
         ["sharded (`launch/fsdp.yaml`)", cards, False],
         ["the same, activations recomputed", cards, True],
     ]

@@ -44,6 +44,8 @@ from .trainer import freeze, train_expert
 
 
 logger = logging.getLogger(__name__)
+# Settings that stand in the place of the recipe's.
+CHANGED = ("epochs", "batch", "accumulate", "checkpointing", "size", "anchor_scale")
 STRIDES = (8, 16, 32, 64, 128)
 
 
@@ -82,7 +84,7 @@ class Settings:
     keep: str = _setting(
         "which weights: of the best epoch on the validation split, or the last", "last", choices=["best", "last"]
     )
-    checkpointing: bool = _setting("recompute activations to save memory", False)
+    checkpointing: bool | None = _setting("recompute activations to save memory, or not, instead of the recipe's")
     seed: int = _setting("of everything random", 0)
     threads: int = _setting("CPU threads; 0 leaves PyTorch's choice", 0)
     workers: int = _setting("processes that load pictures", 0)
@@ -97,7 +99,7 @@ def resolved_recipe(settings: Settings) -> Recipe:
         `ValueError`: no such recipe.
     """
     recipe = load_recipe(settings.recipe or ("lora" if settings.lora else "full"))
-    given = {name: getattr(settings, name) for name in ("epochs", "batch", "accumulate", "size", "anchor_scale")}
+    given = {name: getattr(settings, name) for name in CHANGED}
     if settings.head_rate is not None:
         recipe = replace(recipe, optimisation=replace(recipe.optimisation, head_rate=settings.head_rate))
     return recipe.changed([settings.modality], **given)
@@ -244,7 +246,6 @@ def run(settings: Settings) -> dict[str, Any]:
     trainer = train_expert(
         trained, dataset, collator, expert, recipe.optimisation, out, settings.seed,
         measure=score if best else None, load_best_model_at_end=best,
-        activation_checkpointing=settings.checkpointing,
         dataloader_num_workers=settings.workers, **_tensorboard(out),
     )  # fmt: skip
     learned = {label for record in data.train for label in record.labels}

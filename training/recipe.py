@@ -57,13 +57,15 @@ class Optimisation:
 @dataclass(frozen=True)
 class ExpertRecipe:
     """Input size in pixels and anchors as multiples of the strides (`None`: the model's own), batch size, number of
-    batches whose gradients are added up to a step, and number of epochs of one expert."""
+    batches whose gradients are added up to a step, number of epochs of one expert, and whether activations are
+    recomputed to save memory."""
 
     batch: int
     epochs: float
     size: int | None = None
     anchor_scale: float | None = None
     accumulate: int = 1
+    checkpointing: bool = False
 
 
 @dataclass(frozen=True)

@@ -199,6 +199,7 @@ def training_arguments(
         "output_dir": str(out),
         "per_device_train_batch_size": recipe.batch,
         "gradient_accumulation_steps": recipe.accumulate,
+        "activation_checkpointing": recipe.checkpointing,
         "num_train_epochs": recipe.epochs,
         "max_grad_norm": optimisation.gradient_clip,
         "lr_scheduler_type": "constant_with_warmup" if steady else "cosine_with_min_lr",

@@ -365,7 +365,9 @@ class TestVolumes:
         self, tiny: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
         volume = np.random.default_rng(0).integers(-1000, 1000, (30, 24, 5)).astype(np.int16)
-        nibabel.save(nibabel.Nifti1Image(volume, np.diag([-1.0, -1, 3, 1])), tmp_path / "scan.nii.gz")
+        affine = np.diag([-1.0, -1, 3, 1])
+        affine[:3, 3] = [10, 12, -7]
+        nibabel.save(nibabel.Nifti1Image(volume, affine), tmp_path / "scan.nii.gz")
         write_series(tmp_path / "study" / "one")
         out = tmp_path / "out"
         given = ["--prompt", "liver. spleen.", "--model", tiny, "--threshold", "0.0", "--modality", "ct", "--out", out]

@@ -68,6 +68,14 @@ def test_much_fainter_alternatives_are_left_out() -> None:
     assert spans(chains) == [(0, 5)] and chains[0].extent == LEFT
 
 
+def test_fainter_guesses_at_the_same_thing_take_nothing_over() -> None:
+    outer, inner = (62.0, 115.0, 114.0, 171.0), (67.0, 121.0, 108.0, 164.0)
+    between = (65.0, 124.0, 106.0, 162.0)  # nearer to the faint guesses than to the structure before
+    boxes = [*column(range(0, 6), outer, 0.8), *column(range(0, 6), inner, 0.2), *column(range(6, 9), between, 0.9)]
+    (chain,) = link(boxes)
+    assert (chain.first, chain.last, chain.extent) == (0, 8, outer)
+
+
 def test_without_boxes_there_are_no_chains() -> None:
     assert link([]) == []
 

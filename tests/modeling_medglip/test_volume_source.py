@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from modeling_medglip.geometry import PLANES, Volume, cut, to_lps
 from modeling_medglip.volume_source import (
+    UNSTATED,
     StreamedSource,
     VolumeError,
     VolumeSource,
@@ -155,6 +156,41 @@ def test_corners_are_those_of_the_outermost_voxels(seed: int, box: tuple[int, ..
         away = [-0.5 if not side else 0.5 for side in (i, j, k)]
         points.append(affine[:3, :3] @ (np.array(ends) + away) + affine[:3, 3])
     np.testing.assert_allclose(corners, points, atol=1e-9)
+
+
+@pytest.mark.parametrize("codes", ["LPS", "RAS", "lia", "SRP"])
+def test_axes_can_be_stated_where_a_header_is_wrong(codes: str, tmp_path: Path) -> None:
+    array = np.random.default_rng(0).integers(0, 99, (5, 6, 7)).astype(np.int16)
+    source = open_volume(save(tmp_path / "a.nii", array, affine_of((1, 0, 2), (-1, 1, 1))))
+    source.state_axes(codes)
+    ras = np.diag([-1.0, -1, 1, 1]) @ source.grid.affine
+    # nibabel's letters say where indices grow to, in a frame that is RAS
+    assert "".join(nibabel.aff2axcodes(ras)) == codes.upper()
+    np.testing.assert_allclose(source.grid.spacing, [1.0, 2.0, 3.0], rtol=1e-5)
+    whole = VolumeSource(Volume(array, source.grid.affine))
+    plane = plane_of(source.grid, 2)
+    found, expected = dict(source.pictures(plane)), dict(whole.pictures(plane))
+    assert all(np.array_equal(found[index], expected[index]) for index in expected)
+    other = next(name for name in PLANES if name != plane)
+    assert np.array_equal(source.picture(other, 1), whole.picture(other, 1))
+
+
+@pytest.mark.parametrize("codes", ["LP", "LLS", "LPX", "LPSA", ""])
+def test_axes_that_are_none(codes: str, tmp_path: Path) -> None:
+    source = VolumeSource(Volume(np.zeros((2, 2, 2)), np.eye(4)))
+    with pytest.raises(ValueError, match="three letters"):
+        source.state_axes(codes)
+
+
+def test_a_header_that_says_nothing_of_orientation_is_doubted(tmp_path: Path) -> None:
+    array = np.zeros((3, 4, 5), np.int16)
+    assert open_volume(save(tmp_path / "a.nii", array, affine_of((0, 1, 2), (-1, -1, 1)))).notes == ()
+    nibabel.save(nibabel.Nifti1Image(array, np.diag([1.5, 1.5, 8.0, 1.0])), tmp_path / "b.nii")
+    assert open_volume(tmp_path / "b.nii").notes == (UNSTATED,)
+    image = nibabel.Nifti1Image(array, np.diag([-1.5, 1.5, 8.0, 1.0]))
+    image.header["sform_code"] = image.header["qform_code"] = 0
+    image.to_filename(tmp_path / "c.nii")
+    assert UNSTATED in open_volume(tmp_path / "c.nii").notes
 
 
 def test_an_unknown_plane() -> None:

@@ -1,0 +1,213 @@
+# Copyright 2026 The MedGLIP authors. Licensed under the Apache License, Version 2.0.
+"""Boxes in space against masks: IoU in space and AP of the single pictures, per label.
+
+    python -m training.evaluate_volumes --raw ../shared/data --out docs/volumes.json
+
+grounds the volumes of `volume_cases.yaml` with all labels of their masks and writes the same as Markdown.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from modeling_medglip.dicom_folder import find_series, open_series
+from modeling_medglip.errors import MedGlipError, one_line
+from modeling_medglip.geometry import Volume, cut, on_grid, picture_count, to_lps, with_axcodes
+from modeling_medglip.grounding import Grounder, load
+from modeling_medglip.linking import SliceBox
+from modeling_medglip.results import write_text
+from modeling_medglip.volume_grounding import ground_volume, overlap_ijk
+from modeling_medglip.volume_source import VolumeSource, box_in_file, open_volume
+from modeling_medglip.volumes import read_volume
+from modeling_medglip.yaml_files import load_yaml
+
+from .metrics import Detections, average_precision
+from .records import GroundingRecord
+from .report import percent, table
+
+
+SCHEMA = "medglip/volumes@1"
+CASES = Path(__file__).with_name("volume_cases.yaml")
+# Single pictures are measured with all boxes; boxes in space count from the default threshold on.
+LOW, THRESHOLD = 0.1, 0.3
+
+
+def open_case(image: Path) -> VolumeSource:
+    """A volume file, or the only series of a folder.
+
+    Raises:
+        `MedGlipError`: it cannot be read, or the folder has several series.
+    """
+    if not image.is_dir():
+        return open_volume(image)
+    series = find_series(image)
+    if len(series) > 1:
+        raise MedGlipError(f"{image.name}: holds {len(series)} series")
+    return open_series(series[0], image.name)
+
+
+def label_masks(files: Mapping[str, Mapping[int, str]], raw: Path, grid: Volume) -> dict[str, NDArray[np.bool_]]:
+    """Label -> mask on the grid of `to_lps(grid)`.
+
+    Raises:
+        `MedGlipError`: a map that cannot be read or lies elsewhere.
+    """
+    masks: dict[str, NDArray[np.bool_]] = {}
+    for name, values in files.items():
+        placed = on_grid(read_volume(raw / name), grid)
+        if placed is None:
+            raise MedGlipError(f"{Path(name).name}: does not lie on the grid of its volume")
+        for value, label in values.items():
+            mask = placed.array == value
+            if mask.any():
+                masks[label] = masks[label] | mask if label in masks else mask
+    return masks
+
+
+def box_of_mask(mask: NDArray[np.bool_], grid: Volume) -> tuple[float, ...]:
+    """(i1, j1, k1, i2, j2, k2) of a mask on the LPS grid, in voxels of the file's own grid."""
+    places = np.argwhere(mask)
+    return box_in_file(grid, places.min(axis=0), places.max(axis=0) + 1)
+
+
+def single_pictures(
+    masks: Mapping[str, NDArray[np.bool_]], found: Mapping[str, Sequence[SliceBox]], grid: Volume, plane: str
+) -> tuple[list[GroundingRecord], list[Detections]]:
+    """Every picture of a plane with the true boxes of its masks (one per label, round all of it), and what was
+    found."""
+    lps = to_lps(grid)
+    records, detections = [], []
+    labels = tuple(sorted(masks))
+    for index in range(picture_count(lps, plane)):
+        boxes, names = [], []
+        for label in labels:
+            picture = cut(Volume(masks[label], lps.affine), plane, index)[0]
+            rows, columns = np.nonzero(picture)
+            if len(rows):
+                boxes.append([columns.min(), rows.min(), columns.max() + 1, rows.max() + 1])
+                names.append(label)
+        own = [(label, box) for label in labels for box in found.get(label, ()) if box.index == index]
+        own.sort(key=lambda pair: -pair[1].score)
+        height, width = picture.shape
+        records.append(_record(index, boxes, names, labels, (width, height)))
+        scores = np.array([box.score for _, box in own], np.float32)
+        corners = np.array([box.box for _, box in own], np.float32).reshape(-1, 4)
+        detections.append(Detections(tuple(label for label, _ in own), scores, corners))
+    return records, detections
+
+
+def _turned(mask: NDArray[np.bool_], old: Volume, new: Volume) -> NDArray[np.bool_]:
+    """A mask on the LPS grid of a volume, on that of the same voxels with other axes."""
+    stored = Volume(mask, to_lps(old).affine)
+    back = np.empty(old.array.shape, bool)
+    whole = to_lps(replace(old, array=back))
+    whole.array[...] = stored.array
+    return to_lps(replace(new, array=back)).array
+
+
+def _record(
+    index: int, boxes: list[list[int]], names: list[str], labels: tuple[str, ...], size: tuple[int, int]
+) -> GroundingRecord:
+    array = np.array(boxes, np.float32).reshape(-1, 4)
+    nothing = np.zeros((size[1], size[0]), np.uint8)
+    place = ("mri", "volume", str(index), "volume", "validation")
+    return GroundingRecord(*place, array, tuple(names), labels, size, lambda: nothing)
+
+
+def measure_case(case: Mapping[str, Any], raw: Path, grounder: Grounder) -> dict[str, Any]:
+    """Ground one volume.
+
+    Returns:
+        `image`, `seen`, `plane`, `slices`, `seconds`, and `labels`: IoU in space of the best-scored box (0 if there is
+        none over the threshold), its score, how many boxes there are, and AP50 and AP of the single pictures.
+    """
+    source = open_case(raw / case["image"])
+    # The maps lie as their image does, whatever both headers say.
+    masks = label_masks(case["labels"], raw, source.grid)
+    if "axes" in case:
+        stated = with_axcodes(source.grid, case["axes"])
+        masks = {label: _turned(mask, source.grid, stated) for label, mask in masks.items()}
+        source.state_axes(case["axes"])
+    prompt = ". ".join(masks)
+    result = ground_volume(source, prompt, case["modality"], LOW, case.get("plane"), grounder)
+    records, detections = single_pictures(masks, result.slice_boxes[result.plane], source.grid, result.plane)
+    precision = average_precision(records, detections)
+    labels = {}
+    for label, mask in masks.items():
+        boxes = [box for box in result.boxes if box.label == label and box.score >= THRESHOLD]
+        overlap = overlap_ijk(boxes[0].box_ijk, box_of_mask(mask, source.grid)) if boxes else 0.0
+        labels[label] = {
+            "iou": overlap,
+            "score": boxes[0].score if boxes else None,
+            "boxes": len(boxes),
+            "AP50": precision[label].ap50,
+            "AP": precision[label].ap,
+        }
+    name = "/".join(Path(case["image"]).parts[-2:])
+    seen = {"image": name, "seen": bool(case["seen"]), "plane": result.plane}
+    return {**seen, "slices": result.slices, "seconds": round(result.seconds, 2), "labels": labels}
+
+
+def page(found: Mapping[str, Any]) -> str:
+    """The figures as Markdown."""
+    lines = [
+        "# Boxes in space", "",
+        "Made by `python -m training.evaluate_volumes`: every volume is asked for the labels of its masks. **IoU** is",
+        "that of the box with the best score in space with the box round the mask; **AP50** and **AP** are those of",
+        "its single pictures, in per cent. Slices of volumes that are marked were trained on, so that their rows only",
+        "show that boxes of pictures become the right boxes in space.", "",
+    ]  # fmt: skip
+    rows = []
+    for case in found["cases"]:
+        mark = " (trained on)" if case["seen"] else ""
+        rate = case["slices"] / max(case["seconds"], 1e-6)
+        mean = float(np.mean([entry["iou"] for entry in case["labels"].values()]))
+        rows.append(
+            [
+                f"**{case['image']}**{mark}, {case['slices']} {case['plane']}, {rate:.1f} per s",
+                "",
+                f"{mean:.2f}",
+                "",
+                "",
+            ]
+        )
+        for label, entry in case["labels"].items():
+            figures = [f"{entry['iou']:.2f}", percent(entry["AP50"]), percent(entry["AP"])]
+            rows.append([label, entry["boxes"], *figures])
+    return "\n".join(lines) + "\n" + table(["volume: label", "boxes", "IoU in space", "AP50", "AP"], rows)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Command line; returns the exit status."""
+    about = (__doc__ or "").split("\n")[0]
+    parser = argparse.ArgumentParser(prog="python -m training.evaluate_volumes", description=about)
+    parser.add_argument("--raw", type=Path, default=Path("../shared/data"), help="folder that the cases lie below")
+    parser.add_argument("--cases", type=Path, default=CASES)
+    parser.add_argument("--model", help="checkpoint folder or id (default: the embedded one)")
+    parser.add_argument("--out", type=Path, help="JSON file; the same as Markdown is written beside it")
+    options = parser.parse_args(argv)
+    try:
+        cases = load_yaml(options.cases.read_text(encoding="utf-8"))["cases"]
+        grounder = load(options.model)
+        found = {"schema": SCHEMA, "cases": [measure_case(case, options.raw, grounder) for case in cases]}
+    except (MedGlipError, OSError, ValueError, KeyError) as error:
+        print(f"error: {one_line(error, 300)}", file=sys.stderr)
+        return 2
+    if options.out:
+        write_text(options.out, json.dumps(found, indent=1, allow_nan=False) + "\n")
+        write_text(options.out.with_suffix(".md"), page(found))
+    print(page(found), end="")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
