@@ -221,8 +221,9 @@ class TestDocuments:
 
     def test_readme_s_python_runs(self) -> None:
         readme = (ROOT / "README.md").read_text(encoding="utf-8")
-        (sample,) = re.findall(r"```python\n(.*?)```", readme, flags=re.DOTALL)
-        assert "optic disc" in run_python(sample)
+        picture, volume = re.findall(r"```python\n(.*?)```", readme, flags=re.DOTALL)
+        assert "optic disc" in run_python(picture)
+        assert "left lateral ventricle" in run_python(volume)
 
     def test_citation_agrees_with_the_project(self) -> None:
         citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))

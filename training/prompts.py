@@ -292,7 +292,8 @@ class PromptSampler:
         return (words[rng.integers(len(words))] if words else label), (label,)
 
     def _foreign(self, regions: Sequence[str], rng: np.random.Generator, at_least_one: bool) -> list[str]:
-        count = int(rng.integers(1 if at_least_one else 0, self.recipe.foreign + 1))
+        least = int(at_least_one)
+        count = int(rng.integers(least, max(self.recipe.foreign, least) + 1))
         sources = [names for names in (self.vocabulary.foreign(regions, o) for o in self.others.values()) if names]
         phrases: list[str] = []
         for _ in range(count if sources else 0):

@@ -119,3 +119,14 @@ def test_boxes_of_deformable_detr_are_pixels_of_the_input() -> None:
     centre, extent = theirs.pred_boxes[..., :2] * 64, theirs.pred_boxes[..., 2:] * 64
     assert torch.allclose(ours.pred_boxes[..., :2], centre - extent / 2, atol=1e-4)
     assert torch.allclose(ours.pred_boxes[..., 2:] + 1, centre + extent / 2, atol=1e-4)
+
+
+def test_a_phrase_without_a_row_is_left_out() -> None:
+    example = {
+        "pixel_values": torch.zeros(3, 8, 8),
+        "text_labels": ["somewhere else", "b"],
+        "labels": {"boxes": torch.tensor([[1.0, 1, 4, 4]]), "class_labels": torch.tensor([1])},
+        "modality": "ct",
+    }
+    batch = FixedLabelCollator(["a", "b"])([example])
+    assert batch["known"].tolist() == [[False, True]] and batch["labels"][0]["class_labels"].tolist() == [1]

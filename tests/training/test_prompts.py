@@ -212,3 +212,11 @@ def test_categories_and_regions_stand_for_all_their_labels() -> None:
 def test_without_a_taxonomy_there_are_no_groups() -> None:
     assert VOCABULARY.groups("polyp") == ()
     assert draws(sampler(replace=1.0, group=1.0), ["polyp"], ["polyp"], "colon")
+
+
+def test_a_prompt_is_never_empty() -> None:
+    asked = sampler(foreign=0, replace=0.0, all_labels=1.0)
+    assert {prompt.phrases for prompt in draws(asked, [], [], "abdomen", 20)} <= {("polyp",), ("optic disc",)}
+    assert all(
+        prompt.phrases == ("polyp",) for prompt in draws(asked, ["polyp"], ["polyp"], "colon", 20) if prompt.boxes
+    )

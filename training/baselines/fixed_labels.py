@@ -28,8 +28,9 @@ class FixedLabelCollator:
         known = torch.zeros(len(examples), len(self.rows), dtype=torch.bool)
         targets = []
         for number, example in enumerate(examples):
-            rows = torch.tensor([self.rows[name] for name in example["text_labels"]], dtype=torch.int64)
-            known[number, rows] = True
+            # A label of another part of the body may stand in for a prompt that would be empty: it has no row.
+            rows = torch.tensor([self.rows.get(name, -1) for name in example["text_labels"]], dtype=torch.int64)
+            known[number, rows[rows >= 0]] = True
             target = example["labels"]
             targets.append({"boxes": target["boxes"], "class_labels": rows[target["class_labels"]]})
         return {
