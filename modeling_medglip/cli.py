@@ -106,6 +106,7 @@ def ground(
     plane: Annotated[
         str | None, typer.Option("--plane", help="Of volumes: axial, coronal, sagittal; all asks for agreement.")
     ] = None,
+    volume: Annotated[int | None, typer.Option("--volume", min=1, help="Volume of a 4-D NIfTI file.")] = None,
     axes: Annotated[
         str | None,
         typer.Option("--axes", help="Of volumes whose header is wrong: LPS, RAS, LIA ..."),
@@ -114,6 +115,9 @@ def ground(
         list[str] | None,
         typer.Option("--write", help="Of volumes, also: slicer, nifti, sr, seg; several times for several."),
     ] = None,
+    resample: Annotated[
+        bool, typer.Option("--resample", help="Take DICOM series with uneven or missing slices, interpolated.")
+    ] = False,
     several_patients: Annotated[
         bool, typer.Option("--several-patients", help="Take a DICOM folder with files of several patients.")
     ] = False,
@@ -127,7 +131,7 @@ def ground(
         from .results import output_stems
 
         labels, kinds = prompt_labels(prompt), known_kinds(write or ())
-        jobs, records = expand(inputs, several_patients, debug)
+        jobs, records = expand(inputs, several_patients, resample, volume, debug)
         stems = output_stems([job.path for job in jobs], out)
         _check_report(report, inputs, out, stems)
         _make_folder(out)

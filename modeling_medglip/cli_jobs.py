@@ -45,7 +45,9 @@ def known_kinds(kinds: Sequence[str]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(kinds))
 
 
-def expand(inputs: Sequence[Path], several_patients: bool, debug: bool) -> tuple[list[Input], list[InputRecord]]:
+def expand(
+    inputs: Sequence[Path], several_patients: bool, resample: bool, volume: int | None, debug: bool
+) -> tuple[list[Input], list[InputRecord]]:
     """What the command line names, folders as their series; and records of folders that cannot be used."""
     from .volumes import is_volume_file
 
@@ -63,11 +65,11 @@ def expand(inputs: Sequence[Path], several_patients: bool, debug: bool) -> tuple
                 continue
             for number, one in enumerate(series, start=1):
                 name = path.resolve().name if len(series) == 1 else f"{path.resolve().name}-{one.number or number}"
-                found.append(Input(path.parent / name, partial(open_series, one, name)))
+                found.append(Input(path.parent / name, partial(open_series, one, name, resample)))
         elif is_volume_file(path):
             from .volume_source import open_volume
 
-            found.append(Input(path, partial(open_volume, path)))
+            found.append(Input(path, partial(open_volume, path, volume)))
         else:
             found.append(Input(path))
     return found, failed

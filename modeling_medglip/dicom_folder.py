@@ -133,18 +133,18 @@ def _silent() -> Iterator[None]:
         logger.setLevel(before)
 
 
-def open_series(found: FoundSeries, name: str) -> VolumeSource:
+def open_series(found: FoundSeries, name: str, resample: bool = False) -> VolumeSource:
     """A series as a volume.
 
     Args:
-        name: of the folder, for messages and results.
+        name: of the folder, for messages and results. resample: see [`~modeling_medglip.dicom_series.read_series`].
 
     Raises:
         `VolumeError`: names the folder and what is wrong with its slices.
     """
     try:
         with _silent():
-            series = read_series(found.files)
+            series = read_series(found.files, resample)
     except VolumeError as error:
         raise VolumeError(f"{one_line(name, 120)}: {error}", error.rule) from error
     notes = tuple(f"{rule.replace('_', ' ')}: {value}" for rule, value in series.notes)

@@ -48,10 +48,13 @@ class Series:
     files: tuple[Path, ...] = ()
 
 
-def read_series(paths: Sequence[str | Path]) -> Series:
+def read_series(paths: Sequence[str | Path], resample: bool = False) -> Series:
     """Read the slices of one series, in any order, or one multi-frame file.
 
     A tilted gantry is no matter: the affine keeps the shear.
+
+    Args:
+        resample: interpolate slices at even distances where they are uneven or missing, instead of refusing them.
 
     Raises:
         `VolumeError`: rule `"mixed_series"` for slices of several series or orientations, `"missing_slices"` for
@@ -72,7 +75,7 @@ def read_series(paths: Sequence[str | Path]) -> Series:
         raise VolumeError("slices of several series", "mixed_series")
     if int(images[0][1].get("NumberOfFrames") or 1) > 1:
         return _multi_frame(images)
-    return _stack(images, pydicom)
+    return _stack(images, pydicom, resample)
 
 
 def _header(file: Path, pydicom: Any) -> Any:
@@ -82,7 +85,10 @@ def _header(file: Path, pydicom: Any) -> Any:
         if "Rows" not in header or str(header.get("Modality") or "").upper() in DERIVED_CODES:
             return None
         if int(header.get("SamplesPerPixel") or 1) != 1:
-            raise VolumeError(f"{one_line(file.name, 60)}: is in colour", "colour_volume")
+            raise VolumeError(
+                f"{one_line(file.name, 60)}: is in colour, and no slice of a volume: give the files one by one",
+                "colour_volume",
+            )
         return header
     except VolumeError:
         raise
@@ -90,7 +96,7 @@ def _header(file: Path, pydicom: Any) -> Any:
         raise VolumeError(f"{one_line(file.name, 60)}: is damaged ({type(error).__name__})", "unreadable") from None
 
 
-def _stack(images: list[tuple[Path, Any]], pydicom: Any) -> Series:
+def _stack(images: list[tuple[Path, Any]], pydicom: Any, resample: bool = False) -> Series:
     try:
         orientations = np.array([header.ImageOrientationPatient for _, header in images], dtype=np.float64)
         positions = np.array([header.ImagePositionPatient for _, header in images], dtype=np.float64)
@@ -107,18 +113,25 @@ def _stack(images: list[tuple[Path, Any]], pydicom: Any) -> Series:
     along = positions @ normal
     order = np.argsort(along, kind="stable")
     order, notes = _without_copies(order, along, images, pydicom)
-    step, tilt = _step(positions[order], along[order], normal, images[order[0]][1])
+    chosen = [images[index] for index in order]
+    uneven = _uneven(along[order], chosen)
+    if uneven and not resample:
+        raise VolumeError(uneven, "missing_slices")
+    step, tilt = _step(positions[order], along[order], normal, chosen[0][1])
     affine = np.eye(4)
     affine[:3, 0] = orientations[0, :3] * spacings[0, 1]
     affine[:3, 1] = orientations[0, 3:] * spacings[0, 0]
     affine[:3, 2], affine[:3, 3] = step, positions[order[0]]
-    chosen = [images[index] for index in order]
     array, slope, intercept = _pixels(chosen, shapes.pop(), pydicom)
+    files = tuple(file for file, _ in chosen)
+    if uneven:
+        array, affine[:3, 2] = _evened(array, along[order], step)
+        notes, files = (*notes, ("resampled", f"{array.shape[2]} even slices from {len(chosen)}")), ()
     try:
         volume = Volume(array, affine, slope, intercept)
     except ValueError as error:
         raise VolumeError(str(error), "no_geometry") from None
-    return Series(volume, _modality(chosen[0][1]), (*notes, *tilt), tuple(file for file, _ in chosen))
+    return Series(volume, _modality(chosen[0][1]), (*notes, *tilt), files)
 
 
 def _without_copies(
@@ -138,18 +151,47 @@ def _without_copies(
     return np.array(kept), ((("duplicate_slices", f"{copies} copies left out"),) if copies else ())
 
 
+def _uneven(along: NDArray[np.float64], images: Sequence[tuple[Path, Any]]) -> str:
+    """What is wrong with the distances of slices, naming the file before the first wrong one; empty if nothing."""
+    if len(along) < 3:
+        return ""
+    distances = np.diff(along)
+    usual = float(np.median(distances))
+    wrong = np.flatnonzero(np.abs(distances - usual) > GAP * usual)
+    if not len(wrong):
+        return ""
+    span = f"distances of slices from {distances.min():.2f} to {distances.max():.2f} mm"
+    name = one_line(images[int(wrong[0])][0].name, 60)
+    return f"{span}, the first uneven one after {name}: slices are missing, or --resample them"
+
+
+def _evened(
+    array: NDArray, along: NDArray[np.float64], step: NDArray[np.float64]
+) -> tuple[NDArray, NDArray[np.float64]]:
+    """Slices at even distances, linear between their neighbours, and the step from one to the next in mm."""
+    usual = float(np.median(np.diff(along)))
+    total = float(along[-1] - along[0])
+    count = max(2, round(total / usual) + 1)
+    if array.shape[0] * array.shape[1] * count * 4 > MAX_BYTES:
+        raise VolumeError(f"{count} even slices: more than {MAX_BYTES} bytes", "too_large")
+    places = np.linspace(along[0], along[-1], count)
+    right = np.clip(np.searchsorted(along, places), 1, len(along) - 1)
+    share = ((places - along[right - 1]) / (along[right] - along[right - 1])).astype(np.float32)
+    evened = np.empty((*array.shape[:2], count), np.float32)
+    for number in range(count):
+        before, after = array[:, :, right[number] - 1], array[:, :, right[number]]
+        evened[:, :, number] = before * (1 - share[number]) + after * share[number]
+    if array.dtype.kind in "iu":
+        evened = np.rint(evened).astype(array.dtype)
+    return evened, step * (len(along) - 1) / (count - 1)
+
+
 def _step(
     positions: NDArray[np.float64], along: NDArray[np.float64], normal: NDArray[np.float64], header: Any
 ) -> tuple[NDArray[np.float64], tuple[tuple[str, str], ...]]:
     """mm from slice to slice, and a note if that is not along the slices' normal."""
     if len(positions) == 1:
         return normal * float(header.get("SliceThickness") or 1.0), ()
-    distances = np.diff(along)
-    usual = float(np.median(distances))
-    if np.abs(distances - usual).max() > GAP * usual:
-        raise VolumeError(
-            f"distances of slices from {distances.min():.2f} to {distances.max():.2f} mm", "missing_slices"
-        )
     step = (positions[-1] - positions[0]) / (len(positions) - 1)
     angle = float(np.degrees(np.arccos(np.clip(step @ normal / np.linalg.norm(step), -1, 1))))
     return step, ((("gantry_tilt", f"{angle:.1f} degrees"),) if angle > TILT_DEGREES else ())

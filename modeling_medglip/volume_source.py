@@ -193,17 +193,20 @@ def states_orientation(header: Any) -> bool:
     return bool(np.abs(affine[:3, 3]).max() > 0 or np.abs(affine[:3, :3] - np.diag(np.diag(affine[:3, :3]))).max() > 0)
 
 
-def open_volume(path: str | Path) -> VolumeSource:
+def open_volume(path: str | Path, number: int | None = None) -> VolumeSource:
     """A volume file: NIfTI slice by slice, the others in memory.
+
+    Args:
+        number: which volume of a 4-D NIfTI file, counted from 1.
 
     Raises:
         `VolumeError`: names the file and what is wrong.
     """
     file = Path(path)
     if file.name.lower().endswith(NIFTI_ENDINGS):
-        shape, affine = read_header(file)
-        source = StreamedSource(NiftiSlabs(file), shape, affine, file.name)
-        source.nifti_header = nifti_header(file)
+        shape, affine = read_header(file, number)
+        source = StreamedSource(NiftiSlabs(file, number), shape, affine, file.name)
+        source.nifti_header = nifti_header(file, number)
         if not states_orientation(source.nifti_header):
             source.notes = (UNSTATED,)
         return source

@@ -11,6 +11,7 @@ import gzip
 import io
 import re
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar, cast
 
@@ -52,11 +53,12 @@ def is_volume_file(path: Path) -> bool:
     return path.name.lower().endswith((*NIFTI_ENDINGS, *ITK_ENDINGS))
 
 
-def read_volume(path: str | Path) -> Volume:
+def read_volume(path: str | Path, number: int | None = None) -> Volume:
     """Read a volume.
 
     Args:
         path: `.nii`, `.nii.gz`, `.nrrd`, `.nhdr`, `.mha` or `.mhd`.
+        number: which volume of a NIfTI file that holds several (4-D), counted from 1; such files are refused without.
 
     Returns:
         the stored numbers with slope, intercept and affine; for NIfTI the sform, or else the qform.
@@ -64,16 +66,16 @@ def read_volume(path: str | Path) -> Volume:
     Raises:
         `VolumeError`: names the file and what is wrong.
     """
-    return _read(Path(path), _read_nifti, _read_itk)
+    return _read(Path(path), partial(_read_nifti, number=number), _read_itk)
 
 
-def read_header(path: str | Path) -> Header:
+def read_header(path: str | Path, number: int | None = None) -> Header:
     """Shape and affine (LPS mm) of a volume that [`read_volume`] reads, without its voxels.
 
     Raises:
         `VolumeError`: names the file and what is wrong.
     """
-    return _read(Path(path), _nifti_header, _itk_header)
+    return _read(Path(path), partial(_nifti_header, number=number), _itk_header)
 
 
 def _read(file: Path, nifti: Callable[[Path], Read], itk: Callable[[Path], Read]) -> Read:
@@ -111,40 +113,55 @@ def _volume(array: np.ndarray, affine: np.ndarray, slope: float = 1.0, intercept
         raise VolumeError(str(error), "bad_affine") from None
 
 
-def _read_nifti(file: Path) -> Volume:
+def _read_nifti(file: Path, number: int | None = None) -> Volume:
     with _opened(file) as stream:
-        image, shape = _nifti_image(file, stream)
+        image, shape = _nifti_image(file, stream, number)
+        if len(_lengths(image)) > 3:
+            return _one_of_several(file, number or 1)
         array = np.asanyarray(image.dataobj.get_unscaled()).reshape(shape)
         slope, intercept = _line(image)
     return _volume(array, RAS_TO_LPS @ np.asarray(image.affine, dtype=np.float64), slope, intercept)
 
 
-def _nifti_header(file: Path) -> Header:
+def _one_of_several(file: Path, number: int) -> Volume:
+    """One volume of a 4-D file, slice by slice, so that the others are not in memory with it."""
+    slabs = list(NiftiSlabs(file, number).read())
+    first = slabs[0]
+    return Volume(np.concatenate([slab.array for slab in slabs], axis=2), first.affine, first.slope, first.intercept)
+
+
+def _lengths(image: Any) -> tuple[int, ...]:
+    """The lengths of a NIfTI image's axes, without those of length 1 beyond the third."""
+    shape = tuple(int(length) for length in image.shape)
+    return (*shape[:3], *(length for length in shape[3:] if length != 1))
+
+
+def _nifti_header(file: Path, number: int | None = None) -> Header:
     with _opened(file) as stream:
-        image, shape = _nifti_image(file, stream)
+        image, shape = _nifti_image(file, stream, number)
     return shape, _checked(RAS_TO_LPS @ np.asarray(image.affine, dtype=np.float64))
 
 
-def nifti_header(path: str | Path) -> Any:
+def nifti_header(path: str | Path, number: int | None = None) -> Any:
     """nibabel's header of a NIfTI file that [`read_header`] has accepted."""
     file = Path(path)
     with _opened(file) as stream:
-        return _nifti_image(file, stream)[0].header.copy()
+        return _nifti_image(file, stream, number)[0].header.copy()
 
 
 class NiftiSlabs:
     """The slices along the last axis of a NIfTI file, one after the other; one is in memory at a time.
 
     Args:
-        file: what [`read_header`] has accepted.
+        file, number: what [`read_header`] has accepted.
     """
 
-    def __init__(self, file: Path) -> None:
-        self.file = file
+    def __init__(self, file: Path, number: int | None = None) -> None:
+        self.file, self.number = file, number
 
     def whole(self) -> Volume:
         """All of it, as [`read_volume`] gives it."""
-        return read_volume(self.file)
+        return read_volume(self.file, self.number)
 
     def read(self, first: int = 0) -> Iterator[Volume]:
         """Slices from one on, each a [`Volume`] (i, j, 1) with the affine of the whole.
@@ -161,12 +178,13 @@ class NiftiSlabs:
 
     def _slabs(self, first: int) -> Iterator[Volume]:
         with _opened(self.file) as stream:
-            image, (width, height, depth) = _nifti_image(self.file, stream)
+            image, (width, height, depth) = _nifti_image(self.file, stream, self.number)
             dtype, offset = image.dataobj.dtype, int(image.dataobj.offset)
             slope, intercept = _line(image)
             affine = RAS_TO_LPS @ np.asarray(image.affine, dtype=np.float64)
             size = width * height * dtype.itemsize
-            stream.seek(offset + first * size)
+            before = ((self.number or 1) - 1) * depth
+            stream.seek(offset + (before + first) * size)
             for number in range(first, depth):
                 content = stream.read(size)
                 while len(content) < size and (more := stream.read(size - len(content))):
@@ -183,8 +201,8 @@ def _line(image: Any) -> tuple[float, float]:
     return (slope, intercept) if np.isfinite([slope, intercept]).all() and slope else (1.0, 0.0)
 
 
-def _nifti_image(file: Path, stream: BinaryIO) -> tuple[Any, tuple[int, int, int]]:
-    """nibabel's image of an open file, checked by its header, and its shape; no voxel is read."""
+def _nifti_image(file: Path, stream: BinaryIO, number: int | None = None) -> tuple[Any, tuple[int, int, int]]:
+    """nibabel's image of an open file, checked by its header, and the shape of a volume; no voxel is read."""
     try:
         import nibabel
     except ModuleNotFoundError:
@@ -194,12 +212,17 @@ def _nifti_image(file: Path, stream: BinaryIO) -> tuple[Any, tuple[int, int, int
     # A packed file cannot be mapped, but nibabel finds that out only after unpacking all of it once.
     mapped = not _is_packed(file)
     image: Any = _nifti_class(file, nibabel).from_file_map({"header": holder, "image": holder}, mmap=mapped)
-    shape = tuple(int(length) for length in image.shape)
+    shape = _lengths(image)
     if image.dataobj.dtype.fields is not None or image.dataobj.dtype.kind not in "buif":
         raise VolumeError(f"holds {image.dataobj.dtype} voxels, not numbers", "colour_volume")
-    if len(shape) < 3 or any(length != 1 for length in shape[3:]):
+    if len(shape) not in (3, 4):
         raise VolumeError(f"has {len(shape)} axes {shape}, not three", "not_3d")
-    _check_shape(shape, image.dataobj.dtype.itemsize)
+    count = shape[3] if len(shape) == 4 else 1
+    if number is None and count > 1:
+        raise VolumeError(f"has 4 axes {shape}, not three: choose a volume from 1 to {count} (--volume)", "not_3d")
+    if number is not None and not 1 <= number <= count:
+        raise VolumeError(f"has {count} volumes, none of the number {number}", "not_3d")
+    _check_shape(shape[:3], image.dataobj.dtype.itemsize)
     return image, (shape[0], shape[1], shape[2])
 
 
