@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,6 @@ from modeling_medglip.image_processing_medglip import MedGlipImageProcessor
 from modeling_medglip.modeling_medglip import MedGlipForObjectDetection
 from modeling_medglip.processing_medglip import MedGlipProcessor
 
-from .recipe import EMBEDDED_RECIPE, Recipe, load_recipe
 from .records import DEFAULT_DATA, load_records
 from .starting_weights import load_tokenizer
 
@@ -32,9 +32,7 @@ SHARD_SIZE = "40MB"
 LICENSES = "licenses.json"
 
 
-def assemble(
-    runs: Path, data: Path | str, manifest: Path, out: Path, recipe: Recipe, router: Path | None
-) -> list[str]:
+def assemble(runs: Path, data: Path | str, manifest: Path, out: Path, router: Path | None) -> list[str]:
     """Write the checkpoint and return the modalities in it.
 
     Raises:
@@ -42,12 +40,12 @@ def assemble(
     """
     found = {name: runs / name / "expert" for name in MODALITIES if (runs / name / "expert" / "config.json").is_file()}
     if not found:
-        raise ValueError(f"{runs}: no <modality>/expert folder there; run training.train first")
+        raise ValueError(f"{runs}: no <modality>/expert folder there; run training.finetune first")
     model = MedGlipForObjectDetection.from_experts(found)
     shorten_embeddings(model)
     model.config.label_hierarchy = {"trained_labels": trained_labels(data, list(found))}
     model.half().save_pretrained(out, max_shard_size=SHARD_SIZE)
-    build_processor(recipe, list(found), router).save_pretrained(out)
+    build_processor(found, router).save_pretrained(out)
     tidy(out)
     rows = license_rows(manifest)
     (out / LICENSES).write_text(json.dumps(rows, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
@@ -76,9 +74,11 @@ def trained_labels(data: Path | str, modalities: list[str]) -> dict[str, list[st
     return {name: sorted(found) for name, found in labels.items()}
 
 
-def build_processor(recipe: Recipe, modalities: list[str], router: Path | None) -> MedGlipProcessor:
-    """The unified processor: several modalities, chosen by the router unless told."""
-    settings = {name: part for name, part in recipe.modality_settings().items() if name in modalities}
+def build_processor(experts: Mapping[str, Path], router: Path | None) -> MedGlipProcessor:
+    """The unified processor: every modality with the settings (input size, normalisation) its expert was trained with,
+    chosen by the router unless told."""
+    processors = {name: MedGlipImageProcessor.from_pretrained(folder) for name, folder in experts.items()}
+    settings = {name: processor.modality_settings[name] for name, processor in processors.items()}
     weights = json.loads(router.read_text(encoding="utf-8")) if router else None
     image_processor = MedGlipImageProcessor(modality="auto", modality_settings=settings, router=weights)
     return MedGlipProcessor(image_processor=image_processor, tokenizer=load_tokenizer())
@@ -122,12 +122,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--data", default=DEFAULT_DATA, help="what the experts were trained on")
     parser.add_argument("--manifest", type=Path, default=Path("../shared/data/MANIFEST.md"), help="table of licences")
     parser.add_argument("--out", type=Path, default=EMBEDDED)
-    parser.add_argument("--recipe", type=Path, default=EMBEDDED_RECIPE)
     parser.add_argument("--router", type=Path, help="JSON that training.router wrote")
     options = parser.parse_args(argv)
-    names = assemble(
-        options.runs, options.data, options.manifest, options.out, load_recipe(options.recipe), options.router
-    )
+    names = assemble(options.runs, options.data, options.manifest, options.out, options.router)
     size = sum(path.stat().st_size for path in options.out.glob("*.safetensors")) / 1e6
     print(f"{options.out}: {', '.join(names)}; {size:.1f} MB of tensors")
     return 0

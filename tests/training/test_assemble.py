@@ -8,9 +8,11 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file
 
+from modeling_medglip.image_processing_medglip import MedGlipImageProcessor
 from modeling_medglip.modeling_medglip import MedGlipForObjectDetection
+from tests.modeling_medglip.tiny_checkpoint import biased_router
 from tests.training.test_trainer import tiny_model
-from training.assemble import WORD_PIECES, license_rows, shorten_embeddings, tidy
+from training.assemble import WORD_PIECES, build_processor, license_rows, shorten_embeddings, tidy
 
 
 MANIFEST = """# What is here
@@ -73,3 +75,17 @@ def test_licences_come_from_the_manifest(tmp_path: Path) -> None:
         ("ct", "set_a", "CC BY 4.0"),
         ("mri", "set_b", "unknown"),
     ]
+
+
+def test_every_modality_keeps_its_expert_s_settings(tmp_path: Path) -> None:
+    experts = {}
+    for name, side in (("ct", 512), ("fundus", 448)):
+        settings = {name: {"size": {"height": side, "width": side}, "mean": [0.4] * 3}}
+        processor = MedGlipImageProcessor(modality=name, modality_settings=settings)
+        experts[name] = tmp_path / name
+        processor.save_pretrained(experts[name])
+    (tmp_path / "router.json").write_text(json.dumps(biased_router("ct")), encoding="utf-8")
+    found = build_processor(experts, tmp_path / "router.json").image_processor
+    assert found.modality == "auto" and found.router is not None
+    assert {name: found.modality_settings[name]["size"]["height"] for name in experts} == {"ct": 512, "fundus": 448}
+    assert found.modality_settings["ct"]["mean"] == [0.4] * 3
