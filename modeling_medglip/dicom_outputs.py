@@ -40,7 +40,8 @@ def write_report(result: VolumeResult, source: VolumeSource, path: str | Path) -
     if not result.boxes:
         raise MedGlipError(f"{source.name}: nothing was found, and a report without a region is none")
     try:
-        groups = [_group(box, number, datasets, highdicom) for number, box in enumerate(result.boxes, start=1)]
+        places = _places(source, datasets)
+        groups = [_group(box, number, places, highdicom) for number, box in enumerate(result.boxes, start=1)]
         report = highdicom.sr.MeasurementReport(
             observation_context=_observer(result, highdicom),
             procedure_reported=_code("363679005", "SCT", "Imaging procedure", highdicom),
@@ -74,11 +75,14 @@ def write_segmentation(result: VolumeResult, source: VolumeSource, path: str | P
         raise MedGlipError(f"{source.name}: nothing was found, and a segmentation without a segment is none")
     if columns * rows * slices * len(result.boxes) > MAX_SEG_BYTES:
         raise MedGlipError(f"{source.name}: {len(result.boxes)} segments of {slices} slices are too many voxels")
-    masks = np.zeros((slices, rows, columns, len(result.boxes)), np.uint8)
-    for number, box in enumerate(result.boxes):
-        i, j, k = voxels(box, source.grid.array.shape)
-        masks[k, j, i, number] = 1
     try:
+        frames = [frame for _, frame in _places(source, datasets)]
+        order = range(slices) if frames[0] is None else np.argsort([int(frame or 0) for frame in frames])
+        masks = np.zeros((slices, rows, columns, len(result.boxes)), np.uint8)
+        for number, box in enumerate(result.boxes):
+            i, j, k = voxels(box, source.grid.array.shape)
+            masks[k, j, i, number] = 1
+        masks = masks[list(order)]  # as the file has its frames
         algorithm = highdicom.AlgorithmIdentificationSequence(
             MAKER, _code("123109", "DCM", "Artificial Intelligence", highdicom), package_version()
         )
@@ -117,8 +121,6 @@ def _datasets(source: VolumeSource) -> tuple[Any, list[Any]]:
     """highdicom, and the headers of the series in the order of its slices."""
     if not source.dicom_files:
         raise MedGlipError(f"{source.name}: is no DICOM series, which reports and segmentations refer to")
-    if len(source.dicom_files) != source.grid.array.shape[2]:
-        raise MedGlipError(f"{source.name}: is a multi-frame file: reports of those are not written yet")
     try:
         import highdicom
         import pydicom
@@ -131,22 +133,38 @@ def _datasets(source: VolumeSource) -> tuple[Any, list[Any]]:
     return highdicom, datasets
 
 
+def _places(source: VolumeSource, datasets: Sequence[Any]) -> list[tuple[Any, int | None]]:
+    """For every slice of the volume the image that holds it, and its frame (from 1) in a multi-frame one."""
+    slices = int(source.grid.array.shape[2])
+    if len(datasets) == slices and "PerFrameFunctionalGroupsSequence" not in datasets[0]:
+        return [(dataset, None) for dataset in datasets]
+    (dataset,) = datasets
+    groups = dataset.PerFrameFunctionalGroupsSequence
+    positions = np.array([group.PlanePositionSequence[0].ImagePositionPatient for group in groups], dtype=np.float64)
+    affine = source.grid.affine
+    origins = affine[:3, 3] + np.arange(slices)[:, None] * affine[:3, 2]
+    distance = np.linalg.norm(origins[:, None] - positions[None], axis=2)
+    nearest = distance.argmin(axis=1)
+    if len(set(nearest.tolist())) < slices or distance.min(axis=1).max() > 0.1:
+        raise ValueError("slices without a frame of their own")
+    return [(dataset, int(frame) + 1) for frame in nearest]
+
+
 def _refused(source: VolumeSource, kind: str, error: Exception) -> MedGlipError:
     # What highdicom says may quote the header.
     return MedGlipError(f"{source.name}: no {kind} can be made of its headers ({type(error).__name__})")
 
 
-def _group(box: VolumeBox, number: int, datasets: Sequence[Any], highdicom: Any) -> Any:
+def _group(box: VolumeBox, number: int, places: Sequence[tuple[Any, int | None]], highdicom: Any) -> Any:
     """The box as a volumetric region: the same rectangle in every slice that it covers."""
     x1, y1, _, x2, y2, _ = box.box_ijk
     # Pixel (0, 0) of a picture covers 0 to 1 here as there (PS3.3 C.18.6.1.2).
     rectangle = np.array([[x1, y1], [x2, y1], [x2, y2], [x1, y2], [x1, y1]], dtype=np.float64)
-    regions = [
-        highdicom.sr.ImageRegion(
-            "POLYLINE", rectangle, highdicom.sr.SourceImageForRegion.from_source_image(datasets[index])
-        )
-        for index in slices_of(box)
-    ]
+    regions = []
+    for dataset, frame in (places[index] for index in slices_of(box)):
+        frames = None if frame is None else [frame]
+        image = highdicom.sr.SourceImageForRegion.from_source_image(dataset, referenced_frame_numbers=frames)
+        regions.append(highdicom.sr.ImageRegion("POLYLINE", rectangle, image))
     score = highdicom.sr.Measurement(
         name=_code("score", SCHEME, "Detection score", highdicom),
         value=round(box.score, 4),

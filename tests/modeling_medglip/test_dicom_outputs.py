@@ -21,7 +21,7 @@ from modeling_medglip.errors import MedGlipError
 from modeling_medglip.volume_results import VolumeResult
 from modeling_medglip.volume_source import VolumeSource, empty_grid
 
-from .dicom_files import write_series
+from .dicom_files import write_multi_frame, write_series
 from .test_volume_outputs import made_box, made_result
 
 
@@ -115,6 +115,29 @@ def test_what_highdicom_says_of_a_header_is_not_passed_on(
     with pytest.raises(MedGlipError, match="no report can be made of its headers") as error:
         write_report(result, source, tmp_path / "a.dcm")
     assert "Doe" not in str(error.value)
+
+
+def test_frames_of_a_multi_frame_file_are_referred_to(tmp_path: Path) -> None:
+    slices = write_series(tmp_path / "slices", FrameOfReferenceUID="1.2.3")
+    write_multi_frame(tmp_path / "scan.dcm", [slices[n] for n in (3, 0, 4, 1, 2)])  # its frames in another order
+    for path in slices:
+        path.unlink()
+    source = open_series(find_series(tmp_path)[0], "scan")
+    box = made_box(source.grid, (2.0, 3.0, 1.0, 9.0, 8.0, 3.0), "liver", 0.9)
+    result = made_result(source.grid, box)
+    report = highdicom.sr.srread(write_report(result, source, tmp_path / "a.sr.dcm"))
+    (group,) = report.content.get_volumetric_roi_measurement_groups()
+    frames = pydicom.dcmread(tmp_path / "scan.dcm").PerFrameFunctionalGroupsSequence
+    told = []
+    for region in group.roi:
+        number = int(region.ContentSequence[0].ReferencedSOPSequence[0].ReferencedFrameNumber)
+        told.append(float(frames[number - 1].PlanePositionSequence[0].ImagePositionPatient[2]))
+    expected = sorted(float((source.grid.affine @ [0, 0, k, 1])[2]) for k in (1, 2))
+    assert sorted(told) == pytest.approx(expected)
+    ((mask, _),) = read_segmentation(write_segmentation(result, source, tmp_path / "b.seg.dcm"))
+    places = np.argwhere(mask.array)
+    corners = mask.affine[:3, :3] @ places.T + mask.affine[:3, 3:]
+    assert [corners[2].min(), corners[2].max()] == pytest.approx(expected)
 
 
 @pytest.mark.skipif(not shutil.which("dsrdump") or not shutil.which("dciodvfy"), reason="needs dcmtk and dicom3tools")
