@@ -26,7 +26,8 @@ from modeling_medglip.grounding import Grounder, load
 from modeling_medglip.linking import SliceBox
 from modeling_medglip.results import write_text
 from modeling_medglip.volume_grounding import ground_volume, overlap_ijk
-from modeling_medglip.volume_source import VolumeSource, box_in_file, open_volume
+from modeling_medglip.volume_results import VolumeResult
+from modeling_medglip.volume_source import VolumeSource, acquisition_plane, box_in_file, open_volume
 from modeling_medglip.volumes import read_volume
 from modeling_medglip.yaml_files import load_yaml
 
@@ -39,6 +40,8 @@ SCHEMA = "medglip/volumes@1"
 CASES = Path(__file__).with_name("volume_cases.yaml")
 # Single pictures are measured with all boxes; boxes in space count from the default threshold on.
 LOW, THRESHOLD = 0.1, 0.3
+# Orders of axes that the first volume is stored in as well.
+ORDERS = (((0, 1, 2), (-1, 1, 1)), ((1, 0, 2), (1, 1, 1)), ((2, 1, 0), (1, -1, 1)), ((2, 0, 1), (-1, -1, -1)))
 
 
 def open_case(image: Path) -> VolumeSource:
@@ -152,9 +155,61 @@ def measure_case(case: Mapping[str, Any], raw: Path, grounder: Grounder) -> dict
             "AP50": precision[label].ap50,
             "AP": precision[label].ap,
         }
-    name = "/".join(Path(case["image"]).parts[-2:])
-    seen = {"image": name, "seen": bool(case["seen"]), "plane": result.plane}
+    seen = {"image": _shown_name(case), "seen": bool(case["seen"]), "plane": result.plane}
     return {**seen, "slices": result.slices, "seconds": round(result.seconds, 2), "labels": labels}
+
+
+def reordered(volume: Volume, order: Sequence[int], signs: Sequence[int]) -> Volume:
+    """The same voxels in the same places, stored with other axes."""
+    array, affine = volume.array.transpose(order), volume.affine[:, [*order, 3]].copy()
+    for axis, sign in enumerate(signs):
+        if sign < 0:
+            affine[:, 3] += affine[:, axis] * (array.shape[axis] - 1)
+            affine[:, axis] *= -1
+            array = np.flip(array, axis)
+    return replace(volume, array=np.ascontiguousarray(array), affine=affine)
+
+
+def order_error(case: Mapping[str, Any], raw: Path, grounder: Grounder) -> dict[str, Any]:
+    """Ground a volume stored in other orders of its axes.
+
+    Returns:
+        `orders`, `boxes`, and `voxels`: the largest distance of a box's corner in the patient from the one in the
+        file's own order, over the longest side of a voxel (`None` if a box is missing or another one is there).
+    """
+    source = open_case(raw / case["image"])
+    if "axes" in case:
+        source.state_axes(case["axes"])
+    prompt = ". ".join(label for values in case["labels"].values() for label in values.values())
+    plane = _asked_plane(source, case)
+    first = ground_volume(source, prompt, case["modality"], THRESHOLD, plane, grounder)
+    worst = 0.0
+    for order, signs in ORDERS:
+        other = ground_volume(
+            reordered(source.volume(), order, signs), prompt, case["modality"], THRESHOLD, plane, grounder
+        )
+        pairs = zip(_sorted_corners(first), _sorted_corners(other), strict=False)
+        same = [box.label for box in first.boxes] == [box.label for box in other.boxes]
+        distances = [float(np.linalg.norm(a - b, axis=1).max()) for a, b in pairs]
+        worst = max(worst, *distances, 0.0) if same else float("inf")
+    voxels = worst / float(source.grid.spacing.max())
+    told = {"image": _shown_name(case), "orders": len(ORDERS), "boxes": len(first.boxes)}
+    return {**told, "voxels": voxels if np.isfinite(voxels) else None}
+
+
+def _shown_name(case: Mapping[str, Any]) -> str:
+    return "/".join(Path(case["image"]).parts[-2:])
+
+
+def _asked_plane(source: VolumeSource, case: Mapping[str, Any]) -> str:
+    """The plane that is looked at, whatever the axes' order says."""
+    plane: str = case.get("plane") or acquisition_plane(source.grid, source.stacked)
+    return plane
+
+
+def _sorted_corners(result: VolumeResult) -> list[NDArray[np.float64]]:
+    """The corners (8, 3) of every box, in an order that does not depend on the file's axes."""
+    return [np.array(sorted(tuple(np.round(corner, 3)) for corner in box.corners_lps_mm)) for box in result.boxes]
 
 
 def page(found: Mapping[str, Any]) -> str:
@@ -183,7 +238,13 @@ def page(found: Mapping[str, Any]) -> str:
         for label, entry in case["labels"].items():
             figures = [f"{entry['iou']:.2f}", percent(entry["AP50"]), percent(entry["AP"])]
             rows.append([label, entry["boxes"], *figures])
-    return "\n".join(lines) + "\n" + table(["volume: label", "boxes", "IoU in space", "AP50", "AP"], rows)
+    orders = found["orders"]
+    off = (
+        "not the same" if orders["voxels"] is None else f"off by at most {orders['voxels']:.3f} voxels in the patient"
+    )
+    after = f"\nStored in {orders['orders']} other orders of axes (mirrored, transposed), the {orders['boxes']} boxes"
+    after += f"\nof {orders['image']} are {off}.\n"
+    return "\n".join(lines) + "\n" + table(["volume: label", "boxes", "IoU in space", "AP50", "AP"], rows) + after
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -198,7 +259,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         cases = load_yaml(options.cases.read_text(encoding="utf-8"))["cases"]
         grounder = load(options.model)
-        found = {"schema": SCHEMA, "cases": [measure_case(case, options.raw, grounder) for case in cases]}
+        found: dict[str, Any] = {"schema": SCHEMA}
+        found["cases"] = [measure_case(case, options.raw, grounder) for case in cases]
+        found["orders"] = order_error(cases[0], options.raw, grounder)
     except (MedGlipError, OSError, ValueError, KeyError) as error:
         print(f"error: {one_line(error, 300)}", file=sys.stderr)
         return 2

@@ -38,7 +38,7 @@ class Bright:
         found: dict[str, list[SliceBox]] = {label: [] for label in self.labels}
         for index, picture in pictures:
             for label in self.labels:
-                rows, columns = np.nonzero(picture == LABELS[label])
+                rows, columns = np.nonzero(picture == LABELS.get(label, -1))
                 if len(rows):
                     corners = (columns.min(), rows.min(), columns.max() + 1, rows.max() + 1)
                     x1, y1, x2, y2 = (float(value) for value in corners)
