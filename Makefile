@@ -67,7 +67,7 @@ data: $(VENV)/.dev
 	$(BIN)/python -m dataset_scripts.build --recipe dataset_scripts/recipes/real_data.yaml --raw $(RAW) --out out/data --workers 2
 
 results: $(VENV)/.dev
-	$(BIN)/python -m training.evaluate
+	$(BIN)/python -m training.evaluate --out docs
 	$(BIN)/python -m training.card
 
 train-env: $(VENV)/.train

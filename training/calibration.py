@@ -28,7 +28,7 @@ from modeling_medglip.results import write_text
 
 from .assemble import EMBEDDED
 from .evaluate import detect, source_labels
-from .metrics import Detections, right_boxes
+from .metrics import Detections, annotated_only, right_boxes
 from .phrase_metrics import calibration_error, reliability
 from .records import DEFAULT_DATA, GroundingRecord, drawn, load_records
 
@@ -126,6 +126,7 @@ def calibrate(
         records = load_records(data, [name], split="validation")
         asked = source_labels(records)
         found, _ = detect(model, processor, records, [asked[f"{name}/{record.source}"] for record in records])
+        found = annotated_only(records, found)
         slope, intercept = (round(value, 4) for value in fit_boxes(records, found))
         logger.info("%s: slope %.3f, intercept %.3f from %d pictures", name, slope, intercept, len(records))
         shares = errors(records, found, (slope, intercept))

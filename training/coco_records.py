@@ -8,13 +8,14 @@ from collections.abc import Iterable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
 from modeling_medglip.configuration_medglip import resolve_modality
+from modeling_medglip.errors import one_line
 from modeling_medglip.reading import MAX_PIXELS, PICTURE_FORMATS
 
 from .records import SPLITS, GroundingRecord, HintTable, as_boxes, drawn, join_lungs, with_channels
@@ -145,15 +146,34 @@ def _record(
         source=source,
         image_id=str(image["file_name"]),
         patient=str(image.get("patient") or image.get("patient_id") or image["file_name"]),
-        split=SPLIT_NAMES.get(str(said), "") if said else "",
+        split=_split(said, file) if said else "",
         boxes=as_boxes([box for _, box in marks], size),
         labels=tuple(name for name, _ in marks),
-        annotated=tuple(sorted(image.get("annotated") or vocabulary)),
+        annotated=_annotated(image, vocabulary, file),
         size=size,
         loader=partial(read_picture, _picture_path(file, str(image["file_name"])), size),
         hints=own,
         weight=own.weight,
     )
+
+
+def _split(said: Any, file: Path) -> str:
+    """One of `SPLITS` by any of its names; pictures that somebody held out must not slip into training."""
+    found = SPLIT_NAMES.get(str(said).strip().lower())
+    if found is None:
+        known = ", ".join(sorted(SPLIT_NAMES))
+        raise ValueError(f"{file.name}: split {one_line(said, 40)!r} is not known: {known}")
+    return found
+
+
+def _annotated(image: dict[str, Any], vocabulary: set[str], file: Path) -> tuple[str, ...]:
+    """The labels that are marked wherever they occur in a picture: what its entry lists, else all."""
+    said = image.get("annotated")
+    if said is None:
+        return tuple(sorted(vocabulary))
+    if not isinstance(said, list) or not all(isinstance(name, str) for name in said):
+        raise ValueError(f"{file.name}: annotated of {one_line(image['file_name'], 60)!r} must be a list of labels")
+    return tuple(sorted(set(said)))
 
 
 def _picture_path(file: Path, name: str) -> Path:
@@ -184,14 +204,33 @@ def read_picture(path: Path, size: tuple[int, int]) -> NDArray:
         `ValueError`: it cannot be read, or has another size than its entry says; names the file.
     """
     try:
-        with Image.open(path, formats=PICTURE_FORMATS) as image:
+        with path.open("rb") as stream:
+            return decode_picture(stream, size)
+    except _OtherSize as error:
+        raise ValueError(f"{path.name}: {error}") from None
+    except (OSError, ValueError, SyntaxError) as error:
+        raise ValueError(f"{path.name}: cannot be read ({type(error).__name__})") from None
+
+
+class _OtherSize(ValueError):
+    """A picture has not the size that its entry says."""
+
+
+def decode_picture(stream: BinaryIO, size: tuple[int, int]) -> NDArray:
+    """Decode a picture of a known kind to uint8 or uint16 `(h, w)` or `(h, w, 3)`.
+
+    Raises:
+        `ValueError`, `OSError`, `SyntaxError`: it is another kind of file, too large, damaged, or of another size.
+    """
+    try:
+        with Image.open(stream, formats=PICTURE_FORMATS) as image:
             if image.width * image.height > MAX_PIXELS:
                 raise ValueError(f"more than {MAX_PIXELS} pixels")
             deep = image.mode.startswith("I")
             plain = image.mode in ("L", "RGB", "F") or deep
             array = np.asarray(image if plain else image.convert("RGB"))
-    except (OSError, ValueError, SyntaxError) as error:
-        raise ValueError(f"{path.name}: cannot be read ({type(error).__name__})") from None
+    except Image.DecompressionBombError:
+        raise ValueError(f"more than {MAX_PIXELS} pixels") from None
     if array.shape[1::-1] != size:
-        raise ValueError(f"{path.name}: is {array.shape[1]}x{array.shape[0]}, its entry says {size[0]}x{size[1]}")
+        raise _OtherSize(f"is {array.shape[1]}x{array.shape[0]}, its entry says {size[0]}x{size[1]}")
     return array.astype(np.uint16) if deep else array

@@ -27,6 +27,7 @@ from modeling_medglip.results import write_text
 
 from .dataset import GroundingCollator
 from .finetune import Settings, load_base, make_dataset
+from .protocol import from_scratch
 from .recipe import Recipe, load_recipe
 from .records import DEFAULT_DATA, GroundingRecord, chosen_labels, load_records
 from .report import percent, table
@@ -84,6 +85,7 @@ def cross_source(modalities: Sequence[str], data: str, recipe: Recipe, out: Path
     Raises:
         `ValueError`: no pictures, or no two sources of a modality with a label in common.
     """
+    from_scratch(recipe)
     path = out / "cross_source.json"
     measured: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {"schema": SCHEMA}
     for modality in modalities:
@@ -95,13 +97,21 @@ def cross_source(modalities: Sequence[str], data: str, recipe: Recipe, out: Path
             raise ValueError(f"{data}: no two sources of {modality} share a label, so none can be left out")
         train = [record for record in records if record.split == "train"]
         for source in shared:
+            conditions = {"epochs": own["epochs"], "size": own["size"], "seed": seed}
             if source in own["sources"]:
+                if own["sources"][source]["conditions"] != conditions:
+                    raise ValueError(f"{source}: measured with other settings before: choose another --out")
                 continue
             pictures = judged(records, source, shared[source])
             others = [record for record in train if record.source != source]
             logger.info("%s: %s left out, %d pictures of it", modality, source, len(pictures))
             unseen = trained_on(others, data, modality, recipe, out / modality / source, seed)
-            row = {"labels": shared[source], "pictures": len(pictures), "unseen": measure(*unseen, pictures).as_dict()}
+            row = {
+                "conditions": conditions,
+                "labels": shared[source],
+                "pictures": len(pictures),
+                "unseen": measure(*unseen, pictures).as_dict(),
+            }
             if not any(record.split == "train" for record in pictures):
                 seen = trained_on(train, data, modality, recipe, out / modality / EVERYTHING, seed)
                 row["seen"] = measure(*seen, pictures).as_dict()

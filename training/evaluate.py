@@ -22,14 +22,25 @@ import numpy as np
 import torch
 import yaml
 
-from .dataset import foreign_labels
+from modeling_medglip.errors import one_line
+
+from .dataset import MOST_BROKEN, foreign_labels
 from .hierarchy_metrics import hierarchy_scores
 from .intervals import interval
-from .metrics import SIZES, Detections, LabelScore, average_precision, precision_recall, side_confusion, top_scores
+from .metrics import (
+    SIZES,
+    Detections,
+    LabelScore,
+    annotated_only,
+    average_precision,
+    precision_recall,
+    side_confusion,
+    top_scores,
+)
 from .phrase_metrics import calibration_error, froc, on_negatives, phrase_scores, reliability
 from .plots import write_plots
 from .prompts import SYNONYMS_FILE, Vocabulary
-from .records import DEFAULT_DATA, MODALITIES, GroundingRecord, load_records
+from .records import DEFAULT_DATA, MODALITIES, GroundingRecord, load_records, readable
 from .report import write_page
 from .worst_cases import write_worst_cases
 
@@ -179,6 +190,7 @@ def evaluate_modality(
     asked = source_labels(records)
     prompts = [asked[f"{record.modality}/{record.source}"] for record in records]
     found, seconds = detect(model, processor, records, prompts, batch_size)
+    found = annotated_only(records, found)
     summary = _summary(records, found, train_records)
     if summary["labels"]:
         edges = interval(records, found, list(summary["labels"]))
@@ -331,10 +343,11 @@ def _row(score: LabelScore | None) -> dict[str, float | None]:
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line; returns the exit status."""
     parser = argparse.ArgumentParser(prog="python -m training.evaluate", description=__doc__)
-    parser.add_argument("--model", default=None, help="checkpoint folder; default: the embedded checkpoint")
+    parser.add_argument("--model", help="checkpoint folder or Hub id; default: the embedded checkpoint")
     parser.add_argument("--data", default=DEFAULT_DATA, help="built data set, its id on the Hub, or a COCO file")
     parser.add_argument("--modality", nargs="+", default=None, help="only these; default: all that the checkpoint has")
-    parser.add_argument("--out", default="docs", help="folder for results.json and results.md")
+    parser.add_argument("--out", default="out/evaluation", help="folder for results.json, results.md and plots")
+    parser.add_argument("--adapter", type=Path, help="adapter of training.finetune, for --model")
     parser.add_argument("--pictures", type=Path, help="folder for the pictures that went worst; they show the data")
     parser.add_argument("--batch-size", type=int, default=4)
     parser.add_argument("--limit", type=int, default=None, help="at most so many pictures per source")
@@ -357,16 +370,25 @@ def _evaluate_folder(arguments: argparse.Namespace) -> dict[str, Any]:
 
     import modeling_medglip  # registers the classes
 
-    folder = Path(arguments.model or modeling_medglip.default_checkpoint())
-    if not folder.is_dir():
-        raise ValueError(f"{folder}: no such checkpoint folder")
-    processor = AutoProcessor.from_pretrained(folder)
-    model = AutoModelForZeroShotObjectDetection.from_pretrained(folder)
+    name = str(arguments.model or modeling_medglip.default_checkpoint())
+    try:
+        processor = AutoProcessor.from_pretrained(arguments.adapter or name)
+        model = AutoModelForZeroShotObjectDetection.from_pretrained(name)
+    except OSError as error:
+        raise ValueError(f"{name}: no such checkpoint ({one_line(error, 120)})") from None
+    if arguments.adapter:
+        from .lora import load_adapter
+
+        model = load_adapter(model, arguments.adapter).get_base_model()
     records = load_records(arguments.data, arguments.modality or model.config.modalities)
     valid, train = ([record for record in records if record.split == split] for split in ("validation", "train"))
+    broken: dict[str, str] = {}
+    valid = readable(valid, broken)
+    if len(broken) > max(1, MOST_BROKEN * len(valid)):
+        raise ValueError(f"{arguments.data}: {len(broken)} validation pictures cannot be read: mend the data")
     quick = {name: getattr(arguments, name) for name in ("batch_size", "limit", "pictures")}
     results = evaluate_model(model, processor, valid, train, **quick)
-    return {"model": folder.name, "torch_threads": torch.get_num_threads(), **results}
+    return {"model": Path(name).name, "torch_threads": torch.get_num_threads(), **results}
 
 
 if __name__ == "__main__":

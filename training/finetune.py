@@ -16,7 +16,7 @@ import json
 import logging
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -37,13 +37,18 @@ from .preview import counts, prompt_texts, write_sheet
 from .processes import process_state, shards_weights
 from .prompts import Vocabulary
 from .recipe import ExpertRecipe, Recipe, load_recipe
-from .records import GroundingRecord, chosen_labels, drawn, fraction_of, load_records, readable
+from .records import GroundingRecord, chosen_labels, drawn, fraction_of, load_records, readable, shared_patients
 from .remember import known_labels, with_known
+from .run_identity import claim, run_identity
 from .run_report import Scores, measure, write_run
 from .trainer import freeze, train_expert
 
 
 logger = logging.getLogger(__name__)
+# Settings that change nothing of what is learned.
+UNIMPORTANT = (
+    "data", "model", "replay", "out", "threads", "workers", "dry_run", "push_to_hub", "checkpointing", "recipe",
+)  # fmt: skip
 # Settings that stand in the place of the recipe's.
 CHANGED = ("epochs", "batch", "accumulate", "checkpointing", "size", "anchor_scale")
 STRIDES = (8, 16, 32, 64, 128)
@@ -145,7 +150,7 @@ def _resize(model: Any, processor: Any, modality: str, expert: ExpertRecipe) -> 
 
 @dataclass
 class Data:
-    """The pictures of a run: for training, of which the first `own` are not replayed; for validation; older ones on
+    """The records of a run: for training, of `own` pictures and `replayed` ones; for validation; older ones on
     which forgetting is measured; all whose labels are negatives of other body parts; and what cannot be read."""
 
     train: list[GroundingRecord]
@@ -154,6 +159,7 @@ class Data:
     older: list[GroundingRecord]
     everything: list[GroundingRecord]
     broken: dict[str, str]
+    replayed: int = 0
 
 
 def load_data(settings: Settings) -> Data:
@@ -165,23 +171,37 @@ def load_data(settings: Settings) -> Data:
     records = chosen_labels(load_records(settings.data, settings.modality), settings.labels, settings.exclude)
     train = fraction_of([r for r in records if r.split == "train"], settings.fraction, settings.seed)
     if settings.pictures is not None:
-        train = sorted(train, key=lambda r: drawn(r.image_id, settings.seed))[: settings.pictures]
+        chosen = sorted({_picture(r) for r in train}, key=lambda name: drawn(name[1], settings.seed))
+        kept_names = set(chosen[: settings.pictures])
+        train = [record for record in train if _picture(record) in kept_names]
     if not train:
         raise ValueError(f"{settings.data}: no training pictures of {settings.modality}")
     if not any(record.labels for record in train):
         raise ValueError(f"{settings.data}: no training picture has a box, so there is nothing to find in them")
-    own, everything, broken = len(train), list(train), dict[str, str]()
+    replayed = 0
+    both = shared_patients(records)
+    if both:
+        raise ValueError(f"{settings.data}: {both} patients are in training and validation: divide by patient")
+    own, everything, broken = len({_picture(r) for r in train}), list(train), dict[str, str]()
     kept: list[GroundingRecord] = []
     if settings.replay:
         whole = chosen_labels(load_records(settings.replay, settings.modality), None, settings.replay_exclude)
         older = [record for record in whole if record.split == "train"]
         kept = readable([record for record in whole if record.split == "validation"], broken)
         total, share = sum(r.weight for r in train), settings.replay_share
+        if not older:
+            raise ValueError(f"{settings.replay}: no training pictures of {settings.modality} to replay")
         factor = share * total / sum(r.weight for r in older)
         older = [replace(record, weight=record.weight * factor) for record in older]
         train, everything = train + older, everything + older
+        replayed = len({_picture(record) for record in older})
     validation = readable([r for r in records if r.split == "validation"], broken)
-    return Data(train, own, validation, kept, everything, broken)
+    return Data(train, own, validation, kept, everything, broken, replayed)
+
+
+def _picture(record: GroundingRecord) -> tuple[str, str]:
+    """The picture that a record shows: several may be views of one."""
+    return record.source, record.image_id.partition("#")[0]
 
 
 def make_dataset(
@@ -222,11 +242,16 @@ def run(settings: Settings) -> dict[str, Any]:
     model, processor = load_base(settings, recipe)
     model.to(process.device)
     known = settings.known or known_labels(model.config, settings.modality)
+    if settings.dry_run:  # of the data alone, without what the model would add
+        return _dry_run(make_dataset(data.train, data.everything, processor, recipe, settings.seed), data, out)
     if settings.remember and known:
         data.train = with_known(model, processor, data.train, known)
     dataset = make_dataset(data.train, data.everything, processor, recipe, settings.seed)
-    if settings.dry_run:
-        return _dry_run(dataset, data, out)
+    told = {name: value for name, value in asdict(settings).items() if name not in UNIMPORTANT}
+    identity = run_identity({**told, "recipe": asdict(recipe)}, data.train, model)
+    if process.is_main_process:
+        claim(out, identity)
+    process.wait_for_everyone()
     logger.info("%d pictures, %d presentations per epoch", len(data.train), len(dataset))
     torch.manual_seed(settings.seed)
     before, known_before = (measure(model, processor, part) for part in (data.validation, data.older))
@@ -275,7 +300,7 @@ def _tensorboard(out: Path) -> dict[str, Any]:
         return {}
     import os
 
-    os.environ.setdefault("TENSORBOARD_LOGGING_DIR", str(out / "tensorboard"))
+    os.environ["TENSORBOARD_LOGGING_DIR"] = str(out / "tensorboard")
     return {"report_to": ["tensorboard"]}
 
 

@@ -85,6 +85,7 @@ def save_adapter(model: Any, folder: Path) -> None:
         if Path(str(config.base_model_name_or_path)).exists():
             config.base_model_name_or_path = Path(str(config.base_model_name_or_path)).name
     model.save_pretrained(folder)
+    (folder / "README.md").unlink(missing_ok=True)  # peft's, with the base's path
     names = sorted(name for name, module in base.named_modules() if hasattr(module, "lora_A"))
     content = {"schema": SCHEMA, "base_sha256": fingerprint(base, names), "layers": names}
     write_text(folder / BASE_FILE, json.dumps(content, indent=1) + "\n")

@@ -149,6 +149,17 @@ def _coco_found(
     return found
 
 
+def annotated_only(records: Sequence[GroundingRecord], detections: Sequence[Detections]) -> list[Detections]:
+    """The detections without boxes of labels that are not marked in their picture: nobody knows whether those are
+    right."""
+    kept = []
+    for record, found in zip(records, detections, strict=True):
+        known = [place for place, label in enumerate(found.labels) if label in record.annotated]
+        labels = tuple(found.labels[place] for place in known)
+        kept.append(Detections(labels, found.scores[known], found.boxes[known]))
+    return kept
+
+
 def right_boxes(record: GroundingRecord, found: Detections) -> NDArray[np.bool_]:
     """Whether each box found (best first) is right: `(n,)`. Each true box makes one right, as in COCO's matching."""
     right = np.zeros(len(found.scores), dtype=bool)

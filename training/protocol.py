@@ -58,6 +58,16 @@ PLAIN = PromptRecipe(all_labels=1.0, no_positive=0.0, replace=0.0, foreign=0)
 logger = logging.getLogger(__name__)
 
 
+def from_scratch(recipe: Recipe) -> None:
+    """Check that a recipe builds new experts: one that goes on from a checkpoint would have seen the data.
+
+    Raises:
+        `ValueError`: it does not.
+    """
+    if not recipe.model:
+        raise ValueError("this recipe goes on from a checkpoint that saw the data: choose one with a model: embedded")
+
+
 def run_row(name: str, modality: str, data: str, recipe: Recipe, out: Path, seed: int = 0) -> dict[str, Any]:
     """Train and measure one row.
 
@@ -134,6 +144,7 @@ def protocol(
     modalities: Sequence[str], data: str, recipe: Recipe, out: Path, rows: Sequence[str] = tuple(ROWS), seed: int = 0
 ) -> dict[str, Any]:
     """Run all rows that are not done yet; returns everything that is measured."""
+    from_scratch(recipe)
     path = out / "protocol.json"
     measured: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {"schema": SCHEMA}
     for modality in modalities:
@@ -141,11 +152,14 @@ def protocol(
         own = measured.setdefault("modalities", {}).setdefault(modality, {"size": expert.size, "rows": {}})
         own["epochs"] = expert.epochs
         for name in rows:
+            conditions = {"epochs": expert.epochs, "size": expert.size, "seed": seed}
             if name in own["rows"]:
+                if own["rows"][name]["conditions"] != conditions:
+                    raise ValueError(f"{modality}, {name}: measured with other settings before: choose another --out")
                 continue
             logger.info("%s: %s", modality, name)
             folder = out / modality / name.replace(" ", "_").replace("%", "percent")
-            own["rows"][name] = run_row(name, modality, data, recipe, folder, seed)
+            own["rows"][name] = {"conditions": conditions, **run_row(name, modality, data, recipe, folder, seed)}
             out.mkdir(parents=True, exist_ok=True)
             write_text(path, json.dumps(measured, indent=1, allow_nan=False) + "\n")
             write_text(out / "protocol.md", table(measured))

@@ -221,7 +221,9 @@ def readable(records: Sequence[GroundingRecord], broken: dict[str, str]) -> list
     kept = []
     for record in records:
         try:
-            record.load()
+            pixels = record.load()
+            if pixels.dtype.kind == "f" and not np.isfinite(pixels).all():
+                raise ValueError("has pixels that are no finite numbers")
             kept.append(record)
         except (OSError, ValueError, SyntaxError) as error:
             broken[record.image_id] = one_line(error, 120)
@@ -265,17 +267,28 @@ def fraction_of(records: Sequence[GroundingRecord], fraction: float, seed: int =
         raise ValueError(f"fraction {fraction:g}: choose a number above 0, at most 1")
     if fraction == 1:
         return list(records)
-    if fraction == 0.1 and any(record.in_subset for record in records):
-        return [record for record in records if record.in_subset]
     by_source: dict[tuple[str, str], set[str]] = {}
+    subset: set[tuple[str, str, str]] = set()
     for record in records:
         by_source.setdefault((record.modality, record.source), set()).add(record.patient)
-    kept = {
-        (*source, patient)
-        for source, patients in by_source.items()
-        for patient in sorted(patients, key=lambda name: drawn(name, seed))[: max(1, round(fraction * len(patients)))]
-    }
+        if record.in_subset:
+            subset.add((record.modality, record.source, record.patient))
+    kept = set()
+    for source, patients in by_source.items():
+        # The data set's own tenth comes first, so that it is a part of every larger share.
+        order = sorted(patients, key=lambda name: ((*source, name) not in subset, drawn(name, seed)))
+        own = sum((*source, name) in subset for name in order)
+        count = own if fraction == 0.1 and own else max(1, round(fraction * len(order)))
+        kept |= {(*source, name) for name in order[:count]}
     return [record for record in records if (record.modality, record.source, record.patient) in kept]
+
+
+def shared_patients(records: Sequence[GroundingRecord]) -> int:
+    """How many patients have pictures both in training and in validation or test."""
+    parts: dict[bool, set[tuple[str, str]]] = {True: set(), False: set()}
+    for record in records:
+        parts[record.split == "train"].add((record.source, record.patient))
+    return len(parts[True] & parts[False])
 
 
 def drawn(name: str, seed: int = 0) -> bytes:

@@ -14,7 +14,7 @@ import numpy as np
 from modeling_medglip.results import write_bytes, write_text
 
 from .evaluate import detect, source_labels
-from .metrics import Detections, average_precision
+from .metrics import Detections, annotated_only, average_precision
 from .plots import png_of
 from .processes import gathered, own_share
 from .records import GroundingRecord
@@ -55,7 +55,7 @@ def find_all(model: Any, processor: Any, records: Sequence[GroundingRecord], bat
     places = own_share(len(records))
     own, _ = detect(model, processor, [records[i] for i in places], [prompts[i] for i in places], batch_size)
     model.train(training)
-    return gathered(places, own)
+    return annotated_only(records, gathered(places, own))
 
 
 def scores_of(records: Sequence[GroundingRecord], found: Sequence[Detections]) -> Scores:
@@ -92,7 +92,7 @@ def write_run(
         "recipe": asdict(recipe.optimisation) | asdict(recipe.expert(settings.modality)),
         "pictures": {
             "train": data.own,
-            "replayed": len(data.train) - data.own,
+            "replayed": data.replayed,
             "validation": len(data.validation),
             "broken": len(broken),
         },
@@ -105,7 +105,7 @@ def write_run(
 
 
 # Where data lie on somebody's machine does not belong into what is passed on.
-PRIVATE = ("data", "replay", "out", "model")
+PRIVATE = ("data", "replay", "out", "model", "recipe")
 
 
 def plot(history: Sequence[Mapping[str, Any]]) -> bytes:
@@ -143,7 +143,8 @@ def card(settings: Any, results: Mapping[str, Any]) -> str:
     lines = [
         f"# MedGLIP, {settings.modality}: trained further", "",
         f"{kind} trained by `python -m training.finetune` on {pictures['train']} pictures{replayed}, measured on",
-        f"{pictures['validation']} of other patients. For research use; not a medical device.", "",
+        f"{pictures['validation']} others, of other patients where the data name patients. For research use; not a",
+        "medical device.", "",
     ]  # fmt: skip
     lines += _table(results["before"], results["after"])
     if results["known_after"]["labels"]:

@@ -5,14 +5,14 @@ from __future__ import annotations
 
 import io
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
+from .coco_records import decode_picture
 from .records import SPLITS, GroundingRecord, HintTable, as_boxes, join_lungs, with_channels
 
 
@@ -54,7 +54,15 @@ def _split_records(table: Any, modality: str, split: str, hints: HintTable) -> l
     found: list[GroundingRecord] = []
     for number, row in enumerate(rows):
         labels = vocabulary[row["source"]]
-        record = _record(row, _Pixels(pictures, number), modality, split, names, hints, labels)
+        record = _record(
+            row,
+            _Pixels(pictures, number, (int(row["width"]), int(row["height"]))),
+            modality,
+            split,
+            names,
+            hints,
+            labels,
+        )
         found += with_channels(join_lungs(record, labels))
     return found
 
@@ -71,11 +79,14 @@ class _Pixels:
 
     table: Any
     number: int
+    size: tuple[int, int]
     window: tuple[float, float] | None = None
 
     def __call__(self) -> NDArray:
-        with Image.open(io.BytesIO(self.table[self.number]["image"]["bytes"])) as image:
-            pixels = np.asarray(image)
+        content = (self.table[self.number]["image"] or {}).get("bytes")
+        if not content:
+            raise ValueError("has no picture in it")
+        pixels = decode_picture(io.BytesIO(content), self.size)
         if self.window is None:
             return pixels
         low, high = self.window
@@ -105,7 +116,7 @@ def _record(
         labels=tuple(names[category] for category in objects["category"]),
         annotated=tuple(sorted(row["annotated"])),
         size=size,
-        loader=_Pixels(pixels.table, pixels.number, tuple(row["window"])) if deep else pixels,
+        loader=replace(pixels, window=tuple(row["window"])) if deep else pixels,
         is_hounsfield=deep,
         hints=own,
         weight=own.weight if split == "train" else 1.0,

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
+from safetensors import SafetensorError
 from torch import nn
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
@@ -20,7 +21,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from modeling_medglip.modeling_medglip import MedGlipExpert, MedGlipForObjectDetection
 
 from .ema import EmaCallback
-from .processes import shards_weights
+from .processes import process_state, shards_weights
 from .recipe import ExpertRecipe, Optimisation
 
 
@@ -135,7 +136,7 @@ class GroundingTrainer(Trainer):
         """
         try:
             super()._save_checkpoint(model, trial)
-        except (OSError, RuntimeError) as error:  # safetensors and torch.save raise the latter for a full disk
+        except (OSError, RuntimeError, SafetensorError) as error:  # torch.save raises the second for a full disk
             out = Path(str(self.args.output_dir))
             shutil.rmtree(out / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}", ignore_errors=True)
             last = last_checkpoint(out)
@@ -251,6 +252,7 @@ def train_expert(
             "greater_is_better": True,
             **arguments,
         }
+    model.to(process_state().device)  # before the averages are copied from it
     if not shards_weights():  # FSDP wants contiguous weights
         model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     elif optimisation.ema_decay:

@@ -177,7 +177,7 @@ def test_one_line_errors(checkpoint: Path, tmp_path: Path, capsys: pytest.Captur
     assert evaluate.main(["--model", str(tmp_path / "none"), *rest]) == 1
     assert evaluate.main(["--model", str(checkpoint), *rest]) == 1
     first, second = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error:")]
-    assert "no such checkpoint folder" in first and "cannot be read as a data set" in second
+    assert "no such checkpoint" in first and "cannot be read as a data set" in second
 
 
 def test_records_for_the_command_are_the_validation_split(tmp_path: Path) -> None:

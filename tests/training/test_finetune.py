@@ -17,7 +17,7 @@ from modeling_medglip.modeling_medglip import MedGlipForObjectDetection
 from modeling_medglip.processing_medglip import MedGlipProcessor
 from tests.modeling_medglip.tiny_checkpoint import save_tiny_checkpoint
 from training import finetune
-from training.finetune import Settings, load_base, load_data, main, resolved_recipe
+from training.finetune import Settings, load_base, load_data, main, resolved_recipe, run
 from training.lora import HEADS, adapted_layers, add_adapter, load_adapter, save_adapter
 from training.recipe import load_recipe
 
@@ -256,3 +256,25 @@ class TestRecipes:
         model, processor = load_base(settings, resolved_recipe(settings))
         assert processor.image_processor.modality_settings["ct"]["size"] == {"height": 96, "width": 96}
         assert list(model.config.expert_head_config("ct").anchor_sizes) == [16, 32, 64, 128, 256]
+
+
+class TestSameRun:
+    """A folder goes on only with the run that it holds."""
+
+    def test_other_data_are_not_taken_for_a_finished_run(self, checkpoint: Path, data: Path, tmp_path: Path) -> None:
+        common = {"modality": "ct", "model": str(checkpoint), "epochs": 1, "remember": False}
+        first = Settings(str(data), out=str(tmp_path / "run"), **common)  # type: ignore[arg-type]
+        run(first)
+        run(first)  # the same again is fine
+        with pytest.raises(ValueError, match="run: holds a run with other data, settings or weights"):
+            run(Settings(str(data), out=str(tmp_path / "run"), labels=["left kidney"], **common))  # type: ignore[arg-type]
+        with pytest.raises(ValueError, match="choose another --out"):
+            run(Settings(str(data), out=str(tmp_path / "run"), lora=True, **common))  # type: ignore[arg-type]
+
+    def test_a_patient_in_both_splits_stops_the_run(self, data: Path) -> None:
+        for split in ("train", "validation"):
+            content = json.loads((data / f"{split}.json").read_text(encoding="utf-8"))
+            content["images"][0]["patient"] = "same"
+            (data / f"{split}.json").write_text(json.dumps(content), encoding="utf-8")
+        with pytest.raises(ValueError, match="1 patients are in training and validation: divide by patient"):
+            load_data(Settings(str(data), "ct"))

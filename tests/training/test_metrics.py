@@ -8,6 +8,7 @@ import pytest
 
 from training.metrics import (
     Detections,
+    annotated_only,
     average_precision,
     box_iou,
     precision_recall,
@@ -115,3 +116,11 @@ def test_precision_and_recall_at_a_threshold() -> None:
     }  # fmt: skip
     nothing = precision_recall(truth[1:], [detections(("polyp", 0.1, [0, 0, 5, 5]))], 0.3)
     assert nothing["precision"] is None and nothing["recall"] is None and nothing["wrong_per_image"] == 0
+
+
+def test_boxes_of_labels_that_nobody_marked_are_left_out() -> None:
+    marked = record([[0, 0, 10, 10]], ["liver"], ["liver"])
+    boxes = np.array([[0, 0, 10, 10]] * 2, np.float32)
+    found = Detections(("liver", "spleen"), np.array([0.9, 0.8], np.float32), boxes)
+    (kept,) = annotated_only([marked], [found])
+    assert kept.labels == ("liver",) and kept.scores.tolist() == pytest.approx([0.9]) and kept.boxes.shape == (1, 4)

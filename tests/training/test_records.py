@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from training.records import (
     fraction_of,
     join_lungs,
     load_records,
+    shared_patients,
     with_channels,
 )
 
@@ -250,3 +252,45 @@ def test_fractions_keep_patients_together_and_grow() -> None:
     assert len(fraction_of(records, 1e-6)) == 4 and fraction_of(records, 1) == records
     with pytest.raises(ValueError, match="fraction 0: choose a number above 0"):
         fraction_of(records, 0)
+
+
+@pytest.mark.parametrize(("said", "expected"), [("Test", "test"), (" VAL ", "validation"), ("Training", "train")])
+def test_splits_are_known_in_any_spelling(said: str, expected: str, tmp_path: Path) -> None:
+    entry = {"file_name": "a.png", "width": 8, "height": 8, "split": said}
+    file = save_coco(tmp_path, "set.json", [entry], [[("liver", [1.0, 1.0, 4.0, 4.0])]])
+    assert [record.split for record in load_records(file, "ct")] == [expected]
+
+
+@pytest.mark.parametrize("said", ["dev", "holdout", 7])
+def test_an_unknown_split_is_refused(said: object, tmp_path: Path) -> None:
+    entry = {"file_name": "a.png", "width": 8, "height": 8, "split": said}
+    file = save_coco(tmp_path, "set.json", [entry], [[("liver", [1.0, 1.0, 4.0, 4.0])]])
+    with pytest.raises(ValueError, match="is not known"):
+        load_records(file, "ct")
+
+
+def test_what_is_annotated_is_a_list(tmp_path: Path) -> None:
+    entry = {"file_name": "a.png", "width": 8, "height": 8}
+    marks = [[("liver", [1.0, 1.0, 4.0, 4.0])]]
+    (none,) = load_records(save_coco(tmp_path, "a.json", [{**entry, "annotated": []}], [[]], labels=["liver"]), "ct")
+    assert none.annotated == ()
+    with pytest.raises(ValueError, match="must be a list of labels"):
+        load_records(save_coco(tmp_path, "b.json", [{**entry, "annotated": "spleen"}], marks), "ct")
+
+
+def test_a_tenth_keeps_a_patient_of_every_source_and_lies_in_larger_shares() -> None:
+    records = [
+        replace(
+            record([], [], ["liver"], source=source, image_id=f"{source}{n}", patient=f"p{n}"), in_subset=subset(n)
+        )
+        for source, subset in (("with", lambda n: n in (3, 7)), ("without", lambda n: False))
+        for n in range(20)
+    ]
+    tenth, third = ({(r.source, r.patient) for r in fraction_of(records, share)} for share in (0.1, 0.3))
+    assert {p for s, p in tenth if s == "with"} == {"p3", "p7"} and len({p for s, p in tenth if s == "without"}) == 2
+    assert tenth < third
+
+
+def test_shared_patients_are_counted() -> None:
+    one, other = record([], [], ["liver"], patient="a"), record([], [], ["liver"], patient="a")
+    assert shared_patients([one, replace(other, split="train")]) == 1 and shared_patients([one, other]) == 0

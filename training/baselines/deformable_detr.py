@@ -19,6 +19,7 @@ from ..starting_weights import load_image_encoder
 
 
 QUERIES = 100
+CERTAIN = 50.0
 # Of the matching and the losses: class, L1 and GIoU.
 COSTS = (2, 5, 2)
 
@@ -103,8 +104,8 @@ class DeformableDetrDetector(nn.Module):
             loss=found.loss,
             loss_dict=None if labels is None else {"loss": found.loss},
             logits=found.logits,
-            # A query has no centerness: the score is that of its label, whose square root is taken with it.
-            centerness=found.logits.max(dim=-1).values,
+            # A query has no centerness. With this one a score is the root of its label's, which keeps their order.
+            centerness=torch.full_like(found.logits[..., 0], CERTAIN),
             pred_boxes=boxes,
             box_deltas=torch.zeros_like(boxes),
             spatial_shapes=torch.tensor([[1, count]]),
