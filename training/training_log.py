@@ -48,8 +48,8 @@ def of_run(folder: Path) -> dict[str, Any]:
     }
 
 
-def of_evaluations(before: Path, after: Path, modality: str) -> dict[str, Any]:
-    """Two evaluations of the same modality.
+def of_evaluations(before: Path, after: Path, modality: str, source: str | None = None) -> dict[str, Any]:
+    """Two evaluations of the same modality, or of a source that was left out, by `training.cross_source`.
 
     Raises:
         `ValueError`, `OSError`: one of them cannot be read or lacks the modality.
@@ -59,6 +59,10 @@ def of_evaluations(before: Path, after: Path, modality: str) -> dict[str, Any]:
         found = _read(path)["modalities"].get(modality)
         if found is None:
             raise ValueError(f"{path}: holds nothing of {modality}")
+        if source is not None:
+            parts["recipe"] = {name: found[name] for name in ("size", "epochs")}
+            parts[when] = found["sources"][source]["unseen"]
+            continue
         labels = {name: {key: entry[key] for key in ("AP", "AP50")} for name, entry in found["labels"].items()}
         parts[when] = {"mean": {"AP": found["AP"], "AP50": found["AP50"]}, "labels": labels}
     return parts
@@ -102,6 +106,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--before", type=Path, help="results.json of training.evaluate, instead of --run")
     parser.add_argument("--after", type=Path, help="the same, afterwards")
     parser.add_argument("--modality", help="of --before and --after")
+    parser.add_argument("--source", help="which was left out, where --before and --after are of training.cross_source")
     parser.add_argument("--log", type=Path, default=LOG)
     options = parser.parse_args(argv)
     try:
@@ -110,7 +115,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             if options.run:
                 entry = of_run(options.run)
             elif options.before and options.after and options.modality:
-                entry = of_evaluations(options.before, options.after, options.modality)
+                entry = of_evaluations(options.before, options.after, options.modality, options.source)
             else:
                 raise ValueError("--name needs --run, or --before, --after and --modality")
             entry = {"name": options.name, "note": options.note, **entry}

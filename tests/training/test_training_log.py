@@ -62,6 +62,20 @@ def test_two_evaluations(tmp_path: Path) -> None:
     assert run(log, *given, "--modality", "mri") == 2 and run(log, *given) == 2
 
 
+def test_two_sources_left_out(tmp_path: Path) -> None:
+    paths = []
+    for name, ap in (("before", 0.3), ("after", 0.25)):
+        part = {"size": 224, "epochs": 10, "sources": {"clinic": {"unseen": scores(ap)}}}
+        paths.append(tmp_path / f"{name}.json")
+        paths[-1].write_text(json.dumps({"modalities": {"ct": part}}), encoding="utf-8")
+    log = tmp_path / "training_log.json"
+    given = ["--name", "a", "--before", str(paths[0]), "--after", str(paths[1]), "--modality", "ct"]
+    assert run(log, *given, "--source", "clinic") == 0
+    text = (tmp_path / "training-log.md").read_text(encoding="utf-8")
+    assert "| a | ct | 224 | 10 | 60.0 | 50.0 | 30.0 | 25.0 |" in text
+    assert run(log, *given, "--source", "elsewhere") == 2
+
+
 @pytest.mark.parametrize("content", [None, "not json", "{}"])
 def test_bad_runs_are_refused_in_one_line(
     content: str | None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
