@@ -56,7 +56,7 @@ def test_all_rows(tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     assert rows["10 %"]["pictures"]["train"] < rows["100 %"]["pictures"]["train"] == 3
     assert all(set(row["labels"]) == {"left kidney", "right kidney"} for row in rows.values())
     assert all(len(row["resampled_AP"]) == protocol.DRAWS for row in rows.values())
-    assert "- ct, closed vocabulary: " in printed
+    assert "- ct, 100 %, plain against closed vocabulary: " in printed
     assert printed == (tmp_path / "out" / "protocol.md").read_text(encoding="utf-8") and "| ct | 1 |" in printed
 
 
@@ -86,7 +86,13 @@ def test_differences_have_intervals_and_a_verdict() -> None:
 
     rows = {"100 %": row(0.5, 0.1), "closed vocabulary": row(0.4, 0.1), "Deformable DETR": row(0.51, 0.0)}
     lines = protocol._compared("ct", rows)
-    assert lines[0] == "- ct, closed vocabulary: +10.0 (+10.0 to +10.0), better"
-    assert lines[1].startswith("- ct, Deformable DETR: -1.0 (-10.5 to +8.5), no difference")
+    assert lines[0] == "- ct, 100 % against closed vocabulary: +10.0 (+10.0 to +10.0), better"
+    assert lines[1].startswith("- ct, 100 % against Deformable DETR: -1.0 (-10.5 to +8.5), no difference")
     assert protocol._compared("ct", {"100 %": rows["100 %"]}) == []
     assert protocol._compared("ct", {**rows, "100 %": {"mean": rows["100 %"]["mean"]}}) == []
+
+
+def test_the_committed_table_is_what_the_command_writes() -> None:
+    docs = Path(__file__).parents[2] / "docs"
+    measured = json.loads((docs / "protocol.json").read_text(encoding="utf-8"))
+    assert (docs / "protocol.md").read_text(encoding="utf-8") == protocol.table(measured)
