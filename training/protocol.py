@@ -183,9 +183,9 @@ def table(measured: dict[str, Any]) -> str:
     if compared:
         lines += [
             "", "MedGLIP against the detectors with fixed labels, difference of the mean AP in points, with the 95 %",
-            "interval over patients; an interval with 0 in it does not tell them apart. MedGLIP learns synonyms, parent",
-            "terms and random subsets of labels in the same few steps, in which the others see all labels in the same",
-            "words every time; in the plain row it does as they do:", "", *compared,
+            "interval over patients; an interval with 0 in it does not tell them apart. MedGLIP learns synonyms,",
+            "parent terms and random subsets of labels in the same few steps, in which the others see all labels in",
+            "the same words every time; in the plain row it does as they do:", "", *compared,
         ]  # fmt: skip
     return "\n".join(lines) + "\n"
 
