@@ -11,7 +11,6 @@ measured so far.
 
 from __future__ import annotations
 
-import argparse
 import json
 import logging
 import sys
@@ -21,15 +20,14 @@ from typing import Any
 
 import torch
 
-from modeling_medglip.configuration_medglip import resolve_modality
 from modeling_medglip.errors import one_line
 from modeling_medglip.results import write_text
 
 from .dataset import GroundingCollator
 from .finetune import Settings, load_base, make_dataset
-from .protocol import from_scratch
+from .protocol import from_scratch, prepare, study_parser
 from .recipe import Recipe, load_recipe
-from .records import DEFAULT_DATA, GroundingRecord, chosen_labels, load_records
+from .records import GroundingRecord, chosen_labels, load_records
 from .report import percent, table
 from .run_report import measure
 from .trainer import freeze, train_expert
@@ -143,22 +141,8 @@ def page(measured: dict[str, Any]) -> str:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line; returns the exit status."""
-    parser = argparse.ArgumentParser(
-        prog="python -m training.cross_source", description=(__doc__ or "").split("\n")[0]
-    )
-    parser.add_argument("--data", default=DEFAULT_DATA, help="built data set, its id on the Hub, or a COCO file")
-    parser.add_argument("--modality", nargs="+", type=resolve_modality, required=True)
-    parser.add_argument("--recipe", default="embedded", help="file, or the name of one in training/recipes")
-    parser.add_argument("--epochs", type=float, help="instead of the recipe's")
-    parser.add_argument("--size", type=int, help="input size in pixels, instead of the recipe's")
-    parser.add_argument("--out", type=Path, default=Path("runs/cross_source"))
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--threads", type=int, default=0)
-    options = parser.parse_args(argv)
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", force=True)
-    if options.threads:
-        torch.set_num_threads(options.threads)
-    torch.set_flush_denormal(True)
+    options = study_parser("training.cross_source", __doc__ or "", "runs/cross_source").parse_args(argv)
+    prepare(options.threads)
     try:
         recipe = load_recipe(options.recipe).changed(options.modality, epochs=options.epochs, size=options.size)
         measured = cross_source(options.modality, options.data, recipe, options.out, options.seed)

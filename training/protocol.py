@@ -214,23 +214,34 @@ def _cell(row: dict[str, Any] | None) -> str:
     return text if often[0] is None else f"{text} ({100 * often[0]:.1f} / {100 * often[1]:.1f})"
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Command line; returns the exit status."""
-    parser = argparse.ArgumentParser(prog="python -m training.protocol", description=(__doc__ or "").split("\n")[0])
+def study_parser(module: str, about: str, out: str) -> argparse.ArgumentParser:
+    """The command line of a study that trains several experts from the starting weights."""
+    parser = argparse.ArgumentParser(prog=f"python -m {module}", description=about.split("\n")[0])
     parser.add_argument("--data", default=DEFAULT_DATA, help="built data set, its id on the Hub, or a COCO file")
     parser.add_argument("--modality", nargs="+", type=resolve_modality, required=True)
     parser.add_argument("--recipe", default="embedded", help="file, or the name of one in training/recipes")
-    parser.add_argument("--epochs", type=float, help="of every row, instead of the recipe's")
+    parser.add_argument("--epochs", type=float, help="of every training, instead of the recipe's")
     parser.add_argument("--size", type=int, help="input size in pixels, instead of the recipe's")
-    parser.add_argument("--row", nargs="+", choices=list(ROWS), default=list(ROWS), help="only these")
-    parser.add_argument("--out", type=Path, default=Path("runs/protocol"))
+    parser.add_argument("--out", type=Path, default=Path(out))
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=0)
-    options = parser.parse_args(argv)
+    return parser
+
+
+def prepare(threads: int) -> None:
+    """What every study does first: a log, and the number of threads (0: PyTorch's choice)."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", force=True)
-    if options.threads:
-        torch.set_num_threads(options.threads)
+    if threads:
+        torch.set_num_threads(threads)
     torch.set_flush_denormal(True)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Command line; returns the exit status."""
+    parser = study_parser("training.protocol", __doc__ or "", "runs/protocol")
+    parser.add_argument("--row", nargs="+", choices=list(ROWS), default=list(ROWS), help="only these")
+    options = parser.parse_args(argv)
+    prepare(options.threads)
     try:
         recipe = load_recipe(options.recipe).changed(options.modality, epochs=options.epochs, size=options.size)
         measured = protocol(options.modality, options.data, recipe, options.out, options.row, options.seed)

@@ -132,14 +132,14 @@ def take_turns(
     return results
 
 
-def main() -> None:
-    """Command line."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=5)
+def run(about: str, names: Sequence[str], serve: Callable[[str, int, Connection], None], rounds: int) -> None:
+    """The command line of a benchmark in which networks take turns; see [`take_turns`]."""
+    parser = argparse.ArgumentParser(description=about.splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=rounds)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--out", type=Path, help="write the measurements as JSON")
     options = parser.parse_args()
-    results = take_turns(list(NETWORKS), serve, options.rounds, options.threads)
+    results = take_turns(names, serve, options.rounds, options.threads)
     if options.out:
         context = {"rounds": options.rounds, "threads": options.threads, "machine": platform.machine()}
         options.out.write_text(json.dumps({**context, "networks": results}, indent=1) + "\n")
@@ -147,4 +147,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(__doc__ or "", list(NETWORKS), serve, rounds=5)

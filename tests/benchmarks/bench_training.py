@@ -9,19 +9,13 @@ turns: read the ratios.
 
 from __future__ import annotations
 
-import argparse
-import json
-import platform
 import resource
 import time
 from collections.abc import Callable
 from multiprocessing.connection import Connection
-from pathlib import Path
 from typing import Any
 
-from training.report import benchmark_table
-
-from .bench_grounding import LABELS, PROMPT, SIDE, take_turns
+from .bench_grounding import LABELS, PROMPT, SIDE, run
 
 
 # Four structures of the usual sizes: xyxy pixels and label.
@@ -112,19 +106,5 @@ def serve(name: str, threads: int, connection: Connection) -> None:
         connection.send((seconds, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024))
 
 
-def main() -> None:
-    """Command line."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--out", type=Path, help="write the measurements as JSON")
-    options = parser.parse_args()
-    results = take_turns(list(NETWORKS), serve, options.rounds, options.threads)
-    if options.out:
-        context = {"rounds": options.rounds, "threads": options.threads, "machine": platform.machine()}
-        options.out.write_text(json.dumps({**context, "networks": results}, indent=1) + "\n")
-    print(benchmark_table({"networks": results}))
-
-
 if __name__ == "__main__":
-    main()
+    run(__doc__ or "", list(NETWORKS), serve, rounds=3)

@@ -21,6 +21,7 @@ from modeling_medglip.montage import draw_montage
 from modeling_medglip.volume_grounding import ground_volume, overlap_ijk, side_doubts
 from modeling_medglip.volume_results import VolumeBox, volume_to_dict, write_volume_boxes
 from modeling_medglip.volume_source import VolumeSource
+from training.evaluate_volumes import reordered
 
 from .tiny_checkpoint import save_tiny_checkpoint
 
@@ -62,17 +63,6 @@ def body() -> Volume:
     affine = np.diag([0.8, 0.9, 2.5, 1.0])
     affine[:3, 3] = [-12.0, -10.0, 50.0]
     return Volume(array, affine)
-
-
-def reordered(volume: Volume, order: tuple[int, ...], signs: tuple[int, ...]) -> Volume:
-    """The same voxels in the same places, stored with other axes."""
-    array, affine = volume.array.transpose(order), volume.affine[:, [*order, 3]].copy()
-    for axis, sign in enumerate(signs):
-        if sign < 0:
-            affine[:, 3] += affine[:, axis] * (array.shape[axis] - 1)
-            affine[:, axis] *= -1
-            array = np.flip(array, axis)
-    return Volume(np.ascontiguousarray(array), affine)
 
 
 def corner_set(box: VolumeBox) -> set[tuple[float, ...]]:

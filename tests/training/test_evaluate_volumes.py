@@ -14,8 +14,9 @@ import yaml
 
 from modeling_medglip import volume_grounding
 from modeling_medglip.grounding import Grounder
-from tests.modeling_medglip.test_volume_grounding import LABELS, Bright, body, reordered
+from tests.modeling_medglip.test_volume_grounding import LABELS, Bright, body
 from training import evaluate_volumes
+from training.evaluate_volumes import reordered
 
 
 @pytest.fixture
