@@ -172,13 +172,13 @@ def table(measured: dict[str, Any]) -> str:
         "# Zero-shot, a tenth, all: against detectors with fixed labels", "",
         "Made by `python -m training.protocol`. AP / AP50 in per cent on the validation split, mean over labels; in",
         "brackets over labels with at least 30 training pictures. Within a row pictures, epochs, input size and image",
-        "encoder are the same.", "",
+        "encoder are the same. Modalities were run one by one, each with the `--size` and `--epochs` of its row.", "",
         *(f"- **{name}**: {text}" for name, text in ROWS.items()), "",
-        "| modality | epochs | " + " | ".join(ROWS) + " |", "|---|---:|" + "---:|" * len(ROWS),
+        "| modality | pixels | epochs | " + " | ".join(ROWS) + " |", "|---|---:|---:|" + "---:|" * len(ROWS),
     ]  # fmt: skip
     for modality, own in measured.get("modalities", {}).items():
         cells = [_cell(own["rows"].get(name)) for name in ROWS]
-        lines.append(f"| {modality} | {own['epochs']:g} | {' | '.join(cells)} |")
+        lines.append(f"| {modality} | {own['size']} | {own['epochs']:g} | {' | '.join(cells)} |")
     compared = [line for name, own in measured.get("modalities", {}).items() for line in _compared(name, own["rows"])]
     if compared:
         lines += [

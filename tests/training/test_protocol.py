@@ -57,7 +57,7 @@ def test_all_rows(tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     assert all(set(row["labels"]) == {"left kidney", "right kidney"} for row in rows.values())
     assert all(len(row["resampled_AP"]) == protocol.DRAWS for row in rows.values())
     assert "- ct, 100 %, plain against closed vocabulary: " in printed
-    assert printed == (tmp_path / "out" / "protocol.md").read_text(encoding="utf-8") and "| ct | 1 |" in printed
+    assert printed == (tmp_path / "out" / "protocol.md").read_text(encoding="utf-8") and "| ct | 64 | 1 |" in printed
 
 
 def test_rows_that_are_done_are_kept(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
