@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
 import torch
 from safetensors.torch import load_file
 
 from modeling_medglip.image_processing_medglip import MedGlipImageProcessor
 from modeling_medglip.modeling_medglip import MedGlipForObjectDetection
-from tests.modeling_medglip.tiny_checkpoint import biased_router
+from tests.modeling_medglip.tiny_checkpoint import biased_router, tiny_processor
 from tests.training.test_trainer import tiny_model
 from training.assemble import WORD_PIECES, build_processor, license_rows, shorten_embeddings, tidy
 
@@ -77,7 +78,9 @@ def test_licences_come_from_the_manifest(tmp_path: Path) -> None:
     ]
 
 
-def test_every_modality_keeps_its_expert_s_settings(tmp_path: Path) -> None:
+def test_every_modality_keeps_its_expert_s_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tokenizer = tiny_processor(tmp_path, ("ct",)).tokenizer  # the real one comes with `make train-env` alone
+    monkeypatch.setattr("training.assemble.load_tokenizer", lambda: tokenizer)
     experts = {}
     for name, side in (("ct", 512), ("fundus", 448)):
         settings = {name: {"size": {"height": side, "width": side}, "mean": [0.4] * 3}}
