@@ -7,19 +7,16 @@ files are of one patient is all that is compared.
 
 from __future__ import annotations
 
-import logging
 import os
-import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .dicom_series import read_series
+from .dicom_series import Stack, index_series
 from .errors import MedGlipError, one_line
-from .reading_dicom import DERIVED_CODES
-from .volume_source import VolumeSource
+from .reading_dicom import DERIVED_CODES, silent
+from .volume_source import StreamedSource, VolumeSource
 from .volumes import VolumeError
 
 
@@ -58,7 +55,7 @@ def find_series(folder: Path, several_patients: bool = False) -> list[FoundSerie
     groups: dict[str, list[tuple[Path, Any]]] = {}
     patients: set[tuple[str, str]] = set()
     others = 0
-    with _silent():
+    with silent():
         for file, header in _headers(folder, name):
             if header is None:
                 others += 1
@@ -119,38 +116,32 @@ def _is_localizer(header: Any) -> bool:
     return any(str(kind).strip().upper() == "LOCALIZER" for kind in ([kinds] if isinstance(kinds, str) else kinds))
 
 
-@contextmanager
-def _silent() -> Iterator[None]:
-    """pydicom's own messages may quote header values, names among them."""
-    logger = logging.getLogger("pydicom")
-    before = logger.level
-    logger.setLevel(logging.CRITICAL)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logger.setLevel(before)
-
-
 def open_series(found: FoundSeries, name: str, resample: bool = False) -> VolumeSource:
-    """A series as a volume.
+    """A series as a volume, read slice by slice where its files are slices.
 
     Args:
-        name: of the folder, for messages and results. resample: see [`~modeling_medglip.dicom_series.read_series`].
+        name: of the folder, for messages and results. resample: see [`~modeling_medglip.dicom_series.index_series`].
 
     Raises:
         `VolumeError`: names the folder and what is wrong with its slices.
     """
     try:
-        with _silent():
-            series = read_series(found.files, resample)
+        with silent():
+            series = index_series(found.files, resample)
     except VolumeError as error:
         raise VolumeError(f"{one_line(name, 120)}: {error}", error.rule) from error
     notes = tuple(f"{rule.replace('_', ' ')}: {value}" for rule, value in series.notes)
-    source = VolumeSource(series.volume, name, series.modality, (*found.notes, *notes))
+    told = (name, series.modality, (*found.notes, *notes))
+    source = _streamed(series, *told) if isinstance(series, Stack) else VolumeSource(series.volume, *told)
     source.stacked, source.dicom_files = True, series.files
     return source
+
+
+def _streamed(stack: Stack, name: str, modality: str | None, notes: tuple[str, ...]) -> StreamedSource:
+    slabs = stack.slabs
+    slabs.name = one_line(name, 120)
+    rows, columns = slabs.shape
+    return StreamedSource(slabs, (columns, rows, len(slabs.slices)), slabs.affine, name, modality, notes)
 
 
 __all__ = ["FoundSeries", "find_series", "open_series"]

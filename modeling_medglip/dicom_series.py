@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .configuration_medglip import resolve_modality
+from .dicom_slices import DicomSlabs, Slice, slice_pixels
 from .errors import one_line
 from .geometry import Volume
 from .reading_dicom import DERIVED_CODES
@@ -24,6 +25,7 @@ from .volumes import MAX_BYTES, VolumeError
 TAGS = [
     "SOPClassUID", "SeriesInstanceUID", "Modality", "Rows", "Columns", "NumberOfFrames", "ImageOrientationPatient",
     "ImagePositionPatient", "PixelSpacing", "SliceThickness", "RescaleSlope", "RescaleIntercept", "SamplesPerPixel",
+    "ModalityLUTSequence", "PhotometricInterpretation", "PixelRepresentation", "BitsStored",
 ]  # fmt: skip
 # Slices whose distances differ by more than this share of the usual one leave a gap, or are none of one stack.
 GAP = 0.1
@@ -48,13 +50,43 @@ class Series:
     files: tuple[Path, ...] = ()
 
 
+@dataclass(frozen=True)
+class Stack:
+    """A series whose pixels are still on disk.
+
+    Attributes:
+        slabs: its slices in order, with the affine of the whole. modality, notes, files: as in [`Series`].
+    """
+
+    slabs: DicomSlabs
+    modality: str | None
+    notes: tuple[tuple[str, str], ...] = ()
+    files: tuple[Path, ...] = ()
+
+
 def read_series(paths: Sequence[str | Path], resample: bool = False) -> Series:
-    """Read the slices of one series, in any order, or one multi-frame file.
+    """Read the slices of one series, in any order, or one multi-frame file, into memory.
+
+    Args, Raises:
+        as [`index_series`].
+    """
+    found = index_series(paths, resample)
+    if isinstance(found, Series):
+        return found
+    return Series(found.slabs.whole(), found.modality, found.notes, found.files)
+
+
+def index_series(paths: Sequence[str | Path], resample: bool = False) -> Stack | Series:
+    """Order the slices of one series by their headers; pixels are left on disk where that can be.
 
     A tilted gantry is no matter: the affine keeps the shear.
 
     Args:
+        paths: in any order, or one multi-frame file.
         resample: interpolate slices at even distances where they are uneven or missing, instead of refusing them.
+
+    Returns:
+        a [`Stack`]; of multi-frame files and resampled slices a [`Series`] in memory.
 
     Raises:
         `VolumeError`: rule `"mixed_series"` for slices of several series or orientations, `"missing_slices"` for
@@ -75,7 +107,7 @@ def read_series(paths: Sequence[str | Path], resample: bool = False) -> Series:
         raise VolumeError("slices of several series", "mixed_series")
     if int(images[0][1].get("NumberOfFrames") or 1) > 1:
         return _multi_frame(images)
-    return _stack(images, pydicom, resample)
+    return _stack(images, resample)
 
 
 def _header(file: Path, pydicom: Any) -> Any:
@@ -96,7 +128,7 @@ def _header(file: Path, pydicom: Any) -> Any:
         raise VolumeError(f"{one_line(file.name, 60)}: is damaged ({type(error).__name__})", "unreadable") from None
 
 
-def _stack(images: list[tuple[Path, Any]], pydicom: Any, resample: bool = False) -> Series:
+def _stack(images: list[tuple[Path, Any]], resample: bool = False) -> Stack | Series:
     try:
         orientations = np.array([header.ImageOrientationPatient for _, header in images], dtype=np.float64)
         positions = np.array([header.ImagePositionPatient for _, header in images], dtype=np.float64)
@@ -112,7 +144,7 @@ def _stack(images: list[tuple[Path, Any]], pydicom: Any, resample: bool = False)
     normal = np.cross(orientations[0, :3], orientations[0, 3:])
     along = positions @ normal
     order = np.argsort(along, kind="stable")
-    order, notes = _without_copies(order, along, images, pydicom)
+    order, notes = _without_copies(order, along, images)
     chosen = [images[index] for index in order]
     uneven = _uneven(along[order], chosen)
     if uneven and not resample:
@@ -122,27 +154,29 @@ def _stack(images: list[tuple[Path, Any]], pydicom: Any, resample: bool = False)
     affine[:3, 0] = orientations[0, :3] * spacings[0, 1]
     affine[:3, 1] = orientations[0, 3:] * spacings[0, 0]
     affine[:3, 2], affine[:3, 3] = step, positions[order[0]]
-    array, slope, intercept = _pixels(chosen, shapes.pop(), pydicom)
-    files = tuple(file for file, _ in chosen)
-    if uneven:
-        array, affine[:3, 2] = _evened(array, along[order], step)
-        notes, files = (*notes, ("resampled", f"{array.shape[2]} even slices from {len(chosen)}")), ()
     try:
-        volume = Volume(array, affine, slope, intercept)
+        Volume(np.zeros((1, 1, 1), np.uint8), affine)
     except ValueError as error:
         raise VolumeError(str(error), "no_geometry") from None
-    return Series(volume, _modality(chosen[0][1]), (*notes, *tilt), files)
+    slabs = DicomSlabs([Slice.of(file, header) for file, header in chosen], shapes.pop(), affine)
+    modality, notes = _modality(chosen[0][1]), (*notes, *tilt)
+    if not uneven:
+        return Stack(slabs, modality, notes, tuple(file for file, _ in chosen))
+    whole = slabs.whole()
+    array, affine[:3, 2] = _evened(whole.array, along[order], step)
+    notes = (*notes, ("resampled", f"{array.shape[2]} even slices from {len(chosen)}"))
+    return Series(Volume(array, affine, whole.slope, whole.intercept), modality, notes)
 
 
 def _without_copies(
-    order: NDArray[np.int64], along: NDArray[np.float64], images: list[tuple[Path, Any]], pydicom: Any
+    order: NDArray[np.int64], along: NDArray[np.float64], images: list[tuple[Path, Any]]
 ) -> tuple[NDArray[np.int64], tuple[tuple[str, str], ...]]:
     """The order without slices that are there twice."""
     kept: list[int] = []
     copies = 0
     for index in order.tolist():
         if kept and along[index] - along[kept[-1]] < SAME_PLACE_MM:
-            first, second = (_array(images[place][0], pydicom) for place in (kept[-1], index))
+            first, second = (slice_pixels(images[place][0]) for place in (kept[-1], index))
             if first.shape != second.shape or not np.array_equal(first, second):
                 raise VolumeError("different slices in one place: several phases or echoes", "duplicate_slices")
             copies += 1
@@ -195,34 +229,6 @@ def _step(
     step = (positions[-1] - positions[0]) / (len(positions) - 1)
     angle = float(np.degrees(np.arccos(np.clip(step @ normal / np.linalg.norm(step), -1, 1))))
     return step, ((("gantry_tilt", f"{angle:.1f} degrees"),) if angle > TILT_DEGREES else ())
-
-
-def _pixels(images: list[tuple[Path, Any]], shape: tuple[int, int], pydicom: Any) -> tuple[NDArray, float, float]:
-    """(columns, rows, slices) as stored, with slope and intercept; as float32 values where these differ."""
-    if shape[0] * shape[1] * len(images) * 4 > MAX_BYTES:
-        raise VolumeError(f"{len(images)} slices of {shape[1]}x{shape[0]}: more than {MAX_BYTES} bytes", "too_large")
-    lines = [(float(h.get("RescaleSlope", 1) or 1), float(h.get("RescaleIntercept", 0) or 0)) for _, h in images]
-    first = _array(images[0][0], pydicom)
-    same = len(set(lines)) == 1
-    stack = np.empty((len(images), *shape), dtype=first.dtype if same else np.float32)
-    for number, (file, _) in enumerate(images):
-        pixels = first if number == 0 else _array(file, pydicom)
-        if pixels.shape != shape:
-            raise VolumeError(f"{one_line(file.name, 60)}: pixels of another size than stated", "unreadable")
-        if same and not np.can_cast(pixels.dtype, stack.dtype):
-            raise VolumeError("slices of several kinds of numbers", "mixed_series")
-        slope, intercept = lines[number]
-        stack[number] = pixels if same else pixels.astype(np.float32) * slope + intercept
-    slope, intercept = lines[0] if same else (1.0, 0.0)
-    return stack.transpose(2, 1, 0), slope, intercept
-
-
-def _array(file: Path, pydicom: Any) -> NDArray:
-    try:
-        return pydicom.dcmread(file, force=True).pixel_array
-    except Exception as error:  # decoders raise nearly anything
-        reason = f"{one_line(file.name, 60)}: its pixels cannot be decoded ({type(error).__name__})"
-        raise VolumeError(reason, "unreadable") from None
 
 
 def _multi_frame(images: list[tuple[Path, Any]]) -> Series:
@@ -378,4 +384,4 @@ def fill_polygon(points: NDArray[np.float64], shape: tuple[int, int]) -> NDArray
     return inside
 
 
-__all__ = ["Series", "fill_polygon", "read_segmentation", "read_series", "read_structures"]
+__all__ = ["Series", "Stack", "fill_polygon", "index_series", "read_segmentation", "read_series", "read_structures"]

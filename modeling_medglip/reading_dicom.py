@@ -10,6 +10,8 @@ import logging
 import math
 import warnings
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import IO, Any
 
 import numpy as np
@@ -42,19 +44,28 @@ def read_dicom(stream: IO[bytes], frame: int | None) -> ReadImage:
         import pydicom
     except ImportError:
         raise MedGlipError('is a DICOM file: reading it needs pydicom, pip install "med-glip[clinical]"') from None
-    before = logging.getLogger("pydicom").level
-    logging.getLogger("pydicom").setLevel(logging.CRITICAL)
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with silent():
             _check_deflated(stream, pydicom)
             return _decoded(stream, frame, pydicom)
     except (MedGlipError, MemoryError):
         raise
     except Exception as error:  # damaged files make pydicom raise nearly anything
         raise MedGlipError(f"is a damaged or unreadable DICOM file ({type(error).__name__})") from error
+
+
+@contextmanager
+def silent() -> Iterator[None]:
+    """pydicom's own messages may quote header values, names among them: none is passed on."""
+    logger = logging.getLogger("pydicom")
+    before = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
     finally:
-        logging.getLogger("pydicom").setLevel(before)
+        logger.setLevel(before)
 
 
 def _check_deflated(stream: IO[bytes], pydicom: Any) -> None:
@@ -225,4 +236,4 @@ def _spacing(dataset: Any, index: int) -> tuple[float, float] | None:
     return (along_x, along_y) if usable else None
 
 
-__all__ = ["read_dicom"]
+__all__ = ["read_dicom", "silent"]

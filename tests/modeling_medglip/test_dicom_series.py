@@ -147,7 +147,7 @@ class TestBadSeries:
         self.refused(paths, "unreadable")
 
     def test_bombs(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("modeling_medglip.dicom_series.MAX_BYTES", 100)
+        monkeypatch.setattr("modeling_medglip.dicom_slices.MAX_BYTES", 100)
         self.refused(write_series(tmp_path), "too_large")
 
     def test_missing_packages(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
