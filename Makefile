@@ -64,7 +64,8 @@ bench-data: $(VENV)/.dev
 RAW ?= ../shared/data
 
 data: $(VENV)/.dev
-	$(BIN)/python -m dataset_scripts.build --recipe dataset_scripts/recipes/real_data.yaml --raw $(RAW) --out out/data --workers 2
+	$(BIN)/python -m dataset_scripts.build --recipe dataset_scripts/recipes/real_data.yaml --raw $(RAW) --out out/data \
+	  --workers 2 || test $$? -eq 1
 
 results: $(VENV)/.dev
 	$(BIN)/python -m training.evaluate --out docs

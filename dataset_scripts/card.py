@@ -10,9 +10,10 @@ from typing import Any
 
 import yaml
 
+from modeling_medglip.markdown import plain
+
 from .catalog import load_catalog
 from .hierarchy import Classes
-from .markdown import plain
 from .recipe import Recipe
 from .schema import COLUMNS, OBJECT_COLUMNS, yaml_features, yaml_label_features
 from .statistics import Statistics

@@ -29,6 +29,7 @@ from .hierarchy import Classes, make_classes
 from .parquet_writer import ParquetWriter
 from .pictures import write_pictures
 from .process import CASE_FILE
+from .provenance import write_sources
 from .quality import EXPECTED, RULES, counts
 from .recipe import Recipe
 from .records import Rejection
@@ -115,7 +116,9 @@ def merge(
     _write_labels(new, plan.classes)
     _write_report(new, plan, recipes, summary)
     statistics.write(new / "statistics")
-    write_card(new, name, recipes, plan.classes, statistics, _split_hashes(plan.splits), summary.content_hash)
+    hashes = _split_hashes(plan.splits)
+    write_card(new, name, recipes, plan.classes, statistics, hashes, summary.content_hash)
+    write_sources(new, recipes, statistics, hashes, summary.content_hash)
     if pictures and summary.images:
         write_pictures(new)
     (new / MARKER).write_text("medglip/dataset@1\n", encoding="utf-8")

@@ -21,6 +21,7 @@ from typing import Any
 import torch
 
 from modeling_medglip.errors import one_line
+from modeling_medglip.markdown import percent, table
 from modeling_medglip.results import write_text
 
 from .dataset import GroundingCollator
@@ -28,7 +29,6 @@ from .finetune import Settings, load_base, make_dataset
 from .protocol import from_scratch, prepare, study_parser
 from .recipe import Recipe, load_recipe
 from .records import GroundingRecord, chosen_labels, load_records
-from .report import percent, table
 from .run_report import measure
 from .trainer import freeze, train_expert
 

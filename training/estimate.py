@@ -25,9 +25,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from modeling_medglip import MedGlipConfig, MedGlipForObjectDetection
 from modeling_medglip.errors import one_line
+from modeling_medglip.markdown import table
 from modeling_medglip.results import write_text
-
-from .report import table
 
 
 SCHEMA = "medglip/full_size@1"

@@ -24,6 +24,7 @@ from modeling_medglip.errors import MedGlipError, one_line
 from modeling_medglip.geometry import Volume, cut, on_grid, picture_count, to_lps, with_axcodes
 from modeling_medglip.grounding import Grounder, load
 from modeling_medglip.linking import SliceBox
+from modeling_medglip.markdown import percent, table
 from modeling_medglip.results import write_text
 from modeling_medglip.volume_grounding import ground_volume, overlap_ijk
 from modeling_medglip.volume_results import VolumeResult
@@ -33,7 +34,6 @@ from modeling_medglip.yaml_files import load_yaml
 
 from .metrics import Detections, average_precision
 from .records import GroundingRecord
-from .report import percent, table
 
 
 SCHEMA = "medglip/volumes@1"

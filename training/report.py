@@ -12,25 +12,16 @@ import argparse
 import json
 import statistics
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+from modeling_medglip.markdown import percent, table, with_interval
 
 
 BASELINE = "Grounding DINO tiny"
 BESIDE = ("router", "benchmark", "embedded", "calibration", "training_benchmark")
 TEMPLATE = Path(__file__).parent / "templates" / "results.md"
-
-
-def percent(value: float | None, digits: int = 1) -> str:
-    """A share (0..1) in per cent, or a dash."""
-    return "-" if value is None else f"{100 * value:.{digits}f}"
-
-
-def table(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
-    """A Markdown table; the first column is text, the others are numbers."""
-    lines = [header, ["---", *["---:"] * (len(header) - 1)], *rows]
-    return "\n".join("| " + " | ".join(str(cell) for cell in line) + " |" for line in lines) + "\n"
 
 
 def render_page(
@@ -79,17 +70,12 @@ def summary_table(results: dict[str, Any]) -> str:
     header += ["side confusion %", "best score, present", "absent", "foreign", "s per image"]
     rows = []
     for modality, result in results["modalities"].items():
-        found = _with_interval(result["AP50"], result.get("AP50_interval"))
+        found = with_interval(result["AP50"], result.get("AP50_interval"))
         row = [modality, result["train_images"], result["images"], found, percent(result["AP"])]
         row += [percent(result["AP50_well_shown"]), percent(result["side_confusion"]["share"])]
         row += [_plain(result["scores"][key]) for key in ("present", "absent", "foreign")]
         rows.append([*row, _plain(result["seconds_per_image"])])
     return table(header, rows)
-
-
-def _with_interval(value: float | None, edges: list[float] | None) -> str:
-    """A figure with its 95 % interval, where that was measured."""
-    return percent(value) if edges is None else f"{percent(value)} ({percent(edges[0])} to {percent(edges[1])})"
 
 
 def threshold_table(results: dict[str, Any]) -> str:

@@ -19,9 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from modeling_medglip.errors import one_line
+from modeling_medglip.markdown import percent, table
 from modeling_medglip.results import write_text
-
-from .report import percent, table
 
 
 SCHEMA = "medglip/training_log@1"

@@ -22,7 +22,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from training.report import percent, table
+from modeling_medglip.markdown import percent, table
 
 
 PICTURES = 20
