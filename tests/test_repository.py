@@ -152,6 +152,7 @@ class TestPackage:
             "clinical",
             "scale",
             "demo",
+            "space",
             "dev",
         }
 

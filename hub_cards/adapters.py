@@ -1,0 +1,112 @@
+# Copyright 2026 The MedGLIP authors. Licensed under the Apache License, Version 2.0.
+"""Adapter repositories: what `python -m training.finetune --lora` left, with a card made from its results."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from modeling_medglip.markdown import percent, plain, table
+from modeling_medglip.results import write_text
+
+from .front_matter import ID, join
+from .model_card import GATE_TEXT, TEMPLATES
+from .repository import Repository
+
+
+FILES = (
+    "adapter_config.json", "adapter_model.safetensors", "medglip_adapter.json", "processor_config.json",
+    "tokenizer.json", "tokenizer_config.json",
+)  # fmt: skip
+RESULTS = "results.json"
+
+
+def stage_adapter(
+    run: Path, repo: str, folder: Path, base: str | None = None, private: bool = True, gated: str = "no"
+) -> Repository:
+    """Write an adapter's repository into an empty folder.
+
+    Args:
+        run: of `training.finetune --lora`: `adapter/` and `results.json`. base: id of the base on the Hub, instead of
+            what the adapter says.
+
+    Raises:
+        `ValueError`: the run holds no adapter, or its base is no id on the Hub.
+    """
+    adapter = run / "adapter"
+    try:
+        config = json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8"))
+        results = json.loads((run / RESULTS).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        raise ValueError(
+            f"{run.name}: holds no adapter and its results: give the folder of a run with --lora"
+        ) from None
+    known = str(base or config.get("base_model_name_or_path"))
+    if not ID.match(known):
+        raise ValueError(f"{run.name}: its base {known[:40]!r} is no id on the Hub: give it with --base owner/name")
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    for name in FILES:
+        if (adapter / name).is_file():
+            shutil.copyfile(adapter / name, folder / name)
+    write_text(
+        folder / "adapter_config.json", json.dumps({**config, "base_model_name_or_path": known}, indent=2) + "\n"
+    )
+    kept = {key: results[key] for key in ("schema", "pictures", "before", "after") if key in results}
+    kept |= {key: results[key] for key in ("known_before", "known_after") if key in results}
+    write_text(folder / RESULTS, json.dumps(kept, indent=1) + "\n")
+    write_text(folder / "LICENSE.md", (TEMPLATES / "adapter_license.md").read_text(encoding="utf-8"))
+    modality = str(results["settings"]["modality"])
+    write_text(folder / "README.md", adapter_card(repo, known, modality, kept, gated != "no"))
+    return Repository(repo, "model", folder, "research only", private, gated)
+
+
+def adapter_card(repo: str, base: str, modality: str, results: Mapping[str, Any], gated: bool) -> str:
+    """The card of an adapter, from the results of its run."""
+    header: dict[str, Any] = {
+        "license": "other", "license_name": "research-only", "license_link": "LICENSE.md", "library_name": "peft",
+        "base_model": base, "pipeline_tag": "zero-shot-object-detection", "language": "en",
+        "tags": ["medical-imaging", "visual-grounding", "glip", "lora", modality], **(GATE_TEXT if gated else {}),
+    }  # fmt: skip
+    body = (TEMPLATES / "adapter.md").read_text(encoding="utf-8").format(
+        name=repo.rsplit("/", 1)[-1],
+        repo=repo,
+        base=base,
+        modality=modality,
+        train=results["pictures"]["train"],
+        validation=results["pictures"]["validation"],
+        own=scores_table(results["before"], results["after"]),
+        known=_known(results),
+    )  # fmt: skip
+    return join(header, body)
+
+
+def scores_table(before: Mapping[str, Any], after: Mapping[str, Any]) -> str:
+    """AP50 and AP of every label, before and after, in per cent."""
+    rows = [(plain(name), before["labels"].get(name, {}), after["labels"][name]) for name in after["labels"]]
+    cells = [
+        [name, *(percent(part.get(key)) for key in ("AP50", "AP") for part in (first, last))]
+        for name, first, last in [*rows, ("**mean**", before["mean"], after["mean"])]
+    ]
+    return table(["label", "AP50 before", "after", "AP before", "after"], cells)
+
+
+def _known(results: Mapping[str, Any]) -> str:
+    after = results.get("known_after") or {"labels": {}}
+    if not after["labels"]:
+        return "What it forgot of the base's labels was not measured.\n"
+    return "Labels of the base:\n\n" + scores_table(results["known_before"], after)
+
+
+def check_adapter(folder: Path) -> list[str]:
+    """Whether the tables of an adapter's card are those of its results."""
+    text = (folder / "README.md").read_text(encoding="utf-8")
+    results = json.loads((folder / RESULTS).read_text(encoding="utf-8"))
+    tables = [scores_table(results["before"], results["after"]), _known(results)]
+    return [f"README.md: its figures are not those of {RESULTS}"] if any(part not in text for part in tables) else []
+
+
+__all__ = ["adapter_card", "check_adapter", "scores_table", "stage_adapter"]

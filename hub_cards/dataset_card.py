@@ -1,0 +1,173 @@
+# Copyright 2026 The MedGLIP authors. Licensed under the Apache License, Version 2.0.
+"""The card of a published data set, from the built set's header and what was counted while it was staged."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from modeling_medglip.markdown import plain, table
+
+from .front_matter import join
+from .licences import license_id
+
+
+if TYPE_CHECKING:
+    from .dataset_files import Counts
+
+TEMPLATE = Path(__file__).parent / "templates" / "dataset.md"
+# Numbers of pictures from which the Hub's size categories begin.
+SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"), (10**7, "1M<n<10M"))
+GATE_TEXT: dict[str, Any] = {
+    "extra_gated_prompt": "For research use only. You will keep each source's licence, and will not try to find out "
+    "who the patients are.",
+    "extra_gated_fields": {"Affiliation": "text", "I agree": "checkbox"},
+}
+# Most labels that the card lists; `statistics` in the built set has all of them.
+MOST_LABELS = 40
+
+
+def render_dataset_card(
+    repo: str,
+    built_header: Mapping[str, Any],
+    counts: Counts,
+    shared: Sequence[Mapping[str, Any]],
+    withheld: Sequence[tuple[Mapping[str, Any], str]],
+    quality: Mapping[str, Any],
+    gated: bool,
+) -> str:
+    """README.md of the repository.
+
+    Args:
+        built_header: the YAML of the built set's card. counts: of the published part.
+        shared, withheld: rows of `sources.json`, the latter with the reason.
+        quality: the published part of the report.
+    """
+    header = dataset_header(repo, built_header, counts, shared, gated)
+    first = next((name for name, _ in sorted(counts.splits)), "labels")
+    totals = {kind: sum(v for (by, _), v in getattr(counts, kind).items() if by == "modality") for kind in
+              ("images", "boxes", "masks")}  # fmt: skip
+    body = TEMPLATE.read_text(encoding="utf-8").format(
+        title=plain(repo.rsplit("/", 1)[-1]),
+        repo=repo,
+        first=first,
+        splits=_splits(counts),
+        hashes=", ".join(f"{name} `{value}`" for name, value in counts.split_hashes().items()),
+        features=_features(built_header, first),
+        hierarchy=f"{len(_labels(counts))} labels occur here.",
+        regions=_counted(counts, "region", "body region"),
+        sources_counts=_counted(counts, "source", "source"),
+        labels_counts=_counted(counts, "label", "label", MOST_LABELS),
+        shared=_sources(shared),
+        withheld=_withheld(withheld),
+        quality=_quality(quality),
+        **{kind: f"{number:,}" for kind, number in totals.items()},
+    )
+    return join(header, body)
+
+
+def dataset_header(
+    repo: str, built: Mapping[str, Any], counts: Counts, shared: Sequence[Mapping[str, Any]], gated: bool
+) -> dict[str, Any]:
+    """The YAML: configs and features of the built set, cut down to what is published."""
+    modalities = sorted({modality for modality, _ in counts.splits})
+    info = {row["config_name"]: row for row in built["dataset_info"]}
+    description = f"Medical pictures with boxes and masks. Content {counts.content.hexdigest()[:16]}."
+    configs: list[dict[str, Any]] = []
+    infos: list[dict[str, Any]] = []
+    for modality in modalities:
+        splits = [part for part in ("train", "validation", "test") if (modality, part) in counts.splits]
+        files = [{"split": part, "path": f"{modality}/{part}-*.parquet"} for part in splits]
+        configs.append({"config_name": modality, "data_files": files})
+        sizes = [
+            {"name": part, "num_bytes": counts.splits[modality, part][1],
+             "num_examples": counts.splits[modality, part][0]}
+            for part in splits
+        ]  # fmt: skip
+        infos.append({**info[modality], "description": description, "splits": sizes})
+    configs.append({"config_name": "labels", "data_files": [{"split": "train", "path": "labels/train-*.parquet"}]})
+    infos.append({**info["labels"], "description": description})
+    configs[0] = {**configs[0], "default": True}
+    ids = {license_id(row.get("license")) for row in shared}
+    total = sum(pictures for pictures, _ in counts.splits.values())
+    one = next(iter(ids)) if len(ids) == 1 else None
+    several: dict[str, Any] = {"license": "other", "license_name": "per-source", "license_link": "README.md"}
+    return {
+        "pretty_name": repo.rsplit("/", 1)[-1],
+        **({"license": one} if one else several),
+        "task_categories": ["object-detection", "zero-shot-object-detection"],
+        "language": "en",
+        "size_categories": [next((name for top, name in SIZES if total < top), "n>10M")],
+        "tags": ["medical", "visual-grounding", *modalities],
+        **(GATE_TEXT if gated else {}),
+        "configs": configs,
+        "dataset_info": infos,
+    }
+
+
+def _labels(counts: Counts) -> list[str]:
+    return sorted({value for by, value in counts.boxes if by == "label"})
+
+
+def _splits(counts: Counts) -> str:
+    rows = [
+        [modality, part, f"{pictures:,}", f"{size / 1e6:.1f}"]
+        for (modality, part), (pictures, size) in sorted(counts.splits.items())
+    ]
+    return table(["config", "split", "pictures", "MB"], rows)
+
+
+def _features(header: Mapping[str, Any], config: str) -> str:
+    """One row per column with its type, as the header states them."""
+    info = next(row for row in header["dataset_info"] if row["config_name"] == config)
+    rows: list[tuple[str, Any]] = []
+    for feature in info["features"]:
+        parts = feature.get("struct")
+        rows += (
+            [(feature["name"], feature)] if parts is None else [(f"objects.{part['name']}", part) for part in parts]
+        )
+    return "\n".join(f"| `{name}` | {_type(feature)} |" for name, feature in rows)
+
+
+def _type(feature: Any) -> str:
+    if isinstance(feature, str):
+        return feature
+    inner = feature.get("sequence")
+    if inner is not None:
+        return f"list of {_type(inner)}"
+    return "class label" if "class_label" in feature else str(feature.get("dtype"))
+
+
+def _counted(counts: Counts, by: str, title: str, most: int | None = None) -> str:
+    found = sorted({value for own, value in counts.images if own == by}, key=lambda v: (-counts.boxes[by, v], v))
+    rows = [[plain(v), counts.images[by, v], counts.boxes[by, v], counts.masks[by, v]] for v in found[:most]]
+    text = table([title, "pictures", "boxes", "masks"], rows)
+    return text if most is None or len(found) <= most else f"{text}\nand {len(found) - most} rarer ones.\n"
+
+
+def _sources(rows: Sequence[Mapping[str, Any]]) -> str:
+    cells = [
+        [plain(row["name"]), row["modality"], plain(row["license"] or "not known"), f"`{license_id(row['license'])}`",
+         row["images"]]
+        for row in rows
+    ]  # fmt: skip
+    return table(["source", "modality", "licence as it is stated", "taken for", "pictures"], cells)
+
+
+def _withheld(rows: Sequence[tuple[Mapping[str, Any], str]]) -> str:
+    if not rows:
+        return "None.\n"
+    cells = [[plain(row["name"]), row["modality"], plain(row["license"] or "not known"), why] for row, why in rows]
+    return table(["source", "modality", "licence as it is stated", "why"], cells).replace("---:", "---")
+
+
+def _quality(report: Mapping[str, Any]) -> str:
+    rows = [
+        [f"`{rule}`: {report['rules'][rule]['meaning']}", sum(by_source.values())]
+        for rule, by_source in sorted(report["rejected"].items())
+    ]
+    return table(["rule", "times"], rows) if rows else "Nothing.\n"
+
+
+__all__ = ["dataset_header", "render_dataset_card"]

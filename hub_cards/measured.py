@@ -1,0 +1,188 @@
+# Copyright 2026 The MedGLIP authors. Licensed under the Apache License, Version 2.0.
+"""The figures of a card, all of them out of the evaluation file beside it, and the check that they still are."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from modeling_medglip.markdown import percent, plain, table, with_interval
+
+from .front_matter import split
+
+
+EVALUATION = "evaluation.json"
+SCHEMA = "medglip/evaluation@1"
+MARK = re.compile(r"<!-- measured: ([\w-]+) -->\n(.*?)<!-- /measured -->", re.DOTALL)
+# Labels in the table of what is found badly.
+WORST = 8
+
+
+def evaluation_of(results: Mapping[str, Any], modalities: list[str]) -> dict[str, Any]:
+    """The part of an evaluation that is about some modalities.
+
+    Raises:
+        `ValueError`: it is none, or one of them was not measured.
+    """
+    if results.get("schema") != SCHEMA:
+        raise ValueError("the results are no evaluation: make them with python -m training.evaluate")
+    missing = [name for name in modalities if name not in results["modalities"]]
+    if missing:
+        raise ValueError(f"the evaluation does not have {', '.join(missing)}: measure it with training.evaluate")
+    return {**results, "modalities": {name: results["modalities"][name] for name in modalities}}
+
+
+def model_index(name: str, evaluation: Mapping[str, Any], dataset: str | None) -> list[dict[str, Any]]:
+    """The `model-index` of a card's header; values in per cent."""
+    results: list[dict[str, Any]] = []
+    for modality, found in evaluation["modalities"].items():
+        about: dict[str, Any] = {
+            "name": f"MedGLIP data, {modality}",
+            "type": dataset or "med-glip-5m",
+            "config": modality,
+        }
+        metrics = [
+            {"type": kind.lower(), "name": kind, "value": round(100 * found[kind], 2)}
+            for kind in ("AP", "AP50", "AP75")
+            if found.get(kind) is not None
+        ]
+        task = {"type": "zero-shot-object-detection", "name": "Phrase grounding"}
+        results.append({"task": task, "dataset": {**about, "split": "validation"}, "metrics": metrics})
+    return [{"name": name, "results": results}]
+
+
+def blocks(evaluation: Mapping[str, Any], calibration: Mapping[str, Any] | None) -> dict[str, str]:
+    """Every block of figures that a card may have: name -> Markdown."""
+    modalities: dict[str, Any] = evaluation["modalities"]
+    return {
+        "summary": _summary(modalities),
+        "threshold": _threshold(modalities),
+        "calibration": _calibration(modalities, calibration),
+        "labels": _labels(modalities, int(evaluation["well_shown"])),
+        "failures": _failures(modalities, int(evaluation["well_shown"])),
+    }
+
+
+def marked(name: str, content: str) -> str:
+    """A block between the marks by which [`check`] finds it again."""
+    return f"<!-- measured: {name} -->\n{content}<!-- /measured -->"
+
+
+def _summary(modalities: Mapping[str, Any]) -> str:
+    header = ["modality", "training images", "validation images", "AP50 (95 % interval)", "AP (95 % interval)"]
+    rows = []
+    for name, found in modalities.items():
+        scores = [with_interval(found[key], found.get(f"{key}_interval")) for key in ("AP50", "AP")]
+        rows.append([name, found["train_images"], found["images"], *scores])
+    return table(header, rows)
+
+
+def _threshold(modalities: Mapping[str, Any]) -> str:
+    header = ["modality", "threshold", "boxes that are right %", "true boxes found %", "wrong boxes per image"]
+    rows = []
+    for name, found in modalities.items():
+        at = found["at_threshold"]
+        wrong = f"{at['wrong_per_image']:.2f}"
+        rows.append([name, at["threshold"], percent(at["precision"]), percent(at["recall"]), wrong])
+    return table(header, rows)
+
+
+def _calibration(modalities: Mapping[str, Any], calibration: Mapping[str, Any] | None) -> str:
+    if calibration is None:
+        return "Not measured.\n"
+    known = calibration["modalities"]
+    header = ["modality", "error before", "after", "after, numbers from other patients"]
+    rows = [
+        [name, *("-" if known[name].get(key) is None else f"{known[name][key]:.3f}" for key in
+                 ("before", "after", "other_patients"))]
+        for name in modalities
+        if name in known
+    ]  # fmt: skip
+    return table(header, rows)
+
+
+def _labels(modalities: Mapping[str, Any], well_shown: int) -> str:
+    """Every label with enough training images, best first."""
+    rows = []
+    for name, found in modalities.items():
+        shown = [item for item in found["labels"].items() if item[1]["train_images"] >= well_shown]
+        for label, entry in sorted(shown, key=lambda item: -item[1]["AP50"]):
+            counts = [entry["train_images"], entry["validation_images"]]
+            rows.append([f"{name}: {plain(label)}", *counts, percent(entry["AP50"]), percent(entry["AP"])])
+    return table(["label", "training images", "validation images", "AP50", "AP"], rows)
+
+
+def _failures(modalities: Mapping[str, Any], well_shown: int) -> str:
+    """The labels that are found worst though they were shown well, the rare ones in all, sides, and false boxes."""
+    entries = [
+        (float(entry["AP50"]), name, label, entry)
+        for name, found in modalities.items()
+        for label, entry in found["labels"].items()
+        if entry["AP50"] is not None
+    ]
+    shown = [item for item in entries if item[3]["train_images"] >= well_shown]
+    rows = [
+        [f"{name}: {plain(label)}", entry["train_images"], entry["validation_images"], percent(ap50)]
+        for ap50, name, label, entry in sorted(shown, key=lambda item: item[:3])[:WORST]
+    ]
+    text = table(["found worst", "training images", "validation images", "AP50"], rows) + "\n"
+    rare = [ap50 for ap50, _, _, entry in entries if entry["train_images"] < well_shown]
+    if rare:
+        text += f"- labels with fewer than {well_shown} training images: {len(rare)}, of which "
+        text += f"{sum(ap50 < 0.1 for ap50 in rare)} are practically never found (AP50 under 10)\n"
+    return text + "".join(_sides_and_false_boxes(modalities))
+
+
+def _sides_and_false_boxes(modalities: Mapping[str, Any]) -> Iterator[str]:
+    for name, found in modalities.items():
+        share, empty = found["side_confusion"]["share"], found["negatives"]
+        if share is not None:
+            yield f"- {name}: best box on the other side of the patient in {percent(share)} % of pictures\n"
+        if empty["pictures"]:
+            text = f"{empty['boxes_per_image']:.2f} false boxes per picture without anything"
+            yield f"- {name}: {text} ({empty['pictures']} pictures)\n"
+
+
+def check(folder: Path, dataset: str | None = None) -> list[str]:
+    """Whether the figures of a folder's card are those of the evaluation file beside it; a line for each that is not.
+
+    Text outside the marked blocks may be anybody's; a card without its blocks, or without the file, is refused.
+    """
+    try:
+        header, body = split((folder / "README.md").read_text(encoding="utf-8"))
+        evaluation = json.loads((folder / EVALUATION).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        return [
+            f"{EVALUATION} or README.md cannot be read ({type(error).__name__}): figures need the file they are from"
+        ]
+    stated = header.get("model-index")
+    name = str(stated[0].get("name")) if isinstance(stated, list) and stated and isinstance(stated[0], dict) else ""
+    if isinstance(stated, list) and stated:
+        dataset = _dataset_of(stated) if dataset is None else dataset
+    found = [] if stated == model_index(name, evaluation, dataset) else ["README.md: model-index differs"]
+    shown = dict(MARK.findall(body))
+    for block, content in blocks(evaluation, evaluation.get("calibration")).items():
+        if block not in shown:
+            found.append(f"README.md: the measured block {block} is missing")
+        elif shown[block] != content:
+            line = _first_difference(shown[block], content)
+            found.append(f"README.md: {block}: {line!r:.120} is not what {EVALUATION} says")
+    return found
+
+
+def _dataset_of(stated: list[Any]) -> str | None:
+    try:
+        return str(stated[0]["results"][0]["dataset"]["type"])
+    except (KeyError, IndexError, TypeError):
+        return None
+
+
+def _first_difference(ours: str, theirs: str) -> str:
+    pairs = zip(ours.splitlines(), [*theirs.splitlines(), *[""] * len(ours.splitlines())], strict=False)
+    return next((a for a, b in pairs if a != b), "a missing line")
+
+
+__all__ = ["EVALUATION", "blocks", "check", "evaluation_of", "marked", "model_index"]

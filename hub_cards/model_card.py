@@ -1,0 +1,257 @@
+# Copyright 2026 The MedGLIP authors. Licensed under the Apache License, Version 2.0.
+"""The model card of a checkpoint; of the embedded one: `python -m hub_cards.model_card`.
+
+Written from the checkpoint's own files and the measured results, so that no number in it is typed by hand.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from modeling_medglip.checkpoint import default_checkpoint
+from modeling_medglip.errors import one_line
+from modeling_medglip.markdown import percent, plain, table
+from modeling_medglip.results import write_text
+from modeling_medglip.taxonomy import load_taxonomy
+
+from .front_matter import join
+from .measured import blocks, marked, model_index
+
+
+ROOT = Path(__file__).parent.parent
+TEMPLATES = Path(__file__).parent / "templates"
+RESULTS = ROOT / "docs" / "results.json"
+PLAIN_USAGE = """import modeling_medglip
+from transformers import AutoModelForZeroShotObjectDetection, AutoProcessor
+
+checkpoint = modeling_medglip.default_checkpoint()
+processor = AutoProcessor.from_pretrained(checkpoint)
+model = AutoModelForZeroShotObjectDetection.from_pretrained(checkpoint)  # all experts
+expert = AutoModelForZeroShotObjectDetection.from_pretrained(checkpoint, modalities=["ct"])  # one of them"""
+HUB_USAGE = """import modeling_medglip  # without the package: read the code here, then pass trust_remote_code=True
+from transformers import AutoModelForZeroShotObjectDetection, AutoProcessor
+
+processor = AutoProcessor.from_pretrained("{repo}")
+model = AutoModelForZeroShotObjectDetection.from_pretrained("{repo}")
+inputs = processor(images=image, text="{prompt}", modality="{first}", return_tensors="pt")
+results = processor.post_process_grounded_object_detection(
+    model(**inputs), inputs, threshold=0.3, target_sizes=[(image.height, image.width)]
+)"""
+
+
+def render_card(
+    checkpoint: Path,
+    evaluation: Mapping[str, Any],
+    router: Mapping[str, Any] | None = None,
+    repo: str | None = None,
+    dataset: str | None = None,
+    gated: bool = False,
+) -> str:
+    """The card of a checkpoint folder.
+
+    Args:
+        checkpoint: with `config.json` and `licenses.json`.
+        evaluation: of its modalities, see [`~hub_cards.measured.evaluation_of`]; `calibration` beside, if measured.
+        router: what `training.router` measured; for checkpoints with several experts.
+        repo: id on the Hub; `None` for the checkpoint inside the package. dataset: id of its data set, if published.
+        gated: with a text that asks for agreement.
+    """
+    config = json.loads((checkpoint / "config.json").read_text(encoding="utf-8"))
+    modalities = [str(name) for name in config["modalities"]]
+    title = f"MedGLIP, {modalities[0]}" if len(modalities) == 1 else "MedGLIP, all experts"
+    header = _header(modalities, evaluation, repo, dataset, gated)
+    found = {name: marked(name, text) for name, text in blocks(evaluation, evaluation.get("calibration")).items()}
+    vocabulary = trained_labels(config, modalities)
+    body = (TEMPLATES / "model.md").read_text(encoding="utf-8").format(
+        title=title if repo else "MedGLIP, embedded checkpoint",
+        about=_about(modalities, repo),
+        usage=_usage(repo, modalities[0], vocabulary),
+        taxonomy=taxonomy_table(vocabulary),
+        parts=parts_of(config, sum(path.stat().st_size for path in checkpoint.glob("*.safetensors"))),
+        shown=evaluation["well_shown"],
+        router=_router_text(router) if router and len(modalities) > 1 else "",
+        model=repo or "med-glip",
+        first=modalities[0],
+        sources=sources_table(license_rows(checkpoint, modalities)),
+        citation=citation(),
+        **found,
+    )  # fmt: skip
+    return join(header, body)
+
+
+def _header(
+    modalities: Sequence[str], evaluation: Mapping[str, Any], repo: str | None, dataset: str | None, gated: bool
+) -> dict[str, Any]:
+    header: dict[str, Any] = {
+        "license": "other",
+        "license_name": "research-only",
+        "license_link": "LICENSE.md",
+        "library_name": "transformers",
+        "pipeline_tag": "zero-shot-object-detection",
+        "language": "en",
+        "tags": ["medical-imaging", "visual-grounding", "glip", *modalities],
+        **({"datasets": [dataset]} if dataset else {}),
+        "model-index": model_index((repo or "med-glip").rsplit("/", 1)[-1], evaluation, dataset),
+    }
+    return {**header, **GATE_TEXT} if gated else header
+
+
+GATE_TEXT: dict[str, Any] = {
+    "extra_gated_prompt": "For research use only, not for clinical use. Say what you will use it for.",
+    "extra_gated_fields": {
+        "Affiliation": "text",
+        "Intended use": "text",
+        "I will use this for research only and not for the care of patients": "checkbox",
+    },
+}
+
+
+def _about(modalities: Sequence[str], repo: str | None) -> str:
+    if len(modalities) == 1:
+        return f"One image expert for {modalities[0]} and the language encoder that all experts of MedGLIP share."
+    text = f"One image expert for each of {', '.join(modalities)}, and one language encoder for all of them."
+    carried = (
+        "\nIt is the small checkpoint that the package `med-glip` carries, so that nothing has to be downloaded;"
+        "\nit was trained on two processor cores, from ImageNet weights and layers of all-MiniLM-L6-v2 (frozen)."
+    )
+    return text if repo else text + carried
+
+
+def _usage(repo: str | None, first: str, vocabulary: Mapping[str, Sequence[str]]) -> str:
+    if repo is None:
+        return PLAIN_USAGE
+    harmless = [label for label in vocabulary.get(first, ()) if re.fullmatch(r"[\w ,-]+", label)]
+    prompt = " ".join(f"{label}." for label in harmless[:2]) or "lesion."
+    return HUB_USAGE.format(repo=repo, first=first, prompt=prompt)
+
+
+def trained_labels(config: Mapping[str, Any], modalities: Sequence[str]) -> dict[str, list[str]]:
+    """Modality -> labels that a checkpoint was trained with."""
+    known = (config.get("label_hierarchy") or {}).get("trained_labels", {})
+    return {name: [str(label) for label in known.get(name, ())] for name in modalities}
+
+
+def taxonomy_table(vocabulary: Mapping[str, Sequence[str]]) -> str:
+    """One row per label: its category and region; a dash for what lies outside the taxonomy."""
+    taxonomy = load_taxonomy()
+    rows = []
+    for modality, labels in vocabulary.items():
+        for label in labels:
+            place = taxonomy.locate(label, modality)
+            where = ["-", "-", "-"] if place is None else [place.label_id, place.category, place.region]
+            rows.append([f"{modality}: {plain(label)}", *(cell or "-" for cell in where)])
+    return _words(["label", "id", "category", "region"], rows)
+
+
+def parts_of(config: Mapping[str, Any], size: int) -> str:
+    """Rows on the architecture, out of the configuration."""
+    text, head, backbone = config["text_config"], config["head_config"], config["backbone_config"]
+    encoder = backbone.get("backbone") or backbone.get("model_type")
+    rows = [
+        ("image encoders", plain(encoder)),
+        ("language encoder", f"{text.get('model_type', 'bert')}, {text['num_hidden_layers']} layers, shared"),
+        ("fusion", f"{head['num_blocks']} blocks of {head['channels']} channels, {head['conv_type']} convolutions"),
+        ("tensors", f"{size / 1e6:.1f} MB of safetensors"),
+    ]
+    return "\n".join(f"| {name} | {value} |" for name, value in rows)
+
+
+def license_rows(checkpoint: Path, modalities: Sequence[str]) -> list[dict[str, str]]:
+    """The training sources of a checkpoint's modalities."""
+    rows = json.loads((checkpoint / "licenses.json").read_text(encoding="utf-8"))
+    return [row for row in rows if row["modality"] in modalities]
+
+
+def sources_table(rows: Iterable[Mapping[str, str]]) -> str:
+    """Source by source: upstream set, modality, licence."""
+    cells = [[plain(row[key]) for key in ("source", "upstream", "modality", "license")] for row in rows]
+    return _words(["source", "upstream set", "modality", "licence"], cells)
+
+
+def _words(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A table of words, none of them numbers."""
+    return table(header, rows).replace("---:", "---")
+
+
+def _router_text(router: Mapping[str, Any]) -> str:
+    """The accuracy of the router on validation pictures as they are, and on varied copies."""
+    own, varied = router["validation"], router["validation_augmented"]
+    by_modality = own["by_modality"]
+    total = sum(entry["pictures"] for entry in by_modality.values())
+    rows = [["all", total, percent(own["accuracy"]), percent(varied["accuracy"])]]
+    rows += [
+        [name, entry["pictures"], percent(entry["accuracy"]), percent(varied["by_modality"][name]["accuracy"])]
+        for name, entry in by_modality.items()
+    ]
+    told = '## Modality from the pixels\n\nMade by `python -m training.router`; `modality="auto"` uses it:\n\n'
+    return f"{told}{table(['modality', 'validation pictures', 'right %', 'right %, cropped, compressed'], rows)}\n"
+
+
+def citation() -> str:
+    """The references of CITATION.cff, one line each."""
+    content = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    lines = []
+    for entry in content["references"]:
+        authors = [f"{person['given-names']} {person['family-names']}" for person in entry["authors"]]
+        listed = f"{authors[0]} and others" if len(authors) > 2 else " and ".join(authors)
+        where = ", ".join(str(item["value"]) for item in entry.get("identifiers", ()))
+        lines.append(f"- {listed}: {entry['title']}. {entry['year']}. {where}")
+    return "\n".join(lines)
+
+
+def render_license(checkpoint: Path, modalities: Sequence[str]) -> str:
+    """LICENSE.md of a checkpoint folder."""
+    text = (TEMPLATES / "license.md").read_text(encoding="utf-8")
+    return text.format(sources=sources_table(license_rows(checkpoint, modalities)))
+
+
+def read_measured(results: Path) -> tuple[dict[str, Any], dict[str, Any] | None]:
+    """An evaluation with the calibration beside it, and the router's figures, if they were measured.
+
+    Raises:
+        `OSError`, `ValueError`: the evaluation cannot be read.
+    """
+    evaluation = json.loads(results.read_text(encoding="utf-8"))
+    beside = [results.with_name(f"{name}.json") for name in ("calibration", "router")]
+    calibration, router = (json.loads(p.read_text(encoding="utf-8")) if p.is_file() else None for p in beside)
+    return {**evaluation, "calibration": calibration}, router
+
+
+def write_card(checkpoint: Path, results: Path) -> Path:
+    """Write `README.md` and `LICENSE.md` into the folder of a checkpoint that is part of the package.
+
+    Raises:
+        `OSError`, `ValueError`: a file cannot be read.
+    """
+    evaluation, router = read_measured(results)
+    modalities = list(evaluation["modalities"])
+    card = checkpoint / "README.md"
+    write_text(card, render_card(checkpoint, evaluation, router))
+    write_text(checkpoint / "LICENSE.md", render_license(checkpoint, modalities))
+    return card
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Command line; returns the exit status."""
+    parser = argparse.ArgumentParser(prog="python -m hub_cards.model_card", description="Write a checkpoint's card.")
+    parser.add_argument("--checkpoint", type=Path, default=Path(default_checkpoint()))
+    parser.add_argument("--results", type=Path, default=RESULTS, help="results.json; what else was measured beside it")
+    options = parser.parse_args(argv)
+    try:
+        print(write_card(options.checkpoint, options.results).name)
+    except (OSError, ValueError, KeyError) as error:
+        print(f"error: {options.checkpoint.name}: {one_line(error)}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,197 @@
+# Copyright 2026 The MedGLIP authors. Licensed under the Apache License, Version 2.0.
+"""Put experts, checkpoint, data set, adapters and the Space on a Hub:
+
+    python -m hub_cards.publish --what experts,dataset,space --org my-hospital          # shows what would go
+    python -m hub_cards.publish --what experts,dataset,space --org my-hospital --yes    # does it
+
+Everything is staged in a folder first and goes through the gates: licences, privacy, cards. Without `--yes` nothing
+leaves the machine. Repositories are private unless `--public` is given. A second run sends only what has changed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from modeling_medglip.configuration_medglip import resolve_modality
+from modeling_medglip.errors import one_line
+
+from .check import problems
+from .repository import GATES, Repository, repository_id
+
+
+WHAT = ("experts", "unified", "dataset", "space", "adapter")
+
+
+def plan(options: argparse.Namespace) -> list[Repository]:
+    """Stage everything that is asked for, models first, and look at it.
+
+    Raises:
+        `ValueError`, `OSError`: something cannot be staged; names it.
+    """
+    settings = {"private": not options.public, "gated": options.gated}
+    dataset = repository_id(options.org, options.dataset_name) if "dataset" in options.what else None
+    found: list[Repository] = []
+    for what in WHAT:
+        if what in options.what:
+            found += _staged(what, options, settings, dataset)
+    for repository in found:
+        repository.problems += problems(repository.kind, repository.folder)
+    return found
+
+
+def _staged(what: str, options: argparse.Namespace, settings: dict[str, Any], dataset: str | None) -> list[Repository]:
+    stage: Path = options.stage
+    if what in ("experts", "unified"):
+        from .experts import model_repositories
+        from .model_card import read_measured
+
+        modalities = options.modality or _modalities(options.checkpoint)
+        measured = read_measured(options.results)
+        unified = what == "unified"
+        return model_repositories(
+            options.checkpoint, modalities, options.org, stage, measured, unified, dataset, **settings
+        )
+    if what == "dataset":
+        from .dataset_files import stage_dataset
+
+        folder = stage / options.dataset_name
+        return [stage_dataset(options.data, str(dataset), folder, **settings, with_all=options.all_sources)]
+    if what == "space":
+        from .space import stage_space
+
+        name = repository_id(options.org, options.space_name)
+        return [
+            stage_space(name, _model_of_space(options), stage / f"space-{options.space_name}", settings["private"])
+        ]
+    from .adapters import stage_adapter
+
+    if options.adapter is None:
+        raise ValueError("--what adapter needs --adapter RUN, the folder of a run with --lora")
+    name = options.adapter_name or f"med-glip-{options.adapter.resolve().name}"
+    return [stage_adapter(options.adapter, repository_id(options.org, name), stage / name, options.base, **settings)]
+
+
+def _modalities(checkpoint: Path) -> list[str]:
+    from modeling_medglip.run_report import checkpoint_info
+
+    return [str(name) for name in checkpoint_info(checkpoint)["modalities"]]
+
+
+def _model_of_space(options: argparse.Namespace) -> str:
+    """The checkpoint with all experts, or the first expert if that is what is published."""
+    if options.space_model:
+        return str(options.space_model)
+    if "unified" in options.what or "experts" not in options.what:
+        return repository_id(options.org, "med-glip")
+    from .experts import expert_name
+
+    return repository_id(options.org, expert_name((options.modality or _modalities(options.checkpoint))[0]))
+
+
+# What is shown -------------------------------------------------------------------------------------------------------
+
+
+def describe(repository: Repository) -> str:
+    """One repository as text: settings, every file with its size, gates."""
+    files = repository.files()
+    door = "private" if repository.private else "public"
+    gate = f", gated ({repository.gated})" if repository.gated != "no" else ""
+    lines = [
+        f"{repository.kind} {repository.id}: {door}{gate}, licence: {repository.license}, "
+        f"{len(files)} files, {repository.bytes / 1e6:.1f} MB"
+    ]
+    lines += [f"  {size(path.stat().st_size):>9}  {name}" for name, path in _shown(files)]
+    lines += [f"  variable {name} = {value}" for name, value in repository.variables.items()]
+    lines += [f"  note: {note}" for note in repository.notes]
+    lines += [f"  REFUSED: {one_line(problem, 200)}" for problem in repository.problems]
+    if not repository.problems:
+        lines.append("  gates passed: licences, privacy, card")
+    return "\n".join(lines)
+
+
+def _shown(files: dict[str, Path]) -> list[tuple[str, Path]]:
+    return [(one_line(name, 100), path) for name, path in files.items()]
+
+
+def size(number: int) -> str:
+    """Bytes for people."""
+    for unit in ("B", "kB", "MB"):
+        if number < 1000:
+            return f"{number:.0f} {unit}" if unit == "B" else f"{number:.1f} {unit}"
+        number = number / 1000  # type: ignore[assignment]
+    return f"{number:.1f} GB"
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    from modeling_medglip.checkpoint import default_checkpoint
+
+    from .model_card import RESULTS
+
+    made = argparse.ArgumentParser(prog="python -m hub_cards.publish", description=(__doc__ or "").split("\n")[0])
+    made.add_argument("--what", type=_whats, required=True, help=f"of {', '.join(WHAT)}; several with commas")
+    made.add_argument("--org", required=True, help="who owns the repositories on the Hub")
+    made.add_argument("--yes", action="store_true", help="send it; without this nothing leaves the machine")
+    made.add_argument("--public", action="store_true", help="everybody may see the repositories (default: private)")
+    made.add_argument("--gated", choices=GATES, default="no", help="ask those who download for agreement")
+    made.add_argument("--tag", help="name of a revision, such as v0.1.0")
+    made.add_argument("--replace", action="store_true", help="also over repositories that this command did not make")
+    made.add_argument("--modality", nargs="+", type=resolve_modality, help="experts to publish (default: all)")
+    made.add_argument("--checkpoint", type=Path, default=Path(default_checkpoint()), help="where the experts are")
+    made.add_argument("--results", type=Path, default=RESULTS, help="the evaluation that their cards tell")
+    made.add_argument("--data", type=Path, default=Path("out/data"), help="built data set")
+    made.add_argument("--dataset-name", default="med-glip-5m")
+    made.add_argument(
+        "--all-sources", action="store_true", help="also sources that may not be passed on (private only)"
+    )
+    made.add_argument("--space-name", default="med-glip")
+    made.add_argument("--space-model", help="id of the checkpoint that the Space loads")
+    made.add_argument("--adapter", type=Path, help="folder of a run of training.finetune --lora")
+    made.add_argument("--adapter-name")
+    made.add_argument("--base", help="id of the adapter's base on the Hub")
+    made.add_argument("--stage", type=Path, default=Path("out/publish"), help="folder for what would go")
+    return made
+
+
+def _whats(text: str) -> list[str]:
+    asked = [name.strip() for name in text.split(",") if name.strip()]
+    unknown = [name for name in asked if name not in WHAT]
+    if unknown or not asked:
+        raise argparse.ArgumentTypeError(f"choose of {', '.join(WHAT)}")
+    return asked
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Command line; returns the exit status: 1 a gate is shut, 2 wrong usage or a Hub that refuses."""
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    options = parser().parse_args(argv)
+    try:
+        repository_id(options.org, "name")
+        repositories = plan(options)
+        for repository in repositories:
+            print(describe(repository), end="\n\n")
+        total = sum(repository.bytes for repository in repositories)
+        print(f"{len(repositories)} repositories, {size(total)}; staged in {options.stage}")
+        if any(repository.problems for repository in repositories):
+            print("error: nothing was sent: mend what is REFUSED above", file=sys.stderr)
+            return 1
+        if not options.yes:
+            print("nothing was sent: this was a dry run, --yes does it")
+            return 0
+        from .upload import upload
+
+        for sent in upload(repositories, options.tag, options.replace, print):
+            print(f"{sent.id}: {'new commit' if sent.new else 'unchanged at'} {sent.commit[:10]}")
+        return 0
+    except (ValueError, OSError) as error:
+        print(f"error: {one_line(error, 300)}", file=sys.stderr)
+        return 2
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

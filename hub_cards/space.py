@@ -1,0 +1,46 @@
+# Copyright 2026 The MedGLIP authors. Licensed under the Apache License, Version 2.0.
+"""The Space's repository: its own files, and the package beside them, since a Space installs from public indexes only.
+The weights stay in the model's repository, whose id the Space has as a variable."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from .front_matter import join, split
+from .repository import Repository
+
+
+ROOT = Path(__file__).parent.parent
+SPACE = ROOT / "spaces_demo"
+PACKAGE = ROOT / "modeling_medglip"
+MODEL_VARIABLE = "MEDGLIP_MODEL"
+# Neither weights nor what Python makes of the code.
+LEFT_OUT = ("checkpoints", "__pycache__", "*.pyc")
+
+
+def stage_space(repo: str, model: str, folder: Path, private: bool = True, source: Path = SPACE) -> Repository:
+    """Write the Space's repository into an empty folder.
+
+    Args:
+        repo: `owner/name`. model: id of the checkpoint that it loads.
+
+    Raises:
+        `ValueError`: the Space's files are not there.
+    """
+    if not (source / "app.py").is_file():
+        raise ValueError(f"{source.name}: holds no app.py: publish the Space from a clone")
+    shutil.rmtree(folder, ignore_errors=True)
+    shutil.copytree(source, folder, ignore=shutil.ignore_patterns(*LEFT_OUT, "__init__.py"))
+    shutil.copytree(PACKAGE, folder / PACKAGE.name, ignore=shutil.ignore_patterns(*LEFT_OUT))
+    shutil.copyfile(ROOT / "LICENSE", folder / "LICENSE.txt")
+    readme = folder / "README.md"
+    header, body = split(readme.read_text(encoding="utf-8"))
+    readme.write_text(join({**header, "models": [model]}, body), encoding="utf-8")
+    notes = [f"loads {model} (variable {MODEL_VARIABLE})"]
+    if private:
+        notes.append("if that model is private, give the Space a secret HF_TOKEN that may read it")
+    return Repository(repo, "space", folder, "Apache-2.0", private, "no", {MODEL_VARIABLE: model}, notes)
+
+
+__all__ = ["MODEL_VARIABLE", "stage_space"]

@@ -1,0 +1,125 @@
+# Copyright 2026 The MedGLIP authors. Licensed under the Apache License, Version 2.0.
+"""The named endpoints for programs: `/ground`, `/ground_volume`, `/compare`, `/labels`. Answers are plain JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from modeling_medglip.errors import UsageError
+from modeling_medglip.geometry import PLANES
+from modeling_medglip.results import GroundingResult, result_to_dict, validate_boxes
+from modeling_medglip.volume_results import VolumeResult, volume_to_dict
+from space_experts import Experts, above
+from space_guard import local_only, reason_of
+from space_settings import THRESHOLD
+from space_sources import Source, planes_of, slice_of
+from space_tree import leaves
+
+
+class Api:
+    """The functions behind the endpoints."""
+
+    def __init__(self, experts: Experts) -> None:
+        self.experts = experts
+
+    def ground(
+        self, file: str, prompt: str, modality: str, threshold: float, plane: str, slice_number: int
+    ) -> dict[str, Any]:
+        """Find labels in a picture, or in one slice of a volume (the middle one for slice_number 0)."""
+        return _answered(lambda: self._pictures(file, prompt, modality, threshold, plane, slice_number, "")[0])
+
+    def compare(
+        self, file: str, prompt: str, modality: str, second: str, threshold: float, plane: str, slice_number: int
+    ) -> list[dict[str, Any]]:
+        """Two experts on one picture. second: a modality, or "1:ct" for the CT expert of the second checkpoint."""
+
+        def both() -> list[dict[str, Any]]:
+            if not second.strip():
+                raise UsageError("name the second expert: a modality such as ct")
+            other = second if ":" in second else f"0:{second}"
+            return self._pictures(file, prompt, modality, threshold, plane, slice_number, other)
+
+        return _answered(both)
+
+    def ground_volume(self, file: str, prompt: str, modality: str, threshold: float, plane: str) -> dict[str, Any]:
+        """Find labels in a volume: boxes in voxels of the file and in LPS mm. plane: "" for the acquired one."""
+
+        def found() -> dict[str, Any]:
+            source = _source(file)
+            if not source.is_volume:
+                raise UsageError(f"{source.path.name[:120]}: is no volume: /ground takes pictures")
+            volume = source.volume(self.experts.settings)
+            return content(self.experts.find_in_volume(volume, prompt, modality, plane or None), threshold)
+
+        return _answered(found)
+
+    def labels(self) -> list[dict[str, Any]]:
+        """Every label of the taxonomy and every trained one: region, category, and which experts know it."""
+        return [
+            {"label": leaf.name, "label_id": leaf.label_id, "region": leaf.region, "category": leaf.category,
+             "kind": leaf.kind, "trained": list(leaf.trained)}
+            for leaf in leaves(self.experts.trained())
+        ]  # fmt: skip
+
+    def _pictures(
+        self, file: str, prompt: str, modality: str, threshold: float, plane: str, number: int, second: str
+    ) -> list[dict[str, Any]]:
+        source = _source(file)
+        if source.is_volume:
+            volume = source.volume(self.experts.settings)
+            own, counts = planes_of(volume)
+            if (plane or own) not in PLANES:
+                raise UsageError(f"plane {plane[:40]!r}: choose one of {', '.join(PLANES)}")
+            index = number - 1 if number else counts[plane or own] // 2
+            image = slice_of(volume, plane or own, index)
+        else:
+            image = source.picture()
+        return [content(result, threshold) for result in self.experts.find(image, prompt, modality, second)]
+
+
+def content(result: GroundingResult | VolumeResult, threshold: float) -> dict[str, Any]:
+    """A `*.boxes.json` with what is known about the modality, and the warnings."""
+    kept = above(result, threshold)
+    made = volume_to_dict(kept) if isinstance(kept, VolumeResult) else result_to_dict(kept)
+    validate_boxes(made, "boxes")
+    told = {"modality_source": result.modality_source, "modality_probability": result.modality_probability}
+    return {**made, **told, "warnings": list(result.warnings)}
+
+
+def _source(file: str | None) -> Source:
+    if not file:
+        raise UsageError("give a file")
+    return Source(Path(file))
+
+
+def _answered(work: Callable[[], Any]) -> Any:
+    try:
+        return work()
+    except Exception as problem:
+        raise gr.Error(reason_of(problem), print_exception=False) from None
+
+
+def register(experts: Experts) -> None:
+    """Add the endpoints to the page that is being built; their components are not shown."""
+    api, limit = Api(experts), experts.settings.at_once
+    with gr.Row(visible=False):
+        file = local_only(gr.File(label="file", type="filepath"))
+        prompt = gr.Textbox(label="prompt", max_length=20_000)
+        modality = gr.Textbox("auto", label="modality")
+        threshold = gr.Slider(0.0, 1.0, THRESHOLD, label="threshold")
+        plane = gr.Textbox("", label="plane")
+        number = gr.Number(0, label="slice_number", precision=0)
+        second = gr.Textbox("", label="second")
+        answer = gr.JSON(label="boxes")
+        button = gr.Button()
+    model: dict[str, Any] = {"concurrency_limit": limit, "concurrency_id": "model", "outputs": answer}
+    button.click(api.ground, [file, prompt, modality, threshold, plane, number], api_name="ground", **model)
+    asked = [file, prompt, modality, second, threshold, plane, number]
+    button.click(api.compare, asked, api_name="compare", **model)
+    volumes = {**model, "concurrency_limit": 1, "concurrency_id": "volume"}
+    button.click(api.ground_volume, [file, prompt, modality, threshold, plane], api_name="ground_volume", **volumes)
+    button.click(api.labels, [], answer, api_name="labels")

@@ -1,0 +1,101 @@
+# Copyright 2026 The MedGLIP authors. Licensed under the Apache License, Version 2.0.
+"""Examples for every modality: what the package's demo shows, and a volume. Made when the server starts."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from PIL import Image, ImageOps
+
+from modeling_medglip.demo_images import demo_cases, package_file
+from modeling_medglip.errors import MedGlipError
+from modeling_medglip.overlay import display_picture
+from space_experts import NAMES, Experts
+from space_html import text
+from space_sources import Source, slice_of
+
+
+THUMBNAIL = 112
+BRAIN = "lateral ventricle. left thalamus. right thalamus. brainstem. corpus callosum."
+# Every so many slices of the template: a volume that is grounded while somebody waits.
+STEP = 3
+VOLUME = "mri_volume"
+
+
+@dataclass(frozen=True)
+class Example:
+    """One example: what is shown, and what is asked of it."""
+
+    id: str
+    source: Source
+    modality: str
+    prompt: str
+    origin: str
+    caption: str
+    thumbnail: str
+
+
+def make_examples(experts: Experts, folder: Path) -> dict[str, Example]:
+    """Examples of the modalities that the checkpoint has experts for; those of packages that are missing are left out.
+
+    Args:
+        folder: where the volume is written.
+    """
+    made: dict[str, Example] = {}
+    for case in demo_cases():
+        if case.modality not in experts.main.modalities:
+            continue
+        try:
+            image = case.load()
+        except MedGlipError:
+            continue
+        name = NAMES.get(case.modality, case.modality)
+        caption = f"{name}, phantom" if case.is_phantom else name
+        shown = display_picture(image, case.modality, experts.window())
+        source = Source(image=image)
+        made[case.id] = Example(case.id, source, case.modality, case.prompt, case.source, caption, _thumbnail(shown))
+    if "mri" in experts.main.modalities:
+        made |= _volume(folder)
+    order = {name: place for place, name in enumerate(experts.main.modalities)}
+    return dict(sorted(made.items(), key=lambda item: (item[0] == VOLUME, order[item[1].modality])))
+
+
+def _volume(folder: Path) -> dict[str, Example]:
+    """The MNI152 template with every third slice, as a NIfTI file; nothing where nilearn is missing."""
+    try:
+        import nibabel
+
+        path = package_file("nilearn", "datasets", "data", "mni_icbm152_t1_tal_nlin_sym_09a_converted.nii.gz")
+    except (MedGlipError, ModuleNotFoundError):
+        return {}
+    thinned = nibabel.Nifti1Image.from_filename(path).slicer[:, :, ::STEP]
+    target = folder / "mni152_t1_3mm.nii"
+    nibabel.save(thinned, target)
+    source = Source(target)
+    from modeling_medglip.volume_source import open_volume
+
+    middle = slice_of(open_volume(target), "axial", thinned.shape[2] * 4 // 9)
+    origin = "MNI152 T1 template (average of 152 brains), shipped with nilearn; every third slice."
+    picture = _thumbnail(display_picture(middle, "mri"))
+    return {VOLUME: Example(VOLUME, source, "mri", BRAIN, origin, "MRI, volume", picture)}
+
+
+def _thumbnail(picture: Image.Image) -> str:
+    small = ImageOps.fit(picture, (THUMBNAIL, THUMBNAIL), Image.Resampling.LANCZOS)
+    buffer = io.BytesIO()
+    small.save(buffer, format="WEBP", quality=85)
+    return "data:image/webp;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
+
+
+def gallery(examples: Mapping[str, Example]) -> str:
+    """The examples as buttons."""
+    buttons = "".join(
+        f'<button type="button" class="mg-example" data-example="{text(example.id)}" title="{text(example.origin)}">'
+        f'<img src="{example.thumbnail}" alt=""><span>{text(example.caption)}</span></button>'
+        for example in examples.values()
+    )
+    return f'<div class="mg-examples">{buttons}</div>'

@@ -1,0 +1,122 @@
+# Copyright 2026 The MedGLIP authors. Licensed under the Apache License, Version 2.0.
+"""The checkpoints of the Space, loaded once, and what is asked of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar
+
+from modeling_medglip.errors import UsageError
+from modeling_medglip.geometry import picture_count, to_lps
+from modeling_medglip.grounding import Grounder, choose_modality, ground_image, load, prompt_labels
+from modeling_medglip.reading import ReadImage
+from modeling_medglip.results import GroundingResult
+from modeling_medglip.run_report import trained_labels
+from modeling_medglip.volume_grounding import ground_volume
+from modeling_medglip.volume_results import VolumeResult
+from modeling_medglip.volume_source import VolumeSource
+from space_settings import FAINTEST, FAINTEST_IN_VOLUMES, Settings
+
+
+NAMES = {
+    "ct": "CT",
+    "mri": "MRI",
+    "ultrasound": "Ultrasound",
+    "xray": "X-ray",
+    "dermoscopy": "Dermoscopy",
+    "endoscopy": "Endoscopy",
+    "fundus": "Fundus",
+}
+Progress = Callable[[Iterable[Any], int], Iterable[Any]]
+Result = TypeVar("Result", bound=GroundingResult | VolumeResult)
+
+
+@dataclass(frozen=True)
+class Experts:
+    """Loaded checkpoints, the main one first."""
+
+    grounders: tuple[Grounder, ...]
+    settings: Settings
+
+    @property
+    def main(self) -> Grounder:
+        """The checkpoint that answers unless another is chosen."""
+        return self.grounders[0]
+
+    def trained(self) -> dict[str, list[str]]:
+        """modality -> labels that the main checkpoint was trained with."""
+        return trained_labels(self.main.model.config.to_dict())
+
+    def modality_choices(self) -> list[tuple[str, str]]:
+        """(shown, value) of the main checkpoint's modalities."""
+        return [("Automatic", "auto"), *((NAMES.get(name, name), name) for name in self.main.modalities)]
+
+    def second_choices(self) -> list[tuple[str, str]]:
+        """(shown, value) of everything that can be put beside the first answer."""
+        several = len(self.grounders) > 1
+        return [("None", "")] + [
+            (f"{NAMES.get(name, name)} expert" + (f" of {grounder.name}" if several else ""), f"{number}:{name}")
+            for number, grounder in enumerate(self.grounders)
+            for name in grounder.modalities
+        ]
+
+    def window(self) -> tuple[float, float]:
+        """(centre, width) in HU that CT is shown with."""
+        settings = self.main.processor.image_processor.modality_settings.get("ct", {})
+        centre, width = settings.get("windows", [(40, 400)])[0]
+        return float(centre), float(width)
+
+    def guess(self, image: ReadImage) -> tuple[str, str, float | None]:
+        """What a picture is taken for: modality, where that comes from, how sure the pixels are of it; `"", "", None`
+        if that cannot be told."""
+        try:
+            return choose_modality(self.main, image)[:3]
+        except ValueError:
+            return "", "", None
+
+    def find(self, image: ReadImage, prompt: str, modality: str, second: str = "") -> tuple[GroundingResult, ...]:
+        """The boxes of a picture down to `FAINTEST`, by one expert or two.
+
+        Raises:
+            `MedGlipError`: see [`~modeling_medglip.grounding.ground_image`].
+        """
+        self._check(prompt)
+        results = [ground_image(self.main, image, prompt, modality, FAINTEST)]
+        if second:
+            grounder, name = self._chosen(second)
+            results.append(ground_image(grounder, image, prompt, name, FAINTEST))
+        return tuple(results)
+
+    def find_in_volume(
+        self, source: VolumeSource, prompt: str, modality: str, plane: str | None, progress: Progress | None = None
+    ) -> VolumeResult:
+        """The boxes of a volume down to `FAINTEST_IN_VOLUMES`. Raises as [`ground_volume`] does."""
+        self._check(prompt)
+        lps = to_lps(source.grid)
+        pictures = max(picture_count(lps, name) for name in ([plane] if plane else ("axial", "coronal", "sagittal")))
+        if pictures > self.settings.pictures:
+            raise UsageError(f"{source.name}: has {pictures} pictures, more than {self.settings.pictures}")
+        return ground_volume(source, prompt, modality, FAINTEST_IN_VOLUMES, plane, self.main, progress=progress)
+
+    def _check(self, prompt: str) -> None:
+        count = len(prompt_labels(prompt))
+        if count > self.settings.labels:
+            raise UsageError(f"the prompt has {count} labels, more than {self.settings.labels}: split it")
+
+    def _chosen(self, second: str) -> tuple[Grounder, str]:
+        number, _, name = second.partition(":")
+        if not number.isdecimal() or int(number) >= len(self.grounders) or not name:
+            raise UsageError("the second expert: choose one of the list, such as 0:ct")
+        return self.grounders[int(number)], name
+
+
+def load_experts(settings: Settings) -> Experts:
+    """Load all checkpoints. Raises `CheckpointError` naming the one that cannot be used."""
+    sources: Sequence[str | None] = (settings.model, *settings.others)
+    return Experts(tuple(load(source) for source in sources), settings)
+
+
+def above(result: Result, threshold: float) -> Result:
+    """The result without the boxes below a threshold."""
+    return replace(result, boxes=tuple(box for box in result.boxes if box.score >= threshold))  # type: ignore[arg-type]

@@ -1,0 +1,181 @@
+# Copyright 2026 The MedGLIP authors. Licensed under the Apache License, Version 2.0.
+"""What the page does when something is uploaded, picked, asked or moved."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from modeling_medglip.errors import UsageError
+from space_examples import Example
+from space_experts import Experts
+from space_guard import reason_of
+from space_html import error, hint
+from space_sources import Source
+from space_views import (
+    ASK,
+    EMPTY,
+    Shown,
+    at_slice,
+    boxes_files,
+    open_source,
+    picture_of,
+    result_html,
+    status_html,
+    whole_volume,
+)
+
+
+Updates = dict[Any, Any]
+
+
+@dataclass(frozen=True)
+class Parts:
+    """The components that answers go to."""
+
+    shown: gr.State
+    upload: gr.File
+    prompt: gr.Textbox
+    modality: gr.Dropdown
+    second: gr.Dropdown
+    slices: gr.Group
+    plane: gr.Radio
+    index: gr.Slider
+    find_all: gr.Button
+    status: gr.HTML
+    result: gr.HTML
+    download: gr.DownloadButton
+    download_second: gr.DownloadButton
+
+    def answers(self) -> list[Any]:
+        """All of them, for `outputs`."""
+        return [getattr(self, name) for name in self.__dataclass_fields__]
+
+
+class Handlers:
+    """Answers of the page. Whatever goes wrong is told where the result would be."""
+
+    def __init__(self, experts: Experts, examples: Mapping[str, Example], parts: Parts) -> None:
+        self.experts, self.examples, self.parts = experts, examples, parts
+
+    # Something new to look at
+
+    def uploaded(self, path: str | None, threshold: float) -> Updates:
+        """A file has come."""
+        if path is None:
+            return self.cleared()
+        try:
+            return self._opened(open_source(Source(Path(path)), self.experts), threshold)
+        except Exception as problem:
+            return {**self.cleared(), self.parts.upload: gr.skip(), self.parts.status: error(reason_of(problem))}
+
+    def cleared(self) -> Updates:
+        """The upload was taken away."""
+        parts = self.parts
+        closed = {parts.slices: gr.update(visible=False), parts.find_all: gr.update(visible=False)}
+        shown = {parts.shown: None, parts.status: "", parts.result: hint(EMPTY)}
+        return {part: gr.skip() for part in parts.answers()} | closed | shown | self._no_files()
+
+    def example(self, event: gr.EventData, threshold: float) -> Updates:
+        """An example was picked: it is grounded at once."""
+        try:
+            chosen = self.examples.get(str(getattr(event, "example", "")))
+            if chosen is None:
+                raise UsageError("there is no such example")
+            shown = open_source(chosen.source, self.experts)
+            shown = self._found(shown, chosen.prompt, "auto", "")
+        except Exception as problem:
+            return {self.parts.status: error(reason_of(problem))}
+        settings = {self.parts.prompt: chosen.prompt, self.parts.modality: "auto", self.parts.second: ""}
+        return {**self._opened(shown, threshold), **settings, self.parts.upload: None}
+
+    def _opened(self, shown: Shown, threshold: float) -> Updates:
+        parts = self.parts
+        volume = bool(shown.counts)
+        updates = {part: gr.skip() for part in parts.answers()} | self._show(shown, threshold)
+        updates[parts.slices] = updates[parts.find_all] = gr.update(visible=volume)
+        if volume:
+            count = dict(shown.counts)[shown.plane]
+            updates[parts.plane] = shown.plane
+            updates[parts.index] = gr.update(maximum=count, value=shown.index + 1)
+        return updates
+
+    # Asking
+
+    def find(self, shown: Shown | None, prompt: str, modality: str, second: str, threshold: float) -> Updates:
+        """Ground the picture or slice that is shown."""
+        try:
+            return self._show(self._found(shown, prompt, modality, second), threshold)
+        except Exception as problem:
+            return {self.parts.status: error(reason_of(problem))}
+
+    def _found(self, shown: Shown | None, prompt: str, modality: str, second: str) -> Shown:
+        if shown is None:
+            raise UsageError(f"there is nothing to look at: {EMPTY[0].lower()}{EMPTY[1:]}")
+        results = self.experts.find(picture_of(shown, self.experts), prompt, modality, second)
+        return replace(shown, results=results, volume=None)
+
+    def find_all(
+        self, shown: Shown | None, prompt: str, modality: str, threshold: float, progress: gr.Progress | None = None
+    ) -> Updates:
+        """Ground the whole volume, in the plane that is shown."""
+
+        def told(pictures: Iterable[Any], count: int) -> Iterable[Any]:
+            return pictures if progress is None else progress.tqdm(pictures, total=count, desc="Slices", unit="slices")
+
+        try:
+            if shown is None or not shown.counts:
+                raise UsageError("there is no volume to look at: upload a NIfTI file, or pick the example")
+            return self._show(whole_volume(shown, self.experts, prompt, modality, told), threshold)
+        except Exception as problem:
+            return {self.parts.status: error(reason_of(problem))}
+
+    # Looking around
+
+    def moved(self, shown: Shown | None, plane: str, number: float, threshold: float) -> Updates:
+        """Another slice."""
+        if shown is None or not shown.counts:
+            return {self.parts.status: hint(EMPTY)}
+        try:
+            at = at_slice(shown, plane, round(number) - 1, self.experts)
+        except Exception as problem:
+            return {self.parts.status: error(reason_of(problem))}
+        index = gr.update(maximum=dict(at.counts)[at.plane], value=at.index + 1) if plane != shown.plane else gr.skip()
+        return {**self._show(at, threshold), self.parts.index: index}
+
+    def jumped(self, shown: Shown | None, event: gr.EventData, threshold: float) -> Updates:
+        """A row of a volume's table was clicked: its best slice."""
+        plane, number = str(getattr(event, "plane", "")), str(getattr(event, "index", ""))
+        if shown is None or not number.isdecimal() or plane not in dict(shown.counts):
+            return {self.parts.status: gr.skip()}
+        updates = self.moved(shown, plane, int(number) + 1, threshold)
+        slider = gr.update(maximum=dict(shown.counts)[plane], value=int(number) + 1)
+        return {**updates, self.parts.plane: plane, self.parts.index: slider}
+
+    def thresholded(self, shown: Shown | None, threshold: float) -> Updates:
+        """The page's script has hidden boxes already; here the files follow."""
+        return {self.parts.status: gr.skip(), **(self._no_files() if shown is None else self._files(shown, threshold))}
+
+    def _show(self, shown: Shown, threshold: float) -> Updates:
+        parts = self.parts
+        html = result_html(shown, threshold)
+        if not shown.results and shown.volume is None:
+            html += hint(ASK)
+        updates = {parts.shown: shown, parts.status: status_html(shown, threshold), parts.result: html}
+        return {**updates, **self._files(shown, threshold)}
+
+    def _files(self, shown: Shown, threshold: float) -> Updates:
+        files = boxes_files(shown, threshold, self.parts.download.GRADIO_CACHE)
+        buttons = (self.parts.download, self.parts.download_second)
+        return {
+            button: gr.update(value=files[place] if place < len(files) else None, visible=place < len(files))
+            for place, button in enumerate(buttons)
+        }
+
+    def _no_files(self) -> Updates:
+        gone = gr.update(value=None, visible=False)
+        return {self.parts.download: gone, self.parts.download_second: gone}

@@ -1,0 +1,180 @@
+# Copyright 2026 The MedGLIP authors. Licensed under the Apache License, Version 2.0.
+"""Everything that is shown as HTML. Labels, file names and messages come from strangers: each goes through `text`."""
+
+from __future__ import annotations
+
+import base64
+import html
+import io
+from collections.abc import Iterable, Sequence
+from itertools import groupby
+
+from PIL import Image
+
+from modeling_medglip.errors import one_line
+from modeling_medglip.results import GroundedBox
+from modeling_medglip.run_report import RESEARCH_USE
+from modeling_medglip.volume_results import VolumeBox
+from space_rows import Row
+
+
+LONGEST = 1024
+KINDS = {"lesion": "lesion", "substructure": "part"}
+SOURCES = {
+    "given": "as chosen",
+    "header": "from the file's header",
+    "checkpoint": "the checkpoint's only one",
+    "pixels": "from the pixels",
+}
+
+
+def text(value: object, limit: int = 200) -> str:
+    """Any value as HTML text, also within attributes; one printable line.
+
+    Braces and dollars are escaped too: the page's own templates would read them.
+    """
+    return long_text(one_line(value, limit))
+
+
+def long_text(value: str) -> str:
+    """As `text`, whatever its length, for what this server has made itself."""
+    escaped = html.escape(value, quote=True)
+    for character in "`${}":
+        escaped = escaped.replace(character, f"&#{ord(character)};")
+    return escaped
+
+
+def notice() -> str:
+    """The line that is always in sight."""
+    return (
+        f'<div class="mg-notice" role="note"><b>{text(RESEARCH_USE)}</b> <span>A box is not a finding, and no box '
+        "does not mean that there is nothing.</span> Upload nothing that can be traced to a patient.</div>"
+    )
+
+
+def error(message: object) -> str:
+    """A problem, where the result would be."""
+    return f'<div class="mg-error" role="alert"><b>That did not work.</b><br>{text(message, 400)}</div>'
+
+
+def hint(message: str) -> str:
+    """What to do next."""
+    return f'<div class="mg-empty">{text(message, 400)}</div>'
+
+
+def status(
+    modality: str, source: str, probability: float | None, file: str, warnings: Iterable[str] = (), extra: str = ""
+) -> str:
+    """What the picture was taken for, and what should be known about it."""
+    known = SOURCES.get(source, source)
+    sure = "" if probability is None else f", {probability:.0%} sure"
+    chips = [f'<span class="mg-chip mg-modality">{text(modality)} <i>{text(known + sure)}</i></span>']
+    chips += [f'<span class="mg-chip">{text(part, 120)}</span>' for part in (file, extra) if part]
+    notes = "".join(f'<div class="mg-warning">{text(warning, 300)}</div>' for warning in warnings)
+    return f'<div class="mg-status">{"".join(chips)}</div>{notes}'
+
+
+# The picture ---------------------------------------------------------------------------------------------------------
+
+
+def picture_uri(picture: Image.Image) -> str:
+    """A picture as part of the page itself, so that no file of it is kept."""
+    small = picture.copy()
+    small.thumbnail((LONGEST, LONGEST), Image.Resampling.LANCZOS)
+    buffer = io.BytesIO()
+    small.save(buffer, format="WEBP", quality=90, method=2)
+    return "data:image/webp;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
+
+
+def figure(
+    uri: str, size: tuple[int, int], ratio: float, rows: Sequence[Row], threshold: float, title: str = ""
+) -> str:
+    """The picture with its boxes; the page's script hides those below the threshold.
+
+    Args:
+        size: (width, height) that the boxes refer to. ratio: shown width / height. rows: boxes of pictures.
+    """
+    caption = f"<figcaption>{text(title)}</figcaption>" if title else ""
+    frames = "".join(_frame(row, size, threshold) for row in rows if isinstance(row.box, GroundedBox))
+    alt = f"medical image with {len(rows)} boxes, listed in the table"
+    return (
+        f'<figure class="mg-figure">{caption}'
+        f'<div class="mg-stage" style="aspect-ratio:{ratio:.4f};--ratio:{ratio:.4f}">'
+        f'<img src="{uri}" alt="{alt}" draggable="false">{frames}</div></figure>'
+    )
+
+
+def _frame(row: Row, size: tuple[int, int], threshold: float) -> str:
+    box = row.box
+    assert isinstance(box, GroundedBox)
+    left, top, right, bottom = box.xyxy
+    ends = (left / size[0], top / size[1], (right - left) / size[0], (bottom - top) / size[1])
+    x, y, width, height = (f"{100 * value:.3f}%" for value in ends)
+    hidden = "" if box.score >= threshold else " hidden"
+    name = f"{text(box.label, 60)} <b>{box.score:.2f}</b>"
+    return (
+        f'<div class="mg-box mg-{row.kind}" data-score="{box.score:.4f}" data-number="{row.number}"{hidden} '
+        f'style="left:{x};top:{y};width:{width};height:{height};--colour:{row.colour}"><span>{name}</span></div>'
+    )
+
+
+# The table -----------------------------------------------------------------------------------------------------------
+
+
+def table(rows: Sequence[Row], labels: Sequence[str], threshold: float, spacing: Sequence[float] = ()) -> str:
+    """Boxes by region and category; labels without a box below them.
+
+    Args:
+        spacing: of a volume, mm along its axes.
+    """
+    columns = ("centre (L, P, S) mm", "size mm", "slices") if spacing else ("x, y", "size px")
+    head = "<th>label</th><th>score</th>" + _cells("th", columns)
+    parts = []
+    for region, group in groupby(rows, key=lambda row: row.region):
+        name = f'<tr class="mg-region"><th colspan="{2 + len(columns)}">{text(region)}</th></tr>'
+        parts.append(f"<tbody>{name}</tbody>")
+        for category, members in groupby(group, key=lambda row: row.category):
+            line = f'<tr class="mg-category"><th colspan="{2 + len(columns)}">{text(category)}</th></tr>'
+            body = "".join(_table_row(row, threshold, spacing) for row in members)
+            parts.append(f'<tbody data-region="{text(region)}">{line if category else ""}{body}</tbody>')
+    missing = "".join(f'<span class="mg-chip" data-label="{text(label)}">{text(label, 60)}</span>' for label in labels)
+    return (
+        f'<div class="mg-table"><table><thead><tr>{head}</tr></thead>{"".join(parts)}</table>'
+        f'<div class="mg-missing">Not found above the threshold: {missing}</div></div>'
+    )
+
+
+def _table_row(row: Row, threshold: float, spacing: Sequence[float]) -> str:
+    box = row.box
+    hidden = "" if box.score >= threshold else " hidden"
+    nested = f"<small>in {text(row.inside, 60)}</small>" if row.inside else f"<small>{KINDS.get(row.kind, '')}</small>"
+    cells = _volume_cells(box, spacing) if isinstance(box, VolumeBox) else _picture_cells(box)
+    jump = ""
+    if isinstance(box, VolumeBox) and box.best:
+        jump = f' data-plane="{text(box.plane)}" data-index="{box.best[0].index}" tabindex="0"'
+    bar = f'<span class="mg-bar" style="--score:{box.score:.3f}"></span>{box.score:.2f}'
+    return (
+        f'<tr class="mg-row mg-{row.kind}{" mg-nested" if row.inside else ""}" data-score="{box.score:.4f}" '
+        f'data-number="{row.number}" data-label="{text(box.label)}" style="--colour:{row.colour}"{jump}{hidden}>'
+        f'<td><i class="mg-swatch"></i>{text(box.label, 80)} {nested}</td><td>{bar}</td>'
+        + _cells("td", cells)
+        + "</tr>"
+    )
+
+
+def _cells(tag: str, cells: Sequence[str]) -> str:
+    """Cells of numbers; narrow pages show only the first of a volume's and the last of a picture's."""
+    kept = 0 if len(cells) > 2 else 1
+    wide = (f"<{tag}>" if place == kept else f'<{tag} class="mg-wide">' for place in range(len(cells)))
+    return "".join(f"{start}{cell}</{tag}>" for start, cell in zip(wide, cells, strict=True))
+
+
+def _picture_cells(box: GroundedBox) -> tuple[str, str]:
+    x, y, width, height = box.bbox
+    return f"{x:.0f}, {y:.0f}", f"{width:.0f} × {height:.0f}"
+
+
+def _volume_cells(box: VolumeBox, spacing: Sequence[float]) -> tuple[str, str, str]:
+    sides = [(box.box_ijk[axis + 3] - box.box_ijk[axis]) * spacing[axis] for axis in range(3)]
+    centre = ", ".join(f"{value:.0f}" for value in box.centre_lps_mm)
+    return centre, " × ".join(f"{side:.0f}" for side in sides), str(box.slices)

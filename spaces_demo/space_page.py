@@ -1,0 +1,191 @@
+# Copyright 2026 The MedGLIP authors. Licensed under the Apache License, Version 2.0.
+"""The page: its components, what they trigger, and how it is served."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+from starlette.middleware import Middleware
+
+from modeling_medglip.geometry import PLANES
+from space_api import register
+from space_examples import Example, gallery, make_examples
+from space_experts import Experts, load_experts
+from space_guard import Guard, local_only, sweeper
+from space_handlers import Handlers, Parts
+from space_html import hint, notice
+from space_settings import FAINTEST, THRESHOLD, Settings
+from space_tree import tree
+from space_views import EMPTY
+
+
+HERE = Path(__file__).parent
+INTRODUCTION = """
+<div class="mg-title"><h1>MedGLIP</h1><p>Name what to look for in a medical image; boxes with scores come back.
+Left and right are the patient's.</p></div>
+"""
+ABOUT = """
+**From a program.** `/ground`, `/ground_volume`, `/compare` and `/labels` answer with the JSON that the download holds:
+
+```python
+from gradio_client import Client, handle_file
+
+client = Client("ADDRESS_OF_THIS_PAGE")
+boxes = client.predict(file=handle_file("ct.nii.gz"), prompt="liver. spleen.", api_name="/ground_volume")
+```
+
+**Boxes.** Lesions have dashed frames in warm colours and stand under the organ that they lie in. A search keeps what
+it finds down to a score of 0.05, in whole volumes 0.15; the threshold hides some of it, without another search.
+
+**Your files** stay on this server until a quarter of an hour after their last use. Nothing is sent elsewhere, logged
+or learned from.
+"""
+# The page's script calls `trigger` with these names.
+EXAMPLES_JS = "medglip.examples(element, (id) => trigger('example', {example: id}));"
+TREE_JS = "medglip.tree(element);"
+RESULT_JS = """
+medglip.result(element, (plane, index) => trigger('jump', {plane: plane, index: index}));
+watch('value', () => medglip.refresh(element));
+"""
+
+
+def build(settings: Settings, experts: Experts | None = None, folder: Path | None = None) -> gr.Blocks:
+    """The page with its endpoints, not yet served.
+
+    Args:
+        experts: loaded checkpoints, or they are loaded as the settings say. folder: for the examples' files.
+    """
+    known = load_experts(settings) if experts is None else experts
+    place = Path(tempfile.mkdtemp(prefix="medglip-examples-")) if folder is None else folder
+    examples = make_examples(known, place) if settings.examples else {}
+    swept = (settings.sweep_seconds, settings.keep_seconds)
+    with gr.Blocks(title="MedGLIP", analytics_enabled=False, delete_cache=swept, fill_width=True) as page:
+        gr.HTML(notice(), elem_id="mg-notice")
+        gr.HTML(INTRODUCTION)
+        parts, pickers = _layout(known, examples)
+        _connect(Handlers(known, examples, parts), parts, pickers)
+        register(known)
+    return page.queue(max_size=settings.waiting, default_concurrency_limit=8)
+
+
+def _layout(experts: Experts, examples: Mapping[str, Example]) -> tuple[Parts, dict[str, Any]]:
+    with gr.Row(elem_id="mg-columns"):
+        with gr.Column(scale=4, min_width=320):
+            asked = _asking(experts, examples)
+        with gr.Column(scale=7, min_width=320, elem_id="mg-answers"):
+            threshold = gr.Slider(
+                FAINTEST, 1.0, THRESHOLD, step=0.01, label="Threshold", elem_id="mg-threshold",
+                info="Hides boxes with lower scores, at once.", buttons=[],
+            )  # fmt: skip
+            status = gr.HTML(elem_id="mg-status")
+            result = gr.HTML(hint(EMPTY), elem_id="mg-result", js_on_load=RESULT_JS, apply_default_css=False)
+            with gr.Row(elem_id="mg-downloads"):
+                download = gr.DownloadButton("Download boxes (JSON)", visible=False, size="md", elem_id="mg-download")
+                second = gr.DownloadButton("Second expert's boxes (JSON)", visible=False, size="md")
+            with gr.Accordion("About, privacy and use from programs", open=False):
+                gr.Markdown(ABOUT)
+    kept = {name: asked[name] for name in Parts.__dataclass_fields__ if name in asked}
+    shown = gr.State(None, time_to_live=3600)
+    parts = Parts(shown=shown, status=status, result=result, download=download, download_second=second, **kept)
+    return parts, {"threshold": threshold, "examples": asked["examples"], "find": asked["find"]}
+
+
+def _asking(experts: Experts, examples: Mapping[str, Example]) -> dict[str, Any]:
+    """The left column."""
+    made: dict[str, Any] = {}
+    label = "PNG, JPEG, TIFF, DICOM, NIfTI, NRRD"
+    made["upload"] = local_only(gr.File(label=label, type="filepath", height=132, elem_id="mg-upload"))
+    made["examples"] = gr.HTML(
+        gallery(examples), js_on_load=EXAMPLES_JS, visible=bool(examples), apply_default_css=False
+    )
+    with gr.Group(visible=False, elem_id="mg-slices") as made["slices"]:
+        made["plane"] = gr.Radio(list(PLANES), value="axial", label="Plane")
+        made["index"] = gr.Slider(1, 2, 1, step=1, label="Slice", buttons=[], elem_id="mg-slice")
+    made["prompt"] = gr.Textbox(
+        label="Look for", placeholder="liver. spleen. left kidney.", lines=2, max_lines=6, max_length=20_000,
+        info="Labels with dots, commas or lines between.", elem_id="mg-prompt",
+    )  # fmt: skip
+    with gr.Accordion("Pick labels", open=False, elem_id="mg-labels"):
+        gr.HTML(tree(experts.trained()), js_on_load=TREE_JS, apply_default_css=False)
+    with gr.Row():
+        made["modality"] = gr.Dropdown(
+            experts.modality_choices(), value="auto", label="Modality", min_width=130, elem_id="mg-modality"
+        )
+        made["second"] = gr.Dropdown(
+            experts.second_choices(), value="", label="Compare with", min_width=130, elem_id="mg-second"
+        )
+    with gr.Row():
+        made["find"] = gr.Button("Find", variant="primary", elem_id="mg-find")
+        made["find_all"] = gr.Button("Find in whole volume", variant="primary", visible=False, elem_id="mg-find-all")
+    return made
+
+
+def _connect(handlers: Handlers, parts: Parts, pickers: Mapping[str, Any]) -> None:
+    threshold, outputs = pickers["threshold"], parts.answers()
+    private: dict[str, Any] = {"api_visibility": "private", "show_progress_on": [parts.result]}
+    model = {**private, "concurrency_id": "model", "concurrency_limit": handlers.experts.settings.at_once}
+    quick = {**private, "show_progress": "hidden", "trigger_mode": "always_last"}
+    parts.upload.upload(handlers.uploaded, [parts.upload, threshold], outputs, **private)
+    parts.upload.clear(handlers.cleared, None, outputs, **private)
+    pickers["examples"].example(handlers.example, [threshold], outputs, **model)
+    asked = [parts.shown, parts.prompt, parts.modality, parts.second, threshold]
+    for listener in (pickers["find"].click, parts.prompt.submit):
+        listener(handlers.find, asked, outputs, **model)
+    volume = {**private, "concurrency_id": "volume", "concurrency_limit": 1}
+    asked = [parts.shown, parts.prompt, parts.modality, threshold]
+    parts.find_all.click(_with_progress(handlers), asked, outputs, **volume)
+    place = [parts.shown, parts.plane, parts.index, threshold]
+    for moved in (parts.plane.input, parts.index.input):
+        moved(handlers.moved, place, outputs, **quick)
+    parts.result.jump(handlers.jumped, [parts.shown, threshold], outputs, **quick)
+    threshold.change(None, [threshold], None, js="(value) => { medglip.threshold(value); return []; }")
+    threshold.change(handlers.thresholded, [parts.shown, threshold], outputs, **quick)
+
+
+def _with_progress(handlers: Handlers) -> Any:
+    """Gradio finds the progress bar by its default value."""
+
+    def find_all(
+        shown: Any,
+        prompt: str,
+        modality: str,
+        threshold: float,
+        progress: gr.Progress = gr.Progress(),  # noqa: B008
+    ) -> dict[Any, Any]:
+        return handlers.find_all(shown, prompt, modality, threshold, progress)
+
+    return find_all
+
+
+def theme() -> gr.themes.Base:
+    """Fonts of the visitor's own system; nothing is fetched."""
+    sans = ["ui-sans-serif", "system-ui", "-apple-system", "Segoe UI", "Roboto", "Helvetica Neue", "sans-serif"]
+    mono = ["ui-monospace", "SFMono-Regular", "Menlo", "Consolas", "monospace"]
+    made = gr.themes.Default(primary_hue="teal", secondary_hue="slate", neutral_hue="slate", font=sans, font_mono=mono)
+    return made.set(
+        block_title_text_weight="600", block_title_text_size="*text_sm", button_primary_background_fill="*primary_600",
+        button_primary_background_fill_hover="*primary_700", button_primary_text_color="white",
+        button_primary_background_fill_dark="*primary_600", slider_color="*primary_600",
+    )  # fmt: skip
+
+
+def serve(page: gr.Blocks, settings: Settings, cache: Path, **options: Any) -> tuple[Any, str, str]:
+    """Launch: no sharing, no analytics, no server-side rendering, no path beyond the page's own cache.
+
+    Args:
+        cache: `GRADIO_TEMP_DIR`, this server's own: unused files in it are deleted.
+    """
+    swept = sweeper(cache, settings.sweep_seconds, settings.keep_seconds)
+    guard = Middleware(Guard, limit=settings.upload_bytes)
+    script = (HERE / "space.js").read_text(encoding="utf-8")
+    return page.launch(
+        share=False, ssr_mode=False, enable_monitoring=False, show_error=False, allowed_paths=[], pwa=False,
+        mcp_server=False, max_file_size=settings.upload_bytes, state_session_capacity=settings.sessions,
+        theme=theme(), css=(HERE / "space.css").read_text(encoding="utf-8"), head=f"<script>{script}</script>",
+        app_kwargs={"middleware": [guard], "lifespan": swept}, footer_links=["api"],
+        quiet=True, **options,
+    )  # fmt: skip

@@ -1,0 +1,125 @@
+# Copyright 2026 The MedGLIP authors. Licensed under the Apache License, Version 2.0.
+"""Boxes in the order in which they are shown: by region and category, lesions under the organ that they lie in."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from modeling_medglip.overlay import label_colours
+from modeling_medglip.results import GroundedBox
+from modeling_medglip.taxonomy import load_taxonomy
+from modeling_medglip.volume_results import VolumeBox
+
+
+# Warm colours are for lesions only.
+LESION_COLOURS = ("#FF6B4A", "#FF7AC6", "#FFB000")
+ORGAN_COLOURS = ("#56B4E9", "#F0E442", "#2FC69A", "#B9A3FF", "#FFFFFF", "#8CE0E8", "#C6E377", "#9BB8FF")
+OUTSIDE = "outside the taxonomy"
+# A lesion lies in an organ if so much of its box does.
+SHARE = 0.5
+# Boxes that a page shows at most.
+MOST = 300
+
+
+@dataclass(frozen=True)
+class Row:
+    """One box as it is shown.
+
+    Attributes:
+        number: place in the result. kind: `"organ"`, `"substructure"`, `"lesion"`, `"other"`, or `"phrase"` for what
+            is outside the taxonomy.
+        region, category: their names. inside: label of the organ that a lesion's box lies in.
+    """
+
+    number: int
+    box: GroundedBox | VolumeBox
+    kind: str
+    region: str
+    category: str
+    colour: str
+    inside: str | None = None
+
+
+def rows_of(boxes: Sequence[GroundedBox | VolumeBox], labels: Sequence[str]) -> list[Row]:
+    """The best `MOST` boxes, grouped; regions and categories by their best score.
+
+    Args:
+        labels: all labels of the prompt, whose places decide the colours.
+    """
+    shown = sorted(boxes, key=lambda box: -box.score)[:MOST]
+    colours = colours_of(labels, shown)
+    rows = [_row(number, box, colours[box.label], shown) for number, box in enumerate(shown)]
+    regions = list(dict.fromkeys(row.region for row in rows))
+    categories = list(dict.fromkeys((row.region, row.category) for row in rows))
+    rows.sort(key=lambda row: (regions.index(row.region), categories.index((row.region, row.category)), row.number))
+    return _nested(rows)
+
+
+def kind_of(label_id: str | None) -> str:
+    """Granularity of a label, `"phrase"` for none."""
+    return load_taxonomy().label(label_id).granularity if label_id else "phrase"
+
+
+def colours_of(labels: Sequence[str], boxes: Sequence[GroundedBox | VolumeBox] = ()) -> dict[str, str]:
+    """label -> colour, lesions and the rest from palettes of their own."""
+    kinds = {box.label: kind_of(box.label_id) for box in boxes}
+    names = list(label_colours([*labels, *kinds]))
+    lesions = [name for name in names if kinds.get(name) == "lesion"]
+    others = [name for name in names if name not in lesions]
+    return {name: ORGAN_COLOURS[place % len(ORGAN_COLOURS)] for place, name in enumerate(others)} | {
+        name: LESION_COLOURS[place % len(LESION_COLOURS)] for place, name in enumerate(lesions)
+    }
+
+
+def _row(number: int, box: GroundedBox | VolumeBox, colour: str, others: Sequence[GroundedBox | VolumeBox]) -> Row:
+    taxonomy = load_taxonomy()
+    region = taxonomy.regions[box.region].name if box.region else OUTSIDE
+    category = taxonomy.categories[box.category].name if box.category else ""
+    kind = kind_of(box.label_id)
+    return Row(number, box, kind, region, category, colour, _organ(box, others) if kind == "lesion" else None)
+
+
+def _organ(lesion: GroundedBox | VolumeBox, others: Sequence[GroundedBox | VolumeBox]) -> str | None:
+    """The label of the box of an organ that the lesion belongs to and lies in, if there is one."""
+    taxonomy = load_taxonomy()
+    above = {label.id for label in taxonomy.ancestors(lesion.label_id)} if lesion.label_id else set[str]()
+    best, most = None, SHARE
+    for other in others:
+        if other.label_id is None or kind_of(other.label_id) == "lesion":
+            continue
+        related = other.label_id in above or other.category == lesion.category
+        related |= any(label.id in above for label in taxonomy.ancestors(other.label_id))
+        share = _share(lesion, other)
+        if related and share >= most:
+            best, most = other.label, share
+    return best
+
+
+def _share(inner: GroundedBox | VolumeBox, outer: GroundedBox | VolumeBox) -> float:
+    """How much of one box lies in another."""
+    first, second = _edges(inner), _edges(outer)
+    half = len(first) // 2
+    common = whole = 1.0
+    for axis in range(half):
+        low, high = first[axis], first[axis + half]
+        common *= max(0.0, min(high, second[axis + half]) - max(low, second[axis]))
+        whole *= high - low
+    return common / whole if whole > 0 else 0.0
+
+
+def _edges(box: GroundedBox | VolumeBox) -> tuple[float, ...]:
+    return box.box_ijk if isinstance(box, VolumeBox) else box.xyxy
+
+
+def _nested(rows: list[Row]) -> list[Row]:
+    """Lesions directly after the best box of their organ, in the organ's group."""
+    placed = [row for row in rows if row.inside is None]
+    for row in (row for row in rows if row.inside is not None):
+        place = next(index for index, other in enumerate(placed) if other.box.label == row.inside)
+        organ = placed[place]
+        while place + 1 < len(placed) and placed[place + 1].inside == row.inside:
+            place += 1
+        moved = Row(row.number, row.box, row.kind, organ.region, organ.category, row.colour, row.inside)
+        placed.insert(place + 1, moved)
+    return placed

@@ -1,0 +1,96 @@
+# Copyright 2026 The MedGLIP authors. Licensed under the Apache License, Version 2.0.
+"""Boxes of a volume in space: three slices and the boxes, as data that the page's script draws.
+
+The script needs no library and no graphics driver: seen without perspective, a slice is a sheared picture.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from modeling_medglip.geometry import Volume, cut, to_lps
+from modeling_medglip.overlay import display_picture
+from modeling_medglip.reading import ReadImage
+from modeling_medglip.volume_results import VolumeBox
+from modeling_medglip.volume_source import VolumeSource
+from space_html import long_text, text
+from space_rows import Row
+from space_sources import extent_lps
+
+
+LONGEST, DARK = 256, 12
+# By the LPS axis that they cut.
+PLANES = ("sagittal", "coronal", "axial")
+
+
+def slices_of(source: VolumeSource, modality: str, window: tuple[float, float]) -> dict[str, str]:
+    """plane -> its middle picture as a URI, what is dark in it transparent."""
+    whole = to_lps(source.volume())
+    found = {}
+    for plane, middle in zip(PLANES, middles(whole), strict=True):
+        pixels = cut(whole, plane, middle)[0]
+        image = ReadImage(np.ascontiguousarray(whole.values(pixels)), "", modality)
+        found[plane] = _uri(display_picture(image, modality, window))
+    return found
+
+
+def middles(lps: Volume) -> list[int]:
+    """Index of the middle picture along each axis."""
+    return [int(length) // 2 for length in lps.array.shape]
+
+
+def scene(grid: Volume, slices: dict[str, str], rows: Sequence[Row], threshold: float) -> str:
+    """The view as HTML.
+
+    Args:
+        grid: of the volume. slices: see [`slices_of`]. rows: boxes of volumes.
+    """
+    content = json.dumps(scene_data(grid, slices, rows, threshold))
+    views = "".join(f'<button type="button" data-view="{name}">{name}</button>' for name in ("front", "left", "top"))
+    label = f"{len(rows)} boxes in space; drag, or use the arrow keys, to turn"
+    return (
+        f'<figure class="mg-figure mg-space"><figcaption>In space: drag to turn <span>{views}</span></figcaption>'
+        f'<canvas tabindex="0" role="img" aria-label="{text(label)}" data-scene="{long_text(content)}"></canvas>'
+        "</figure>"
+    )
+
+
+def scene_data(grid: Volume, slices: dict[str, str], rows: Sequence[Row], threshold: float) -> dict[str, Any]:
+    """Everything in voxels along the left, the back and the head, from the middle slices; `axes` are those in mm."""
+    lps = to_lps(grid)
+    centre = np.array(middles(lps)) + 0.5
+    ends = np.array(lps.array.shape)
+    boxes = []
+    for row in rows:
+        if isinstance(row.box, VolumeBox):
+            low, high = extent_lps(row.box, grid)
+            entry = {"number": row.number, "label": row.box.label[:60], "score": round(row.box.score, 4)}
+            entry |= {"colour": row.colour, "lesion": row.kind == "lesion"}
+            boxes.append({**entry, "low": _rounded(low - centre), "high": _rounded(high - centre)})
+    return {
+        "axes": [_rounded(lps.affine[:3, axis]) for axis in range(3)],
+        "low": _rounded(-centre),
+        "high": _rounded(ends - centre),
+        "slices": [slices.get(plane, "") for plane in PLANES],
+        "boxes": boxes,
+        "threshold": threshold,
+    }
+
+
+def _rounded(values: Any) -> list[float]:
+    return [round(float(value), 3) for value in values]
+
+
+def _uri(picture: Image.Image) -> str:
+    picture.thumbnail((LONGEST, LONGEST))
+    picture.putalpha(picture.convert("L").point([255 if value > DARK else 0 for value in range(256)]))
+    buffer = io.BytesIO()
+    picture.save(buffer, format="WEBP", quality=80)
+    return "data:image/webp;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")

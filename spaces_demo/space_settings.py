@@ -1,0 +1,59 @@
+# Copyright 2026 The MedGLIP authors. Licensed under the Apache License, Version 2.0.
+"""What can be set for the Space, by environment variables, and its limits."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+
+MEGABYTE = 2**20
+# Boxes are looked for down to these scores; the threshold hides some of what was found. Fainter boxes of single slices
+# would be linked into structures that reach too far, so volumes start higher.
+FAINTEST, FAINTEST_IN_VOLUMES, THRESHOLD = 0.05, 0.15, 0.3
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Settings of one server.
+
+    Attributes:
+        model: checkpoint folder or Hub id; the embedded checkpoint when `None`.
+        others: further checkpoints, for the comparison.
+        upload_bytes: larger uploads are refused. voxels, pictures: of a volume, likewise. labels: of a prompt.
+        sweep_seconds, keep_seconds: how often files are looked at, and when an unused one is deleted.
+        waiting: requests in the queue, beyond which new ones are turned away. at_once: pictures that are grounded at
+            the same time; volumes go one by one.
+        sessions: pages whose results are remembered.
+    """
+
+    model: str | None = None
+    others: tuple[str, ...] = ()
+    upload_bytes: int = 256 * MEGABYTE
+    voxels: int = 2**28
+    pictures: int = 1024
+    labels: int = 150
+    sweep_seconds: int = 30
+    keep_seconds: int = 900
+    waiting: int = 100
+    at_once: int = 2
+    sessions: int = 300
+    examples: bool = field(default=True, repr=False)
+
+
+def from_environment(environment: Mapping[str, str] | None = None) -> Settings:
+    """`MEDGLIP_MODEL`, `MEDGLIP_COMPARE` (several with commas between), `MEDGLIP_MAX_UPLOAD_MB`."""
+    values = os.environ if environment is None else environment
+    others = tuple(part.strip() for part in values.get("MEDGLIP_COMPARE", "").split(",") if part.strip())
+    megabytes = values.get("MEDGLIP_MAX_UPLOAD_MB", "")
+    size = int(megabytes) * MEGABYTE if megabytes.isdecimal() and int(megabytes) else Settings.upload_bytes
+    return Settings(values.get("MEDGLIP_MODEL") or None, others, size)
+
+
+def quiet() -> None:
+    """No bars and no advice of other libraries on the server's terminal."""
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()

@@ -1,0 +1,175 @@
+# Copyright 2026 The MedGLIP authors. Licensed under the Apache License, Version 2.0.
+"""What one page shows, kept between its requests, and how that becomes HTML and files."""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from gradio.processing_utils import save_bytes_to_cache
+
+from modeling_medglip.grounding import prompt_labels
+from modeling_medglip.overlay import display_picture
+from modeling_medglip.reading import ReadImage
+from modeling_medglip.results import GroundingResult, output_names, safe_stem, write_boxes
+from modeling_medglip.volume_results import VolumeResult, write_volume_boxes
+from space_experts import NAMES, Experts, Progress, above
+from space_html import figure, picture_uri, status, table
+from space_rows import Row, rows_of
+from space_scene import scene, slices_of
+from space_sources import Source, box_in_slice, planes_of, slice_of
+
+
+ASK = "Name what to look for and press Find."
+EMPTY = "Upload an image or a volume, or pick an example."
+
+
+@dataclass(frozen=True)
+class Shown:
+    """What a page shows.
+
+    Attributes:
+        source: what is looked at. uri, size, ratio: the picture as it is shown, see [`figure`].
+        guessed: modality, where it comes from, how sure.
+        plane, index, counts: of a volume; pictures per plane.
+        results: of the picture, one or two. volume: of the whole volume; slices: its middle ones, see
+            [`slices_of`].
+    """
+
+    source: Source
+    name: str
+    uri: str
+    size: tuple[int, int]
+    ratio: float
+    guessed: tuple[str, str, float | None]
+    plane: str = ""
+    index: int = 0
+    counts: tuple[tuple[str, int], ...] = ()
+    notes: tuple[str, ...] = ()
+    results: tuple[GroundingResult, ...] = ()
+    volume: VolumeResult | None = None
+    slices: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def prompt(self) -> str:
+        """What was asked."""
+        return self.volume.prompt if self.volume else self.results[0].prompt if self.results else ""
+
+
+def open_source(source: Source, experts: Experts) -> Shown:
+    """Look at something new. Raises `MedGlipError` if it cannot be."""
+    if not source.is_volume:
+        image = source.picture()
+        return _with_picture(Shown(source, image.file, "", (1, 1), 1.0, experts.guess(image)), image, experts)
+    volume = source.volume(experts.settings)
+    plane, counts = planes_of(volume)
+    index = counts[plane] // 2
+    image = slice_of(volume, plane, index)
+    shown = Shown(source, volume.name, "", (1, 1), 1.0, experts.guess(image), plane, index, tuple(counts.items()))
+    return _with_picture(replace(shown, notes=tuple(volume.notes)), image, experts)
+
+
+def at_slice(shown: Shown, plane: str, index: int, experts: Experts) -> Shown:
+    """Another slice; boxes of the former one go, those of the whole volume stay."""
+    counts = dict(shown.counts)
+    plane = plane if plane in counts else shown.plane
+    index = min(max(index, 0), counts[plane] - 1)
+    image = slice_of(shown.source.volume(experts.settings), plane, index)
+    return _with_picture(replace(shown, plane=plane, index=index, results=()), image, experts)
+
+
+def whole_volume(shown: Shown, experts: Experts, prompt: str, modality: str, progress: Progress | None) -> Shown:
+    """Ground the volume in the plane that is shown. Raises `MedGlipError` if it cannot be."""
+    source = shown.source.volume(experts.settings)
+    result = experts.find_in_volume(source, prompt, modality, shown.plane, progress)
+    slices = slices_of(source, result.image.modality, experts.window())
+    return replace(shown, results=(), volume=result, slices=tuple(slices.items()))
+
+
+def picture_of(shown: Shown, experts: Experts) -> ReadImage:
+    """The picture or slice that is shown, in its own numbers."""
+    if shown.source.is_volume:
+        return slice_of(shown.source.volume(experts.settings), shown.plane, shown.index)
+    return shown.source.picture()
+
+
+def _with_picture(shown: Shown, image: ReadImage, experts: Experts) -> Shown:
+    picture = display_picture(image, shown.guessed[0], experts.window())
+    ratio = image.width / image.height
+    if image.spacing_mm is not None:
+        ratio *= image.spacing_mm[0] / image.spacing_mm[1]
+    return replace(shown, uri=picture_uri(picture), size=(image.width, image.height), ratio=min(max(ratio, 0.2), 5.0))
+
+
+# HTML ----------------------------------------------------------------------------------------------------------------
+
+
+def status_html(shown: Shown, threshold: float) -> str:
+    """What is shown and what it is taken for."""
+    modality, source, sure = shown.guessed
+    warnings, extra = shown.notes, ""
+    if shown.counts:
+        extra = f"{shown.plane} slice {shown.index + 1} of {dict(shown.counts)[shown.plane]}"
+    found = shown.volume or (shown.results[0] if shown.results else None)
+    if found is not None:
+        modality, source, sure = found.image.modality, found.modality_source, found.modality_probability
+        warnings = (*warnings, *(note for note in found.warnings if note not in warnings))
+    if shown.volume is not None:
+        extra += f"; {shown.volume.slices} slices in {shown.volume.seconds:.0f} s"
+    known = NAMES.get(modality, modality) or "Modality not known: choose it"
+    return status(known, source, sure, shown.name, warnings, extra)
+
+
+def result_html(shown: Shown, threshold: float) -> str:
+    """The picture with its boxes and their table; two of both, side by side, for two experts."""
+    if shown.volume is not None:
+        return f'<div class="mg-results">{_volume_html(shown, shown.volume, threshold)}</div>'
+    if not shown.results:
+        return f'<div class="mg-results"><div>{figure(shown.uri, shown.size, shown.ratio, [], threshold)}</div></div>'
+    parts = []
+    for result in shown.results:
+        labels = prompt_labels(result.prompt)
+        rows = rows_of(result.boxes, labels)
+        name = NAMES.get(result.image.modality, result.image.modality)
+        title = f"{name} expert of {result.model}" if len(shown.results) > 1 else ""
+        picture = figure(shown.uri, shown.size, shown.ratio, rows, threshold, title)
+        parts.append(f"<div>{picture}{table(rows, labels, threshold)}</div>")
+    double = " mg-double" if len(parts) > 1 else ""
+    return f'<div class="mg-results{double}">{"".join(parts)}</div>'
+
+
+def _volume_html(shown: Shown, result: VolumeResult, threshold: float) -> str:
+    labels = prompt_labels(result.prompt)
+    rows = rows_of(result.boxes, labels)
+    grid = shown.source.volume_grid()
+    cut: list[Row] = []
+    for row in rows:
+        box = box_in_slice(result.boxes[row.number], grid, shown.plane, shown.index)
+        cut += [replace(row, box=box)] if box is not None else []
+    picture = figure(shown.uri, shown.size, shown.ratio, cut, threshold, f"{shown.plane} slice {shown.index + 1}")
+    space = scene(grid, dict(shown.slices), rows, threshold)
+    below = table(rows, labels, threshold, result.image.spacing_mm)
+    return f'<div><div class="mg-pair">{picture}{space}</div>{below}</div>'
+
+
+# Files ---------------------------------------------------------------------------------------------------------------
+
+
+def boxes_file(result: GroundingResult | VolumeResult, threshold: float, cache: str, suffix: str = "") -> str:
+    """A `*.boxes.json` of the boxes above the threshold, written by the package, in the server's cache."""
+    kept = above(result, threshold)
+    name = output_names(safe_stem(result.image.file) + suffix)[0]
+    with tempfile.TemporaryDirectory(prefix="medglip-") as folder:
+        path = Path(folder, name)
+        write_volume_boxes(kept, path) if isinstance(kept, VolumeResult) else write_boxes(kept, path)
+        return save_bytes_to_cache(path.read_bytes(), name, cache)
+
+
+def boxes_files(shown: Shown, threshold: float, cache: str) -> list[str]:
+    """The files of everything that is shown."""
+    if shown.volume is not None:
+        return [boxes_file(shown.volume, threshold, cache)]
+    suffix = f"-{shown.plane}-{shown.index + 1}" if shown.counts else ""
+    names = [suffix, *(f"{suffix}-{result.image.modality}-2" for result in shown.results[1:])]
+    return [boxes_file(result, threshold, cache, end) for result, end in zip(shown.results, names, strict=False)]

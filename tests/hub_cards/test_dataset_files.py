@@ -1,0 +1,129 @@
+# Copyright 2026 The MedGLIP authors. Licensed under the Apache License, Version 2.0.
+"""The data set's repository: only sources that may be passed on, with a header and figures that say so."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+import yaml
+from datasets import load_dataset
+
+from hub_cards.check import problems
+from hub_cards.dataset_files import gate, stage_dataset
+from hub_cards.front_matter import split
+from tests.dataset_scripts.raw_data import CANARY
+
+from .material import build_set
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build_set(tmp_path_factory.mktemp("built"))
+
+
+@pytest.fixture(scope="module")
+def staged(built: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("staged") / "set"
+    stage_dataset(built, "clinic/set", folder)
+    return folder
+
+
+def test_the_licence_decides(built: Path, staged: Path) -> None:
+    shared, withheld = gate(json.loads((built / "sources.json").read_text(encoding="utf-8"))["sources"])
+    assert [row["source"] for row in shared] == ["polyps_of_mine"]
+    assert [(row["source"], why) for row, why in withheld] == [
+        ("abdomen_of_mine", "its licence is not known to allow it")
+    ]
+    assert not (staged / "ct").exists() and (staged / "endoscopy").is_dir()
+    assert (staged / "recipes" / "abdomen_of_mine_ct.yaml").is_file()
+
+
+def test_rows_are_those_of_the_built_set(built: Path, staged: Path) -> None:
+    for path in sorted((staged / "endoscopy").glob("*.parquet")):
+        assert pq.read_table(path).equals(pq.read_table(built / "endoscopy" / path.name))
+
+
+def test_the_gates_are_passed_and_datasets_loads_it(staged: Path, tmp_path: Path) -> None:
+    assert problems("dataset", staged) == []
+    rows = load_dataset(str(staged), "endoscopy", split="train", cache_dir=str(tmp_path))
+    labels = load_dataset(str(staged), "labels", split="train", cache_dir=str(tmp_path))
+    assert rows.features["objects"]["category"].feature.names == labels["name"]
+    header, _ = split((staged / "README.md").read_text(encoding="utf-8"))
+    (info,) = [row for row in header["dataset_info"] if row["config_name"] == "endoscopy"]
+    assert {row["name"]: row["num_examples"] for row in info["splits"]}["train"] == len(rows)
+
+
+def test_the_card_counts_what_is_there(staged: Path) -> None:
+    header, body = split((staged / "README.md").read_text(encoding="utf-8"))
+    assert header["license"] == "cc0-1.0" and header["size_categories"] == ["n<1K"]
+    assert "4 pictures, 8 boxes,\n8 masks" in body and "| polyp | 4 | 8 | 8 |" in body
+    assert "| Polyps of mine | endoscopy | CC0 | `cc0-1.0` | 4 |" in body
+    assert "| Abdomen of mine | ct | not known | its licence is not known to allow it |" in body
+    assert "| `objects.category` | list of class label |" in body and "pseudonyms" in body
+    assert 'load_dataset("clinic/set", "endoscopy", split="train")' in body
+
+
+def test_no_canary_leaves(staged: Path) -> None:
+    for path in staged.rglob("*"):
+        if path.is_file() and path.name != "polyps_of_mine_endoscopy.yaml":
+            assert CANARY.lower().encode() not in path.read_bytes().lower(), path
+
+
+def test_what_the_report_says_of_others_stays_here(staged: Path) -> None:
+    report = json.loads((staged / "quality" / "report.json").read_text(encoding="utf-8"))
+    assert "abdomen_of_mine" not in json.dumps(report) and not (staged / "quality" / "rows.jsonl").exists()
+
+
+def test_all_sources_are_for_private_archives(built: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="private repositories only"):
+        stage_dataset(built, "clinic/set", tmp_path / "a", private=False, with_all=True)
+    stage_dataset(built, "clinic/set", tmp_path / "b", with_all=True)
+    assert (tmp_path / "b" / "ct").is_dir() and problems("dataset", tmp_path / "b") == []
+
+
+def test_a_gate_for_those_who_download(built: Path, tmp_path: Path) -> None:
+    made = stage_dataset(built, "clinic/set", tmp_path / "set", gated="auto")
+    header, _ = split((tmp_path / "set" / "README.md").read_text(encoding="utf-8"))
+    assert made.gated == "auto" and "find out" in header["extra_gated_prompt"]
+
+
+def hostile(built: Path, folder: Path, name: str) -> Path:
+    """A copy of a built set whose first source is named by somebody hostile."""
+    shutil.copytree(built, folder)
+    content = json.loads((folder / "sources.json").read_text(encoding="utf-8"))
+    for row in content["sources"]:
+        row["name"] = name
+    (folder / "sources.json").write_text(json.dumps(content), encoding="utf-8")
+    return folder
+
+
+@pytest.mark.parametrize("name", ["<script>1</script>", "a | b", "[x](javascript:1)", "x\n---\nlicense: mit\n---"])
+def test_names_of_sources_are_text(name: str, built: Path, tmp_path: Path) -> None:
+    stage_dataset(hostile(built, tmp_path / "set", name), "clinic/set", tmp_path / "out")
+    text = (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
+    header, body = split(text)
+    assert header["license"] == "cc0-1.0" and "<script" not in text and "](javascript" not in body
+    assert problems("dataset", tmp_path / "out") == []
+    row = next(line for line in body.splitlines() if "`cc0-1.0`" in line)
+    assert row.replace("\\|", "").count("|") == 6
+
+
+def test_bad_input(built: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="is no built data set"):
+        stage_dataset(tmp_path, "clinic/set", tmp_path / "out")
+    folder = tmp_path / "set"
+    shutil.copytree(built, folder)
+    content = json.loads((folder / "sources.json").read_text(encoding="utf-8"))
+    content["sources"] = [{**row, "license": "all rights reserved"} for row in content["sources"]]
+    (folder / "sources.json").write_text(json.dumps(content), encoding="utf-8")
+    with pytest.raises(ValueError, match="no source of it may be passed on"):
+        stage_dataset(folder, "clinic/set", tmp_path / "out")
+
+
+def test_recipes_build_the_same_again(staged: Path) -> None:
+    recipe = yaml.safe_load((staged / "recipes" / "polyps_of_mine_endoscopy.yaml").read_text(encoding="utf-8"))
+    assert recipe["source"] == "polyps_of_mine" and recipe["labels"] == {"polyp": "polyp"}

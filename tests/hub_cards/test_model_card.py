@@ -1,0 +1,151 @@
+# Copyright 2026 The MedGLIP authors. Licensed under the Apache License, Version 2.0.
+"""The model card: rendered from files, its figures checked, and the committed one is what its command writes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hub_cards import front_matter, measured, model_card
+from hub_cards.model_card import RESULTS, main, read_measured, render_card, render_license
+from modeling_medglip.checkpoint import default_checkpoint
+from training import report
+
+from .material import calibration, evaluation, write_checkpoint, write_results
+
+
+HOSTILE = [
+    "<img src=x onerror=alert(1)>",
+    "[x](javascript:alert(1))",
+    "a|b",
+    "---\nlicense: mit\n---",
+    "{liver}",
+    "`x`",
+]
+
+
+def measured_of(*modalities: str) -> dict[str, Any]:
+    return {**measured.evaluation_of(evaluation(), list(modalities)), "calibration": calibration()}
+
+
+def with_labels(checkpoint: Path, labels: dict[str, list[str]]) -> Path:
+    config = json.loads((checkpoint / "config.json").read_text(encoding="utf-8"))
+    config["label_hierarchy"] = {"trained_labels": labels}
+    (checkpoint / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    return checkpoint
+
+
+@pytest.fixture
+def checkpoint(tmp_path: Path) -> Path:
+    return write_checkpoint(tmp_path / "checkpoint")
+
+
+@pytest.fixture
+def folder(checkpoint: Path, tmp_path: Path) -> Path:
+    """A repository's folder with card and evaluation."""
+    made = tmp_path / "repository"
+    made.mkdir()
+    own = measured_of("ct", "fundus")
+    (made / "README.md").write_text(render_card(checkpoint, own, None, "org/med-glip"), encoding="utf-8")
+    (made / "evaluation.json").write_text(json.dumps(own), encoding="utf-8")
+    return made
+
+
+def test_every_part_comes_from_a_file(checkpoint: Path) -> None:
+    text = render_card(checkpoint, measured_of("ct", "fundus"), None, "org/med-glip", "org/set")
+    assert "| ct: liver | 40 | 5 | 90.0 | 45.0 |" in text and "| ct | 80 | 12 | 70.0 (58.3 to 71.4) |" in text
+    assert "| ct | 0.210 | 0.040 | 0.060 |" in text and "| fundus | 0.210 | - | 0.060 |" in text
+    assert "| ct: spleen | 40 | 5 | 50.0 |" in text and "other side of the patient in 25.0 %" in text
+    assert "0.50 false boxes per picture without anything (4 pictures)" in text
+    assert "| set_ct | Set \\| ct | ct | CC0 |" in text, "a bar in a source's name is no column"
+    assert "| ct: liver | liver |" in text and "arXiv:2508.10528" in text
+    assert "not a medical device" in text.lower() and "--model org/med-glip " in text
+    header, _ = front_matter.split(text)
+    assert header["datasets"] == ["org/set"] and "{" not in text.replace("{label}", "")
+
+
+def test_an_expert_tells_its_own_figures_only(checkpoint: Path) -> None:
+    config = json.loads((checkpoint / "config.json").read_text(encoding="utf-8"))
+    (checkpoint / "config.json").write_text(json.dumps({**config, "modalities": ["fundus"]}), encoding="utf-8")
+    text = render_card(checkpoint, measured_of("fundus"), None, "org/med-glip-fundus", gated=True)
+    assert "optic disc" in text and "liver" not in text.split("Finds what phrases", 1)[1].split("## What it is", 1)[1]
+    header, _ = front_matter.split(text)
+    metrics = header["model-index"][0]["results"][0]["metrics"]
+    assert [(row["name"], row["value"]) for row in metrics] == [("AP", 47.5), ("AP50", 95.0), ("AP75", 23.75)]
+    assert header["extra_gated_prompt"] and 'text="optic disc."' in text
+    assert front_matter.problems("model", header, ["LICENSE.md"]) == []
+
+
+@pytest.mark.parametrize("label", HOSTILE)
+def test_labels_of_others_are_text(label: str, checkpoint: Path) -> None:
+    own = measured_of("ct")
+    own["modalities"]["ct"]["labels"][label] = own["modalities"]["ct"]["labels"]["spleen"]
+    text = render_card(with_labels(checkpoint, {"ct": [label, "liver"]}), own, None, "org/med-glip")
+    header, body = front_matter.split(text)
+    assert header["license"] == "other" and "<img" not in body.split("```", 2)[2] and "\n---\n" not in body
+    assert "](javascript" not in body.replace("\\]\\(javascript", "")
+    rows = [line for line in body.splitlines() if line.startswith("| ct: ")]
+    assert all(line.replace("\\|", "").count("|") in (5, 6) for line in rows)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("| 90.0 | 45.0 |", "| 99.0 | 45.0 |", "labels"),
+        ("70.0 (58.3", "80.0 (58.3", "summary"),
+        ("value: 70.0", "value: 97.0", "model-index"),
+        ("<!-- measured: calibration -->", "", "calibration is missing"),
+        ("| ct | 0.3 | 80.0 |", "| ct | 0.3 | 90.0 |", "threshold"),
+    ],
+)
+def test_a_figure_that_is_not_the_evaluations_fails(old: str, new: str, said: str, folder: Path) -> None:
+    card = folder / "README.md"
+    text = card.read_text(encoding="utf-8")
+    assert measured.check(folder) == [] and old in text
+    card.write_text(text.replace(old, new), encoding="utf-8")
+    assert [line for line in measured.check(folder) if said in line]
+
+
+def test_words_may_be_anybodys(folder: Path) -> None:
+    card = folder / "README.md"
+    text = card.read_text(encoding="utf-8").replace("## Where it fails", "## Where it fails\n\nAt night.")
+    card.write_text(text, encoding="utf-8")
+    assert measured.check(folder) == []
+
+
+def test_a_card_without_its_evaluation(folder: Path) -> None:
+    (folder / "evaluation.json").unlink()
+    assert "figures need the" in measured.check(folder)[0]
+
+
+def test_what_was_not_measured_is_said() -> None:
+    with pytest.raises(ValueError, match="does not have mri"):
+        measured.evaluation_of(evaluation(), ["mri"])
+    with pytest.raises(ValueError, match="is no evaluation|are no evaluation"):
+        measured.evaluation_of({"schema": "x", "modalities": {}}, [])
+
+
+def test_the_licence_names_every_source(checkpoint: Path) -> None:
+    text = render_license(checkpoint, ["ct"])
+    assert "set_ct" in text and "set_fundus" not in text and "research use only" in text
+
+
+def test_the_command(checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["--checkpoint", str(checkpoint), "--results", str(write_results(tmp_path / "measured"))]
+    assert main(arguments) == 0 and (checkpoint / "README.md").is_file() and (checkpoint / "LICENSE.md").is_file()
+    (checkpoint / "config.json").unlink()
+    assert main(arguments) == 1
+    assert capsys.readouterr().err.startswith("error: ")
+
+
+def test_the_committed_pages_are_what_the_commands_write(tmp_path: Path) -> None:
+    embedded = Path(default_checkpoint())
+    own, router = read_measured(RESULTS)
+    assert (embedded / "README.md").read_text(encoding="utf-8") == render_card(embedded, own, router)
+    assert (embedded / "LICENSE.md").read_text(encoding="utf-8") == render_license(embedded, list(own["modalities"]))
+    again = tmp_path / "results.md"
+    report.write_page(model_card.RESULTS, again)
+    assert RESULTS.with_suffix(".md").read_text(encoding="utf-8") == again.read_text(encoding="utf-8")
