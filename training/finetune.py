@@ -321,10 +321,16 @@ def push(folder: Path, name: str) -> None:
     """Upload the outcome with its card; `HF_ENDPOINT` and the token of `huggingface_hub` decide where and as whom."""
     from huggingface_hub import HfApi
 
-    api = HfApi()
-    api.create_repo(name, exist_ok=True, private=True)
     (folder / "README.md").write_bytes((folder.parent / "README.md").read_bytes())
-    api.upload_folder(repo_id=name, folder_path=folder, commit_message="Upload a MedGLIP expert trained further")
+    api = HfApi()
+    try:
+        api.create_repo(name, exist_ok=True, private=True)
+        api.upload_folder(repo_id=name, folder_path=folder, commit_message="Upload a MedGLIP expert trained further")
+    except Exception as error:
+        # Without a connection the client raises what its HTTP library raises, which is no OSError.
+        if type(error).__module__.split(".")[0] not in ("httpx", "httpx2"):
+            raise
+        raise OSError(f"{name}: no connection to the Hub ({type(error).__name__}); the outcome is kept") from None
 
 
 def _dry_run(dataset: GroundingDataset, data: Data, out: Path) -> dict[str, Any]:

@@ -86,6 +86,16 @@ def test_an_adapter_goes_to_a_hub_and_comes_back(tmp_path: Path) -> None:
     assert max(far[key] for key in ("off", "merged", "unmerged", "auto")) < 1e-3 * max(1.0, far["effect"]), far
 
 
+def test_without_a_connection_the_run_is_kept_and_said_why(tmp_path: Path) -> None:
+    checkpoint, data = save_tiny_checkpoint(tmp_path / "checkpoint"), make_data(tmp_path / "data")
+    train = ["-m", "training.finetune", "--model", str(checkpoint), "--data", str(data), "--modality", "ct"]
+    train += ["--lora", "--epochs", "1", "--no_remember", "--out", str(tmp_path / "run")]
+    done = python(Hub(endpoint="http://127.0.0.1:9"), tmp_path, *train, "--push_to_hub", "clinic/adapter")
+    last = done.stderr.strip().splitlines()[-1]
+    assert done.returncode == 2 and last.startswith("error: clinic/adapter: no connection"), done.stderr[-2000:]
+    assert (tmp_path / "run" / "adapter" / "adapter_model.safetensors").is_file()
+
+
 @pytest.mark.parametrize(("token", "said"), [(None, "401"), ("hf_wrong", "401"), ("hf_reader", "403")])
 def test_without_the_right_token_the_run_is_kept_and_said_why(token: str | None, said: str, tmp_path: Path) -> None:
     checkpoint, data = save_tiny_checkpoint(tmp_path / "checkpoint"), make_data(tmp_path / "data")
