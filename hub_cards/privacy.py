@@ -20,17 +20,19 @@ from typing import Any
 ENDINGS = frozenset(
     {
         ".md", ".json", ".yaml", ".txt", ".py", ".typed", ".safetensors", ".parquet", ".png", ".jpg", ".css", ".csv",
-        ".jsonl",
+        ".jsonl", ".js",
     }
 )  # fmt: skip
-TEXTS = frozenset({".md", ".json", ".yaml", ".txt", ".py", ".css", ".csv", ".jsonl"})
+TEXTS = frozenset({".md", ".json", ".yaml", ".txt", ".py", ".css", ".csv", ".jsonl", ".js"})
 PSEUDONYM = re.compile(r"^[0-9a-f]{8,64}$")
 PATTERNS = {
     "a path of this machine": re.compile(
         r"(?<![\w/.:])(?:/(?:home|Users|root|mnt|media|srv|data|work|tmp|var|scratch|nfs)/[\w.-]+)"
     ),
     "a path of Windows": re.compile(r"(?<!\w)[A-Za-z]:\\\\?(?:Users|Documents)\b"),
-    "a DICOM identifier": re.compile(r"(?<![\d.])1\.[23]\.\d{3,}(?:\.\d+){5,}"),
+    "a DICOM identifier": re.compile(  # of an object; those of the standard itself are nobody's
+        r"(?<![\d.])(?:(?!1\.2\.840\.10008\.)1\.[23]\.\d{3,}(?:\.\d+){4,}|2\.25\.\d{10,})"
+    ),
     "an e-mail address": re.compile(r"(?<![\w.])[\w.+-]+@[\w-]+\.[A-Za-z]{2,}(?![\w.])"),
 }
 # Parts of PNG files that hold nothing but pixels.

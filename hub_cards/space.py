@@ -5,7 +5,10 @@ The weights stay in the model's repository, whose id the Space has as a variable
 from __future__ import annotations
 
 import shutil
+import tomllib
 from pathlib import Path
+
+from modeling_medglip.results import write_text
 
 from .front_matter import join, split
 from .repository import Repository
@@ -15,6 +18,7 @@ ROOT = Path(__file__).parent.parent
 SPACE = ROOT / "spaces_demo"
 PACKAGE = ROOT / "modeling_medglip"
 MODEL_VARIABLE = "MEDGLIP_MODEL"
+PROCESSORS = "https://download.pytorch.org/whl/cpu"
 # Neither weights nor what Python makes of the code.
 LEFT_OUT = ("checkpoints", "__pycache__", "*.pyc")
 
@@ -34,6 +38,7 @@ def stage_space(repo: str, model: str, folder: Path, private: bool = True, sourc
     shutil.copytree(source, folder, ignore=shutil.ignore_patterns(*LEFT_OUT, "__init__.py"))
     shutil.copytree(PACKAGE, folder / PACKAGE.name, ignore=shutil.ignore_patterns(*LEFT_OUT))
     shutil.copyfile(ROOT / "LICENSE", folder / "LICENSE.txt")
+    write_text(folder / "requirements.txt", requirements())
     readme = folder / "README.md"
     header, body = split(readme.read_text(encoding="utf-8"))
     readme.write_text(join({**header, "models": [model]}, body), encoding="utf-8")
@@ -43,4 +48,13 @@ def stage_space(repo: str, model: str, folder: Path, private: bool = True, sourc
     return Repository(repo, "space", folder, "Apache-2.0", private, "no", {MODEL_VARIABLE: model}, notes)
 
 
-__all__ = ["MODEL_VARIABLE", "stage_space"]
+def requirements() -> str:
+    """What the package and the examples need, as `pyproject.toml` has it; the Space's own header brings gradio. On
+    processors the small builds of PyTorch do."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    extras = project["optional-dependencies"]
+    wanted = [*project["dependencies"], *extras["demo"], *extras["clinical"]]
+    return "\n".join([f"--extra-index-url {PROCESSORS}", *dict.fromkeys(wanted)]) + "\n"
+
+
+__all__ = ["MODEL_VARIABLE", "requirements", "stage_space"]

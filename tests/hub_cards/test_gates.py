@@ -59,6 +59,7 @@ def test_access_and_confirmation_count_too() -> None:
         ("a/config.json", '{\n"model": "/mnt/pacs/DOE"}', "a path of this machine in line 2"),
         ("x.txt", "C:\\Users\\doe", "a path of Windows"),
         ("x.yaml", "series: 1.2.840.113619.2.55.3.604688119", "a DICOM identifier"),
+        ("x.js", "uid = '2.25.329800735698586629295641978511506172918'", "a DICOM identifier"),
         ("x.csv", "doe@clinic.example", "an e-mail address"),
         ("scan.dcm", "x", "files of the kind .dcm are not published"),
         ("scan.nii.gz", "x", "files of the kind .gz"),
@@ -74,7 +75,9 @@ def test_what_must_not_leave(name: str, text: str, said: str, tmp_path: Path) ->
     assert found.startswith(f"{name}: ") and said in found and "doe" not in found.lower()
 
 
-@pytest.mark.parametrize("text", ["pip install x==1.2.3", "https://arxiv.org/abs/1", "and/or/tmp", "version 5.23.0"])
+@pytest.mark.parametrize(
+    "text", ["pip install x==1.2.3", "https://arxiv.org/abs/1", "and/or/tmp", "1.2.840.10008.1.2.4"]
+)
 def test_what_may_leave(text: str, tmp_path: Path) -> None:
     (tmp_path / "README.md").write_text(text, encoding="utf-8")
     assert privacy.findings(tmp_path) == []
