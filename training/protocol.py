@@ -172,7 +172,8 @@ def table(measured: dict[str, Any]) -> str:
         "# Zero-shot, a tenth, all: against detectors with fixed labels", "",
         "Made by `python -m training.protocol`. AP / AP50 in per cent on the validation split, mean over labels; in",
         "brackets over labels with at least 30 training pictures. Within a row pictures, epochs, input size and image",
-        "encoder are the same. Modalities were run one by one, each with the `--size` and `--epochs` of its row.", "",
+        "encoder are the same. Modalities were run one by one, each with the `--size` and `--epochs` of its row, and",
+        "joined by `python -m training.join_protocol`.", "",
         *(f"- **{name}**: {text}" for name, text in ROWS.items()), "",
         "| modality | pixels | epochs | " + " | ".join(ROWS) + " |", "|---|---:|---:|" + "---:|" * len(ROWS),
     ]  # fmt: skip

@@ -1,0 +1,58 @@
+# Copyright 2026 The MedGLIP authors. Licensed under the Apache License, Version 2.0.
+"""Joining runs of the protocol into one table."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from training.join_protocol import join, main
+from training.protocol import SCHEMA
+
+
+def part(modality: str, rows: dict[str, float], size: int = 256) -> dict[str, Any]:
+    conditions = {"epochs": 2.0, "size": size, "seed": 0}
+    made = {
+        name: {"conditions": conditions, "mean": {"AP": ap, "AP50": ap}, "well_shown": {"AP": ap, "AP50": ap}}
+        for name, ap in rows.items()
+    }
+    return {"schema": SCHEMA, "modalities": {modality: {"size": size, "epochs": 2.0, "rows": made}}}
+
+
+def test_rows_come_together_in_the_tables_order() -> None:
+    found = join([part("ct", {"100 %": 0.5}), part("mri", {"zero-shot": 0.1}), part("ct", {"10 %": 0.2})])
+    assert list(found["modalities"]) == ["ct", "mri"]
+    assert list(found["modalities"]["ct"]["rows"]) == ["10 %", "100 %"]
+
+
+def test_the_last_file_counts() -> None:
+    found = join([part("ct", {"100 %": 0.5}), part("ct", {"100 %": 0.7})])
+    assert found["modalities"]["ct"]["rows"]["100 %"]["mean"]["AP"] == 0.7
+
+
+def test_other_conditions_are_not_compared() -> None:
+    with pytest.raises(ValueError, match="ct: its rows were measured under 2 conditions"):
+        join([part("ct", {"100 %": 0.5}), part("ct", {"10 %": 0.5}, size=512)])
+
+
+def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    files = []
+    for number, row in enumerate(("zero-shot", "Deformable DETR")):
+        files.append(tmp_path / f"{number}.json")
+        files[-1].write_text(json.dumps(part("ct", {row: 0.25})), encoding="utf-8")
+    assert main([*map(str, files), "--out", str(tmp_path)]) == 0
+    text = (tmp_path / "protocol.md").read_text(encoding="utf-8")
+    assert text == capsys.readouterr().out and text.count("25.0 / 25.0 (") == 2
+    (tmp_path / "bad.json").write_text("{}", encoding="utf-8")
+    assert main([str(tmp_path / "bad.json"), "--out", str(tmp_path)]) == 2
+    assert capsys.readouterr().err.startswith("error: not a protocol")
+
+
+def test_the_committed_table_is_what_the_command_writes(tmp_path: Path) -> None:
+    docs = Path(__file__).parents[2] / "docs"
+    assert main([str(docs / "protocol.json"), "--out", str(tmp_path)]) == 0
+    for name in ("protocol.json", "protocol.md"):
+        assert (tmp_path / name).read_text(encoding="utf-8") == (docs / name).read_text(encoding="utf-8")
