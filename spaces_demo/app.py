@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import sys
 import tempfile
 import threading
@@ -26,9 +27,11 @@ def main() -> None:
         cache = Path(folder, "cache")
         os.environ["GRADIO_TEMP_DIR"] = str(cache)
         from modeling_medglip.errors import MedGlipError, one_line
+        from space_guard import few_heaps
         from space_page import build, serve
         from space_settings import from_environment, quiet
 
+        few_heaps()
         quiet()
         settings = from_environment()
         try:
@@ -38,7 +41,15 @@ def main() -> None:
             parser.error(one_line(error))
         sys.stdout.write(f"MedGLIP is at {address} (Ctrl+C stops it)\n")
         sys.stdout.flush()
-        threading.Event().wait()
+        wait()
+
+
+def wait() -> None:
+    """Until somebody stops the server; its files are then deleted on the way out."""
+    stopped = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stopped.set())
+    stopped.wait()
 
 
 if __name__ == "__main__":

@@ -4,7 +4,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, TypeVar
 
 from modeling_medglip.errors import UsageError
@@ -28,16 +30,23 @@ NAMES = {
     "endoscopy": "Endoscopy",
     "fundus": "Fundus",
 }
+# Two pictures and a volume at the same time.
+WORKERS = 3
 Progress = Callable[[Iterable[Any], int], Iterable[Any]]
 Result = TypeVar("Result", bound=GroundingResult | VolumeResult)
 
 
 @dataclass(frozen=True)
 class Experts:
-    """Loaded checkpoints, the main one first."""
+    """Loaded checkpoints, the main one first.
+
+    Attributes:
+        workers: the few threads in which networks run: each thread that once did keeps memory for it.
+    """
 
     grounders: tuple[Grounder, ...]
     settings: Settings
+    workers: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(WORKERS), repr=False)
 
     @property
     def main(self) -> Grounder:
@@ -82,11 +91,9 @@ class Experts:
             `MedGlipError`: see [`~modeling_medglip.grounding.ground_image`].
         """
         self._check(prompt)
-        results = [ground_image(self.main, image, prompt, modality, FAINTEST)]
-        if second:
-            grounder, name = self._chosen(second)
-            results.append(ground_image(grounder, image, prompt, name, FAINTEST))
-        return tuple(results)
+        asked = [(self.main, modality), *([self._chosen(second)] if second else [])]
+        work = [self.workers.submit(ground_image, one, image, prompt, name, FAINTEST) for one, name in asked]
+        return tuple(one.result() for one in work)
 
     def find_in_volume(
         self, source: VolumeSource, prompt: str, modality: str, plane: str | None, progress: Progress | None = None
@@ -97,7 +104,8 @@ class Experts:
         pictures = max(picture_count(lps, name) for name in ([plane] if plane else ("axial", "coronal", "sagittal")))
         if pictures > self.settings.pictures:
             raise UsageError(f"{source.name}: has {pictures} pictures, more than {self.settings.pictures}")
-        return ground_volume(source, prompt, modality, FAINTEST_IN_VOLUMES, plane, self.main, progress=progress)
+        work = partial(ground_volume, plane=plane, model=self.main, progress=progress)
+        return self.workers.submit(work, source, prompt, modality, FAINTEST_IN_VOLUMES).result()
 
     def _check(self, prompt: str) -> None:
         count = len(prompt_labels(prompt))

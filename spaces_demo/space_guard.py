@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import stat
 import sys
 import time
@@ -20,6 +21,8 @@ from modeling_medglip.errors import MedGlipError
 
 
 MARGIN = 2**20
+ARENAS = -8  # M_ARENA_MAX of malloc.h
+_LIBRARY = ctypes.CDLL(None) if sys.platform == "linux" else None
 # Nothing but this server is asked for anything, whatever a label or a file name holds.
 POLICY = (
     "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval' blob:; style-src 'self' 'unsafe-inline'; "
@@ -92,8 +95,21 @@ def sweeper(folder: Path, every: float, keep: float) -> Callable[[Any], Abstract
         while True:
             await asyncio.sleep(every)
             await asyncio.to_thread(sweep, folder, keep)
+            give_memory_back()
 
     return lifespan
+
+
+def few_heaps() -> None:
+    """Let glibc keep two heaps; it would have one for each of many threads, and keep what each once needed."""
+    if mallopt := getattr(_LIBRARY, "mallopt", None):
+        mallopt(ARENAS, 2)
+
+
+def give_memory_back() -> None:
+    """Hand memory that is not used back to the machine, where glibc is."""
+    if trim := getattr(_LIBRARY, "malloc_trim", None):
+        trim(0)
 
 
 def sweep(folder: Path, keep: float) -> None:

@@ -71,7 +71,7 @@ def scene_data(grid: Volume, slices: dict[str, str], rows: Sequence[Row], thresh
     for row in rows:
         if isinstance(row.box, VolumeBox):
             low, high = extent_lps(row.box, grid)
-            entry = {"number": row.number, "label": row.box.label[:60], "score": round(row.box.score, 4)}
+            entry = {"number": row.number, "label": row.box.label[:60], "score": round(row.box.score, 6)}
             entry |= {"colour": row.colour, "lesion": row.kind == "lesion"}
             boxes.append({**entry, "low": _rounded(low - centre), "high": _rounded(high - centre)})
     return {

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 
 MEGABYTE = 2**20
@@ -25,7 +25,7 @@ class Settings:
         sweep_seconds, keep_seconds: how often files are looked at, and when an unused one is deleted.
         waiting: requests in the queue, beyond which new ones are turned away. at_once: pictures that are grounded at
             the same time; volumes go one by one.
-        sessions: pages whose results are remembered.
+        sessions: pages whose results are remembered. examples: whether the page has any.
     """
 
     model: str | None = None
@@ -39,7 +39,7 @@ class Settings:
     waiting: int = 100
     at_once: int = 2
     sessions: int = 300
-    examples: bool = field(default=True, repr=False)
+    examples: bool = True
 
 
 def from_environment(environment: Mapping[str, str] | None = None) -> Settings:
