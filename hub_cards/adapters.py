@@ -9,12 +9,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from modeling_medglip.configuration_medglip import resolve_modality
 from modeling_medglip.markdown import percent, plain, table
 from modeling_medglip.results import write_text
 
 from .front_matter import ID, join
 from .model_card import GATE_TEXT, TEMPLATES
-from .repository import Repository
+from .repository import Repository, fresh
 
 
 FILES = (
@@ -31,53 +32,60 @@ def stage_adapter(
 
     Args:
         run: of `training.finetune --lora`: `adapter/` and `results.json`. base: id of the base on the Hub, instead of
-            what the adapter says.
+            what the adapter says. folder: below a stage.
 
     Raises:
         `ValueError`: the run holds no adapter, or its base is no id on the Hub.
     """
-    adapter = run / "adapter"
-    try:
-        config = json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8"))
-        results = json.loads((run / RESULTS).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        raise ValueError(
-            f"{run.name}: holds no adapter and its results: give the folder of a run with --lora"
-        ) from None
+    config, results = _read(run)
     known = str(base or config.get("base_model_name_or_path"))
     if not ID.match(known):
         raise ValueError(f"{run.name}: its base {known[:40]!r} is no id on the Hub: give it with --base owner/name")
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
+    fresh(folder)
     for name in FILES:
-        if (adapter / name).is_file():
-            shutil.copyfile(adapter / name, folder / name)
-    write_text(
-        folder / "adapter_config.json", json.dumps({**config, "base_model_name_or_path": known}, indent=2) + "\n"
-    )
-    kept = {key: results[key] for key in ("schema", "pictures", "before", "after") if key in results}
-    kept |= {key: results[key] for key in ("known_before", "known_after") if key in results}
+        if (run / "adapter" / name).is_file():
+            shutil.copyfile(run / "adapter" / name, folder / name)
+    named = {**config, "base_model_name_or_path": known}
+    write_text(folder / "adapter_config.json", json.dumps(named, indent=2) + "\n")
+    parts = ("schema", "pictures", "before", "after", "known_before", "known_after")
+    kept = {key: results[key] for key in parts if key in results}
+    kept["publication"] = {"repo": repo, "base": known, "gated": gated != "no"}
+    kept["modality"] = resolve_modality(str(results["settings"]["modality"]))
     write_text(folder / RESULTS, json.dumps(kept, indent=1) + "\n")
     write_text(folder / "LICENSE.md", (TEMPLATES / "adapter_license.md").read_text(encoding="utf-8"))
-    modality = str(results["settings"]["modality"])
-    write_text(folder / "README.md", adapter_card(repo, known, modality, kept, gated != "no"))
-    return Repository(repo, "model", folder, "research only", private, gated)
+    write_text(folder / "README.md", adapter_card(kept))
+    return Repository(repo, "model", folder, "research only", "adapter", private, gated)
 
 
-def adapter_card(repo: str, base: str, modality: str, results: Mapping[str, Any], gated: bool) -> str:
-    """The card of an adapter, from the results of its run."""
+def _read(run: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The adapter's configuration and the run's results."""
+    try:
+        config = json.loads((run / "adapter" / "adapter_config.json").read_text(encoding="utf-8"))
+        results = json.loads((run / RESULTS).read_text(encoding="utf-8"))
+        complete = {"settings", "pictures", "before", "after"} <= set(results) and "labels" in results["after"]
+    except (OSError, ValueError, TypeError):
+        complete = False
+    if not complete:
+        raise ValueError(f"{run.name}: holds no adapter and its results: give the folder of a run with --lora")
+    return config, results
+
+
+def adapter_card(results: Mapping[str, Any]) -> str:
+    """The card of an adapter, from the results of its run and where it is published."""
+    own = results["publication"]
     header: dict[str, Any] = {
         "license": "other", "license_name": "research-only", "license_link": "LICENSE.md", "library_name": "peft",
-        "base_model": base, "pipeline_tag": "zero-shot-object-detection", "language": "en",
-        "tags": ["medical-imaging", "visual-grounding", "glip", "lora", modality], **(GATE_TEXT if gated else {}),
+        "base_model": own["base"], "pipeline_tag": "zero-shot-object-detection", "language": "en",
+        "tags": ["medical-imaging", "visual-grounding", "glip", "lora", results["modality"]],
+        **(GATE_TEXT if own["gated"] else {}),
     }  # fmt: skip
     body = (TEMPLATES / "adapter.md").read_text(encoding="utf-8").format(
-        name=repo.rsplit("/", 1)[-1],
-        repo=repo,
-        base=base,
-        modality=modality,
-        train=results["pictures"]["train"],
-        validation=results["pictures"]["validation"],
+        name=own["repo"].rsplit("/", 1)[-1],
+        repo=own["repo"],
+        base=own["base"],
+        modality=results["modality"],
+        train=int(results["pictures"]["train"]),
+        validation=int(results["pictures"]["validation"]),
         own=scores_table(results["before"], results["after"]),
         known=_known(results),
     )  # fmt: skip
@@ -101,12 +109,4 @@ def _known(results: Mapping[str, Any]) -> str:
     return "Labels of the base:\n\n" + scores_table(results["known_before"], after)
 
 
-def check_adapter(folder: Path) -> list[str]:
-    """Whether the tables of an adapter's card are those of its results."""
-    text = (folder / "README.md").read_text(encoding="utf-8")
-    results = json.loads((folder / RESULTS).read_text(encoding="utf-8"))
-    tables = [scores_table(results["before"], results["after"]), _known(results)]
-    return [f"README.md: its figures are not those of {RESULTS}"] if any(part not in text for part in tables) else []
-
-
-__all__ = ["adapter_card", "check_adapter", "scores_table", "stage_adapter"]
+__all__ = ["RESULTS", "adapter_card", "scores_table", "stage_adapter"]

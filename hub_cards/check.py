@@ -1,31 +1,25 @@
 # Copyright 2026 The MedGLIP authors. Licensed under the Apache License, Version 2.0.
 """The gates of a staged repository: `python -m hub_cards.check --kind model FOLDER`.
 
-Header, figures against the evaluation file, files that a model, a data set or a Space needs, and what must not leave.
+Its header, files that have no place there, sources that may not be passed on, what must not leave, and a card that is
+what the files beside it give. Text by hand may follow at the end of a card.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from modeling_medglip.errors import one_line
 
-from . import front_matter, measured, privacy
-from .adapters import check_adapter
-from .experts import CODE
+from . import dataset_files, front_matter, names, privacy
+from .adapters import RESULTS, adapter_card
+from .measured import EVALUATION
+from .model_card import render_card, render_license
 from .repository import KINDS
-
-
-# What a repository of each kind cannot be without.
-NEEDED = {
-    "model": ("README.md", "LICENSE.md", "config.json", "processor_config.json", "licenses.json", *CODE),
-    "adapter": ("README.md", "LICENSE.md", "adapter_config.json", "adapter_model.safetensors", "results.json"),
-    "dataset": ("README.md", "label_hierarchy.json"),
-    "space": ("README.md", "app.py", "requirements.txt", "modeling_medglip/__init__.py"),
-}
 
 
 def problems(kind: str, folder: Path) -> list[str]:
@@ -35,31 +29,49 @@ def problems(kind: str, folder: Path) -> list[str]:
         kind: one of `KINDS`. folder: everything that would be published.
     """
     files = [path.relative_to(folder).as_posix() for path in sorted(folder.rglob("*")) if path.is_file()]
-    adapter = kind == "model" and "adapter_config.json" in files
-    missing = [name for name in NEEDED["adapter" if adapter else kind] if name not in files]
-    if kind == "model" and not any(name.endswith(".safetensors") for name in files):
-        missing.append("*.safetensors")
-    found = [f"{name} is missing" for name in missing]
-    if "README.md" in files:
-        found += _card(kind, folder, files, adapter)
-    return [*found, *_names(files), *privacy.findings(folder)]
-
-
-def _card(kind: str, folder: Path, files: Sequence[str], adapter: bool) -> list[str]:
+    role = "adapter" if kind == "model" and "adapter_config.json" in files else kind
+    found = [*names.problems(role, files), *privacy.findings(folder)]
+    if found:
+        return found
     try:
-        header, _ = front_matter.split((folder / "README.md").read_text(encoding="utf-8"))
-    except ValueError as error:
-        return [str(error)]
+        return _card(kind, role, folder, files)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError, StopIteration) as error:
+        text = one_line(error, 120) if isinstance(error, ValueError) else type(error).__name__
+        return [f"the files are not what this command writes ({text})"]
+
+
+def _card(kind: str, role: str, folder: Path, files: Sequence[str]) -> list[str]:
+    text = (folder / "README.md").read_text(encoding="utf-8")
+    header, _ = front_matter.split(text)
     found = front_matter.problems(kind, header, files)
-    if adapter:
-        return [*found, *(check_adapter(folder) if "results.json" in files else [])]
-    return [*found, *(measured.check(folder) if kind == "model" else [])]
+    if role == "dataset":
+        found += dataset_files.check(folder)
+    if role != "space" and not found:
+        found += _differences("README.md", text, _expected(role, folder))
+    if role == "model" and not found:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        license_ = (folder / "LICENSE.md").read_text(encoding="utf-8")
+        found += _differences("LICENSE.md", license_, render_license(folder, config["modalities"]))
+    return found
 
 
-def _names(files: Sequence[str]) -> list[str]:
-    """Names that break Markdown, YAML or somebody's file system."""
-    odd = [name for name in files if not name.isascii() or any(char in name for char in '\\:*?"<>|\n\r\t')]
-    return [f"{one_line(name, 60)!r} is no name for a file that others download" for name in odd]
+def _expected(role: str, folder: Path) -> str:
+    """The card that a folder's files give."""
+    if role == "dataset":
+        header, _ = front_matter.split((folder / "README.md").read_text(encoding="utf-8"))
+        return dataset_files.render_card(folder, header)
+    if role == "adapter":
+        return adapter_card(json.loads((folder / RESULTS).read_text(encoding="utf-8")))
+    return render_card(folder, json.loads((folder / EVALUATION).read_text(encoding="utf-8")))
+
+
+def _differences(name: str, text: str, expected: str) -> list[str]:
+    """Nothing if a text is what is expected, or begins with it."""
+    if text == expected or text.startswith(expected.rstrip("\n") + "\n"):
+        return []
+    pairs = zip(text.splitlines(), [*expected.splitlines(), *[""] * len(text.splitlines())], strict=False)
+    line = next((own for own, other in pairs if own != other), "a line at the end")
+    return [f"{name}: {one_line(line, 100)!r} is not what the files beside it give"]
 
 
 def main(argv: Sequence[str] | None = None) -> int:

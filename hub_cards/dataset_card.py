@@ -14,7 +14,7 @@ from .licences import license_id
 
 
 if TYPE_CHECKING:
-    from .dataset_files import Counts
+    from .dataset_counts import Counts
 
 TEMPLATE = Path(__file__).parent / "templates" / "dataset.md"
 # Numbers of pictures from which the Hub's size categories begin.
@@ -29,32 +29,28 @@ MOST_LABELS = 40
 
 
 def render_dataset_card(
-    repo: str,
-    built_header: Mapping[str, Any],
+    own: tuple[str, bool],
+    header: Mapping[str, Any],
     counts: Counts,
     shared: Sequence[Mapping[str, Any]],
     withheld: Sequence[tuple[Mapping[str, Any], str]],
     quality: Mapping[str, Any],
-    gated: bool,
 ) -> str:
     """README.md of the repository.
 
     Args:
-        built_header: the YAML of the built set's card. counts: of the published part.
-        shared, withheld: rows of `sources.json`, the latter with the reason.
-        quality: the published part of the report.
+        own: its id, and whether it is gated. header: with the features of every config. counts: of its files.
+        shared, withheld: rows of sources, the latter with the reason. quality: the published part of the report.
     """
-    header = dataset_header(repo, built_header, counts, shared, gated)
+    repo, gated = own
     first = next((name for name, _ in sorted(counts.splits)), "labels")
-    totals = {kind: sum(v for (by, _), v in getattr(counts, kind).items() if by == "modality") for kind in
-              ("images", "boxes", "masks")}  # fmt: skip
     body = TEMPLATE.read_text(encoding="utf-8").format(
         title=plain(repo.rsplit("/", 1)[-1]),
         repo=repo,
         first=first,
         splits=_splits(counts),
         hashes=", ".join(f"{name} `{value}`" for name, value in counts.split_hashes().items()),
-        features=_features(built_header, first),
+        features=_features(header, first),
         hierarchy=f"{len(_labels(counts))} labels occur here.",
         regions=_counted(counts, "region", "body region"),
         sources_counts=_counted(counts, "source", "source"),
@@ -62,9 +58,9 @@ def render_dataset_card(
         shared=_sources(shared),
         withheld=_withheld(withheld),
         quality=_quality(quality),
-        **{kind: f"{number:,}" for kind, number in totals.items()},
+        **{kind: f"{counts.total(kind):,}" for kind in ("images", "boxes", "masks")},
     )
-    return join(header, body)
+    return join(dataset_header(repo, header, counts, shared, gated), body)
 
 
 def dataset_header(
@@ -92,7 +88,7 @@ def dataset_header(
     ids = {license_id(row.get("license")) for row in shared}
     total = sum(pictures for pictures, _ in counts.splits.values())
     one = next(iter(ids)) if len(ids) == 1 else None
-    several: dict[str, Any] = {"license": "other", "license_name": "per-source", "license_link": "README.md"}
+    several: dict[str, Any] = {"license": "other", "license_name": "per-source", "license_link": "provenance.json"}
     return {
         "pretty_name": repo.rsplit("/", 1)[-1],
         **({"license": one} if one else several),
@@ -127,7 +123,7 @@ def _features(header: Mapping[str, Any], config: str) -> str:
         rows += (
             [(feature["name"], feature)] if parts is None else [(f"objects.{part['name']}", part) for part in parts]
         )
-    return "\n".join(f"| `{name}` | {_type(feature)} |" for name, feature in rows)
+    return "\n".join(f"| {plain(name)} | {plain(_type(feature))} |" for name, feature in rows)
 
 
 def _type(feature: Any) -> str:
@@ -148,7 +144,7 @@ def _counted(counts: Counts, by: str, title: str, most: int | None = None) -> st
 
 def _sources(rows: Sequence[Mapping[str, Any]]) -> str:
     cells = [
-        [plain(row["name"]), row["modality"], plain(row["license"] or "not known"), f"`{license_id(row['license'])}`",
+        [plain(row["name"]), row["modality"], plain(row["license"] or "not known"), str(license_id(row["license"])),
          row["images"]]
         for row in rows
     ]  # fmt: skip
@@ -164,7 +160,7 @@ def _withheld(rows: Sequence[tuple[Mapping[str, Any], str]]) -> str:
 
 def _quality(report: Mapping[str, Any]) -> str:
     rows = [
-        [f"`{rule}`: {report['rules'][rule]['meaning']}", sum(by_source.values())]
+        [f"{plain(rule)}: {plain(report['rules'][rule]['meaning'])}", sum(by_source.values())]
         for rule, by_source in sorted(report["rejected"].items())
     ]
     return table(["rule", "times"], rows) if rows else "Nothing.\n"

@@ -6,66 +6,34 @@ Works on what `dataset_scripts.build` left, file by file and row group by row gr
 
 from __future__ import annotations
 
-import hashlib
 import json
+import re
 import shutil
-from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import yaml
+
+from modeling_medglip.configuration_medglip import MODALITIES
+from modeling_medglip.errors import one_line
 from modeling_medglip.results import to_json, write_text
 
 from .dataset_card import render_dataset_card
+from .dataset_counts import counted
 from .front_matter import split
-from .licences import why_not
-from .repository import Repository
+from .licences import license_id, why_not
+from .names import SOURCE
+from .repository import Repository, fresh
 
 
 SOURCES = "sources.json"
+PROVENANCE = "provenance.json"
+SCHEMA = "medglip/published-sources@1"
 SPLITS = ("train", "validation", "test")
-
-
-@dataclass
-class Counts:
-    """What is in the published part.
-
-    Attributes:
-        images, boxes, masks: ("modality" | "source" | "region" | "label", value) -> number.
-        splits: (modality, split) -> [pictures, bytes]. patients: split -> set of pseudonyms.
-    """
-
-    images: Counter[tuple[str, str]] = field(default_factory=Counter)
-    boxes: Counter[tuple[str, str]] = field(default_factory=Counter)
-    masks: Counter[tuple[str, str]] = field(default_factory=Counter)
-    splits: dict[tuple[str, str], list[int]] = field(default_factory=dict)
-    patients: dict[str, set[str]] = field(default_factory=dict)
-    content: Any = field(default_factory=hashlib.sha256)
-
-    def add(self, row: Mapping[str, Any], modality: str, part: str, names: Sequence[str]) -> None:
-        """Count one row of a Parquet file, whose picture is left out but for its size."""
-        counted = self.splits.setdefault((modality, part), [0, 0])
-        counted[0] += 1
-        counted[1] += int(row["bytes"])
-        self.patients.setdefault(part, set()).add(f"{row['source']}\0{row['patient']}")
-        self.content.update(f"{part} {row['image_id']} {row['sha256']}".encode())
-        keys = [("modality", modality), ("source", str(row["source"]))]
-        seen = set(keys)
-        objects = row["objects"]
-        for number, region, mask in zip(objects["category"], objects["region"], objects["segmentation"], strict=True):
-            own = [*keys, ("label", names[number]), ("region", region or "outside the taxonomy")]
-            seen |= set(own)
-            self.boxes.update(own)
-            self.masks.update(own if mask else ())
-        self.images.update(seen)
-
-    def split_hashes(self) -> dict[str, str]:
-        """Short hash of the patients of each split."""
-        return {
-            part: hashlib.sha256("\n".join(sorted(patients)).encode()).hexdigest()[:16]
-            for part, patients in sorted(self.patients.items())
-        }
+# Of a recipe these say which files of whom lie where: names that were never made pseudonyms may be among them.
+PRIVATE_KEYS = ("splits", "root")
+Pair = tuple[str, str]
 
 
 def stage_dataset(
@@ -74,7 +42,7 @@ def stage_dataset(
     """Write the data set's repository into an empty folder.
 
     Args:
-        built: a folder that `dataset_scripts.build` made. repo: `owner/name`.
+        built: a folder that `dataset_scripts.build` made. repo: `owner/name`. folder: below a stage.
         with_all: take every source, whatever its licence: for an archive that only its owners see.
 
     Raises:
@@ -82,49 +50,105 @@ def stage_dataset(
     """
     if with_all and not private:
         raise ValueError("--all-sources is for private repositories only: some licences do not allow passing on")
-    listed = _read(built / SOURCES, built)["sources"]
-    shared, withheld = gate(listed)
-    if with_all:
-        shared, withheld = [*shared, *(row for row, _ in withheld)], []
+    rows = read_sources(built)
+    shared, withheld = gate(rows, with_all)
     if not shared:
         raise ValueError(f"{built.name}: no source of it may be passed on")
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
     header, _ = split((built / "README.md").read_text(encoding="utf-8"))
-    counts = _copy(built, folder, {row["source"] for row in shared}, header)
+    fresh(folder)
+    _copy(built, folder, {(row["source"], row["modality"]) for row in shared}, header)
     shutil.copytree(built / "labels", folder / "labels")
     shutil.copyfile(built / "label_hierarchy.json", folder / "label_hierarchy.json")
-    quality = _quality(built, folder, {row["source"] for row in shared})
-    _write_recipes(folder, [*shared, *(row for row, _ in withheld)])
-    write_text(
-        folder / "README.md", render_dataset_card(repo, header, counts, shared, withheld, quality, gated != "no")
-    )
-    note = f"{len(shared)} sources with pictures, {len(withheld)} as recipes only"
-    return Repository(repo, "dataset", folder, "per source", private, gated, notes=[note])
+    _quality(built, folder, {row["source"] for row in shared})
+    _write_recipes(folder, rows)
+    told = [{key: row[key] for key in row if key != "recipe"} for row in rows]
+    provenance = {"schema": SCHEMA, "repo": repo, "gated": gated != "no", "all_sources": with_all, "sources": told}
+    write_text(folder / PROVENANCE, to_json(provenance))
+    write_text(folder / "README.md", render_card(folder, header))
+    notes = [f"{len(shared)} sources with pictures, {len(withheld)} as recipes only"]
+    notes += [f"goes: {_named(row)}, taken for {license_id(row['license'])}" for row in shared]
+    notes += [f"recipe only: {_named(row)}: {why}" for row, why in withheld]
+    return Repository(repo, "dataset", folder, "per source", "dataset", private, gated, notes=notes)
 
 
-def gate(listed: Sequence[Mapping[str, Any]]) -> tuple[list[Mapping[str, Any]], list[tuple[Mapping[str, Any], str]]]:
+def _named(row: Mapping[str, Any]) -> str:
+    return f"{row['source']} ({row['modality']}), licence {one_line(row['license'] or 'not known', 80)!r}"
+
+
+def read_sources(built: Path) -> list[dict[str, Any]]:
+    """The rows of `sources.json`, checked: names are no paths, everything is there.
+
+    Raises:
+        `ValueError`: it is not there, or not what the builder writes.
+    """
+    text = "is no built data set, or one of an older version: build it with python -m dataset_scripts.build"
+    try:
+        rows = json.loads((built / SOURCES).read_text(encoding="utf-8"))["sources"]
+        checked = [_source_row(row) for row in rows]
+    except (OSError, ValueError, KeyError, TypeError):
+        raise ValueError(f"{built.name}: {text}") from None
+    return checked
+
+
+def _source_row(row: Mapping[str, Any]) -> dict[str, Any]:
+    if not re.fullmatch(SOURCE, row["source"]) or row["modality"] not in MODALITIES:
+        raise ValueError("a source's name or modality")
+    accesses = (None, "open", "registration", "DUA", "unknown")
+    if not isinstance(row["license"], str | None) or row["access"] not in accesses:
+        raise ValueError("a licence")
+    kept = {key: row[key] for key in ("source", "modality", "license", "access")}
+    counts = {"confirmed": row["confirmed"] is True, "images": int(row["images"])}
+    return {**kept, "name": str(row["name"]), **counts, "recipe": str(row.get("recipe", ""))}
+
+
+def gate(
+    rows: Sequence[Mapping[str, Any]], with_all: bool = False
+) -> tuple[list[Mapping[str, Any]], list[tuple[Mapping[str, Any], str]]]:
     """Sources whose pictures go, and the others with the reason."""
-    reasons = [(row, why_not(row.get("license"), row.get("access"), bool(row.get("confirmed")))) for row in listed]
+    reasons = [(row, None if with_all else why_not(row["license"], row["access"], row["confirmed"])) for row in rows]
     return [row for row, why in reasons if why is None], [(row, why) for row, why in reasons if why is not None]
 
 
-def _copy(built: Path, folder: Path, sources: set[str], header: Mapping[str, Any]) -> Counts:
+def shared_modalities(built: Path) -> set[str]:
+    """The modalities of which a published set would have pictures."""
+    return {str(row["modality"]) for row in gate(read_sources(built))[0]}
+
+
+def render_card(folder: Path, header: Mapping[str, Any]) -> str:
+    """README.md of a staged or published folder, from its other files; of a header only the features are taken."""
+    provenance = json.loads((folder / PROVENANCE).read_text(encoding="utf-8"))
+    shared, withheld = gate(provenance["sources"], provenance["all_sources"])
+    quality = json.loads((folder / "quality" / "report.json").read_text(encoding="utf-8"))
+    own = (str(provenance["repo"]), bool(provenance["gated"]))
+    return render_dataset_card(own, header, counted(folder, header), shared, withheld, quality)
+
+
+def check(folder: Path) -> list[str]:
+    """What is wrong with a folder's sources: pictures of one that may not be passed on, or of none that is named."""
+    provenance = json.loads((folder / PROVENANCE).read_text(encoding="utf-8"))
+    if provenance.get("schema") != SCHEMA:
+        return [f"{PROVENANCE}: is not what this command writes"]
+    shared, _ = gate(provenance["sources"], provenance["all_sources"])
+    allowed = {(row["source"], row["modality"]) for row in shared}
+    header, _ = split((folder / "README.md").read_text(encoding="utf-8"))
+    odd = sorted(counted(folder, header).pairs - allowed)
+    return [f"{modality}: holds pictures of {source[:40]}, which may not be passed on" for source, modality in odd]
+
+
+# Files ---------------------------------------------------------------------------------------------------------------
+
+
+def _copy(built: Path, folder: Path, pairs: set[Pair], header: Mapping[str, Any]) -> None:
     """Every modality's Parquet files with the rows of these sources."""
-    info = {row["config_name"]: row for row in header["dataset_info"]}
-    counts = Counts()
-    for modality in sorted(set(info) - {"labels"}):
-        names = _class_names(info[modality])
+    for modality in MODALITIES:
+        sources = {source for source, own in pairs if own == modality}
         for part in SPLITS:
             files = sorted((built / modality).glob(f"{part}-*.parquet"))
-            if files:
-                _filter(files, folder / modality, part, sources, counts, names)
-    return counts
+            if files and sources:
+                _filter(files, folder / modality, part, sources)
 
 
-def _filter(
-    files: Sequence[Path], folder: Path, part: str, sources: set[str], counts: Counts, names: Sequence[str]
-) -> None:
+def _filter(files: Sequence[Path], folder: Path, part: str, sources: set[str]) -> None:
     """Rows of some sources out of a split's shards, row group by row group, into shards of the same kind."""
     import pyarrow as pa
     import pyarrow.compute as pc
@@ -146,57 +170,36 @@ def _filter(
                 packed = {"objects.segmentation.list.element": "zstd"}
                 writer = pq.ParquetWriter(written[-1], table.schema, compression=packed, write_page_index=True)
             writer.write_table(table)
-            _count(table, folder.name, part, counts, names)
         if writer is not None:
             writer.close()
     for number, path in enumerate(written):
         path.rename(folder / f"{part}-{number:05d}-of-{len(written):05d}.parquet")
 
 
-def _count(table: Any, modality: str, part: str, counts: Counts, names: Sequence[str]) -> None:
-    import pyarrow.compute as pc
-
-    sizes = pc.binary_length(pc.struct_field(table["image"], "bytes")).to_pylist()
-    rows = table.select(["source", "patient", "image_id", "sha256", "objects"]).to_pylist()
-    for row, size in zip(rows, sizes, strict=True):
-        counts.add({**row, "bytes": size or 0}, modality, part, names)
-
-
-def _class_names(info: Mapping[str, Any]) -> list[str]:
-    """The classes of a config, out of its features in the card's header."""
-    objects = next(feature for feature in info["features"] if feature["name"] == "objects")
-    category = next(part for part in objects["struct"] if part["name"] == "category")
-    names = category["sequence"]["class_label"]["names"]
-    return [str(names[key]) for key in sorted(names, key=int)]
-
-
-def _quality(built: Path, folder: Path, sources: set[str]) -> dict[str, Any]:
+def _quality(built: Path, folder: Path, sources: set[str]) -> None:
     """The part of the quality report that is about published sources; without single rows."""
-    report = _read(built / "quality" / "report.json", built)
-    rejected = {
-        rule: own
-        for rule, by_source in report["rejected"].items()
-        if (own := {name: number for name, number in by_source.items() if name in sources})
-    }
-    content = {"schema": report["schema"], "rules": report["rules"], "rejected": rejected}
+    try:
+        report = json.loads((built / "quality" / "report.json").read_text(encoding="utf-8"))
+        rejected = {
+            str(rule): own
+            for rule, by_source in report["rejected"].items()
+            if (own := {name: int(number) for name, number in by_source.items() if name in sources})
+        }
+        rules = {rule: {"meaning": str(report["rules"][rule]["meaning"])} for rule in rejected}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        raise ValueError(f"{built.name}: its quality report cannot be read: build it again") from None
     (folder / "quality").mkdir()
-    write_text(folder / "quality" / "report.json", to_json(content))
-    return content
+    write_text(folder / "quality" / "report.json", to_json({"rules": rules, "rejected": rejected}))
 
 
 def _write_recipes(folder: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """How each source is read; with it, whoever has the source builds the same pictures."""
+    """How each source is read, without where it lay and which of its files are whose."""
     (folder / "recipes").mkdir()
     for row in rows:
-        write_text(folder / "recipes" / f"{row['source']}_{row['modality']}.yaml", str(row["recipe"]))
+        stated = yaml.safe_load(str(row["recipe"])) or {}
+        kept = {key: stated[key] for key in stated if key not in PRIVATE_KEYS}
+        text = yaml.safe_dump(kept, sort_keys=False, allow_unicode=True, width=1000)
+        write_text(folder / "recipes" / f"{row['source']}_{row['modality']}.yaml", text)
 
 
-def _read(path: Path, built: Path) -> dict[str, Any]:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        text = "is no built data set, or one of an older version: build it with python -m dataset_scripts.build"
-        raise ValueError(f"{built.name}: {text}") from None
-
-
-__all__ = ["Counts", "gate", "stage_dataset"]
+__all__ = ["check", "gate", "read_sources", "render_card", "shared_modalities", "stage_dataset"]

@@ -5,20 +5,20 @@ the code that runs it, licences, the evaluation, and the card made from it."""
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from modeling_medglip.errors import one_line
 from modeling_medglip.results import write_text
 
 from .measured import EVALUATION, evaluation_of
 from .model_card import license_rows, render_card, render_license
-from .repository import Repository, repository_id
+from .repository import Repository, fresh, repository_id
 
 
-CODE = ("configuration_medglip.py", "modeling_medglip.py", "image_processing_medglip.py", "processing_medglip.py")
 SHARD_SIZE = "40MB"
+UNIFIED = "med-glip"
 
 
 def expert_name(modality: str) -> str:
@@ -27,65 +27,60 @@ def expert_name(modality: str) -> str:
 
 
 def stage_model(
-    checkpoint: Path,
-    modalities: Sequence[str],
-    repo: str,
-    folder: Path,
-    measured: tuple[Mapping[str, Any], Mapping[str, Any] | None],
-    dataset: str | None = None,
-    gated: bool = False,
+    checkpoint: Path, modalities: Sequence[str], folder: Path, evaluation: Mapping[str, Any], publication: Any
 ) -> None:
     """Write everything of a model repository into an empty folder.
 
     Args:
         checkpoint: the checkpoint that holds the experts. modalities: those to take; one for an expert of its own.
-        repo: `owner/name`. folder: made anew. measured: see [`~hub_cards.model_card.read_measured`].
-        dataset: id of the data set to name, if it is published too. gated: with a text that asks for agreement.
+        evaluation: see [`~hub_cards.model_card.read_measured`]. publication: see
+            [`~hub_cards.model_card.render_card`].
 
     Raises:
-        `ValueError`: an expert that is not there, or was not measured.
+        `ValueError`: an expert that is not there, was not measured, or whose weights cannot be read.
     """
-    from modeling_medglip import MedGlipForObjectDetection, MedGlipProcessor
-
-    evaluation, router = measured
-    own = part_of(evaluation, list(modalities))
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-    model = MedGlipForObjectDetection.from_pretrained(checkpoint, modalities=list(modalities))
-    hierarchy = model.config.label_hierarchy or {}
-    known = hierarchy.get("trained_labels", {})
-    model.config.label_hierarchy = {**hierarchy, "trained_labels": {name: known.get(name, []) for name in modalities}}
-    model.half().save_pretrained(folder, max_shard_size=SHARD_SIZE)
-    processor = MedGlipProcessor.from_pretrained(checkpoint)
-    if len(modalities) == 1:
-        processor.image_processor.modality = modalities[0]
-    processor.save_pretrained(folder)
-    _finish_config(folder)
+    own = part_of(evaluation, list(modalities)) | {"publication": publication}
     rows = license_rows(checkpoint, modalities)
+    _save(checkpoint, list(modalities), folder)
     write_text(folder / "licenses.json", json.dumps(rows, indent=1, ensure_ascii=False) + "\n")
     write_text(folder / "LICENSE.md", render_license(folder, modalities))
     write_text(folder / EVALUATION, json.dumps(own, indent=1, ensure_ascii=False) + "\n")
-    write_text(folder / "README.md", render_card(folder, own, router, repo, dataset, gated))
+    write_text(folder / "README.md", render_card(folder, own))
+
+
+def _save(checkpoint: Path, modalities: list[str], folder: Path) -> None:
+    """Weights in half precision, loaded as float32, with processor and code."""
+    from safetensors import SafetensorError
+
+    from modeling_medglip import MedGlipForObjectDetection, MedGlipProcessor
+
+    try:
+        model = MedGlipForObjectDetection.from_pretrained(checkpoint, modalities=modalities)
+        processor = MedGlipProcessor.from_pretrained(checkpoint)
+    except SafetensorError as error:
+        raise ValueError(f"{checkpoint.name}: its weights cannot be read ({one_line(error, 80)})") from None
+    hierarchy = model.config.label_hierarchy or {}
+    known = hierarchy.get("trained_labels", {})
+    model.config.label_hierarchy = {**hierarchy, "trained_labels": {name: known.get(name, []) for name in modalities}}
+    if len(modalities) == 1:
+        processor.image_processor.modality = modalities[0]
+    model.half().save_pretrained(folder, max_shard_size=SHARD_SIZE)
+    processor.save_pretrained(folder)
+    path = folder / "config.json"
+    config = json.loads(path.read_text(encoding="utf-8"))
+    write_text(path, json.dumps({**config, "dtype": "float32"}, indent=2, ensure_ascii=False) + "\n")
 
 
 def part_of(evaluation: Mapping[str, Any], modalities: list[str]) -> dict[str, Any]:
-    """The evaluation and calibration of some modalities."""
+    """The evaluation and calibration of some modalities; the router's figures if there are several."""
     own = evaluation_of(evaluation, modalities)
     calibration = evaluation.get("calibration")
     if calibration:
         known = calibration["modalities"]
         own["calibration"] = {**calibration, "modalities": {name: known[name] for name in modalities if name in known}}
+    if len(modalities) == 1:
+        own["router"] = None
     return own
-
-
-def _finish_config(folder: Path) -> None:
-    """Half-precision tensors are loaded as float32; the code of the package travels along."""
-    path = folder / "config.json"
-    config = json.loads(path.read_text(encoding="utf-8"))
-    write_text(path, json.dumps({**config, "dtype": "float32"}, indent=2, ensure_ascii=False) + "\n")
-    missing = [name for name in CODE if not (folder / name).is_file()]
-    if missing:
-        raise ValueError(f"{', '.join(missing)} did not come along with the model")
 
 
 def model_repositories(
@@ -93,24 +88,28 @@ def model_repositories(
     modalities: Sequence[str],
     owner: str,
     stage: Path,
-    measured: tuple[Mapping[str, Any], Mapping[str, Any] | None],
+    evaluation: Mapping[str, Any],
     unified: bool,
-    dataset: str | None = None,
-    **settings: Any,
+    datasets: Mapping[str, str],
+    private: bool = True,
+    gated: str = "no",
 ) -> list[Repository]:
     """Stage the experts one by one, or the checkpoint with all of them.
 
     Args:
-        settings: `private` and `gated` of the repositories.
+        datasets: modality -> id of the data set that is published with pictures of it.
+        stage: see [`~hub_cards.repository.open_stage`].
     """
-    groups = [("med-glip", list(modalities))] if unified else [(expert_name(name), [name]) for name in modalities]
+    groups = [(UNIFIED, list(modalities))] if unified else [(expert_name(name), [name]) for name in modalities]
     made = []
     for name, own in groups:
         repo = repository_id(owner, name)
-        gated = settings.get("gated", "no") != "no"
-        stage_model(checkpoint, own, repo, stage / name, measured, dataset, gated)
-        made.append(Repository(repo, "model", stage / name, "research only", **settings))
+        dataset = next((datasets[modality] for modality in own if modality in datasets), None)
+        publication = {"repo": repo, "dataset": dataset, "gated": gated != "no"}
+        stage_model(checkpoint, own, fresh(stage / name), evaluation, publication)
+        role = "unified" if unified else "expert"
+        made.append(Repository(repo, "model", stage / name, "research only", role, private, gated))
     return made
 
 
-__all__ = ["expert_name", "model_repositories", "part_of", "stage_model"]
+__all__ = ["UNIFIED", "expert_name", "model_repositories", "part_of", "stage_model"]

@@ -1,22 +1,16 @@
 # Copyright 2026 The MedGLIP authors. Licensed under the Apache License, Version 2.0.
-"""The figures of a card, all of them out of the evaluation file beside it, and the check that they still are."""
+"""The figures of a model card, all of them out of the evaluation file beside it."""
 
 from __future__ import annotations
 
-import json
-import re
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 from modeling_medglip.markdown import percent, plain, table, with_interval
 
-from .front_matter import split
-
 
 EVALUATION = "evaluation.json"
 SCHEMA = "medglip/evaluation@1"
-MARK = re.compile(r"<!-- measured: ([\w-]+) -->\n(.*?)<!-- /measured -->", re.DOTALL)
 # Labels in the table of what is found badly.
 WORST = 8
 
@@ -35,15 +29,14 @@ def evaluation_of(results: Mapping[str, Any], modalities: list[str]) -> dict[str
     return {**results, "modalities": {name: results["modalities"][name] for name in modalities}}
 
 
-def model_index(name: str, evaluation: Mapping[str, Any], dataset: str | None) -> list[dict[str, Any]]:
-    """The `model-index` of a card's header; values in per cent."""
+def model_index(name: str, evaluation: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The `model-index` of a card's header; values in per cent.
+
+    The pictures are those of the built set, sources that may not be passed on among them, so no set on a Hub is named.
+    """
     results: list[dict[str, Any]] = []
     for modality, found in evaluation["modalities"].items():
-        about: dict[str, Any] = {
-            "name": f"MedGLIP data, {modality}",
-            "type": dataset or "med-glip-5m",
-            "config": modality,
-        }
+        about = {"name": f"MedGLIP built data, {modality}, validation split", "type": "med-glip-built"}
         metrics = [
             {"type": kind.lower(), "name": kind, "value": round(100 * found[kind], 2)}
             for kind in ("AP", "AP50", "AP75")
@@ -64,11 +57,6 @@ def blocks(evaluation: Mapping[str, Any], calibration: Mapping[str, Any] | None)
         "labels": _labels(modalities, int(evaluation["well_shown"])),
         "failures": _failures(modalities, int(evaluation["well_shown"])),
     }
-
-
-def marked(name: str, content: str) -> str:
-    """A block between the marks by which [`check`] finds it again."""
-    return f"<!-- measured: {name} -->\n{content}<!-- /measured -->"
 
 
 def _summary(modalities: Mapping[str, Any]) -> str:
@@ -109,7 +97,7 @@ def _labels(modalities: Mapping[str, Any], well_shown: int) -> str:
     rows = []
     for name, found in modalities.items():
         shown = [item for item in found["labels"].items() if item[1]["train_images"] >= well_shown]
-        for label, entry in sorted(shown, key=lambda item: -item[1]["AP50"]):
+        for label, entry in sorted(shown, key=lambda item: -(item[1]["AP50"] or 0)):
             counts = [entry["train_images"], entry["validation_images"]]
             rows.append([f"{name}: {plain(label)}", *counts, percent(entry["AP50"]), percent(entry["AP"])])
     return table(["label", "training images", "validation images", "AP50", "AP"], rows)
@@ -146,43 +134,4 @@ def _sides_and_false_boxes(modalities: Mapping[str, Any]) -> Iterator[str]:
             yield f"- {name}: {text} ({empty['pictures']} pictures)\n"
 
 
-def check(folder: Path, dataset: str | None = None) -> list[str]:
-    """Whether the figures of a folder's card are those of the evaluation file beside it; a line for each that is not.
-
-    Text outside the marked blocks may be anybody's; a card without its blocks, or without the file, is refused.
-    """
-    try:
-        header, body = split((folder / "README.md").read_text(encoding="utf-8"))
-        evaluation = json.loads((folder / EVALUATION).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        return [
-            f"{EVALUATION} or README.md cannot be read ({type(error).__name__}): figures need the file they are from"
-        ]
-    stated = header.get("model-index")
-    name = str(stated[0].get("name")) if isinstance(stated, list) and stated and isinstance(stated[0], dict) else ""
-    if isinstance(stated, list) and stated:
-        dataset = _dataset_of(stated) if dataset is None else dataset
-    found = [] if stated == model_index(name, evaluation, dataset) else ["README.md: model-index differs"]
-    shown = dict(MARK.findall(body))
-    for block, content in blocks(evaluation, evaluation.get("calibration")).items():
-        if block not in shown:
-            found.append(f"README.md: the measured block {block} is missing")
-        elif shown[block] != content:
-            line = _first_difference(shown[block], content)
-            found.append(f"README.md: {block}: {line!r:.120} is not what {EVALUATION} says")
-    return found
-
-
-def _dataset_of(stated: list[Any]) -> str | None:
-    try:
-        return str(stated[0]["results"][0]["dataset"]["type"])
-    except (KeyError, IndexError, TypeError):
-        return None
-
-
-def _first_difference(ours: str, theirs: str) -> str:
-    pairs = zip(ours.splitlines(), [*theirs.splitlines(), *[""] * len(ours.splitlines())], strict=False)
-    return next((a for a, b in pairs if a != b), "a missing line")
-
-
-__all__ = ["EVALUATION", "blocks", "check", "evaluation_of", "marked", "model_index"]
+__all__ = ["EVALUATION", "blocks", "evaluation_of", "model_index"]

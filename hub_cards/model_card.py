@@ -16,14 +16,14 @@ from typing import Any
 
 import yaml
 
-from modeling_medglip.checkpoint import default_checkpoint
+from modeling_medglip.checkpoint import default_checkpoint, weights_sha256
 from modeling_medglip.errors import one_line
 from modeling_medglip.markdown import percent, plain, table
 from modeling_medglip.results import write_text
 from modeling_medglip.taxonomy import load_taxonomy
 
 from .front_matter import join
-from .measured import blocks, marked, model_index
+from .measured import blocks, evaluation_of, model_index
 
 
 ROOT = Path(__file__).parent.parent
@@ -47,34 +47,27 @@ results = processor.post_process_grounded_object_detection(
 )"""
 
 
-def render_card(
-    checkpoint: Path,
-    evaluation: Mapping[str, Any],
-    router: Mapping[str, Any] | None = None,
-    repo: str | None = None,
-    dataset: str | None = None,
-    gated: bool = False,
-) -> str:
+def render_card(checkpoint: Path, evaluation: Mapping[str, Any]) -> str:
     """The card of a checkpoint folder.
 
     Args:
         checkpoint: with `config.json` and `licenses.json`.
-        evaluation: of its modalities, see [`~hub_cards.measured.evaluation_of`]; `calibration` beside, if measured.
-        router: what `training.router` measured; for checkpoints with several experts.
-        repo: id on the Hub; `None` for the checkpoint inside the package. dataset: id of its data set, if published.
-        gated: with a text that asks for agreement.
+        evaluation: of its modalities, see [`~hub_cards.measured.evaluation_of`]; beside it, if measured, `calibration`
+            and `router`, and for a repository `publication`: its id (`repo`), that of its data set, and the gate.
     """
     config = json.loads((checkpoint / "config.json").read_text(encoding="utf-8"))
     modalities = [str(name) for name in config["modalities"]]
+    publication = evaluation.get("publication") or {}
+    repo = publication.get("repo")
     title = f"MedGLIP, {modalities[0]}" if len(modalities) == 1 else "MedGLIP, all experts"
-    header = _header(modalities, evaluation, repo, dataset, gated)
-    found = {name: marked(name, text) for name, text in blocks(evaluation, evaluation.get("calibration")).items()}
     vocabulary = trained_labels(config, modalities)
+    router = evaluation.get("router")
     body = (TEMPLATES / "model.md").read_text(encoding="utf-8").format(
         title=title if repo else "MedGLIP, embedded checkpoint",
         about=_about(modalities, repo),
         usage=_usage(repo, modalities[0], vocabulary),
         taxonomy=taxonomy_table(vocabulary),
+        size=_taxonomy_size(),
         parts=parts_of(config, sum(path.stat().st_size for path in checkpoint.glob("*.safetensors"))),
         shown=evaluation["well_shown"],
         router=_router_text(router) if router and len(modalities) > 1 else "",
@@ -82,14 +75,21 @@ def render_card(
         first=modalities[0],
         sources=sources_table(license_rows(checkpoint, modalities)),
         citation=citation(),
-        **found,
+        **blocks(evaluation, evaluation.get("calibration")),
     )  # fmt: skip
-    return join(header, body)
+    return join(_header(modalities, evaluation, publication), body)
+
+
+def _taxonomy_size() -> str:
+    taxonomy = load_taxonomy()
+    counts = {"labels": taxonomy.labels, "categories": taxonomy.categories, "regions": taxonomy.regions}
+    return ", ".join(f"{len(entries)} {name}" for name, entries in counts.items())
 
 
 def _header(
-    modalities: Sequence[str], evaluation: Mapping[str, Any], repo: str | None, dataset: str | None, gated: bool
+    modalities: Sequence[str], evaluation: Mapping[str, Any], publication: Mapping[str, Any]
 ) -> dict[str, Any]:
+    dataset = publication.get("dataset")
     header: dict[str, Any] = {
         "license": "other",
         "license_name": "research-only",
@@ -99,9 +99,9 @@ def _header(
         "language": "en",
         "tags": ["medical-imaging", "visual-grounding", "glip", *modalities],
         **({"datasets": [dataset]} if dataset else {}),
-        "model-index": model_index((repo or "med-glip").rsplit("/", 1)[-1], evaluation, dataset),
+        "model-index": model_index(str(publication.get("repo") or "med-glip").rsplit("/", 1)[-1], evaluation),
     }
-    return {**header, **GATE_TEXT} if gated else header
+    return {**header, **GATE_TEXT} if publication.get("gated") else header
 
 
 GATE_TEXT: dict[str, Any] = {
@@ -165,9 +165,21 @@ def parts_of(config: Mapping[str, Any], size: int) -> str:
 
 
 def license_rows(checkpoint: Path, modalities: Sequence[str]) -> list[dict[str, str]]:
-    """The training sources of a checkpoint's modalities."""
-    rows = json.loads((checkpoint / "licenses.json").read_text(encoding="utf-8"))
-    return [row for row in rows if row["modality"] in modalities]
+    """The training sources of a checkpoint's modalities.
+
+    Raises:
+        `ValueError`: none is named for one of them.
+    """
+    try:
+        rows = json.loads((checkpoint / "licenses.json").read_text(encoding="utf-8"))
+    except OSError:
+        cure = "a list of {source, upstream, modality, license} of its training data"
+        raise ValueError(f"{checkpoint.name}: has no licenses.json: write one, {cure}") from None
+    own = [row for row in rows if row["modality"] in modalities]
+    missing = [name for name in modalities if name not in {row["modality"] for row in own}]
+    if missing:
+        raise ValueError(f"{checkpoint.name}: licenses.json names no source of {', '.join(missing)}")
+    return own
 
 
 def sources_table(rows: Iterable[Mapping[str, str]]) -> str:
@@ -191,7 +203,8 @@ def _router_text(router: Mapping[str, Any]) -> str:
         [name, entry["pictures"], percent(entry["accuracy"]), percent(varied["by_modality"][name]["accuracy"])]
         for name, entry in by_modality.items()
     ]
-    told = '## Modality from the pixels\n\nMade by `python -m training.router`; `modality="auto"` uses it:\n\n'
+    told = "## Modality from the pixels\n\nMade by `python -m training.router` for all modalities of the embedded"
+    told += ' checkpoint; `modality="auto"` uses it:\n\n'
     return f"{told}{table(['modality', 'validation pictures', 'right %', 'right %, cropped, compressed'], rows)}\n"
 
 
@@ -213,28 +226,43 @@ def render_license(checkpoint: Path, modalities: Sequence[str]) -> str:
     return text.format(sources=sources_table(license_rows(checkpoint, modalities)))
 
 
-def read_measured(results: Path) -> tuple[dict[str, Any], dict[str, Any] | None]:
-    """An evaluation with the calibration beside it, and the router's figures, if they were measured.
+def read_measured(results: Path) -> dict[str, Any]:
+    """An evaluation with the calibration and the router's figures beside it, where they were measured.
 
     Raises:
-        `OSError`, `ValueError`: the evaluation cannot be read.
+        `OSError`, `ValueError`: the evaluation cannot be read, or is none.
     """
     evaluation = json.loads(results.read_text(encoding="utf-8"))
-    beside = [results.with_name(f"{name}.json") for name in ("calibration", "router")]
-    calibration, router = (json.loads(p.read_text(encoding="utf-8")) if p.is_file() else None for p in beside)
-    return {**evaluation, "calibration": calibration}, router
+    if not isinstance(evaluation, dict):
+        raise ValueError(f"{results.name}: is no evaluation: make it with python -m training.evaluate")
+    for name in ("calibration", "router"):
+        path = results.with_name(f"{name}.json")
+        evaluation[name] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+    return evaluation
+
+
+def check_weights(checkpoint: Path, evaluation: Mapping[str, Any]) -> None:
+    """Refuse an evaluation that is not of a checkpoint's weights.
+
+    Raises:
+        `ValueError`: it is of others, or does not say of which.
+    """
+    if evaluation.get("weights_sha256") != weights_sha256(checkpoint):
+        cure = f"measure it with python -m training.evaluate --model {checkpoint.name}"
+        raise ValueError(f"{checkpoint.name}: the evaluation is not of these weights: {cure}, and give --results")
 
 
 def write_card(checkpoint: Path, results: Path) -> Path:
     """Write `README.md` and `LICENSE.md` into the folder of a checkpoint that is part of the package.
 
     Raises:
-        `OSError`, `ValueError`: a file cannot be read.
+        `OSError`, `ValueError`: a file cannot be read, or the evaluation is of other weights.
     """
-    evaluation, router = read_measured(results)
+    evaluation = read_measured(results)
+    check_weights(checkpoint, evaluation)
     modalities = list(evaluation["modalities"])
     card = checkpoint / "README.md"
-    write_text(card, render_card(checkpoint, evaluation, router))
+    write_text(card, render_card(checkpoint, evaluation_of(evaluation, modalities)))
     write_text(checkpoint / "LICENSE.md", render_license(checkpoint, modalities))
     return card
 

@@ -12,16 +12,17 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from modeling_medglip.configuration_medglip import resolve_modality
 from modeling_medglip.errors import one_line
 
 from .check import problems
-from .repository import GATES, Repository, repository_id
+from .experts import UNIFIED
+from .repository import GATES, Repository, open_stage, repository_id
 
 
 WHAT = ("experts", "unified", "dataset", "space", "adapter")
@@ -33,64 +34,81 @@ def plan(options: argparse.Namespace) -> list[Repository]:
     Raises:
         `ValueError`, `OSError`: something cannot be staged; names it.
     """
-    settings = {"private": not options.public, "gated": options.gated}
-    dataset = repository_id(options.org, options.dataset_name) if "dataset" in options.what else None
+    inputs = [options.checkpoint, options.results, options.data, *([options.adapter] if options.adapter else [])]
+    open_stage(options.stage, inputs)
+    what = list(options.what)
+    if "space" in what and not options.space_model and "unified" not in what:
+        what.append("unified")  # the Space loads it
     found: list[Repository] = []
-    for what in WHAT:
-        if what in options.what:
-            found += _staged(what, options, settings, dataset)
+    for part in WHAT:
+        if part in what:
+            try:
+                found += _staged(part, options)
+            except (KeyError, TypeError, AttributeError, IndexError) as error:
+                text = one_line(error, 80)
+                raise ValueError(f"{part}: an input is not complete ({type(error).__name__} {text})") from None
+    _distinct(found)
     for repository in found:
+        repository.frozen = repository.hashes()
         repository.problems += problems(repository.kind, repository.folder)
     return found
 
 
-def _staged(what: str, options: argparse.Namespace, settings: dict[str, Any], dataset: str | None) -> list[Repository]:
+def _distinct(found: Sequence[Repository]) -> None:
+    """Refuse two repositories of one name, or in one folder."""
+    names = [f"{repository.kind} {repository.id}" for repository in found]
+    folders = [str(repository.folder) for repository in found]
+    for places in (names, folders):
+        twice = next((number for number, place in enumerate(places) if places.count(place) > 1), None)
+        if twice is not None:
+            raise ValueError(f"{found[twice].id}: two things of that name: give one another, such as --adapter-name")
+
+
+def _staged(what: str, options: argparse.Namespace) -> list[Repository]:
     stage: Path = options.stage
+    settings = {"private": not options.public, "gated": options.gated}
     if what in ("experts", "unified"):
         from .experts import model_repositories
-        from .model_card import read_measured
+        from .model_card import check_weights, read_measured
 
+        evaluation = read_measured(options.results)
+        check_weights(options.checkpoint, evaluation)
         modalities = options.modality or _modalities(options.checkpoint)
-        measured = read_measured(options.results)
-        unified = what == "unified"
-        return model_repositories(
-            options.checkpoint, modalities, options.org, stage, measured, unified, dataset, **settings
-        )
+        own = (options.checkpoint, modalities, options.org, stage, evaluation, what == "unified", _datasets(options))
+        return model_repositories(*own, **settings)
     if what == "dataset":
         from .dataset_files import stage_dataset
 
-        folder = stage / options.dataset_name
-        return [stage_dataset(options.data, str(dataset), folder, **settings, with_all=options.all_sources)]
+        repo = repository_id(options.org, options.dataset_name)
+        folder = stage / f"dataset-{options.dataset_name}"
+        return [stage_dataset(options.data, repo, folder, **settings, with_all=options.all_sources)]
     if what == "space":
         from .space import stage_space
 
+        model = options.space_model or repository_id(options.org, UNIFIED)
         name = repository_id(options.org, options.space_name)
-        return [
-            stage_space(name, _model_of_space(options), stage / f"space-{options.space_name}", settings["private"])
-        ]
+        return [stage_space(name, str(model), stage / f"space-{options.space_name}", settings["private"])]
     from .adapters import stage_adapter
 
     if options.adapter is None:
         raise ValueError("--what adapter needs --adapter RUN, the folder of a run with --lora")
-    name = options.adapter_name or f"med-glip-{options.adapter.resolve().name}"
+    name = options.adapter_name or f"med-glip-lora-{options.adapter.resolve().name}"
     return [stage_adapter(options.adapter, repository_id(options.org, name), stage / name, options.base, **settings)]
+
+
+def _datasets(options: argparse.Namespace) -> dict[str, str]:
+    """Modality -> id of the data set, where that is published too and has pictures of it."""
+    if "dataset" not in options.what:
+        return {}
+    from .dataset_files import shared_modalities
+
+    return dict.fromkeys(shared_modalities(options.data), repository_id(options.org, options.dataset_name))
 
 
 def _modalities(checkpoint: Path) -> list[str]:
     from modeling_medglip.run_report import checkpoint_info
 
     return [str(name) for name in checkpoint_info(checkpoint)["modalities"]]
-
-
-def _model_of_space(options: argparse.Namespace) -> str:
-    """The checkpoint with all experts, or the first expert if that is what is published."""
-    if options.space_model:
-        return str(options.space_model)
-    if "unified" in options.what or "experts" not in options.what:
-        return repository_id(options.org, "med-glip")
-    from .experts import expert_name
-
-    return repository_id(options.org, expert_name((options.modality or _modalities(options.checkpoint))[0]))
 
 
 # What is shown -------------------------------------------------------------------------------------------------------
@@ -105,17 +123,13 @@ def describe(repository: Repository) -> str:
         f"{repository.kind} {repository.id}: {door}{gate}, licence: {repository.license}, "
         f"{len(files)} files, {repository.bytes / 1e6:.1f} MB"
     ]
-    lines += [f"  {size(path.stat().st_size):>9}  {name}" for name, path in _shown(files)]
+    lines += [f"  {size(path.stat().st_size):>9}  {one_line(name, 100)}" for name, path in files.items()]
     lines += [f"  variable {name} = {value}" for name, value in repository.variables.items()]
     lines += [f"  note: {note}" for note in repository.notes]
     lines += [f"  REFUSED: {one_line(problem, 200)}" for problem in repository.problems]
     if not repository.problems:
         lines.append("  gates passed: licences, privacy, card")
     return "\n".join(lines)
-
-
-def _shown(files: dict[str, Path]) -> list[tuple[str, Path]]:
-    return [(one_line(name, 100), path) for name, path in files.items()]
 
 
 def size(number: int) -> str:
@@ -139,9 +153,9 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--yes", action="store_true", help="send it; without this nothing leaves the machine")
     made.add_argument("--public", action="store_true", help="everybody may see the repositories (default: private)")
     made.add_argument("--gated", choices=GATES, default="no", help="ask those who download for agreement")
-    made.add_argument("--tag", help="name of a revision, such as v0.1.0")
+    made.add_argument("--tag", type=_tag, help="name of a revision, such as v0.1.0")
     made.add_argument("--replace", action="store_true", help="also over repositories that this command did not make")
-    made.add_argument("--modality", nargs="+", type=resolve_modality, help="experts to publish (default: all)")
+    made.add_argument("--modality", nargs="+", type=_modality, help="experts to publish (default: all)")
     made.add_argument("--checkpoint", type=Path, default=Path(default_checkpoint()), help="where the experts are")
     made.add_argument("--results", type=Path, default=RESULTS, help="the evaluation that their cards tell")
     made.add_argument("--data", type=Path, default=Path("out/data"), help="built data set")
@@ -164,6 +178,19 @@ def _whats(text: str) -> list[str]:
     if unknown or not asked:
         raise argparse.ArgumentTypeError(f"choose of {', '.join(WHAT)}")
     return asked
+
+
+def _modality(text: str) -> str:
+    try:
+        return resolve_modality(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(one_line(error, 200)) from None
+
+
+def _tag(text: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,60}", text) or ".." in text or text in ("main", "HEAD"):
+        raise argparse.ArgumentTypeError(f"{text[:40]!r} is no name of a revision: letters, digits, '.', '_' and '-'")
+    return text
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -3,13 +3,17 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
+import shutil
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 
 KINDS = ("model", "dataset", "space")
 GATES = ("no", "auto", "manual")
+STAGE_MARKER = ".medglip-stage"
 # One owner and one name, as the Hub allows them.
 NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]{0,95}$")
 
@@ -21,23 +25,35 @@ class Repository:
     Attributes:
         id: `owner/name`. kind: one of `KINDS`. folder: holds exactly the files that go.
         license: in words, for people. private: only its owners see it. gated: one of `GATES`.
+        role: what it is to us, of one name with another: `"expert"`, `"unified"`, `"adapter"`, `"dataset"`, `"space"`.
         variables: of a Space. notes: what should be known before it goes. problems: why it must not go.
+        frozen: path -> SHA-256 of what was looked at; nothing else is sent.
     """
 
     id: str
     kind: str
     folder: Path
     license: str
+    role: str
     private: bool = True
     gated: str = "no"
     variables: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
+    frozen: dict[str, str] = field(default_factory=dict)
 
     def files(self) -> dict[str, Path]:
         """Path in the repository -> file, sorted. Links are not followed."""
         found = [path for path in sorted(self.folder.rglob("*")) if path.is_file() and not path.is_symlink()]
         return {path.relative_to(self.folder).as_posix(): path for path in found}
+
+    def hashes(self) -> dict[str, str]:
+        """Path in the repository -> SHA-256 of the file."""
+        found = {}
+        for path, file in self.files().items():
+            with file.open("rb") as stream:
+                found[path] = hashlib.file_digest(stream, "sha256").hexdigest()
+        return found
 
     @property
     def bytes(self) -> int:
@@ -57,4 +73,32 @@ def repository_id(owner: str, name: str) -> str:
     return f"{owner}/{name}"
 
 
-__all__ = ["GATES", "KINDS", "Repository", "repository_id"]
+def open_stage(stage: Path, inputs: Iterable[Path]) -> None:
+    """Take a folder for staging: an empty one, or one that was taken before. What is in it may be deleted.
+
+    Raises:
+        `ValueError`: it holds something else, or an input lies in it or it in an input.
+    """
+    own = stage.resolve()
+    for path in inputs:
+        other = path.resolve()
+        if own == other or own in other.parents or other in own.parents:
+            raise ValueError(f"--stage {stage.name}: {path.name} lies in it, or it in that: choose another folder")
+    if stage.exists() and not stage.is_dir():
+        raise ValueError(f"--stage {stage.name}: is a file: choose a folder")
+    if stage.exists() and any(stage.iterdir()) and not (stage / STAGE_MARKER).is_file():
+        raise ValueError(f"--stage {stage.name}: is not empty and was not made by this command: choose another folder")
+    stage.mkdir(parents=True, exist_ok=True)
+    (stage / STAGE_MARKER).write_text("what lies here may be deleted at any time\n", encoding="utf-8")
+
+
+def fresh(folder: Path) -> Path:
+    """An empty folder below a stage that [`open_stage`] took."""
+    if not (folder.parent / STAGE_MARKER).is_file():
+        raise ValueError(f"{folder.parent.name}: was not made for staging")
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    return folder
+
+
+__all__ = ["GATES", "KINDS", "Repository", "fresh", "open_stage", "repository_id"]

@@ -11,7 +11,7 @@ from pathlib import Path
 from modeling_medglip.results import write_text
 
 from .front_matter import join, split
-from .repository import Repository
+from .repository import Repository, fresh
 
 
 ROOT = Path(__file__).parent.parent
@@ -20,7 +20,7 @@ PACKAGE = ROOT / "modeling_medglip"
 MODEL_VARIABLE = "MEDGLIP_MODEL"
 PROCESSORS = "https://download.pytorch.org/whl/cpu"
 # Neither weights nor what Python makes of the code.
-LEFT_OUT = ("checkpoints", "__pycache__", "*.pyc")
+LEFT_OUT = ("checkpoints", "__pycache__", "*.pyc", "*.pyi")
 
 
 def stage_space(repo: str, model: str, folder: Path, private: bool = True, source: Path = SPACE) -> Repository:
@@ -34,8 +34,7 @@ def stage_space(repo: str, model: str, folder: Path, private: bool = True, sourc
     """
     if not (source / "app.py").is_file():
         raise ValueError(f"{source.name}: holds no app.py: publish the Space from a clone")
-    shutil.rmtree(folder, ignore_errors=True)
-    shutil.copytree(source, folder, ignore=shutil.ignore_patterns(*LEFT_OUT, "__init__.py"))
+    shutil.copytree(source, fresh(folder), ignore=shutil.ignore_patterns(*LEFT_OUT, "__init__.py"), dirs_exist_ok=True)
     shutil.copytree(PACKAGE, folder / PACKAGE.name, ignore=shutil.ignore_patterns(*LEFT_OUT))
     shutil.copyfile(ROOT / "LICENSE", folder / "LICENSE.txt")
     write_text(folder / "requirements.txt", requirements())
@@ -45,7 +44,8 @@ def stage_space(repo: str, model: str, folder: Path, private: bool = True, sourc
     notes = [f"loads {model} (variable {MODEL_VARIABLE})"]
     if private:
         notes.append("if that model is private, give the Space a secret HF_TOKEN that may read it")
-    return Repository(repo, "space", folder, "Apache-2.0", private, "no", {MODEL_VARIABLE: model}, notes)
+    variables = {MODEL_VARIABLE: model}
+    return Repository(repo, "space", folder, "Apache-2.0", "space", private, variables=variables, notes=notes)
 
 
 def requirements() -> str:

@@ -35,31 +35,47 @@ class Sent:
     new: bool
 
 
+@dataclass(frozen=True)
+class There:
+    """What a repository is now: path -> hash of its files, whether only its owners see it, and its gate."""
+
+    files: dict[str, str]
+    private: bool
+    gated: str | bool
+
+
 def upload(repositories: Sequence[Repository], tag: str | None, replace: bool, say: Say) -> list[Sent]:
-    """Publish, after all names and the token were looked at; nothing is sent before.
+    """Publish, after the token, all names and what is there were looked at; nothing is sent before.
 
     Args:
         tag: name of a revision for the commit of each repository. replace: also over repositories that this command
-            did not make.
+            did not make, or made for something else.
 
     Raises:
-        `ValueError`: no token, a name that is taken, a tag that is taken, or an answer of the Hub that ends the run;
-            one line that says what to do.
+        `ValueError`: no token, a name that is taken, a repository that more people see than was asked for, a tag that
+            names something else, files that have changed since they were looked at, or an answer of the Hub that ends
+            the run; one line that says what to do.
     """
     from huggingface_hub import HfApi
 
     api = HfApi()
     with _told("the Hub"):
-        user = api.whoami(cache=False)["name"] if _has_token() else None
-    if user is None:
+        user = api.whoami(cache=False).get("name") if _has_token() else None
+    if not user:
         raise ValueError("no token: log in with `hf auth login`, or set HF_TOKEN to one that may write")
-    there = {}
+    there: dict[str, There | None] = {}
     for repository in repositories:
         with _told(repository.id):
-            there[repository.id] = _files_there(api, repository)
-        _check_name(api, repository, there[repository.id], replace)
-        _check_tag(api, repository, there[repository.id], tag)
-    return [_send(api, repository, there[repository.id], tag, say) for repository in repositories]
+            known = there[_key(repository)] = _look(api, repository)
+            if known is not None:
+                _check_name(api, repository, known, replace)
+                _check_door(repository, known)
+                _check_tag(api, repository, tag)
+    return [_send(api, repository, there[_key(repository)], tag, say) for repository in repositories]
+
+
+def _key(repository: Repository) -> str:
+    return f"{repository.kind} {repository.id}"
 
 
 def _has_token() -> bool:
@@ -68,47 +84,64 @@ def _has_token() -> bool:
     return bool(get_token())
 
 
-def _files_there(api: Any, repository: Repository) -> dict[str, str] | None:
-    """Path -> hash of what a repository holds now; `None` if there is none."""
+def _look(api: Any, repository: Repository) -> There | None:
+    """What a repository is now; `None` if there is none."""
     from huggingface_hub.errors import RepositoryNotFoundError
 
     try:
-        tree = api.list_repo_tree(repository.id, recursive=True, repo_type=repository.kind)
-        return {entry.path: _hash_there(entry) for entry in tree if hasattr(entry, "blob_id")}
+        info = api.repo_info(repository.id, repo_type=repository.kind)
+        return There(_files(api, repository), bool(info.private), getattr(info, "gated", False) or False)
     except RepositoryNotFoundError:
         return None
+
+
+def _files(api: Any, repository: Repository, revision: str | None = None) -> dict[str, str]:
+    tree = api.list_repo_tree(repository.id, recursive=True, repo_type=repository.kind, revision=revision)
+    return {entry.path: _hash_there(entry) for entry in tree if hasattr(entry, "blob_id")}
 
 
 def _hash_there(entry: Any) -> str:
     return str(entry.lfs.sha256 if entry.lfs is not None else entry.blob_id)
 
 
-def _check_name(api: Any, repository: Repository, there: dict[str, str] | None, replace: bool) -> None:
-    """Refuse a repository that somebody made for something else."""
-    strange = there is not None and set(there) - {".gitattributes", "README.md"} and MARKER not in there
-    if strange and not replace:
-        raise ValueError(
-            f"{repository.id}: is taken, by something that this command did not publish: "
-            "choose another name, or --replace what is there"
-        )
-
-
-def _check_tag(api: Any, repository: Repository, there: dict[str, str] | None, tag: str | None) -> None:
-    """Refuse a tag that names other files already."""
-    if tag is None or there is None:
+def _check_name(api: Any, repository: Repository, there: There, replace: bool) -> None:
+    """Refuse a repository that somebody, or this command, made for something else."""
+    if replace or set(there.files) <= {".gitattributes"}:
         return
-    with _told(repository.id):
-        refs = api.list_repo_refs(repository.id, repo_type=repository.kind)
-    if any(ref.name == tag for ref in refs.tags) and changes(repository, there):
+    role = None
+    if MARKER in there.files:
+        path = api.hf_hub_download(repository.id, MARKER, repo_type=repository.kind)
+        try:
+            role = json.loads(Path(path).read_text(encoding="utf-8")).get("role")
+        except (ValueError, AttributeError):
+            role = None
+    if role != repository.role:
+        whose = f"this command's {one_line(role, 20)}" if role else "something that this command did not publish"
+        raise ValueError(f"{repository.id}: is taken, by {whose}: choose another name, or --replace what is there")
+
+
+def _check_door(repository: Repository, there: There) -> None:
+    """Refuse to put what should be private into what everybody sees."""
+    if repository.private and not there.private:
+        cure = "make it private there first, or say --public"
+        raise ValueError(f"{repository.id}: is public there, and private was asked for: {cure}")
+
+
+def _check_tag(api: Any, repository: Repository, tag: str | None) -> None:
+    """Refuse a tag that names other files already."""
+    if tag is not None and _has_tag(api, repository, tag) and changes(repository, _files(api, repository, tag)):
         raise ValueError(f"{repository.id}: {one_line(tag, 40)} names another content already: choose another --tag")
 
 
-def changes(repository: Repository, there: dict[str, str] | None) -> list[str]:
+def _has_tag(api: Any, repository: Repository, tag: str) -> bool:
+    return any(ref.name == tag for ref in api.list_repo_refs(repository.id, repo_type=repository.kind).tags)
+
+
+def changes(repository: Repository, there: dict[str, str]) -> list[str]:
     """Paths of a repository that differ from what is there; those to be removed are among them."""
     own = {**repository.files(), MARKER: None}
-    known = there or {}
-    differing = [path for path, file in own.items() if known.get(path) not in _hashes(repository, path, file)]
-    return sorted([*differing, *(set(known) - set(own) - {".gitattributes"})])
+    differing = [path for path, file in own.items() if there.get(path) not in _hashes(repository, path, file)]
+    return sorted([*differing, *(set(there) - set(own) - {".gitattributes"})])
 
 
 def _hashes(repository: Repository, path: str, file: Path | None) -> tuple[str, str]:
@@ -122,55 +155,70 @@ def marker(repository: Repository) -> bytes:
     """The content of [`MARKER`]."""
     from modeling_medglip.run_report import package_version
 
-    content = {"schema": "medglip/published@1", "kind": repository.kind, "version": package_version()}
+    content = {"schema": "medglip/published@1", "role": repository.role, "version": package_version()}
     return (json.dumps(content, indent=1) + "\n").encode()
 
 
-def _send(api: Any, repository: Repository, there: dict[str, str] | None, tag: str | None, say: Say) -> Sent:
-    wanted = changes(repository, there)
+def _send(api: Any, repository: Repository, there: There | None, tag: str | None, say: Say) -> Sent:
+    wanted = changes(repository, there.files if there else {})
+    operations = _operations(repository, wanted)
     with _told(repository.id):
-        _make(api, repository, there is None)
+        _make(api, repository, there)
         if wanted:
-            say(f"{repository.id}: sending {len(wanted)} of {len(repository.files()) + 1} files")
-            info = api.create_commit(
-                repository.id, _operations(repository, wanted), repo_type=repository.kind,
-                commit_message=f"Publish {repository.id.rsplit('/', 1)[-1]}",
-            )  # fmt: skip
+            removed = [path for path in wanted if path not in repository.files() and path != MARKER]
+            say(f"{repository.id}: sending {len(wanted) - len(removed)} of {len(repository.files()) + 1} files")
+            if removed:
+                say(f"{repository.id}: removing {len(removed)}: {one_line(', '.join(removed), 200)}")
+            message = f"Publish {repository.id.rsplit('/', 1)[-1]}"
+            info = api.create_commit(repository.id, operations, repo_type=repository.kind, commit_message=message)
             commit = str(info.oid)
         else:
             say(f"{repository.id}: nothing has changed")
             commit = str(api.repo_info(repository.id, repo_type=repository.kind).sha)
-        if tag is not None:
-            api.create_tag(repository.id, tag=tag, revision=commit, repo_type=repository.kind, exist_ok=True)
+        _open(api, repository)
+        if tag is not None and not _has_tag(api, repository, tag):
+            api.create_tag(repository.id, tag=tag, revision=commit, repo_type=repository.kind)
     return Sent(repository.id, commit, bool(wanted))
 
 
-def _make(api: Any, repository: Repository, new: bool) -> None:
-    """Create a repository, closed before anything is in it; or leave its settings and only close a gate."""
+def _make(api: Any, repository: Repository, there: There | None) -> None:
+    """Create a repository, closed before anything is in it; shut the gate that was asked for."""
     kind = {"repo_type": repository.kind}
-    if new:
+    if there is None:
         sdk = {"space_sdk": "gradio"} if repository.kind == "space" else {}
-        api.create_repo(
-            repository.id, private=repository.private or repository.gated != "no", exist_ok=True, **kind, **sdk
-        )
-    if repository.gated != "no":
+        api.create_repo(repository.id, private=True, exist_ok=True, **kind, **sdk)
+    if repository.gated != "no" and (there is None or there.gated != repository.gated):
         api.update_repo_settings(repository.id, gated=repository.gated, **kind)
-    if new and repository.gated != "no" and not repository.private:  # the gate is shut now: the door may open
-        api.update_repo_settings(repository.id, private=False, **kind)
     for name, value in repository.variables.items():
         api.add_space_variable(repository.id, name, value)
 
 
+def _open(api: Any, repository: Repository) -> None:
+    """Last of all: let everybody see what was asked to be public."""
+    if not repository.private and api.repo_info(repository.id, repo_type=repository.kind).private:
+        api.update_repo_settings(repository.id, private=False, repo_type=repository.kind)
+
+
 def _operations(repository: Repository, wanted: Sequence[str]) -> list[Any]:
+    """What a commit does; every file is the one that was looked at.
+
+    Raises:
+        `ValueError`: one has changed since.
+    """
     from huggingface_hub import CommitOperationAdd, CommitOperationDelete
 
     files = repository.files()
+    if set(files) != set(repository.frozen):
+        raise ValueError(f"{repository.id}: files came or went since they were looked at: give the command again")
     operations: list[Any] = []
     for path in wanted:
         if path == MARKER:
             operations.append(CommitOperationAdd(path, marker(repository)))
         elif path in files:
-            operations.append(CommitOperationAdd(path, str(files[path])))
+            operation = CommitOperationAdd(path, str(files[path]))
+            if operation.upload_info.sha256.hex() != repository.frozen[path]:
+                raise ValueError(f"{repository.id}: {path} has changed since it was looked at: give the command again")
+            operations.append(operation)
         else:
             operations.append(CommitOperationDelete(path))
     return operations

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 
 
@@ -18,4 +19,14 @@ def default_checkpoint() -> Path:
     return folder
 
 
-__all__ = ["default_checkpoint"]
+def weights_sha256(folder: Path) -> str:
+    """SHA-256 of a checkpoint's safetensors files, in the order of their names: which weights a measurement is of."""
+    digest = hashlib.sha256()
+    for path in sorted(folder.glob("*.safetensors")):
+        with path.open("rb") as stream:
+            while piece := stream.read(2**22):
+                digest.update(piece)
+    return digest.hexdigest()
+
+
+__all__ = ["default_checkpoint", "weights_sha256"]

@@ -17,10 +17,12 @@ SPECIAL = re.compile(r"([\\`*_{}\[\]()#+!|~])")
 def plain(text: object) -> str:
     """Text for a table or a line of Markdown: one line, no HTML, no links, no column of its own.
 
-    Underscores within words stay, since they mean nothing there.
+    Underscores within words stay, since they mean nothing there. Addresses do not become links by themselves.
     """
     escaped = SPECIAL.sub(r"\\\1", html.escape(one_line(str(text), 200), quote=False))
-    return re.sub(r"(?<=\w)\\_(?=\w)", "_", escaped)
+    inert = escaped.replace("://", "&#58;//").replace("@", "&#64;")
+    inert = re.sub(r"\b(www)\.", r"\1&#46;", inert, flags=re.IGNORECASE)
+    return re.sub(r"(?<=\w)\\_(?=\w)", "_", inert)
 
 
 def percent(value: float | None, digits: int = 1) -> str:

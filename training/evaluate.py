@@ -22,6 +22,7 @@ import numpy as np
 import torch
 import yaml
 
+from modeling_medglip.checkpoint import weights_sha256
 from modeling_medglip.errors import one_line
 
 from .dataset import MOST_BROKEN, foreign_labels
@@ -388,7 +389,9 @@ def _evaluate_folder(arguments: argparse.Namespace) -> dict[str, Any]:
         raise ValueError(f"{arguments.data}: {len(broken)} validation pictures cannot be read: mend the data")
     quick = {name: getattr(arguments, name) for name in ("batch_size", "limit", "pictures")}
     results = evaluate_model(model, processor, valid, train, **quick)
-    return {"model": Path(name).name, "torch_threads": torch.get_num_threads(), **results}
+    own = Path(name).is_dir() and not arguments.adapter
+    told = {"model": Path(name).name, "weights_sha256": weights_sha256(Path(name)) if own else None}
+    return {**told, "torch_threads": torch.get_num_threads(), **results}
 
 
 if __name__ == "__main__":

@@ -9,6 +9,8 @@ from typing import Any
 
 from dataset_scripts.build import build
 from dataset_scripts.recipe import load_recipes
+from hub_cards.repository import open_stage
+from modeling_medglip.checkpoint import weights_sha256
 from tests.dataset_scripts.raw_data import write_polyps, write_recipes, write_volumes
 from tests.modeling_medglip.tiny_checkpoint import save_tiny_checkpoint
 
@@ -32,13 +34,14 @@ def modality_entry(labels: dict[str, float]) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def evaluation() -> dict[str, Any]:
+def evaluation(checkpoint: Path | None = None) -> dict[str, Any]:
     """As `training.evaluate` writes it, for the experts of the small checkpoint."""
     modalities = {
         "ct": modality_entry({"liver": 0.9, "spleen": 0.5}),
         "fundus": modality_entry({"optic disc": 0.95}),
     }
-    return {"schema": "medglip/evaluation@1", "model": "tiny", "well_shown": 30, "modalities": modalities}
+    own = {"weights_sha256": weights_sha256(checkpoint)} if checkpoint else {}
+    return {"schema": "medglip/evaluation@1", "model": "tiny", **own, "well_shown": 30, "modalities": modalities}
 
 
 def calibration() -> dict[str, Any]:
@@ -47,12 +50,12 @@ def calibration() -> dict[str, Any]:
     return {"schema": "medglip/calibration@1", "modalities": {"ct": row, "fundus": {**row, "after": None}}}
 
 
-def write_results(folder: Path) -> Path:
-    """`results.json` with what lies beside it; returns its path."""
+def write_results(folder: Path, checkpoint: Path) -> Path:
+    """`results.json` of a checkpoint with what lies beside it; returns its path."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "calibration.json").write_text(json.dumps(calibration()), encoding="utf-8")
     path = folder / "results.json"
-    path.write_text(json.dumps(evaluation()), encoding="utf-8")
+    path.write_text(json.dumps(evaluation(checkpoint)), encoding="utf-8")
     return path
 
 
@@ -74,6 +77,12 @@ def write_checkpoint(folder: Path, *labels: str) -> Path:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         config["label_hierarchy"]["trained_labels"]["ct"] += labels
         (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    return folder
+
+
+def staged_in(folder: Path) -> Path:
+    """A folder that was taken for staging."""
+    open_stage(folder, [])
     return folder
 
 

@@ -17,7 +17,7 @@ from hub_cards.dataset_files import gate, stage_dataset
 from hub_cards.front_matter import split
 from tests.dataset_scripts.raw_data import CANARY
 
-from .material import build_set
+from .material import build_set, staged_in
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +27,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def staged(built: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("staged") / "set"
+    folder = staged_in(tmp_path_factory.mktemp("staged")) / "set"
     stage_dataset(built, "clinic/set", folder)
     return folder
 
@@ -61,15 +61,15 @@ def test_the_card_counts_what_is_there(staged: Path) -> None:
     header, body = split((staged / "README.md").read_text(encoding="utf-8"))
     assert header["license"] == "cc0-1.0" and header["size_categories"] == ["n<1K"]
     assert "4 pictures, 8 boxes,\n8 masks" in body and "| polyp | 4 | 8 | 8 |" in body
-    assert "| Polyps of mine | endoscopy | CC0 | `cc0-1.0` | 4 |" in body
+    assert "| Polyps of mine | endoscopy | CC0 | cc0-1.0 | 4 |" in body
     assert "| Abdomen of mine | ct | not known | its licence is not known to allow it |" in body
-    assert "| `objects.category` | list of class label |" in body and "pseudonyms" in body
+    assert "| objects.category | list of class label |" in body and "pseudonyms" in body
     assert 'load_dataset("clinic/set", "endoscopy", split="train")' in body
 
 
 def test_no_canary_leaves(staged: Path) -> None:
     for path in staged.rglob("*"):
-        if path.is_file() and path.name != "polyps_of_mine_endoscopy.yaml":
+        if path.is_file():
             assert CANARY.lower().encode() not in path.read_bytes().lower(), path
 
 
@@ -80,14 +80,14 @@ def test_what_the_report_says_of_others_stays_here(staged: Path) -> None:
 
 def test_all_sources_are_for_private_archives(built: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="private repositories only"):
-        stage_dataset(built, "clinic/set", tmp_path / "a", private=False, with_all=True)
-    stage_dataset(built, "clinic/set", tmp_path / "b", with_all=True)
-    assert (tmp_path / "b" / "ct").is_dir() and problems("dataset", tmp_path / "b") == []
+        stage_dataset(built, "clinic/set", staged_in(tmp_path / "s") / "a", private=False, with_all=True)
+    stage_dataset(built, "clinic/set", staged_in(tmp_path / "s") / "b", with_all=True)
+    assert (tmp_path / "s" / "b" / "ct").is_dir() and problems("dataset", tmp_path / "s" / "b") == []
 
 
 def test_a_gate_for_those_who_download(built: Path, tmp_path: Path) -> None:
-    made = stage_dataset(built, "clinic/set", tmp_path / "set", gated="auto")
-    header, _ = split((tmp_path / "set" / "README.md").read_text(encoding="utf-8"))
+    made = stage_dataset(built, "clinic/set", staged_in(tmp_path / "s") / "set", gated="auto")
+    header, _ = split((tmp_path / "s" / "set" / "README.md").read_text(encoding="utf-8"))
     assert made.gated == "auto" and "find out" in header["extra_gated_prompt"]
 
 
@@ -103,27 +103,104 @@ def hostile(built: Path, folder: Path, name: str) -> Path:
 
 @pytest.mark.parametrize("name", ["<script>1</script>", "a | b", "[x](javascript:1)", "x\n---\nlicense: mit\n---"])
 def test_names_of_sources_are_text(name: str, built: Path, tmp_path: Path) -> None:
-    stage_dataset(hostile(built, tmp_path / "set", name), "clinic/set", tmp_path / "out")
-    text = (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
+    stage_dataset(hostile(built, tmp_path / "set", name), "clinic/set", staged_in(tmp_path / "s") / "out")
+    text = (tmp_path / "s" / "out" / "README.md").read_text(encoding="utf-8")
     header, body = split(text)
     assert header["license"] == "cc0-1.0" and "<script" not in text and "](javascript" not in body
-    assert problems("dataset", tmp_path / "out") == []
-    row = next(line for line in body.splitlines() if "`cc0-1.0`" in line)
+    assert problems("dataset", tmp_path / "s" / "out") == []
+    row = next(line for line in body.splitlines() if "| cc0-1.0 |" in line)
     assert row.replace("\\|", "").count("|") == 6
 
 
 def test_bad_input(built: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="is no built data set"):
-        stage_dataset(tmp_path, "clinic/set", tmp_path / "out")
+        stage_dataset(tmp_path, "clinic/set", staged_in(tmp_path / "s") / "out")
     folder = tmp_path / "set"
     shutil.copytree(built, folder)
     content = json.loads((folder / "sources.json").read_text(encoding="utf-8"))
     content["sources"] = [{**row, "license": "all rights reserved"} for row in content["sources"]]
     (folder / "sources.json").write_text(json.dumps(content), encoding="utf-8")
     with pytest.raises(ValueError, match="no source of it may be passed on"):
-        stage_dataset(folder, "clinic/set", tmp_path / "out")
+        stage_dataset(folder, "clinic/set", staged_in(tmp_path / "s") / "out")
 
 
-def test_recipes_build_the_same_again(staged: Path) -> None:
-    recipe = yaml.safe_load((staged / "recipes" / "polyps_of_mine_endoscopy.yaml").read_text(encoding="utf-8"))
-    assert recipe["source"] == "polyps_of_mine" and recipe["labels"] == {"polyp": "polyp"}
+def test_recipes_say_how_and_not_whose(staged: Path) -> None:
+    for path in (staged / "recipes").iterdir():
+        recipe = yaml.safe_load(path.read_text(encoding="utf-8"))
+        assert recipe["labels"] and not {"splits", "root"} & set(recipe)
+
+
+def changed(staged: Path, folder: Path) -> Path:
+    shutil.copytree(staged, folder)
+    return folder
+
+
+def test_the_gate_goes_by_source_and_modality(built: Path, tmp_path: Path) -> None:
+    """The same source may be passed on for one modality and not for another."""
+    folder = tmp_path / "set"
+    shutil.copytree(built, folder)
+    shutil.copytree(folder / "endoscopy", folder / "dermoscopy")
+    content = json.loads((folder / "sources.json").read_text(encoding="utf-8"))
+    own = next(row for row in content["sources"] if row["source"] == "polyps_of_mine")
+    content["sources"].append({**own, "modality": "dermoscopy", "license": "hospital only"})
+    (folder / "sources.json").write_text(json.dumps(content), encoding="utf-8")
+    stage_dataset(folder, "clinic/set", staged_in(tmp_path / "s") / "out")
+    assert not (tmp_path / "s" / "out" / "dermoscopy").exists() and (tmp_path / "s" / "out" / "endoscopy").is_dir()
+
+
+def test_the_check_looks_at_sources_again(staged: Path, tmp_path: Path) -> None:
+    folder = changed(staged, tmp_path / "set")
+    path = folder / "provenance.json"
+    content = json.loads(path.read_text(encoding="utf-8"))
+    content["sources"] = [{**row, "license": "hospital only"} for row in content["sources"]]
+    path.write_text(json.dumps(content), encoding="utf-8")
+    assert any(
+        "holds pictures of polyps_of_mine, which may not be passed on" in line for line in problems("dataset", folder)
+    )
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [("4 pictures, 8 boxes", "4,000,000 pictures, 8 boxes"), ("num_examples: ", "num_examples: 9"), ("CC0", "MIT"),
+     ("license: cc0-1.0", "license: mit"), ("train `", "train `0")],
+)  # fmt: skip
+def test_a_card_that_its_files_do_not_give(old: str, new: str, staged: Path, tmp_path: Path) -> None:
+    folder = changed(staged, tmp_path / "set")
+    text = (folder / "README.md").read_text(encoding="utf-8")
+    assert old in text
+    (folder / "README.md").write_text(text.replace(old, new), encoding="utf-8")
+    assert any(line.startswith("README.md: ") for line in problems("dataset", folder))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"source": "../../../escaped"},
+        {"source": "a b"},
+        {"modality": "<b>"},
+        {"access": "<img src=x>"},
+        {"license": ["x"]},
+    ],
+)
+def test_hostile_rows_of_sources(change: dict, built: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "set"
+    shutil.copytree(built, folder)
+    content = json.loads((folder / "sources.json").read_text(encoding="utf-8"))
+    content["sources"][0] |= change
+    (folder / "sources.json").write_text(json.dumps(content), encoding="utf-8")
+    with pytest.raises(ValueError, match="is no built data set"):
+        stage_dataset(folder, "clinic/set", staged_in(tmp_path / "s") / "out")
+    assert not list(tmp_path.rglob("*escaped*"))
+
+
+def test_hostile_rules_of_the_quality_report(built: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "set"
+    shutil.copytree(built, folder)
+    path = folder / "quality" / "report.json"
+    content = json.loads(path.read_text(encoding="utf-8"))
+    content["rules"]["<b>|x"] = {"tier": 1, "meaning": "<img src=x> https://evil.example"}
+    content["rejected"]["<b>|x"] = {"polyps_of_mine": 3}
+    path.write_text(json.dumps(content), encoding="utf-8")
+    stage_dataset(folder, "clinic/set", staged_in(tmp_path / "s") / "out")
+    text = (tmp_path / "s" / "out" / "README.md").read_text(encoding="utf-8")
+    assert "<b>" not in text and "<img" not in text and "https://evil" not in text

@@ -4,16 +4,18 @@
 from __future__ import annotations
 
 import io
-import json
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
+from safetensors.torch import save_file
 
-from hub_cards import check, privacy
+from dataset_scripts.schema import COLUMNS, LABEL_COLUMNS, OBJECT_COLUMNS
+from hub_cards import check, names, privacy
 from hub_cards.licences import license_id, why_not
 from hub_cards.repository import Repository, repository_id
 
@@ -28,18 +30,15 @@ from hub_cards.repository import Repository, repository_id
         ("CC0 (attribution file in repo)", "cc0-1.0"),
         ("README: CDLA Sharing 1.0", "cdla-sharing-1.0"),
         ("MIT", "mit"),
-        ("CC BY-ND 4.0", None),
-        ("CC BY-NC-ND 4.0", None),
-        ("none in repo; CC BY 4.0 upstream (unverified)", None),
-        ("MIT repo; data research/education only", None),
-        ("Apache-2.0 repo (data not separately licensed)", None),
-        ('README: "Unknown"', None),
-        ("Kaggle competition terms", None),
-        ("SUBMIT", None),
-        ("", None),
-        (None, None),
+        *((text, None) for text in (
+            "CC BY-ND 4.0", "CC BY-NC-ND 4.0", "none in repo; CC BY 4.0 upstream (unverified)", "SUBMIT", "", None,
+            "MIT repo; data research/education only", "Apache-2.0 repo (data not separately licensed)", "mit",
+            'README: "Unknown"', "Kaggle competition terms", "nur mit Genehmigung der Klinik", "not CC BY 4.0",
+            "CC BY 4.0, no redistribution", "images not public domain", "CC BY-NC-SA 3.0; code MIT",
+            "MIT licence for code, images belong to the hospital", "Data use agreement; CC BY 4.0", "CC BY 4.0x",
+        )),
     ],
-)
+)  # fmt: skip
 def test_only_known_licences_open(text: str | None, known: str | None) -> None:
     assert license_id(text) == known
     assert (why_not(text, None, True) is None) == (known is not None)
@@ -47,7 +46,7 @@ def test_only_known_licences_open(text: str | None, known: str | None) -> None:
 
 def test_access_and_confirmation_count_too() -> None:
     assert why_not("CC BY 4.0", "open", True) is None
-    assert "registration" in str(why_not("CC BY 4.0", "registration", True))
+    assert "only to those who ask" in str(why_not("CC BY 4.0", "registration", True))
     assert "not confirmed" in str(why_not("CC BY 4.0", None, False))
     assert "not known" in str(why_not("CC BY 4.0", "unknown", True))
 
@@ -57,30 +56,68 @@ def test_access_and_confirmation_count_too() -> None:
     [
         ("README.md", "see /home/doe/scans/1", "a path of this machine in line 1"),
         ("a/config.json", '{\n"model": "/mnt/pacs/DOE"}', "a path of this machine in line 2"),
+        ("x.txt", "model:/home/doe", "a path of this machine"),
+        ("x.json", '"\\/home\\/doe"', "a path of this machine"),
+        ("x.txt", "file:///home/doe", "in line 1"),
         ("x.txt", "C:\\Users\\doe", "a path of Windows"),
+        ("x.txt", "D:/scans", "a path of Windows"),
         ("x.yaml", "series: 1.2.840.113619.2.55.3.604688119", "a DICOM identifier"),
+        ("x.yaml", "series: 1.3.12.2.1107.5.1.4", "a DICOM identifier"),
+        ("x.yaml", "series: 1.3.6.1.4.1.14519.5", "a DICOM identifier"),
         ("x.js", "uid = '2.25.329800735698586629295641978511506172918'", "a DICOM identifier"),
-        ("x.csv", "doe@clinic.example", "an e-mail address"),
+        ("x.css", "doe@clinic.example", "an e-mail address"),
+        ("x.json", '"hf_' + "a" * 34 + '"', "a token"),
+        ("x.json", "not json", "is no JSON"),
+        ("x.txt", "a\0b", "control characters"),
         ("scan.dcm", "x", "files of the kind .dcm are not published"),
         ("scan.nii.gz", "x", "files of the kind .gz"),
         ("weights.bin", "x", "files of the kind .bin"),
+        ("picture.png", "x", "files of the kind .png"),
         ("notes", "x", "without an ending"),
+        ("py.typed", "x", "is not empty"),
+        ("model.safetensors", "x" * 100, "is no safetensors file"),
+        ("a.parquet", "x" * 100, "is no Parquet file"),
     ],
 )
 def test_what_must_not_leave(name: str, text: str, said: str, tmp_path: Path) -> None:
     path = tmp_path / name
     path.parent.mkdir(exist_ok=True)
     path.write_text(text, encoding="utf-8")
-    (found,) = privacy.findings(tmp_path)
-    assert found.startswith(f"{name}: ") and said in found and "doe" not in found.lower()
+    found = privacy.findings(tmp_path)
+    assert found and all(line.startswith(f"{name}: ") and "doe" not in line.lower() for line in found)
+    assert any(said in line for line in found), found
 
 
 @pytest.mark.parametrize(
-    "text", ["pip install x==1.2.3", "https://arxiv.org/abs/1", "and/or/tmp", "1.2.840.10008.1.2.4"]
+    "text",
+    ["pip install x==1.2.3", "https://arxiv.org/abs/1", "and/or/tmp", "1.2.840.10008.1.2.4", "https://x.org/data/y"],
 )
 def test_what_may_leave(text: str, tmp_path: Path) -> None:
     (tmp_path / "README.md").write_text(text, encoding="utf-8")
     assert privacy.findings(tmp_path) == []
+
+
+def test_text_is_utf_8(tmp_path: Path) -> None:
+    (tmp_path / "x.txt").write_bytes("Doe".encode("utf-16"))
+    assert privacy.findings(tmp_path) == ["x.txt: is no text of UTF-8"]
+
+
+def test_the_machine_and_its_user_are_nobodys_business(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(privacy.socket, "gethostname", lambda: "ward7-ct")
+    (tmp_path / "x.md").write_text("made on ward7-ct", encoding="utf-8")
+    assert privacy.findings(tmp_path) == ["x.md: holds the name of this machine in line 1"]
+
+
+@pytest.mark.parametrize(
+    ("metadata", "tail", "said"),
+    [(None, b"", []), ({"format": "pt"}, b"", []), ({"note": "Doe"}, b"", ["m.safetensors: carries metadata"]),
+     (None, b"DICM", ["m.safetensors: holds more than its header says"])],
+)  # fmt: skip
+def test_tensors_and_nothing_else(metadata: dict | None, tail: bytes, said: list[str], tmp_path: Path) -> None:
+    path = tmp_path / "m.safetensors"
+    save_file({"a": torch.zeros(3)}, path, metadata=metadata)
+    path.write_bytes(path.read_bytes() + tail)
+    assert privacy.findings(tmp_path) == said
 
 
 def png(text: str = "") -> bytes:
@@ -91,37 +128,61 @@ def png(text: str = "") -> bytes:
     return stream.getvalue()
 
 
-def test_pictures_hold_nothing_but_pixels(tmp_path: Path) -> None:
-    (tmp_path / "a.png").write_bytes(png())
-    assert privacy.findings(tmp_path) == []
-    (tmp_path / "a.png").write_bytes(png("Doe"))
-    assert privacy.findings(tmp_path) == ["a.png: holds metadata (tEXt)"]
-    exif = Image.Exif()
-    exif[0x010E] = "Doe"
-    Image.new("L", (4, 4)).save(tmp_path / "b.jpg", exif=exif)
-    assert "b.jpg: holds metadata" in privacy.findings(tmp_path)
-    (tmp_path / "b.jpg").write_bytes(b"no picture")
-    assert "b.jpg: is no picture that can be read" in privacy.findings(tmp_path)
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (png(), []),
+        (png("Doe"), ["holds metadata (tEXt)"]),
+        (png() + b"DICM", ["holds more than its pixels, or is cut short"]),
+        (png() + b"\0\0\0\4IDATDoe!\0\0\0\0", ["holds more than its pixels, or is cut short"]),
+        (png()[:-4], ["holds more than its pixels, or is cut short"]),
+        (b"\xff\xd8\xff", ["is no PNG file"]),
+    ],
+)
+def test_pictures_hold_nothing_but_pixels(content: bytes, said: list[str]) -> None:
+    assert list(privacy.picture_metadata(content)) == said
+
+
+ROW = {"case": "00aa11bb22cc", "patient": "2dbe2ad45363", "image": {"bytes": png(), "path": "00aa11bb22cc_3.png"}}
 
 
 @pytest.mark.parametrize(
-    ("patient", "picture", "said"),
+    ("changes", "said"),
     [
-        ("2dbe2ad45363", png(), None),
-        ("DOE^JANE", png(), "its column patient holds something else than pseudonyms"),
-        ("2dbe2ad45363", png("Doe"), "a picture in it holds metadata (tEXt)"),
+        ({}, None),
+        ({"patient": "DOE^JANE"}, "its column patient holds something else than pseudonyms"),
+        ({"case": "19700101"}, "its column case holds something else than pseudonyms"),
+        ({"patient_name": "Doe"}, "has the column 'patient_name', which no built set has"),
+        ({"image": {"bytes": png("Doe"), "path": None}}, "a picture in it holds metadata (tEXt)"),
+        ({"image": {"bytes": png(), "path": "DOE.png"}}, "a picture in it has a name that is not its case's"),
+        ({"image": {"bytes": None, "path": None}}, "a picture in it is missing"),
+        ({"sex": "Jane"}, "its column sex holds something else than it should"),
+        ({"diagnosis": "see /home/doe"}, "its column diagnosis holds a path of this machine"),
+        ({"synonyms": ["a", "doe@clinic.example"]}, "its column synonyms holds an e-mail address"),
+        ({"name": b"bytes"}, "its column name holds bytes"),
+        ({"objects": {"source_label": ["1.3.12.2.1107.5.1.4"]}}, "its column objects.source_label holds a DICOM id"),
+        ({"objects": {"note": ["x"]}}, "has the column 'objects.note', which no built set has"),
     ],
 )
-def test_tables_are_opened(patient: str, picture: bytes, said: str | None, tmp_path: Path) -> None:
-    row = {"case": "00aa11bb22cc", "patient": patient, "image": {"bytes": picture, "path": "a.png"}}
-    pq.write_table(pa.Table.from_pylist([row]), tmp_path / "a.parquet")
-    assert privacy.findings(tmp_path) == ([] if said is None else [f"a.parquet: {said}"])
+def test_tables_are_opened(changes: dict, said: str | None, tmp_path: Path) -> None:
+    pq.write_table(pa.Table.from_pylist([{**ROW, **changes}]), tmp_path / "a.parquet")
+    found = privacy.findings(tmp_path)
+    assert found == [] if said is None else len(found) == 1 and said in found[0], found
 
 
 def test_a_schema_with_a_text_of_its_own(tmp_path: Path) -> None:
-    table = pa.Table.from_pylist([{"a": 1}]).replace_schema_metadata({"station": "CT-1"})
+    table = pa.Table.from_pylist([{"width": 1}]).replace_schema_metadata({"station": "CT-1"})
     pq.write_table(table, tmp_path / "a.parquet")
     assert privacy.findings(tmp_path) == ["a.parquet: its schema carries metadata"]
+
+
+def test_the_columns_are_the_builders() -> None:
+    texts, numbers = set(), set()
+    tables = {**COLUMNS, **LABEL_COLUMNS, **{f"objects.{name}": column for name, column in OBJECT_COLUMNS.items()}}
+    for name, (arrow, _, _) in tables.items():
+        if name not in ("image", privacy.SEGMENTATION):
+            (texts if "string" in str(arrow) else numbers).add(name)
+    assert texts == set(privacy.TEXT_COLUMNS) and numbers == set(privacy.NUMBER_COLUMNS)
 
 
 def test_links_are_refused(tmp_path: Path) -> None:
@@ -129,7 +190,7 @@ def test_links_are_refused(tmp_path: Path) -> None:
     (tmp_path / "secret.txt").write_text("x", encoding="utf-8")
     (tmp_path / "a" / "b.txt").symlink_to(tmp_path / "secret.txt")
     assert privacy.findings(tmp_path / "a") == ["b.txt: is a link"]
-    assert Repository("o/n", "model", tmp_path / "a", "mit").files() == {}
+    assert Repository("o/n", "model", tmp_path / "a", "mit", "expert").files() == {}
 
 
 @pytest.mark.parametrize("name", ["../x", "a/b", "", ".hidden", "a b", "<b>", "a" * 97, "a--b", "a..b"])
@@ -142,16 +203,24 @@ def test_names_that_no_hub_has(name: str) -> None:
 def test_a_folder_without_what_it_needs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "config.json").write_text("{}", encoding="utf-8")
     found = check.problems("model", tmp_path)
-    assert "README.md is missing" in found and "*.safetensors is missing" in found
+    assert "README.md is missing" in found and "model.safetensors is missing" in found
     assert check.main([str(tmp_path), "--kind", "model"]) == 1
     assert "modeling_medglip.py is missing" in capsys.readouterr().out
     assert check.main([str(tmp_path / "gone"), "--kind", "model"]) == 2
     assert capsys.readouterr().err == "error: gone: is no folder\n"
 
 
-def test_odd_names_of_files(tmp_path: Path) -> None:
-    (tmp_path / "README.md").write_text("text", encoding="utf-8")
-    (tmp_path / "a<b>.txt").write_text(json.dumps({}), encoding="utf-8")
-    found = check.problems("dataset", tmp_path)
-    assert any("is no name for a file" in line for line in found)
-    assert any("no YAML header" in line for line in found)
+@pytest.mark.parametrize(
+    ("role", "name"),
+    [
+        ("model", "DOE_JANE_1970.json"), ("model", "sub/config.json"), ("model", "model.safetensors.txt"),
+        ("dataset", "ct/train.parquet"), ("dataset", "recipes/DOE.yaml"), ("dataset", "med.py"),
+        ("dataset", "a<b>.json"), ("space", "scan.py"), ("space", "modeling_medglip/checkpoints/x.safetensors"),
+        ("adapter", "optimizer.pt"),
+    ],
+)  # fmt: skip
+def test_files_that_have_no_place(role: str, name: str) -> None:
+    needed = list(names.NEEDED[role]) + (["model.safetensors"] if role == "model" else [])
+    assert names.problems(role, needed) == []
+    (found,) = names.problems(role, [*needed, name])
+    assert "has no place in" in found

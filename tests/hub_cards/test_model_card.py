@@ -9,12 +9,14 @@ from typing import Any
 
 import pytest
 
-from hub_cards import front_matter, measured, model_card
+from hub_cards import check, front_matter, measured, model_card
+from hub_cards.experts import stage_model
 from hub_cards.model_card import RESULTS, main, read_measured, render_card, render_license
+from hub_cards.repository import fresh
 from modeling_medglip.checkpoint import default_checkpoint
 from training import report
 
-from .material import calibration, evaluation, write_checkpoint, write_results
+from .material import calibration, evaluation, staged_in, write_checkpoint, write_results
 
 
 HOSTILE = [
@@ -27,8 +29,9 @@ HOSTILE = [
 ]
 
 
-def measured_of(*modalities: str) -> dict[str, Any]:
-    return {**measured.evaluation_of(evaluation(), list(modalities)), "calibration": calibration()}
+def measured_of(*modalities: str, **publication: Any) -> dict[str, Any]:
+    own = {**measured.evaluation_of(evaluation(), list(modalities)), "calibration": calibration()}
+    return {**own, "publication": publication} if publication else own
 
 
 def with_labels(checkpoint: Path, labels: dict[str, list[str]]) -> Path:
@@ -45,17 +48,16 @@ def checkpoint(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def folder(checkpoint: Path, tmp_path: Path) -> Path:
-    """A repository's folder with card and evaluation."""
-    made = tmp_path / "repository"
-    made.mkdir()
-    own = measured_of("ct", "fundus")
-    (made / "README.md").write_text(render_card(checkpoint, own, None, "org/med-glip"), encoding="utf-8")
-    (made / "evaluation.json").write_text(json.dumps(own), encoding="utf-8")
-    return made
+    """A repository's folder, complete."""
+    stage = staged_in(tmp_path / "stage")
+    own = {**evaluation(checkpoint), "calibration": calibration()}
+    publication = {"repo": "org/med-glip", "dataset": None, "gated": False}
+    stage_model(checkpoint, ["ct", "fundus"], fresh(stage / "med-glip"), own, publication)
+    return stage / "med-glip"
 
 
 def test_every_part_comes_from_a_file(checkpoint: Path) -> None:
-    text = render_card(checkpoint, measured_of("ct", "fundus"), None, "org/med-glip", "org/set")
+    text = render_card(checkpoint, measured_of("ct", "fundus", repo="org/med-glip", dataset="org/set"))
     assert "| ct: liver | 40 | 5 | 90.0 | 45.0 |" in text and "| ct | 80 | 12 | 70.0 (58.3 to 71.4) |" in text
     assert "| ct | 0.210 | 0.040 | 0.060 |" in text and "| fundus | 0.210 | - | 0.060 |" in text
     assert "| ct: spleen | 40 | 5 | 50.0 |" in text and "other side of the patient in 25.0 %" in text
@@ -70,7 +72,7 @@ def test_every_part_comes_from_a_file(checkpoint: Path) -> None:
 def test_an_expert_tells_its_own_figures_only(checkpoint: Path) -> None:
     config = json.loads((checkpoint / "config.json").read_text(encoding="utf-8"))
     (checkpoint / "config.json").write_text(json.dumps({**config, "modalities": ["fundus"]}), encoding="utf-8")
-    text = render_card(checkpoint, measured_of("fundus"), None, "org/med-glip-fundus", gated=True)
+    text = render_card(checkpoint, measured_of("fundus", repo="org/med-glip-fundus", gated=True))
     assert "optic disc" in text and "liver" not in text.split("Finds what phrases", 1)[1].split("## What it is", 1)[1]
     header, _ = front_matter.split(text)
     metrics = header["model-index"][0]["results"][0]["metrics"]
@@ -81,9 +83,9 @@ def test_an_expert_tells_its_own_figures_only(checkpoint: Path) -> None:
 
 @pytest.mark.parametrize("label", HOSTILE)
 def test_labels_of_others_are_text(label: str, checkpoint: Path) -> None:
-    own = measured_of("ct")
+    own = measured_of("ct", "fundus", repo="org/med-glip")
     own["modalities"]["ct"]["labels"][label] = own["modalities"]["ct"]["labels"]["spleen"]
-    text = render_card(with_labels(checkpoint, {"ct": [label, "liver"]}), own, None, "org/med-glip")
+    text = render_card(with_labels(checkpoint, {"ct": [label, "liver"]}), own)
     header, body = front_matter.split(text)
     assert header["license"] == "other" and "<img" not in body.split("```", 2)[2] and "\n---\n" not in body
     assert "](javascript" not in body.replace("\\]\\(javascript", "")
@@ -92,33 +94,68 @@ def test_labels_of_others_are_text(label: str, checkpoint: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("old", "new", "said"),
+    ("old", "new"),
     [
-        ("| 90.0 | 45.0 |", "| 99.0 | 45.0 |", "labels"),
-        ("70.0 (58.3", "80.0 (58.3", "summary"),
-        ("value: 70.0", "value: 97.0", "model-index"),
-        ("<!-- measured: calibration -->", "", "calibration is missing"),
-        ("| ct | 0.3 | 80.0 |", "| ct | 0.3 | 90.0 |", "threshold"),
+        ("| 90.0 | 45.0 |", "| 99.0 | 45.0 |"),
+        ("70.0 (58.3", "80.0 (58.3"),
+        ("value: 70.0", "value: 97.0"),
+        ("| ct | 0.210 | 0.040 |", "| ct | 0.210 | 0.010 |"),
+        ("| ct | 0.3 | 80.0 |", "| ct | 0.3 | 90.0 |"),
+        ("at least 30 training images", "at least 3 training images"),
+        ("license_name: research-only", "license_name: free"),
+        ("| set_ct |", "| set_other |"),
+        ("## Where it fails", "<!--\n## Where it fails"),
+        ("## Where it fails", "<details>\n## Where it fails"),
     ],
 )
-def test_a_figure_that_is_not_the_evaluations_fails(old: str, new: str, said: str, folder: Path) -> None:
+def test_a_card_that_its_files_do_not_give_fails(old: str, new: str, folder: Path) -> None:
     card = folder / "README.md"
     text = card.read_text(encoding="utf-8")
-    assert measured.check(folder) == [] and old in text
+    assert check.problems("model", folder) == [] and old in text
     card.write_text(text.replace(old, new), encoding="utf-8")
-    assert [line for line in measured.check(folder) if said in line]
+    (found,) = check.problems("model", folder)
+    assert found.startswith("README.md: ")
 
 
-def test_words_may_be_anybodys(folder: Path) -> None:
+def test_words_by_hand_may_follow(folder: Path) -> None:
     card = folder / "README.md"
-    text = card.read_text(encoding="utf-8").replace("## Where it fails", "## Where it fails\n\nAt night.")
-    card.write_text(text, encoding="utf-8")
-    assert measured.check(folder) == []
+    card.write_text(card.read_text(encoding="utf-8") + "\n## At our hospital\n\nAsk us.\n", encoding="utf-8")
+    assert check.problems("model", folder) == []
 
 
-def test_a_card_without_its_evaluation(folder: Path) -> None:
-    (folder / "evaluation.json").unlink()
-    assert "figures need the" in measured.check(folder)[0]
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("evaluation.json", "{}", "the files are not what this command writes"),
+        ("evaluation.json", "[1]", "the files are not what this command writes"),
+        ("licenses.json", "[]", "names no source of ct, fundus"),
+        ("LICENSE.md", "Do what you like", "LICENSE.md: 'Do what you like'"),
+        ("README.md", "no header", "no YAML header"),
+    ],
+)
+def test_files_that_do_not_belong_together(name: str, content: str, said: str, folder: Path) -> None:
+    (folder / name).write_text(content, encoding="utf-8")
+    assert any(said in line for line in check.problems("model", folder)), check.problems("model", folder)
+
+
+@pytest.mark.parametrize("name", ["evaluation.json", "tokenizer.json", "modeling_medglip.py"])
+def test_what_is_missing_is_named(name: str, folder: Path) -> None:
+    (folder / name).unlink()
+    assert check.problems("model", folder) == [f"{name} is missing"]
+
+
+def test_figures_of_other_weights_are_refused(checkpoint: Path, tmp_path: Path) -> None:
+    own = evaluation(checkpoint)
+    model_card.check_weights(checkpoint, own)
+    for other in ({**own, "weights_sha256": "0" * 64}, {**own, "weights_sha256": None}, {"modalities": {}}):
+        with pytest.raises(ValueError, match="not of these weights: measure it with"):
+            model_card.check_weights(checkpoint, other)
+
+
+def test_labels_without_a_figure(checkpoint: Path) -> None:
+    own = measured_of("ct", "fundus", repo="org/x")
+    own["modalities"]["ct"]["labels"]["spleen"] |= {"AP50": None, "AP": None}
+    assert "| ct: spleen | 40 | 5 | - | - |" in render_card(checkpoint, own)
 
 
 def test_what_was_not_measured_is_said() -> None:
@@ -134,7 +171,7 @@ def test_the_licence_names_every_source(checkpoint: Path) -> None:
 
 
 def test_the_command(checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    arguments = ["--checkpoint", str(checkpoint), "--results", str(write_results(tmp_path / "measured"))]
+    arguments = ["--checkpoint", str(checkpoint), "--results", str(write_results(tmp_path / "measured", checkpoint))]
     assert main(arguments) == 0 and (checkpoint / "README.md").is_file() and (checkpoint / "LICENSE.md").is_file()
     (checkpoint / "config.json").unlink()
     assert main(arguments) == 1
@@ -143,8 +180,9 @@ def test_the_command(checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFix
 
 def test_the_committed_pages_are_what_the_commands_write(tmp_path: Path) -> None:
     embedded = Path(default_checkpoint())
-    own, router = read_measured(RESULTS)
-    assert (embedded / "README.md").read_text(encoding="utf-8") == render_card(embedded, own, router)
+    own = read_measured(RESULTS)
+    model_card.check_weights(embedded, own)
+    assert (embedded / "README.md").read_text(encoding="utf-8") == render_card(embedded, own)
     assert (embedded / "LICENSE.md").read_text(encoding="utf-8") == render_license(embedded, list(own["modalities"]))
     again = tmp_path / "results.md"
     report.write_page(model_card.RESULTS, again)

@@ -9,18 +9,22 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from hub_cards import publish
-from hub_cards.adapters import check_adapter, stage_adapter
+from hub_cards.adapters import stage_adapter
 from hub_cards.check import problems
 from hub_cards.publish import main, size
+from hub_cards.space import requirements
 
-from .material import write_checkpoint, write_results
+from .material import staged_in, write_checkpoint, write_results
 
 
 @pytest.fixture
 def arguments(tmp_path: Path) -> list[str]:
-    checkpoint, results = write_checkpoint(tmp_path / "checkpoint"), write_results(tmp_path / "measured")
+    checkpoint = write_checkpoint(tmp_path / "checkpoint")
+    results = write_results(tmp_path / "measured", checkpoint)
     made = ["--checkpoint", str(checkpoint), "--results", str(results), "--stage", str(tmp_path / "stage")]
     return ["--org", "clinic", *made]
 
@@ -31,7 +35,7 @@ def write_run(folder: Path, base: str = "clinic/med-glip-ct") -> Path:
     adapter.mkdir(parents=True)
     config = {"peft_type": "LORA", "base_model_name_or_path": base}
     (adapter / "adapter_config.json").write_text(json.dumps(config), encoding="utf-8")
-    (adapter / "adapter_model.safetensors").write_bytes(b"0" * 100)
+    save_file({"a": torch.zeros(2)}, adapter / "adapter_model.safetensors")
     (adapter / "optimizer.pt").write_bytes(b"0")
 
     def scores(value: float) -> dict[str, Any]:
@@ -61,7 +65,10 @@ def test_a_dry_run_opens_no_connection(
         assert f"  {name}" in said
     assert said.count("gates passed: licences, privacy, card") == 2
     assert "nothing was sent: this was a dry run, --yes does it" in said
-    assert sorted(path.name for path in (tmp_path / "stage").iterdir()) == ["med-glip-ct", "med-glip-fundus"]
+    assert sorted(path.name for path in (tmp_path / "stage").iterdir() if path.is_dir()) == [
+        "med-glip-ct",
+        "med-glip-fundus",
+    ]
 
 
 def test_the_unified_checkpoint_and_one_expert(arguments: list[str], tmp_path: Path) -> None:
@@ -116,9 +123,81 @@ def test_sizes_for_people(number: int, text: str) -> None:
     assert size(int(number)) == text
 
 
+class TestTheStage:
+    """What a dry run may delete."""
+
+    def test_only_its_own_folder(
+        self, arguments: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        folder = tmp_path / "mine"
+        (folder / "med-glip-ct").mkdir(parents=True)
+        (folder / "med-glip-ct" / "notes.txt").write_text("mine", encoding="utf-8")
+        assert main(["--what", "experts", *arguments, "--stage", str(folder)]) == 2
+        assert "is not empty and was not made by this command" in capsys.readouterr().err
+        assert (folder / "med-glip-ct" / "notes.txt").read_text(encoding="utf-8") == "mine"
+
+    @pytest.mark.parametrize("option", ["--adapter", "--data", "--checkpoint"])
+    def test_never_an_input(
+        self, option: str, arguments: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        stage = staged_in(tmp_path / "stage")
+        (stage / "med-glip-lora-x").mkdir()
+        (stage / "med-glip-lora-x" / "weights").write_text("mine", encoding="utf-8")
+        assert main(["--what", "adapter", *arguments, option, str(stage / "med-glip-lora-x")]) == 2
+        assert "lies in it, or it in that" in capsys.readouterr().err
+        assert (stage / "med-glip-lora-x" / "weights").is_file()
+
+
+def test_the_space_brings_the_checkpoint_that_it_loads(
+    arguments: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["--what", "space", *arguments]) == 0
+    said = capsys.readouterr().out
+    assert "model clinic/med-glip: private" in said and "variable MEDGLIP_MODEL = clinic/med-glip" in said
+    assert "modeling_medglip/modeling_medglip.py" in said and "checkpoints" not in said
+
+
+def test_what_the_space_installs() -> None:
+    lines = requirements().splitlines()
+    assert lines[0].startswith("--extra-index-url ") and not any("med-glip" in line for line in lines)
+    for name in ("torch", "transformers", "pydicom", "nibabel", "scikit-image"):
+        assert any(line.startswith(f"{name}>=") for line in lines)
+
+
+@pytest.mark.parametrize(
+    "more", [["--tag", "a b"], ["--tag", "main"], ["--tag", "../x"], ["--tag", ""], ["--modality", "foo"]]
+)
+def test_odd_options_are_refused_before_any_work(
+    more: list[str], arguments: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as error:
+        main(["--what", "experts", *arguments, *more])
+    assert error.value.code == 2 and not (tmp_path / "stage").exists()
+    assert "ct, mri" in capsys.readouterr().err or more[0] == "--tag"
+
+
+def test_a_checkpoint_that_does_not_say_what_it_was_trained_on(
+    arguments: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "checkpoint" / "licenses.json").unlink()
+    assert main(["--what", "experts", *arguments]) == 2
+    assert "checkpoint: has no licenses.json: write one" in capsys.readouterr().err
+
+
+def test_an_incomplete_evaluation_is_one_line(
+    arguments: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "measured" / "results.json"
+    content = json.loads(path.read_text(encoding="utf-8"))
+    del content["modalities"]["ct"]["at_threshold"]
+    path.write_text(json.dumps(content), encoding="utf-8")
+    assert main(["--what", "experts", *arguments]) == 2
+    assert "experts: an input is not complete (KeyError" in capsys.readouterr().err
+
+
 class TestAdapters:
     def test_what_goes(self, tmp_path: Path) -> None:
-        made = stage_adapter(write_run(tmp_path / "run"), "clinic/lora", tmp_path / "out")
+        made = stage_adapter(write_run(tmp_path / "run"), "clinic/lora", staged_in(tmp_path / "s") / "out")
         assert problems("model", made.folder) == [] and made.private
         assert "optimizer.pt" not in made.files() and "adapter_model.safetensors" in made.files()
         text = (made.folder / "README.md").read_text(encoding="utf-8")
@@ -128,22 +207,39 @@ class TestAdapters:
     def test_a_base_on_this_machine_is_no_base(self, tmp_path: Path) -> None:
         run = write_run(tmp_path / "run", "checkpoint")
         with pytest.raises(ValueError, match="give it with --base owner/name"):
-            stage_adapter(run, "clinic/lora", tmp_path / "out")
-        stage_adapter(run, "clinic/lora", tmp_path / "out", base="clinic/med-glip")
-        config = json.loads((tmp_path / "out" / "adapter_config.json").read_text(encoding="utf-8"))
+            stage_adapter(run, "clinic/lora", staged_in(tmp_path / "s") / "out")
+        stage_adapter(run, "clinic/lora", staged_in(tmp_path / "s") / "out", base="clinic/med-glip")
+        config = json.loads((tmp_path / "s" / "out" / "adapter_config.json").read_text(encoding="utf-8"))
         assert config["base_model_name_or_path"] == "clinic/med-glip"
 
     def test_figures_of_somebody(self, tmp_path: Path) -> None:
-        made = stage_adapter(write_run(tmp_path / "run"), "clinic/lora", tmp_path / "out")
+        made = stage_adapter(write_run(tmp_path / "run"), "clinic/lora", staged_in(tmp_path / "s") / "out")
         card = made.folder / "README.md"
         card.write_text(card.read_text(encoding="utf-8").replace("70.0", "99.0"), encoding="utf-8")
-        assert check_adapter(made.folder) == ["README.md: its figures are not those of results.json"]
+        (found,) = problems("model", made.folder)
+        assert found.startswith("README.md: ") and "99.0" in found
 
     def test_no_adapter(self, tmp_path: Path) -> None:
         with pytest.raises(ValueError, match="holds no adapter and"):
-            stage_adapter(tmp_path, "clinic/lora", tmp_path / "out")
+            stage_adapter(tmp_path, "clinic/lora", staged_in(tmp_path / "s") / "out")
+
+    def test_two_things_of_one_name(
+        self, arguments: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        run = ["--adapter", str(write_run(tmp_path / "run")), "--adapter-name", "med-glip-ct"]
+        assert main(["--what", "experts,adapter", *arguments, *run]) == 2
+        assert "two things of that name" in capsys.readouterr().err
+
+    @pytest.mark.parametrize("part", ["settings", "after", "pictures"])
+    def test_incomplete_results(self, part: str, tmp_path: Path) -> None:
+        path = write_run(tmp_path / "run") / "results.json"
+        content = json.loads(path.read_text(encoding="utf-8"))
+        del content[part]
+        path.write_text(json.dumps(content), encoding="utf-8")
+        with pytest.raises(ValueError, match="holds no adapter and its results"):
+            stage_adapter(tmp_path / "run", "clinic/lora", staged_in(tmp_path / "s") / "out")
 
     def test_by_the_command(self, arguments: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         run = write_run(tmp_path / "liver")
         assert main(["--what", "adapter", "--adapter", str(run), *arguments]) == 0
-        assert "model clinic/med-glip-liver: private" in capsys.readouterr().out
+        assert "model clinic/med-glip-lora-liver: private" in capsys.readouterr().out

@@ -77,11 +77,40 @@ def test_a_tag_never_moves(said: dict[str, Any]) -> None:
     assert found["next"] == [True] and found["tags"] == ["v1", "v2"]
 
 
-def test_the_gate_is_shut_before_anything_is_inside(said: dict[str, Any]) -> None:
+def test_the_gate_is_shut_before_anything_is_inside_and_the_door_opened_last(said: dict[str, Any]) -> None:
     found = said["gated"]
     order = [step for step in found["order"] if step in ("create", "settings", "main")]
-    assert order[:3] == ["create", "settings", "settings"] and "main" in order[3:]
-    assert found["gated"] == "manual" and not found["private"] and found["sent"] == [True]
+    assert order[:2] == ["create", "settings"] and order[-1] == "settings" and order.count("settings") == 2
+    assert "main" in order[2:-1] and found["gated"] == "manual" and not found["private"] and found["sent"] == [True]
+
+
+def test_a_tag_that_names_the_same_is_kept(said: dict[str, Any]) -> None:
+    found = said["back_to_a_tag"]
+    assert "names another content" in found["kept"] and found["again"] == [True] and found["tags"] == 1
+
+
+def test_private_things_do_not_go_into_public_places(said: dict[str, Any]) -> None:
+    found = said["public_there"]
+    assert "is public there, and private was asked for" in found["refused"] and not found["public"]
+    assert found["after"] == found["before"] and found["private"] == [False]
+    assert found["opened"] == [False] and found["now"] is False
+
+
+def test_a_door_that_did_not_open_is_opened_by_the_next_run(said: dict[str, Any]) -> None:
+    found = said["opened_again"]
+    assert "same command again" in found["first"] and found["closed"] is True
+    assert found["second"] == [False] and found["private"] is False
+
+
+def test_only_what_was_looked_at_is_sent(said: dict[str, Any]) -> None:
+    found = said["changed_after_the_look"]
+    assert "files came or went since they were looked at" in found["added"]
+    assert "README.md has changed since it was looked at" in found["other"] and found["commits"] == 0
+
+
+def test_names_of_other_things_are_taken(said: dict[str, Any]) -> None:
+    assert "is taken, by this command's expert" in said["other_role"]["refused"]
+    assert "did not publish" in said["somebodys_readme"]["refused"] and said["somebodys_readme"]["commits"] == 1
 
 
 def test_a_space_has_its_variables(said: dict[str, Any]) -> None:

@@ -31,7 +31,9 @@ def staged(folder: Path, name: str = ID, kind: str = "model", **settings: Any) -
     (folder / "README.md").write_text("---\nlicense: mit\n---\n\ntext\n", encoding="utf-8")
     (folder / "one.safetensors").write_bytes(b"1" * 2000)
     (folder / "two.safetensors").write_bytes(b"2" * 3000)
-    return Staged(name, kind, folder, "mit", **settings)
+    made = Staged(name, kind, folder, "mit", settings.pop("role", "expert"), **settings)
+    made.frozen = made.hashes()
+    return made
 
 
 def send(*repositories: Any, tag: str | None = None, replace: bool = False, token: str | None = "hf_writer") -> Any:
@@ -82,6 +84,7 @@ def changed(hub: Hub, folder: Path) -> Any:
     hub.uploaded.clear()
     (folder / "two.safetensors").unlink()
     (folder / "three.safetensors").write_bytes(b"3")
+    repository.frozen = repository.hashes()
     return {"sent": send(repository), "uploaded": len(hub.uploaded), **state(hub)}
 
 
@@ -124,7 +127,7 @@ def commit_fails(hub: Hub, folder: Path) -> Any:
 @scenario
 def taken(hub: Hub, folder: Path) -> Any:
     """Of two repositories the second one's name is somebody else's: the first one must not go either."""
-    made = hub.repositories["model", "clinic/other"] = Repository("model", "clinic/other")
+    made = hub.repositories["model", "clinic/other"] = Repository("model", "clinic/other", private=True)
     made.add("main", "first", {"theirs.txt": Blob(b"theirs", False)})
     repositories = [staged(folder / "a"), staged(folder / "b", "clinic/other")]
     refused, before = send(*repositories), state(hub)
@@ -137,9 +140,75 @@ def tag_taken(hub: Hub, folder: Path) -> Any:
     repository = staged(folder)
     send(repository, tag="v1")
     (folder / "one.safetensors").write_bytes(b"other")
+    repository.frozen = repository.hashes()
     refused, after = send(repository, tag="v1"), state(hub)
     return {"refused": refused, "after": after, "next": send(repository, tag="v2"),
             "tags": sorted(hub.repositories["model", ID].tags)}  # fmt: skip
+
+
+@scenario
+def back_to_a_tag(hub: Hub, folder: Path) -> Any:
+    """Content that becomes what a tag names again."""
+    repository = staged(folder)
+    send(repository, tag="v1")
+    send(staged(folder, role="expert"), tag="v1")
+    (folder / "one.safetensors").write_bytes(b"other")
+    repository.frozen = repository.hashes()
+    send(repository)
+    kept = send(repository, tag="v1")
+    again = staged(folder)
+    return {"kept": kept, "again": send(again, tag="v1"), "tags": len(hub.repositories["model", ID].tags)}
+
+
+@scenario
+def public_there(hub: Hub, folder: Path) -> Any:
+    """What should be private does not go into what everybody sees."""
+    send(staged(folder, private=False))
+    before = state(hub)
+    (folder / "one.safetensors").write_bytes(b"private")
+    refused = send(staged(folder))
+    found = hub.repositories["model", ID]
+    public = found.private
+    found.private = True
+    after, closed, opened = state(hub), send(staged(folder)), send(staged(folder, private=False))
+    return {"before": before, "refused": refused, "after": after, "public": public, "private": closed,
+            "opened": opened, "now": found.private}  # fmt: skip
+
+
+@scenario
+def opened_again(hub: Hub, folder: Path) -> Any:
+    """The setting that opens a repository fails; the next run opens it."""
+    hub.fail = lambda method, path: 500 if path.endswith("/settings") else None
+    without_waiting()
+    first = send(staged(folder, private=False))
+    closed = hub.repositories["model", ID].private
+    hub.fail = None
+    return {"first": first, "closed": closed, "second": send(staged(folder, private=False)),
+            "private": hub.repositories["model", ID].private}  # fmt: skip
+
+
+@scenario
+def changed_after_the_look(hub: Hub, folder: Path) -> Any:
+    repository = staged(folder)
+    (folder / "scan.json").write_text("{}", encoding="utf-8")
+    added = send(repository)
+    (folder / "scan.json").unlink()
+    (folder / "README.md").write_text("other", encoding="utf-8")
+    return {"added": added, "other": send(repository), **state(hub)}
+
+
+@scenario
+def other_role(hub: Hub, folder: Path) -> Any:
+    """An adapter does not replace an expert of its name."""
+    send(staged(folder))
+    return {"refused": send(staged(folder, role="adapter")), **state(hub)}
+
+
+@scenario
+def somebodys_readme(hub: Hub, folder: Path) -> Any:
+    made = hub.repositories["model", ID] = Repository("model", ID, private=True)
+    made.add("main", "first", {"README.md": Blob(b"theirs", False)})
+    return {"refused": send(staged(folder)), **state(hub)}
 
 
 @scenario
@@ -190,6 +259,7 @@ def main() -> None:
         os.environ.update(client_environment(hub, str(folder / "cache")))
         for number, run in enumerate(SCENARIOS):
             hub.repositories.clear(), hub.large.clear(), hub.requests.clear(), hub.uploaded.clear()
+            hub.fail = None
             said[run.__name__] = run(hub, folder / str(number))
     print(json.dumps(said))
 

@@ -1,0 +1,98 @@
+# Copyright 2026 The MedGLIP authors. Licensed under the Apache License, Version 2.0.
+"""What is in a folder of Parquet files, counted from the files themselves."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+
+@dataclass
+class Counts:
+    """Numbers of a data set.
+
+    Attributes:
+        images, boxes, masks: ("modality" | "source" | "region" | "label", value) -> number.
+        splits: (modality, split) -> [pictures, bytes]. patients: split -> pseudonyms with their source.
+        pairs: (source, modality) that occur. content: hash of which pictures are in which split.
+    """
+
+    images: Counter[tuple[str, str]] = field(default_factory=Counter)
+    boxes: Counter[tuple[str, str]] = field(default_factory=Counter)
+    masks: Counter[tuple[str, str]] = field(default_factory=Counter)
+    splits: dict[tuple[str, str], list[int]] = field(default_factory=dict)
+    patients: dict[str, set[str]] = field(default_factory=dict)
+    pairs: set[tuple[str, str]] = field(default_factory=set)
+    content: Any = field(default_factory=hashlib.sha256)
+
+    def add(self, row: Mapping[str, Any], modality: str, part: str, names: Sequence[str]) -> None:
+        """Count one row of a Parquet file, whose picture is left out but for its size, `bytes`."""
+        number = self.splits.setdefault((modality, part), [0, 0])
+        number[0] += 1
+        number[1] += int(row["bytes"])
+        self.pairs.add((str(row["source"]), modality))
+        self.patients.setdefault(part, set()).add(f"{row['source']}\0{row['patient']}")
+        self.content.update(f"{part} {row['image_id']} {row['sha256']}".encode())
+        keys = [("modality", modality), ("source", str(row["source"]))]
+        seen, objects = set(keys), row["objects"]
+        for label, region, mask in zip(objects["category"], objects["region"], objects["segmentation"], strict=True):
+            own = [*keys, ("label", names[label]), ("region", region or "outside the taxonomy")]
+            seen |= set(own)
+            self.boxes.update(own)
+            self.masks.update(own if mask else ())
+        self.images.update(seen)
+
+    def total(self, kind: str) -> int:
+        """Of `"images"`, `"boxes"` or `"masks"`, all modalities together."""
+        found: Counter[tuple[str, str]] = getattr(self, kind)
+        return sum(number for (by, _), number in found.items() if by == "modality")
+
+    def split_hashes(self) -> dict[str, str]:
+        """Short hash of the patients of each split."""
+        return {
+            part: hashlib.sha256("\n".join(sorted(patients)).encode()).hexdigest()[:16]
+            for part, patients in sorted(self.patients.items())
+        }
+
+
+def counted(folder: Path, header: Mapping[str, Any]) -> Counts:
+    """Count the Parquet files of a folder, but for the config `labels`.
+
+    Args:
+        header: of its card, for the names of the classes.
+    """
+    info = {str(row["config_name"]): row for row in header["dataset_info"]}
+    names = {config: class_names(row) for config, row in info.items() if config != "labels"}
+    counts = Counts()
+    for path in sorted(folder.glob("*/*.parquet")):
+        if path.parent.name != "labels":
+            _count_file(path, names[path.parent.name], counts)
+    return counts
+
+
+def _count_file(path: Path, names: Sequence[str], counts: Counts) -> None:
+    import pyarrow.compute as pc
+    import pyarrow.parquet as pq
+
+    file = pq.ParquetFile(path)
+    for group in range(file.num_row_groups):
+        table = file.read_row_group(group)
+        sizes = pc.binary_length(pc.struct_field(table["image"], "bytes")).to_pylist()
+        rows = table.select(["source", "patient", "image_id", "sha256", "objects"]).to_pylist()
+        for row, size in zip(rows, sizes, strict=True):
+            counts.add({**row, "bytes": size or 0}, path.parent.name, path.name.split("-")[0], names)
+
+
+def class_names(info: Mapping[str, Any]) -> list[str]:
+    """The classes of a config, out of its features in a card's header."""
+    objects = next(feature for feature in info["features"] if feature["name"] == "objects")
+    category = next(part for part in objects["struct"] if part["name"] == "category")
+    names = category["sequence"]["class_label"]["names"]
+    return [str(names[key]) for key in sorted(names, key=int)]
+
+
+__all__ = ["Counts", "class_names", "counted"]

@@ -1,0 +1,60 @@
+# Copyright 2026 The MedGLIP authors. Licensed under the Apache License, Version 2.0.
+"""The files that a repository of each kind may have, and those it cannot be without. Anything else is refused by its
+name: a name can be a patient's too."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from modeling_medglip.errors import one_line
+
+
+CODE = ("configuration_medglip.py", "modeling_medglip.py", "image_processing_medglip.py", "processing_medglip.py")
+SOURCE = r"[a-z0-9][a-z0-9_]{0,63}"
+SHARD = r"-\d{5}-of-\d{5}"
+PROCESSOR = r"processor_config\.json|tokenizer\.json|tokenizer_config\.json|special_tokens_map\.json|vocab\.txt"
+ALLOWED = {
+    "model": re.compile(
+        rf"README\.md|LICENSE\.md|config\.json|evaluation\.json|licenses\.json|{PROCESSOR}|"
+        rf"model(?:{SHARD})?\.safetensors|model\.safetensors\.index\.json|{'|'.join(map(re.escape, CODE))}"
+    ),
+    "adapter": re.compile(
+        rf"README\.md|LICENSE\.md|adapter_config\.json|adapter_model\.safetensors|medglip_adapter\.json|results\.json|"
+        rf"{PROCESSOR}"
+    ),
+    "dataset": re.compile(
+        rf"README\.md|label_hierarchy\.json|provenance\.json|quality/report\.json|recipes/{SOURCE}\.yaml|"
+        rf"(?:labels|{SOURCE})/(?:train|validation|test){SHARD}\.parquet"
+    ),
+    "space": re.compile(
+        r"README\.md|LICENSE\.txt|requirements\.txt|app\.py|space(?:_[a-z_]+)?\.(?:py|css|js)|"
+        r"modeling_medglip/[a-z_]+\.(?:py|yaml)|modeling_medglip/py\.typed"
+    ),
+}
+NEEDED = {
+    "model": (
+        "README.md", "LICENSE.md", "config.json", "processor_config.json", "tokenizer.json", "tokenizer_config.json",
+        "licenses.json", "evaluation.json", *CODE,
+    ),
+    "adapter": ("README.md", "LICENSE.md", "adapter_config.json", "adapter_model.safetensors", "results.json"),
+    "dataset": ("README.md", "label_hierarchy.json", "provenance.json"),
+    "space": ("README.md", "app.py", "requirements.txt", "modeling_medglip/__init__.py"),
+}  # fmt: skip
+
+
+def problems(role: str, files: Sequence[str]) -> list[str]:
+    """What is missing, and what has no place there, one line each.
+
+    Args:
+        role: one of `ALLOWED`. files: paths in the repository.
+    """
+    found = [f"{name} is missing" for name in NEEDED[role] if name not in files]
+    if role == "model" and not any(name.endswith(".safetensors") for name in files):
+        found.append("model.safetensors is missing")
+    odd = [name for name in files if not ALLOWED[role].fullmatch(name)]
+    kind = "an adapter" if role == "adapter" else f"a {role}"
+    return [*found, *(f"{one_line(name, 60)!r} has no place in {kind}'s repository" for name in odd)]
+
+
+__all__ = ["ALLOWED", "CODE", "NEEDED", "problems"]
