@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from .cli_jobs import Job, VolumeJob, expand, known_kinds
+from .cli_jobs import Job, Options, VolumeJob, expand, known_kinds
 from .cli_talk import fail, print_rows, progress, say
 from .errors import MedGlipError, UsageError, one_line
 from .run_report import RESEARCH_USE, InputRecord
@@ -108,17 +108,22 @@ def ground(
     plane: Annotated[
         str | None, typer.Option("--plane", help="Of volumes: axial, coronal, sagittal; all asks for agreement.")
     ] = None,
-    volume: Annotated[int | None, typer.Option("--volume", min=1, help="Volume of a 4-D NIfTI file.")] = None,
+    volume: Annotated[int | None, typer.Option("--volume", min=1, help="Which volume of a 4-D file.")] = None,
     axes: Annotated[
         str | None,
-        typer.Option("--axes", help="Of volumes whose header is wrong: LPS, RAS, LIA ..."),
+        typer.Option(
+            "--axes",
+            help="Of volumes whose header is wrong: where the axes run, LPS, RAS ... mm of boxes follow them, from "
+            "where the header puts the first voxel; label maps and markups stay on the file's own header.",
+        ),
     ] = None,
     write: Annotated[
         list[str] | None,
         typer.Option("--write", help="Of volumes, also: slicer, nifti, sr, seg; several times for several."),
     ] = None,
     resample: Annotated[
-        bool, typer.Option("--resample", help="Take DICOM series with uneven or missing slices, interpolated.")
+        bool,
+        typer.Option("--resample", help="Take DICOM series with uneven, missing or damaged slices, interpolated."),
     ] = False,
     several_patients: Annotated[
         bool, typer.Option("--several-patients", help="Take a DICOM folder with files of several patients.")
@@ -133,7 +138,11 @@ def ground(
         from .results import output_stems
 
         labels, kinds = prompt_labels(prompt), known_kinds(write or ())
-        jobs, records = expand(inputs, several_patients, resample, volume, debug)
+        options = {"prompt": prompt, "modality": modality, "threshold": threshold, "device": device, "frame": frame}
+        of_volumes = {"plane": plane, "volume": volume, "axes": axes, "write": list(kinds), "resample": resample}
+        of_volumes["several_patients"] = several_patients
+        given = tuple("--" + name.replace("_", "-") for name, value in of_volumes.items() if value)
+        jobs, records = expand(inputs, Options(several_patients, resample, volume, frame, given), debug)
         stems = output_stems([job.path for job in jobs], out)
         _check_report(report, inputs, out, stems)
         _make_folder(out)
@@ -145,10 +154,9 @@ def ground(
             if isinstance(job, VolumeJob):
                 job.plane, job.kinds, job.axes = plane, kinds, axes
             read = found.open or (lambda path=found.path: read_image(path, frame))
-            records.append(job.run(found.path.name, read))
+            records.append(job.run(found.name, read))
     if report is not None:
-        options = {"prompt": prompt, "modality": modality, "threshold": threshold, "device": device, "frame": frame}
-        _write_report(report, grounder, options, labels, records, time.perf_counter() - start)
+        _write_report(report, grounder, {**options, **of_volumes}, labels, records, time.perf_counter() - start)
     return _finish(records, out)
 
 

@@ -22,12 +22,37 @@ if TYPE_CHECKING:
     from .volume_source import VolumeSource
 
 
+# Outputs that refer to a DICOM series.
+DICOM_KINDS = ("sr", "seg")
+
+
 @dataclass(frozen=True)
 class Input:
-    """A picture, or a volume that `open` opens. Series of a folder have a path of their own, which only names them."""
+    """A picture, or a volume that `open` opens.
+
+    Attributes:
+        path: where it is; of a series of a folder, and of a multi-frame file, one that only names its outputs.
+        name: for messages.
+    """
 
     path: Path
+    name: str
     open: Callable[[], VolumeSource] | None = None
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the command line says of volumes, and of pictures that are a frame.
+
+    Attributes:
+        given: the options that were given and are for volumes alone, as they are typed.
+    """
+
+    several_patients: bool = False
+    resample: bool = False
+    volume: int | None = None
+    frame: int | None = None
+    given: tuple[str, ...] = ()
 
 
 def known_kinds(kinds: Sequence[str]) -> tuple[str, ...]:
@@ -45,34 +70,82 @@ def known_kinds(kinds: Sequence[str]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(kinds))
 
 
-def expand(
-    inputs: Sequence[Path], several_patients: bool, resample: bool, volume: int | None, debug: bool
-) -> tuple[list[Input], list[InputRecord]]:
-    """What the command line names, folders as their series; and records of folders that cannot be used."""
-    from .volumes import is_volume_file
+def expand(inputs: Sequence[Path], options: Options, debug: bool) -> tuple[list[Input], list[InputRecord]]:
+    """What the command line names, folders as their series; and records of folders that cannot be used.
 
+    Raises:
+        `UsageError`: an option that is not for what it is given with.
+    """
     found: list[Input] = []
     failed: list[InputRecord] = []
     for path in inputs:
-        if path.is_dir():
-            from .dicom_folder import find_series, open_series
-
-            try:
-                series = find_series(path, several_patients)
-            except MedGlipError as error:
-                fail(error, 1, debug)
-                failed.append(InputRecord(one_line(path.name, 120), "failed", 0.0, error=str(error)))
-                continue
-            for number, one in enumerate(series, start=1):
-                name = path.resolve().name if len(series) == 1 else f"{path.resolve().name}-{one.number or number}"
-                found.append(Input(path.parent / name, partial(open_series, one, name, resample)))
-        elif is_volume_file(path):
-            from .volume_source import open_volume
-
-            found.append(Input(path, partial(open_volume, path, volume)))
-        else:
-            found.append(Input(path))
+        if not path.is_dir():
+            found.append(_file(path, options))
+            continue
+        name = one_line(path.name, 120)
+        _refuse_frame(name, options)
+        start = time.perf_counter()
+        try:
+            found += _series(path, options)
+        except UsageError:
+            raise
+        except Exception as error:  # one input must not take the others with it
+            reason = str(error) if isinstance(error, MedGlipError) else f"{name}: {_unexpected(error)}"
+            fail(reason, 1, debug, error)
+            failed.append(InputRecord(name, "failed", time.perf_counter() - start, error=reason))
     return found, failed
+
+
+def _unexpected(error: Exception) -> str:
+    # What other libraries say may quote a header.
+    return f"unexpected {type(error).__name__}; --debug shows where"
+
+
+def _file(path: Path, options: Options) -> Input:
+    from .volumes import is_volume_file
+
+    name = one_line(path.name, 120)
+    if is_volume_file(path):
+        from .volume_source import open_volume
+
+        _refuse_frame(name, options)
+        return Input(path, name, partial(open_volume, path, options.volume))
+    from .dicom_folder import FoundSeries, holds_slices, open_series
+
+    if options.frame is None and holds_slices(path):
+        _refuse_number(name, options)
+        return Input(path, name, partial(open_series, FoundSeries((path,)), path.name, options.resample))
+    if options.given and path.is_file():
+        told = f"{options.given[0]} is for volumes, and {name} is a picture: ground it in a run of its own"
+        raise UsageError(told)
+    return Input(path, name)
+
+
+def _refuse_frame(name: str, options: Options) -> None:
+    if options.frame is not None:
+        raise UsageError(f"--frame is for pictures, and {name} is a volume: ground it in a run of its own")
+
+
+def _refuse_number(name: str, options: Options) -> None:
+    if options.volume is not None:
+        raise UsageError(f"--volume is for 4-D files, and {name} is DICOM: ground it in a run of its own")
+
+
+def _series(folder: Path, options: Options) -> list[Input]:
+    """The series of a folder, each by a name of its own."""
+    from .dicom_folder import find_series, open_series
+
+    _refuse_number(one_line(folder.name, 120), options)
+    series = find_series(folder, options.several_patients, options.resample)
+    whole, taken = folder.resolve().name, set[str]()
+    found = []
+    for place, one in enumerate(series, start=1):
+        base = whole if len(series) == 1 else f"{whole}-{place if one.number is None else one.number}"
+        name = next(n for n in (base, *(f"{base}-{again}" for again in range(2, len(series) + 2))) if n not in taken)
+        taken.add(name)
+        # The ending keeps a stem from losing what follows a dot.
+        found.append(Input(folder.parent / f"{name}.dcm", name, partial(open_series, one, name, options.resample)))
+    return found
 
 
 class Job:
@@ -94,6 +167,8 @@ class Job:
         self.prompt, self.labels, self.modality, self.threshold = prompt, labels, modality, threshold
         self.debug, self.case = debug, case
         self.pictures: list[Any] = []
+        self.warned: list[str] = []
+        self.problems: list[str] = []
 
     def run(self, name: str, read: Any) -> InputRecord:
         """Read, ground, write, print."""
@@ -104,6 +179,8 @@ class Job:
             for warning in result.warnings:
                 complain("warning", f"{name}: {warning}")
             outputs = self.write(image, result)
+            for warning in self.warned:
+                complain("warning", f"{name}: {warning}")
         except UsageError:
             raise
         except MedGlipError as error:
@@ -114,12 +191,14 @@ class Job:
             return InputRecord(name, "failed", time.perf_counter() - start, error="not enough memory")
         except Exception as error:  # one input must not take the others with it
             memory = "memory" in str(error).lower()
-            reason = "not enough memory" if memory else f"unexpected {type(error).__name__}; --debug shows where"
+            reason = "not enough memory" if memory else _unexpected(error)
             fail(f"{name}: {reason}", 1, self.debug, error)
             return InputRecord(name, "failed", time.perf_counter() - start, error=reason)
         self.show(name, result)
-        found = (len(result.boxes), result.image.modality, result.modality_source, result.warnings)
-        return InputRecord(name, "done", time.perf_counter() - start, outputs, *found)
+        told = (*result.warnings, *self.warned)
+        found = (len(result.boxes), result.image.modality, result.modality_source, told)
+        status, problem = ("failed", "; ".join(self.problems)) if self.problems else ("done", None)
+        return InputRecord(name, status, time.perf_counter() - start, outputs, *found, error=problem)
 
     def ground(self, image: Any) -> Any:
         """The boxes of what was read."""
@@ -164,6 +243,10 @@ class VolumeJob(Job):
     def ground(self, image: Any) -> Any:
         from .volume_grounding import ground_volume
 
+        wanted = [kind for kind in self.kinds if kind in DICOM_KINDS]
+        if wanted and not image.dicom_slices:
+            told = f"is no DICOM series, which {' and '.join(wanted)} refer to: leave out --write {wanted[0]}"
+            raise MedGlipError(f"{image.name}: {told}")
         found = ground_volume(
             image,
             self.prompt,
@@ -179,29 +262,50 @@ class VolumeJob(Job):
         return found
 
     def write(self, image: Any, result: Any) -> tuple[str, ...]:
-        from .montage import draw_montage
-        from .overlay import overlay_png
-        from .results import output_names, volume_output_names, write_bytes
+        """Write every file on its own: one that cannot be written leaves the others, and is told and recorded."""
+        from .results import output_names, volume_output_names
         from .volume_results import write_volume_boxes
 
         boxes_name, picture_name = output_names(self.stem)
-        write_volume_boxes(result, self.out / boxes_name)
-        written = [boxes_name]
-        picture = draw_montage(image, result, self.labels, self.window())
-        if picture is not None:
-            write_bytes(self.out / picture_name, overlay_png(picture))
-            written.append(picture_name)
+        written = self._each(boxes_name, lambda path: write_volume_boxes(result, path))
+        if result.boxes:
+            written += self._each(picture_name, partial(self._montage, image, result))
         names = volume_output_names(self.stem)
         for kind in self.kinds:
-            self._write_as(kind, image, result, self.out / names[kind])
-            written.append(names[kind])
+            if kind in DICOM_KINDS and not result.boxes:
+                self.warned.append(f"nothing was found: no {kind} is written, which cannot be empty")
+                continue
+            written += self._each(names[kind], partial(self._write_as, kind, image, result))
         return tuple(written)
+
+    def _each(self, name: str, write: Callable[[Path], Any]) -> list[str]:
+        """The name of a file, if it could be written."""
+        try:
+            write(self.out / name)
+            return [name]
+        except Exception as error:  # one output must not take the others with it
+            reason = str(error) if isinstance(error, MedGlipError) else f"{name}: {_unexpected(error)}"
+            self.problems.append(reason)
+            fail(reason, 1, self.debug, error)
+            return []
+
+    def _montage(self, source: VolumeSource, result: VolumeResult, path: Path) -> None:
+        from .montage import draw_montage, shown_boxes
+        from .overlay import overlay_png
+        from .results import write_bytes
+
+        picture = draw_montage(source, result, self.labels, self.window())
+        assert picture is not None  # there are boxes
+        write_bytes(path, overlay_png(picture))
+        missing = shown_boxes(result)[1]
+        if missing:
+            self.warned.append(f"the montage has no room for {len(missing)} labels: {', '.join(missing)}")
 
     def _write_as(self, kind: str, source: VolumeSource, result: VolumeResult, path: Path) -> None:
         from . import dicom_outputs, volume_outputs
 
         if kind == "slicer":
-            volume_outputs.write_slicer(result, path)
+            volume_outputs.write_slicer(result, path, source)
         elif kind == "nifti":
             volume_outputs.write_label_map(result, source, self.labels, path)
         elif kind == "sr":

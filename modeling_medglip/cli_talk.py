@@ -22,6 +22,10 @@ if TYPE_CHECKING:
     from .volume_results import VolumeResult
 
 
+# The display of bars that is on the screen, if one is.
+_shown: list[Progress] = []
+
+
 def console() -> Console:
     """Standard output; wide enough for whole rows when it is no terminal."""
     return Console() if sys.stdout.isatty() else Console(width=160, color_system=None)
@@ -100,9 +104,21 @@ def slices(pictures: Iterable[Any], count: int) -> Iterator[Any]:
 
 
 def _bar(items: Iterable[Any], count: int, description: str) -> Iterator[Any]:
+    """Bars within each other share one display, or they would overwrite each other."""
     if count < 2 or not sys.stderr.isatty():
         yield from items
         return
+    if _shown:
+        task = _shown[-1].add_task(description, total=count)
+        try:
+            yield from _shown[-1].track(items, total=count, task_id=task)
+        finally:
+            _shown[-1].remove_task(task)
+        return
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        yield from bar.track(items, total=count, description=description)
+        _shown.append(bar)
+        try:
+            yield from bar.track(items, total=count, description=description)
+        finally:
+            _shown.remove(bar)

@@ -1,22 +1,24 @@
 # Copyright 2026 The MedGLIP authors. Licensed under the Apache License, Version 2.0.
 """The image series of a folder of DICOM files, whatever else lies in it.
 
-Files are told apart by their headers, never by their names. Of the headers nothing about the patient is kept; that two
-files are of one patient is all that is compared.
+Files are told apart by their headers; a name only decides whether a file that cannot be read should have been a slice.
+Of the headers nothing about the patient is kept; that two files are of one patient is all that is compared.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from .dicom_series import Stack, index_series
 from .errors import MedGlipError, one_line
-from .reading_dicom import DERIVED_CODES, silent
-from .volume_source import StreamedSource, VolumeSource
+from .reading import DICOM_ENDINGS
+from .reading_dicom import DERIVED_CODES, functional_item, silent
+from .volume_source import SliceOf, StreamedSource
 from .volumes import VolumeError
 
 
@@ -25,6 +27,7 @@ TAGS = [
     "Rows", "Columns", "ImageType",
 ]  # fmt: skip
 MAX_FILES = 100_000
+IMAGE, OTHER, BROKEN, EMPTY = "image", "other", "broken", "empty"
 
 
 @dataclass(frozen=True)
@@ -41,39 +44,72 @@ class FoundSeries:
     notes: tuple[str, ...] = ()
 
 
-def find_series(folder: Path, several_patients: bool = False) -> list[FoundSeries]:
+@dataclass(frozen=True)
+class _File:
+    """A file of a folder: what it is, and of an image the patient, study and series, and whether it is a localizer."""
+
+    path: Path
+    kind: str
+    patient: tuple[str, str] = ("", "")
+    key: tuple[str, str] = ("", "")
+    number: int | None = None
+    localizer: bool = False
+
+
+def find_series(folder: Path, several_patients: bool = False, resample: bool = False) -> list[FoundSeries]:
     """The image series below a folder.
 
     Args:
         several_patients: take a folder with files of several patients; refused otherwise, since mixing them up is
             nearly always a mistake.
+        resample: leave out, with a note, files that should be slices and cannot be read; refused otherwise.
 
     Raises:
-        `MedGlipError`: no image series, several patients, or more than `MAX_FILES` files; names the folder.
+        `MedGlipError`: no image series, several patients, a damaged file, or more than `MAX_FILES` files; names the
+            folder.
     """
     name = one_line(folder.name, 120)
-    groups: dict[str, list[tuple[Path, Any]]] = {}
-    patients: set[tuple[str, str]] = set()
-    others = 0
-    with silent():
-        for file, header in _headers(folder, name):
-            if header is None:
-                others += 1
-                continue
-            patients.add((str(header.get("PatientID", "")), str(header.get("PatientName", ""))))
-            groups.setdefault(str(header.get("SeriesInstanceUID", "")), []).append((file, header))
+    files = list(_files(folder, name))
+    images = [file for file in files if file.kind == IMAGE]
+    alike = {_pattern(file.path) for file in images}
+    empty = [file for file in files if file.kind == EMPTY and (_named(file.path) or _pattern(file.path) in alike)]
+    broken = [*empty, *(file for file in files if file.kind == BROKEN)]
+    others = len(files) - len(images) - len(broken)
+    if broken and not resample:
+        told = f"{one_line(broken[0].path.name, 60)}: is {'empty' if broken[0].kind == EMPTY else 'damaged'}"
+        raise MedGlipError(f"{name}: {told}, and may be a slice: mend or remove it, or leave it out (--resample)")
+    patients = {file.patient for file in images}
     if len(patients) > 1 and not several_patients:
-        raise MedGlipError(f"{name}: holds files of {len(patients)} patients: give a folder for each")
-    found = [series for files in groups.values() if (series := _series(files, others)) is not None]
+        told = f"holds files of {len(patients)} patients: give a folder for each, or --several-patients"
+        raise MedGlipError(f"{name}: {told}")
+    groups: dict[tuple[Any, ...], list[_File]] = {}
+    for file in images:
+        groups.setdefault((file.patient, file.key), []).append(file)
+    notes = _left_out(broken, others)
+    found = [series for group in groups.values() if (series := _series(group, notes)) is not None]
     if not found:
         raise MedGlipError(f"{name}: holds no DICOM image series ({others} other files)")
     return sorted(found, key=lambda series: (series.number is None, series.number or 0, -len(series.files)))
 
 
-def _headers(folder: Path, name: str) -> Iterator[tuple[Path, Any]]:
-    """Every file below a folder with its header, `None` for what is no DICOM image. Links are not followed."""
-    import pydicom
+def _left_out(broken: Sequence[_File], others: int) -> tuple[str, ...]:
+    names = ", ".join(one_line(file.path.name, 60) for file in broken[:3])
+    damaged = (f"{len(broken)} damaged files left out: {names}",) if broken else ()
+    return ((f"{others} files that are no images left out",) if others else ()) + damaged
 
+
+def _named(path: Path) -> bool:
+    """Whether a file's name says that it is DICOM; what macOS leaves beside files begins with a dot."""
+    return path.name.lower().endswith(DICOM_ENDINGS) and not path.name.startswith(".")
+
+
+def _pattern(path: Path) -> str:
+    """A file's name, whatever its numbers."""
+    return re.sub(r"\d+", "0", path.name.lower())
+
+
+def _files(folder: Path, name: str) -> Iterator[_File]:
+    """Every file below a folder. Links are not followed."""
     count = 0
     for place, folders, files in os.walk(folder):
         folders.sort()
@@ -84,40 +120,91 @@ def _headers(folder: Path, name: str) -> Iterator[tuple[Path, Any]]:
             count += 1
             if count > MAX_FILES:
                 raise MedGlipError(f"{name}: holds more than {MAX_FILES} files: give the folder of a study")
-            yield path, _image_header(path, pydicom)
+            with silent():
+                yield _file(path)
 
 
-def _image_header(path: Path, pydicom: Any) -> Any:
+def _file(path: Path) -> _File:
+    import pydicom
+
     try:
+        if path.stat().st_size == 0:
+            return _File(path, EMPTY)
+        with path.open("rb") as stream:
+            marked = stream.read(132)[128:] == b"DICM"
         header = pydicom.dcmread(path, force=True, stop_before_pixels=True, specific_tags=TAGS)
-        modality = str(header.get("Modality") or "").strip().upper()
-        image = "Rows" in header and "Columns" in header and "SOPClassUID" in header
-        return header if image and modality not in DERIVED_CODES else None
-    except Exception:  # damaged files make pydicom raise nearly anything; read_series names those of a series
+        kind = _kind(header, marked or _named(path))
+        return _image(path, header) if kind == IMAGE else _File(path, kind)
+    except Exception:  # damaged files make pydicom raise nearly anything
+        return _File(path, BROKEN if _named(path) else OTHER)
+
+
+def _kind(header: Any, expected: bool) -> str:
+    """What a file is, by its header.
+
+    Args:
+        expected: name or first bytes say that it is DICOM.
+    """
+    stated = header.get("SOPClassUID") or getattr(header, "file_meta", {}).get("MediaStorageSOPClassUID")
+    if str(header.get("Modality") or "").strip().upper() in DERIVED_CODES:
+        return OTHER
+    if stated is not None and "Rows" in header and "Columns" in header:
+        return IMAGE
+    of_images = stated is None or "Image Storage" in getattr(stated, "name", "")
+    return BROKEN if expected and of_images else OTHER
+
+
+def _image(path: Path, header: Any) -> _File:
+    kinds = header.get("ImageType") or ()
+    shown = [str(kind).strip().upper() for kind in ([kinds] if isinstance(kinds, str) else kinds)]
+    key = (str(header.get("StudyInstanceUID") or ""), str(header.get("SeriesInstanceUID") or ""))
+    return _File(path, IMAGE, _patient(header), key, _series_number(header), "LOCALIZER" in shown)
+
+
+def _patient(header: Any) -> tuple[str, str]:
+    """Whose file it is: the ID, or the name where there is none; in one spelling."""
+    number = str(header.get("PatientID") or "").strip().casefold()
+    name = str(header.get("PatientName") or "").strip(" ^").casefold()
+    return (number, "") if number else ("", name)
+
+
+def _series_number(header: Any) -> int | None:
+    try:
+        return int(header.get("SeriesNumber"))
+    except Exception:  # none, or no number; it only names the series
         return None
 
 
-def _series(files: list[tuple[Path, Any]], others: int) -> FoundSeries | None:
+def _series(files: list[_File], notes: tuple[str, ...]) -> FoundSeries | None:
     """Without its localizers; `None` if nothing else is in it."""
-    kept = [(file, header) for file, header in files if not _is_localizer(header)]
+    kept = [file for file in files if not file.localizer]
     if not kept:
         return None
-    notes = []
     if len(kept) < len(files):
-        notes.append(f"{len(files) - len(kept)} localizer images left out")
-    if others:
-        notes.append(f"{others} files that are no images left out")
-    number = kept[0][1].get("SeriesNumber")
-    return FoundSeries(tuple(file for file, _ in kept), None if number is None else int(number), tuple(notes))
+        notes = (f"{len(files) - len(kept)} localizer images left out", *notes)
+    return FoundSeries(tuple(file.path for file in kept), kept[0].number, notes)
 
 
-def _is_localizer(header: Any) -> bool:
-    kinds = header.get("ImageType") or ()
-    return any(str(kind).strip().upper() == "LOCALIZER" for kind in ([kinds] if isinstance(kinds, str) else kinds))
+def holds_slices(path: Path) -> bool:
+    """Whether a file is a multi-frame DICOM image whose frames lie in space, as those of an enhanced CT or MR do."""
+    try:
+        import pydicom
+
+        with path.open("rb") as stream:
+            if stream.read(132)[128:] != b"DICM" and not path.name.lower().endswith(DICOM_ENDINGS):
+                return False
+        tags = ["NumberOfFrames", "Modality", "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"]
+        with silent():
+            header = pydicom.dcmread(path, force=True, stop_before_pixels=True, specific_tags=tags)
+            several = int(header.get("NumberOfFrames") or 1) > 1
+            derived = str(header.get("Modality") or "").strip().upper() in DERIVED_CODES
+            return several and not derived and functional_item(header, 0, "PlanePositionSequence") is not None
+    except Exception:  # whatever is wrong with it, who reads it will say
+        return False
 
 
-def open_series(found: FoundSeries, name: str, resample: bool = False) -> VolumeSource:
-    """A series as a volume, read slice by slice where its files are slices.
+def open_series(found: FoundSeries, name: str, resample: bool = False) -> StreamedSource:
+    """A series as a volume, read slice by slice.
 
     Args:
         name: of the folder, for messages and results. resample: see [`~modeling_medglip.dicom_series.index_series`].
@@ -126,22 +213,24 @@ def open_series(found: FoundSeries, name: str, resample: bool = False) -> Volume
         `VolumeError`: names the folder and what is wrong with its slices.
     """
     try:
-        with silent():
-            series = index_series(found.files, resample)
+        stack = index_series(found.files, resample)
     except VolumeError as error:
         raise VolumeError(f"{one_line(name, 120)}: {error}", error.rule) from error
-    notes = tuple(f"{rule.replace('_', ' ')}: {value}" for rule, value in series.notes)
-    told = (name, series.modality, (*found.notes, *notes))
-    source = _streamed(series, *told) if isinstance(series, Stack) else VolumeSource(series.volume, *told)
-    source.stacked, source.dicom_files = True, series.files
-    return source
+    notes = tuple(f"{rule.replace('_', ' ')}: {value}" for rule, value in stack.notes)
+    return _streamed(stack, name, (*found.notes, *notes))
 
 
-def _streamed(stack: Stack, name: str, modality: str | None, notes: tuple[str, ...]) -> StreamedSource:
+def _streamed(stack: Stack, name: str, notes: tuple[str, ...]) -> StreamedSource:
     slabs = stack.slabs
     slabs.name = one_line(name, 120)
     rows, columns = slabs.shape
-    return StreamedSource(slabs, (columns, rows, len(slabs.slices)), slabs.affine, name, modality, notes)
+    source = StreamedSource(slabs, (columns, rows, slabs.count), slabs.affine, name, stack.modality, notes)
+    source.stacked = True
+    source.dicom_slices = tuple(
+        SliceOf(piece.file, None if piece.frame is None else piece.frame + 1, place)
+        for piece, place in zip(stack.slices, stack.places, strict=True)
+    )
+    return source
 
 
-__all__ = ["FoundSeries", "find_series", "open_series"]
+__all__ = ["FoundSeries", "find_series", "holds_slices", "open_series"]

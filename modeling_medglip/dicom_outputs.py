@@ -7,18 +7,18 @@ that hold anything of the patient. Codes are SNOMED CT's where somebody has chec
 
 from __future__ import annotations
 
-import io
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from .errors import MedGlipError, one_line
-from .results import write_bytes
+from .reading_dicom import functional_item, silent
 from .run_report import package_version
 from .taxonomy import load_taxonomy
-from .volume_outputs import voxels
+from .volume_outputs import voxels, written
 from .volume_results import VolumeBox, VolumeResult
 from .volume_source import VolumeSource
 
@@ -26,7 +26,13 @@ from .volume_source import VolumeSource
 MAKER, PRODUCT = "MedGLIP", "med-glip"
 # Codes of our own, by the rule for private schemes (PS3.16, 8.2: 99 at the beginning).
 SCHEME = "99MEDGLIP"
-MAX_SEG_BYTES = 2**31
+# The pixels of a file, one bit each: DICOM counts their bytes in 32 bits.
+MAX_SEG_BYTES = 2**32 - 2
+# What an image must hold, if with an empty value (type 2 in PS3.3), and de-identified ones may lack.
+MAY_BE_EMPTY = (
+    "PatientID", "PatientName", "PatientBirthDate", "PatientSex", "AccessionNumber", "StudyID", "StudyDate",
+    "StudyTime", "ReferringPhysicianName",
+)  # fmt: skip
 SR_SERIES, SEG_SERIES = 9901, 9902
 
 
@@ -40,8 +46,7 @@ def write_report(result: VolumeResult, source: VolumeSource, path: str | Path) -
     if not result.boxes:
         raise MedGlipError(f"{source.name}: nothing was found, and a report without a region is none")
     try:
-        places = _places(source, datasets)
-        groups = [_group(box, number, places, highdicom) for number, box in enumerate(result.boxes, start=1)]
+        groups = [_group(box, number, source, datasets, highdicom) for number, box in enumerate(result.boxes, start=1)]
         report = highdicom.sr.MeasurementReport(
             observation_context=_observer(result, highdicom),
             procedure_reported=_code("363679005", "SCT", "Imaging procedure", highdicom),
@@ -58,47 +63,80 @@ def write_report(result: VolumeResult, source: VolumeSource, path: str | Path) -
             manufacturer=MAKER,
             series_description="MedGLIP boxes, research use only",
         )
-    except (ValueError, TypeError, AttributeError, KeyError) as error:
+    except Exception as error:  # headers make highdicom and pydicom raise nearly anything
         raise _refused(source, "report", error) from error
     return _write(document, path)
 
 
 def write_segmentation(result: VolumeResult, source: VolumeSource, path: str | Path) -> Path:
-    """Write a segmentation with a segment for every box, filled.
+    """Write a segmentation with a segment for every box, filled; frames in which a segment has nothing are left out.
+
+    Frame by frame: highdicom makes the header from masks of one pixel per slice, which is enough to know what frames
+    there are; the rectangles of the boxes are put in their place as the file's pixels.
 
     Raises:
         `MedGlipError`: no DICOM series, no box, too many voxels, or highdicom refuses its headers; names the input.
     """
     highdicom, datasets = _datasets(source)
-    columns, rows, slices = (int(length) for length in source.grid.array.shape)
     if not result.boxes:
         raise MedGlipError(f"{source.name}: nothing was found, and a segmentation without a segment is none")
-    if columns * rows * slices * len(result.boxes) > MAX_SEG_BYTES:
-        raise MedGlipError(f"{source.name}: {len(result.boxes)} segments of {slices} slices are too many voxels")
+    columns, rows = (int(length) for length in source.grid.array.shape[:2])
+    covered = [slices_of(box, source) for box in result.boxes]
+    size = -(-sum(len(slices) for slices in covered) * rows * columns // 8)
+    if size > MAX_SEG_BYTES:
+        raise MedGlipError(f"{source.name}: {len(result.boxes)} segments of {size} bytes are more than a file holds")
     try:
-        frames = [frame for _, frame in _places(source, datasets)]
-        order = range(slices) if frames[0] is None else np.argsort([int(frame or 0) for frame in frames])
-        masks = np.zeros((slices, rows, columns, len(result.boxes)), np.uint8)
-        for number, box in enumerate(result.boxes):
-            i, j, k = voxels(box, source.grid.array.shape)
-            masks[k, j, i, number] = 1
-        masks = masks[list(order)]  # as the file has its frames
-        algorithm = highdicom.AlgorithmIdentificationSequence(
-            MAKER, _code("123109", "DCM", "Artificial Intelligence", highdicom), package_version()
-        )
-        segments = [
-            highdicom.seg.SegmentDescription(
-                segment_number=number,
-                segment_label=one_line(f"{box.label} {number}", 64),
-                segmented_property_category=_category(box, highdicom),
-                segmented_property_type=_concept(box, highdicom),
-                algorithm_type="AUTOMATIC",
-                algorithm_identification=algorithm,
-            )
-            for number, box in enumerate(result.boxes, start=1)
+        document = _segmentation(result.boxes, covered, source, datasets, highdicom)
+        numbers = [
+            int(functional_item(document, frame, "SegmentIdentificationSequence").ReferencedSegmentNumber)
+            for frame in range(int(document.NumberOfFrames))
         ]
-        document = highdicom.seg.Segmentation(
-            source_images=datasets,
+        document.Rows, document.Columns = rows, columns
+        rectangles = [_rectangle(box, (rows, columns)) for box in result.boxes]
+        document.PixelData = _packed(rectangles[number - 1] for number in numbers)
+    except Exception as error:  # headers make highdicom and pydicom raise nearly anything
+        raise _refused(source, "segmentation", error) from error
+    return _write(document, path)
+
+
+def _segmentation(
+    boxes: Sequence[VolumeBox],
+    covered: Sequence[Sequence[int]],
+    source: VolumeSource,
+    datasets: Sequence[Any],
+    highdicom: Any,
+) -> Any:
+    """The data set of a segmentation, of one pixel a frame. `covered`: the slices of each box."""
+    used = sorted({number for slices in covered for number in slices})
+    by_frame = source.dicom_slices[0].frame is not None
+    # All frames of a multi-frame file, in its own order; of single files those that are needed.
+    order = (
+        sorted(range(len(source.dicom_slices)), key=lambda n: source.dicom_slices[n].frame or 0) if by_frame else used
+    )
+    masks = np.zeros((len(order), 1, 1, len(boxes)), np.uint8)
+    for number, slices in enumerate(covered):
+        masks[np.isin(order, list(slices)), 0, 0, number] = 1
+    images = list(datasets) if by_frame else [datasets[number] for number in used]
+    sizes = [(image.Rows, image.Columns) for image in images]
+    for image in images:
+        image.Rows = image.Columns = 1
+    algorithm = highdicom.AlgorithmIdentificationSequence(
+        MAKER, _code("123109", "DCM", "Artificial Intelligence", highdicom), package_version()
+    )
+    segments = [
+        highdicom.seg.SegmentDescription(
+            segment_number=number,
+            segment_label=one_line(f"{box.label} {number}", 64),
+            segmented_property_category=_category(box, highdicom),
+            segmented_property_type=_concept(box, highdicom),
+            algorithm_type="AUTOMATIC",
+            algorithm_identification=algorithm,
+        )
+        for number, box in enumerate(boxes, start=1)
+    ]
+    try:
+        return highdicom.seg.Segmentation(
+            source_images=images,
             pixel_array=masks,
             segmentation_type="BINARY",
             segment_descriptions=segments,
@@ -111,43 +149,60 @@ def write_segmentation(result: VolumeResult, source: VolumeSource, path: str | P
             software_versions=package_version(),
             device_serial_number="none",
             series_description="MedGLIP boxes, research use only",
+            omit_empty_frames=True,
         )
-    except (ValueError, TypeError, AttributeError, KeyError) as error:
-        raise _refused(source, "segmentation", error) from error
-    return _write(document, path)
+    finally:
+        for image, size in zip(images, sizes, strict=True):
+            image.Rows, image.Columns = size
+
+
+def _rectangle(box: VolumeBox, shape: tuple[int, int]) -> NDArray[np.uint8]:
+    """(rows, columns) of 0 and 1: the box in each of its slices."""
+    i, j, _ = voxels(box, (shape[1], shape[0], 1))
+    mask = np.zeros(shape, np.uint8)
+    mask[j, i] = 1
+    return mask
+
+
+def _packed(frames: Iterable[NDArray[np.uint8]]) -> bytes:
+    """Frames of 0 and 1 as one bit a pixel, without gaps between frames, to an even number of bytes (PS3.5 8.1.1)."""
+    packed, rest = bytearray(), np.zeros(0, np.uint8)
+    for frame in frames:
+        bits = np.concatenate([rest, frame.ravel()])
+        whole = len(bits) // 8 * 8
+        packed += np.packbits(bits[:whole], bitorder="little").tobytes()
+        rest = bits[whole:]
+    packed += np.packbits(rest, bitorder="little").tobytes()
+    packed += b"\0" * (len(packed) % 2)
+    return bytes(packed)
 
 
 def _datasets(source: VolumeSource) -> tuple[Any, list[Any]]:
-    """highdicom, and the headers of the series in the order of its slices."""
-    if not source.dicom_files:
+    """highdicom, and the headers of the series' files in the order of its slices."""
+    if not source.dicom_slices:
         raise MedGlipError(f"{source.name}: is no DICOM series, which reports and segmentations refer to")
     try:
         import highdicom
         import pydicom
     except ModuleNotFoundError:
         raise MedGlipError('writing DICOM needs highdicom: pip install "med-glip[clinical]"') from None
-    datasets = [pydicom.dcmread(file, stop_before_pixels=True) for file in source.dicom_files]
-    for dataset in datasets:
-        if "SpecificCharacterSet" in dataset and not dataset.SpecificCharacterSet:
-            del dataset.SpecificCharacterSet  # empty means the default, which highdicom does not know
+    try:
+        with silent():
+            datasets = [pydicom.dcmread(file, force=True, stop_before_pixels=True) for file in source.dicom_files]
+            for dataset in datasets:
+                _complete(dataset)
+    except Exception as error:  # damaged files make pydicom raise nearly anything
+        raise _refused(source, "report or segmentation", error) from error
     return highdicom, datasets
 
 
-def _places(source: VolumeSource, datasets: Sequence[Any]) -> list[tuple[Any, int | None]]:
-    """For every slice of the volume the image that holds it, and its frame (from 1) in a multi-frame one."""
-    slices = int(source.grid.array.shape[2])
-    if len(datasets) == slices and "PerFrameFunctionalGroupsSequence" not in datasets[0]:
-        return [(dataset, None) for dataset in datasets]
-    (dataset,) = datasets
-    groups = dataset.PerFrameFunctionalGroupsSequence
-    positions = np.array([group.PlanePositionSequence[0].ImagePositionPatient for group in groups], dtype=np.float64)
-    affine = source.grid.affine
-    origins = affine[:3, 3] + np.arange(slices)[:, None] * affine[:3, 2]
-    distance = np.linalg.norm(origins[:, None] - positions[None], axis=2)
-    nearest = distance.argmin(axis=1)
-    if len(set(nearest.tolist())) < slices or distance.min(axis=1).max() > 0.1:
-        raise ValueError("slices without a frame of their own")
-    return [(dataset, int(frame) + 1) for frame in nearest]
+def _complete(dataset: Any) -> None:
+    """Empty values where de-identified files have none; nothing else is put in."""
+    for keyword in MAY_BE_EMPTY:
+        if keyword not in dataset:
+            setattr(dataset, keyword, "")
+    if "SpecificCharacterSet" in dataset and not dataset.SpecificCharacterSet:
+        del dataset.SpecificCharacterSet  # empty means the default, which highdicom does not know
 
 
 def _refused(source: VolumeSource, kind: str, error: Exception) -> MedGlipError:
@@ -155,14 +210,15 @@ def _refused(source: VolumeSource, kind: str, error: Exception) -> MedGlipError:
     return MedGlipError(f"{source.name}: no {kind} can be made of its headers ({type(error).__name__})")
 
 
-def _group(box: VolumeBox, number: int, places: Sequence[tuple[Any, int | None]], highdicom: Any) -> Any:
+def _group(box: VolumeBox, number: int, source: VolumeSource, datasets: Sequence[Any], highdicom: Any) -> Any:
     """The box as a volumetric region: the same rectangle in every slice that it covers."""
     x1, y1, _, x2, y2, _ = box.box_ijk
     # Pixel (0, 0) of a picture covers 0 to 1 here as there (PS3.3 C.18.6.1.2).
     rectangle = np.array([[x1, y1], [x2, y1], [x2, y2], [x1, y2], [x1, y1]], dtype=np.float64)
     regions = []
-    for dataset, frame in (places[index] for index in slices_of(box)):
-        frames = None if frame is None else [frame]
+    for index in slices_of(box, source):
+        frame = source.dicom_slices[index].frame
+        dataset, frames = (datasets[index], None) if frame is None else (datasets[0], [frame])
         image = highdicom.sr.SourceImageForRegion.from_source_image(dataset, referenced_frame_numbers=frames)
         regions.append(highdicom.sr.ImageRegion("POLYLINE", rectangle, image))
     score = highdicom.sr.Measurement(
@@ -182,10 +238,12 @@ def _group(box: VolumeBox, number: int, places: Sequence[tuple[Any, int | None]]
     )
 
 
-def slices_of(box: VolumeBox) -> range:
-    """The slices whose centres lie in a box."""
-    k = voxels(box, (2**31, 2**31, 2**31))[2]
-    return range(k.start, k.stop)
+def slices_of(box: VolumeBox, source: VolumeSource) -> list[int]:
+    """The slices of the series whose centres lie in a box; at least the nearest one, where none does."""
+    low, high = box.box_ijk[2] - 0.5, box.box_ijk[5] - 0.5
+    places = [slice_.place for slice_ in source.dicom_slices]
+    inside = [number for number, place in enumerate(places) if low <= place < high]
+    return inside or [min(range(len(places)), key=lambda number: abs(places[number] - (low + high) / 2))]
 
 
 def _observer(result: VolumeResult, highdicom: Any) -> Any:
@@ -221,9 +279,9 @@ def _code(value: str, scheme: str, meaning: str, highdicom: Any) -> Any:
 
 
 def _write(document: Any, path: str | Path) -> Path:
-    buffer = io.BytesIO()
-    document.save_as(buffer)
-    return write_bytes(path, buffer.getvalue())
+    with written(path) as stream:
+        document.save_as(stream)
+    return Path(path)
 
 
 __all__ = ["slices_of", "write_report", "write_segmentation"]

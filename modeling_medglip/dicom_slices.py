@@ -1,9 +1,10 @@
 # Copyright 2026 The MedGLIP authors. Licensed under the Apache License, Version 2.0.
-"""The pixels of a DICOM series, file by file: one slice is in memory at a time. Needs pydicom (extra `clinical`)."""
+"""The pixels of a DICOM series, slice by slice: one file or frame is in memory at a time. Needs pydicom (extra
+`clinical`)."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,34 +14,44 @@ from numpy.typing import NDArray
 
 from .errors import one_line
 from .geometry import Volume
-from .reading_dicom import silent
+from .reading_dicom import silent, with_syntax
 from .volumes import MAX_BYTES, VolumeError
+
+
+# Slices whose distances differ by more than this share of the usual one leave a gap, or are none of one stack.
+GAP = 0.1
 
 
 @dataclass(frozen=True)
 class Slice:
-    """A file, and how its stored numbers become values.
+    """A file or a frame of one, and how its stored numbers become values.
 
     Attributes:
         slope, intercept: the modality rescaling (PS3.3 C.11.1.1.2). High values are bright: those of pictures
             that say MONOCHROME1, and are not in Hounsfield units, are turned round.
         table: the file has a modality LUT in the place of a rescaling; its values are those of the table.
+        frame: of a multi-frame file, counted from 0.
     """
 
     file: Path
     slope: float = 1.0
     intercept: float = 0.0
     table: bool = False
+    frame: int | None = None
 
     @classmethod
-    def of(cls, file: Path, header: Any) -> Slice:
+    def of(cls, file: Path, header: Any, scaled: Any = None, frame: int | None = None) -> Slice:
         """From a header without pixels.
 
+        Args:
+            scaled: the part of the header that holds the rescaling, if it is not the header itself.
+
         Raises:
-            `VolumeError`: a rescaling that is none.
+            `VolumeError`: a rescaling that is not finite. `ValueError`: numbers that are none.
         """
-        table = "ModalityLUTSequence" in header and header.get("RescaleSlope") is None
-        slope, intercept = float(header.get("RescaleSlope", 1) or 1), float(header.get("RescaleIntercept", 0) or 0)
+        scaled = header if scaled is None else scaled
+        table = "ModalityLUTSequence" in header and scaled.get("RescaleSlope") is None
+        slope, intercept = float(scaled.get("RescaleSlope", 1) or 1), float(scaled.get("RescaleIntercept", 0) or 0)
         if not np.isfinite([slope, intercept]).all():
             raise VolumeError(f"{one_line(file.name, 60)}: a rescaling that is not finite", "unreadable")
         dark = str(header.get("PhotometricInterpretation", "")).strip().upper() == "MONOCHROME1"
@@ -49,14 +60,27 @@ class Slice:
             if not table:  # the largest stored number becomes the smallest: nothing turns negative
                 signed = int(header.get("PixelRepresentation") or 0) == 1
                 intercept = -intercept - slope * (-1 if signed else 2 ** int(header.get("BitsStored") or 16) - 1)
-        return cls(file, slope, intercept, table)
+        return cls(file, slope, intercept, table, frame)
+
+    @property
+    def name(self) -> str:
+        """For messages."""
+        return one_line(self.file.name, 60) + ("" if self.frame is None else f": frame {self.frame + 1}")
+
+    def pixels(self) -> NDArray:
+        """Stored numbers (rows, columns).
+
+        Raises:
+            `VolumeError`: they cannot be decoded.
+        """
+        return slice_pixels(self.file) if self.frame is None else next(frame_pixels(self.file, [self.frame]))
 
 
 class DicomSlabs:
     """The slices of a series in order, as [`~modeling_medglip.volumes.NiftiSlabs`] gives those of a NIfTI file.
 
     Args:
-        slices: from first to last. shape: (rows, columns). affine: of the whole, LPS mm.
+        slices: from first to last, files, or frames of one file. shape: (rows, columns). affine: of the whole, LPS mm.
         name: of the series' folder, for messages of slices that are read later; none while its headers are read.
 
     Raises:
@@ -77,10 +101,19 @@ class DicomSlabs:
         Raises:
             `VolumeError`: names the file and what is wrong.
         """
-        for piece in self.slices[first:]:
-            pixels = self._pixels(piece)
+        for piece, pixels in self._all_pixels(first):
             line = (1.0, 0.0) if piece.table else (piece.slope, piece.intercept)
             yield Volume(pixels.T[:, :, None], self.affine, *line)
+
+    @property
+    def count(self) -> int:
+        """Number of slices."""
+        return len(self.slices)
+
+    def alike(self) -> bool:
+        """Whether all slices become values in the same way."""
+        lines = {(piece.slope, piece.intercept) for piece in self.slices}
+        return len(lines) == 1 and not any(piece.table for piece in self.slices)
 
     def whole(self) -> Volume:
         """(columns, rows, slices) as stored, with slope and intercept; as float32 values where these differ.
@@ -89,31 +122,32 @@ class DicomSlabs:
             `VolumeError`: names the file and what is wrong.
         """
         rows, columns = self.shape
-        lines = {(piece.slope, piece.intercept) for piece in self.slices}
-        same = len(lines) == 1 and not any(piece.table for piece in self.slices)
+        same = self.alike()
         stack: NDArray[Any] = np.empty((0, rows, columns))
-        for number, piece in enumerate(self.slices):
-            pixels = self._pixels(piece)
+        for number, (piece, pixels) in enumerate(self._all_pixels()):
             if number == 0:
                 stack = np.empty((len(self.slices), rows, columns), dtype=pixels.dtype if same else np.float32)
             if same and not np.can_cast(pixels.dtype, stack.dtype):
-                raise VolumeError("slices of several kinds of numbers", "mixed_series")
+                told = f"{piece.name}: stores numbers of another kind than the slices before: give a folder for each"
+                raise VolumeError(told, "mixed_series")
             raw = same or piece.table
             stack[number] = pixels if raw else pixels.astype(np.float32) * piece.slope + piece.intercept
-        slope, intercept = lines.pop() if same else (1.0, 0.0)
+        slope, intercept = (self.slices[0].slope, self.slices[0].intercept) if same else (1.0, 0.0)
         return Volume(stack.transpose(2, 1, 0), self.affine, slope, intercept)
 
-    def _pixels(self, piece: Slice) -> NDArray:
-        """Stored numbers (rows, columns), or the values of the modality LUT."""
+    def _all_pixels(self, first: int = 0) -> Iterator[tuple[Slice, NDArray]]:
+        """Slices with their stored numbers (rows, columns), or the values of the modality LUT."""
+        pieces = self.slices[first:]
+        frames = [piece.frame for piece in pieces if piece.frame is not None]
+        stored = frame_pixels(pieces[0].file, frames) if frames else (slice_pixels(piece.file) for piece in pieces)
         try:
-            pixels = slice_pixels(piece.file)
-            if piece.table:
-                pixels = _by_table(pixels, piece)
-            if pixels.shape != self.shape:
-                raise VolumeError(f"{one_line(piece.file.name, 60)}: pixels of another size than stated", "unreadable")
+            for piece, pixels in zip(pieces, stored, strict=True):
+                values = _by_table(pixels, piece) if piece.table else pixels
+                if values.shape != self.shape:
+                    raise VolumeError(f"{piece.name}: pixels of another size than stated", "unreadable")
+                yield piece, values
         except VolumeError as error:
             raise VolumeError(f"{self.name}: {error}" if self.name else str(error), error.rule) from None
-        return pixels
 
 
 def slice_pixels(file: Path) -> NDArray:
@@ -126,10 +160,39 @@ def slice_pixels(file: Path) -> NDArray:
 
     try:
         with silent():
-            return pydicom.dcmread(file, force=True).pixel_array
+            return pydicom.pixels.pixel_array(with_syntax(pydicom.dcmread(file, force=True)))
     except Exception as error:  # decoders raise nearly anything
-        reason = f"{one_line(file.name, 60)}: its pixels cannot be decoded ({type(error).__name__})"
-        raise VolumeError(reason, "unreadable") from None
+        raise _undecoded(one_line(file.name, 60), error) from None
+
+
+def frame_pixels(file: Path, frames: Iterable[int]) -> Iterator[NDArray]:
+    """Stored numbers of frames (counted from 0) of a file, in their order; one is in memory at a time, unless the file
+    does not say how its pixels are stored.
+
+    Raises:
+        `VolumeError`: they cannot be decoded; names file and frame.
+    """
+    import pydicom
+
+    wanted = list(frames)
+    reader: Iterator[NDArray] | None = None
+    for frame in wanted:
+        try:
+            with silent():
+                if reader is None:
+                    meta = pydicom.dcmread(file, force=True, stop_before_pixels=True, specific_tags=["Rows"]).file_meta
+                    plain = "TransferSyntaxUID" in meta
+                    source = file if plain else with_syntax(pydicom.dcmread(file, force=True))
+                    reader = pydicom.pixels.iter_pixels(source, indices=wanted)
+                pixels = next(reader)
+        except Exception as error:  # decoders raise nearly anything
+            raise _undecoded(f"{one_line(file.name, 60)}: frame {frame + 1}", error) from None
+        yield pixels
+
+
+def _undecoded(name: str, error: Exception) -> VolumeError:
+    told = f"{name}: its pixels cannot be decoded ({type(error).__name__}): damaged, or a decoder is missing"
+    return VolumeError(f'{told} (pip install "med-glip[clinical]")', "unreadable")
 
 
 def _by_table(pixels: NDArray, piece: Slice) -> NDArray:
@@ -145,4 +208,4 @@ def _by_table(pixels: NDArray, piece: Slice) -> NDArray:
     return values if piece.slope > 0 else -values
 
 
-__all__ = ["DicomSlabs", "Slice", "slice_pixels"]
+__all__ = ["GAP", "DicomSlabs", "Slice", "frame_pixels", "slice_pixels"]

@@ -7,6 +7,7 @@ Coordinates are millimetres in DICOM's patient frame, LPS: x grows to the patien
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import permutations
 
@@ -18,6 +19,10 @@ PLANES = ("axial", "coronal", "sagittal")
 # Of each plane, the axes of an LPS array: (the one that is cut, columns, rows), and whether rows run towards smaller
 # indices, so that the head is on top.
 _PLANE_AXES = {"axial": (2, 0, 1, False), "coronal": (1, 0, 2, True), "sagittal": (0, 1, 2, True)}
+# The LPS axis that each plane cuts.
+CUT_AXIS = {plane: axes[0] for plane, axes in _PLANE_AXES.items()}
+# Between LPS and RAS, the frame of NIfTI, two axes are turned round; the same matrix leads both ways.
+RAS_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 SINGULAR = 1e-9
 
 
@@ -114,7 +119,7 @@ def with_axcodes(volume: Volume, codes: str) -> Volume:
 
     Args:
         codes: for every array axis the side that its indices grow to: one of L and R, P and A, S and I, such as
-            `"LPS"`. The spacing stays, the origin and oblique angles go.
+            `"LPS"`. The spacing stays, and so does the place of the first voxel; oblique angles go.
 
     Raises:
         `ValueError`: not three such letters of three axes.
@@ -129,6 +134,7 @@ def with_axcodes(volume: Volume, codes: str) -> Volume:
     for axis, side in enumerate(found):
         if side is not None:
             affine[side[0], axis] = side[1] * volume.spacing[axis]
+    affine[:3, 3] = volume.affine[:3, 3]
     return replace(volume, affine=affine)
 
 
@@ -196,6 +202,52 @@ def on_grid(labels: Volume, image: Volume, tolerance: float = 0.1) -> Volume | N
     return Volume(placed, grid.affine)
 
 
+# Boxes ---------------------------------------------------------------------------------------------------------------
+
+
+def empty_grid(shape: tuple[int, ...], affine: NDArray[np.float64]) -> Volume:
+    """A volume of this shape whose array takes no memory."""
+    return Volume(np.broadcast_to(np.zeros((), np.uint8), shape), np.asarray(affine, dtype=np.float64))
+
+
+def box_of_pictures(
+    grid: Volume, plane: str, box: tuple[float, float, float, float], first: int, last: int
+) -> tuple[float, ...]:
+    """A box over several pictures -> (i1, j1, k1, i2, j2, k2) in the array's own voxels, edges: voxel 0 covers 0 to 1.
+
+    Args:
+        box: (x1, y1, x2, y2) in pixels of the pictures. first, last: pictures, both included.
+
+    Raises:
+        `ValueError`: another plane.
+    """
+    across, columns, rows, upside_down = _axes(plane)
+    length = grid.array.shape[closest_axes(grid.affine)[rows][0]]
+    low, high = [0.0] * 3, [0.0] * 3
+    low[across], high[across] = float(first), float(last + 1)
+    low[columns], high[columns] = box[0], box[2]
+    low[rows], high[rows] = (length - box[3], length - box[1]) if upside_down else (box[1], box[3])
+    return box_in_file(grid, low, high)
+
+
+def box_in_file(grid: Volume, low: Sequence[float], high: Sequence[float]) -> tuple[float, ...]:
+    """A box in voxels of `to_lps(grid)` (edges) -> (i1, j1, k1, i2, j2, k2) in the array's own."""
+    start, stop = [0.0] * 3, [0.0] * 3
+    for lps, (axis, sign) in enumerate(closest_axes(grid.affine)):
+        length = grid.array.shape[axis]
+        ends = (low[lps], high[lps]) if sign > 0 else (length - high[lps], length - low[lps])
+        start[axis], stop[axis] = (float(end) for end in ends)
+    return (*start, *stop)
+
+
+def corners_lps(grid: Volume, box_ijk: tuple[float, ...]) -> NDArray[np.float64]:
+    """The 8 corners (8, 3) in LPS mm of a box in voxels; i runs fastest, then j, then k."""
+    start, stop = np.array(box_ijk[:3]), np.array(box_ijk[3:])
+    places = np.array([[(number >> axis) & 1 for axis in range(3)] for number in range(8)])
+    points = np.where(places == 1, stop, start) - 0.5
+    return np.asarray(points @ grid.affine[:3, :3].T + grid.affine[:3, 3])
+
+
 def _axes(plane: str) -> tuple[int, int, int, bool]:
     if plane not in _PLANE_AXES:
         raise ValueError(f"plane {plane!r}: choose one of {', '.join(PLANES)}")
@@ -203,11 +255,17 @@ def _axes(plane: str) -> tuple[int, int, int, bool]:
 
 
 __all__ = [
+    "CUT_AXIS",
     "PLANES",
+    "RAS_LPS",
     "PicturePlane",
     "Volume",
+    "box_in_file",
+    "box_of_pictures",
     "closest_axes",
+    "corners_lps",
     "cut",
+    "empty_grid",
     "on_grid",
     "picture_count",
     "to_lps",

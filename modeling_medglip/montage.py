@@ -3,22 +3,29 @@
 
 from __future__ import annotations
 
+import colorsys
 from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 
-from .geometry import Volume, to_lps
-from .overlay import contact_sheet, display_picture, draw_overlay
+from .errors import one_line
+from .geometry import Volume, picture_count, to_lps
+from .linking import SliceBox
+from .overlay import PALETTE, PANEL, contact_sheet, display_picture
 from .reading import ReadImage
-from .results import GroundedBox, GroundingResult, ImageInfo
+from .volume_pictures import picture_spacing
 from .volume_results import VolumeBox, VolumeResult
-from .volume_source import CUT_AXIS, VolumeSource
+from .volume_source import VolumeSource
 
 
 # Labels that are shown; two side by side when there are many.
 MOST, FEW, CELL = 24, 3, 420
+# Height of a line of text, and the longer side of a panel's picture.
+LINE, SIDE = 30, 640
+# Further colours turn by this share of the circle, so that neighbours differ most.
+TURN = 0.618
 
 
 def draw_montage(
@@ -31,19 +38,44 @@ def draw_montage(
         window: (centre, width) in HU of CT pictures.
 
     Returns:
-        RGB; nothing of the file but pixels, labels, scores and slice numbers is in it.
+        RGB; nothing of the file but pixels, labels, scores and slice numbers is in it. Labels for which there is no
+        room are named below it.
     """
-    best: dict[str, VolumeBox] = {}
-    for box in result.boxes:
-        best.setdefault(box.label, box)
-    rows = list(best.values())[:MOST]
+    rows, missing = shown_boxes(result)
+    colours = distinct_colours(labels)
     wanted = {(box.plane, shown.index) for box in rows for shown in box.best}
     pictures = _pictures(source, wanted)
     panels = []
     for box in rows:
-        row = [_panel(box, place, pictures, source.grid, result, labels, window) for place in range(len(box.best))]
-        panels += row + [Image.new("RGB", (8, 8))] * (3 - len(row))
-    return contact_sheet(panels, columns=3 if len(rows) <= FEW else 6, cell=CELL) if panels else None
+        colour = colours.get(box.label, PALETTE[0])
+        row = [
+            _panel(box, seen, pictures[box.plane, seen.index], source.grid, result, colour, window)
+            for seen in box.best
+        ]
+        panels += row + [Image.new("RGB", (8, 8), PANEL)] * (3 - len(row))
+    if not panels:
+        return None
+    sheet = contact_sheet(panels, columns=3 if len(rows) <= FEW else 6, cell=CELL)
+    return _with_line(sheet, f"found, but not shown: {', '.join(missing)}") if missing else sheet
+
+
+def shown_boxes(result: VolumeResult) -> tuple[list[VolumeBox], list[str]]:
+    """The best box of every label that a montage has room for, and the labels that it has none for."""
+    best: dict[str, VolumeBox] = {}
+    for box in result.boxes:
+        best.setdefault(box.label, box)
+    return list(best.values())[:MOST], list(best)[MOST:]
+
+
+def distinct_colours(labels: Sequence[str]) -> dict[str, str]:
+    """A colour of its own for every label, by its place in the prompt: those of overlays, then other hues."""
+    names = list(dict.fromkeys(labels))
+    colours = list(PALETTE)
+    for number in range(len(names) - len(PALETTE)):
+        hue, light = number * TURN % 1.0, (0.95, 0.72, 0.85)[number % 3]
+        red, green, blue = colorsys.hsv_to_rgb(hue, (0.85, 0.5)[number % 2], light)
+        colours.append(f"#{round(red * 255):02X}{round(green * 255):02X}{round(blue * 255):02X}")
+    return dict(zip(names, colours, strict=False))
 
 
 def _pictures(source: VolumeSource, wanted: set[tuple[str, int]]) -> dict[tuple[str, int], NDArray]:
@@ -60,29 +92,42 @@ def _pictures(source: VolumeSource, wanted: set[tuple[str, int]]) -> dict[tuple[
 
 def _panel(
     box: VolumeBox,
-    place: int,
-    pictures: dict[tuple[str, int], NDArray],
+    seen: SliceBox,
+    pixels: NDArray,
     grid: Volume,
     result: VolumeResult,
-    labels: Sequence[str],
+    colour: str,
     window: tuple[float, float] | None,
 ) -> Image.Image:
-    shown = box.best[place]
-    image = ReadImage(pictures[box.plane, shown.index], "", result.image.modality)
-    picture = display_picture(image, result.image.modality, *([window] if window else []))
-    x1, y1, x2, y2 = shown.box
-    lps = to_lps(grid)
-    across = CUT_AXIS[box.plane]
-    columns, rows = (axis for axis in range(3) if axis != across)
-    # Voxels need not be square; what is looked at should be as long as it is.
-    ratio = float(lps.spacing[rows] / lps.spacing[columns])
-    size = (picture.width, max(1, round(picture.height * ratio)))
-    found = GroundedBox(box.label, shown.score, (x1, y1 * ratio, x2 - x1, (y2 - y1) * ratio))
-    info = ImageInfo("", *size, result.image.modality)
-    title = f"{box.label}, {box.plane} {shown.index + 1} of {lps.array.shape[across]}"
-    drawn = GroundingResult(result.model, info, result.prompt, (found,))
-    # All labels, so that each keeps its colour; only the one that is shown is in the legend.
-    return draw_overlay(picture.resize(size, Image.Resampling.BICUBIC), drawn, [box.label], title)
+    """A picture with its box, as long as it is in the patient, under it label, score and place."""
+    shown = [window] if window else []
+    picture = display_picture(ReadImage(pixels, "", result.image.modality), result.image.modality, *shown)
+    across, down = picture_spacing(grid, box.plane)
+    width, height = picture.width * across, picture.height * down
+    factor = SIDE / max(width, height)
+    size = (max(1, round(width * factor)), max(1, round(height * factor)))
+    canvas = picture.resize(size, Image.Resampling.BICUBIC)
+    x, y = size[0] / picture.width, size[1] / picture.height
+    x1, y1, x2, y2 = seen.box
+    ImageDraw.Draw(canvas).rectangle((x1 * x, y1 * y, x2 * x - 1, y2 * y - 1), outline=colour, width=3)
+    count = picture_count(to_lps(grid), box.plane)
+    text = f"{one_line(box.label, 40)} {seen.score:.2f}, {box.plane} {seen.index + 1} of {count}"
+    return _with_line(canvas, text, colour)
 
 
-__all__ = ["draw_montage"]
+def _with_line(picture: Image.Image, text: str, colour: str = "#FFFFFF") -> Image.Image:
+    """The picture with a line of text below it, made smaller until it fits."""
+    canvas = Image.new("RGB", (max(picture.width, 320), picture.height + LINE), PANEL)
+    canvas.paste(picture, ((canvas.width - picture.width) // 2, 0))
+    size = 20
+    while size > 8 and ImageFont.load_default(size=size).getlength(text) > canvas.width - 8:
+        size -= 1
+    font, kept, shown = ImageFont.load_default(size=size), text, text
+    while kept and font.getlength(shown) > canvas.width - 8:
+        kept = kept[: int(len(kept) * 0.9)]
+        shown = kept.rstrip() + "..."
+    ImageDraw.Draw(canvas).text((4, picture.height + 3), shown, fill=colour, font=font)
+    return canvas
+
+
+__all__ = ["distinct_colours", "draw_montage", "shown_boxes"]

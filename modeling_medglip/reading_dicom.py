@@ -100,11 +100,7 @@ def _decoded(stream: IO[bytes], frame: int | None, pydicom: Any) -> ReadImage:
     _check_decoder(header, pydicom)
     index = (frame or 1) - 1
     stream.seek(0)
-    dataset = pydicom.dcmread(stream, force=True)
-    if not hasattr(dataset.file_meta, "TransferSyntaxUID"):
-        dataset.file_meta.TransferSyntaxUID = pydicom.uid.ImplicitVRLittleEndian
-        if not dataset.original_encoding[0]:
-            dataset.file_meta.TransferSyntaxUID = pydicom.uid.ExplicitVRLittleEndian
+    dataset = with_syntax(pydicom.dcmread(stream, force=True))
     pixels = _frame_pixels(dataset, index, pydicom)
     photometric = str(header.get("PhotometricInterpretation", "MONOCHROME2")).strip().upper()
     modality, modality_note = _modality(header)
@@ -117,6 +113,18 @@ def _decoded(stream: IO[bytes], frame: int | None, pydicom: Any) -> ReadImage:
         photometric_interpretation=photometric if photometric in GREY else None,
         warnings=notes + modality_note + value_notes + _orientation_note(dataset, index),
     )
+
+
+def with_syntax(dataset: Any) -> Any:
+    """The data set, which says how its pixels are stored: plainly, where the file has no meta header."""
+    import pydicom
+
+    if "TransferSyntaxUID" not in dataset.file_meta:
+        plain = (
+            pydicom.uid.ImplicitVRLittleEndian if dataset.original_encoding[0] else pydicom.uid.ExplicitVRLittleEndian
+        )
+        dataset.file_meta.TransferSyntaxUID = plain
+    return dataset
 
 
 def _check_decoder(header: Any, pydicom: Any) -> None:
@@ -184,7 +192,7 @@ def _to_bytes(colour: np.ndarray, bits: int | None) -> np.ndarray:
     return (colour >> max(0, used - 8)).clip(0, 255).astype(np.uint8)
 
 
-def _functional_item(dataset: Any, index: int, name: str) -> Any:
+def functional_item(dataset: Any, index: int, name: str) -> Any:
     """One group of an enhanced file, of the frame itself or of all frames together; `None` if it has none."""
     own = dataset.get("PerFrameFunctionalGroupsSequence") or []
     shared = dataset.get("SharedFunctionalGroupsSequence") or []
@@ -197,7 +205,7 @@ def _functional_item(dataset: Any, index: int, name: str) -> Any:
 
 def _rescale(dataset: Any, index: int) -> tuple[float | None, float]:
     """(slope, intercept); slope `None` when the file states none that is usable."""
-    source = _functional_item(dataset, index, "PixelValueTransformationSequence") or dataset
+    source = functional_item(dataset, index, "PixelValueTransformationSequence") or dataset
     slope, intercept = source.get("RescaleSlope"), source.get("RescaleIntercept")
     if slope is None and intercept is None:
         return None, 0.0
@@ -210,7 +218,7 @@ def _rescale(dataset: Any, index: int) -> tuple[float | None, float]:
 def _orientation_note(dataset: Any, index: int) -> tuple[str, ...]:
     """A warning if rows and columns do not run as in the usual views: axial to the left and the back, coronal to the
     left and the feet, sagittal to the back and the feet (PS3.3 C.7.6.2.1.1; axes left, posterior, superior)."""
-    item = _functional_item(dataset, index, "PlaneOrientationSequence")
+    item = functional_item(dataset, index, "PlaneOrientationSequence")
     source = dataset if item is None else item
     stated = source.get("ImageOrientationPatient")
     if stated is None or len(stated) != 6:
@@ -226,7 +234,7 @@ def _orientation_note(dataset: Any, index: int) -> tuple[str, ...]:
 
 def _spacing(dataset: Any, index: int) -> tuple[float, float] | None:
     """(along x, along y) in mm. The header's order is the other way round."""
-    source = _functional_item(dataset, index, "PixelMeasuresSequence") or dataset
+    source = functional_item(dataset, index, "PixelMeasuresSequence") or dataset
     stated = source.get("PixelSpacing")
     try:
         along_y, along_x = (float(value) for value in stated)
@@ -236,4 +244,4 @@ def _spacing(dataset: Any, index: int) -> tuple[float, float] | None:
     return (along_x, along_y) if usable else None
 
 
-__all__ = ["read_dicom", "silent"]
+__all__ = ["functional_item", "read_dicom", "silent", "with_syntax"]

@@ -17,13 +17,15 @@ import torch
 from numpy.typing import NDArray
 
 from .errors import MedGlipError, UsageError, one_line
-from .geometry import PLANES, Volume, picture_count, to_lps
+from .geometry import CUT_AXIS, PLANES, Volume, box_of_pictures, corners_lps, picture_count, to_lps
 from .grounding import Grounder, choose_modality, load, place_of_labels, prompt_labels
 from .linking import Chain, SliceBox, link
 from .reading import ReadImage
-from .taxonomy import load_taxonomy
+from .volume_inputs import as_source
+from .volume_pictures import picture_spacing, resized, square_size
 from .volume_results import Corner, VolumeBox, VolumeInfo, VolumeResult
-from .volume_source import UNSTATED, VolumeSource, acquisition_plane, box_of_pictures, corners_lps, open_volume
+from .volume_sides import side_doubts
+from .volume_source import UNSTATED, VolumeSource, acquisition_plane
 
 
 # Boxes of single pictures are kept from this share of the threshold on; whole structures must reach it.
@@ -44,21 +46,23 @@ def ground_volume(
     device: str = "auto",
     batch_size: int = 4,
     axes: str | None = None,
+    number: int | None = None,
     progress: Callable[[Iterable[Any], int], Iterable[Any]] | None = None,
 ) -> VolumeResult:
     """Find the regions of a volume that the labels of a prompt name.
 
     Args:
-        volume: a file (see [`~modeling_medglip.volumes.read_volume`]), a [`Volume`], a [`VolumeSource`], or an image
-            of nibabel.
+        volume: a file (see [`~modeling_medglip.volumes.read_volume`]), a multi-frame DICOM file, a folder with one
+            DICOM series, a [`Volume`], a [`VolumeSource`], or an image of nibabel.
         prompt: labels, separated by dots, commas or lines.
         modality: a name, an alias, or `"auto"`: the header's, else what the middle picture looks like.
         threshold: lowest score of a box in space, 0 to 1.
         plane: `"axial"`, `"coronal"`, `"sagittal"`; `"all"` keeps what two planes of three agree on; `None` is the
             plane in which the slices were taken.
         model: checkpoint folder or id, or a loaded [`Grounder`]; the embedded checkpoint when `None`.
-        axes: where the file's axes run, such as `"LPS"`, instead of what its header says; see
-            [`~modeling_medglip.geometry.with_axcodes`].
+        axes: where the file's axes run, such as `"LPS"`, instead of what its header says; mm are then counted along
+            these axes from where the header puts the first voxel; see [`~modeling_medglip.geometry.with_axcodes`].
+        number: which volume of a 4-D file or image, counted from 1.
         batch_size: pictures that go through the network together.
         progress (*optional*): called with the pictures and their number; yields the pictures.
 
@@ -70,7 +74,7 @@ def ground_volume(
         used; names the file.
     """
     labels = prompt_labels(prompt)
-    source = as_source(volume)
+    source = as_source(volume, number)
     if axes is not None:
         try:
             source.state_axes(axes)
@@ -86,7 +90,7 @@ def ground_volume(
     for own in planes:
         pictures = picture_count(to_lps(source.grid), own)
         shown = source.pictures(own) if progress is None else progress(source.pictures(own), pictures)
-        single[own] = finder.find(shown, source.name)
+        single[own] = finder.find(shown, source.name, picture_spacing(source.grid, own))
         count += pictures
     found = {own: _chains(boxes, source.grid, own) for own, boxes in single.items()}
     boxes = _boxes(found, source.grid, labels, name, threshold)
@@ -100,27 +104,6 @@ def ground_volume(
     seconds = time.perf_counter() - start
     seen = (shown_plane, single, count, seconds)
     return VolumeResult(grounder.name, info, prompt, boxes, *seen, origin, probability, notes)
-
-
-def as_source(volume: Any) -> VolumeSource:
-    """Whatever [`ground_volume`] takes, picture by picture.
-
-    Raises:
-        `UsageError`: something else.
-    """
-    if isinstance(volume, VolumeSource):
-        return volume
-    if isinstance(volume, Volume):
-        return VolumeSource(volume)
-    if isinstance(volume, (str, Path)):
-        return open_volume(volume)
-    if hasattr(volume, "affine") and hasattr(volume, "dataobj"):  # an image of nibabel, whose frame is RAS
-        affine = np.diag([-1.0, -1.0, 1.0, 1.0]) @ np.asarray(volume.affine, dtype=np.float64)
-        try:
-            return VolumeSource(Volume(np.asanyarray(volume.dataobj), affine))
-        except ValueError as error:
-            raise UsageError(f"the image cannot be used: {error}") from None
-    raise UsageError(f"cannot ground a {type(volume).__name__}: give a file, a Volume, or an image of nibabel")
 
 
 def _planes(plane: str | None, source: VolumeSource) -> tuple[str, ...]:
@@ -138,7 +121,8 @@ def _modality(
 ) -> tuple[str, str, float | None, tuple[str, ...]]:
     """As [`choose_modality`], by the middle picture."""
     middle = source.picture(plane, picture_count(to_lps(source.grid), plane) // 2)
-    image = ReadImage(np.ascontiguousarray(middle), source.name, source.modality)
+    size = square_size((middle.shape[0], middle.shape[1]), picture_spacing(source.grid, plane))
+    image = ReadImage(np.ascontiguousarray(resized(middle, size)), source.name, source.modality)
     try:
         return choose_modality(grounder, image, modality)
     except UsageError:
@@ -162,12 +146,14 @@ class _Finder:
             with torch.inference_mode():
                 self.text = {"text_features": grounder.model.get_text_features(**self.text)}
 
-    def find(self, pictures: Iterable[tuple[int, NDArray]], name: str) -> dict[str, list[SliceBox]]:
-        """label -> boxes of all pictures."""
+    def find(
+        self, pictures: Iterable[tuple[int, NDArray]], name: str, spacing: tuple[float, float]
+    ) -> dict[str, list[SliceBox]]:
+        """label -> boxes of all pictures, whose pixels measure `spacing` (x, y) in mm."""
         found: dict[str, list[SliceBox]] = {label: [] for label in self.labels}
         for batch in _batches(pictures, self.batch_size):
             try:
-                results = self._ground([picture for _, picture in batch])
+                results = self._ground([picture for _, picture in batch], spacing)
             except ValueError as error:
                 raise MedGlipError(f"{name}: picture {batch[0][0]}: {one_line(error)}") from error
             for (index, _), result in zip(batch, results, strict=True):
@@ -176,9 +162,14 @@ class _Finder:
                     found[label].append(SliceBox(index, (x1, y1, x2, y2), score))
         return found
 
-    def _ground(self, pictures: list[NDArray]) -> list[dict[str, Any]]:
+    def _ground(self, pictures: list[NDArray], spacing: tuple[float, float]) -> list[dict[str, Any]]:
+        """Of each picture boxes in its own pixels; the network is shown square ones."""
         processor, model = self.grounder.processor, self.grounder.model
-        arrays = [np.ascontiguousarray(picture) for picture in pictures]
+        sizes = [(picture.shape[0], picture.shape[1]) for picture in pictures]
+        arrays = [
+            np.ascontiguousarray(resized(picture, square_size(size, spacing)))
+            for picture, size in zip(pictures, sizes, strict=True)
+        ]
         inputs = processor.image_processor(arrays, modality=self.modality, return_tensors="pt")
         count = len(arrays)
         text = self.text
@@ -190,7 +181,6 @@ class _Finder:
             )
         asked = {"label_tokens": self.label_tokens.expand(count, *self.label_tokens.shape[1:])}
         asked["text_labels"] = [self.labels] * count
-        sizes = [(picture.shape[0], picture.shape[1]) for picture in arrays]
         return processor.post_process_grounded_object_detection(
             outputs, {**inputs, **asked}, threshold=self.threshold, target_sizes=sizes
         )
@@ -210,8 +200,7 @@ def _batches(items: Iterable[Any], size: int) -> Iterator[list[Any]]:
 def _chains(found: dict[str, list[SliceBox]], grid: Volume, plane: str) -> dict[str, list[Chain]]:
     """label -> chains over the pictures of a plane. A structure must be seen in two pictures, if there are several."""
     lps = to_lps(grid)
-    across = {"sagittal": 0, "coronal": 1, "axial": 2}[plane]
-    gap = max(1, round(GAP_MM / float(lps.spacing[across])))
+    gap = max(1, round(GAP_MM / float(lps.spacing[CUT_AXIS[plane]])))
     least = min(2, picture_count(lps, plane))
     return {label: link(boxes, gap, least) for label, boxes in found.items()}
 
@@ -280,25 +269,6 @@ def overlap_ijk(first: Sequence[float], other: Sequence[float]) -> float:
     inside = np.clip(np.minimum(a[3:], b[3:]) - np.maximum(a[:3], b[:3]), 0, None).prod()
     total = (a[3:] - a[:3]).prod() + (b[3:] - b[:3]).prod() - inside
     return float(inside / total) if total > 0 else 0.0
-
-
-def side_doubts(boxes: Sequence[VolumeBox]) -> tuple[str, ...]:
-    """A warning for every pair of boxes whose labels say left and right the other way round than the patient's axes.
-
-    The x axis of LPS grows to the patient's left.
-    """
-    taxonomy = load_taxonomy()
-    sided: dict[str, dict[str, VolumeBox]] = {}
-    for box in boxes:
-        label = taxonomy.resolve(box.label)
-        if label is not None and label.laterality in ("left", "right") and label.kind_of:
-            sided.setdefault(label.kind_of, {}).setdefault(label.laterality, box)
-    doubts = []
-    for pair in sided.values():
-        if len(pair) == 2 and pair["left"].centre_lps_mm[0] <= pair["right"].centre_lps_mm[0]:
-            left, right = (one_line(pair[side].label, 60) for side in ("left", "right"))
-            doubts.append(f"{left} lies to the patient's right of {right}: check the orientation of the file")
-    return tuple(doubts)
 
 
 __all__ = ["ground_volume", "side_doubts"]

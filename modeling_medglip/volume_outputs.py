@@ -6,15 +6,21 @@ Neither holds anything of the patient.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import gzip
+import os
+import secrets
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .errors import MedGlipError
-from .results import to_json, write_bytes, write_text
+from .errors import MedGlipError, one_line
+from .geometry import RAS_LPS, corners_lps
+from .results import to_json, write_text
 from .volume_results import VolumeBox, VolumeResult
 from .volume_source import VolumeSource
 
@@ -27,16 +33,27 @@ SLICER_SCHEMA = (
 SHEAR = 1e-3
 
 
-def write_slicer(result: VolumeResult, path: str | Path) -> Path:
+def write_slicer(result: VolumeResult, path: str | Path, source: VolumeSource | None = None) -> Path:
     """Write the boxes as markups of 3D Slicer (`*.mrk.json`), one region of interest each, in LPS mm.
 
     Of sheared volumes (a tilted gantry) a region is the box along the patient's axes round the sheared one.
 
+    Args:
+        source: what was grounded. Where its axes were stated, regions lie by the file's own header all the same, so
+            that Slicer shows them over the file.
+
     Raises:
         `MedGlipError`: the place cannot be written to.
     """
-    markups = [_region(box, number) for number, box in enumerate(result.boxes, start=1)]
+    boxes = result.boxes if source is None else [_in_file(box, source) for box in result.boxes]
+    markups = [_region(box, number) for number, box in enumerate(boxes, start=1)]
     return write_text(path, to_json({"@schema": SLICER_SCHEMA, "markups": markups}))
+
+
+def _in_file(box: VolumeBox, source: VolumeSource) -> VolumeBox:
+    """The box with the corners that it has by the file's own header."""
+    corners = corners_lps(source.file_grid, box.box_ijk)
+    return replace(box, corners_lps_mm=tuple((float(x), float(y), float(z)) for x, y, z in corners))
 
 
 def _region(box: VolumeBox, number: int) -> dict[str, Any]:
@@ -85,10 +102,12 @@ def oriented_box(box: VolumeBox) -> tuple[NDArray[np.float64], NDArray[np.float6
 def write_label_map(result: VolumeResult, source: VolumeSource, labels: Sequence[str], path: str | Path) -> Path:
     """Write the boxes as a NIfTI label map on the volume's own grid: 1 for the first label of the prompt, and so on.
 
-    Where boxes overlap the better one is seen. Voxels belong to a box if their centres lie in it.
+    Where boxes overlap the better one is seen. Voxels belong to a box if their centres lie in it. One
+    slice is in memory at a time.
 
     Args:
-        source: what was grounded. Where that was NIfTI, the header's geometry is that file's, to the last bit.
+        source: what was grounded. Where that was NIfTI, the header's geometry is that file's, to the last bit; else
+            the affine is that of the file's own header; whatever axes were stated.
 
     Raises:
         `MedGlipError`: more labels than fit, no nibabel, or a place that cannot be written to.
@@ -98,30 +117,73 @@ def write_label_map(result: VolumeResult, source: VolumeSource, labels: Sequence
     except ModuleNotFoundError:
         raise MedGlipError('writing NIfTI needs nibabel: pip install "med-glip[clinical]"') from None
 
-    dtype = np.uint8 if len(labels) < 2**8 else np.uint16
     if len(labels) >= 2**16:
         raise MedGlipError(f"{len(labels)} labels are more than a label map holds")
-    shape = source.grid.array.shape
-    filled = np.zeros(shape, dtype)
-    for box in reversed(result.boxes):  # the best one last
-        filled[voxels(box, shape)] = labels.index(box.label) + 1
-    geometry = None if source.nifti_header is None else geometry_of(source.nifti_header)
-    image: Any = nibabel.Nifti1Image(filled, np.diag([-1.0, -1.0, 1.0, 1.0]) @ source.grid.affine, geometry)
-    image.header.set_data_dtype(dtype)
-    if geometry is None:
-        image.header.set_xyzt_units("mm")
-    if str(path).endswith(".gz"):
-        import gzip
+    dtype = np.dtype(np.uint8 if len(labels) < 2**8 else np.uint16)
+    header = _plain_header(source, nibabel) if source.nifti_header is None else geometry_of(source.nifti_header)
+    header.set_data_dtype(dtype)
+    header["magic"] = header.single_magic
+    header["vox_offset"] = header.sizeof_hdr + 4
+    with written(path) as stream:
+        packed = str(path).endswith(".gz")
+        target = gzip.GzipFile("", "wb", 6, stream, mtime=0) if packed else stream
+        target.write(header.binaryblock + b"\0" * 4)
+        for picture in _label_slices(result, labels, source.grid.array.shape, dtype):
+            target.write(picture.tobytes(order="F"))
+        if packed:
+            target.close()
+    return Path(path)
 
-        return write_bytes(path, gzip.compress(image.to_bytes(), 6, mtime=0))
-    return write_bytes(path, image.to_bytes())
+
+def _label_slices(
+    result: VolumeResult, labels: Sequence[str], shape: Sequence[int], dtype: np.dtype[Any]
+) -> Iterator[NDArray]:
+    """The label map's pictures (i, j) along the last axis."""
+    places = [(voxels(box, shape), labels.index(box.label) + 1) for box in reversed(result.boxes)]  # the best one last
+    for k in range(shape[2]):
+        filled = np.zeros((shape[0], shape[1]), dtype)
+        for (i, j, inside), value in places:
+            if inside.start <= k < inside.stop:
+                filled[i, j] = value
+        yield filled
+
+
+def _plain_header(source: VolumeSource, nibabel: Any) -> Any:
+    """A NIfTI-1 header for a volume that was none."""
+    header = nibabel.Nifti1Header()
+    header.set_data_shape(source.file_grid.array.shape)
+    affine = RAS_LPS @ source.file_grid.affine
+    header.set_sform(affine, code=2)
+    header.set_qform(affine, code=0, strip_shears=True)
+    header.set_xyzt_units("mm")
+    return header
+
+
+@contextmanager
+def written(path: str | Path) -> Iterator[BinaryIO]:
+    """A file that is written piece by piece, and is there only once all of it is.
+
+    Raises:
+        `MedGlipError`: the place cannot be written to.
+    """
+    target = Path(path)
+    part = target.with_name(f".medglip-{secrets.token_hex(8)}.part")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with part.open("wb") as stream:
+                yield cast(BinaryIO, stream)
+            os.replace(part, target)
+        finally:
+            part.unlink(missing_ok=True)
+    except OSError as error:
+        raise MedGlipError(f"{one_line(target.name)}: cannot be written ({one_line(error.strerror)})") from error
 
 
 def geometry_of(header: Any) -> Any:
-    """A NIfTI-1 header with another one's geometry and nothing else of it: no description, no name, no extension."""
-    import nibabel
-
-    kept = nibabel.Nifti1Header()
+    """A header of the same kind (NIfTI-1 or -2) with another one's geometry and nothing else of it: no description, no
+    name, no extension."""
+    kept = type(header)()
     kept.set_data_shape(header.get_data_shape()[:3])
     for field in ("pixdim", "xyzt_units", "qform_code", "sform_code", "quatern_b", "quatern_c", "quatern_d",
                   "qoffset_x", "qoffset_y", "qoffset_z", "srow_x", "srow_y", "srow_z"):  # fmt: skip
@@ -137,4 +199,4 @@ def voxels(box: VolumeBox, shape: Sequence[int]) -> tuple[slice, slice, slice]:
     return i, j, k
 
 
-__all__ = ["oriented_box", "voxels", "write_label_map", "write_slicer"]
+__all__ = ["oriented_box", "voxels", "write_label_map", "write_slicer", "written"]

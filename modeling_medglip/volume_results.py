@@ -14,6 +14,12 @@ from .results import SCHEMA, to_json, validate_boxes, write_text
 
 
 Corner = tuple[float, float, float]
+# What the numbers of a file count, for its readers.
+MEANING = {
+    "box_ijk": "edges in voxels of the file's own grid: i1 j1 k1 i2 j2 k2, voxel 0 covers 0 to 1",
+    "corners_lps_mm": "mm, x to the patient's left, y to the back, z to the head",
+    "best_slices": "pictures of the box's plane, from 0 at the patient's right, front or feet",
+}
 
 
 @dataclass(frozen=True)
@@ -83,7 +89,8 @@ class VolumeResult:
 
 
 def volume_to_dict(result: VolumeResult) -> dict[str, Any]:
-    """The content of a `*.boxes.json` file. Voxels are rounded to 2 digits, mm to 3, scores to 4.
+    """The content of a `*.boxes.json` file, which says itself what its numbers mean. Voxels are rounded to 2 digits,
+    mm to 3, scores to 4.
 
     `bbox` is the box in the plane of the array's first two axes, so that readers of 2-D files find what they expect.
     """
@@ -101,7 +108,7 @@ def volume_to_dict(result: VolumeResult) -> dict[str, Any]:
     image = {"file": result.image.file, "width": width, "height": height, "depth": depth}
     image |= {"modality": result.image.modality, "spacing_mm": [round(value, 4) for value in result.image.spacing_mm]}
     content = {"schema": SCHEMA, "model": result.model, "image": image, "prompt": result.prompt}
-    return {**content, "plane": result.plane, "boxes": boxes}
+    return {**content, "plane": result.plane, "meaning": MEANING, "boxes": boxes}
 
 
 def write_volume_boxes(result: VolumeResult, path: str | Path) -> Path:

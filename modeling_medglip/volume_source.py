@@ -3,8 +3,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,15 +12,40 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .errors import one_line
-from .geometry import PLANES, Volume, closest_axes, cut, picture_count, to_lps, with_axcodes
-from .volumes import NIFTI_ENDINGS, NiftiSlabs, VolumeError, nifti_header, read_header, read_volume
+from .geometry import (
+    CUT_AXIS,
+    Volume,
+    box_in_file,
+    box_of_pictures,
+    closest_axes,
+    corners_lps,
+    cut,
+    empty_grid,
+    picture_count,
+    to_lps,
+    with_axcodes,
+)
+from .volumes import NIFTI_ENDINGS, NiftiSlabs, VolumeError, nifti_header, read_header, read_volume, unit_note
+from .volumes_itk import UNORIENTED as UNSTATED
+from .volumes_itk import itk_notes
 
 
-# The LPS axis that each plane cuts.
-CUT_AXIS = {"sagittal": 0, "coronal": 1, "axial": 2}
 # An axis whose voxels are so much longer than the others' is the one that slices were taken along.
 LONG = 1.3
-UNSTATED = "its header says nothing of orientation: left and right may be wrong; state the axes (--axes) to be sure"
+
+
+@dataclass(frozen=True)
+class SliceOf:
+    """A slice of a DICOM series, as its files hold it.
+
+    Attributes:
+        file: which one. frame: of a multi-frame file, counted from 1.
+        place: in voxels of the volume's last axis; whole, unless the volume's slices were interpolated.
+    """
+
+    file: Path
+    frame: int | None
+    place: float
 
 
 class VolumeSource:
@@ -31,21 +56,27 @@ class VolumeSource:
         notes: what was mended or should be known, one line each.
 
     Attributes:
-        nifti_header: of a NIfTI file, nibabel's. dicom_files: of a series, in the order of its slices.
+        nifti_header: of a NIfTI file, nibabel's. dicom_slices ([`SliceOf`]): of a series, in the order of its slices.
         stacked (`bool`): the last array axis is known to run from slice to slice.
         grid ([`Volume`]): shape and affine of the volume; its array takes no memory and holds nothing.
+        file_grid ([`Volume`]): the same by the file's own header, where other axes are stated than that says.
     """
 
     stacked = False
     nifti_header: Any = None
-    dicom_files: tuple[Path, ...] = ()
+    dicom_slices: tuple[SliceOf, ...] = ()
 
     def __init__(
         self, volume: Volume, name: str = "volume", modality: str | None = None, notes: tuple[str, ...] = ()
     ) -> None:
-        self.grid = empty_grid(volume.array.shape, volume.affine)
+        self.grid = self.file_grid = empty_grid(volume.array.shape, volume.affine)
         self.name, self.modality, self.notes = one_line(name, 120), modality, notes
         self._volume: Volume | None = volume
+
+    @property
+    def dicom_files(self) -> tuple[Path, ...]:
+        """Of a series, in the order of its slices; a multi-frame file alone."""
+        return tuple(dict.fromkeys(slice_.file for slice_ in self.dicom_slices))
 
     def volume(self) -> Volume:
         """The whole volume, in memory."""
@@ -53,7 +84,8 @@ class VolumeSource:
         return replace(self._volume, affine=self.grid.affine)
 
     def state_axes(self, codes: str) -> None:
-        """Replace what the header says of orientation; see [`~modeling_medglip.geometry.with_axcodes`].
+        """Replace what the header says of orientation; see [`~modeling_medglip.geometry.with_axcodes`]. What the file
+        itself says stays in `file_grid`, for files that are to lie over it.
 
         Raises:
             `ValueError`: no three letters for three axes.
@@ -88,7 +120,7 @@ class StreamedSource(VolumeSource):
         modality: str | None = None,
         notes: tuple[str, ...] = (),
     ) -> None:
-        self.grid = empty_grid(shape, affine)
+        self.grid = self.file_grid = empty_grid(shape, affine)
         self.name, self.modality, self.notes = one_line(name, 120), modality, notes
         self._slabs, self._volume = slabs, None
 
@@ -121,11 +153,6 @@ class StreamedSource(VolumeSource):
         return thin.values(cut(thin, plane, 0)[0])
 
 
-def empty_grid(shape: tuple[int, ...], affine: NDArray[np.float64]) -> Volume:
-    """A volume of this shape whose array takes no memory."""
-    return Volume(np.broadcast_to(np.zeros((), np.uint8), shape), np.asarray(affine, dtype=np.float64))
-
-
 def plane_of(grid: Volume, axis: int) -> str:
     """The plane that slices along an array axis show."""
     lps = [own for own, _ in closest_axes(grid.affine)].index(axis)
@@ -144,46 +171,6 @@ def acquisition_plane(grid: Volume, stacked: bool = False) -> str:
     return plane_of(grid, int(order[2])) if grid.spacing[order[2]] > LONG * grid.spacing[order[1]] else "axial"
 
 
-def box_of_pictures(
-    grid: Volume, plane: str, box: tuple[float, float, float, float], first: int, last: int
-) -> tuple[float, ...]:
-    """A box over several pictures -> (i1, j1, k1, i2, j2, k2) in the array's own voxels, edges: voxel 0 covers 0 to 1.
-
-    Args:
-        box: (x1, y1, x2, y2) in pixels of the pictures. first, last: pictures, both included.
-    """
-    if plane not in PLANES:
-        raise ValueError(f"plane {plane!r}: choose one of {', '.join(PLANES)}")
-    across = CUT_AXIS[plane]
-    columns, rows = (axis for axis in range(3) if axis != across)
-    axes = closest_axes(grid.affine)
-    lengths = [grid.array.shape[axis] for axis, _ in axes]
-    low, high = [0.0] * 3, [0.0] * 3
-    low[across], high[across] = float(first), float(last + 1)
-    low[columns], high[columns] = box[0], box[2]
-    # Coronal and sagittal pictures have the head on top: their rows run down.
-    low[rows], high[rows] = (box[1], box[3]) if plane == "axial" else (lengths[rows] - box[3], lengths[rows] - box[1])
-    return box_in_file(grid, low, high)
-
-
-def box_in_file(grid: Volume, low: Sequence[float], high: Sequence[float]) -> tuple[float, ...]:
-    """A box in voxels of `to_lps(grid)` (edges) -> (i1, j1, k1, i2, j2, k2) in the array's own."""
-    start, stop = [0.0] * 3, [0.0] * 3
-    for lps, (axis, sign) in enumerate(closest_axes(grid.affine)):
-        length = grid.array.shape[axis]
-        ends = (low[lps], high[lps]) if sign > 0 else (length - high[lps], length - low[lps])
-        start[axis], stop[axis] = (float(end) for end in ends)
-    return (*start, *stop)
-
-
-def corners_lps(grid: Volume, box_ijk: tuple[float, ...]) -> NDArray[np.float64]:
-    """The 8 corners (8, 3) in LPS mm of a box in voxels; i runs fastest, then j, then k."""
-    start, stop = np.array(box_ijk[:3]), np.array(box_ijk[3:])
-    places = np.array([[(number >> axis) & 1 for axis in range(3)] for number in range(8)])
-    points = np.where(places == 1, stop, start) - 0.5
-    return np.asarray(points @ grid.affine[:3, :3].T + grid.affine[:3, 3])
-
-
 def states_orientation(header: Any) -> bool:
     """Whether a NIfTI header says how the patient lies: a transform with a code, other than one that only scales
     voxels from a corner at the origin, which programs write that know nothing better."""
@@ -197,7 +184,7 @@ def open_volume(path: str | Path, number: int | None = None) -> VolumeSource:
     """A volume file: NIfTI slice by slice, the others in memory.
 
     Args:
-        number: which volume of a 4-D NIfTI file, counted from 1.
+        number: which volume of a 4-D file, counted from 1.
 
     Raises:
         `VolumeError`: names the file and what is wrong.
@@ -206,14 +193,17 @@ def open_volume(path: str | Path, number: int | None = None) -> VolumeSource:
     if file.name.lower().endswith(NIFTI_ENDINGS):
         shape, affine = read_header(file, number)
         source = StreamedSource(NiftiSlabs(file, number), shape, affine, file.name)
-        source.nifti_header = nifti_header(file, number)
-        if not states_orientation(source.nifti_header):
-            source.notes = (UNSTATED,)
+        source.nifti_header = nifti_header(file)
+        unstated = () if states_orientation(source.nifti_header) else (UNSTATED,)
+        source.notes = unstated + unit_note(source.nifti_header)
         return source
-    return VolumeSource(read_volume(file), file.name)
+    volume = read_volume(file, number)
+    return VolumeSource(volume, file.name, None, itk_notes(file))
 
 
 __all__ = [
+    "CUT_AXIS",
+    "SliceOf",
     "StreamedSource",
     "VolumeError",
     "VolumeSource",

@@ -1,5 +1,5 @@
 # Copyright 2026 The MedGLIP authors. Licensed under the Apache License, Version 2.0.
-"""Reading volumes: NIfTI through nibabel; NRRD and MetaImage through SimpleITK.
+"""Reading volumes: NIfTI through nibabel; NRRD and MetaImage (in `volumes_itk`) through SimpleITK.
 
 Files are not trusted: sizes are checked from the header before voxels are read, a header may not point to a file
 elsewhere, and whatever a library raises becomes a [`VolumeError`]. Nothing but voxels and geometry is kept.
@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import gzip
 import io
-import re
+import logging
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar, cast
@@ -19,18 +20,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .errors import MedGlipError, one_line
-from .geometry import Volume
+from .geometry import RAS_LPS, Volume
 
 
 MAX_BYTES = 2**32
 PIECE = 2**22
 NIFTI_ENDINGS = (".nii", ".nii.gz")
 ITK_ENDINGS = (".nrrd", ".nhdr", ".mha", ".mhd")
-RAS_TO_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
-# Where MetaImage and NRRD headers name the file that their voxels are in.
-DETACHED = re.compile(rb"^(?:ElementDataFile\s*=|data file:|datafile:)\s*(.+?)\s*$", re.IGNORECASE | re.MULTILINE)
-HEADER_BYTES = 2**16
-HERE = ("LOCAL", "local")
+# mm in a unit of NIfTI's xyzt_units; a file that states none counts in mm.
+UNITS = {1: ("metres", 1000.0), 3: ("micrometres", 0.001)}
 Read = TypeVar("Read")
 Header = tuple[tuple[int, int, int], NDArray[np.float64]]
 
@@ -58,15 +56,18 @@ def read_volume(path: str | Path, number: int | None = None) -> Volume:
 
     Args:
         path: `.nii`, `.nii.gz`, `.nrrd`, `.nhdr`, `.mha` or `.mhd`.
-        number: which volume of a NIfTI file that holds several (4-D), counted from 1; such files are refused without.
+        number: which volume of a file that holds several (4-D), counted from 1; such files are refused without.
 
     Returns:
-        the stored numbers with slope, intercept and affine; for NIfTI the sform, or else the qform.
+        the stored numbers with slope, intercept and affine in mm, whatever unit a NIfTI file states; of NIfTI the
+        sform, or else the qform.
 
     Raises:
         `VolumeError`: names the file and what is wrong.
     """
-    return _read(Path(path), partial(_read_nifti, number=number), _read_itk)
+    from .volumes_itk import read_itk
+
+    return _read(Path(path), partial(_read_nifti, number=number), partial(read_itk, number=number))
 
 
 def read_header(path: str | Path, number: int | None = None) -> Header:
@@ -75,7 +76,15 @@ def read_header(path: str | Path, number: int | None = None) -> Header:
     Raises:
         `VolumeError`: names the file and what is wrong.
     """
-    return _read(Path(path), partial(_nifti_header, number=number), _itk_header)
+    from .volumes_itk import itk_header
+
+    return _read(Path(path), partial(_nifti_header, number=number), partial(itk_header, number=number))
+
+
+def unit_note(header: Any) -> tuple[str, ...]:
+    """What should be known of the unit of a NIfTI header: nothing of mm."""
+    name, factor = UNITS.get(int(header["xyzt_units"]) & 7, ("", 1.0))
+    return (f"its header counts in {name}: 1 of them is taken as {factor:g} mm",) if name else ()
 
 
 def _read(file: Path, nifti: Callable[[Path], Read], itk: Callable[[Path], Read]) -> Read:
@@ -96,7 +105,7 @@ def _read(file: Path, nifti: Callable[[Path], Read], itk: Callable[[Path], Read]
     raise VolumeError(f"{one_line(file.name, 120)}: is no volume of a known kind ({known})", "unreadable")
 
 
-def _check_shape(shape: tuple[int, ...], item_bytes: int) -> None:
+def check_shape(shape: tuple[int, ...], item_bytes: int) -> None:
     voxels = 1
     for length in shape:
         voxels *= int(length)
@@ -106,7 +115,7 @@ def _check_shape(shape: tuple[int, ...], item_bytes: int) -> None:
         raise VolumeError(f"has {voxels} voxels {shape}: more than {MAX_BYTES} bytes", "too_large")
 
 
-def _volume(array: np.ndarray, affine: np.ndarray, slope: float = 1.0, intercept: float = 0.0) -> Volume:
+def made_volume(array: np.ndarray, affine: np.ndarray, slope: float = 1.0, intercept: float = 0.0) -> Volume:
     try:
         return Volume(array, affine, slope, intercept)
     except ValueError as error:
@@ -119,15 +128,19 @@ def _read_nifti(file: Path, number: int | None = None) -> Volume:
         if len(_lengths(image)) > 3:
             return _one_of_several(file, number or 1)
         array = np.asanyarray(image.dataobj.get_unscaled()).reshape(shape)
-        slope, intercept = _line(image)
-    return _volume(array, RAS_TO_LPS @ np.asarray(image.affine, dtype=np.float64), slope, intercept)
+        slope, intercept = scaling(image)
+    return made_volume(array, lps_affine(image), slope, intercept)
 
 
 def _one_of_several(file: Path, number: int) -> Volume:
     """One volume of a 4-D file, slice by slice, so that the others are not in memory with it."""
-    slabs = list(NiftiSlabs(file, number).read())
-    first = slabs[0]
-    return Volume(np.concatenate([slab.array for slab in slabs], axis=2), first.affine, first.slope, first.intercept)
+    shape, affine = read_header(file, number)
+    array, line = np.empty(0), (1.0, 0.0)
+    for place, slab in enumerate(NiftiSlabs(file, number).read()):
+        if place == 0:
+            array, line = np.empty(shape, slab.array.dtype, order="F"), (slab.slope, slab.intercept)
+        array[:, :, place] = slab.array[:, :, 0]
+    return Volume(array, affine, *line)
 
 
 def _lengths(image: Any) -> tuple[int, ...]:
@@ -139,14 +152,23 @@ def _lengths(image: Any) -> tuple[int, ...]:
 def _nifti_header(file: Path, number: int | None = None) -> Header:
     with _opened(file) as stream:
         image, shape = _nifti_image(file, stream, number)
-    return shape, _checked(RAS_TO_LPS @ np.asarray(image.affine, dtype=np.float64))
+    return shape, checked_affine(lps_affine(image))
 
 
-def nifti_header(path: str | Path, number: int | None = None) -> Any:
-    """nibabel's header of a NIfTI file that [`read_header`] has accepted."""
+def lps_affine(image: Any) -> NDArray[np.float64]:
+    """(4, 4) index -> LPS mm of an image of nibabel, by the unit that its header states."""
+    affine = RAS_LPS @ np.asarray(image.affine, dtype=np.float64)
+    header: Any = getattr(image, "header", None)
+    if isinstance(getattr(header, "structarr", None), np.ndarray) and "xyzt_units" in header.keys():
+        affine[:3] *= UNITS.get(int(header["xyzt_units"]) & 7, ("", 1.0))[1]
+    return affine
+
+
+def nifti_header(path: str | Path) -> Any:
+    """nibabel's header of a NIfTI file that [`read_header`] has accepted, as it is stored."""
     file = Path(path)
     with _opened(file) as stream:
-        return _nifti_image(file, stream, number)[0].header.copy()
+        return _stored_header(_nifti_class(file, _nibabel()), stream)
 
 
 class NiftiSlabs:
@@ -180,8 +202,8 @@ class NiftiSlabs:
         with _opened(self.file) as stream:
             image, (width, height, depth) = _nifti_image(self.file, stream, self.number)
             dtype, offset = image.dataobj.dtype, int(image.dataobj.offset)
-            slope, intercept = _line(image)
-            affine = RAS_TO_LPS @ np.asarray(image.affine, dtype=np.float64)
+            slope, intercept = scaling(image)
+            affine = lps_affine(image)
             size = width * height * dtype.itemsize
             before = ((self.number or 1) - 1) * depth
             stream.seek(offset + (before + first) * size)
@@ -192,10 +214,10 @@ class NiftiSlabs:
                 if len(content) < size:
                     raise VolumeError(f"ends in slice {number} of {depth}", "unreadable")
                 array = np.frombuffer(content, dtype).reshape((width, height, 1), order="F")
-                yield _volume(array, affine, slope, intercept)
+                yield made_volume(array, affine, slope, intercept)
 
 
-def _line(image: Any) -> tuple[float, float]:
+def scaling(image: Any) -> tuple[float, float]:
     """Slope and intercept of a NIfTI image."""
     slope, intercept = (float(value) for value in (image.dataobj.slope, image.dataobj.inter))
     return (slope, intercept) if np.isfinite([slope, intercept]).all() and slope else (1.0, 0.0)
@@ -203,15 +225,14 @@ def _line(image: Any) -> tuple[float, float]:
 
 def _nifti_image(file: Path, stream: BinaryIO, number: int | None = None) -> tuple[Any, tuple[int, int, int]]:
     """nibabel's image of an open file, checked by its header, and the shape of a volume; no voxel is read."""
-    try:
-        import nibabel
-    except ModuleNotFoundError:
-        raise VolumeError('reading NIfTI needs nibabel: pip install "med-glip[clinical]"', "unreadable") from None
-
+    nibabel = _nibabel()
+    kind = _nifti_class(file, nibabel)
+    _check_spacing(_stored_header(kind, stream))
     holder = nibabel.FileHolder(fileobj=cast(Any, stream))
     # A packed file cannot be mapped, but nibabel finds that out only after unpacking all of it once.
     mapped = not _is_packed(file)
-    image: Any = _nifti_class(file, nibabel).from_file_map({"header": holder, "image": holder}, mmap=mapped)
+    with _silent():
+        image: Any = kind.from_file_map({"header": holder, "image": holder}, mmap=mapped)
     shape = _lengths(image)
     if image.dataobj.dtype.fields is not None or image.dataobj.dtype.kind not in "buif":
         raise VolumeError(f"holds {image.dataobj.dtype} voxels, not numbers", "colour_volume")
@@ -222,13 +243,54 @@ def _nifti_image(file: Path, stream: BinaryIO, number: int | None = None) -> tup
         raise VolumeError(f"has 4 axes {shape}, not three: choose a volume from 1 to {count} (--volume)", "not_3d")
     if number is not None and not 1 <= number <= count:
         raise VolumeError(f"has {count} volumes, none of the number {number}", "not_3d")
-    _check_shape(shape[:3], image.dataobj.dtype.itemsize)
+    check_shape(shape[:3], image.dataobj.dtype.itemsize)
     return image, (shape[0], shape[1], shape[2])
 
 
-def _checked(affine: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The affine, if it can be that of a volume."""
-    _volume(np.zeros((1, 1, 1), np.uint8), affine)
+def _nibabel() -> Any:
+    try:
+        import nibabel
+    except ModuleNotFoundError:
+        raise VolumeError('reading NIfTI needs nibabel: pip install "med-glip[clinical]"', "unreadable") from None
+    return nibabel
+
+
+@contextmanager
+def _silent() -> Iterator[None]:
+    """nibabel tells on stderr what it mends in headers; what matters of it is told by us."""
+    logger = logging.getLogger("nibabel.global")
+    before = logger.level
+    logger.setLevel(logging.CRITICAL + 1)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
+
+
+def _stored_header(kind: Any, stream: BinaryIO) -> Any:
+    """The header as it is stored; nibabel's images have a mended one, whose zero spacing is 1."""
+    stream.seek(0)
+    with _silent():
+        header = kind.header_class.from_fileobj(stream, check=False)
+    stream.seek(0)
+    return header
+
+
+def _check_spacing(header: Any) -> None:
+    """Refuse a spacing of zero or less, where no sform gives another."""
+    spacing = np.asarray(header["pixdim"][1:4], dtype=np.float64)
+    if int(header["sform_code"]) <= 0 and not (np.isfinite(spacing).all() and spacing.min() > 0):
+        told = " ".join(f"{value:g}" for value in spacing)
+        raise VolumeError(f"states voxels of {told} mm (pixdim): mend its header, or convert it anew", "bad_affine")
+
+
+def checked_affine(affine: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The affine, if it can be that of a volume.
+
+    Raises:
+        `VolumeError`: it is singular or not finite.
+    """
+    made_volume(np.zeros((1, 1, 1), np.uint8), affine)
     return affine
 
 
@@ -300,60 +362,14 @@ class _InPieces(io.BufferedIOBase):
         super().close()
 
 
-def _read_itk(file: Path) -> Volume:
-    reader, shape = _itk_reader(file)
-    import SimpleITK
-
-    image = reader.Execute()
-    if image.GetDimension() > 3:
-        image = image[(slice(None), slice(None), slice(None), *[0] * (image.GetDimension() - 3))]
-    affine = np.eye(4)
-    affine[:3, :3] = np.array(image.GetDirection()).reshape(3, 3) * image.GetSpacing()
-    affine[:3, 3] = image.GetOrigin()
-    return _volume(SimpleITK.GetArrayFromImage(image).transpose(2, 1, 0).reshape(shape), affine)
-
-
-def _itk_header(file: Path) -> Header:
-    reader, shape = _itk_reader(file)
-    axes = reader.GetDimension()
-    affine = np.eye(4)
-    affine[:3, :3] = np.array(reader.GetDirection()).reshape(axes, axes)[:3, :3] * reader.GetSpacing()[:3]
-    affine[:3, 3] = reader.GetOrigin()[:3]
-    return shape, _checked(affine)
-
-
-def _itk_reader(file: Path) -> tuple[Any, tuple[int, int, int]]:
-    """SimpleITK's reader of a file, checked by its header, and the volume's shape; no voxel is read."""
-    try:
-        import SimpleITK
-    except ModuleNotFoundError:
-        raise VolumeError(
-            'reading NRRD and MetaImage needs SimpleITK: pip install "med-glip[clinical]"', "unreadable"
-        ) from None
-
-    _check_detached(file)
-    reader = SimpleITK.ImageFileReader()
-    reader.SetFileName(str(file))
-    reader.ReadImageInformation()
-    size = tuple(int(length) for length in reader.GetSize())
-    if reader.GetNumberOfComponents() != 1:
-        raise VolumeError("holds several numbers per voxel", "colour_volume")
-    if len(size) < 3 or any(length != 1 for length in size[3:]):
-        raise VolumeError(f"has {len(size)} axes {size}, not three", "not_3d")
-    _check_shape(size, 8)
-    return reader, (size[0], size[1], size[2])
-
-
-def _check_detached(file: Path) -> None:
-    """Refuse a header whose voxels lie in another folder, or behind a link."""
-    with file.open("rb") as stream:
-        found = DETACHED.search(stream.read(HEADER_BYTES).partition(b"\n\n")[0])
-    name = found.group(1).decode("utf-8", "replace") if found else HERE[0]
-    if name in HERE:
-        return
-    target = file.parent / name
-    if name != Path(name).name or name.upper().startswith("LIST") or target.resolve().parent != file.parent.resolve():
-        raise VolumeError(f"points to {one_line(name, 60)!r} outside its folder", "leaves_folder")
-
-
-__all__ = ["NiftiSlabs", "VolumeError", "is_volume_file", "nifti_header", "read_header", "read_volume"]
+__all__ = [
+    "NiftiSlabs",
+    "VolumeError",
+    "is_volume_file",
+    "lps_affine",
+    "nifti_header",
+    "read_header",
+    "read_volume",
+    "scaling",
+    "unit_note",
+]

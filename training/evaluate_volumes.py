@@ -3,7 +3,8 @@
 
     python -m training.evaluate_volumes --raw ../shared/data --out docs/volumes.json
 
-grounds the volumes of `volume_cases.yaml` with all labels of their masks and writes the same as Markdown.
+grounds the volumes of `volume_cases.yaml` with all labels of their masks and writes the same as Markdown, with the
+figures of `volume_benchmark.json` beside it, if it is there (`--page` writes the Markdown alone, from both files).
 """
 
 from __future__ import annotations
@@ -212,7 +213,23 @@ def _sorted_corners(result: VolumeResult) -> list[NDArray[np.float64]]:
     return [np.array(sorted(tuple(np.round(corner, 3)) for corner in box.corners_lps_mm)) for box in result.boxes]
 
 
-def page(found: Mapping[str, Any]) -> str:
+def long_scan(found: Mapping[str, Any]) -> str:
+    """What `tests.benchmarks.bench_volume` has measured, as Markdown."""
+    rows = [
+        ["slices of 512 x 512", str(found["slices"])],
+        ["peak memory of the command, GB", f"{found['peak_bytes'] / 1e9:.2f}"],
+        ["slices per second as a volume", f"{found['slices_per_second']:.2f}"],
+        ["pictures per second one by one", f"{found['single_slices_per_second']:.2f}"],
+        ["ratio", f"{found['ratio']:.1f}"],
+    ]
+    about = (
+        "\n## A long CT\n\nMade by `python -m tests.benchmarks.bench_volume`: a made-up CT through `medglip ground`,"
+    )
+    about += "\nand a few of its slices one by one, a process each, with the same threads.\n\n"
+    return about + table(["", "measured"], rows)
+
+
+def page(found: Mapping[str, Any], benchmark: Mapping[str, Any] | None = None) -> str:
     """The figures as Markdown."""
     lines = [
         "# Boxes in space", "",
@@ -244,7 +261,8 @@ def page(found: Mapping[str, Any]) -> str:
     )
     after = f"\nStored in {orders['orders']} other orders of axes (mirrored, transposed), the {orders['boxes']} boxes"
     after += f"\nof {orders['image']} are {off}.\n"
-    return "\n".join(lines) + "\n" + table(["volume: label", "boxes", "IoU in space", "AP50", "AP"], rows) + after
+    measured = table(["volume: label", "boxes", "IoU in space", "AP50", "AP"], rows) + after
+    return "\n".join(lines) + "\n" + measured + (long_scan(benchmark) if benchmark else "")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -255,8 +273,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--cases", type=Path, default=CASES)
     parser.add_argument("--model", help="checkpoint folder or id (default: the embedded one)")
     parser.add_argument("--out", type=Path, help="JSON file; the same as Markdown is written beside it")
+    parser.add_argument("--page", action="store_true", help="write the Markdown alone, from the JSON files beside it")
     options = parser.parse_args(argv)
+    if options.page and not options.out:
+        parser.error("--page needs --out")
     try:
+        if options.page:
+            return _write_page(json.loads(options.out.read_text(encoding="utf-8")), options.out)
         cases = load_yaml(options.cases.read_text(encoding="utf-8"))["cases"]
         grounder = load(options.model)
         found: dict[str, Any] = {"schema": SCHEMA}
@@ -267,8 +290,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     if options.out:
         write_text(options.out, json.dumps(found, indent=1, allow_nan=False) + "\n")
-        write_text(options.out.with_suffix(".md"), page(found))
+        return _write_page(found, options.out)
     print(page(found), end="")
+    return 0
+
+
+def _write_page(found: Mapping[str, Any], out: Path) -> int:
+    measured = out.with_name("volume_benchmark.json")
+    text = page(found, json.loads(measured.read_text(encoding="utf-8")) if measured.is_file() else None)
+    write_text(out.with_suffix(".md"), text)
+    print(text, end="")
     return 0
 
 

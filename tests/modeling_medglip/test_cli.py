@@ -428,7 +428,7 @@ class TestVolumes:
         assert status == 1 and "good.nii  [ct, 8x9x3]" in said
         assert [line for line in errors.splitlines() if "error" in line] == [
             "medglip: error: empty: holds no DICOM image series (0 other files)",
-            "medglip: error: two: holds files of 2 patients: give a folder for each",
+            "medglip: error: two: holds files of 2 patients: give a folder for each, or --several-patients",
             "medglip: error: broken.nii: is no NIfTI file",
         ]
         status, said, _ = self.run(capsys, "ground", tmp_path / "two", *given, "--several-patients")

@@ -15,13 +15,15 @@ import pydicom
 import pytest
 
 from modeling_medglip.dicom_folder import find_series, open_series
-from modeling_medglip.dicom_outputs import slices_of, write_report, write_segmentation
+from modeling_medglip.dicom_outputs import MAY_BE_EMPTY, _packed, slices_of, write_report, write_segmentation
 from modeling_medglip.dicom_series import read_segmentation
 from modeling_medglip.errors import MedGlipError
+from modeling_medglip.geometry import box_in_file, on_grid
 from modeling_medglip.volume_results import VolumeResult
 from modeling_medglip.volume_source import VolumeSource, empty_grid
 
 from .dicom_files import write_multi_frame, write_series
+from .dicom_files import write_segmentation as write_stored_segmentation
 from .test_volume_outputs import made_box, made_result
 
 
@@ -81,10 +83,10 @@ def test_a_segmentation_holds_the_boxes(source: VolumeSource, result: VolumeResu
     for (mask, _), box in zip(found, result.boxes, strict=True):
         places = np.argwhere(mask.array)
         corners = mask.affine[:3, :3] @ places.T + mask.affine[:3, 3:]
-        k = slices_of(box)
+        k = slices_of(box, source)
         i1, j1 = (int(np.ceil(value - 0.5)) for value in box.box_ijk[:2])
         i2, j2 = (int(np.ceil(value - 0.5)) for value in box.box_ijk[3:5])
-        ends = np.array([[i1, j1, k.start, 1], [i2 - 1, j2 - 1, k.stop - 1, 1]]) @ source.grid.affine.T
+        ends = np.array([[i1, j1, k[0], 1], [i2 - 1, j2 - 1, k[-1], 1]]) @ source.grid.affine.T
         np.testing.assert_allclose(corners.min(axis=1), np.minimum(*ends[:, :3]), atol=1e-4)
         np.testing.assert_allclose(corners.max(axis=1), np.maximum(*ends[:, :3]), atol=1e-4)
 
@@ -148,6 +150,82 @@ def test_other_readers_find_no_error(source: VolumeSource, result: VolumeResult,
     assert shown.returncode == 0 and 'Tracking Identifier")="liver 1"' in shown.stdout
     for path in (report, mask):
         checked = subprocess.run(["dciodvfy", str(path)], capture_output=True, text=True)
-        # What is wrong with pydicom's own picture is not ours.
-        own = [line for line in checked.stderr.splitlines() if line.startswith("Error") and "Patient" not in line]
-        assert own == []
+        assert [line for line in checked.stderr.splitlines() if line.startswith("Error")] == []
+
+
+@pytest.mark.skipif(not shutil.which("dciodvfy"), reason="needs dicom3tools")
+def test_files_of_nobody_are_reported_on_too(tmp_path: Path) -> None:
+    """De-identified files lack what a valid one holds with an empty value."""
+    for path in write_series(tmp_path / "scan", FrameOfReferenceUID="1.2.3.4"):
+        dataset = pydicom.dcmread(path)
+        for keyword in MAY_BE_EMPTY:
+            if keyword in dataset:
+                delattr(dataset, keyword)
+        dataset.save_as(path)
+    source = open_series(find_series(tmp_path / "scan")[0], "scan")
+    result = made_result(source.grid, made_box(source.grid, (2, 3, 1, 9, 8, 4), "liver", 0.9))
+    for write in (write_report, write_segmentation):
+        path = write(result, source, tmp_path / "a.dcm")
+        assert pydicom.dcmread(path).PatientID == "" and pydicom.dcmread(path).StudyDate == ""
+        checked = subprocess.run(["dciodvfy", str(path)], capture_output=True, text=True)
+        assert [line for line in checked.stderr.splitlines() if line.startswith("Error")] == []
+
+
+def test_three_slices_and_their_segmentation_come_back(tmp_path: Path) -> None:
+    """A box round a mask that is stored as SEG, through a report and a segmentation: the same place of the patient."""
+    slices = write_series(tmp_path / "scan", count=3, step=(0, 0, 5.0), FrameOfReferenceUID="1.2.3.4")
+    mask = np.zeros((16, 12, 3), np.uint8)
+    mask[3:9, 2:7, 0:2] = 1
+    write_stored_segmentation(tmp_path / "mask.dcm", slices, mask)
+    source = open_series(find_series(tmp_path / "scan")[0], "scan")
+    placed = on_grid(read_segmentation(tmp_path / "mask.dcm")[0][0], source.grid)
+    assert placed is not None
+    places = np.argwhere(placed.array)
+    box = made_box(source.grid, box_in_file(source.grid, places.min(axis=0), places.max(axis=0) + 1))
+    assert box.box_ijk == (3, 2, 0, 9, 7, 2)
+    result = made_result(source.grid, box)
+    ((back, _),) = read_segmentation(write_segmentation(result, source, tmp_path / "a.seg.dcm"))
+    again = on_grid(back, source.grid)
+    assert again is not None and np.array_equal(again.array, placed.array)
+    report = highdicom.sr.srread(write_report(result, source, tmp_path / "a.sr.dcm"))
+    (group,) = report.content.get_volumetric_roi_measurement_groups()
+    corners = []
+    for region in group.roi:
+        told = region.ContentSequence[0].ReferencedSOPSequence[0].ReferencedSOPInstanceUID
+        (image,) = [d for d in map(pydicom.dcmread, slices) if d.SOPInstanceUID == told]
+        transform = highdicom.spatial.ImageToReferenceTransformer.for_image(image)
+        corners.append(transform(region.value))
+    points = np.concatenate(corners)
+    expected = np.array(box.corners_lps_mm)
+    np.testing.assert_allclose(points[:, :2].min(axis=0), expected[:, :2].min(axis=0), atol=1e-6)
+    np.testing.assert_allclose(points[:, :2].max(axis=0), expected[:, :2].max(axis=0), atol=1e-6)
+    # Pictures have no thickness: half a slice more on both sides.
+    assert (points[:, 2].min() - 2.5, points[:, 2].max() + 2.5) == pytest.approx(
+        (expected[:, 2].min(), expected[:, 2].max())
+    )
+
+
+def test_frames_of_a_segmentation_need_no_memory_each(tmp_path: Path) -> None:
+    """The bits that are packed frame by frame are those of all frames at once, also where a frame ends in a byte."""
+    frames = np.random.default_rng(0).integers(0, 2, (7, 5, 5)).astype(np.uint8)
+    expected = np.packbits(frames.ravel(), bitorder="little").tobytes()
+    assert _packed(iter(frames)) == expected and len(expected) % 2 == 0
+    assert _packed(iter(frames[:3])) == np.packbits(frames[:3].ravel(), bitorder="little").tobytes()
+    assert _packed(iter(frames[:2])) == np.packbits(frames[:2].ravel(), bitorder="little").tobytes() + b"\0"
+
+
+def test_only_slices_of_boxes_have_frames(source: VolumeSource, result: VolumeResult, tmp_path: Path) -> None:
+    path = write_segmentation(result, source, tmp_path / "a.seg.dcm")
+    written = pydicom.dcmread(path)
+    assert written.NumberOfFrames == 3 + 2 and (written.Rows, written.Columns) == (12, 16)
+    referred = written.ReferencedSeriesSequence[0].ReferencedInstanceSequence
+    assert len(referred) == 4, "slices 0 to 3 of 5"
+    assert len(written.PixelData) == 5 * 12 * 16 // 8
+
+
+def test_segments_that_no_file_holds(
+    source: VolumeSource, result: VolumeResult, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("modeling_medglip.dicom_outputs.MAX_SEG_BYTES", 119)
+    with pytest.raises(MedGlipError, match="scan: 2 segments of 120 bytes are more than a file holds"):
+        write_segmentation(result, source, tmp_path / "a.seg.dcm")

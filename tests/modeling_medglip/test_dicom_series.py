@@ -119,7 +119,13 @@ class TestBadSeries:
 
     def test_several_orientations(self, tmp_path: Path) -> None:
         paths = write_series(tmp_path)
-        slice_dataset(9, [-5, -7, 48], OBLIQUE).save_as(paths[4])
+        for number in (3, 4):
+            slice_dataset(9, [-5, -7, 40 + number], OBLIQUE).save_as(paths[number])
+        self.refused(paths, "mixed_series")
+
+    def test_a_slice_that_is_tilted_a_little(self, tmp_path: Path) -> None:
+        paths = write_series(tmp_path)
+        slice_dataset(9, [-5, -7, 48], (1.0, 0, 0, 0, 0.995, 0.0999)).save_as(paths[4])
         self.refused(paths, "mixed_series")
 
     def test_missing_slices(self, tmp_path: Path) -> None:

@@ -35,7 +35,7 @@ class Bright:
     def __init__(self, grounder: Any, labels: list[str], modality: str, threshold: float, batch_size: int) -> None:
         self.labels = labels
 
-    def find(self, pictures: Any, name: str) -> dict[str, list[SliceBox]]:
+    def find(self, pictures: Any, name: str, spacing: tuple[float, float]) -> dict[str, list[SliceBox]]:
         found: dict[str, list[SliceBox]] = {label: [] for label in self.labels}
         for index, picture in pictures:
             for label in self.labels:

@@ -85,6 +85,26 @@ def test_the_markups_are_what_slicer_s_schema_says(tmp_path: Path) -> None:
     assert content["markups"][0]["name"] == "liver 0.80"
 
 
+def test_the_markups_fit_a_schema(tmp_path: Path) -> None:
+    """Slicer's rules as put down in `tests/fixtures`; that they can say no is tried as well."""
+    import jsonschema
+
+    schema = json.loads((Path(__file__).parents[1] / "fixtures" / "slicer_markups.schema.json").read_text("utf-8"))
+    jsonschema.Draft7Validator.check_schema(schema)
+    validator = jsonschema.Draft7Validator(schema)
+    grid = empty_grid((20, 22, 24), rigid(1))
+    result = made_result(grid, made_box(grid, (2, 3, 4, 9, 12, 20)), made_box(grid, (1, 1, 1, 3, 3, 3), "spleen", 0.5))
+    content = json.loads(write_slicer(result, tmp_path / "a.mrk.json").read_text(encoding="utf-8"))
+    validator.validate(content)
+    validator.validate(
+        json.loads(write_slicer(made_result(grid), tmp_path / "b.mrk.json").read_text(encoding="utf-8"))
+    )
+    for field, wrong in (("orientation", [1.0] * 8), ("roiType", "box"), ("size", None), ("coordinateSystem", "lps")):
+        broken = json.loads(json.dumps(content))
+        broken["markups"][1][field] = wrong
+        assert not validator.is_valid(broken), field
+
+
 def test_nothing_found_is_an_empty_file(tmp_path: Path) -> None:
     grid = empty_grid((4, 4, 4), np.eye(4))
     assert json.loads(write_slicer(made_result(grid), tmp_path / "a.mrk.json").read_text())["markups"] == []

@@ -1,0 +1,84 @@
+# Copyright 2026 The MedGLIP authors. Licensed under the Apache License, Version 2.0.
+"""What [`~modeling_medglip.ground_volume`] takes: files, folders, arrays with an affine, images of nibabel."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .errors import MedGlipError, UsageError, one_line
+from .geometry import Volume
+from .reading import DICOM_ENDINGS
+from .volume_source import VolumeSource, open_volume
+from .volumes import is_volume_file, lps_affine, scaling, unit_note
+
+
+def as_source(volume: Any, number: int | None = None) -> VolumeSource:
+    """Whatever is grounded, picture by picture.
+
+    Args:
+        number: which volume of a 4-D one, counted from 1.
+
+    Raises:
+        `UsageError`: something else, or a number for what is not 4-D. `MedGlipError`: it cannot be read or used.
+    """
+    if isinstance(volume, (str, Path)):
+        return open_path(Path(volume), number)
+    if hasattr(volume, "affine") and hasattr(volume, "dataobj"):
+        return _of_nibabel(volume, number)
+    if not isinstance(volume, (VolumeSource, Volume)):
+        known = "give a file, a DICOM folder, a Volume, or an image of nibabel"
+        raise UsageError(f"cannot ground a {type(volume).__name__}: {known}")
+    if number is not None:
+        raise UsageError("number: chooses a volume of a 4-D file or image, and this is one volume")
+    return volume if isinstance(volume, VolumeSource) else VolumeSource(volume)
+
+
+def open_path(path: Path, number: int | None = None) -> VolumeSource:
+    """A volume file, a multi-frame DICOM file, or the only series of a DICOM folder.
+
+    Raises:
+        `MedGlipError`: it cannot be read, or the folder has several series; names it.
+    """
+    name = one_line(path.name, 120)
+    if is_volume_file(path) or not (path.is_dir() or path.name.lower().endswith(DICOM_ENDINGS)):
+        return open_volume(path, number)
+    if number is not None:
+        raise UsageError(f"{name}: number chooses a volume of a 4-D file, and this is DICOM")
+    from .dicom_folder import FoundSeries, find_series, holds_slices, open_series
+
+    if not path.is_dir():
+        if not holds_slices(path):
+            raise MedGlipError(f"{name}: is one picture, or none: give the folder of its series")
+        return open_series(FoundSeries((path,)), path.name)
+    series = find_series(path)
+    if len(series) > 1:
+        numbers = ", ".join("none" if one.number is None else str(one.number) for one in series[:8])
+        how = "choose one with modeling_medglip.dicom_folder.find_series and open_series"
+        raise MedGlipError(f"{name}: holds {len(series)} series (numbers {numbers}): {how}")
+    return open_series(series[0], path.resolve().name)
+
+
+def _of_nibabel(image: Any, number: int | None) -> VolumeSource:
+    """An image of nibabel, whose frame is RAS."""
+    lengths = tuple(int(length) for length in image.shape)
+    count = int(np.prod(lengths[3:], dtype=np.int64)) if len(lengths) > 3 else 1
+    if number is None and count > 1:
+        raise UsageError(f"the image has {count} volumes: choose one by its number")
+    if number is not None and not 1 <= number <= count:
+        raise UsageError(f"the image has {count} volumes, none of the number {number}")
+    try:
+        stored = image.dataobj.get_unscaled() if hasattr(image.dataobj, "get_unscaled") else image.dataobj
+        line = scaling(image) if hasattr(image.dataobj, "get_unscaled") else (1.0, 0.0)
+        place = np.unravel_index((number or 1) - 1, lengths[3:], order="F") if len(lengths) > 3 else ()
+        source = VolumeSource(Volume(np.asanyarray(stored[(..., *place)]), lps_affine(image), *line))
+    except ValueError as error:
+        raise UsageError(f"the image cannot be used: {one_line(error)}") from None
+    if "xyzt_units" in getattr(image, "header", ()):
+        source.nifti_header, source.notes = image.header.copy(), unit_note(image.header)
+    return source
+
+
+__all__ = ["as_source", "open_path"]
