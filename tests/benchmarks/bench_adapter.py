@@ -104,7 +104,7 @@ def main() -> None:
     options = parser.parse_args()
     common = ["--model", options.model, "--data", options.data, "--modality", options.modality]
     common += ["--pictures", str(PICTURES), "--labels", options.label, "--known", *options.known]
-    replay = ["--replay", options.data, "--replay_exclude", options.label, "--replay_share", "1.5"]
+    replay = ["--replay", options.data, "--replay_exclude", options.label, "--replay_share", "2"]
     with tempfile.TemporaryDirectory() as folder:
         lora = run([*common, *replay, "--lora", "--epochs", options.epochs], Path(folder) / "lora")
         full = run([*common, *replay, "--epochs", "2"], Path(folder) / "full")
