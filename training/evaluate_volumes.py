@@ -35,6 +35,7 @@ from modeling_medglip.yaml_files import load_yaml
 
 from .metrics import Detections, average_precision
 from .records import GroundingRecord
+from .report_roundtrip import roundtrip
 
 
 SCHEMA = "medglip/volumes@1"
@@ -157,7 +158,9 @@ def measure_case(case: Mapping[str, Any], raw: Path, grounder: Grounder) -> dict
             "AP": precision[label].ap,
         }
     seen = {"image": _shown_name(case), "seen": bool(case["seen"]), "plane": result.plane}
-    return {**seen, "slices": result.slices, "seconds": round(result.seconds, 2), "labels": labels}
+    back = roundtrip(result, source, THRESHOLD)
+    read_back = {} if back is None else {"read_back": back}
+    return {**seen, "slices": result.slices, "seconds": round(result.seconds, 2), "labels": labels, **read_back}
 
 
 def reordered(volume: Volume, order: Sequence[int], signs: Sequence[int]) -> Volume:
@@ -261,8 +264,21 @@ def page(found: Mapping[str, Any], benchmark: Mapping[str, Any] | None = None) -
     )
     after = f"\nStored in {orders['orders']} other orders of axes (mirrored, transposed), the {orders['boxes']} boxes"
     after += f"\nof {orders['image']} are {off}.\n"
+    after += "".join(_read_back(case) for case in found["cases"] if "read_back" in case)
     measured = table(["volume: label", "boxes", "IoU in space", "AP50", "AP"], rows) + after
     return "\n".join(lines) + "\n" + measured + (long_scan(benchmark) if benchmark else "")
+
+
+def _read_back(case: Mapping[str, Any]) -> str:
+    """What became of a series' boxes in DICOM."""
+    back = case["read_back"]
+    lines = [
+        "",
+        f"{case['image']}: {back['boxes']} boxes, written as a report (SR) and a segmentation (SEG) and read back by",
+        f"highdicom. Outlines are at most {back['report_mm']:.4f} mm from their boxes; segments, which are of whole",
+        f"voxels, at most {back['segmentation_voxels']:.2f} voxels.",
+    ]
+    return "\n".join(lines) + "\n"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
