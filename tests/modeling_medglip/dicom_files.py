@@ -51,6 +51,18 @@ def write_series(folder: Path, count: int = 5, step: Sequence[float] = (0, 0, 2.
     return paths
 
 
+def change(*paths: Path, **fields: Any) -> None:
+    """Set fields of files; `None` deletes one."""
+    for path in paths:
+        dataset = pydicom.dcmread(path)
+        for name, value in fields.items():
+            if value is None:
+                delattr(dataset, name)
+            else:
+                setattr(dataset, name, value)
+        dataset.save_as(path)
+
+
 def write_multi_frame(path: Path, slices: Sequence[Path]) -> None:
     """The slices as one enhanced CT file."""
     sources = [pydicom.dcmread(name) for name in slices]

@@ -18,19 +18,7 @@ from modeling_medglip.dicom_series import Stack, index_series, read_series  # no
 from modeling_medglip.volume_source import StreamedSource  # noqa: E402
 from modeling_medglip.volumes import VolumeError  # noqa: E402
 
-from .dicom_files import write_series  # noqa: E402
-
-
-def change(paths: list[Path], **fields: Any) -> None:
-    """Set fields of files; `None` deletes one."""
-    for path in paths:
-        dataset = pydicom.dcmread(path)
-        for name, value in fields.items():
-            if value is None:
-                delattr(dataset, name)
-            else:
-                setattr(dataset, name, value)
-        dataset.save_as(path)
+from .dicom_files import change, write_series  # noqa: E402
 
 
 def lookup_table(first: int, values: list[int]) -> Any:
@@ -59,7 +47,7 @@ def test_slices_are_the_whole(tmp_path: Path) -> None:
 
 def test_slices_with_a_rescaling_each(tmp_path: Path) -> None:
     paths = write_series(tmp_path)
-    change(paths[1:2], RescaleSlope=2.5, RescaleIntercept=3)
+    change(paths[1], RescaleSlope=2.5, RescaleIntercept=3)
     whole, pieces = slices_of(paths)
     np.testing.assert_allclose(whole, pieces)
     expected = pydicom.dcmread(paths[1]).pixel_array.T * 2.5 + 3
@@ -69,7 +57,7 @@ def test_slices_with_a_rescaling_each(tmp_path: Path) -> None:
 def test_a_modality_lut_in_the_place_of_a_rescaling(tmp_path: Path) -> None:
     paths = write_series(tmp_path)
     table = lookup_table(0, [7 + 3 * number for number in range(2000)])
-    change(paths, RescaleSlope=None, RescaleIntercept=None, ModalityLUTSequence=table)
+    change(*paths, RescaleSlope=None, RescaleIntercept=None, ModalityLUTSequence=table)
     whole, pieces = slices_of(paths)
     expected = 7 + 3 * pydicom.dcmread(paths[2]).pixel_array.T.astype(np.float32)
     np.testing.assert_array_equal(whole[:, :, 2], expected)
@@ -80,7 +68,7 @@ def test_a_damaged_modality_lut_is_named(tmp_path: Path) -> None:
     paths = write_series(tmp_path)
     broken = lookup_table(0, [1, 2])
     del broken[0].LUTDescriptor
-    change(paths[3:4], RescaleSlope=None, RescaleIntercept=None, ModalityLUTSequence=broken)
+    change(paths[3], RescaleSlope=None, RescaleIntercept=None, ModalityLUTSequence=broken)
     with pytest.raises(VolumeError, match=f"{paths[3].name}: its modality LUT cannot be used"):
         read_series(paths)
 
@@ -102,7 +90,7 @@ def test_hounsfield_units_stay_in_monochrome1(tmp_path: Path) -> None:
 
 def test_a_rescaling_that_is_none(tmp_path: Path) -> None:
     paths = write_series(tmp_path)
-    change(paths[1:2], RescaleSlope="nan")
+    change(paths[1], RescaleSlope="nan")
     with pytest.raises(VolumeError, match="rescaling that is not finite"):
         read_series(paths)
 
@@ -136,6 +124,6 @@ def test_a_slice_that_breaks_later_names_folder_and_file(tmp_path: Path) -> None
 def test_a_slice_of_another_size_than_its_header_said(tmp_path: Path) -> None:
     paths = write_series(tmp_path / "scan")
     source = open_series(find_series(tmp_path / "scan")[0], "scan")
-    change(paths[2:3], Rows=6, Columns=32)
+    change(paths[2], Rows=6, Columns=32)
     with pytest.raises(VolumeError, match="pixels of another size than stated"):
         source.volume()

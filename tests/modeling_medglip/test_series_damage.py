@@ -17,7 +17,7 @@ from modeling_medglip.dicom_series import read_series
 from modeling_medglip.errors import MedGlipError
 from modeling_medglip.volumes import VolumeError
 
-from .dicom_files import slice_dataset, write_multi_frame, write_series
+from .dicom_files import change, slice_dataset, write_multi_frame, write_series
 
 
 SECRET = {"PatientName": "Doe^Jane", "PatientID": "SECRET77"}
@@ -43,16 +43,6 @@ def corrupt(path: Path, tag: bytes, kind: bytes) -> None:
     place = content.find(tag + kind + b"\x02\x00")
     assert place > 0
     path.write_bytes(content[: place + 8] + b"JD" + content[place + 10 :])
-
-
-def change(path: Path, **fields: Any) -> None:
-    dataset = pydicom.dcmread(path)
-    for name, value in fields.items():
-        if value is None:
-            delattr(dataset, name)
-        else:
-            setattr(dataset, name, value)
-    dataset.save_as(path)
 
 
 # Slices that are no stack ------------------------------------------------------------------------------------------
