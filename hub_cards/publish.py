@@ -42,6 +42,7 @@ def plan(options: argparse.Namespace) -> list[Repository]:
     found: list[Repository] = []
     for part in WHAT:
         if part in what:
+            print(f"staging: {part}", file=sys.stderr)
             try:
                 found += _staged(part, options)
             except (KeyError, TypeError, AttributeError, IndexError) as error:
@@ -180,6 +181,13 @@ def _whats(text: str) -> list[str]:
     return asked
 
 
+def _quiet() -> None:
+    """Bars of other libraries, one for every expert, would bury what is shown."""
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+
+
 def _modality(text: str) -> str:
     try:
         return resolve_modality(text)
@@ -199,6 +207,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parser().parse_args(argv)
     try:
         repository_id(options.org, "name")
+        _quiet()
         repositories = plan(options)
         for repository in repositories:
             print(describe(repository), end="\n\n")
