@@ -99,12 +99,12 @@ def main() -> None:
     parser.add_argument("--modality", required=True)
     parser.add_argument("--label", required=True)
     parser.add_argument("--known", nargs="+", required=True)
-    parser.add_argument("--epochs", default="20")
+    parser.add_argument("--epochs", default="15")
     parser.add_argument("--out", type=Path, help="JSON file; the same as Markdown is written beside it")
     options = parser.parse_args()
     common = ["--model", options.model, "--data", options.data, "--modality", options.modality]
     common += ["--pictures", str(PICTURES), "--labels", options.label, "--known", *options.known]
-    replay = ["--replay", options.data, "--replay_exclude", options.label, "--replay_share", "2"]
+    replay = ["--replay", options.data, "--replay_exclude", options.label, "--replay_share", "1.5"]
     with tempfile.TemporaryDirectory() as folder:
         lora = run([*common, *replay, "--lora", "--epochs", options.epochs], Path(folder) / "lora")
         full = run([*common, *replay, "--epochs", "2"], Path(folder) / "full")
