@@ -16,8 +16,9 @@ from typing import Any
 
 from .dicom_series import Stack, index_series
 from .errors import MedGlipError, one_line
+from .quiet import silent
 from .reading import DICOM_ENDINGS
-from .reading_dicom import DERIVED_CODES, functional_item, silent
+from .reading_dicom import DERIVED_CODES, functional_item
 from .volume_source import SliceOf, StreamedSource
 from .volumes import VolumeError
 
@@ -120,7 +121,7 @@ def _files(folder: Path, name: str) -> Iterator[_File]:
             count += 1
             if count > MAX_FILES:
                 raise MedGlipError(f"{name}: holds more than {MAX_FILES} files: give the folder of a study")
-            with silent():
+            with silent("pydicom"):
                 yield _file(path)
 
 
@@ -194,7 +195,7 @@ def holds_slices(path: Path) -> bool:
             if stream.read(132)[128:] != b"DICM" and not path.name.lower().endswith(DICOM_ENDINGS):
                 return False
         tags = ["NumberOfFrames", "Modality", "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"]
-        with silent():
+        with silent("pydicom"):
             header = pydicom.dcmread(path, force=True, stop_before_pixels=True, specific_tags=tags)
             several = int(header.get("NumberOfFrames") or 1) > 1
             derived = str(header.get("Modality") or "").strip().upper() in DERIVED_CODES

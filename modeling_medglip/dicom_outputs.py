@@ -15,7 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .errors import MedGlipError, one_line
-from .reading_dicom import functional_item, silent
+from .quiet import silent
+from .reading_dicom import functional_item
 from .run_report import package_version
 from .taxonomy import load_taxonomy
 from .volume_outputs import voxels, written
@@ -187,7 +188,7 @@ def _datasets(source: VolumeSource) -> tuple[Any, list[Any]]:
     except ModuleNotFoundError:
         raise MedGlipError('writing DICOM needs highdicom: pip install "med-glip[clinical]"') from None
     try:
-        with silent():
+        with silent("pydicom"):
             datasets = [pydicom.dcmread(file, force=True, stop_before_pixels=True) for file in source.dicom_files]
             for dataset in datasets:
                 _complete(dataset)

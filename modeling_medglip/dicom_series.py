@@ -20,7 +20,8 @@ from .dicom_labels import fill_polygon, read_segmentation, read_structures
 from .dicom_slices import GAP, DicomSlabs, Slice
 from .errors import one_line
 from .geometry import Volume
-from .reading_dicom import DERIVED_CODES, GREY, functional_item, silent
+from .quiet import silent
+from .reading_dicom import DERIVED_CODES, GREY, functional_item
 from .volumes import VolumeError
 
 
@@ -133,7 +134,7 @@ def index_series(paths: Sequence[str | Path], resample: bool = False) -> Stack:
         raise VolumeError('reading DICOM needs pydicom: pip install "med-glip[clinical]"', "unreadable") from None
 
     files = [Path(path) for path in paths]
-    with silent():
+    with silent("pydicom"):
         headers = [(file, _header(file, pydicom)) for file in files]
         images = [(file, header) for file, header in headers if header is not None]
         if not images:

@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 
 from .errors import one_line
 from .geometry import Volume
-from .reading_dicom import silent, with_syntax
+from .quiet import silent
+from .reading_dicom import with_syntax
 from .volumes import MAX_BYTES, VolumeError
 
 
@@ -159,7 +160,7 @@ def slice_pixels(file: Path) -> NDArray:
     import pydicom
 
     try:
-        with silent():
+        with silent("pydicom"):
             return pydicom.pixels.pixel_array(with_syntax(pydicom.dcmread(file, force=True)))
     except Exception as error:  # decoders raise nearly anything
         raise _undecoded(one_line(file.name, 60), error) from None
@@ -178,7 +179,7 @@ def frame_pixels(file: Path, frames: Iterable[int]) -> Iterator[NDArray]:
     reader: Iterator[NDArray] | None = None
     for frame in wanted:
         try:
-            with silent():
+            with silent("pydicom"):
                 if reader is None:
                     meta = pydicom.dcmread(file, force=True, stop_before_pixels=True, specific_tags=["Rows"]).file_meta
                     plain = "TransferSyntaxUID" in meta
@@ -199,7 +200,7 @@ def _by_table(pixels: NDArray, piece: Slice) -> NDArray:
     import pydicom
 
     try:
-        with silent():
+        with silent("pydicom"):
             header = pydicom.dcmread(piece.file, force=True, stop_before_pixels=True)
             values = pydicom.pixels.apply_modality_lut(pixels, header).astype(np.float32)
     except Exception as error:  # damaged tables make pydicom raise nearly anything

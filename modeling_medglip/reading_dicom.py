@@ -6,18 +6,15 @@ pydicom's own messages may quote header values, names among them; they are never
 
 from __future__ import annotations
 
-import logging
 import math
-import warnings
 import zlib
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import IO, Any
 
 import numpy as np
 
 from .configuration_medglip import resolve_modality
 from .errors import MedGlipError
+from .quiet import silent
 from .reading import MAX_BYTES, ReadImage, check_pixels, choose_frame, compact
 
 
@@ -45,27 +42,13 @@ def read_dicom(stream: IO[bytes], frame: int | None) -> ReadImage:
     except ImportError:
         raise MedGlipError('is a DICOM file: reading it needs pydicom, pip install "med-glip[clinical]"') from None
     try:
-        with silent():
+        with silent("pydicom"):
             _check_deflated(stream, pydicom)
             return _decoded(stream, frame, pydicom)
     except (MedGlipError, MemoryError):
         raise
     except Exception as error:  # damaged files make pydicom raise nearly anything
         raise MedGlipError(f"is a damaged or unreadable DICOM file ({type(error).__name__})") from error
-
-
-@contextmanager
-def silent() -> Iterator[None]:
-    """pydicom's own messages may quote header values, names among them: none is passed on."""
-    logger = logging.getLogger("pydicom")
-    before = logger.level
-    logger.setLevel(logging.CRITICAL)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logger.setLevel(before)
 
 
 def _check_deflated(stream: IO[bytes], pydicom: Any) -> None:

@@ -9,9 +9,7 @@ from __future__ import annotations
 
 import gzip
 import io
-import logging
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar, cast
@@ -21,6 +19,7 @@ from numpy.typing import NDArray
 
 from .errors import MedGlipError, one_line
 from .geometry import RAS_LPS, Volume
+from .quiet import silent
 
 
 MAX_BYTES = 2**32
@@ -231,7 +230,7 @@ def _nifti_image(file: Path, stream: BinaryIO, number: int | None = None) -> tup
     holder = nibabel.FileHolder(fileobj=cast(Any, stream))
     # A packed file cannot be mapped, but nibabel finds that out only after unpacking all of it once.
     mapped = not _is_packed(file)
-    with _silent():
+    with silent("nibabel.global"):
         image: Any = kind.from_file_map({"header": holder, "image": holder}, mmap=mapped)
     shape = _lengths(image)
     if image.dataobj.dtype.fields is not None or image.dataobj.dtype.kind not in "buif":
@@ -255,22 +254,10 @@ def _nibabel() -> Any:
     return nibabel
 
 
-@contextmanager
-def _silent() -> Iterator[None]:
-    """nibabel tells on stderr what it mends in headers; what matters of it is told by us."""
-    logger = logging.getLogger("nibabel.global")
-    before = logger.level
-    logger.setLevel(logging.CRITICAL + 1)
-    try:
-        yield
-    finally:
-        logger.setLevel(before)
-
-
 def _stored_header(kind: Any, stream: BinaryIO) -> Any:
     """The header as it is stored; nibabel's images have a mended one, whose zero spacing is 1."""
     stream.seek(0)
-    with _silent():
+    with silent("nibabel.global"):
         header = kind.header_class.from_fileobj(stream, check=False)
     stream.seek(0)
     return header
