@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from fnmatch import fnmatchcase
 from pathlib import Path
 from types import MappingProxyType
@@ -147,6 +147,14 @@ class Taxonomy:
             for label in self._all_labels()
             if label.id in wanted or not wanted.isdisjoint(_kinds_above(label, self))
         )
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Read-only mappings cannot be pickled, which processes of a `DataLoader` need where they are not forked.
+        return _read_only, tuple(dict(getattr(self, part.name)) for part in fields(self))
+
+
+def _read_only(*parts: dict[str, Any]) -> Taxonomy:
+    return Taxonomy(*map(MappingProxyType, parts))
 
 
 def _kinds_above(label: Label, taxonomy: Taxonomy) -> Iterable[str]:

@@ -6,7 +6,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
-from functools import lru_cache
 from typing import Any, Protocol
 
 import numpy as np
@@ -38,6 +37,8 @@ HOUNSFIELD_JITTER = (0.05, 30.0)
 AIR = -1000.0
 # Share of the pictures that may be broken before a training stops.
 MOST_BROKEN = 0.01
+# What reading a broken picture raises.
+UNREADABLE = (OSError, ValueError, SyntaxError)
 logger = logging.getLogger(__name__)
 
 
@@ -119,7 +120,8 @@ class GroundingDataset(Dataset):
         self.sampler = PromptSampler(Vocabulary.load(), foreign or {}, prompts or PromptRecipe(), token_length)
         self._cache: dict[int, CachedPicture] = {}
         self._room = cache_bytes
-        self.broken: dict[str, str] = {}
+        # Shared with the loader's processes, which start anew every epoch: 1 for a picture that is broken.
+        self._broken = torch.zeros(len(self.records), dtype=torch.uint8).share_memory_()
         self._order: NDArray[np.int64] = np.arange(len(self.records))
         self.set_epoch(0)
 
@@ -168,20 +170,33 @@ class GroundingDataset(Dataset):
         for place in (*range(number, len(self.records)), *range(number)):
             try:
                 return self.records[place], self.picture(place)
-            except (OSError, ValueError, SyntaxError) as error:
-                self._report_broken(self.records[place], error)
+            except UNREADABLE as error:
+                self._report_broken(place, error)
         raise ValueError("no picture can be read")
 
-    def _report_broken(self, record: GroundingRecord, error: Exception) -> None:
-        if record.image_id not in self.broken:
-            self.broken[record.image_id] = one_line(error, 120)
-            logger.warning("left out: %s", one_line(f"{record.image_id}: {error}", 200))
-        if len(self.broken) > max(1, MOST_BROKEN * len(self.records)):
-            first = next(iter(self.broken))
+    def _report_broken(self, place: int, error: Exception) -> None:
+        if not self._broken[place]:
+            self._broken[place] = 1
+            logger.warning("left out: %s", one_line(f"{self.records[place].image_id}: {error}", 200))
+        count = int(self._broken.sum())
+        if count > max(1, MOST_BROKEN * len(self.records)):
+            first = self.records[int(self._broken.argmax())].image_id
             raise ValueError(
-                f"{len(self.broken)} of {len(self.records)} pictures cannot be read: mend the data; "
+                f"{count} of {len(self.records)} pictures cannot be read: mend the data; "
                 f"the first is {one_line(first, 80)}"
             )
+
+    def broken(self) -> dict[str, str]:
+        """Pictures found broken so far, by this process and the loader's, with the reason."""
+        found = [self.records[place] for place in self._broken.nonzero()[:, 0].tolist()]
+        return {record.image_id: self._reason(record) for record in found}
+
+    def _reason(self, record: GroundingRecord) -> str:
+        try:
+            self._decode(record)
+        except UNREADABLE as error:
+            return one_line(error, 120)
+        return "could not be read for a while"
 
     def preload(self) -> None:
         """Decode every picture now instead of at its first use."""
@@ -330,11 +345,15 @@ class GroundingCollator:
         }
 
 
-def phrase_length(tokenizer: Any) -> Callable[[str], int]:
-    """Function that counts a phrase's tokens with its separator, remembering what it has seen."""
+class PhraseLength:
+    """Counts a phrase's tokens with its separator, remembering what it has seen."""
 
-    @lru_cache(maxsize=8192)
-    def length(phrase: str) -> int:
-        return len(tokenizer(f"{phrase}.", add_special_tokens=False)["input_ids"])
+    def __init__(self, tokenizer: Any) -> None:
+        self.tokenizer = tokenizer
+        self._seen: dict[str, int] = {}
 
-    return length
+    def __call__(self, phrase: str) -> int:
+        """Number of tokens of `phrase` followed by a full stop."""
+        if phrase not in self._seen:
+            self._seen[phrase] = len(self.tokenizer(f"{phrase}.", add_special_tokens=False)["input_ids"])
+        return self._seen[phrase]

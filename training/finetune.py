@@ -31,10 +31,10 @@ from modeling_medglip.image_processing_medglip import MedGlipImageProcessor
 from modeling_medglip.modeling_medglip import MedGlipForObjectDetection
 from modeling_medglip.processing_medglip import MedGlipProcessor
 
-from .dataset import GroundingCollator, GroundingDataset, foreign_labels, phrase_length
+from .dataset import GroundingCollator, GroundingDataset, PhraseLength, foreign_labels
 from .lora import add_adapter, save_adapter
 from .preview import counts, prompt_texts, write_sheet
-from .processes import process_state, shards_weights
+from .processes import process_state, shards_weights, told_by_worker, united
 from .prompts import Vocabulary
 from .recipe import ExpertRecipe, Recipe, load_recipe
 from .records import GroundingRecord, chosen_labels, drawn, fraction_of, load_records, readable, shared_patients
@@ -220,7 +220,7 @@ def make_dataset(
         augmentation=recipe.augmentation,
         # Of private data of one source all labels may be of one place: others come from what is known.
         foreign={**foreign_labels(everything), "known": tuple(Vocabulary.load().words)},
-        token_length=phrase_length(processor.tokenizer),
+        token_length=PhraseLength(processor.tokenizer),
         balance=recipe.balance,
     )
 
@@ -278,9 +278,9 @@ def run(settings: Settings) -> dict[str, Any]:
     folder = save(trainer, trained, processor, out / ("adapter" if settings.lora else "expert"))
     after, known_after = (measure(_plain(trained), processor, part) for part in (data.validation, data.older))
     scores = {"before": before, "after": after, "known_before": known_before, "known_after": known_after}
+    broken = {**data.broken, **united(dataset.broken())}
     results = {}
     if process.is_main_process:
-        broken = {**data.broken, **dataset.broken}
         results = write_run(out, settings, recipe, data, scores, trainer.state.log_history, broken)
         if settings.push_to_hub:
             push(folder, settings.push_to_hub)
@@ -361,7 +361,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         results = run(settings)
     except (ValueError, OSError, ModuleNotFoundError) as error:
-        print(f"error: {one_line(error, 300)}", file=sys.stderr)
+        print(f"error: {one_line(told_by_worker(error), 300)}", file=sys.stderr)
         return 2
     if results and not settings.dry_run:
         print(json.dumps({name: results[name]["mean"] for name in ("before", "after")}))

@@ -26,6 +26,15 @@ def shards_weights() -> bool:
     return os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true"
 
 
+def told_by_worker(error: BaseException) -> str:
+    """The message of an error; of one from a process of a `DataLoader`, which holds that process's whole traceback,
+    the last line."""
+    text = str(error)
+    if not (text.startswith("Caught ") and "\nOriginal Traceback" in text):
+        return text
+    return text.strip().rpartition("\n")[2].partition(": ")[2]
+
+
 def own_share(count: int) -> list[int]:
     """Which of `count` things this process takes: every process equally many, so that all make the same calls; some
     come twice where the numbers do not divide. All of them with one process."""
@@ -34,6 +43,15 @@ def own_share(count: int) -> list[int]:
     world, rank = distributed.get_world_size(), distributed.get_rank()
     each = -(-count // world)
     return [(rank * each + number) % count for number in range(each)]
+
+
+def united(own: dict[str, str]) -> dict[str, str]:
+    """What the processes know, put together, in every process."""
+    if not distributed.is_initialized():
+        return own
+    parts: list[Any] = [None] * distributed.get_world_size()
+    distributed.all_gather_object(parts, own)
+    return {key: value for part in parts for key, value in part.items()}
 
 
 def gathered(places: Sequence[int], values: Sequence[Value]) -> list[Value]:

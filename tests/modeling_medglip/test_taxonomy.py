@@ -81,6 +81,12 @@ class TestContents:
         with pytest.raises(TypeError):
             TAXONOMY.labels["liver"] = TAXONOMY.label("spleen")  # type: ignore[index]
 
+    def test_a_copy_for_another_process_is_equal_and_cannot_be_changed(self) -> None:
+        other = copy.deepcopy(TAXONOMY)  # goes the way of pickling
+        assert other == TAXONOMY and other is not TAXONOMY
+        with pytest.raises(TypeError):
+            other.labels["liver"] = TAXONOMY.label("spleen")  # type: ignore[index]
+
     def test_read_once(self) -> None:
         assert load_taxonomy() is TAXONOMY
 

@@ -5,16 +5,18 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import replace
+from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from torch.utils.data import DataLoader
 
 from modeling_medglip.image_processing_medglip import MedGlipImageProcessor
 from tests.modeling_medglip.tiny_checkpoint import tiny_processor
 from training.augmentation import AugmentationRecipe, Geometry
-from training.dataset import GroundingCollator, GroundingDataset, foreign_labels, phrase_length, repeat_factors
+from training.dataset import GroundingCollator, GroundingDataset, PhraseLength, foreign_labels, repeat_factors
 from training.prompts import PromptRecipe
 from training.records import GroundingRecord, Hints, load_records
 
@@ -211,7 +213,7 @@ def test_the_collator_joins_phrases_that_read_the_same(tmp_path: Path) -> None:
 
 
 def test_phrase_length_counts_tokens_and_a_separator(tmp_path: Path) -> None:
-    length = phrase_length(tiny_processor(tmp_path, ("ct",)).tokenizer)
+    length = PhraseLength(tiny_processor(tmp_path, ("ct",)).tokenizer)
     assert length("liver") == 2 and length("left kidney") == 3
 
 
@@ -219,7 +221,7 @@ def test_drawn_prompts_keep_to_the_token_budget(tmp_path: Path) -> None:
     processor = tiny_processor(tmp_path, ("ct",))
     labels = ["left kidney", "right kidney", "liver", "spleen"]
     item = record([[5, 5, 20, 20]] * 4, labels)
-    length = phrase_length(processor.tokenizer)
+    length = PhraseLength(processor.tokenizer)
     recipe = PromptRecipe(token_budget=8, replace=0.0, all_labels=1.0)
     dataset = GroundingDataset([item], processor.image_processor, prompts=recipe, token_length=length)
     for epoch in range(10):
@@ -256,4 +258,34 @@ def test_pictures_with_numbers_that_are_none_are_named_and_another_one_is_taken(
     dataset = GroundingDataset(records, image_processor(), train=False)
     example = dataset[0]
     assert torch.isfinite(example["pixel_values"]).all()
-    assert dataset.broken == {"broken": "has pixels that are no finite numbers"}
+    assert dataset.broken() == {"broken": "has pixels that are no finite numbers"}
+
+
+def test_a_data_set_can_be_sent_to_a_process_that_is_not_forked(tmp_path: Path) -> None:
+    data, processor = make_data(tmp_path), tiny_processor(tmp_path, ("ct",))
+    records = load_records(str(data), "ct")
+    length = PhraseLength(processor.tokenizer)
+    dataset = GroundingDataset(
+        records, processor.image_processor, foreign=foreign_labels(records), token_length=length
+    )
+    assert len(dataset[0]["text_labels"]) and ForkingPickler.dumps(dataset)
+    assert ForkingPickler.dumps(GroundingCollator(processor))
+
+
+@pytest.mark.parametrize("start", ["fork", pytest.param("spawn", marks=pytest.mark.slow)])
+def test_processes_of_a_loader_count_broken_pictures_together(start: str) -> None:
+    whole, bad = np.ones((40, 50), np.float32), np.full((40, 50), np.nan, np.float32)
+    records = [
+        record([[1, 1, 20, 20]], ["liver"], modality="mri", image_id=str(n), pixels=bad if n in (1, 4) else whole)
+        for n in range(200)
+    ]
+    dataset = GroundingDataset(records, image_processor(), train=False)
+    places = torch.utils.data.Subset(dataset, [0, 1, 4, 5])  # two loaders of two pictures, a broken one in each
+    loader = DataLoader(places, batch_size=2, num_workers=2, multiprocessing_context=start, collate_fn=list)
+    for epoch in range(2):
+        assert [len(batch) for batch in loader] == [2, 2]
+        assert list(dataset.broken()) == ["1", "4"], epoch
+    assert not any(np.isnan(example["pixel_values"].numpy()).any() for batch in loader for example in batch)
+    dataset.records[7] = records[1]
+    with pytest.raises(ValueError, match="3 of 200 pictures cannot be read: mend the data; the first is 1"):
+        dataset[7]

@@ -151,8 +151,9 @@ class TestBadInput:
         (tmp_path / "bert" / "config.json").write_text('{"model_type": "bert"}', encoding="utf-8")
         assert "cannot be loaded" in error_of(command(tmp_path / "bert", data, tmp_path / "out"), capsys)
 
+    @pytest.mark.parametrize("workers", ["0", "2"])
     def test_one_broken_picture_is_named_and_many_stop_the_run(
-        self, checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+        self, workers: str, checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
         (tmp_path / "images").mkdir()
         images = []
@@ -162,6 +163,7 @@ class TestBadInput:
             images.append({"file_name": path.name, "width": 48, "height": 40, "split": "train", "modality": "ct"})
         save_coco(tmp_path, "list.json", images, [[("liver", [4, 4, 20, 20])]] * 120)
         arguments = command(checkpoint, tmp_path, tmp_path / "out", "--lora", "--epochs", "1", "--batch", "30")
+        arguments += ["--workers", workers]
         (tmp_path / "images" / "7.png").write_bytes(b"\x89PNG")
         assert main(arguments) == 0
         assert json.loads((tmp_path / "out" / "results.json").read_text())["pictures"]["broken"] == 1

@@ -6,6 +6,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from torch._utils import ExceptionWrapper
 
 from training import processes
 
@@ -34,6 +35,29 @@ def test_everything_is_taken_and_all_make_as_many_calls(
     own = shares[0]
     found = processes.gathered(own, [f"found {place}" for place in own])
     assert found == [f"found {place}" for place in range(count)]
+
+
+def test_processes_tell_each_other_what_they_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert processes.united({"a": "empty"}) == {"a": "empty"}
+    monkeypatch.setattr(processes.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(processes.distributed, "get_world_size", lambda: 2)
+
+    def gather(parts: list[Any], own: Any) -> None:
+        parts[:] = [own, {"b": "torn"}]
+
+    monkeypatch.setattr(processes.distributed, "all_gather_object", gather)
+    assert processes.united({"a": "empty"}) == {"a": "empty", "b": "torn"}
+
+
+def test_an_error_of_a_loader_s_process_is_told_without_its_traceback() -> None:
+    assert processes.told_by_worker(ValueError("2 pictures: mend the data")) == "2 pictures: mend the data"
+    try:
+        raise ValueError("2 pictures: mend the data")
+    except ValueError:
+        caught = ExceptionWrapper(where="in DataLoader worker process 0")
+    with pytest.raises(ValueError, match="Caught ValueError") as told:
+        caught.reraise()
+    assert processes.told_by_worker(told.value) == "2 pictures: mend the data"
 
 
 @pytest.mark.parametrize(("value", "expected"), [("true", True), ("True", True), ("false", False), (None, False)])

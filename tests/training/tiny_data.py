@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -123,7 +124,7 @@ def record(
         labels=tuple(labels),
         annotated=tuple(sorted(set(labels)) if annotated is None else annotated),
         size=(array.shape[1], array.shape[0]),
-        loader=lambda: array,
+        loader=partial(np.asarray, array),
         hints=fields.pop("hints", Hints(regions=("abdomen",))),
         **fields,
     )
