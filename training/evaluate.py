@@ -38,6 +38,7 @@ from .metrics import (
     side_confusion,
     top_scores,
 )
+from .mirrored import averaged, mirrored
 from .phrase_metrics import calibration_error, froc, on_negatives, phrase_scores, reliability
 from .plots import write_plots
 from .prompts import SYNONYMS_FILE, Vocabulary
@@ -95,6 +96,23 @@ def detect(
     return found, seconds / max(1, len(records))
 
 
+def detect_both_ways(
+    model: Any,
+    processor: Any,
+    records: Sequence[GroundingRecord],
+    prompts: Sequence[Sequence[str]],
+    batch_size: int = 4,
+) -> tuple[list[Detections], float]:
+    """As [`detect`], averaged with what is found in the mirror image where the source may be mirrored."""
+    found, seconds = detect(model, processor, records, prompts, batch_size)
+    places = [place for place, record in enumerate(records) if record.hints.horizontal_flip]
+    images, asked = [mirrored(records[i]) for i in places], [prompts[i] for i in places]
+    second, more = detect(model, processor, images, asked, batch_size)
+    for place, other in zip(places, second, strict=True):
+        found[place] = averaged(found[place], other, records[place].size[0])
+    return found, seconds + more * len(places) / max(1, len(records))
+
+
 def _detections(result: dict[str, Any]) -> Detections:
     scores, boxes = (result[key].detach().cpu().float().numpy() for key in ("scores", "boxes"))
     return Detections(tuple(result["text_labels"]), scores, boxes.reshape(-1, 4))
@@ -109,6 +127,7 @@ def evaluate_model(
     batch_size: int = 4,
     limit: int | None = None,
     pictures: Path | None = None,
+    mirror: bool = False,
 ) -> dict[str, Any]:
     """Measure a model on validation records of one or several modalities.
 
@@ -119,6 +138,7 @@ def evaluate_model(
         checks (`dict`, *optional*): wordings to test; the `check` part of `synonyms.yaml` when not given.
         limit (`int`, *optional*): at most so many pictures per source, for a quick look.
         pictures (`Path`, *optional*): folder for `worst_MODALITY.png`, which show the data.
+        mirror (`bool`): average with the mirror image where no label of a source has a side, at twice the time.
 
     Returns:
         a JSON-serialisable dictionary: `schema` and `modalities`; see `evaluate_modality`.
@@ -142,6 +162,7 @@ def evaluate_model(
                     checks.get(name, []),
                     batch_size,
                     pictures,
+                    mirror,
                 )
                 for name in names
             },
@@ -175,6 +196,7 @@ def evaluate_modality(
     checks: Sequence[dict[str, Any]],
     batch_size: int,
     pictures: Path | None = None,
+    mirror: bool = False,
 ) -> dict[str, Any]:
     """Measure one expert.
 
@@ -190,7 +212,8 @@ def evaluate_modality(
     """
     asked = source_labels(records)
     prompts = [asked[f"{record.modality}/{record.source}"] for record in records]
-    found, seconds = detect(model, processor, records, prompts, batch_size)
+    find = detect_both_ways if mirror else detect
+    found, seconds = find(model, processor, records, prompts, batch_size)
     found = annotated_only(records, found)
     summary = _summary(records, found, train_records)
     if summary["labels"]:
@@ -350,6 +373,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", default="out/evaluation", help="folder for results.json, results.md and plots")
     parser.add_argument("--adapter", type=Path, help="adapter of training.finetune, for --model")
     parser.add_argument("--pictures", type=Path, help="folder for the pictures that went worst; they show the data")
+    parser.add_argument("--mirror", action="store_true", help="average with mirror images where no label has a side")
     parser.add_argument("--batch-size", type=int, default=4)
     parser.add_argument("--limit", type=int, default=None, help="at most so many pictures per source")
     arguments = parser.parse_args(argv)
@@ -387,10 +411,11 @@ def _evaluate_folder(arguments: argparse.Namespace) -> dict[str, Any]:
     valid = readable(valid, broken)
     if len(broken) > max(1, MOST_BROKEN * len(valid)):
         raise ValueError(f"{arguments.data}: {len(broken)} validation pictures cannot be read: mend the data")
-    quick = {name: getattr(arguments, name) for name in ("batch_size", "limit", "pictures")}
+    quick = {name: getattr(arguments, name) for name in ("batch_size", "limit", "pictures", "mirror")}
     results = evaluate_model(model, processor, valid, train, **quick)
     own = Path(name).is_dir() and not arguments.adapter
-    told = {"model": Path(name).name, "weights_sha256": weights_sha256(Path(name)) if own else None}
+    told: dict[str, Any] = {"model": Path(name).name, "weights_sha256": weights_sha256(Path(name)) if own else None}
+    told |= {"mirror": True} if arguments.mirror else {}
     return {**told, "torch_threads": torch.get_num_threads(), **results}
 
 

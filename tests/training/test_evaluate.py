@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,7 +17,7 @@ from tests.modeling_medglip.tiny_checkpoint import save_tiny_checkpoint
 from training import evaluate, report
 from training.evaluate import evaluate_model, label_counts, source_labels
 from training.prompts import Vocabulary
-from training.records import GroundingRecord, load_records
+from training.records import GroundingRecord, Hints, load_records
 
 from .tiny_data import hints, make_data, record
 
@@ -167,9 +168,29 @@ def test_the_command_writes_json_and_tables(checkpoint: Path, tmp_path: Path) ->
     assert labels["left kidney"]["train_images"] == 2 and 0 <= labels["left kidney"]["AP50"] <= 1
     tables = (tmp_path / "out" / "results.md").read_text(encoding="utf-8")
     assert "## fundus" in tables and "| left kidney | 2 | 1 (1) |" in tables
+    assert "mirror" not in results and "mirror image" not in tables
     (tmp_path / "out" / "results.md").unlink()
     assert report.main([str(tmp_path / "out" / "results.json")]) == 0
     assert (tmp_path / "out" / "results.md").read_text(encoding="utf-8") == tables
+
+
+def test_mirror_images_count_only_where_a_source_may_be_mirrored(
+    oracle: tuple[Oracle, Any, list[GroundingRecord]],
+) -> None:
+    model, processor, records = oracle  # which gives the same boxes for the mirror image
+    free = [replace(item, hints=Hints(horizontal_flip=True)) for item in records]
+    for chosen, mirror, perfect in ((records, True, True), (free, False, True), (free, True, False)):
+        model.records = chosen
+        ct = evaluate_model(model, processor, chosen, checks={}, mirror=mirror)["modalities"]["ct"]
+        assert (ct["AP"] == pytest.approx(1)) is perfect
+
+
+def test_a_page_says_that_mirror_images_were_used(checkpoint: Path, tmp_path: Path) -> None:
+    make_data(tmp_path / "data")
+    arguments = ["--model", str(checkpoint), "--data", str(tmp_path / "data"), "--out", str(tmp_path), "--mirror"]
+    assert evaluate.main([*arguments, "--modality", "fundus"]) == 0
+    assert json.loads((tmp_path / "results.json").read_text(encoding="utf-8"))["mirror"] is True
+    assert "mirror image" in (tmp_path / "results.md").read_text(encoding="utf-8")
 
 
 def test_one_line_errors(checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
