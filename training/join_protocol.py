@@ -3,8 +3,8 @@
 
     python -m training.join_protocol docs/protocol.json runs/*/protocol.json --out docs
 
-Rows of one modality must have been measured on pictures of one size, for as many epochs, with one seed. Of a row that
-several files have, the last one counts.
+Rows of one modality must have been measured on as many pictures of one size, for as many epochs, with one seed. Of a row
+that several files have, the last one counts.
 """
 
 from __future__ import annotations
@@ -36,7 +36,10 @@ def join(parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
             known = joined["modalities"].setdefault(modality, {**own, "rows": {}})
             known["rows"].update(own["rows"])
     for modality, own in joined["modalities"].items():
-        conditions = {json.dumps(row["conditions"], sort_keys=True) for row in own["rows"].values()}
+        conditions = {
+            json.dumps([row["conditions"], row["pictures"]["validation"]], sort_keys=True)
+            for row in own["rows"].values()
+        }
         if len(conditions) > 1:
             raise ValueError(f"{modality}: its rows were measured under {len(conditions)} conditions: keep one")
         own["rows"] = {name: own["rows"][name] for name in ROWS if name in own["rows"]}
