@@ -3,8 +3,8 @@
 
     python -m training.join_protocol docs/protocol.json runs/*/protocol.json --out docs
 
-Rows of one modality must have been measured on as many pictures of one size, for as many epochs, with one seed. Of a row
-that several files have, the last one counts.
+Rows of one modality must have been measured on as many pictures of one size, for as many epochs, with one seed.
+Of a row that several files have, the last one counts.
 """
 
 from __future__ import annotations

@@ -50,7 +50,7 @@ ROWS = {
     "100 %": "MedGLIP, all training pictures",
     "100 %, plain": "the same, always asked for all labels in their own words, as the detectors with fixed labels are",
     "closed vocabulary": "our network with S = F W^T (Eq. 3), all training pictures",
-    "Deformable DETR": "two-stage, closed vocabulary, all training pictures, from the same ImageNet weights alone; it was"
+    "Deformable DETR": "two-stage, closed vocabulary, all training pictures, from ImageNet weights alone; it was"
     " published with 50 epochs of many more pictures, and this is what it does with few",
 }
 # Plain labels, all of them: what a detector with fixed labels is trained with.

@@ -13,12 +13,10 @@ from training.join_protocol import join, main
 from training.protocol import SCHEMA
 
 
-def part(modality: str, rows: dict[str, float], size: int = 256) -> dict[str, Any]:
-    conditions = {"epochs": 2.0, "size": size, "seed": 0}
-    made = {
-        name: {"conditions": conditions, "mean": {"AP": ap, "AP50": ap}, "well_shown": {"AP": ap, "AP50": ap}}
-        for name, ap in rows.items()
-    }
+def part(modality: str, rows: dict[str, float], size: int = 256, pictures: int = 9) -> dict[str, Any]:
+    same = {"conditions": {"epochs": 2.0, "size": size, "seed": 0}, "pictures": {"train": 5, "validation": pictures}}
+    scores = {name: {"AP": ap, "AP50": ap} for name, ap in rows.items()}
+    made = {name: {**same, "mean": scores[name], "well_shown": scores[name]} for name in rows}
     return {"schema": SCHEMA, "modalities": {modality: {"size": size, "epochs": 2.0, "rows": made}}}
 
 
@@ -33,9 +31,10 @@ def test_the_last_file_counts() -> None:
     assert found["modalities"]["ct"]["rows"]["100 %"]["mean"]["AP"] == 0.7
 
 
-def test_other_conditions_are_not_compared() -> None:
+@pytest.mark.parametrize("other", [{"size": 512}, {"pictures": 8}])
+def test_other_conditions_are_not_compared(other: dict[str, int]) -> None:
     with pytest.raises(ValueError, match="ct: its rows were measured under 2 conditions"):
-        join([part("ct", {"100 %": 0.5}), part("ct", {"10 %": 0.5}, size=512)])
+        join([part("ct", {"100 %": 0.5}), part("ct", {"10 %": 0.2}, **other)])
 
 
 def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
