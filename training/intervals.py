@@ -22,6 +22,8 @@ THRESHOLDS = np.linspace(0.5, 0.95, 10)
 RECALLS = np.linspace(0.0, 1.0, 101)
 MOST_BOXES = 100
 RESAMPLED, LEVEL = 1000, 0.95
+# Of fewer patients the draws say nothing about other patients.
+LEAST_PATIENTS = 5
 
 
 @dataclass(frozen=True)
@@ -105,28 +107,44 @@ def resampled(
 ) -> NDArray[np.float64]:
     """AP and AP50, means over labels, of sets of patients drawn with replacement: `(times, 2)`.
 
-    The draws depend on the records and the seed alone, so figures of two detectors can be subtracted draw by draw.
-    Labels without a true box in a draw are left out of its mean; a draw without any is NaN.
+    The draws depend on the order of the patients and the seed alone, not on their names, which are keyed anew in every
+    build of the data: figures of two detectors can be subtracted draw by draw. A label without a true box in a draw
+    counts there with what it has in all pictures, so that every draw is a mean over the same labels; without any label
+    all are NaN.
     """
-    names = sorted({f"{record.source} {record.patient}" for record in records})
+    names = dict.fromkeys(map(patient_of, records))
     place = {name: number for number, name in enumerate(names)}
     parts = []
     for label in labels:
-        patients = [place[f"{r.source} {r.patient}"] for r in records if label in r.annotated]
-        parts.append((match(records, detections, label), np.array(patients, dtype=np.int64)))
+        patients = [place[patient_of(record)] for record in records if label in record.annotated]
+        matches = match(records, detections, label)
+        if matches.truth.sum():
+            parts.append((matches, np.array(patients, dtype=np.int64), matches.average_precision()))
     rng = np.random.default_rng(seed)
     drawn = np.full((times, 2), np.nan)
-    for row in range(times):
+    for row in range(times if parts else 0):
         counts = np.bincount(rng.integers(len(names), size=len(names)), minlength=len(names))
-        scores = np.array([matches.average_precision(counts[patients]) for matches, patients in parts])
-        known = scores[~np.isnan(scores[:, 0])] if len(scores) else scores
-        if len(known):
-            drawn[row] = known.mean(), known[:, 0].mean()
+        scores = [(matches.average_precision(counts[patients]), whole) for matches, patients, whole in parts]
+        drawn[row] = _ap_and_ap50([np.where(np.isnan(own), whole, own) for own, whole in scores])
     return drawn
 
 
-def edges(drawn: NDArray[np.float64]) -> tuple[float, float]:
-    """The 95 % interval of resampled figures `(times,)`; those that are NaN are left out.
+def patient_of(record: GroundingRecord) -> tuple[str, str]:
+    """Whose picture it is: sources name their patients without regard to each other."""
+    return record.source, record.patient
+
+
+def _ap_and_ap50(scores: Sequence[NDArray[np.float64]]) -> tuple[float, float]:
+    """Means over labels, each `(thresholds,)`."""
+    array = np.array(scores)
+    return float(array.mean()), float(array[:, 0].mean())
+
+
+def edges(drawn: NDArray[np.float64], figure: float) -> tuple[float, float]:
+    """The 95 % interval round a figure from resampled ones `(times,)`; those that are NaN are left out.
+
+    The draws are shifted so that their mean is the figure: AP of pictures that are drawn twice is higher than that of
+    as many different ones, an error that an interval of plain percentiles keeps.
 
     Raises:
         `ValueError`: all are.
@@ -134,8 +152,8 @@ def edges(drawn: NDArray[np.float64]) -> tuple[float, float]:
     known = drawn[~np.isnan(drawn)]
     if not len(known):
         raise ValueError("nothing to take an interval of")
-    low, high = np.percentile(known, [100 * (1 - LEVEL) / 2, 100 * (1 + LEVEL) / 2])
-    return float(low), float(high)
+    low, high = np.percentile(known - known.mean(), [100 * (1 - LEVEL) / 2, 100 * (1 + LEVEL) / 2])
+    return figure + float(low), figure + float(high)
 
 
 def interval(
@@ -148,7 +166,12 @@ def interval(
     """95 % bootstrap intervals of the mean over labels, drawn over patients.
 
     Returns:
-        `AP` and `AP50`, each (low, high) in 0..1.
+        `AP` and `AP50`, each (low, high) in 0..1; nothing of fewer than `LEAST_PATIENTS` patients.
     """
-    drawn = resampled(records, detections, labels, times, seed)
-    return {"AP": edges(drawn[:, 0]), "AP50": edges(drawn[:, 1])}
+    matched = [match(records, detections, label) for label in labels]
+    whole = [found.average_precision() for found in matched if found.truth.sum()]
+    if not whole or len(set(map(patient_of, records))) < LEAST_PATIENTS:
+        return {}
+    drawn, figures = resampled(records, detections, labels, times, seed), _ap_and_ap50(whole)
+    found = {name: edges(drawn[:, i], figures[i]) for i, name in enumerate(("AP", "AP50"))}
+    return {name: (max(low, 0.0), min(high, 1.0)) for name, (low, high) in found.items()}

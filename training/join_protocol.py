@@ -3,7 +3,7 @@
 
     python -m training.join_protocol docs/protocol.json runs/*/protocol.json --out docs
 
-Rows of one modality must have been measured on as many pictures of one size, for as many epochs, with one seed.
+Rows of one modality must have been measured on the same pictures of one size, for as many epochs, with one seed.
 Of a row that several files have, the last one counts.
 """
 
@@ -13,13 +13,14 @@ import argparse
 import json
 import sys
 from collections.abc import Mapping, Sequence
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
 from modeling_medglip.errors import one_line
 from modeling_medglip.results import write_text
 
-from .protocol import ROWS, SCHEMA, table
+from .protocol import ROWS, SCHEMA, agree, table
 
 
 def join(parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -36,12 +37,9 @@ def join(parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
             known = joined["modalities"].setdefault(modality, {**own, "rows": {}})
             known["rows"].update(own["rows"])
     for modality, own in joined["modalities"].items():
-        conditions = {
-            json.dumps([row["conditions"], row["pictures"]["validation"]], sort_keys=True)
-            for row in own["rows"].values()
-        }
-        if len(conditions) > 1:
-            raise ValueError(f"{modality}: its rows were measured under {len(conditions)} conditions: keep one")
+        told = [(row["conditions"], row["pictures"]["validation"]) for row in own["rows"].values()]
+        if any(number != other or not agree(one, two) for (one, number), (two, other) in combinations(told, 2)):
+            raise ValueError(f"{modality}: its rows were measured under different conditions: keep those of one")
         own["rows"] = {name: own["rows"][name] for name in ROWS if name in own["rows"]}
     return joined
 

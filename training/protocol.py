@@ -11,12 +11,13 @@ Zero-shot is the starting weights as they are. Rows that are done are not done a
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import logging
 import math
 import sys
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,10 +34,11 @@ from .baselines.deformable_detr import DeformableDetrDetector
 from .baselines.fixed_labels import FixedLabelCollator, FixedLabelProcessor
 from .dataset import GroundingCollator
 from .finetune import Settings, load_base, make_dataset
-from .intervals import edges, resampled
+from .intervals import LEAST_PATIENTS, edges, patient_of, resampled
 from .prompts import PromptRecipe
 from .recipe import Recipe, load_recipe
-from .records import DEFAULT_DATA, GroundingRecord, fraction_of, load_records
+from .records import DEFAULT_DATA, GroundingRecord, fraction_of, load_records, readable, shared_patients
+from .run_identity import claim, run_identity
 from .run_report import Scores, find_all, scores_of
 from .trainer import freeze, train_expert
 
@@ -53,6 +55,8 @@ ROWS = {
     "Deformable DETR": "two-stage, closed vocabulary, all training pictures, from ImageNet weights alone; it was"
     " published with 50 epochs of many more pictures, and this is what it does with few",
 }
+# A detector with fewer points of AP has not begun to learn: to be better than that is to say nothing.
+FLOOR = 1.0
 # Plain labels, all of them: what a detector with fixed labels is trained with.
 PLAIN = PromptRecipe(all_labels=1.0, no_positive=0.0, replace=0.0, foreign=0)
 logger = logging.getLogger(__name__)
@@ -68,13 +72,64 @@ def from_scratch(recipe: Recipe) -> None:
         raise ValueError("this recipe goes on from a checkpoint that saw the data: choose one with a model: embedded")
 
 
-def run_row(name: str, modality: str, data: str, recipe: Recipe, out: Path, seed: int = 0) -> dict[str, Any]:
+def read_pictures(data: str, modality: str) -> list[GroundingRecord]:
+    """The records of a modality; those for validation without the ones whose pictures cannot be decoded.
+
+    Raises:
+        `ValueError`: none, or a patient in training and in validation.
+    """
+    records = load_records(data, modality)
+    if both := shared_patients(records):
+        raise ValueError(f"{data}: {both} patients are in training and validation: divide by patient")
+    broken: dict[str, str] = {}
+    measured = readable([record for record in records if record.split == "validation"], broken)
+    if not measured:
+        raise ValueError(f"{data}: no validation pictures of {modality}, so there is nothing to measure on")
+    return [record for record in records if record.split == "train"] + measured
+
+
+def conditions(records: Sequence[GroundingRecord], recipe: Recipe, modality: str, seed: int) -> dict[str, Any]:
+    """What rows must have in common to stand side by side: the pictures' digest is of boxes and labels, for their
+    names and those of patients are keyed anew in every build of the data."""
+    digest = hashlib.sha256()
+    for record in records:
+        digest.update(repr((record.source, record.split, record.size, record.labels, record.annotated)).encode())
+        digest.update(record.boxes.tobytes())
+    expert = recipe.expert(modality)
+    told = json.dumps(asdict(recipe) | {"experts": asdict(expert)}, sort_keys=True, default=str)
+    return {
+        "epochs": expert.epochs,
+        "size": expert.size,
+        "seed": seed,
+        "pictures": digest.hexdigest()[:16],
+        "recipe": hashlib.sha256(told.encode()).hexdigest()[:16],
+    }
+
+
+def agree(first: Mapping[str, Any], second: Mapping[str, Any]) -> bool:
+    """Whether two rows were measured under the same conditions, as far as both say them: rows of before November 2026
+    do not name pictures and recipe."""
+    return all(first[name] == second[name] for name in set(first) & set(second))
+
+
+def run_row(
+    name: str,
+    modality: str,
+    data: str,
+    recipe: Recipe,
+    out: Path,
+    seed: int = 0,
+    records: Sequence[GroundingRecord] | None = None,
+) -> dict[str, Any]:
     """Train and measure one row.
+
+    Args:
+        records (*optional*): what [`read_pictures`] gives, where that is known already.
 
     Returns:
         scores and numbers of pictures.
     """
-    records = load_records(data, modality)
+    records = list(records or read_pictures(data, modality))
     train = [record for record in records if record.split == "train"]
     validation = [record for record in records if record.split == "validation"]
     if name == "10 %":
@@ -89,12 +144,14 @@ def run_row(name: str, modality: str, data: str, recipe: Recipe, out: Path, seed
         model = _trained(name, base, processor, train, records, labels, recipe, modality, out, seed)
     found = find_all(model, asked, validation)
     scores = scores_of(validation, found)
-    drawn = resampled(validation, found, sorted(scores.labels), DRAWS)[:, 0]
-    return {
+    row = {
         "pictures": {"train": 0 if name == "zero-shot" else len(train), "validation": len(validation)},
         **_numbers(scores, train if name != "10 %" else records),
-        "resampled_AP": [None if math.isnan(value) else round(value, 5) for value in drawn.tolist()],
     }
+    if len(set(map(patient_of, validation))) >= LEAST_PATIENTS:
+        drawn = resampled(validation, found, sorted(scores.labels), DRAWS)[:, 0]
+        row["resampled_AP"] = [None if math.isnan(value) else round(value, 5) for value in drawn.tolist()]
+    return row
 
 
 def _trained(
@@ -102,7 +159,7 @@ def _trained(
     base: Any,
     processor: Any,
     train: list[GroundingRecord],
-    records: list[GroundingRecord],
+    records: Sequence[GroundingRecord],
     labels: list[str],
     recipe: Recipe,
     modality: str,
@@ -122,6 +179,8 @@ def _trained(
     optimisation = recipe.optimisation
     if name == "Deformable DETR":  # the rates and the clipping it is trained with everywhere
         optimisation = replace(optimisation, head_rate=2e-4, backbone_rate=2e-5, weight_decay=1e-4, gradient_clip=0.1)
+    told = {"row": name, "recipe": asdict(recipe), "seed": seed, "modality": modality}
+    claim(out, run_identity(told, train, model))
     train_expert(model, dataset, collator, recipe.expert(modality), optimisation, out, seed)
     return model.eval()
 
@@ -148,15 +207,18 @@ def protocol(
         expert = recipe.expert(modality)
         own = measured.setdefault("modalities", {}).setdefault(modality, {"size": expert.size, "rows": {}})
         own["epochs"] = expert.epochs
+        records = read_pictures(data, modality)
+        now = conditions(records, recipe, modality, seed)
         for name in rows:
-            conditions = {"epochs": expert.epochs, "size": expert.size, "seed": seed}
             if name in own["rows"]:
-                if own["rows"][name]["conditions"] != conditions:
-                    raise ValueError(f"{modality}, {name}: measured with other settings before: choose another --out")
+                if not agree(own["rows"][name]["conditions"], now):
+                    raise ValueError(
+                        f"{modality}, {name}: measured with other pictures or settings before: choose another --out"
+                    )
                 continue
             logger.info("%s: %s", modality, name)
             folder = out / modality / name.replace(" ", "_").replace("%", "percent")
-            own["rows"][name] = {"conditions": conditions, **run_row(name, modality, data, recipe, folder, seed)}
+            own["rows"][name] = {"conditions": now, **run_row(name, modality, data, recipe, folder, seed, records)}
             out.mkdir(parents=True, exist_ok=True)
             write_text(path, json.dumps(measured, indent=1, allow_nan=False) + "\n")
             write_text(out / "protocol.md", table(measured))
@@ -177,15 +239,31 @@ def table(measured: dict[str, Any]) -> str:
     for modality, own in measured.get("modalities", {}).items():
         cells = [_cell(own["rows"].get(name)) for name in ROWS]
         lines.append(f"| {modality} | {own['size']} | {own['epochs']:g} | {' | '.join(cells)} |")
+    lines += _means(list(measured.get("modalities", {}).values()))
     compared = [line for name, own in measured.get("modalities", {}).items() for line in _compared(name, own["rows"])]
     if compared:
         lines += [
             "", "MedGLIP against the detectors with fixed labels, difference of the mean AP in points, with the 95 %",
-            "interval over patients; an interval with 0 in it does not tell them apart. MedGLIP learns synonyms,",
-            "parent terms and random subsets of labels in the same few steps, in which the others see all labels in",
-            "the same words every time; in the plain row it does as they do:", "", *compared,
+            "interval over patients; an interval with 0 in it does not tell them apart, and one of rows that were",
+            "measured on different builds of the data is wider than it need be, for their patients were drawn apart.",
+            "MedGLIP learns synonyms, parent terms and random subsets of labels in the same few steps, in which the",
+            "others see all labels in the same words every time; in the plain row it does as they do:", "", *compared,
         ]  # fmt: skip
     return "\n".join(lines) + "\n"
+
+
+def _means(modalities: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The table's last line: means over modalities, of the rows that all of them have."""
+    if len(modalities) < 2:
+        return []
+    cells = []
+    for name in ROWS:
+        means = [own["rows"][name]["mean"] for own in modalities if name in own["rows"]]
+        full = len(means) == len(modalities) and all(mean["AP"] is not None for mean in means)
+        cells.append(
+            " / ".join(f"{100 * np.mean([m[key] for m in means]):.1f}" for key in ("AP", "AP50")) if full else "-"
+        )
+    return [f"| **mean** | | | {' | '.join(cells)} |"]
 
 
 def _compared(modality: str, rows: dict[str, Any]) -> list[str]:
@@ -198,10 +276,19 @@ def _compared(modality: str, rows: dict[str, Any]) -> list[str]:
             continue
         first, second = (np.array(row["resampled_AP"], dtype=np.float64) for row in (ours, other))
         gap = 100 * (ours["mean"]["AP"] - other["mean"]["AP"])
-        low, high = (100 * edge for edge in edges(first - second))
+        low, high = (100 * edge for edge in edges(first - second, gap / 100))
         verdict = "better" if low > 0 else "worse" if high < 0 else "no difference that these pictures can show"
-        lines.append(f"- {modality}, {own} against {name}: {gap:+.1f} ({low:+.1f} to {high:+.1f}), {verdict}")
+        if 100 * other["mean"]["AP"] < FLOOR:
+            verdict = f"which says little: {name} has hardly begun to learn in so few steps"
+        most = f"; most on {_behind(ours['labels'], other['labels'])}" if high < 0 else ""
+        lines.append(f"- {modality}, {own} against {name}: {gap:+.1f} ({low:+.1f} to {high:+.1f}), {verdict}{most}")
     return lines
+
+
+def _behind(ours: Mapping[str, Any], other: Mapping[str, Any], most: int = 5) -> str:
+    """The labels on which one row is furthest behind another, with the points of AP."""
+    gaps = sorted((100 * (ours[name]["AP"] - other[name]["AP"]), name) for name in set(ours) & set(other))
+    return ", ".join(f"{name} ({gap:+.0f})" for gap, name in gaps[:most])
 
 
 def _cell(row: dict[str, Any] | None) -> str:

@@ -13,8 +13,10 @@ from training.join_protocol import join, main
 from training.protocol import SCHEMA
 
 
-def part(modality: str, rows: dict[str, float], size: int = 256, pictures: int = 9) -> dict[str, Any]:
-    same = {"conditions": {"epochs": 2.0, "size": size, "seed": 0}, "pictures": {"train": 5, "validation": pictures}}
+def part(modality: str, rows: dict[str, float], pictures: int = 9, **conditions: Any) -> dict[str, Any]:
+    size = conditions.get("size", 256)
+    told = {"epochs": 2.0, "size": size, "seed": 0, **conditions}
+    same = {"conditions": told, "pictures": {"train": 5, "validation": pictures}}
     scores = {name: {"AP": ap, "AP50": ap} for name, ap in rows.items()}
     made = {name: {**same, "mean": scores[name], "well_shown": scores[name]} for name in rows}
     return {"schema": SCHEMA, "modalities": {modality: {"size": size, "epochs": 2.0, "rows": made}}}
@@ -33,8 +35,17 @@ def test_the_last_file_counts() -> None:
 
 @pytest.mark.parametrize("other", [{"size": 512}, {"pictures": 8}])
 def test_other_conditions_are_not_compared(other: dict[str, int]) -> None:
-    with pytest.raises(ValueError, match="ct: its rows were measured under 2 conditions"):
+    with pytest.raises(ValueError, match="ct: its rows were measured under different conditions"):
         join([part("ct", {"100 %": 0.5}), part("ct", {"10 %": 0.2}, **other)])
+
+
+def test_pictures_are_compared_as_far_as_they_are_known() -> None:
+    old, first, second = part("ct", {"100 %": 0.5}), *(part("ct", {"10 %": 0.2}, digest=name) for name in "ab")
+    assert len(join([old, first])["modalities"]["ct"]["rows"]) == 2
+    third = part("ct", {"zero-shot": 0.2}, digest="b")
+    with pytest.raises(ValueError, match="different conditions"):
+        join([old, first, third])
+    assert len(join([old, second, third])["modalities"]["ct"]["rows"]) == 3
 
 
 def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

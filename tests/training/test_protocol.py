@@ -34,7 +34,10 @@ def tiny(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return make_data(tmp_path / "data")
 
 
-def test_all_rows(tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_all_rows(
+    tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(protocol, "LEAST_PATIENTS", 1)
     arguments = [
         "--data",
         str(tiny),
@@ -57,6 +60,7 @@ def test_all_rows(tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     assert all(set(row["labels"]) == {"left kidney", "right kidney"} for row in rows.values())
     assert all(len(row["resampled_AP"]) == protocol.DRAWS for row in rows.values())
     assert "- ct, 100 %, plain against closed vocabulary: " in printed
+    assert len({json.dumps(row["conditions"]) for row in rows.values()}) == 1
     assert printed == (tmp_path / "out" / "protocol.md").read_text(encoding="utf-8") and "| ct | 64 | 1 |" in printed
 
 
@@ -66,6 +70,41 @@ def test_rows_that_are_done_are_kept(tiny: Path, tmp_path: Path, monkeypatch: py
     before = (tmp_path / "protocol.json").read_bytes()
     monkeypatch.setattr(protocol, "run_row", lambda *arguments: pytest.fail("it is done"))
     assert protocol.main(arguments) == 0 and (tmp_path / "protocol.json").read_bytes() == before
+
+
+def test_rows_of_other_pictures_or_another_recipe_are_not_put_beside(
+    tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["--modality", "ct", "--size", "64", "--row", "zero-shot", "--out", str(tmp_path / "out")]
+    assert protocol.main([*arguments, "--data", str(tiny)]) == 0
+    path = tiny / "train.json"
+    content = json.loads(path.read_text(encoding="utf-8"))
+    content["annotations"][0]["bbox"][2] += 1
+    path.write_text(json.dumps(content), encoding="utf-8")
+    capsys.readouterr()
+    assert protocol.main([*arguments, "--data", str(tiny)]) == 2
+    assert "measured with other pictures or settings before" in capsys.readouterr().err
+
+
+def test_a_patient_on_both_sides_stops_it(tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for path in tiny.glob("*.json"):
+        content = json.loads(path.read_text(encoding="utf-8"))
+        for image in content["images"]:
+            image |= {"patient": "one", "source": "same"}
+        path.write_text(json.dumps(content), encoding="utf-8")
+    arguments = ["--data", str(tiny), "--modality", "ct", "--size", "64", "--out", str(tmp_path / "out")]
+    assert protocol.main([*arguments, "--row", "zero-shot"]) == 2
+    assert "1 patients are in training and validation" in capsys.readouterr().err
+
+
+def test_a_row_goes_on_from_its_own_checkpoint_only(
+    tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["--data", str(tiny), "--modality", "ct", "--size", "64", "--row", "100 %", "--out", str(tmp_path)]
+    assert protocol.main([*arguments, "--epochs", "1"]) == 0
+    (tmp_path / "protocol.json").unlink()
+    assert protocol.main([*arguments, "--epochs", "2"]) == 2
+    assert "holds a run with other data, settings or weights" in capsys.readouterr().err
 
 
 def test_one_line_errors(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -81,15 +120,30 @@ def test_cells() -> None:
 
 def test_differences_have_intervals_and_a_verdict() -> None:
     def row(ap: float, spread: float) -> dict[str, Any]:
-        drawn = [ap + spread * (number - 50) / 50 for number in range(101)]
-        return {"mean": {"AP": ap, "AP50": ap}, "resampled_AP": drawn}
+        # off by 0.02, as draws with replacement are
+        drawn = [ap + 0.02 + spread * (number - 50) / 50 for number in range(101)]
+        labels = {name: {"AP": ap + gap} for name, gap in (("liver", 0.0), ("spleen", ap / 10))}
+        return {"mean": {"AP": ap, "AP50": ap}, "labels": labels, "resampled_AP": drawn}
 
     rows = {"100 %": row(0.5, 0.1), "closed vocabulary": row(0.4, 0.1), "Deformable DETR": row(0.51, 0.0)}
     lines = protocol._compared("ct", rows)
     assert lines[0] == "- ct, 100 % against closed vocabulary: +10.0 (+10.0 to +10.0), better"
     assert lines[1].startswith("- ct, 100 % against Deformable DETR: -1.0 (-10.5 to +8.5), no difference")
+    worse = protocol._compared("ct", {**rows, "closed vocabulary": row(0.7, 0.1)})[0]
+    assert worse.endswith(": -20.0 (-20.0 to -20.0), worse; most on spleen (-22), liver (-20)")
+    assert "hardly begun to learn" in protocol._compared("ct", {**rows, "Deformable DETR": row(0.009, 0.0)})[1]
     assert protocol._compared("ct", {"100 %": rows["100 %"]}) == []
     assert protocol._compared("ct", {**rows, "100 %": {"mean": rows["100 %"]["mean"]}}) == []
+
+
+def test_the_last_line_is_the_mean_over_modalities() -> None:
+    def own(ap: float, *names: str) -> dict[str, Any]:
+        scores = {"AP": ap, "AP50": 2 * ap}
+        return {"size": 64, "epochs": 1, "rows": {name: {"mean": scores, "well_shown": scores} for name in names}}
+
+    measured = {"modalities": {"ct": own(0.1, "zero-shot", "10 %"), "mri": own(0.2, "zero-shot")}}
+    assert "| **mean** | | | 15.0 / 30.0 | - | - | - | - | - |" in protocol.table(measured)
+    assert "mean** | |" not in protocol.table({"modalities": {"ct": own(0.1, "zero-shot")}})
 
 
 def test_the_committed_table_is_what_the_command_writes() -> None:
