@@ -233,7 +233,7 @@ class PromptSampler:
         if not phrases:  # nothing is known to be absent either
             phrases = self._word(annotated, annotated, rng)
         order = rng.permutation(len(phrases))
-        kept = self._fit([phrases[i] for i in order])
+        kept = self._fit([phrases[i] for i in order], set(labels))
         owner = {label: index for index, (_, members) in enumerate(kept) for label in members}
         boxes = tuple(index for index, label in enumerate(labels) if label in owner)
         return Prompt(tuple(phrase for phrase, _ in kept), boxes, tuple(owner[labels[index]] for index in boxes))
@@ -305,13 +305,15 @@ class PromptSampler:
                 phrases.append(phrase)
         return phrases
 
-    def _fit(self, phrases: list[tuple[str, tuple[str, ...]]]) -> list[tuple[str, tuple[str, ...]]]:
-        """As many of the phrases, in their order, as the token budget allows; at least one."""
+    def _fit(self, phrases: list[tuple[str, tuple[str, ...]]], present: set[str]) -> list[tuple[str, tuple[str, ...]]]:
+        """As many of the phrases, in their order, as the token budget allows; at least one. Those with a box come
+        first: a source of many labels would teach little else than what is not there."""
+        places = sorted(range(len(phrases)), key=lambda place: not present & set(phrases[place][1]))
         total = 2
-        kept: list[tuple[str, tuple[str, ...]]] = []
-        for phrase, members in phrases:
-            total += self.token_length(phrase)
-            if kept and total > self.recipe.token_budget:
-                break
-            kept.append((phrase, members))
-        return kept
+        kept: list[int] = []
+        for place in places:
+            length = self.token_length(phrases[place][0])
+            if not kept or total + length <= self.recipe.token_budget:
+                total += length
+                kept.append(place)
+        return [phrases[place] for place in sorted(kept)]

@@ -126,6 +126,16 @@ def test_a_synonym_that_is_another_label_is_not_said() -> None:
             assert prompt.phrases[place] in (("airways",), ("trachea", "windpipe"))[box]
 
 
+def test_what_is_there_is_asked_before_what_is_not() -> None:
+    names = [f"thing {number}" for number in range(40)]
+    recipe = PromptRecipe(token_budget=20, replace=0.0, all_labels=1.0, foreign=0)
+    sampler = PromptSampler(VOCABULARY, {}, recipe, token_length=lambda phrase: 3)
+    for seed in range(20):
+        prompt = sampler.draw(["thing 3", "thing 7"], names, (), np.random.default_rng(seed))
+        assert len(prompt.phrases) == 6 and {"thing 3", "thing 7"} <= set(prompt.phrases)
+        assert [prompt.phrases[index] for index in prompt.classes] == ["thing 3", "thing 7"]
+
+
 def test_the_token_budget_holds() -> None:
     chosen = PromptSampler(
         VOCABULARY, OTHERS, PromptRecipe(token_budget=9, replace=0.0), token_length=lambda phrase: 3
