@@ -242,11 +242,16 @@ def read_measured(results: Path) -> dict[str, Any]:
 
 
 def check_weights(checkpoint: Path, evaluation: Mapping[str, Any]) -> None:
-    """Refuse an evaluation that is not of a checkpoint's weights.
+    """Refuse an evaluation that is not of a checkpoint's weights as people will use them.
 
     Raises:
-        `ValueError`: it is of others, or does not say of which.
+        `ValueError`: it is of others, does not say of which, or is averaged with mirror images.
     """
+    if evaluation.get("mirror"):
+        cure = "measure it without --mirror"
+        raise ValueError(
+            f"{checkpoint.name}: the evaluation is averaged with mirror images, which nobody gets: {cure}"
+        )
     if evaluation.get("weights_sha256") != weights_sha256(checkpoint):
         cure = f"measure it with python -m training.evaluate --model {checkpoint.name}"
         raise ValueError(f"{checkpoint.name}: the evaluation is not of these weights: {cure}, and give --results")
