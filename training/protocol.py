@@ -145,13 +145,18 @@ def run_row(
     found = find_all(model, asked, validation)
     scores = scores_of(validation, found)
     row = {
-        "pictures": {"train": 0 if name == "zero-shot" else len(train), "validation": len(validation)},
+        "pictures": {"train": 0 if name == "zero-shot" else _pictures(train), "validation": len(validation)},
         **_numbers(scores, train if name != "10 %" else records),
     }
     if len(set(map(patient_of, validation))) >= LEAST_PATIENTS:
         drawn = resampled(validation, found, sorted(scores.labels), DRAWS)[:, 0]
         row["resampled_AP"] = [None if math.isnan(value) else round(value, 5) for value in drawn.tolist()]
     return row
+
+
+def _pictures(records: Sequence[GroundingRecord]) -> int:
+    """How many pictures records show; single channels are views of one."""
+    return len({(record.source, record.image_id.partition("#")[0]) for record in records})
 
 
 def _trained(
