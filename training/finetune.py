@@ -32,7 +32,7 @@ from modeling_medglip.modeling_medglip import MedGlipForObjectDetection
 from modeling_medglip.processing_medglip import MedGlipProcessor
 
 from .dataset import GroundingCollator, GroundingDataset, PhraseLength, foreign_labels
-from .lora import add_adapter, save_adapter
+from .lora import add_adapter, forget_calibration, save_adapter
 from .preview import counts, prompt_texts, write_sheet
 from .processes import process_state, shards_weights, told_by_worker, united
 from .prompts import Vocabulary
@@ -133,7 +133,11 @@ def load_base(settings: Settings, recipe: Recipe) -> tuple[MedGlipForObjectDetec
         processor = MedGlipProcessor.from_pretrained(name)
     except (OSError, ValueError, TypeError, KeyError, RuntimeError) as error:
         raise ValueError(f"{name}: cannot be loaded: {one_line(error, 200)}") from None
+    before = list(model.config.expert_head_config(settings.modality).anchor_sizes)
     _resize(model, processor, settings.modality, recipe.expert(settings.modality))
+    if settings.lora and list(model.config.expert_head_config(settings.modality).anchor_sizes) != before:
+        # They are no weights: nobody who loads the adapter onto its base would get them.
+        raise ValueError("an adapter keeps the anchors of its base: leave out anchor_scale, or train without --lora")
     return model, processor
 
 
@@ -186,6 +190,11 @@ def load_data(settings: Settings) -> Data:
     kept: list[GroundingRecord] = []
     if settings.replay:
         whole = chosen_labels(load_records(settings.replay, settings.modality), None, settings.replay_exclude)
+        both = shared_patients([*records, *whole])
+        if both:
+            raise ValueError(
+                f"{both} patients are trained on in one of --data and --replay, and held out in the other"
+            )
         older = [record for record in whole if record.split == "train"]
         kept = readable([record for record in whole if record.split == "validation"], broken)
         total, share = sum(r.weight for r in train), settings.replay_share
@@ -211,12 +220,14 @@ def make_dataset(
     recipe: Recipe,
     seed: int = 0,
 ) -> GroundingDataset:
-    """The training pictures with their prompts; negatives of other body parts are labels of `everything`."""
+    """The training pictures with their prompts; negatives of other body parts are labels of `everything`. Prompts
+    are at most as long as the recipe says and the processor reads."""
+    budget = min(recipe.prompts.token_budget, processor.max_text_tokens)
     return GroundingDataset(
         train,
         processor.image_processor,
         seed=seed,
-        prompts=recipe.prompts,
+        prompts=replace(recipe.prompts, token_budget=budget),
         augmentation=recipe.augmentation,
         # Of private data of one source all labels may be of one place: others come from what is known.
         foreign={**foreign_labels(everything), "known": tuple(Vocabulary.load().words)},
@@ -248,7 +259,9 @@ def run(settings: Settings) -> dict[str, Any]:
         data.train = with_known(model, processor, data.train, known)
     dataset = make_dataset(data.train, data.everything, processor, recipe, settings.seed)
     told = {name: value for name, value in asdict(settings).items() if name not in UNIMPORTANT}
-    identity = run_identity({**told, "recipe": asdict(recipe)}, data.train, model)
+    # Recomputed activations are the same activations.
+    steady = recipe.changed([settings.modality], checkpointing=False)
+    identity = run_identity({**told, "recipe": asdict(steady)}, data.train, model)
     if process.is_main_process:
         claim(out, identity)
     process.wait_for_everyone()
@@ -275,6 +288,7 @@ def run(settings: Settings) -> dict[str, Any]:
     )  # fmt: skip
     learned = {label for record in data.train for label in record.labels}
     model.config.label_hierarchy = {"trained_labels": {settings.modality: sorted({*known, *learned})}}
+    forget_calibration(model, settings.modality)
     folder = save(trainer, trained, processor, out / ("adapter" if settings.lora else "expert"))
     after, known_after = (measure(_plain(trained), processor, part) for part in (data.validation, data.older))
     scores = {"before": before, "after": after, "known_before": known_before, "known_after": known_after}

@@ -7,20 +7,23 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
+from safetensors import SafetensorError
 from torch import nn
 
+from modeling_medglip.configuration_medglip import MODALITIES
+from modeling_medglip.errors import one_line
 from modeling_medglip.modeling_medglip import MedGlipForObjectDetection
 from modeling_medglip.results import write_text
 
 
-SCHEMA = "medglip/adapter@1"
+SCHEMA = "medglip/adapter@2"
 BASE_FILE = "medglip_adapter.json"
-
+# What peft puts around the layers that it adapts: the base's own weights go by their own names.
+WRAPPERS = (".base_layer", ".original_module")
 
 # Layers with an adapter, of one expert. The image and the language encoder stay as they are: nothing needs to be kept
 # of their activations, which is most of the memory. Of the fusion only the text's projections: the regions' are folded
@@ -86,26 +89,48 @@ def save_adapter(model: Any, folder: Path) -> None:
             config.base_model_name_or_path = Path(str(config.base_model_name_or_path)).name
     model.save_pretrained(folder)
     (folder / "README.md").unlink(missing_ok=True)  # peft's, with the base's path
-    names = sorted(name for name, module in base.named_modules() if hasattr(module, "lora_A"))
-    content = {"schema": SCHEMA, "base_sha256": fingerprint(base, names), "layers": names}
+    (modality,) = adapted_experts(base)
+    content = {"schema": SCHEMA, "modality": modality, "base_sha256": fingerprint(base, modality)}
     write_text(folder / BASE_FILE, json.dumps(content, indent=1) + "\n")
 
 
-def fingerprint(model: nn.Module, layers: Sequence[str]) -> str:
-    """SHA-256 of the weights of some layers, without their adapters."""
-    digest = hashlib.sha256()
-    for name in layers:
-        module = model.get_submodule(name)
-        weight: Any = getattr(module, "base_layer", module).weight
-        digest.update(weight.detach().float().cpu().contiguous().numpy().tobytes())
+def adapted_experts(base: nn.Module) -> list[str]:
+    """The modalities whose expert has an adapter."""
+    names = [name for name, module in base.named_modules() if hasattr(module, "lora_A")]
+    return sorted({name.split(".experts.", 1)[1].split(".", 1)[0] for name in names if ".experts." in name})
+
+
+def fingerprint(model: nn.Module, modality: str) -> str:
+    """SHA-256 of everything that one expert's boxes come from: its weights and the shared ones, without adapters."""
+    digest, others = hashlib.sha256(), set(MODALITIES) - {modality}
+    for name, tensor in sorted(_own_weights(model).items()):
+        if others.isdisjoint(name.split(".")):
+            digest.update(f"{name} {tuple(tensor.shape)}".encode())
+            digest.update(tensor.detach().float().cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()
 
 
+def _own_weights(model: nn.Module) -> dict[str, torch.Tensor]:
+    """Name -> tensor of a model as it is without its adapters."""
+    found = {}
+    for name, tensor in model.state_dict().items():
+        if "lora_" in name or ".modules_to_save." in name:
+            continue
+        for part in WRAPPERS:
+            name = name.replace(part, "")
+        found[name] = tensor
+    return found
+
+
 def load_adapter(model: MedGlipForObjectDetection, folder: Path | str) -> Any:
-    """A base model with a saved adapter.
+    """A base model with a saved adapter. The base's calibration of scores is taken off the adapted expert, for its
+    scores are others now.
+
+    Args:
+        folder: of this machine, or an id on the Hub.
 
     Raises:
-        `ValueError`: the folder holds none, or one for another base.
+        `ValueError`: there is none, a damaged one, or one for another base.
     """
     from peft import PeftConfig, PeftModel
 
@@ -113,27 +138,47 @@ def load_adapter(model: MedGlipForObjectDetection, folder: Path | str) -> Any:
         config = PeftConfig.from_pretrained(str(folder))
     except (ValueError, OSError, TypeError, KeyError):
         raise ValueError(f"{folder}: holds no adapter") from None
-    _check_base(model, Path(folder))
+    _check_base(model, folder)
     pattern = re.compile(str(getattr(config, "target_modules", "")))
-    if not any(pattern.fullmatch(name) for name, _ in model.named_modules()):
+    layers = [name for name, _ in model.named_modules() if pattern.fullmatch(name)]
+    if not layers:
         raise ValueError(f"{folder}: an adapter for another base: none of its layers is in this model")
     try:
-        return PeftModel.from_pretrained(model, str(folder))
+        adapted = PeftModel.from_pretrained(model, str(folder))
+    except (OSError, SafetensorError) as error:
+        raise ValueError(f"{folder}: its weights cannot be read ({one_line(error, 80)})") from None
     except (RuntimeError, KeyError, ValueError) as error:  # sizes that differ
         raise ValueError(f"{folder}: an adapter for another base ({type(error).__name__})") from None
+    for modality in adapted_experts(model):
+        forget_calibration(model, modality)
+    return adapted
 
 
-def _check_base(model: nn.Module, folder: Path) -> None:
+def forget_calibration(model: MedGlipForObjectDetection, modality: str) -> None:
+    """Take off the line that made the scores of an expert chances of being right, before it was trained further;
+    `training.calibration` measures a new one."""
+    if model.config.expert_head_config(modality).score_calibration is not None:
+        overrides = cast(dict[str, Any], model.config.expert_overrides)
+        overrides.setdefault(modality, {}).setdefault("head_config", {})["score_calibration"] = None
+
+
+def _check_base(model: nn.Module, folder: Path | str) -> None:
     """Compare a float32 base with what the adapter says of its own; other precisions cannot be compared.
 
     Raises:
-        `ValueError`: they differ.
+        `ValueError`: they differ, or the adapter does not say it in a way that is understood.
     """
-    file = folder / BASE_FILE
-    if not file.is_file() or next(model.parameters()).dtype != torch.float32:
+    from transformers.utils import cached_file
+
+    file = cached_file(str(folder), BASE_FILE, _raise_exceptions_for_missing_entries=False)
+    if file is None or next(model.parameters()).dtype != torch.float32:
         return
-    told = json.loads(file.read_text(encoding="utf-8"))
-    layers = [str(name) for name in told.get("layers", ())]
-    known = {name for name, _ in model.named_modules()}
-    if not set(layers) <= known or fingerprint(model, layers) != told.get("base_sha256"):
+    try:
+        told = json.loads(Path(file).read_text(encoding="utf-8"))
+        schema, modality, known = told["schema"], str(told["modality"]), told["base_sha256"]
+    except (OSError, ValueError, KeyError, TypeError):
+        schema, modality, known = None, "", None
+    if schema != SCHEMA:
+        raise ValueError(f"{folder}: its {BASE_FILE} is not of {SCHEMA}: train the adapter again")
+    if fingerprint(model, modality) != known:
         raise ValueError(f"{folder}: an adapter for another base: its layers or weights are not this model's")

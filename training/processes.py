@@ -28,11 +28,12 @@ def shards_weights() -> bool:
 
 def told_by_worker(error: BaseException) -> str:
     """The message of an error; of one from a process of a `DataLoader`, which holds that process's whole traceback,
-    the last line."""
+    the last line, without the kind of error where it has a message."""
     text = str(error)
     if not (text.startswith("Caught ") and "\nOriginal Traceback" in text):
         return text
-    return text.strip().rpartition("\n")[2].partition(": ")[2]
+    kind, _, message = text.strip().rpartition("\n")[2].partition(": ")
+    return message or kind
 
 
 def own_share(count: int) -> list[int]:

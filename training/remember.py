@@ -6,13 +6,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
 
+from modeling_medglip.phrases import normalize_phrase
+
 from .evaluate import detect
 from .metrics import Detections
 from .processes import gathered, own_share
+from .prompts import Vocabulary
 from .records import GroundingRecord, readable
 
 
@@ -36,7 +40,7 @@ def with_known(
     Args:
         known: labels to ask for; those that a record's source annotates are left to it.
     """
-    asked = [[label for label in known if label not in record.annotated] for record in records]
+    asked = [_unmarked(record, known) for record in records]
     whole = {id(record) for record in readable(records, {})}
     places = [number for number, labels in enumerate(asked) if labels and id(records[number]) in whole]
     if not places:
@@ -49,6 +53,18 @@ def with_known(
     for number, result in zip(places, found, strict=True):
         told[number] = _joined(records[number], result, asked[number])
     return told
+
+
+def _unmarked(record: GroundingRecord, known: Sequence[str]) -> list[str]:
+    """The known labels that a record's source does not annotate, in whichever words it writes them: what the
+    source says of its "Liver" goes before what the model believes of "liver"."""
+    marked = {word for label in record.annotated for word in _wordings(label)}
+    return [label for label in known if normalize_phrase(label) not in marked]
+
+
+@lru_cache(maxsize=4096)
+def _wordings(label: str) -> frozenset[str]:
+    return frozenset(map(normalize_phrase, (label, *Vocabulary.load().of(label).synonyms)))
 
 
 def _joined(record: GroundingRecord, found: Detections, asked: Sequence[str]) -> GroundingRecord:

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import shutil
 import sys
 from collections.abc import Callable
@@ -28,6 +29,9 @@ from .recipe import ExpertRecipe, Optimisation
 logger = logging.getLogger(__name__)
 TRAINER_STATE = "trainer_state.json"
 BEST_METRIC = "eval_AP"
+# What comes before the stages of an image encoder, and its stages, in the names that timm and transformers give.
+STEM = re.compile(r"(?:[a-z]+\.)?(?:conv_stem|bn1|stem|patch_embed|embedd)")
+STAGE = re.compile(r"(?:[a-z]+\.)?(?:encoder\.)?(?:blocks|layers|stages)[._](\d+)\.")
 
 
 class EpochCallback(TrainerCallback):
@@ -179,16 +183,35 @@ def rate_of(name: str, optimisation: Optimisation) -> float:
 
 
 def freeze(model: MedGlipForObjectDetection, optimisation: Optimisation) -> None:
-    """Freeze what has the rate 0, and the first stages of the (timm) image encoders."""
+    """Freeze what has the rate 0, and the first stages of the image encoders.
+
+    Raises:
+        `ValueError`: more stages than an image encoder has.
+    """
     for name, parameter in model.named_parameters():
         if rate_of(name, optimisation) == 0:
             parameter.requires_grad_(False)
-    early = ("conv_stem", "bn1", *(f"blocks.{stage}." for stage in range(optimisation.frozen_stages)))
     if optimisation.frozen_stages:
         for expert in model.model.experts.values():
-            for name, parameter in cast(MedGlipExpert, expert).backbone.named_parameters():
-                if name.removeprefix("_backbone.").startswith(early):
-                    parameter.requires_grad_(False)
+            _freeze_stages(cast(MedGlipExpert, expert).backbone, optimisation.frozen_stages)
+
+
+def _freeze_stages(backbone: nn.Module, count: int) -> None:
+    found = {name: _stage_of(name.removeprefix("_backbone.")) for name, _ in backbone.named_parameters()}
+    if count > 1 + max((stage for stage in found.values() if stage is not None), default=-1):
+        raise ValueError(f"frozen_stages {count}: the image encoder has no {count} stages that are known by name")
+    for name, parameter in backbone.named_parameters():
+        stage = found[name]
+        if stage is not None and stage < count:
+            parameter.requires_grad_(False)
+
+
+def _stage_of(name: str) -> int | None:
+    """The stage of an image encoder that a parameter belongs to: -1 for the stem, `None` for what comes after."""
+    if STEM.match(name):
+        return -1
+    stage = STAGE.match(name)
+    return int(stage[1]) if stage else None
 
 
 def training_arguments(

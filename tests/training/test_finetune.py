@@ -18,7 +18,7 @@ from modeling_medglip.processing_medglip import MedGlipProcessor
 from tests.modeling_medglip.tiny_checkpoint import save_tiny_checkpoint
 from training import finetune
 from training.finetune import Settings, load_base, load_data, main, resolved_recipe, run
-from training.lora import HEADS, adapted_layers, add_adapter, load_adapter, save_adapter
+from training.lora import BASE_FILE, HEADS, adapted_layers, add_adapter, load_adapter, save_adapter
 from training.recipe import load_recipe
 
 from .tiny_data import make_data, save_coco
@@ -235,11 +235,49 @@ class TestAdapters:
             retrained.get_submodule(adapted_layers(retrained, "ct")[0]).weight.add_(1e-3)
         with pytest.raises(ValueError, match="its layers or weights are not this model's"):
             load_adapter(retrained, tmp_path / "mine")
+        with torch.no_grad():  # of parts that have no adapter, too
+            (encoder := self.base(checkpoint)).model.text_model.embeddings.word_embeddings.weight.add_(1e-3)
+            next((image := self.base(checkpoint)).model.experts["ct"].backbone.parameters()).add_(1e-3)
+        for changed in (encoder, image):
+            with pytest.raises(ValueError, match="its layers or weights are not this model's"):
+                load_adapter(changed, tmp_path / "mine")
+        whole = MedGlipForObjectDetection.from_pretrained(checkpoint)
+        load_adapter(whole, tmp_path / "mine")  # other experts beside its own change nothing
         (tmp_path / "empty").mkdir()
         with pytest.raises(ValueError, match="empty: holds no adapter"):
             load_adapter(self.base(checkpoint), tmp_path / "empty")
         with pytest.raises(ValueError, match="no expert for mri"):
             adapted_layers(self.base(checkpoint), "mri")
+
+    def test_a_damaged_adapter(self, checkpoint: Path, tmp_path: Path) -> None:
+        save_adapter(self.changed(checkpoint), tmp_path)
+        (tmp_path / BASE_FILE).write_text('{"schema": "medglip/adapter@1"}', encoding="utf-8")
+        with pytest.raises(ValueError, match="is not of medglip/adapter@2: train the adapter again"):
+            load_adapter(self.base(checkpoint), tmp_path)
+        save_adapter(self.changed(checkpoint), tmp_path)
+        (tmp_path / "adapter_model.safetensors").write_bytes(b"torn")
+        with pytest.raises(ValueError, match="its weights cannot be read"):
+            load_adapter(self.base(checkpoint), tmp_path)
+
+    def test_anchors_stay_the_base_s(
+        self, checkpoint: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        arguments = command(checkpoint, data, tmp_path, "--lora", "--anchor_scale", "2.5")
+        assert "an adapter keeps the anchors of its base" in error_of(arguments, capsys)
+
+    def test_scores_are_no_chances_any_more(self, checkpoint: Path, data: Path, tmp_path: Path) -> None:
+        base = self.base(checkpoint)
+        base.config.expert_overrides = {"ct": {"head_config": {"score_calibration": [1.2, -0.3]}}}
+        base.save_pretrained(tmp_path / "base")
+        MedGlipProcessor.from_pretrained(checkpoint).save_pretrained(tmp_path / "base")
+        save_adapter(add_adapter(base, "ct"), tmp_path / "adapter")
+        again = MedGlipForObjectDetection.from_pretrained(tmp_path / "base")
+        assert list(again.config.expert_head_config("ct").score_calibration) == [1.2, -0.3]
+        load_adapter(again, tmp_path / "adapter")
+        assert again.config.expert_head_config("ct").score_calibration is None
+        assert main(command(tmp_path / "base", data, tmp_path / "run")) == 0
+        trained = MedGlipForObjectDetection.from_pretrained(tmp_path / "run" / "expert")
+        assert trained.config.expert_head_config("ct").score_calibration is None
 
 
 class TestRecipes:
@@ -272,6 +310,20 @@ class TestSameRun:
             run(Settings(str(data), out=str(tmp_path / "run"), labels=["left kidney"], **common))  # type: ignore[arg-type]
         with pytest.raises(ValueError, match="choose another --out"):
             run(Settings(str(data), out=str(tmp_path / "run"), lora=True, **common))  # type: ignore[arg-type]
+
+    def test_recomputed_activations_are_the_same_run(self, checkpoint: Path, data: Path, tmp_path: Path) -> None:
+        common = {"modality": "ct", "model": str(checkpoint), "epochs": 1, "remember": False}
+        run(Settings(str(data), out=str(tmp_path), **common))  # type: ignore[arg-type]
+        run(Settings(str(data), out=str(tmp_path), checkpointing=True, **common))  # type: ignore[arg-type]
+
+    def test_replay_holds_out_the_same_patients(self, data: Path, tmp_path: Path) -> None:
+        older = make_data(tmp_path / data.name)
+        train, held = (older / f"{name}.json" for name in ("train", "validation"))
+        load_data(Settings(str(data), "ct", replay=str(older)))
+        first, second = train.read_bytes(), held.read_bytes()
+        train.write_bytes(second), held.write_bytes(first)
+        with pytest.raises(ValueError, match="4 patients are trained on in one of --data and --replay"):
+            load_data(Settings(str(data), "ct", replay=str(older)))
 
     def test_a_patient_in_both_splits_stops_the_run(self, data: Path) -> None:
         for split in ("train", "validation"):

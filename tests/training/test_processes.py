@@ -58,6 +58,8 @@ def test_an_error_of_a_loader_s_process_is_told_without_its_traceback() -> None:
     with pytest.raises(ValueError, match="Caught ValueError") as told:
         caught.reraise()
     assert processes.told_by_worker(told.value) == "2 pictures: mend the data"
+    bare = ValueError("Caught KeyError in DataLoader worker process 0.\nOriginal Traceback (most recent):\nKeyError")
+    assert processes.told_by_worker(bare) == "KeyError"
 
 
 @pytest.mark.parametrize(("value", "expected"), [("true", True), ("True", True), ("false", False), (None, False)])

@@ -56,6 +56,23 @@ def test_what_is_believed(
     assert with_known(Model(), None, [own], ["spleen"]) == [own]
 
 
+def test_the_same_label_in_other_words_is_left_to_its_source(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Any] = []
+
+    class Model:
+        def eval(self) -> None:
+            """As a module."""
+
+    def detect(model: Any, processor: Any, records: Any, prompts: Any, batch_size: int) -> Any:
+        asked.extend(prompts)
+        return [found([], []) for _ in records], 0.0
+
+    monkeypatch.setattr(remember, "detect", detect)
+    own = record([[50, 50, 60, 60]], [" Livers"], [" Livers", "urinary_bladder", "Disk"])
+    with_known(Model(), None, [own], ["liver", "urinary bladder", "disc", "bladder", "spleen"])
+    assert asked == [["spleen"]]
+
+
 def test_known_labels() -> None:
     config = type("Config", (), {"label_hierarchy": {"trained_labels": {"ct": ["liver"]}}})()
     assert known_labels(config, "ct") == ["liver"] and known_labels(config, "mri") == []

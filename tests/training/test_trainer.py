@@ -12,6 +12,7 @@ from transformers import BertConfig, TimmBackboneConfig, TrainerCallback
 
 from modeling_medglip.configuration_medglip import MedGlipConfig
 from modeling_medglip.modeling_medglip import MedGlipForObjectDetection
+from tests.modeling_medglip.tiny_checkpoint import tiny_config
 from training.ema import EmaCallback
 from training.recipe import ExpertRecipe, load_recipe
 from training.trainer import GroundingTrainer, freeze, last_checkpoint, parameter_groups, train_expert
@@ -83,6 +84,17 @@ def test_language_and_first_stages_are_frozen(model: MedGlipForObjectDetection) 
     backbone = {name.split("_backbone.")[1] for name in trained if "_backbone." in name}
     assert not [name for name in backbone if name.startswith(("conv_stem", "bn1", "blocks.0."))]
     assert [name for name in backbone if name.startswith("blocks.1.")]
+
+
+def test_first_stages_of_a_swin_encoder_are_frozen() -> None:
+    model = MedGlipForObjectDetection(tiny_config(("ct",)))
+    freeze(model, dataclasses.replace(OPTIMISATION, frozen_stages=2))
+    encoder = dict(model.model.experts["ct"].backbone.named_parameters())
+    frozen = {name for name, parameter in encoder.items() if not parameter.requires_grad}
+    early = ("embeddings.", "encoder.layers.0.", "encoder.layers.1.")
+    assert frozen == {name for name in encoder if name.removeprefix("swin.").startswith(early)}
+    with pytest.raises(ValueError, match="frozen_stages 5: the image encoder has no 5 stages"):
+        freeze(model, dataclasses.replace(OPTIMISATION, frozen_stages=5))
 
 
 def test_groups_hold_every_trained_parameter_once(model: MedGlipForObjectDetection) -> None:
