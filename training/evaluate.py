@@ -14,7 +14,8 @@ import json
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +52,8 @@ SCHEMA = "medglip/evaluation@1"
 FOREIGN_PICTURES, FOREIGN_LABELS = 20, 6
 WELL_SHOWN = 30
 THRESHOLD = 0.3
+# Pictures and the labels to ask in each -> what is found, and the seconds per picture.
+Finder = Callable[[Sequence[GroundingRecord], Sequence[Sequence[str]]], tuple[list[Detections], float]]
 
 
 def source_labels(records: Iterable[GroundingRecord]) -> dict[str, list[str]]:
@@ -212,8 +215,8 @@ def evaluate_modality(
     """
     asked = source_labels(records)
     prompts = [asked[f"{record.modality}/{record.source}"] for record in records]
-    find = detect_both_ways if mirror else detect
-    found, seconds = find(model, processor, records, prompts, batch_size)
+    find = partial(detect_both_ways if mirror else detect, model, processor, batch_size=batch_size)
+    found, seconds = find(records, prompts)
     found = annotated_only(records, found)
     summary = _summary(records, found, train_records)
     if summary["labels"]:
@@ -238,7 +241,7 @@ def evaluate_modality(
         "scores": {
             "present": _median(top_scores(records, found, absent=False)),
             "absent": _median(top_scores(records, found, absent=True)),
-            "foreign": _foreign_floor(model, processor, records, other_labels, batch_size),
+            "foreign": _foreign_floor(find, records, other_labels),
         },
         "at_threshold": precision_recall(records, found, THRESHOLD),
         "phrases": phrase_scores(records, found),
@@ -247,7 +250,7 @@ def evaluate_modality(
         "hierarchy": hierarchy_scores(records, found, THRESHOLD),
         "reliability": bins,
         "calibration_error": calibration_error(bins),
-        "synonyms": _check_wordings(model, processor, records, found, checks, batch_size),
+        "synonyms": _check_wordings(find, records, found, checks),
         "seconds_per_image": seconds,
     }
 
@@ -309,9 +312,7 @@ def label_counts(records: Sequence[GroundingRecord]) -> dict[str, tuple[int, int
     return {label: (images[label], boxes[label]) for label in sorted(images)}
 
 
-def _foreign_floor(
-    model: Any, processor: Any, records: Sequence[GroundingRecord], labels: Sequence[str], batch_size: int
-) -> float | None:
+def _foreign_floor(find: Finder, records: Sequence[GroundingRecord], labels: Sequence[str]) -> float | None:
     """Median best score of labels that cannot be in the picture, over a few pictures of every source."""
     rng = np.random.default_rng(0)
     pictures, prompts = [], []
@@ -320,18 +321,13 @@ def _foreign_floor(
         if names:
             pictures.append(record)
             prompts.append([str(name) for name in rng.permutation(list(names))[:FOREIGN_LABELS]])
-    found, _ = detect(model, processor, pictures, prompts, batch_size)
+    found, _ = find(pictures, prompts)
     pairs = zip(found, prompts, strict=True)
     return _median([result.of(name)[0].max(initial=0.0) for result, prompt in pairs for name in prompt])
 
 
 def _check_wordings(
-    model: Any,
-    processor: Any,
-    records: Sequence[GroundingRecord],
-    found: Sequence[Detections],
-    checks: Sequence[dict[str, Any]],
-    batch_size: int,
+    find: Finder, records: Sequence[GroundingRecord], found: Sequence[Detections], checks: Sequence[dict[str, Any]]
 ) -> list[dict[str, Any]]:
     """Ask for a label in other words; a parent term must find the boxes of all the labels under it."""
     rows = []
@@ -345,7 +341,7 @@ def _check_wordings(
         rows.append({"source": check["source"], "label": label, "wording": label, **_row(scores.get(label))})
         truth = [_relabel(record, members, label) for record in pictures]
         for wording in check["wordings"]:
-            asked, _ = detect(model, processor, pictures, [[wording]] * len(pictures), batch_size)
+            asked, _ = find(pictures, [[wording]] * len(pictures))
             asked = [Detections((label,) * len(result.labels), result.scores, result.boxes) for result in asked]
             score = average_precision(truth, asked, [label]).get(label)
             rows.append({"source": check["source"], "label": label, "wording": wording, **_row(score)})

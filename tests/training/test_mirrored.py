@@ -102,3 +102,19 @@ def test_only_sources_that_may_be_mirrored_are(monkeypatch: pytest.MonkeyPatch) 
     both, seconds = evaluate.detect_both_ways(None, None, [sided, free], [["left kidney"], ["polyp"]])
     assert rows(both[0]) == [("left kidney", 0.5, [10, 10, 30, 30])] and seconds == 1.5
     assert rows(both[1]) == [("polyp", 0.5, [10.5, 10, 30.5, 30])]  # column 20 is column 79 of the mirror image
+
+
+def test_every_number_is_of_both_ways(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What may be in no picture, and other wordings, are asked as the labels are."""
+    own = record([[10, 10, 30, 30]], ["polyp"], modality="endoscopy", hints=Hints(regions=("bowel",)))
+    asked: list[tuple[str, ...]] = []
+
+    def ways(model: Any, processor: Any, records: Any, prompts: Any, batch_size: int) -> Any:
+        asked.extend(map(tuple, prompts))
+        return [found(*((name, 0.5, [10, 10, 30, 30]) for name in names)) for names in prompts], 1.0
+
+    monkeypatch.setattr(evaluate, "detect_both_ways", ways)
+    checks = [{"source": "made_up", "label": "polyp", "wordings": ["polypoid lesion"]}]
+    told = evaluate.evaluate_modality(None, None, [own], [], ["liver"], checks, 4, mirror=True)
+    assert asked == [("polyp",), ("liver",), ("polypoid lesion",)]
+    assert [row["AP50"] for row in told["synonyms"]] == pytest.approx([1.0, 1.0]) and told["scores"]["foreign"] == 0.5
