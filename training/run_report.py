@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from hub_cards.front_matter import ID, join
 from modeling_medglip.results import write_bytes, write_text
 
 from .evaluate import detect, source_labels
@@ -136,7 +137,7 @@ def plot(history: Sequence[Mapping[str, Any]]) -> bytes:
 
 
 def card(settings: Any, results: Mapping[str, Any]) -> str:
-    """The outcome as Markdown."""
+    """The outcome as Markdown, with the header that the Hub reads."""
     kind = f"An adapter (LoRA, rank {settings.rank})" if settings.lora else "An expert"
     pictures = results["pictures"]
     replayed = f" and {pictures['replayed']} older ones" if pictures["replayed"] else ""
@@ -150,7 +151,18 @@ def card(settings: Any, results: Mapping[str, Any]) -> str:
     if results["known_after"]["labels"]:
         lines += ["", "Labels of the older data, on its own validation pictures:", ""]
         lines += _table(results["known_before"], results["known_after"])
-    return "\n".join(lines) + "\n"
+    return join(_header(settings), "\n".join(lines))
+
+
+def _header(settings: Any) -> dict[str, Any]:
+    """Of whose licence the outcome is, only its owner knows; the base is named where it is an id on the Hub."""
+    header: dict[str, Any] = {
+        "license": "unknown", "library_name": "peft" if settings.lora else "transformers",
+        "pipeline_tag": "zero-shot-object-detection", "language": "en",
+        "tags": ["medical-imaging", "visual-grounding", "glip", settings.modality],
+    }  # fmt: skip
+    named = settings.model and ID.match(settings.model) and not Path(settings.model).exists()
+    return {**header, "base_model": settings.model} if named else header
 
 
 def _table(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
