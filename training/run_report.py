@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from huggingface_hub import ModelCardData
 
-from hub_cards.front_matter import ID, join
 from modeling_medglip.results import write_bytes, write_text
 
 from .evaluate import detect, source_labels
@@ -151,18 +151,20 @@ def card(settings: Any, results: Mapping[str, Any]) -> str:
     if results["known_after"]["labels"]:
         lines += ["", "Labels of the older data, on its own validation pictures:", ""]
         lines += _table(results["known_before"], results["known_after"])
-    return join(_header(settings), "\n".join(lines))
+    return "\n".join(["---", _header(settings).to_yaml(), "---", "", *lines]) + "\n"
 
 
-def _header(settings: Any) -> dict[str, Any]:
+def _header(settings: Any) -> ModelCardData:
     """Of whose licence the outcome is, only its owner knows; the base is named where it is an id on the Hub."""
-    header: dict[str, Any] = {
-        "license": "unknown", "library_name": "peft" if settings.lora else "transformers",
-        "pipeline_tag": "zero-shot-object-detection", "language": "en",
-        "tags": ["medical-imaging", "visual-grounding", "glip", settings.modality],
-    }  # fmt: skip
-    named = settings.model and ID.match(settings.model) and not Path(settings.model).exists()
-    return {**header, "base_model": settings.model} if named else header
+    named = settings.model is not None and settings.model.count("/") == 1 and not Path(settings.model).exists()
+    return ModelCardData(
+        license="unknown",
+        library_name="peft" if settings.lora else "transformers",
+        base_model=settings.model if named else None,
+        pipeline_tag="zero-shot-object-detection",
+        language="en",
+        tags=["medical-imaging", "visual-grounding", "glip", settings.modality],
+    )
 
 
 def _table(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
