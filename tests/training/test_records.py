@@ -164,7 +164,18 @@ class TestCoco:
             load_records(path)
         assert load_records(one_picture(tmp_path, [("liver", [1, 2, 3, 4])], modality="CT"))[0].modality == "ct"
 
-    @pytest.mark.parametrize("box", [[1, 1, 0, 4], [1, 1, -2, 4], [1, 1, float("nan"), 4], [1, 1, 4], ["a", 1, 1, 1]])
+    @pytest.mark.parametrize(
+        "box",
+        [
+            [1, 1, -2, 4],
+            [1, 1, float("nan"), 4],
+            [1, 1, 4],
+            ["a", 1, 1, 1],
+            [10**400, 1, 1, 1],
+            [1e300, 1, 1, 1],
+            "1234",
+        ],
+    )
     def test_boxes_that_are_none(self, tmp_path: Path, box: list[Any]) -> None:
         with pytest.raises(ValueError, match=r"list.json: "):
             load_records(one_picture(tmp_path, [("liver", box)]), "ct")
