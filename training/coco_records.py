@@ -3,9 +3,9 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable
-from dataclasses import replace
+import logging
+from collections import Counter
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -18,9 +18,11 @@ from modeling_medglip.configuration_medglip import resolve_modality
 from modeling_medglip.errors import one_line
 from modeling_medglip.reading import MAX_PIXELS, PICTURE_FORMATS
 
-from .records import SPLITS, GroundingRecord, HintTable, as_boxes, drawn, join_lungs, with_channels
+from .coco_entries import annotated_labels, category_names, file_content, is_built, marks_of, picture_size, shown
+from .records import SPLITS, GroundingRecord, HintTable, drawn, join_lungs, with_channels, without_unknown
 
 
+logger = logging.getLogger(__name__)
 # File names by which a folder's splits are known.
 SPLIT_NAMES = {"train": "train", "training": "train", "val": "validation", "valid": "validation", "test": "test"}
 SPLIT_NAMES |= {"validation": "validation"}
@@ -53,8 +55,8 @@ def _split_of(stem: str) -> str | None:
 
 def _looks_like_coco(path: Path) -> bool:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        content = file_content(path)
+    except ValueError:
         return False
     return isinstance(content, dict) and {"images", "annotations", "categories"} <= set(content)
 
@@ -63,7 +65,8 @@ def coco_records(data: Path | str, modalities: list[str], hints: HintTable) -> l
     """All records of some modalities. Labels go by the categories' names, never by their numbers.
 
     Of a picture may be told, in its entry: `modality`, `source`, `patient` (or `patient_id`), `split`, `annotated` (a
-    list of category names; default: all categories of the file).
+    list of category names; default: all categories of the file). A crowd region, or a box without an area, leaves its
+    label open in its picture; how many there are is logged.
 
     Raises:
         `ValueError`: names the file and what is wrong.
@@ -74,87 +77,109 @@ def coco_records(data: Path | str, modalities: list[str], hints: HintTable) -> l
     files = coco_files(path) if path.is_dir() else {path: _split_of(path.stem)}
     records: list[GroundingRecord] = []
     for file, split in files.items():
+        content = file_content(file)
         try:
-            content = json.loads(file.read_text(encoding="utf-8"))
-            records += _file_records(content, file, split, modalities, hints)
-        except (KeyError, TypeError, AttributeError, json.JSONDecodeError, UnicodeDecodeError) as error:
-            raise ValueError(f"{file.name}: is no COCO file ({type(error).__name__} {error})") from None
+            records += _CocoFile(content, file, split, hints).records(modalities)
+        except (KeyError, TypeError, AttributeError) as error:
+            reason = one_line(f"{type(error).__name__} {error}", 120)
+            raise ValueError(f"{file.name}: is no COCO file ({reason})") from None
     return records
 
 
-def _file_records(
-    content: dict[str, Any], file: Path, split: str | None, modalities: list[str], hints: HintTable
-) -> Iterable[GroundingRecord]:
-    names = {entry["id"]: str(entry["name"]).strip() for entry in content["categories"]}
-    marks: dict[Any, list[tuple[str, list[float]]]] = {image["id"]: [] for image in content["images"]}
-    if len(marks) != len(content["images"]):
-        raise ValueError(f"{file.name}: two pictures have one id")
-    for entry in content["annotations"]:
-        if entry["image_id"] not in marks or entry["category_id"] not in names:
-            raise ValueError(
-                f"{file.name}: annotation {entry.get('id')} names a picture or category that is not there"
-            )
-        box = _box(entry, file)
-        if (mark := (names[entry["category_id"]], box)) not in marks[entry["image_id"]]:
-            marks[entry["image_id"]].append(mark)
-    vocabulary = set(names.values())
-    found: list[GroundingRecord] = []
-    for image in content["images"]:
-        modality = _modality(image, content, modalities, file)
-        if modality in modalities:
-            record = _record(image, marks[image["id"]], vocabulary, modality, split, file, hints)
-            found += with_channels(join_lungs(record, vocabulary))
-    return _with_splits(found)
+@dataclass
+class _CocoFile:
+    """What one file says."""
 
+    content: dict[str, Any]
+    file: Path
+    split: str | None
+    hints: HintTable
+    vocabulary: set[str] = field(default_factory=set)
+    left_out: Counter[str] = field(default_factory=Counter)
+    first: str = ""
 
-def _box(entry: dict[str, Any], file: Path) -> list[float]:
-    try:
-        box = [float(side) for side in entry["bbox"]]
-    except (KeyError, TypeError, ValueError):
-        box = []
-    if len(box) != 4 or not np.isfinite(box).all() or box[2] <= 0 or box[3] <= 0:
-        raise ValueError(
-            f"{file.name}: annotation {entry.get('id')} has no box of four finite numbers with a width and a height"
+    def records(self, modalities: list[str]) -> list[GroundingRecord]:
+        marks = self._marks()
+        found: list[GroundingRecord] = []
+        for image in self.content["images"]:
+            modality = self._modality(image, modalities)
+            if modality in modalities:
+                record = self._record(image, marks[image["id"]], modality)
+                found += with_channels(join_lungs(record, self.vocabulary))
+        if self.left_out:
+            told = " and ".join(f"{count} {reason}" for reason, count in self.left_out.items())
+            logger.warning(
+                "%s: left out %s, of labels that are unknown there now, the first in %s",
+                one_line(self.file.name, 80), told, self.first,
+            )  # fmt: skip
+        return _with_splits(found)
+
+    def _marks(self) -> dict[Any, list[tuple[str, dict[str, Any]]]]:
+        """Labels and annotations by picture."""
+        marks: dict[Any, list[tuple[str, dict[str, Any]]]] = {image["id"]: [] for image in self.content["images"]}
+        if len(marks) != len(self.content["images"]):
+            raise ValueError(f"{self.file.name}: two pictures have one id")
+        names = category_names(self.content, self.file)
+        self.vocabulary = set(names.values())
+        # Their own ids are not looked at: several exporters number them anew in every picture, or all with 0.
+        for entry in self.content["annotations"]:
+            if entry["image_id"] not in marks or entry["category_id"] not in names:
+                number = shown(entry.get("id"))
+                raise ValueError(
+                    f"{self.file.name}: annotation {number} names a picture or category that is not there"
+                )
+            marks[entry["image_id"]].append((names[entry["category_id"]], entry))
+        return marks
+
+    def _modality(self, image: dict[str, Any], modalities: list[str]) -> str:
+        said = image.get("modality") or (self.content.get("info") or {}).get("modality")
+        if said:
+            try:
+                return resolve_modality(str(said))
+            except ValueError as error:
+                raise ValueError(f"{self.file.name}: {one_line(error)}") from None
+        if len(modalities) != 1:
+            raise ValueError(f"{self.file.name}: does not say its modality: give one with --modality")
+        return modalities[0]
+
+    def _record(
+        self, image: dict[str, Any], entries: list[tuple[str, dict[str, Any]]], modality: str
+    ) -> GroundingRecord:
+        size = picture_size(image, self.file)
+        source, name = str(image.get("source") or self.file.parent.name), str(image["file_name"])
+        hints = self.hints.of(modality, source, self.vocabulary)
+        said = image.get("split") or self.split
+        labels, boxes, annotated = self._known(image, entries, size)
+        return GroundingRecord(
+            modality=modality,
+            source=source,
+            image_id=name,
+            patient=str(image.get("patient") or image.get("patient_id") or name),
+            split=_split(said, self.file) if said else "",
+            boxes=boxes,
+            labels=labels,
+            annotated=annotated,
+            size=size,
+            loader=partial(read_picture, _picture_path(self.file, name), size),
+            hints=hints,
+            weight=hints.weight,
         )
-    return box
 
-
-def _modality(image: dict[str, Any], content: dict[str, Any], modalities: list[str], file: Path) -> str:
-    said = image.get("modality") or content.get("info", {}).get("modality")
-    if said:
-        return resolve_modality(str(said))
-    if len(modalities) != 1:
-        raise ValueError(f"{file.name}: does not say its modality: give one with --modality")
-    return modalities[0]
-
-
-def _record(
-    image: dict[str, Any],
-    marks: list[tuple[str, list[float]]],
-    vocabulary: set[str],
-    modality: str,
-    split: str | None,
-    file: Path,
-    hints: HintTable,
-) -> GroundingRecord:
-    size = (int(image["width"]), int(image["height"]))
-    source = str(image.get("source") or file.parent.name)
-    own = hints.of(modality, source, vocabulary)
-    said = image.get("split") or split
-    return GroundingRecord(
-        modality=modality,
-        source=source,
-        image_id=str(image["file_name"]),
-        patient=str(image.get("patient") or image.get("patient_id") or image["file_name"]),
-        split=_split(said, file) if said else "",
-        boxes=as_boxes([box for _, box in marks], size),
-        labels=tuple(name for name, _ in marks),
-        annotated=_annotated(image, vocabulary, file),
-        size=size,
-        loader=partial(read_picture, _picture_path(file, str(image["file_name"])), size),
-        hints=own,
-        weight=own.weight,
-    )
+    def _known(
+        self, image: dict[str, Any], entries: list[tuple[str, dict[str, Any]]], size: tuple[int, int]
+    ) -> tuple[tuple[str, ...], NDArray[np.float32], tuple[str, ...]]:
+        """Labels, boxes and what is annotated, without labels that something here leaves open."""
+        labels, boxes, left = marks_of(entries, size, self.file)
+        annotated = annotated_labels(image, self.vocabulary, self.file)
+        if (odd := sorted(set(labels) - set(annotated))) and not is_built(self.content):
+            raise ValueError(
+                f"{self.file.name}: {shown(image['file_name'])} has a box of {shown(odd[0])}, which its annotated "
+                "leaves out: add it there, or take the box out"
+            )
+        for (reason, _), count in left.items():
+            self.first = self.first or one_line(image["file_name"], 60)
+            self.left_out[reason] += count
+        return without_unknown(labels, boxes, annotated, {label for _, label in left})
 
 
 def _split(said: Any, file: Path) -> str:
@@ -166,20 +191,10 @@ def _split(said: Any, file: Path) -> str:
     return found
 
 
-def _annotated(image: dict[str, Any], vocabulary: set[str], file: Path) -> tuple[str, ...]:
-    """The labels that are marked wherever they occur in a picture: what its entry lists, else all."""
-    said = image.get("annotated")
-    if said is None:
-        return tuple(sorted(vocabulary))
-    if not isinstance(said, list) or not all(isinstance(name, str) for name in said):
-        raise ValueError(f"{file.name}: annotated of {one_line(image['file_name'], 60)!r} must be a list of labels")
-    return tuple(sorted(set(said)))
-
-
 def _picture_path(file: Path, name: str) -> Path:
     """The picture beside its COCO file, in `images/`, or above an `annotations/` folder; never elsewhere."""
     if Path(name).is_absolute() or ".." in Path(name).parts or "\0" in name:
-        raise ValueError(f"{file.name}: picture {name!r} leaves the data folder")
+        raise ValueError(f"{file.name}: picture {shown(name)} leaves the data folder")
     roots = [file.parent, *([file.parent.parent] if file.parent.name == "annotations" else [])]
     places = [root / part / name for root in roots for part in (".", "images", file.stem)]
     return next((place for place in places if place.is_file()), places[0])
@@ -201,19 +216,20 @@ def read_picture(path: Path, size: tuple[int, int]) -> NDArray:
     """Decode a picture file to uint8 or uint16 `(h, w)` or `(h, w, 3)`.
 
     Raises:
-        `ValueError`: it cannot be read, or has another size than its entry says; names the file.
+        `ValueError`: it cannot be read, or has another size than its entry says, or values outside 16 bits; names the
+            file.
     """
     try:
         with path.open("rb") as stream:
             return decode_picture(stream, size)
-    except _OtherSize as error:
+    except _Unfit as error:
         raise ValueError(f"{path.name}: {error}") from None
     except (OSError, ValueError, SyntaxError) as error:
         raise ValueError(f"{path.name}: cannot be read ({type(error).__name__})") from None
 
 
-class _OtherSize(ValueError):
-    """A picture has not the size that its entry says."""
+class _Unfit(ValueError):
+    """A picture has not the size that its entry says, or other numbers than can be used."""
 
 
 def decode_picture(stream: BinaryIO, size: tuple[int, int]) -> NDArray:
@@ -232,5 +248,9 @@ def decode_picture(stream: BinaryIO, size: tuple[int, int]) -> NDArray:
     except Image.DecompressionBombError:
         raise ValueError(f"more than {MAX_PIXELS} pixels") from None
     if array.shape[1::-1] != size:
-        raise _OtherSize(f"is {array.shape[1]}x{array.shape[0]}, its entry says {size[0]}x{size[1]}")
-    return array.astype(np.uint16) if deep else array
+        raise _Unfit(f"is {array.shape[1]}x{array.shape[0]}, its entry says {size[0]}x{size[1]}")
+    if not deep:
+        return array
+    if array.min() < 0 or array.max() > 65535:  # cast, they would come back as other greys
+        raise _Unfit("has values outside 16 bits: save it with whole numbers from 0 to 65535")
+    return array.astype(np.uint16)

@@ -61,7 +61,8 @@ class GroundingRecord:
         split (`str`): one of `SPLITS`.
         boxes (`np.ndarray` of shape `(n, 4)`): float32 xyxy pixels, continuous (width = x2 - x1).
         labels (`tuple[str]`): one per box.
-        annotated (`tuple[str]`): the labels that are marked wherever they occur in this picture; others are unknown.
+        annotated (`tuple[str]`): the labels that are marked wherever they occur in this picture, among them all that
+            have boxes; others are unknown.
         size (`tuple[int, int]`): width and height in pixels.
         loader: returns the pixels: `(h, w)` or `(h, w, 3)` uint8 or uint16, or `(h, w)` int16 of Hounsfield units.
         is_hounsfield (`bool`): the pixels are Hounsfield units.
@@ -84,6 +85,12 @@ class GroundingRecord:
     hints: Hints = Hints()
     weight: float = 1.0
     in_subset: bool = False
+
+    def __post_init__(self) -> None:
+        # A label with boxes that may not be asked would be learned as background, or stop an evaluation.
+        if not set(self.labels) <= set(self.annotated):
+            odd = ", ".join(sorted(set(self.labels) - set(self.annotated)))
+            raise ValueError(one_line(f"{self.image_id}: has boxes of labels that are not annotated in it: {odd}"))
 
     def load(self) -> NDArray:
         """Decode the pixels."""
@@ -172,27 +179,46 @@ def as_boxes(boxes: Sequence[Sequence[float]], size: tuple[int, int]) -> NDArray
 def join_lungs(record: GroundingRecord, vocabulary: set[str]) -> GroundingRecord:
     """The record with `lung` (the box round both) consistent with `left lung` and `right lung`.
 
-    Both sides marked: the box round both is added. Only `lung` marked: the sides are unknown, not absent. One side
-    marked: `lung` is unknown.
+    Both sides marked: the box round both is added where there is none. `lung` marked: a side without a box is unknown,
+    not absent. One side marked, but not `lung`: `lung` is unknown.
 
     Args:
         vocabulary: all labels of the source; one that marks neither side is left alone.
     """
     if not set(LUNG_SIDES) <= vocabulary:
         return record
-    annotated, places = set(record.annotated), [record.labels.index(n) for n in LUNG_SIDES if n in record.labels]
-    if LUNG in record.labels:
-        return replace(record, annotated=tuple(sorted(annotated - set(LUNG_SIDES))))
-    if len(places) < 2:
-        return replace(record, annotated=tuple(sorted(annotated - {LUNG}))) if places else record
+    sides = set(LUNG_SIDES) & set(record.labels)
+    if LUNG in record.labels or len(sides) < 2:
+        unknown = set(LUNG_SIDES) - sides if LUNG in record.labels else {LUNG} if sides else set()
+        return replace(record, annotated=tuple(name for name in record.annotated if name not in unknown))
     both = record.boxes[[name in LUNG_SIDES for name in record.labels]]
     union = np.concatenate([both[:, :2].min(axis=0), both[:, 2:].max(axis=0)])
     return replace(
         record,
         boxes=np.concatenate([record.boxes, union[None]]),
         labels=(*record.labels, LUNG),
-        annotated=tuple(sorted(annotated | {LUNG})),
+        annotated=tuple(sorted({*record.annotated, LUNG})),
     )
+
+
+def without_unknown(
+    labels: Sequence[str], boxes: NDArray[np.float32], annotated: Sequence[str], unknown: Iterable[str] = ()
+) -> tuple[tuple[str, ...], NDArray[np.float32], tuple[str, ...]]:
+    """Labels, boxes and `annotated` without what is not known wherever it occurs.
+
+    Of a label that is marked here, but not wherever it occurs, the boxes are left out too: beside them its other
+    places would be learned as background.
+
+    Args:
+        unknown: labels to leave open, whether they are `annotated` or not.
+    """
+    opened = {*unknown, *(set(labels) - set(annotated))}
+    if opened & {LUNG, *LUNG_SIDES}:
+        # Where a lung is left open, neither its side nor the box round both is certain to be absent.
+        opened |= {LUNG, *LUNG_SIDES} - set(labels)
+    known = set(annotated) - opened
+    places = [number for number, label in enumerate(labels) if label in known]
+    return tuple(labels[number] for number in places), boxes[places], tuple(sorted(known))
 
 
 def with_channels(record: GroundingRecord) -> list[GroundingRecord]:

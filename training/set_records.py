@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .coco_records import decode_picture
-from .records import SPLITS, GroundingRecord, HintTable, as_boxes, join_lungs, with_channels
+from .records import SPLITS, GroundingRecord, HintTable, as_boxes, join_lungs, with_channels, without_unknown
 
 
 def set_records(data: Path | str, modalities: list[str], hints: HintTable) -> list[GroundingRecord]:
@@ -106,15 +106,19 @@ def _record(
     own = hints.of(modality, row["source"], vocabulary)
     # Of 8 bits the values beyond the window are lost; such pictures are treated as any other of a known window.
     deep = modality == "ct" and len(row["window"]) == 2 and row["window"][1] - row["window"][0] > 60000
+    # The builder leaves a label open in a picture where it turned some of its marks away, and keeps the others.
+    labels, boxes, annotated = without_unknown(
+        [names[category] for category in objects["category"]], as_boxes(objects["bbox"], size), row["annotated"]
+    )
     return GroundingRecord(
         modality=modality,
         source=row["source"],
         image_id=f"{row['case']} {row['plane']} {row['index']}" if row["plane"] else row["case"],
         patient=row["patient"],
         split=split,
-        boxes=as_boxes(objects["bbox"], size),
-        labels=tuple(names[category] for category in objects["category"]),
-        annotated=tuple(sorted(row["annotated"])),
+        boxes=boxes,
+        labels=labels,
+        annotated=annotated,
         size=size,
         loader=replace(pixels, window=tuple(row["window"])) if deep else pixels,
         is_hounsfield=deep,

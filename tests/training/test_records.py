@@ -4,12 +4,17 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 
 from dataset_scripts.build import build
@@ -18,6 +23,7 @@ from tests.dataset_scripts.raw_data import VOLUME_RECIPE, write_polyps, write_re
 from training.coco_records import coco_files, read_picture
 from training.records import (
     HINTS_FILE,
+    GroundingRecord,
     Hints,
     HintTable,
     as_boxes,
@@ -26,6 +32,7 @@ from training.records import (
     load_records,
     shared_patients,
     with_channels,
+    without_unknown,
 )
 
 from .tiny_data import hints, make_data, record, save_coco
@@ -71,6 +78,18 @@ class TestBuiltSets:
         assert not any(r.is_hounsfield for r in flat)
         values = np.concatenate([r.load().ravel() for r in deep])
         assert -160 < values.min() < -100 < 80 < values.max() < 160
+
+    def test_boxes_of_what_was_left_open_are_left_out(self, built: Path, tmp_path: Path) -> None:
+        shutil.copytree(built, tmp_path / "opened")
+        (file,) = (tmp_path / "opened" / "endoscopy").glob("train*.parquet")
+        table = pq.read_table(file)
+        rows = table["annotated"].to_pylist()
+        marked = next(number for number, found in enumerate(table["objects"].to_pylist()) if len(found["bbox"]))
+        column = pa.array([[] if number == marked else row for number, row in enumerate(rows)], pa.list_(pa.string()))
+        place = table.schema.get_field_index("annotated")
+        pq.write_table(table.set_column(place, table.schema.field(place), column), file)
+        found = [item for item in load_records(tmp_path / "opened", "endoscopy", "train") if not item.annotated]
+        assert found and all(item.labels == () and item.boxes.shape == (0, 4) for item in found)
 
     def test_a_tenth_is_the_sets_own(self, built: Path) -> None:
         train = load_records(built, "endoscopy", "train")
@@ -145,7 +164,18 @@ class TestCoco:
             load_records(path)
         assert load_records(one_picture(tmp_path, [("liver", [1, 2, 3, 4])], modality="CT"))[0].modality == "ct"
 
-    @pytest.mark.parametrize("box", [[1, 1, 0, 4], [1, 1, -2, 4], [1, 1, float("nan"), 4], [1, 1, 4], ["a", 1, 1, 1]])
+    @pytest.mark.parametrize(
+        "box",
+        [
+            [1, 1, -2, 4],
+            [1, 1, float("nan"), 4],
+            [1, 1, 4],
+            ["a", 1, 1, 1],
+            [10**400, 1, 1, 1],
+            [1e300, 1, 1, 1],
+            "1234",
+        ],
+    )
     def test_boxes_that_are_none(self, tmp_path: Path, box: list[Any]) -> None:
         with pytest.raises(ValueError, match=r"list.json: "):
             load_records(one_picture(tmp_path, [("liver", box)]), "ct")
@@ -213,21 +243,61 @@ class TestHints:
         assert set(HintTable.load(HINTS_FILE).sources) == known
 
 
+LUNGS = ["left lung", "lung", "right lung"]
+
+
+def lungs(marked: list[str], annotated: list[str] = LUNGS) -> GroundingRecord:
+    return record([[10 * number, 0, 10 * number + 20, 30] for number in range(len(marked))], marked, annotated)
+
+
 def test_lungs() -> None:
-    words = {"lung", "left lung", "right lung"}
-    both = record([[0, 0, 10, 20], [30, 5, 50, 30]], ["left lung", "right lung"], sorted(words))
-    assert join_lungs(both, words).labels[-1] == "lung" and join_lungs(both, words).boxes[-1].tolist() == [
-        0,
-        0,
-        50,
-        30,
-    ]
-    assert "lung" in join_lungs(record(both.boxes.tolist(), ["left lung", "right lung"]), words).annotated
-    only = record([[0, 0, 50, 20]], ["lung"], sorted(words))
-    assert join_lungs(only, words).annotated == ("lung",)
-    one = record([[0, 0, 10, 20]], ["left lung"], sorted(words))
-    assert join_lungs(one, words).annotated == ("left lung", "right lung")
+    both = join_lungs(lungs(["left lung", "right lung"], ["left lung", "right lung"]), set(LUNGS))
+    assert both.labels[-1] == "lung" and both.boxes[-1].tolist() == [0, 0, 30, 30]
+    assert both.annotated == tuple(LUNGS)
+    only = lungs(["lung"])
     assert join_lungs(only, {"lung"}) is only
+
+
+@pytest.mark.parametrize(
+    ("marked", "annotated"),
+    [
+        (["lung"], ["lung"]),
+        (["left lung"], ["left lung", "right lung"]),
+        (["lung", "left lung"], ["left lung", "lung"]),
+        (["right lung", "lung"], ["lung", "right lung"]),
+        (["right lung", "lung", "left lung"], LUNGS),
+        ([], LUNGS),
+    ],
+)
+def test_what_is_known_of_lungs(marked: list[str], annotated: list[str]) -> None:
+    found = join_lungs(lungs(marked), set(LUNGS))
+    assert found.annotated == tuple(annotated) and found.labels == tuple(marked)
+
+
+@given(
+    st.lists(st.sampled_from([*LUNGS, "liver"]), max_size=5),
+    st.sets(st.sampled_from([*LUNGS, "liver"])),
+    st.sets(st.sampled_from([*LUNGS, "liver"])),
+)
+def test_boxes_are_of_known_labels_and_nothing_becomes_absent(
+    marked: list[str], said: set[str], unknown: set[str]
+) -> None:
+    boxes = np.arange(4 * len(marked), dtype=np.float32).reshape(-1, 4)
+    labels, kept, annotated = without_unknown(marked, boxes, sorted(said), unknown)
+    assert not unknown & {*labels, *annotated} and len(labels) == len(kept)
+    assert set(annotated) - set(labels) <= said - set(marked) - unknown
+    item = record(kept.tolist(), list(labels), list(annotated))
+    found = join_lungs(item, {*LUNGS, "liver"})
+    assert set(found.labels) <= set(found.annotated) and len(found.boxes) == len(found.labels)
+    assert set(found.annotated) - set(found.labels) <= set(annotated) - set(labels)
+    opened = unknown | (set(marked) - said)
+    if opened & {"left lung", "right lung"} and "lung" not in found.labels:
+        assert "lung" not in found.annotated, "an unknown side may be all that is seen of the lungs"
+
+
+def test_boxes_of_what_is_not_annotated_are_no_record() -> None:
+    with pytest.raises(ValueError, match="a: has boxes of labels that are not annotated in it: spleen"):
+        record([[1, 1, 5, 5], [2, 2, 4, 4]], ["liver", "spleen"], ["liver"])
 
 
 def test_views_of_single_channels() -> None:
