@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import sys
 from dataclasses import dataclass, replace
@@ -11,6 +12,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from modeling_medglip.errors import one_line
 
 from .coco_records import decode_picture
 from .records import SPLITS, GroundingRecord, HintTable, as_boxes, join_lungs, with_channels, without_unknown
@@ -34,12 +37,39 @@ def set_records(data: Path | str, modalities: list[str], hints: HintTable) -> li
     except Exception as error:  # what is no data set makes the library raise nearly anything
         raise ValueError(f"{data}: cannot be read as a data set ({type(error).__name__})") from None
     records: list[GroundingRecord] = []
+    kept = _kept_in(folder) if folder.is_dir() else None
     for modality in modalities:
         if modality in known:
-            for split, table in datasets.load_dataset(str(data), modality).items():
+            for split, table in _tables(data, modality, kept).items():
                 if split in SPLITS and "objects" in table.column_names:
                     records += _split_records(table, modality, split, hints)
     return records
+
+
+def _tables(data: Path | str, modality: str, kept: str | None) -> Any:
+    import datasets
+
+    try:
+        return datasets.load_dataset(str(data), modality, cache_dir=kept)
+    except Exception as error:  # as above: damaged tables, other counts than the card's, a full disk
+        reason = one_line(f"{type(error).__name__} {error}", 120)
+        raise ValueError(f"{data}: {modality} cannot be read: build the data set again ({reason})") from None
+
+
+def _kept_in(folder: Path) -> str:
+    """Where the library may keep its copy of a folder's tables.
+
+    It tells folders apart by their last name and what their card says. A set that was built again in the same place,
+    or another one of that name, would get the older rows; so this tells them apart by place, sizes and times.
+    """
+    import datasets
+
+    digest = hashlib.sha256(str(folder.resolve()).encode("utf-8", "surrogatepass"))
+    for path in sorted(folder.rglob("*.parquet")):
+        found = path.stat()
+        told = f"{path.relative_to(folder)} {found.st_size} {found.st_mtime_ns}"
+        digest.update(told.encode("utf-8", "surrogatepass"))
+    return str(Path(datasets.config.HF_DATASETS_CACHE) / f"medglip_{digest.hexdigest()[:32]}")
 
 
 def _split_records(table: Any, modality: str, split: str, hints: HintTable) -> list[GroundingRecord]:

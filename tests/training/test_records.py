@@ -52,6 +52,10 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return raw / "set"
 
 
+def _left_edges(folder: Path) -> list[float]:
+    return [box[0] for record in load_records(folder, "ct", "train") for box in record.boxes.tolist()]
+
+
 class TestBuiltSets:
     def test_they_say_what_the_coco_files_say(self, built: Path) -> None:
         records = load_records(built)
@@ -90,6 +94,27 @@ class TestBuiltSets:
         pq.write_table(table.set_column(place, table.schema.field(place), column), file)
         found = [item for item in load_records(tmp_path / "opened", "endoscopy", "train") if not item.annotated]
         assert found and all(item.labels == () and item.boxes.shape == (0, 4) for item in found)
+
+    def test_a_set_that_was_built_again_is_read_again(self, built: Path, tmp_path: Path) -> None:
+        """With the same card, which is all that the library's own cache looks at."""
+        first, second = tmp_path / "a" / "set", tmp_path / "b" / "set"
+        shutil.copytree(built, first)
+        shutil.copytree(built, second)
+        before = _left_edges(first)
+        for folder in (second, first):  # elsewhere under the same name, and in the same place
+            (path,) = (folder / "ct").glob("train-*.parquet")
+            table = pq.read_table(path)
+            rows = [{**row, "bbox": [[x + 1, *y] for x, *y in row["bbox"]]} for row in table["objects"].to_pylist()]
+            objects = pa.array(rows, table.schema.field("objects").type)
+            pq.write_table(table.set_column(table.column_names.index("objects"), "objects", objects), path)
+            assert _left_edges(folder) == [edge + 1 for edge in before]
+
+    def test_damaged_tables(self, built: Path, tmp_path: Path) -> None:
+        shutil.copytree(built, tmp_path / "set")
+        for path in (tmp_path / "set" / "ct").glob("*.parquet"):
+            path.write_bytes(b"PAR1 torn")
+        with pytest.raises(ValueError, match="ct cannot be read: build the data set again"):
+            load_records(tmp_path / "set", "ct")
 
     def test_a_tenth_is_the_sets_own(self, built: Path) -> None:
         train = load_records(built, "endoscopy", "train")
