@@ -25,7 +25,8 @@ import yaml
 from modeling_medglip.checkpoint import weights_sha256
 from modeling_medglip.errors import one_line
 
-from .dataset import MOST_BROKEN, foreign_labels
+from .dataset import foreign_labels
+from .guards import MOST_BROKEN
 from .hierarchy_metrics import hierarchy_scores
 from .intervals import interval
 from .metrics import (
