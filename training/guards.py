@@ -103,6 +103,9 @@ OPTIONS: Mapping[str, Rule] = {
     "seed": _whole(0, 2**32 - 1),
     "threads": PROCESSES,
     "workers": PROCESSES,
+    "processes": COUNT,
+    "draws": COUNT,
+    "steps": COUNT,
 }
 OPTIMISATION: Mapping[str, Rule] = {
     "optimizer": _one_of("adamw", "adam"),
