@@ -86,7 +86,7 @@ def adapter_card(results: Mapping[str, Any]) -> str:
         modality=results["modality"],
         train=int(results["pictures"]["train"]),
         validation=int(results["pictures"]["validation"]),
-        own=scores_table(results["before"], results["after"]),
+        own=_own(results),
         known=_known(results),
     )  # fmt: skip
     return join(header, body)
@@ -100,6 +100,12 @@ def scores_table(before: Mapping[str, Any], after: Mapping[str, Any]) -> str:
         for name, first, last in [*rows, ("**mean**", before["mean"], after["mean"])]
     ]
     return table(["label", "AP50 before", "after", "AP before", "after"], cells)
+
+
+def _own(results: Mapping[str, Any]) -> str:
+    if not results["after"]["labels"]:
+        return "Nothing was measured: no validation picture has a box.\n"
+    return scores_table(results["before"], results["after"])
 
 
 def _known(results: Mapping[str, Any]) -> str:

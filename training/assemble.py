@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from typing import Any
 import torch
 
 from modeling_medglip.configuration_medglip import MODALITIES
+from modeling_medglip.errors import one_line
 from modeling_medglip.image_processing_medglip import MedGlipImageProcessor
 from modeling_medglip.modeling_medglip import MedGlipForObjectDetection
 from modeling_medglip.processing_medglip import MedGlipProcessor
@@ -36,18 +38,18 @@ def assemble(runs: Path, data: Path | str, manifest: Path, out: Path, router: Pa
     """Write the checkpoint and return the modalities in it.
 
     Raises:
-        `ValueError`: no trained expert in `runs`.
+        `ValueError`: no trained expert in `runs`, or no data set. `OSError`: no manifest.
     """
     found = {name: runs / name / "expert" for name in MODALITIES if (runs / name / "expert" / "config.json").is_file()}
     if not found:
         raise ValueError(f"{runs}: no <modality>/expert folder there; run training.finetune first")
+    rows, processor = license_rows(manifest), build_processor(found, router)  # before anything is written
     model = MedGlipForObjectDetection.from_experts(found)
     shorten_embeddings(model)
     model.config.label_hierarchy = {"trained_labels": trained_labels(data, list(found))}
     model.half().save_pretrained(out, max_shard_size=SHARD_SIZE)
-    build_processor(found, router).save_pretrained(out)
+    processor.save_pretrained(out)
     tidy(out)
-    rows = license_rows(manifest)
     (out / LICENSES).write_text(json.dumps(rows, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     return list(found)
 
@@ -116,15 +118,19 @@ def tidy(folder: Path) -> None:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Command line."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    """Command line; returns the exit status."""
+    parser = argparse.ArgumentParser(prog="python -m training.assemble", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--runs", type=Path, required=True)
     parser.add_argument("--data", default=DEFAULT_DATA, help="what the experts were trained on")
     parser.add_argument("--manifest", type=Path, default=Path("../shared/data/MANIFEST.md"), help="table of licences")
     parser.add_argument("--out", type=Path, default=EMBEDDED)
     parser.add_argument("--router", type=Path, help="JSON that training.router wrote")
     options = parser.parse_args(argv)
-    names = assemble(options.runs, options.data, options.manifest, options.out, options.router)
+    try:
+        names = assemble(options.runs, options.data, options.manifest, options.out, options.router)
+    except (ValueError, OSError, ModuleNotFoundError) as error:
+        print(f"error: {one_line(error, 300)}", file=sys.stderr)
+        return 2
     size = sum(path.stat().st_size for path in options.out.glob("*.safetensors")) / 1e6
     print(f"{options.out}: {', '.join(names)}; {size:.1f} MB of tensors")
     return 0

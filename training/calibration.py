@@ -22,12 +22,14 @@ import torch
 from numpy.typing import NDArray
 
 from modeling_medglip.configuration_medglip import MedGlipConfig, MedGlipHeadConfig
+from modeling_medglip.errors import one_line
 from modeling_medglip.modeling_medglip import MedGlipForObjectDetection
 from modeling_medglip.processing_medglip import MedGlipProcessor
 from modeling_medglip.results import write_text
 
 from .assemble import EMBEDDED
 from .evaluate import detect, source_labels
+from .guards import readable_enough
 from .metrics import Detections, annotated_only, right_boxes
 from .phrase_metrics import calibration_error, reliability
 from .records import DEFAULT_DATA, GroundingRecord, drawn, load_records
@@ -118,16 +120,22 @@ def calibrate(
 
     Returns:
         modality -> `slope`, `intercept`, `pictures`, and the [`errors`].
+
+    Raises:
+        `ValueError`: no validation pictures of an expert, too many that cannot be read, or too few boxes in them.
     """
     config = model.config
     clear(config)
     fitted: dict[str, dict[str, Any]] = {}
     for name in config.modalities:
-        records = load_records(data, [name], split="validation")
+        records = readable_enough(load_records(data, [name], split="validation"), {}, f"{data}: {name}")
         asked = source_labels(records)
         found, _ = detect(model, processor, records, [asked[f"{name}/{record.source}"] for record in records])
         found = annotated_only(records, found)
-        slope, intercept = (round(value, 4) for value in fit_boxes(records, found))
+        try:
+            slope, intercept = (round(value, 4) for value in fit_boxes(records, found))
+        except ValueError as error:
+            raise ValueError(f"{data}: {name}: {error}") from None
         logger.info("%s: slope %.3f, intercept %.3f from %d pictures", name, slope, intercept, len(records))
         shares = errors(records, found, (slope, intercept))
         fitted[name] = {"slope": slope, "intercept": intercept, "pictures": len(records), **shares}
@@ -146,25 +154,35 @@ def clear(config: MedGlipConfig) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Command line."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    """Command line; returns the exit status."""
+    parser = argparse.ArgumentParser(
+        prog="python -m training.calibration", description=(__doc__ or "").splitlines()[0]
+    )
     parser.add_argument("--model", type=Path, default=EMBEDDED)
     parser.add_argument("--data", default=DEFAULT_DATA)
     parser.add_argument("--report", type=Path, help="JSON file for the calibration errors before and after")
     options = parser.parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     torch.set_flush_denormal(True)
-    model = MedGlipForObjectDetection.from_pretrained(options.model).eval()
-    fitted = calibrate(model, MedGlipProcessor.from_pretrained(options.model), options.data)
-    document = json.loads((options.model / "config.json").read_text(encoding="utf-8"))
-    document["head_config"]["score_calibration"] = None
-    document["expert_overrides"] = model.config.expert_overrides
-    text = json.dumps(document, indent=2, ensure_ascii=False) + "\n"
-    (options.model / "config.json").write_text(text, encoding="utf-8")
-    if options.report:
-        report = {"schema": SCHEMA, "modalities": fitted}
-        write_text(options.report, json.dumps(report, indent=1, allow_nan=False) + "\n")
+    try:
+        model = MedGlipForObjectDetection.from_pretrained(options.model).eval()
+        fitted = calibrate(model, MedGlipProcessor.from_pretrained(options.model), options.data)
+        _write(options.model / "config.json", model.config)
+        if options.report:
+            report = {"schema": SCHEMA, "modalities": fitted}
+            write_text(options.report, json.dumps(report, indent=1, allow_nan=False) + "\n")
+    except (ValueError, OSError, KeyError) as error:
+        print(f"error: {one_line(error, 300)}", file=sys.stderr)
+        return 2
     return 0
+
+
+def _write(file: Path, config: MedGlipConfig) -> None:
+    """Put the experts' lines into a checkpoint's configuration."""
+    document = json.loads(file.read_text(encoding="utf-8"))
+    document["head_config"]["score_calibration"] = None
+    document["expert_overrides"] = config.expert_overrides
+    file.write_text(json.dumps(document, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

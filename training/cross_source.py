@@ -15,6 +15,7 @@ import json
 import logging
 import sys
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +27,11 @@ from modeling_medglip.results import write_text
 
 from .dataset import GroundingCollator
 from .finetune import Settings, load_base, make_dataset
-from .protocol import from_scratch, prepare, study_parser
+from .guards import nothing_to_measure, readable_enough
+from .protocol import agree, conditions, from_scratch, prepare, study_parser
 from .recipe import Recipe, load_recipe
 from .records import GroundingRecord, chosen_labels, load_records
+from .run_identity import claim, run_identity
 from .run_report import measure
 from .trainer import freeze, train_expert
 
@@ -67,12 +70,17 @@ def judged(records: Sequence[GroundingRecord], source: str, labels: Sequence[str
 def trained_on(
     train: Sequence[GroundingRecord], data: str, modality: str, recipe: Recipe, out: Path, seed: int
 ) -> tuple[Any, Any]:
-    """An expert from the starting weights, trained on these pictures; returns model and processor."""
+    """An expert from the starting weights, trained on these pictures; returns model and processor.
+
+    Raises:
+        `ValueError`: the folder holds checkpoints of another training.
+    """
     torch.manual_seed(seed)
     model, processor = load_base(Settings(data, modality, recipe="embedded"), recipe)
     freeze(model, recipe.optimisation)
     dataset = make_dataset(train, train, processor, recipe, seed)
     collator = GroundingCollator(processor)
+    claim(out, run_identity({"recipe": asdict(recipe), "seed": seed, "modality": modality}, train, model))
     train_expert(model, dataset, collator, recipe.expert(modality), recipe.optimisation, out, seed)
     return model.eval(), processor
 
@@ -86,37 +94,62 @@ def cross_source(modalities: Sequence[str], data: str, recipe: Recipe, out: Path
     from_scratch(recipe)
     path = out / "cross_source.json"
     measured: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {"schema": SCHEMA}
-    for modality in modalities:
-        records = load_records(data, modality)
+    # All of them before hours of training: one may have no source to leave out.
+    pictures = {modality: _comparable(data, modality) for modality in modalities}
+    for modality, (records, shared) in pictures.items():
         own = measured.setdefault("modalities", {}).setdefault(modality, {"sources": {}})
         own |= {"epochs": recipe.expert(modality).epochs, "size": recipe.expert(modality).size}
-        shared = shared_labels(records)
-        if not shared:
-            raise ValueError(f"{data}: no two sources of {modality} share a label, so none can be left out")
-        train = [record for record in records if record.split == "train"]
-        for source in shared:
-            conditions = {"epochs": own["epochs"], "size": own["size"], "seed": seed}
+        now = conditions(records, recipe, modality, seed)
+        for source, labels in shared.items():
             if source in own["sources"]:
-                if own["sources"][source]["conditions"] != conditions:
-                    raise ValueError(f"{source}: measured with other settings before: choose another --out")
+                if not agree(own["sources"][source]["conditions"], now):
+                    raise ValueError(
+                        f"{modality}, {source}: measured with other pictures or settings before: choose another --out"
+                    )
                 continue
-            pictures = judged(records, source, shared[source])
-            others = [record for record in train if record.source != source]
-            logger.info("%s: %s left out, %d pictures of it", modality, source, len(pictures))
-            unseen = trained_on(others, data, modality, recipe, out / modality / source, seed)
-            row = {
-                "conditions": conditions,
-                "labels": shared[source],
-                "pictures": len(pictures),
-                "unseen": measure(*unseen, pictures).as_dict(),
-            }
-            if not any(record.split == "train" for record in pictures):
-                seen = trained_on(train, data, modality, recipe, out / modality / EVERYTHING, seed)
-                row["seen"] = measure(*seen, pictures).as_dict()
-            own["sources"][source] = row
+            row = _left_out(source, labels, records, data, modality, recipe, out / modality, seed)
+            own["sources"][source] = {"conditions": now, **row}
             write_text(path, json.dumps(measured, indent=1, allow_nan=False) + "\n")
             write_text(out / "cross_source.md", page(measured))
     return measured
+
+
+def _comparable(data: str, modality: str) -> tuple[list[GroundingRecord], dict[str, tuple[str, ...]]]:
+    """The records of a modality, and the [`shared_labels`] of its sources."""
+    records = load_records(data, modality)
+    if shared := shared_labels(records):
+        return records, shared
+    raise ValueError(
+        f"{data}: no two sources of {modality} share a label, so none can be left out: choose others with --modality"
+    )
+
+
+def _left_out(
+    source: str,
+    labels: Sequence[str],
+    records: Sequence[GroundingRecord],
+    data: str,
+    modality: str,
+    recipe: Recipe,
+    out: Path,
+    seed: int,
+) -> dict[str, Any]:
+    """Train without a source, and with it where it has pictures of its own for validation; measure both. `broken` is
+    how many of the pictures that it is judged by were left out."""
+    broken: dict[str, str] = {}
+    pictures = readable_enough(judged(records, source, labels), broken, f"{data}: {source}")
+    if reason := nothing_to_measure(len(pictures), any(record.labels for record in pictures)):
+        raise ValueError(f"{data}: {modality}, {source}: {reason} that can be read: mend the data")
+    train = [record for record in records if record.split == "train"]
+    others = [record for record in train if record.source != source]
+    logger.info("%s: %s left out, %d pictures of it", modality, source, len(pictures))
+    unseen = trained_on(others, data, modality, recipe, out / source, seed)
+    row: dict[str, Any] = {"labels": labels, "pictures": len(pictures), "broken": len(broken)}
+    row["unseen"] = measure(*unseen, pictures).as_dict()
+    if not any(record.split == "train" for record in pictures):
+        seen = trained_on(train, data, modality, recipe, out / EVERYTHING, seed)
+        row["seen"] = measure(*seen, pictures).as_dict()
+    return row
 
 
 def page(measured: dict[str, Any]) -> str:
@@ -142,8 +175,8 @@ def page(measured: dict[str, Any]) -> str:
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line; returns the exit status."""
     options = study_parser("training.cross_source", __doc__ or "", "runs/cross_source").parse_args(argv)
-    prepare(options.threads)
     try:
+        prepare(options)
         recipe = load_recipe(options.recipe).changed(options.modality, epochs=options.epochs, size=options.size)
         measured = cross_source(options.modality, options.data, recipe, options.out, options.seed)
     except (ValueError, OSError, ModuleNotFoundError) as error:

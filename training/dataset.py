@@ -26,6 +26,7 @@ from .augmentation import (
     visible_share,
     window_channels,
 )
+from .guards import too_many
 from .prompts import PromptRecipe, PromptSampler, Vocabulary, rough_token_length
 from .records import GroundingRecord
 
@@ -35,8 +36,6 @@ CACHE_BYTES = 2 << 30
 HOUNSFIELD_SHARE = 0.85
 HOUNSFIELD_JITTER = (0.05, 30.0)
 AIR = -1000.0
-# Share of the pictures that may be broken before a training stops.
-MOST_BROKEN = 0.01
 # What reading a broken picture raises.
 UNREADABLE = (OSError, ValueError, SyntaxError)
 logger = logging.getLogger(__name__)
@@ -165,7 +164,7 @@ class GroundingDataset(Dataset):
         """The record with its picture, or the next one that can be read. What is broken is named once and counted.
 
         Raises:
-            `ValueError`: more than `MOST_BROKEN` of the pictures are broken.
+            `ValueError`: more than `guards.MOST_BROKEN` of the pictures are broken.
         """
         for place in (*range(number, len(self.records)), *range(number)):
             try:
@@ -179,7 +178,7 @@ class GroundingDataset(Dataset):
             self._broken[place] = 1
             logger.warning("left out: %s", one_line(f"{self.records[place].image_id}: {error}", 200))
         count = int(self._broken.sum())
-        if count > max(1, MOST_BROKEN * len(self.records)):
+        if too_many(count, len(self.records)):
             first = self.records[int(self._broken.argmax())].image_id
             raise ValueError(
                 f"{count} of {len(self.records)} pictures cannot be read: mend the data; "

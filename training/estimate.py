@@ -28,6 +28,8 @@ from modeling_medglip.errors import one_line
 from modeling_medglip.markdown import table
 from modeling_medglip.results import write_text
 
+from .guards import check_options
+
 
 SCHEMA = "medglip/full_size@1"
 # The pictures of the paper's data set, all modalities together (its abstract), and labels of a prompt as it has them.
@@ -185,6 +187,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parser.parse_args(argv)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     try:
+        check_options(vars(options))
         if options.model:
             model = MedGlipForObjectDetection.from_pretrained(options.model)
         else:

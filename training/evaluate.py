@@ -24,9 +24,11 @@ import torch
 import yaml
 
 from modeling_medglip.checkpoint import weights_sha256
+from modeling_medglip.configuration_medglip import resolve_modality
 from modeling_medglip.errors import one_line
 
-from .dataset import MOST_BROKEN, foreign_labels
+from .dataset import foreign_labels
+from .guards import check_options, nothing_to_measure, readable_enough
 from .hierarchy_metrics import hierarchy_scores
 from .intervals import interval
 from .metrics import (
@@ -43,7 +45,7 @@ from .mirrored import averaged, mirrored
 from .phrase_metrics import calibration_error, froc, on_negatives, phrase_scores, reliability
 from .plots import write_plots
 from .prompts import SYNONYMS_FILE, Vocabulary
-from .records import DEFAULT_DATA, MODALITIES, GroundingRecord, load_records, readable
+from .records import DEFAULT_DATA, MODALITIES, GroundingRecord, load_records
 from .report import write_page
 from .worst_cases import write_worst_cases
 
@@ -374,6 +376,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--limit", type=int, default=None, help="at most so many pictures per source")
     arguments = parser.parse_args(argv)
     try:
+        check_options({"batch-size": arguments.batch_size, "limit": arguments.limit})
         results = _evaluate_folder(arguments)
         out = Path(arguments.out)
         out.mkdir(parents=True, exist_ok=True)
@@ -381,9 +384,33 @@ def main(argv: Sequence[str] | None = None) -> int:
         write_page(out / "results.json", out / "results.md")
         write_plots(results, out)
     except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+        print(f"error: {one_line(error, 300)}", file=sys.stderr)
+        return 2
     return 0
+
+
+def _validation(
+    records: Sequence[GroundingRecord], data: str, asked: Sequence[str] | None
+) -> tuple[list[GroundingRecord], int]:
+    """The validation pictures that can be read, and how many cannot.
+
+    Args:
+        asked: modalities that must be there; without any, those that have validation pictures.
+
+    Raises:
+        `ValueError`: too many pictures of a modality are broken, or none of it has a box.
+    """
+    held_out = [record for record in records if record.split == "validation"]
+    names = [resolve_modality(name) for name in asked or ()] or list(dict.fromkeys(r.modality for r in held_out))
+    kept: list[GroundingRecord] = []
+    for name in dict.fromkeys(names):
+        own = readable_enough([r for r in held_out if r.modality == name], {}, data)
+        if reason := nothing_to_measure(len(own), any(record.labels for record in own)):
+            raise ValueError(f"{data}: {name}: {reason}: add some, or choose others with --modality")
+        kept += own
+    if not kept:
+        raise ValueError(f"{data}: no validation pictures: add some, or divide the data by patient")
+    return kept, len(held_out) - len(kept)
 
 
 def _evaluate_folder(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -402,16 +429,14 @@ def _evaluate_folder(arguments: argparse.Namespace) -> dict[str, Any]:
 
         model = load_adapter(model, arguments.adapter).get_base_model()
     records = load_records(arguments.data, arguments.modality or model.config.modalities)
-    valid, train = ([record for record in records if record.split == split] for split in ("validation", "train"))
-    broken: dict[str, str] = {}
-    valid = readable(valid, broken)
-    if len(broken) > max(1, MOST_BROKEN * len(valid)):
-        raise ValueError(f"{arguments.data}: {len(broken)} validation pictures cannot be read: mend the data")
+    train = [record for record in records if record.split == "train"]
+    valid, broken = _validation(records, arguments.data, arguments.modality)
     quick = {name: getattr(arguments, name) for name in ("batch_size", "limit", "pictures", "mirror")}
     results = evaluate_model(model, processor, valid, train, **quick)
     own = Path(name).is_dir() and not arguments.adapter
     told: dict[str, Any] = {"model": Path(name).name, "weights_sha256": weights_sha256(Path(name)) if own else None}
     told |= {"mirror": True} if arguments.mirror else {}
+    told["broken"] = broken
     return {**told, "torch_threads": torch.get_num_threads(), **results}
 
 

@@ -32,12 +32,13 @@ from modeling_medglip.modeling_medglip import MedGlipForObjectDetection
 from modeling_medglip.processing_medglip import MedGlipProcessor
 
 from .dataset import GroundingCollator, GroundingDataset, PhraseLength, foreign_labels
+from .guards import check_options, nothing_to_measure, readable_enough
 from .lora import add_adapter, forget_calibration, save_adapter
 from .preview import counts, prompt_texts, write_sheet
 from .processes import process_state, shards_weights, told_by_worker, united
 from .prompts import Vocabulary
 from .recipe import ExpertRecipe, Recipe, load_recipe
-from .records import GroundingRecord, chosen_labels, drawn, fraction_of, load_records, readable, shared_patients
+from .records import GroundingRecord, chosen_labels, drawn, fraction_of, load_records, shared_patients
 from .remember import known_labels, with_known
 from .run_identity import claim, run_identity
 from .run_report import Scores, measure, write_run
@@ -101,9 +102,13 @@ def resolved_recipe(settings: Settings) -> Recipe:
     """The recipe with what the command line puts in its place.
 
     Raises:
-        `ValueError`: no such recipe.
+        `ValueError`: no such recipe, or one that builds the base of an adapter anew: nobody else would have it.
     """
     recipe = load_recipe(settings.recipe or ("lora" if settings.lora else "full"))
+    if settings.lora and settings.model is None and recipe.model:
+        raise ValueError(
+            f"--lora --recipe {settings.recipe}: it builds a new model, and an adapter needs a base: give --model"
+        )
     given = {name: getattr(settings, name) for name in CHANGED}
     if settings.head_rate is not None:
         recipe = replace(recipe, optimisation=replace(recipe.optimisation, head_rate=settings.head_rate))
@@ -170,7 +175,7 @@ def load_data(settings: Settings) -> Data:
     """Read the pictures.
 
     Raises:
-        `ValueError`: no training pictures, or none with a box.
+        `ValueError`: no training pictures, or none with a box, or too many that cannot be read.
     """
     records = chosen_labels(load_records(settings.data, settings.modality), settings.labels, settings.exclude)
     train = fraction_of([r for r in records if r.split == "train"], settings.fraction, settings.seed)
@@ -196,16 +201,29 @@ def load_data(settings: Settings) -> Data:
                 f"{both} patients are trained on in one of --data and --replay, and held out in the other"
             )
         older = [record for record in whole if record.split == "train"]
-        kept = readable([record for record in whole if record.split == "validation"], broken)
+        held_out = [record for record in whole if record.split == "validation"]
+        kept = readable_enough(held_out, broken, settings.replay)
         total, share = sum(r.weight for r in train), settings.replay_share
         if not older:
             raise ValueError(f"{settings.replay}: no training pictures of {settings.modality} to replay")
         factor = share * total / sum(r.weight for r in older)
         older = [replace(record, weight=record.weight * factor) for record in older]
         train, everything = train + older, everything + older
-        replayed = len({_picture(record) for record in older})
-    validation = readable([r for r in records if r.split == "validation"], broken)
+        replayed = len({_picture(record) for record in older}) if share else 0
+    validation = readable_enough([r for r in records if r.split == "validation"], broken, settings.data)
     return Data(train, own, validation, kept, everything, broken, replayed)
+
+
+def _unmeasured(settings: Settings, data: Data) -> str:
+    """Why a run measures nothing; empty if it does.
+
+    Raises:
+        `ValueError`: it does not, and is to keep the best epoch.
+    """
+    reason = nothing_to_measure(len(data.validation), any(record.labels for record in data.validation))
+    if reason and settings.keep == "best":
+        raise ValueError(f"{settings.data}: {reason}, so no epoch is the best: add some, or choose --keep last")
+    return reason
 
 
 def _picture(record: GroundingRecord) -> tuple[str, str]:
@@ -245,11 +263,14 @@ def run(settings: Settings) -> dict[str, Any]:
     Raises:
         `ValueError`: settings, data or model that do not fit.
     """
+    check_options(asdict(settings))
     settings = replace(settings, modality=resolve_modality(settings.modality))
     if shards_weights() and (settings.lora or settings.keep == "best"):
         raise ValueError("sharded weights (FSDP) go with neither --lora nor --keep best: launch without FSDP")
     recipe, out, process = resolved_recipe(settings), Path(settings.out), process_state()
     data = load_data(settings)
+    if (reason := _unmeasured(settings, data)) and process.is_main_process:
+        logger.warning("%s: nothing was measured", reason)
     model, processor = load_base(settings, recipe)
     model.to(process.device)
     known = settings.known or known_labels(model.config, settings.modality)
@@ -275,7 +296,7 @@ def run(settings: Settings) -> dict[str, Any]:
         freeze(model, recipe.optimisation)
     collator = GroundingCollator(processor)
     expert = recipe.expert(settings.modality)
-    best = settings.keep == "best" and bool(data.validation)
+    best = settings.keep == "best"
 
     def score(now: nn.Module) -> dict[str, float]:
         found = measure(_plain(now), processor, data.validation)
@@ -369,10 +390,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = HfArgumentParser(Settings, prog="python -m training.finetune", description=(__doc__ or "").split("\n")[0])
     (settings,) = parser.parse_args_into_dataclasses(list(sys.argv[1:] if argv is None else argv))
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", force=True)
-    if settings.threads:
-        torch.set_num_threads(settings.threads)
     torch.set_flush_denormal(True)
     try:
+        check_options(asdict(settings))
+        if settings.threads:
+            torch.set_num_threads(settings.threads)
         results = run(settings)
     except (ValueError, OSError, ModuleNotFoundError) as error:
         print(f"error: {one_line(told_by_worker(error), 300)}", file=sys.stderr)

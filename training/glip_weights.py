@@ -25,6 +25,7 @@ from modeling_medglip.image_processing_medglip import MedGlipImageProcessor
 from modeling_medglip.modeling_medglip import MedGlipForObjectDetection
 from modeling_medglip.processing_medglip import MedGlipProcessor
 
+from .guards import check_options
 from .starting_weights import language_folder
 
 
@@ -78,6 +79,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parser.parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(message)s", force=True)
     try:
+        check_options({"size": options.size})
         tokenizer = BertTokenizerFast.from_pretrained(options.tokenizer or language_folder())
         model = glip_model(options.weights, options.modality)
         model.save_pretrained(options.out)

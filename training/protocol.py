@@ -34,10 +34,11 @@ from .baselines.deformable_detr import DeformableDetrDetector
 from .baselines.fixed_labels import FixedLabelCollator, FixedLabelProcessor
 from .dataset import GroundingCollator
 from .finetune import Settings, load_base, make_dataset
+from .guards import check_options, nothing_to_measure, readable_enough
 from .intervals import LEAST_PATIENTS, edges, patient_of, resampled
 from .prompts import PromptRecipe
 from .recipe import Recipe, load_recipe
-from .records import DEFAULT_DATA, GroundingRecord, fraction_of, load_records, readable, shared_patients
+from .records import DEFAULT_DATA, GroundingRecord, fraction_of, load_records, shared_patients
 from .run_identity import claim, run_identity
 from .run_report import Scores, find_all, scores_of
 from .trainer import freeze, train_expert
@@ -72,19 +73,20 @@ def from_scratch(recipe: Recipe) -> None:
         raise ValueError("this recipe goes on from a checkpoint that saw the data: choose one with a model: embedded")
 
 
-def read_pictures(data: str, modality: str) -> list[GroundingRecord]:
-    """The records of a modality; those for validation without the ones whose pictures cannot be decoded.
+def read_pictures(data: str, modality: str, broken: dict[str, str] | None = None) -> list[GroundingRecord]:
+    """The records of a modality; those for validation without the ones whose pictures cannot be decoded, which are
+    named in `broken`.
 
     Raises:
-        `ValueError`: none, or a patient in training and in validation.
+        `ValueError`: none, none with a box, too many broken ones, or a patient in training and in validation.
     """
     records = load_records(data, modality)
     if both := shared_patients(records):
         raise ValueError(f"{data}: {both} patients are in training and validation: divide by patient")
-    broken: dict[str, str] = {}
-    measured = readable([record for record in records if record.split == "validation"], broken)
-    if not measured:
-        raise ValueError(f"{data}: no validation pictures of {modality}, so there is nothing to measure on")
+    broken = {} if broken is None else broken
+    measured = readable_enough([record for record in records if record.split == "validation"], broken, data)
+    if reason := nothing_to_measure(len(measured), any(record.labels for record in measured)):
+        raise ValueError(f"{data}: {modality}: {reason}, so there is nothing to measure on: add some")
     return [record for record in records if record.split == "train"] + measured
 
 
@@ -120,16 +122,18 @@ def run_row(
     out: Path,
     seed: int = 0,
     records: Sequence[GroundingRecord] | None = None,
+    broken: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
     """Train and measure one row.
 
     Args:
-        records (*optional*): what [`read_pictures`] gives, where that is known already.
+        records, broken (*optional*): what [`read_pictures`] gives, where that is known already.
 
     Returns:
-        scores and numbers of pictures.
+        scores and numbers of pictures; `broken` is how many of those for validation were left out.
     """
-    records = list(records or read_pictures(data, modality))
+    left_out = dict(broken or {})
+    records = list(records or read_pictures(data, modality, left_out))
     train = [record for record in records if record.split == "train"]
     validation = [record for record in records if record.split == "validation"]
     if name == "10 %":
@@ -144,8 +148,9 @@ def run_row(
         model = _trained(name, base, processor, train, records, labels, recipe, modality, out, seed)
     found = find_all(model, asked, validation)
     scores = scores_of(validation, found)
+    count = 0 if name == "zero-shot" else _pictures(train)
     row = {
-        "pictures": {"train": 0 if name == "zero-shot" else _pictures(train), "validation": len(validation)},
+        "pictures": {"train": count, "validation": len(validation), "broken": len(left_out)},
         **_numbers(scores, train if name != "10 %" else records),
     }
     if len(set(map(patient_of, validation))) >= LEAST_PATIENTS:
@@ -208,11 +213,13 @@ def protocol(
     from_scratch(recipe)
     path = out / "protocol.json"
     measured: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {"schema": SCHEMA}
-    for modality in modalities:
+    broken: dict[str, dict[str, str]] = {modality: {} for modality in modalities}
+    # All of them before hours of training: one may have nothing to measure on.
+    pictures = {modality: read_pictures(data, modality, broken[modality]) for modality in modalities}
+    for modality, records in pictures.items():
         expert = recipe.expert(modality)
         own = measured.setdefault("modalities", {}).setdefault(modality, {"size": expert.size, "rows": {}})
         own["epochs"] = expert.epochs
-        records = read_pictures(data, modality)
         now = conditions(records, recipe, modality, seed)
         for name in rows:
             if name in own["rows"]:
@@ -223,7 +230,8 @@ def protocol(
                 continue
             logger.info("%s: %s", modality, name)
             folder = out / modality / name.replace(" ", "_").replace("%", "percent")
-            own["rows"][name] = {"conditions": now, **run_row(name, modality, data, recipe, folder, seed, records)}
+            row = run_row(name, modality, data, recipe, folder, seed, records, broken[modality])
+            own["rows"][name] = {"conditions": now, **row}
             out.mkdir(parents=True, exist_ok=True)
             write_text(path, json.dumps(measured, indent=1, allow_nan=False) + "\n")
             write_text(out / "protocol.md", table(measured))
@@ -318,11 +326,16 @@ def study_parser(module: str, about: str, out: str) -> argparse.ArgumentParser:
     return parser
 
 
-def prepare(threads: int) -> None:
-    """What every study does first: a log, and the number of threads (0: PyTorch's choice)."""
+def prepare(options: argparse.Namespace) -> None:
+    """What every study does first: a look at its options, a log, and the number of threads (0: PyTorch's choice).
+
+    Raises:
+        `ValueError`: an option out of its range.
+    """
+    check_options(vars(options))
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", force=True)
-    if threads:
-        torch.set_num_threads(threads)
+    if options.threads:
+        torch.set_num_threads(options.threads)
     torch.set_flush_denormal(True)
 
 
@@ -331,8 +344,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = study_parser("training.protocol", __doc__ or "", "runs/protocol")
     parser.add_argument("--row", nargs="+", choices=list(ROWS), default=list(ROWS), help="only these")
     options = parser.parse_args(argv)
-    prepare(options.threads)
     try:
+        prepare(options)
         recipe = load_recipe(options.recipe).changed(options.modality, epochs=options.epochs, size=options.size)
         measured = protocol(options.modality, options.data, recipe, options.out, options.row, options.seed)
     except (ValueError, OSError, ModuleNotFoundError) as error:

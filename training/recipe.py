@@ -14,6 +14,7 @@ from modeling_medglip.configuration_medglip import MODALITIES, MedGlipConfig, re
 from modeling_medglip.yaml_files import load_yaml
 
 from .augmentation import AugmentationRecipe
+from .guards import check_recipe
 from .prompts import PromptRecipe
 
 
@@ -48,10 +49,6 @@ class Optimisation:
     frozen_stages: int
     language_rate: float = 0.0
     optimizer: str = "adamw"
-
-    def __post_init__(self) -> None:
-        if self.optimizer not in ("adamw", "adam"):
-            raise ValueError(f"optimizer {self.optimizer!r}: choose adamw or adam")
 
 
 @dataclass(frozen=True)
@@ -133,13 +130,14 @@ def load_recipe(path: Path | str = EMBEDDED_RECIPE) -> Recipe:
     """Read a recipe: a file, or the name of one in `recipes/`.
 
     Raises:
-        `ValueError`: there is none, or it has unknown or missing keys.
+        `ValueError`: there is none, it has unknown or missing keys, or a value out of its range.
     """
     file = Path(path)
     if not file.is_file() and (RECIPES / f"{path}.yaml").is_file():
         file = RECIPES / f"{path}.yaml"
+    document = _document(path, file)
+    check_recipe(file.name, document)
     try:
-        document = load_yaml(file.read_text(encoding="utf-8"))
         optimisation = Optimisation(**document.pop("optimisation"))
         experts = {
             name if name == ANY else resolve_modality(name): ExpertRecipe(**part)
@@ -151,13 +149,24 @@ def load_recipe(path: Path | str = EMBEDDED_RECIPE) -> Recipe:
         balance = float(document.pop("balance", 0.0))
         if document:
             raise TypeError(f"unknown keys {', '.join(map(str, document))}")
-    except OSError:
-        names = ", ".join(sorted(found.stem for found in RECIPES.glob("*.yaml")))
-        raise ValueError(f"{path}: no such recipe; there are {names}, or give a file") from None
-    except (KeyError, TypeError, AttributeError, ValueError, yaml.YAMLError) as error:
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise ValueError(f"{file.name}: not a training recipe ({error})") from None
     ordered = {name: experts[name] for name in (*MODALITIES, ANY) if name in experts}
     return Recipe(optimisation, ordered, model, augmentation, prompts, balance)
+
+
+def _document(path: Path | str, file: Path) -> dict[str, Any]:
+    """What a recipe's file holds, not looked at yet."""
+    try:
+        document = load_yaml(file.read_text(encoding="utf-8"))
+    except OSError:
+        names = ", ".join(sorted(found.stem for found in RECIPES.glob("*.yaml")))
+        raise ValueError(f"{path}: no such recipe; there are {names}, or give a file") from None
+    except (ValueError, yaml.YAMLError) as error:
+        raise ValueError(f"{file.name}: not a training recipe ({error})") from None
+    if not isinstance(document, dict):
+        raise ValueError(f"{file.name}: not a training recipe (it has no keys)")
+    return document
 
 
 def _with_tuples(values: dict[str, Any]) -> dict[str, Any]:

@@ -46,8 +46,11 @@ def render_page(
 def render_markdown(results: dict[str, Any]) -> str:
     """All tables of an evaluation: the summary, then labels, wordings and sides of every modality."""
     told = "Averaged with what is found in the mirror image where no label has a side.\n\n"
+    told = told if results.get("mirror") else ""
+    if broken := results.get("broken"):  # results of before November 2026 do not say
+        told += f"Left out, as they cannot be read: {broken}.\n\n"
     parts = [
-        "## Summary\n\n" + (told if results.get("mirror") else "") + summary_table(results),
+        "## Summary\n\n" + told + summary_table(results),
         "At the default threshold, on the images that the two calibration numbers per expert were fitted on:\n\n"
         + threshold_table(results),
     ]

@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import io
 import json
+import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -22,10 +23,12 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from modeling_medglip.configuration_medglip import MODALITIES
+from modeling_medglip.errors import one_line
 from modeling_medglip.geometry import cut, picture_count, to_lps
 from modeling_medglip.image_processing_medglip import channels_first, resize_image, router_features, router_scores
 from modeling_medglip.volumes import read_volume
 
+from .guards import check_options
 from .records import DEFAULT_DATA, GroundingRecord, load_records
 
 
@@ -328,7 +331,7 @@ def train_router(
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Command line: see the module's first lines."""
+    """Command line: see the module's first lines; returns the exit status."""
     parser = argparse.ArgumentParser(description="Train the modality router.")
     parser.add_argument("--data", default=DEFAULT_DATA, help="built data set")
     parser.add_argument("--volumes", type=Path, default=Path("../shared/data"), help="raw volumes for further planes")
@@ -339,12 +342,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--leave-one-out", action="store_true", help="measure on unseen sources too")
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)
-    router, report = train_router(
-        options.data, options.volumes, options.draws, options.steps, options.seed, options.leave_one_out
-    )
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.write_text(json.dumps(router) + "\n")
-    options.out.with_name(options.out.stem + "_report.json").write_text(json.dumps(report, indent=2) + "\n")
+    try:
+        check_options(vars(options))
+        router, report = train_router(
+            options.data, options.volumes, options.draws, options.steps, options.seed, options.leave_one_out
+        )
+        options.out.parent.mkdir(parents=True, exist_ok=True)
+        options.out.write_text(json.dumps(router) + "\n")
+        options.out.with_name(options.out.stem + "_report.json").write_text(json.dumps(report, indent=2) + "\n")
+    except (ValueError, OSError) as error:
+        print(f"error: {one_line(error, 300)}", file=sys.stderr)
+        return 2
     return 0
 
 

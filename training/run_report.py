@@ -15,6 +15,7 @@ from huggingface_hub import ModelCardData
 from modeling_medglip.results import write_bytes, write_text
 
 from .evaluate import detect, source_labels
+from .guards import nothing_to_measure
 from .metrics import Detections, annotated_only, average_precision
 from .plots import png_of
 from .processes import gathered, own_share
@@ -147,7 +148,7 @@ def card(settings: Any, results: Mapping[str, Any]) -> str:
         f"{pictures['validation']} others, of other patients where the data name patients. For research use; not a",
         "medical device.", "",
     ]  # fmt: skip
-    lines += _table(results["before"], results["after"])
+    lines += [f"**{told}**"] if (told := unmeasured(results)) else _table(results["before"], results["after"])
     if results["known_after"]["labels"]:
         lines += ["", "Labels of the older data, on its own validation pictures:", ""]
         lines += _table(results["known_before"], results["known_after"])
@@ -165,6 +166,12 @@ def _header(settings: Any) -> ModelCardData:
         language="en",
         tags=["medical-imaging", "visual-grounding", "glip", settings.modality],
     )
+
+
+def unmeasured(results: Mapping[str, Any]) -> str:
+    """The sentence that stands in the place of a run's scores where it measured nothing; empty where it did."""
+    reason = nothing_to_measure(results["pictures"]["validation"], bool(results["after"]["labels"]))
+    return f"{reason[0].upper()}{reason[1:]}: nothing was measured." if reason else ""
 
 
 def _table(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:

@@ -204,6 +204,16 @@ class TestAdapters:
         assert "base_model: clinic/med-glip-ct" in text and "<b>" not in text
         assert "| **mean** | 20.0 | 70.0 | 10.0 | 35.0 |" in text and "Labels of the base" in text
 
+    def test_nothing_measured_is_said(self, tmp_path: Path) -> None:
+        run = write_run(tmp_path / "run")
+        results = json.loads((run / "results.json").read_text(encoding="utf-8"))
+        nothing: dict[str, Any] = {"mean": {"AP": None, "AP50": None}, "labels": {}}
+        results |= {"before": nothing, "after": nothing}
+        (run / "results.json").write_text(json.dumps(results), encoding="utf-8")
+        made = stage_adapter(run, "clinic/lora", staged_in(tmp_path / "s") / "out")
+        text = (made.folder / "README.md").read_text(encoding="utf-8")
+        assert "Nothing was measured: no validation picture has a box." in text and "**mean** | - |" not in text
+
     def test_a_base_on_this_machine_is_no_base(self, tmp_path: Path) -> None:
         run = write_run(tmp_path / "run", "checkpoint")
         with pytest.raises(ValueError, match="give it with --base owner/name"):

@@ -281,6 +281,16 @@ def test_slices_of_extra_volumes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert np.array_equal(records[0].load(), array[2, :, ::-1].T) and records[0].is_hounsfield
 
 
+def test_the_command_refuses_bad_input(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["--data", str(tmp_path / "none"), "--out", str(tmp_path / "out" / "router.json")]
+    assert training_router.main(arguments) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: ") and "none" in line
+    assert training_router.main([*arguments, "--draws", "0"]) == 2
+    assert capsys.readouterr().err == "error: --draws 0: choose a whole number of 1 or more\n"
+    assert not (tmp_path / "out").exists()
+
+
 def test_accuracy() -> None:
     report = training_router.accuracy(["ct", "ct", "mri"], ["ct", "mri", "mri"])
     assert report["accuracy"] == pytest.approx(2 / 3)

@@ -13,6 +13,7 @@ from modeling_medglip.image_processing_medglip import MedGlipImageProcessor
 from modeling_medglip.modeling_medglip import MedGlipForObjectDetection
 from tests.modeling_medglip.tiny_checkpoint import biased_router, tiny_processor
 from tests.training.test_trainer import tiny_model
+from training import assemble
 from training.assemble import WORD_PIECES, build_processor, license_rows, shorten_embeddings, tidy
 
 
@@ -76,6 +77,28 @@ def test_licences_come_from_the_manifest(tmp_path: Path) -> None:
         ("ct", "set_a", "CC BY 4.0"),
         ("mri", "set_b", "unknown"),
     ]
+
+
+def test_bad_input_writes_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tokenizer = tiny_processor(tmp_path, ("ct",)).tokenizer
+    monkeypatch.setattr("training.assemble.load_tokenizer", lambda: tokenizer)
+    (tmp_path / "MANIFEST.md").write_text(MANIFEST, encoding="utf-8")
+
+    def error(manifest: str) -> str:
+        arguments = ["--runs", str(tmp_path / "runs"), "--data", str(tmp_path / "data")]
+        arguments += ["--out", str(tmp_path / "out")]
+        assert assemble.main([*arguments, "--manifest", str(tmp_path / manifest)]) == 2
+        (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+        assert not (tmp_path / "out").exists()
+        return line
+
+    assert "no <modality>/expert folder there; run training.finetune first" in error("MANIFEST.md")
+    tiny_model().save_pretrained(tmp_path / "runs" / "ct" / "expert")
+    tiny_processor(tmp_path, ("ct",)).save_pretrained(tmp_path / "runs" / "ct" / "expert")
+    assert "none.md" in error("none.md")
+    assert "data: " in error("MANIFEST.md"), "there is no data set"
 
 
 def test_every_modality_keeps_its_expert_s_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -102,6 +102,26 @@ def test_the_command_writes_the_experts_lines(
     assert told["ct"] == {"slope": 2.0, "intercept": -1.0, "pictures": 1, "before": 0.5, "after": 0.2}
 
 
+def test_bad_input_changes_nothing(checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = (checkpoint / "config.json").read_bytes()
+
+    def error(model: Path, data: str) -> str:
+        assert calibration.main(["--model", str(model), "--data", str(tmp_path / data)]) == 2
+        (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+        return line
+
+    assert "none" in error(tmp_path / "none", "data") and "nothing" in error(checkpoint, "nothing")
+    content = json.loads((tmp_path / "data" / "validation.json").read_text(encoding="utf-8"))
+    (tmp_path / "data" / "validation.json").write_text(json.dumps({**content, "annotations": []}), encoding="utf-8")
+    assert "data: ct: 0 right and" in error(checkpoint, "data")
+    for number in range(2):
+        content["images"].append({**content["images"][0], "id": 90 + number, "file_name": "broken.png"})
+    (tmp_path / "data" / "images" / "broken.png").write_bytes(b"\x89PNG")
+    (tmp_path / "data" / "validation.json").write_text(json.dumps(content), encoding="utf-8")
+    assert "data: ct: 2 of 3 pictures cannot be read: mend the data" in error(checkpoint, "data")
+    assert (checkpoint / "config.json").read_bytes() == before
+
+
 def test_an_older_calibration_plays_no_part(checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     scores: list[list[float]] = []
 

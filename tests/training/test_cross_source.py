@@ -69,21 +69,28 @@ def make_sources(folder: Path) -> Path:
     return folder
 
 
-def test_a_whole_comparison(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    checkpoint, trained = save_tiny_checkpoint(tmp_path / "checkpoint"), []
+@pytest.fixture
+def tiny(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A tiny network in the place of the recipe's."""
+    checkpoint = save_tiny_checkpoint(tmp_path / "checkpoint")
 
     def base(settings: Any, recipe: Any) -> Any:
         settings.model = str(checkpoint)
         return load_base(settings, recipe)
+
+    monkeypatch.setattr(cross_source, "load_base", base)
+
+
+def test_a_whole_comparison(
+    tiny: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    trained: list[set[str]] = []
 
     def make(train: Any, *others: Any) -> Any:
         trained.append({r.source for r in train})
         return cross_source_dataset(train, *others)
 
     cross_source_dataset = cross_source.make_dataset
-    monkeypatch.setattr(cross_source, "load_base", base)
     monkeypatch.setattr(cross_source, "make_dataset", make)
     out = tmp_path / "out"
     arguments = ["--data", str(make_sources(tmp_path / "data")), "--modality", "CT", "--epochs", "1"]
@@ -92,11 +99,73 @@ def test_a_whole_comparison(
     assert trained == [{"second"}, {"first", "second"}, {"first"}]
     rows = json.loads((out / "cross_source.json").read_text(encoding="utf-8"))["modalities"]["ct"]["sources"]
     assert rows["first"]["labels"] == ["liver"] and rows["first"]["pictures"] == 1
+    assert rows["first"]["broken"] == rows["second"]["broken"] == 0
     assert set(rows["first"]["seen"]["labels"]) == set(rows["first"]["unseen"]["labels"]) == {"liver"}
     assert rows["second"]["pictures"] == 2 and "seen" not in rows["second"]
     printed = capsys.readouterr().out
     assert "| ct: second | 1 | 2 | 1 |" in printed and printed == (out / "cross_source.md").read_text(encoding="utf-8")
     assert cross_source.main(arguments) == 0 and len(trained) == 3
+
+
+def test_a_study_goes_on_with_its_own_settings_and_pictures_only(
+    tiny: None, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data, out = make_sources(tmp_path / "data"), tmp_path / "out"
+    arguments = ["--data", str(data), "--modality", "ct", "--epochs", "1", "--size", "64", "--out", str(out)]
+    assert cross_source.main(arguments) == 0
+    before = (out / "cross_source.json").read_bytes()
+    refused = "error: ct, first: measured with other pictures or settings before: choose another --out"
+    recipe = Path(cross_source.__file__).parent / "recipes" / "embedded.yaml"
+    other = tmp_path / "other.yaml"
+    other.write_text(recipe.read_text(encoding="utf-8").replace("head_rate: 1.0e-3", "head_rate: 2.0e-3"))
+    for more in (["--epochs", "2"], ["--size", "96"], ["--seed", "1"], ["--recipe", str(other)]):
+        assert cross_source.main([*arguments, *more]) == 2
+        assert capsys.readouterr().err.splitlines()[-1] == refused
+    content = json.loads((data / "train.json").read_text(encoding="utf-8"))
+    content["annotations"][0]["bbox"][2] += 1
+    (data / "train.json").write_text(json.dumps(content), encoding="utf-8")
+    assert cross_source.main(arguments) == 2 and capsys.readouterr().err.splitlines()[-1] == refused
+    assert (out / "cross_source.json").read_bytes() == before
+    # Nor are checkpoints of another training taken for this one's where no row was written yet.
+    (out / "cross_source.json").unlink()
+    assert cross_source.main(arguments) == 2
+    assert "holds a run with other data, settings or weights" in capsys.readouterr().err
+
+
+def test_rows_of_before_recipes_were_named_are_kept(tiny: None, tmp_path: Path) -> None:
+    data, out = make_sources(tmp_path / "data"), tmp_path / "out"
+    arguments = ["--data", str(data), "--modality", "ct", "--epochs", "1", "--size", "64", "--out", str(out)]
+    assert cross_source.main(arguments) == 0
+    measured = json.loads((out / "cross_source.json").read_text(encoding="utf-8"))
+    for row in measured["modalities"]["ct"]["sources"].values():
+        row["conditions"] = {name: row["conditions"][name] for name in ("epochs", "size", "seed")}
+        del row["broken"]
+    (out / "cross_source.json").write_text(json.dumps(measured), encoding="utf-8")
+    assert cross_source.main(arguments) == 0
+    assert json.loads((out / "cross_source.json").read_text(encoding="utf-8")) == measured
+
+
+def test_broken_pictures_are_counted(tiny: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data, out = make_sources(tmp_path / "data"), tmp_path / "out"
+    path = data / "validation.json"
+    content = json.loads(path.read_text(encoding="utf-8"))
+    content["images"].append({**content["images"][0], "id": 99, "file_name": "broken.png", "patient": "other"})
+    (data / "images" / "broken.png").write_bytes(b"\x89PNG")
+    path.write_text(json.dumps(content), encoding="utf-8")
+    arguments = ["--data", str(data), "--modality", "ct", "--epochs", "1", "--size", "64", "--out", str(out)]
+    assert cross_source.main(arguments) == 0
+    rows = json.loads((out / "cross_source.json").read_text(encoding="utf-8"))["modalities"]["ct"]["sources"]
+    assert (rows["first"]["pictures"], rows["first"]["broken"], rows["second"]["broken"]) == (1, 1, 0)
+    (data / "images" / "validation0.png").write_bytes(b"\x89PNG")
+    arguments[-1] = str(tmp_path / "other")
+    assert cross_source.main(arguments) == 2
+    assert "first: 2 of 2 pictures cannot be read: mend the data" in capsys.readouterr().err
+
+
+def test_options_out_of_range(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["--data", str(tmp_path / "none"), "--modality", "ct", "--out", str(tmp_path / "out")]
+    assert cross_source.main([*arguments, "--epochs", "nan"]) == 2
+    assert capsys.readouterr().err == "error: --epochs nan: choose a number above 0\n"
 
 
 def test_sources_without_a_common_label_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -105,3 +174,15 @@ def test_sources_without_a_common_label_are_refused(tmp_path: Path, capsys: pyte
     data = make_data(tmp_path / "data")
     assert cross_source.main(["--data", str(data), "--modality", "ct", "--out", str(tmp_path / "out")]) == 2
     assert "no two sources of ct share a label" in capsys.readouterr().err
+    sources = make_sources(tmp_path / "sources")
+    spot = {"modality": "fundus", "source": "discs", "annotated": ["optic disc"], "width": 48, "height": 40}
+    content = json.loads((sources / "train.json").read_text(encoding="utf-8"))
+    content["images"].append({"id": 98, "file_name": "train0.png", "patient": "x", **spot})
+    content["categories"].append({"id": 97, "name": "optic disc"})
+    content["annotations"].append({"id": 98, "image_id": 98, "category_id": 97, "bbox": [5.0, 5.0, 9.0, 9.0]})
+    (sources / "train.json").write_text(json.dumps(content), encoding="utf-8")
+    arguments = ["--data", str(sources), "--modality", "ct", "fundus", "--out", str(tmp_path / "out")]
+    assert cross_source.main(arguments) == 2
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error:")]
+    assert "no two sources of fundus share a label" in line
+    assert not (tmp_path / "out").exists(), "found before anything was trained"

@@ -68,6 +68,8 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
 def test_no_such_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert estimate.main(["--model", str(tmp_path / "none")]) == 2
     assert capsys.readouterr().err.startswith("error: ")
+    assert estimate.main(["--model", str(tmp_path / "none"), "--processes", "0"]) == 2
+    assert capsys.readouterr().err == "error: --processes 0: choose a whole number of 1 or more\n"
 
 
 def test_the_committed_page_is_what_the_command_writes() -> None:

@@ -169,6 +169,7 @@ def test_the_command_writes_json_and_tables(checkpoint: Path, tmp_path: Path) ->
     tables = (tmp_path / "out" / "results.md").read_text(encoding="utf-8")
     assert "## fundus" in tables and "| left kidney | 2 | 1 (1) |" in tables
     assert "mirror" not in results and "mirror image" not in tables
+    assert results["broken"] == 0 and "Left out" not in tables
     (tmp_path / "out" / "results.md").unlink()
     assert report.main([str(tmp_path / "out" / "results.json")]) == 0
     assert (tmp_path / "out" / "results.md").read_text(encoding="utf-8") == tables
@@ -195,10 +196,81 @@ def test_a_page_says_that_mirror_images_were_used(checkpoint: Path, tmp_path: Pa
 
 def test_one_line_errors(checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     rest = ["--data", str(tmp_path), "--out", str(tmp_path / "out")]
-    assert evaluate.main(["--model", str(tmp_path / "none"), *rest]) == 1
-    assert evaluate.main(["--model", str(checkpoint), *rest]) == 1
+    assert evaluate.main(["--model", str(tmp_path / "none"), *rest]) == 2
+    assert evaluate.main(["--model", str(checkpoint), *rest]) == 2
     first, second = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error:")]
     assert "no such checkpoint" in first and "cannot be read as a data set" in second
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "cure"),
+    [
+        ("--limit", "0", "choose a whole number of 1 or more"),
+        ("--batch-size", "-1", "choose a whole number of 1 or more"),
+    ],
+)
+def test_options_out_of_range(
+    option: str, value: str, cure: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert evaluate.main(["--data", str(tmp_path / "none"), "--out", str(tmp_path / "out"), option, value]) == 2
+    assert capsys.readouterr().err == f"error: {option} {value}: {cure}\n" and not (tmp_path / "out").exists()
+
+
+def measured(pictures: int, modality: str = "ct", broken: int = 0, boxes: bool = True) -> list[GroundingRecord]:
+    """Validation pictures of which the first ones cannot be read."""
+
+    def refuse() -> Any:
+        raise OSError("cut short")
+
+    marked = ([[4, 4, 20, 20]], ["liver"]) if boxes else ([], [])
+    found = [record(*marked, ["liver"], modality=modality, image_id=str(n)) for n in range(pictures)]  # type: ignore[arg-type]
+    return [replace(item, loader=refuse) if number < broken else item for number, item in enumerate(found)]
+
+
+def test_broken_pictures_are_counted_and_many_stop_it() -> None:
+    kept, broken = evaluate._validation(measured(20, broken=1), "data", None)
+    assert len(kept) == 19 and broken == 1
+    with pytest.raises(ValueError, match="^data: 2 of 20 pictures cannot be read: mend the data$"):
+        evaluate._validation([*measured(20, broken=2), *measured(300, "mri")], "data", None)
+
+
+@pytest.mark.parametrize(
+    ("records", "asked", "message"),
+    [
+        ([], None, "data: no validation pictures: add some"),
+        (measured(2), ["ct", "MRI"], "data: mri: no validation pictures: add some, or choose others with --modality"),
+        ([*measured(2), *measured(2, "mri", boxes=False)], None, "data: mri: no validation picture has a box"),
+        (measured(1, broken=1), None, "data: ct: no validation pictures"),
+    ],
+)
+def test_nothing_to_measure(records: list[GroundingRecord], asked: list[str] | None, message: str) -> None:
+    with pytest.raises(ValueError, match=f"^{message}"):
+        evaluate._validation(records, "data", asked)
+    evaluate._validation(measured(2), "data", asked[:1] if asked else None)
+
+
+def test_the_command_tells_what_it_left_out(
+    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = make_data(tmp_path / "data")
+    content = json.loads((data / "validation.json").read_text(encoding="utf-8"))
+    first = content["images"][0]
+    content["images"].append({**first, "id": 99, "file_name": "broken.png", "patient": "other"})
+    (data / "images" / "broken.png").write_bytes(b"\x89PNG")
+    (data / "validation.json").write_text(json.dumps(content), encoding="utf-8")
+    arguments = ["--model", str(checkpoint), "--data", str(data), "--out", str(tmp_path / "out"), "--modality", "ct"]
+    assert evaluate.main(arguments) == 0
+    results = json.loads((tmp_path / "out" / "results.json").read_text(encoding="utf-8"))
+    assert results["broken"] == 1 and results["modalities"]["ct"]["images"] == 1
+    assert "Left out, as they cannot be read: 1." in (tmp_path / "out" / "results.md").read_text(encoding="utf-8")
+    del results["broken"]  # as older ones are
+    assert "Left out" not in report.render_markdown(results)
+    content["annotations"] = []
+    (data / "validation.json").write_text(json.dumps(content), encoding="utf-8")
+    arguments[5] = str(tmp_path / "other")
+    assert evaluate.main(arguments) == 2
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error:")]
+    assert "ct: no validation picture has a box" in line and not (tmp_path / "other").exists()
 
 
 def test_records_for_the_command_are_the_validation_split(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from training.finetune import Settings, load_base, load_data, main, resolved_rec
 from training.lora import BASE_FILE, HEADS, adapted_layers, add_adapter, load_adapter, save_adapter
 from training.recipe import load_recipe
 
-from .tiny_data import make_data, save_coco
+from .tiny_data import make_data, save_coco, trunk_picture
 
 
 @pytest.fixture(scope="module")
@@ -172,6 +172,107 @@ class TestBadInput:
         capsys.readouterr()
         arguments[arguments.index("--out") + 1] = str(tmp_path / "again")
         assert "2 of 120 pictures cannot be read: mend the data" in error_of(arguments, capsys)
+
+
+class TestRanges:
+    """Refused before anything is read or written."""
+
+    @pytest.mark.parametrize(
+        ("option", "value", "cure"),
+        [
+            ("epochs", "0", "choose a number above 0"),
+            ("epochs", "-1", "choose a number above 0"),
+            ("epochs", "nan", "choose a number above 0"),
+            ("batch", "0", "choose a whole number of 1 or more"),
+            ("accumulate", "0", "choose a whole number of 1 or more"),
+            ("size", "0", "choose a multiple of 32 from 32 to 4096"),
+            ("size", "17", "choose a multiple of 32 from 32 to 4096"),
+            ("size", "100000", "choose a multiple of 32 from 32 to 4096"),
+            ("rank", "0", "choose a whole number from 1 to 1024"),
+            ("pictures", "0", "choose a whole number of 1 or more"),
+            ("replay_share", "-1", "choose a number of 0 or more"),
+            ("anchor_scale", "0", "choose a number above 0"),
+            ("head_rate", "-1", "choose a number above 0"),
+            ("head_rate", "nan", "choose a number above 0"),
+            ("threads", "-1", "choose a whole number from 0 to 1024"),
+            ("workers", "-1", "choose a whole number from 0 to 1024"),
+            ("seed", "-1", "choose a whole number from 0 to 4294967295"),
+        ],
+    )
+    def test_options(
+        self, option: str, value: str, cure: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        arguments = command(tmp_path / "no model", tmp_path / "no data", tmp_path / "out", f"--{option}", value)
+        assert error_of(arguments, capsys) == f"error: --{option} {value}: {cure}"
+        assert not list(tmp_path.iterdir())
+
+    def test_an_empty_label(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        arguments = command(tmp_path, tmp_path, tmp_path / "out", "--labels", "")
+        assert error_of(arguments, capsys) == "error: --labels ['']: name at least one label"
+        with pytest.raises(ValueError, match=r"^--labels \[\]: name at least one label$"):
+            run(Settings("no data", "ct", labels=[]))
+
+    def test_a_recipe(self, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        shipped = (Path(finetune.__file__).parent / "recipes" / "full.yaml").read_text(encoding="utf-8")
+        (tmp_path / "own.yaml").write_text(shipped.replace("epochs: 12", "epochs: 0"), encoding="utf-8")
+        arguments = command(tmp_path, data, tmp_path / "out", "--recipe", str(tmp_path / "own.yaml"))
+        assert error_of(arguments, capsys) == "error: own.yaml: epochs 0: choose a number above 0"
+        assert not (tmp_path / "out").exists()
+
+    def test_an_adapter_of_a_model_that_nobody_has(self, data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        arguments = ["--data", str(data), "--modality", "ct", "--lora", "--recipe", "embedded"]
+        assert "an adapter needs a base: give --model" in error_of(arguments, capsys)
+
+
+class TestValidation:
+    def folder(self, path: Path, validation: int, broken: int = 0, boxes: bool = True) -> Path:
+        """Two training pictures of CT, and some for validation of which the first ones are broken."""
+        for split, count in (("train", 2), ("validation", validation)):
+            images = []
+            for number in range(count):
+                file = path / "images" / f"{split}{number}.png"
+                file.parent.mkdir(parents=True, exist_ok=True)
+                Image.fromarray(trunk_picture((48, 40))).save(file)
+                if split == "validation" and number < broken:
+                    file.write_bytes(b"\x89PNG")
+                images.append(
+                    {"file_name": file.name, "width": 48, "height": 40, "modality": "ct", "patient": file.name}
+                )
+            found = [[("liver", [4.0, 4.0, 20.0, 20.0])] if boxes or split == "train" else []] * count
+            if count:
+                save_coco(path, f"{split}.json", images, found, labels=["liver"])
+        return path
+
+    def test_one_broken_picture_is_left_out_and_many_stop_the_run(self, data: Path, tmp_path: Path) -> None:
+        one, two = (self.folder(tmp_path / str(count), 20, count) for count in (1, 2))
+        found = load_data(Settings(str(one), "ct"))
+        assert len(found.validation) == 19 and len(found.broken) == 1
+        with pytest.raises(ValueError, match="2 of 20 pictures cannot be read: mend the data"):
+            load_data(Settings(str(two), "ct"))
+        with pytest.raises(ValueError, match=f"^{two}: 2 of 20 pictures cannot be read: mend the data"):
+            load_data(Settings(str(data), "ct", replay=str(two)))
+        assert len(load_data(Settings(str(data), "ct", replay=str(one))).older) == 19
+
+    def test_a_share_of_nothing_replays_nothing(self, data: Path) -> None:
+        assert load_data(Settings(str(data), "ct", replay=str(data), replay_share=0.0)).replayed == 0
+
+    @pytest.mark.parametrize(
+        ("pictures", "reason"), [(0, "no validation pictures"), (2, "no validation picture has a box")]
+    )
+    def test_nothing_measured_is_said_once(
+        self, pictures: int, reason: str, checkpoint: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture,
+        capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch,
+    ) -> None:  # fmt: skip
+        monkeypatch.setattr(finetune.logging, "basicConfig", lambda **settings: None)  # it would take caplog away
+        folder = self.folder(tmp_path / "data", pictures, boxes=False)
+        arguments = command(checkpoint, folder, tmp_path / "out", "--lora", "--epochs", "1")
+        assert f"{reason}, so no epoch is the best" in error_of([*arguments, "--keep", "best"], capsys)
+        assert not (tmp_path / "out").exists()
+        assert main(arguments) == 0
+        told = [row for row in caplog.records if row.getMessage() == f"{reason}: nothing was measured"]
+        assert len(told) == 1 and told[0].levelname == "WARNING"
+        card = (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
+        assert f"{reason[0].upper()}{reason[1:]}: nothing was measured." in card and "**mean**" not in card
 
 
 class TestAdapters:

@@ -62,6 +62,12 @@ def test_pictures_are_normalised_as_glip_s(tmp_path: Path, tokenizer: Path) -> N
     torch.testing.assert_close(colour[:, 0, 0], expected, rtol=1e-4, atol=1e-4)
 
 
+def test_a_size_out_of_range(tmp_path: Path, tokenizer: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(tmp_path / "out", tokenizer, "--size", "17") == 2
+    assert capsys.readouterr().err == "error: --size 17: choose a multiple of 32 from 32 to 4096\n"
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.parametrize("name", ["absent.safetensors", "glip.pth"])
 def test_other_files_are_refused_in_one_line(
     name: str, tmp_path: Path, tokenizer: Path, capsys: pytest.CaptureFixture[str]

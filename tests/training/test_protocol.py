@@ -55,7 +55,7 @@ def test_all_rows(
     measured = json.loads((tmp_path / "out" / "protocol.json").read_text(encoding="utf-8"))
     rows = measured["modalities"]["ct"]["rows"]
     assert list(rows) == list(protocol.ROWS)
-    assert rows["zero-shot"]["pictures"] == {"train": 0, "validation": 1}
+    assert rows["zero-shot"]["pictures"] == {"train": 0, "validation": 1, "broken": 0}
     assert rows["10 %"]["pictures"]["train"] < rows["100 %"]["pictures"]["train"] == 3
     assert all(set(row["labels"]) == {"left kidney", "right kidney"} for row in rows.values())
     assert all(len(row["resampled_AP"]) == protocol.DRAWS for row in rows.values())
@@ -105,6 +105,40 @@ def test_a_row_goes_on_from_its_own_checkpoint_only(
     (tmp_path / "protocol.json").unlink()
     assert protocol.main([*arguments, "--epochs", "2"]) == 2
     assert "holds a run with other data, settings or weights" in capsys.readouterr().err
+
+
+def test_broken_pictures_are_counted_and_nothing_to_measure_stops_it(
+    tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tiny / "validation.json"
+    content = json.loads(path.read_text(encoding="utf-8"))
+    first = content["images"][0]
+    content["images"].append({**first, "id": 99, "file_name": "broken.png", "patient": "other"})
+    (tiny / "images" / "broken.png").write_bytes(b"\x89PNG")
+    path.write_text(json.dumps(content), encoding="utf-8")
+    arguments = ["--data", str(tiny), "--size", "64", "--row", "zero-shot", "--out", str(tmp_path / "out")]
+    assert protocol.main([*arguments, "--modality", "ct"]) == 0
+    measured = json.loads((tmp_path / "out" / "protocol.json").read_text(encoding="utf-8"))
+    assert measured["modalities"]["ct"]["rows"]["zero-shot"]["pictures"] == {"train": 0, "validation": 1, "broken": 1}
+    for number in range(2):
+        content["images"].append({**first, "id": 100 + number, "file_name": "broken.png", "patient": f"other{number}"})
+    path.write_text(json.dumps(content), encoding="utf-8")
+    assert protocol.main([*arguments, "--modality", "ct"]) == 2
+    assert "3 of 4 pictures cannot be read: mend the data" in capsys.readouterr().err
+    content["images"], content["annotations"] = content["images"][:2], content["annotations"][:2]
+    path.write_text(json.dumps(content), encoding="utf-8")
+    arguments[-1] = str(tmp_path / "other")
+    assert protocol.main([*arguments, "--modality", "ct", "fundus"]) == 2
+    assert "fundus: no validation picture has a box, so there is nothing to measure on" in capsys.readouterr().err
+    assert not (tmp_path / "other").exists(), "found before anything was trained"
+
+
+@pytest.mark.parametrize(("option", "value"), [("epochs", "0"), ("size", "17"), ("seed", "-1"), ("threads", "-1")])
+def test_options_out_of_range(option: str, value: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["--data", str(tmp_path / "none"), "--modality", "ct", "--out", str(tmp_path / "out")]
+    assert protocol.main([*arguments, f"--{option}", value]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"error: --{option} {value}: choose a ") and not list(tmp_path.iterdir())
 
 
 def test_one_line_errors(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
