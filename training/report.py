@@ -224,7 +224,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         write_page(arguments.results, arguments.out or arguments.results.with_suffix(".md"))
     except (OSError, ValueError, KeyError) as error:
         print(f"error: {arguments.results}: {error}", file=sys.stderr)
-        return 1
+        return 2
     return 0
 
 

@@ -2,7 +2,8 @@
 """Train the modality router: a small perceptron on simple features of the raw picture.
 
 `python -m training.router --data out/data --out router.json` writes the weights that go into the image
-processor's JSON as `router`, and beside them `router_report.json` with the measured accuracy.
+processor's JSON as `router`, and beside them `router_report.json` with the measured accuracy. With `--measure`
+the router of a checkpoint is measured instead.
 """
 
 from __future__ import annotations
@@ -25,7 +26,14 @@ from PIL import Image
 from modeling_medglip.configuration_medglip import MODALITIES
 from modeling_medglip.errors import one_line
 from modeling_medglip.geometry import cut, picture_count, to_lps
-from modeling_medglip.image_processing_medglip import channels_first, resize_image, router_features, router_scores
+from modeling_medglip.image_processing_medglip import (
+    MedGlipImageProcessor,
+    channels_first,
+    resize_image,
+    router_features,
+    router_scores,
+)
+from modeling_medglip.results import write_text
 from modeling_medglip.volumes import read_volume
 
 from .guards import check_options
@@ -272,6 +280,28 @@ def measure(router: dict[str, Any], records: Sequence[GroundingRecord], augmente
     return accuracy([MODALITIES[index] for index in classes], predict(router, features))
 
 
+def measured(router: dict[str, Any], data: Path | str, seed: int) -> dict[str, Any]:
+    """Accuracy on the validation split of a data set: `validation`, and `validation_augmented`."""
+    records = load_records(data, split="validation")
+    kinds = {"validation": False, "validation_augmented": True}
+    return {name: measure(router, records, augmented, seed) for name, augmented in kinds.items()}
+
+
+def router_of(checkpoint: str) -> dict[str, Any]:
+    """The router of a checkpoint.
+
+    Raises:
+        `ValueError`: it has none.
+    """
+    try:
+        router = MedGlipImageProcessor.from_pretrained(checkpoint).router
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{checkpoint}: no such checkpoint ({one_line(error, 120)})") from None
+    if not router:
+        raise ValueError(f"{checkpoint}: has no router")
+    return dict(router)
+
+
 def left_out(
     records: Sequence[GroundingRecord],
     indices: Sequence[int],
@@ -314,15 +344,13 @@ def train_router(
     """
     start, rng = time.time(), np.random.default_rng(seed)
     train = load_records(data, split="train") + sagittal_and_coronal(volumes)
-    validation = load_records(data, split="validation")
     indices = draw(train, draws, rng)
     features, classes = feature_table(train, indices, rng, plain_share=0.3)
     log(f"{len(features)} samples with {features.shape[1]} features after {time.time() - start:.0f} s")
     router = fit(features, classes, steps, seed)
     report: dict[str, Any] = {
         "training": {"pictures": len(train), "draws_per_modality": draws, "steps": steps, "seed": seed},
-        "validation": measure(router, validation, augmented=False, seed=seed),
-        "validation_augmented": measure(router, validation, augmented=True, seed=seed),
+        **measured(router, data, seed),
     }
     if leave_one_out:
         report["source_left_out"] = left_out(train, indices, features, classes, steps, seed)
@@ -332,7 +360,7 @@ def train_router(
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Command line: see the module's first lines; returns the exit status."""
-    parser = argparse.ArgumentParser(description="Train the modality router.")
+    parser = argparse.ArgumentParser(prog="python -m training.router", description="Train the modality router.")
     parser.add_argument("--data", default=DEFAULT_DATA, help="built data set")
     parser.add_argument("--volumes", type=Path, default=Path("../shared/data"), help="raw volumes for further planes")
     parser.add_argument("--out", type=Path, default=Path("router.json"))
@@ -340,10 +368,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--steps", type=int, default=2500)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--leave-one-out", action="store_true", help="measure on unseen sources too")
+    parser.add_argument("--measure", help="measure the router of this checkpoint instead; --out is the report")
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)
     try:
         check_options(vars(options))
+        if options.measure:
+            report = measured(router_of(options.measure), options.data, options.seed)
+            write_text(options.out, json.dumps(report, indent=2) + "\n")
+            return 0
         router, report = train_router(
             options.data, options.volumes, options.draws, options.steps, options.seed, options.leave_one_out
         )

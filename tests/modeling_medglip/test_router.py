@@ -223,6 +223,13 @@ def test_training_writes_weights_that_the_processor_takes(tmp_path: Path, made_u
     left_out = {f"{name}/source_{n}" for name in ("ct", "endoscopy", "ultrasound") for n in (0, 1)}
     assert set(report["source_left_out"]) == left_out
     assert out.stat().st_size < 200_000
+    processor.save_pretrained(tmp_path / "checkpoint")
+    again = ["--data", "none", "--measure", str(tmp_path / "checkpoint"), "--out", str(tmp_path / "report.json")]
+    assert training_router.main(again) == 0
+    found = json.loads((tmp_path / "report.json").read_text())
+    assert found == {name: report[name] for name in ("validation", "validation_augmented")}
+    MedGlipImageProcessor().save_pretrained(tmp_path / "checkpoint")
+    assert training_router.main(again) == 2, "a checkpoint without a router"
 
 
 def test_training_repeats_itself(made_up: None) -> None:

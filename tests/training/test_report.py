@@ -97,7 +97,7 @@ def test_the_command_writes_a_file_and_refuses_others(tmp_path: Path, capsys: py
     assert "| ct | 20 |" in (tmp_path / "results.md").read_text(encoding="utf-8")
     assert report.main([str(source), "--out", str(tmp_path / "other.md")]) == 0 and (tmp_path / "other.md").is_file()
     source.write_text("not json", encoding="utf-8")
-    assert report.main([str(source)]) == 1 and report.main([str(tmp_path / "absent.json")]) == 1
+    assert report.main([str(source)]) == 2 and report.main([str(tmp_path / "absent.json")]) == 2
     assert all(line.startswith("error: ") for line in capsys.readouterr().err.splitlines())
 
 
