@@ -21,7 +21,7 @@ from torchvision import tv_tensors
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as tvf
 
-from modeling_medglip.phrases import names_a_side
+from modeling_medglip.taxonomy import means_a_side
 
 
 # What a changed picture no longer has: its place in the patient and the hash of its pixels.
@@ -113,7 +113,7 @@ class Augment:
 
 def has_sides(row: dict[str, Any]) -> bool:
     """Whether an object of a picture, or a label that is annotated in it, carries a side."""
-    return any(row["objects"]["side"]) or any(map(names_a_side, row.get("annotated", ())))
+    return any(row["objects"]["side"]) or any(map(means_a_side, row.get("annotated", ())))
 
 
 def _count_again(objects: dict[str, list[Any]]) -> None:

@@ -26,12 +26,14 @@ from types import MappingProxyType
 from typing import Any
 
 from .configuration_medglip import resolve_modality
-from .phrases import normalize_phrase
+from .phrases import names_a_side, normalize_phrase
 from .taxonomy_entries import Category, Code, Entries, Label, Location, Region, read_entries
 from .yaml_files import load_yaml
 
 
-__all__ = ["Category", "Code", "Label", "Location", "Region", "Taxonomy", "load_taxonomy", "normalize_phrase"]
+__all__ = [
+    "Category", "Code", "Label", "Location", "Region", "Taxonomy", "load_taxonomy", "means_a_side", "normalize_phrase",
+]  # fmt: skip
 
 TAXONOMY_FILE = Path(__file__).with_name("taxonomy.yaml")
 
@@ -175,6 +177,11 @@ def _usual(labels: tuple[Label, ...], modality: str | None) -> tuple[Label, ...]
 def load_taxonomy() -> Taxonomy:
     """Return the packaged taxonomy, reading it on the first call."""
     return taxonomy_from_document(load_yaml(TAXONOMY_FILE.read_text(encoding="utf-8")))
+
+
+def means_a_side(phrase: str) -> bool:
+    """Whether a phrase names a side, or may be short for one that does (`"LV"`): mirrored, it means another thing."""
+    return names_a_side(phrase) or any(names_a_side(label.name) for label in load_taxonomy().candidates(phrase))
 
 
 def taxonomy_from_document(document: Mapping[str, Any]) -> Taxonomy:

@@ -30,6 +30,7 @@ from modeling_medglip.results import write_text
 from .assemble import EMBEDDED
 from .evaluate import detect, source_labels
 from .guards import readable_enough
+from .loading import load_checkpoint
 from .metrics import Detections, annotated_only, right_boxes
 from .phrase_metrics import calibration_error, reliability
 from .records import DEFAULT_DATA, GroundingRecord, drawn, load_records
@@ -165,8 +166,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     torch.set_flush_denormal(True)
     try:
-        model = MedGlipForObjectDetection.from_pretrained(options.model).eval()
-        fitted = calibrate(model, MedGlipProcessor.from_pretrained(options.model), options.data)
+        model, processor = load_checkpoint(str(options.model))
+        fitted = calibrate(model.eval(), processor, options.data)
         _write(options.model / "config.json", model.config)
         if options.report:
             report = {"schema": SCHEMA, "modalities": fitted}

@@ -21,6 +21,7 @@ from .records import as_boxes
 FARTHEST = 1e7
 # How the files that `dataset_scripts.build` writes begin.
 BUILT = "MedGLIP grounding data"
+LONGEST = 200
 CROWD, EMPTY = "crowd regions", "boxes without an area inside their picture"
 
 
@@ -61,7 +62,9 @@ def category_names(content: dict[str, Any], file: Path) -> dict[Any, str]:
         other = spelt.setdefault(" ".join(said.split()).casefold(), said)
         if other != said:
             raise ValueError(f"{file.name}: categories {other[:60]!r} and {said[:60]!r}: give them one name")
-        names[number] = said.strip()
+        if len(said) > LONGEST:
+            raise ValueError(f"{file.name}: category {shown(said)}... is no label: give it at most {LONGEST} letters")
+        names[number] = " ".join(said.split())
     if not names:
         raise ValueError(f"{file.name}: has no categories: list the labels that are marked in its pictures")
     return names
@@ -98,7 +101,7 @@ def annotated_labels(image: dict[str, Any], vocabulary: set[str], file: Path) ->
         return tuple(sorted(vocabulary))
     if not isinstance(said, list) or not all(isinstance(name, str) for name in said):
         raise ValueError(f"{file.name}: annotated of {shown(image['file_name'])} must be a list of labels")
-    names = {name.strip() for name in said}
+    names = {" ".join(name.split()) for name in said}
     if odd := sorted(names - vocabulary):
         where = f"annotated of {shown(image['file_name'])}"
         raise ValueError(f"{file.name}: {where} has {shown(odd[0])}, which is no category of the file: add it there")
@@ -107,8 +110,9 @@ def annotated_labels(image: dict[str, Any], vocabulary: set[str], file: Path) ->
 
 def marks_of(
     entries: list[tuple[str, dict[str, Any]]], size: tuple[int, int], file: Path
-) -> tuple[list[str], NDArray[np.float32], Counter[tuple[str, str]]]:
-    """Labels and boxes of a picture, each once, and what had to be left out: how many, by reason and label.
+) -> tuple[list[str], NDArray[np.float64], Counter[tuple[str, str]]]:
+    """Labels and boxes [x, y, width, height] of a picture, each once, and what had to be left out: how many, by reason
+    and label.
 
     A crowd region is no box of one thing, and a box without an area, or beside the picture, is of nobody knows what:
     real exports have some of each.
@@ -127,7 +131,19 @@ def marks_of(
             left[EMPTY, label] += 1
         else:
             found[label, tuple(box)] = None
-    return [label for label, _ in found], as_boxes([box for _, box in found], size), left
+    boxes = np.array([box for _, box in found], dtype=np.float64).reshape(-1, 4)
+    return [label for label, _ in found], boxes, left
+
+
+def doubt(boxes: NDArray[np.float64], size: tuple[int, int]) -> str | None:
+    """In which other format the boxes [x, y, width, height] of a picture may be written, if they look like it."""
+    if not len(boxes):
+        return None
+    if (boxes[:, 2:] < 2).all():
+        return "have sides under 2 pixels: are they shares of the picture?"
+    if (boxes[:, :2] + boxes[:, 2:] > 1.25 * np.array(size) + 2).any():
+        return "go beyond their picture: are they two corners?"
+    return None
 
 
 def _box(entry: dict[str, Any], size: tuple[int, int], file: Path) -> list[float]:

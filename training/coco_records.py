@@ -18,16 +18,29 @@ from modeling_medglip.configuration_medglip import resolve_modality
 from modeling_medglip.errors import one_line
 from modeling_medglip.reading import MAX_PIXELS, PICTURE_FORMATS
 
-from .coco_entries import annotated_labels, category_names, file_content, is_built, marks_of, picture_size, shown
-from .records import SPLITS, GroundingRecord, HintTable, drawn, join_lungs, with_channels, without_unknown
+from .coco_entries import (
+    annotated_labels,
+    category_names,
+    doubt,
+    file_content,
+    is_built,
+    marks_of,
+    picture_size,
+    shown,
+)
+from .records import SPLITS, GroundingRecord, HintTable, as_boxes, drawn, join_lungs, with_channels, without_unknown
 
 
 logger = logging.getLogger(__name__)
 # File names by which a folder's splits are known.
 SPLIT_NAMES = {"train": "train", "training": "train", "val": "validation", "valid": "validation", "test": "test"}
 SPLIT_NAMES |= {"validation": "validation"}
+# The EXIF tag that says how to turn a picture for show.
+ORIENTATION = 0x0112
 # Of a single file without splits every fifth patient is kept for validation.
 HELD_OUT = 5
+# Share of the pictures whose boxes may look as if they were written in another format, before that is said.
+MOST_DOUBTFUL = 0.2
 
 
 def is_coco(data: Path) -> bool:
@@ -96,6 +109,7 @@ class _CocoFile:
     hints: HintTable
     vocabulary: set[str] = field(default_factory=set)
     left_out: Counter[str] = field(default_factory=Counter)
+    doubts: Counter[str] = field(default_factory=Counter)
     first: str = ""
 
     def records(self, modalities: list[str]) -> list[GroundingRecord]:
@@ -112,6 +126,9 @@ class _CocoFile:
                 "%s: left out %s, of labels that are unknown there now, the first in %s",
                 one_line(self.file.name, 80), told, self.first,
             )  # fmt: skip
+        for reason, count in self.doubts.items():
+            if count > MOST_DOUBTFUL * len(self.content["images"]):
+                logger.warning("%s: boxes of %d pictures %s", one_line(self.file.name, 80), count, reason)
         return _with_splits(found)
 
     def _marks(self) -> dict[Any, list[tuple[str, dict[str, Any]]]]:
@@ -146,7 +163,8 @@ class _CocoFile:
         self, image: dict[str, Any], entries: list[tuple[str, dict[str, Any]]], modality: str
     ) -> GroundingRecord:
         size = picture_size(image, self.file)
-        source, name = str(image.get("source") or self.file.parent.name), str(image["file_name"])
+        name = str(image["file_name"])
+        source = _first_said(image.get("source"), self.file.parent.name)
         hints = self.hints.of(modality, source, self.vocabulary)
         said = image.get("split") or self.split
         labels, boxes, annotated = self._known(image, entries, size)
@@ -154,7 +172,7 @@ class _CocoFile:
             modality=modality,
             source=source,
             image_id=name,
-            patient=str(image.get("patient") or image.get("patient_id") or name),
+            patient=_first_said(image.get("patient"), image.get("patient_id"), name),
             split=_split(said, self.file) if said else "",
             boxes=boxes,
             labels=labels,
@@ -179,7 +197,14 @@ class _CocoFile:
         for (reason, _), count in left.items():
             self.first = self.first or one_line(image["file_name"], 60)
             self.left_out[reason] += count
-        return without_unknown(labels, boxes, annotated, {label for _, label in left})
+        if looks := doubt(boxes, size):
+            self.doubts[looks] += 1
+        return without_unknown(labels, as_boxes(boxes.tolist(), size), annotated, {label for _, label in left})
+
+
+def _first_said(*values: Any) -> str:
+    """The first value that says something; 0 is a number like any other."""
+    return next((text for value in values if value is not None and (text := str(value).strip())), "")
 
 
 def _split(said: Any, file: Path) -> str:
@@ -242,6 +267,9 @@ def decode_picture(stream: BinaryIO, size: tuple[int, int]) -> NDArray:
         with Image.open(stream, formats=PICTURE_FORMATS) as image:
             if image.width * image.height > MAX_PIXELS:
                 raise ValueError(f"more than {MAX_PIXELS} pixels")
+            if image.getexif().get(ORIENTATION, 1) not in (0, 1):
+                # Nobody knows whether its boxes were drawn on the turned picture, or mirrored with it.
+                raise _Unfit("is turned by its EXIF orientation: save it upright, with boxes to match")
             deep = image.mode.startswith("I")
             plain = image.mode in ("L", "RGB", "F") or deep
             array = np.asarray(image if plain else image.convert("RGB"))

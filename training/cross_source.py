@@ -30,7 +30,7 @@ from .finetune import Settings, load_base, make_dataset
 from .guards import nothing_to_measure, readable_enough
 from .protocol import agree, conditions, from_scratch, prepare, study_parser
 from .recipe import Recipe, load_recipe
-from .records import GroundingRecord, chosen_labels, load_records
+from .records import GroundingRecord, chosen_labels, load_records, shared_patients
 from .run_identity import claim, run_identity
 from .run_report import measure
 from .trainer import freeze, train_expert
@@ -60,7 +60,7 @@ def shared_labels(records: Sequence[GroundingRecord]) -> dict[str, tuple[str, ..
 def judged(records: Sequence[GroundingRecord], source: str, labels: Sequence[str]) -> list[GroundingRecord]:
     """What a source is judged by: its validation pictures, all of it where none of those has a box, with only these
     labels."""
-    own = [record for record in records if record.source == source and "#" not in record.image_id]
+    own = [record for record in records if record.source == source and record.view_of is None]
     marked = [record for record in own if set(record.annotated) & set(labels)]
     kept = chosen_labels(marked, labels, None)
     held_out = [record for record in kept if record.split != "train"]
@@ -117,6 +117,8 @@ def cross_source(modalities: Sequence[str], data: str, recipe: Recipe, out: Path
 def _comparable(data: str, modality: str) -> tuple[list[GroundingRecord], dict[str, tuple[str, ...]]]:
     """The records of a modality, and the [`shared_labels`] of its sources."""
     records = load_records(data, modality)
+    if both := shared_patients(records):
+        raise ValueError(f"{data}: {both} patients are in training and validation: divide by patient")
     if shared := shared_labels(records):
         return records, shared
     raise ValueError(

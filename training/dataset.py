@@ -28,7 +28,7 @@ from .augmentation import (
 )
 from .guards import too_many
 from .prompts import PromptRecipe, PromptSampler, Vocabulary, rough_token_length
-from .records import GroundingRecord
+from .records import GroundingRecord, named
 
 
 CACHE_SIDE = 1.35
@@ -147,9 +147,13 @@ class GroundingDataset(Dataset):
         rng = np.random.default_rng([self.seed, self.epoch, index, 1])
         boxes = (record.boxes / np.array(record.size * 2)).astype(np.float32)
         geometry = self._geometry(record, boxes, rng)
-        boxes, labels, annotated = self._visible(record, geometry.map_boxes(boxes))
+        shown, labels, annotated = self._visible(record, geometry.map_boxes(boxes))
+        if record.annotated and not annotated:  # a close-up cut all of it: there would be nothing to ask
+            geometry = IDENTITY
+            shown, labels, annotated = self._visible(record, boxes)
+        boxes = shown
         if self.train:
-            prompt = self.sampler.draw(labels, annotated, record.hints.regions, rng)
+            prompt = self.sampler.draw(labels, annotated, record.hints.regions, rng, record.annotated)
             phrases, boxes, classes = list(prompt.phrases), boxes[list(prompt.boxes)], list(prompt.classes)
         else:
             phrases, classes = list(annotated), [annotated.index(label) for label in labels]
@@ -176,7 +180,7 @@ class GroundingDataset(Dataset):
     def _report_broken(self, place: int, error: Exception) -> None:
         if not self._broken[place]:
             self._broken[place] = 1
-            logger.warning("left out: %s", one_line(f"{self.records[place].image_id}: {error}", 200))
+            logger.warning("left out: %s", named(self.records[place].image_id, error))
         count = int(self._broken.sum())
         if too_many(count, len(self.records)):
             first = self.records[int(self._broken.argmax())].image_id

@@ -156,8 +156,8 @@ def page(found: dict[str, Any]) -> str:
     given = (plan["pictures"], plan["epochs"], plan["processes"])
     alone = f"{hours(cost, plan['pictures'], plan['epochs'], 1, measured):,.0f}"
     rows: list[list[Any]] = [["this machine, alone", f"{measured:.2f}", alone]]
-    rows += [["a card", f"{rate:g}", f"{hours(cost, *given, rate):,.0f}"] for rate in RATES]
-    text = "\n".join(lines) + "\n" + table(["that does", "tera-operations per second", "hours"], rows)
+    rows += [[f"{plan['processes']} cards, each", f"{rate:g}", f"{hours(cost, *given, rate):,.0f}"] for rate in RATES]
+    text = "\n".join(lines) + "\n" + table(["computed by", "tera-operations per second", "hours"], rows)
     batch, cards = plan["batch"], plan["processes"]
     ways = [
         ["one copy per card (`launch/ddp.yaml`)", 1, False],

@@ -10,6 +10,7 @@ of a source is asked for all labels that the source annotates.
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import sys
 import time
@@ -23,14 +24,16 @@ import numpy as np
 import torch
 import yaml
 
-from modeling_medglip.checkpoint import weights_sha256
+from modeling_medglip.checkpoint import default_checkpoint, weights_sha256
 from modeling_medglip.configuration_medglip import resolve_modality
 from modeling_medglip.errors import one_line
+from modeling_medglip.processing_medglip import MedGlipProcessor
 
 from .dataset import foreign_labels
 from .guards import check_options, nothing_to_measure, readable_enough
 from .hierarchy_metrics import hierarchy_scores
 from .intervals import interval
+from .loading import UNLOADABLE, load_checkpoint
 from .metrics import (
     SIZES,
     Detections,
@@ -45,7 +48,7 @@ from .mirrored import averaged, mirrored
 from .phrase_metrics import calibration_error, froc, on_negatives, phrase_scores, reliability
 from .plots import write_plots
 from .prompts import SYNONYMS_FILE, Vocabulary
-from .records import DEFAULT_DATA, MODALITIES, GroundingRecord, load_records
+from .records import DEFAULT_DATA, MODALITIES, GroundingRecord, load_records, shared_patients
 from .report import write_page
 from .worst_cases import write_worst_cases
 
@@ -278,7 +281,7 @@ def _summary(
     well = [scores[label] for label in scores if trained.get(label, (0, 0))[0] >= WELL_SHOWN]
     return {
         "images": len(records),
-        "train_images": len({(r.source, r.image_id.partition("#")[0]) for r in train_records}),
+        "train_images": len({record.picture for record in train_records}),
         "AP": _mean_of(scores.values(), "ap"),
         "AP50": _mean_of(scores.values(), "ap50"),
         "AP75": _mean_of(scores.values(), "ap75"),
@@ -308,7 +311,7 @@ def label_counts(records: Sequence[GroundingRecord]) -> dict[str, tuple[int, int
     images: Counter[str] = Counter()
     boxes: Counter[str] = Counter()
     for record in records:
-        if "#" not in record.image_id:
+        if record.view_of is None:
             images.update(set(record.labels))
             boxes.update(record.labels)
     return {label: (images[label], boxes[label]) for label in sorted(images)}
@@ -414,30 +417,46 @@ def _validation(
 
 
 def _evaluate_folder(arguments: argparse.Namespace) -> dict[str, Any]:
-    from transformers import AutoModelForZeroShotObjectDetection, AutoProcessor
-
-    import modeling_medglip  # registers the classes
-
-    name = str(arguments.model or modeling_medglip.default_checkpoint())
-    try:
-        processor = AutoProcessor.from_pretrained(arguments.adapter or name)
-        model = AutoModelForZeroShotObjectDetection.from_pretrained(name)
-    except OSError as error:
-        raise ValueError(f"{name}: no such checkpoint ({one_line(error, 120)})") from None
+    name = str(arguments.model or default_checkpoint())
+    model, processor = load_checkpoint(name)
+    asked = [resolve_modality(modality) for modality in arguments.modality or model.config.modalities]
+    adapter: dict[str, Any] = {}
     if arguments.adapter:
-        from .lora import load_adapter
-
-        model = load_adapter(model, arguments.adapter).get_base_model()
-    records = load_records(arguments.data, arguments.modality or model.config.modalities)
+        model, processor, asked = _adapted(model, arguments.adapter, asked if arguments.modality else None)
+        adapter = {"adapter": {"name": arguments.adapter.name, "weights_sha256": _sha256(arguments.adapter)}}
+    records = load_records(arguments.data, asked)
     train = [record for record in records if record.split == "train"]
-    valid, broken = _validation(records, arguments.data, arguments.modality)
+    valid, broken = _validation(records, arguments.data, asked if arguments.modality else None)
     quick = {name: getattr(arguments, name) for name in ("batch_size", "limit", "pictures", "mirror")}
     results = evaluate_model(model, processor, valid, train, **quick)
     own = Path(name).is_dir() and not arguments.adapter
     told: dict[str, Any] = {"model": Path(name).name, "weights_sha256": weights_sha256(Path(name)) if own else None}
     told |= {"mirror": True} if arguments.mirror else {}
-    told["broken"] = broken
-    return {**told, "torch_threads": torch.get_num_threads(), **results}
+    told |= {"broken": broken, "shared_patients": shared_patients(records)}
+    told["embedded"] = arguments.model is None and not adapter and arguments.data == DEFAULT_DATA
+    return {**told, **adapter, "torch_threads": torch.get_num_threads(), **results}
+
+
+def _adapted(model: Any, folder: Path, asked: Sequence[str] | None) -> tuple[Any, Any, list[str]]:
+    """A model with an adapter, its processor, and the modalities to measure.
+
+    Raises:
+        `ValueError`: no adapter for this model, or others than its modalities are asked for.
+    """
+    from .lora import adapted_experts, load_adapter
+
+    model = load_adapter(model, folder).get_base_model()
+    own = adapted_experts(model)
+    if odd := sorted(set(asked or ()) - set(own)):
+        raise ValueError(f"{folder}: an adapter for {', '.join(own)}, not for {', '.join(odd)}")
+    try:
+        return model, MedGlipProcessor.from_pretrained(folder), list(asked or own)
+    except UNLOADABLE as error:
+        raise ValueError(f"{folder}: its processor cannot be loaded: {one_line(error, 120)}") from None
+
+
+def _sha256(adapter: Path) -> str:
+    return hashlib.sha256((adapter / "adapter_model.safetensors").read_bytes()).hexdigest()
 
 
 if __name__ == "__main__":

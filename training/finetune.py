@@ -21,11 +21,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub.utils import validate_repo_id
 from torch import nn
 from transformers import HfArgumentParser
 
 from modeling_medglip import default_checkpoint
-from modeling_medglip.configuration_medglip import MedGlipConfig, resolve_modality
+from modeling_medglip.configuration_medglip import resolve_modality
 from modeling_medglip.errors import one_line
 from modeling_medglip.image_processing_medglip import MedGlipImageProcessor
 from modeling_medglip.modeling_medglip import MedGlipForObjectDetection
@@ -33,6 +34,8 @@ from modeling_medglip.processing_medglip import MedGlipProcessor
 
 from .dataset import GroundingCollator, GroundingDataset, PhraseLength, foreign_labels
 from .guards import check_options, nothing_to_measure, readable_enough
+from .leaks import check_apart
+from .loading import load_checkpoint
 from .lora import add_adapter, forget_calibration, save_adapter
 from .preview import counts, prompt_texts, write_sheet
 from .processes import process_state, shards_weights, told_by_worker, united
@@ -74,7 +77,7 @@ class Settings:
     pictures: int | None = _setting("at most so many training pictures, drawn by chance")
     labels: list[str] | None = _setting("only these labels; the others count as unknown, not as absent")
     exclude: list[str] | None = _setting("all labels but these")
-    remember: bool = _setting("learn what the model finds for the labels it knows, too, against forgetting", True)
+    remember: bool = _setting("or not: learn what the model finds for the labels it knows, against forgetting", True)
     known: list[str] | None = _setting("labels to remember (default: those that the checkpoint names)")
     replay: str | None = _setting("older data that is mixed in against forgetting, as --data")
     replay_exclude: list[str] | None = _setting("labels of --replay that are left out of it")
@@ -130,14 +133,7 @@ def load_base(settings: Settings, recipe: Recipe) -> tuple[MedGlipForObjectDetec
         processor = MedGlipProcessor(image_processor=image_processor, tokenizer=load_tokenizer())
         return build_starting_model(recipe.config(settings.modality)), processor
     name = settings.model or str(default_checkpoint())
-    try:
-        config = MedGlipConfig.from_pretrained(name)
-        if settings.modality not in config.modalities:
-            raise ValueError(f"it has experts for {', '.join(config.modalities)}, none for {settings.modality}")
-        model = MedGlipForObjectDetection.from_pretrained(name, modalities=[settings.modality])
-        processor = MedGlipProcessor.from_pretrained(name)
-    except (OSError, ValueError, TypeError, KeyError, RuntimeError) as error:
-        raise ValueError(f"{name}: cannot be loaded: {one_line(error, 200)}") from None
+    model, processor = load_checkpoint(name, [settings.modality])
     before = list(model.config.expert_head_config(settings.modality).anchor_sizes)
     _resize(model, processor, settings.modality, recipe.expert(settings.modality))
     if settings.lora and list(model.config.expert_head_config(settings.modality).anchor_sizes) != before:
@@ -180,9 +176,9 @@ def load_data(settings: Settings) -> Data:
     records = chosen_labels(load_records(settings.data, settings.modality), settings.labels, settings.exclude)
     train = fraction_of([r for r in records if r.split == "train"], settings.fraction, settings.seed)
     if settings.pictures is not None:
-        chosen = sorted({_picture(r) for r in train}, key=lambda name: drawn(name[1], settings.seed))
+        chosen = sorted({r.picture for r in train}, key=lambda name: drawn(name[1], settings.seed))
         kept_names = set(chosen[: settings.pictures])
-        train = [record for record in train if _picture(record) in kept_names]
+        train = [record for record in train if record.picture in kept_names]
     if not train:
         raise ValueError(f"{settings.data}: no training pictures of {settings.modality}")
     if not any(record.labels for record in train):
@@ -191,15 +187,11 @@ def load_data(settings: Settings) -> Data:
     both = shared_patients(records)
     if both:
         raise ValueError(f"{settings.data}: {both} patients are in training and validation: divide by patient")
-    own, everything, broken = len({_picture(r) for r in train}), list(train), dict[str, str]()
+    own, everything, broken = len({r.picture for r in train}), list(train), dict[str, str]()
     kept: list[GroundingRecord] = []
     if settings.replay:
         whole = chosen_labels(load_records(settings.replay, settings.modality), None, settings.replay_exclude)
-        both = shared_patients([*records, *whole])
-        if both:
-            raise ValueError(
-                f"{both} patients are trained on in one of --data and --replay, and held out in the other"
-            )
+        check_apart(records, whole)
         older = [record for record in whole if record.split == "train"]
         held_out = [record for record in whole if record.split == "validation"]
         kept = readable_enough(held_out, broken, settings.replay)
@@ -209,7 +201,7 @@ def load_data(settings: Settings) -> Data:
         factor = share * total / sum(r.weight for r in older)
         older = [replace(record, weight=record.weight * factor) for record in older]
         train, everything = train + older, everything + older
-        replayed = len({_picture(record) for record in older}) if share else 0
+        replayed = len({record.picture for record in older}) if share else 0
     validation = readable_enough([r for r in records if r.split == "validation"], broken, settings.data)
     return Data(train, own, validation, kept, everything, broken, replayed)
 
@@ -226,11 +218,6 @@ def _unmeasured(settings: Settings, data: Data) -> str:
     return reason
 
 
-def _picture(record: GroundingRecord) -> tuple[str, str]:
-    """The picture that a record shows: several may be views of one."""
-    return record.source, record.image_id.partition("#")[0]
-
-
 def make_dataset(
     train: Sequence[GroundingRecord],
     everything: Sequence[GroundingRecord],
@@ -242,7 +229,7 @@ def make_dataset(
     are at most as long as the recipe says and the processor reads."""
     budget = min(recipe.prompts.token_budget, processor.max_text_tokens)
     return GroundingDataset(
-        train,
+        [record for record in train if record.annotated],  # of the others nothing is known
         processor.image_processor,
         seed=seed,
         prompts=replace(recipe.prompts, token_budget=budget),
@@ -267,22 +254,26 @@ def run(settings: Settings) -> dict[str, Any]:
     settings = replace(settings, modality=resolve_modality(settings.modality))
     if shards_weights() and (settings.lora or settings.keep == "best"):
         raise ValueError("sharded weights (FSDP) go with neither --lora nor --keep best: launch without FSDP")
+    if settings.push_to_hub:
+        validate_repo_id(settings.push_to_hub)  # before hours of training
     recipe, out, process = resolved_recipe(settings), Path(settings.out), process_state()
     data = load_data(settings)
     if (reason := _unmeasured(settings, data)) and process.is_main_process:
-        logger.warning("%s: nothing was measured", reason)
+        logger.warning("%s: nothing is measured (a file called train.json is training alone: add val.json)", reason)
     model, processor = load_base(settings, recipe)
     model.to(process.device)
     known = settings.known or known_labels(model.config, settings.modality)
     if settings.dry_run:  # of the data alone, without what the model would add
         return _dry_run(make_dataset(data.train, data.everything, processor, recipe, settings.seed), data, out)
+    marked = data.train
     if settings.remember and known:
         data.train = with_known(model, processor, data.train, known)
     dataset = make_dataset(data.train, data.everything, processor, recipe, settings.seed)
     told = {name: value for name, value in asdict(settings).items() if name not in UNIMPORTANT}
     # Recomputed activations are the same activations.
     steady = recipe.changed([settings.modality], checkpointing=False)
-    identity = run_identity({**told, "recipe": asdict(steady)}, data.train, model)
+    # Of the marks that people made: the last bits of the model's own boxes go by the number of threads.
+    identity = run_identity({**told, "known": known, "recipe": asdict(steady)}, marked, model)
     if process.is_main_process:
         claim(out, identity)
     process.wait_for_everyone()
@@ -378,7 +369,7 @@ def _dry_run(dataset: GroundingDataset, data: Data, out: Path) -> dict[str, Any]
         told = f"train {train['pictures']} pictures, {train['boxes']} boxes; validation {validation['pictures']}"
         print(f"  {row['label']:{width}}  {told}, {validation['boxes']}; taxonomy: {row['taxonomy'] or '-'}")
     texts = prompt_texts(dataset)
-    print("prompts (phrases with a box in brackets):")
+    print("prompts (phrases with a box in brackets), without what the model itself would add of the labels it knows:")
     print("\n".join(f"  {text}" for text in texts))
     sheet = write_sheet(dataset, out / "training_pictures.png")
     print(f"pictures after augmentation: {sheet}")

@@ -56,7 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         found = join([json.loads(path.read_text(encoding="utf-8")) for path in options.files])
         write_text(options.out / "protocol.json", json.dumps(found, indent=1, allow_nan=False) + "\n")
         write_text(options.out / "protocol.md", table(found))
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         print(f"error: {one_line(error, 200)}", file=sys.stderr)
         return 2
     print(table(found), end="")

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import re
 from pathlib import Path
 from typing import Any, cast
@@ -20,8 +21,15 @@ from modeling_medglip.modeling_medglip import MedGlipForObjectDetection
 from modeling_medglip.results import write_text
 
 
+logger = logging.getLogger(__name__)
 SCHEMA = "medglip/adapter@2"
 BASE_FILE = "medglip_adapter.json"
+# Of the heads, what is no weight and yet decides where boxes are.
+SETTINGS = (
+    "anchor_sizes", "anchor_strides", "positions", "region_norm", "conv_type", "groups", "fusion_heads", "text_heads",
+)  # fmt: skip
+# In which a base may be loaded and still be known.
+PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 # What peft puts around the layers that it adapts: the base's own weights go by their own names.
 WRAPPERS = (".base_layer", ".original_module")
 
@@ -87,10 +95,11 @@ def save_adapter(model: Any, folder: Path) -> None:
     for config in model.peft_config.values():
         if Path(str(config.base_model_name_or_path)).exists():
             config.base_model_name_or_path = Path(str(config.base_model_name_or_path)).name
-    model.save_pretrained(folder)
+    model.save_pretrained(folder, save_embedding_layers=False)
     (folder / "README.md").unlink(missing_ok=True)  # peft's, with the base's path
     (modality,) = adapted_experts(base)
-    content = {"schema": SCHEMA, "modality": modality, "base_sha256": fingerprint(base, modality)}
+    prints = {name: fingerprint(base, modality, kind) for name, kind in PRECISIONS.items()}
+    content = {"schema": SCHEMA, "modality": modality, "base_sha256": prints}
     write_text(folder / BASE_FILE, json.dumps(content, indent=1) + "\n")
 
 
@@ -100,13 +109,18 @@ def adapted_experts(base: nn.Module) -> list[str]:
     return sorted({name.split(".experts.", 1)[1].split(".", 1)[0] for name in names if ".experts." in name})
 
 
-def fingerprint(model: nn.Module, modality: str) -> str:
-    """SHA-256 of everything that one expert's boxes come from: its weights and the shared ones, without adapters."""
-    digest, others = hashlib.sha256(), set(MODALITIES) - {modality}
+def fingerprint(model: Any, modality: str, precision: torch.dtype = torch.float32) -> str:
+    """SHA-256 of everything that one expert's boxes come from: its weights and the shared ones, without adapters,
+    rounded to a precision, and the settings of its heads."""
+    head = model.config.expert_head_config(modality)
+    told = [[name, list(value) if isinstance(value := getattr(head, name), tuple) else value] for name in SETTINGS]
+    digest = hashlib.sha256(json.dumps(told).encode())
+    others = set(MODALITIES) - {modality}
     for name, tensor in sorted(_own_weights(model).items()):
         if others.isdisjoint(name.split(".")):
             digest.update(f"{name} {tuple(tensor.shape)}".encode())
-            digest.update(tensor.detach().float().cpu().contiguous().numpy().tobytes())
+            rounded = tensor.detach().cpu().to(precision) if tensor.is_floating_point() else tensor.detach().cpu()
+            digest.update(rounded.flatten().contiguous().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
 
 
@@ -162,8 +176,8 @@ def forget_calibration(model: MedGlipForObjectDetection, modality: str) -> None:
         overrides.setdefault(modality, {}).setdefault("head_config", {})["score_calibration"] = None
 
 
-def _check_base(model: nn.Module, folder: Path | str) -> None:
-    """Compare a float32 base with what the adapter says of its own; other precisions cannot be compared.
+def _check_base(model: MedGlipForObjectDetection, folder: Path | str) -> None:
+    """Compare a base with what the adapter says of its own.
 
     Raises:
         `ValueError`: they differ, or the adapter does not say it in a way that is understood.
@@ -171,14 +185,18 @@ def _check_base(model: nn.Module, folder: Path | str) -> None:
     from transformers.utils import cached_file
 
     file = cached_file(str(folder), BASE_FILE, _raise_exceptions_for_missing_entries=False)
-    if file is None or next(model.parameters()).dtype != torch.float32:
+    if file is None:
         return
+    precision = next(model.parameters()).dtype
+    name = str(precision).removeprefix("torch.")
     try:
         told = json.loads(Path(file).read_text(encoding="utf-8"))
-        schema, modality, known = told["schema"], str(told["modality"]), told["base_sha256"]
+        schema, modality, known = told["schema"], str(told["modality"]), dict(told["base_sha256"])
     except (OSError, ValueError, KeyError, TypeError):
-        schema, modality, known = None, "", None
+        schema, modality, known = None, "", {}
     if schema != SCHEMA:
         raise ValueError(f"{folder}: its {BASE_FILE} is not of {SCHEMA}: train the adapter again")
-    if fingerprint(model, modality) != known:
+    if name not in known:
+        logger.warning("%s: whether this is its base cannot be told in %s", one_line(folder, 80), name)
+    elif modality not in model.config.modalities or fingerprint(model, modality, precision) != known[name]:
         raise ValueError(f"{folder}: an adapter for another base: its layers or weights are not this model's")

@@ -32,7 +32,7 @@ def counts(train: Sequence[GroundingRecord], validation: Sequence[GroundingRecor
     labels: set[str] = set()
     for split, records in parts.items():
         for record in records:
-            if "#" in record.image_id:  # another view of a picture
+            if record.view_of is not None:  # another view of a picture
                 continue
             labels.update(record.annotated)
             images.update((split, label) for label in set(record.labels))

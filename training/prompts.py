@@ -13,12 +13,16 @@ from typing import Any
 import numpy as np
 import yaml
 
+from modeling_medglip.phrases import normalize_phrase
 from modeling_medglip.taxonomy import Taxonomy, load_taxonomy
 
 
 SYNONYMS_FILE = Path(__file__).with_name("synonyms.yaml")
 SIDES = ("left", "right")
 ANYWHERE = "any"
+# What a picture of one part of the body may show besides.
+TRUNK, HEAD = frozenset({"abdomen", "chest", "spine", "pelvis", "breast"}), frozenset({"brain", "eye", "head_neck"})
+BESIDE = ((TRUNK, TRUNK | {"head_neck", "limb", "colon", "fetus"}), (HEAD, HEAD | {"spine"}))
 # What counts ribs and vertebrae.
 NUMBER = re.compile(r"[CTLS]?\d+")
 
@@ -89,7 +93,10 @@ class Vocabulary:
         self._excluded: dict[str, list[str]] = document.get("excluded", {})
         self._places: dict[str, list[str]] = document.get("places", {})
         self.words: dict[str, LabelWords] = {}
+        # Of labels that are not listed; apart from them, so that what was asked before changes nothing.
+        self._looked_up: dict[str, LabelWords] = {}
         self._groups: dict[str, tuple[str, ...]] = {}
+        self._meant: dict[tuple[str, ...], frozenset[str]] = {}
         self.pairs: dict[str, tuple[str, str]] = {}
         self.parent_words = {name: tuple(words) for name, words in document.get("parents", {}).items()}
         for name, entry in document.get("labels", {}).items():
@@ -128,9 +135,11 @@ class Vocabulary:
 
     def of(self, label: str) -> LabelWords:
         """The words of a label: those that are listed, else what the taxonomy knows; none for other labels."""
-        if label not in self.words:
-            self.words[label] = self._from_taxonomy(label)
-        return self.words[label]
+        if label in self.words:
+            return self.words[label]
+        if label not in self._looked_up:
+            self._looked_up[label] = self._from_taxonomy(label)
+        return self._looked_up[label]
 
     def _from_taxonomy(self, name: str) -> LabelWords:
         found = self._taxonomy.resolve(name) if self._taxonomy else None
@@ -161,10 +170,22 @@ class Vocabulary:
         """Other wordings of a label."""
         return self.of(label).synonyms
 
+    def meant(self, labels: tuple[str, ...]) -> frozenset[str]:
+        """All wordings of some labels, in the form in which phrases are compared."""
+        if labels not in self._meant:
+            words = (word for label in labels for word in (label, *self.synonyms(label)))
+            self._meant[labels] = frozenset(map(normalize_phrase, words))
+        return self._meant[labels]
+
     def regions(self, labels: Sequence[str]) -> tuple[str, ...]:
-        """Where in the body a picture with these labels may be from; empty if one of them is not known."""
+        """What of the body a picture with these labels may show, neighbouring parts too; empty if one of the labels is
+        not known."""
         found = [self.of(label).regions for label in labels]
-        return tuple(sorted(frozenset().union(*found))) if all(found) else ()
+        if not all(found):
+            return ()
+        own: frozenset[str] = frozenset().union(*found)
+        wider = [more for part, more in BESIDE if own & part]
+        return tuple(sorted(own.union(*wider)))
 
     def covered(self, parent: str, annotated: Sequence[str]) -> tuple[str, ...]:
         """Annotated labels that a parent term covers; none where it cannot be used.
@@ -216,24 +237,32 @@ class PromptSampler:
     token_length: Callable[[str], int] = rough_token_length
 
     def draw(
-        self, labels: Sequence[str], annotated: Sequence[str], regions: Sequence[str], rng: np.random.Generator
+        self,
+        labels: Sequence[str],
+        annotated: Sequence[str],
+        regions: Sequence[str],
+        rng: np.random.Generator,
+        source_labels: Sequence[str] = (),
     ) -> Prompt:
         """Draw one prompt.
 
         Args:
             labels: one per box of the picture.
             annotated: labels marked wherever they occur; those without a box are negatives.
-            regions: body parts in the picture; empty: those that the annotated labels can be in.
+            regions: body parts in the picture; empty: those that the labels can be in.
             rng: the only source of chance.
+            source_labels: what may be in the picture though it is not asked, such as labels that were cut off at its
+                border; the annotated ones when not given.
         """
+        present, own = set(labels), tuple(source_labels or annotated)
         chosen = self._choose(labels, annotated, rng)
-        phrases = self._word(chosen, annotated, rng)
-        regions = regions or self.vocabulary.regions(annotated)
-        phrases += [(phrase, ()) for phrase in self._foreign(regions, rng, at_least_one=not phrases)]
+        phrases = self._word(chosen, annotated, present, rng)
+        regions = regions or self.vocabulary.regions(own)
+        phrases += [(phrase, ()) for phrase in self._foreign(regions, own, rng, at_least_one=not phrases)]
         if not phrases:  # nothing is known to be absent either
-            phrases = self._word(annotated, annotated, rng)
+            phrases = self._word(annotated, annotated, present, rng)
         order = rng.permutation(len(phrases))
-        kept = self._fit([phrases[i] for i in order], set(labels))
+        kept = self._fit([phrases[i] for i in order], present)
         owner = {label: index for index, (_, members) in enumerate(kept) for label in members}
         boxes = tuple(index for index, label in enumerate(labels) if label in owner)
         return Prompt(tuple(phrase for phrase, _ in kept), boxes, tuple(owner[labels[index]] for index in boxes))
@@ -251,7 +280,7 @@ class PromptSampler:
         return [str(name) for name in picks]
 
     def _word(
-        self, chosen: Sequence[str], annotated: Sequence[str], rng: np.random.Generator
+        self, chosen: Sequence[str], annotated: Sequence[str], present: set[str], rng: np.random.Generator
     ) -> list[tuple[str, tuple[str, ...]]]:
         """Phrases with the labels each stands for; no label under two phrases, no phrase twice."""
         phrases: list[tuple[str, tuple[str, ...]]] = []
@@ -260,7 +289,7 @@ class PromptSampler:
         for label in (str(name) for name in rng.permutation(list(chosen))):
             if label in used:
                 continue
-            phrase, members = self._phrase(label, annotated, used, rng)
+            phrase, members = self._phrase(label, annotated, present, used, rng)
             if phrase.lower() in said or (phrase != label and phrase in annotated):
                 phrase, members = label, (label,)
             if phrase.lower() in said:
@@ -271,19 +300,21 @@ class PromptSampler:
         return phrases
 
     def _phrase(
-        self, label: str, annotated: Sequence[str], used: set[str], rng: np.random.Generator
+        self, label: str, annotated: Sequence[str], present: set[str], used: set[str], rng: np.random.Generator
     ) -> tuple[str, tuple[str, ...]]:
+        """The words for a label, and the labels that they stand for. A general term is asked only where something of
+        it is there: that all it covers is absent, a source that marks some of it cannot say."""
         if rng.random() >= self.recipe.replace:
             return label, (label,)
         if rng.random() < self.recipe.group:
             groups = self.vocabulary.groups(label)
             term = groups[rng.integers(len(groups))] if groups else ""
             members = tuple(name for name in annotated if term in self.vocabulary.groups(name))
-            if members and not used & set(members):
+            if set(members) & present and not used & set(members):
                 return term, members
         if rng.random() < self.recipe.parent:
             terms = [(term, self.vocabulary.covered(term, annotated)) for term in self.vocabulary._parents(label)]
-            terms = [(term, members) for term, members in terms if members and not used & set(members)]
+            terms = [pair for pair in terms if self._certain(*pair, present) and not used & set(pair[1])]
             if terms:
                 term, members = terms[rng.integers(len(terms))]
                 words = (term, *self.vocabulary.parent_words.get(term, ()))
@@ -291,10 +322,18 @@ class PromptSampler:
         words = self.vocabulary.synonyms(label)
         return (words[rng.integers(len(words))] if words else label), (label,)
 
-    def _foreign(self, regions: Sequence[str], rng: np.random.Generator, at_least_one: bool) -> list[str]:
+    def _certain(self, term: str, members: Sequence[str], present: set[str]) -> bool:
+        """Both sides are all that a term for both sides covers."""
+        return bool(set(members) & present) or bool(members and term in self.vocabulary.pairs)
+
+    def _foreign(
+        self, regions: Sequence[str], own: tuple[str, ...], rng: np.random.Generator, at_least_one: bool
+    ) -> list[str]:
         least = int(at_least_one)
         count = int(rng.integers(least, max(self.recipe.foreign, least) + 1))
-        sources = [names for names in (self.vocabulary.foreign(regions, o) for o in self.others.values()) if names]
+        others = (self.vocabulary.foreign(regions, names) for names in self.others.values())
+        meant = self.vocabulary.meant(own)
+        sources = [left for names in others if (left := [n for n in names if normalize_phrase(n) not in meant])]
         phrases: list[str] = []
         for _ in range(count if sources else 0):
             names = sources[rng.integers(len(sources))]

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from modeling_medglip.configuration_medglip import MODALITIES, resolve_modality
 from modeling_medglip.errors import one_line
 from modeling_medglip.image_processing_medglip import estimate_window
-from modeling_medglip.phrases import names_a_side
+from modeling_medglip.taxonomy import means_a_side
 from modeling_medglip.yaml_files import load_yaml
 
 
@@ -57,7 +57,8 @@ class GroundingRecord:
 
     Args:
         modality (`str`): as in `MODALITIES`. source (`str`): where it comes from.
-        image_id (`str`): unique within the source. patient (`str`): all pictures of one patient share it.
+        image_id (`str`): unique within the source. view_of (`str`, *optional*): of a single channel that is a further
+            view of a picture, that picture's. patient (`str`): all pictures of one patient share it.
         split (`str`): one of `SPLITS`.
         boxes (`np.ndarray` of shape `(n, 4)`): float32 xyxy pixels, continuous (width = x2 - x1).
         labels (`tuple[str]`): one per box.
@@ -85,12 +86,18 @@ class GroundingRecord:
     hints: Hints = Hints()
     weight: float = 1.0
     in_subset: bool = False
+    view_of: str | None = None
 
     def __post_init__(self) -> None:
         # A label with boxes that may not be asked would be learned as background, or stop an evaluation.
         if not set(self.labels) <= set(self.annotated):
             odd = ", ".join(sorted(set(self.labels) - set(self.annotated)))
             raise ValueError(one_line(f"{self.image_id}: has boxes of labels that are not annotated in it: {odd}"))
+
+    @property
+    def picture(self) -> tuple[str, str]:
+        """Source and name of the picture that it shows: several records may be views of one."""
+        return self.source, self.view_of or self.image_id
 
     def load(self) -> NDArray:
         """Decode the pixels."""
@@ -164,7 +171,7 @@ class HintTable:
         """Hints for a source with these labels. Nothing is mirrored where a label carries a side."""
         values = {**self.modalities.get(modality, {}), **self.sources.get(source, {})}
         values = {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
-        if any(map(names_a_side, labels)):
+        if any(map(means_a_side, labels)):
             values |= {"horizontal_flip": False, "vertical_flip": False, "quarter_turns": False}
         return Hints(**values)
 
@@ -229,7 +236,7 @@ def with_channels(record: GroundingRecord) -> list[GroundingRecord]:
     views = [replace(record, weight=weight)]
     for channel in record.hints.channels:
         name, loader = f"{record.image_id}#{channel}", _Channel(record.loader, channel)
-        views.append(replace(record, image_id=name, loader=loader, weight=weight))
+        views.append(replace(record, image_id=name, view_of=record.image_id, loader=loader, weight=weight))
     return views
 
 
@@ -253,8 +260,14 @@ def readable(records: Sequence[GroundingRecord], broken: dict[str, str]) -> list
             kept.append(record)
         except (OSError, ValueError, SyntaxError) as error:
             broken[record.image_id] = one_line(error, 120)
-            logger.warning("left out: %s", one_line(f"{record.image_id}: {error}", 200))
+            logger.warning("left out: %s", named(record.image_id, error))
     return kept
+
+
+def named(image_id: str, error: BaseException) -> str:
+    """A line that names a picture and what is wrong with it; some errors name it themselves."""
+    text = str(error)
+    return one_line(text if text.startswith(Path(image_id).name) else f"{image_id}: {text}", 200)
 
 
 def chosen_labels(
@@ -264,13 +277,15 @@ def chosen_labels(
     is known any more are left out.
 
     Raises:
-        `ValueError`: a label that no record has.
+        `ValueError`: a label that no record has, or none is left.
     """
     known = {label for record in records for label in record.annotated}
     odd = sorted({*(only or ()), *(without or ())} - known)
     if odd:
         raise ValueError(f"no picture has the label {', '.join(odd)}; there are {', '.join(sorted(known))}")
     kept = (set(only) if only else known) - set(without or ())
+    if not kept:
+        raise ValueError(f"all labels are left out: {', '.join(sorted(known))}")
     found = []
     for record in records:
         places = [number for number, label in enumerate(record.labels) if label in kept]

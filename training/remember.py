@@ -14,14 +14,15 @@ import numpy as np
 from modeling_medglip.phrases import normalize_phrase
 
 from .evaluate import detect
+from .guards import readable_enough
 from .metrics import Detections
 from .processes import gathered, own_share
 from .prompts import Vocabulary
-from .records import GroundingRecord, readable
+from .records import GroundingRecord
 
 
-# Scores from which a box is believed, and under which a label counts as absent. Between them nothing is said.
-BELIEVED, ABSENT = 0.5, 0.15
+# Score from which a box is believed. Of labels without one nothing is said: weak ones are often there all the same.
+BELIEVED = 0.5
 # Share of the best box's score from which another one may be right as well.
 DOUBTFUL = 0.7
 
@@ -41,7 +42,7 @@ def with_known(
         known: labels to ask for; those that a record's source annotates are left to it.
     """
     asked = [_unmarked(record, known) for record in records]
-    whole = {id(record) for record in readable(records, {})}
+    whole = {id(record) for record in readable_enough(records, {}, "training pictures")}
     places = [number for number, labels in enumerate(asked) if labels and id(records[number]) in whole]
     if not places:
         return list(records)
@@ -79,8 +80,6 @@ def _joined(record: GroundingRecord, found: Detections, asked: Sequence[str]) ->
                 continue
             boxes.append(own[scores >= BELIEVED])
             labels += [label] * int((scores >= BELIEVED).sum())
-            certain.append(label)
-        elif best < ABSENT:
             certain.append(label)
     annotated = tuple(sorted({*record.annotated, *certain}))
     return replace(record, boxes=np.concatenate(boxes).astype(np.float32), labels=tuple(labels), annotated=annotated)

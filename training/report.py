@@ -16,12 +16,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from modeling_medglip.markdown import percent, table, with_interval
+from modeling_medglip.markdown import percent, plain, table, with_interval
 
 
 BASELINE = "Grounding DINO tiny"
 BESIDE = ("router", "benchmark", "embedded", "calibration", "training_benchmark")
-TEMPLATE = Path(__file__).parent / "templates" / "results.md"
+TEMPLATES = Path(__file__).parent / "templates"
 
 
 def render_page(
@@ -32,15 +32,35 @@ def render_page(
     calibration: dict[str, Any] | None = None,
     training_benchmark: dict[str, Any] | None = None,
 ) -> str:
-    """The whole page `docs/results.md`; a part that was not measured says so."""
-    return TEMPLATE.read_text(encoding="utf-8").format(
-        tables=render_markdown(results),
-        calibration=calibration_table(calibration) if calibration else "Not measured.\n",
-        router=router_table(router) if router else "Not measured.\n",
-        benchmark=benchmark_table(benchmark) if benchmark else "Not measured.\n",
-        training_benchmark=benchmark_table(training_benchmark) if training_benchmark else "Not measured.\n",
-        embedded=embedded_table(embedded) if embedded else "Not measured.\n",
+    """The whole page `docs/results.md`, where a part that was not measured says so; of other data or weights than the
+    embedded checkpoint's what was measured alone."""
+    measures = (TEMPLATES / "measures.md").read_text(encoding="utf-8")
+    if not results.get("embedded", True):  # results of before November 2026 do not say
+        text = (TEMPLATES / "evaluation.md").read_text(encoding="utf-8")
+        return text.format(measures=measures, tables=render_markdown(results), **_told(results))
+    return (
+        (TEMPLATES / "results.md")
+        .read_text(encoding="utf-8")
+        .format(
+            measures=measures,
+            tables=render_markdown(results),
+            calibration=calibration_table(calibration) if calibration else "Not measured.\n",
+            router=router_table(router) if router else "Not measured.\n",
+            benchmark=benchmark_table(benchmark) if benchmark else "Not measured.\n",
+            training_benchmark=benchmark_table(training_benchmark) if training_benchmark else "Not measured.\n",
+            embedded=embedded_table(embedded) if embedded else "Not measured.\n",
+        )
     )
+
+
+def _told(results: Mapping[str, Any]) -> dict[str, str]:
+    """What was measured: the checkpoint, and the adapter on it."""
+    model, adapter = plain(str(results["model"])), results.get("adapter")
+    if adapter is None:
+        digest = results["weights_sha256"]
+        return {"name": model, "weights": f"weights {digest[:12]}" if digest else "weights as the Hub has them"}
+    name = f"{model} with the adapter {plain(adapter['name'])}"
+    return {"name": name, "weights": f"adapter {adapter['weights_sha256'][:12]}"}
 
 
 def render_markdown(results: dict[str, Any]) -> str:
@@ -49,10 +69,11 @@ def render_markdown(results: dict[str, Any]) -> str:
     told = told if results.get("mirror") else ""
     if broken := results.get("broken"):  # results of before November 2026 do not say
         told += f"Left out, as they cannot be read: {broken}.\n\n"
+    if both := results.get("shared_patients"):
+        told += f"Patients that are in the training split of the data, too: {both}; the figures flatter.\n\n"
     parts = [
         "## Summary\n\n" + told + summary_table(results),
-        "At the default threshold, on the images that the two calibration numbers per expert were fitted on:\n\n"
-        + threshold_table(results),
+        f"At the default threshold{_fitted(results)}:\n\n" + threshold_table(results),
     ]
     measured = {name: part for name, part in results["modalities"].items() if "hierarchy" in part}
     if measured:
@@ -66,6 +87,11 @@ def render_markdown(results: dict[str, Any]) -> str:
         if result["side_confusion"]["labels"]:
             parts.append("Best box on the other side:\n\n" + side_table(result))
     return "\n".join(parts)
+
+
+def _fitted(results: Mapping[str, Any]) -> str:
+    own = results.get("embedded", True)
+    return ", on the images that the two calibration numbers per expert were fitted on" if own else ""
 
 
 def summary_table(results: dict[str, Any]) -> str:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from huggingface_hub import ModelCardData
 
+from modeling_medglip.markdown import plain
 from modeling_medglip.results import write_bytes, write_text
 
 from .evaluate import detect, source_labels
@@ -118,7 +119,7 @@ def plot(history: Sequence[Mapping[str, Any]]) -> bytes:
     axes = figure.add_subplot()
     losses = [(row["epoch"], float(row["loss"])) for row in history if "loss" in row]
     if losses:
-        axes.plot(*zip(*losses, strict=True), color="#3572b0", label="loss")
+        axes.plot(*zip(*losses, strict=True), color="#3572b0", marker=".", label="loss")
     axes.set(xlabel="epoch", ylabel="loss", title="Training")
     measured = [
         (row["epoch"], 100 * float(row["eval_AP"]), 100 * float(row["eval_AP50"]))
@@ -141,13 +142,19 @@ def card(settings: Any, results: Mapping[str, Any]) -> str:
     """The outcome as Markdown, with the header that the Hub reads."""
     kind = f"An adapter (LoRA, rank {settings.rank})" if settings.lora else "An expert"
     pictures = results["pictures"]
-    replayed = f" and {pictures['replayed']} older ones" if pictures["replayed"] else ""
+    replayed = ""
+    if pictures["replayed"]:
+        replayed = f" and, {settings.replay_share:g} for each of them, older ones drawn from {pictures['replayed']}"
     lines = [
         f"# MedGLIP, {settings.modality}: trained further", "",
         f"{kind} trained by `python -m training.finetune` on {pictures['train']} pictures{replayed}, measured on",
         f"{pictures['validation']} others, of other patients where the data name patients. For research use; not a",
         "medical device.", "",
     ]  # fmt: skip
+    if settings.keep == "best" and pictures["validation"]:
+        lines += ["The best epoch was chosen on these same pictures: expect a little less on others.", ""]
+    if pictures["broken"]:
+        lines += [f"Pictures that cannot be read and were left out: {pictures['broken']}.", ""]
     lines += [f"**{told}**"] if (told := unmeasured(results)) else _table(results["before"], results["after"])
     if results["known_after"]["labels"]:
         lines += ["", "Labels of the older data, on its own validation pictures:", ""]
@@ -180,7 +187,7 @@ def _table(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
     rows = [(name, before["labels"].get(name, {}), after["labels"][name]) for name in after["labels"]]
     for name, first, last in [*rows, ("**mean**", before["mean"], after["mean"])]:
         cells = [_percent(part.get(key)) for key in ("AP50", "AP") for part in (first, last)]
-        lines.append(f"| {name.replace('|', ' ')} | {' | '.join(cells)} |")
+        lines.append(f"| {plain(name)} | {' | '.join(cells)} |")
     return lines
 
 

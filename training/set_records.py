@@ -19,6 +19,12 @@ from .coco_records import decode_picture
 from .records import SPLITS, GroundingRecord, HintTable, as_boxes, join_lungs, with_channels, without_unknown
 
 
+CURE = (
+    "give a folder that dataset_scripts.build made, or one with a whole COCO file, or with one per split that has its "
+    "name (train.json, val.json)"
+)
+
+
 def set_records(data: Path | str, modalities: list[str], hints: HintTable) -> list[GroundingRecord]:
     """All records of some modalities.
 
@@ -35,7 +41,9 @@ def set_records(data: Path | str, modalities: list[str], hints: HintTable) -> li
     try:
         known = datasets.get_dataset_config_names(str(data))
     except Exception as error:  # what is no data set makes the library raise nearly anything
-        raise ValueError(f"{data}: cannot be read as a data set ({type(error).__name__})") from None
+        raise ValueError(f"{data}: cannot be read as a data set ({type(error).__name__}): {CURE}") from None
+    if any(folder.glob("*.json")) and not any(folder.rglob("*.parquet")):
+        raise ValueError(f"{data}: {CURE}")  # the library takes any JSON for a table
     records: list[GroundingRecord] = []
     kept = _kept_in(folder) if folder.is_dir() else None
     for modality in modalities:

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import re
 import shutil
 import sys
@@ -19,6 +20,7 @@ from torch import nn
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
+from modeling_medglip.errors import one_line
 from modeling_medglip.modeling_medglip import MedGlipExpert, MedGlipForObjectDetection
 
 from .ema import EmaCallback
@@ -57,6 +59,18 @@ class LogCallback(TrainerCallback):
         logger.info("epoch %.2f of %g: %s", state.epoch or 0, args.num_train_epochs, text)
 
 
+class DivergenceCallback(TrainerCallback):
+    """Stops a run whose loss is no finite number: nothing that comes after would be worth anything."""
+
+    def on_log(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: Any = None, **kwargs: Any
+    ) -> None:
+        """Raises `ValueError`."""
+        loss = float((logs or {}).get("loss", (logs or {}).get("train_loss", 0.0)))
+        if not math.isfinite(loss):
+            raise ValueError(f"the loss is {loss} at step {state.global_step}: the run diverged, take a lower rate")
+
+
 class GroundingTrainer(Trainer):
     """`Trainer` with the rates of an [`Optimisation`], averaged weights, and a measure of its own.
 
@@ -81,6 +95,7 @@ class GroundingTrainer(Trainer):
         if self.args.disable_tqdm:
             self.remove_callback(PrinterCallback)
             self.add_callback(LogCallback)
+        self.add_callback(DivergenceCallback)
         self.optimisation = optimisation
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
@@ -145,7 +160,8 @@ class GroundingTrainer(Trainer):
             shutil.rmtree(out / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}", ignore_errors=True)
             last = last_checkpoint(out)
             left = f"{last.name} is left: the same command goes on from it" if last else "none is left"
-            raise OSError(f"the checkpoint of step {self.state.global_step} cannot be saved; {left}") from error
+            step, reason = self.state.global_step, one_line(error, 80)
+            raise OSError(f"the checkpoint of step {step} cannot be saved ({reason}); {left}") from error
 
     def _load_best_model(self) -> None:
         """The best checkpoint's averaged weights."""
@@ -232,6 +248,7 @@ def training_arguments(
         "save_strategy": "epoch",
         "save_total_limit": 1,
         "logging_steps": 10,
+        "logging_nan_inf_filter": False,  # a run that diverged must not look well
         "report_to": [],
         "remove_unused_columns": False,
         "dataloader_num_workers": 0,
@@ -263,13 +280,15 @@ def train_expert(
         arguments: further ones for `TrainingArguments`.
 
     Raises:
-        `ValueError`: averaged weights of sharded ones are asked for.
+        `ValueError`: averaged weights of sharded ones are asked for, or the run diverged.
 
     Returns:
         the trainer. Its model has the averaged weights, of the best epoch with `load_best_model_at_end`.
     """
     if measure is not None:
+        # Beside the best checkpoint the last one stays, too: a finished run would go on from the best one otherwise.
         arguments = {
+            "save_total_limit": 2,
             "eval_strategy": "epoch",
             "metric_for_best_model": BEST_METRIC,
             "greater_is_better": True,
@@ -280,6 +299,8 @@ def train_expert(
         model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     elif optimisation.ema_decay:
         raise ValueError("averaged weights cannot be kept of sharded ones: ema_decay 0 in the recipe, or no FSDP")
+    steps = math.ceil(len(dataset) / (recipe.batch * recipe.accumulate))
+    arguments = {"logging_steps": min(10, max(1, steps)), **arguments}  # at least once an epoch
     ema = EmaCallback(model, optimisation.ema_decay) if optimisation.ema_decay else None
     trainer = GroundingTrainer(
         model=model,
@@ -298,6 +319,8 @@ def train_expert(
     trainer.train(resume_from_checkpoint=None if last is None else str(last))
     if ema is not None:
         ema.settle()
+    if not all(torch.isfinite(value).all() for value in model.state_dict().values() if value.is_floating_point()):
+        raise ValueError("the weights are no finite numbers any more: the run diverged, take a lower rate")
     if not shards_weights():
         model.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
     return trainer

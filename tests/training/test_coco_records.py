@@ -107,7 +107,41 @@ class TestMarksThatAreLeftOut:
         assert not caplog.records
 
 
+class TestOtherFormats:
+    @pytest.mark.parametrize(
+        ("box", "told"),
+        [([0.2, 0.2, 0.5, 0.5], "shares of the picture"), ([9, 9, 29, 19], "two corners"), ([1, 1, 4, 4], "")],
+    )
+    def test_boxes_that_look_like_another_format_are_named(
+        self, box: list[float], told: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        read(tmp_path, [{**LIVER, "bbox": box}])
+        assert (told in caplog.text) if told else not caplog.records
+
+    def test_a_picture_that_is_turned_by_its_exif_tag(self, tmp_path: Path) -> None:
+        exif = Image.Exif()
+        exif[0x0112] = 2  # a mirror image
+        Image.new("L", SIZE).save(tmp_path / "a.jpg", exif=exif)
+        with pytest.raises(ValueError, match="a.jpg: is turned by its EXIF orientation: save it upright"):
+            read_picture(tmp_path / "a.jpg", SIZE)
+        exif[0x0112] = 1
+        Image.new("L", SIZE).save(tmp_path / "a.jpg", exif=exif)
+        assert read_picture(tmp_path / "a.jpg", SIZE).shape == SIZE[::-1]
+
+
+class TestPatients:
+    def test_a_number_is_a_name(self, tmp_path: Path) -> None:
+        assert read(tmp_path, [], patient=0).patient == "0"
+        assert read(tmp_path, [], patient=" ", patient_id=7).patient == "7"
+        assert read(tmp_path, []).patient == "a.png"
+
+
 class TestCategories:
+    def test_a_label_is_one_line_and_no_page(self, tmp_path: Path) -> None:
+        assert read(tmp_path, [], categories({"id": 1, "name": " my\n polyp "})).annotated == ("my polyp",)
+        with pytest.raises(ValueError, match="is no label: give it at most 200 letters"):
+            read(tmp_path, [], categories({"id": 1, "name": "x" * 201}))
+
     @pytest.mark.parametrize(
         ("entries", "error"),
         [

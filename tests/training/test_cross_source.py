@@ -40,7 +40,7 @@ def test_only_labels_that_another_source_trains_are_shared() -> None:
 def test_a_source_is_judged_by_its_validation_pictures() -> None:
     records = [
         _record("first", "train", ["liver", "spleen"], "a"),
-        _record("first", "train", ["liver"], "a#1"),
+        replace(_record("first", "train", ["liver"], "a#1"), view_of="a"),
         _record("first", "validation", ["liver", "spleen"], "b"),
         _record("first", "validation", ["spleen"], "c"),
         _record("second", "train", ["liver"], "d"),

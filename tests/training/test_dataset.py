@@ -144,6 +144,16 @@ def test_a_label_that_is_mostly_cut_off_is_not_asked() -> None:
     np.testing.assert_allclose(kept, [[0.45, 0, 0.65, 0.5]], atol=1e-6)
 
 
+def test_a_close_up_that_cuts_everything_is_not_taken() -> None:
+    """Nothing could be asked of it."""
+    own = record([[0, 30, 30, 42], [60, 10, 100, 62]], ["a stone of mine"] * 2, hints=Hints(close_ups=True))
+    close, plain = AugmentationRecipe(close_share=1.0), PromptRecipe(foreign=0, no_positive=0)
+    made = GroundingDataset([own], image_processor(), augmentation=close, prompts=plain)
+    for epoch in range(600):
+        made.set_epoch(epoch)
+        assert made[0]["text_labels"] == ["a stone of mine"]
+
+
 def test_the_cache_ends_where_its_room_does() -> None:
     loads: Counter[str] = Counter()
 

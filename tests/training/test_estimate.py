@@ -62,7 +62,7 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert found["plan"] == {"size": 64, "batch": 5, "epochs": 30, "processes": 8, "pictures": 1000}
     assert text == capsys.readouterr().out == estimate.page(found)
     expected = hours(StepCost(**found["step"]), 1000, 30, 8, 5.0)
-    assert f"| a card | 5 | {expected:,.0f} |" in text and "launch/fsdp.yaml" in text
+    assert f"| 8 cards, each | 5 | {expected:,.0f} |" in text and "launch/fsdp.yaml" in text
 
 
 def test_no_such_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -145,7 +145,9 @@ def test_a_limit_counts_per_source(oracle: tuple[Oracle, Any, list[GroundingReco
 
 def test_labels_and_counts_per_source() -> None:
     first = record([[0, 0, 5, 5], [5, 5, 9, 9]], ["lung nodule"] * 2, source="a", image_id="x")
-    view = record([[0, 0, 5, 5]], ["lung nodule"], source="a", image_id="x#1")
+    view = record([[0, 0, 5, 5]], ["lung nodule"], source="a", image_id="x#1", view_of="x")
+    other = record([[0, 0, 5, 5]], ["lung nodule"], source="a", image_id="case #1")
+    assert label_counts([other]) == {"lung nodule": (1, 1)}, "a name may have any letters"
     assert label_counts([first, view, record([], [], ["liver"])]) == {"lung nodule": (1, 2)}
     assert source_labels([first, record([], [], ["liver"], source="b")]) == {
         "ct/a": ["lung nodule"],
@@ -198,8 +200,17 @@ def test_one_line_errors(checkpoint: Path, tmp_path: Path, capsys: pytest.Captur
     rest = ["--data", str(tmp_path), "--out", str(tmp_path / "out")]
     assert evaluate.main(["--model", str(tmp_path / "none"), *rest]) == 2
     assert evaluate.main(["--model", str(checkpoint), *rest]) == 2
-    first, second = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error:")]
-    assert "no such checkpoint" in first and "cannot be read as a data set" in second
+    (tmp_path / "torn").mkdir()
+    for file in checkpoint.iterdir():
+        (tmp_path / "torn" / file.name).write_bytes(
+            file.read_bytes()[: 2000 if file.suffix == ".safetensors" else None]
+        )
+    assert evaluate.main(["--model", str(tmp_path / "torn"), *rest]) == 2
+    assert evaluate.main(["--adapter", str(tmp_path / "none"), "--model", str(checkpoint), *rest]) == 2
+    told = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error:")]
+    first, second, torn, adapter = told
+    assert "none: cannot be loaded" in first and "cannot be read as a data set" in second
+    assert "torn: cannot be loaded" in torn and "none: holds no adapter" in adapter
 
 
 @pytest.mark.parametrize(

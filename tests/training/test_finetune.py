@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from modeling_medglip.modeling_medglip import MedGlipForObjectDetection
 from modeling_medglip.processing_medglip import MedGlipProcessor
 from tests.modeling_medglip.tiny_checkpoint import save_tiny_checkpoint
-from training import finetune
+from training import evaluate, finetune
 from training.finetune import Settings, load_base, load_data, main, resolved_recipe, run
 from training.lora import BASE_FILE, HEADS, adapted_layers, add_adapter, load_adapter, save_adapter
 from training.recipe import load_recipe
@@ -163,7 +163,7 @@ class TestBadInput:
             images.append({"file_name": path.name, "width": 48, "height": 40, "split": "train", "modality": "ct"})
         save_coco(tmp_path, "list.json", images, [[("liver", [4, 4, 20, 20])]] * 120)
         arguments = command(checkpoint, tmp_path, tmp_path / "out", "--lora", "--epochs", "1", "--batch", "30")
-        arguments += ["--workers", workers]
+        arguments += ["--workers", workers, "--no_remember"]
         (tmp_path / "images" / "7.png").write_bytes(b"\x89PNG")
         assert main(arguments) == 0
         assert json.loads((tmp_path / "out" / "results.json").read_text())["pictures"]["broken"] == 1
@@ -172,6 +172,8 @@ class TestBadInput:
         capsys.readouterr()
         arguments[arguments.index("--out") + 1] = str(tmp_path / "again")
         assert "2 of 120 pictures cannot be read: mend the data" in error_of(arguments, capsys)
+        arguments.remove("--no_remember")  # the model looks at all of them before
+        assert "3 of 120 pictures cannot be read: mend the data" in error_of(arguments, capsys)
 
 
 class TestRanges:
@@ -269,7 +271,7 @@ class TestValidation:
         assert f"{reason}, so no epoch is the best" in error_of([*arguments, "--keep", "best"], capsys)
         assert not (tmp_path / "out").exists()
         assert main(arguments) == 0
-        told = [row for row in caplog.records if row.getMessage() == f"{reason}: nothing was measured"]
+        told = [row for row in caplog.records if row.getMessage().startswith(f"{reason}: nothing is measured")]
         assert len(told) == 1 and told[0].levelname == "WARNING"
         card = (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
         assert f"{reason[0].upper()}{reason[1:]}: nothing was measured." in card and "**mean**" not in card
@@ -350,6 +352,40 @@ class TestAdapters:
         with pytest.raises(ValueError, match="no expert for mri"):
             adapted_layers(self.base(checkpoint), "mri")
 
+    @pytest.mark.parametrize("precision", [torch.bfloat16, torch.float16])
+    def test_a_base_is_known_in_half_precision(self, precision: torch.dtype, checkpoint: Path, tmp_path: Path) -> None:
+        save_adapter(self.changed(checkpoint), tmp_path)
+        load_adapter(self.base(checkpoint).to(precision), tmp_path)
+        other = self.base(checkpoint)
+        with torch.no_grad():
+            other.model.text_model.embeddings.word_embeddings.weight.mul_(1.1)
+        with pytest.raises(ValueError, match="an adapter for another base"):
+            load_adapter(other.to(precision), tmp_path)
+
+    def test_a_base_with_other_anchors(self, checkpoint: Path, tmp_path: Path) -> None:
+        save_adapter(self.changed(checkpoint), tmp_path)
+        other = self.base(checkpoint)
+        other.config.expert_overrides = {"ct": {"head_config": {"anchor_sizes": [9, 18, 36, 72, 144]}}}
+        with pytest.raises(ValueError, match="an adapter for another base"):
+            load_adapter(other, tmp_path)
+
+    def test_only_its_own_expert_is_evaluated(
+        self, checkpoint: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        save_adapter(self.changed(checkpoint), tmp_path / "adapter")
+        MedGlipProcessor.from_pretrained(checkpoint).save_pretrained(tmp_path / "adapter")
+        arguments = ["--model", str(checkpoint), "--data", str(data), "--adapter", str(tmp_path / "adapter")]
+        arguments += ["--out", str(tmp_path / "out")]
+        assert evaluate.main([*arguments, "--modality", "fundus"]) == 2
+        assert "adapter: an adapter for ct, not for fundus" in capsys.readouterr().err
+        assert evaluate.main(arguments) == 0
+        results = json.loads((tmp_path / "out" / "results.json").read_text(encoding="utf-8"))
+        assert list(results["modalities"]) == ["ct"] and results["adapter"]["name"] == "adapter"
+        assert not results["embedded"] and len(results["adapter"]["weights_sha256"]) == 64
+        arguments[1] = str(tmp_path / "adapter")
+        assert evaluate.main(arguments) == 2
+        assert "is an adapter: give the checkpoint that it was trained on" in capsys.readouterr().err
+
     def test_a_damaged_adapter(self, checkpoint: Path, tmp_path: Path) -> None:
         save_adapter(self.changed(checkpoint), tmp_path)
         (tmp_path / BASE_FILE).write_text('{"schema": "medglip/adapter@1"}', encoding="utf-8")
@@ -423,7 +459,7 @@ class TestSameRun:
         load_data(Settings(str(data), "ct", replay=str(older)))
         first, second = train.read_bytes(), held.read_bytes()
         train.write_bytes(second), held.write_bytes(first)
-        with pytest.raises(ValueError, match="4 patients are trained on in one of --data and --replay"):
+        with pytest.raises(ValueError, match="4 patients are trained on in one of --data and --replay and held out"):
             load_data(Settings(str(data), "ct", replay=str(older)))
 
     def test_a_patient_in_both_splits_stops_the_run(self, data: Path) -> None:

@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 from dataset_scripts.recipe import RECIPES_FOLDER, load_recipes
+from modeling_medglip.taxonomy import load_taxonomy
 from training.prompts import SYNONYMS_FILE, LabelWords, PromptRecipe, PromptSampler, Vocabulary
 from training.records import HintTable
 
@@ -99,6 +100,28 @@ def test_parent_terms_get_the_boxes_of_all_their_labels() -> None:
     assert all(prompt.boxes == (0, 1, 2) and prompt.classes == (0, 0, 0) for prompt in prompts)
 
 
+def test_general_terms_are_no_negatives_but_both_sides_are() -> None:
+    asked = sampler(replace=1.0, parent=1.0, foreign=0, all_labels=1.0)
+    absent = {phrase for prompt in draws(asked, [], ["polyp", "ulcer"], "colon") for phrase in prompt.phrases}
+    assert absent == {"adenoma", "mucosal defect"}, "a lesion of another kind may be there"
+    sides = {p for prompt in draws(asked, [], ["left kidney", "right kidney"]) for p in prompt.phrases}
+    assert "kidneys" in sides
+
+
+def test_what_was_cut_off_is_no_foreign_label() -> None:
+    others = {"a": ("polyp", "papilla", "optic disc", "left kidney")}
+    asked = PromptSampler(VOCABULARY, others, PromptRecipe(replace=0.0, foreign=3))
+    rng = np.random.default_rng(0)
+    prompts = [asked.draw([], [], ["skin"], rng, ["optic disc"]) for _ in range(100)]
+    assert {phrase for prompt in prompts for phrase in prompt.phrases} == {"polyp", "left kidney"}
+
+
+def test_what_was_asked_before_changes_nothing() -> None:
+    vocabulary = Vocabulary(DOCUMENT, load_taxonomy())
+    names = tuple(vocabulary.words)
+    assert vocabulary.of("lung nodule").parents and tuple(vocabulary.words) == names
+
+
 @pytest.mark.parametrize("parent", [0.0, 0.5, 1.0])
 def test_no_label_is_asked_under_two_phrases(parent: float) -> None:
     labels = ["left kidney", "right kidney", "polyp", "ulcer"]
@@ -186,7 +209,11 @@ def test_labels_that_are_not_listed_come_from_the_taxonomy() -> None:
 
 def test_regions_of_a_picture_are_known_only_if_all_its_labels_are() -> None:
     vocabulary = Vocabulary.load()
-    assert vocabulary.regions(["liver", "spleen"]) == ("abdomen",)
+    assert vocabulary.regions(["optic disc"]) == ("brain", "eye", "head_neck", "spine")
+    beside = vocabulary.regions(["liver", "spleen"])
+    assert {"abdomen", "chest", "breast", "spine", "pelvis", "limb", "head_neck"} <= set(beside)
+    assert not vocabulary.foreign(beside, ["heart", "lung nodule", "pancreas", "breast tumor"])
+    assert vocabulary.foreign(beside, ["optic disc", "liver"]) == ("optic disc",)
     assert vocabulary.regions(["liver", "a thing of mine"]) == () and vocabulary.regions([]) == ()
     assert vocabulary.foreign((), ["optic disc"]) == () and vocabulary.foreign(("abdomen",), ["optic disc"])
 
@@ -216,7 +243,7 @@ def test_categories_and_regions_stand_for_all_their_labels() -> None:
         if "chest (lung)" in found:
             assert found["chest (lung)"] == [0, 1]
         seen |= set(prompt.phrases)
-    assert {"chest (lung)", "chest (thorax)", "abdomen (liver)"} <= seen
+    assert {"chest (lung)", "chest (thorax)"} <= seen and "abdomen (liver)" not in seen, "nothing of it is there"
 
 
 def test_without_a_taxonomy_there_are_no_groups() -> None:

@@ -252,6 +252,11 @@ class TestHints:
         sided = table.of("fundus", "mine", ["optic disc", "left macula"])
         assert not (sided.horizontal_flip or sided.vertical_flip or sided.quarter_turns) and sided.rotate
 
+    @pytest.mark.parametrize("label", ["LV", "RA", "RUL", "left kidney"])
+    def test_a_side_behind_an_abbreviation_too(self, label: str) -> None:
+        found = HintTable.load().of("ultrasound", "a clinic", ["heart", label])
+        assert not found.horizontal_flip and HintTable.load().of("ultrasound", "a clinic", ["heart"]).horizontal_flip
+
     def test_a_source_goes_before_its_modality(self) -> None:
         document = {"modalities": {"ct": {"weight": 3.0}}, "sources": {"mine": {"weight": 0.5, "regions": ["chest"]}}}
         assert HintTable(document).of("ct", "mine", []) == Hints(weight=0.5, regions=("chest",))

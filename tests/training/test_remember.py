@@ -30,8 +30,8 @@ def found(scores: list[float], boxes: list[list[float]]) -> Detections:
         ([0.6, 0.45], [[1, 1, 9, 9], [20, 20, 40, 40]], 0, False),  # another one that may be right too
         ([0.6, 0.45], [[1, 1, 9, 9], [1, 1, 9, 8]], 1, True),  # the same one again
         ([0.3], [[1, 1, 9, 9]], 0, False),  # unsure
-        ([0.05], [[1, 1, 9, 9]], 0, True),  # sure that there is none
-        ([], [], 0, True),
+        ([0.05], [[1, 1, 9, 9]], 0, False),  # weak labels are often there all the same
+        ([], [], 0, False),
     ],
 )
 def test_what_is_believed(

@@ -89,6 +89,15 @@ def test_the_page_holds_what_was_measured_beside_the_results() -> None:
     assert places == sorted(places) and "| loading model and processor | 1.50 |" in full
 
 
+def test_a_page_of_other_weights_claims_nothing_of_the_shipped_ones() -> None:
+    common = {"modalities": {"endoscopy": RESULT}, "model": "mine", "weights_sha256": "ab" * 32, "embedded": False}
+    text = report.render_page({**common, "shared_patients": 3})
+    assert text.startswith("# Results of mine\n") and "weights abababababab" in text
+    assert "make results" not in text and "fitted on" not in text and "too: 3; the figures flatter" in text
+    adapted = report.render_page({**common, "adapter": {"name": "polyps", "weights_sha256": "cd" * 32}})
+    assert "# Results of mine with the adapter polyps" in adapted and "adapter cdcdcdcdcdcd" in adapted
+
+
 def test_the_command_writes_a_file_and_refuses_others(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     source = tmp_path / "results.json"
     source.write_text(json.dumps({"modalities": {"endoscopy": RESULT}}), encoding="utf-8")

@@ -1,0 +1,39 @@
+# Copyright 2026 The MedGLIP authors. Licensed under the Apache License, Version 2.0.
+"""Pictures that are trained on in one data set and held out in another."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from training.leaks import check_apart
+from training.records import GroundingRecord
+
+from .tiny_data import record
+
+
+def _record(source: str, split: str, patient: str, grey: int) -> GroundingRecord:
+    pixels = np.full((8, 8), grey, np.uint8)
+    return replace(record([], [], ["liver"], source, pixels=pixels, patient=patient), split=split)
+
+
+def test_patients_of_one_source() -> None:
+    with pytest.raises(ValueError, match="1 patients are trained on in one of --data and --replay and held out"):
+        check_apart([_record("a", "validation", "x", 1)], [_record("a", "train", "x", 2)])
+
+
+def test_the_same_picture_under_another_source() -> None:
+    own, older = _record("mine", "validation", "x", 1), _record("older", "train", "x", 1)
+    for first, second in ((own, older), (older, own)):
+        with pytest.raises(ValueError, match="1 pictures are trained on in one of --data and --replay and held out"):
+            check_apart([first], [second])
+
+
+def test_the_same_name_alone_is_said(caplog: pytest.LogCaptureFixture) -> None:
+    check_apart([_record("mine", "validation", "x", 1)], [_record("older", "train", "x", 2)])
+    assert "1 patients of --data and --replay have the same name" in caplog.text
+    caplog.clear()
+    check_apart([_record("mine", "validation", "x", 1)], [_record("older", "train", "y", 1)])
+    assert not caplog.records

@@ -1,0 +1,41 @@
+# Copyright 2026 The MedGLIP authors. Licensed under the Apache License, Version 2.0.
+"""Checkpoints for the commands: what cannot be loaded is told in one line."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from safetensors import SafetensorError
+
+from modeling_medglip.errors import one_line
+from modeling_medglip.modeling_medglip import MedGlipForObjectDetection
+from modeling_medglip.processing_medglip import MedGlipProcessor
+
+
+# What the libraries raise for a checkpoint that is none, a torn one, or one of another architecture or size.
+UNLOADABLE = (OSError, ValueError, TypeError, KeyError, RuntimeError, SafetensorError)
+
+
+def load_checkpoint(
+    name: str, modalities: Sequence[str] | None = None
+) -> tuple[MedGlipForObjectDetection, MedGlipProcessor]:
+    """Model and processor of a folder or an id on the Hub.
+
+    Args:
+        modalities (*optional*): the experts to load; all when not given.
+
+    Raises:
+        `ValueError`: it cannot be loaded; names it and says why.
+    """
+    folder = Path(name)
+    if (folder / "adapter_config.json").is_file():
+        raise ValueError(f"{name}: is an adapter: give the checkpoint that it was trained on")
+    if folder.is_dir() and not (folder / "config.json").is_file():
+        raise ValueError(f"{name}: holds no checkpoint (no config.json)")
+    chosen = {} if modalities is None else {"modalities": list(modalities)}
+    try:
+        model = MedGlipForObjectDetection.from_pretrained(name, **chosen)
+        return model, MedGlipProcessor.from_pretrained(name)
+    except UNLOADABLE as error:
+        raise ValueError(f"{name}: cannot be loaded: {one_line(error, 200)}") from None
