@@ -186,3 +186,9 @@ def test_sources_without_a_common_label_are_refused(tmp_path: Path, capsys: pyte
     (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error:")]
     assert "no two sources of fundus share a label" in line
     assert not (tmp_path / "out").exists(), "found before anything was trained"
+
+
+def test_the_page_in_docs_holds_what_was_measured() -> None:
+    docs = Path(__file__).parents[2] / "docs"
+    measured = json.loads((docs / "cross_source.json").read_text(encoding="utf-8"))
+    assert (docs / "cross_source.md").read_text(encoding="utf-8") == cross_source.page(measured)
