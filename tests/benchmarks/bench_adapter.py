@@ -68,7 +68,7 @@ def page(found: dict[str, Any]) -> str:
             f"of the base data, {lora['recipe']['epochs']:g} epochs, rank {lora['settings']['rank']}.",
             "",
             table(["measured on validation pictures", "before", "after"], rows),
-            *_alone(found.get("lora_alone"), label),
+            *_alone(found.get("lora_alone"), label, full["peak_bytes"]),
             f"- adapter: {found['adapter_bytes'] / 1e6:.2f} MB",
             f"- time: {lora['seconds']:.0f} s with measuring before and after, {THREADS} threads",
             f"- peak memory: {lora['peak_bytes'] / 1e6:.0f} MB, {ratio:.2f} of full fine-tuning's",
@@ -82,7 +82,7 @@ def page(found: dict[str, Any]) -> str:
     )
 
 
-def _alone(run: dict[str, Any] | None, label: str) -> list[str]:
+def _alone(run: dict[str, Any] | None, label: str, full_bytes: int) -> list[str]:
     """What becomes of it where no older pictures are at hand."""
     if run is None:
         return []
@@ -94,7 +94,8 @@ def _alone(run: dict[str, Any] | None, label: str) -> list[str]:
     new, ap, ap50 = map(percent, after)
     return [
         "Without older pictures, only with what the base finds in the new ones learned along: AP50 of",
-        f"{label} {new}, AP of the known labels {ap}, AP50 {ap50}.",
+        f"{label} {new}, AP of the known labels {ap}, AP50 {ap50}; {run['seconds']:.0f} s, peak memory",
+        f"{run['peak_bytes'] / 1e6:.0f} MB, {run['peak_bytes'] / full_bytes:.2f} of full fine-tuning's.",
         "",
     ]
 
