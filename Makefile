@@ -79,7 +79,7 @@ data: $(VENV)/.dev
 	  --workers 2 || test $$? -eq 1
 
 results: $(VENV)/.dev
-	$(BIN)/python -m training.evaluate --out docs
+	$(BIN)/python -m training.evaluate --shipped --out docs
 	$(BIN)/python -m hub_cards.model_card
 
 train-env: $(VENV)/.train

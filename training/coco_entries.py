@@ -57,6 +57,8 @@ def category_names(content: dict[str, Any], file: Path) -> dict[Any, str]:
         number, said = entry["id"], entry.get("name")
         if not isinstance(said, str) or not said.strip():
             raise ValueError(f"{file.name}: category {shown(number)} has no name: give it one")
+        if not " ".join(said.split()).isprintable():
+            raise ValueError(f"{file.name}: category {shown(said)} has control characters: take them out")
         if number in names:
             raise ValueError(f"{file.name}: two categories have the id {shown(number)}: number them apart")
         other = spelt.setdefault(" ".join(said.split()).casefold(), said)
@@ -141,7 +143,9 @@ def doubt(boxes: NDArray[np.float64], size: tuple[int, int]) -> str | None:
         return None
     if (boxes[:, 2:] < 2).all():
         return "have sides under 2 pixels: are they shares of the picture?"
-    if (boxes[:, :2] + boxes[:, 2:] > 1.25 * np.array(size) + 2).any():
+    far = boxes[:, :2] + boxes[:, 2:]
+    ordered = (boxes[:, 2:] > boxes[:, :2]).all()  # as a second corner is beyond the first
+    if (far > 1.25 * np.array(size) + 2).any() or (ordered and (far > np.array(size) + 2).any()):
         return "go beyond their picture: are they two corners?"
     return None
 

@@ -39,7 +39,7 @@ SPLIT_NAMES |= {"validation": "validation"}
 ORIENTATION = 0x0112
 # Of a single file without splits every fifth patient is kept for validation.
 HELD_OUT = 5
-# Share of the pictures whose boxes may look as if they were written in another format, before that is said.
+# Share of the pictures with boxes whose boxes may look as if they were written in another format, before that is said.
 MOST_DOUBTFUL = 0.2
 
 
@@ -126,8 +126,9 @@ class _CocoFile:
                 "%s: left out %s, of labels that are unknown there now, the first in %s",
                 one_line(self.file.name, 80), told, self.first,
             )  # fmt: skip
+        marked = len({record.picture for record in found if record.labels})
         for reason, count in self.doubts.items():
-            if count > MOST_DOUBTFUL * len(self.content["images"]):
+            if count > MOST_DOUBTFUL * marked:
                 logger.warning("%s: boxes of %d pictures %s", one_line(self.file.name, 80), count, reason)
         return _with_splits(found)
 
@@ -156,7 +157,7 @@ class _CocoFile:
             except ValueError as error:
                 raise ValueError(f"{self.file.name}: {one_line(error)}") from None
         if len(modalities) != 1:
-            raise ValueError(f"{self.file.name}: does not say its modality: give one with --modality")
+            raise ValueError(f"{self.file.name}: does not say its modality: give one, or write it into its pictures")
         return modalities[0]
 
     def _record(
@@ -164,7 +165,7 @@ class _CocoFile:
     ) -> GroundingRecord:
         size = picture_size(image, self.file)
         name = str(image["file_name"])
-        source = _first_said(image.get("source"), self.file.parent.name)
+        source = _first_said(image.get("source"), _folder_of(self.file))
         hints = self.hints.of(modality, source, self.vocabulary)
         said = image.get("split") or self.split
         labels, boxes, annotated = self._known(image, entries, size)
@@ -179,6 +180,7 @@ class _CocoFile:
             annotated=annotated,
             size=size,
             loader=partial(read_picture, _picture_path(self.file, name), size),
+            source_labels=tuple(sorted(self.vocabulary)),
             hints=hints,
             weight=hints.weight,
         )
@@ -205,6 +207,12 @@ class _CocoFile:
 def _first_said(*values: Any) -> str:
     """The first value that says something; 0 is a number like any other."""
     return next((text for value in values if value is not None and (text := str(value).strip())), "")
+
+
+def _folder_of(file: Path) -> str:
+    """The name of the folder of a COCO file; not that of `annotations`, which all have in common."""
+    folder = file.resolve().parent
+    return folder.parent.name if folder.name == "annotations" else folder.name
 
 
 def _split(said: Any, file: Path) -> str:

@@ -11,8 +11,10 @@ measured so far.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
+import re
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -22,7 +24,7 @@ from typing import Any
 import torch
 
 from modeling_medglip.errors import one_line
-from modeling_medglip.markdown import percent, table
+from modeling_medglip.markdown import percent, plain, table
 from modeling_medglip.results import write_text
 
 from .dataset import GroundingCollator
@@ -55,6 +57,14 @@ def shared_labels(records: Sequence[GroundingRecord]) -> dict[str, tuple[str, ..
         if labels & elsewhere:
             found[source] = tuple(sorted(labels & elsewhere))
     return found
+
+
+def folder_name(source: str) -> str:
+    """A folder for a source: its name, where that can be one, and else as much of it as can, with a digest."""
+    safe = re.sub(r"[^A-Za-z0-9_-]", "_", source)[:60]
+    if safe == source and safe not in ("", EVERYTHING):
+        return safe
+    return f"{safe}_{hashlib.sha256(source.encode('utf-8', 'surrogatepass')).hexdigest()[:8]}"
 
 
 def judged(records: Sequence[GroundingRecord], source: str, labels: Sequence[str]) -> list[GroundingRecord]:
@@ -145,7 +155,7 @@ def _left_out(
     train = [record for record in records if record.split == "train"]
     others = [record for record in train if record.source != source]
     logger.info("%s: %s left out, %d pictures of it", modality, source, len(pictures))
-    unseen = trained_on(others, data, modality, recipe, out / source, seed)
+    unseen = trained_on(others, data, modality, recipe, out / folder_name(source), seed)
     row: dict[str, Any] = {"labels": labels, "pictures": len(pictures), "broken": len(broken)}
     row["unseen"] = measure(*unseen, pictures).as_dict()
     if not any(record.split == "train" for record in pictures):
@@ -169,7 +179,9 @@ def page(measured: dict[str, Any]) -> str:
         for source, row in own["sources"].items():
             means = [row.get(key, {}).get("mean", {}) for key in ("unseen", "seen")]
             figures = [percent(mean.get(key)) for key in ("AP50", "AP") for mean in means]
-            rows.append([f"{modality}: {source}", len(row["labels"]), row["pictures"], f"{own['epochs']:g}", *figures])
+            rows.append(
+                [f"{modality}: {plain(source)}", len(row["labels"]), row["pictures"], f"{own['epochs']:g}", *figures]
+            )
     header = ["source", "labels", "pictures", "epochs", "AP50, never seen", "seen", "AP, never seen", "seen"]
     return "\n".join(lines) + "\n" + table(header, rows)
 

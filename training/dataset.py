@@ -118,7 +118,7 @@ class GroundingDataset(Dataset):
         self.augmentation = augmentation or AugmentationRecipe()
         self.sampler = PromptSampler(Vocabulary.load(), foreign or {}, prompts or PromptRecipe(), token_length)
         self._cache: dict[int, CachedPicture] = {}
-        self._room = cache_bytes
+        self._room = self._cache_bytes = cache_bytes
         # Shared with the loader's processes, which start anew every epoch: 1 for a picture that is broken.
         self._broken = torch.zeros(len(self.records), dtype=torch.uint8).share_memory_()
         self._order: NDArray[np.int64] = np.arange(len(self.records))
@@ -153,7 +153,8 @@ class GroundingDataset(Dataset):
             shown, labels, annotated = self._visible(record, boxes)
         boxes = shown
         if self.train:
-            prompt = self.sampler.draw(labels, annotated, record.hints.regions, rng, record.annotated)
+            own = tuple(sorted({*record.source_labels, *record.annotated}))
+            prompt = self.sampler.draw(labels, annotated, record.hints.regions, rng, own)
             phrases, boxes, classes = list(prompt.phrases), boxes[list(prompt.boxes)], list(prompt.classes)
         else:
             phrases, classes = list(annotated), [annotated.index(label) for label in labels]
@@ -205,6 +206,11 @@ class GroundingDataset(Dataset):
         """Decode every picture now instead of at its first use."""
         for number in range(len(self.records)):
             self._whole(number)
+
+    def release(self) -> None:
+        """Give back the memory of the pictures that are kept decoded."""
+        self._cache.clear()
+        self._room = self._cache_bytes
 
     def picture(self, number: int) -> CachedPicture:
         """The decoded picture of record `number`, kept in memory while there is room."""

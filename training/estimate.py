@@ -29,6 +29,7 @@ from modeling_medglip.markdown import table
 from modeling_medglip.results import write_text
 
 from .guards import check_options
+from .loading import load_checkpoint
 
 
 SCHEMA = "medglip/full_size@1"
@@ -189,7 +190,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         check_options(vars(options))
         if options.model:
-            model = MedGlipForObjectDetection.from_pretrained(options.model)
+            model, _ = load_checkpoint(options.model)
         else:
             model = MedGlipForObjectDetection(MedGlipConfig.glip_t())
         cost = measure_step(model, options.size, device)

@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 import torch
 import yaml
+from transformers.utils import cached_file
 
 from modeling_medglip.checkpoint import default_checkpoint, weights_sha256
 from modeling_medglip.configuration_medglip import resolve_modality
@@ -372,14 +373,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--data", default=DEFAULT_DATA, help="built data set, its id on the Hub, or a COCO file")
     parser.add_argument("--modality", nargs="+", default=None, help="only these; default: all that the checkpoint has")
     parser.add_argument("--out", default="out/evaluation", help="folder for results.json, results.md and plots")
-    parser.add_argument("--adapter", type=Path, help="adapter of training.finetune, for --model")
+    parser.add_argument("--adapter", help="adapter of training.finetune, for --model: folder or Hub id")
     parser.add_argument("--pictures", type=Path, help="folder for the pictures that went worst; they show the data")
     parser.add_argument("--mirror", action="store_true", help="average with mirror images where no label has a side")
+    parser.add_argument(
+        "--shipped", action="store_true", help="the page of the embedded checkpoint, for `make results`"
+    )
     parser.add_argument("--batch-size", type=int, default=4)
     parser.add_argument("--limit", type=int, default=None, help="at most so many pictures per source")
     arguments = parser.parse_args(argv)
     try:
         check_options({"batch-size": arguments.batch_size, "limit": arguments.limit})
+        if arguments.shipped and (odd := _narrowed(arguments)):
+            raise ValueError(f"--shipped: the page of the embedded checkpoint is of all of it: leave out --{odd}")
         results = _evaluate_folder(arguments)
         out = Path(arguments.out)
         out.mkdir(parents=True, exist_ok=True)
@@ -390,6 +396,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"error: {one_line(error, 300)}", file=sys.stderr)
         return 2
     return 0
+
+
+def _narrowed(arguments: argparse.Namespace) -> str | None:
+    """The first option with which the embedded checkpoint's page would not be what it says."""
+    return next(
+        (name for name in ("model", "modality", "adapter", "mirror", "limit") if getattr(arguments, name)), None
+    )
 
 
 def _validation(
@@ -423,7 +436,7 @@ def _evaluate_folder(arguments: argparse.Namespace) -> dict[str, Any]:
     adapter: dict[str, Any] = {}
     if arguments.adapter:
         model, processor, asked = _adapted(model, arguments.adapter, asked if arguments.modality else None)
-        adapter = {"adapter": {"name": arguments.adapter.name, "weights_sha256": _sha256(arguments.adapter)}}
+        adapter = {"adapter": {"name": Path(arguments.adapter).name, "weights_sha256": _sha256(arguments.adapter)}}
     records = load_records(arguments.data, asked)
     train = [record for record in records if record.split == "train"]
     valid, broken = _validation(records, arguments.data, asked if arguments.modality else None)
@@ -433,11 +446,11 @@ def _evaluate_folder(arguments: argparse.Namespace) -> dict[str, Any]:
     told: dict[str, Any] = {"model": Path(name).name, "weights_sha256": weights_sha256(Path(name)) if own else None}
     told |= {"mirror": True} if arguments.mirror else {}
     told |= {"broken": broken, "shared_patients": shared_patients(records)}
-    told["embedded"] = arguments.model is None and not adapter and arguments.data == DEFAULT_DATA
+    told["embedded"] = arguments.shipped
     return {**told, **adapter, "torch_threads": torch.get_num_threads(), **results}
 
 
-def _adapted(model: Any, folder: Path, asked: Sequence[str] | None) -> tuple[Any, Any, list[str]]:
+def _adapted(model: Any, folder: str, asked: Sequence[str] | None) -> tuple[Any, Any, list[str]]:
     """A model with an adapter, its processor, and the modalities to measure.
 
     Raises:
@@ -455,8 +468,10 @@ def _adapted(model: Any, folder: Path, asked: Sequence[str] | None) -> tuple[Any
         raise ValueError(f"{folder}: its processor cannot be loaded: {one_line(error, 120)}") from None
 
 
-def _sha256(adapter: Path) -> str:
-    return hashlib.sha256((adapter / "adapter_model.safetensors").read_bytes()).hexdigest()
+def _sha256(adapter: str) -> str:
+    """Of an adapter's weights, in a folder or the cache of the Hub's files."""
+    file = cached_file(adapter, "adapter_model.safetensors")
+    return hashlib.sha256(Path(str(file)).read_bytes()).hexdigest()
 
 
 if __name__ == "__main__":

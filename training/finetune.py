@@ -17,6 +17,7 @@ import logging
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -191,7 +192,10 @@ def load_data(settings: Settings) -> Data:
     kept: list[GroundingRecord] = []
     if settings.replay:
         whole = chosen_labels(load_records(settings.replay, settings.modality), None, settings.replay_exclude)
-        check_apart(records, whole)
+        if both := shared_patients(whole):
+            raise ValueError(f"{settings.replay}: {both} patients are in training and validation: divide by patient")
+        if Path(settings.replay) != Path(settings.data):
+            check_apart(records, whole)
         older = [record for record in whole if record.split == "train"]
         held_out = [record for record in whole if record.split == "validation"]
         kept = readable_enough(held_out, broken, settings.replay)
@@ -259,15 +263,18 @@ def run(settings: Settings) -> dict[str, Any]:
     recipe, out, process = resolved_recipe(settings), Path(settings.out), process_state()
     data = load_data(settings)
     if (reason := _unmeasured(settings, data)) and process.is_main_process:
-        logger.warning("%s: nothing is measured (a file called train.json is training alone: add val.json)", reason)
+        cure = "" if data.validation else " (a file called train.json is training alone: add val.json)"
+        logger.warning("%s: nothing is measured%s", reason, cure)
     model, processor = load_base(settings, recipe)
     model.to(process.device)
     known = settings.known or known_labels(model.config, settings.modality)
+    expert = recipe.expert(settings.modality)
+    judge = partial(measure, processor=processor, batch_size=expert.batch)  # what training has memory for
     if settings.dry_run:  # of the data alone, without what the model would add
         return _dry_run(make_dataset(data.train, data.everything, processor, recipe, settings.seed), data, out)
     marked = data.train
     if settings.remember and known:
-        data.train = with_known(model, processor, data.train, known)
+        data.train = with_known(model, processor, data.train, known, expert.batch)
     dataset = make_dataset(data.train, data.everything, processor, recipe, settings.seed)
     told = {name: value for name, value in asdict(settings).items() if name not in UNIMPORTANT}
     # Recomputed activations are the same activations.
@@ -279,18 +286,17 @@ def run(settings: Settings) -> dict[str, Any]:
     process.wait_for_everyone()
     logger.info("%d pictures, %d presentations per epoch", len(data.train), len(dataset))
     torch.manual_seed(settings.seed)
-    before, known_before = (measure(model, processor, part) for part in (data.validation, data.older))
+    before, known_before = (judge(model, records=part) for part in (data.validation, data.older))
     trained: nn.Module = model
     if settings.lora:
         trained = add_adapter(model, settings.modality, settings.rank)
     else:
         freeze(model, recipe.optimisation)
     collator = GroundingCollator(processor)
-    expert = recipe.expert(settings.modality)
     best = settings.keep == "best"
 
     def score(now: nn.Module) -> dict[str, float]:
-        found = measure(_plain(now), processor, data.validation)
+        found = judge(_plain(now), records=data.validation)
         return {"AP": found.ap or 0.0, "AP50": found.ap50 or 0.0}
 
     trainer = train_expert(
@@ -302,7 +308,8 @@ def run(settings: Settings) -> dict[str, Any]:
     model.config.label_hierarchy = {"trained_labels": {settings.modality: sorted({*known, *learned})}}
     forget_calibration(model, settings.modality)
     folder = save(trainer, trained, processor, out / ("adapter" if settings.lora else "expert"))
-    after, known_after = (measure(_plain(trained), processor, part) for part in (data.validation, data.older))
+    dataset.release()  # measuring needs room of its own
+    after, known_after = (judge(_plain(trained), records=part) for part in (data.validation, data.older))
     scores = {"before": before, "after": after, "known_before": known_before, "known_after": known_after}
     broken = {**data.broken, **united(dataset.broken())}
     results = {}

@@ -5,46 +5,65 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
-from .records import GroundingRecord, shared_patients
+import numpy as np
+from tqdm.auto import tqdm
+
+from .records import GroundingRecord
 
 
 logger = logging.getLogger(__name__)
 UNREADABLE = (OSError, ValueError, SyntaxError)
+# From so many pictures on it is shown how far the comparison is.
+MANY = 200
 
 
 def check_apart(own: Sequence[GroundingRecord], older: Sequence[GroundingRecord]) -> None:
     """Look for pictures of --data and --replay that are trained on in one and held out in the other.
 
-    Folders call their sources as they like, so patients are compared by their names alone, too; as these may be alike
-    by chance, the pictures behind them decide.
+    Folders call their sources as they like, and a built data set names its patients anew; so the pictures themselves
+    are compared too: the same pixels, in grey or in colour, are found, compressed or cropped anew they are not.
 
     Raises:
-        `ValueError`: there are some.
+        `ValueError`: there are some, or patients of one source and one name.
     """
-    if both := shared_patients([*own, *older]):
-        raise ValueError(f"{both} patients are trained on in one of --data and --replay and held out in the other")
-    alike = 0
-    for trained, held_out in ((own, older), (older, own)):
-        train = [record for record in trained if record.split == "train" and record.view_of is None]
-        rest = [record for record in held_out if record.split != "train"]
-        names = {record.patient for record in train} & {record.patient for record in rest}
-        alike += len(names)
-        known = _looks(record for record in rest if record.patient in names)
-        if same := len(known & _looks(record for record in train if record.patient in names)):
-            raise ValueError(f"{same} pictures are trained on in one of --data and --replay and held out in the other")
+    pairs = [(_split(own, True), _split(older, False)), (_split(older, True), _split(own, False))]
+    if both := sum(len(_named_patients(train) & _named_patients(rest)) for train, rest in pairs):
+        raise ValueError(
+            f"{both} patients are trained on in one of --data and --replay and held out in the other; if they are "
+            "others of the same name, give their pictures another source"
+        )
+    if same := sum(len(_looks(train, rest) & _looks(rest, train)) for train, rest in pairs):
+        raise ValueError(f"{same} pictures are trained on in one of --data and --replay and held out in the other")
+    alike = sum(len({one.patient for one in train} & {other.patient for other in rest}) for train, rest in pairs)
     if alike:
         logger.warning("%d patients of --data and --replay have the same name: are they others?", alike)
 
 
-def _looks(records: Iterable[GroundingRecord]) -> set[bytes]:
-    """Digests of the pixels of those that can be read."""
+def _split(records: Sequence[GroundingRecord], train: bool) -> list[GroundingRecord]:
+    return [record for record in records if (record.split == "train") == train and record.view_of is None]
+
+
+def _named_patients(records: Sequence[GroundingRecord]) -> set[tuple[str, str]]:
+    """Source and name of the patients that somebody named; others go by their pictures' file names, which many
+    data sets have in common."""
+    return {(record.source, record.patient) for record in records if record.patient != record.image_id}
+
+
+def _looks(records: Sequence[GroundingRecord], others: Sequence[GroundingRecord]) -> set[bytes]:
+    """Digests of the pixels of those that can be read, and that have the size of one of the others."""
+    sizes = {record.size for record in others}
+    compared = [record for record in records if record.size in sizes]
     found = set()
-    for record in records:
+    for record in tqdm(compared, "comparing pictures", disable=len(compared) < MANY, leave=False):
         try:
             pixels = record.load()
         except UNREADABLE:
             continue
-        found.add(hashlib.sha256(f"{pixels.shape} {pixels.dtype}".encode() + pixels.tobytes()).digest())
+        if pixels.size == 0 or (pixels == pixels.flat[0]).all():  # of nothing: many may be alike
+            continue
+        if pixels.ndim == 3 and (pixels == pixels[..., :1]).all():  # grey that was stored as colour
+            pixels = np.ascontiguousarray(pixels[..., 0])
+        found.add(hashlib.sha256(f"{pixels.shape}".encode() + pixels.tobytes()).digest())
     return found

@@ -110,8 +110,8 @@ def adapted_experts(base: nn.Module) -> list[str]:
 
 
 def fingerprint(model: Any, modality: str, precision: torch.dtype = torch.float32) -> str:
-    """SHA-256 of everything that one expert's boxes come from: its weights and the shared ones, without adapters,
-    rounded to a precision, and the settings of its heads."""
+    """SHA-256 of what one expert's boxes come from: its weights and the shared ones, without adapters, rounded to a
+    precision, and the settings of its heads. Settings of the encoders that change no weight's shape are not told."""
     head = model.config.expert_head_config(modality)
     told = [[name, list(value) if isinstance(value := getattr(head, name), tuple) else value] for name in SETTINGS]
     digest = hashlib.sha256(json.dumps(told).encode())
@@ -153,7 +153,10 @@ def load_adapter(model: MedGlipForObjectDetection, folder: Path | str) -> Any:
     except (ValueError, OSError, TypeError, KeyError):
         raise ValueError(f"{folder}: holds no adapter") from None
     _check_base(model, folder)
-    pattern = re.compile(str(getattr(config, "target_modules", "")))
+    try:
+        pattern = re.compile(str(getattr(config, "target_modules", "")))
+    except re.error:
+        raise ValueError(f"{folder}: holds no adapter (its target_modules are no pattern)") from None
     layers = [name for name, _ in model.named_modules() if pattern.fullmatch(name)]
     if not layers:
         raise ValueError(f"{folder}: an adapter for another base: none of its layers is in this model")

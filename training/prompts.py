@@ -22,7 +22,13 @@ SIDES = ("left", "right")
 ANYWHERE = "any"
 # What a picture of one part of the body may show besides.
 TRUNK, HEAD = frozenset({"abdomen", "chest", "spine", "pelvis", "breast"}), frozenset({"brain", "eye", "head_neck"})
-BESIDE = ((TRUNK, TRUNK | {"head_neck", "limb", "colon", "fetus"}), (HEAD, HEAD | {"spine"}))
+NECK, FETUS = frozenset({"head_neck"}), frozenset({"fetus"})
+BESIDE = (
+    (TRUNK, TRUNK | {"head_neck", "limb", "colon", "fetus"}),
+    (HEAD, HEAD | {"spine"}),
+    (NECK, NECK | {"chest", "limb"}),
+    (FETUS, TRUNK | HEAD | {"limb"}),
+)
 # What counts ribs and vertebrae.
 NUMBER = re.compile(r"[CTLS]?\d+")
 
@@ -290,7 +296,7 @@ class PromptSampler:
             if label in used:
                 continue
             phrase, members = self._phrase(label, annotated, present, used, rng)
-            if phrase.lower() in said or (phrase != label and phrase in annotated):
+            if phrase.lower() in said or (phrase != label and self._means_another(phrase, label, annotated)):
                 phrase, members = label, (label,)
             if phrase.lower() in said:
                 continue
@@ -298,6 +304,11 @@ class PromptSampler:
             said.add(phrase.lower())
             phrases.append((phrase, members))
         return phrases
+
+    def _means_another(self, phrase: str, label: str, annotated: Sequence[str]) -> bool:
+        """Whether a phrase is a wording of another annotated label: of the label that is asked it may be false."""
+        others = tuple(name for name in annotated if name != label)
+        return normalize_phrase(phrase) in self.vocabulary.meant(others)
 
     def _phrase(
         self, label: str, annotated: Sequence[str], present: set[str], used: set[str], rng: np.random.Generator

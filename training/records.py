@@ -64,6 +64,8 @@ class GroundingRecord:
         labels (`tuple[str]`): one per box.
         annotated (`tuple[str]`): the labels that are marked wherever they occur in this picture, among them all that
             have boxes; others are unknown.
+        source_labels (`tuple[str]`): all labels of its source, also those that are left open here or left out by the
+            user: of these none is certain to be absent. Those of `annotated` when not given.
         size (`tuple[int, int]`): width and height in pixels.
         loader: returns the pixels: `(h, w)` or `(h, w, 3)` uint8 or uint16, or `(h, w)` int16 of Hounsfield units.
         is_hounsfield (`bool`): the pixels are Hounsfield units.
@@ -87,6 +89,7 @@ class GroundingRecord:
     weight: float = 1.0
     in_subset: bool = False
     view_of: str | None = None
+    source_labels: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         # A label with boxes that may not be asked would be learned as background, or stop an evaluation.

@@ -58,14 +58,16 @@ def with_known(
 
 def _unmarked(record: GroundingRecord, known: Sequence[str]) -> list[str]:
     """The known labels that a record's source does not annotate, in whichever words it writes them: what the
-    source says of its "Liver" goes before what the model believes of "liver"."""
+    source says of its "Liver" goes before what the model believes of "liver". Nor general terms for what it marks: a
+    marked left kidney would be wrong for "kidney" if the model finds the right one alone."""
     marked = {word for label in record.annotated for word in _wordings(label)}
     return [label for label in known if normalize_phrase(label) not in marked]
 
 
 @lru_cache(maxsize=4096)
 def _wordings(label: str) -> frozenset[str]:
-    return frozenset(map(normalize_phrase, (label, *Vocabulary.load().of(label).synonyms)))
+    words = Vocabulary.load().of(label)
+    return frozenset(map(normalize_phrase, (label, *words.synonyms, *words.parents)))
 
 
 def _joined(record: GroundingRecord, found: Detections, asked: Sequence[str]) -> GroundingRecord:

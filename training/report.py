@@ -16,6 +16,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from modeling_medglip.errors import one_line
 from modeling_medglip.markdown import percent, plain, table, with_interval
 
 
@@ -137,7 +138,11 @@ def hierarchy_table(modalities: Mapping[str, Any]) -> str:
     """One row per part and its whole; empty if nowhere both were asked."""
     header = ["part: whole", "boxes of the part", "inside the whole %", "of the true boxes %", "whole found as well %"]
     rows = [
-        [f"{name}, {pair}", row["boxes"], *(percent(row[key]) for key in ("inside", "true_inside", "parent_found"))]
+        [
+            f"{plain(name)}, {plain(pair)}",
+            row["boxes"],
+            *(percent(row[key]) for key in ("inside", "true_inside", "parent_found")),
+        ]
         for name, result in modalities.items()
         for pair, row in result["hierarchy"]["pairs"].items()
         if row["boxes"]
@@ -151,17 +156,17 @@ def label_table(result: dict[str, Any]) -> str:
     rows = []
     for source, part in result["sources"].items():
         counts = [part["train_images"], part["images"]]
-        rows.append([f"**{source}**", *counts, percent(part["AP50"]), percent(part["AP"])])
+        rows.append([f"**{plain(source)}**", *counts, percent(part["AP50"]), percent(part["AP"])])
         for label, entry in sorted(part["labels"].items(), key=lambda item: (-item[1]["train_images"], item[0])):
             shown = f"{entry['validation_images']} ({entry['validation_boxes']})"
-            rows.append([label, entry["train_images"], shown, percent(entry["AP50"]), percent(entry["AP"])])
+            rows.append([plain(label), entry["train_images"], shown, percent(entry["AP50"]), percent(entry["AP"])])
     return table(header, rows)
 
 
 def wording_table(result: dict[str, Any]) -> str:
     """One row per wording."""
     rows = [
-        [f"{row['source']}: {row['label']}", row["wording"], percent(row["AP50"]), percent(row["AP"])]
+        [plain(f"{row['source']}: {row['label']}"), plain(row["wording"]), percent(row["AP50"]), percent(row["AP"])]
         for row in result["synonyms"]
     ]
     return table(["source: label", "asked as", "AP50", "AP"], rows)
@@ -170,7 +175,7 @@ def wording_table(result: dict[str, Any]) -> str:
 def side_table(result: dict[str, Any]) -> str:
     """One row per sided label."""
     entries = result["side_confusion"]["labels"].items()
-    rows = [[name, entry["pictures"], entry["wrong"]] for name, entry in entries]
+    rows = [[plain(name), entry["pictures"], entry["wrong"]] for name, entry in entries]
     return table(["label", "pictures with both sides", "wrong"], rows)
 
 
@@ -186,16 +191,16 @@ def calibration_table(calibration: Mapping[str, Any]) -> str:
 
 def router_table(router: dict[str, Any]) -> str:
     """One row per modality: accuracy on validation pictures as they are, and on varied copies."""
-    plain, varied = router["validation"], router["validation_augmented"]
-    rows = [["all", sum(entry["pictures"] for entry in plain["by_modality"].values())]]
-    rows[0] += [percent(plain["accuracy"]), percent(varied["accuracy"])]
-    for name, entry in plain["by_modality"].items():
+    as_is, varied = router["validation"], router["validation_augmented"]
+    rows = [["all", sum(entry["pictures"] for entry in as_is["by_modality"].values())]]
+    rows[0] += [percent(as_is["accuracy"]), percent(varied["accuracy"])]
+    for name, entry in as_is["by_modality"].items():
         varied_entry = varied["by_modality"][name]
         rows.append([name, entry["pictures"], percent(entry["accuracy"]), percent(varied_entry["accuracy"])])
     text = table(["modality", "validation pictures", "right %", "right %, cropped, resized, compressed"], rows)
     if "source_left_out" in router:
         text += "\nOn sources that it never saw, one source left out at a time:\n\n"
-        text += table(["source", "right %"], [[k, percent(v)] for k, v in router["source_left_out"].items()])
+        text += table(["source", "right %"], [[plain(k), percent(v)] for k, v in router["source_left_out"].items()])
     return text
 
 
@@ -248,8 +253,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     try:
         write_page(arguments.results, arguments.out or arguments.results.with_suffix(".md"))
-    except (OSError, ValueError, KeyError) as error:
-        print(f"error: {arguments.results}: {error}", file=sys.stderr)
+    except (OSError, ValueError) as error:
+        print(f"error: {arguments.results}: {one_line(error, 200)}", file=sys.stderr)
+        return 2
+    except (KeyError, TypeError, AttributeError):
+        print(f"error: {arguments.results}: is no file that training.evaluate writes", file=sys.stderr)
         return 2
     return 0
 

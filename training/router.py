@@ -36,7 +36,7 @@ from modeling_medglip.image_processing_medglip import (
 from modeling_medglip.results import write_text
 from modeling_medglip.volumes import read_volume
 
-from .guards import check_options
+from .guards import check_options, readable_enough
 from .records import DEFAULT_DATA, GroundingRecord, load_records
 
 
@@ -283,6 +283,7 @@ def measure(router: dict[str, Any], records: Sequence[GroundingRecord], augmente
 def measured(router: dict[str, Any], data: Path | str, seed: int) -> dict[str, Any]:
     """Accuracy on the validation split of a data set: `validation`, and `validation_augmented`."""
     records = load_records(data, split="validation")
+    records = readable_enough([record for record in records if record.view_of is None], {}, str(data))
     kinds = {"validation": False, "validation_augmented": True}
     return {name: measure(router, records, augmented, seed) for name, augmented in kinds.items()}
 

@@ -184,10 +184,10 @@ def unmeasured(results: Mapping[str, Any]) -> str:
 def _table(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
     """AP50 and AP of every label, before and after."""
     lines = ["| label | AP50 before | after | AP before | after |", "|---|---:|---:|---:|---:|"]
-    rows = [(name, before["labels"].get(name, {}), after["labels"][name]) for name in after["labels"]]
+    rows = [(plain(name), before["labels"].get(name, {}), after["labels"][name]) for name in after["labels"]]
     for name, first, last in [*rows, ("**mean**", before["mean"], after["mean"])]:
         cells = [_percent(part.get(key)) for key in ("AP50", "AP") for part in (first, last)]
-        lines.append(f"| {plain(name)} | {' | '.join(cells)} |")
+        lines.append(f"| {name} | {' | '.join(cells)} |")
     return lines
 
 

@@ -87,8 +87,8 @@ def _split_records(table: Any, modality: str, split: str, hints: HintTable) -> l
     names = _category_names(table)
     rows = table.remove_columns("image")
     vocabulary: dict[str, set[str]] = {}
-    for source, annotated in zip(rows["source"], rows["annotated"], strict=True):
-        vocabulary.setdefault(source, set()).update(annotated)
+    for source, annotated, objects in zip(rows["source"], rows["annotated"], rows["objects"], strict=True):
+        vocabulary.setdefault(source, set()).update(annotated, (names[number] for number in objects["category"]))
     found: list[GroundingRecord] = []
     for number, row in enumerate(rows):
         labels = vocabulary[row["source"]]
@@ -160,6 +160,7 @@ def _record(
         size=size,
         loader=replace(pixels, window=tuple(row["window"])) if deep else pixels,
         is_hounsfield=deep,
+        source_labels=tuple(sorted(vocabulary)),
         hints=own,
         weight=own.weight if split == "train" else 1.0,
         in_subset=bool(row["subset_10"]),

@@ -31,6 +31,7 @@ from .recipe import ExpertRecipe, Optimisation
 logger = logging.getLogger(__name__)
 TRAINER_STATE = "trainer_state.json"
 BEST_METRIC = "eval_AP"
+DIVERGED = "the run diverged, take a lower rate and another --out"
 # What comes before the stages of an image encoder, and its stages, in the names that timm and transformers give.
 STEM = re.compile(r"(?:[a-z]+\.)?(?:conv_stem|bn1|stem|patch_embed|embedd)")
 STAGE = re.compile(r"(?:[a-z]+\.)?(?:encoder\.)?(?:blocks|layers|stages)[._](\d+)\.")
@@ -68,7 +69,7 @@ class DivergenceCallback(TrainerCallback):
         """Raises `ValueError`."""
         loss = float((logs or {}).get("loss", (logs or {}).get("train_loss", 0.0)))
         if not math.isfinite(loss):
-            raise ValueError(f"the loss is {loss} at step {state.global_step}: the run diverged, take a lower rate")
+            raise ValueError(f"the loss is {loss} at step {state.global_step}: {DIVERGED}")
 
 
 class GroundingTrainer(Trainer):
@@ -152,7 +153,9 @@ class GroundingTrainer(Trainer):
 
         Raises:
             `OSError`: the disk; names the checkpoint that is left.
+            `ValueError`: a weight is no finite number.
         """
+        self._check_finite(model)  # before older checkpoints make room for this one
         try:
             super()._save_checkpoint(model, trial)
         except (OSError, RuntimeError, SafetensorError) as error:  # torch.save raises the second for a full disk
@@ -162,6 +165,14 @@ class GroundingTrainer(Trainer):
             left = f"{last.name} is left: the same command goes on from it" if last else "none is left"
             step, reason = self.state.global_step, one_line(error, 80)
             raise OSError(f"the checkpoint of step {step} cannot be saved ({reason}); {left}") from error
+
+    def _check_finite(self, model: nn.Module) -> None:
+        averages = self.ema.average.values() if self.ema else ()
+        weights = (parameter for parameter in model.parameters() if parameter.requires_grad)
+        if not all(bool(torch.isfinite(tensor).all()) for tensor in (*weights, *averages)):
+            last = last_checkpoint(Path(str(self.args.output_dir)))
+            left = f"; {last.name} is left" if last else ""
+            raise ValueError(f"weights are no finite numbers at step {self.state.global_step}: {DIVERGED}{left}")
 
     def _load_best_model(self) -> None:
         """The best checkpoint's averaged weights."""

@@ -110,13 +110,29 @@ class TestMarksThatAreLeftOut:
 class TestOtherFormats:
     @pytest.mark.parametrize(
         ("box", "told"),
-        [([0.2, 0.2, 0.5, 0.5], "shares of the picture"), ([9, 9, 29, 19], "two corners"), ([1, 1, 4, 4], "")],
+        [
+            ([0.2, 0.2, 0.5, 0.5], "shares of the picture"),
+            ([9, 9, 29, 19], "two corners"),
+            ([1, 1, 4, 4], ""),
+            ([4, 2, 29, 12], "two corners"),
+            ([9, 2, 8, 19], ""),
+        ],
     )
     def test_boxes_that_look_like_another_format_are_named(
         self, box: list[float], told: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
     ) -> None:
         read(tmp_path, [{**LIVER, "bbox": box}])
         assert (told in caplog.text) if told else not caplog.records
+
+    def test_pictures_without_boxes_say_nothing_of_their_format(
+        self, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        def more(content: dict[str, Any]) -> None:
+            image = content["images"][0]
+            content["images"] += [{**image, "id": 100 + n, "file_name": f"{n}.png"} for n in range(20)]
+
+        load_records(write(tmp_path, [{**LIVER, "bbox": [0.2, 0.2, 0.5, 0.5]}], more), "ct")
+        assert "boxes of 1 pictures have sides under 2 pixels" in caplog.text
 
     def test_a_picture_that_is_turned_by_its_exif_tag(self, tmp_path: Path) -> None:
         exif = Image.Exif()
@@ -134,6 +150,17 @@ class TestPatients:
         assert read(tmp_path, [], patient=0).patient == "0"
         assert read(tmp_path, [], patient=" ", patient_id=7).patient == "7"
         assert read(tmp_path, []).patient == "a.png"
+
+    def test_the_source_is_the_folder_that_tells_data_apart(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        folder = tmp_path / "clinic" / "annotations"
+        folder.mkdir(parents=True)
+        file = write(folder, [LIVER])
+        assert load_records(file, "ct")[0].source == "clinic"
+        monkeypatch.chdir(folder)
+        assert load_records(file.name, "ct")[0].source == "clinic"
+        assert read(folder, [LIVER], source="other").source == "other"
 
 
 class TestCategories:
@@ -154,6 +181,7 @@ class TestCategories:
             ([{"id": 1, "name": "liver"}, {"id": 2, "name": "liver "}], "'liver' and 'liver ': give them one name"),
             ([{"id": 1, "name": "left lung"}, {"id": 2, "name": "left  lung"}], "give them one name"),
             ([{"id": "\x1b[2J" * 90}], "has no name"),
+            ([{"id": 1, "name": "red \x1b[31mlabel"}], "has control characters: take them out"),
         ],
     )
     def test_refused(self, entries: list[dict[str, Any]], error: str, tmp_path: Path) -> None:

@@ -50,6 +50,14 @@ def test_a_source_is_judged_by_its_validation_pictures() -> None:
     assert [r.image_id for r in cross_source.judged(records[:2], "first", ["liver"])] == ["a"]
 
 
+@pytest.mark.parametrize("source", ["../../x", "/tmp/x", "everything", "", "a b", "a/b", "Krankenhaus Süd", ".."])
+def test_a_source_is_a_folder_below(source: str, tmp_path: Path) -> None:
+    name = cross_source.folder_name(source)
+    assert (tmp_path / name).parent == tmp_path and name not in ("", ".", "..", "everything")
+    assert cross_source.folder_name("rimone_r1_disc") == "rimone_r1_disc"
+    assert len({cross_source.folder_name(other) for other in ("a b", "a_b", "a/b")}) == 3
+
+
 def make_sources(folder: Path) -> Path:
     """Two sources of CT that share the liver; the second has no validation pictures."""
     from PIL import Image

@@ -18,7 +18,7 @@ from tests.modeling_medglip.tiny_checkpoint import tiny_processor
 from training.augmentation import AugmentationRecipe, Geometry
 from training.dataset import GroundingCollator, GroundingDataset, PhraseLength, foreign_labels, repeat_factors
 from training.prompts import PromptRecipe
-from training.records import GroundingRecord, Hints, load_records
+from training.records import GroundingRecord, Hints, chosen_labels, load_records
 
 from .tiny_data import hints, make_data, record, trunk_picture
 
@@ -142,6 +142,28 @@ def test_a_label_that_is_mostly_cut_off_is_not_asked() -> None:
         "aorta left the picture, an eighth of the liver is seen"
     )
     np.testing.assert_allclose(kept, [[0.45, 0, 0.65, 0.5]], atol=1e-6)
+
+
+def test_a_label_that_was_left_out_is_never_asked() -> None:
+    own = record([[10, 10, 50, 50]], ["liver"], ["liver", "brain tumor"])
+    item = replace(own, source_labels=own.annotated)
+    for records, asked in ((chosen_labels([item], None, ["brain tumor"]), False), ([own], True)):
+        (kept,) = records
+        foreign = {"mri/other": ("brain tumor", "brain tumour", "optic disc")}
+        data = GroundingDataset([kept], image_processor(), 64, foreign=foreign)
+        words = set()
+        for epoch in range(60):
+            data.set_epoch(epoch)
+            words |= set(data[0]["text_labels"])
+        assert bool({"brain tumor", "brain tumour"} & words) is asked
+
+
+def test_the_pictures_in_memory_are_given_back() -> None:
+    data = GroundingDataset([record([[10, 10, 50, 50]], ["liver"], ["liver"])], image_processor(), 64)
+    first, room = data.picture(0), data._room
+    assert data.picture(0) is first
+    data.release()
+    assert data._room > room and data.picture(0) is not first and data._room == room
 
 
 def test_a_close_up_that_cuts_everything_is_not_taken() -> None:

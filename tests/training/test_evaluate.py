@@ -171,6 +171,7 @@ def test_the_command_writes_json_and_tables(checkpoint: Path, tmp_path: Path) ->
     tables = (tmp_path / "out" / "results.md").read_text(encoding="utf-8")
     assert "## fundus" in tables and "| left kidney | 2 | 1 (1) |" in tables
     assert "mirror" not in results and "mirror image" not in tables
+    assert results["embedded"] is False, "it is said with --shipped alone"
     assert results["broken"] == 0 and "Left out" not in tables
     (tmp_path / "out" / "results.md").unlink()
     assert report.main([str(tmp_path / "out" / "results.json")]) == 0
@@ -225,6 +226,14 @@ def test_options_out_of_range(
 ) -> None:
     assert evaluate.main(["--data", str(tmp_path / "none"), "--out", str(tmp_path / "out"), option, value]) == 2
     assert capsys.readouterr().err == f"error: {option} {value}: {cure}\n" and not (tmp_path / "out").exists()
+
+
+def test_the_shipped_page_is_asked_for_and_of_all(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rest = ["--shipped", "--data", str(tmp_path / "none"), "--out", str(tmp_path / "out")]
+    for name, values in (("limit", ["1"]), ("mirror", []), ("modality", ["ct"]), ("model", ["x"]), ("adapter", ["x"])):
+        assert evaluate.main([*rest, f"--{name}", *values]) == 2
+        told = capsys.readouterr().err
+        assert told == f"error: --shipped: the page of the embedded checkpoint is of all of it: leave out --{name}\n"
 
 
 def measured(pictures: int, modality: str = "ct", broken: int = 0, boxes: bool = True) -> list[GroundingRecord]:

@@ -55,7 +55,8 @@ class TestRuns:
         assert results["pictures"] == {"train": 3, "replayed": 0, "validation": 1, "broken": 0}
         text = json.dumps(results) + (tmp_path / "README.md").read_text(encoding="utf-8")
         assert str(tmp_path) not in text and str(data) not in text, "no paths of this machine"
-        assert "| left kidney |" in text and Image.open(tmp_path / "history.png").width > 100
+        assert "| left kidney |" in text and "| **mean** |" in text
+        assert Image.open(tmp_path / "history.png").width > 100
         assert (tmp_path / ("adapter" if more else "expert")).is_dir()
         if not more:
             model = MedGlipForObjectDetection.from_pretrained(tmp_path / "expert")
@@ -234,7 +235,9 @@ class TestValidation:
             for number in range(count):
                 file = path / "images" / f"{split}{number}.png"
                 file.parent.mkdir(parents=True, exist_ok=True)
-                Image.fromarray(trunk_picture((48, 40))).save(file)
+                pixels = trunk_picture((48, 40))
+                pixels[0, number] = 1 + (split == "train")  # no two pictures are the same
+                Image.fromarray(pixels).save(file)
                 if split == "validation" and number < broken:
                     file.write_bytes(b"\x89PNG")
                 images.append(
@@ -274,7 +277,8 @@ class TestValidation:
         told = [row for row in caplog.records if row.getMessage().startswith(f"{reason}: nothing is measured")]
         assert len(told) == 1 and told[0].levelname == "WARNING"
         card = (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
-        assert f"{reason[0].upper()}{reason[1:]}: nothing was measured." in card and "**mean**" not in card
+        assert f"{reason[0].upper()}{reason[1:]}: nothing was measured." in card and "mean" not in card
+        assert ("add val.json" in told[0].getMessage()) == (not pictures)
 
 
 class TestAdapters:
@@ -349,6 +353,11 @@ class TestAdapters:
         (tmp_path / "empty").mkdir()
         with pytest.raises(ValueError, match="empty: holds no adapter"):
             load_adapter(self.base(checkpoint), tmp_path / "empty")
+        (tmp_path / "mine" / BASE_FILE).unlink()
+        settings = json.loads((tmp_path / "mine" / "adapter_config.json").read_text(encoding="utf-8"))
+        (tmp_path / "mine" / "adapter_config.json").write_text(json.dumps({**settings, "target_modules": "*"}))
+        with pytest.raises(ValueError, match="mine: holds no adapter .its target_modules are no pattern"):
+            load_adapter(self.base(checkpoint), tmp_path / "mine")
         with pytest.raises(ValueError, match="no expert for mri"):
             adapted_layers(self.base(checkpoint), "mri")
 

@@ -149,6 +149,15 @@ def test_a_synonym_that_is_another_label_is_not_said() -> None:
             assert prompt.phrases[place] in (("airways",), ("trachea", "windpipe"))[box]
 
 
+def test_an_absent_label_is_not_asked_in_words_of_a_present_one() -> None:
+    vocabulary = Vocabulary.load()
+    present = {" ".join(word.lower().split()) for word in ("Polyp", *vocabulary.synonyms("Polyp"))}
+    chosen = PromptSampler(vocabulary, {}, PromptRecipe(replace=1.0, parent=0.0, foreign=0, all_labels=1.0))
+    for prompt in draws(chosen, ["Polyp"], ["Polyp", "adenoma"], "colon"):
+        (found,) = prompt.classes
+        assert not {p.lower() for place, p in enumerate(prompt.phrases) if place != found} & (present - {"adenoma"})
+
+
 def test_what_is_there_is_asked_before_what_is_not() -> None:
     names = [f"thing {number}" for number in range(40)]
     recipe = PromptRecipe(token_budget=20, replace=0.0, all_labels=1.0, foreign=0)
@@ -214,6 +223,11 @@ def test_regions_of_a_picture_are_known_only_if_all_its_labels_are() -> None:
     assert {"abdomen", "chest", "breast", "spine", "pelvis", "limb", "head_neck"} <= set(beside)
     assert not vocabulary.foreign(beside, ["heart", "lung nodule", "pancreas", "breast tumor"])
     assert vocabulary.foreign(beside, ["optic disc", "liver"]) == ("optic disc",)
+    head = vocabulary.regions(["fetal head"])
+    assert not vocabulary.foreign(head, ["left thalamus", "heart", "stomach", "spine", "rib"])
+    assert vocabulary.foreign(head, ["melanoma", "polyp"]) == vocabulary.foreign(head, ["melanoma"])
+    assert not vocabulary.foreign(vocabulary.regions(["parotid gland"]), ["trachea", "esophagus", "aorta"])
+    assert not vocabulary.foreign(vocabulary.regions(["polyp"]), ["stomach", "esophagus", "duodenum"])
     assert vocabulary.regions(["liver", "a thing of mine"]) == () and vocabulary.regions([]) == ()
     assert vocabulary.foreign((), ["optic disc"]) == () and vocabulary.foreign(("abdomen",), ["optic disc"])
 

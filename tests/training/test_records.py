@@ -185,7 +185,7 @@ class TestCoco:
 
     def test_a_modality_is_needed(self, tmp_path: Path) -> None:
         path = one_picture(tmp_path, [("liver", [1, 2, 3, 4])])
-        with pytest.raises(ValueError, match=r"list.json: does not say its modality: give one with --modality"):
+        with pytest.raises(ValueError, match=r"list.json: does not say its modality: give one, or write it"):
             load_records(path)
         assert load_records(one_picture(tmp_path, [("liver", [1, 2, 3, 4])], modality="CT"))[0].modality == "ct"
 

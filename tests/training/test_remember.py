@@ -73,6 +73,12 @@ def test_the_same_label_in_other_words_is_left_to_its_source(monkeypatch: pytest
     assert asked == [["spleen"]]
 
 
+def test_general_terms_for_what_is_marked_are_not_asked() -> None:
+    own = record([[50, 50, 60, 60]], ["left kidney"], ["left kidney", "right kidney"])
+    assert remember._unmarked(own, ["kidney", "right kidney", "liver"]) == ["liver"]
+    assert remember._unmarked(record([], [], ["polyp"]), ["lesion", "colorectal polyp", "liver"]) == ["liver"]
+
+
 def test_known_labels() -> None:
     config = type("Config", (), {"label_hierarchy": {"trained_labels": {"ct": ["liver"]}}})()
     assert known_labels(config, "ct") == ["liver"] and known_labels(config, "mri") == []

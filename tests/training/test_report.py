@@ -107,7 +107,23 @@ def test_the_command_writes_a_file_and_refuses_others(tmp_path: Path, capsys: py
     assert report.main([str(source), "--out", str(tmp_path / "other.md")]) == 0 and (tmp_path / "other.md").is_file()
     source.write_text("not json", encoding="utf-8")
     assert report.main([str(source)]) == 2 and report.main([str(tmp_path / "absent.json")]) == 2
-    assert all(line.startswith("error: ") for line in capsys.readouterr().err.splitlines())
+    for content in ("[]", "3", '{"modalities": []}', '{"modalities": {"ct": 3}}', '{"embedded": false}'):
+        source.write_text(content, encoding="utf-8")
+        assert report.main([str(source)]) == 2
+    told = capsys.readouterr().err.splitlines()
+    assert all(line.startswith("error: ") for line in told) and len(told) == 7
+    assert all(line.endswith("is no file that training.evaluate writes") for line in told[2:])
+
+
+def test_labels_and_sources_are_shown_as_they_are() -> None:
+    odd = "x | y <b>z</b>"
+    labels = {odd: {"train_images": 1, "validation_images": 1, "validation_boxes": 1, "AP50": 0.5, "AP": 0.5}}
+    part = {"train_images": 1, "images": 1, "AP50": 0.5, "AP": 0.5, "labels": labels}
+    rows = [{"source": odd, "label": odd, "wording": odd, "AP50": 0.5, "AP": 0.5}]
+    sides = {"side_confusion": {"labels": {odd: {"pictures": 1, "wrong": 0}}}}
+    tables = [report.label_table({"sources": {odd: part}}), report.wording_table({"synonyms": rows})]
+    for text in (*tables, report.side_table(sides)):
+        assert "<b>" not in text and "x | y" not in text and "x \\| y &lt;b&gt;" in text
 
 
 def test_other_measures_and_parts() -> None:

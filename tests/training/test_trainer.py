@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from transformers import BertConfig, TimmBackboneConfig, TrainerCallback
 
 from modeling_medglip.configuration_medglip import MedGlipConfig
@@ -171,6 +172,23 @@ def test_a_run_that_diverges_is_stopped(tmp_path: Path) -> None:
     steep = dataclasses.replace(OPTIMISATION, head_rate=1e30, gradient_clip=1e30)
     with pytest.raises(ValueError, match="the run diverged, take a lower rate"):
         train_expert(frozen(), Squares(), collate, RECIPE, steep, tmp_path)
+
+
+class Spoil(TrainerCallback):
+    """After a step, a weight is no number any more; nothing is logged before the next checkpoint."""
+
+    def on_step_end(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
+        if state.global_step == 5:
+            next(p for p in model.parameters() if p.requires_grad).data.view(-1)[0] = float("nan")
+
+
+def test_weights_that_are_no_numbers_leave_the_last_good_checkpoint(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="weights are no finite numbers at step 8: the run .*; checkpoint-4 is left"):
+        train(tmp_path, callbacks=(Spoil(),), logging_steps=100)
+    kept = last_checkpoint(tmp_path)
+    assert kept is not None and kept.name == "checkpoint-4" and not (tmp_path / "checkpoint-8").exists()
+    for name in ("model", "ema"):
+        assert all(torch.isfinite(tensor).all() for tensor in load_file(kept / f"{name}.safetensors").values())
 
 
 def test_a_finished_run_is_not_trained_again(tmp_path: Path) -> None:

@@ -83,8 +83,10 @@ def make_data(folder: Path) -> Path:
     (folder / "images").mkdir(exist_ok=True)
     labels = ["left kidney", "liver", "optic disc", "right kidney"]
     for split, pictures in parts.items():
-        for name, pixels, _, _ in pictures:
-            Image.fromarray(pixels).save(folder / "images" / name)
+        for number, (name, pixels, _, _) in enumerate(pictures):
+            own = pixels.copy()  # no two pictures are the same
+            own[0, number] = 1 + (split == "train")
+            Image.fromarray(own).save(folder / "images" / name)
         images = [{"file_name": name, "patient": name[:-4], **entry} for name, _, entry, _ in pictures]
         save_coco(folder, f"{split}.json", images, [found for *_, found in pictures], labels=labels)
     return folder
