@@ -51,7 +51,7 @@ def page(found: dict[str, Any]) -> str:
     before, after = lora["before"]["labels"][label], lora["after"]["labels"][label]
     known = [lora[key]["mean"]["AP"] for key in ("known_before", "known_after")]
     known50 = [lora[key]["mean"]["AP50"] for key in ("known_before", "known_after")]
-    pictures = lora["pictures"]
+    pictures, settings = lora["pictures"], lora["settings"]
     rows = [
         [f"AP50 of {label}", percent(before["AP50"]), percent(after["AP50"])],
         [f"AP of {label}", percent(before["AP"]), percent(after["AP"])],
@@ -64,8 +64,9 @@ def page(found: dict[str, Any]) -> str:
             "# An adapter for a label never seen",
             "",
             f"Made by `python -m tests.benchmarks.bench_adapter`: {found['modality']}, an expert trained without",
-            f"{label!r}, then an adapter from {pictures['train']} pictures and {pictures['replayed']} replayed ones",
-            f"of the base data, {lora['recipe']['epochs']:g} epochs, rank {lora['settings']['rank']}.",
+            f"{label!r}, then an adapter from {pictures['train']} pictures and, {settings['replay_share']:g} for each",
+            f"of them, older ones drawn from {pictures['replayed']}; {lora['recipe']['epochs']:g} epochs, rank",
+            f"{settings['rank']}.",
             "",
             table(["measured on validation pictures", "before", "after"], rows),
             *_alone(found.get("lora_alone"), label, full["peak_bytes"]),
@@ -124,11 +125,11 @@ def main() -> None:
     options = parser.parse_args()
     common = ["--model", options.model, "--data", options.data, "--modality", options.modality]
     common += ["--pictures", str(PICTURES), "--labels", options.label, "--known", *options.known]
-    replay = ["--replay", options.data, "--replay_exclude", options.label, "--replay_share", "1.5"]
+    replay = ["--replay", options.data, "--replay_exclude", options.label]
     with tempfile.TemporaryDirectory() as folder:
         lora = run([*common, *replay, "--lora", "--epochs", options.epochs], Path(folder) / "lora")
         # The older pictures are named to be measured on; of so small a share hardly one is drawn.
-        unseen = [*replay[:-1], "0.001"]
+        unseen = [*replay, "--replay_share", "0.001"]
         alone = run([*common, *unseen, "--lora", "--epochs", options.epochs], Path(folder) / "alone")
         full = run([*common, *replay, "--epochs", "2"], Path(folder) / "full")
         singly = ["--batch", "1", "--accumulate", "4", "--checkpointing", "true"]
