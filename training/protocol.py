@@ -255,6 +255,7 @@ def table(measured: dict[str, Any]) -> str:
         cells = [_cell(own["rows"].get(name)) for name in ROWS]
         lines.append(f"| {modality} | {own['size']} | {own['epochs']:g} | {' | '.join(cells)} |")
     lines += _means(list(measured.get("modalities", {}).values()))
+    lines += _of_before(measured.get("modalities", {}))
     compared = [line for name, own in measured.get("modalities", {}).items() for line in _compared(name, own["rows"])]
     if compared:
         lines += [
@@ -265,6 +266,20 @@ def table(measured: dict[str, Any]) -> str:
             "others see all labels in the same words every time; in the plain row it does as they do:", "", *compared,
         ]  # fmt: skip
     return "\n".join(lines) + "\n"
+
+
+def _of_before(modalities: Mapping[str, Any]) -> list[str]:
+    """A sentence on rows that do not say which pictures and recipe they are of."""
+    pairs = [(name, row.get("conditions", {})) for name, own in modalities.items() for row in own["rows"].values()]
+    found = {name for name, told in pairs if "pictures" not in told}
+    if not found:
+        return []
+    return [
+        "",
+        f"Rows of {', '.join(name for name in modalities if name in found)} were measured by earlier versions of the",
+        "code and of the built data, which wrote down epochs, size and seed alone: that their pictures were the same",
+        "is known by their numbers only, and measured again they would differ somewhat.",
+    ]
 
 
 def _means(modalities: Sequence[Mapping[str, Any]]) -> list[str]:

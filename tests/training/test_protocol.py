@@ -170,6 +170,17 @@ def test_differences_have_intervals_and_a_verdict() -> None:
     assert protocol._compared("ct", {**rows, "100 %": {"mean": rows["100 %"]["mean"]}}) == []
 
 
+def test_rows_without_a_digest_of_their_pictures_are_named() -> None:
+    scores = {"mean": {"AP": 0.1, "AP50": 0.2}, "well_shown": {"AP": 0.1, "AP50": 0.2}}
+    told = {"epochs": 1, "size": 64, "seed": 0, "pictures": "ab", "recipe": "cd"}
+    rows = {name: {**scores, "conditions": told} for name in ("zero-shot", "10 %")}
+    measured = {"modalities": {name: {"size": 64, "epochs": 1, "rows": dict(rows)} for name in ("ct", "mri", "xray")}}
+    assert "earlier versions" not in protocol.table(measured)
+    for name in ("mri", "xray"):
+        measured["modalities"][name]["rows"]["10 %"] = {**scores, "conditions": {"epochs": 1, "size": 64, "seed": 0}}
+    assert "\nRows of mri, xray were measured by earlier versions" in protocol.table(measured)
+
+
 def test_the_last_line_is_the_mean_over_modalities() -> None:
     def own(ap: float, *names: str) -> dict[str, Any]:
         scores = {"AP": ap, "AP50": 2 * ap}
