@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,8 @@ from .records import as_boxes
 
 # No picture is that large; single precision cannot tell pixels apart there.
 FARTHEST = 1e7
+# What steers a terminal, or turns the order of what is read. Other marks without a shape belong to some scripts.
+UNSHOWN = re.compile("[\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 # How the files that `dataset_scripts.build` writes begin.
 BUILT = "MedGLIP grounding data"
 LONGEST = 200
@@ -57,8 +60,8 @@ def category_names(content: dict[str, Any], file: Path) -> dict[Any, str]:
         number, said = entry["id"], entry.get("name")
         if not isinstance(said, str) or not said.strip():
             raise ValueError(f"{file.name}: category {shown(number)} has no name: give it one")
-        if not " ".join(said.split()).isprintable():
-            raise ValueError(f"{file.name}: category {shown(said)} has control characters: take them out")
+        if odd := next(filter(UNSHOWN.match, " ".join(said.split())), ""):
+            raise ValueError(f"{file.name}: category {shown(said)} has the character U+{ord(odd):04X}: take it out")
         if number in names:
             raise ValueError(f"{file.name}: two categories have the id {shown(number)}: number them apart")
         other = spelt.setdefault(" ".join(said.split()).casefold(), said)

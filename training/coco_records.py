@@ -210,8 +210,9 @@ def _first_said(*values: Any) -> str:
 
 
 def _folder_of(file: Path) -> str:
-    """The name of the folder of a COCO file; not that of `annotations`, which all have in common."""
-    folder = file.resolve().parent
+    """The name of the folder that a COCO file, or a link to one, lies in; not that of `annotations`, which all have in
+    common."""
+    folder = file.parent.resolve()
     return folder.parent.name if folder.name == "annotations" else folder.name
 
 

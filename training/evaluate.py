@@ -400,6 +400,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _narrowed(arguments: argparse.Namespace) -> str | None:
     """The first option with which the embedded checkpoint's page would not be what it says."""
+    if arguments.data != DEFAULT_DATA:
+        return "data"
     return next(
         (name for name in ("model", "modality", "adapter", "mirror", "limit") if getattr(arguments, name)), None
     )

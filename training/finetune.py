@@ -194,8 +194,8 @@ def load_data(settings: Settings) -> Data:
         whole = chosen_labels(load_records(settings.replay, settings.modality), None, settings.replay_exclude)
         if both := shared_patients(whole):
             raise ValueError(f"{settings.replay}: {both} patients are in training and validation: divide by patient")
-        if Path(settings.replay) != Path(settings.data):
-            check_apart(records, whole)
+        if not _same_place(settings.replay, settings.data):
+            check_apart(train + [r for r in records if r.split != "train"], whole)
         older = [record for record in whole if record.split == "train"]
         held_out = [record for record in whole if record.split == "validation"]
         kept = readable_enough(held_out, broken, settings.replay)
@@ -208,6 +208,12 @@ def load_data(settings: Settings) -> Data:
         replayed = len({record.picture for record in older}) if share else 0
     validation = readable_enough([r for r in records if r.split == "validation"], broken, settings.data)
     return Data(train, own, validation, kept, everything, broken, replayed)
+
+
+def _same_place(first: str, second: str) -> bool:
+    """Whether two folders, files or ids on the Hub are one."""
+    one, other = Path(first), Path(second)
+    return one.samefile(other) if one.exists() and other.exists() else first == second
 
 
 def _unmeasured(settings: Settings, data: Data) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import sys
 from collections.abc import Sequence
 
 import numpy as np
@@ -34,9 +35,10 @@ def check_apart(own: Sequence[GroundingRecord], older: Sequence[GroundingRecord]
             f"{both} patients are trained on in one of --data and --replay and held out in the other; if they are "
             "others of the same name, give their pictures another source"
         )
-    if same := sum(len(_looks(train, rest) & _looks(rest, train)) for train, rest in pairs):
+    if same := sum(_same_pictures(train, rest) for train, rest in pairs):
         raise ValueError(f"{same} pictures are trained on in one of --data and --replay and held out in the other")
-    alike = sum(len({one.patient for one in train} & {other.patient for other in rest}) for train, rest in pairs)
+    names = [({patient for _, patient in _named_patients(part)} for part in pair) for pair in pairs]
+    alike = sum(len(trained & held_out) for trained, held_out in names)
     if alike:
         logger.warning("%d patients of --data and --replay have the same name: are they others?", alike)
 
@@ -51,19 +53,30 @@ def _named_patients(records: Sequence[GroundingRecord]) -> set[tuple[str, str]]:
     return {(record.source, record.patient) for record in records if record.patient != record.image_id}
 
 
-def _looks(records: Sequence[GroundingRecord], others: Sequence[GroundingRecord]) -> set[bytes]:
-    """Digests of the pixels of those that can be read, and that have the size of one of the others."""
-    sizes = {record.size for record in others}
-    compared = [record for record in records if record.size in sizes]
-    found = set()
-    for record in tqdm(compared, "comparing pictures", disable=len(compared) < MANY, leave=False):
-        try:
-            pixels = record.load()
-        except UNREADABLE:
-            continue
-        if pixels.size == 0 or (pixels == pixels.flat[0]).all():  # of nothing: many may be alike
-            continue
-        if pixels.ndim == 3 and (pixels == pixels[..., :1]).all():  # grey that was stored as colour
-            pixels = np.ascontiguousarray(pixels[..., 0])
-        found.add(hashlib.sha256(f"{pixels.shape}".encode() + pixels.tobytes()).digest())
-    return found
+def _same_pictures(train: Sequence[GroundingRecord], rest: Sequence[GroundingRecord]) -> int:
+    """How many pictures of one size have the same pixels; of a size that only one side has, none is decoded."""
+    sizes = {record.size for record in train} & {record.size for record in rest}
+    held_out, trained = ([record for record in part if record.size in sizes] for part in (rest, train))
+    quiet = len(held_out) + len(trained) < MANY or not sys.stderr.isatty()
+    with tqdm(total=len(held_out) + len(trained), desc="comparing pictures", disable=quiet, leave=False) as bar:
+        known, found = set(), set()
+        for record in held_out:
+            known.add(_look(record))
+            bar.update()
+        for record in trained:
+            found.add(_look(record))
+            bar.update()
+    return len((known & found) - {None})
+
+
+def _look(record: GroundingRecord) -> bytes | None:
+    """A digest of the pixels; `None` of what cannot be read, and of a picture of nothing, of which many are alike."""
+    try:
+        pixels = record.load()
+    except UNREADABLE:
+        return None
+    if pixels.size == 0 or (pixels == pixels.flat[0]).all():
+        return None
+    if pixels.ndim == 3 and (pixels == pixels[..., :1]).all():  # grey that was stored as colour
+        pixels = np.ascontiguousarray(pixels[..., 0])
+    return hashlib.sha256(f"{pixels.shape}".encode() + pixels.tobytes()).digest()

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -102,7 +102,7 @@ class Vocabulary:
         # Of labels that are not listed; apart from them, so that what was asked before changes nothing.
         self._looked_up: dict[str, LabelWords] = {}
         self._groups: dict[str, tuple[str, ...]] = {}
-        self._meant: dict[tuple[str, ...], frozenset[str]] = {}
+        self._wordings: dict[str, frozenset[str]] = {}
         self.pairs: dict[str, tuple[str, str]] = {}
         self.parent_words = {name: tuple(words) for name, words in document.get("parents", {}).items()}
         for name, entry in document.get("labels", {}).items():
@@ -176,12 +176,16 @@ class Vocabulary:
         """Other wordings of a label."""
         return self.of(label).synonyms
 
-    def meant(self, labels: tuple[str, ...]) -> frozenset[str]:
-        """All wordings of some labels, in the form in which phrases are compared."""
-        if labels not in self._meant:
-            words = (word for label in labels for word in (label, *self.synonyms(label)))
-            self._meant[labels] = frozenset(map(normalize_phrase, words))
-        return self._meant[labels]
+    def wordings(self, label: str) -> frozenset[str]:
+        """All wordings of a label, in the form in which phrases are compared."""
+        if label not in self._wordings:
+            self._wordings[label] = frozenset(map(normalize_phrase, (label, *self.synonyms(label))))
+        return self._wordings[label]
+
+    def mean_it(self, phrase: str, labels: Iterable[str]) -> bool:
+        """Whether a phrase is a wording of one of some labels."""
+        said = normalize_phrase(phrase)
+        return any(said in self.wordings(label) for label in labels)
 
     def regions(self, labels: Sequence[str]) -> tuple[str, ...]:
         """What of the body a picture with these labels may show, neighbouring parts too; empty if one of the labels is
@@ -307,8 +311,7 @@ class PromptSampler:
 
     def _means_another(self, phrase: str, label: str, annotated: Sequence[str]) -> bool:
         """Whether a phrase is a wording of another annotated label: of the label that is asked it may be false."""
-        others = tuple(name for name in annotated if name != label)
-        return normalize_phrase(phrase) in self.vocabulary.meant(others)
+        return self.vocabulary.mean_it(phrase, (name for name in annotated if name != label))
 
     def _phrase(
         self, label: str, annotated: Sequence[str], present: set[str], used: set[str], rng: np.random.Generator
@@ -343,7 +346,7 @@ class PromptSampler:
         least = int(at_least_one)
         count = int(rng.integers(least, max(self.recipe.foreign, least) + 1))
         others = (self.vocabulary.foreign(regions, names) for names in self.others.values())
-        meant = self.vocabulary.meant(own)
+        meant = frozenset().union(*map(self.vocabulary.wordings, own))
         sources = [left for names in others if (left := [n for n in names if normalize_phrase(n) not in meant])]
         phrases: list[str] = []
         for _ in range(count if sources else 0):

@@ -169,7 +169,8 @@ class GroundingTrainer(Trainer):
     def _check_finite(self, model: nn.Module) -> None:
         averages = self.ema.average.values() if self.ema else ()
         weights = (parameter for parameter in model.parameters() if parameter.requires_grad)
-        if not all(bool(torch.isfinite(tensor).all()) for tensor in (*weights, *averages)):
+        numbers = (buffer for buffer in model.buffers() if buffer.is_floating_point())
+        if not all(bool(torch.isfinite(tensor).all()) for tensor in (*weights, *numbers, *averages)):
             last = last_checkpoint(Path(str(self.args.output_dir)))
             left = f"; {last.name} is left" if last else ""
             raise ValueError(f"weights are no finite numbers at step {self.state.global_step}: {DIVERGED}{left}")
@@ -331,7 +332,7 @@ def train_expert(
     if ema is not None:
         ema.settle()
     if not all(torch.isfinite(value).all() for value in model.state_dict().values() if value.is_floating_point()):
-        raise ValueError("the weights are no finite numbers any more: the run diverged, take a lower rate")
+        raise ValueError(f"the weights are no finite numbers any more: {DIVERGED}")
     if not shards_weights():
         model.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
     return trainer

@@ -162,10 +162,19 @@ class TestPatients:
         assert load_records(file.name, "ct")[0].source == "clinic"
         assert read(folder, [LIVER], source="other").source == "other"
 
+    def test_a_link_lies_where_it_lies(self, tmp_path: Path) -> None:
+        for name in ("clinic", "store"):
+            (tmp_path / name).mkdir()
+        write(tmp_path / "store", [LIVER])
+        (tmp_path / "clinic" / "list.json").symlink_to(tmp_path / "store" / "list.json")
+        assert load_records(tmp_path / "clinic" / "list.json", "ct")[0].source == "clinic"
+
 
 class TestCategories:
     def test_a_label_is_one_line_and_no_page(self, tmp_path: Path) -> None:
         assert read(tmp_path, [], categories({"id": 1, "name": " my\n polyp "})).annotated == ("my polyp",)
+        persian = "\u06a9\u0644\u06cc\u0647\u200c\u0686\u067e"  # its joining mark is a part of the word
+        assert read(tmp_path, [], categories({"id": 1, "name": persian})).annotated == (persian,)
         with pytest.raises(ValueError, match="is no label: give it at most 200 letters"):
             read(tmp_path, [], categories({"id": 1, "name": "x" * 201}))
 
@@ -181,7 +190,8 @@ class TestCategories:
             ([{"id": 1, "name": "liver"}, {"id": 2, "name": "liver "}], "'liver' and 'liver ': give them one name"),
             ([{"id": 1, "name": "left lung"}, {"id": 2, "name": "left  lung"}], "give them one name"),
             ([{"id": "\x1b[2J" * 90}], "has no name"),
-            ([{"id": 1, "name": "red \x1b[31mlabel"}], "has control characters: take them out"),
+            ([{"id": 1, "name": "red \x1b[31mlabel"}], "has the character U\\+001B: take it out"),
+            ([{"id": 1, "name": "a\u202eb"}], "has the character U\\+202E: take it out"),
         ],
     )
     def test_refused(self, entries: list[dict[str, Any]], error: str, tmp_path: Path) -> None:

@@ -229,8 +229,15 @@ def test_options_out_of_range(
 
 
 def test_the_shipped_page_is_asked_for_and_of_all(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    rest = ["--shipped", "--data", str(tmp_path / "none"), "--out", str(tmp_path / "out")]
-    for name, values in (("limit", ["1"]), ("mirror", []), ("modality", ["ct"]), ("model", ["x"]), ("adapter", ["x"])):
+    rest = ["--shipped", "--out", str(tmp_path / "out")]
+    for name, values in (
+        ("data", ["private/coco"]),
+        ("limit", ["1"]),
+        ("mirror", []),
+        ("modality", ["ct"]),
+        ("model", ["x"]),
+        ("adapter", ["x"]),
+    ):
         assert evaluate.main([*rest, f"--{name}", *values]) == 2
         told = capsys.readouterr().err
         assert told == f"error: --shipped: the page of the embedded checkpoint is of all of it: leave out --{name}\n"

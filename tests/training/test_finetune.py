@@ -471,6 +471,15 @@ class TestSameRun:
         with pytest.raises(ValueError, match="4 patients are trained on in one of --data and --replay and held out"):
             load_data(Settings(str(data), "ct", replay=str(older)))
 
+    def test_the_same_folder_in_another_spelling(
+        self, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(finetune, "check_apart", lambda *parts: pytest.fail("a folder is compared with itself"))
+        (tmp_path / "link").symlink_to(data)
+        for other in (data, data / ".." / data.name, tmp_path / "link"):
+            assert load_data(Settings(str(data), "ct", replay=str(other))).replayed
+        assert finetune._same_place("org/a", "org/a") and not finetune._same_place("org/a", "org/b")
+
     def test_a_patient_in_both_splits_stops_the_run(self, data: Path) -> None:
         for split in ("train", "validation"):
             content = json.loads((data / f"{split}.json").read_text(encoding="utf-8"))

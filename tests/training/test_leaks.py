@@ -54,9 +54,10 @@ def test_an_empty_frame_is_no_evidence() -> None:
     check_apart([own], [older])
 
 
-def test_file_names_are_no_patients() -> None:
+def test_file_names_are_no_patients(caplog: pytest.LogCaptureFixture) -> None:
     own, older = _record("images", "validation", "1.png", 1), _record("images", "train", "1.png", 2)
     unnamed = [replace(each, image_id="1.png") for each in (own, older)]
     check_apart(unnamed[:1], unnamed[1:])
+    assert not caplog.records
     with pytest.raises(ValueError, match="give their pictures another source"):
         check_apart([own], [older])

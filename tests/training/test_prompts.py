@@ -116,6 +116,16 @@ def test_what_was_cut_off_is_no_foreign_label() -> None:
     assert {phrase for prompt in prompts for phrase in prompt.phrases} == {"polyp", "left kidney"}
 
 
+def test_what_is_remembered_of_words_does_not_grow_with_the_prompts() -> None:
+    vocabulary, rng = Vocabulary(DOCUMENT), np.random.default_rng(0)
+    chosen = PromptSampler(vocabulary, OTHERS, PromptRecipe(replace=1.0))
+    names = [*vocabulary.words, *(f"thing {number}" for number in range(10))]
+    for _ in range(300):
+        annotated = [str(name) for name in rng.permutation(names)[: rng.integers(1, len(names))]]
+        chosen.draw(annotated[:3], annotated, ["abdomen"], rng)
+    assert len(vocabulary._wordings) <= len(names)
+
+
 def test_what_was_asked_before_changes_nothing() -> None:
     vocabulary = Vocabulary(DOCUMENT, load_taxonomy())
     names = tuple(vocabulary.words)
