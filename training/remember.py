@@ -66,8 +66,8 @@ def _unmarked(record: GroundingRecord, known: Sequence[str]) -> list[str]:
 
 @lru_cache(maxsize=4096)
 def _wordings(label: str) -> frozenset[str]:
-    words = Vocabulary.load().of(label)
-    return frozenset(map(normalize_phrase, (label, *words.synonyms, *words.parents)))
+    vocabulary = Vocabulary.load()
+    return vocabulary.wordings(label) | frozenset(map(normalize_phrase, vocabulary.of(label).parents))
 
 
 def _joined(record: GroundingRecord, found: Detections, asked: Sequence[str]) -> GroundingRecord:
