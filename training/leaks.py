@@ -57,16 +57,10 @@ def _same_pictures(train: Sequence[GroundingRecord], rest: Sequence[GroundingRec
     """How many pictures of one size have the same pixels; of a size that only one side has, none is decoded."""
     sizes = {record.size for record in train} & {record.size for record in rest}
     held_out, trained = ([record for record in part if record.size in sizes] for part in (rest, train))
-    quiet = len(held_out) + len(trained) < MANY or not sys.stderr.isatty()
-    with tqdm(total=len(held_out) + len(trained), desc="comparing pictures", disable=quiet, leave=False) as bar:
-        known, found = set(), set()
-        for record in held_out:
-            known.add(_look(record))
-            bar.update()
-        for record in trained:
-            found.add(_look(record))
-            bar.update()
-    return len((known & found) - {None})
+    compared = [*held_out, *trained]
+    quiet = len(compared) < MANY or not sys.stderr.isatty()
+    looks = [_look(record) for record in tqdm(compared, "comparing pictures", disable=quiet, leave=False)]
+    return len((set(looks[: len(held_out)]) & set(looks[len(held_out) :])) - {None})
 
 
 def _look(record: GroundingRecord) -> bytes | None:

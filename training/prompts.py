@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -182,11 +182,6 @@ class Vocabulary:
             self._wordings[label] = frozenset(map(normalize_phrase, (label, *self.synonyms(label))))
         return self._wordings[label]
 
-    def mean_it(self, phrase: str, labels: Iterable[str]) -> bool:
-        """Whether a phrase is a wording of one of some labels."""
-        said = normalize_phrase(phrase)
-        return any(said in self.wordings(label) for label in labels)
-
     def regions(self, labels: Sequence[str]) -> tuple[str, ...]:
         """What of the body a picture with these labels may show, neighbouring parts too; empty if one of the labels is
         not known."""
@@ -311,7 +306,8 @@ class PromptSampler:
 
     def _means_another(self, phrase: str, label: str, annotated: Sequence[str]) -> bool:
         """Whether a phrase is a wording of another annotated label: of the label that is asked it may be false."""
-        return self.vocabulary.mean_it(phrase, (name for name in annotated if name != label))
+        said = normalize_phrase(phrase)
+        return any(said in self.vocabulary.wordings(name) for name in annotated if name != label)
 
     def _phrase(
         self, label: str, annotated: Sequence[str], present: set[str], used: set[str], rng: np.random.Generator
