@@ -3,48 +3,60 @@
 
 Importing this package registers its classes with transformers' Auto classes, so that
 `AutoModelForZeroShotObjectDetection.from_pretrained` and `pipeline("zero-shot-object-detection")` know MedGLIP
-checkpoints.
+checkpoints. PyTorch and transformers themselves are imported when they are first needed.
 """
 
 import importlib
-from typing import Any
-
-from transformers import (
-    AutoConfig,
-    AutoImageProcessor,
-    AutoModel,
-    AutoModelForZeroShotObjectDetection,
-    AutoProcessor,
-)
+from typing import TYPE_CHECKING, Any
 
 from .checkpoint import default_checkpoint
-from .configuration_medglip import MODALITIES, MedGlipConfig, MedGlipHeadConfig, resolve_modality
-from .image_processing_medglip import MedGlipImageProcessor
-from .modeling_medglip import MedGlipForObjectDetection, MedGlipModel, TextFeatures
-from .pipeline_medglip import MedicalPhraseGroundingPipeline, register_pipeline
-from .processing_medglip import MedGlipProcessor
-from .taxonomy import load_taxonomy
+from .modalities import MODALITIES, resolve_modality
+from .registration import register_with_transformers
+
+
+if TYPE_CHECKING:
+    from . import convert_glip_checkpoint
+    from .configuration_medglip import MedGlipConfig, MedGlipHeadConfig
+    from .image_processing_medglip import MedGlipImageProcessor
+    from .modeling_medglip import MedGlipForObjectDetection, MedGlipModel, TextFeatures
+    from .pipeline_medglip import MedicalPhraseGroundingPipeline
+    from .processing_medglip import MedGlipProcessor
+    from .taxonomy import load_taxonomy
+    from .volume_grounding import ground_volume
 
 
 __version__ = "0.1.0"
 
-AutoConfig.register("med-glip", MedGlipConfig, exist_ok=True)
-AutoModel.register(MedGlipConfig, MedGlipModel, exist_ok=True)
-AutoModelForZeroShotObjectDetection.register(MedGlipConfig, MedGlipForObjectDetection, exist_ok=True)
-AutoImageProcessor.register(
-    MedGlipConfig, image_processor_classes={"torchvision": MedGlipImageProcessor}, exist_ok=True
-)
-AutoProcessor.register(MedGlipConfig, MedGlipProcessor, exist_ok=True)
-register_pipeline()
+# Names that are imported on first use -> the module that defines them.
+_LAZY = {
+    "MedGlipConfig": "configuration_medglip",
+    "MedGlipForObjectDetection": "modeling_medglip",
+    "MedGlipHeadConfig": "configuration_medglip",
+    "MedGlipImageProcessor": "image_processing_medglip",
+    "MedGlipModel": "modeling_medglip",
+    "MedGlipProcessor": "processing_medglip",
+    "MedicalPhraseGroundingPipeline": "pipeline_medglip",
+    "TextFeatures": "modeling_medglip",
+    "ground_volume": "volume_grounding",
+    "load_taxonomy": "taxonomy",
+}
+
+register_with_transformers()
 
 
 def __getattr__(name: str) -> Any:
-    """The converter and volumes are imported when they are asked for."""
+    """Import a public name on first use."""
     if name == "convert_glip_checkpoint":
         return importlib.import_module(f"{__name__}.{name}")
-    if name == "ground_volume":
-        return importlib.import_module(f"{__name__}.volume_grounding").ground_volume
+    if name in _LAZY:
+        value = globals()[name] = getattr(importlib.import_module(f"{__name__}.{_LAZY[name]}"), name)
+        return value
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    """List the lazy names too."""
+    return sorted({*globals(), *_LAZY})
 
 
 __all__ = [
@@ -57,6 +69,7 @@ __all__ = [
     "MedGlipProcessor",
     "MedicalPhraseGroundingPipeline",
     "TextFeatures",
+    "convert_glip_checkpoint",
     "default_checkpoint",
     "ground_volume",
     "load_taxonomy",

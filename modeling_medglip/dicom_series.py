@@ -14,12 +14,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .configuration_medglip import resolve_modality
 from .dicom_even import EvenSlabs
 from .dicom_labels import fill_polygon, read_segmentation, read_structures
 from .dicom_slices import GAP, DicomSlabs, Slice
 from .errors import one_line
 from .geometry import Volume
+from .modalities import resolve_modality
 from .quiet import silent
 from .reading_dicom import DERIVED_CODES, GREY, functional_item
 from .volumes import VolumeError

@@ -17,10 +17,12 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from .errors import MedGlipError, one_line
-from .image_processing_medglip import MAX_PIXELS, PICTURE_FORMATS
 
 
 MAX_BYTES = 2**30
+# Equal to the image processor's, which this module does not import: reading a file needs no PyTorch.
+MAX_PIXELS = 2**26
+PICTURE_FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "GIF", "WEBP", "PPM")
 VOLUME_ENDINGS = (".nii", ".nii.gz", ".nrrd", ".nhdr", ".mha", ".mhd", ".img", ".hdr", ".mgz")
 DICOM_ENDINGS = (".dcm", ".dicom", ".ima")
 

@@ -12,8 +12,8 @@ from typing import IO, Any
 
 import numpy as np
 
-from .configuration_medglip import resolve_modality
 from .errors import MedGlipError
+from .modalities import resolve_modality
 from .quiet import silent
 from .reading import MAX_BYTES, ReadImage, check_pixels, choose_frame, compact
 

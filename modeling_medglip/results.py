@@ -17,8 +17,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from .configuration_medglip import MODALITIES
 from .errors import MedGlipError, one_line
+from .modalities import MODALITIES
 
 
 SCHEMA = "medglip/boxes@1"

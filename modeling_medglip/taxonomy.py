@@ -25,7 +25,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from .configuration_medglip import resolve_modality
+from .modalities import resolve_modality
 from .phrases import names_a_side, normalize_phrase
 from .taxonomy_entries import Category, Code, Entries, Label, Location, Region, read_entries
 from .yaml_files import load_yaml

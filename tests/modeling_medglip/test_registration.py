@@ -1,0 +1,102 @@
+# Copyright 2026 The MedGLIP authors. Licensed under the Apache License, Version 2.0.
+"""Importing the package is quick, and transformers knows MedGLIP in whatever order the two are imported."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import modeling_medglip
+from modeling_medglip import configuration_medglip, image_processing_medglip, modalities, reading, registration
+
+
+ROOT = Path(__file__).resolve().parents[2]
+CHECK = """
+from transformers import AutoConfig, AutoProcessor, AutoModelForZeroShotObjectDetection
+from transformers.pipelines import PIPELINE_REGISTRY
+import modeling_medglip
+config = AutoConfig.from_pretrained(modeling_medglip.default_checkpoint())
+assert type(config) is modeling_medglip.MedGlipConfig, type(config)
+assert AutoModelForZeroShotObjectDetection._model_mapping[type(config)] is modeling_medglip.MedGlipForObjectDetection
+assert "medical-phrase-grounding" in PIPELINE_REGISTRY.get_supported_tasks()
+assert not [finder for finder in __import__("sys").meta_path if type(finder).__module__.startswith("modeling_medglip")]
+print("registered")
+"""
+ORDERS = {
+    "package first": "import modeling_medglip",
+    "transformers first": "import transformers, modeling_medglip",
+    "auto classes first": "from transformers import AutoModel; import modeling_medglip",
+    "a lazy name first": "from modeling_medglip import MedGlipForObjectDetection",
+    "the model's module first": "from modeling_medglip.modeling_medglip import MedGlipModel",
+    "the configuration's module first": "import modeling_medglip.configuration_medglip",
+    "the pipeline's module first": "import modeling_medglip.pipeline_medglip",
+    "grounding first": "from modeling_medglip.grounding import load",
+}
+
+
+def run(code: str) -> str:
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, timeout=120)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.parametrize(
+    "order",
+    [
+        pytest.param(name, marks=() if name in ("package first", "the model's module first") else pytest.mark.slow)
+        for name in ORDERS
+    ],
+)
+def test_transformers_knows_the_classes(order: str) -> None:
+    assert run(ORDERS[order] + CHECK) == "registered\n"
+
+
+@pytest.mark.parametrize(
+    "module",
+    "cli cli_jobs dicom_folder dicom_series reading reading_dicom results taxonomy volume_source volumes_itk".split(),
+)
+def test_modules_without_a_network_import_no_torch(module: str) -> None:
+    code = (
+        f"import sys, modeling_medglip.{module}\n"
+        "print(*[name for name in ('torch', 'transformers', 'timm') if name in sys.modules])"
+    )
+    assert run(code).split() == []
+
+
+def test_public_names_exist() -> None:
+    for name in modeling_medglip.__all__:
+        assert getattr(modeling_medglip, name) is not None
+        assert name in dir(modeling_medglip)
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        _ = modeling_medglip.nothing
+
+
+def test_lazy_names_are_what_a_type_checker_sees() -> None:
+    """What `__getattr__` imports is what the block for type checkers says."""
+    tree = ast.parse(inspect.getsource(modeling_medglip))
+    (block,) = [node for node in tree.body if isinstance(node, ast.If)]
+    stated = {
+        alias.name: node.module for node in block.body if isinstance(node, ast.ImportFrom) for alias in node.names
+    }
+    assert stated == {**modeling_medglip._LAZY, "convert_glip_checkpoint": None}
+
+
+def test_own_modules_are_those_that_import_transformers() -> None:
+    """A module with transformers at its top that registration imports must be waited for."""
+    used = ast.parse(inspect.getsource(registration.register))
+    imported = {node.module for node in ast.walk(used) if isinstance(node, ast.ImportFrom) and node.level}
+    assert imported == set(registration.OWN_MODULES)
+
+
+def test_definitions_that_stand_twice_are_equal() -> None:
+    """Remote code travels without `modalities.py` and `reading.py`."""
+    assert modalities.MODALITIES == configuration_medglip.MODALITIES
+    assert modalities.MODALITY_ALIASES == configuration_medglip.MODALITY_ALIASES
+    assert inspect.getsource(modalities.resolve_modality) == inspect.getsource(configuration_medglip.resolve_modality)
+    assert reading.MAX_PIXELS == image_processing_medglip.MAX_PIXELS
+    assert reading.PICTURE_FORMATS == image_processing_medglip.PICTURE_FORMATS
