@@ -29,6 +29,9 @@ RULES: dict[str, tuple[int, str]] = {
     "no_mask": (1, "a picture or volume without any annotation file"),
     "no_image": (1, "an annotation without its picture or volume"),
     "size_mismatch": (1, "picture and mask have different sizes"),
+    "exif_orientation": (
+        1, "turned by EXIF orientation, and nothing says whether the annotations are: save the file upright",
+    ),
     "affine_mismatch": (1, "volume and label map lie in different places"),
     "mixed_series": (1, "slices of several series, sizes or orientations in one folder"),
     "missing_slices": (1, "slices at uneven distances"),

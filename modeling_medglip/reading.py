@@ -1,22 +1,28 @@
 # Copyright 2026 The MedGLIP authors. Licensed under the Apache License, Version 2.0.
-"""Reading one picture from a file: PNG, JPEG, TIFF and the like through Pillow, DICOM through pydicom.
+"""Reading one image from a file: PNG, JPEG, TIFF and the like through Pillow, DICOM through pydicom.
 
-Files are not trusted: sizes are checked from the header before anything is decoded, and whatever a decoder raises
-becomes a one-line [`MedGlipError`]. Of a DICOM header nothing but modality and pixel spacing is kept.
+[`decode_image`] is the one decoder of 2-D files: serving, data build and training call it. Files are not trusted:
+sizes are checked from the header before anything is decoded, and whatever a decoder raises becomes a one-line
+[`MedGlipError`]. Of a DICOM header nothing but modality and pixel spacing is kept.
 """
 
 from __future__ import annotations
 
 import stat
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageFile
 
 from .errors import MedGlipError, one_line
+from .image_headers import ORIENTATION, FileHeader, exif_orientation, valid_orientation, walk_header
+from .image_orientation import upright
+from .image_pixels import image_array, png_array, tiff_array
 
 
 MAX_BYTES = 2**30
@@ -25,6 +31,20 @@ MAX_PIXELS = 2**26
 PICTURE_FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "GIF", "WEBP", "PPM")
 VOLUME_ENDINGS = (".nii", ".nii.gz", ".nrrd", ".nhdr", ".mha", ".mhd", ".img", ".hdr", ".mgz")
 DICOM_ENDINGS = (".dcm", ".dicom", ".ima")
+# Pixels that may be composed to reach a frame of an animation, and those of files that Pillow decodes in Python.
+MAX_ANIMATED_PIXELS = 2**30
+MAX_SLOW_PIXELS = 2**23
+SLOW_DECODERS = ("bmp_rle", "ppm", "ppm_plain")
+# Strips and tiles may cover the image once per channel, and the padding at its border.
+MAX_COVERAGE = 8
+
+
+class ImageSizeError(MedGlipError):
+    """The image has no pixels, or more than are decoded."""
+
+
+class NotFiniteError(MedGlipError):
+    """The image holds NaN or infinite values."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +58,7 @@ class ReadImage:
         spacing_mm: distance of neighbouring pixels (along x, along y) in mm, or `None` when not stated.
         photometric_interpretation: DICOM's; `"MONOCHROME1"` means that high values are dark.
         warnings: what a user should know about how the file was read, one line each.
+        orientation: EXIF orientation of the file, 1 to 8; the pixels are upright.
     """
 
     pixels: np.ndarray
@@ -46,6 +67,7 @@ class ReadImage:
     spacing_mm: tuple[float, float] | None = None
     photometric_interpretation: str | None = None
     warnings: tuple[str, ...] = ()
+    orientation: int = 1
 
     @property
     def width(self) -> int:
@@ -82,7 +104,7 @@ def read_image(path: str | Path, frame: int | None = None) -> ReadImage:
 
                 image = read_dicom(stream, frame)
             else:
-                image = _read_picture(stream, frame)
+                image = decode_image(stream, frame)
         return replace(image, file=name)
     except MedGlipError as error:
         raise type(error)(f"{name}: {error}") from error
@@ -91,11 +113,11 @@ def read_image(path: str | Path, frame: int | None = None) -> ReadImage:
 
 
 def check_pixels(width: int, height: int) -> None:
-    """Raise `MedGlipError` unless a picture of this size may be decoded (1 to `MAX_PIXELS` pixels)."""
+    """Raise `ImageSizeError` unless an image of this size may be decoded (1 to `MAX_PIXELS` pixels)."""
     if width < 1 or height < 1:
-        raise MedGlipError(f"the image has no pixels ({width}x{height})")
+        raise ImageSizeError(f"the image has no pixels ({width}x{height})")
     if width * height > MAX_PIXELS:
-        raise MedGlipError(f"the image has {width * height} pixels ({width}x{height}), more than {MAX_PIXELS}")
+        raise ImageSizeError(f"the image has {width * height} pixels ({width}x{height}), more than {MAX_PIXELS}")
 
 
 def _check_file(file: Path) -> None:
@@ -119,34 +141,119 @@ def _check_file(file: Path) -> None:
         raise MedGlipError(f"has {status.st_size} bytes, more than {MAX_BYTES}")
 
 
-def _read_picture(stream: IO[bytes], frame: int | None) -> ReadImage:
-    """Any of `PICTURE_FORMATS`. Every failure of a decoder becomes a `MedGlipError`."""
+def decode_image(stream: IO[bytes], frame: int | None = None, label_map: bool = False) -> ReadImage:
+    """Decode an image of one of `PICTURE_FORMATS`, upright; transparent parts become black.
+
+    Args:
+        stream (`IO[bytes]`): a seekable file at its start.
+        frame (`int`, *optional*): which frame or page, counted from 1; the first when not given.
+        label_map (`bool`, *optional*): keep the indices of a palette, and grey levels of 2 and 4 bits, as stored.
+
+    Returns:
+        an image without a name: grey in its own bit depth, color as uint8, fractions of 0 to 1 as float32.
+
+    Raises:
+        `MedGlipError`: whatever is wrong with the file; [`ImageSizeError`] and [`NotFiniteError`] among others.
+    """
+    with _opened(stream) as (image, header):
+        frames = header.frames or int(getattr(image, "n_frames", 1))
+        notes = choose_frame(frame, frames)
+        _seek(image, frame or 1, header.format)
+        _check_cost(image)
+        orientation = _orientation(image, header)
+        values = _values(image, stream, header, label_map)
+        # Pillow turns TIFF files itself.
+        values = values if header.format == "TIFF" else upright(values, orientation)
+        return ReadImage(_smallest(values), "", warnings=notes, orientation=orientation)
+
+
+def read_orientation(stream: IO[bytes]) -> tuple[int, tuple[int, int]]:
+    """EXIF orientation, and width and height of the upright image, without decoding it.
+
+    Raises:
+        `MedGlipError`: as in `decode_image`.
+    """
+    with _opened(stream) as (image, header):
+        orientation = _orientation(image, header)
+        width, height = image.size
+        # Pillow states the size of TIFF files as they are shown.
+        return orientation, (height, width) if orientation > 4 and header.format != "TIFF" else (width, height)
+
+
+@contextmanager
+def _opened(stream: IO[bytes]) -> Iterator[tuple[ImageFile.ImageFile, FileHeader]]:
+    """Open an image with the decoder of its format. Every failure inside the block becomes a `MedGlipError`."""
+    header: FileHeader | None = None
+    Image.init()  # or Pillow does not know all of the formats yet
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            return _decoded_picture(stream, frame)
-        except (MedGlipError, MemoryError):
+            header = walk_header(stream)
+            with Image.open(stream, formats=(header.format,)) as image:
+                check_pixels(*image.size)
+                yield image, header
+        except MedGlipError:
             raise
         except Image.DecompressionBombError:
-            raise MedGlipError("the image has too many pixels to be decoded safely") from None
-        except Image.UnidentifiedImageError:
-            raise MedGlipError("is no image of a known kind: give a PNG, JPEG, TIFF or DICOM file") from None
+            raise ImageSizeError("the image has too many pixels to be decoded safely") from None
+        except MemoryError:
+            raise MedGlipError("needs more memory than there is") from None
         except Exception as error:  # damaged files make Pillow raise nearly anything
-            raise MedGlipError(f"is damaged or cut short ({type(error).__name__})") from error
+            kind = f"{header.format} file" if header else "image"
+            raise MedGlipError(
+                f"is a damaged {kind}, or of a kind that cannot be read: save it as an 8-bit or 16-bit PNG"
+            ) from error
 
 
-def _decoded_picture(stream: IO[bytes], frame: int | None) -> ReadImage:
-    Image.init()  # or Pillow does not know all of the formats yet
-    with Image.open(stream, formats=PICTURE_FORMATS) as picture:
-        check_pixels(*picture.size)
-        count = int(getattr(picture, "n_frames", 1))
-        notes = choose_frame(frame, count)
-        if (frame or 1) > 1:
-            picture.seek((frame or 1) - 1)
-            check_pixels(*picture.size)
-        picture.load()
-        upright = ImageOps.exif_transpose(picture)
-        return ReadImage(_array(upright), "", warnings=notes)
+def _seek(image: ImageFile.ImageFile, frame: int, kind: str) -> None:
+    """Go to a frame, counted from 1."""
+    if frame == 1:
+        return
+    if kind != "TIFF" and frame * image.width * image.height > MAX_ANIMATED_PIXELS:
+        raise MedGlipError(f"takes too long to reach frame {frame}: save that frame as PNG")
+    image.seek(frame - 1)
+    check_pixels(*image.size)
+
+
+def _check_cost(image: ImageFile.ImageFile) -> None:
+    """Refuse what would be decoded over and over, or in Python byte by byte."""
+    pixels, tiles = image.width * image.height, getattr(image, "tile", ())
+    boxes = [tile.extents for tile in tiles if tile.extents is not None]
+    if sum((box[2] - box[0]) * (box[3] - box[1]) for box in boxes) > MAX_COVERAGE * pixels:
+        raise MedGlipError("has strips or tiles that cover the image again and again: save it anew, as PNG")
+    if pixels > MAX_SLOW_PIXELS and any(tile.codec_name in SLOW_DECODERS for tile in tiles):
+        raise MedGlipError(f"is too large for its way of storing {pixels} pixels: save it as PNG")
+
+
+def _orientation(image: ImageFile.ImageFile, header: FileHeader) -> int:
+    """EXIF orientation of the current frame, 1 to 8."""
+    xmp = image.info.get("xmp") or image.info.get("XML:com.adobe.xmp") or b""
+    xmp = xmp.encode("utf-8", "replace") if isinstance(xmp, str) else xmp
+    if header.format == "TIFF":
+        found = getattr(image, "tag_v2", {}).get(ORIENTATION)
+        return (
+            exif_orientation(b"", xmp if isinstance(xmp, bytes) else b"")
+            if found is None
+            else valid_orientation(found)
+        )
+    exif = header.exif or (image.info.get("exif") if header.format != "PNG" else None) or b""
+    return exif_orientation(exif if isinstance(exif, bytes) else b"", xmp if isinstance(xmp, bytes) else b"")
+
+
+def _values(image: ImageFile.ImageFile, stream: IO[bytes], header: FileHeader, label_map: bool) -> np.ndarray:
+    """Pixels in the numbers of the file: (h, w) or (h, w, 3)."""
+    if label_map and image.mode == "P":
+        return np.array(image)
+    if header.format == "PNG" and not image.tell():
+        return png_array(image, stream, header, label_map)
+    return tiff_array(image, label_map) if header.format == "TIFF" else image_array(image)
+
+
+def _smallest(values: np.ndarray) -> np.ndarray:
+    """`compact`, except for uint8, and for fractions of 0 to 1, which stay a range even where all are 0 or 1."""
+    if values.dtype == np.uint8 or (values.dtype.kind == "f" and values.min() >= 0 and values.max() <= 1):
+        return values
+    return compact(values)
 
 
 def choose_frame(frame: int | None, count: int) -> tuple[str, ...]:
@@ -162,19 +269,6 @@ def choose_frame(frame: int | None, count: int) -> tuple[str, ...]:
     return ()
 
 
-def _array(picture: Image.Image) -> np.ndarray:
-    """A loaded Pillow picture -> array in its own bit depth; transparent parts become black."""
-    if picture.mode in ("LA", "La", "PA", "RGBA", "RGBa") or "transparency" in picture.info:
-        opaque = picture.convert("RGBA")
-        picture = Image.alpha_composite(Image.new("RGBA", opaque.size, (0, 0, 0, 255)), opaque).convert("RGB")
-    elif picture.mode == "1":
-        picture = picture.convert("L")
-    elif picture.mode not in ("L", "RGB", "F") and not picture.mode.startswith("I"):
-        picture = picture.convert("RGB")
-    values = np.array(picture)
-    return values if values.dtype == np.uint8 else compact(values)
-
-
 def compact(values: np.ndarray, signed: bool = False) -> np.ndarray:
     """The smallest of uint16, int16 and float32 that holds the numbers (whole ones stay whole).
 
@@ -186,7 +280,7 @@ def compact(values: np.ndarray, signed: bool = False) -> np.ndarray:
         `MedGlipError`: NaN or infinite values, or ones beyond single precision.
     """
     if values.dtype.kind == "f" and not np.isfinite(values).all():
-        raise MedGlipError("the image holds NaN or infinite values")
+        raise NotFiniteError("the image holds NaN or infinite values")
     values = values.astype(values.dtype.newbyteorder("="), copy=False)
     if values.dtype == np.int16 or (values.dtype == np.uint16 and not signed):
         return values
@@ -200,4 +294,13 @@ def compact(values: np.ndarray, signed: bool = False) -> np.ndarray:
     return values.astype(np.float32, copy=False)
 
 
-__all__ = ["MAX_BYTES", "MAX_PIXELS", "ReadImage", "read_image"]
+__all__ = [
+    "MAX_BYTES",
+    "MAX_PIXELS",
+    "ImageSizeError",
+    "NotFiniteError",
+    "ReadImage",
+    "decode_image",
+    "read_image",
+    "read_orientation",
+]

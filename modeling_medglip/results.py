@@ -272,13 +272,13 @@ def output_stems(inputs: Iterable[str | Path], folder: str | Path) -> list[str]:
     for path in paths:
         base = safe_stem(path.name)
         stem, number = base, 1
-        while stem.lower() in taken or any(
+        while fold_name(stem) in taken or any(
             canonical_path(Path(folder) / end) in occupied
             for end in (*output_names(stem), *volume_output_names(stem).values())
         ):
             number += 1
             stem = f"{base}-{number}"
-        taken.add(stem.lower())
+        taken.add(fold_name(stem))
         stems.append(stem)
     return stems
 
@@ -295,11 +295,20 @@ def volume_output_names(stem: str) -> dict[str, str]:
 
 
 def canonical_path(path: str | Path) -> str:
-    """A path in the one form that all its spellings share."""
+    """A path in the one form that all its spellings share, also where file systems ignore case or Unicode form."""
     try:
-        return os.path.normcase(os.path.realpath(path))
+        resolved = os.path.realpath(path)
     except OSError:  # a link on the way that may not be read
-        return os.path.normcase(os.path.abspath(path))
+        resolved = os.path.abspath(path)
+    return fold_name(os.path.normcase(resolved))
+
+
+def fold_name(name: str) -> str:
+    """A name as file systems of macOS and Windows compare it: without case, in decomposed Unicode form.
+
+    Applied everywhere, since a disk of such a system may be mounted anywhere.
+    """
+    return unicodedata.normalize("NFD", unicodedata.normalize("NFD", name).casefold())
 
 
 __all__ = [

@@ -12,11 +12,11 @@ from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from modeling_medglip.configuration_medglip import resolve_modality
-from modeling_medglip.errors import one_line
-from modeling_medglip.reading import MAX_PIXELS, PICTURE_FORMATS
+from modeling_medglip.errors import MedGlipError, one_line
+from modeling_medglip.image_orientation import drawn_on_stored, upright_boxes
+from modeling_medglip.reading import decode_image, read_orientation
 
 from .coco_entries import (
     annotated_labels,
@@ -35,8 +35,6 @@ logger = logging.getLogger(__name__)
 # File names by which a folder's splits are known.
 SPLIT_NAMES = {"train": "train", "training": "train", "val": "validation", "valid": "validation", "test": "test"}
 SPLIT_NAMES |= {"validation": "validation"}
-# The EXIF tag that says how to turn a picture for show.
-ORIENTATION = 0x0112
 # Of a single file without splits every fifth patient is kept for validation.
 HELD_OUT = 5
 # Share of the pictures with boxes whose boxes may look as if they were written in another format, before that is said.
@@ -169,6 +167,9 @@ class _CocoFile:
         hints = self.hints.of(modality, source, self.vocabulary)
         said = image.get("split") or self.split
         labels, boxes, annotated = self._known(image, entries, size)
+        path = _picture_path(self.file, name)
+        if (orientation := orientation_of(path, size)) != 1:
+            boxes, size = upright_boxes(boxes, orientation, size), size[::-1]
         return GroundingRecord(
             modality=modality,
             source=source,
@@ -179,7 +180,7 @@ class _CocoFile:
             labels=labels,
             annotated=annotated,
             size=size,
-            loader=partial(read_picture, _picture_path(self.file, name), size),
+            loader=partial(read_picture, path, size),
             source_labels=tuple(sorted(self.vocabulary)),
             hints=hints,
             weight=hints.weight,
@@ -247,47 +248,56 @@ def _with_splits(records: list[GroundingRecord]) -> list[GroundingRecord]:
 
 
 def read_picture(path: Path, size: tuple[int, int]) -> NDArray:
-    """Decode a picture file to uint8 or uint16 `(h, w)` or `(h, w, 3)`.
+    """Decode an image file, upright.
+
+    Args:
+        path (`Path`): a PNG, JPEG, TIFF or the like.
+        size (`tuple[int, int]`): width and height of the upright image, as its entry says.
+
+    Returns:
+        `np.ndarray` of shape `(h, w)` or `(h, w, 3)`: uint8, uint16, or float32 as the file has it.
 
     Raises:
-        `ValueError`: it cannot be read, or has another size than its entry says, or values outside 16 bits; names the
-            file.
+        `ValueError`: it cannot be read, or has another size than its entry says, or values outside 16 bits, or nothing
+            says whether its annotations turn with it; names the file.
     """
     try:
         with path.open("rb") as stream:
             return decode_picture(stream, size)
-    except _Unfit as error:
+    except MedGlipError as error:
         raise ValueError(f"{path.name}: {error}") from None
-    except (OSError, ValueError, SyntaxError) as error:
+    except (OSError, ValueError) as error:
         raise ValueError(f"{path.name}: cannot be read ({type(error).__name__})") from None
 
 
-class _Unfit(ValueError):
-    """A picture has not the size that its entry says, or other numbers than can be used."""
-
-
 def decode_picture(stream: BinaryIO, size: tuple[int, int]) -> NDArray:
-    """Decode a picture of a known kind to uint8 or uint16 `(h, w)` or `(h, w, 3)`.
+    """Decode an image of `size` (width, height), upright; see [`read_picture`].
 
     Raises:
-        `ValueError`, `OSError`, `SyntaxError`: it is another kind of file, too large, damaged, or of another size.
+        `MedGlipError`: as [`read_picture`], without the name of a file.
+    """
+    image = decode_image(stream)
+    upright_size = (image.width, image.height)
+    fits = size in (upright_size, upright_size[::-1])
+    if not fits or drawn_on_stored(image.orientation, upright_size, size) or size != upright_size:
+        raise MedGlipError(f"is {image.width}x{image.height}, its entry says {size[0]}x{size[1]}")
+    if image.pixels.min() < 0 or image.pixels.max() > 65535:
+        raise MedGlipError("has values outside 16 bits: save it with whole numbers from 0 to 65535")
+    return image.pixels
+
+
+def orientation_of(path: Path, size: tuple[int, int]) -> int:
+    """EXIF orientation that turns the annotations of an image upright; 1 where they are upright.
+
+    Also 1 where that cannot be known: decoding the file then tells why.
+
+    Args:
+        path (`Path`): the image.
+        size (`tuple[int, int]`): width and height of the image that its annotations were drawn on.
     """
     try:
-        with Image.open(stream, formats=PICTURE_FORMATS) as image:
-            if image.width * image.height > MAX_PIXELS:
-                raise ValueError(f"more than {MAX_PIXELS} pixels")
-            if image.getexif().get(ORIENTATION, 1) not in (0, 1):
-                # Nobody knows whether its boxes were drawn on the turned picture, or mirrored with it.
-                raise _Unfit("is turned by its EXIF orientation: save it upright, with boxes to match")
-            deep = image.mode.startswith("I")
-            plain = image.mode in ("L", "RGB", "F") or deep
-            array = np.asarray(image if plain else image.convert("RGB"))
-    except Image.DecompressionBombError:
-        raise ValueError(f"more than {MAX_PIXELS} pixels") from None
-    if array.shape[1::-1] != size:
-        raise _Unfit(f"is {array.shape[1]}x{array.shape[0]}, its entry says {size[0]}x{size[1]}")
-    if not deep:
-        return array
-    if array.min() < 0 or array.max() > 65535:  # cast, they would come back as other greys
-        raise _Unfit("has values outside 16 bits: save it with whole numbers from 0 to 65535")
-    return array.astype(np.uint16)
+        with path.open("rb") as stream:
+            orientation, upright_size = read_orientation(stream)
+        return orientation if drawn_on_stored(orientation, upright_size, size) else 1
+    except (OSError, ValueError):
+        return 1

@@ -6,7 +6,8 @@ from __future__ import annotations
 import os
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
 from fnmatch import fnmatch
 from pathlib import Path
 from stat import S_ISREG
@@ -14,12 +15,18 @@ from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
 
-from modeling_medglip.reading import MAX_PIXELS, PICTURE_FORMATS
+from modeling_medglip.errors import MedGlipError, one_line
+from modeling_medglip.image_orientation import (
+    AmbiguousOrientationError,
+    drawn_on_stored,
+    upright,
+    upright_boxes,
+)
+from modeling_medglip.reading import ImageSizeError, NotFiniteError, ReadImage, decode_image
 
 from ..recipe import Recipe
-from ..records import Case, LabelledVolume, Picture, Rejected, Rejection
+from ..records import Case, LabelledVolume, Mark, Picture, Rejected, Rejection
 
 
 SPLIT_WORDS = {
@@ -31,9 +38,9 @@ SPLIT_WORDS = {
 class Reader(ABC):
     """Reads the raw files of one source.
 
-    Contract: pictures come as they are stored, upright by their EXIF tag; volumes come with their affine to LPS mm and
-    are never turned here. Labels are the source's own names. `cases` reads names only and is quick; `read` raises
-    [`Rejected`] for what cannot be used.
+    Contract: images come upright by their EXIF tag, and their annotations turn with them; volumes come with their
+    affine to LPS mm and are never turned here. Labels are the source's own names. `cases` reads names only and is
+    quick; `read` raises [`Rejected`] for what cannot be used.
 
     Attributes:
         layout: the name that recipes use. needs: keys of a recipe's `files` that must be there. takes: further ones.
@@ -195,51 +202,146 @@ def glob_safe(text: str) -> str:
     return re.sub(r"([*?\[])", r"[\1]", text)
 
 
-def read_pixels(path: Path) -> NDArray:
-    """A picture file -> (h, w) or (h, w, 3), uint8 or uint16, upright.
+@dataclass(frozen=True)
+class SourceImage:
+    """An upright image, and where its annotations lie.
+
+    Attributes:
+        pixels: `(h, w)` or `(h, w, 3)`, uint8 or uint16, upright.
+        size: width and height of the image that the annotations were drawn on.
+        orientation: EXIF orientation that turns the annotations upright; 1 where they are upright already.
+    """
+
+    pixels: NDArray
+    size: tuple[int, int]
+    orientation: int = 1
+
+    def picture(self, marks: Iterable[Mark]) -> Picture:
+        """The image with its annotations, upright."""
+        return Picture(self.pixels, tuple(self._upright(mark) for mark in marks))
+
+    def _upright(self, mark: Mark) -> Mark:
+        if self.orientation == 1:
+            return mark
+        if mark.box is not None:
+            box = upright_boxes(np.array([mark.box], dtype=np.float64), self.orientation, self.size)[0]
+            mark = replace(mark, box=tuple(box.tolist()))
+        if mark.mask is None:
+            return mark
+        return replace(mark, mask=upright(mark.whole(self.size[::-1]), self.orientation), corner=(0, 0))
+
+
+def read_annotated(path: Path, stated: tuple[int, int] | None = None) -> SourceImage:
+    """Read an image whose annotations state the size of the image that they were drawn on, or do not.
 
     Raises:
-        `Rejected`: `unreadable`, `too_large`, `not_finite`.
+        `Rejected`: as in `read_pixels`; `size_mismatch`, `exif_orientation`.
     """
-    image = open_picture(path)
-    if image.mode in ("LA", "PA", "RGBA", "P", "CMYK", "YCbCr", "1"):
-        image = image.convert("L" if image.mode in ("1", "LA") else "RGB")
-    array = np.asarray(image)
-    if array.dtype == np.uint8:
-        return array
-    if array.dtype.kind == "f" and not np.isfinite(array).all():
-        raise Rejected("not_finite")
-    low, high = float(array.min()), float(array.max())
+    image = decoded(path)
+    size = (image.width, image.height)
+    if not on_stored(image, stated):
+        return SourceImage(stored_levels(image.pixels), size)
+    return SourceImage(stored_levels(image.pixels), size[::-1], image.orientation)
+
+
+def on_stored(image: ReadImage, stated: tuple[int, int] | None) -> bool:
+    """Whether annotations of a stated size were drawn on the stored image rather than on the upright one.
+
+    Raises:
+        `Rejected`: `size_mismatch`, `exif_orientation`.
+    """
+    size = (image.width, image.height)
+    fitting = {size} if image.orientation <= 4 else {size, size[::-1]}
+    if stated is not None and stated not in fitting:
+        raise Rejected("size_mismatch", f"picture {size[0]}x{size[1]}, stated {stated[0]}x{stated[1]}")
+    try:
+        return drawn_on_stored(image.orientation, size, stated)
+    except AmbiguousOrientationError:
+        raise Rejected("exif_orientation", f"EXIF orientation {image.orientation}") from None
+
+
+def read_mask(path: Path, image: ReadImage) -> NDArray:
+    """Read a mask or label map of an image, upright: its own numbers, palettes as their indices.
+
+    A mask with the same EXIF orientation as its image turns with it; one without any is taken by its size.
+
+    Args:
+        path: the mask's file.
+        image: as [`decoded`] gives it.
+
+    Returns:
+        `np.ndarray` of shape `(h, w)`, or `(h, w, 3)` for colors.
+
+    Raises:
+        `Rejected`: as in `read_pixels`; `size_mismatch`, `exif_orientation`.
+    """
+    mask = decoded(path, label_map=True)
+    values = mask.pixels
+    if mask.orientation not in (1, image.orientation):
+        raise Rejected("exif_orientation", f"picture {image.orientation}, mask {mask.orientation}")
+    if mask.orientation != image.orientation and on_stored(image, (mask.width, mask.height)):
+        values = upright(values, image.orientation)
+    if values.shape[:2] != image.pixels.shape[:2]:
+        sizes = f"picture {image.width}x{image.height}, mask {values.shape[1]}x{values.shape[0]}"
+        raise Rejected("size_mismatch", sizes)
+    return values
+
+
+def read_pixels(path: Path) -> NDArray:
+    """An image file -> (h, w) or (h, w, 3), uint8 or uint16, upright.
+
+    Raises:
+        `Rejected`: `unreadable`, `missing_file`, `too_large`, `not_finite`.
+    """
+    return stored_levels(decoded(path).pixels)
+
+
+def stored_levels(pixels: NDArray) -> NDArray:
+    """Pixels as a data set stores them, uint8 or uint16; fractions of 0 to 1 are a range, which becomes all 16 bits.
+
+    Raises:
+        `Rejected`: `unreadable`, for numbers that 16 bits do not hold.
+    """
+    if pixels.dtype in (np.uint8, np.uint16):
+        return pixels
+    low, high = float(pixels.min()), float(pixels.max())
     if low < 0 or high > 65535:
         raise Rejected("unreadable", f"pixel values from {low:g} to {high:g}")
-    return array.astype(np.uint16)
+    scale = 65535 if pixels.dtype.kind == "f" and high <= 1 else 1
+    return np.rint(pixels * np.float32(scale)).astype(np.uint16)
 
 
-def read_mask_values(path: Path) -> NDArray:
-    """A mask or label map file -> its own numbers, (h, w) or (h, w, 3) for colours; palettes as their indices."""
-    image = open_picture(path)
-    if image.mode == "1":  # as numpy sees it, true is 255 there
-        image = image.convert("L")
-    return np.asarray(image.convert("RGB") if image.mode not in ("L", "P", "I", "F", "I;16", "RGB") else image)
+def decoded(path: Path, label_map: bool = False) -> ReadImage:
+    """Decode an image file, upright.
 
-
-def open_picture(path: Path) -> Image.Image:
-    """Open and decode a picture file, upright. Sizes are checked before decoding."""
-    Image.init()
+    Raises:
+        `Rejected`: as in `read_pixels`.
+    """
     try:
-        with Image.open(path, formats=PICTURE_FORMATS) as image:
-            if image.width * image.height > MAX_PIXELS:
-                raise Rejected("too_large", f"{image.width}x{image.height} pixels")
-            image.load()
-            return ImageOps.exif_transpose(image)
-    except (Rejected, MemoryError):
-        raise
-    except Image.DecompressionBombError:
-        raise Rejected("too_large") from None
+        with path.open("rb") as stream:
+            return decode_image(stream, label_map=label_map)
     except FileNotFoundError:
         raise Rejected("missing_file") from None
-    except Exception as error:  # damaged files make Pillow raise nearly anything
+    except ImageSizeError as error:
+        raise Rejected("too_large", one_line(error, 100)) from None
+    except NotFiniteError:
+        raise Rejected("not_finite") from None
+    except MedGlipError as error:
+        raise Rejected("unreadable", one_line(error, 100)) from None
+    except (OSError, ValueError) as error:
         raise Rejected("unreadable", type(error).__name__) from None
 
 
-__all__ = ["Reader", "glob_safe", "open_picture", "read_mask_values", "read_pixels", "sibling", "stem_of"]
+__all__ = [
+    "Reader",
+    "SourceImage",
+    "decoded",
+    "glob_safe",
+    "on_stored",
+    "read_annotated",
+    "read_mask",
+    "read_pixels",
+    "sibling",
+    "stem_of",
+    "stored_levels",
+]

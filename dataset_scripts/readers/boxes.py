@@ -10,7 +10,7 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 from ..records import Case, Mark, Picture, Rejected, inside
-from .base import Reader, read_pixels, sibling
+from .base import Reader, read_annotated, sibling
 
 
 # Enough for a few thousand objects; what is larger is no annotation of one picture.
@@ -40,20 +40,23 @@ class SideFileReader(Reader):
 
     def read(self, case: Case) -> Picture:
         """Pixels and boxes."""
-        pixels = read_pixels(Path(case.parts["image"]))
         path = Path(case.parts["annotation"])
         if path.stat().st_size > MAX_TEXT_BYTES:
             raise Rejected("too_large", "annotation file")
         try:
             text = path.read_bytes().decode("utf-8-sig")
-            marks = self.marks(text, (pixels.shape[1], pixels.shape[0]))
+            image = read_annotated(Path(case.parts["image"]), self.stated_size(text))
+            return image.picture(self.marks(text, image.size))
         except (ValueError, LookupError, TypeError, AttributeError, ElementTree.ParseError) as error:
             raise Rejected("bad_annotations", type(error).__name__) from None
-        return Picture(pixels, tuple(marks))
+
+    def stated_size(self, text: str) -> tuple[int, int] | None:
+        """Width and height of the image that the annotations were drawn on, where the file states them."""
+        return None
 
     @abstractmethod
     def marks(self, text: str, size: tuple[int, int]) -> list[Mark]:
-        """The marks of an annotation file; size is (width, height) of the picture."""
+        """The marks of an annotation file; size is (width, height) of the image that they were drawn on."""
 
 
 class VocReader(SideFileReader):
@@ -66,15 +69,15 @@ class VocReader(SideFileReader):
 
     layout = "voc"
 
+    def stated_size(self, text: str) -> tuple[int, int] | None:
+        """`size`, unless it is left at 0."""
+        stated = [_xml(text).findtext(f"size/{key}") for key in ("width", "height")]
+        size = (int(stated[0] or 0), int(stated[1] or 0))
+        return size if all(stated) and size != (0, 0) else None
+
     def marks(self, text: str, size: tuple[int, int]) -> list[Mark]:
         """`object` elements with `name` and `bndbox`."""
-        # Entities are how XML is made to swallow memory or files; no annotation needs them.
-        if re.search(r"<!(DOCTYPE|ENTITY)", text, re.IGNORECASE):
-            raise Rejected("bad_annotations", "XML with a document type")
-        root = ElementTree.fromstring(text)
-        stated = [root.findtext(f"size/{key}") for key in ("width", "height")]
-        if all(stated) and (int(stated[0] or 0), int(stated[1] or 0)) not in (size, (0, 0)):
-            raise Rejected("size_mismatch", f"picture {size[0]}x{size[1]}, stated {stated[0]}x{stated[1]}")
+        root = _xml(text)
         found = []
         for item in root.iter("object"):
             x1, y1, x2, y2 = (
@@ -82,6 +85,13 @@ class VocReader(SideFileReader):
             )
             found.append(Mark((item.findtext("name") or "").strip(), box=(x1 - 1, y1 - 1, x2, y2)))
         return found
+
+
+def _xml(text: str) -> ElementTree.Element:
+    # Entities are how XML is made to swallow memory or files; no annotation needs them.
+    if re.search(r"<!(DOCTYPE|ENTITY)", text, re.IGNORECASE):
+        raise Rejected("bad_annotations", "XML with a document type")
+    return ElementTree.fromstring(text)
 
 
 class YoloReader(SideFileReader):
@@ -154,9 +164,9 @@ class CsvBoxesReader(Reader):
 
     def read(self, case: Case) -> Picture:
         """Pixels and boxes."""
-        pixels = read_pixels(inside(self.root, case.key))
+        image = read_annotated(inside(self.root, case.key))
         form = self.recipe.files["columns"].get("form", "xyxy")
-        height, width = pixels.shape[:2]
+        width, height = image.size
         marks = []
         for label, texts in case.parts["rows"]:
             if not any(text.strip() for text in texts):
@@ -170,7 +180,7 @@ class CsvBoxesReader(Reader):
             elif form == "shares":
                 x1, y1, x2, y2 = x1 * width, y1 * height, x2 * width, y2 * height
             marks.append(Mark(label, box=(x1, y1, x2, y2)))
-        return Picture(pixels, tuple(marks))
+        return image.picture(marks)
 
 
 __all__ = ["CsvBoxesReader", "VocReader", "YoloReader"]

@@ -10,7 +10,7 @@ import numpy as np
 from pycocotools import mask as coco_mask
 
 from ..records import Case, Mark, Picture, Rejected, inside
-from .base import Reader, read_pixels
+from .base import Reader, read_annotated
 
 
 class CocoReader(Reader):
@@ -85,12 +85,10 @@ class CocoReader(Reader):
 
     def read(self, case: Case) -> Picture:
         """Pixels and marks."""
-        pixels = read_pixels(inside(self.root, case.key))
-        height, width = pixels.shape[:2]
         stated = case.parts["size"]
-        if stated is not None and tuple(stated) != (width, height):
-            raise Rejected("size_mismatch", f"picture {width}x{height}, stated {stated[0]}x{stated[1]}")
-        return Picture(pixels, tuple(coco_mark(entry, height, width) for entry in case.parts["marks"]))
+        image = read_annotated(inside(self.root, case.key), None if stated is None else tuple(stated))
+        width, height = image.size
+        return image.picture(coco_mark(entry, height, width) for entry in case.parts["marks"])
 
 
 def _size(image: dict[str, Any]) -> tuple[int, int] | None:

@@ -8,8 +8,10 @@ from typing import Any
 
 import numpy as np
 
+from modeling_medglip.reading import ReadImage
+
 from ..records import Case, Mark, Picture, Rejected, inside
-from .base import Reader, read_mask_values, read_pixels
+from .base import Reader, decoded, on_stored, read_mask, stored_levels
 
 
 class ManifestReader(Reader):
@@ -49,26 +51,24 @@ class ManifestReader(Reader):
     def read(self, case: Case) -> Picture:
         """Pixels and marks."""
         entry: dict[str, Any] = case.parts["entry"]
-        pixels = read_pixels(inside(self.root, case.key))
-        labelmap = read_mask_values(inside(self.root, entry["labelmap"])) if "labelmap" in entry else None
+        image = decoded(inside(self.root, case.key))
+        labelmap = read_mask(inside(self.root, entry["labelmap"]), image) if "labelmap" in entry else None
         try:
-            marks = [self._mark(item, labelmap, pixels.shape[:2]) for item in entry["objects"]]
+            marks = [self._mark(item, labelmap, image) for item in entry["objects"]]
         except (KeyError, TypeError, ValueError) as error:
             raise Rejected("bad_annotations", type(error).__name__) from None
-        return Picture(pixels, tuple(marks))
+        if any(mark.mask is None for mark in marks):  # boxes come without the size of their image
+            on_stored(image, None)
+        return Picture(stored_levels(image.pixels), tuple(marks))
 
-    def _mark(self, item: dict[str, Any], labelmap: np.ndarray | None, shape: tuple[int, ...]) -> Mark:
+    def _mark(self, item: dict[str, Any], labelmap: np.ndarray | None, image: ReadImage) -> Mark:
         label = str(item["label"])
         if labelmap is not None and "labelmap_value" in item:
-            mask = labelmap == item["labelmap_value"]
-        elif "mask" in item:
-            mask = binary(read_mask_values(inside(self.root, item["mask"])))
-        else:
-            x, y, width, height = (float(value) for value in item["bbox_xywh"])
-            return Mark(label, box=(x, y, x + width, y + height))
-        if mask.shape != shape:
-            raise Rejected("size_mismatch", f"picture {shape[1]}x{shape[0]}, mask {mask.shape[1]}x{mask.shape[0]}")
-        return Mark(label, mask)
+            return Mark(label, labelmap == item["labelmap_value"])
+        if "mask" in item:
+            return Mark(label, binary(read_mask(inside(self.root, item["mask"]), image)))
+        x, y, width, height = (float(value) for value in item["bbox_xywh"])
+        return Mark(label, box=(x, y, x + width, y + height))
 
 
 def binary(values: np.ndarray) -> np.ndarray:

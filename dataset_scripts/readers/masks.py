@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from scipy import ndimage
 
-from ..records import Case, Mark, Picture, Rejected
-from .base import Reader, read_mask_values, read_pixels, sibling, stem_of
+from ..records import Case, Mark, Picture
+from .base import Reader, decoded, read_mask, sibling, stem_of, stored_levels
 from .manifest import binary
 
 
@@ -67,16 +67,12 @@ class MaskFolderReader(Reader):
 
     def read(self, case: Case) -> Picture:
         """Pixels and marks."""
-        pixels = read_pixels(Path(case.parts["image"]))
+        image = decoded(Path(case.parts["image"]))
         marks: list[Mark] = []
         for label, files in case.parts["masks"].items():
             for file in files:
-                values = read_mask_values(Path(file))
-                if values.shape[:2] != pixels.shape[:2]:
-                    sizes = f"picture {pixels.shape[1]}x{pixels.shape[0]}, mask {values.shape[1]}x{values.shape[0]}"
-                    raise Rejected("size_mismatch", sizes)
-                marks.extend(self._marks(label, values))
-        return Picture(pixels, tuple(marks))
+                marks.extend(self._marks(label, read_mask(Path(file), image)))
+        return Picture(stored_levels(image.pixels), tuple(marks))
 
     def _marks(self, label: str, values: np.ndarray) -> list[Mark]:
         colours: dict[str, Any] = self.recipe.files.get("colours", {})

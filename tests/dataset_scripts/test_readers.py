@@ -281,10 +281,10 @@ def test_pixels_keep_their_depth(tmp_path: Path) -> None:
 
 def test_picture_bombs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     save(tmp_path / "big.png", GREY)
-    monkeypatch.setattr("dataset_scripts.readers.base.MAX_PIXELS", 599)
+    monkeypatch.setattr("modeling_medglip.reading.MAX_PIXELS", 599)
     with pytest.raises(Rejected) as error:
         read_pixels(tmp_path / "big.png")
-    assert error.value.rule == "too_large" and error.value.value == "30x20 pixels"
+    assert error.value.rule == "too_large" and "600 pixels (30x20)" in error.value.value
 
 
 def test_stems() -> None:

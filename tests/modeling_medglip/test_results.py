@@ -17,6 +17,8 @@ from modeling_medglip.results import (
     GroundedBox,
     GroundingResult,
     ImageInfo,
+    canonical_path,
+    fold_name,
     output_names,
     output_stems,
     read_boxes,
@@ -198,6 +200,21 @@ def test_an_input_is_never_overwritten(tmp_path: Path) -> None:
         path.touch()
     assert output_stems(inputs, tmp_path) == ["scan-2", "other"]
     assert output_stems([tmp_path / "x" / ".." / "scan.png"], tmp_path) == ["scan-2"]
+
+
+@pytest.mark.parametrize(
+    "name", ["scan.png", "scan.PNG", "Scan.Png", "re\u0301.png", "r\u00e9.PNG", "stra\u00dfe.png"]
+)
+def test_no_output_is_an_input_where_names_ignore_case_or_form(tmp_path: Path, name: str) -> None:
+    (stem,) = output_stems([tmp_path / name], tmp_path)
+    assert fold_name(name) not in {fold_name(output) for output in output_names(stem)}
+
+
+def test_outputs_differ_where_names_ignore_case_or_form(tmp_path: Path) -> None:
+    inputs = ["a/re\u0301.png", "b/r\u00e9.png", "c/R\u00c9.png", "d/stra\u00dfe.png", "e/STRASSE.png"]
+    stems = output_stems(inputs, tmp_path)
+    assert len({fold_name(stem) for stem in stems}) == len(inputs)
+    assert canonical_path(tmp_path / "Report.JSON") == canonical_path(tmp_path / "report.json")
 
 
 def test_output_names() -> None:

@@ -138,7 +138,7 @@ class TestOtherFormats:
         exif = Image.Exif()
         exif[0x0112] = 2  # a mirror image
         Image.new("L", SIZE).save(tmp_path / "a.jpg", exif=exif)
-        with pytest.raises(ValueError, match="a.jpg: is turned by its EXIF orientation: save it upright"):
+        with pytest.raises(ValueError, match="a.jpg: is turned by its EXIF orientation, .* save it upright"):
             read_picture(tmp_path / "a.jpg", SIZE)
         exif[0x0112] = 1
         Image.new("L", SIZE).save(tmp_path / "a.jpg", exif=exif)
