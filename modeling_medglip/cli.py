@@ -30,6 +30,7 @@ from .run_report import RESEARCH_USE, InputRecord
 
 if TYPE_CHECKING:
     from .grounding import Grounder
+    from .isolation import Reader
 
 app = typer.Typer(
     name="medglip",
@@ -128,13 +129,15 @@ def ground(
     several_patients: Annotated[
         bool, typer.Option("--several-patients", help="Take a DICOM folder with files of several patients.")
     ] = False,
+    isolate: Annotated[
+        bool, typer.Option("--isolate/--no-isolate", help="Read inputs in a process of its own, with limits.")
+    ] = True,
     debug: Debug = False,
 ) -> int:
     """Ground phrases on images and volumes: writes NAME.png (overlay) and NAME.boxes.json for every input."""
     start = time.perf_counter()
-    with _quiet(debug):
+    with _quiet(debug), _reader(isolate) as reader:
         from .grounding import load, prompt_labels
-        from .reading import read_image
         from .results import output_stems
 
         labels, kinds = prompt_labels(prompt), known_kinds(write or ())
@@ -142,7 +145,7 @@ def ground(
         of_volumes = {"plane": plane, "volume": volume, "axes": axes, "write": list(kinds), "resample": resample}
         of_volumes["several_patients"] = several_patients
         given = tuple("--" + name.replace("_", "-") for name, value in of_volumes.items() if value)
-        jobs, records = expand(inputs, Options(several_patients, resample, volume, frame, given), debug)
+        jobs, records = expand(inputs, Options(several_patients, resample, volume, frame, given), debug, reader)
         stems = output_stems([job.path for job in jobs], out)
         _check_report(report, inputs, out, stems)
         _make_folder(out)
@@ -153,7 +156,7 @@ def ground(
             job = kind(grounder, out, stem, prompt, labels, modality, threshold, debug)
             if isinstance(job, VolumeJob):
                 job.plane, job.kinds, job.axes = plane, kinds, axes
-            read = found.open or (lambda path=found.path: read_image(path, frame))
+            read = found.open or (lambda path=found.path: reader.read_image(path, frame))
             records.append(job.run(found.name, read))
     if report is not None:
         _write_report(report, grounder, {**options, **of_volumes}, labels, records, time.perf_counter() - start)
@@ -280,6 +283,12 @@ def _quiet(debug: bool) -> Iterator[None]:
         finally:
             for logger, level in zip(loggers, levels, strict=True):
                 logger.setLevel(level)
+
+
+def _reader(isolate: bool) -> Reader:
+    from .isolation import Reader, ReaderProcess
+
+    return ReaderProcess(hint=" (--no-isolate reads it without limits)") if isolate else Reader()
 
 
 def _make_folder(out: Path) -> None:

@@ -18,6 +18,7 @@ from .run_report import InputRecord
 if TYPE_CHECKING:
     from .demo_images import DemoCase
     from .grounding import Grounder
+    from .isolation import Reader
     from .volume_results import VolumeResult
     from .volume_source import VolumeSource
 
@@ -70,7 +71,9 @@ def known_kinds(kinds: Sequence[str]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(kinds))
 
 
-def expand(inputs: Sequence[Path], options: Options, debug: bool) -> tuple[list[Input], list[InputRecord]]:
+def expand(
+    inputs: Sequence[Path], options: Options, debug: bool, reader: Reader
+) -> tuple[list[Input], list[InputRecord]]:
     """What the command line names, folders as their series; and records of folders that cannot be used.
 
     Raises:
@@ -80,13 +83,13 @@ def expand(inputs: Sequence[Path], options: Options, debug: bool) -> tuple[list[
     failed: list[InputRecord] = []
     for path in inputs:
         if not path.is_dir():
-            found.append(_file(path, options))
+            found.append(_file(path, options, reader))
             continue
         name = one_line(path.name, 120)
         _refuse_frame(name, options)
         start = time.perf_counter()
         try:
-            found += _series(path, options)
+            found += _series(path, options, reader)
         except UsageError:
             raise
         except Exception as error:  # one input must not take the others with it
@@ -101,20 +104,18 @@ def _unexpected(error: Exception) -> str:
     return f"unexpected {type(error).__name__}; --debug shows where"
 
 
-def _file(path: Path, options: Options) -> Input:
+def _file(path: Path, options: Options, reader: Reader) -> Input:
     from .volumes import is_volume_file
 
     name = one_line(path.name, 120)
     if is_volume_file(path):
-        from .volume_source import open_volume
-
         _refuse_frame(name, options)
-        return Input(path, name, partial(open_volume, path, options.volume))
-    from .dicom_folder import FoundSeries, holds_slices, open_series
+        return Input(path, name, partial(reader.open_volume, path, options.volume))
+    from .dicom_folder import FoundSeries
 
-    if options.frame is None and holds_slices(path):
+    if options.frame is None and reader.holds_slices(path):
         _refuse_number(name, options)
-        return Input(path, name, partial(open_series, FoundSeries((path,)), path.name, options.resample))
+        return Input(path, name, partial(reader.open_series, FoundSeries((path,)), path.name, options.resample))
     if options.given and path.is_file():
         told = f"{options.given[0]} is for volumes, and {name} is a picture: ground it in a run of its own"
         raise UsageError(told)
@@ -131,12 +132,10 @@ def _refuse_number(name: str, options: Options) -> None:
         raise UsageError(f"--volume is for 4-D files, and {name} is DICOM: ground it in a run of its own")
 
 
-def _series(folder: Path, options: Options) -> list[Input]:
+def _series(folder: Path, options: Options, reader: Reader) -> list[Input]:
     """The series of a folder, each by a name of its own."""
-    from .dicom_folder import find_series, open_series
-
     _refuse_number(one_line(folder.name, 120), options)
-    series = find_series(folder, options.several_patients, options.resample)
+    series = reader.find_series(folder, options.several_patients, options.resample)
     whole, taken = folder.resolve().name, set[str]()
     found = []
     for place, one in enumerate(series, start=1):
@@ -144,7 +143,9 @@ def _series(folder: Path, options: Options) -> list[Input]:
         name = next(n for n in (base, *(f"{base}-{again}" for again in range(2, len(series) + 2))) if n not in taken)
         taken.add(name)
         # The ending keeps a stem from losing what follows a dot.
-        found.append(Input(folder.parent / f"{name}.dcm", name, partial(open_series, one, name, options.resample)))
+        found.append(
+            Input(folder.parent / f"{name}.dcm", name, partial(reader.open_series, one, name, options.resample))
+        )
     return found
 
 

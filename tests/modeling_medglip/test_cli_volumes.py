@@ -15,7 +15,7 @@ import pydicom
 import pytest
 from PIL import Image
 
-from modeling_medglip import cli, cli_talk, dicom_folder, ground_volume
+from modeling_medglip import cli, cli_talk, ground_volume
 from modeling_medglip.errors import MedGlipError, UsageError
 from modeling_medglip.grounding import load
 
@@ -36,7 +36,7 @@ def ground(tiny: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> Run:
     """`medglip ground` on files of the test's folder; returns status, output, errors."""
 
     def run(*arguments: object, threshold: float = 0.0) -> tuple[int, str, str]:
-        given = ["--prompt", "liver", "--model", tiny, "--modality", "ct", "--threshold", threshold]
+        given = ["--no-isolate", "--prompt", "liver", "--model", tiny, "--modality", "ct", "--threshold", threshold]
         status = cli.main([str(a) for a in ("ground", *arguments, *given, "--out", tmp_path / "out")])
         captured = capfd.readouterr()
         return status, captured.out, captured.err
@@ -120,7 +120,7 @@ def test_a_surprise_in_a_folder_is_told_without_its_words(
     def surprise(*arguments: object) -> None:
         raise RuntimeError("Doe^Jane has SECRET77")
 
-    monkeypatch.setattr(dicom_folder, "find_series", surprise)
+    monkeypatch.setattr("modeling_medglip.isolation.find_series", surprise)
     status, said, errors = ground(tmp_path / "study", nifti(tmp_path / "good.nii"))
     assert status == 1 and "good.nii  [ct, 8x9x3]" in said
     assert "Doe" not in errors and "SECRET" not in errors
