@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 from dataclasses import dataclass
@@ -10,15 +11,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from transformers.image_processing_utils import BatchFeature
 
 from .configuration_medglip import resolve_modality
 from .errors import CheckpointError, MedGlipError, PickledCheckpointError, UsageError, one_line
 from .image_processing_medglip import modality_contradiction
 from .modeling_medglip import CONVERT_PICKLE, PICKLED, MedGlipForObjectDetection
 from .processing_medglip import UNKNOWN_LABEL, MedGlipProcessor, clean_label, split_prompt
+from .questions import Question, encode_question, make_question
 from .reading import ReadImage
 from .results import GroundedBox, GroundingResult, ImageInfo
-from .run_report import embedded_checkpoint
+from .run_report import embedded_checkpoint, trained_labels
+from .trained_labels import TrainedLabels
 
 
 MAX_LABELS = 1000
@@ -46,6 +50,15 @@ class Grounder:
     def modalities(self) -> tuple[str, ...]:
         """Modalities that the checkpoint has experts for."""
         return tuple(self.model.config.modalities)
+
+    @functools.cached_property
+    def trained(self) -> TrainedLabels:
+        """What the checkpoint states that it was trained with."""
+        return TrainedLabels(trained_labels(self.model.config.to_dict()))
+
+    def wording(self, label: str, modality: str) -> str:
+        """Return the words in which the network is asked for a label; see [`TrainedLabels.wording`]."""
+        return self.trained.wording(label, modality)
 
 
 # Loading -------------------------------------------------------------------------------------------------------------
@@ -211,12 +224,16 @@ def ground_image(
     labels = prompt_labels(prompt)
     try:
         name, source, probability, notes = choose_modality(grounder, image, modality)
-        boxes = _boxes(grounder, image, labels, name, threshold)
+        question = make_question(grounder.trained, labels, name)
+        boxes = _boxes(grounder, image, question, name, threshold)
     except UsageError:
         raise
     except ValueError as error:
         raise MedGlipError(f"{image.file}: {one_line(str(error).removeprefix('image 0: '))}") from error
-    notes += tuple(UNKNOWN_LABEL.format(one_line(label, 60)) for label in grounder.processor.unknown_labels(labels))
+    unknown = set(grounder.processor.unknown_labels(list(question.wordings.values())))
+    notes += tuple(
+        UNKNOWN_LABEL.format(one_line(label, 60)) for label in labels if question.wordings[label] in unknown
+    )
     info = ImageInfo(image.file, image.width, image.height, name, image.spacing_mm)
     return GroundingResult(grounder.name, info, prompt, boxes, source, probability, (*image.warnings, *notes))
 
@@ -274,28 +291,27 @@ def _contradictions(grounder: Grounder, image: ReadImage, stated: str) -> tuple[
 
 
 def _boxes(
-    grounder: Grounder, image: ReadImage, labels: list[str], modality: str, threshold: float
+    grounder: Grounder, image: ReadImage, question: Question, modality: str, threshold: float
 ) -> tuple[GroundedBox, ...]:
-    inputs = grounder.processor(
+    processor = grounder.processor
+    text = encode_question(processor, question)
+    inputs = processor(
         images=image.pixels,
-        text=[labels],
         modality=modality,
         photometric_interpretation=image.photometric_interpretation,
         return_tensors="pt",
-    ).to(grounder.device)
+    )
+    inputs = BatchFeature({**text, **inputs}).to(grounder.device)
     with torch.inference_mode():
         outputs = grounder.model(**inputs)
-    found = grounder.processor.post_process_grounded_object_detection(
+    found = processor.post_process_grounded_object_detection(
         outputs, inputs, threshold=threshold, target_sizes=[(image.height, image.width)]
     )[0]
-    places = place_of_labels(found["text_labels"], modality)
-    boxes = []
-    for score, (left, top, right, bottom), label in zip(
-        found["scores"].tolist(), found["boxes"].tolist(), found["text_labels"], strict=True
-    ):
-        size = (left, top, right - left, bottom - top)
-        boxes.append(GroundedBox(label, score, size, *places[label]))
-    return tuple(boxes)
+    places = place_of_labels(list(question.labels), modality)
+    return tuple(
+        GroundedBox(label, score, (left, top, right - left, bottom - top), *places[label])
+        for label, score, (left, top, right, bottom) in question.answers(found)
+    )
 
 
 def place_of_labels(labels: list[str], modality: str) -> dict[str, tuple[str | None, str | None, str | None]]:

@@ -9,7 +9,21 @@ import unicodedata
 
 
 _SIDES = frozenset({"left", "right"})
-_SIDE_ABBREVIATIONS = {"l": "left", "lt": "left", "r": "right", "rt": "right"}
+# Side words that mean a side wherever they stand, and short ones that do so only at an end or in brackets.
+_SIDE_WORDS = {
+    word: side
+    for side, words in {
+        "left": "left lt lft leftside leftsided sinister sinistra sinistrum",
+        "right": "right rt rght rightside rightsided dexter dextra dextrum",
+    }.items()
+    for word in words.split()
+}
+_SHORT_SIDES = {"l": "left", "sin": "left", "r": "right", "dex": "right", "dext": "right"}
+_IN_BRACKETS = re.compile(r"[(\[{<]\s*(l|sin|r|dext?)\.?\s*[)\]}>]")
+_AFTER_SIDE = frozenset({"side", "sided", "hand"})
+_BEFORE_SIDE = frozenset({"on", "of", "in", "at", "to", "from", "patient"})
+# "L 5" and "L-spine" are lumbar, not left.
+_SPINE = frozenset({"spine", "spinal", "vertebra", "vertebral", "body", "level", "disc", "nerve", "root"})
 _ARTICLES = frozenset({"a", "an", "the"})
 _ORDINALS = "first second third fourth fifth sixth seventh eighth ninth tenth eleventh twelfth thirteenth".split()
 _NUMBERS = {word: str(number) for number, word in enumerate(_ORDINALS, start=1)}
@@ -55,21 +69,48 @@ def normalize_phrase(phrase: str) -> str:
     """Return the form in which phrases are compared.
 
     Lower case, singular words, American spelling, no punctuation, ordinals as numbers, the side word first:
-    `"Kidneys (LEFT)"` -> `"left kidney"`.
+    `"Kidneys (LEFT)"`, `"kidney on the lt. side"` and `"left-sided kidney"` -> `"left kidney"`.
     """
     text = unicodedata.normalize("NFKC", phrase).casefold().replace("&", " and ")
-    text = re.sub(r"(?<=\w)['’]s\b", "", text)
+    text = re.sub(r"(?<=\w)['’]s\b|\bl['’](?=\w\w)", "", text)
     text = re.sub(r"\b(\d+)(?:st|nd|rd|th)\b", r"\1", text)
+    if re.search(r"\w", _IN_BRACKETS.sub(" ", text)):
+        text = _IN_BRACKETS.sub(lambda found: f" {_SHORT_SIDES[found[1]]} ", text)
     tokens = [token for token in re.split(r"[\W_]+", text) if token and token not in _ARTICLES]
     tokens = [_NUMBERS.get(token) or _singular(token) for token in tokens]
-    if len(tokens) > 1:
-        for position in (0, -1):
-            tokens[position] = _SIDE_ABBREVIATIONS.get(tokens[position], tokens[position])
-    sides = [token for token in tokens if token in _SIDES]
-    if len(sides) == 1:
-        tokens.remove(sides[0])
-        tokens.insert(0, sides[0])
-    return " ".join(tokens)
+    return " ".join(_side_first(tokens))
+
+
+def _side_first(tokens: list[str]) -> list[str]:
+    """Put the one side that the tokens name in front, as `"left"` or `"right"`, without the words that go with it."""
+    tokens = [_side_word(tokens, index) for index in range(len(tokens))]
+    sides = {token for token in tokens if token in _SIDES}
+    if len(sides) != 1:
+        return tokens
+    (side,) = sides
+    kept: list[str] = []
+    for index, token in enumerate(tokens):
+        if token == side:
+            rest = [word for word in tokens[index + 1 :] if word not in _AFTER_SIDE]
+            while kept and (kept[-1] == "patient" or (not rest and kept[-1] in _BEFORE_SIDE)):
+                kept.pop()
+        elif token not in _AFTER_SIDE or tokens[index - 1] not in _SIDES | _AFTER_SIDE or index == 0:
+            kept.append(token)
+    return [side, *kept]
+
+
+def _side_word(tokens: list[str], index: int) -> str:
+    """The token at an index, written out if it is short for a side."""
+    token = tokens[index]
+    if token in _SIDE_WORDS:
+        return _SIDE_WORDS[token]
+    others = [word for word in tokens[:index] + tokens[index + 1 :] if word not in _AFTER_SIDE | _BEFORE_SIDE]
+    if token not in _SHORT_SIDES or not others:
+        return token
+    after = [word for word in tokens[index + 1 :] if word not in _AFTER_SIDE]
+    at_an_end = index == 0 or not after or tokens[index - 1] in _BEFORE_SIDE
+    lumbar = token == "l" and after and all(word in _SPINE or word.isdecimal() for word in others)
+    return token if lumbar or not at_an_end else _SHORT_SIDES[token]
 
 
 def side_of(phrase: str) -> str | None:

@@ -19,7 +19,10 @@ SEPARATOR = ". "
 CANDIDATES_PER_LEVEL = 1000
 UNKNOWN_LABEL = "label {!r} has no word that the language encoder knows: boxes mean nothing"
 # A dot or comma between two digits belongs to a number ("1.5 cm"), any other ends a label.
-PROMPT_SEPARATORS = re.compile(r"[;\n]|(?<!\d)[.,]|[.,](?!\d)")
+# Nor does one in brackets ("kidney (lt.)").
+PROMPT_PARTS = re.compile(r"(?:\([^()\n;]*\)|(?![;\n]|(?<!\d)[.,]|[.,](?!\d))[\s\S])+")
+# A side is no label of its own: "Lt. kidney" and "kidney, left" are one each.
+LONE_SIDE = re.compile(r"l|lt|lft|left|r|rt|right|sin|dext?", re.IGNORECASE)
 PROMPT_PREFIX = re.compile(r"^\s*detect\s*:", re.IGNORECASE)
 PROMPT_IN_A_LIST = re.compile(r"\.\s+\S.*\.\s*$", re.DOTALL)
 NOT_IN_A_LABEL = re.compile(r"[.;,\[\]<>_]")
@@ -30,8 +33,30 @@ NOT_IN_A_LABEL = re.compile(r"[.;,\[\]<>_]")
 
 def split_prompt(prompt: str) -> list[str]:
     """Labels of a prompt string: `"liver. spleen."`, `"Detect: liver, spleen"`, or one label per line."""
-    parts = PROMPT_SEPARATORS.split(PROMPT_PREFIX.sub("", prompt))
-    return [part.strip() for part in parts if part.strip()]
+    text = PROMPT_PREFIX.sub("", prompt)
+    spans = _join_lone_sides(text, [part.span() for part in PROMPT_PARTS.finditer(text) if part[0].strip()])
+    return [text[begin:end].strip() for begin, end in spans]
+
+
+def _join_lone_sides(text: str, spans: list[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Join parts that are nothing but a side to the label before ("kidney, left") or behind them ("Lt. kidney")."""
+    words = [text[begin:end].strip().lower() for begin, end in spans]
+    lone = [bool(LONE_SIDE.fullmatch(word)) for word in words]
+    joined: list[tuple[int, int]] = []
+    ahead = False
+    for index, (begin, end) in enumerate(spans):
+        last = index + 1 == len(spans)
+        before = text[spans[index - 1][1] : begin].strip() if index else ""
+        after = text[end : len(text) if last else spans[index + 1][0]].strip()
+        written_out = last or after != "." or words[index] in ("left", "right")
+        if ahead or (
+            lone[index] and index and not lone[index - 1] and (before == "," and written_out or before == "." and last)
+        ):
+            joined[-1] = joined[-1][0], end
+        else:
+            joined.append((begin, end))
+        ahead = lone[index] and joined[-1] == (begin, end) and not last and not lone[index + 1] and after in (".", ",")
+    return joined
 
 
 def clean_label(label: str) -> str:

@@ -18,8 +18,9 @@ The data and its doubts are in `taxonomy.yaml`; it is read once, on first use.
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 from types import MappingProxyType
@@ -28,6 +29,7 @@ from typing import Any
 from .modalities import resolve_modality
 from .phrases import names_a_side, normalize_phrase
 from .taxonomy_entries import Category, Code, Entries, Label, Location, Region, read_entries
+from .taxonomy_languages import Languages
 from .yaml_files import load_yaml
 
 
@@ -36,6 +38,9 @@ __all__ = [
 ]  # fmt: skip
 
 TAXONOMY_FILE = Path(__file__).with_name("taxonomy.yaml")
+LANGUAGES_FILE = Path(__file__).with_name("taxonomy_languages.yaml")
+# "both kidneys" and "left and right kidney" mean what "kidney" does.
+BOTH_SIDES = re.compile(r"\b(?:left and right|right and left|bilateral|bilaterally|both)\b")
 
 
 @dataclass(frozen=True)
@@ -54,6 +59,7 @@ class Taxonomy:
     ambiguous: Mapping[str, tuple[str, ...]]
     _phrases: Mapping[str, tuple[str, ...]] = field(repr=False)
     _groups: Mapping[str, tuple[str, ...]] = field(repr=False)
+    _languages: Languages = field(default=Languages(), repr=False)
 
     def label(self, label_id: str) -> Label:
         """Return the label or extension of that exact id.
@@ -73,7 +79,7 @@ class Taxonomy:
             phrase (`str`): a name, synonym, abbreviation or id in any spelling of case, plural, hyphens and side.
             modality (`str`, *optional*): keeps those usual in this modality, if any is.
         """
-        found = tuple(map(self.label, self._phrases.get(normalize_phrase(phrase), ())))
+        found = tuple(map(self.label, self._phrases.get(self._key(phrase), ())))
         return _usual(found, modality) or found
 
     def resolve(self, phrase: str, modality: str | None = None) -> Label | None:
@@ -94,7 +100,7 @@ class Taxonomy:
             phrase (`str`): as in [`Taxonomy.candidates`].
             modality (`str`, *optional*): keeps those usual in this modality; here this may leave none.
         """
-        key = normalize_phrase(phrase)
+        key = self._key(phrase)
         ids = self._phrases.get(key)
         found = tuple(map(self.label, self._groups.get(key, ()) if ids is None else self._with_kinds(ids)))
         return _usual(found, modality)
@@ -114,6 +120,22 @@ class Taxonomy:
         category = first.category if all(label.category == first.category for label in covered) else None
         region = first.region if all(label.region == first.region for label in covered) else None
         return Location(None, category, region)
+
+    def english(self, phrase: str) -> str | None:
+        """Return what the taxonomy takes a phrase for if it knows it only in another form, else `None`.
+
+        Such forms are names in other languages (`"linke Niere"` -> `"left kidney"`) and both sides of a pair
+        (`"both kidneys"` -> `"kidney"`).
+        """
+        key = self._key(phrase)
+        return None if key == normalize_phrase(phrase) else key
+
+    def _key(self, phrase: str) -> str:
+        """The normal form of a phrase under which it is known, its plain normal form if it is not."""
+        plain = normalize_phrase(phrase)
+        forms = (plain, BOTH_SIDES.sub(" ", plain), self._languages.english(phrase) or plain)
+        keys = [normalize_phrase(form) for form in forms]
+        return next((key for key in keys if key in self._phrases or key in self._groups), plain)
 
     def ancestors(self, label_id: str) -> tuple[Label, ...]:
         """Return the labels above one, nearest first: along `kind_of` where there is one, else along `parent`."""
@@ -152,11 +174,13 @@ class Taxonomy:
 
     def __reduce__(self) -> tuple[Any, ...]:
         # Read-only mappings cannot be pickled, which processes of a `DataLoader` need where they are not forked.
-        return _read_only, tuple(dict(getattr(self, part.name)) for part in fields(self))
+        *parts, languages = (getattr(self, part.name) for part in fields(self))
+        return _read_only, (languages, *map(dict, parts))
 
 
-def _read_only(*parts: dict[str, Any]) -> Taxonomy:
-    return Taxonomy(*map(MappingProxyType, parts))
+def _read_only(languages: Languages, *parts: dict[str, Any]) -> Taxonomy:
+    values: list[Any] = [*map(MappingProxyType, parts), languages]
+    return Taxonomy(*values)
 
 
 def _kinds_above(label: Label, taxonomy: Taxonomy) -> Iterable[str]:
@@ -176,7 +200,8 @@ def _usual(labels: tuple[Label, ...], modality: str | None) -> tuple[Label, ...]
 @functools.cache
 def load_taxonomy() -> Taxonomy:
     """Return the packaged taxonomy, reading it on the first call."""
-    return taxonomy_from_document(load_yaml(TAXONOMY_FILE.read_text(encoding="utf-8")))
+    languages = Languages.from_document(load_yaml(LANGUAGES_FILE.read_text(encoding="utf-8")))
+    return replace(taxonomy_from_document(load_yaml(TAXONOMY_FILE.read_text(encoding="utf-8"))), _languages=languages)
 
 
 def means_a_side(phrase: str) -> bool:

@@ -20,6 +20,7 @@ from .errors import MedGlipError, UsageError, one_line
 from .geometry import CUT_AXIS, PLANES, Volume, box_of_pictures, corners_lps, picture_count, to_lps
 from .grounding import Grounder, choose_modality, load, place_of_labels, prompt_labels
 from .linking import Chain, SliceBox, link
+from .questions import encode_question, make_question
 from .reading import ReadImage
 from .volume_inputs import as_source
 from .volume_pictures import picture_spacing, resized, square_size
@@ -139,8 +140,9 @@ class _Finder:
     ) -> None:
         self.grounder, self.labels, self.modality = grounder, labels, modality
         self.threshold, self.batch_size = threshold, max(1, batch_size)
-        text, _ = grounder.processor.encode_prompts([labels])
-        self.label_tokens = text["label_tokens"]
+        self.question = make_question(grounder.trained, labels, modality)
+        text = encode_question(grounder.processor, self.question)
+        self.label_tokens, self.wordings = text["label_tokens"], text["text_labels"]
         self.text = {key: text[key].to(grounder.device) for key in ("input_ids", "attention_mask")}
         if self.text["input_ids"].dim() == 2:  # one prompt holds all labels: its features serve every batch
             with torch.inference_mode():
@@ -157,9 +159,8 @@ class _Finder:
             except ValueError as error:
                 raise MedGlipError(f"{name}: picture {batch[0][0]}: {one_line(error)}") from error
             for (index, _), result in zip(batch, results, strict=True):
-                rows = zip(result["text_labels"], result["boxes"].tolist(), result["scores"].tolist(), strict=True)
-                for label, (x1, y1, x2, y2), score in rows:
-                    found[label].append(SliceBox(index, (x1, y1, x2, y2), score))
+                for label, score, box in self.question.answers(result):
+                    found[label].append(SliceBox(index, box, score))
         return found
 
     def _ground(self, pictures: list[NDArray], spacing: tuple[float, float]) -> list[dict[str, Any]]:
@@ -180,7 +181,7 @@ class _Finder:
                 pixel_values=inputs["pixel_values"].to(self.grounder.device), modality=self.modality, **text
             )
         asked = {"label_tokens": self.label_tokens.expand(count, *self.label_tokens.shape[1:])}
-        asked["text_labels"] = [self.labels] * count
+        asked["text_labels"] = self.wordings * count
         return processor.post_process_grounded_object_detection(
             outputs, {**inputs, **asked}, threshold=self.threshold, target_sizes=sizes
         )

@@ -569,3 +569,19 @@ def test_remote_code_imports_only_what_travels_with_it(name: str) -> None:
     flat = {".configuration_medglip", ".modeling_medglip", ".image_processing_medglip", ".processing_medglip"}
     libraries = {"torch", "torchvision", "transformers", "numpy", "PIL"}
     assert imported <= flat | libraries | set(sys.stdlib_module_names)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "labels"),
+    [
+        ("Lt. kidney. Rt. kidney.", ["Lt. kidney", "Rt. kidney"]),
+        ("kidney, left. spleen", ["kidney, left", "spleen"]),
+        ("kidney, left, spleen, L. lung", ["kidney, left", "spleen", "L. lung"]),
+        ("liver, lt. kidney", ["liver", "lt. kidney"]),
+        ("kidney (Lt.). spleen", ["kidney (Lt.)", "spleen"]),
+        ("1) liver. 2) spleen (a. b", ["1) liver", "2) spleen (a", "b"]),
+        ("left. right.", ["left", "right"]),
+    ],
+)
+def test_a_side_is_no_label_of_its_own(prompt: str, labels: list[str]) -> None:
+    assert split_prompt(prompt) == labels

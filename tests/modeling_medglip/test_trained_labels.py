@@ -1,0 +1,94 @@
+# Copyright 2026 The MedGLIP authors. Licensed under the Apache License, Version 2.0.
+"""The words in which the network is asked, for every sided label and every way to write a side."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from modeling_medglip.checkpoint import default_checkpoint
+from modeling_medglip.processing_medglip import split_prompt
+from modeling_medglip.run_report import trained_labels
+from modeling_medglip.taxonomy import Label, load_taxonomy
+from modeling_medglip.trained_labels import TrainedLabels
+
+
+STATED = trained_labels(json.loads((Path(default_checkpoint()) / "config.json").read_text(encoding="utf-8")))
+TRAINED = TrainedLabels(STATED)
+TAXONOMY = load_taxonomy()
+SIDED = [label for label in (*TAXONOMY.labels.values(), *TAXONOMY.extensions.values()) if label.laterality]
+# {0}: the name without its side; {1}: the side's word, {2} its letter, {3} its short form, {4} Latin's.
+FORMS = (
+    "{1} {0}", "{0} {1}", "{0}, {1}", "{0} ({1})", "the {1} {0}", "{1}-sided {0}", "{1} sided {0}", "{0} on the {1}",
+    "{0} of the {1} side", "{0} on the {1}-hand side", "{0} (on the {1})", "{1}_{0}", "{0}_{1}", "{0}-{1}",
+    "{0} [{1}]", "{2} {0}", "{0} {2}", "{2}. {0}", "{0}, {2}", "{0} ({2})", "{0} ({2}.)", "{0} [{2}]", "{2}_{0}",
+    "{0}_{2}", "{3} {0}", "{0} {3}", "{3}. {0}", "{0} ({3})", "{0} ({3}.)", "{0}, {3}.", "{3}-{0}", "the {3} {0}",
+    "{0} {4}.", "{0} ({4}.)", "{0} on the patient's {1}",
+)  # fmt: skip
+
+
+def written(label: Label) -> list[str]:
+    """A label's name in all forms, small and in capitals."""
+    side = str(label.laterality)
+    base = " ".join(word for word in label.name.split() if word != side)
+    short = {"left": ("L", "lt", "sin"), "right": ("R", "rt", "dext")}[side]
+    forms = [form.format(base, side, *short) for form in FORMS]
+    return [*forms, *(form.upper() for form in forms)]
+
+
+@pytest.mark.parametrize("label", SIDED, ids=lambda label: label.id)
+def test_every_form_of_a_sided_label_is_that_label(label: Label) -> None:
+    wrong = [form for form in written(label) if TAXONOMY.resolve(form) != label]
+    assert not wrong
+
+
+def test_every_form_is_one_label_of_a_prompt() -> None:
+    for form in written(TAXONOMY.label("kidney_left")):
+        assert split_prompt(f"liver; {form}; spleen")[1] == form.rstrip(".")
+        assert split_prompt(f"liver; {form}.")[1:] == [form.rstrip(".")]
+
+
+@pytest.mark.parametrize("modality", STATED)
+def test_the_network_gets_the_words_of_its_training(modality: str) -> None:
+    for name in STATED[modality]:
+        label = TAXONOMY.resolve(name, modality)
+        assert TRAINED.wording(name.upper(), modality) == name
+        if label is not None and label.laterality:
+            assert {TRAINED.wording(form, modality) for form in written(label)} == {name}
+
+
+@pytest.mark.parametrize(
+    ("phrase", "modality", "wording"),
+    [
+        ("LV", "mri", "left ventricle"),
+        ("RA", "ct", "right atrium"),
+        ("L5", "ct", "L5"),
+        ("T1 lesion", "mri", "T1 lesion"),
+        ("L-spine", "ct", "L-spine"),
+        ("kidneys", "ct", "kidneys"),
+        ("both lungs", "xray", "lung"),
+        ("left and right lungs", "ct", "lung"),
+        ("lungs", "xray", "lung"),
+        ("lt kidney", "xray", "left kidney"),
+        ("vertebra L 1", "ct", "vertebra L 1"),
+        ("windpipe", "xray", "windpipe"),
+        ("the left kidney please", "ct", "the left kidney please"),
+        ("linke Niere", "ct", "left kidney"),
+        ("rein gauche", "ct", "left kidney"),
+        ("riñón izquierdo", "mri", "left kidney"),
+        ("左肾", "ct", "left kidney"),
+        ("右侧肺", "xray", "right lung"),
+        ("Nieren", "ct", "kidney"),
+        ("il rene sinistro", "ct", "il rene sinistro"),
+    ],
+)
+def test_wording(phrase: str, modality: str, wording: str) -> None:
+    assert TRAINED.wording(phrase, modality) == wording
+
+
+def test_a_checkpoint_that_states_nothing_gets_sides_written_out() -> None:
+    unstated = TrainedLabels({})
+    assert unstated.wording("lt kidney", "ct") == "left kidney"
+    assert unstated.wording("hepar", "ct") == "hepar"
