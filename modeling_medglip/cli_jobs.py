@@ -110,7 +110,7 @@ def _file(path: Path, options: Options, reader: Reader) -> Input:
     name = one_line(path.name, 120)
     if is_volume_file(path):
         _refuse_frame(name, options)
-        return Input(path, name, partial(reader.open_volume, path, options.volume))
+        return Input(path, name, partial(reader.open_volume, path, options.volume, detached=True))
     from .dicom_folder import FoundSeries
 
     if options.frame is None and reader.holds_slices(path):

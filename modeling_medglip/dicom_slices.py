@@ -78,7 +78,7 @@ class Slice:
 
 
 class DicomSlabs:
-    """The slices of a series in order, as [`~modeling_medglip.volumes.NiftiSlabs`] gives those of a NIfTI file.
+    """The slices of a series in order, as [`~modeling_medglip.volumes.VolumeFile`] gives those of a NIfTI file.
 
     Args:
         slices: from first to last, files, or frames of one file. shape: (rows, columns). affine: of the whole, LPS mm.

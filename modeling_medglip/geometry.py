@@ -23,7 +23,22 @@ _PLANE_AXES = {"axial": (2, 0, 1, False), "coronal": (1, 0, 2, True), "sagittal"
 CUT_AXIS = {plane: axes[0] for plane, axes in _PLANE_AXES.items()}
 # Between LPS and RAS, the frame of NIfTI, two axes are turned round; the same matrix leads both ways.
 RAS_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
-SINGULAR = 1e-9
+# Directions with a smaller determinant lie in one plane.
+SINGULAR = 1e-6
+
+
+def affine_fault(affine: NDArray[np.float64]) -> str | None:
+    """Return what keeps a matrix from being the affine of a volume, or `None`.
+
+    Args:
+        affine (`np.ndarray`): (4, 4) index -> any unit, so that voxels may be micrometers as well as meters.
+    """
+    if np.shape(affine) != (4, 4) or not np.isfinite(affine).all():
+        return "the affine must be four by four finite numbers"
+    largest = np.abs(affine[:3, :3]).max(axis=0)  # norms of enormous numbers would overflow
+    if largest.min() == 0 or abs(np.linalg.det(affine[:3, :3] / largest)) < SINGULAR:
+        return "the affine is singular: it puts different voxels in one place"
+    return None
 
 
 @dataclass(frozen=True)
@@ -45,10 +60,8 @@ class Volume:
     def __post_init__(self) -> None:
         if self.array.ndim != 3:
             raise ValueError(f"a volume has three axes, this array has {self.array.ndim}")
-        if np.shape(self.affine) != (4, 4) or not np.isfinite(self.affine).all():
-            raise ValueError("the affine must be four by four finite numbers")
-        if abs(np.linalg.det(self.affine[:3, :3])) < SINGULAR:
-            raise ValueError("the affine is singular: it puts different voxels in one place")
+        if (fault := affine_fault(self.affine)) is not None:
+            raise ValueError(fault)
 
     @property
     def spacing(self) -> NDArray[np.float64]:
@@ -260,6 +273,7 @@ __all__ = [
     "RAS_LPS",
     "PicturePlane",
     "Volume",
+    "affine_fault",
     "box_in_file",
     "box_of_pictures",
     "closest_axes",

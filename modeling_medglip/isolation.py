@@ -39,7 +39,6 @@ START = (
 )
 ENVIRONMENT = {
     "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "2",
-    "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS": "1",
 }  # fmt: skip
 
 
@@ -82,9 +81,9 @@ class Reader:
         """See [`~modeling_medglip.volumes.read_header`]."""
         return read_header(path, number)
 
-    def open_volume(self, path: Path, number: int | None = None) -> VolumeSource:
+    def open_volume(self, path: Path, number: int | None = None, detached: bool = False) -> VolumeSource:
         """See [`~modeling_medglip.volume_source.open_volume`]."""
-        return open_volume(path, number)
+        return open_volume(path, number, detached=detached)
 
     def holds_slices(self, path: Path) -> bool:
         """See [`~modeling_medglip.dicom_folder.holds_slices`]."""
@@ -168,10 +167,11 @@ class ReaderProcess(Reader):
             i, j, k = grid.array.shape
             return (i, j, k), grid.affine
 
-    def open_volume(self, path: Path, number: int | None = None) -> VolumeSource:
+    def open_volume(self, path: Path, number: int | None = None, detached: bool = False) -> VolumeSource:
         self._renew()
         path = Path(path)
-        return IsolatedVolume(self, path.name, [path], "open_volume", {"path": _text(path), "number": number})
+        arguments = {"path": _text(path), "number": number, "detached": detached}
+        return IsolatedVolume(self, path.name, [path], "open_volume", arguments)
 
     def holds_slices(self, path: Path) -> bool:
         if not _may_be_dicom(path):

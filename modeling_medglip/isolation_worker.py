@@ -34,7 +34,7 @@ MAX_OPEN = 2
 BYTES_PER_VOXEL = 12
 PRELOADED = (
     "modeling_medglip.reading_dicom", "modeling_medglip.volume_source", "modeling_medglip.dicom_folder",
-    "pydicom", "pydicom.pixels", "nibabel", "SimpleITK", "isal.igzip",
+    "pydicom", "pydicom.pixels", "nibabel", "isal.isal_zlib",
 )  # fmt: skip
 
 
@@ -117,13 +117,15 @@ class Operations:
         series = [{**_fields(one), "files": [os.path.relpath(file, folder) for file in one.files]} for one in found]
         return {"series": series}, None
 
-    def open_volume(self, path: str, number: int | None, axes: str | None) -> tuple[dict[str, Any], NDArray | None]:
+    def open_volume(
+        self, path: str, number: int | None, detached: bool, axes: str | None
+    ) -> tuple[dict[str, Any], NDArray | None]:
         """See [`~modeling_medglip.volume_source.open_volume`]."""
         from .volume_source import open_volume
-        from .volumes import read_header
 
-        self._make_room(math.prod(read_header(path, number)[0]))
-        return self._opened(open_volume(path, number), axes), None
+        source = open_volume(path, number, detached=detached)
+        self._make_room(math.prod(source.grid.array.shape))
+        return self._opened(source, axes), None
 
     def open_series(
         self, series: dict[str, Any], name: str, resample: bool, axes: str | None

@@ -11,8 +11,9 @@ import numpy as np
 from .errors import MedGlipError, UsageError, one_line
 from .geometry import Volume
 from .reading import DICOM_ENDINGS
+from .volume_header import UNORIENTED
 from .volume_source import VolumeSource, open_volume
-from .volumes import is_volume_file, lps_affine, scaling, unit_note
+from .volumes import is_volume_file, lps_affine, unit_note
 
 
 def as_source(volume: Any, number: int | None = None) -> VolumeSource:
@@ -44,7 +45,7 @@ def open_path(path: Path, number: int | None = None) -> VolumeSource:
     """
     name = one_line(path.name, 120)
     if is_volume_file(path) or not (path.is_dir() or path.name.lower().endswith(DICOM_ENDINGS)):
-        return open_volume(path, number)
+        return open_volume(path, number, detached=True)
     if number is not None:
         raise UsageError(f"{name}: number chooses a volume of a 4-D file, and this is DICOM")
     from .dicom_folder import FoundSeries, find_series, holds_slices, open_series
@@ -71,14 +72,22 @@ def _of_nibabel(image: Any, number: int | None) -> VolumeSource:
         raise UsageError(f"the image has {count} volumes, none of the number {number}")
     try:
         stored = image.dataobj.get_unscaled() if hasattr(image.dataobj, "get_unscaled") else image.dataobj
-        line = scaling(image) if hasattr(image.dataobj, "get_unscaled") else (1.0, 0.0)
+        line = _scaling(image.dataobj)
         place = np.unravel_index((number or 1) - 1, lengths[3:], order="F") if len(lengths) > 3 else ()
         source = VolumeSource(Volume(np.asanyarray(stored[(..., *place)]), lps_affine(image), *line))
     except ValueError as error:
         raise UsageError(f"the image cannot be used: {one_line(error)}") from None
     if "xyzt_units" in getattr(image, "header", ()):
         source.nifti_header, source.notes = image.header.copy(), unit_note(image.header)
+    elif type(image).__name__ == "AnalyzeImage":  # Analyze 7.5, which cannot say how the patient lies
+        source.notes = (UNORIENTED,)
     return source
+
+
+def _scaling(stored: Any) -> tuple[float, float]:
+    """Slope and intercept of an image's stored numbers."""
+    slope, intercept = (float(getattr(stored, name, default)) for name, default in (("slope", 1.0), ("inter", 0.0)))
+    return (slope, intercept) if np.isfinite([slope, intercept]).all() and slope else (1.0, 0.0)
 
 
 __all__ = ["as_source", "open_path"]

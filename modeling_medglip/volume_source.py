@@ -25,9 +25,8 @@ from .geometry import (
     to_lps,
     with_axcodes,
 )
-from .volumes import NIFTI_ENDINGS, NiftiSlabs, VolumeError, nifti_header, read_header, read_volume, unit_note
-from .volumes_itk import UNORIENTED as UNSTATED
-from .volumes_itk import itk_notes
+from .volume_header import UNORIENTED as UNSTATED
+from .volumes import VolumeError, VolumeFile, volume_header
 
 
 # An axis whose voxels are so much longer than the others' is the one that slices were taken along.
@@ -160,49 +159,43 @@ def plane_of(grid: Volume, axis: int) -> str:
 
 
 def acquisition_plane(grid: Volume, stacked: bool = False) -> str:
-    """The plane in which slices were taken: across the axis with clearly the longest voxels, else axial.
+    """Return the plane in which slices were taken: across the only axis with a single voxel, or else the axis with
+    clearly the longest voxels, else axial.
 
     Args:
         stacked: the last axis is known to run from slice to slice, as in a DICOM series.
     """
+    single = [axis for axis, length in enumerate(grid.array.shape) if length == 1]
+    if len(single) == 1:
+        return plane_of(grid, single[0])
     if stacked:
         return plane_of(grid, 2)
     order = np.argsort(grid.spacing)
     return plane_of(grid, int(order[2])) if grid.spacing[order[2]] > LONG * grid.spacing[order[1]] else "axial"
 
 
-def states_orientation(header: Any) -> bool:
-    """Whether a NIfTI header says how the patient lies: a transform with a code, other than one that only scales
-    voxels from a corner at the origin, which programs write that know nothing better."""
-    if int(header["sform_code"]) == 0 and int(header["qform_code"]) == 0:
-        return False
-    affine = np.asarray(header.get_best_affine())
-    return bool(np.abs(affine[:3, 3]).max() > 0 or np.abs(affine[:3, :3] - np.diag(np.diag(affine[:3, :3]))).max() > 0)
-
-
-def open_volume(path: str | Path, number: int | None = None) -> VolumeSource:
-    """A volume file: NIfTI slice by slice, the others in memory.
+def open_volume(path: str | Path, number: int | None = None, *, detached: bool = False) -> VolumeSource:
+    """Open a volume file; slices along its last axis are read one by one.
 
     Args:
-        number: which volume of a 4-D file, counted from 1.
+        path (`str` or `Path`): see [`~modeling_medglip.volumes.read_volume`].
+        number (`int`, *optional*): which volume of a 4-D file, counted from 1.
+        detached (`bool`, *optional*, defaults to `False`): an NRRD or MetaImage header may name a file beside it that
+            holds the voxels; never for files of strangers.
 
     Raises:
         `VolumeError`: names the file and what is wrong.
     """
     file = Path(path)
-    if file.name.lower().endswith(NIFTI_ENDINGS):
-        shape, affine = read_header(file, number)
-        source = StreamedSource(NiftiSlabs(file, number), shape, affine, file.name)
-        source.nifti_header = nifti_header(file)
-        unstated = () if states_orientation(source.nifti_header) else (UNSTATED,)
-        source.notes = unstated + unit_note(source.nifti_header)
-        return source
-    volume = read_volume(file, number)
-    return VolumeSource(volume, file.name, None, itk_notes(file))
+    header = volume_header(file, number, detached=detached)
+    source = StreamedSource(VolumeFile(file, header), header.shape, header.affine, file.name, notes=header.notes)
+    source.nifti_header = header.nifti
+    return source
 
 
 __all__ = [
     "CUT_AXIS",
+    "UNSTATED",
     "SliceOf",
     "StreamedSource",
     "VolumeError",

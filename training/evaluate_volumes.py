@@ -53,7 +53,7 @@ def open_case(image: Path) -> VolumeSource:
         `MedGlipError`: it cannot be read, or the folder has several series.
     """
     if not image.is_dir():
-        return open_volume(image)
+        return open_volume(image, detached=True)
     series = find_series(image)
     if len(series) > 1:
         raise MedGlipError(f"{image.name}: holds {len(series)} series")

@@ -106,7 +106,7 @@ class MaskVolumesReader(Reader):
 def pictures_of_file(path: str, recipe: Recipe) -> int:
     """How many pictures the planes of a recipe cut from a volume, by its header alone; 0 if that cannot be read."""
     try:
-        shape, affine = read_header(path)
+        shape, affine = read_header(path, detached=True)
     except VolumeError:
         return 0
     if recipe.axcodes is not None:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from modeling_medglip import volumes
+from modeling_medglip import volume_header
 from modeling_medglip.volumes import VolumeError, is_volume_file, read_volume
 
 
@@ -102,7 +102,7 @@ class TestBadFiles:
 
     def test_four_axes(self, tmp_path: Path) -> None:
         self.refused(save_nifti(tmp_path / "a.nii", np.zeros((3, 3, 3, 2), np.int16)), "not_3d")
-        self.refused(save_nifti(tmp_path / "b.nii", np.zeros((3, 3), np.int16)), "not_3d")
+        self.refused(save_nifti(tmp_path / "b.nii", np.zeros(3, np.int16)), "not_3d")
 
     def test_colour(self, tmp_path: Path) -> None:
         colour = np.zeros((3, 3, 3), dtype=[("R", "u1"), ("G", "u1"), ("B", "u1")])
@@ -146,15 +146,13 @@ class TestBadFiles:
         (folder / "b.nhdr").write_text(nrrd.format(target), encoding="utf-8")
         self.refused(folder / "b.nhdr", "leaves_folder")
 
-    @pytest.mark.parametrize("package", ["nibabel", "SimpleITK"])
-    def test_missing_packages_are_named(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, package: str) -> None:
-        path = save_nifti(tmp_path / "a.nii") if package == "nibabel" else tmp_path / "a.mha"
-        path.touch()
-        monkeypatch.setitem(sys.modules, package, None)
-        assert f"needs {package}: pip install" in self.refused(path, "unreadable")
+    def test_a_missing_package_is_named(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        path = save_nifti(tmp_path / "a.nii")
+        monkeypatch.setitem(sys.modules, "nibabel", None)
+        assert "needs nibabel: pip install" in self.refused(path, "unreadable")
 
 
 def test_memory_is_bounded_by_the_header(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(volumes, "MAX_BYTES", ARRAY.nbytes - 1)
+    monkeypatch.setattr(volume_header, "MAX_BYTES", ARRAY.nbytes - 1)
     with pytest.raises(VolumeError, match="more than"):
         read_volume(save_nifti(tmp_path / "a.nii"))
