@@ -44,7 +44,9 @@ class VolumeSlices:
         """
         with open_decoded(self.header.file, self.header.encoding, self.header.offset, self.header.dtype) as stream:
             _skip(stream, self.header.skip)
-            return made_volume(self.header, _read_array(stream, self.header, self.header.shape[2]))
+            array = _read_array(stream, self.header, self.header.shape[2])
+            _verify(stream)
+            return made_volume(self.header, array)
 
     def read(self, first: int = 0) -> Iterator[Volume]:
         """Yield slices from an index on, each a [`Volume`] (i, j, 1) with the affine of the whole.
@@ -56,6 +58,7 @@ class VolumeSlices:
             _skip(stream, self.header.skip + first * self.header.slice_bytes)
             for _ in range(first, self.header.shape[2]):
                 yield made_volume(self.header, _read_array(stream, self.header, 1))
+            _verify(stream)
 
 
 def is_gzip(file: Path) -> bool:
@@ -139,6 +142,14 @@ def _fill(stream: BinaryIO, target: NDArray[np.uint8]) -> None:
         done += count
 
 
+def _verify(stream: BinaryIO) -> None:
+    """Let packed voxels be compared with their checksum, if it comes right after them."""
+    if isinstance(stream, _Inflated):
+        stream.verify()
+    elif isinstance(stream, bz2.BZ2File):
+        stream.read(1)
+
+
 class _Inflated(io.RawIOBase):
     """The bytes of a gzip file with any number of members, or of a zlib stream; unpacked by isa-l where that is
     installed, several times as fast."""
@@ -175,6 +186,18 @@ class _Inflated(io.RawIOBase):
             if content or not packed:
                 buffer[: len(content)] = content
                 return len(content)
+
+    def verify(self) -> None:
+        """Compare what was read with the checksum, if this is the end of a member.
+
+        Raises:
+            `Exception`: the library's own; they differ.
+        """
+        while not self._inflater.eof:
+            packed = self._packed or self._stream.read(PIECE)
+            if self._inflater.decompress(packed, 1) or not packed:
+                return
+            self._packed = self._inflater.unconsumed_tail
 
 
 __all__ = ["VolumeSlices", "is_gzip", "open_decoded", "read_bytes"]

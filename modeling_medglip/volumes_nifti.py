@@ -51,7 +51,7 @@ def nifti_header(file: Path, number: int | None = None) -> VolumeHeader:
         file,
         shape,
         dtype,
-        RAS_LPS @ _in_mm(affine, stored),
+        _lps_mm(affine, stored),
         encoding,
         skip=offset + index * shape[0] * shape[1] * shape[2] * dtype.itemsize,
         slope=slope,
@@ -63,7 +63,7 @@ def nifti_header(file: Path, number: int | None = None) -> VolumeHeader:
 
 def lps_affine(image: Any) -> NDArray[np.float64]:
     """Return the (4, 4) index -> LPS mm of an image of nibabel, by the unit that its header states."""
-    return RAS_LPS @ _in_mm(np.asarray(image.affine, dtype=np.float64), getattr(image, "header", None))
+    return _lps_mm(np.asarray(image.affine, dtype=np.float64), getattr(image, "header", None))
 
 
 def unit_note(header: Any) -> tuple[str, ...]:
@@ -75,9 +75,9 @@ def unit_note(header: Any) -> tuple[str, ...]:
     return (f"its header counts in {name}: 1 of them is taken as {factor:g} mm",) if name else ()
 
 
-def _in_mm(affine: NDArray[np.float64], header: Any) -> NDArray[np.float64]:
-    """The affine in mm, if the header is NIfTI's and states another unit."""
-    scaled = affine.copy()
+def _lps_mm(affine: NDArray[np.float64], header: Any) -> NDArray[np.float64]:
+    """An affine to RAS as one to LPS, in mm if the header is NIfTI's and states another unit."""
+    scaled = affine * np.diag(RAS_LPS)[:, None]  # a product of matrices would warn of infinite numbers
     if isinstance(getattr(header, "structarr", None), np.ndarray) and "xyzt_units" in header.keys():
         scaled[:3] *= UNITS.get(int(header["xyzt_units"]) & 7, ("", 1.0))[1]
     return scaled
@@ -115,8 +115,10 @@ def _dtype(header: Any) -> np.dtype[Any]:
     try:
         with silent("nibabel.global"):
             dtype = header.get_data_dtype()
-    except Exception:  # nibabel raises several kinds for codes that it does not know
-        raise VolumeError(f"holds voxels of an unknown type ({int(header['datatype'])})", "unreadable") from None
+    except KeyError:
+        dtype = np.dtype("V")  # as nibabel says for codes that it knows and cannot read
+    if dtype == np.dtype("V"):
+        raise VolumeError(f"holds voxels of an unknown type ({int(header['datatype'])})", "unreadable")
     if dtype.fields is not None or dtype.kind not in "buif":
         raise VolumeError(f"holds {dtype} voxels, not numbers", "colour_volume")
     if dtype.itemsize > 8:
