@@ -92,18 +92,29 @@ def png_array(image: ImageFile.ImageFile, stream: IO[bytes], header: FileHeader,
     values = image_array(image)
     scale = {1: 255, 2: 85, 4: 17}.get(header.bits, 1)
     if header.transparency and header.color_type in (GREY, RGB):
-        key = np.frombuffer(header.transparency[: len(header.transparency) // 2 * 2], ">u2").astype(np.int64) * scale
-        values = _without_key(values, key, values)
+        _hide(values, [(values, number * scale) for number in _key(header.transparency, values.ndim)])
     return values // scale if unscaled and header.bits in (2, 4) else values
 
 
-def _without_key(values: NDArray, key: NDArray, compared: NDArray) -> NDArray:
-    """Make the pixels black whose `compared` numbers are the transparent color."""
-    if len(key) != (3 if compared.ndim == 3 else 1):
+def _key(transparency: bytes, ndim: int) -> list[int]:
+    """The transparent color of a grey (2 dimensions) or color image: one number per channel."""
+    count = 3 if ndim == 3 else 1
+    if len(transparency) < 2 * count:
         raise MedGlipError("is a damaged PNG file (transparent color)")
-    hidden = (compared == key).all(axis=-1) if compared.ndim == 3 else compared == key[0]
+    return [int(number) for number in struct.unpack(f">{count}H", transparency[: 2 * count])]
+
+
+def _hide(values: NDArray, conditions: list[tuple[NDArray, int]]) -> None:
+    """Make black, in place, where each channel of `(h, w)` or `(h, w, 3)` has its number.
+
+    Args:
+        values (`np.ndarray`): the image.
+        conditions: per channel an array like `values`, and the number that it must have; they repeat for more parts.
+    """
+    hidden = np.ones(values.shape[:2], bool)
+    for number, (part, wanted) in enumerate(conditions):
+        hidden &= (part[..., number % 3] if part.ndim == 3 else part) == wanted
     values[hidden] = 0
-    return values
 
 
 def _palette(image: Image.Image, transparency: bytes | None) -> NDArray:
@@ -142,8 +153,9 @@ def _rgb_16_with_key(image: ImageFile.ImageFile, stream: IO[bytes], transparency
         # Of samples read as little-endian, the decoder keeps what is the low byte here.
         again.tile = [tile._replace(args="RGB;16L") for tile in again.tile]
         low = np.array(again)
-    key = np.frombuffer(transparency[:6], ">u2")
-    return _without_key(high, key, high.astype(np.uint16) << 8 | low)
+    key = _key(transparency, high.ndim)
+    _hide(high, [(high, number >> 8) for number in key] + [(low, number & 255) for number in key])
+    return high
 
 
 # TIFF ----------------------------------------------------------------------------------------------------------------

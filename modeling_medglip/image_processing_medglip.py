@@ -80,22 +80,38 @@ class MedGlipImageProcessorKwargs(ImagesKwargs, total=False):
 
 
 def _array_from_pil(image: Image.Image) -> np.ndarray:
-    """PIL picture of any mode -> array (h, w), (h, w, 3) or (h, w, 4) with its own bit depth."""
-    if image.mode in ("P", "PA", "LA", "La", "RGBa"):
-        transparent = image.mode != "P" or "transparency" in image.info
-        image = image.convert("RGBA" if transparent else "RGB")
-    elif image.mode in ("1", "CMYK", "YCbCr", "LAB", "HSV", "RGBX"):
+    """PIL image of any mode -> array (h, w), (h, w, 3) or (h, w, 4) with its own bit depth."""
+    if _is_misread(image):
+        raise ValueError(MISREAD)
+    key = image.info.get("transparency")
+    if image.mode in ("PA", "LA", "La", "RGBa") or (image.mode in ("1", "L", "RGB", "P") and key is not None):
+        image = image.convert("RGBA")
+    elif image.mode in ("1", "P", "CMYK", "YCbCr", "LAB", "HSV", "RGBX"):
         image = image.convert("L" if image.mode == "1" else "RGB")
     array = np.asarray(image)
+    if image.mode.startswith("I;16") and isinstance(key, int):
+        array = np.where(array == key, array.dtype.type(0), array)
     if array.dtype == np.int32 and array.min(initial=0) >= 0 and array.max(initial=0) <= 65535:
         return array.astype(np.uint16)  # Pillow's way to hold a 16-bit PGM
     return array.astype(array.dtype.newbyteorder("="), copy=False)
 
 
-_REASONS: dict[type, str] = {
-    Image.UnidentifiedImageError: f"none of {', '.join(PICTURE_FORMATS)}",
-    Image.DecompressionBombError: f"more than {MAX_PIXELS} pixels",
-}
+MISREAD = (
+    "Pillow changes the pixels of this kind of PNG or TIFF: pass modeling_medglip.read_image(path).pixels, or save it "
+    "as an 8-bit or 16-bit PNG without alpha"
+)
+
+
+def _is_misread(image: Image.Image) -> bool:
+    """Whether Pillow reduces, inverts or swaps the numbers of the file that an image comes from."""
+    if (tags := getattr(image, "tag_v2", None)) is not None:
+        bits, sample_format = max(tags.get(258, (1,))), max(tags.get(339, (1,)))
+        white_is_zero, planes = tags.get(262, 0) == 0, tags.get(284, 1) == 2
+        swapped = tags.prefix == b"MM" and tags.get(259, 1) != 1 and (bits == 32 or sample_format == 2)
+        odd = (bits, sample_format) in ((8, 2), (32, 1))
+        return swapped or odd or (bits > 8 and (white_is_zero or planes))
+    raw_modes = {str(tile.args) for tile in getattr(image, "tile", ())}
+    return "LA;16B" in raw_modes or ("transparency" in image.info and bool(raw_modes & {"L;2", "L;4", "RGB;16B"}))
 
 
 def _open_picture(path: str | Path) -> Image.Image:
@@ -103,16 +119,23 @@ def _open_picture(path: str | Path) -> Image.Image:
     if str(path).startswith(("http://", "https://", "ftp://", "data:")):
         raise ValueError(f"{str(path)[:80]}: images are read from files only; download it first")
     Image.init()  # or Pillow does not know all of the formats yet
+    name = Path(path).name
     try:
-        with Image.open(path, formats=PICTURE_FORMATS) as image:
+        # By its name Pillow would map a turned TIFF into memory with its sides swapped.
+        with open(path, "rb") as stream, Image.open(stream, formats=PICTURE_FORMATS) as image:
             _check_pixels(image.height, image.width)
-            return ImageOps.exif_transpose(image)
-    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
-        # Pillow's own messages hold the whole path.
-        reason = _REASONS.get(type(error)) or getattr(error, "strerror", None) or "damaged or cut short"
-        raise ValueError(f"{Path(path).name}: cannot be read as a picture ({reason})") from None
+            if not _is_misread(image):
+                return ImageOps.exif_transpose(image)
+        raise ValueError(MISREAD)
+    except Image.UnidentifiedImageError:
+        raise ValueError(f"{name}: cannot be read as a picture (none of {', '.join(PICTURE_FORMATS)})") from None
+    except Image.DecompressionBombError:
+        raise ValueError(f"{name}: cannot be read as a picture (more than {MAX_PIXELS} pixels)") from None
     except ValueError as error:
-        raise ValueError(f"{Path(path).name}: {error}") from None
+        raise ValueError(f"{name}: {error}") from None
+    except Exception as error:  # damaged files make Pillow raise nearly anything, with the whole path in its messages
+        reason = getattr(error, "strerror", None) or "damaged or cut short"
+        raise ValueError(f"{name}: cannot be read as a picture ({reason})") from None
 
 
 def _check_pixels(height: int, width: int) -> None:
