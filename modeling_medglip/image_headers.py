@@ -293,7 +293,8 @@ def exif_orientation(exif: bytes, xmp: bytes = b"") -> int:
     if SIGNATURES["TIFF"].match(block):
         stream = io.BytesIO(block)
         order = "<" if block[:2] == b"II" else ">"
-        found = _directory(stream, _unpack(stream, 4, f"{order}I")[0], order, False)[0].get(ORIENTATION)
+        (offset,) = _unpack(stream, 4, f"{order}I")
+        found = _directory(stream, offset, order, False)[0].get(ORIENTATION) if offset else None
     if found is None and (match := XMP_ORIENTATION.search(xmp[:MAX_EXTRA_BYTES])):
         found = int(match[1])
     return valid_orientation(found or 1)

@@ -114,7 +114,8 @@ def _hide(values: NDArray, conditions: list[tuple[NDArray, int]]) -> None:
     hidden = np.ones(values.shape[:2], bool)
     for number, (part, wanted) in enumerate(conditions):
         hidden &= (part[..., number % 3] if part.ndim == 3 else part) == wanted
-    values[hidden] = 0
+    visible = ~hidden
+    np.multiply(values, visible[..., None] if values.ndim == 3 else visible, out=values)
 
 
 def _palette(image: Image.Image, transparency: bytes | None) -> NDArray:
