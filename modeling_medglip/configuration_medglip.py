@@ -4,12 +4,19 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable
+import json
+import math
+import os
+import re
+import stat
+from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import Any
 
 from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig, PreTrainedConfig
 from transformers.configuration_utils import SubConfigSpec
+from transformers.utils import cached_file
 
 
 MODALITIES: tuple[str, ...] = ("ct", "mri", "ultrasound", "xray", "dermoscopy", "endoscopy", "fundus")
@@ -65,6 +72,172 @@ def resolve_modality(name: str) -> str:
     if key in MODALITY_ALIASES:
         return MODALITY_ALIASES[key]
     raise ValueError(f"unknown modality {str(name)[:60]!r}: choose one of {', '.join(MODALITIES)}")
+
+
+# Files of a checkpoint: checked before any of them is read -----------------------------------------------------------
+
+# Arguments of `from_pretrained` that say where a folder or Hub id is looked up.
+HUB_OPTIONS = ("cache_dir", "revision", "token", "subfolder", "local_files_only", "force_download", "proxies")
+# Files that the loaders read, and the most bytes that a JSON file may have (a tokenizer's vocabulary is the largest).
+READ_SUFFIXES = (".json", ".safetensors", ".txt", ".jinja", ".model")
+MAX_JSON_BYTES, MAX_TOKENIZER_BYTES = 2**24, 2**26
+# Tokenizers read config.json too, without this module's configuration class.
+SETTINGS_FILES = ("config.json", "processor_config.json", "preprocessor_config.json")
+SHARD_NAME = re.compile(r"[\w.-]+\.safetensors")
+
+
+def check_checkpoint_files(source: Any, names: Iterable[str] = ("config.json",), **hub: Any) -> Path | None:
+    """Refuse a checkpoint whose files lie elsewhere, never end, or name weights that are not safetensors.
+
+    Args:
+        source (`str` or `Path`): a folder or a Hub id.
+        names (`Iterable[str]`, *optional*): of a Hub id, the files to fetch and to check.
+        hub: the arguments of `from_pretrained` that say where to look; others are ignored.
+
+    Returns:
+        the folder that holds the files; `None` if there is none yet, which the loader reports in its own words.
+
+    Raises:
+        `ValueError`: naming the file and what is wrong with it.
+    """
+    subfolder = hub.get("subfolder") or ""
+    if Path(str(source)).is_dir():
+        folder = Path(str(source), subfolder)
+    else:
+        options = {key: value for key, value in hub.items() if key in HUB_OPTIONS and value is not None}
+        found = [_fetched(source, name, options) for name in names]
+        if not any(found):
+            return None
+        folder = Path(next(file for file in found if file)).parent
+    for entry in sorted(folder.iterdir()) if folder.is_dir() else ():
+        if entry.name.endswith(READ_SUFFIXES):
+            _check_file(entry, folder)
+            if ".index" in entry.name and entry.suffix == ".json":
+                _check_index(entry)
+            elif entry.name in SETTINGS_FILES:
+                check_settings(_read_json(entry), entry.name)
+    return folder
+
+
+def _fetched(source: Any, name: str, options: dict[str, Any]) -> str | None:
+    """A file of a Hub id in the cache; `None` where it cannot be had."""
+    try:
+        return cached_file(str(source), name, _raise_exceptions_for_missing_entries=False, **options)
+    except (OSError, ValueError):
+        return None
+
+
+def _check_file(file: Path, folder: Path) -> None:
+    """One file that a loader may read: regular, inside its folder, of a bounded size."""
+    try:
+        status = os.stat(file)
+    except OSError:
+        raise ValueError(f"{file.name} cannot be read: a broken link, or no permission") from None
+    if stat.S_ISDIR(status.st_mode):
+        return
+    if not stat.S_ISREG(status.st_mode):
+        raise ValueError(f"{file.name} is no regular file")
+    home, target = folder.resolve(), file.resolve()
+    # The Hub's cache keeps the contents beside its snapshots and links to them.
+    caches = (parent.parent / "blobs" for parent in home.parents if parent.name == "snapshots")
+    if not any(target.is_relative_to(place) for place in (home, *caches)):
+        raise ValueError(f"{file.name} is a link out of the folder: put the file itself there")
+    limit = MAX_TOKENIZER_BYTES if file.name == "tokenizer.json" else MAX_JSON_BYTES
+    if file.suffix != ".safetensors" and status.st_size > limit:
+        raise ValueError(f"{file.name} has {status.st_size} bytes, more than {limit}")
+
+
+def _read_json(file: Path) -> dict[str, Any]:
+    """The object that a JSON file holds."""
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        raise ValueError(f"{file.name} cannot be read as JSON") from None
+    if not isinstance(content, dict):
+        raise ValueError(f"{file.name} cannot be read: it holds no JSON object")
+    return content
+
+
+def _check_index(file: Path) -> None:
+    """The shards that an index names are safetensors files of the same folder."""
+    try:
+        shards = set(_read_json(file)["weight_map"].values())
+    except (KeyError, TypeError, AttributeError):
+        raise ValueError(f"{file.name} is no index of a checkpoint") from None
+    for shard in shards:
+        if not isinstance(shard, str) or not SHARD_NAME.fullmatch(shard):
+            raise ValueError(
+                f"{file.name} names {str(shard)[:60]!r}: only plain names of .safetensors files in the same folder"
+            )
+
+
+# Sizes and settings of a configuration file: checked before anything is built from them ------------------------------
+
+MAX_DEPTH, MAX_VALUES, MAX_NUMBER = 16, 300_000, 2**20
+SIZE_LIMITS = {
+    "num_hidden_layers": 256, "num_layers": 256, "num_blocks": 256, "depths": 256, "depth": 256, "layers": 256,
+    "window_size": 128, "num_labels": 10_000,
+}  # fmt: skip
+# Settings that make transformers or timm read pickles, fetch code or go to the network.
+REFUSED_SETTINGS = (
+    "transformers_weights", "quantization_config", "fusion_config", "kernel_config", "model_args", "checkpoint_path",
+    "use_pretrained_backbone", "experts_implementation", "_experts_implementation",
+)  # fmt: skip
+ATTENTION = ("eager", "sdpa", "flex_attention")
+PRECISION = re.compile(r"(torch\.)?(auto|half|double|b?float(16|32|64)?)")
+PLAIN_NAME = re.compile(r"[\w.-]+")
+
+
+def check_settings(settings: Any, file: str = "config.json") -> None:
+    """Refuse settings of a checkpoint that are out of all proportion or that reach beyond its folder.
+
+    Args:
+        settings: what the JSON file holds.
+        file (`str`, defaults to `"config.json"`): the name for messages.
+
+    Raises:
+        `ValueError`: naming the setting and its value.
+    """
+    for count, (key, value) in enumerate(_settings_in(settings, file)):
+        if count > MAX_VALUES:
+            raise ValueError(f"{file} holds more than {MAX_VALUES} values")
+        if problem := _setting_problem(key, value):
+            raise ValueError(f"{file}: {key[:60]} {problem}")
+
+
+def _settings_in(settings: Any, file: str) -> Iterator[tuple[str, Any]]:
+    """Every value that is no container, and every dictionary, with its key; items of a list with the list's key."""
+    waiting = [(settings, "", 0)]
+    while waiting:
+        value, key, depth = waiting.pop()
+        if depth > MAX_DEPTH:
+            raise ValueError(f"{file} is nested more than {MAX_DEPTH} deep")
+        if isinstance(value, dict):
+            waiting.extend((part, str(name), depth + 1) for name, part in value.items())
+        if isinstance(value, (list, tuple)):
+            waiting.extend((part, key, depth + 1) for part in value)
+        else:
+            yield key, value
+
+
+def _setting_problem(key: str, value: Any) -> str | None:
+    """What is wrong with one value of a configuration file."""
+    if value is None or isinstance(value, bool) and not value:
+        return None
+    if key in REFUSED_SETTINGS:
+        return "is not allowed in a checkpoint: it can load or run what is not in the folder"
+    if key in ("attn_implementation", "_attn_implementation") and value not in ATTENTION:
+        return f"must be one of {', '.join(ATTENTION)}, not {str(value)[:60]!r}"
+    if key in ("dtype", "torch_dtype") and not PRECISION.fullmatch(str(value)):
+        return f"is no floating-point type: {str(value)[:60]!r}"
+    if key == "backbone" and isinstance(value, str) and not PLAIN_NAME.fullmatch(value):
+        return f"must be the name of an architecture, not {value[:60]!r}"
+    if isinstance(value, float) and not math.isfinite(value):
+        return f"is not finite: {value}"
+    limit = SIZE_LIMITS.get(key, MAX_NUMBER)
+    if isinstance(value, (int, float)) and abs(value) > limit:
+        return f"is out of range: {value:.6g} is more than {limit}"
+    return None
 
 
 @strict
@@ -211,11 +384,31 @@ class MedGlipConfig(PreTrainedConfig):
         super().__post_init__(**kwargs)
 
     @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: Any, **kwargs: Any) -> Any:
+        """As `PreTrainedConfig.from_pretrained`, after a look at the files.
+
+        Raises:
+            `ValueError`: see [`check_checkpoint_files`].
+        """
+        check_checkpoint_files(pretrained_model_name_or_path, **kwargs)
+        return super().from_pretrained(pretrained_model_name_or_path, **kwargs)
+
+    @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
         """As `PreTrainedConfig.from_dict`; `modalities=` chooses among the checkpoint's experts, by any of their
-        names."""
+        names.
+
+        Raises:
+            `ValueError`: a setting is of a wrong type, out of all proportion, or reaches beyond the checkpoint.
+        """
         wanted = kwargs.pop("modalities", None)
-        loaded = super().from_dict(config_dict, **kwargs)
+        check_settings(config_dict)
+        try:
+            loaded = super().from_dict(config_dict, **kwargs)
+        except ValueError:
+            raise
+        except Exception as error:  # a wrong type makes validators and sub-configurations raise nearly anything
+            raise ValueError(f"config.json does not describe a MedGLIP model: {error}") from error
         if wanted is None:
             return loaded
         names = [wanted] if isinstance(wanted, str) else list(wanted)
@@ -227,6 +420,8 @@ class MedGlipConfig(PreTrainedConfig):
         """Check the modalities and that all experts give features of one width."""
         if not self.modalities:
             raise ValueError(f"a checkpoint needs at least one modality of {', '.join(MODALITIES)}")
+        if not all(isinstance(token, int) and token >= 0 for token in self.separator_token_ids):
+            raise ValueError(f"separator_token_ids must be token ids, got {self.separator_token_ids!r}")
         if self.text_attention not in ("prompt", "label"):
             raise ValueError(f"text_attention must be 'prompt' or 'label', got {self.text_attention!r}")
         heads = [self.expert_head_config(name) for name in self.modalities]

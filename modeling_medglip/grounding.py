@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from transformers.image_processing_utils import BatchFeature
 
-from .configuration_medglip import resolve_modality
+from .configuration_medglip import check_checkpoint_files, resolve_modality
 from .errors import CheckpointError, MedGlipError, PickledCheckpointError, UsageError, one_line
 from .image_processing_medglip import modality_contradiction
 from .modeling_medglip import CONVERT_PICKLE, PICKLED, MedGlipForObjectDetection
@@ -165,12 +165,12 @@ def _pickled(name: str, file: str) -> PickledCheckpointError:
 def _check_folder(folder: Path, name: str) -> None:
     """Look at a checkpoint folder before anything is loaded from it."""
     try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        kind = config.get("model_type")
+        check_checkpoint_files(folder)
+        kind = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type")
     except FileNotFoundError:
         raise CheckpointError(f"checkpoint {name}: the folder has no config.json") from None
-    except (OSError, ValueError, AttributeError):
-        raise CheckpointError(f"checkpoint {name}: config.json cannot be read") from None
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"checkpoint {name}: {one_line(error)}") from None
     if kind != "med-glip":
         raise CheckpointError(f"checkpoint {name}: is a {one_line(kind, 40)!r} model, not med-glip")
     if not any(folder.glob("*.safetensors")):

@@ -14,7 +14,7 @@ from transformers.image_processing_utils import BaseImageProcessor, BatchFeature
 from transformers.processing_utils import ImagesKwargs
 from transformers.utils import logging
 
-from .configuration_medglip import resolve_modality
+from .configuration_medglip import check_checkpoint_files, check_settings, resolve_modality
 from .processing_medglip import detect, phrase_tokens
 
 
@@ -22,6 +22,8 @@ logger = logging.get_logger(__name__)
 
 # A picture of this size takes about 2 GB while it is prepared.
 MAX_PIXELS = 2**26
+# Longest side in pixels of the model's input.
+MAX_SIDE = 4096
 # Formats that are plain pictures. Pillow knows others that start programs (EPS) or that nobody needs here.
 PICTURE_FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "GIF", "WEBP", "PPM")
 # Bits that detectors and cameras store a grey level in.
@@ -446,6 +448,26 @@ def router_scores(features: np.ndarray, router: dict[str, Any]) -> dict[str, flo
     return dict(zip(router["classes"], hidden.tolist(), strict=True))
 
 
+def _check_router(router: dict[str, Any]) -> None:
+    """Check that the tables of a router fit together.
+
+    Raises:
+        `ValueError`: they do not.
+    """
+    try:
+        width = np.asarray(router["mean"], dtype=np.float64).shape
+        fits = len(width) == 1 and np.asarray(router["scale"], dtype=np.float64).shape == width
+        for layer in router["layers"]:
+            weight, bias = (np.asarray(layer[key], dtype=np.float64) for key in ("weight", "bias"))
+            fits = fits and weight.ndim == 2 and weight.shape[1:] == width and bias.shape == weight.shape[:1]
+            width = bias.shape
+        names = [resolve_modality(name) for name in router["classes"]]
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"the router's tables are damaged ({error})") from None
+    if not fits or width != (len(names),) or len(set(names)) != len(names):
+        raise ValueError("the router's tables do not fit together")
+
+
 def softmax_of(scores: dict[str, float]) -> dict[str, float]:
     """Softmax over the values of a dictionary."""
     weights = {name: math.exp(score - max(scores.values())) for name, score in scores.items()}
@@ -564,11 +586,41 @@ class MedGlipImageProcessor(BaseImageProcessor):
         self.modality_settings = {resolve_modality(name): self._complete(name, part) for name, part in given.items()}
         if not self.modality_settings:
             raise ValueError("modality_settings is empty: name at least one modality")
+        if not 1 <= int(size_divisor) <= MAX_SIDE:
+            raise ValueError(f"size_divisor must be 1 to {MAX_SIDE}, not {size_divisor}")
         self.size_divisor = int(size_divisor)
         self.return_pixel_mask = return_pixel_mask
+        if router is not None:
+            _check_router(router)
         self.router = router
         self.router_warning = router_warning
         self.modality = modality if modality == "auto" else self.resolve(modality)
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: Any, **kwargs: Any) -> Any:
+        """As `ImageProcessingMixin.from_pretrained`, after a look at the files.
+
+        Raises:
+            `ValueError`: see [`check_checkpoint_files`].
+        """
+        names = ("processor_config.json", "preprocessor_config.json")
+        check_checkpoint_files(pretrained_model_name_or_path, names, **kwargs)
+        return super().from_pretrained(pretrained_model_name_or_path, **kwargs)
+
+    @classmethod
+    def from_dict(cls, image_processor_dict: dict[str, Any], **kwargs: Any) -> Any:
+        """As `ImageProcessingMixin.from_dict`.
+
+        Raises:
+            `ValueError`: a setting is of a wrong type or out of all proportion.
+        """
+        check_settings(image_processor_dict, "processor_config.json")
+        try:
+            return super().from_dict(image_processor_dict, **kwargs)
+        except ValueError:
+            raise
+        except Exception as error:  # a wrong type makes nearly anything
+            raise ValueError(f"processor_config.json does not describe an image processor: {error}") from error
 
     @property
     def backend(self) -> str:
@@ -584,7 +636,16 @@ class MedGlipImageProcessor(BaseImageProcessor):
                 raise ValueError(f"{key} of {name} must be one of {', '.join(choices)}, not {settings[key]!r}")
         if settings["intensity"] == "hounsfield" and len(settings.get("windows") or ()) not in (1, 3):
             raise ValueError(f"{name} needs one or three windows of centre and width in HU")
+        sides = [side for side in settings["size"].values() if side is not None]
+        if not all(isinstance(side, int) and 0 < side <= MAX_SIDE for side in sides):
+            raise ValueError(f"size of {name} must hold sides of 1 to {MAX_SIDE} pixels, not {settings['size']}")
         resized_size(1, 1, settings["size"])
+        for key in ("mean", "std", "percentiles"):
+            numbers = np.asarray(settings[key], dtype=np.float64)
+            if numbers.shape != ((2,) if key == "percentiles" else (3,)) or not np.isfinite(numbers).all():
+                raise ValueError(f"{key} of {name} must be {3 - (key == 'percentiles')} finite numbers")
+        if np.asarray(settings.get("windows") or [[0, 1]], dtype=np.float64).shape[1:] != (2,):
+            raise ValueError(f"windows of {name} must be pairs of centre and width in HU")
         return settings
 
     def resolve(self, modality: str) -> str:

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
+from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from torchvision.ops import box_iou, deform_conv2d, drop_block2d, generalized_box_iou_loss
 from transformers import AutoBackbone, AutoModel, BertConfig, PreTrainedModel
@@ -26,22 +27,24 @@ from transformers.models.bert.modeling_bert import BertLayer
 from transformers.utils import ModelOutput, can_return_tuple
 
 from .configuration_medglip import (
+    HUB_OPTIONS,
     MODALITIES,
     MedGlipConfig,
     MedGlipHeadConfig,
+    check_checkpoint_files,
     merge_hierarchies,
     resolve_modality,
 )
 
 
-# What a folder or Hub id is looked up with: kept for the configuration too, above all the promise to stay offline.
-HUB_OPTIONS = ("cache_dir", "revision", "token", "subfolder", "local_files_only", "force_download", "proxies")
 # Names of pickled checkpoints, which can run code when they are read, and what to do about one.
 PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 CONVERT_PICKLE = (
     "where you trust it, convert it to safetensors first: "
     'safetensors.torch.save_file(torch.load(file, weights_only=True), "model.safetensors")'
 )
+# How many more parameters than its files hold a configuration may describe, before the lack is told tensor by tensor.
+SPARE_PARAMETERS = 2**27
 # The logit of a region outside its own image: its probability is exactly 0 in float32.
 OUTSIDE_LOGIT = -50000.0
 # Box regression of GLIP: weights of the deltas and the largest log ratio of sizes.
@@ -504,7 +507,7 @@ class MedGlipExpert(nn.Module):
         head = config.expert_head_config(modality)
         text_dim = head.text_dim or config.text_config.hidden_size
         attention = getattr(config.text_config, "_attn_implementation", None) or "eager"
-        self.backbone = AutoBackbone.from_config(config.expert_backbone_config(modality))
+        self.backbone = AutoBackbone.from_config(config.expert_backbone_config(modality), trust_remote_code=False)
         if hasattr(self.backbone, "swin"):
             # The pyramid reads the stages' own norms; this one would be computed for nothing and get no gradient.
             self.backbone.swin.layernorm = nn.Identity()
@@ -742,14 +745,16 @@ class MedGlipPreTrainedModel(PreTrainedModel):
             modalities (`list[str]`, *optional*): the experts to load; the others' tensors are not read.
 
         Raises:
-            `ValueError`: tensors are missing, left over or of another shape, or the expert is not in the checkpoint.
+            `ValueError`: tensors are missing, left over or of another shape, the expert is not in the checkpoint, or
+                a file or setting of the checkpoint is refused.
             `OSError`: there is no safetensors file.
         """
         modalities = kwargs.pop("modalities", None)
         with_info = kwargs.pop("output_loading_info", False)
-        if kwargs.setdefault("use_safetensors", True) is not True:
-            raise ValueError("only safetensors are read: leave use_safetensors out")
-        _refuse_pickles(pretrained_model_name_or_path)
+        if kwargs.get("use_safetensors") in (False, 0) or kwargs.get("gguf_file") is not None:
+            raise ValueError("only safetensors are read: leave use_safetensors and gguf_file out")
+        kwargs["use_safetensors"] = True
+        _check_checkpoint(pretrained_model_name_or_path, kwargs)
         if modalities is not None:
             names = [modalities] if isinstance(modalities, str) else list(modalities)
             config = kwargs.pop("config", None)
@@ -757,11 +762,22 @@ class MedGlipPreTrainedModel(PreTrainedModel):
                 hub = {k: kwargs[k] for k in HUB_OPTIONS if k in kwargs}
                 config = cls.config_class.from_pretrained(pretrained_model_name_or_path, **hub)
             kwargs["config"] = config.for_modalities(names)
-        model, info = super().from_pretrained(pretrained_model_name_or_path, *args, output_loading_info=True, **kwargs)
+        try:
+            model, info = super().from_pretrained(
+                pretrained_model_name_or_path, *args, output_loading_info=True, **kwargs
+            )
+        except SafetensorError as error:
+            raise ValueError(f"checkpoint {pretrained_model_name_or_path}: no safetensors ({error})") from error
         if kwargs.get("ignore_mismatched_sizes"):
             info["mismatched_keys"].clear()
         model._require_complete(info, str(pretrained_model_name_or_path))
         return (model, info) if with_info else model
+
+    @staticmethod
+    def _load_pretrained_model(model: Any, state_dict: Any, checkpoint_files: Any, *args: Any, **kwargs: Any) -> Any:
+        """As `PreTrainedModel._load_pretrained_model`, which allocates the model that so far holds no numbers."""
+        _check_parameters(model, checkpoint_files or [])
+        return PreTrainedModel._load_pretrained_model(model, state_dict, checkpoint_files, *args, **kwargs)
 
     def _require_complete(self, info: Any, source: str) -> None:
         for problem, keys in (
@@ -793,13 +809,44 @@ class MedGlipPreTrainedModel(PreTrainedModel):
         return super().save_pretrained(save_directory, *args, **kwargs)
 
 
-def _refuse_pickles(path: Any) -> None:
-    folder = Path(str(path))
-    if not folder.is_dir() or any(folder.glob("*.safetensors")):
+def _check_checkpoint(source: Any, options: dict[str, Any]) -> None:
+    """Look at the files of a folder or Hub id before transformers reads any of them.
+
+    Raises:
+        `ValueError`: see [`check_checkpoint_files`]; or an adapter, which transformers would load from a pickle too;
+            or no weights but pickled ones.
+    """
+    ending = f".{options['variant']}.json" if options.get("variant") else ".json"
+    names = ("config.json", "adapter_config.json", f"model.safetensors.index{ending}")
+    folder = check_checkpoint_files(source, names, **options)
+    if (options.get("adapter_kwargs") or {}).get("_adapter_model_path") or (
+        folder is not None and (folder / "adapter_config.json").exists()
+    ):
+        raise ValueError(f"{source}: holds an adapter (adapter_config.json): give the checkpoint it was trained on")
+    if folder is None or not Path(str(source)).is_dir():
         return
+    if any(folder.glob("shard-*-model-*.safetensors")):
+        raise ValueError(f"{folder}: holds the shards of a distributed run: save the model with save_pretrained")
     pickled = sorted(file.name for pattern in PICKLED for file in folder.glob(pattern))
-    if pickled:
+    if pickled and not any(folder.glob("*.safetensors")):
         raise ValueError(f"{folder}: {pickled[0]} is a pickled checkpoint and is not opened; {CONVERT_PICKLE}")
+
+
+def _check_parameters(model: nn.Module, files: Sequence[str]) -> None:
+    """Compare the parameters that a configuration describes with those in the files.
+
+    Raises:
+        `ValueError`: the files are no safetensors, or the model is far larger than they are.
+    """
+    held = 0
+    for file in files:
+        if not str(file).endswith(".safetensors"):
+            raise ValueError(f"{Path(file).name}: only safetensors are read; {CONVERT_PICKLE}")
+        with safe_open(file, framework="pt") as tensors:
+            held += sum(math.prod(tensors.get_slice(key).get_shape()) for key in tensors.keys())  # noqa: SIM118
+    described = sum(tensor.numel() for tensor in model.state_dict().values())
+    if described > held + SPARE_PARAMETERS:
+        raise ValueError(f"config.json describes {described} parameters, but the files hold only {held}")
 
 
 class MedGlipModel(MedGlipPreTrainedModel):
@@ -808,7 +855,7 @@ class MedGlipModel(MedGlipPreTrainedModel):
     def __init__(self, config: MedGlipConfig) -> None:
         super().__init__(config)
         text_kwargs = {"add_pooling_layer": False} if config.text_config.model_type in ("bert", "roberta") else {}
-        self.text_model = AutoModel.from_config(config.text_config, **text_kwargs)
+        self.text_model = AutoModel.from_config(config.text_config, trust_remote_code=False, **text_kwargs)
         self.experts = nn.ModuleDict({name: MedGlipExpert(config, name) for name in config.modalities})
         self.post_init()
         self._ignore_other_experts()

@@ -12,10 +12,15 @@ from transformers.image_processing_utils import BatchFeature
 from transformers.processing_utils import ProcessorMixin
 from transformers.utils import logging
 
+from .configuration_medglip import check_checkpoint_files
+
 
 logger = logging.get_logger(__name__)
 
 SEPARATOR = ". "
+# Most labels, and most tokens of a prompt, that a processor can be set to.
+MAX_TEXT = 100_000
+PROCESSOR_FILES = ("processor_config.json", "tokenizer_config.json", "tokenizer.json")
 CANDIDATES_PER_LEVEL = 1000
 UNKNOWN_LABEL = "label {!r} has no word that the language encoder knows: boxes mean nothing"
 # A dot or comma between two digits belongs to a number ("1.5 cm"), any other ends a label.
@@ -298,10 +303,32 @@ class MedGlipProcessor(ProcessorMixin):
     ) -> None:
         if not getattr(tokenizer, "is_fast", False):
             raise ValueError("the tokenizer must be a fast one: label spans need its character offsets")
+        for name, value in (("max_labels", max_labels), ("max_text_tokens", max_text_tokens)):
+            if not isinstance(value, int) or not 0 < value <= MAX_TEXT:
+                raise ValueError(f"{name} must be a whole number of 1 to {MAX_TEXT}, not {value!r}")
         super().__init__(image_processor, tokenizer)
         self.max_labels = max_labels
         self.max_text_tokens = max_text_tokens
         self.final_separator = final_separator
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Any:
+        """As `ProcessorMixin.from_pretrained`, after a look at the files; code of the checkpoint is run only where the
+        caller passes `trust_remote_code=True`.
+
+        Raises:
+            `ValueError`: see [`check_checkpoint_files`], or the files describe no processor. `OSError`: there are
+                none.
+        """
+        check_checkpoint_files(pretrained_model_name_or_path, PROCESSOR_FILES, **kwargs)
+        if kwargs.get("trust_remote_code") is None:
+            kwargs["trust_remote_code"] = False  # or transformers asks on the terminal
+        try:
+            return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
+        except (OSError, ValueError, ImportError):
+            raise
+        except Exception as error:  # the tokenizer's parser raises bare exceptions
+            raise ValueError(f"{pretrained_model_name_or_path}: its processor cannot be loaded: {error}") from error
 
     @property
     def model_input_names(self) -> list[str]:

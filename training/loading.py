@@ -31,7 +31,7 @@ def load_checkpoint(
     folder = Path(name)
     if (folder / "adapter_config.json").is_file():
         raise ValueError(f"{name}: is an adapter: give the checkpoint that it was trained on")
-    if folder.is_dir() and not (folder / "config.json").is_file():
+    if folder.is_dir() and not (folder / "config.json").exists():
         raise ValueError(f"{name}: holds no checkpoint (no config.json)")
     chosen = {} if modalities is None else {"modalities": list(modalities)}
     try:

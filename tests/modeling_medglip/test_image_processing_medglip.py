@@ -474,9 +474,39 @@ def test_boxes_and_classes_must_be_as_many() -> None:
 # Settings and saving -------------------------------------------------------------------------------------------------
 
 
+SMALL_ROUTER = {
+    "classes": ["ct"], "mean": [0.0, 0.0], "scale": [1.0, 1.0], "layers": [{"weight": [[1.0, 2.0]], "bias": [0.0]}],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"modality_settings": {"ct": {"size": {"height": 100_000, "width": 100_000}}}}, "sides of 1 to 4096 pixels"),
+        ({"modality_settings": {"ct": {"size": {"shortest_edge": 10**5}}}}, "sides of 1 to 4096 pixels"),
+        ({"modality_settings": {"ct": {"size": {"height": "512", "width": 512}}}}, "sides of 1 to 4096 pixels"),
+        ({"modality_settings": {"ct": {"windows": [[1, 2, 3]]}}}, "pairs of centre and width"),
+        ({"modality_settings": {"ct": {"windows": [[0, 1]] * 5000}}}, "one or three windows"),
+        ({"modality_settings": {"ct": {"mean": [0.5]}}}, "mean of ct must be 3 finite numbers"),
+        ({"modality_settings": {"ct": {"std": [float("nan")] * 3}}}, "std .*finite"),
+        ({"modality_settings": {"ct": {"percentiles": [1, 2, 3]}}}, "percentiles of ct must be 2 finite numbers"),
+        ({"size_divisor": 10**5}, "size_divisor must be 1 to 4096"),
+        ({"router": {"classes": ["ct"]}}, "router's tables are damaged"),
+        ({"router": {**SMALL_ROUTER, "scale": [1.0]}}, "router's tables do not fit"),
+        ({"router": {**SMALL_ROUTER, "classes": ["ct", "mri"]}}, "router's tables do not fit"),
+        ({"router": {**SMALL_ROUTER, "layers": [{"weight": [[1.0]], "bias": [0.0]}]}}, "router's tables do not fit"),
+    ],
+)
+def test_settings_out_of_proportion(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        MedGlipImageProcessor(**settings)
+    with pytest.raises(ValueError, match=message):
+        MedGlipImageProcessor.from_dict(settings)
+
+
 def test_saved_and_loaded(tmp_path: Path) -> None:
     settings = {"fundus": {"size": {"height": 64, "width": 96}, "mean": [0.1, 0.2, 0.3]}, "CT": {}}
-    ours = MedGlipImageProcessor("retina", settings, router={"classes": ["ct"]}, router_warning=0.5)
+    ours = MedGlipImageProcessor("retina", settings, router=SMALL_ROUTER, router_warning=0.5)
     ours.save_pretrained(tmp_path)
     again = MedGlipImageProcessor.from_pretrained(tmp_path)
     assert again.to_dict() == ours.to_dict() and again.modality == "fundus"
