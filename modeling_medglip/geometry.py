@@ -72,7 +72,8 @@ class Volume:
         """Stored numbers of any shape -> their values; float32 unless they are the numbers themselves."""
         if self.slope == 1 and self.intercept == 0:
             return stored
-        return stored.astype(np.float32) * np.float32(self.slope) + np.float32(self.intercept)
+        with np.errstate(over="ignore", invalid="ignore"):  # damaged numbers become infinite, without a warning
+            return stored.astype(np.float32) * np.float32(self.slope) + np.float32(self.intercept)
 
 
 @dataclass(frozen=True)

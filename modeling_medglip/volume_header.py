@@ -26,6 +26,8 @@ MAX_LENGTH = 2**15
 EXPANSION = {"raw": 1.0, "gzip": 1100.0, "bzip2": 2.0**21, "text": 4.0, "hex": 0.5}
 # Voxels of other sizes (mm), and volumes further away, are damaged headers.
 SMALLEST, LARGEST, FARTHEST = 1e-6, 1e5, 1e7
+# Values are 32-bit floating-point numbers.
+LARGEST_RESCALE = 1e30
 UNORIENTED = "its header says nothing of orientation: left and right may be wrong; state the axes (--axes) to be sure"
 UNSPACED = "its header says nothing of the size of voxels: they are taken as 1 mm, and mm are wrong if they are not"
 Shape = tuple[int, int, int]
@@ -84,8 +86,8 @@ class VolumeHeader:
     def __post_init__(self) -> None:
         _check_shape(self)
         _check_affine(self.shape, self.affine)
-        if not np.isfinite([self.slope, self.intercept]).all():
-            raise VolumeError("states a slope or intercept that is not finite", "unreadable")
+        if not all(abs(number) <= LARGEST_RESCALE for number in (self.slope, self.intercept)):
+            raise VolumeError("states a slope or intercept that is enormous or not finite", "unreadable")
         _check_file(self)
 
     @property

@@ -11,9 +11,9 @@ import numpy as np
 from .errors import MedGlipError, UsageError, one_line
 from .geometry import Volume
 from .reading import DICOM_ENDINGS
-from .volume_header import UNORIENTED
 from .volume_source import VolumeSource, open_volume
-from .volumes import is_volume_file, lps_affine, unit_note
+from .volumes import is_volume_file
+from .volumes_nifti import image_notes, lps_affine
 
 
 def as_source(volume: Any, number: int | None = None) -> VolumeSource:
@@ -77,10 +77,9 @@ def _of_nibabel(image: Any, number: int | None) -> VolumeSource:
         source = VolumeSource(Volume(np.asanyarray(stored[(..., *place)]), lps_affine(image), *line))
     except ValueError as error:
         raise UsageError(f"the image cannot be used: {one_line(error)}") from None
+    source.notes = image_notes(image)
     if "xyzt_units" in getattr(image, "header", ()):
-        source.nifti_header, source.notes = image.header.copy(), unit_note(image.header)
-    elif type(image).__name__ == "AnalyzeImage":  # Analyze 7.5, which cannot say how the patient lies
-        source.notes = (UNORIENTED,)
+        source.nifti_header = image.header.copy()
     return source
 
 

@@ -19,7 +19,7 @@ from .geometry import Volume
 from .volume_header import MAX_BYTES, Shape, VolumeError, VolumeHeader
 from .volume_voxels import VolumeSlices
 from .volumes_itk import meta_header
-from .volumes_nifti import lps_affine, nifti_header, unit_note
+from .volumes_nifti import nifti_header
 from .volumes_nrrd import nrrd_header
 
 
@@ -142,9 +142,7 @@ __all__ = [
     "VolumeFile",
     "VolumeHeader",
     "is_volume_file",
-    "lps_affine",
     "read_header",
     "read_volume",
-    "unit_note",
     "volume_header",
 ]

@@ -66,6 +66,24 @@ def lps_affine(image: Any) -> NDArray[np.float64]:
     return _lps_mm(np.asarray(image.affine, dtype=np.float64), getattr(image, "header", None))
 
 
+def image_notes(image: Any) -> tuple[str, ...]:
+    """Return what should be known of an image of nibabel, one line each, as of a file.
+
+    Args:
+        image: of any of nibabel's formats; Analyze 7.5 says nothing of orientation, unless a `.mat` file does.
+    """
+    from nibabel.analyze import AnalyzeHeader
+
+    header: Any = getattr(image, "header", None)
+    if not isinstance(header, AnalyzeHeader):  # NIfTI's header is one, too
+        return ()
+    affine = np.asarray(image.affine, dtype=np.float64)
+    if "xyzt_units" not in header.keys():
+        return (UNORIENTED,) if np.allclose(affine, header.get_best_affine()) else ()
+    coded = int(header["sform_code"]) > 0 or int(header["qform_code"]) > 0
+    return (*(_orientation_note(affine) if coded else (UNORIENTED,)), *unit_note(header))
+
+
 def unit_note(header: Any) -> tuple[str, ...]:
     """Return what should be known of the unit of a NIfTI header: nothing of mm."""
     code = int(header["xyzt_units"]) & 7
@@ -205,4 +223,4 @@ def _qform(header: Any) -> NDArray[np.float64]:
     return qform
 
 
-__all__ = ["lps_affine", "nifti_header", "unit_note"]
+__all__ = ["image_notes", "lps_affine", "nifti_header", "unit_note"]

@@ -121,6 +121,7 @@ def test_voxels_do_not_begin_in_the_header(ending: str, tmp_path: Path) -> None:
         ({"pixdim": [1e-30, 1, 1]}, "a size or a place that no volume has"),
         ({"pixdim": [1e30, 1, 1]}, "a size or a place that no volume has"),
         ({"inter": float("nan"), "slope": 2.0}, "not finite"),
+        ({"slope": 3e38}, "enormous or not finite"),
         ({"magic": b"ni1\0"}, "header of a pair of files"),
         ({"magic": b"\0\0\0\0"}, "its magic is missing"),
     ],
@@ -187,8 +188,12 @@ def test_voxels_of_half_a_micrometer(tmp_path: Path) -> None:
     assert open_volume(tmp_path / "a.nii").grid.spacing == pytest.approx([5e-4] * 3)
 
 
-def test_analyze_says_nothing_of_orientation() -> None:
-    assert as_source(nibabel.AnalyzeImage(ARRAY, TURNED)).notes == (UNSTATED,)
+def test_images_of_nibabel_that_say_nothing_of_orientation(tmp_path: Path) -> None:
+    nibabel.save(nibabel.AnalyzeImage(ARRAY, None), tmp_path / "a.img")
+    assert as_source(nibabel.load(tmp_path / "a.img")).notes == (UNSTATED,)
+    for form, expected in (("none", (UNSTATED,)), ("sform", ()), ("qform", ())):
+        path = nifti(tmp_path / f"{form}.nii", form=form)
+        assert as_source(nibabel.load(path)).notes == open_volume(path).notes == expected
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,7 @@ import pytest
 pytest.importorskip("gradio")
 
 from modeling_medglip import default_checkpoint, load_taxonomy  # noqa: E402
+from modeling_medglip.errors import MedGlipError  # noqa: E402
 from modeling_medglip.geometry import PLANES  # noqa: E402
 from modeling_medglip.results import GroundedBox  # noqa: E402
 from modeling_medglip.run_report import checkpoint_info  # noqa: E402
@@ -243,3 +244,16 @@ def test_sweeping_spares_what_is_in_use(tmp_path: Path) -> None:
 def test_upload_that_was_swept_away_is_told(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="deleted from the server: upload the file again"):
         Source(tmp_path / "gone.png").picture()
+
+
+@pytest.mark.parametrize("name", ["a.nhdr", "a.mhd"])
+def test_an_upload_cannot_name_another_file(name: str, tmp_path: Path) -> None:
+    (tmp_path / "d.raw").write_bytes(bytes(27))
+    head = "NRRD0004\ntype: uchar\ndimension: 3\nsizes: 3 3 3\nencoding: raw\ndata file: d.raw\n"
+    if name == "a.mhd":
+        head = "NDims = 3\nDimSize = 3 3 3\nElementType = MET_UCHAR\nElementDataFile = d.raw\n"
+    (tmp_path / name).write_text(head, encoding="utf-8")
+    source = Source(tmp_path / name)
+    for read in (source.volume_grid, lambda: source.volume(from_environment({}))):
+        with pytest.raises(MedGlipError, match="has its voxels in another file"):
+            read()
