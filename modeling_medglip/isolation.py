@@ -23,7 +23,16 @@ from numpy.typing import NDArray
 from .dicom_folder import MAX_FILES, FoundSeries, find_series, holds_slices, open_series
 from .errors import MedGlipError, UsageError, one_line
 from .geometry import Volume, cut, picture_count, to_lps
-from .isolation_answers import checked, grid_of, image_of, nifti_header_of, received, series_of, slice_of
+from .isolation_answers import (
+    AnswerTooLarge,
+    checked,
+    grid_of,
+    image_of,
+    nifti_header_of,
+    received,
+    series_of,
+    slice_of,
+)
 from .modalities import MODALITIES
 from .reading import DICOM_ENDINGS, ReadImage, read_image
 from .volume_source import VolumeSource, open_volume
@@ -35,7 +44,7 @@ START_SECONDS = 120.0
 # Runs the worker with this process's own search path, and nothing that the environment or the folder adds to it.
 START = (
     "import json, sys; sys.path[:] = json.loads(sys.argv[1]); "
-    "import importlib; importlib.import_module(sys.argv[2]).serve(int(sys.argv[3]))"
+    "import importlib; importlib.import_module(sys.argv[2]).serve(*map(int, sys.argv[3:]))"
 )
 ENVIRONMENT = {
     "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "2",
@@ -47,7 +56,8 @@ class ReaderLimits:
     """What one request to a [`ReaderProcess`] may take.
 
     Attributes:
-        memory_mb (`int`, *optional*, defaults to 2048): address space in MiB, on Linux; a volume adds what it needs.
+        memory_mb (`int`, *optional*, defaults to 2048): address space in MiB, on Linux.
+        volume_mb (`int`, *optional*, defaults to 16384): most that open volumes add to it; they add what they need.
         seconds (`float`, *optional*, defaults to 10): time for any request.
         seconds_per_mb (`float`, *optional*, defaults to 0.25): more time for every MiB of the files.
         seconds_per_file (`float`, *optional*, defaults to 0.1): more time for every file of a folder.
@@ -55,6 +65,7 @@ class ReaderLimits:
     """
 
     memory_mb: int = 2048
+    volume_mb: int = 16384
     seconds: float = 10.0
     seconds_per_mb: float = 0.25
     seconds_per_file: float = 0.1
@@ -228,7 +239,8 @@ class ReaderProcess(Reader):
         return answer, array
 
     def _start(self) -> None:
-        command = [sys.executable, "-I", "-c", START, json.dumps(sys.path), self.worker, str(self.limits.memory_mb)]
+        memory = (str(self.limits.memory_mb), str(self.limits.volume_mb))
+        command = [sys.executable, "-I", "-c", START, json.dumps(sys.path), self.worker, *memory]
         self._process = subprocess.Popen(
             command,
             stdin=subprocess.PIPE,
@@ -280,6 +292,9 @@ class ReaderProcess(Reader):
             status = process.wait()
             self.close()
             raise self._ended(name, seconds if late.is_set() else None, status) from None
+        except AnswerTooLarge:
+            self.close()
+            raise VolumeError(f"{name}: has more than {self.limits.answer_mb} MB of pixels", "too_large") from None
         except BaseException:  # what comes next in the pipe belongs to this request
             self.close()
             raise

@@ -7,6 +7,7 @@ import json
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import fields
 from pathlib import Path, PurePath
 from typing import Any, BinaryIO, cast
 
@@ -25,6 +26,10 @@ from .volumes import VolumeError
 
 MAX_HEADER_BYTES = 2**26
 DTYPES = tuple(np.dtype(kind) for kind in "bBhHiIlLqQefdg")
+
+
+class AnswerTooLarge(Exception):
+    """The array of an answer is larger than what is taken."""
 
 
 @contextmanager
@@ -46,7 +51,7 @@ def received(stream: Any, most: int) -> tuple[dict[str, Any], NDArray]:
         most (`int`): bytes of the largest array that is taken.
 
     Raises:
-        `EOFError`: it ends too early, or is no answer.
+        `EOFError`: it ends too early, or is no answer. `AnswerTooLarge`: its array is too large.
     """
     length = int.from_bytes(_exactly(stream, 4), "big")
     if length > MAX_HEADER_BYTES:
@@ -56,12 +61,14 @@ def received(stream: Any, most: int) -> tuple[dict[str, Any], NDArray]:
         shape = [int(side) for side in header.get("shape", (0,))]
         dtype = np.dtype(str(header.get("dtype", "|u1")))
         size = math.prod(shape) * dtype.itemsize
-        valid = dtype in DTYPES and len(shape) <= 3 and min(shape) >= 0 and size <= most
+        valid = dtype in DTYPES and len(shape) <= 3 and min(shape) >= 0
         valid = valid and isinstance(header.get("peak_mb", 0), int) and isinstance(header.get("error", {}), dict)
     except (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError):
         raise EOFError from None
     if not valid:
         raise EOFError
+    if size > most:
+        raise AnswerTooLarge
     array = np.empty(shape, dtype, order="F" if header.get("order") == "F" else "C")
     _fill(stream, memoryview(cast(Any, array.ravel(order="K"))).cast("B") if size else memoryview(b""))
     return header, array
@@ -88,15 +95,24 @@ def image_of(stated: Any, pixels: NDArray) -> ReadImage:
     if pixels.ndim not in (2, 3) or (pixels.ndim == 3 and pixels.shape[2] != 3):
         raise ValueError(pixels.shape)
     check_pixels(pixels.shape[1], pixels.shape[0])
-    modality, shown = stated["modality"], stated["photometric_interpretation"]
-    return ReadImage(
-        pixels,
-        one_line(stated["file"], 120),
-        modality if modality in MODALITIES else None,
-        None if stated["spacing_mm"] is None else _spacing(*stated["spacing_mm"]),
-        shown if shown in GREY else None,
-        tuple(one_line(note, 500) for note in stated["warnings"]),
-    )
+    values = {field.name: _plain(stated[field.name]) for field in fields(ReadImage) if field.name != "pixels"}
+    values["modality"] = values["modality"] if values["modality"] in MODALITIES else None
+    shown = values["photometric_interpretation"]
+    values["photometric_interpretation"] = shown if shown in GREY else None
+    if values["spacing_mm"] is not None:
+        values["spacing_mm"] = _spacing(*values["spacing_mm"])
+    return ReadImage(pixels, **values)
+
+
+def _plain(value: Any) -> Any:
+    """Printable text, numbers, and lists of both as tuples."""
+    if isinstance(value, str):
+        return one_line(value, 500)
+    if isinstance(value, list):
+        return tuple(_plain(item) for item in value)
+    if value is None or isinstance(value, (int, float)):
+        return value
+    raise TypeError(type(value).__name__)
 
 
 def _spacing(along_x: Any, along_y: Any) -> tuple[float, float]:
@@ -140,4 +156,4 @@ def series_of(folder: Path, entry: Any) -> FoundSeries:
     return FoundSeries(tuple(folder / name for name in names), None if number is None else int(number), notes)
 
 
-__all__ = ["checked", "grid_of", "image_of", "nifti_header_of", "received", "series_of", "slice_of"]
+__all__ = ["AnswerTooLarge", "checked", "grid_of", "image_of", "nifti_header_of", "received", "series_of", "slice_of"]

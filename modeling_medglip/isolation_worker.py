@@ -196,10 +196,11 @@ class _ResourceLimits:
     """Limits of this process, as far as the system has them: Linux has all, Windows none.
 
     Args:
-        memory_mb: address space beyond what the imports take.
+        memory_mb: address space beyond what the imports take. volume_mb: most that volumes add to it.
     """
 
-    def __init__(self, memory_mb: int) -> None:
+    def __init__(self, memory_mb: int, volume_mb: int) -> None:
+        self._most = volume_mb * MEGABYTE
         try:
             import resource
         except ModuleNotFoundError:  # Windows
@@ -214,7 +215,7 @@ class _ResourceLimits:
     def allow_memory(self, more: int) -> None:
         """Let the address space grow by some bytes beyond the usual limit."""
         if self._resource is not None:
-            self._set("RLIMIT_AS", self._memory + more)
+            self._set("RLIMIT_AS", self._memory + min(more, self._most))
 
     def allow_seconds(self, seconds: float) -> None:
         """Let the processor be used for so long from now on."""
@@ -267,7 +268,7 @@ def _received(requests: BinaryIO) -> Callable[[], dict[str, Any]]:
     return waiting.get
 
 
-def serve(memory_mb: int, operations: type[Operations] = Operations) -> None:
+def serve(memory_mb: int, volume_mb: int, operations: type[Operations] = Operations) -> None:
     """Answer requests until the parent closes the pipe."""
     requests, answers = _channels()
     next_request = _received(requests)
@@ -277,7 +278,7 @@ def serve(memory_mb: int, operations: type[Operations] = Operations) -> None:
             importlib.import_module(name)
         except ImportError:  # an extra that is not installed: the reader that needs it will say so
             pass
-    limits = _ResourceLimits(memory_mb)
+    limits = _ResourceLimits(memory_mb, volume_mb)
     known = operations(limits)
     send(answers, {"ready": True})
     while True:

@@ -14,7 +14,7 @@ from modeling_medglip.geometry import PLANES
 from modeling_medglip.results import GroundingResult, result_to_dict, validate_boxes
 from modeling_medglip.volume_results import VolumeResult, volume_to_dict
 from space_experts import Experts, above
-from space_guard import local_only, reason_of
+from space_guard import reason_of
 from space_settings import THRESHOLD
 from space_sources import Source, planes_of, slice_of
 from space_tree import leaves
@@ -107,7 +107,7 @@ def register(experts: Experts) -> None:
     """Add the endpoints to the page that is being built; their components are not shown."""
     api, limit = Api(experts), experts.settings.at_once
     with gr.Row(visible=False):
-        file = local_only(gr.File(label="file", type="filepath"))
+        file = gr.File(label="file", type="filepath")
         prompt = gr.Textbox(label="prompt", max_length=20_000)
         modality = gr.Textbox("auto", label="modality")
         threshold = gr.Slider(0.0, 1.0, THRESHOLD, label="threshold")

@@ -3,13 +3,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, TypeVar
 
-from modeling_medglip.errors import UsageError
+from modeling_medglip.errors import MedGlipError, UsageError
 from modeling_medglip.geometry import picture_count, to_lps
 from modeling_medglip.grounding import Grounder, choose_modality, ground_image, load, prompt_labels
 from modeling_medglip.reading import ReadImage
@@ -93,7 +94,13 @@ class Experts:
         self._check(prompt)
         asked = [(self.main, modality), *([self._chosen(second)] if second else [])]
         work = [self.workers.submit(ground_image, one, image, prompt, name, FAINTEST) for one, name in asked]
-        return tuple(one.result() for one in work)
+        end = time.monotonic() + self.settings.seconds
+        try:
+            return tuple(one.result(max(0.0, end - time.monotonic())) for one in work)
+        except TimeoutError:
+            for one in work:
+                one.cancel()
+            raise _too_slow(self.settings.seconds) from None
 
     def find_in_volume(
         self, source: VolumeSource, prompt: str, modality: str, plane: str | None, progress: Progress | None = None
@@ -104,7 +111,10 @@ class Experts:
         pictures = max(picture_count(lps, name) for name in ([plane] if plane else ("axial", "coronal", "sagittal")))
         if pictures > self.settings.pictures:
             raise UsageError(f"{source.name}: has {pictures} pictures, more than {self.settings.pictures}")
-        work = partial(ground_volume, plane=plane, model=self.main, progress=progress)
+        timed = partial(
+            _until, time.monotonic() + self.settings.volume_seconds, self.settings.volume_seconds, progress
+        )
+        work = partial(ground_volume, plane=plane, model=self.main, progress=timed)
         return self.workers.submit(work, source, prompt, modality, FAINTEST_IN_VOLUMES).result()
 
     def _check(self, prompt: str) -> None:
@@ -117,6 +127,22 @@ class Experts:
         if not number.isdecimal() or int(number) >= len(self.grounders) or not name:
             raise UsageError("the second expert: choose one of the list, such as 0:ct")
         return self.grounders[int(number)], name
+
+
+def _until(
+    end: float, seconds: float, progress: Progress | None, pictures: Iterable[Any], count: int
+) -> Iterator[Any]:
+    """The slices of a volume, until its time is over."""
+    for item in pictures if progress is None else progress(pictures, count):
+        if time.monotonic() > end:
+            raise _too_slow(seconds)
+        yield item
+
+
+def _too_slow(seconds: float) -> MedGlipError:
+    return MedGlipError(
+        f"this took longer than {seconds:g} s here: ask for fewer labels, or again when fewer people do"
+    )
 
 
 def load_experts(settings: Settings) -> Experts:

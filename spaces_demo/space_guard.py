@@ -5,22 +5,33 @@ from __future__ import annotations
 
 import asyncio
 import ctypes
+import ipaddress
+import re
 import stat
 import sys
 import time
 import traceback
-from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
+from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
+from gradio import route_utils, routes
+from gradio.exceptions import InvalidPathError
+from gradio.route_utils import GradioMultiPartParser, MultiPartException
 from gradio_client.utils import is_http_url_like
 
 from modeling_medglip.errors import MedGlipError
 
 
 MARGIN = 2**20
+# Of one upload, which is one file.
+MAX_PARTS, MAX_FIELD_BYTES = 8, 2**16
+# Names of this machine.
+LOCAL = ("localhost", "127.0.0.1", "[::1]")
+# Routes that would fetch an address, or look its name up.
+FETCHING = re.compile(r"/proxy=|/file=\s*([a-z][a-z0-9+.-]+:|[/\\]{2})", re.IGNORECASE)
 ARENAS = -8  # M_ARENA_MAX of malloc.h
 _LIBRARY = ctypes.CDLL(None) if sys.platform == "linux" else None
 # Nothing but this server is asked for anything, whatever a label or a file name holds.
@@ -34,46 +45,155 @@ App = Callable[[Message, Callable[[], Awaitable[Message]], Callable[[Message], A
 
 
 class Guard:
-    """Middleware: turns away what says that it is too large before a byte of it is read, and adds headers.
+    """Middleware: turns away requests that are too large, too slow, or for another host, and adds headers.
 
     Args:
-        limit: bytes of an upload.
+        upload_bytes (`int`): of an upload. json_bytes (`int`): of any other request.
+        seconds (`float`): that the body of a request may take to arrive.
+        hosts: names under which the server may be asked, beside those of this machine; a page of another name that a
+            hostile name server points here (DNS rebinding) is turned away.
+        any_address (`bool`): the server is bound to every address, and may be asked by any of them.
     """
 
-    def __init__(self, app: App, limit: int) -> None:
-        self.app, self.limit = app, limit
+    def __init__(
+        self, app: App, upload_bytes: int, json_bytes: int, seconds: float, hosts: Sequence[str], any_address: bool
+    ) -> None:
+        self.app, self.upload_bytes, self.json_bytes, self.seconds = app, upload_bytes, json_bytes, seconds
+        self.hosts, self.any_address = {*LOCAL, *(host.lower() for host in hosts if host)}, any_address
 
     async def __call__(self, scope: Message, receive: Any, send: Any) -> None:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        if _stated_length(scope) > self.limit + MARGIN:
-            await _refuse(send, f"The file is too large: at most {self.limit // 2**20} MB can be uploaded.")
+        limit = self.upload_bytes + MARGIN if scope["path"].rstrip("/").endswith("/upload") else self.json_bytes
+        told = f"The file is too large: at most {self.upload_bytes // 2**20} MB can be uploaded."
+        if limit == self.json_bytes:
+            told = f"The request is too large: at most {limit // 2**10} kB."
+        if not self._is_known(_header(scope, b"host")):
+            await _refuse(send, 421, "This server has another name: ask for it by that, or set MEDGLIP_HOSTS.")
+        elif FETCHING.search(scope["path"]):
+            await _refuse(send, 403, "Addresses are not fetched: upload a file.")
+        elif _stated_length(scope) > limit:
+            await _refuse(send, 413, told)
+        else:
+            await _Bounded(limit, self.seconds, told, receive, send).run(self.app, scope)
+
+    def _is_known(self, host: str) -> bool:
+        name = re.sub(r":\d+$", "", host).lower().rstrip(".")
+        if name in self.hosts:
+            return True
+        try:
+            ipaddress.ip_address(name.strip("[]"))
+        except ValueError:
+            return False
+        return self.any_address
+
+
+class _Bounded:
+    """One request whose body is counted and timed while it arrives; a refusal takes the place of the answer."""
+
+    def __init__(self, limit: int, seconds: float, told: str, receive: Any, send: Any) -> None:
+        self.limit, self.seconds, self.told = limit, seconds, told
+        self.receive, self.send = receive, send
+        self.end = time.monotonic() + seconds
+        self.count, self.complete, self.started = 0, False, False
+        self.refusal: tuple[int, str] | None = None
+
+    async def run(self, app: App, scope: Message) -> None:
+        try:
+            await app(scope, self._receive, self._send)
+        except Exception as problem:
+            if self.started:
+                raise
+            if self.refusal is None:
+                traceback.print_exception(problem, file=sys.stderr)
+                self.refusal = (500, "The server could not answer this request: check it, or try again later.")
+        if self.refusal is not None and not self.started:
+            await _refuse(self.send, *self.refusal)
+
+    async def _receive(self) -> Message:
+        if self.complete:
+            return await self.receive()
+        try:
+            message = await asyncio.wait_for(self.receive(), max(0.0, self.end - time.monotonic()))
+        except TimeoutError:
+            self.refusal = (408, f"The request took longer than {self.seconds:g} s to arrive.")
+            raise
+        self.count += len(message.get("body", b""))
+        self.complete = not message.get("more_body", False)
+        if self.count > self.limit:
+            self.refusal = (413, self.told)
+            raise ValueError(self.told)
+        return message
+
+    async def _send(self, message: Message) -> None:
+        if self.refusal is not None and not self.started:  # what the application makes of a broken body
             return
+        if message["type"] == "http.response.start":
+            self.started = True
+            extra = {"content-security-policy": POLICY, "referrer-policy": "no-referrer"}
+            extra["x-content-type-options"] = "nosniff"
+            known = [(key.encode(), value.encode()) for key, value in extra.items()]
+            message["headers"] = [*message.get("headers", []), *known]
+        await self.send(message)
 
-        async def guarded(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                extra = {"content-security-policy": POLICY, "referrer-policy": "no-referrer"}
-                extra["x-content-type-options"] = "nosniff"
-                known = [(key.encode(), value.encode()) for key, value in extra.items()]
-                message["headers"] = [*message.get("headers", []), *known]
-            await send(message)
 
-        await self.app(scope, receive, guarded)
+class BoundedParser(GradioMultiPartParser):
+    """Gradio's parser of uploads, with few parts, short fields, and files under `files`."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **{**options, "max_files": MAX_PARTS, "max_fields": MAX_PARTS})
+
+    def on_headers_finished(self) -> None:
+        super().on_headers_finished()
+        part = self._current_part
+        if part.file is None and part.field_name == "files":
+            raise MultiPartException("The upload holds no file: choose one.")
+
+    def on_part_data(self, data: bytes, start: int, end: int) -> None:
+        part = self._current_part
+        if part.file is not None:
+            super().on_part_data(data, start, end)
+        elif len(part.data) + end - start > MAX_FIELD_BYTES:
+            raise MultiPartException(f"A field of the upload is longer than {MAX_FIELD_BYTES} bytes.")
+        else:
+            part.data += data[start:end]
+
+
+def bound_uploads() -> None:
+    """Let gradio parse uploads with [`BoundedParser`]; it has no setting for that."""
+    for module in (route_utils, routes):
+        module.GradioMultiPartParser = BoundedParser  # type: ignore[attr-defined, misc]
+
+
+class Page(gr.Blocks):
+    """A page each of whose failures says what was wrong; gradio would show a bare "Error"."""
+
+    async def process_api(self, *arguments: Any, **options: Any) -> dict[str, Any]:
+        try:
+            return await super().process_api(*arguments, **options)
+        except gr.Error:
+            raise
+        except InvalidPathError:
+            raise gr.Error("the file is not on the server: upload it again", print_exception=False) from None
+        except Exception as problem:
+            raise gr.Error(reason_of(problem), print_exception=False) from None
+
+
+def _header(scope: Message, wanted: bytes) -> str:
+    return next((value.decode("latin-1") for name, value in scope.get("headers", ()) if name.lower() == wanted), "")
 
 
 def _stated_length(scope: Message) -> int:
-    for name, value in scope.get("headers", ()):
-        if name.lower() == b"content-length" and value.isdigit():
-            return int(value[:20])
-    return 0
+    value = _header(scope, b"content-length")
+    return int(value[:20]) if value.isdecimal() else 0
 
 
-async def _refuse(send: Any, reason: str) -> None:
+async def _refuse(send: Any, status: int, reason: str) -> None:
     body = reason.encode("utf-8")
     headers = [(b"content-type", b"text/plain; charset=utf-8"), (b"content-length", str(len(body)).encode())]
     headers.append((b"connection", b"close"))
-    await send({"type": "http.response.start", "status": 413, "headers": headers})
+    await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": body})
 
 
@@ -124,17 +244,23 @@ def sweep(folder: Path, keep: float) -> None:
             continue
 
 
-def local_only(file: gr.File) -> gr.File:
-    """The component, which then takes uploads only: an address to fetch a file from is refused."""
-    move = file.async_move_resource_to_block_cache
+def local_only(page: gr.Blocks) -> None:
+    """Let every component take uploads only: an address to fetch a file from is refused, before its name is looked up.
 
+    Any component fetches what is sent to it as a file.
+    """
+    for block in page.blocks.values():
+        if hasattr(block, "async_move_resource_to_block_cache"):
+            block.async_move_resource_to_block_cache = _of_uploads(block.async_move_resource_to_block_cache)
+
+
+def _of_uploads(move: Any) -> Any:
     async def checked(url_or_file_path: str | Path | None) -> str | None:
-        if url_or_file_path is not None and is_http_url_like(str(url_or_file_path)):
+        if url_or_file_path is not None and is_http_url_like(str(url_or_file_path).strip().lower()):
             raise gr.Error("upload a file: addresses are not fetched", print_exception=False)
         return await move(url_or_file_path)
 
-    file.async_move_resource_to_block_cache = checked
-    return file
+    return checked
 
 
 def reason_of(error: Exception) -> str:

@@ -101,7 +101,7 @@ class Handlers:
         if volume:
             count = dict(shown.counts)[shown.plane]
             updates[parts.plane] = shown.plane
-            updates[parts.index] = gr.update(maximum=count, value=shown.index + 1)
+            updates[parts.index] = _slider(count, shown.index)
         return updates
 
     # Asking
@@ -144,7 +144,7 @@ class Handlers:
             at = at_slice(shown, plane, round(number) - 1, self.experts)
         except Exception as problem:
             return {self.parts.status: error(reason_of(problem))}
-        index = gr.update(maximum=dict(at.counts)[at.plane], value=at.index + 1) if plane != shown.plane else gr.skip()
+        index = _slider(dict(at.counts)[at.plane], at.index) if plane != shown.plane else gr.skip()
         return {**self._show(at, threshold), self.parts.index: index}
 
     def jumped(self, shown: Shown | None, event: gr.EventData, threshold: float) -> Updates:
@@ -153,7 +153,7 @@ class Handlers:
         if shown is None or not number.isdecimal() or plane not in dict(shown.counts):
             return {self.parts.status: gr.skip()}
         updates = self.moved(shown, plane, int(number) + 1, threshold)
-        slider = gr.update(maximum=dict(shown.counts)[plane], value=int(number) + 1)
+        slider = _slider(dict(shown.counts)[plane], int(number))
         return {**updates, self.parts.plane: plane, self.parts.index: slider}
 
     def thresholded(self, shown: Shown | None, threshold: float) -> Updates:
@@ -179,3 +179,8 @@ class Handlers:
     def _no_files(self) -> Updates:
         gone = gr.update(value=None, visible=False)
         return {self.parts.download: gone, self.parts.download_second: gone}
+
+
+def _slider(count: int, index: int) -> Any:
+    """The slider of so many slices. Gradio refuses one with a single place: it gets two, and is fixed."""
+    return gr.update(maximum=max(count, 2), value=min(index + 1, count), interactive=count > 1)

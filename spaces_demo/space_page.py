@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,15 +16,17 @@ from modeling_medglip.geometry import PLANES
 from space_api import register
 from space_examples import Example, gallery, make_examples
 from space_experts import Experts, load_experts
-from space_guard import Guard, local_only, sweeper
+from space_guard import Guard, Page, bound_uploads, local_only, sweeper
 from space_handlers import Handlers, Parts
 from space_html import hint, notice
+from space_readers import READERS
 from space_settings import FAINTEST, THRESHOLD, Settings
 from space_tree import tree
 from space_views import EMPTY
 
 
 HERE = Path(__file__).parent
+EVERY_ADDRESS = ("0.0.0.0", "::", "[::]")
 INTRODUCTION = """
 <div class="mg-title"><h1>MedGLIP</h1><p>Name what to look for in a medical image; boxes with scores come back.
 Left and right are the patient's.</p></div>
@@ -44,6 +47,8 @@ it finds down to a score of 0.05, in whole volumes 0.15; the threshold hides som
 **Your files** stay on this server until a quarter of an hour after their last use. Nothing is sent elsewhere, logged
 or learned from.
 """
+# Requests that need no network, of all visitors together, at the same time.
+QUICK = 4
 # The page's script calls `trigger` with these names.
 EXAMPLES_JS = "medglip.examples(element, (id) => trigger('example', {example: id}));"
 TREE_JS = "medglip.tree(element);"
@@ -63,13 +68,15 @@ def build(settings: Settings, experts: Experts | None = None, folder: Path | Non
     place = Path(tempfile.mkdtemp(prefix="medglip-examples-")) if folder is None else folder
     examples = make_examples(known, place) if settings.examples else {}
     swept = (settings.sweep_seconds, settings.keep_seconds)
-    with gr.Blocks(title="MedGLIP", analytics_enabled=False, delete_cache=swept, fill_width=True) as page:
+    with Page(title="MedGLIP", analytics_enabled=False, delete_cache=swept, fill_width=True) as page:
         gr.HTML(notice(), elem_id="mg-notice")
         gr.HTML(INTRODUCTION)
         parts, pickers = _layout(known, examples)
         _connect(Handlers(known, examples, parts), parts, pickers)
         register(known)
-    return page.queue(max_size=settings.waiting, default_concurrency_limit=8)
+    local_only(page)
+    READERS.start()
+    return page.queue(max_size=settings.waiting, default_concurrency_limit=QUICK)
 
 
 def _layout(experts: Experts, examples: Mapping[str, Example]) -> tuple[Parts, dict[str, Any]]:
@@ -98,7 +105,7 @@ def _asking(experts: Experts, examples: Mapping[str, Example]) -> dict[str, Any]
     """The left column."""
     made: dict[str, Any] = {}
     label = "PNG, JPEG, TIFF, DICOM, NIfTI, NRRD"
-    made["upload"] = local_only(gr.File(label=label, type="filepath", height=132, elem_id="mg-upload"))
+    made["upload"] = gr.File(label=label, type="filepath", height=132, elem_id="mg-upload")
     made["examples"] = gr.HTML(
         gallery(examples), js_on_load=EXAMPLES_JS, visible=bool(examples), apply_default_css=False
     )
@@ -126,7 +133,8 @@ def _asking(experts: Experts, examples: Mapping[str, Example]) -> dict[str, Any]
 
 def _connect(handlers: Handlers, parts: Parts, pickers: Mapping[str, Any]) -> None:
     threshold, outputs = pickers["threshold"], parts.answers()
-    private: dict[str, Any] = {"api_visibility": "private", "show_progress_on": [parts.result]}
+    shared = {"concurrency_id": "quick", "concurrency_limit": QUICK}
+    private: dict[str, Any] = {"api_visibility": "private", "show_progress_on": [parts.result], **shared}
     model = {**private, "concurrency_id": "model", "concurrency_limit": handlers.experts.settings.at_once}
     quick = {**private, "show_progress": "hidden", "trigger_mode": "always_last"}
     parts.upload.upload(handlers.uploaded, [parts.upload, threshold], outputs, **private)
@@ -180,7 +188,12 @@ def serve(page: gr.Blocks, settings: Settings, cache: Path, **options: Any) -> t
         cache: `GRADIO_TEMP_DIR`, this server's own: unused files in it are deleted.
     """
     swept = sweeper(cache, settings.sweep_seconds, settings.keep_seconds)
-    guard = Middleware(Guard, limit=settings.upload_bytes)
+    bound = options.get("server_name") or os.environ.get("GRADIO_SERVER_NAME", "")
+    guard = Middleware(
+        Guard, upload_bytes=settings.upload_bytes, json_bytes=settings.json_bytes, seconds=settings.body_seconds,
+        hosts=(*settings.hosts, bound), any_address=bound in EVERY_ADDRESS,
+    )  # fmt: skip
+    bound_uploads()
     script = (HERE / "space.js").read_text(encoding="utf-8")
     return page.launch(
         share=False, ssr_mode=False, enable_monitoring=False, show_error=False, allowed_paths=[], pwa=False,

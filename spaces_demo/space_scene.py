@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from modeling_medglip.geometry import Volume, cut, to_lps
+from modeling_medglip.geometry import Volume, to_lps
 from modeling_medglip.overlay import display_picture
 from modeling_medglip.reading import ReadImage
 from modeling_medglip.volume_results import VolumeBox
@@ -32,11 +32,9 @@ PLANES = ("sagittal", "coronal", "axial")
 
 def slices_of(source: VolumeSource, modality: str, window: tuple[float, float]) -> dict[str, str]:
     """plane -> its middle picture as a URI, what is dark in it transparent."""
-    whole = to_lps(source.volume())
     found = {}
-    for plane, middle in zip(PLANES, middles(whole), strict=True):
-        pixels = cut(whole, plane, middle)[0]
-        image = ReadImage(np.ascontiguousarray(whole.values(pixels)), "", modality)
+    for plane, middle in zip(PLANES, middles(to_lps(source.grid)), strict=True):
+        image = ReadImage(np.ascontiguousarray(source.picture(plane, middle)), "", modality)
         found[plane] = _uri(display_picture(image, modality, window))
     return found
 

@@ -25,6 +25,9 @@ class Settings:
         sweep_seconds, keep_seconds: how often files are looked at, and when an unused one is deleted.
         waiting: requests in the queue, beyond which new ones are turned away. at_once: pictures that are grounded at
             the same time; volumes go one by one.
+        seconds, volume_seconds: that grounding an image, or a volume, may take. body_seconds: that a request may take
+            to arrive. json_bytes: of requests that are no upload.
+        hosts: names under which the server may be asked, beside those of this machine.
         sessions: pages whose results are remembered. examples: whether the page has any.
     """
 
@@ -38,17 +41,28 @@ class Settings:
     keep_seconds: int = 900
     waiting: int = 100
     at_once: int = 2
+    seconds: float = 120
+    volume_seconds: float = 900
+    body_seconds: float = 600
+    json_bytes: int = MEGABYTE
+    hosts: tuple[str, ...] = ()
     sessions: int = 300
     examples: bool = True
 
 
 def from_environment(environment: Mapping[str, str] | None = None) -> Settings:
-    """`MEDGLIP_MODEL`, `MEDGLIP_COMPARE` (several with commas between), `MEDGLIP_MAX_UPLOAD_MB`."""
+    """`MEDGLIP_MODEL`, `MEDGLIP_COMPARE` and `MEDGLIP_HOSTS` (several with commas between), `MEDGLIP_MAX_UPLOAD_MB`;
+    `SPACE_HOST`, which Hugging Face sets."""
     values = os.environ if environment is None else environment
-    others = tuple(part.strip() for part in values.get("MEDGLIP_COMPARE", "").split(",") if part.strip())
+    others = _parts(values.get("MEDGLIP_COMPARE", ""))
+    hosts = _parts(f"{values.get('SPACE_HOST', '')},{values.get('MEDGLIP_HOSTS', '')}")
     megabytes = values.get("MEDGLIP_MAX_UPLOAD_MB", "")
     size = int(megabytes) * MEGABYTE if megabytes.isdecimal() and int(megabytes) else Settings.upload_bytes
-    return Settings(values.get("MEDGLIP_MODEL") or None, others, size)
+    return Settings(values.get("MEDGLIP_MODEL") or None, others, size, hosts=hosts)
+
+
+def _parts(text: str) -> tuple[str, ...]:
+    return tuple(part.strip() for part in text.split(",") if part.strip())
 
 
 def quiet() -> None:

@@ -1,5 +1,8 @@
 # Copyright 2026 The MedGLIP authors. Licensed under the Apache License, Version 2.0.
-"""What a visitor looks at: an upload or an example, a picture or a volume, opened anew for every request."""
+"""What a visitor looks at: an upload or an example, a picture or a volume, opened anew for every request.
+
+Files are decoded in worker processes only.
+"""
 
 from __future__ import annotations
 
@@ -11,11 +14,12 @@ import numpy as np
 
 from modeling_medglip.errors import MedGlipError
 from modeling_medglip.geometry import PLANES, Volume, closest_axes, picture_count, to_lps
-from modeling_medglip.reading import ReadImage, read_image
+from modeling_medglip.reading import ReadImage
 from modeling_medglip.results import GroundedBox
 from modeling_medglip.volume_results import VolumeBox
-from modeling_medglip.volume_source import CUT_AXIS, VolumeSource, acquisition_plane, empty_grid, open_volume
-from modeling_medglip.volumes import is_volume_file, read_header
+from modeling_medglip.volume_source import CUT_AXIS, VolumeSource, acquisition_plane, empty_grid
+from modeling_medglip.volumes import is_volume_file
+from space_readers import READERS
 from space_settings import Settings
 
 
@@ -39,20 +43,20 @@ class Source:
         if self.image is not None:
             return self.image
         self._keep()
-        return read_image(self.path)
+        return READERS.read_image(self.path)
 
     def volume(self, settings: Settings) -> VolumeSource:
         """A volume, not yet read. Raises `MedGlipError`: it cannot be, or is too large for this server."""
         self._keep()
-        shape, _ = read_header(self.path)
+        shape, _ = READERS.read_header(self.path)
         if int(np.prod(shape, dtype=np.int64)) > settings.voxels:
             raise MedGlipError(f"{self.path.name[:120]}: has {shape} voxels, more than {settings.voxels} in all")
-        return open_volume(self.path)
+        return READERS.open_volume(self.path)
 
     def volume_grid(self) -> Volume:
         """Shape and affine of a volume, without its voxels."""
         self._keep()
-        shape, affine = read_header(self.path)
+        shape, affine = READERS.read_header(self.path)
         return empty_grid(shape, affine)
 
     def _keep(self) -> None:

@@ -40,7 +40,7 @@ class HostileOperations(isolation_worker.Operations):
         return {"series": [{"files": ["../outside.dcm"], "number": 1, "notes": []}]}, None
 
 
-def serve(memory_mb: int) -> None:
+def serve(memory_mb: int, volume_mb: int) -> None:
     """See [`~modeling_medglip.isolation_worker.serve`]."""
     isolation_worker.PRELOADED = ()  # a quicker start
-    isolation_worker.serve(memory_mb, HostileOperations)
+    isolation_worker.serve(memory_mb, volume_mb, HostileOperations)

@@ -1,0 +1,68 @@
+# Copyright 2026 The MedGLIP authors. Licensed under the Apache License, Version 2.0.
+"""The worker processes in which everything that visitors upload is decoded."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+
+from modeling_medglip.isolation import ReaderLimits, ReaderProcess
+from modeling_medglip.reading import ReadImage
+from modeling_medglip.volume_source import VolumeSource
+from modeling_medglip.volumes import Header
+
+
+# Together the workers take 3 x (1.5 + 2) GB at most, whatever is uploaded.
+WORKERS = 3
+LIMITS = ReaderLimits(memory_mb=1536, volume_mb=2048, answer_mb=128)
+
+
+class ReaderPool:
+    """A few workers, started when they are needed; each request goes to one that is idle, if one is.
+
+    Args:
+        size (`int`, *optional*): number of workers. limits ([`ReaderLimits`], *optional*): of each.
+    """
+
+    def __init__(self, size: int = WORKERS, limits: ReaderLimits = LIMITS) -> None:
+        self._size, self._limits = size, limits
+        self._readers: list[ReaderProcess] = []
+        self._lock = threading.Lock()
+
+    def read_image(self, path: Path) -> ReadImage:
+        """See [`~modeling_medglip.reading.read_image`]."""
+        return self._reader().read_image(path)
+
+    def read_header(self, path: Path) -> Header:
+        """See [`~modeling_medglip.volumes.read_header`]."""
+        return self._reader().read_header(path)
+
+    def open_volume(self, path: Path) -> VolumeSource:
+        """See [`~modeling_medglip.volume_source.open_volume`]; the volume stays with its worker."""
+        return self._reader().open_volume(path)
+
+    def start(self) -> None:
+        """Start the first worker, so that the first visitor does not wait for it."""
+        self._reader()
+
+    def close(self) -> None:
+        """End all workers."""
+        with self._lock:
+            for reader in self._readers:
+                reader.close()
+            self._readers.clear()
+
+    def _reader(self) -> ReaderProcess:
+        """The idle worker that was not used for longest; else a new one, or the one that got its request first."""
+        with self._lock:
+            idle = [reader for reader in self._readers if not reader.is_busy]
+            if not idle and len(self._readers) < self._size:
+                self._readers.append(ReaderProcess(self._limits))
+                return self._readers[-1]
+            chosen = (idle or self._readers)[0]
+            self._readers.remove(chosen)
+            self._readers.append(chosen)
+            return chosen
+
+
+READERS = ReaderPool()
