@@ -22,6 +22,8 @@ from .volume_header import VolumeError, VolumeHeader, made_volume
 PIECE = 2**16
 # Blocked gzip has a member for every 64 KiB; far more and smaller ones only cost time.
 MAX_MEMBERS = 2**18
+# Bytes that are inflated beyond the voxels to reach their checksum: damage may make a stream longer.
+MAX_VERIFIED = 2**20
 # Numbers as text are held in memory whole.
 MAX_TEXT = 2**28
 
@@ -188,16 +190,19 @@ class _Inflated(io.RawIOBase):
                 return len(content)
 
     def verify(self) -> None:
-        """Compare what was read with the checksum, if this is the end of a member.
+        """Compare what was read with the checksum, if the member ends here or soon after.
 
         Raises:
-            `Exception`: the library's own; they differ.
+            `VolumeError`: the file ends before the checksum. `Exception`: the library's own; they differ.
         """
-        while not self._inflater.eof:
+        left = MAX_VERIFIED
+        while left > 0 and not self._inflater.eof:
             packed = self._packed or self._stream.read(PIECE)
-            if self._inflater.decompress(packed, 1) or not packed:
-                return
+            content = self._inflater.decompress(packed, left)
+            if not packed and not content:
+                raise VolumeError("is damaged or cut short: it ends before its checksum", "unreadable")
             self._packed = self._inflater.unconsumed_tail
+            left -= len(content)
 
 
 __all__ = ["VolumeSlices", "is_gzip", "open_decoded", "read_bytes"]

@@ -252,9 +252,16 @@ class TestGzip:
         with pytest.raises(VolumeError, match="b.nii.gz: is damaged"):
             list(open_volume(path).pictures("axial"))
 
-    @pytest.mark.parametrize("position", [12, 30, 100])
-    def test_damage(self, position: int, tmp_path: Path) -> None:
+    def test_a_checksum_that_is_cut_off(self, tmp_path: Path) -> None:
         path = self.packed(tmp_path / "b.nii.gz", nifti(tmp_path / "a.nii").read_bytes())
+        path.write_bytes(path.read_bytes()[:-4])
+        with pytest.raises(VolumeError, match="cut short"):
+            read_volume(path)
+
+    @pytest.mark.parametrize("position", [12, 30, 100, 250])
+    def test_damage(self, position: int, tmp_path: Path) -> None:
+        noise = np.random.default_rng(0).integers(0, 999, (9, 9, 9)).astype(np.int16)
+        path = self.packed(tmp_path / "b.nii.gz", nifti(tmp_path / "a.nii", noise).read_bytes())
         content = bytearray(path.read_bytes())
         content[position : position + 20] = b"\xff" * 20
         path.write_bytes(content)
