@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 from scipy import ndimage
 
+from modeling_medglip.coco_shapes import AnnotationError, fit_box
 from modeling_medglip.taxonomy import load_taxonomy
 
 from .labels import MappedLabel, annotated_labels, is_instance_label, map_label
@@ -26,8 +27,6 @@ from .records import Mark, Picture, Rejected
 
 
 NEIGHBOURS = np.ones((3, 3), dtype=bool)
-# Distance in pixels that a stated box may overlap its picture's border by.
-BORDER = 1.0
 Report = Callable[[str, str], None]
 
 
@@ -50,9 +49,14 @@ def annotate(picture: Picture, recipe: Recipe, profile: str, report: Report) -> 
     left_open = set() if all_known else set(annotated_labels(recipe))
     runs = RunLengths(height, width)
     for label, mark in mapped:
+        if mark.problem and mark.mask is None and mark.box is None:
+            left_open.add(label.name)
+            continue
         try:
             boxed = mark.mask is None
-            entries = _from_box(mark, width, height) if boxed else _from_mask(mark, recipe, label, report, runs)
+            entries = (
+                _from_box(mark, width, height, report) if boxed else _from_mask(mark, recipe, label, report, runs)
+            )
         except Rejected as error:
             report(error.rule, f"{mark.label[:60]}: {error.value}" if error.rule == "bad_box" else error.value)
             left_open.add(label.name)
@@ -85,6 +89,8 @@ def _mapped_marks(picture: Picture, recipe: Recipe, report: Report) -> tuple[lis
             report(error.rule, error.value)
             all_known = all_known and error.rule != "undefined_label"
             continue
+        if mark.problem:
+            report(mark.problem[0], f"{label.name}: {mark.problem[1]}")
         if mark.mask is None or is_instance_label(recipe, label):
             found.append((label, mark))
         elif label.name in merged and found[merged[label.name]][1].label != mark.label:
@@ -110,14 +116,15 @@ def _described(label: MappedLabel) -> dict[str, Any]:
     }
 
 
-def _from_box(mark: Mark, width: int, height: int) -> list[dict[str, Any]]:
+def _from_box(mark: Mark, width: int, height: int, report: Report) -> list[dict[str, Any]]:
     x1, y1, x2, y2 = mark.box or (math.nan,) * 4
-    if not all(map(math.isfinite, (x1, y1, x2, y2))) or x2 <= x1 or y2 <= y1:
-        raise Rejected("bad_box", "not finite or without area")
-    if x1 < -BORDER or y1 < -BORDER or x2 > width + BORDER or y2 > height + BORDER:
-        raise Rejected("bad_box", f"outside its picture of {width}x{height}")
-    x1, y1, x2, y2 = max(x1, 0.0), max(y1, 0.0), min(x2, float(width)), min(y2, float(height))
-    box = [x1, y1, x2 - x1, y2 - y1]
+    try:
+        inside, clipped = fit_box((x1, y1, x2 - x1, y2 - y1), (width, height))
+    except AnnotationError as error:
+        raise Rejected(error.rule, error.reason) from None
+    if clipped:
+        report("clipped_box", f"{mark.label[:60]}: {[round(v, 2) for v in (x1, y1, x2, y2)]} in {width}x{height}")
+    box = list(inside)
     return [{"bbox": box, "area": box[2] * box[3], "segmentation": None, "components": [box]}]
 
 

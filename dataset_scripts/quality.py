@@ -25,6 +25,7 @@ RULES: dict[str, tuple[int, str]] = {
     "not_3d": (1, "a volume with other than three axes"),
     "colour_volume": (1, "a volume of colours or complex numbers"),
     "bad_affine": (1, "the geometry is singular or not finite"),
+    "bad_source": (1, "a source whose recipe, folder or files cannot be read: it is left out as a whole"),
     "no_cases": (1, "a source in whose folder no file fits the recipe"),
     "no_mask": (1, "a picture or volume without any annotation file"),
     "no_image": (1, "an annotation without its picture or volume"),
@@ -46,6 +47,9 @@ RULES: dict[str, tuple[int, str]] = {
     "undefined_label": (2, "a name or value that the recipe's label map does not have"),
     "excluded_label": (2, "a label that the recipe leaves out on purpose"),
     "bad_box": (2, "a box that is not finite, has no area or lies outside its picture"),
+    "box_format": (2, "boxes that look as if they were written in another format than x, y, width, height"),
+    "clipped_box": (2, "a box that leaves its picture by a little: the part inside is kept"),
+    "crowd_region": (2, "a crowd region is no box of one thing; its label is left open in that picture"),
     "min_area": (2, "a mark smaller than the profile's share of the picture"),
     "speck": (2, "parts of a mask under the recipe's share of its largest part"),
     "small_mark": (2, "a mark of fewer pixels than the recipe's floor; its label is left open in that picture"),
@@ -58,8 +62,8 @@ RULES: dict[str, tuple[int, str]] = {
 # Rules that tell of the ordinary course of things: they are counted, but do not make the exit status 1.
 EXPECTED = frozenset(
     {
-        "gantry_tilt", "excluded_label", "min_area", "small_mark", "speck", "empty_slice", "empty_mask",
-        "exact_duplicate",
+        "clipped_box", "crowd_region", "gantry_tilt", "excluded_label", "min_area", "small_mark", "speck",
+        "empty_slice", "empty_mask", "exact_duplicate",
     }
 )  # fmt: skip
 # Smallest share of the picture that a mark may cover. `paper`: Med-GLIP's 1.5 %, which removes most lesions.

@@ -73,12 +73,15 @@ class Mark:
         mask: (h, w) bool of the whole picture or of a part of it, or `None`.
         box: (x1, y1, x2, y2) in pixels, continuous, where there is no mask.
         corner: column and row of the mask's first pixel in the picture.
+        problem: (rule, value) of what is wrong with the annotation, for the report. With neither mask nor box nothing
+            of it can be used, and its label is left open in the picture.
     """
 
     label: str
     mask: NDArray[np.bool_] | None = None
     box: tuple[float, float, float, float] | None = None
     corner: tuple[int, int] = (0, 0)
+    problem: tuple[str, str] | None = None
 
     def whole(self, shape: tuple[int, int]) -> NDArray[np.bool_]:
         """The mask in a picture of `shape` (rows, columns)."""
@@ -132,13 +135,17 @@ def inside(root: Path, name: str) -> Path:
     Raises:
         `Rejected`: `leaves_folder`, for absolute names, `..`, and links that lead out; `missing_file`.
     """
-    path = root / name
     if Path(name).is_absolute() or ".." in Path(name).parts or "\\" in name or "\0" in name:
         raise Rejected("leaves_folder", "absolute or climbing file name")
-    if not path.exists():
-        raise Rejected("missing_file")
-    if not path.resolve().is_relative_to(root.resolve()):
-        raise Rejected("leaves_folder", "link out of the folder")
+    path = root / name
+    try:
+        # Reading a pipe would wait for ever.
+        if not path.is_file():
+            raise Rejected("missing_file")
+        if not path.resolve().is_relative_to(root.resolve()):
+            raise Rejected("leaves_folder", "link out of the folder")
+    except (OSError, ValueError, RuntimeError):  # too long, not encodable, or a circle of links
+        raise Rejected("missing_file", "no name of a file") from None
     return path
 
 

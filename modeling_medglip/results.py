@@ -7,10 +7,10 @@ Files are the same, byte for byte, for the same boxes: no time, no path, no name
 from __future__ import annotations
 
 import json
-import math
 import os
 import re
 import secrets
+import sys
 import unicodedata
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
@@ -19,10 +19,13 @@ from typing import Any
 
 from .errors import MedGlipError, one_line
 from .modalities import MODALITIES
+from .text_files import read_json
 
 
 SCHEMA = "medglip/boxes@1"
 MAX_JSON_BYTES = 2**26
+# Pixels along a side; no image has more.
+MAX_SIDE = 2**31 - 1
 RESERVED_STEMS = {"con", "prn", "aux", "nul", *(f"{port}{n}" for port in ("com", "lpt") for n in range(1, 10))}
 # Pixels by which rounding may push a box over the image's border.
 BORDER = 0.5
@@ -149,24 +152,9 @@ def read_boxes(path: str | Path) -> GroundingResult:
     Raises:
         `MedGlipError`: one line naming the file and what is wrong with it.
     """
-    file = Path(path)
-    name = one_line(file.name, 120)
-    try:
-        if file.stat().st_size > MAX_JSON_BYTES:
-            raise MedGlipError(f"{name}: has more than {MAX_JSON_BYTES} bytes")
-        content = json.loads(file.read_text(encoding="utf-8"), parse_constant=_no_constant)
-    except OSError as error:
-        raise MedGlipError(f"{name}: cannot be read ({one_line(error.strerror)})") from error
-    except MedGlipError:
-        raise
-    except (ValueError, RecursionError) as error:
-        raise MedGlipError(f"{name}: is no valid JSON ({one_line(error, 100)})") from error
-    validate_boxes(content, name)
+    content = read_json(path, MAX_JSON_BYTES, finite=True)
+    validate_boxes(content, one_line(Path(path).name, 120))
     return _from_dict(content)
-
-
-def _no_constant(text: str) -> float:
-    raise ValueError(f"{text} is not a number")
 
 
 def _from_dict(content: dict[str, Any]) -> GroundingResult:
@@ -209,9 +197,8 @@ def _validate_image(image: Any, name: str) -> tuple[int, int]:
     _require(isinstance(image.get("file"), str), name, "image.file must be a string")
     for key in ("width", "height"):
         value = image.get(key)
-        _require(
-            isinstance(value, int) and not isinstance(value, bool) and value > 0, name, f"image.{key} must be > 0"
-        )
+        whole = isinstance(value, int) and not isinstance(value, bool)
+        _require(whole and 0 < value <= MAX_SIDE, name, f"image.{key} must be > 0 and at most {MAX_SIDE}")
     _require(image.get("modality") in MODALITIES, name, f"image.modality must be one of {', '.join(MODALITIES)}")
     spacing = image.get("spacing_mm")
     fits = spacing is None or (_numbers(spacing) and len(spacing) in (2, 3) and min(spacing) > 0)
@@ -237,7 +224,9 @@ def _validate_box(box: Any, width: int, height: int, name: str) -> None:
 
 def _numbers(values: Any) -> bool:
     return isinstance(values, (list, tuple)) and all(
-        isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value) for value in values
+        # Compared, since `math.isfinite` raises for whole numbers that no float can hold.
+        isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
+        for value in values
     )
 
 

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import logging
+import mmap
 from collections import Counter
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -13,21 +14,21 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
+from modeling_medglip.coco import (
+    MOST_DOUBTFUL,
+    CocoFile,
+    image_folders,
+    other_format,
+    read_coco,
+    shown,
+    stated_boxes,
+)
 from modeling_medglip.configuration_medglip import resolve_modality
 from modeling_medglip.errors import MedGlipError, one_line
 from modeling_medglip.image_orientation import drawn_on_stored, upright_boxes
 from modeling_medglip.reading import decode_image, read_orientation
 
-from .coco_entries import (
-    annotated_labels,
-    category_names,
-    doubt,
-    file_content,
-    is_built,
-    marks_of,
-    picture_size,
-    shown,
-)
+from .coco_entries import annotated_labels, is_built, label_names, marks_of, picture_size
 from .records import SPLITS, GroundingRecord, HintTable, as_boxes, drawn, join_lungs, with_channels, without_unknown
 
 
@@ -35,10 +36,9 @@ logger = logging.getLogger(__name__)
 # File names by which a folder's splits are known.
 SPLIT_NAMES = {"train": "train", "training": "train", "val": "validation", "valid": "validation", "test": "test"}
 SPLIT_NAMES |= {"validation": "validation"}
+COCO_LISTS = (b'"images"', b'"annotations"', b'"categories"')
 # Of a single file without splits every fifth patient is kept for validation.
 HELD_OUT = 5
-# Share of the pictures with boxes whose boxes may look as if they were written in another format, before that is said.
-MOST_DOUBTFUL = 0.2
 
 
 def is_coco(data: Path) -> bool:
@@ -65,19 +65,22 @@ def _split_of(stem: str) -> str | None:
 
 
 def _looks_like_coco(path: Path) -> bool:
-    try:
-        content = file_content(path)
-    except ValueError:
+    """Whether a file names the three lists of COCO; it is not parsed, which may take long."""
+    if not path.is_file():
         return False
-    return isinstance(content, dict) and {"images", "annotations", "categories"} <= set(content)
+    try:
+        with path.open("rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as text:
+            return all(text.find(key) >= 0 for key in COCO_LISTS)
+    except (OSError, ValueError):  # not readable, or empty
+        return False
 
 
 def coco_records(data: Path | str, modalities: list[str], hints: HintTable) -> list[GroundingRecord]:
     """All records of some modalities. Labels go by the categories' names, never by their numbers.
 
     Of a picture may be told, in its entry: `modality`, `source`, `patient` (or `patient_id`), `split`, `annotated` (a
-    list of category names; default: all categories of the file). A crowd region, or a box without an area, leaves its
-    label open in its picture; how many there are is logged.
+    list of category names; default: all categories of the file). A crowd region, or an annotation that cannot be used,
+    leaves its label open in its picture; how many there are is logged.
 
     Raises:
         `ValueError`: names the file and what is wrong.
@@ -88,67 +91,56 @@ def coco_records(data: Path | str, modalities: list[str], hints: HintTable) -> l
     files = coco_files(path) if path.is_dir() else {path: _split_of(path.stem)}
     records: list[GroundingRecord] = []
     for file, split in files.items():
-        content = file_content(file)
-        try:
-            records += _CocoFile(content, file, split, hints).records(modalities)
-        except (KeyError, TypeError, AttributeError) as error:
-            reason = one_line(f"{type(error).__name__} {error}", 120)
-            raise ValueError(f"{file.name}: is no COCO file ({reason})") from None
+        records += _CocoRecords(read_coco(file), file, split, hints).records(modalities)
     return records
 
 
 @dataclass
-class _CocoFile:
-    """What one file says."""
+class _CocoRecords:
+    """Makes the records of one file."""
 
-    content: dict[str, Any]
+    coco: CocoFile
     file: Path
     split: str | None
     hints: HintTable
     vocabulary: set[str] = field(default_factory=set)
     left_out: Counter[str] = field(default_factory=Counter)
+    clipped: list[str] = field(default_factory=list)
     doubts: Counter[str] = field(default_factory=Counter)
     first: str = ""
 
     def records(self, modalities: list[str]) -> list[GroundingRecord]:
-        marks = self._marks()
+        self.vocabulary = label_names(self.coco)
         found: list[GroundingRecord] = []
-        for image in self.content["images"]:
+        for image in self.coco.images:
             modality = self._modality(image, modalities)
             if modality in modalities:
-                record = self._record(image, marks[image["id"]], modality)
+                record = self._record(image, self.coco.annotations[image["id"]], modality)
                 found += with_channels(join_lungs(record, self.vocabulary))
+        self._warn(len({record.picture for record in found if record.labels}))
+        return _with_splits(found)
+
+    def _warn(self, annotated: int) -> None:
+        """Log what of the file was not used; `annotated` is the number of pictures with boxes."""
+        name = one_line(self.file.name, 80)
+        for problem, count in Counter(self.coco.problems).items():
+            logger.warning("%s: %s: %d of them", name, problem[1], count)
         if self.left_out:
             told = " and ".join(f"{count} {reason}" for reason, count in self.left_out.items())
             logger.warning(
-                "%s: left out %s, of labels that are unknown there now, the first in %s",
-                one_line(self.file.name, 80), told, self.first,
+                "%s: left out %s, of labels that are unknown there now, the first in %s", name, told, self.first
+            )
+        if self.clipped:
+            logger.warning(
+                "%s: %d boxes go beyond their picture and are clipped, the first %s",
+                name, len(self.clipped), self.clipped[0],
             )  # fmt: skip
-        marked = len({record.picture for record in found if record.labels})
         for reason, count in self.doubts.items():
-            if count > MOST_DOUBTFUL * marked:
-                logger.warning("%s: boxes of %d pictures %s", one_line(self.file.name, 80), count, reason)
-        return _with_splits(found)
-
-    def _marks(self) -> dict[Any, list[tuple[str, dict[str, Any]]]]:
-        """Labels and annotations by picture."""
-        marks: dict[Any, list[tuple[str, dict[str, Any]]]] = {image["id"]: [] for image in self.content["images"]}
-        if len(marks) != len(self.content["images"]):
-            raise ValueError(f"{self.file.name}: two pictures have one id")
-        names = category_names(self.content, self.file)
-        self.vocabulary = set(names.values())
-        # Their own ids are not looked at: several exporters number them anew in every picture, or all with 0.
-        for entry in self.content["annotations"]:
-            if entry["image_id"] not in marks or entry["category_id"] not in names:
-                number = shown(entry.get("id"))
-                raise ValueError(
-                    f"{self.file.name}: annotation {number} names a picture or category that is not there"
-                )
-            marks[entry["image_id"]].append((names[entry["category_id"]], entry))
-        return marks
+            if count > MOST_DOUBTFUL * annotated:
+                logger.warning("%s: boxes of %d pictures %s", name, count, reason)
 
     def _modality(self, image: dict[str, Any], modalities: list[str]) -> str:
-        said = image.get("modality") or (self.content.get("info") or {}).get("modality")
+        said = image.get("modality") or self.coco.info.get("modality")
         if said:
             try:
                 return resolve_modality(str(said))
@@ -158,9 +150,7 @@ class _CocoFile:
             raise ValueError(f"{self.file.name}: does not say its modality: give one, or write it into its pictures")
         return modalities[0]
 
-    def _record(
-        self, image: dict[str, Any], entries: list[tuple[str, dict[str, Any]]], modality: str
-    ) -> GroundingRecord:
+    def _record(self, image: dict[str, Any], entries: list[dict[str, Any]], modality: str) -> GroundingRecord:
         size = picture_size(image, self.file)
         name = str(image["file_name"])
         source = _first_said(image.get("source"), _folder_of(self.file))
@@ -187,22 +177,24 @@ class _CocoFile:
         )
 
     def _known(
-        self, image: dict[str, Any], entries: list[tuple[str, dict[str, Any]]], size: tuple[int, int]
+        self, image: dict[str, Any], entries: list[dict[str, Any]], size: tuple[int, int]
     ) -> tuple[tuple[str, ...], NDArray[np.float32], tuple[str, ...]]:
         """Labels, boxes and what is annotated, without labels that something here leaves open."""
-        labels, boxes, left = marks_of(entries, size, self.file)
+        marks = marks_of(entries, size)
         annotated = annotated_labels(image, self.vocabulary, self.file)
-        if (odd := sorted(set(labels) - set(annotated))) and not is_built(self.content):
+        if (odd := sorted(set(marks.labels) - set(annotated))) and not is_built(self.coco):
             raise ValueError(
                 f"{self.file.name}: {shown(image['file_name'])} has a box of {shown(odd[0])}, which its annotated "
                 "leaves out: add it there, or take the box out"
             )
-        for (reason, _), count in left.items():
+        for (reason, _), count in marks.left.items():
             self.first = self.first or one_line(image["file_name"], 60)
             self.left_out[reason] += count
-        if looks := doubt(boxes, size):
+        self.clipped += [f"{box} in {one_line(image['file_name'], 60)}" for box in marks.clipped]
+        if looks := other_format(stated_boxes(entries), size):
             self.doubts[looks] += 1
-        return without_unknown(labels, as_boxes(boxes.tolist(), size), annotated, {label for _, label in left})
+        boxes = as_boxes(marks.boxes.tolist(), size)
+        return without_unknown(marks.labels, boxes, annotated, marks.unknown(self.vocabulary))
 
 
 def _first_said(*values: Any) -> str:
@@ -230,8 +222,7 @@ def _picture_path(file: Path, name: str) -> Path:
     """The picture beside its COCO file, in `images/`, or above an `annotations/` folder; never elsewhere."""
     if Path(name).is_absolute() or ".." in Path(name).parts or "\0" in name:
         raise ValueError(f"{file.name}: picture {shown(name)} leaves the data folder")
-    roots = [file.parent, *([file.parent.parent] if file.parent.name == "annotations" else [])]
-    places = [root / part / name for root in roots for part in (".", "images", file.stem)]
+    places = [folder / name for folder in image_folders(file)]
     return next((place for place in places if place.is_file()), places[0])
 
 

@@ -4,10 +4,23 @@
 from __future__ import annotations
 
 import json
+import sys
+from collections import Counter
+from pathlib import Path
 from typing import Any
 
-import numpy as np
-from pycocotools import mask as coco_mask
+from modeling_medglip.coco import (
+    MOST_DOUBTFUL,
+    AnnotationError,
+    CocoFile,
+    annotation_region,
+    image_folders,
+    image_size,
+    other_format,
+    read_coco,
+    stated_boxes,
+)
+from modeling_medglip.errors import one_line
 
 from ..records import Case, Mark, Picture, Rejected, inside
 from .base import Reader, read_annotated
@@ -18,8 +31,10 @@ class CocoReader(Reader):
 
     `files: {annotations: train.json, images: train2017}`.
 
-    `annotations` may be a dictionary `{split: file}`. Segmentations may be polygons or run lengths; without one the
-    box counts. Crowd regions are masks like others.
+    `annotations` may be a dictionary `{split: file}`. Without `images` the pictures are looked for in the source's
+    folder, beside the JSON file, in `images/` there, and in a folder of the file's name. Segmentations may be polygons
+    or run lengths; without one the box counts. A crowd region, or an annotation that cannot be used, leaves its label
+    open in its picture.
     """
 
     layout = "coco"
@@ -27,61 +42,96 @@ class CocoReader(Reader):
     takes = ("images",)
 
     def cases(self) -> list[Case]:
-        """One case per picture of all files."""
+        """One case per picture of all files; pictures that are not there become problems."""
         given = self.recipe.files["annotations"]
         found: dict[str, Case] = {}
         for split, name in given.items() if isinstance(given, dict) else [(None, given)]:
             for case in self._cases_of(str(name), split):
                 if case.key in found:
-                    self.reject("duplicate_id", "a file name in several entries")
+                    self.reject("duplicate_id", "a file name in several files")
+                    # What either file marks is there.
+                    found[case.key].parts["marks"].extend(case.parts["marks"])
                 else:
                     found[case.key] = case
+        for case in found.values():
+            case.parts["marks"][:] = self._once(case.parts["marks"])
         return [found[key] for key in sorted(found)]
+
+    def _once(self, entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """Annotations without repetitions. Their own ids tell nothing: exporters repeat them."""
+        found = {json.dumps({**entry, "id": None, "image_id": None}): entry for entry in reversed(entries)}
+        for _ in range(len(entries) - len(found)):
+            self.reject("duplicate_id", "an annotation in several entries")
+        return list(reversed(found.values()))
 
     def _cases_of(self, name: str, split: str | None) -> list[Case]:
         path = inside(self.root, name)
-        try:
-            content = json.loads(path.read_text(encoding="utf-8"))
-            names = {entry["id"]: str(entry["name"]) for entry in content["categories"]}
-            images = self._unique(content["images"], "image")
-            marks: dict[Any, list[dict[str, Any]]] = {number: [] for number in images}
-            for entry in self._unique(content["annotations"], "annotation").values():
-                self._sort_in(entry, marks, names)
-            folder = str(self.recipe.files.get("images", "."))
-            return [self._case(image, folder, split, marks[number]) for number, image in images.items()]
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise ValueError(f"{self.recipe.source}: {path.name} is no COCO file ({type(error).__name__})") from None
-
-    def _sort_in(self, entry: dict[str, Any], marks: dict[Any, list[dict[str, Any]]], names: dict[Any, str]) -> None:
-        """An annotation to its picture; one of another picture, or of none, is reported."""
-        try:
-            category = entry["category_id"]
-            label = names.get(category, f"category {category}")
-            own = marks.get(entry["image_id"])
-        except (KeyError, TypeError):
-            self.reject("bad_annotations", "an annotation without picture or category")
-            return
-        if own is None:
-            self.reject("no_image", "an annotation of no picture")
-        else:
-            own.append({**entry, "label": label})
-
-    def _unique(self, entries: list[dict[str, Any]], kind: str) -> dict[Any, dict[str, Any]]:
-        found: dict[Any, dict[str, Any]] = {}
-        for entry in entries:
-            if not isinstance(entry, dict) or not isinstance(entry.get("id"), (int, str)):
-                self.reject("bad_annotations", f"{kind} without an id")
-            elif kind == "image" and not isinstance(entry.get("file_name"), str):
-                self.reject("bad_annotations", "image without a file name")
-            elif entry["id"] in found:
-                self.reject("duplicate_id", kind)
+        coco = read_coco(path)
+        for rule, value in coco.problems:
+            self.reject(rule, value)
+        self._report_other_formats(coco)
+        folders = self._folders(path)
+        found, missing = [], 0
+        for image in coco.images:
+            try:
+                size = image_size(image)
+                key = self._key_of(image["file_name"], folders)
+            except AnnotationError as error:
+                self.reject(error.rule, error.reason)
+            except Rejected as error:
+                missing += error.rule == "missing_file"
+                self.reject(error.rule, error.value)
             else:
-                found[entry["id"]] = entry
+                parts = {"marks": coco.annotations[image["id"]], "size": size}
+                found.append(Case(key, self.patient(key), split or self.split(key), parts))
+        if missing:
+            looked = f"looked in {', '.join(folders)} of {self.recipe.root!r}"
+            self._warn(f"{coco.name}: {missing} of {len(coco.images)} pictures are missing: {looked}")
         return found
 
-    def _case(self, image: dict[str, Any], folder: str, split: str | None, marks: list[dict[str, Any]]) -> Case:
-        key = f"{folder}/{image['file_name']}" if folder != "." else str(image["file_name"])
-        return Case(key, self.patient(key), split or self.split(key), {"marks": marks, "size": _size(image)})
+    def _folders(self, path: Path) -> list[str]:
+        """Where pictures are looked for, relative to the root."""
+        if "images" in self.recipe.files:
+            return [str(self.recipe.files["images"])]
+        return [folder.relative_to(self.root).as_posix() for folder in image_folders(path, self.root)]
+
+    def _key_of(self, name: str, folders: list[str]) -> str:
+        """The relative path of a picture.
+
+        Raises:
+            `Rejected`: `missing_file`, `leaves_folder`.
+        """
+        if Path(name).is_absolute():
+            raise Rejected("leaves_folder", "absolute or climbing file name")
+        for folder in folders:
+            key = name if folder == "." else f"{folder}/{name}"
+            try:
+                inside(self.root, key)
+            except Rejected as error:
+                if error.rule != "missing_file":
+                    raise
+            else:
+                return key
+        raise Rejected("missing_file", f"looked in {', '.join(folders)}")
+
+    def _report_other_formats(self, coco: CocoFile) -> None:
+        doubts, annotated = Counter[str](), 0
+        for image in coco.images:
+            entries = coco.annotations[image["id"]]
+            annotated += bool(entries)
+            try:
+                size = image_size(image)
+            except AnnotationError:
+                continue
+            if size and (looks := other_format(stated_boxes(entries), size)):
+                doubts[looks] += 1
+        for looks, count in doubts.items():
+            if count > MOST_DOUBTFUL * annotated:
+                self.reject("box_format", f"boxes of {count} pictures {looks}")
+                self._warn(f"{coco.name}: boxes of {count} pictures {looks}")
+
+    def _warn(self, text: str) -> None:
+        print(f"warning: {one_line(f'{self.recipe.source}: {text}')}", file=sys.stderr)
 
     def read(self, case: Case) -> Picture:
         """Pixels and marks."""
@@ -91,44 +141,23 @@ class CocoReader(Reader):
         return image.picture(coco_mark(entry, height, width) for entry in case.parts["marks"])
 
 
-def _size(image: dict[str, Any]) -> tuple[int, int] | None:
-    return (int(image["width"]), int(image["height"])) if "width" in image and "height" in image else None
-
-
 def coco_mark(entry: dict[str, Any], height: int, width: int) -> Mark:
-    """A COCO annotation (with its `label`) as a mark; a segmentation that cannot be decoded is rejected."""
-    label, segmentation = str(entry["label"]), entry.get("segmentation")
-    if not segmentation:
-        try:
-            x, y, box_width, box_height = (float(value) for value in entry["bbox"])
-        except (KeyError, TypeError, ValueError):
-            raise Rejected("bad_annotations", "neither segmentation nor bbox") from None
-        return Mark(label, box=(x, y, x + box_width, y + box_height))
-    if isinstance(segmentation, dict) and list(segmentation.get("size", ())) != [height, width]:
-        raise Rejected("size_mismatch", "run lengths of another size")
+    """A COCO annotation, with its `label`, as a mark. One that cannot be used keeps its label and says why."""
+    label = entry["label"]
+    if label is None:  # no label map has such a name
+        label = f"category {one_line(entry.get('category_id'), 40)}"
     try:
-        if isinstance(segmentation, dict):
-            runs = segmentation
-            if isinstance(segmentation["counts"], list):
-                runs = coco_mask.frPyObjects(segmentation, height, width)
-        else:
-            _check_polygons(segmentation)
-            runs = coco_mask.merge(coco_mask.frPyObjects(segmentation, height, width))
-        return Mark(label, np.asarray(coco_mask.decode(runs)) > 0)
-    except Rejected:
-        raise
-    except Exception as error:  # pycocotools raises nearly anything
-        raise Rejected("bad_annotations", f"segmentation: {type(error).__name__}") from None
-
-
-def _check_polygons(polygons: Any) -> None:
-    """The rasteriser reads beyond short lists and loops on wild numbers: check first."""
-    for polygon in polygons:
-        points = np.asarray(polygon, dtype=np.float64)
-        if points.ndim != 1 or len(points) < 6 or len(points) % 2 or not np.isfinite(points).all():
-            raise Rejected("bad_annotations", "a polygon that is none")
-        if np.abs(points).max() > 100_000:
-            raise Rejected("bad_annotations", "a polygon far outside its picture")
+        region = annotation_region(entry, (width, height))
+    except AnnotationError as error:
+        return Mark(label, problem=(error.rule, error.reason))
+    problem = ("bad_annotations", region.note) if region.note else None
+    mask = None if region.segmentation is None else region.segmentation.mask()
+    if mask is not None and mask.any():
+        return Mark(label, mask, problem=problem)
+    if mask is not None:
+        problem = ("bad_annotations", "a segmentation without a pixel: its box is used")
+    x, y, wide, high = region.box
+    return Mark(label, box=(x, y, x + wide, y + high), problem=problem)
 
 
 __all__ = ["CocoReader", "coco_mark"]

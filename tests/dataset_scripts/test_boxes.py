@@ -105,6 +105,11 @@ def test_stated_boxes() -> None:
     assert entry["bbox"] == [0, 3, 10.5, 6] and entry["segmentation"] is None and not rows
 
 
+def test_a_box_that_goes_a_little_beyond_its_picture() -> None:
+    (entry,), rows, left_open = annotated(Mark("liver", box=(1, 1, 5, 43)))
+    assert entry["bbox"] == [1, 1, 4, 39] and rows == ["clipped_box: liver: [1, 1, 5, 43] in 60x40"] and not left_open
+
+
 @pytest.mark.parametrize(
     "box",
     [
@@ -114,7 +119,7 @@ def test_stated_boxes() -> None:
         (1, 1, math.inf, 3),
         (-3, 1, 5, 5),
         (50, 1, 63, 5),
-        (1, 1, 5, 43),
+        (1, 1, 5, 46),
     ],
 )
 def test_bad_boxes(box: tuple[float, float, float, float]) -> None:

@@ -219,3 +219,18 @@ def test_outputs_differ_where_names_ignore_case_or_form(tmp_path: Path) -> None:
 
 def test_output_names() -> None:
     assert output_names("scan") == ("scan.boxes.json", "scan.png")
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        (lambda c: c["image"].update(width=10**400), "image.width must be"),
+        (lambda c: c["image"].update(spacing_mm=[1, 10**400]), "image.spacing_mm must be"),
+        (lambda c: c["boxes"][0].update(score=10**400), "score must be"),
+        (lambda c: c["boxes"][0].update(bbox=[1, 1, 10**400, 1]), "bbox must be four numbers"),
+        (lambda c: c["image"].update(modality=["ct"]), "image.modality must be"),
+    ],
+)
+def test_numbers_that_no_float_can_hold(change: Callable[[Any], Any], problem: str) -> None:
+    with pytest.raises(MedGlipError, match=problem):
+        validate_boxes(changed(change), "a.json")

@@ -103,8 +103,44 @@ class TestMarksThatAreLeftOut:
         assert item.labels == () and item.annotated == ()
 
     def test_without_such_marks_nothing_is_logged(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-        read(tmp_path, [LIVER, {**SPLEEN, "bbox": [28, 18, 9, 9]}])
+        read(tmp_path, [LIVER, {**SPLEEN, "bbox": [20, 9, 11, 12]}])
         assert not caplog.records
+
+    def test_a_box_that_goes_a_little_beyond_its_picture(
+        self, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        item = read(tmp_path, [LIVER, {**SPLEEN, "bbox": [5, 9, 27, 4]}])
+        assert item.boxes.tolist() == [[1, 2, 4, 6], [5, 9, 30, 13]]
+        assert (
+            "1 boxes go beyond their picture and are clipped, the first [5.0, 9.0, 27.0, 4.0] in 30x20 in a.png"
+            in (caplog.text)
+        )
+
+    def test_a_category_that_is_not_there_may_be_any(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+        item = read(tmp_path, [LIVER, {**SPLEEN, "category_id": 9}])
+        assert item.labels == item.annotated == ("liver",)
+        assert "1 annotations of a category that is not there" in caplog.text
+
+    def test_ids_as_text_and_as_numbers_are_one(self, tmp_path: Path) -> None:
+        item = read(tmp_path, [{**LIVER, "category_id": "1", "image_id": "5"}, {**SPLEEN, "category_id": 2.0}])
+        assert item.labels == ("liver", "spleen")
+
+    def test_entries_of_one_file_share_their_annotations(self, tmp_path: Path) -> None:
+        def twice(content: dict[str, Any]) -> None:
+            content["images"].append({**content["images"][0], "id": 6})
+            content["annotations"][1]["image_id"] = 6
+
+        assert read(tmp_path, [LIVER, SPLEEN], twice).labels == ("liver", "spleen")
+
+    def test_pictures_that_cannot_be_told_apart_are_left_out(
+        self, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        def same_id(content: dict[str, Any]) -> None:
+            image = content["images"][0]
+            content["images"] += [{**image, "file_name": "b.png"}, {**image, "id": 6, "file_name": "c.png"}]
+
+        item = read(tmp_path, [LIVER], same_id)
+        assert item.image_id == "c.png" and not item.labels and "in several entries: 1 of them" in caplog.text
 
 
 class TestOtherFormats:
@@ -187,7 +223,7 @@ class TestCategories:
             ([{"id": 1, "name": None}], "category '1' has no name"),
             ([{"id": 1, "name": "liver"}, {"id": 1, "name": "spleen"}], "two categories have the id '1'"),
             ([{"id": 1, "name": "liver"}, {"id": 2, "name": "Liver"}], "'liver' and 'Liver': give them one name"),
-            ([{"id": 1, "name": "liver"}, {"id": 2, "name": "liver "}], "'liver' and 'liver ': give them one name"),
+            ([{"id": 1, "name": "liver"}, {"id": 2, "name": "liver "}], "'liver' and 'liver': give them one name"),
             ([{"id": 1, "name": "left lung"}, {"id": 2, "name": "left  lung"}], "give them one name"),
             ([{"id": "\x1b[2J" * 90}], "has no name"),
             ([{"id": 1, "name": "red \x1b[31mlabel"}], "has the character U\\+001B: take it out"),
@@ -229,9 +265,18 @@ class TestBoxes:
             {"size": [20, 30], "counts": [3, -4]}, {"size": [20, 30], "counts": "ZzZzZz"}, {"size": 3, "counts": "a"},
         ],
     )  # fmt: skip
-    def test_segmentations_that_are_none(self, shape: Any, tmp_path: Path) -> None:
-        with pytest.raises(ValueError, match="^list.json: annotation '0' has no box of four finite numbers"):
-            read(tmp_path, [{"category_id": 1, "segmentation": shape}])
+    def test_segmentations_that_are_none(self, shape: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+        item = read(tmp_path, [{"category_id": 1, "segmentation": shape}, SPLEEN])
+        assert item.labels == ("spleen",) and "liver" not in item.annotated
+        assert "left out 1 annotations that are not understood" in caplog.text
+
+    @pytest.mark.parametrize("shape", [[], [[]], {}, [[1, 2, 3]], {"size": [20, 30], "counts": "Zz"}, "a.png"])
+    def test_a_box_is_used_without_a_segmentation(self, shape: Any, tmp_path: Path) -> None:
+        assert read(tmp_path, [{**LIVER, "segmentation": shape}]).boxes.tolist() == [[1, 2, 4, 6]]
+
+    def test_run_lengths_of_another_size_make_the_box_doubtful(self, tmp_path: Path) -> None:
+        item = read(tmp_path, [{**LIVER, "segmentation": {"size": [40, 60], "counts": [5, 5]}}])
+        assert not item.labels and "liver" not in item.annotated
 
 
 class TestPictures:
@@ -244,7 +289,7 @@ class TestPictures:
     def test_a_size_or_name_that_is_missing(self, tmp_path: Path) -> None:
         with pytest.raises(ValueError, match="width and height of 'a.png' must be"):
             read(tmp_path, [LIVER], lambda content: content["images"][0].pop("width"))
-        with pytest.raises(ValueError, match="list.json: picture '5' has no file_name"):
+        with pytest.raises(ValueError, match="no labelled pictures of ct"):
             read(tmp_path, [LIVER], lambda content: content["images"][0].pop("file_name"))
 
     def test_whole_numbers_with_a_point(self, tmp_path: Path) -> None:

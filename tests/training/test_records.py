@@ -201,9 +201,11 @@ class TestCoco:
             "1234",
         ],
     )
-    def test_boxes_that_are_none(self, tmp_path: Path, box: list[Any]) -> None:
-        with pytest.raises(ValueError, match=r"list.json: "):
-            load_records(one_picture(tmp_path, [("liver", box)]), "ct")
+    def test_boxes_that_are_none_leave_their_label_open(
+        self, tmp_path: Path, box: list[Any], caplog: pytest.LogCaptureFixture
+    ) -> None:
+        (item,) = load_records(one_picture(tmp_path, [("liver", box)]), "ct")
+        assert not item.labels and "liver" not in item.annotated and "list.json: left out 1 " in caplog.text
 
     @pytest.mark.parametrize("name", ["../a.png", "/etc/hostname", "b/../../a.png"])
     def test_names_that_leave_the_folder(self, tmp_path: Path, name: str) -> None:
@@ -216,15 +218,13 @@ class TestCoco:
         with pytest.raises(ValueError, match=r"list.json: is no COCO file"):
             load_records(tmp_path / "list.json", "ct")
 
-    def test_two_pictures_of_one_id_and_annotations_of_none(self, tmp_path: Path) -> None:
+    def test_annotations_of_no_picture_are_named(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
         path = one_picture(tmp_path, [("liver", [1, 2, 3, 4])])
         content = json.loads(path.read_text(encoding="utf-8"))
-        path.write_text(json.dumps({**content, "images": content["images"] * 2}), encoding="utf-8")
-        with pytest.raises(ValueError, match="two pictures have one id"):
-            load_records(path, "ct")
-        path.write_text(json.dumps({**content, "images": []}), encoding="utf-8")
-        with pytest.raises(ValueError, match="names a picture or category that is not there"):
-            load_records(path, "ct")
+        lost = {**content["annotations"][0], "image_id": 99}
+        path.write_text(json.dumps({**content, "annotations": [*content["annotations"], lost]}), encoding="utf-8")
+        assert len(load_records(path, "ct")) == 1
+        assert "list.json: an annotation of no image: 1 of them" in caplog.text
 
     def test_pictures_that_cannot_be_read_are_named(self, tmp_path: Path) -> None:
         Image.new("L", (8, 8)).save(tmp_path / "a.png")
