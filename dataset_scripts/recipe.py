@@ -37,8 +37,10 @@ from typing import Any
 import yaml
 
 from modeling_medglip.configuration_medglip import resolve_modality
+from modeling_medglip.errors import MedGlipError, one_line
 from modeling_medglip.geometry import PLANES
 from modeling_medglip.taxonomy import load_taxonomy
+from modeling_medglip.text_files import read_text
 from modeling_medglip.yaml_files import load_yaml
 
 from .catalog import load_catalog
@@ -98,8 +100,15 @@ class Recipe:
     @property
     def fingerprint(self) -> str:
         """Short hash of everything that decides what a case becomes."""
-        text = json.dumps(asdict(self), sort_keys=True, default=str)
+        text = json.dumps(_text_keys(asdict(self)), sort_keys=True, default=str)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _text_keys(value: Any) -> Any:
+    """A value with text as keys of all mappings, which can be sorted."""
+    if isinstance(value, dict):
+        return {str(key): _text_keys(part) for key, part in value.items()}
+    return [_text_keys(part) for part in value] if isinstance(value, (list, tuple)) else value
 
 
 def load_recipes(path: str | Path) -> list[Recipe]:
@@ -108,38 +117,73 @@ def load_recipes(path: str | Path) -> list[Recipe]:
     Raises:
         `ValueError`: one line that names the file, the source and what is wrong.
     """
+    recipes, problems = read_recipes(path)
+    for problem in problems:
+        raise problem
+    return recipes
+
+
+class RecipeError(MedGlipError):
+    """A recipe that cannot be used.
+
+    Attributes:
+        source: its id, or the file's name where it has no usable one.
+    """
+
+    def __init__(self, message: str, source: str) -> None:
+        super().__init__(one_line(message))
+        self.source = source
+
+
+def read_recipes(path: str | Path) -> tuple[list[Recipe], list[RecipeError]]:
+    """The usable recipes of a file, and why the others are not: one source must not take the others with it."""
     file = Path(path)
+    name = one_line(file.name, 120)
+    recipes: list[Recipe] = []
+    problems: list[RecipeError] = []
     try:
-        document = load_yaml(file.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        reason = " ".join(str(getattr(error, "strerror", None) or getattr(error, "problem", None) or error).split())
-        raise ValueError(f"{file.name}: cannot be read ({reason})") from None
+        rows = _rows(file)
+    except ValueError as error:
+        return [], [RecipeError(str(error), name)]
+    for row in rows:
+        try:
+            recipe = _recipe(row, name)
+            if any((recipe.source, recipe.modality) == (other.source, other.modality) for other in recipes):
+                raise ValueError(f"{name}: {recipe.source} {recipe.modality} occurs twice")
+            recipes.append(recipe)
+        except ValueError as error:
+            source = str(row.get("source"))
+            problems.append(RecipeError(str(error), source if SOURCE_ID.match(source) else name))
+    return recipes, problems
+
+
+def _rows(file: Path) -> list[dict[str, Any]]:
+    name = one_line(file.name, 120)
+    try:
+        document = load_yaml(read_text(file))
+    except yaml.YAMLError as error:
+        raise ValueError(f"{name}: cannot be read ({one_line(getattr(error, 'problem', None) or error)})") from None
     if not isinstance(document, dict):
-        raise ValueError(f"{file.name}: is no recipe")
+        raise ValueError(f"{name}: is no recipe")
     rows = document.get("recipes", [document])
     defaults = document.get("defaults", {})
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in [defaults, *rows]):
-        raise ValueError(f"{file.name}: recipes are a list of mappings, defaults a mapping")
-    recipes = [_recipe({**defaults, **row}, file.name) for row in rows]
-    names = [(recipe.source, recipe.modality) for recipe in recipes]
-    if len(set(names)) != len(names):
-        twice = next(name for name in names if names.count(name) > 1)
-        raise ValueError(f"{file.name}: {' '.join(twice)} occurs twice")
-    return recipes
+        raise ValueError(f"{name}: recipes are a list of mappings, defaults a mapping")
+    return [{**defaults, **row} for row in rows]
 
 
 def _recipe(row: dict[str, Any], file: str) -> Recipe:
     source = str(row.get("source", ""))
     where = f"{file}: {source[:60] or 'a recipe'}"
-    odd = sorted(set(row) - {entry.name for entry in fields(Recipe)})
+    odd = sorted(map(str, set(row) - {entry.name for entry in fields(Recipe)}))
     if odd:
-        raise ValueError(f"{where}: unknown keys {', '.join(map(str, odd))}")
+        raise ValueError(f"{where}: unknown keys {', '.join(odd)}")
     if not SOURCE_ID.match(source):
         raise ValueError(f"{where}: source must be lower-case letters, digits and underscores")
     if "layout" not in row:
         raise ValueError(f"{where}: says no layout")
     _check_types(row, where)
-    values = dict(row)
+    values = {**row, "source": source}
     values["modality"] = _modality(row, where)
     for key in ("window", "instances"):
         values[key] = None if row.get(key) is None else tuple(row[key])
@@ -155,8 +199,8 @@ def _recipe(row: dict[str, Any], file: str) -> Recipe:
 FORMS: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "layout": ("text", lambda v: isinstance(v, str)),
     "root": ("text", lambda v: isinstance(v, str)),
-    "files": ("a mapping with text (or whole numbers, in values) as keys", lambda v: _texts_as_keys(v)),
-    "values": ("a mapping of whole numbers to text", lambda v: _mapping(v, int, str)),
+    "files": ("a mapping with text (or whole numbers, in values) as keys", lambda v: _texts_as_keys(v) and _plain(v)),
+    "values": ("a mapping of whole numbers to text", lambda v: _mapping(v, int, str) and _plain(v)),
     "labels": ("a mapping of text to text (quote numbers, yes and no)", lambda v: _mapping(v, str, str)),
     "patient": ("a regular expression", lambda v: isinstance(v, str) and _compiles(v)),
     "splits": (
@@ -164,16 +208,18 @@ FORMS: dict[str, tuple[str, Callable[[Any], bool]]] = {
         lambda v: _mapping(v, str, list) and all(_list(patterns, str) for patterns in v.values()),
     ),
     "planes": ("a mapping of planes to whole numbers", lambda v: _mapping(v, str, int)),
-    "window": ("two numbers", lambda v: _list(v, (int, float)) and len(v) == 2),
-    "bits": ("8 or 16", lambda v: v in (8, 16)),
+    "window": ("two numbers", lambda v: _list(v, (int, float)) and len(v) == 2 and _plain(v)),
+    "bits": ("8 or 16", lambda v: type(v) is int and v in (8, 16)),
     "instances": ("a list of labels", lambda v: _list(v, str)),
-    "min_pixels": ("a whole number from 0", lambda v: type(v) is int and v >= 0),
+    "min_pixels": ("a whole number from 0", lambda v: type(v) is int and v >= 0 and _plain(v)),
     "specks": ("a number from 0 to 1", lambda v: type(v) in (int, float) and 0 <= v <= 1),
     "axcodes": ("text", lambda v: isinstance(v, str)),
-    "clinical": ("a mapping", lambda v: isinstance(v, dict)),
-    "card": ("a mapping", lambda v: isinstance(v, dict)),
+    "clinical": ("a mapping of plain values", lambda v: isinstance(v, dict) and _plain(v)),
+    "card": ("a mapping of plain values, with name, license and family as text", lambda v: _card(v)),
     "confirmed": ("true or false", lambda v: isinstance(v, bool)),
 }
+# Numbers that are taken as they are: whole ones up to here are exact in all that reads them.
+LARGEST = 2**53
 OPTIONAL = ("patient", "window", "instances", "axcodes")
 
 
@@ -189,6 +235,22 @@ def _texts_as_keys(value: Any) -> bool:
     return all(isinstance(key, str) for part in inner for key in part)
 
 
+def _plain(value: Any) -> bool:
+    """Whether a value is text, numbers of usual size, lists and mappings of them; the loader bounds its depth."""
+    if isinstance(value, dict):
+        return all(type(key) in (str, int) and _plain(key) and _plain(part) for key, part in value.items())
+    if isinstance(value, list):
+        return all(map(_plain, value))
+    if isinstance(value, (int, float)):
+        return abs(value) <= LARGEST
+    return value is None or (isinstance(value, str) and "\0" not in value)
+
+
+def _card(value: Any) -> bool:
+    texts = isinstance(value, dict) and [value[key] for key in ("name", "license", "family") if key in value]
+    return isinstance(texts, list) and _plain(value) and all(isinstance(text, str | None) for text in texts)
+
+
 def _list(value: Any, content: type | tuple[type, ...]) -> bool:
     return isinstance(value, list) and all(isinstance(v, content) and not isinstance(v, bool) for v in value)
 
@@ -196,7 +258,7 @@ def _list(value: Any, content: type | tuple[type, ...]) -> bool:
 def _compiles(pattern: str) -> bool:
     try:
         re.compile(pattern)
-    except re.error:
+    except (re.error, OverflowError, RecursionError):
         return False
     return True
 
@@ -234,4 +296,14 @@ def _check(recipe: Recipe, where: str) -> None:
         raise ValueError(f"{where}: patient needs a group in its regular expression")
 
 
-__all__ = ["EXCLUDE", "OPEN", "RECIPES_FOLDER", "SPLITS", "WINDOWS", "Recipe", "load_recipes"]
+__all__ = [
+    "EXCLUDE",
+    "OPEN",
+    "RECIPES_FOLDER",
+    "SPLITS",
+    "WINDOWS",
+    "Recipe",
+    "RecipeError",
+    "load_recipes",
+    "read_recipes",
+]

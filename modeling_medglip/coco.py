@@ -175,7 +175,7 @@ def image_size(image: dict[str, Any]) -> tuple[int, int] | None:
     Raises:
         `AnnotationError`: they are no whole numbers above 0.
     """
-    sides = [image.get("width"), image.get("height")]
+    sides: list[Any] = [image.get("width"), image.get("height")]
     if sides == [None, None]:
         return None
     for side in sides:
@@ -183,7 +183,8 @@ def image_size(image: dict[str, Any]) -> tuple[int, int] | None:
         if not is_number(side) or not 0 < side < FARTHEST or side != int(side):
             told = " x ".join(shown(value) for value in sides)
             raise AnnotationError("bad_annotations", f"width and height must be whole numbers above 0, not {told}")
-    return int(image["width"]), int(image["height"])
+    width, height = sides
+    return int(width), int(height)
 
 
 def annotation_region(entry: dict[str, Any], size: tuple[int, int]) -> Region:

@@ -57,7 +57,7 @@ def _check_size(text: str) -> None:
         if isinstance(event, yaml.AliasEvent):
             if any(anchor == event.anchor for anchor, _ in still_open):
                 raise yaml.YAMLError(f"the alias *{one_line(event.anchor, 40)} lies inside its own anchor")
-            count += sizes.get(event.anchor, 1)
+            count += sizes.get(event.anchor or "", 1)
         elif isinstance(event, yaml.ScalarEvent):
             count += 1
             if event.anchor:
