@@ -28,11 +28,12 @@ from modeling_medglip.errors import one_line
 
 from .clinical import check_settings
 from .engines import ENGINES, Job, run
+from .locks import locked
 from .merge import Summary, merge, require_own
-from .process import Options, case_folder, fingerprint, is_done
+from .process import NO_ROOM, Options, case_folder, fingerprint, is_done
 from .quality import PROFILES, RULES
-from .readers import READERS, make_reader
-from .recipe import Recipe, load_recipes
+from .readers import READERS, Reader, make_reader
+from .recipe import Recipe, RecipeError, read_recipes
 from .records import Rejected, Rejection
 
 
@@ -55,6 +56,7 @@ def build(
     say: Any = print,
     pictures: bool = False,
     engine: str = "local",
+    problems: Sequence[Rejection] = (),
 ) -> Summary:
     """Build a data set; see the module's text.
 
@@ -65,9 +67,11 @@ def build(
         workers: processes. profile: see `quality.PROFILES`. square_pixels: resample pictures of volumes.
         seed: for splits that no source decides. name: of the data set. say: told the plan.
         pictures: draw plots and contact sheets too. engine: `"local"` or `"ray"`, see `engines.py`.
+        problems: rows of the report for sources that are not among the recipes.
 
     Raises:
-        `ValueError`: a recipe that does not fit the folder, or an `out` that holds something else.
+        `ValueError`: no recipe fits its folder, `out` holds something else, or another build writes into `out` or
+            `work`.
     """
     out = out.resolve()
     work = (work or out.with_name(f"{out.name}.work")).resolve()
@@ -76,48 +80,80 @@ def build(
     if out.resolve() == work.resolve() or out.resolve() in work.resolve().parents:
         raise ValueError("the work folder must lie outside the data set: it names the raw files")
     require_own(out)
-    work.mkdir(parents=True, exist_ok=True)
-    work.chmod(0o700)  # it tells which pseudonym is which file
-    shutil.rmtree(work / "parts", ignore_errors=True)  # of builds that were killed
-    options = Options(profile, square_pixels, _key(work))
-    jobs, problems = plan_jobs(recipes, raw)
-    _write_private(work, jobs, options)
-    for folder in {job.reader.root.resolve() for job in jobs} - {raw.resolve()}:
-        if out.is_relative_to(folder):
-            raise ValueError(f"{out.name}: lies within a source's folder: choose another place")
-    waiting = [
-        job for job in jobs if not is_done(_folder(work, job, options), fingerprint(job.reader, job.case, options))
-    ]
-    say(_plan_text(jobs, waiting))
-    with _bar() as watch:
-        for _ in watch(run(waiting, options, work, workers, engine), "cases", len(waiting)):
-            pass
-        folders = [_folder(work, job, options) for job in jobs]
-        return merge(folders, recipes, out, problems, seed, name, watch, pictures, work / PRIVATE_REPORT)
+    with locked(out), locked(work):
+        work.mkdir(parents=True, exist_ok=True)
+        work.chmod(0o700)  # it tells which pseudonym is which file
+        shutil.rmtree(work / "parts", ignore_errors=True)  # of builds that were killed
+        options = Options(profile, square_pixels, _key(work))
+        jobs, rejections = plan_jobs(recipes, raw)
+        _write_private(work, jobs, options)
+        for folder in {job.reader.root.resolve() for job in jobs} - {raw.resolve()}:
+            if out.is_relative_to(folder):
+                raise ValueError(f"{out.name}: lies within a source's folder: choose another place")
+        waiting = [
+            job for job in jobs if not is_done(_folder(work, job, options), fingerprint(job.reader, job.case, options))
+        ]
+        say(_plan_text(jobs, waiting))
+        with _bar() as watch:
+            for _ in watch(run(waiting, options, work, workers, engine), "cases", len(waiting)):
+                pass
+            folders = [_folder(work, job, options) for job in jobs]
+            rows = [*problems, *rejections]
+            return merge(folders, recipes, out, rows, seed, name, watch, pictures, work / PRIVATE_REPORT)
 
 
 def plan_jobs(recipes: Sequence[Recipe], raw: Path) -> tuple[list[Job], list[Rejection]]:
     """All cases of all sources, in the order that decides their numbers, and what the readers left out."""
     jobs: list[Job] = []
     problems: list[Rejection] = []
+    readers = 0
     for recipe in recipes:
-        reader = make_reader(recipe, raw)
         try:
+            reader = make_reader(recipe, raw)
             check_settings(recipe.clinical, reader.root)
-        except ValueError as error:
-            raise ValueError(f"{recipe.source}: {error}") from None
-        try:
-            cases = reader.cases()
-            if not cases and not reader.problems:
-                reader.reject("no_cases")
-            jobs += [Job(reader, case) for case in cases]
-        except Rejected as error:
-            reader.reject(error.rule, error.value)
-        except ValueError as error:  # one source must not take the others with it
-            print(f"warning: {one_line(error)}", file=sys.stderr)
-            reader.reject("bad_annotations", "the source's list cannot be read")
+        except (ValueError, OSError) as error:
+            if len(recipes) == 1:
+                raise ValueError(_of_source(recipe, error)) from None
+            problems.append(_left_out(recipe.source, _of_source(recipe, error)))
+            continue
+        readers += 1
+        jobs += _jobs_of(reader)
         problems += reader.problems
+    if recipes and not readers:
+        raise ValueError("no source can be read")
     return jobs, problems
+
+
+def _jobs_of(reader: Reader) -> list[Job]:
+    """The cases of one source; what goes wrong is a row of the report and costs this source only."""
+    try:
+        cases = reader.cases()
+    except Rejected as error:
+        reader.reject(error.rule, error.value)
+    except ValueError as error:
+        print(f"warning: {one_line(error)}", file=sys.stderr)
+        reader.reject("bad_annotations", "the source's list cannot be read")
+    except Exception as error:
+        if getattr(error, "errno", None) in NO_ROOM:
+            raise
+        print(f"warning: {reader.recipe.source}: its list cannot be read", file=sys.stderr)
+        reader.reject("bad_source", type(error).__name__)
+    else:
+        if not cases and not reader.problems:
+            reader.reject("no_cases")
+        return [Job(reader, case) for case in cases]
+    return []
+
+
+def _of_source(recipe: Recipe, error: Exception) -> str:
+    text = one_line(getattr(error, "strerror", None) or error)
+    return text if text.startswith(f"{recipe.source}: ") else f"{recipe.source}: {text}"
+
+
+def _left_out(source: str, reason: str) -> Rejection:
+    """Say why a source is left out, and return its row of the report."""
+    print(f"warning: {reason}: this source is left out", file=sys.stderr)
+    return Rejection(source, "", "listing", "bad_source")
 
 
 def _folder(work: Path, job: Job, options: Options) -> Path:
@@ -202,12 +238,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         if getattr(options, key) is None:
             parser.error(f"--{key} is needed")
     try:
-        recipes = [recipe for path in options.recipe for recipe in load_recipes(path)]
-        recipes = _chosen(recipes, options.source)
+        recipes, broken = _read_recipes(options.recipe, options.source)
         summary = build(
             recipes, options.raw, options.out, options.work, options.workers, options.profile, options.square_pixels,
             options.seed, options.name, pictures=not options.no_pictures,
-            engine=options.engine,
+            engine=options.engine, problems=broken,
         )  # fmt: skip
     except ValueError as error:
         print(f"error: {one_line(error)}", file=sys.stderr)
@@ -218,6 +253,24 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     _print_summary(summary, options.out)
     return 1 if summary.failed else 0
+
+
+def _read_recipes(paths: Sequence[Path], sources: Sequence[str] | None) -> tuple[list[Recipe], list[Rejection]]:
+    """The chosen recipes, and rows of the report for those that cannot be used.
+
+    Raises:
+        `ValueError`: none can be used, or a chosen one is not there.
+    """
+    recipes: list[Recipe] = []
+    errors: list[RecipeError] = []
+    for path in paths:
+        good, bad = read_recipes(path)
+        recipes += good
+        errors += bad
+    if errors and not recipes:
+        raise errors[0]
+    chosen = _chosen(recipes, sources)
+    return chosen, [_left_out(error.source, str(error)) for error in errors if not sources or error.source in sources]
 
 
 def _chosen(recipes: list[Recipe], sources: Sequence[str] | None) -> list[Recipe]:

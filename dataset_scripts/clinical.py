@@ -19,11 +19,15 @@ from __future__ import annotations
 
 import csv
 import functools
+import io
 import math
 import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+from modeling_medglip.errors import one_line
+from modeling_medglip.text_files import read_text
 
 from .records import Case, Rejected, inside
 
@@ -32,6 +36,7 @@ FACTS = ("age_band", "sex", "diagnosis", "history")
 SEXES = {"f": "female", "female": "female", "w": "female", "m": "male", "male": "male", "o": "other", "other": "other"}
 OLDEST = 90
 DICOM = "dicom"
+MAX_TABLE_BYTES = 2**28
 
 
 def clinical_facts(settings: Mapping[str, Any], root: Path, case: Case) -> dict[str, str]:
@@ -45,7 +50,9 @@ def clinical_facts(settings: Mapping[str, Any], root: Path, case: Case) -> dict[
     if settings.get("table") == DICOM:
         return _from_dicom(case)
     match = re.search(str(settings["matches"]), case.key)
-    row = _table(inside(root, str(settings["table"])), str(settings["id"])).get(match.group(1)) if match else None
+    row = (
+        _table(inside(root, str(settings["table"])), str(settings["id"])).get(match.group(1) or "") if match else None
+    )
     return {} if row is None else facts_of(settings, row)
 
 
@@ -57,32 +64,40 @@ def check_settings(settings: Mapping[str, Any], root: Path) -> None:
     if missing:
         raise ValueError(f"clinical: needs {', '.join(missing)}")
     try:
+        groups = re.compile(str(settings["matches"])).groups
+    except (re.error, OverflowError, RecursionError):
+        groups = 0
+    if groups < 1:
+        raise ValueError("clinical: matches must be a regular expression with a group")
+    try:
         path = inside(root, str(settings["table"]))
-        with path.open(encoding="utf-8-sig", newline="") as stream:
-            columns = next(csv.reader(stream), [])
-    except (Rejected, OSError, ValueError, csv.Error):
-        raise ValueError(f"clinical: {settings['table']!r} is no table below the source's folder") from None
+        columns = next(csv.reader(_lines(path), strict=True), [])
+    except (Rejected, ValueError, csv.Error):
+        name = one_line(settings["table"], 80)
+        raise ValueError(f"clinical: {name!r} is no table below the source's folder") from None
     named = [settings["id"], *(settings[key] for key in ("age", "sex") if key in settings)]
     for fact in ("diagnosis", "history"):
         if fact in settings:
-            if not isinstance(settings[fact], Mapping) or not {"column", "values"} <= set(settings[fact]):
+            given = settings[fact]
+            if not isinstance(given, Mapping) or not isinstance(given.get("values"), Mapping) or "column" not in given:
                 raise ValueError(f"clinical: {fact} needs column and values")
             named.append(settings[fact]["column"])
-    odd = [str(name) for name in named if str(name) not in columns]
+    odd = [str(name) for name in named if name not in columns]
     if odd:
-        raise ValueError(f"clinical: {path.name} has no column {', '.join(odd)}: it has {', '.join(columns)}")
+        told = f"clinical: {path.name} has no column {', '.join(odd)}: it has {', '.join(columns)}"
+        raise ValueError(one_line(told))
 
 
-def facts_of(settings: Mapping[str, Any], row: Mapping[str, str]) -> dict[str, str]:
+def facts_of(settings: Mapping[str, Any], row: Mapping[str, str | None]) -> dict[str, str]:
     """The allowed facts of one row of a table."""
     found = {}
     if "age" in settings:
-        found["age_band"] = age_band(row[settings["age"]])
+        found["age_band"] = age_band(row[settings["age"]] or "")
     if "sex" in settings:
-        found["sex"] = SEXES.get(row[settings["sex"]].strip().lower(), "")
+        found["sex"] = SEXES.get((row[settings["sex"]] or "").strip().lower(), "")
     for fact in ("diagnosis", "history"):
         if fact in settings:
-            value = row[settings[fact]["column"]].strip()
+            value = (row[settings[fact]["column"]] or "").strip()
             found[fact] = str({str(k): v for k, v in settings[fact]["values"].items()}.get(value, ""))
     return {fact: value for fact, value in found.items() if value}
 
@@ -97,10 +112,15 @@ def age_band(text: str) -> str:
 
 
 @functools.lru_cache(maxsize=8)
-def _table(path: Path, id_column: str) -> dict[str, dict[str, str]]:
-    with path.open(encoding="utf-8-sig", newline="") as stream:
-        rows = list(csv.DictReader(stream))
-    return {row[id_column]: row for row in rows}
+def _table(path: Path, id_column: str) -> dict[str, dict[str, str | None]]:
+    try:
+        return {row[id_column]: row for row in csv.DictReader(_lines(path), strict=True)}
+    except (ValueError, KeyError, csv.Error):
+        raise Rejected("bad_annotations", "the clinical table cannot be read") from None
+
+
+def _lines(path: Path) -> io.StringIO:
+    return io.StringIO(read_text(path, MAX_TABLE_BYTES), newline="")
 
 
 def _from_dicom(case: Case) -> dict[str, str]:

@@ -136,8 +136,8 @@ def require_own(out: Path) -> None:
 
 def _swap(new: Path, out: Path) -> None:
     old = out.with_name(f".{out.name}.old")
-    shutil.rmtree(old, ignore_errors=True)
     if out.exists():
+        shutil.rmtree(old, ignore_errors=True)
         os.replace(out, old)
     os.replace(new, out)
     shutil.rmtree(old, ignore_errors=True)

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from fnmatch import fnmatch
 from pathlib import Path
 from stat import S_ISREG
+from string import Formatter
 from typing import ClassVar
 
 import numpy as np
@@ -35,6 +36,10 @@ SPLIT_WORDS = {
 }  # fmt: skip
 
 
+# What a pattern of a recipe may ask for.
+PLACEHOLDERS = ("stem", "name", "folder", "id")
+
+
 class Reader(ABC):
     """Reads the raw files of one source.
 
@@ -55,7 +60,7 @@ class Reader(ABC):
         self.recipe = recipe
         self.root = raw / recipe.root
         self.problems: list[Rejection] = []
-        if not self.root.is_dir():
+        if not _is_folder(self.root):
             raise ValueError(f"{recipe.source}: there is no folder {recipe.root!r} in the raw folder")
         missing = [name for name in self.needs if name not in recipe.files]
         if missing:
@@ -90,7 +95,7 @@ class Reader(ABC):
         for path in sorted(path for path in paths if path.is_relative_to(self.root)):
             try:
                 stat = path.stat()
-            except OSError:  # a label, or too long for a name
+            except (OSError, ValueError):  # a label, too long for a name, or with characters that no name has
                 continue
             if S_ISREG(stat.st_mode):
                 found.append((path, stat))
@@ -105,7 +110,13 @@ class Reader(ABC):
     def find(self, pattern: str) -> list[Path]:
         """Files below the root that fit a pattern, sorted; links that lead out of it become problems."""
         found = []
-        for path in sorted(self.root.glob(pattern)):
+        try:
+            paths = sorted(self.root.glob(pattern))
+        except (OSError, ValueError, NotImplementedError, IndexError, RecursionError, re.error):
+            raise ValueError(
+                f"{self.recipe.source}: files: {one_line(pattern, 80)!r} is not a usable pattern"
+            ) from None
+        for path in paths:
             if not path.resolve().is_relative_to(self.root.resolve()):
                 self.reject("leaves_folder", "link out of the folder", path)
             elif path.is_file():
@@ -133,7 +144,7 @@ class Reader(ABC):
     def patient(self, key: str) -> str:
         """The patient of a case: group 1 of the recipe's expression, else the whole key."""
         match = re.search(self.recipe.patient, key) if self.recipe.patient else None
-        return match.group(1) if match else key
+        return (match.group(1) if match else None) or key
 
     def split(self, key: str) -> str | None:
         """The official split of a case: the first pattern that fits its path or its name."""
@@ -166,9 +177,24 @@ def _check_pattern(text: str, source: str) -> None:
     if Path(text).is_absolute():
         raise ValueError(f"{source}: files: {text!r} is absolute; patterns are relative to the source's root")
     try:
-        text.format(stem="", name="", folder="", id="")
-    except (KeyError, IndexError, ValueError):
-        raise ValueError(f"{source}: files: {text!r} has a placeholder other than stem, name, folder, id") from None
+        # A format or an attribute of a placeholder could grow without bounds, or tell of the program.
+        plain = all(
+            name is None or (name in PLACEHOLDERS and not form and not conversion)
+            for _, name, form, conversion in Formatter().parse(text)
+        )
+    except ValueError:
+        plain = False
+    if not plain:
+        raise ValueError(
+            f"{source}: files: {one_line(text, 80)!r} has a placeholder other than {', '.join(PLACEHOLDERS)}"
+        )
+
+
+def _is_folder(path: Path) -> bool:
+    try:
+        return path.is_dir()
+    except (OSError, ValueError):  # no name that a folder can have
+        return False
 
 
 def stem_of(path: Path, pattern: str) -> str:

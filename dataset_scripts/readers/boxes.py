@@ -4,10 +4,15 @@
 from __future__ import annotations
 
 import csv
+import io
+import math
 import re
 from abc import abstractmethod
 from pathlib import Path
 from xml.etree import ElementTree
+
+from modeling_medglip.errors import one_line
+from modeling_medglip.text_files import read_text
 
 from ..records import Case, Mark, Picture, Rejected, inside
 from .base import Reader, read_annotated, sibling
@@ -15,6 +20,9 @@ from .base import Reader, read_annotated, sibling
 
 # Enough for a few thousand objects; what is larger is no annotation of one picture.
 MAX_TEXT_BYTES = 2**22
+MAX_TABLE_BYTES = 2**29
+# How a table's four numbers are meant.
+FORMS = ("xyxy", "xywh", "shares")
 
 
 class SideFileReader(Reader):
@@ -115,7 +123,9 @@ class YoloReader(SideFileReader):
                 x, y, w, h = shares
                 box = ((x - w / 2) * width, (y - h / 2) * height, (x + w / 2) * width, (y + h / 2) * height)
             elif len(shares) >= 6 and len(shares) % 2 == 0:
-                xs, ys = shares[0::2], shares[1::2]
+                # A minimum may hide what is not a number.
+                whole = all(map(math.isfinite, shares))
+                xs, ys = (shares[0::2], shares[1::2]) if whole else ([math.nan], [math.nan])
                 box = (min(xs) * width, min(ys) * height, max(xs) * width, max(ys) * height)
             else:
                 raise Rejected("bad_annotations", f"a line of {len(values) + 1} numbers")
@@ -139,28 +149,42 @@ class CsvBoxesReader(Reader):
 
     def cases(self) -> list[Case]:
         """One case per id."""
-        columns = self.recipe.files["columns"]
-        if not isinstance(columns, dict) or not isinstance(columns.get("box"), list) or len(columns["box"]) != 4:
-            raise ValueError(f"{self.recipe.source}: columns must name id and, as a list, the four of box")
+        self._check_columns()
         path = inside(self.root, str(self.recipe.files["table"]))
         found: dict[str, Case] = {}
         try:
-            with path.open(encoding="utf-8-sig", newline="") as stream:
-                for row in csv.DictReader(stream):
-                    key = str(self.recipe.files["image"]).format(id=row[columns["id"]])
-                    if key not in found:
-                        patient = row[columns["patient"]] if "patient" in columns else self.patient(key)
-                        split = self.stated_split(row[columns["split"]] if "split" in columns else None, key)
-                        found[key] = Case(key, patient, split, {"rows": []})
-                    found[key].parts["rows"].append(self._row(row))
+            # Strict, since a quote that is never closed would swallow the rows after it.
+            for row in csv.DictReader(io.StringIO(read_text(path, MAX_TABLE_BYTES), newline=""), strict=True):
+                self._add(row, found)
         except (KeyError, ValueError, csv.Error) as error:
-            raise ValueError(f"{self.recipe.source}: {path.name}: {type(error).__name__} {error}") from None
+            reason = one_line(f"{type(error).__name__} {error}", 120)
+            raise ValueError(f"{self.recipe.source}: {path.name}: {reason}") from None
         return [found[key] for key in sorted(found)]
 
-    def _row(self, row: dict[str, str]) -> tuple[str, list[str]]:
+    def _check_columns(self) -> None:
+        """Raise `ValueError` unless the recipe names the columns that are needed."""
         columns = self.recipe.files["columns"]
-        label = str(self.recipe.files.get("label", "")) or row[columns["label"]]
-        return label, [row[name] for name in columns["box"]]
+        texts = isinstance(columns, dict) and all(isinstance(columns[key], str) for key in columns if key != "box")
+        box = columns.get("box") if texts else None
+        if not isinstance(box, list) or len(box) != 4 or not all(isinstance(name, str) for name in box):
+            raise ValueError(f"{self.recipe.source}: columns must name id and, as a list, the four of box")
+        if columns.get("form", FORMS[0]) not in FORMS:
+            raise ValueError(f"{self.recipe.source}: form must be one of {', '.join(FORMS)}")
+
+    def _add(self, row: dict[str, str | None], found: dict[str, Case]) -> None:
+        """One row to its case. Of a row that is cut short some columns are `None`."""
+        columns = self.recipe.files["columns"]
+        own = row[columns["id"]]
+        if not own or not own.strip():
+            self.reject("bad_annotations", "a row without an id")
+            return
+        key = str(self.recipe.files["image"]).format(id=own)
+        if key not in found:
+            patient = row[columns["patient"]] if "patient" in columns else None
+            split = self.stated_split(row[columns["split"]] if "split" in columns else None, key)
+            found[key] = Case(key, patient or self.patient(key), split, {"rows": []})
+        label = str(self.recipe.files.get("label", "")) or row[columns["label"]] or ""
+        found[key].parts["rows"].append((label, [row[name] for name in columns["box"]]))
 
     def read(self, case: Case) -> Picture:
         """Pixels and boxes."""
@@ -169,12 +193,13 @@ class CsvBoxesReader(Reader):
         width, height = image.size
         marks = []
         for label, texts in case.parts["rows"]:
-            if not any(text.strip() for text in texts):
+            if not any(text is None or text.strip() for text in texts):
                 continue
             try:
-                x1, y1, x2, y2 = (float(text) for text in texts)
+                x1, y1, x2, y2 = (float(text or "") for text in texts)
             except ValueError:
-                raise Rejected("bad_annotations", "a box that is no four numbers") from None
+                marks.append(Mark(label, problem=("bad_annotations", "a box that is no four numbers")))
+                continue
             if form == "xywh":
                 x2, y2 = x1 + x2, y1 + y2
             elif form == "shares":

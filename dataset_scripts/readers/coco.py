@@ -20,7 +20,7 @@ from modeling_medglip.coco import (
     read_coco,
     stated_boxes,
 )
-from modeling_medglip.errors import one_line
+from modeling_medglip.errors import MedGlipError, one_line
 
 from ..records import Case, Mark, Picture, Rejected, inside
 from .base import Reader, read_annotated
@@ -66,7 +66,10 @@ class CocoReader(Reader):
 
     def _cases_of(self, name: str, split: str | None) -> list[Case]:
         path = inside(self.root, name)
-        coco = read_coco(path)
+        try:
+            coco = read_coco(path)
+        except MedGlipError as error:
+            raise ValueError(f"{self.recipe.source}: {error}") from None
         for rule, value in coco.problems:
             self.reject(rule, value)
         self._report_other_formats(coco)

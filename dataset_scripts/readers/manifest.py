@@ -3,15 +3,19 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 import numpy as np
 
+from modeling_medglip.errors import MedGlipError, one_line
 from modeling_medglip.reading import ReadImage
+from modeling_medglip.text_files import read_json
 
 from ..records import Case, Mark, Picture, Rejected, inside
 from .base import Reader, decoded, on_stored, read_mask, stored_levels
+
+
+MAX_MANIFEST_BYTES = 2**29
 
 
 class ManifestReader(Reader):
@@ -30,11 +34,10 @@ class ManifestReader(Reader):
         """One case per listed picture; a picture that is listed twice counts once."""
         path = inside(self.root, str(self.recipe.files["manifest"]))
         try:
-            entries = list(json.loads(path.read_text(encoding="utf-8"))["images"])
+            entries = list(read_json(path, MAX_MANIFEST_BYTES)["images"])
         except (ValueError, KeyError, TypeError) as error:
-            raise ValueError(
-                f"{self.recipe.source}: {path.name} is no such manifest ({type(error).__name__})"
-            ) from None
+            reason = one_line(error, 120) if isinstance(error, MedGlipError) else type(error).__name__
+            raise ValueError(f"{self.recipe.source}: {path.name} is no such manifest ({reason})") from None
         found: dict[str, Case] = {}
         for entry in entries:
             if not isinstance(entry, dict) or not isinstance(entry.get("image"), str):
@@ -43,10 +46,21 @@ class ManifestReader(Reader):
             key = entry["image"]
             if key in found:
                 self.reject("duplicate_id", "listed twice")
+                self._join(found[key].parts["entry"], entry)
                 continue
             patient = str(entry.get("video_id") or entry.get("source_id") or self.patient(key))
             found[key] = Case(key, patient, self.stated_split(entry.get("split"), key), {"entry": entry})
         return [found[key] for key in sorted(found)]
+
+    def _join(self, first: dict[str, Any], other: dict[str, Any]) -> None:
+        """Add the objects of a second entry: they are in the picture. Values of another label map cannot be."""
+        if "labelmap" in other or not isinstance(other.get("objects"), list):
+            first["objects"] = None  # no picture is made of it
+        elif isinstance(first.get("objects"), list):
+            first["objects"] = [
+                *first["objects"],
+                *(item for item in other["objects"] if item not in first["objects"]),
+            ]
 
     def read(self, case: Case) -> Picture:
         """Pixels and marks."""
@@ -55,18 +69,23 @@ class ManifestReader(Reader):
         labelmap = read_mask(inside(self.root, entry["labelmap"]), image) if "labelmap" in entry else None
         try:
             marks = [self._mark(item, labelmap, image) for item in entry["objects"]]
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
             raise Rejected("bad_annotations", type(error).__name__) from None
-        if any(mark.mask is None for mark in marks):  # boxes come without the size of their image
+        if any(mark.box is not None for mark in marks):  # boxes come without the size of their image
             on_stored(image, None)
         return Picture(stored_levels(image.pixels), tuple(marks))
 
     def _mark(self, item: dict[str, Any], labelmap: np.ndarray | None, image: ReadImage) -> Mark:
         label = str(item["label"])
+        mask = None
         if labelmap is not None and "labelmap_value" in item:
-            return Mark(label, labelmap == item["labelmap_value"])
-        if "mask" in item:
-            return Mark(label, binary(read_mask(inside(self.root, item["mask"]), image)))
+            mask = np.asarray(labelmap == item["labelmap_value"])
+        elif "mask" in item:
+            mask = binary(read_mask(inside(self.root, item["mask"]), image))
+        if mask is not None:
+            # What is listed is in the picture, so that nothing may be claimed where its mask is empty.
+            empty = None if mask.any() else ("bad_annotations", "an object with an empty mask")
+            return Mark(label, None if empty else mask, problem=empty)
         x, y, width, height = (float(value) for value in item["bbox_xywh"])
         return Mark(label, box=(x, y, x + width, y + height))
 

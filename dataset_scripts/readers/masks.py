@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,8 @@ from .base import Reader, decoded, read_mask, sibling, stem_of, stored_levels
 from .manifest import binary
 
 
+# Red, green and blue of a label.
+COLOR = re.compile(r"\s*\d{1,3}\s*,\s*\d{1,3}\s*,\s*\d{1,3}\s*")
 # Up to this value labels are looked for by a table of all values.
 LARGEST_INDEX = 2**16
 
@@ -38,6 +41,7 @@ class MaskFolderReader(Reader):
     def cases(self) -> list[Case]:
         """One case per picture; pictures without any mask and masks without a picture become problems."""
         pattern, masks = str(self.recipe.files["image"]), self._templates()
+        self._check_colors()
         found, used = [], set[Path]()
         for path in self.find(pattern):
             parts = {
@@ -55,7 +59,13 @@ class MaskFolderReader(Reader):
 
     def _templates(self) -> dict[str, str]:
         given = self.recipe.files["mask"]
-        return dict(given) if isinstance(given, dict) else {"": str(given)}
+        return {str(key): str(part) for key, part in given.items()} if isinstance(given, dict) else {"": str(given)}
+
+    def _check_colors(self) -> None:
+        """Raise `ValueError` unless `colours` maps three whole numbers each to a label."""
+        given = self.recipe.files.get("colours", {})
+        if not isinstance(given, dict) or not all(COLOR.fullmatch(str(code)) for code in given):
+            raise ValueError(f'{self.recipe.source}: colours must be like {{"255,0,0": label}}')
 
     def _report_orphans(self, masks: dict[str, str], used: set[Path]) -> None:
         images = {Path(path) for path in self.find(str(self.recipe.files["image"]))}

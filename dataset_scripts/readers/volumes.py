@@ -3,12 +3,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import numpy as np
 
 from modeling_medglip.geometry import Volume, closest_axes, on_grid, to_lps
+from modeling_medglip.text_files import read_json
 from modeling_medglip.volumes import VolumeError, read_header, read_volume
 
 from ..recipe import Recipe
@@ -62,8 +62,11 @@ class LabelmapReader(Reader):
     def _values(self) -> dict[int, str]:
         if "values" not in self.recipe.files:
             return dict(self.recipe.values)
-        text = inside(self.root, str(self.recipe.files["values"])).read_text(encoding="utf-8")
-        return {**{int(value): str(name) for value, name in json.loads(text).items()}, **self.recipe.values}
+        try:
+            content = read_json(inside(self.root, str(self.recipe.files["values"])))
+            return {**{int(value): str(name) for value, name in content.items()}, **self.recipe.values}
+        except (ValueError, AttributeError):
+            raise Rejected("bad_annotations", "the file of values is no mapping of whole numbers to labels") from None
 
 
 class MaskVolumesReader(Reader):

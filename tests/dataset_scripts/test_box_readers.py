@@ -57,7 +57,8 @@ class TestCoco:
         ],
     )
     def test_bad_marks(self, tmp_path: Path, annotation: dict[str, Any], rule: str) -> None:
-        assert coco(tmp_path, **annotation)[0] == [rule]
+        ((mark,),) = [picture.marks for picture in coco(tmp_path, **annotation)[0]]
+        assert mark.problem is not None and mark.problem[0] == rule and mark.mask is None and mark.box is None
 
     @pytest.mark.parametrize(
         ("image", "rule"),
@@ -68,7 +69,8 @@ class TestCoco:
         ],
     )
     def test_bad_pictures(self, tmp_path: Path, image: dict[str, Any], rule: str) -> None:
-        assert coco(tmp_path, {"images": [{"id": 1, **image}]}, bbox=[1, 1, 2, 2])[0] == [rule]
+        read, listed = coco(tmp_path, {"images": [{"id": 1, **image}]}, bbox=[1, 1, 2, 2])
+        assert rule in (*read, *listed) and not any(isinstance(one, Picture) for one in read)
 
     def test_identifiers(self, tmp_path: Path) -> None:
         twice = [{"id": 1, "file_name": "a.png"}] * 2
@@ -90,7 +92,7 @@ class TestCoco:
     @pytest.mark.parametrize("text", ["{", "[]", '{"images": []}'])
     def test_what_is_no_coco(self, tmp_path: Path, text: str) -> None:
         (tmp_path / "boxes.json").write_text(text, encoding="utf-8")
-        with pytest.raises(ValueError, match="boxes.json is no COCO file"):
+        with pytest.raises(ValueError, match="boxes.json: is no COCO file"):
             read_all(tmp_path, "coco", {"annotations": "boxes.json"})
 
 
@@ -164,5 +166,10 @@ class TestCsv:
     def test_bad_tables(self, tmp_path: Path) -> None:
         with pytest.raises(ValueError, match="boxes.csv: KeyError"):
             self.table(tmp_path, "other\n1\n")
-        assert self.table(tmp_path, "name,finding,x,y,w,h\np1,mass,a,b,c,d\n")[0] == ["bad_annotations"]
+        for row in ("p1,mass,a,b,c,d", "p1,mass,1,2", "p1"):
+            (picture,), _ = self.table(tmp_path, f"name,finding,x,y,w,h\n{row}\n")
+            assert picture.marks[0].problem[0] == "bad_annotations" and picture.marks[0].box is None
+        assert self.table(tmp_path, "name,finding,x,y,w,h\n,mass,1,2,3,4\n") == ([], ["bad_annotations"])
+        with pytest.raises(ValueError, match="boxes.csv: Error"):  # it would swallow the rows after it
+            self.table(tmp_path, 'name,finding,x,y,w,h\n"p1,mass,1,2,3,4\np1,mass,1,2,3,4\n')
         assert self.table(tmp_path, "name,finding,x,y,w,h\n../p1,mass,1,2,3,4\n")[0] == ["leaves_folder"]

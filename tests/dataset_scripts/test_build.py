@@ -329,7 +329,7 @@ class TestCommand:
         assert main([*arguments, "--out", str(tmp_path / "set"), "--no-pictures"]) == 1
         printed = capsys.readouterr()
         assert "bad_annotations" in printed.out and "missing_file" in printed.out and "4 pictures" in printed.out
-        assert "broken: list.json is no COCO file" in printed.err
+        assert "broken: list.json: is no COCO file" in printed.err
 
     def test_names_that_are_no_utf_8(self, raw: Path, tmp_path: Path) -> None:
         shutil.copytree(raw / "polyps", tmp_path / "raw" / "polyps")
@@ -430,3 +430,42 @@ def test_square_pixels(raw: Path, recipes: list[Recipe], tmp_path: Path) -> None
         for row in coco_files(tmp_path / "set")["ct/train"].dataset["images"]
     }
     assert sizes == {("axial", 24, 20), ("coronal", 24, 24)}
+
+
+class TestBrokenSources:
+    """A source that cannot be used costs itself, not the build."""
+
+    GOOD = "polyps.yaml"
+
+    @pytest.mark.parametrize(
+        "text",
+        [
+            "files: &f {a: *f}\nsource: x\nlayout: coco\nmodality: ct\n",
+            "a0: &a0 [x, x]\n" + "\n".join(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]" for n in range(1, 9)),
+            "[" * 5000,
+            "source: x\nlayout: coco\nmodality: ct\nfiles: {annotations: a}\nwindow: [0, 1.0e+999]\n",
+            "source: x\nlayout: coco\nmodality: ct\nfiles: {annotations: a}\nmin_pixels: 1" + "0" * 400 + "\n",
+            f"source: x\nlayout: coco\nmodality: ct\nroot: {'r' * 5000}\nfiles: {{annotations: a}}\n",
+            f"source: x\nlayout: mask_folder\nmodality: ct\nfiles: {{image: {'r' * 5000}, mask: m}}\n",
+            "source: x\nlayout: mask_folder\nmodality: ct\nfiles: {image: 'a**b', mask: m}\n",
+            "source: x\nlayout: yolo\nmodality: ct\nfiles: {image: '{id:>1000000000}', annotation: m}\n",
+            f"source: x\nlayout: coco\nmodality: ct\nfiles: {{annotations: {'a' * 5000}}}\n",
+            "source: x\nlayout: voc\nmodality: ct\nfiles: {annotation: 1, image: 2}\nclinical: {1: a, b: c}\n",
+            "source: x\nlayout: csv_boxes\nmodality: ct\nfiles: {table: t, image: i, columns: {box: [1, 2, 3, 4]}}\n",
+            "1: 2\nsource: x\nb: c\n",
+            "source: x\nsource: y\n",
+            "\x00\x01\x02",
+        ],
+    )
+    def test_costs_itself(self, raw: Path, tmp_path: Path, text: str, capsys: pytest.CaptureFixture[str]) -> None:
+        write_recipes(raw)
+        (tmp_path / "broken.yaml").write_text(text, encoding="utf-8")
+        recipes = [str(tmp_path / "broken.yaml"), str(raw / self.GOOD)]
+        out = tmp_path / "set"
+        arguments = ["--raw", str(raw), "--out", str(out), "--no-pictures"]
+        assert main(["--recipe", *recipes, *arguments]) == 1
+        printed = capsys.readouterr()
+        assert "4 pictures with" in printed.out and "Traceback" not in printed.err
+        rejected = json.loads((out / "quality" / "report.json").read_text(encoding="utf-8"))["rejected"]
+        assert {source for row in rejected.values() for source in row} & {"x", "broken.yaml"}
+        assert main(["--recipe", recipes[0], *arguments]) in (1, 2), "alone it is no success"
