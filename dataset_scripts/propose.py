@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from modeling_medglip.configuration_medglip import resolve_modality
+from modeling_medglip.modalities import resolve_modality
 from modeling_medglip.phrases import normalize_phrase
 from modeling_medglip.results import write_text
 from modeling_medglip.taxonomy import load_taxonomy

@@ -9,8 +9,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from modeling_medglip.configuration_medglip import resolve_modality
 from modeling_medglip.markdown import percent, plain, table
+from modeling_medglip.modalities import resolve_modality
 from modeling_medglip.results import write_text
 
 from .front_matter import ID, join

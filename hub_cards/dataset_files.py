@@ -15,8 +15,8 @@ from typing import Any
 
 import yaml
 
-from modeling_medglip.configuration_medglip import MODALITIES
 from modeling_medglip.errors import one_line
+from modeling_medglip.modalities import MODALITIES
 from modeling_medglip.results import to_json, write_text
 
 from .dataset_card import render_dataset_card

@@ -17,8 +17,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from modeling_medglip.configuration_medglip import resolve_modality
 from modeling_medglip.errors import one_line
+from modeling_medglip.modalities import resolve_modality
 
 from .check import problems
 from .experts import UNIFIED

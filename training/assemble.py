@@ -15,9 +15,9 @@ from typing import Any
 
 import torch
 
-from modeling_medglip.configuration_medglip import MODALITIES
 from modeling_medglip.errors import one_line
 from modeling_medglip.image_processing_medglip import MedGlipImageProcessor
+from modeling_medglip.modalities import MODALITIES
 from modeling_medglip.modeling_medglip import MedGlipForObjectDetection
 from modeling_medglip.processing_medglip import MedGlipProcessor
 

@@ -23,9 +23,9 @@ from modeling_medglip.coco import (
     shown,
     stated_boxes,
 )
-from modeling_medglip.configuration_medglip import resolve_modality
 from modeling_medglip.errors import MedGlipError, one_line
 from modeling_medglip.image_orientation import drawn_on_stored, upright_boxes
+from modeling_medglip.modalities import resolve_modality
 from modeling_medglip.reading import decode_image, read_orientation
 
 from .coco_entries import annotated_labels, is_built, label_names, marks_of, picture_size

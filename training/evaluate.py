@@ -26,8 +26,8 @@ import yaml
 from transformers.utils import cached_file
 
 from modeling_medglip.checkpoint import default_checkpoint, weights_sha256
-from modeling_medglip.configuration_medglip import resolve_modality
 from modeling_medglip.errors import one_line
+from modeling_medglip.modalities import resolve_modality
 from modeling_medglip.processing_medglip import MedGlipProcessor
 
 from .dataset import foreign_labels

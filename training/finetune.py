@@ -27,9 +27,9 @@ from torch import nn
 from transformers import HfArgumentParser
 
 from modeling_medglip import default_checkpoint
-from modeling_medglip.configuration_medglip import resolve_modality
 from modeling_medglip.errors import one_line
 from modeling_medglip.image_processing_medglip import MedGlipImageProcessor
+from modeling_medglip.modalities import resolve_modality
 from modeling_medglip.modeling_medglip import MedGlipForObjectDetection
 from modeling_medglip.processing_medglip import MedGlipProcessor
 

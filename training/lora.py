@@ -15,8 +15,8 @@ import torch
 from safetensors import SafetensorError
 from torch import nn
 
-from modeling_medglip.configuration_medglip import MODALITIES
 from modeling_medglip.errors import one_line
+from modeling_medglip.modalities import MODALITIES
 from modeling_medglip.modeling_medglip import MedGlipForObjectDetection
 from modeling_medglip.results import write_text
 

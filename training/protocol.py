@@ -25,8 +25,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from modeling_medglip.configuration_medglip import resolve_modality
 from modeling_medglip.errors import one_line
+from modeling_medglip.modalities import resolve_modality
 from modeling_medglip.results import write_text
 
 from .baselines.closed_vocabulary import ClosedVocabularyDetector

@@ -20,9 +20,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from modeling_medglip.configuration_medglip import MODALITIES, resolve_modality
 from modeling_medglip.errors import one_line
 from modeling_medglip.image_processing_medglip import estimate_window
+from modeling_medglip.modalities import MODALITIES, resolve_modality
 from modeling_medglip.taxonomy import means_a_side
 from modeling_medglip.yaml_files import load_yaml
 

@@ -23,7 +23,6 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from modeling_medglip.configuration_medglip import MODALITIES
 from modeling_medglip.errors import one_line
 from modeling_medglip.geometry import cut, picture_count, to_lps
 from modeling_medglip.image_processing_medglip import (
@@ -33,6 +32,7 @@ from modeling_medglip.image_processing_medglip import (
     router_features,
     router_scores,
 )
+from modeling_medglip.modalities import MODALITIES
 from modeling_medglip.results import write_text
 from modeling_medglip.volumes import read_volume
 
