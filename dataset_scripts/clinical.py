@@ -26,6 +26,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from modeling_medglip.dicom_files import read_header
 from modeling_medglip.errors import one_line
 from modeling_medglip.text_files import read_text
 
@@ -124,11 +125,7 @@ def _lines(path: Path) -> io.StringIO:
 
 
 def _from_dicom(case: Case) -> dict[str, str]:
-    import pydicom
-
-    header = pydicom.dcmread(
-        case.parts["slices"][0], force=True, stop_before_pixels=True, specific_tags=["PatientAge", "PatientSex"]
-    )
+    header = read_header(case.parts["slices"][0], ["PatientAge", "PatientSex"])
     age = age_band(str(header.get("PatientAge") or ""))
     sex = SEXES.get(str(header.get("PatientSex") or "").strip().lower(), "")
     return {fact: value for fact, value in (("age_band", age), ("sex", sex)) if value}

@@ -13,6 +13,9 @@ from .geometry import Volume
 from .volumes import MAX_BYTES, VolumeError
 
 
+MAX_SLICES = 100_000
+
+
 class EvenSlabs:
     """The slices of a series at even distances, linear between their neighbours, as [`DicomSlabs`] gives its own.
 
@@ -30,8 +33,9 @@ class EvenSlabs:
         self.slabs, self.shape = slabs, slabs.shape
         total = float(along[-1] - along[0])
         self.count = max(2, round(total / float(np.median(np.diff(along)))) + 1)
-        if self.shape[0] * self.shape[1] * self.count * 4 > MAX_BYTES:
-            raise VolumeError(f"{self.count} even slices: more than {MAX_BYTES} bytes", "too_large")
+        if self.shape[0] * self.shape[1] * self.count * 4 > MAX_BYTES or self.count > MAX_SLICES:
+            told = f"{self.count} even slices: more than {MAX_SLICES}, or of more than {MAX_BYTES} bytes"
+            raise VolumeError(told, "too_large")
         even = np.linspace(along[0], along[-1], self.count)
         self._after = np.clip(np.searchsorted(along, even), 1, len(along) - 1)
         before = along[self._after - 1]

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from .dicom_files import is_marked, read_header, require_pydicom
 from .dicom_series import Stack, index_series
 from .errors import MedGlipError, one_line
 from .quiet import silent
@@ -69,6 +70,7 @@ def find_series(folder: Path, several_patients: bool = False, resample: bool = F
         `MedGlipError`: no image series, several patients, a damaged file, or more than `MAX_FILES` files; names the
             folder.
     """
+    require_pydicom()
     name = one_line(folder.name, 120)
     files = list(_files(folder, name))
     images = [file for file in files if file.kind == IMAGE]
@@ -126,15 +128,11 @@ def _files(folder: Path, name: str) -> Iterator[_File]:
 
 
 def _file(path: Path) -> _File:
-    import pydicom
-
     try:
         if path.stat().st_size == 0:
             return _File(path, EMPTY)
-        with path.open("rb") as stream:
-            marked = stream.read(132)[128:] == b"DICM"
-        header = pydicom.dcmread(path, force=True, stop_before_pixels=True, specific_tags=TAGS)
-        kind = _kind(header, marked or _named(path))
+        header = read_header(path, TAGS)
+        kind = _kind(header, header.preamble is not None or _named(path))
         return _image(path, header) if kind == IMAGE else _File(path, kind)
     except Exception:  # damaged files make pydicom raise nearly anything
         return _File(path, BROKEN if _named(path) else OTHER)
@@ -189,14 +187,11 @@ def _series(files: list[_File], notes: tuple[str, ...]) -> FoundSeries | None:
 def holds_slices(path: Path) -> bool:
     """Whether a file is a multi-frame DICOM image whose frames lie in space, as those of an enhanced CT or MR do."""
     try:
-        import pydicom
-
-        with path.open("rb") as stream:
-            if stream.read(132)[128:] != b"DICM" and not path.name.lower().endswith(DICOM_ENDINGS):
-                return False
+        if not is_marked(path) and not path.name.lower().endswith(DICOM_ENDINGS):
+            return False
         tags = ["NumberOfFrames", "Modality", "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"]
         with silent("pydicom"):
-            header = pydicom.dcmread(path, force=True, stop_before_pixels=True, specific_tags=tags)
+            header = read_header(path, tags)
             several = int(header.get("NumberOfFrames") or 1) > 1
             derived = str(header.get("Modality") or "").strip().upper() in DERIVED_CODES
             return several and not derived and functional_item(header, 0, "PlanePositionSequence") is not None

@@ -9,8 +9,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from .dicom_files import PIXEL_TAGS, open_dicom, read_dataset, read_header
+from .dicom_pixels import pixel_format, read_frame
 from .dicom_slices import GAP
 from .geometry import Volume
+from .quiet import silent
 from .reading_dicom import functional_item
 from .volumes import MAX_BYTES, VolumeError
 
@@ -32,7 +35,8 @@ def read_segmentation(path: str | Path) -> list[tuple[Volume, str]]:
     except ModuleNotFoundError:
         raise VolumeError('DICOM SEG needs highdicom: pip install "med-glip[clinical]"', "unreadable") from None
     try:
-        segmentation = highdicom.seg.segread(str(path))
+        with silent("pydicom"):
+            segmentation = highdicom.seg.Segmentation.from_dataset(_native_dataset(path), copy=False)
         if segmentation.get_volume_geometry() is None:
             return _sheared_segments(segmentation)
         found = []
@@ -48,12 +52,30 @@ def read_segmentation(path: str | Path) -> list[tuple[Volume, str]]:
         raise VolumeError(f"is no DICOM segmentation of a volume ({type(error).__name__})", "unreadable") from None
 
 
+def _native_dataset(path: str | Path) -> Any:
+    """Read a file with its pixels, which are decompressed here rather than by whatever decoder pydicom finds first."""
+    import pydicom
+
+    with open_dicom(path, PIXEL_TAGS) as opened:
+        stored_as = pixel_format(opened)
+        if stored_as.rows * stored_as.columns * stored_as.frames > MAX_BYTES:
+            raise VolumeError(f"{stored_as.frames} frames of {stored_as.columns}x{stored_as.rows}", "too_large")
+        if opened.pixel_bytes is not None:
+            return read_dataset(path)
+        pixels = b"".join(read_frame(opened, stored_as, frame).pixels.tobytes() for frame in range(stored_as.frames))
+    dataset = read_dataset(path)
+    dataset.file_meta.TransferSyntaxUID = pydicom.uid.ExplicitVRLittleEndian
+    dataset.PixelData = pixels + b"\0" * (len(pixels) % 2)
+    dataset["PixelData"].VR = "OW" if stored_as.allocated > 8 else "OB"
+    return dataset
+
+
 def _sheared_segments(segmentation: Any) -> list[tuple[Volume, str]]:
     """Segments whose frames are not stacked along their normal, as those of a tilted gantry, by the frames' own
     positions. Frames may be missing between others: what has none is empty."""
-    shared = segmentation.SharedFunctionalGroupsSequence[0]
-    orientation = np.array(shared.PlaneOrientationSequence[0].ImageOrientationPatient, dtype=np.float64)
-    measures = shared.PixelMeasuresSequence[0]
+    plane = functional_item(segmentation, 0, "PlaneOrientationSequence")
+    orientation = np.array(plane.ImageOrientationPatient, dtype=np.float64)
+    measures = functional_item(segmentation, 0, "PixelMeasuresSequence")
     frames = segmentation.PerFrameFunctionalGroupsSequence
     positions = np.array([frame.PlanePositionSequence[0].ImagePositionPatient for frame in frames], dtype=np.float64)
     numbers = [  # shared by all frames where there is one segment
@@ -92,10 +114,8 @@ def read_structures(path: str | Path, image: Volume) -> list[tuple[Volume, str]]
     Raises:
         `VolumeError`: no structure set; `"affine_mismatch"` for contours that do not lie in the image's slices.
     """
-    import pydicom
-
     try:
-        dataset = pydicom.dcmread(path, force=True)
+        dataset = read_header(path)
         names = {int(item.ROINumber): str(item.ROIName) for item in dataset.StructureSetROISequence}
         regions = [
             (names.get(int(item.ReferencedROINumber), ""), list(item.get("ContourSequence") or ()))

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from .dicom_files import read_header
 from .errors import MedGlipError, one_line
 from .quiet import silent
 from .reading_dicom import functional_item
@@ -184,12 +185,11 @@ def _datasets(source: VolumeSource) -> tuple[Any, list[Any]]:
         raise MedGlipError(f"{source.name}: is no DICOM series, which reports and segmentations refer to")
     try:
         import highdicom
-        import pydicom
     except ModuleNotFoundError:
         raise MedGlipError('writing DICOM needs highdicom: pip install "med-glip[clinical]"') from None
     try:
         with silent("pydicom"):
-            datasets = [pydicom.dcmread(file, force=True, stop_before_pixels=True) for file in source.dicom_files]
+            datasets = [read_header(file) for file in source.dicom_files]
             for dataset in datasets:
                 _complete(dataset)
     except Exception as error:  # damaged files make pydicom raise nearly anything
@@ -198,7 +198,11 @@ def _datasets(source: VolumeSource) -> tuple[Any, list[Any]]:
 
 
 def _complete(dataset: Any) -> None:
-    """Empty values where de-identified files have none; nothing else is put in."""
+    """Empty values where de-identified files have none; and what all frames share where highdicom looks for it."""
+    shared = (dataset.get("SharedFunctionalGroupsSequence") or [None])[0]
+    for keyword in ("PixelMeasuresSequence", "PlaneOrientationSequence") if shared is not None else ():
+        if keyword not in shared and (item := functional_item(dataset, 0, keyword)) is not None:
+            setattr(shared, keyword, [item])
     for keyword in MAY_BE_EMPTY:
         if keyword not in dataset:
             setattr(dataset, keyword, "")

@@ -7,7 +7,7 @@ Of the headers nothing but geometry, modality and the rescaling of values is kep
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,23 +15,28 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .dicom_even import EvenSlabs
+from .dicom_files import PIXEL_TAGS, open_dicom
 from .dicom_labels import fill_polygon, read_segmentation, read_structures
+from .dicom_mosaic import mosaic_notes
+from .dicom_pixels import GREY, PixelFormat, pixel_format
 from .dicom_slices import GAP, DicomSlabs, Slice
-from .errors import one_line
+from .errors import MedGlipError, one_line
 from .geometry import Volume
 from .modalities import resolve_modality
 from .quiet import silent
-from .reading_dicom import DERIVED_CODES, GREY, functional_item
+from .reading_dicom import DERIVED_CODES, functional_item
+from .volume_header import check_affine
 from .volumes import VolumeError
 
 
 TAGS = [
-    "SOPClassUID", "SeriesInstanceUID", "Modality", "Rows", "Columns", "NumberOfFrames", "ImageOrientationPatient",
-    "ImagePositionPatient", "PixelSpacing", "SliceThickness", "RescaleSlope", "RescaleIntercept", "SamplesPerPixel",
-    "ModalityLUTSequence", "PhotometricInterpretation", "PixelRepresentation", "BitsStored",
-    "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence",
+    *PIXEL_TAGS, "SOPClassUID", "SeriesInstanceUID", "Modality", "ImageType", "ImageOrientationPatient",
+    "ImagePositionPatient", "PixelSpacing", "SliceThickness", "RescaleSlope", "RescaleIntercept",
+    "ModalityLUTSequence", "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence",
 ]  # fmt: skip
 SAME_PLACE_MM = 0.01
+# Larger numbers are damaged.
+FARTHEST_MM = 1e6
 # A gantry tilts by 30 degrees at most; slices that run further to the side are no stack.
 TILT_DEGREES, MOST_TILT = 0.5, 45.0
 # A slice may be off its place in an even stack by this share of the distance of slices.
@@ -54,7 +59,7 @@ class Series:
         volume: see [`Volume`]; the third axis runs from slice to slice.
         modality: one of `MODALITIES`, or `None`.
         notes: (rule, value) of what was mended or should be known: `"duplicate_slices"`, `"gantry_tilt"`,
-            `"mixed_series"`, `"resampled"`.
+            `"mixed_series"`, `"resampled"`, `"incomplete_header"`, `"mosaic"`.
         files: in the order of the volume's slices; a multi-frame file alone.
     """
 
@@ -128,65 +133,83 @@ def index_series(paths: Sequence[str | Path], resample: bool = False) -> Stack:
             `"duplicate_slices"` for different slices in one place, `"no_geometry"`, `"unreadable"`, `"too_large"`,
             `"colour_volume"`.
     """
-    try:
-        import pydicom
-    except ModuleNotFoundError:
-        raise VolumeError('reading DICOM needs pydicom: pip install "med-glip[clinical]"', "unreadable") from None
-
-    files = [Path(path) for path in paths]
     with silent("pydicom"):
-        headers = [(file, _header(file, pydicom)) for file in files]
-        images = [(file, header) for file, header in headers if header is not None]
+        images = [image for path in paths if (image := _image(Path(path))) is not None]
         if not images:
             raise VolumeError("no DICOM image among the files", "unreadable")
-        if len({str(header.get("SeriesInstanceUID")) for _, header in images}) > 1:
+        if len({str(image.header.get("SeriesInstanceUID")) for image in images}) > 1:
             raise VolumeError("slices of several series: give a folder for each", "mixed_series")
-        planes = [plane for file, header in images for plane in _planes(file, header, len(images) > 1)]
-        return _stack(planes, _modality(images[0][1]), resample)
+        planes = [plane for image in images for plane in _planes(image, len(images) > 1)]
+        found = _stack(planes, _modality(images[0].header), resample)
+    return replace(found, notes=(*found.notes, *_header_notes(images)))
 
 
-def _header(file: Path, pydicom: Any) -> Any:
+@dataclass(frozen=True)
+class _Image:
+    """An image file: its header, and how its pixels are stored."""
+
+    file: Path
+    header: Any
+    stored_as: PixelFormat
+
+
+def _image(file: Path) -> _Image | None:
     """The geometry of a file, `None` if it is no image; whatever is wrong with it is unreadable."""
     try:
-        header = pydicom.dcmread(file, force=True, stop_before_pixels=True, specific_tags=TAGS)
-        if "Rows" not in header or str(header.get("Modality") or "").upper() in DERIVED_CODES:
-            return None
-        shown = str(header.get("PhotometricInterpretation") or GREY[1]).strip().upper()
-        if int(header.get("SamplesPerPixel") or 1) != 1 or shown not in GREY:
+        with open_dicom(file, TAGS) as opened:
+            header = opened.header
+            if "Rows" not in header or str(header.get("Modality") or "").upper() in DERIVED_CODES:
+                return None
+            stored_as = pixel_format(opened)
+        if stored_as.photometric not in GREY:
             raise VolumeError(
                 f"{_name(file)}: is in colour, and no slice of a volume: give the files one by one", "colour_volume"
             )
-        return header
+        return _Image(file, header, stored_as)
     except VolumeError:
         raise
+    except MedGlipError as error:
+        raise VolumeError(f"{_name(file)}: {error}", "unreadable") from None
     except Exception as error:  # damaged files make pydicom raise nearly anything
         raise _damaged(file, error) from None
 
 
-def _planes(file: Path, header: Any, several: bool) -> list[_Plane]:
+def _header_notes(images: Sequence[_Image]) -> tuple[tuple[str, str], ...]:
+    """What their headers leave out or say of all of them, each line once."""
+    incomplete = [("incomplete_header", note) for image in images for note in image.stored_as.warnings]
+    mosaics = [("mosaic", note) for image in images for note in mosaic_notes(image.header)]
+    return tuple(dict.fromkeys([*incomplete, *mosaics]))
+
+
+def _planes(image: _Image, several: bool) -> list[_Plane]:
     """The slice of a file, or the frames of a multi-frame one.
 
     Args:
         several: the file is one of several.
     """
+    file, header, count = image.file, image.header, image.stored_as.frames
     try:
-        count = int(header.get("NumberOfFrames") or 1)
         if count == 1:
-            return [_plane(file, header, None)]
+            return [_plane(image, None)]
         if several:
             told = "holds several frames and is one of several files: give it by itself"
             raise VolumeError(f"{_name(file)}: {told}", "mixed_series")
         if functional_item(header, 0, "PlanePositionSequence") is None:
             told = "its frames state no positions: give it by itself, as pictures (--frame)"
             raise VolumeError(f"{_name(file)}: {told}", "no_geometry")
-        return [_plane(file, header, frame) for frame in range(count)]
+        if count > len(header.get("PerFrameFunctionalGroupsSequence") or ()):
+            told = f"states {count} frames, and positions of less: give it by itself, as pictures (--frame)"
+            raise VolumeError(f"{_name(file)}: {told}", "no_geometry")
+        return [_plane(image, frame) for frame in range(count)]
     except VolumeError:
         raise
     except Exception as error:  # numbers that are none, among much else
         raise _damaged(file, error) from None
 
 
-def _plane(file: Path, header: Any, frame: int | None) -> _Plane:
+def _plane(image: _Image, frame: int | None) -> _Plane:
+    file, header = image.file, image.header
+
     def group(name: str) -> Any:
         return functional_item(header, frame or 0, name) or header
 
@@ -200,8 +223,8 @@ def _plane(file: Path, header: Any, frame: int | None) -> _Plane:
         raise VolumeError(f"{name}: its pixel spacing is zero or less: mend it, or take the file out", "no_geometry")
     if np.abs(rows @ rows.T - np.eye(2)).max() > 0.02:
         raise VolumeError(f"{name}: its orientation is none: mend it, or take the file out", "no_geometry")
-    piece = Slice.of(file, header, group("PixelValueTransformationSequence"), frame)
-    shape = (int(header.Rows), int(header.Columns))
+    piece = Slice.of(file, header, image.stored_as, group("PixelValueTransformationSequence"), frame)
+    shape = (image.stored_as.rows, image.stored_as.columns)
     return _Plane(piece, orientation, position, spacing, shape, float(measures.get("SliceThickness") or 1.0))
 
 
@@ -212,7 +235,7 @@ def _stated(group: Any, keyword: str, name: str) -> NDArray[np.float64]:
     if values is None or np.size(values) != length:
         raise VolumeError(f"{name}: states no {word} ({keyword}): mend it, or take the file out", "no_geometry")
     found = np.array(values, dtype=np.float64)
-    if not np.isfinite(found).all():
+    if not (np.abs(found) < FARTHEST_MM).all():
         raise VolumeError(f"{name}: its {word} is not finite: mend it, or take the file out", "no_geometry")
     return found
 
@@ -232,6 +255,7 @@ def _stack(planes: list[_Plane], modality: str | None, resample: bool) -> Stack:
     affine[:3, 0] = first.orientation[:3] * first.spacing[1]
     affine[:3, 1] = first.orientation[3:] * first.spacing[0]
     affine[:3, 2], affine[:3, 3] = step, chosen[0].position
+    check_affine((first.shape[1], first.shape[0], len(chosen)), affine)
     pieces = tuple(plane.piece for plane in chosen)
     slabs, notes = DicomSlabs(pieces, first.shape, affine), (*crossing, *copies, *tilt)
     if not uneven:
@@ -263,8 +287,13 @@ def _one_orientation(planes: list[_Plane]) -> tuple[list[_Plane], tuple[tuple[st
 
 
 def _differs(plane: _Plane, what: str) -> VolumeError:
-    told = f"is of another {what} than other slices of its series: take it out, or give a folder for each"
-    return VolumeError(f"{_name(plane.piece.file)}: {told}", "mixed_series")
+    told = f"is of another {what} than other slices of its series: {_apart(plane, 'take it out, or give')}"
+    return VolumeError(f"{plane.piece.name}: {told}", "mixed_series")
+
+
+def _apart(plane: _Plane, give: str = "give", each: str = "each") -> str:
+    """How slices that are no stack can be read: frames of one file cannot be put in folders."""
+    return f"{give} a folder for {each}" if plane.piece.frame is None else "ground its frames one by one (--frame)"
 
 
 def _without_copies(
@@ -278,7 +307,7 @@ def _without_copies(
             first, second = planes[kept[-1]].piece, planes[index].piece
             if not np.array_equal(first.pixels(), second.pixels()):
                 told = f"{first.name} and {second.name} differ and lie in one place: several phases or echoes;"
-                raise VolumeError(f"{told} give a folder for each", "duplicate_slices")
+                raise VolumeError(f"{told} {_apart(planes[index])}", "duplicate_slices")
             copies += 1
         else:
             kept.append(index)
@@ -297,7 +326,8 @@ def _check_line(planes: Sequence[_Plane], along: NDArray[np.float64]) -> None:
     if len(wrong) or np.degrees(np.arctan(np.linalg.norm(slope))) > MOST_TILT:
         number = int(wrong[0]) if len(wrong) else 1
         told = f"{planes[number].piece.name}: lies {max(off[number], np.linalg.norm(aside[number] - aside[0])):.1f} mm"
-        raise VolumeError(f"{told} to the side of the slices before: give a folder for each stack", "mixed_series")
+        advice = _apart(planes[number], each="each stack")
+        raise VolumeError(f"{told} to the side of the slices before: {advice}", "mixed_series")
 
 
 def _uneven(along: NDArray[np.float64], planes: Sequence[_Plane]) -> str:

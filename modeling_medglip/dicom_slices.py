@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,10 +12,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .errors import one_line
+from .dicom_files import PIXEL_TAGS, open_dicom, read_header
+from .dicom_pixels import PixelFormat, pixel_format, read_frame
+from .errors import MedGlipError, one_line
 from .geometry import Volume
 from .quiet import silent
-from .reading_dicom import with_syntax
+from .reading import check_pixels
 from .volumes import MAX_BYTES, VolumeError
 
 
@@ -41,26 +43,23 @@ class Slice:
     frame: int | None = None
 
     @classmethod
-    def of(cls, file: Path, header: Any, scaled: Any = None, frame: int | None = None) -> Slice:
+    def of(cls, file: Path, header: Any, stored_as: PixelFormat, scaled: Any, frame: int | None = None) -> Slice:
         """From a header without pixels.
 
         Args:
-            scaled: the part of the header that holds the rescaling, if it is not the header itself.
+            stored_as ([`PixelFormat`]): of the file. scaled: the part of the header that holds the rescaling.
 
         Raises:
             `VolumeError`: a rescaling that is not finite. `ValueError`: numbers that are none.
         """
-        scaled = header if scaled is None else scaled
         table = "ModalityLUTSequence" in header and scaled.get("RescaleSlope") is None
         slope, intercept = float(scaled.get("RescaleSlope", 1) or 1), float(scaled.get("RescaleIntercept", 0) or 0)
         if not np.isfinite([slope, intercept]).all():
             raise VolumeError(f"{one_line(file.name, 60)}: a rescaling that is not finite", "unreadable")
-        dark = str(header.get("PhotometricInterpretation", "")).strip().upper() == "MONOCHROME1"
-        if dark and str(header.get("Modality") or "").upper() != "CT":
+        if stored_as.photometric == "MONOCHROME1" and str(header.get("Modality") or "").upper() != "CT":
             slope, intercept = -slope, -intercept
             if not table:  # the largest stored number becomes the smallest: nothing turns negative
-                signed = int(header.get("PixelRepresentation") or 0) == 1
-                intercept = -intercept - slope * (-1 if signed else 2 ** int(header.get("BitsStored") or 16) - 1)
+                intercept = -intercept - slope * (-1 if stored_as.signed else stored_as.largest)
         return cls(file, slope, intercept, table, frame)
 
     @property
@@ -157,43 +156,28 @@ def slice_pixels(file: Path) -> NDArray:
     Raises:
         `VolumeError`: they cannot be decoded.
     """
-    import pydicom
-
-    try:
-        with silent("pydicom"):
-            return pydicom.pixels.pixel_array(with_syntax(pydicom.dcmread(file, force=True)))
-    except Exception as error:  # decoders raise nearly anything
-        raise _undecoded(one_line(file.name, 60), error) from None
+    return next(frame_pixels(file, [None]))
 
 
-def frame_pixels(file: Path, frames: Iterable[int]) -> Iterator[NDArray]:
-    """Stored numbers of frames (counted from 0) of a file, in their order; one is in memory at a time, unless the file
-    does not say how its pixels are stored.
+def frame_pixels(file: Path, frames: Sequence[int | None]) -> Iterator[NDArray]:
+    """Stored numbers of frames (counted from 0) of a file, in their order; one is in memory at a time.
+
+    Args:
+        file (`Path`): the file. frames: `None` is the first, of a file that has no other.
 
     Raises:
         `VolumeError`: they cannot be decoded; names file and frame.
     """
-    import pydicom
-
-    wanted = list(frames)
-    reader: Iterator[NDArray] | None = None
-    for frame in wanted:
-        try:
-            with silent("pydicom"):
-                if reader is None:
-                    meta = pydicom.dcmread(file, force=True, stop_before_pixels=True, specific_tags=["Rows"]).file_meta
-                    plain = "TransferSyntaxUID" in meta
-                    source = file if plain else with_syntax(pydicom.dcmread(file, force=True))
-                    reader = pydicom.pixels.iter_pixels(source, indices=wanted)
-                pixels = next(reader)
-        except Exception as error:  # decoders raise nearly anything
-            raise _undecoded(f"{one_line(file.name, 60)}: frame {frame + 1}", error) from None
-        yield pixels
-
-
-def _undecoded(name: str, error: Exception) -> VolumeError:
-    told = f"{name}: its pixels cannot be decoded ({type(error).__name__}): damaged, or a decoder is missing"
-    return VolumeError(f'{told} (pip install "med-glip[clinical]")', "unreadable")
+    name = one_line(file.name, 60)
+    try:
+        with open_dicom(file, PIXEL_TAGS) as opened:
+            stored_as = pixel_format(opened)
+            check_pixels(stored_as.columns, stored_as.rows)
+            for frame in frames:
+                name = one_line(file.name, 60) + ("" if frame is None else f": frame {frame + 1}")
+                yield read_frame(opened, stored_as, frame or 0).pixels
+    except MedGlipError as error:
+        raise VolumeError(f"{name}: {error}", "unreadable") from None
 
 
 def _by_table(pixels: NDArray, piece: Slice) -> NDArray:
@@ -201,7 +185,7 @@ def _by_table(pixels: NDArray, piece: Slice) -> NDArray:
 
     try:
         with silent("pydicom"):
-            header = pydicom.dcmread(piece.file, force=True, stop_before_pixels=True)
+            header = read_header(piece.file)
             values = pydicom.pixels.apply_modality_lut(pixels, header).astype(np.float32)
     except Exception as error:  # damaged tables make pydicom raise nearly anything
         reason = f"{one_line(piece.file.name, 60)}: its modality LUT cannot be used ({type(error).__name__})"

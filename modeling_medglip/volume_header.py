@@ -85,7 +85,7 @@ class VolumeHeader:
 
     def __post_init__(self) -> None:
         _check_shape(self)
-        _check_affine(self.shape, self.affine)
+        check_affine(self.shape, self.affine)
         if not all(abs(number) <= LARGEST_RESCALE for number in (self.slope, self.intercept)):
             raise VolumeError("states a slope or intercept that is enormous or not finite", "unreadable")
         _check_file(self)
@@ -127,7 +127,8 @@ def _check_shape(header: VolumeHeader) -> None:
         raise VolumeError(f"has {header.shape} voxels: more than {MAX_LENGTH} along an axis", "too_large")
 
 
-def _check_affine(shape: Shape, affine: NDArray[np.float64]) -> None:
+def check_affine(shape: Shape, affine: NDArray[np.float64]) -> None:
+    """Raise `VolumeError` for an affine (LPS mm) that no volume has."""
     try:
         grid = empty_grid(shape, affine)
     except ValueError as error:
@@ -156,6 +157,7 @@ __all__ = [
     "Shape",
     "VolumeError",
     "VolumeHeader",
+    "check_affine",
     "choose_volume",
     "made_volume",
 ]

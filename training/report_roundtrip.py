@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from modeling_medglip.dicom_files import read_header
 from modeling_medglip.dicom_outputs import write_report, write_segmentation
 from modeling_medglip.dicom_series import read_segmentation
 from modeling_medglip.volume_results import VolumeResult
@@ -48,9 +49,8 @@ def roundtrip(result: VolumeResult, source: VolumeSource, threshold: float) -> d
 def _regions(report: Path, source: VolumeSource) -> list[NDArray[np.float64]]:
     """Of every region of a report the points (n, 3) of its outlines, in LPS mm."""
     import highdicom
-    import pydicom
 
-    images = {str(d.SOPInstanceUID): d for d in (pydicom.dcmread(file) for file in source.dicom_files)}
+    images = {str(header.SOPInstanceUID): header for header in map(read_header, source.dicom_files)}
     found = []
     content: Any = highdicom.sr.srread(report).content
     for group in content.get_volumetric_roi_measurement_groups():

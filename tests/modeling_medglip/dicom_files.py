@@ -152,3 +152,61 @@ def write_structures(path: Path, contours: dict[str, list[np.ndarray]]) -> None:
         dataset.StructureSetROISequence.append(region)
         dataset.ROIContourSequence.append(drawn)
     dataset.save_as(path, enforce_file_format=True)
+
+
+def dicom_image(
+    pixels: np.ndarray,
+    bits: tuple[int, int, int] | None = None,
+    photometric: str = "MONOCHROME2",
+    modality: str = "MR",
+    **fields: Any,
+) -> Any:
+    """A data set of one image, or of frames, without a patient.
+
+    Args:
+        pixels: (rows, columns), (frames, rows, columns), or (rows, columns, 3) for a color space. bits: allocated,
+            stored, high bit.
+    """
+    color = photometric.startswith(("RGB", "YBR"))
+    dataset = pydicom.Dataset()
+    dataset.SOPClassUID = pydicom.uid.MRImageStorage
+    dataset.SOPInstanceUID, dataset.StudyInstanceUID, dataset.SeriesInstanceUID = "1.2.3", "1.2.4", "1.2.5"
+    dataset.Modality = modality
+    dataset.Rows, dataset.Columns = pixels.shape[:2] if color else pixels.shape[-2:]
+    dataset.SamplesPerPixel, dataset.PhotometricInterpretation = 3 if color else 1, photometric
+    if color:
+        dataset.PlanarConfiguration = 0
+    size = pixels.dtype.itemsize * 8
+    allocated, stored, high = bits or ((8, 8, 7) if size == 8 else (size, 12, 11))
+    dataset.BitsAllocated, dataset.BitsStored, dataset.HighBit = allocated, stored, high
+    dataset.PixelRepresentation = 0
+    dataset.PixelData = pixels.tobytes()
+    for name, value in fields.items():
+        setattr(dataset, name, value)
+    return dataset
+
+
+def save(dataset: Any, folder: Path, syntax: Any = pydicom.uid.ExplicitVRLittleEndian, **fields: Any) -> Path:
+    """Write a data set of little-endian pixels as `a.dcm`, and set fields when its pixels are stored; `None` deletes
+    one."""
+    dataset.file_meta = pydicom.dataset.FileMetaDataset()
+    dataset.file_meta.TransferSyntaxUID = pydicom.uid.ExplicitVRLittleEndian
+    if syntax == pydicom.uid.ExplicitVRBigEndian:
+        dataset.file_meta.TransferSyntaxUID = syntax
+        dataset.PixelData = np.frombuffer(dataset.PixelData, f"u{dataset.BitsAllocated // 8}").byteswap().tobytes()
+    elif syntax != pydicom.uid.ExplicitVRLittleEndian:
+        stored, high = dataset.BitsStored, dataset.HighBit
+        if dataset.SamplesPerPixel == 1:  # all bits are compressed, also those that are not in use
+            dataset.BitsStored, dataset.HighBit = dataset.BitsAllocated, dataset.BitsAllocated - 1
+        dataset.compress(syntax, generate_instance_uid=False)
+        dataset.BitsStored, dataset.HighBit = stored, high
+    dataset.setdefault("PixelData", b"")
+    dataset["PixelData"].VR = "OW" if (dataset.get("BitsAllocated") or 8) > 8 else "OB"
+    for name, value in fields.items():
+        if value is None:
+            delattr(dataset, name)
+        else:
+            setattr(dataset, name, value)
+    path = folder / "a.dcm"
+    dataset.save_as(path, enforce_file_format=True)
+    return path

@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from modeling_medglip import reading, reading_dicom
+from modeling_medglip import dicom_files, reading
 from modeling_medglip.demo_images import package_file
 from modeling_medglip.errors import MedGlipError, one_line
 from modeling_medglip.reading import read_image
@@ -330,7 +330,7 @@ class TestDicom:
             read_image(dicom_test_file(name))
 
     def test_cut_short(self) -> None:
-        with pytest.raises(MedGlipError, match="MR_truncated.dcm: is a damaged"):
+        with pytest.raises(MedGlipError, match="MR_truncated.dcm: its pixels cannot be decoded: damaged"):
             read_image(dicom_test_file("MR_truncated.dcm"))
 
     def test_nothing_of_the_patient_is_kept(self, tmp_path: Path) -> None:
@@ -346,7 +346,8 @@ class TestDicom:
 
     def test_deflated_files(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         assert read_image(dicom_test_file("image_dfl.dcm")).pixels.shape == (512, 512)
-        monkeypatch.setattr(reading_dicom, "MAX_BYTES", 1 << 17)
+        monkeypatch.setattr(dicom_files, "MAX_HEADER_BYTES", 1 << 12)
+        monkeypatch.setattr(dicom_files, "MAX_INFLATED_BYTES", 1 << 17)
         with pytest.raises(MedGlipError, match="inflates to more than"):
             read_image(dicom_test_file("image_dfl.dcm"))
 
@@ -357,7 +358,7 @@ class TestDicom:
 
     def test_missing_decoder_names_the_cure(self, monkeypatch: pytest.MonkeyPatch) -> None:
         class Missing:
-            is_available = False
+            available_plugins: tuple[str, ...] = ()
 
         monkeypatch.setattr(pydicom.pixels, "get_decoder", lambda syntax: Missing())
         with pytest.raises(MedGlipError, match=r"pip install .med-glip\[clinical\]"):

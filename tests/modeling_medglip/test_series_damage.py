@@ -12,6 +12,7 @@ import numpy as np
 import pydicom
 import pytest
 
+from modeling_medglip import dicom_slices
 from modeling_medglip.dicom_folder import find_series, holds_slices, open_series
 from modeling_medglip.dicom_series import read_series
 from modeling_medglip.errors import MedGlipError
@@ -135,17 +136,19 @@ def test_the_slice_that_is_wrong_is_named(fields: dict[str, Any], said: str, tmp
 
 
 @pytest.mark.parametrize(
-    ("fields", "tag", "kind"),
+    ("fields", "tag", "kind", "said"),
     [
-        ({"NumberOfFrames": 12}, b"\x28\x00\x08\x00", b"IS"),
-        ({"RescaleSlope": "12"}, b"\x28\x00\x53\x10", b"DS"),
+        ({"NumberOfFrames": 12}, b"\x28\x00\x08\x00", b"IS", "its NumberOfFrames is not a whole number"),
+        ({"RescaleSlope": "12"}, b"\x28\x00\x53\x10", b"DS", "is damaged"),
     ],
 )
-def test_numbers_that_are_none_are_damage(fields: dict[str, Any], tag: bytes, kind: bytes, tmp_path: Path) -> None:
+def test_numbers_that_are_none_are_damage(
+    fields: dict[str, Any], tag: bytes, kind: bytes, said: str, tmp_path: Path
+) -> None:
     paths = write_series(tmp_path / "scan", **SECRET)
     change(paths[1], **fields)
     corrupt(paths[1], tag, kind)
-    refused(tmp_path / "scan", f"{paths[1].name}: is damaged")
+    refused(tmp_path / "scan", f"{paths[1].name}: {said}")
 
 
 def test_a_series_number_that_is_none_only_names_nothing(tmp_path: Path) -> None:
@@ -298,13 +301,13 @@ def test_frames_are_read_one_at_a_time_in_their_places(tmp_path: Path, monkeypat
     path = enhanced(tmp_path / "scan", [slices[number] for number in (3, 0, 4, 1, 2)])
     source = opened(tmp_path / "scan")
     assert [slice_.frame for slice_ in source.dicom_slices] == [2, 4, 5, 1, 3] and source.dicom_files == (path,)
-    own = pydicom.pixels.iter_pixels
-    asked: list[list[int]] = []
+    own = dicom_slices.read_frame
+    asked: list[int] = []
     monkeypatch.setattr(
-        pydicom.pixels, "iter_pixels", lambda file, indices: (asked.append(indices), own(file, indices=indices))[1]
+        dicom_slices, "read_frame", lambda file, kind, frame: (asked.append(frame), own(file, kind, frame))[1]
     )
     found = dict(source.pictures("axial"))
-    assert asked == [[1, 3, 4, 0, 2]] and source._volume is None, "never whole in memory"
+    assert asked == [1, 3, 4, 0, 2] and source._volume is None, "never whole in memory"
     for index, picture in found.items():
         assert np.array_equal(picture, whole.values(whole.array[:, :, index]).T)
     assert np.array_equal(source.picture("axial", 2), found[2])
