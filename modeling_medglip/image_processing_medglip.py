@@ -15,7 +15,7 @@ from transformers.processing_utils import ImagesKwargs
 from transformers.utils import logging
 
 from .configuration_medglip import check_checkpoint_files, check_settings, resolve_modality
-from .processing_medglip import detect, phrase_tokens
+from .processing_medglip import NORMALIZED, detect, looks_normalized, phrase_tokens
 
 
 logger = logging.get_logger(__name__)
@@ -138,6 +138,23 @@ def _open_picture(path: str | Path) -> Image.Image:
     except Exception as error:  # damaged files make Pillow raise nearly anything, with the whole path in its messages
         reason = getattr(error, "strerror", None) or "damaged or cut short"
         raise ValueError(f"{name}: cannot be read as a picture ({reason})") from None
+
+
+# From this share of white pixels on, a grey image in RGB has probably lost levels.
+WHITE_SHARE = 0.5
+LOST_LEVELS = (
+    "most of a grey image is pure white: transformers' load_image and PIL's convert('RGB') cut the levels of 16-bit "
+    "files off at 255. Import modeling_medglip before the pipeline is made, or pass the path or the file's own numbers"
+)
+
+
+def lost_levels(image: Any) -> bool:
+    """Whether a PIL image in RGB looks like a 16-bit grey file whose levels were cut off at 255."""
+    if not isinstance(image, Image.Image) or image.mode != "RGB":
+        return False
+    array = np.asarray(image)
+    white = (array == 255).all(-1)
+    return bool(white.mean() > WHITE_SHARE and (array == array[..., :1]).all())
 
 
 def _check_pixels(height: int, width: int) -> None:
@@ -509,6 +526,8 @@ def scale_annotation(
     classes = torch.as_tensor(annotation["class_labels"], dtype=torch.int64).reshape(-1)
     if len(boxes) != len(classes):
         raise ValueError(f"{len(boxes)} boxes but {len(classes)} class_labels")
+    if looks_normalized(boxes):
+        raise ValueError(NORMALIZED)
     height, width = shape
     limit = boxes.new_tensor([width, height, width, height])
     for number, box in enumerate(boxes):
@@ -834,6 +853,8 @@ class MedGlipImageProcessor(BaseImageProcessor):
             _limits_per_image(volume_statistics, count),
             strict=True,
         )
+        if any(lost_levels(picture) for picture in pictures):
+            logger.warning(LOST_LEVELS)
         prepared = []
         for index, (picture, name, mask, annotation, photometric, limits) in enumerate(options):
             try:

@@ -35,6 +35,7 @@ from .configuration_medglip import (
     merge_hierarchies,
     resolve_modality,
 )
+from .processing_medglip import NORMALIZED, looks_normalized
 
 
 # Names of pickled checkpoints, which can run code when they are read, and what to do about one.
@@ -699,7 +700,7 @@ def target_problem(boxes: Tensor, classes: Tensor, labels: int) -> str | None:
     # In the +1 convention a box of one pixel has x2 = x1.
     if not bool(torch.isfinite(boxes).all()) or bool((boxes[:, 2:] - boxes[:, :2] <= -1).any()):
         return "a box is not finite or has no area; boxes are x1, y1, x2, y2 in pixels of the padded input"
-    return None
+    return NORMALIZED if looks_normalized(boxes) else None
 
 
 class ImageTargets(NamedTuple):
@@ -924,7 +925,8 @@ class MedGlipModel(MedGlipPreTrainedModel):
     ) -> MedGlipModelOutput:
         r"""
         Args:
-            pixel_values (`Tensor` of shape `(batch, 3, height, width)`): as the processor makes them.
+            pixel_values (`Tensor` of shape `(batch, 3, height, width)`): as the processor makes them, of any
+                floating-point type.
             input_ids (`Tensor` of shape `(batch, tokens)` or `(batch, chunks, tokens)`): the prompts. Chunks share
                 one pass of the image encoder. One row serves the whole batch.
             attention_mask (same shape, *optional*): 1 for tokens, 0 for padding.
@@ -939,6 +941,7 @@ class MedGlipModel(MedGlipPreTrainedModel):
             `ValueError`: shapes do not fit, or the checkpoint has no such expert.
         """
         batch = len(pixel_values)
+        pixel_values = pixel_values.to(self.dtype)  # the processor's are float32
         if text_features is None:
             if input_ids is None:
                 raise ValueError("give input_ids or text_features")

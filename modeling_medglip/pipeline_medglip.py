@@ -1,18 +1,25 @@
 # Copyright 2026 The MedGLIP authors. Licensed under the Apache License, Version 2.0.
-"""The pipeline `medical-phrase-grounding`: all labels of a picture in one pass of the model."""
+"""The pipeline `medical-phrase-grounding`, and what `zero-shot-object-detection` runs for MedGLIP checkpoints.
+
+The stock pipeline turns every image into 8-bit RGB before a processor sees it, which cuts the levels of 16-bit files
+off, and asks for one phrase at a time. So that task is sent to MedGLIP's own processor; other models' are left alone.
+"""
 
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 import torch
 from PIL import Image
-from transformers import AutoModelForZeroShotObjectDetection, Pipeline
+from transformers import AutoModelForZeroShotObjectDetection, Pipeline, ZeroShotObjectDetectionPipeline
 from transformers.pipelines import PIPELINE_REGISTRY
 
-from .processing_medglip import prompts_per_image
+from .configuration_medglip import MedGlipConfig
+from .processing_medglip import MedGlipProcessor, prompts_per_image
 
 
 TASK = "medical-phrase-grounding"
+STOCK_TASK = "zero-shot-object-detection"
 CORNERS = ("xmin", "ymin", "xmax", "ymax")
 POSTPROCESS_OPTIONS = ("threshold", "top_k", "nms_threshold", "max_detections", "pre_nms_threshold", "legacy_boxes")
 PREPROCESS_OPTIONS = ("modality", "pixel_mask", "photometric_interpretation", "volume_statistics", "size")
@@ -20,7 +27,7 @@ PREPROCESS_OPTIONS = ("modality", "pixel_mask", "photometric_interpretation", "v
 
 class MedicalPhraseGroundingPipeline(Pipeline):
     """
-    Finds what phrases name in medical pictures, all phrases in one pass.
+    Finds what phrases name in medical images, all phrases in one pass.
 
     ```python
     grounder = pipeline("medical-phrase-grounding", model=modeling_medglip.default_checkpoint())
@@ -34,14 +41,26 @@ class MedicalPhraseGroundingPipeline(Pipeline):
     _load_feature_extractor = False
     _load_tokenizer = False
 
-    def __call__(self, images: Any, text: Any = None, candidate_labels: Any = None, **kwargs: Any) -> list[Any]:
+    def __call__(
+        self,
+        images: Any = None,
+        text: Any = None,
+        candidate_labels: Any = None,
+        batch_size: int | None = None,
+        num_workers: int | None = None,
+        **kwargs: Any,
+    ) -> Any:
         """
         Ground phrases.
 
         Args:
-            images: a PIL picture, an array, a tensor or a path; or a list of them.
+            images: a PIL image, an array, a tensor or a path; or a list of them. Or, as transformers' pipelines take
+                it, a dictionary `{"image", "text" or "candidate_labels", "modality"}`, a list, a generator or a data
+                set of them. Paths keep the levels of 16-bit files; addresses on the network are refused.
             text, candidate_labels: the same thing under two names, in the forms that the processor takes:
                 `"liver. spleen."` for every image, a list of labels for a single one, a list with a prompt for each.
+            batch_size (`int`, *optional*): images in one pass of the model; 1 by default. Results do not depend on it.
+            num_workers (`int`, *optional*): has no effect.
             modality (`str` or `list[str]`, *optional*): for all images or for each.
             threshold (`float`, defaults to 0.3): lowest score. top_k (`int`, *optional*): most boxes per image.
             pixel_mask, photometric_interpretation, volume_statistics, size (*optional*): see the image processor.
@@ -49,23 +68,45 @@ class MedicalPhraseGroundingPipeline(Pipeline):
 
         Returns:
             for one image a list of `{"score", "label", "box": {"xmin", "ymin", "xmax", "ymax"}}` in pixels of the
-            picture, best first; for a list of images a list of such lists.
+            image, best first; for several images a list of such lists.
 
         Raises:
-            `ValueError`: what the processor raises, or prompts or modalities that are not as many as the images.
+            `ValueError`: what the processor raises, unknown options, or prompts or modalities that are not as many as
+            the images.
         """
-        prompt = text if text is not None else candidate_labels
-        if prompt is None:
+        images = kwargs.pop("image", None) if images is None else images
+        names = {"text": text, "candidate_labels": candidate_labels, "text_queries": kwargs.pop("text_queries", None)}
+        prompt = next((given for given in names.values() if given is not None), None)
+        single = isinstance(images, (str, Path, dict, Image.Image)) or hasattr(images, "shape")
+        requests = self._requests(
+            [images] if single else _listed(images), prompt, kwargs.pop("modality", None), single
+        )
+        step = max(batch_size or self._batch_size or 1, 1)
+        found = []
+        for start in range(0, len(requests), step):
+            found.extend(super().__call__({"requests": requests[start : start + step]}, **kwargs))
+        return found[0] if single else found
+
+    def _requests(self, images: list[Any], prompt: Any, modality: Any, single: bool) -> list[dict[str, Any]]:
+        """For each image `{"image", "labels", "modality"}`."""
+        if images and all(isinstance(item, dict) for item in images):
+            prompts = [item.get("text", item.get("candidate_labels", prompt)) for item in images]
+            modalities: Iterable[Any] = [item.get("modality", modality) for item in images]
+            images = [item["image"] for item in images]
+        else:
+            prompts = [prompt] if single else self._prompts(prompt, len(images))
+            modalities = _one_each(modality, len(images))
+        if any(text is None for text in prompts):
             raise ValueError('say what to look for: text="liver. spleen."')
-        if not isinstance(images, (list, tuple)):
-            return super().__call__({"image": images, "text": prompt}, **kwargs)
-        prompts = prompts_per_image(prompt, len(images), batched=True)
-        modalities = _one_each(kwargs.pop("modality", None), len(images))
-        requests = [
-            {"image": image, "text": labels, "modality": modality}
-            for image, labels, modality in zip(images, prompts, modalities, strict=True)
+        parts = zip(images, prompts, modalities, strict=True)
+        return [
+            {"image": image, "labels": prompts_per_image(text, 1, batched=False)[0], "modality": name}
+            for image, text, name in parts
         ]
-        return [super(MedicalPhraseGroundingPipeline, self).__call__(request, **kwargs) for request in requests]
+
+    def _prompts(self, prompt: Any, count: int) -> list[Any]:
+        """The prompts of several images."""
+        return [None] * count if prompt is None else prompts_per_image(prompt, count, batched=True)
 
     def _sanitize_parameters(self, **kwargs: Any) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
         unknown = set(kwargs) - {*PREPROCESS_OPTIONS, *POSTPROCESS_OPTIONS}
@@ -74,39 +115,86 @@ class MedicalPhraseGroundingPipeline(Pipeline):
         before = {name: kwargs[name] for name in PREPROCESS_OPTIONS if name in kwargs}
         return before, {}, {name: kwargs[name] for name in POSTPROCESS_OPTIONS if name in kwargs}
 
-    def preprocess(self, input_: dict[str, Any], **options: Any) -> dict[str, Any]:
-        """One request -> the model's batch of one, with the picture's (height, width)."""
-        (image,) = self.processor.image_processor.fetch_images([input_["image"]])
-        modality = input_.get("modality") or options.pop("modality", None)
-        text = input_["text"]
-        if isinstance(text, (list, tuple)) and all(isinstance(part, str) for part in text):
-            (text,) = prompts_per_image(text, 1, batched=False)
-        # nested, so that no label is taken for a prompt again
-        labels = text if isinstance(text, str) or not all(isinstance(part, str) for part in text) else [list(text)]
-        inputs = self.processor([image], labels, modality=modality, **options)
-        return {"inputs": inputs.to(self.dtype), "target_size": picture_size(image)}
+    def preprocess(self, input_: dict[str, Any], modality: Any = None, **options: Any) -> dict[str, Any]:
+        """Requests -> the model's batch, with each image's (height, width)."""
+        requests = input_["requests"]
+        images = self.processor.image_processor.fetch_images([request["image"] for request in requests])
+        labels = [request["labels"] for request in requests]
+        modalities = [request["modality"] or modality for request in requests]
+        inputs = self.processor(images, labels, modality=modalities, **options)
+        return {"inputs": inputs, "target_sizes": [picture_size(image) for image in images]}
 
     def _forward(self, model_inputs: dict[str, Any], **options: Any) -> dict[str, Any]:
         return {"outputs": self.model(**model_inputs["inputs"]), **model_inputs}
 
     def postprocess(
         self, model_outputs: dict[str, Any], threshold: float = 0.3, top_k: int | None = None, **options: Any
-    ) -> list[dict[str, Any]]:
-        """The model's output -> boxes of the picture, best first."""
-        (result,) = self.processor.post_process_grounded_object_detection(
+    ) -> list[list[dict[str, Any]]]:
+        """The model's output -> boxes of each image, best first."""
+        results = self.processor.post_process_grounded_object_detection(
             model_outputs["outputs"],
             model_outputs["inputs"],
             threshold=threshold,
-            target_sizes=[model_outputs["target_size"]],
+            target_sizes=model_outputs["target_sizes"],
             **options,
         )
+        return [self._entries(result)[:top_k] for result in results]
+
+    @staticmethod
+    def _entries(result: dict[str, Any]) -> list[dict[str, Any]]:
         boxes = [dict(zip(CORNERS, box, strict=True)) for box in result["boxes"].tolist()]
         found = zip(result["scores"].tolist(), result["text_labels"], boxes, strict=True)
-        return [{"score": score, "label": label, "box": box} for score, label, box in found][:top_k]
+        return [{"score": score, "label": label, "box": box} for score, label, box in found]
+
+
+class MedGlipZeroShotObjectDetectionPipeline(MedicalPhraseGroundingPipeline):
+    """The task `zero-shot-object-detection` of a MedGLIP checkpoint: as the class above, with the stock pipeline's
+    habits: threshold 0.1, whole pixels, and a flat list of labels for all images."""
+
+    def _prompts(self, prompt: Any, count: int) -> list[Any]:
+        flat = isinstance(prompt, (list, tuple)) and all(isinstance(label, str) for label in prompt)
+        return [list(prompt)] * count if flat else super()._prompts(prompt, count)
+
+    def _sanitize_parameters(
+        self, timeout: float | None = None, **kwargs: Any
+    ) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+        """As the class above; `timeout` is for downloads, of which there are none."""
+        return super()._sanitize_parameters(**kwargs)
+
+    def postprocess(
+        self, model_outputs: dict[str, Any], threshold: float = 0.1, top_k: int | None = None, **options: Any
+    ) -> list[list[dict[str, Any]]]:
+        """See the class above."""
+        return super().postprocess(model_outputs, threshold, top_k, **options)
+
+    @staticmethod
+    def _entries(result: dict[str, Any]) -> list[dict[str, Any]]:
+        return MedicalPhraseGroundingPipeline._entries({**result, "boxes": result["boxes"].int()})
+
+
+class ZeroShotObjectDetectionTask(ZeroShotObjectDetectionPipeline):
+    """transformers' pipeline for every model but MedGLIP's, which gets its own class and its whole processor."""
+
+    _load_processor = None  # where there is one
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Any:
+        """Choose the class by the model."""
+        model = args[0] if args else kwargs.get("model")
+        if not isinstance(getattr(model, "config", None), MedGlipConfig):
+            return super().__new__(cls)
+        image_processor, tokenizer = kwargs.pop("image_processor", None), kwargs.pop("tokenizer", None)
+        if kwargs.get("processor") is None:
+            kwargs["processor"] = MedGlipProcessor(image_processor, tokenizer)
+        return MedGlipZeroShotObjectDetectionPipeline(*args, **kwargs)
+
+
+def _listed(images: Any) -> list[Any]:
+    """A list, tuple, generator or data set as a list."""
+    return list(images) if isinstance(images, Iterable) else [images[index] for index in range(len(images))]
 
 
 def picture_size(image: Any) -> tuple[int, int]:
-    """Height and width in pixels of a PIL picture, an array or a tensor (channels last or first)."""
+    """Height and width in pixels of a PIL image, an array or a tensor (channels last or first)."""
     if isinstance(image, Image.Image):
         return image.height, image.width
     shape = tuple(image.shape)
@@ -125,7 +213,8 @@ def _one_each(modality: Any, count: int) -> Iterable[Any]:
 
 
 def register_pipeline() -> None:
-    """Make `pipeline("medical-phrase-grounding", ...)` known to transformers; calling it again changes nothing."""
+    """Make `pipeline("medical-phrase-grounding", ...)` known to transformers, and have
+    `pipeline("zero-shot-object-detection", ...)` choose its class by the model; calling it again changes nothing."""
     if TASK not in PIPELINE_REGISTRY.get_supported_tasks():
         PIPELINE_REGISTRY.register_pipeline(
             TASK,
@@ -133,6 +222,8 @@ def register_pipeline() -> None:
             pt_model=AutoModelForZeroShotObjectDetection,
             type="multimodal",
         )
+    # register_pipeline would warn of a task that exists, and drop its default model.
+    PIPELINE_REGISTRY.supported_tasks[STOCK_TASK]["impl"] = ZeroShotObjectDetectionTask
 
 
-__all__ = ["MedicalPhraseGroundingPipeline", "register_pipeline"]
+__all__ = ["MedGlipZeroShotObjectDetectionPipeline", "MedicalPhraseGroundingPipeline", "register_pipeline"]

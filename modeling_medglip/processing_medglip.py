@@ -2,7 +2,9 @@
 """Processor of MedGLIP: prompts and their label spans, training targets, and boxes out of the model's output."""
 
 import re
+import warnings
 from collections.abc import Sequence
+from inspect import signature
 from typing import Any
 
 import numpy as np
@@ -132,6 +134,20 @@ def join_labels(labels: Sequence[str], final_separator: bool) -> tuple[str, np.n
     return SEPARATOR.join(labels) + (SEPARATOR.strip() if final_separator else ""), np.array(spans)
 
 
+# Boxes ---------------------------------------------------------------------------------------------------------------
+
+NORMALIZED = (
+    "the boxes all lie within 0..1, as DETR's normalized ones do; expected are x1, y1, x2, y2 in pixels, not shares "
+    "of the image and not center, width, height"
+)
+
+
+def looks_normalized(boxes: torch.Tensor) -> bool:
+    """Whether all boxes (n, 4) of an image lie within 0..1 and are no whole pixels: shares of the image's size."""
+    inside = (boxes >= 0) & (boxes <= 1)
+    return len(boxes) > 0 and bool(inside.all()) and bool((boxes != boxes.round()).any())
+
+
 # Boxes out of the model's output -------------------------------------------------------------------------------------
 
 
@@ -198,6 +214,7 @@ def nms_per_label(boxes: torch.Tensor, scores: torch.Tensor, labels: torch.Tenso
     return indices[scores[indices].argsort(descending=True, stable=True)]
 
 
+@torch.no_grad()
 def detect(
     outputs: Any,
     label_tokens: torch.Tensor,
@@ -224,7 +241,8 @@ def detect(
         input_sizes (*optional*): (B, 2) height and width of the images in the input, instead of the outputs' own.
 
     Returns:
-        per image `scores` (n,), `labels` (n,) (label index; chunk after chunk), `boxes` (n, 4) xyxy, best first.
+        per image `scores` (n,), `labels` (n,) (label index; chunk after chunk), `boxes` (n, 4) xyxy, best first; no
+        gradients.
     """
     tokens = label_tokens if label_tokens.ndim == 4 else label_tokens[:, None]
     batch, chunks = tokens.shape[:2]
@@ -233,6 +251,8 @@ def detect(
         raise ValueError(f"the outputs {tuple(logits.shape)} do not belong to the label tokens {tuple(tokens.shape)}")
     if not bool(torch.isfinite(logits).all() and torch.isfinite(outputs.centerness).all()):
         raise ValueError("the model gave numbers that are not finite: its weights or its precision are at fault")
+    if isinstance(target_sizes, (int, float)):
+        raise ValueError("target_sizes holds (height, width) for each image, not a number: pass it by its name")
     if target_sizes is not None and len(target_sizes) != batch:
         raise ValueError(f"{batch} images but {len(target_sizes)} target_sizes")
     shapes = getattr(outputs, "spatial_shapes", None)
@@ -375,6 +395,8 @@ class MedGlipProcessor(ProcessorMixin):
         """
         if images is None and text is None:
             raise ValueError("give images, text or both")
+        if images is None:
+            self._check_unused(modality, kwargs)
         batched = isinstance(images, (list, tuple)) or getattr(images, "ndim", 0) == 4
         count = len(images) if batched else 1
         targets = annotations if annotations is not None else labels
@@ -396,6 +418,19 @@ class MedGlipProcessor(ProcessorMixin):
         if return_tensors not in (None, "pt"):
             data = {key: value.numpy() if isinstance(value, torch.Tensor) else value for key, value in data.items()}
         return BatchFeature(data)
+
+    def _check_unused(self, modality: str | Sequence[str] | None, options: dict[str, Any]) -> None:
+        """Check what is meant for images where there are none.
+
+        Raises:
+            `ValueError`: an unknown modality. `TypeError`: an unknown argument.
+        """
+        unknown = sorted(set(options) - set(signature(self.image_processor.preprocess).parameters))
+        if unknown:
+            raise TypeError(f"MedGlipProcessor got an unexpected keyword argument {unknown[0]!r}")
+        for name in [modality] if isinstance(modality, str) else modality or ():
+            if name != "auto":
+                self.image_processor.resolve(name)
 
     def encode_prompts(self, prompts: Sequence[Sequence[str]]) -> tuple[dict[str, Any], list[list[int]]]:
         """
@@ -470,30 +505,47 @@ class MedGlipProcessor(ProcessorMixin):
     def post_process_grounded_object_detection(
         self,
         outputs: Any,
-        inputs: Any,
+        inputs: Any = None,
         threshold: float = 0.3,
         target_sizes: Any = None,
         nms_threshold: float = 0.6,
         max_detections: int = 100,
         pre_nms_threshold: float = 0.05,
         legacy_boxes: bool = False,
+        *,
+        input_ids: torch.Tensor | None = None,
+        box_threshold: float | None = None,
+        text_threshold: float | None = None,
     ) -> list[dict[str, Any]]:
         """
         Boxes with scores and the caller's own labels.
 
         Args:
             outputs ([`MedGlipObjectDetectionOutput`]): what the model gave.
-            inputs: the batch the processor made for it.
+            inputs: the batch the processor made for it; or its `input_ids`, from which labels are read back in lower
+                case.
             threshold (`float`, defaults to 0.3): lowest score to keep.
             target_sizes (*optional*): per image (height, width) of the original; boxes are in its pixels. `None` keeps
                 pixels of the model's input.
             nms_threshold, max_detections, pre_nms_threshold, legacy_boxes: see [`detect`].
+            input_ids, box_threshold (*optional*): Grounding DINO's names of `inputs` and `threshold`.
+            text_threshold (`float`, *optional*): Grounding DINO's, without effect: a box belongs to one whole label.
 
         Returns:
             per image, best first: `scores` (n,), `boxes` (n, 4) xyxy pixels where width = x2 - x1, `labels` (n,)
             positions in `inputs["text_labels"]`, `text_labels` list of n strings.
         """
-        if "label_tokens" not in inputs:
+        if box_threshold is not None:
+            warnings.warn("box_threshold is Grounding DINO's name: use threshold", FutureWarning, stacklevel=2)
+            threshold = box_threshold
+        if text_threshold is not None:
+            warnings.warn(
+                "text_threshold has no effect: a box belongs to one whole label", FutureWarning, stacklevel=2
+            )
+        inputs = input_ids if inputs is None else inputs
+        if isinstance(inputs, torch.Tensor):
+            inputs = self._read_back(inputs, len(outputs.logits))
+        if inputs is None or "label_tokens" not in inputs:
             raise ValueError("inputs hold no label_tokens: pass the batch that the processor made for these outputs")
         found = detect(
             outputs,
@@ -511,6 +563,28 @@ class MedGlipProcessor(ProcessorMixin):
             {**result, "text_labels": [names[index][label] for label in result["labels"].tolist()]}
             for index, result in enumerate(found)
         ]
+
+    def _read_back(self, input_ids: torch.Tensor, batch: int) -> dict[str, Any]:
+        """Token ids of prompts, (1 or B, T) or (1 or B, C, T) -> their `label_tokens` and `text_labels`."""
+        ids = input_ids[:, None] if input_ids.ndim == 2 else input_ids
+        special = {*self.tokenizer.all_special_ids} - {self.tokenizer.unk_token_id}
+        ends = ids.new_tensor([*special, self.tokenizer.convert_tokens_to_ids(SEPARATOR.strip())])
+        words = ~torch.isin(ids, ends)
+        starts = words.clone()
+        starts[..., 1:] &= ~words[..., :-1]
+        number = starts.long().cumsum(-1) * words
+        tokens = number[..., None, :] == torch.arange(1, int(number.max()) + 1, device=ids.device)[:, None]
+        names = [
+            [
+                self.tokenizer.decode(row[inside])
+                for row, labels in zip(rows, chunks, strict=True)
+                for inside in labels
+                if inside.any()
+            ]
+            for rows, chunks in zip(ids, tokens, strict=True)
+        ]
+        repeats = batch if len(ids) == 1 else 1
+        return {"label_tokens": tokens.repeat(repeats, 1, 1, 1), "text_labels": names * repeats}
 
 
 def class_indices(class_labels: Any, positions: list[int], labels: list[str], image: int) -> list[int]:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +11,15 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from transformers import pipeline
+from transformers import ZeroShotObjectDetectionPipeline, pipeline
+from transformers.image_utils import load_image
 from transformers.pipelines import PIPELINE_REGISTRY
 
+from modeling_medglip.image_processing_medglip import MedGlipImageProcessor
 from modeling_medglip.pipeline_medglip import (
     TASK,
     MedicalPhraseGroundingPipeline,
+    ZeroShotObjectDetectionTask,
     picture_size,
     register_pipeline,
 )
@@ -24,7 +28,7 @@ from .tiny_checkpoint import save_tiny_checkpoint
 
 
 PICTURE = np.random.default_rng(0).integers(0, 256, (50, 80, 3), dtype=np.uint8)
-LOW = {"threshold": 0.0, "pre_nms_threshold": 0.0}
+LOW: dict[str, Any] = {"threshold": 0.0, "pre_nms_threshold": 0.0}
 
 
 @pytest.fixture(scope="module")
@@ -142,3 +146,79 @@ def test_lists_that_do_not_fit(grounder: MedicalPhraseGroundingPipeline) -> None
 )
 def test_picture_size(image: Any, size: tuple[int, int]) -> None:
     assert picture_size(image) == size
+
+
+@pytest.fixture(scope="module")
+def detector(folder: Path) -> Any:
+    return pipeline("zero-shot-object-detection", model=str(folder), dtype=torch.float32)
+
+
+class TestStockTask:
+    """`zero-shot-object-detection`, which goes to the processor for MedGLIP and to transformers for others."""
+
+    def test_16_bit_files_keep_their_levels(self, detector: Any, tmp_path: Path) -> None:
+        grey = PICTURE[..., 0]
+        Image.fromarray(grey).save(tmp_path / "8.png")
+        Image.fromarray(grey.astype(np.uint16) * 16).save(tmp_path / "12.png")
+        eight, twelve = (
+            detector(str(tmp_path / f"{bits}.png"), candidate_labels=["liver"], threshold=0.0, modality="ct")
+            for bits in (8, 12)
+        )
+        assert len(eight) == len(twelve) > 0
+        assert [box["score"] for box in eight] == pytest.approx([box["score"] for box in twelve], abs=0.02)
+        assert list(eight[0]["box"].values()) == pytest.approx(list(twelve[0]["box"].values()), abs=3)
+
+    def test_equals_the_own_pipeline(self, detector: Any, grounder: MedicalPhraseGroundingPipeline) -> None:
+        own = grounder(PICTURE, text=["liver", "left kidney"], modality="ct", **LOW)
+        stock = detector(PICTURE, candidate_labels=["liver", "left kidney"], modality="ct", **LOW)
+        assert [box["score"] for box in stock] == pytest.approx([box["score"] for box in own])
+        assert [box["box"]["xmin"] for box in stock] == [int(box["box"]["xmin"]) for box in own]
+        assert all(isinstance(side, int) for side in stock[0]["box"].values())
+
+    def test_batches_change_nothing(self, detector: Any) -> None:
+        small = Image.fromarray(PICTURE[:30])
+        asked = [
+            {"image": Image.fromarray(PICTURE), "candidate_labels": ["liver", "left kidney"]},
+            {"image": small, "candidate_labels": "polyp"},
+            {"image": small, "candidate_labels": ["liver"], "modality": "ct"},
+        ]
+        one, two, three = (detector(asked, threshold=0.0, batch_size=size) for size in (1, 2, 3))
+        for other in (two, three, detector(iter(asked), threshold=0.0, batch_size=2)):
+            for first, second in zip(one, other, strict=True):
+                assert [box["label"] for box in first] == [box["label"] for box in second]
+                assert [box["score"] for box in first] == pytest.approx([box["score"] for box in second], abs=1e-5)
+
+    def test_a_flat_list_is_for_all_images(self, detector: Any) -> None:
+        found = detector([Image.fromarray(PICTURE)] * 2, candidate_labels=["liver", "left kidney"], **LOW)
+        assert [{box["label"] for box in boxes} for boxes in found] == [{"liver", "left kidney"}] * 2
+
+    @pytest.mark.parametrize(
+        ("options", "message"),
+        [({"modality": "banana"}, "unknown modality 'banana': choose one of ct"), ({"modalitty": "ct"}, "modalitty")],
+    )
+    def test_nothing_is_swallowed(self, detector: Any, options: dict[str, Any], message: str) -> None:
+        with pytest.raises(ValueError, match=message):
+            detector(PICTURE, candidate_labels=["liver"], **options)
+        with pytest.raises(ValueError, match="images are read from files only"):
+            detector("https://example.org/a.png", candidate_labels=["liver"])
+
+    def test_parts_instead_of_a_folder(self, detector: Any) -> None:
+        parts = {"image_processor": detector.processor.image_processor, "tokenizer": detector.processor.tokenizer}
+        made = pipeline("zero-shot-object-detection", model=detector.model, **parts)
+        assert made(PICTURE, candidate_labels=["liver"], threshold=0.01)
+
+    def test_other_models_get_transformers_own(self) -> None:
+        task = ZeroShotObjectDetectionTask.__new__(ZeroShotObjectDetectionTask, model=torch.nn.Identity())
+        assert isinstance(task, ZeroShotObjectDetectionPipeline)
+        assert type(task).preprocess is ZeroShotObjectDetectionPipeline.preprocess
+
+
+def test_lost_levels_are_told(folder: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without this package imported, transformers' own pipeline hands over what `load_image` made of a 16-bit file."""
+    deep = Image.fromarray(PICTURE[..., 0].astype(np.uint16) * 16)
+    processor = MedGlipImageProcessor()
+    monkeypatch.setattr(logging.getLogger("transformers"), "propagate", True)
+    processor(deep, modality="xray")
+    assert not caplog.records
+    processor(load_image(deep), modality="xray")
+    assert "cut the levels of 16-bit files" in caplog.text
