@@ -129,12 +129,15 @@ class LabelledVolume:
     notes: tuple[tuple[str, str], ...] = ()
 
 
-def inside(root: Path, name: str) -> Path:
+def inside(root: Path, name: Any) -> Path:
     """A file below `root`, given by a name out of an annotation file.
 
     Raises:
-        `Rejected`: `leaves_folder`, for absolute names, `..`, and links that lead out; `missing_file`.
+        `Rejected`: `leaves_folder`, for absolute names, `..`, and links that lead out; `missing_file`;
+            `bad_annotations`, for a name that is not text.
     """
+    if not isinstance(name, str):
+        raise Rejected("bad_annotations", "a file name that is not text")
     if Path(name).is_absolute() or ".." in Path(name).parts or "\\" in name or "\0" in name:
         raise Rejected("leaves_folder", "absolute or climbing file name")
     path = root / name

@@ -139,6 +139,10 @@ class TestYolo:
         assert picture.marks[0].box == pytest.approx((12, 9, 18, 11))
         assert picture.marks[1].box == pytest.approx((3, 2, 9, 8))
 
+    def test_a_polygon_with_what_is_no_number(self, tmp_path: Path) -> None:
+        (picture,), _ = side_file(tmp_path, "yolo", "0 0.1 0.1 nan 0.1 0.3 0.4\n", values={0: "polyp"})
+        assert np.isnan(picture.marks[0].box).all()
+
     @pytest.mark.parametrize("text", ["0 0.5", "x 0.5 0.5 0.2 0.1", "0 a b c d"])
     def test_bad_lines(self, tmp_path: Path, text: str) -> None:
         assert side_file(tmp_path, "yolo", text)[0] == ["bad_annotations"]

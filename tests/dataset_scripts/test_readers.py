@@ -168,6 +168,26 @@ class TestManifest:
         found, problems = self.manifest(tmp_path, *[{"image": "a.png", "objects": []}] * 2)
         assert len(found) == 1 and problems == ["duplicate_id"]
 
+    @pytest.mark.parametrize("name", [3, 1.5, ["m.png"], {"a": 1}, None])
+    def test_names_that_are_not_text(self, tmp_path: Path, name: Any) -> None:
+        assert self.manifest(tmp_path, {"image": "a.png", "labelmap": name, "objects": []})[0] == ["bad_annotations"]
+        masked = {"image": "a.png", "objects": [{"label": "polyp", "mask": name}]}
+        assert self.manifest(tmp_path, masked)[0] == ["bad_annotations"]
+
+    def test_objects_of_a_second_entry_are_in_the_picture(self, tmp_path: Path) -> None:
+        box = {"label": "polyp", "bbox_xywh": [1, 1, 5, 5]}
+        (picture,), problems = self.manifest(
+            tmp_path, {"image": "a.png", "objects": []}, {"image": "a.png", "objects": [box]}
+        )
+        assert [mark.label for mark in picture.marks] == ["polyp"] and problems == ["duplicate_id"]
+
+    def test_a_listed_object_with_an_empty_mask(self, tmp_path: Path) -> None:
+        save(tmp_path / "none.png", MASK * 0)
+        (picture,), _ = self.manifest(
+            tmp_path, {"image": "a.png", "objects": [{"label": "polyp", "mask": "none.png"}]}
+        )
+        assert picture.marks[0].mask is None and picture.marks[0].problem is not None
+
     @pytest.mark.parametrize("text", ["{", "[]", '{"images": 3}'])
     def test_what_is_no_manifest(self, tmp_path: Path, text: str) -> None:
         (tmp_path / "list.json").write_text(text, encoding="utf-8")
