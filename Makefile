@@ -6,6 +6,7 @@
 # make bench-space   50 requests at once and 100 open pages, time and memory of the Space
 # make data    the data set of the embedded checkpoint in out/data, from RAW=../shared/data
 # make bench-data   slices per second of the data set builder beside a plain loop
+# make fuzz     damaged inputs through every reader for MINUTES=1, SEED=0
 # Everything makes or updates .venv first. PYTHON=... chooses another interpreter (3.11 or newer).
 
 SHELL := /bin/bash
@@ -33,7 +34,7 @@ export GRADIO_ANALYTICS_ENABLED := False
 export PYTHONUNBUFFERED := 1
 
 # Status 1 of the builder says that something was turned away, which these sets have.
-.PHONY: demo test test-slow test-browser space lint format bench bench-data bench-space data results train-env build clean
+.PHONY: demo test test-slow test-browser space lint format bench bench-data bench-space fuzz data results train-env build clean
 
 demo: $(VENV)/.demo
 	$(BIN)/medglip demo --out out/demo
@@ -70,6 +71,12 @@ bench-space: $(VENV)/.dev
 bench-data: $(VENV)/.dev
 	$(BIN)/python -m tests.benchmarks.bench_data --out docs/data_benchmark.json
 	$(BIN)/python -m tests.benchmarks.bench_merge --out docs/merge_benchmark.json
+
+MINUTES ?= 1
+SEED ?= 0
+
+fuzz: $(VENV)/.dev
+	$(BIN)/python -m tests.fuzz --minutes $(MINUTES) --seed $(SEED)
 
 # The training images are not part of this repository: see training/README.md.
 RAW ?= ../shared/data
