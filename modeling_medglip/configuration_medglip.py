@@ -115,7 +115,7 @@ def check_checkpoint_files(source: Any, names: Iterable[str] = ("config.json",),
             if ".index" in entry.name and entry.suffix == ".json":
                 _check_index(entry)
             elif entry.name in SETTINGS_FILES:
-                check_settings(_read_json(entry), entry.name)
+                check_settings(read_json(entry), entry.name)
     return folder
 
 
@@ -147,7 +147,7 @@ def _check_file(file: Path, folder: Path) -> None:
         raise ValueError(f"{file.name} has {status.st_size} bytes, more than {limit}")
 
 
-def _read_json(file: Path) -> dict[str, Any]:
+def read_json(file: Path) -> dict[str, Any]:
     """The object that a JSON file holds."""
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
@@ -161,7 +161,7 @@ def _read_json(file: Path) -> dict[str, Any]:
 def _check_index(file: Path) -> None:
     """The shards that an index names are safetensors files of the same folder."""
     try:
-        shards = set(_read_json(file)["weight_map"].values())
+        shards = set(read_json(file)["weight_map"].values())
     except (KeyError, TypeError, AttributeError):
         raise ValueError(f"{file.name} is no index of a checkpoint") from None
     for shard in shards:

@@ -15,6 +15,7 @@ import torch
 from safetensors import SafetensorError
 from torch import nn
 
+from modeling_medglip.checkpoint import ADAPTED_HEADS, check_adapter
 from modeling_medglip.errors import one_line
 from modeling_medglip.modalities import MODALITIES
 from modeling_medglip.modeling_medglip import MedGlipForObjectDetection
@@ -40,8 +41,6 @@ ADAPTED = (
     r"model\.experts\.{modality}\.(pyramid\.(lateral|smooth)\.\d+|text_adapter|"
     r"blocks\.\d+\.(fusion\.attention\.(l_proj|values_l_proj|out_l_proj)|text_layer\..*|dynamic_conv\..*))"
 )
-# Modules that are trained whole and saved with the adapter.
-HEADS = ("box_projection", "centerness_projection", "text_projection")
 # The dynamic convolutions' gates have a handful of outputs: nothing to save there.
 LEAST_OUTPUTS = 16
 
@@ -77,7 +76,7 @@ def add_adapter(model: MedGlipForObjectDetection, modality: str, rank: int = 8) 
     from peft import LoraConfig, get_peft_model
 
     names = adapted_layers(model, modality)
-    heads = [name for name, _ in model.named_modules() if name.endswith(HEADS) and f".{modality}." in name]
+    heads = [name for name, _ in model.named_modules() if name.endswith(ADAPTED_HEADS) and f".{modality}." in name]
     config = LoraConfig(
         r=rank,
         lora_alpha=2 * rank,
@@ -146,22 +145,16 @@ def load_adapter(model: MedGlipForObjectDetection, folder: Path | str) -> Any:
     Raises:
         `ValueError`: there is none, a damaged one, or one for another base.
     """
-    from peft import PeftConfig, PeftModel
+    from peft import PeftModel
 
-    try:
-        config = PeftConfig.from_pretrained(str(folder))
-    except (ValueError, OSError, TypeError, KeyError):
-        raise ValueError(f"{folder}: holds no adapter") from None
-    _check_base(model, folder)
-    try:
-        pattern = re.compile(str(getattr(config, "target_modules", "")))
-    except re.error:
-        raise ValueError(f"{folder}: holds no adapter (its target_modules are no pattern)") from None
+    files, settings = check_adapter(folder)
+    _check_base(model, files)
+    pattern = re.compile(settings["target_modules"])
     layers = [name for name, _ in model.named_modules() if pattern.fullmatch(name)]
     if not layers:
         raise ValueError(f"{folder}: an adapter for another base: none of its layers is in this model")
     try:
-        adapted = PeftModel.from_pretrained(model, str(folder))
+        adapted = PeftModel.from_pretrained(model, str(files))
     except (OSError, SafetensorError) as error:
         raise ValueError(f"{folder}: its weights cannot be read ({one_line(error, 80)})") from None
     except (RuntimeError, KeyError, ValueError) as error:  # sizes that differ
@@ -179,23 +172,21 @@ def forget_calibration(model: MedGlipForObjectDetection, modality: str) -> None:
         overrides.setdefault(modality, {}).setdefault("head_config", {})["score_calibration"] = None
 
 
-def _check_base(model: MedGlipForObjectDetection, folder: Path | str) -> None:
+def _check_base(model: MedGlipForObjectDetection, folder: Path) -> None:
     """Compare a base with what the adapter says of its own.
 
     Raises:
         `ValueError`: they differ, or the adapter does not say it in a way that is understood.
     """
-    from transformers.utils import cached_file
-
-    file = cached_file(str(folder), BASE_FILE, _raise_exceptions_for_missing_entries=False)
-    if file is None:
+    file = folder / BASE_FILE
+    if not file.is_file():
         return
     precision = next(model.parameters()).dtype
     name = str(precision).removeprefix("torch.")
     try:
-        told = json.loads(Path(file).read_text(encoding="utf-8"))
+        told = json.loads(file.read_text(encoding="utf-8"))
         schema, modality, known = told["schema"], str(told["modality"]), dict(told["base_sha256"])
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         schema, modality, known = None, "", {}
     if schema != SCHEMA:
         raise ValueError(f"{folder}: its {BASE_FILE} is not of {SCHEMA}: train the adapter again")

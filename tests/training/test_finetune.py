@@ -13,12 +13,13 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
+from modeling_medglip.checkpoint import ADAPTED_HEADS
 from modeling_medglip.modeling_medglip import MedGlipForObjectDetection
 from modeling_medglip.processing_medglip import MedGlipProcessor
 from tests.modeling_medglip.tiny_checkpoint import save_tiny_checkpoint
 from training import evaluate, finetune
 from training.finetune import Settings, load_base, load_data, main, resolved_recipe, run
-from training.lora import BASE_FILE, HEADS, adapted_layers, add_adapter, load_adapter, save_adapter
+from training.lora import BASE_FILE, adapted_layers, add_adapter, load_adapter, save_adapter
 from training.recipe import load_recipe
 
 from .tiny_data import make_data, save_coco, trunk_picture
@@ -306,7 +307,7 @@ class TestAdapters:
     def test_only_pyramid_fusion_and_heads_are_trained(self, checkpoint: Path) -> None:
         model = add_adapter(self.base(checkpoint), "ct")
         trained = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
-        assert trained and all("lora_" in name or any(head in name for head in HEADS) for name in trained)
+        assert trained and all("lora_" in name or any(head in name for head in ADAPTED_HEADS) for name in trained)
         assert not [name for name in trained if "backbone" in name or "text_model" in name]
         layers = adapted_layers(self.base(checkpoint), "ct")
         assert any("lateral" in name for name in layers) and any("fusion" in name for name in layers)
