@@ -159,8 +159,8 @@ def _plain_file(path: Path) -> IO[bytes]:
         if status.st_size > MAX_BYTES:
             raise MedGlipError(f"has {status.st_size} bytes, more than {MAX_BYTES}")
         return path.open("rb")
-    except OSError as error:
-        raise MedGlipError(f"cannot be read ({error.strerror or type(error).__name__})") from None
+    except (OSError, ValueError) as error:
+        raise MedGlipError(f"cannot be read ({getattr(error, 'strerror', None) or 'no file name'})") from None
 
 
 def _opened(stream: IO[bytes], tags: Sequence[str] | None) -> DicomFile:

@@ -18,6 +18,7 @@ from .errors import MedGlipError, one_line
 from .geometry import Volume
 from .quiet import silent
 from .reading import check_pixels
+from .volume_header import LARGEST_RESCALE
 from .volumes import MAX_BYTES, VolumeError
 
 
@@ -54,8 +55,8 @@ class Slice:
         """
         table = "ModalityLUTSequence" in header and scaled.get("RescaleSlope") is None
         slope, intercept = float(scaled.get("RescaleSlope", 1) or 1), float(scaled.get("RescaleIntercept", 0) or 0)
-        if not np.isfinite([slope, intercept]).all():
-            raise VolumeError(f"{one_line(file.name, 60)}: a rescaling that is not finite", "unreadable")
+        if not (np.abs([slope, intercept]) <= LARGEST_RESCALE).all():
+            raise VolumeError(f"{one_line(file.name, 60)}: a rescaling that is enormous or not finite", "unreadable")
         if stored_as.photometric == "MONOCHROME1" and str(header.get("Modality") or "").upper() != "CT":
             slope, intercept = -slope, -intercept
             if not table:  # the largest stored number becomes the smallest: nothing turns negative

@@ -20,6 +20,7 @@ from typing import Any, Self
 
 from numpy.typing import NDArray
 
+from .dicom_files import is_marked
 from .dicom_folder import MAX_FILES, FoundSeries, find_series, holds_slices, open_series
 from .errors import MedGlipError, UsageError, one_line
 from .geometry import Volume, cut, picture_count, to_lps
@@ -419,9 +420,8 @@ def _size(file: Path) -> int:
 
 def _may_be_dicom(path: Path) -> bool:
     try:
-        with path.open("rb") as stream:
-            return stream.read(132)[128:] == b"DICM" or path.name.lower().endswith(DICOM_ENDINGS)
-    except (OSError, ValueError):
+        return is_marked(path) or path.name.lower().endswith(DICOM_ENDINGS)
+    except MedGlipError:
         return False
 
 

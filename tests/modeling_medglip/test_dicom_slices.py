@@ -91,7 +91,7 @@ def test_hounsfield_units_stay_in_monochrome1(tmp_path: Path) -> None:
 def test_a_rescaling_that_is_none(tmp_path: Path) -> None:
     paths = write_series(tmp_path)
     change(paths[1], RescaleSlope="nan")
-    with pytest.raises(VolumeError, match="rescaling that is not finite"):
+    with pytest.raises(VolumeError, match="rescaling that is enormous or not finite"):
         read_series(paths)
 
 

@@ -288,3 +288,8 @@ def test_command_line(
     assert (status, report["done"], report["failed"]) == ((1, 1, 1) if isolated else (0, 2, 0))
     errors = capsys.readouterr().err
     assert ("medglip: error: crash.png: its decoder crashed" in errors) is isolated and "Traceback" not in errors
+
+
+def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "a.dcm")
+    assert not isolation._may_be_dicom(tmp_path / "a.dcm")
