@@ -17,8 +17,10 @@ from .registration import register_with_transformers
 if TYPE_CHECKING:
     from . import convert_glip_checkpoint
     from .configuration_medglip import MedGlipConfig, MedGlipHeadConfig
+    from .grounding import load as load_grounder
     from .image_processing_medglip import MedGlipImageProcessor
     from .modeling_medglip import MedGlipForObjectDetection, MedGlipModel, TextFeatures
+    from .one_image import ground_image
     from .pipeline_medglip import MedicalPhraseGroundingPipeline
     from .processing_medglip import MedGlipProcessor
     from .taxonomy import load_taxonomy
@@ -37,6 +39,7 @@ _LAZY = {
     "MedGlipProcessor": "processing_medglip",
     "MedicalPhraseGroundingPipeline": "pipeline_medglip",
     "TextFeatures": "modeling_medglip",
+    "ground_image": "one_image",
     "ground_volume": "volume_grounding",
     "load_taxonomy": "taxonomy",
 }
@@ -48,6 +51,8 @@ def __getattr__(name: str) -> Any:
     """Import a public name on first use."""
     if name == "convert_glip_checkpoint":
         return importlib.import_module(f"{__name__}.{name}")
+    if name == "load_grounder":
+        return importlib.import_module(f"{__name__}.grounding").load
     if name in _LAZY:
         value = globals()[name] = getattr(importlib.import_module(f"{__name__}.{_LAZY[name]}"), name)
         return value
@@ -56,7 +61,7 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     """List the lazy names too."""
-    return sorted({*globals(), *_LAZY})
+    return sorted({*globals(), *_LAZY, "load_grounder"})
 
 
 __all__ = [
@@ -71,7 +76,9 @@ __all__ = [
     "TextFeatures",
     "convert_glip_checkpoint",
     "default_checkpoint",
+    "ground_image",
     "ground_volume",
+    "load_grounder",
     "load_taxonomy",
     "resolve_modality",
 ]

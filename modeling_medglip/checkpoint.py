@@ -47,11 +47,12 @@ def weights_sha256(folder: Path) -> str:
     return digest.hexdigest()
 
 
-def check_adapter(source: str | Path) -> tuple[Path, dict[str, Any]]:
+def check_adapter(source: str | Path, name: str | None = None) -> tuple[Path, dict[str, Any]]:
     """Check an adapter's files and settings before peft reads them.
 
     Args:
         source (`str` or `Path`): a folder or a Hub id.
+        name (`str`, *optional*): how it is called in messages; folder or id if not given.
 
     Returns:
         the folder that holds its files, and its settings.
@@ -72,7 +73,7 @@ def check_adapter(source: str | Path) -> tuple[Path, dict[str, Any]]:
         if problem := _adapter_problem(settings):
             raise ValueError(f"holds no adapter ({problem})")
     except (OSError, ValueError) as error:
-        raise CheckpointError(f"{source}: {one_line(error)}") from None
+        raise CheckpointError(f"{name or source}: {one_line(error)}") from None
     return folder, settings
 
 

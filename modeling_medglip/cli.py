@@ -1,5 +1,5 @@
 # Copyright 2026 The MedGLIP authors. Licensed under the Apache License, Version 2.0.
-"""The console script `medglip`: demo, ground, info, env.
+"""The console script `medglip`: demo, ground, merge, info, env.
 
 Exit status: 0 all good, 1 some input failed (its reason on stderr, the others done), 2 wrong usage. What takes long to
 import is imported inside the commands, so that `--help` is there at once.
@@ -39,7 +39,12 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
-Model = Annotated[str | None, typer.Option("--model", metavar="DIR_OR_ID", help="Checkpoint: a folder, or a Hub id.")]
+Model = Annotated[
+    str | None, typer.Option("--model", metavar="DIR_OR_ID", help="Checkpoint, adapter or run: a folder, or a Hub id.")
+]
+Base = Annotated[
+    str | None, typer.Option("--base", metavar="DIR_OR_ID", help="Of an adapter: what it was trained on.")
+]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1, mps.")]
 Threshold = Annotated[float, typer.Option("--threshold", min=0.0, max=1.0, help="Lowest score to keep.")]
 Out = Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder for overlays and boxes.")]
@@ -101,6 +106,7 @@ def ground(
     prompt: Annotated[str, typer.Option("--prompt", help='Labels, for example "liver. spleen."')],
     modality: Annotated[str, typer.Option("--modality", help="auto, ct, mri, ultrasound, xray ...")] = "auto",
     model: Model = None,
+    base: Base = None,
     threshold: Threshold = 0.3,
     out: Out = Path("out"),
     device: Device = "auto",
@@ -149,7 +155,7 @@ def ground(
         stems = output_stems([job.path for job in jobs], out)
         _check_report(report, inputs, out, stems)
         _make_folder(out)
-        grounder = load(model, device, modality)
+        grounder = load(model, device, modality, base)
         say(f"{grounder.name} on {grounder.device}")
         for found, stem in progress(list(zip(jobs, stems, strict=True))):
             kind = Job if found.open is None else VolumeJob
@@ -196,6 +202,22 @@ def demo(
             write_bytes(out / "demo.png", overlay_png(contact_sheet(pictures, columns=min(4, len(pictures)))))
             say(f"all overlays on one sheet: {out / 'demo.png'}")
     return _finish(records, out)
+
+
+@app.command()
+def merge(
+    model: Annotated[str, typer.Option("--model", metavar="DIR_OR_ID", help="Adapter, or the run that made it.")],
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="New folder for the checkpoint.")],
+    base: Base = None,
+    debug: Debug = False,
+) -> int:
+    """Write an adapter and its base as one checkpoint, which loads everywhere a checkpoint does."""
+    with _quiet(debug):
+        from .adapters import merge_adapter
+
+        merge_adapter(model, out, base)
+    say(f"written to {out}: use it with --model {out}")
+    return 0
 
 
 @app.command()

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from transformers.image_processing_utils import BatchFeature
 
+from .adapters import is_adapter, load_adapted, outcome_folder
 from .configuration_medglip import check_checkpoint_files, resolve_modality
 from .errors import CheckpointError, MedGlipError, PickledCheckpointError, UsageError, one_line
 from .image_processing_medglip import modality_contradiction
@@ -80,14 +81,21 @@ def resolve_device(name: str = "auto") -> torch.device:
     return torch.device(wanted)
 
 
-def load(model_dir_or_id: str | Path | None = None, device: str = "auto", modality: str | None = None) -> Grounder:
-    """Load a checkpoint and its processor for grounding.
+def load(
+    model_dir_or_id: str | Path | None = None,
+    device: str = "auto",
+    modality: str | None = None,
+    base: str | Path | None = None,
+) -> Grounder:
+    """Load a checkpoint or an adapter, and its processor, for grounding.
 
     Args:
         model_dir_or_id: a folder, or a Hub id such as `"org/med-glip-ct"` (only then is the network asked, and only
-            for what is not in the cache); the embedded checkpoint when `None`.
+            for what is not in the cache); the embedded checkpoint when `None`. Of a run of `training.finetune` its
+            folder, its `adapter/` or its `expert/`; an adapter is merged into its base, which is found by what it is.
         device: `"auto"`, `"cpu"`, `"cuda"`, `"cuda:1"`, `"mps"`.
         modality: load only this modality's expert; all when `None` or `"auto"`.
+        base: of an adapter whose base is neither the embedded checkpoint nor on the Hub: folder or id of the base.
 
     Raises:
         `CheckpointError`: missing, incomplete, or no MedGLIP checkpoint. `PickledCheckpointError`: pickled tensors.
@@ -95,7 +103,12 @@ def load(model_dir_or_id: str | Path | None = None, device: str = "auto", modali
     """
     chosen = resolve_device(device)
     wanted = None if modality in (None, "auto") else _known_modality(str(modality))
-    source, name = _locate(model_dir_or_id)
+    source, name = locate(model_dir_or_id)
+    if is_adapter(source):
+        adapted = load_adapted(source, f"adapter {name}", wanted, base)
+        return Grounder(adapted.model.eval().to(chosen), adapted.processor, name, chosen)
+    if base is not None:
+        raise UsageError(f"checkpoint {name}: is no adapter: leave out --base (base= in Python)")
     options: dict[str, Any] = {"local_files_only": isinstance(source, Path)}
     processor = None
     try:
@@ -135,8 +148,12 @@ def _reason(error: Exception, source: Path | str) -> str:
     return one_line(text, 220)
 
 
-def _locate(model_dir_or_id: str | Path | None) -> tuple[Path | str, str]:
-    """(folder or Hub id, name to show)."""
+def locate(model_dir_or_id: str | Path | None) -> tuple[Path | str, str]:
+    """Find a checkpoint or an adapter: (folder or Hub id, name to show).
+
+    Raises:
+        `CheckpointError`: there is none. `PickledCheckpointError`: it holds pickled tensors.
+    """
     if model_dir_or_id is None:
         folder = embedded_checkpoint()
         _check_folder(folder, f"med-glip-{folder.name}")
@@ -145,7 +162,11 @@ def _locate(model_dir_or_id: str | Path | None) -> tuple[Path | str, str]:
     path = Path(text).expanduser()
     name = one_line(path.resolve().name if path.exists() else text, 120)
     if path.is_dir():
-        _check_folder(path, name)
+        path = outcome_folder(path)
+        if path.name in ("adapter", "expert") and (path.parent / "results.json").is_file():
+            name = one_line(path.resolve().parent.name, 120)  # of the run
+        if not (path / "adapter_config.json").exists():
+            _check_folder(path, name)
         return path, name
     if path.exists():
         if any(path.match(pattern) for pattern in PICKLED):
@@ -331,6 +352,7 @@ __all__ = [
     "choose_modality",
     "ground_image",
     "load",
+    "locate",
     "place_of_labels",
     "prompt_labels",
     "resolve_device",

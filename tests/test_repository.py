@@ -148,6 +148,7 @@ class TestPackage:
         assert PROJECT["tool"]["hatch"]["build"]["targets"]["wheel"] == {"packages": ["modeling_medglip"]}
         assert PROJECT["project"]["scripts"] == {"medglip": "modeling_medglip.cli:main"}
         assert set(PROJECT["project"]["optional-dependencies"]) == {
+            "adapter",
             "train",
             "data",
             "clinical",

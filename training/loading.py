@@ -8,6 +8,7 @@ from pathlib import Path
 
 from safetensors import SafetensorError
 
+from modeling_medglip.adapters import outcome_folder
 from modeling_medglip.errors import one_line
 from modeling_medglip.modeling_medglip import MedGlipForObjectDetection
 from modeling_medglip.processing_medglip import MedGlipProcessor
@@ -28,14 +29,15 @@ def load_checkpoint(
     Raises:
         `ValueError`: it cannot be loaded; names it and says why.
     """
-    folder = Path(name)
+    folder = outcome_folder(Path(name))
     if (folder / "adapter_config.json").is_file():
-        raise ValueError(f"{name}: is an adapter: give the checkpoint that it was trained on")
+        raise ValueError(f"{name}: is an adapter: give the checkpoint that it was trained on, or `medglip merge` them")
     if folder.is_dir() and not (folder / "config.json").exists():
         raise ValueError(f"{name}: holds no checkpoint (no config.json)")
     chosen = {} if modalities is None else {"modalities": list(modalities)}
     try:
-        model = MedGlipForObjectDetection.from_pretrained(name, **chosen)
-        return model, MedGlipProcessor.from_pretrained(name)
+        source = str(folder) if folder.is_dir() else name
+        model = MedGlipForObjectDetection.from_pretrained(source, **chosen)
+        return model, MedGlipProcessor.from_pretrained(source)
     except UNLOADABLE as error:
         raise ValueError(f"{name}: cannot be loaded: {one_line(error, 200)}") from None

@@ -166,7 +166,7 @@ class TestUsage:
 
     def test_help_and_version(self, medglip: Any) -> None:
         lines = medglip("--help")
-        assert lines.status == 0 and all(name in lines.out for name in ("demo", "ground", "info", "env"))
+        assert lines.status == 0 and all(name in lines.out for name in ("demo", "ground", "merge", "info", "env"))
         assert "not a medical device" in lines.out
         assert medglip("--version").out.startswith("med-glip ")
 
