@@ -19,10 +19,10 @@ from .errors import CheckpointError, MedGlipError, PickledCheckpointError, Usage
 from .image_processing_medglip import modality_contradiction
 from .modeling_medglip import CONVERT_PICKLE, PICKLED, MedGlipForObjectDetection
 from .processing_medglip import UNKNOWN_LABEL, MedGlipProcessor, clean_label, split_prompt
-from .questions import Question, encode_question, make_question
+from .questions import UNTRAINED_THRESHOLD, Question, encode_question, make_question
 from .reading import ReadImage
 from .results import GroundedBox, GroundingResult, ImageInfo
-from .run_report import embedded_checkpoint, trained_labels
+from .run_report import embedded_checkpoint
 from .trained_labels import TrainedLabels
 
 
@@ -55,7 +55,7 @@ class Grounder:
     @functools.cached_property
     def trained(self) -> TrainedLabels:
         """What the checkpoint states that it was trained with."""
-        return TrainedLabels(trained_labels(self.model.config.to_dict()))
+        return TrainedLabels.of(self.model.config.to_dict())
 
     def wording(self, label: str, modality: str) -> str:
         """Return the words in which the network is asked for a label; see [`TrainedLabels.wording`]."""
@@ -227,7 +227,12 @@ def prompt_labels(prompt: str) -> list[str]:
 
 
 def ground_image(
-    grounder: Grounder, image: ReadImage, prompt: str, modality: str = "auto", threshold: float = 0.3
+    grounder: Grounder,
+    image: ReadImage,
+    prompt: str,
+    modality: str = "auto",
+    threshold: float = 0.3,
+    untrained_threshold: float = UNTRAINED_THRESHOLD,
 ) -> GroundingResult:
     """Find the regions of one picture that the labels of a prompt name.
 
@@ -237,6 +242,7 @@ def ground_image(
         prompt: labels, separated by dots, commas or lines.
         modality: a name, an alias, or `"auto"`: the header's, else what the pixels look like.
         threshold: lowest score to keep, 0 to 1.
+        untrained_threshold: lowest score to keep of labels that the expert was not trained with, if that is higher.
 
     Raises:
         `UsageError`: an unknown modality, no label or too many. `MedGlipError`: the checkpoint has no expert for the
@@ -246,7 +252,7 @@ def ground_image(
     try:
         name, source, probability, notes = choose_modality(grounder, image, modality)
         question = make_question(grounder.trained, labels, name)
-        boxes = _boxes(grounder, image, question, name, threshold)
+        boxes = _boxes(grounder, image, question, name, (threshold, untrained_threshold))
     except UsageError:
         raise
     except ValueError as error:
@@ -256,7 +262,9 @@ def ground_image(
         UNKNOWN_LABEL.format(one_line(label, 60)) for label in labels if question.wordings[label] in unknown
     )
     info = ImageInfo(image.file, image.width, image.height, name, image.spacing_mm)
-    return GroundingResult(grounder.name, info, prompt, boxes, source, probability, (*image.warnings, *notes))
+    notes += question.notes(name, max(threshold, untrained_threshold))
+    warnings = (*image.warnings, *notes)
+    return GroundingResult(grounder.name, info, prompt, boxes, question.trained, source, probability, warnings)
 
 
 def choose_modality(
@@ -312,7 +320,7 @@ def _contradictions(grounder: Grounder, image: ReadImage, stated: str) -> tuple[
 
 
 def _boxes(
-    grounder: Grounder, image: ReadImage, question: Question, modality: str, threshold: float
+    grounder: Grounder, image: ReadImage, question: Question, modality: str, thresholds: tuple[float, float]
 ) -> tuple[GroundedBox, ...]:
     processor = grounder.processor
     text = encode_question(processor, question)
@@ -326,12 +334,14 @@ def _boxes(
     with torch.inference_mode():
         outputs = grounder.model(**inputs)
     found = processor.post_process_grounded_object_detection(
-        outputs, inputs, threshold=threshold, target_sizes=[(image.height, image.width)]
+        outputs, inputs, threshold=thresholds[0], target_sizes=[(image.height, image.width)]
     )[0]
     places = place_of_labels(list(question.labels), modality)
     return tuple(
-        GroundedBox(label, score, (left, top, right - left, bottom - top), *places[label])
-        for label, score, (left, top, right, bottom) in question.answers(found)
+        GroundedBox(
+            label, score, (left, top, right - left, bottom - top), *places[label], question.trained[label]
+        )
+        for label, score, (left, top, right, bottom) in question.answers(found, thresholds[1])
     )
 
 

@@ -12,7 +12,7 @@ import re
 import secrets
 import sys
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -40,6 +40,7 @@ class GroundedBox:
         score: 0 to 1.
         bbox: (x, y, width, height) in pixels of the image; x and y of the top left corner, not rounded.
         label_id, category, region: ids in the taxonomy, `None` for a phrase outside it.
+        trained: whether the expert was trained with the label; `None` if the checkpoint does not say.
     """
 
     label: str
@@ -48,6 +49,7 @@ class GroundedBox:
     label_id: str | None = None
     category: str | None = None
     region: str | None = None
+    trained: bool | None = None
 
     @property
     def xyxy(self) -> tuple[float, float, float, float]:
@@ -76,6 +78,7 @@ class GroundingResult:
         image: see [`ImageInfo`].
         prompt: as the caller gave it.
         boxes: best score first.
+        trained: asked label -> whether the expert was trained with it; `None` if the checkpoint does not say.
         modality_source: `"given"`, `"header"`, `"pixels"` or `"checkpoint"`; not stored.
         modality_probability: how sure the router was when the pixels decided; not stored.
         warnings: one line each; not stored.
@@ -85,6 +88,7 @@ class GroundingResult:
     image: ImageInfo
     prompt: str
     boxes: tuple[GroundedBox, ...] = ()
+    trained: Mapping[str, bool | None] = field(default_factory=dict)
     modality_source: str = field(default="given", compare=False)
     modality_probability: float | None = field(default=None, compare=False)
     warnings: tuple[str, ...] = field(default=(), compare=False)
@@ -96,11 +100,12 @@ def result_to_dict(result: GroundingResult) -> dict[str, Any]:
     for box in result.boxes:
         entry: dict[str, Any] = {"label": box.label, "score": round(box.score, 4)}
         entry["bbox"] = [round(value, 2) for value in box.bbox]
-        entry.update(label_id=box.label_id, category=box.category, region=box.region)
+        entry.update(label_id=box.label_id, category=box.category, region=box.region, trained=box.trained)
         boxes.append(entry)
     image = asdict(result.image)
     image["spacing_mm"] = None if result.image.spacing_mm is None else list(result.image.spacing_mm)
-    return {"schema": SCHEMA, "model": result.model, "image": image, "prompt": result.prompt, "boxes": boxes}
+    content = {"schema": SCHEMA, "model": result.model, "image": image, "prompt": result.prompt}
+    return {**content, "trained": dict(result.trained), "boxes": boxes}
 
 
 def write_boxes(result: GroundingResult, path: str | Path) -> Path:
@@ -165,11 +170,12 @@ def _from_dict(content: dict[str, Any]) -> GroundingResult:
     )
     boxes = tuple(
         GroundedBox(
-            entry["label"], entry["score"], tuple(entry["bbox"]), entry["label_id"], entry["category"], entry["region"]
-        )
+            entry["label"], entry["score"], tuple(entry["bbox"]), entry["label_id"], entry["category"], entry["region"],
+            entry.get("trained"),
+        )  # fmt: skip
         for entry in content["boxes"]
     )
-    return GroundingResult(content["model"], info, content["prompt"], boxes)
+    return GroundingResult(content["model"], info, content["prompt"], boxes, content.get("trained", {}))
 
 
 # Validation ----------------------------------------------------------------------------------------------------------
@@ -185,6 +191,9 @@ def validate_boxes(content: Any, name: str = "boxes") -> None:
         raise MedGlipError(f"{name}: is no {SCHEMA} file")
     for key in ("model", "prompt"):
         _require(isinstance(content.get(key), str), name, f"{key} must be a string")
+    trained = content.get("trained", {})
+    known = isinstance(trained, dict) and all(value in (True, False, None) for value in trained.values())
+    _require(known, name, "trained must be an object of booleans and nulls")
     width, height = _validate_image(content.get("image"), name)
     boxes = content.get("boxes")
     _require(isinstance(boxes, list), name, "boxes must be a list")
@@ -216,6 +225,7 @@ def _validate_box(box: Any, width: int, height: int, name: str) -> None:
     _require(box_width > 0 and box_height > 0, name, "bbox must have a width and height above 0")
     inside = x >= -BORDER and y >= -BORDER and x + box_width <= width + BORDER and y + box_height <= height + BORDER
     _require(inside, name, f"bbox {list(bbox)} lies outside its image of {width}x{height} pixels")
+    _require(box.get("trained") in (True, False, None), name, "trained must be a boolean or null")
     for key in ("label_id", "category", "region"):
         _require(
             key in box and (box[key] is None or isinstance(box[key], str)), name, f"{key} must be a string or null"

@@ -146,6 +146,12 @@ class Taxonomy:
             found.append(label)
         return tuple(found)
 
+    def kinds_above(self, label: Label) -> Iterable[Label]:
+        """Yield the labels that one is a kind of, nearest first."""
+        while label.kind_of:
+            label = self.label(label.kind_of)
+            yield label
+
     def in_category(self, category_id: str) -> tuple[Label, ...]:
         """Return the labels of a category, extensions last.
 
@@ -169,7 +175,7 @@ class Taxonomy:
         return tuple(
             label.id
             for label in self._all_labels()
-            if label.id in wanted or not wanted.isdisjoint(_kinds_above(label, self))
+            if label.id in wanted or not wanted.isdisjoint(kind.id for kind in self.kinds_above(label))
         )
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -181,12 +187,6 @@ class Taxonomy:
 def _read_only(languages: Languages, *parts: dict[str, Any]) -> Taxonomy:
     values: list[Any] = [*map(MappingProxyType, parts), languages]
     return Taxonomy(*values)
-
-
-def _kinds_above(label: Label, taxonomy: Taxonomy) -> Iterable[str]:
-    while label.kind_of:
-        yield label.kind_of
-        label = taxonomy.label(label.kind_of)
 
 
 def _usual(labels: tuple[Label, ...], modality: str | None) -> tuple[Label, ...]:

@@ -4,26 +4,43 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+from typing import Any
 
 from .phrases import normalize_phrase
+from .run_report import trained_labels
 from .taxonomy import load_taxonomy
 
 
 class TrainedLabels:
-    """The labels that a checkpoint states in its configuration.
+    """The labels and wordings that a checkpoint states in its configuration.
 
     Args:
-        by_modality (`Mapping[str, Sequence[str]]`): modality -> labels in the words of the training data; empty for a
+        labels (`Mapping[str, Sequence[str]]`): modality -> labels in the words of the training data; empty for a
             checkpoint that states none.
+        wordings (`Mapping[str, Mapping[str, str | None]]`, *optional*): modality -> further phrases of the training
+            prompts, each with the label that it means, `None` if it covers several.
     """
 
-    def __init__(self, by_modality: Mapping[str, Sequence[str]]) -> None:
+    def __init__(
+        self,
+        labels: Mapping[str, Sequence[str]],
+        wordings: Mapping[str, Mapping[str, str | None]] = MappingProxyType({}),
+    ) -> None:
         self._by_phrase: dict[str, dict[str, str]] = {}
         self._by_id: dict[str, dict[str, str]] = {}
-        for modality, labels in by_modality.items():
-            self._by_phrase[modality] = {normalize_phrase(label): label for label in labels}
-            known = ((load_taxonomy().resolve(label, modality), label) for label in labels)
-            self._by_id[modality] = {found.id: label for found, label in known if found is not None}
+        for modality, names in labels.items():
+            other = {normalize_phrase(phrase): label or phrase for phrase, label in wordings.get(modality, {}).items()}
+            self._by_phrase[modality] = other | {normalize_phrase(name): name for name in names}
+            known = ((load_taxonomy().resolve(name, modality), name) for name in names)
+            self._by_id[modality] = {found.id: name for found, name in known if found is not None}
+
+    @classmethod
+    def of(cls, config: Mapping[str, Any]) -> TrainedLabels:
+        """Read what a configuration, as a dictionary, states under `label_hierarchy`."""
+        hierarchy = config.get("label_hierarchy")
+        wordings = hierarchy.get("wordings") if isinstance(hierarchy, dict) else None
+        return cls(trained_labels(config), wordings if isinstance(wordings, dict) else {})
 
     def wording(self, phrase: str, modality: str) -> str:
         """Return the words in which the network is asked for a phrase.
@@ -38,12 +55,32 @@ class TrainedLabels:
         own = self._by_phrase.get(modality, {}).get(normalize_phrase(phrase))
         if own is not None:
             return own
+        english = load_taxonomy().english(phrase) or phrase
         label = load_taxonomy().resolve(phrase, modality)
         if label is None:
-            return load_taxonomy().english(phrase) or phrase
-        trained = self._by_id.get(modality, {}).get(label.id)
-        named = label.name if label.laterality else load_taxonomy().english(phrase) or phrase
-        return trained or named
+            return english
+        return self._by_id.get(modality, {}).get(label.id) or (label.name if label.laterality else english)
+
+    def knows(self, phrase: str, modality: str) -> bool | None:
+        """Whether the expert of a modality was trained with what a phrase means; `None` if it does not say.
+
+        A term that covers trained labels, such as `"kidney"`, counts as trained.
+        """
+        if not self._by_phrase.get(modality):
+            return None
+        if normalize_phrase(self.wording(phrase, modality)) in self._by_phrase[modality]:
+            return True
+        covered = load_taxonomy().resolve_term(phrase, modality)
+        return any(label.id in self._by_id[modality] for label in covered)
+
+    def wider(self, phrase: str, modality: str) -> str | None:
+        """The trained label that a phrase is a kind of, if it is not trained itself: the network cannot tell the kind
+        from the rest. `"melanoma"` -> `"skin lesion"`."""
+        label = load_taxonomy().resolve(phrase, modality)
+        if label is None or self.knows(phrase, modality) is not False:
+            return None
+        above = (self._by_id[modality].get(kind.id) for kind in load_taxonomy().kinds_above(label))
+        return next(filter(None, above), None)
 
 
 __all__ = ["TrainedLabels"]

@@ -20,7 +20,7 @@ from .errors import MedGlipError, UsageError, one_line
 from .geometry import CUT_AXIS, PLANES, Volume, box_of_pictures, corners_lps, picture_count, to_lps
 from .grounding import Grounder, choose_modality, load, place_of_labels, prompt_labels
 from .linking import Chain, SliceBox, link
-from .questions import encode_question, make_question
+from .questions import UNTRAINED_THRESHOLD, Question, encode_question, make_question
 from .reading import ReadImage
 from .volume_inputs import as_source
 from .volume_pictures import picture_spacing, resized, square_size
@@ -49,6 +49,7 @@ def ground_volume(
     axes: str | None = None,
     number: int | None = None,
     progress: Callable[[Iterable[Any], int], Iterable[Any]] | None = None,
+    untrained_threshold: float = UNTRAINED_THRESHOLD,
 ) -> VolumeResult:
     """Find the regions of a volume that the labels of a prompt name.
 
@@ -66,6 +67,7 @@ def ground_volume(
         number: which volume of a 4-D file or image, counted from 1.
         batch_size: pictures that go through the network together.
         progress (*optional*): called with the pictures and their number; yields the pictures.
+        untrained_threshold: lowest score to keep of labels that the expert was not trained with, if that is higher.
 
     Returns:
         a [`VolumeResult`]: boxes in voxels of the file's own grid and in LPS mm.
@@ -85,7 +87,8 @@ def ground_volume(
     grounder = model if isinstance(model, Grounder) else load(model, device, modality)
     start = time.perf_counter()
     name, origin, probability, notes = _modality(grounder, source, planes[0], modality)
-    finder = _Finder(grounder, labels, name, threshold * FAINT, batch_size)
+    question = make_question(grounder.trained, labels, name)
+    finder = _Finder(grounder, question, name, threshold * FAINT, batch_size)
     single: dict[str, dict[str, list[SliceBox]]] = {}
     count = 0
     for own in planes:
@@ -94,7 +97,8 @@ def ground_volume(
         single[own] = finder.find(shown, source.name, picture_spacing(source.grid, own))
         count += pictures
     found = {own: _chains(boxes, source.grid, own) for own, boxes in single.items()}
-    boxes = _boxes(found, source.grid, labels, name, threshold)
+    boxes = _boxes(found, source.grid, question, name, (threshold, untrained_threshold))
+    notes += question.notes(name, max(threshold, untrained_threshold))
     notes += tuple(note for note in source.notes if axes is None or note != UNSTATED)
     notes += side_doubts(boxes)
     grid = source.grid
@@ -104,7 +108,7 @@ def ground_volume(
     shown_plane = planes[0] if len(planes) == 1 else CONSENSUS
     seconds = time.perf_counter() - start
     seen = (shown_plane, single, count, seconds)
-    return VolumeResult(grounder.name, info, prompt, boxes, *seen, origin, probability, notes)
+    return VolumeResult(grounder.name, info, prompt, boxes, *seen, origin, probability, notes, question.trained)
 
 
 def _planes(plane: str | None, source: VolumeSource) -> tuple[str, ...]:
@@ -136,12 +140,11 @@ class _Finder:
     """Grounds the labels of one prompt in many pictures of one modality."""
 
     def __init__(
-        self, grounder: Grounder, labels: list[str], modality: str, threshold: float, batch_size: int
+        self, grounder: Grounder, question: Question, modality: str, threshold: float, batch_size: int
     ) -> None:
-        self.grounder, self.labels, self.modality = grounder, labels, modality
+        self.grounder, self.question, self.modality = grounder, question, modality
         self.threshold, self.batch_size = threshold, max(1, batch_size)
-        self.question = make_question(grounder.trained, labels, modality)
-        text = encode_question(grounder.processor, self.question)
+        text = encode_question(grounder.processor, question)
         self.label_tokens, self.wordings = text["label_tokens"], text["text_labels"]
         self.text = {key: text[key].to(grounder.device) for key in ("input_ids", "attention_mask")}
         if self.text["input_ids"].dim() == 2:  # one prompt holds all labels: its features serve every batch
@@ -152,7 +155,7 @@ class _Finder:
         self, pictures: Iterable[tuple[int, NDArray]], name: str, spacing: tuple[float, float]
     ) -> dict[str, list[SliceBox]]:
         """label -> boxes of all pictures, whose pixels measure `spacing` (x, y) in mm."""
-        found: dict[str, list[SliceBox]] = {label: [] for label in self.labels}
+        found: dict[str, list[SliceBox]] = {label: [] for label in self.question.labels}
         for batch in _batches(pictures, self.batch_size):
             try:
                 results = self._ground([picture for _, picture in batch], spacing)
@@ -207,24 +210,30 @@ def _chains(found: dict[str, list[SliceBox]], grid: Volume, plane: str) -> dict[
 
 
 def _boxes(
-    found: dict[str, dict[str, list[Chain]]], grid: Volume, labels: Sequence[str], modality: str, threshold: float
+    found: dict[str, dict[str, list[Chain]]],
+    grid: Volume,
+    question: Question,
+    modality: str,
+    thresholds: tuple[float, float],
 ) -> tuple[VolumeBox, ...]:
-    """The boxes in space over the threshold, best first."""
-    places = place_of_labels(list(labels), modality)
+    """The boxes in space over the thresholds (of trained labels, of others), best first."""
+    places = place_of_labels(list(question.labels), modality)
     boxes: list[VolumeBox] = []
-    for label in labels:
+    for label in question.labels:
+        about = (*places[label], question.trained[label])
         by_plane = [
-            [_box(label, chain, plane, grid, places[label]) for chain in chains[label]]
+            [_box(label, chain, plane, grid, about) for chain in chains[label]]
             for plane, chains in found.items()
         ]
         boxes += by_plane[0] if len(by_plane) == 1 else _agreed(by_plane, grid)
-    kept = [box for box in boxes if box.score >= threshold]
+    least = {label: max(thresholds) if label in question.untrained else thresholds[0] for label in question.labels}
+    kept = [box for box in boxes if box.score >= least[box.label]]
     return tuple(sorted(kept, key=lambda box: (-box.score, box.label, box.box_ijk)))
 
 
-def _box(label: str, chain: Chain, plane: str, grid: Volume, place: tuple[Any, Any, Any]) -> VolumeBox:
+def _box(label: str, chain: Chain, plane: str, grid: Volume, about: tuple[Any, Any, Any, Any]) -> VolumeBox:
     ijk = box_of_pictures(grid, plane, chain.extent, chain.first, chain.last)
-    return _made(label, chain.score, ijk, grid, (plane, len(chain.boxes), chain.best), place)
+    return _made(label, chain.score, ijk, grid, (plane, len(chain.boxes), chain.best), about)
 
 
 def _made(
@@ -233,11 +242,11 @@ def _made(
     ijk: Sequence[float],
     grid: Volume,
     seen: tuple[str, int, tuple[SliceBox, ...]],
-    place: tuple[Any, Any, Any],
+    about: tuple[Any, Any, Any, Any],
 ) -> VolumeBox:
     i1, j1, k1, i2, j2, k2 = (float(value) for value in ijk)
     corners: tuple[Corner, ...] = tuple((float(x), float(y), float(z)) for x, y, z in corners_lps(grid, tuple(ijk)))
-    return VolumeBox(label, score, (i1, j1, k1, i2, j2, k2), corners, *seen, *place)
+    return VolumeBox(label, score, (i1, j1, k1, i2, j2, k2), corners, *seen, *about)
 
 
 def _agreed(by_plane: list[list[VolumeBox]], grid: Volume) -> list[VolumeBox]:
@@ -259,8 +268,8 @@ def _agreed(by_plane: list[list[VolumeBox]], grid: Volume) -> list[VolumeBox]:
             weights = [member.score for member in group]
             ijk = np.average([member.box_ijk for member in group], axis=0, weights=weights)
             seen = (box.plane, box.slices, box.best)
-            place = (box.label_id, box.category, box.region)
-            agreed.append(_made(box.label, float(np.mean(weights)), ijk.tolist(), grid, seen, place))
+            about = (box.label_id, box.category, box.region, box.trained)
+            agreed.append(_made(box.label, float(np.mean(weights)), ijk.tolist(), grid, seen, about))
     return agreed
 
 

@@ -32,7 +32,7 @@ class VolumeBox:
         corners_lps_mm: 8 corners in LPS mm (DICOM's patient frame); i runs fastest, then j, then k.
         plane: whose pictures were looked at. slices: how many of them show the box. best: up to three of these with
             the best scores, with their indices (along the LPS axis that the plane cuts) and boxes.
-        label_id, category, region: ids in the taxonomy, `None` for a phrase outside it.
+        label_id, category, region, trained: as in [`~modeling_medglip.results.GroundedBox`].
     """
 
     label: str
@@ -45,6 +45,7 @@ class VolumeBox:
     label_id: str | None = None
     category: str | None = None
     region: str | None = None
+    trained: bool | None = None
 
     @property
     def centre_lps_mm(self) -> Corner:
@@ -69,6 +70,7 @@ class VolumeResult:
 
     Attributes:
         model: name of the checkpoint. image: see [`VolumeInfo`]. prompt: as the caller gave it.
+        trained: as in [`~modeling_medglip.results.GroundingResult`].
         boxes: best score first. plane: the plane that was looked at (`"all"`: a consensus of three).
         slice_boxes: plane -> label -> the boxes of single pictures that were linked; not stored.
         slices, seconds: how many pictures were looked at, and how long that took; not stored.
@@ -86,6 +88,7 @@ class VolumeResult:
     modality_source: str = field(default="given", compare=False)
     modality_probability: float | None = field(default=None, compare=False)
     warnings: tuple[str, ...] = field(default=(), compare=False)
+    trained: Mapping[str, bool | None] = field(default_factory=dict)
 
 
 def volume_to_dict(result: VolumeResult) -> dict[str, Any]:
@@ -103,12 +106,12 @@ def volume_to_dict(result: VolumeResult) -> dict[str, Any]:
         entry["box_ijk"] = [i1, j1, k1, i2, j2, k2]
         entry["corners_lps_mm"] = [[round(value, 3) for value in corner] for corner in box.corners_lps_mm]
         entry.update(plane=box.plane, slices=box.slices, best_slices=[shown.index for shown in box.best])
-        entry.update(label_id=box.label_id, category=box.category, region=box.region)
+        entry.update(label_id=box.label_id, category=box.category, region=box.region, trained=box.trained)
         boxes.append(entry)
     image = {"file": result.image.file, "width": width, "height": height, "depth": depth}
     image |= {"modality": result.image.modality, "spacing_mm": [round(value, 4) for value in result.image.spacing_mm]}
     content = {"schema": SCHEMA, "model": result.model, "image": image, "prompt": result.prompt}
-    return {**content, "plane": result.plane, "meaning": MEANING, "boxes": boxes}
+    return {**content, "trained": dict(result.trained), "plane": result.plane, "meaning": MEANING, "boxes": boxes}
 
 
 def write_volume_boxes(result: VolumeResult, path: str | Path) -> Path:
