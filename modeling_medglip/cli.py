@@ -23,9 +23,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from .cli_jobs import Job, Options, VolumeJob, expand, known_kinds
-from .cli_talk import fail, print_rows, progress, say
+from .cli_talk import complain, fail, print_rows, progress, say
 from .errors import MedGlipError, UsageError, one_line
 from .run_report import RESEARCH_USE, InputRecord
+from .trained_labels import UNTRAINED_THRESHOLD
 
 
 if TYPE_CHECKING:
@@ -47,6 +48,10 @@ Base = Annotated[
 ]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1, mps.")]
 Threshold = Annotated[float, typer.Option("--threshold", min=0.0, max=1.0, help="Lowest score to keep.")]
+UntrainedThreshold = Annotated[
+    float,
+    typer.Option("--untrained-threshold", min=0.0, max=1.0, help="The same for labels it was not trained with."),
+]
 Out = Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder for overlays and boxes.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of errors.")]
 
@@ -108,6 +113,7 @@ def ground(
     model: Model = None,
     base: Base = None,
     threshold: Threshold = 0.3,
+    untrained_threshold: UntrainedThreshold = UNTRAINED_THRESHOLD,
     out: Out = Path("out"),
     device: Device = "auto",
     report: Annotated[Path | None, typer.Option("--report", metavar="FILE", help="Write a JSON manifest.")] = None,
@@ -148,6 +154,7 @@ def ground(
 
         labels, kinds = prompt_labels(prompt), known_kinds(write or ())
         options = {"prompt": prompt, "modality": modality, "threshold": threshold, "device": device, "frame": frame}
+        options["untrained_threshold"] = untrained_threshold
         of_volumes = {"plane": plane, "volume": volume, "axes": axes, "write": list(kinds), "resample": resample}
         of_volumes["several_patients"] = several_patients
         given = tuple("--" + name.replace("_", "-") for name, value in of_volumes.items() if value)
@@ -157,9 +164,12 @@ def ground(
         _make_folder(out)
         grounder = load(model, device, modality, base)
         say(f"{grounder.name} on {grounder.device}")
+        if not grounder.trained.stated:
+            complain("warning", f"{grounder.name} does not state what it was trained with: no label is held back")
         for found, stem in progress(list(zip(jobs, stems, strict=True))):
             kind = Job if found.open is None else VolumeJob
             job = kind(grounder, out, stem, prompt, labels, modality, threshold, debug)
+            job.untrained_threshold = untrained_threshold
             if isinstance(job, VolumeJob):
                 job.plane, job.kinds, job.axes = plane, kinds, axes
             read = found.open or (lambda path=found.path: reader.read_image(path, frame))

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from .cli_talk import complain, fail, print_boxes, print_volume_boxes, say, slices
 from .errors import MedGlipError, UsageError, one_line
 from .run_report import InputRecord
+from .trained_labels import UNTRAINED_THRESHOLD
 
 
 if TYPE_CHECKING:
@@ -152,6 +153,8 @@ def _series(folder: Path, options: Options, reader: Reader) -> list[Input]:
 class Job:
     """Ground one picture, write its files, print its boxes; a failure is told and recorded, not raised."""
 
+    untrained_threshold = UNTRAINED_THRESHOLD
+
     def __init__(
         self,
         grounder: Grounder,
@@ -205,7 +208,8 @@ class Job:
         """The boxes of what was read."""
         from .grounding import ground_image
 
-        return ground_image(self.grounder, image, self.prompt, self.modality, self.threshold)
+        thresholds = (self.threshold, self.untrained_threshold)
+        return ground_image(self.grounder, image, self.prompt, self.modality, *thresholds)
 
     def show(self, name: str, result: Any) -> None:
         """Print the boxes."""
@@ -257,6 +261,7 @@ class VolumeJob(Job):
             self.grounder,
             axes=self.axes,
             progress=slices,
+            untrained_threshold=self.untrained_threshold,
         )
         rate = found.slices / max(found.seconds, 1e-6)
         say(f"{image.name}: {found.slices} {found.plane} pictures, {rate:.1f} per second")

@@ -18,8 +18,8 @@ from .errors import one_line
 
 if TYPE_CHECKING:
     from .demo_images import DemoCase
-    from .results import GroundingResult
-    from .volume_results import VolumeResult
+    from .results import GroundedBox, GroundingResult
+    from .volume_results import VolumeBox, VolumeResult
 
 
 # The display of bars that is on the screen, if one is.
@@ -62,8 +62,13 @@ def print_boxes(name: str, result: GroundingResult, case: DemoCase | None) -> No
     for column in table.columns[1:]:
         column.justify, column.no_wrap = "right", True
     for box in result.boxes:
-        table.add_row(escape(one_line(box.label, 80)), f"{box.score:.2f}", *(f"{value:.1f}" for value in box.bbox))
+        table.add_row(_shown_label(box), f"{box.score:.2f}", *(f"{value:.1f}" for value in box.bbox))
     out.print(table)
+
+
+def _shown_label(box: GroundedBox | VolumeBox) -> str:
+    """A box's label, marked if the checkpoint was not trained with it."""
+    return escape(one_line(box.label, 80)) + (" (not trained)" if box.trained is False else "")
 
 
 def print_volume_boxes(name: str, result: VolumeResult) -> None:
@@ -82,7 +87,7 @@ def print_volume_boxes(name: str, result: VolumeResult) -> None:
         sides = [box.box_ijk[axis + 3] - box.box_ijk[axis] for axis in range(3)]
         size = [side * spacing for side, spacing in zip(sides, result.image.spacing_mm, strict=True)]
         cells = [" ".join(f"{value:.0f}" for value in values) for values in (box.centre_lps_mm, size)]
-        table.add_row(escape(one_line(box.label, 80)), f"{box.score:.2f}", *cells, str(box.slices))
+        table.add_row(_shown_label(box), f"{box.score:.2f}", *cells, str(box.slices))
     out.print(table)
 
 

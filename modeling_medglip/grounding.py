@@ -19,11 +19,11 @@ from .errors import CheckpointError, MedGlipError, PickledCheckpointError, Usage
 from .image_processing_medglip import modality_contradiction
 from .modeling_medglip import CONVERT_PICKLE, PICKLED, MedGlipForObjectDetection
 from .processing_medglip import UNKNOWN_LABEL, MedGlipProcessor, clean_label, split_prompt
-from .questions import UNTRAINED_THRESHOLD, Question, encode_question, make_question
+from .questions import Question, encode_questions, make_question
 from .reading import ReadImage
 from .results import GroundedBox, GroundingResult, ImageInfo
 from .run_report import embedded_checkpoint
-from .trained_labels import TrainedLabels
+from .trained_labels import UNTRAINED_THRESHOLD, TrainedLabels
 
 
 MAX_LABELS = 1000
@@ -323,7 +323,7 @@ def _boxes(
     grounder: Grounder, image: ReadImage, question: Question, modality: str, thresholds: tuple[float, float]
 ) -> tuple[GroundedBox, ...]:
     processor = grounder.processor
-    text = encode_question(processor, question)
+    text = encode_questions(processor, [question])
     inputs = processor(
         images=image.pixels,
         modality=modality,
@@ -338,9 +338,7 @@ def _boxes(
     )[0]
     places = place_of_labels(list(question.labels), modality)
     return tuple(
-        GroundedBox(
-            label, score, (left, top, right - left, bottom - top), *places[label], question.trained[label]
-        )
+        GroundedBox(label, score, (left, top, right - left, bottom - top), *places[label], question.trained[label])
         for label, score, (left, top, right, bottom) in question.answers(found, thresholds[1])
     )
 

@@ -13,7 +13,7 @@ from PIL import Image, ImageDraw, ImageFont
 from .errors import one_line
 from .geometry import Volume, picture_count, to_lps
 from .linking import SliceBox
-from .overlay import PALETTE, PANEL, contact_sheet, display_picture
+from .overlay import PALETTE, PANEL, contact_sheet, display_picture, draw_dashed
 from .reading import ReadImage
 from .volume_pictures import picture_spacing
 from .volume_results import VolumeBox, VolumeResult
@@ -109,7 +109,11 @@ def _panel(
     canvas = picture.resize(size, Image.Resampling.BICUBIC)
     x, y = size[0] / picture.width, size[1] / picture.height
     x1, y1, x2, y2 = seen.box
-    ImageDraw.Draw(canvas).rectangle((x1 * x, y1 * y, x2 * x - 1, y2 * y - 1), outline=colour, width=3)
+    frame, pen = (x1 * x, y1 * y, x2 * x - 1, y2 * y - 1), ImageDraw.Draw(canvas)
+    if box.trained is False:
+        draw_dashed(pen, frame, colour, 3)
+    else:
+        pen.rectangle(frame, outline=colour, width=3)
     count = picture_count(to_lps(grid), box.plane)
     text = f"{one_line(box.label, 40)} {seen.score:.2f}, {box.plane} {seen.index + 1} of {count}"
     return _with_line(canvas, text, colour)

@@ -142,6 +142,9 @@ def _draw_boxes(
     for box, frame in sorted(zip(boxes, frames, strict=True), key=lambda pair: pair[0].score):
         left, top, right, bottom = frame
         right, bottom = max(right, left + 1), max(bottom, top + 1)
+        if box.trained is False:
+            draw_dashed(pen, (left, top, right, bottom), colours[box.label], line)
+            continue
         pen.rectangle([left - 1, top - 1, right + 1, bottom + 1], outline="black", width=line + 2)
         pen.rectangle([left, top, right, bottom], outline=colours[box.label], width=line)
     taken: list[Rectangle] = []
@@ -150,6 +153,26 @@ def _draw_boxes(
         place = _best_place(chip, taken, frames, canvas.size)
         _draw_chip(pen, chip, place, font)
         taken.append((place[0], place[1], place[0] + chip.size[0], place[1] + chip.size[1]))
+
+
+def draw_dashed(pen: ImageDraw.ImageDraw, frame: Rectangle, colour: str, width: int) -> None:
+    """Draw the dashed frame of a label that the checkpoint was not trained with.
+
+    Args:
+        pen (`ImageDraw.ImageDraw`): draws on the image.
+        frame (`tuple[float, float, float, float]`): left, top, right and bottom in pixels of the image.
+        colour (`str`): of the dashes; the gaps are dark, so that the frame shows on every ground.
+        width (`int`): of the line, in pixels; dashes are four times, gaps twice as long.
+    """
+    left, top, right, bottom = frame
+    pen.rectangle(frame, outline="black", width=width)
+    inner_x, inner_y = max(left, right - width + 1), max(top, bottom - width + 1)
+    for x in np.arange(left, right, 6 * width):
+        for y in (top, inner_y):
+            pen.rectangle((x, y, min(x + 4 * width, right), y + width - 1), fill=colour)
+    for y in np.arange(top, bottom, 6 * width):
+        for x in (left, inner_x):
+            pen.rectangle((x, y, x + width - 1, min(y + 4 * width, bottom)), fill=colour)
 
 
 def _chip(

@@ -5,6 +5,7 @@ The stock pipeline turns every image into 8-bit RGB before a processor sees it, 
 off, and asks for one phrase at a time. So that task is sent to MedGLIP's own processor; other models' are left alone.
 """
 
+import functools
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -12,16 +13,27 @@ from typing import Any
 import torch
 from PIL import Image
 from transformers import AutoModelForZeroShotObjectDetection, Pipeline, ZeroShotObjectDetectionPipeline
+from transformers.image_processing_utils import BatchFeature
 from transformers.pipelines import PIPELINE_REGISTRY
 
 from .configuration_medglip import MedGlipConfig
 from .processing_medglip import MedGlipProcessor, prompts_per_image
+from .questions import Question, encode_questions, make_question
+from .trained_labels import UNTRAINED_THRESHOLD, TrainedLabels
 
 
 TASK = "medical-phrase-grounding"
 STOCK_TASK = "zero-shot-object-detection"
 CORNERS = ("xmin", "ymin", "xmax", "ymax")
-POSTPROCESS_OPTIONS = ("threshold", "top_k", "nms_threshold", "max_detections", "pre_nms_threshold", "legacy_boxes")
+POSTPROCESS_OPTIONS = (
+    "threshold",
+    "untrained_threshold",
+    "top_k",
+    "nms_threshold",
+    "max_detections",
+    "pre_nms_threshold",
+    "legacy_boxes",
+)
 PREPROCESS_OPTIONS = ("modality", "pixel_mask", "photometric_interpretation", "volume_statistics", "size")
 
 
@@ -62,13 +74,15 @@ class MedicalPhraseGroundingPipeline(Pipeline):
             batch_size (`int`, *optional*): images in one pass of the model; 1 by default. Results do not depend on it.
             num_workers (`int`, *optional*): has no effect.
             modality (`str` or `list[str]`, *optional*): for all images or for each.
-            threshold (`float`, defaults to 0.3): lowest score. top_k (`int`, *optional*): most boxes per image.
+            threshold (`float`, defaults to 0.3): lowest score. untrained_threshold (`float`, *optional*): the same for
+                labels that the checkpoint was not trained with. top_k (`int`, *optional*): most boxes per image.
             pixel_mask, photometric_interpretation, volume_statistics, size (*optional*): see the image processor.
             nms_threshold, max_detections, pre_nms_threshold, legacy_boxes (*optional*): see the processor.
 
         Returns:
-            for one image a list of `{"score", "label", "box": {"xmin", "ymin", "xmax", "ymax"}}` in pixels of the
-            image, best first; for several images a list of such lists.
+            for one image a list of `{"score", "label", "box": {"xmin", "ymin", "xmax", "ymax"}, "trained"}` in pixels
+            of the image, best first; for several images a list of such lists. `trained` says whether the checkpoint
+            was trained with the label; `None` if it does not say.
 
         Raises:
             `ValueError`: what the processor raises, unknown options, or prompts or modalities that are not as many as
@@ -115,20 +129,35 @@ class MedicalPhraseGroundingPipeline(Pipeline):
         before = {name: kwargs[name] for name in PREPROCESS_OPTIONS if name in kwargs}
         return before, {}, {name: kwargs[name] for name in POSTPROCESS_OPTIONS if name in kwargs}
 
+    @functools.cached_property
+    def trained(self) -> TrainedLabels:
+        """What the checkpoint states that it was trained with."""
+        return TrainedLabels.of(self.model.config.to_dict())
+
     def preprocess(self, input_: dict[str, Any], modality: Any = None, **options: Any) -> dict[str, Any]:
-        """Requests -> the model's batch, with each image's (height, width)."""
+        """Requests -> the model's batch, with each image's (height, width) and question."""
         requests = input_["requests"]
         images = self.processor.image_processor.fetch_images([request["image"] for request in requests])
-        labels = [request["labels"] for request in requests]
         modalities = [request["modality"] or modality for request in requests]
-        inputs = self.processor(images, labels, modality=modalities, **options)
-        return {"inputs": inputs, "target_sizes": [picture_size(image) for image in images]}
+        inputs = self.processor(images, modality=modalities, **options)
+        questions = [
+            make_question(self.trained, list(dict.fromkeys(request["labels"])), name)
+            for request, name in zip(requests, inputs["modality"], strict=True)
+        ]
+        inputs = BatchFeature({**encode_questions(self.processor, questions), **inputs})
+        sizes = [picture_size(image) for image in images]
+        return {"inputs": inputs, "target_sizes": sizes, "questions": questions}
 
     def _forward(self, model_inputs: dict[str, Any], **options: Any) -> dict[str, Any]:
         return {"outputs": self.model(**model_inputs["inputs"]), **model_inputs}
 
     def postprocess(
-        self, model_outputs: dict[str, Any], threshold: float = 0.3, top_k: int | None = None, **options: Any
+        self,
+        model_outputs: dict[str, Any],
+        threshold: float = 0.3,
+        top_k: int | None = None,
+        untrained_threshold: float = UNTRAINED_THRESHOLD,
+        **options: Any,
     ) -> list[list[dict[str, Any]]]:
         """The model's output -> boxes of each image, best first."""
         results = self.processor.post_process_grounded_object_detection(
@@ -138,13 +167,20 @@ class MedicalPhraseGroundingPipeline(Pipeline):
             target_sizes=model_outputs["target_sizes"],
             **options,
         )
-        return [self._entries(result)[:top_k] for result in results]
+        parts = zip(results, model_outputs["questions"], strict=True)
+        return [self._entries(result, question, untrained_threshold)[:top_k] for result, question in parts]
 
     @staticmethod
-    def _entries(result: dict[str, Any]) -> list[dict[str, Any]]:
-        boxes = [dict(zip(CORNERS, box, strict=True)) for box in result["boxes"].tolist()]
-        found = zip(result["scores"].tolist(), result["text_labels"], boxes, strict=True)
-        return [{"score": score, "label": label, "box": box} for score, label, box in found]
+    def _entries(result: dict[str, Any], question: Question, untrained_threshold: float) -> list[dict[str, Any]]:
+        return [
+            {
+                "score": score,
+                "label": label,
+                "box": dict(zip(CORNERS, box, strict=True)),
+                "trained": question.trained[label],
+            }
+            for label, score, box in question.answers(result, untrained_threshold)
+        ]
 
 
 class MedGlipZeroShotObjectDetectionPipeline(MedicalPhraseGroundingPipeline):
@@ -162,14 +198,20 @@ class MedGlipZeroShotObjectDetectionPipeline(MedicalPhraseGroundingPipeline):
         return super()._sanitize_parameters(**kwargs)
 
     def postprocess(
-        self, model_outputs: dict[str, Any], threshold: float = 0.1, top_k: int | None = None, **options: Any
+        self,
+        model_outputs: dict[str, Any],
+        threshold: float = 0.1,
+        top_k: int | None = None,
+        untrained_threshold: float = UNTRAINED_THRESHOLD,
+        **options: Any,
     ) -> list[list[dict[str, Any]]]:
         """See the class above."""
-        return super().postprocess(model_outputs, threshold, top_k, **options)
+        return super().postprocess(model_outputs, threshold, top_k, untrained_threshold, **options)
 
     @staticmethod
-    def _entries(result: dict[str, Any]) -> list[dict[str, Any]]:
-        return MedicalPhraseGroundingPipeline._entries({**result, "boxes": result["boxes"].int()})
+    def _entries(result: dict[str, Any], question: Question, untrained_threshold: float) -> list[dict[str, Any]]:
+        whole = {**result, "boxes": result["boxes"].int()}
+        return MedicalPhraseGroundingPipeline._entries(whole, question, untrained_threshold)
 
 
 class ZeroShotObjectDetectionTask(ZeroShotObjectDetectionPipeline):

@@ -15,8 +15,6 @@ from .trained_labels import TrainedLabels
 
 
 Rectangle = tuple[float, float, float, float]
-# Lowest score of a label that the checkpoint was not trained with, unless the caller sets another; see docs/phrases.md.
-UNTRAINED_THRESHOLD = 0.9
 
 
 @dataclass(frozen=True)
@@ -26,8 +24,8 @@ class Question:
     Attributes:
         labels (`tuple[str, ...]`): as the user wrote them.
         wordings (`Mapping[str, str]`): label -> the words for the network; several labels may share one.
-        groups (`tuple[tuple[str, ...], ...]`): wordings that are asked together, in a fixed order: those that the expert
-            was trained with, then every other one by itself, so that it does not disturb them.
+        groups (`tuple[tuple[str, ...], ...]`): wordings that are asked together, in a fixed order: those that the
+            expert was trained with, then every other one by itself, so that it does not disturb them.
         trained (`Mapping[str, bool | None]`): label -> whether the expert was trained with it, see
             [`TrainedLabels.knows`].
         wider (`Mapping[str, str]`): label -> the trained label that it is not told apart from, if there is one.
@@ -44,7 +42,9 @@ class Question:
         """The labels that the expert was not trained with."""
         return tuple(label for label in self.labels if self.trained[label] is False)
 
-    def answers(self, found: Mapping[str, Any], untrained_threshold: float = 0) -> Iterator[tuple[str, float, Rectangle]]:
+    def answers(
+        self, found: Mapping[str, Any], untrained_threshold: float = 0
+    ) -> Iterator[tuple[str, float, Rectangle]]:
         """Yield label, score and box (left, top, right, bottom) of what was found, in the order that was given.
 
         Args:
@@ -56,7 +56,6 @@ class Question:
             for label in self.labels:
                 if self.wordings[label] == wording and (score >= untrained_threshold or label not in self.untrained):
                     yield label, score, (left, top, right, bottom)
-
 
     def notes(self, modality: str, untrained_threshold: float) -> tuple[str, ...]:
         """One line that names the labels that the expert was not trained with, if there are any."""
@@ -92,33 +91,31 @@ def make_question(trained: TrainedLabels, labels: Sequence[str], modality: str) 
     return Question(tuple(labels), wordings, tuple(groups), known, wider)
 
 
-def encode_question(processor: MedGlipProcessor, question: Question) -> dict[str, Any]:
-    """Tokenize a question for one image, its groups as chunks of the prompt.
+def encode_questions(processor: MedGlipProcessor, questions: Sequence[Question]) -> dict[str, Any]:
+    """Tokenize a question for each image of a batch, its groups as chunks of the prompt.
 
     Returns:
         as [`MedGlipProcessor.encode_prompts`]: `input_ids`, `attention_mask`, `label_tokens` and `text_labels`.
 
     Raises:
-        `ValueError`: a label that the tokenizer cannot read.
+        `ValueError`: no label, or one that the tokenizer cannot read.
     """
-    parts = [processor.encode_prompts([group])[0] for group in question.groups]
-    if len(parts) == 1:
-        return parts[0]
-    joined: dict[str, Any] = {"text_labels": [[name for part in parts for name in part["text_labels"][0]]]}
+    parts = [[processor.encode_prompts([group])[0] for group in question.groups or ((),)] for question in questions]
+    data: dict[str, Any] = {"text_labels": [[name for one in own for name in one["text_labels"][0]] for own in parts]}
     for key, axes in (("input_ids", 1), ("attention_mask", 1), ("label_tokens", 2)):
-        joined[key] = _padded([part[key].flatten(0, -axes - 1) for part in parts])[None]
-    return joined
+        chunks = [[chunk for one in own for chunk in one[key].flatten(0, -axes - 1)] for own in parts]
+        data[key] = _padded([_padded(own) for own in chunks])
+    return {key: value[:, 0] if key != "text_labels" and value.shape[1] == 1 else value for key, value in data.items()}
 
 
 def _padded(tensors: Sequence[torch.Tensor]) -> torch.Tensor:
-    """Stack tensors of shapes (chunks, ...) along the chunks, each padded with zeros to the largest."""
-    sizes = [max(sides) for sides in zip(*(tensor.shape[1:] for tensor in tensors), strict=True)]
-    whole = tensors[0].new_zeros((sum(map(len, tensors)), *sizes))
-    start = 0
-    for tensor in tensors:
-        whole[(slice(start, start + len(tensor)), *map(slice, tensor.shape[1:]))] = tensor
-        start += len(tensor)
+    """Stack tensors, each padded with zeros at its ends to the largest."""
+    whole = tensors[0].new_zeros(
+        (len(tensors), *(max(sides) for sides in zip(*(t.shape for t in tensors), strict=True)))
+    )
+    for row, tensor in zip(whole, tensors, strict=True):
+        row[tuple(map(slice, tensor.shape))] = tensor
     return whole
 
 
-__all__ = ["UNTRAINED_THRESHOLD", "Question", "encode_question", "make_question"]
+__all__ = ["Question", "encode_questions", "make_question"]

@@ -100,12 +100,14 @@ def result_to_dict(result: GroundingResult) -> dict[str, Any]:
     for box in result.boxes:
         entry: dict[str, Any] = {"label": box.label, "score": round(box.score, 4)}
         entry["bbox"] = [round(value, 2) for value in box.bbox]
-        entry.update(label_id=box.label_id, category=box.category, region=box.region, trained=box.trained)
+        entry.update(label_id=box.label_id, category=box.category, region=box.region)
+        entry |= {"trained": box.trained} if result.trained else {}
         boxes.append(entry)
     image = asdict(result.image)
     image["spacing_mm"] = None if result.image.spacing_mm is None else list(result.image.spacing_mm)
     content = {"schema": SCHEMA, "model": result.model, "image": image, "prompt": result.prompt}
-    return {**content, "trained": dict(result.trained), "boxes": boxes}
+    trained = {"trained": dict(result.trained)} if result.trained else {}
+    return {**content, **trained, "boxes": boxes}
 
 
 def write_boxes(result: GroundingResult, path: str | Path) -> Path:
@@ -170,7 +172,12 @@ def _from_dict(content: dict[str, Any]) -> GroundingResult:
     )
     boxes = tuple(
         GroundedBox(
-            entry["label"], entry["score"], tuple(entry["bbox"]), entry["label_id"], entry["category"], entry["region"],
+            entry["label"],
+            entry["score"],
+            tuple(entry["bbox"]),
+            entry["label_id"],
+            entry["category"],
+            entry["region"],
             entry.get("trained"),
         )  # fmt: skip
         for entry in content["boxes"]

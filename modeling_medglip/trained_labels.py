@@ -12,6 +12,10 @@ from .run_report import trained_labels
 from .taxonomy import load_taxonomy
 
 
+# Lowest score of labels that a checkpoint was not trained with, unless the caller sets another; see docs/phrases.md.
+UNTRAINED_THRESHOLD = 0.9
+
+
 class TrainedLabels:
     """The labels and wordings that a checkpoint states in its configuration.
 
@@ -34,6 +38,11 @@ class TrainedLabels:
             self._by_phrase[modality] = other | {normalize_phrase(name): name for name in names}
             known = ((load_taxonomy().resolve(name, modality), name) for name in names)
             self._by_id[modality] = {found.id: name for found, name in known if found is not None}
+
+    @property
+    def stated(self) -> bool:
+        """Whether the checkpoint says anything."""
+        return bool(self._by_phrase)
 
     @classmethod
     def of(cls, config: Mapping[str, Any]) -> TrainedLabels:
@@ -83,4 +92,4 @@ class TrainedLabels:
         return next(filter(None, above), None)
 
 
-__all__ = ["TrainedLabels"]
+__all__ = ["UNTRAINED_THRESHOLD", "TrainedLabels"]

@@ -20,8 +20,9 @@ from .errors import MedGlipError, UsageError, one_line
 from .geometry import CUT_AXIS, PLANES, Volume, box_of_pictures, corners_lps, picture_count, to_lps
 from .grounding import Grounder, choose_modality, load, place_of_labels, prompt_labels
 from .linking import Chain, SliceBox, link
-from .questions import UNTRAINED_THRESHOLD, Question, encode_question, make_question
+from .questions import Question, encode_questions, make_question
 from .reading import ReadImage
+from .trained_labels import UNTRAINED_THRESHOLD
 from .volume_inputs import as_source
 from .volume_pictures import picture_spacing, resized, square_size
 from .volume_results import Corner, VolumeBox, VolumeInfo, VolumeResult
@@ -144,7 +145,7 @@ class _Finder:
     ) -> None:
         self.grounder, self.question, self.modality = grounder, question, modality
         self.threshold, self.batch_size = threshold, max(1, batch_size)
-        text = encode_question(grounder.processor, question)
+        text = encode_questions(grounder.processor, [question])
         self.label_tokens, self.wordings = text["label_tokens"], text["text_labels"]
         self.text = {key: text[key].to(grounder.device) for key in ("input_ids", "attention_mask")}
         if self.text["input_ids"].dim() == 2:  # one prompt holds all labels: its features serve every batch
@@ -222,8 +223,7 @@ def _boxes(
     for label in question.labels:
         about = (*places[label], question.trained[label])
         by_plane = [
-            [_box(label, chain, plane, grid, about) for chain in chains[label]]
-            for plane, chains in found.items()
+            [_box(label, chain, plane, grid, about) for chain in chains[label]] for plane, chains in found.items()
         ]
         boxes += by_plane[0] if len(by_plane) == 1 else _agreed(by_plane, grid)
     least = {label: max(thresholds) if label in question.untrained else thresholds[0] for label in question.labels}

@@ -106,12 +106,14 @@ def volume_to_dict(result: VolumeResult) -> dict[str, Any]:
         entry["box_ijk"] = [i1, j1, k1, i2, j2, k2]
         entry["corners_lps_mm"] = [[round(value, 3) for value in corner] for corner in box.corners_lps_mm]
         entry.update(plane=box.plane, slices=box.slices, best_slices=[shown.index for shown in box.best])
-        entry.update(label_id=box.label_id, category=box.category, region=box.region, trained=box.trained)
+        entry.update(label_id=box.label_id, category=box.category, region=box.region)
+        entry |= {"trained": box.trained} if result.trained else {}
         boxes.append(entry)
     image = {"file": result.image.file, "width": width, "height": height, "depth": depth}
     image |= {"modality": result.image.modality, "spacing_mm": [round(value, 4) for value in result.image.spacing_mm]}
     content = {"schema": SCHEMA, "model": result.model, "image": image, "prompt": result.prompt}
-    return {**content, "trained": dict(result.trained), "plane": result.plane, "meaning": MEANING, "boxes": boxes}
+    trained = {"trained": dict(result.trained)} if result.trained else {}
+    return {**content, **trained, "plane": result.plane, "meaning": MEANING, "boxes": boxes}
 
 
 def write_volume_boxes(result: VolumeResult, path: str | Path) -> Path:

@@ -176,7 +176,7 @@ window.medglip = (() => {
   function line(context, part, hot) {
     context.strokeStyle = part.box.colour;
     context.lineWidth = part.box.number === hot ? 4 : 2;
-    context.setLineDash(part.box.lesion ? [6, 4] : []);
+    context.setLineDash(part.box.untrained ? [6, 4] : []);
     context.beginPath();
     context.moveTo(...part.ends[0]);
     context.lineTo(...part.ends[1]);

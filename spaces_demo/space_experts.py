@@ -93,7 +93,8 @@ class Experts:
         """
         self._check(prompt)
         asked = [(self.main, modality), *([self._chosen(second)] if second else [])]
-        work = [self.workers.submit(ground_image, one, image, prompt, name, FAINTEST) for one, name in asked]
+        thresholds = (FAINTEST, self.settings.untrained_threshold)
+        work = [self.workers.submit(ground_image, one, image, prompt, name, *thresholds) for one, name in asked]
         end = time.monotonic() + self.settings.seconds
         try:
             return tuple(one.result(max(0.0, end - time.monotonic())) for one in work)
@@ -114,7 +115,10 @@ class Experts:
         timed = partial(
             _until, time.monotonic() + self.settings.volume_seconds, self.settings.volume_seconds, progress
         )
-        work = partial(ground_volume, plane=plane, model=self.main, progress=timed)
+        work = partial(
+            ground_volume, plane=plane, model=self.main, progress=timed,
+            untrained_threshold=self.settings.untrained_threshold,
+        )  # fmt: skip
         return self.workers.submit(work, source, prompt, modality, FAINTEST_IN_VOLUMES).result()
 
     def _check(self, prompt: str) -> None:

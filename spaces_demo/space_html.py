@@ -113,9 +113,14 @@ def _frame(row: Row, size: tuple[int, int], threshold: float) -> str:
     hidden = "" if box.score >= threshold else " hidden"
     name = f"{text(box.label, 60)} <b>{box.score:.2f}</b>"
     return (
-        f'<div class="mg-box mg-{row.kind}" data-score="{box.score:.6f}" data-number="{row.number}"{hidden} '
+        f'<div class="mg-box mg-{row.kind}{_untrained(row)}" data-score="{box.score:.6f}" '
+        f'data-number="{row.number}"{hidden} '
         f'style="left:{x};top:{y};width:{width};height:{height};--colour:{row.colour}"><span>{name}</span></div>'
     )
+
+
+def _untrained(row: Row) -> str:
+    return " mg-untrained" if row.box.trained is False else ""
 
 
 # The table -----------------------------------------------------------------------------------------------------------
@@ -148,14 +153,17 @@ def _table_row(row: Row, threshold: float, spacing: Sequence[float]) -> str:
     box = row.box
     hidden = "" if box.score >= threshold else " hidden"
     nested = f"<small>in {text(row.inside, 60)}</small>" if row.inside else f"<small>{KINDS.get(row.kind, '')}</small>"
+    if box.trained is False:
+        nested += "<small>not trained</small>"
     cells = _volume_cells(box, spacing) if isinstance(box, VolumeBox) else _picture_cells(box)
     jump = ""
     if isinstance(box, VolumeBox) and box.best:
         jump = f' data-plane="{text(box.plane)}" data-index="{box.best[0].index}" tabindex="0"'
     bar = f'<span class="mg-bar" style="--score:{box.score:.3f}"></span>{box.score:.2f}'
     return (
-        f'<tr class="mg-row mg-{row.kind}{" mg-nested" if row.inside else ""}" data-score="{box.score:.6f}" '
-        f'data-number="{row.number}" data-label="{text(box.label)}" style="--colour:{row.colour}"{jump}{hidden}>'
+        f'<tr class="mg-row mg-{row.kind}{" mg-nested" if row.inside else ""}{_untrained(row)}" '
+        f'data-score="{box.score:.6f}" data-number="{row.number}" data-label="{text(box.label)}" '
+        f'style="--colour:{row.colour}"{jump}{hidden}>'
         f'<td><i class="mg-swatch"></i>{text(box.label, 80)} {nested}</td><td>{bar}</td>'
         + _cells("td", cells)
         + "</tr>"

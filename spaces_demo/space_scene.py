@@ -70,7 +70,7 @@ def scene_data(grid: Volume, slices: dict[str, str], rows: Sequence[Row], thresh
         if isinstance(row.box, VolumeBox):
             low, high = extent_lps(row.box, grid)
             entry = {"number": row.number, "label": row.box.label[:60], "score": round(row.box.score, 6)}
-            entry |= {"colour": row.colour, "lesion": row.kind == "lesion"}
+            entry |= {"colour": row.colour, "untrained": row.box.trained is False}
             boxes.append({**entry, "low": _rounded(low - centre), "high": _rounded(high - centre)})
     return {
         "axes": [_rounded(lps.affine[:3, axis]) for axis in range(3)],

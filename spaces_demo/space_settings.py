@@ -7,6 +7,8 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from modeling_medglip.trained_labels import UNTRAINED_THRESHOLD
+
 
 MEGABYTE = 2**20
 # Boxes are looked for down to these scores; the threshold hides some of what was found. Fainter boxes of single slices
@@ -22,6 +24,7 @@ class Settings:
         model: checkpoint folder or Hub id; the embedded checkpoint when `None`.
         others: further checkpoints, for the comparison.
         upload_bytes: larger uploads are refused. voxels, pictures: of a volume, likewise. labels: of a prompt.
+        untrained_threshold: lowest score of labels that a checkpoint was not trained with.
         sweep_seconds, keep_seconds: how often files are looked at, and when an unused one is deleted.
         waiting: requests in the queue, beyond which new ones are turned away. at_once: pictures that are grounded at
             the same time; volumes go one by one.
@@ -37,6 +40,7 @@ class Settings:
     voxels: int = 2**28
     pictures: int = 1024
     labels: int = 150
+    untrained_threshold: float = UNTRAINED_THRESHOLD
     sweep_seconds: int = 30
     keep_seconds: int = 900
     waiting: int = 100

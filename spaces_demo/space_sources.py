@@ -95,7 +95,7 @@ def box_in_slice(box: VolumeBox, grid: Volume, plane: str, index: int) -> Ground
     # Coronal and sagittal pictures have the head on top: their rows run down.
     top = low[rows] if plane == "axial" else to_lps(grid).array.shape[rows] - high[rows]
     size = (low[columns], top, high[columns] - low[columns], high[rows] - low[rows])
-    return GroundedBox(box.label, box.score, size, box.label_id, box.category, box.region)
+    return GroundedBox(box.label, box.score, size, box.label_id, box.category, box.region, box.trained)
 
 
 def extent_lps(box: VolumeBox, grid: Volume) -> tuple[list[float], list[float]]:

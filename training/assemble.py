@@ -23,6 +23,7 @@ from modeling_medglip.processing_medglip import MedGlipProcessor
 
 from .records import DEFAULT_DATA, load_records
 from .starting_weights import load_tokenizer
+from .wordings import stated
 
 
 EMBEDDED = Path(__file__).parent.parent / "modeling_medglip" / "checkpoints" / "unified"
@@ -46,7 +47,7 @@ def assemble(runs: Path, data: Path | str, manifest: Path, out: Path, router: Pa
     rows, processor = license_rows(manifest), build_processor(found, router)  # before anything is written
     model = MedGlipForObjectDetection.from_experts(found)
     shorten_embeddings(model)
-    model.config.label_hierarchy = {"trained_labels": trained_labels(data, list(found))}
+    model.config.label_hierarchy = stated(trained_labels(data, list(found)))
     model.half().save_pretrained(out, max_shard_size=SHARD_SIZE)
     processor.save_pretrained(out)
     tidy(out)

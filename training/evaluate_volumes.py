@@ -143,7 +143,7 @@ def measure_case(case: Mapping[str, Any], raw: Path, grounder: Grounder) -> dict
         masks = {label: _turned(mask, source.grid, stated) for label, mask in masks.items()}
         source.state_axes(case["axes"])
     prompt = ". ".join(masks)
-    result = ground_volume(source, prompt, case["modality"], LOW, case.get("plane"), grounder)
+    result = ground_volume(source, prompt, case["modality"], LOW, case.get("plane"), grounder, untrained_threshold=0)
     records, detections = single_pictures(masks, result.slice_boxes[result.plane], source.grid, result.plane)
     precision = average_precision(records, detections)
     labels = {}

@@ -47,6 +47,7 @@ from .remember import known_labels, with_known
 from .run_identity import claim, run_identity
 from .run_report import Scores, measure, write_run
 from .trainer import freeze, train_expert
+from .wordings import stated
 
 
 logger = logging.getLogger(__name__)
@@ -311,7 +312,7 @@ def run(settings: Settings) -> dict[str, Any]:
         dataloader_num_workers=settings.workers, **_tensorboard(out),
     )  # fmt: skip
     learned = {label for record in data.train for label in record.labels}
-    model.config.label_hierarchy = {"trained_labels": {settings.modality: sorted({*known, *learned})}}
+    model.config.label_hierarchy = stated({settings.modality: sorted({*known, *learned})})
     forget_calibration(model, settings.modality)
     folder = save(trainer, trained, processor, out / ("adapter" if settings.lora else "expert"))
     dataset.release()  # measuring needs room of its own

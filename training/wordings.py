@@ -10,6 +10,7 @@ import argparse
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from modeling_medglip.phrases import normalize_phrase
 from modeling_medglip.trained_labels import TrainedLabels
@@ -40,14 +41,18 @@ def trained_wordings(labels: Mapping[str, Sequence[str]]) -> dict[str, dict[str,
     return wordings
 
 
+def stated(labels: Mapping[str, Sequence[str]]) -> dict[str, Any]:
+    """Return what a configuration says under `label_hierarchy`: trained labels and wordings by modality."""
+    return {"trained_labels": dict(labels), "wordings": trained_wordings(labels)}
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run from the command line; returns the exit status."""
     parser = argparse.ArgumentParser(prog="python -m training.wordings", description=__doc__)
     parser.add_argument("checkpoint", type=Path, help="folder with config.json")
     file = parser.parse_args(argv).checkpoint / "config.json"
     config = json.loads(file.read_text(encoding="utf-8"))
-    hierarchy = config["label_hierarchy"]
-    hierarchy["wordings"] = trained_wordings(hierarchy["trained_labels"])
+    config["label_hierarchy"].update(stated(config["label_hierarchy"]["trained_labels"]))
     file.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
     return 0
 

@@ -234,9 +234,12 @@ class TestUsage:
 class TestGround:
     def test_all_good(self, medglip: Any, tiny: str, scan: Path, tmp_path: Path) -> None:
         before = scan.read_bytes()
-        options = ["--prompt", "liver. [odd] thing", "--model", tiny, "--out", scan.parent, "--threshold", "0.1"]
+        options = ["--prompt", "optic disc. [odd] thing", "--model", tiny, "--out", scan.parent, "--threshold", "0.1"]
+        options += ["--untrained-threshold", "0.1"]
         lines = medglip("ground", scan, *options)
-        assert lines.status == 0 and lines.err == ""
+        assert lines.status == 0 and lines.err.count("\n") == 1
+        assert "scan.png: not trained in fundus: [odd] thing" in lines.err
+        assert "[odd] thing (not trained)" in lines.out and "optic disc (not trained)" not in lines.out
         assert "scan.png  [fundus, 60x40]" in lines.out and "[odd] thing" in lines.out
         assert "not a medical device" in lines.out
         assert scan.read_bytes() == before

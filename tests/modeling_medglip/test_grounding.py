@@ -19,6 +19,7 @@ from modeling_medglip.errors import CheckpointError, MedGlipError, PickledCheckp
 from modeling_medglip.grounding import Grounder, choose_modality, ground_image, load, prompt_labels, resolve_device
 from modeling_medglip.reading import ReadImage
 from modeling_medglip.results import result_to_dict, validate_boxes
+from modeling_medglip.trained_labels import TrainedLabels
 from tests.modeling_medglip.tiny_checkpoint import biased_router, save_tiny_checkpoint
 
 
@@ -270,7 +271,9 @@ class TestGrounding:
 
     def test_unknown_words_are_warned_of(self, grounder: Grounder) -> None:
         result = ground_image(grounder, picture(modality="fundus"), "liver. \u2603")
-        assert result.warnings == ("label '\u2603' has no word that the language encoder knows: boxes mean nothing",)
+        unknown, untrained = result.warnings
+        assert unknown == "label '\u2603' has no word that the language encoder knows: boxes mean nothing"
+        assert untrained.startswith("not trained in fundus: liver, \u2603: boxes for them may mean nothing")
 
     def test_failures_name_the_file(self, grounder: Grounder) -> None:
         with pytest.raises(MedGlipError, match="^scan.png: checkpoint tiny has no expert") as caught:
@@ -283,7 +286,50 @@ class TestGrounding:
 
     def test_many_labels(self, grounder: Grounder) -> None:
         prompt = ". ".join(f"left lung {number}" for number in range(60))
-        assert ground_image(grounder, picture(), prompt, "ct", 0.1).boxes
+        assert ground_image(grounder, picture(), prompt, "ct", 0.1, 0.1).boxes
+
+
+class TestTrained:
+    """What the checkpoint was trained with: spleen and liver in CT, the optic disc in fundus images."""
+
+    PROMPT = "liver. LIVER tissue. the spleen. optic disc"
+
+    def test_every_label_and_box_says_whether_it_was_trained(self, grounder: Grounder) -> None:
+        result = ground_image(grounder, picture(), self.PROMPT, "ct", 0.1, 0.1)
+        assert result.trained == {"liver": True, "LIVER tissue": False, "the spleen": True, "optic disc": False}
+        assert {box.label: box.trained for box in result.boxes} == result.trained
+        content = result_to_dict(result)
+        validate_boxes(content)
+        assert content["trained"] == result.trained and all("trained" in box for box in content["boxes"])
+
+    def test_untrained_labels_need_more(self, grounder: Grounder) -> None:
+        result = ground_image(grounder, picture(), self.PROMPT, "ct", 0.1, 1.0)
+        assert {box.label for box in result.boxes} == {"liver", "the spleen"}
+        assert result.warnings[-1] == (
+            "not trained in ct: LIVER tissue, optic disc: boxes for them may mean nothing and are shown from a score "
+            "of 1 on"
+        )
+
+    def test_other_phrases_and_their_order_change_nothing(self, grounder: Grounder) -> None:
+        def found(prompt: str) -> list[tuple[float, ...]]:
+            boxes = ground_image(grounder, picture(), prompt, "ct", 0.1, 0.1).boxes
+            return [(*box.bbox, box.score) for box in boxes if box.label in ("liver", "spleen")]
+
+        alone = found("liver. spleen")
+        assert alone and found("spleen. liver") == alone
+        np.testing.assert_allclose(found("spleen. banana. liver. optic disc"), alone, atol=1e-3)
+
+    def test_one_label_in_several_words(self, grounder: Grounder) -> None:
+        result = ground_image(grounder, picture(), "lt kidney. kidney (L). left kidney. spleen", "ct", 0.1, 0.1)
+        boxes = {name: [box.bbox for box in result.boxes if box.label == name] for name in result.trained}
+        assert boxes["lt kidney"] and boxes["lt kidney"] == boxes["kidney (L)"] == boxes["left kidney"]
+
+    def test_nothing_stated_holds_nothing_back(self, grounder: Grounder) -> None:
+        silent = Grounder(grounder.model, grounder.processor, "silent", grounder.device)
+        silent.__dict__["trained"] = TrainedLabels({})
+        result = ground_image(silent, picture(), "banana", "ct", 0.1)
+        assert result.boxes and result.trained == {"banana": None}
+        assert not any("trained" in warning for warning in result.warnings)
 
 
 def test_the_checkpoint_is_safetensors_and_small(folder: Path) -> None:

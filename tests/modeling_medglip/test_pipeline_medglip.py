@@ -49,8 +49,8 @@ def test_registering_twice_changes_nothing() -> None:
 
 
 def test_own_pipeline_equals_processor_and_model(grounder: MedicalPhraseGroundingPipeline) -> None:
-    found = grounder(PICTURE, text="liver. left kidney", modality="ct", **LOW)
-    inputs = grounder.processor(PICTURE, "liver. left kidney", modality="ct")
+    found = grounder(PICTURE, text="liver. spleen", modality="ct", **LOW)
+    inputs = grounder.processor(PICTURE, "liver. spleen", modality="ct")
     with torch.no_grad():
         outputs = grounder.model(**inputs)
     (expected,) = grounder.processor.post_process_grounded_object_detection(
@@ -60,14 +60,21 @@ def test_own_pipeline_equals_processor_and_model(grounder: MedicalPhraseGroundin
     assert [entry["score"] for entry in found] == pytest.approx(expected["scores"].tolist())
     assert [entry["label"] for entry in found] == expected["text_labels"]
     assert list(found[0]["box"].values()) == pytest.approx(expected["boxes"][0].tolist())
-    assert set(found[0]["box"]) == {"xmin", "ymin", "xmax", "ymax"}
+    assert set(found[0]["box"]) == {"xmin", "ymin", "xmax", "ymax"} and found[0]["trained"] is True
 
 
 @pytest.mark.parametrize("text", [["liver, left."], [["liver, left."]]])
 def test_labels_in_lists_come_back_as_they_are(grounder: MedicalPhraseGroundingPipeline, text: Any) -> None:
     images = [PICTURE] if isinstance(text[0], list) else PICTURE
-    found = grounder(images, text=text, modality="ct", **LOW)
+    found = grounder(images, text=text, modality="ct", untrained_threshold=0, **LOW)
     assert {entry["label"] for entry in (found[0] if isinstance(images, list) else found)} == {"liver, left."}
+
+
+def test_untrained_labels_need_more_and_sides_are_understood(grounder: MedicalPhraseGroundingPipeline) -> None:
+    found = grounder(PICTURE, text="kidney (L). left kidney", modality="ct", untrained_threshold=0, **LOW)
+    boxes = [[entry["box"] for entry in found if entry["label"] == name] for name in ("kidney (L)", "left kidney")]
+    assert boxes[0] and boxes[0] == boxes[1] and not any(entry["trained"] for entry in found)
+    assert not grounder(PICTURE, text="kidney (L). left kidney", modality="ct", untrained_threshold=1, **LOW)
 
 
 def test_one_pass_for_many_labels(grounder: MedicalPhraseGroundingPipeline, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -88,9 +95,10 @@ def test_lists_of_images(grounder: MedicalPhraseGroundingPipeline, tmp_path: Pat
     Image.fromarray(PICTURE).save(path)
     prompts = ["liver. spleen", ["polyp"], "liver"]
     modalities = ["ct", "retina", "ct"]
-    found = grounder([PICTURE, Image.fromarray(PICTURE), path], text=prompts, modality=modalities, **LOW)
+    low = {**LOW, "untrained_threshold": 0}
+    found = grounder([PICTURE, Image.fromarray(PICTURE), path], text=prompts, modality=modalities, **low)
     for result, prompt, modality in zip(found, prompts, modalities, strict=True):
-        alone = grounder(PICTURE, text=prompt, modality=modality, **LOW)
+        alone = grounder(PICTURE, text=prompt, modality=modality, **low)
         assert [entry["score"] for entry in result] == pytest.approx([entry["score"] for entry in alone])
         assert {entry["label"] for entry in result} <= {"liver", "spleen", "polyp"}
     assert len(grounder([path], text="liver", modality="ct", top_k=1, **LOW)[0]) == 1

@@ -13,10 +13,12 @@ from modeling_medglip.processing_medglip import split_prompt
 from modeling_medglip.run_report import trained_labels
 from modeling_medglip.taxonomy import Label, load_taxonomy
 from modeling_medglip.trained_labels import TrainedLabels
+from training.wordings import trained_wordings
 
 
-STATED = trained_labels(json.loads((Path(default_checkpoint()) / "config.json").read_text(encoding="utf-8")))
-TRAINED = TrainedLabels(STATED)
+CONFIG = json.loads((Path(default_checkpoint()) / "config.json").read_text(encoding="utf-8"))
+STATED = trained_labels(CONFIG)
+TRAINED = TrainedLabels.of(CONFIG)
 TAXONOMY = load_taxonomy()
 SIDED = [label for label in (*TAXONOMY.labels.values(), *TAXONOMY.extensions.values()) if label.laterality]
 # {0}: the name without its side; {1}: the side's word, {2} its letter, {3} its short form, {4} Latin's.
@@ -73,7 +75,9 @@ def test_the_network_gets_the_words_of_its_training(modality: str) -> None:
         ("lungs", "xray", "lung"),
         ("lt kidney", "xray", "left kidney"),
         ("vertebra L 1", "ct", "vertebra L 1"),
-        ("windpipe", "xray", "windpipe"),
+        ("windpipe", "xray", "airway"),
+        ("heart", "xray", "cardiomediastinum"),
+        ("Lt. lung field", "xray", "left lung"),
         ("the left kidney please", "ct", "the left kidney please"),
         ("linke Niere", "ct", "left kidney"),
         ("rein gauche", "ct", "left kidney"),
@@ -86,6 +90,40 @@ def test_the_network_gets_the_words_of_its_training(modality: str) -> None:
 )
 def test_wording(phrase: str, modality: str, wording: str) -> None:
     assert TRAINED.wording(phrase, modality) == wording
+
+
+@pytest.mark.parametrize(
+    ("phrase", "modality", "known"),
+    [
+        ("left lung", "xray", True),
+        ("heart", "xray", True),
+        ("lungs", "xray", True),
+        ("kidney", "ct", True),
+        ("lesion", "endoscopy", True),
+        ("LV", "mri", True),
+        ("liver", "xray", False),
+        ("lt kidney", "xray", False),
+        ("cardiomegaly", "xray", False),
+        ("kidney stone", "ct", False),
+        ("melanoma", "dermoscopy", False),
+        ("nothing", "ct", False),
+        ("il rene sinistro", "ct", False),
+    ],
+)
+def test_what_is_known(phrase: str, modality: str, known: bool) -> None:
+    assert TRAINED.knows(phrase, modality) is known
+    assert TrainedLabels({}).knows(phrase, modality) is None
+
+
+def test_a_kind_of_a_trained_label_is_not_told_apart() -> None:
+    assert TRAINED.wider("melanoma", "dermoscopy") == "skin lesion"
+    assert TRAINED.wider("GBM", "mri") == "glioma"
+    assert TRAINED.wider("melanoma", "xray") is None
+    assert TRAINED.wider("nevus", "dermoscopy") is None
+
+
+def test_the_wordings_are_those_of_training() -> None:
+    assert CONFIG["label_hierarchy"]["wordings"] == trained_wordings(STATED)
 
 
 def test_a_checkpoint_that_states_nothing_gets_sides_written_out() -> None:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 from itertools import permutations, product
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import nibabel
@@ -18,6 +19,7 @@ from modeling_medglip.geometry import Volume
 from modeling_medglip.grounding import Grounder, load
 from modeling_medglip.linking import SliceBox
 from modeling_medglip.montage import draw_montage
+from modeling_medglip.questions import Question
 from modeling_medglip.volume_grounding import ground_volume, overlap_ijk, side_doubts
 from modeling_medglip.volume_results import VolumeBox, volume_to_dict, write_volume_boxes
 from modeling_medglip.volume_source import VolumeSource
@@ -29,11 +31,15 @@ from .tiny_checkpoint import save_tiny_checkpoint
 LABELS = {"left kidney": 100, "right kidney": 200}
 
 
+# A model whose checkpoint does not say what it was trained with.
+STATES_NOTHING: Any = SimpleNamespace(config=SimpleNamespace(to_dict=dict))
+
+
 class Bright:
     """Finds, for each label, the box round the pixels of one value."""
 
-    def __init__(self, grounder: Any, labels: list[str], modality: str, threshold: float, batch_size: int) -> None:
-        self.labels = labels
+    def __init__(self, grounder: Any, question: Question, modality: str, threshold: float, batch_size: int) -> None:
+        self.labels = question.labels
 
     def find(self, pictures: Any, name: str, spacing: tuple[float, float]) -> dict[str, list[SliceBox]]:
         found: dict[str, list[SliceBox]] = {label: [] for label in self.labels}
@@ -49,7 +55,7 @@ class Bright:
 
 @pytest.fixture
 def bright(monkeypatch: pytest.MonkeyPatch) -> Grounder:
-    grounder = Grounder(None, None, "bright", None)  # type: ignore[arg-type]
+    grounder = Grounder(STATES_NOTHING, None, "bright", None)  # type: ignore[arg-type]
     monkeypatch.setattr(volume_grounding, "_Finder", Bright)
     monkeypatch.setattr(volume_grounding, "_modality", lambda *arguments: ("ct", "given", None, ()))
     return grounder
@@ -207,7 +213,7 @@ def test_pictures_are_grounded_as_single_ones_are(grounder: Grounder) -> None:
 
 def test_more_labels_than_a_prompt_holds(grounder: Grounder) -> None:
     prompt = ". ".join(f"liver {'spleen ' * 10}{number}" for number in range(20))
-    result = ground_volume(scan(2), prompt, "ct", threshold=0.0, model=grounder)
+    result = ground_volume(scan(2), prompt, "ct", threshold=0.0, model=grounder, untrained_threshold=0.0)
     assert len({box.label for box in result.boxes}) > 5
 
 

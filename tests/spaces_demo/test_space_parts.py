@@ -203,7 +203,7 @@ class TestSlices:
         assert sorted(np.abs(axes).max(axis=1)) == [2.0, 2.0, 5.0]
         sides = np.linalg.norm(axes, axis=1) * (np.array(entry["high"]) - entry["low"])
         assert sides.tolist() == [8.0, 8.0, 10.0]
-        assert np.allclose(np.array(data["high"]) - data["low"], [40, 36, 12]) and entry["lesion"]
+        assert np.allclose(np.array(data["high"]) - data["low"], [40, 36, 12]) and not entry["untrained"]
         assert data["slices"] == ["", "", "data:x"]
 
     def test_scene_escapes_labels(self, ball: Path) -> None:

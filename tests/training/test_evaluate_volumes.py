@@ -14,7 +14,7 @@ import yaml
 
 from modeling_medglip import volume_grounding
 from modeling_medglip.grounding import Grounder
-from tests.modeling_medglip.test_volume_grounding import LABELS, Bright, body
+from tests.modeling_medglip.test_volume_grounding import LABELS, STATES_NOTHING, Bright, body
 from training import evaluate_volumes
 from training.evaluate_volumes import reordered
 
@@ -24,7 +24,7 @@ def bright(monkeypatch: pytest.MonkeyPatch) -> None:
     """The bright blocks stand for what the network finds."""
     monkeypatch.setattr(volume_grounding, "_Finder", Bright)
     monkeypatch.setattr(volume_grounding, "_modality", lambda *arguments: ("ct", "given", None, ()))
-    grounder = Grounder(None, None, "bright", None)  # type: ignore[arg-type]
+    grounder = Grounder(STATES_NOTHING, None, "bright", None)  # type: ignore[arg-type]
     monkeypatch.setattr(evaluate_volumes, "load", lambda name: grounder)
 
 
