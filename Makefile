@@ -34,7 +34,7 @@ export GRADIO_ANALYTICS_ENABLED := False
 export PYTHONUNBUFFERED := 1
 
 # Status 1 of the builder says that something was turned away, which these sets have.
-.PHONY: demo test test-slow test-browser space lint format bench bench-data bench-space fuzz data results train-env build clean
+.PHONY: demo test test-slow test-browser space lint format bench bench-data bench-space fuzz data phrases results train-env build clean
 
 demo: $(VENV)/.demo
 	$(BIN)/medglip demo --out out/demo
@@ -71,6 +71,10 @@ bench-space: $(VENV)/.dev
 bench-data: $(VENV)/.dev
 	$(BIN)/python -m tests.benchmarks.bench_data --out docs/data_benchmark.json
 	$(BIN)/python -m tests.benchmarks.bench_merge --out docs/merge_benchmark.json
+
+# The page of sides and of words that the checkpoint was not trained with.
+phrases: $(VENV)/.dev
+	$(BIN)/python -m training.phrase_study --data $(RAW) --out docs/phrases.json
 
 MINUTES ?= 1
 SEED ?= 0

@@ -264,7 +264,7 @@ def ground_image(
     info = ImageInfo(image.file, image.width, image.height, name, image.spacing_mm)
     notes += question.notes(name, max(threshold, untrained_threshold))
     warnings = (*image.warnings, *notes)
-    return GroundingResult(grounder.name, info, prompt, boxes, question.trained, source, probability, warnings)
+    return GroundingResult(grounder.name, info, prompt, boxes, source, probability, warnings, question.trained)
 
 
 def choose_modality(

@@ -88,10 +88,10 @@ class GroundingResult:
     image: ImageInfo
     prompt: str
     boxes: tuple[GroundedBox, ...] = ()
-    trained: Mapping[str, bool | None] = field(default_factory=dict)
     modality_source: str = field(default="given", compare=False)
     modality_probability: float | None = field(default=None, compare=False)
     warnings: tuple[str, ...] = field(default=(), compare=False)
+    trained: Mapping[str, bool | None] = field(default_factory=dict)
 
 
 def result_to_dict(result: GroundingResult) -> dict[str, Any]:
@@ -182,7 +182,7 @@ def _from_dict(content: dict[str, Any]) -> GroundingResult:
         )  # fmt: skip
         for entry in content["boxes"]
     )
-    return GroundingResult(content["model"], info, content["prompt"], boxes, content.get("trained", {}))
+    return GroundingResult(content["model"], info, content["prompt"], boxes, trained=content.get("trained", {}))
 
 
 # Validation ----------------------------------------------------------------------------------------------------------

@@ -53,6 +53,16 @@ class TestColours:
         assert (light + 0.05) / (dark + 0.05) > 3  # the contrast that large letters need
 
 
+def test_untrained_labels_are_dashed() -> None:
+    ground = Image.new("RGB", (900, 900), "gray")
+    shown = {}
+    for trained in (True, False):
+        box = GroundedBox("liver", 0.9, (100.0, 300.0, 700.0, 400.0), trained=trained)
+        shown[trained] = draw_overlay(ground, result(900, 900, box), ["liver"])
+    rows = {key: (np.asarray(picture)[700 - 1, 120:780] == rgb(PALETTE[0])).all(-1) for key, picture in shown.items()}
+    assert rows[True].all() and 0.5 < rows[False].mean() < 0.8
+
+
 class TestDisplay:
     def test_ct_goes_through_the_window(self) -> None:
         hounsfield = np.array([[-1000, -160, 40, 240, 3000]], dtype=np.int16)
