@@ -14,6 +14,8 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
+from modeling_medglip.errors import install_hint
+
 from .process import Options, process_case
 from .readers import Reader
 from .records import Case
@@ -76,7 +78,7 @@ def _on_ray(jobs: Iterable[Job], options: Options, work: Path) -> Iterator[None]
     try:
         import ray
     except ModuleNotFoundError:
-        raise ValueError('--engine ray needs Ray: pip install "med-glip[scale]"') from None
+        raise ValueError(f"--engine ray needs Ray: {install_hint('scale')}") from None
     if not ray.is_initialized():
         ray.init(include_dashboard=False, logging_level=logging.ERROR, log_to_driver=False)
     remote = ray.remote(num_cpus=1, max_retries=3)(_process)

@@ -24,7 +24,7 @@ import typer
 
 from .cli_jobs import Job, Options, VolumeJob, expand, known_kinds
 from .cli_talk import complain, fail, print_rows, progress, say
-from .errors import MedGlipError, UsageError, one_line
+from .errors import MedGlipError, UsageError, install_hint, one_line
 from .run_report import RESEARCH_USE, InputRecord
 from .trained_labels import UNTRAINED_THRESHOLD
 
@@ -283,7 +283,7 @@ def _serve_space(model: str | None, port: int | None) -> int:
     if not script.is_file():
         raise UsageError("--space: the Space is not part of the installed package: run this from a clone")
     if importlib.util.find_spec("gradio") is None:
-        raise UsageError('--space: needs gradio: pip install ".[space]"')
+        raise UsageError(f"--space: needs gradio: {install_hint('space')}")
     settings = {**os.environ, **({"MEDGLIP_MODEL": model} if model else {})}
     command = [sys.executable, str(script), *(["--port", str(port)] if port else [])]
     return subprocess.run(command, env=settings).returncode

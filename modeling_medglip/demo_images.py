@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from . import phantoms
-from .errors import MedGlipError
+from .errors import MedGlipError, install_hint
 from .reading import ReadImage, read_image
 
 
@@ -58,7 +58,7 @@ def package_file(package: str, *parts: str) -> Path:
     spec = importlib.util.find_spec(package)
     folders = list(spec.submodule_search_locations or ()) if spec else []
     if not folders:
-        raise MedGlipError(f'demo image of {package}: not installed, pip install "med-glip[demo]"')
+        raise MedGlipError(f"demo image of {package}: not installed, {install_hint('demo')}")
     path = Path(folders[0], *parts)
     if not path.is_file():
         raise MedGlipError(f"demo image of {package}: this version does not ship {parts[-1]}")

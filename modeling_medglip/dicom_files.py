@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from .errors import MedGlipError
+from .errors import MedGlipError, install_hint
 from .quiet import silent
 
 
@@ -111,7 +111,7 @@ def require_pydicom() -> None:
     try:
         import pydicom  # noqa: F401
     except ImportError:
-        raise MedGlipError('reading DICOM needs pydicom: pip install "med-glip[clinical]"') from None
+        raise MedGlipError(f"reading DICOM needs pydicom: {install_hint('clinical')}") from None
 
 
 def read_header(file: str | Path | IO[bytes], tags: Sequence[str] | None = None) -> Any:

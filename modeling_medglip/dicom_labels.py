@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from .dicom_files import PIXEL_TAGS, open_dicom, read_dataset, read_header
 from .dicom_pixels import pixel_format, read_frame
 from .dicom_slices import GAP
+from .errors import install_hint
 from .geometry import Volume
 from .quiet import silent
 from .reading_dicom import functional_item
@@ -33,7 +34,7 @@ def read_segmentation(path: str | Path) -> list[tuple[Volume, str]]:
     try:
         import highdicom
     except ModuleNotFoundError:
-        raise VolumeError('DICOM SEG needs highdicom: pip install "med-glip[clinical]"', "unreadable") from None
+        raise VolumeError(f"DICOM SEG needs highdicom: {install_hint('clinical')}", "unreadable") from None
     try:
         with silent("pydicom"):
             segmentation = highdicom.seg.Segmentation.from_dataset(_native_dataset(path), copy=False)

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .dicom_files import read_header
-from .errors import MedGlipError, one_line
+from .errors import MedGlipError, install_hint, one_line
 from .quiet import silent
 from .reading_dicom import functional_item
 from .run_report import package_version
@@ -186,7 +186,7 @@ def _datasets(source: VolumeSource) -> tuple[Any, list[Any]]:
     try:
         import highdicom
     except ModuleNotFoundError:
-        raise MedGlipError('writing DICOM needs highdicom: pip install "med-glip[clinical]"') from None
+        raise MedGlipError(f"writing DICOM needs highdicom: {install_hint('clinical')}") from None
     try:
         with silent("pydicom"):
             datasets = [read_header(file) for file in source.dicom_files]

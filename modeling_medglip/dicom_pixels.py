@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from .codestreams import JPEG_LS_FRAME, LOSSLESS_FRAME, Codestream, check_jpeg, check_jpeg_2000, check_rle
 from .dicom_files import DicomFile, limited
-from .errors import MedGlipError
+from .errors import MedGlipError, install_hint
 from .quiet import silent
 
 
@@ -304,8 +304,9 @@ def _decoder_name(syntax: Any, stored_as: PixelFormat) -> str:
     available = pydicom.pixels.get_decoder(syntax).available_plugins
     chosen = next((name for name in names if name in available), None)
     if chosen is None:
-        package = "pylibjpeg pylibjpeg-libjpeg" if str(syntax) == JPEG_EXTENDED else '"med-glip[clinical]"'
-        raise MedGlipError(f"its pixels ({syntax.name}) need a decoder, pip install {package}")
+        extended = str(syntax) == JPEG_EXTENDED
+        cure = "pip install pylibjpeg pylibjpeg-libjpeg" if extended else install_hint("clinical")
+        raise MedGlipError(f"its pixels ({syntax.name}) need a decoder: {cure}")
     return chosen
 
 

@@ -31,4 +31,15 @@ def one_line(text: object, limit: int = 300) -> str:
     return line if len(line) <= limit else line[: limit - 3] + "..."
 
 
-__all__ = ["CheckpointError", "MedGlipError", "PickledCheckpointError", "UsageError", "one_line"]
+def install_hint(extra: str) -> str:
+    """Say how to install what an optional part needs.
+
+    The package is not on a registry yet: on its release this is the one place to change.
+
+    Args:
+        extra (`str`): name of the optional part in `pyproject.toml`, such as `clinical`.
+    """
+    return f'pip install ".[{extra}]" in a clone of MedGLIP'
+
+
+__all__ = ["CheckpointError", "MedGlipError", "PickledCheckpointError", "UsageError", "install_hint", "one_line"]

@@ -18,7 +18,7 @@ from typing import Any, BinaryIO, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from .errors import MedGlipError, one_line
+from .errors import MedGlipError, install_hint, one_line
 from .geometry import RAS_LPS, corners_lps
 from .results import to_json, write_text
 from .volume_results import VolumeBox, VolumeResult
@@ -115,7 +115,7 @@ def write_label_map(result: VolumeResult, source: VolumeSource, labels: Sequence
     try:
         import nibabel
     except ModuleNotFoundError:
-        raise MedGlipError('writing NIfTI needs nibabel: pip install "med-glip[clinical]"') from None
+        raise MedGlipError(f"writing NIfTI needs nibabel: {install_hint('clinical')}") from None
 
     if len(labels) >= 2**16:
         raise MedGlipError(f"{len(labels)} labels are more than a label map holds")

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from .errors import install_hint
 from .geometry import RAS_LPS, affine_fault
 from .quiet import silent
 from .volume_header import UNORIENTED, VolumeError, VolumeHeader, choose_volume
@@ -106,7 +107,7 @@ def _stored_header(file: Path, encoding: str) -> Any:
     try:
         import nibabel
     except ModuleNotFoundError:
-        raise VolumeError('reading NIfTI needs nibabel: pip install "med-glip[clinical]"', "unreadable") from None
+        raise VolumeError(f"reading NIfTI needs nibabel: {install_hint('clinical')}", "unreadable") from None
     kinds: dict[int, Any] = {348: nibabel.Nifti1Header, 540: nibabel.Nifti2Header}
     with open_decoded(file, encoding) as stream:
         start = read_bytes(stream, 4)
