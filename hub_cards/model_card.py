@@ -71,7 +71,7 @@ def render_card(checkpoint: Path, evaluation: Mapping[str, Any]) -> str:
         parts=parts_of(config, sum(path.stat().st_size for path in checkpoint.glob("*.safetensors"))),
         shown=evaluation["well_shown"],
         router=_router_text(router) if router and len(modalities) > 1 else "",
-        model=repo or "med-glip",
+        model=f"--model {repo} " if repo else "",
         first=modalities[0],
         sources=sources_table(license_rows(checkpoint, modalities)),
         citation=citation(),

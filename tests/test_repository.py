@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import ast
-import doctest
 import re
 import subprocess
 import sys
@@ -201,32 +200,12 @@ class TestPackage:
 
 
 class TestDocuments:
-    def test_readme_s_commands_exist(self) -> None:
-        makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
-        readme = (ROOT / "README.md").read_text(encoding="utf-8")
-        named = set(re.findall(r"^make ([\w-]+)", readme, flags=re.MULTILINE))
-        assert {"demo", "test"} <= named
-        assert named <= set(re.findall(r"^([\w-]+):", makefile, flags=re.MULTILINE))
-
     @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.relative_to(ROOT).as_posix())
     def test_links_between_files_lead_somewhere(self, path: Path) -> None:
         text = re.sub(r"```.*?```", "", path.read_text(encoding="utf-8"), flags=re.DOTALL)
         targets = re.findall(r"\]\(([^)#\s]+)[^)]*\)", text)
         local = [target for target in targets if "://" not in target and not target.startswith("mailto:")]
         assert [target for target in local if not (path.parent / target).exists()] == []
-
-    def test_examples_of_the_labels_document(self) -> None:
-        text = (ROOT / "docs" / "labels.md").read_text(encoding="utf-8")
-        (examples,) = re.findall(r"```pycon\n(.*?)```", text, flags=re.DOTALL)
-        test = doctest.DocTestParser().get_doctest(examples, {}, "labels.md", None, None)
-        results = doctest.DocTestRunner().run(test)
-        assert results.attempted > 5 and results.failed == 0
-
-    def test_readme_s_python_runs(self) -> None:
-        readme = (ROOT / "README.md").read_text(encoding="utf-8")
-        picture, volume = re.findall(r"```python\n(.*?)```", readme, flags=re.DOTALL)
-        assert "optic disc" in run_python(picture)
-        assert "lateral ventricle" in run_python(volume)
 
     def test_citation_agrees_with_the_project(self) -> None:
         citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
