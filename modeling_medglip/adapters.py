@@ -22,7 +22,7 @@ from torch import nn
 from transformers.utils import cached_file
 
 from .checkpoint import ADAPTER_FILES, check_adapter
-from .errors import CheckpointError, UsageError, one_line
+from .errors import CheckpointError, UsageError, install_hint, one_line
 from .modalities import MODALITIES
 from .modeling_medglip import MedGlipForObjectDetection
 from .processing_medglip import MedGlipProcessor
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 SCHEMA = "medglip/adapter@2"
 CONFIG_FILE, _, BASE_FILE = ADAPTER_FILES
-NEEDS_PEFT = 'an adapter needs the package peft: pip install "med-glip[adapter]"'
+NEEDS_PEFT = f"an adapter needs the package peft: {install_hint('adapter')}"
 # Of the heads, what is no weight and yet decides where boxes are.
 SETTINGS = (
     "anchor_sizes", "anchor_strides", "positions", "region_norm", "conv_type", "groups", "fusion_heads", "text_heads",

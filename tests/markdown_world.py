@@ -8,7 +8,7 @@ import os
 import shutil
 import subprocess
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import nibabel
@@ -39,19 +39,16 @@ AFTER = {"hub_cards/README.md": ("training/README.md",)}
 
 @dataclass
 class World:
-    """A folder and a Hub; blocks run once each, with the environment's own `python` and `medglip`."""
+    """A folder and a Hub; blocks run with the environment's own `python` and `medglip`."""
 
     folder: Path
     hub: Hub
-    said: dict[str, str] = field(default_factory=dict)
 
     def run_file(self, file: str) -> str:
         """Run the blocks of a file in its order, after those of the files that it builds on; what they printed."""
-        for needed in (*AFTER.get(file, ()), file):
-            if needed not in self.said:
-                runs = [block for block in blocks(needed) if block.not_run is None]
-                self.said[needed] = "".join(self.run(block) for block in runs if block.language in ("bash", "python"))
-        return self.said[file]
+        found = [block for needed in (*AFTER.get(file, ()), file) for block in blocks(needed)]
+        runs = [block for block in found if block.not_run is None and block.language in ("bash", "python")]
+        return "".join(self.run(block) for block in runs)
 
     def run(self, block: Block) -> str:
         """Run a block and return what it printed."""

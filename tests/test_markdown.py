@@ -72,7 +72,9 @@ class TestCommands:
     def test_options_in_the_text_exist(self) -> None:
         """Of the README: all that it names belong to the command line or to a module that it names."""
         known = {
-            option for name in ("ground", "demo", "info", "env") for option in options("modeling_medglip.cli", name)
+            option
+            for name in ("ground", "demo", "merge", "info", "env")
+            for option in options("modeling_medglip.cli", name)
         }
         known |= options("training.finetune") | options("hub_cards.publish")
         named = {code.split()[0] for code in prose_code("README.md") if OPTION.match(code)}
@@ -89,10 +91,10 @@ class TestCommands:
                 assert results.attempted and not results.failed, block
 
 
-@pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+@pytest.fixture
+def world(tmp_path: Path) -> Iterator[World]:
     with serve() as hub:
-        yield make_world(tmp_path_factory.mktemp("world"), hub)
+        yield make_world(tmp_path, hub)
 
 
 @pytest.mark.slow
