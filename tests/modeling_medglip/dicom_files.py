@@ -102,6 +102,17 @@ def write_multi_frame(path: Path, slices: Sequence[Path]) -> None:
     dataset.save_as(path)
 
 
+def into_frames(path: Path, *groups: str) -> None:
+    """Move functional groups that all frames of an enhanced file share into each frame."""
+    dataset = pydicom.dcmread(path)
+    (shared,) = dataset.SharedFunctionalGroupsSequence
+    for name in groups:
+        for frame in dataset.PerFrameFunctionalGroupsSequence:
+            setattr(frame, name, shared[name].value)
+        delattr(shared, name)
+    dataset.save_as(path)
+
+
 def _item(values: dict[str, Any]) -> Any:
     item = pydicom.Dataset()
     for name, value in values.items():

@@ -22,7 +22,7 @@ from modeling_medglip.geometry import box_in_file, on_grid
 from modeling_medglip.volume_results import VolumeResult
 from modeling_medglip.volume_source import VolumeSource, empty_grid
 
-from .dicom_files import write_multi_frame, write_series
+from .dicom_files import into_frames, write_multi_frame, write_series
 from .dicom_files import write_segmentation as write_stored_segmentation
 from .test_volume_outputs import made_box, made_result
 
@@ -229,3 +229,20 @@ def test_segments_that_no_file_holds(
     monkeypatch.setattr("modeling_medglip.dicom_outputs.MAX_SEG_BYTES", 119)
     with pytest.raises(MedGlipError, match="scan: 2 segments of 120 bytes are more than a file holds"):
         write_segmentation(result, source, tmp_path / "a.seg.dcm")
+
+
+@pytest.mark.parametrize("groups", [("PixelMeasuresSequence",), ("PixelMeasuresSequence", "PlaneOrientationSequence")])
+def test_measures_may_stand_in_each_frame(groups: tuple[str, ...], tmp_path: Path) -> None:
+    """As Siemens XA30 writes them; highdicom looks for them among what all frames share."""
+    write_multi_frame(tmp_path / "scan.dcm", write_series(tmp_path / "slices"))
+    into_frames(tmp_path / "scan.dcm", *groups)
+    shutil.rmtree(tmp_path / "slices")
+    source = open_series(find_series(tmp_path)[0], "scan")
+    box = made_box(source.grid, (2, 3, 1, 9, 8, 4), "liver", 0.9)
+    found = made_result(source.grid, box)
+    assert write_report(found, source, tmp_path / "a.sr.dcm").stat().st_size > 0
+    ((mask, label),) = read_segmentation(write_segmentation(found, source, tmp_path / "a.seg.dcm"))
+    placed = on_grid(mask, empty_grid(source.grid.array.shape, source.grid.affine))
+    expected = np.zeros(source.grid.array.shape)
+    expected[2:9, 3:8, 1:4] = 1
+    assert label == "liver 1" and placed is not None and np.array_equal(placed.array, expected)

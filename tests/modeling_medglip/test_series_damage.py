@@ -18,7 +18,7 @@ from modeling_medglip.dicom_series import read_series
 from modeling_medglip.errors import MedGlipError
 from modeling_medglip.volumes import VolumeError
 
-from .dicom_files import change, slice_dataset, write_multi_frame, write_series
+from .dicom_files import change, into_frames, slice_dataset, write_multi_frame, write_series
 
 
 SECRET = {"PatientName": "Doe^Jane", "PatientID": "SECRET77"}
@@ -340,3 +340,36 @@ def test_a_frame_that_is_cut_short_is_named(tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-300])
     with pytest.raises(VolumeError, match=r"^scan: e.dcm: frame \d: its pixels cannot be decoded"):
         list(source.pictures("axial"))
+
+
+@pytest.mark.parametrize(
+    ("keyword", "values", "count", "rule"),
+    [
+        ("PlanePositionSequence", {"ImagePositionPatient": [-5.0, -7.0, 40.0]}, 1, "duplicate_slices"),
+        ("PlanePositionSequence", {"ImagePositionPatient": [60.0, -7.0, 44.0]}, 1, "mixed_series"),
+        ("PixelMeasuresSequence", {"PixelSpacing": [2.0, 2.0]}, 1, "mixed_series"),
+        ("PlaneOrientationSequence", {"ImageOrientationPatient": [1, 0, 0, 0, 0, -1]}, 2, "mixed_series"),
+    ],
+)
+def test_frames_that_are_no_stack_cannot_be_put_in_folders(
+    keyword: str, values: dict[str, Any], count: int, rule: str, tmp_path: Path
+) -> None:
+    path = enhanced(tmp_path / "scan", write_series(tmp_path / "slices"))
+    into_frames(path, "PixelMeasuresSequence", "PlaneOrientationSequence")
+    dataset = pydicom.dcmread(path)
+    frames = dataset.PerFrameFunctionalGroupsSequence
+    for frame in frames[2 : 2 + count]:
+        item = pydicom.Dataset()
+        for name, value in values.items():
+            setattr(item, name, value)
+        setattr(frame, keyword, [item])
+    dataset.save_as(path)
+    error = refused(tmp_path / "scan", "ground its frames one by one")
+    assert isinstance(error, VolumeError) and error.rule == rule
+    assert "folder for each" not in str(error) and "--frame" in str(error)
+
+
+def test_fewer_positions_than_frames(tmp_path: Path) -> None:
+    path = enhanced(tmp_path / "scan", write_series(tmp_path / "slices"))
+    change(path, NumberOfFrames=2_000_000_000)
+    refused(tmp_path / "scan", "states 2000000000 frames, and positions of less")
