@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from modeling_medglip.adapters import base_record, embedded_base, example_prompt
 from modeling_medglip.markdown import percent, plain, table
 from modeling_medglip.modalities import resolve_modality
 from modeling_medglip.results import write_text
@@ -23,6 +24,7 @@ FILES = (
     "tokenizer.json", "tokenizer_config.json",
 )  # fmt: skip
 RESULTS = "results.json"
+EMBEDDED = "the checkpoint that comes with the package `med-glip`"
 
 
 def stage_adapter(
@@ -32,20 +34,18 @@ def stage_adapter(
 
     Args:
         run: of `training.finetune --lora`: `adapter/` and `results.json`. base: id of the base on the Hub, instead of
-            what the adapter says. folder: below a stage.
+            what the adapter says; not needed where the base is the embedded checkpoint. folder: below a stage.
 
     Raises:
-        `ValueError`: the run holds no adapter, or its base is no id on the Hub.
+        `ValueError`: the run holds no adapter, or its base is neither an id on the Hub nor the embedded checkpoint.
     """
     config, results = _read(run)
-    known = str(base or config.get("base_model_name_or_path"))
-    if not ID.match(known):
-        raise ValueError(f"{run.name}: its base {known[:40]!r} is no id on the Hub: give it with --base owner/name")
+    known = _base(run, str(base or config.get("base_model_name_or_path")), given=base is not None)
     fresh(folder)
     for name in FILES:
         if (run / "adapter" / name).is_file():
             shutil.copyfile(run / "adapter" / name, folder / name)
-    named = {**config, "base_model_name_or_path": known}
+    named = {**config, "base_model_name_or_path": known}  # never a folder of this machine
     write_text(folder / "adapter_config.json", json.dumps(named, indent=2) + "\n")
     parts = ("schema", "pictures", "before", "after", "known_before", "known_after")
     kept = {key: results[key] for key in parts if key in results}
@@ -55,6 +55,16 @@ def stage_adapter(
     write_text(folder / "LICENSE.md", (TEMPLATES / "adapter_license.md").read_text(encoding="utf-8"))
     write_text(folder / "README.md", adapter_card(kept))
     return Repository(repo, "model", folder, "research only", "adapter", private, gated)
+
+
+def _base(run: Path, said: str, given: bool) -> str | None:
+    """The base's id on the Hub; `None` where it is the embedded checkpoint, by its content."""
+    if ID.match(said):
+        return said
+    record = None if given else base_record(run / "adapter", run.name)
+    if record is None or embedded_base(record) is None:
+        raise ValueError(f"{run.name}: its base {said[:40]!r} is no id on the Hub: give it with --base owner/name")
+    return None
 
 
 def _read(run: Path) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -75,14 +85,16 @@ def adapter_card(results: Mapping[str, Any]) -> str:
     own = results["publication"]
     header: dict[str, Any] = {
         "license": "other", "license_name": "research-only", "license_link": "LICENSE.md", "library_name": "peft",
-        "base_model": own["base"], "pipeline_tag": "zero-shot-object-detection", "language": "en",
+        **({"base_model": own["base"]} if own["base"] else {}),
+        "pipeline_tag": "zero-shot-object-detection", "language": "en",
         "tags": ["medical-imaging", "visual-grounding", "glip", "lora", results["modality"]],
         **(GATE_TEXT if own["gated"] else {}),
     }  # fmt: skip
     body = (TEMPLATES / "adapter.md").read_text(encoding="utf-8").format(
         name=own["repo"].rsplit("/", 1)[-1],
         repo=own["repo"],
-        base=own["base"],
+        base="[{0}](https://huggingface.co/{0})".format(own["base"]) if own["base"] else EMBEDDED,
+        prompt=example_prompt(results["after"]["labels"]),
         modality=results["modality"],
         train=int(results["pictures"]["train"]),
         validation=int(results["pictures"]["validation"]),

@@ -120,7 +120,8 @@ def _model(header: Mapping[str, Any], files: Sequence[str]) -> Iterator[str]:
         yield f"pipeline_tag {header.get('pipeline_tag')!r:.40} is no task of ours"
     if header.get("library_name") not in LIBRARIES:
         yield f"library_name must be one of {', '.join(sorted(LIBRARIES))}"
-    if header.get("library_name") == "peft" and "base_model" not in header:
+    # `medglip_adapter.json` knows the base by its content, also the one that comes with the package.
+    if header.get("library_name") == "peft" and "base_model" not in header and "medglip_adapter.json" not in files:
         yield "an adapter needs base_model"
     for entry in header.get("model-index", ()):
         yield from _index_entry(entry)

@@ -11,7 +11,7 @@ import hashlib
 import json
 import logging
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
@@ -302,6 +302,12 @@ def find_base(said: Any, record: BaseRecord, name: str, base: str | Path | None 
     )
 
 
+def example_prompt(labels: Iterable[str]) -> str:
+    """A prompt of two of some labels, fit for a command that people paste."""
+    plain = dict.fromkeys(label for label in labels if re.fullmatch(r"[\w ,-]{1,60}", label))
+    return ". ".join([*plain][:2]) or "your label"
+
+
 # Merging -------------------------------------------------------------------------------------------------------------
 
 
@@ -360,6 +366,7 @@ __all__ = [
     "adapted_experts",
     "base_record",
     "embedded_base",
+    "example_prompt",
     "fingerprint",
     "forget_calibration",
     "is_adapter",

@@ -26,7 +26,14 @@ from modeling_medglip.coco import (
 from modeling_medglip.errors import MedGlipError, one_line
 from modeling_medglip.image_orientation import drawn_on_stored, upright_boxes
 from modeling_medglip.modalities import resolve_modality
-from modeling_medglip.reading import decode_image, read_orientation
+from modeling_medglip.reading import (
+    DICOM_ENDINGS,
+    VOLUME_ENDINGS,
+    ReadImage,
+    decode_image,
+    read_image,
+    read_orientation,
+)
 
 from .coco_entries import annotated_labels, is_built, label_names, marks_of, picture_size
 from .records import SPLITS, GroundingRecord, HintTable, as_boxes, drawn, join_lungs, with_channels, without_unknown
@@ -239,26 +246,53 @@ def _with_splits(records: list[GroundingRecord]) -> list[GroundingRecord]:
 
 
 def read_picture(path: Path, size: tuple[int, int]) -> NDArray:
-    """Decode an image file, upright.
+    """Decode an image file, upright, as it is read when the trained model is used.
 
     Args:
-        path (`Path`): a PNG, JPEG, TIFF or the like.
+        path (`Path`): a PNG, JPEG, TIFF or the like, or a DICOM file (of several frames the first).
         size (`tuple[int, int]`): width and height of the upright image, as its entry says.
 
     Returns:
-        `np.ndarray` of shape `(h, w)` or `(h, w, 3)`: uint8, uint16, or float32 as the file has it.
+        `np.ndarray` of shape `(h, w)` or `(h, w, 3)`: uint8, uint16, or float32 as the file has it; CT from DICOM in
+        HU, other DICOM with high values bright.
 
     Raises:
-        `ValueError`: it cannot be read, or has another size than its entry says, or values outside 16 bits, or nothing
-            says whether its annotations turn with it; names the file.
+        `ValueError`: it cannot be read, is a volume, or has another size than its entry says, or values outside 16
+            bits, or nothing says whether its annotations turn with it; names the file.
     """
+    if path.name.lower().endswith(VOLUME_ENDINGS):
+        raise ValueError(f"{path.name}: is a volume: make images and boxes of it with python -m dataset_scripts.build")
     try:
         with path.open("rb") as stream:
+            if is_dicom(path, stream):
+                return _dicom_pixels(read_image(path), size)
             return decode_picture(stream, size)
     except MedGlipError as error:
-        raise ValueError(f"{path.name}: {error}") from None
+        text = str(error)
+        raise ValueError(text if text.startswith(f"{path.name}: ") else f"{path.name}: {text}") from None
     except (OSError, ValueError) as error:
         raise ValueError(f"{path.name}: cannot be read ({type(error).__name__})") from None
+
+
+def is_dicom(path: Path, stream: BinaryIO) -> bool:
+    """Whether an open file is DICOM, by its name or its content; the stream is at its start again."""
+    start = stream.read(132)
+    stream.seek(0)
+    return start[128:132] == b"DICM" or path.suffix.lower() in DICOM_ENDINGS
+
+
+def _dicom_pixels(image: ReadImage, size: tuple[int, int]) -> NDArray:
+    """The pixels of a DICOM image as the network's image processor sees them: of MONOCHROME1 high values are dark.
+
+    Raises:
+        `MedGlipError`: it has another size (width, height) than its entry says.
+    """
+    if size != (image.width, image.height):
+        raise MedGlipError(f"is {image.width}x{image.height}, its entry says {size[0]}x{size[1]}")
+    if image.photometric_interpretation != "MONOCHROME1" or image.modality == "ct":
+        return image.pixels
+    pixels = image.pixels.astype(np.float32)
+    return pixels.max() + pixels.min() - pixels
 
 
 def decode_picture(stream: BinaryIO, size: tuple[int, int]) -> NDArray:

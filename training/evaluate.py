@@ -25,6 +25,7 @@ import torch
 import yaml
 from transformers.utils import cached_file
 
+from modeling_medglip.adapters import outcome_folder
 from modeling_medglip.checkpoint import default_checkpoint, weights_sha256
 from modeling_medglip.errors import one_line
 from modeling_medglip.modalities import resolve_modality
@@ -50,7 +51,7 @@ from .phrase_metrics import calibration_error, froc, on_negatives, phrase_scores
 from .plots import write_plots
 from .prompts import SYNONYMS_FILE, Vocabulary
 from .records import DEFAULT_DATA, MODALITIES, GroundingRecord, load_records, shared_patients
-from .report import write_page
+from .report import screen_table, write_page
 from .worst_cases import write_worst_cases
 
 
@@ -392,8 +393,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         (out / "results.json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
         write_page(out / "results.json", out / "results.md")
         write_plots(results, out)
+        print(screen_table(results), flush=True)
     except (ValueError, OSError) as error:
-        print(f"error: {one_line(error, 300)}", file=sys.stderr)
+        text = one_line(error, 300)
+        hint = " (python -m training.evaluate --help explains the options)" if text.startswith("--") else ""
+        print(f"error: {text}{hint}", file=sys.stderr)
         return 2
     return 0
 
@@ -437,6 +441,8 @@ def _evaluate_folder(arguments: argparse.Namespace) -> dict[str, Any]:
     asked = [resolve_modality(modality) for modality in arguments.modality or model.config.modalities]
     adapter: dict[str, Any] = {}
     if arguments.adapter:
+        if Path(arguments.adapter).is_dir():
+            arguments.adapter = str(outcome_folder(Path(arguments.adapter)))
         model, processor, asked = _adapted(model, arguments.adapter, asked if arguments.modality else None)
         adapter = {"adapter": {"name": Path(arguments.adapter).name, "weights_sha256": _sha256(arguments.adapter)}}
     records = load_records(arguments.data, asked)

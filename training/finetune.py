@@ -12,14 +12,14 @@ command is given again. In `OUT`: `expert/` or `adapter/`, the scores before and
 
 from __future__ import annotations
 
-import json
+import argparse
 import logging
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from huggingface_hub.utils import validate_repo_id
@@ -33,6 +33,7 @@ from modeling_medglip.modalities import resolve_modality
 from modeling_medglip.modeling_medglip import MedGlipForObjectDetection
 from modeling_medglip.processing_medglip import MedGlipProcessor
 
+from .closing import closing
 from .dataset import GroundingCollator, GroundingDataset, PhraseLength, foreign_labels
 from .guards import check_options, nothing_to_measure, readable_enough
 from .leaks import check_apart
@@ -58,6 +59,7 @@ UNIMPORTANT = (
 # Settings that stand in the place of the recipe's.
 CHANGED = ("epochs", "batch", "accumulate", "checkpointing", "size", "anchor_scale")
 STRIDES = (8, 16, 32, 64, 128)
+HELP = " (python -m training.finetune --help explains the options)"
 
 
 def _setting(help_text: str, default: Any = None, **more: Any) -> Any:
@@ -68,39 +70,61 @@ def _setting(help_text: str, default: Any = None, **more: Any) -> Any:
 class Settings:
     """What the command line says; what it leaves out is the recipe's."""
 
-    data: str = field(metadata={"help": "built data set, its id on the Hub, or a COCO file or folder"})
-    modality: str = field(metadata={"help": "ct, mri, ultrasound, xray, dermoscopy, endoscopy, fundus"})
-    model: str | None = _setting("checkpoint to start from, folder or id (default: the embedded one, or a new expert)")
-    recipe: str | None = _setting("YAML file, or the name of one in training/recipes (default: lora or full)")
-    out: str = _setting("folder of the run", "runs/finetune")
-    lora: bool = _setting("train an adapter instead of the weights", False)
-    rank: int = _setting("rank of the adapter", 8)
-    fraction: float = _setting("share of the training patients of every source", 1.0)
-    pictures: int | None = _setting("at most so many training pictures, drawn by chance")
-    labels: list[str] | None = _setting("only these labels; the others count as unknown, not as absent")
-    exclude: list[str] | None = _setting("all labels but these")
-    remember: bool = _setting("or not: learn what the model finds for the labels it knows, against forgetting", True)
-    known: list[str] | None = _setting("labels to remember (default: those that the checkpoint names)")
-    replay: str | None = _setting("older data that is mixed in against forgetting, as --data")
-    replay_exclude: list[str] | None = _setting("labels of --replay that are left out of it")
-    replay_share: float = _setting("pictures of --replay per picture of --data", 0.5)
-    epochs: float | None = _setting("instead of the recipe's")
-    batch: int | None = _setting("pictures per step, instead of the recipe's")
-    accumulate: int | None = _setting("batches whose gradients are added up to a step, instead of the recipe's")
-    size: int | None = _setting("input size in pixels, instead of the recipe's or the model's")
+    data: str = field(
+        metadata={"help": "your images with boxes: a COCO file, a folder with one, or what dataset_scripts.build made"}
+    )
+    modality: str = field(metadata={"help": "ct, mri, ultrasound, xray, dermoscopy, endoscopy or fundus"})
+    model: str | None = _setting(
+        "checkpoint to start from: a folder, or an id on the Hub; without it the one that comes with med-glip, or a "
+        "new one if the recipe builds one"
+    )
+    recipe: str | None = _setting(
+        "how to train: a YAML file, or a name in training/recipes; without it 'lora' with --lora, else 'full'"
+    )
+    out: str = _setting("folder for everything that the run writes", "runs/finetune")
+    lora: bool = _setting(
+        "train an adapter: small, quick, and the checkpoint itself stays as it is; without it all weights change",
+        False,
+    )
+    rank: int = _setting("size of the adapter: larger learns more from many images, but needs more of them", 8)
+    fraction: float = _setting("train with this share of the patients only, 0 to 1, to see what more data bring", 1.0)
+    pictures: int | None = _setting("train with at most so many images, chosen by chance; without it with all")
+    labels: list[str] | None = _setting("learn only these labels; the others count as unknown, not as absent")
+    exclude: list[str] | None = _setting("learn all labels but these")
+    remember: bool = _setting(
+        "keep what the model knows: while it learns, it is also shown what it finds now for the labels it knows", True
+    )
+    known: list[str] | None = _setting("the labels to keep in this way; without it those that the checkpoint names")
+    replay: str | None = _setting(
+        "older images with boxes, given as --data is, mixed in so that less is forgotten; what was forgotten is "
+        "measured on them"
+    )
+    replay_exclude: list[str] | None = _setting("labels of --replay that are not used")
+    replay_share: float = _setting("older images for each new one", 0.5)
+    epochs: float | None = _setting("how often every image is shown; without it as often as the recipe says")
+    batch: int | None = _setting("images per step: fewer need less memory; without it the recipe's number")
+    accumulate: int | None = _setting(
+        "batches that make one step together, which stands in for a larger --batch; without it the recipe's number"
+    )
+    size: int | None = _setting(
+        "side in pixels to which images are scaled: larger shows small findings better and takes longer; without it "
+        "the recipe's or the checkpoint's"
+    )
     anchor_scale: float | None = _setting(
-        "anchors as multiples of the strides, instead of the recipe's or the model's"
+        "how large the boxes are that the search starts from, in multiples of its grid: larger for large organs; "
+        "without it the recipe's or the checkpoint's"
     )
-    head_rate: float | None = _setting("peak learning rate, instead of the recipe's")
+    head_rate: float | None = _setting("learning rate at its highest; without it the recipe's")
     keep: str = _setting(
-        "which weights: of the best epoch on the validation split, or the last", "last", choices=["best", "last"]
-    )
-    checkpointing: bool | None = _setting("recompute activations to save memory, or not, instead of the recipe's")
-    seed: int = _setting("of everything random", 0)
-    threads: int = _setting("CPU threads; 0 leaves PyTorch's choice", 0)
-    workers: int = _setting("processes that load pictures", 0)
-    dry_run: bool = _setting("show counts, prompts and a sheet of training pictures; train nothing", False)
-    push_to_hub: str | None = _setting("repository to upload the outcome to, such as org/name")
+        "keep the weights of the last epoch, or of the best one on the validation images, which are then measured "
+        "after every epoch", "last", choices=["best", "last"],
+    )  # fmt: skip
+    checkpointing: bool | None = _setting("use less memory and more time; without it as the recipe says")
+    seed: int = _setting("number that everything random comes from: the same number gives the same run", 0)
+    threads: int = _setting("processor threads to use; 0 lets PyTorch choose", 0)
+    workers: int = _setting("processes that read images beside the training; 0 reads them in turn", 0)
+    dry_run: bool = _setting("only show what would be trained: counts, prompts and a sheet of training images", False)
+    push_to_hub: str | None = _setting("also upload what was trained, to this repository, such as org/name (private)")
 
 
 def resolved_recipe(settings: Settings) -> Recipe:
@@ -325,6 +349,7 @@ def run(settings: Settings) -> dict[str, Any]:
         if settings.push_to_hub:
             push(folder, settings.push_to_hub)
         logger.info("saved %s", folder)
+        print(closing(settings, results, data), flush=True)
     return results
 
 
@@ -390,22 +415,48 @@ def _dry_run(dataset: GroundingDataset, data: Data, out: Path) -> dict[str, Any]
     return {"labels": rows, "prompts": texts, "sheet": str(sheet)}
 
 
+class _Help(argparse.ArgumentDefaultsHelpFormatter):
+    """Says defaults that are values; the texts themselves say what happens without the others."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        said = action.default is None or isinstance(action.default, bool)
+        return action.help if said else super()._get_help_string(action)
+
+
+class _Parser(HfArgumentParser):
+    """The command line's options, and one line for what is wrong with them."""
+
+    def __init__(self) -> None:
+        about = "Train MedGLIP on your own images and boxes. Research use only, not a medical device."
+        super().__init__(Settings, prog="python -m training.finetune", description=about, formatter_class=_Help)
+
+    def parse_args_into_dataclasses(self, args: Sequence[str] | None = None, **options: Any) -> tuple[Any, ...]:
+        """As `HfArgumentParser` does; an option that does not exist is told as other errors are."""
+        *found, rest = super().parse_args_into_dataclasses(args, return_remaining_strings=True, **options)
+        if rest:
+            self.error(f"no option {one_line(rest[0], 60)}")
+        return tuple(found)
+
+    def error(self, message: str) -> NoReturn:
+        """One line instead of the whole usage."""
+        print(f"error: {one_line(message)}{HELP}", file=sys.stderr)
+        raise SystemExit(2)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line; returns the exit status."""
-    parser = HfArgumentParser(Settings, prog="python -m training.finetune", description=(__doc__ or "").split("\n")[0])
-    (settings,) = parser.parse_args_into_dataclasses(list(sys.argv[1:] if argv is None else argv))
+    (settings,) = _Parser().parse_args_into_dataclasses(list(sys.argv[1:] if argv is None else argv))
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", force=True)
     torch.set_flush_denormal(True)
     try:
         check_options(asdict(settings))
         if settings.threads:
             torch.set_num_threads(settings.threads)
-        results = run(settings)
+        run(settings)
     except (ValueError, OSError, ModuleNotFoundError) as error:
-        print(f"error: {one_line(told_by_worker(error), 300)}", file=sys.stderr)
+        text = one_line(told_by_worker(error), 300)
+        print(f"error: {text}{HELP if text.startswith('--') else ''}", file=sys.stderr)
         return 2
-    if results and not settings.dry_run:
-        print(json.dumps({name: results[name]["mean"] for name in ("before", "after")}))
     return 0
 
 

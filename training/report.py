@@ -262,5 +262,23 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
+def screen_table(results: Mapping[str, Any]) -> str:
+    """A small table for the screen: images and average precision in per cent of every modality, and of every label
+    where there is one modality."""
+    rows = [("", "images", "AP50 %", "AP %")]
+    parts = results["modalities"]
+    for name, found in parts.items():
+        labels = found["labels"].items() if len(parts) == 1 else ()
+        rows += [
+            (label, str(one["validation_images"]), percent(one["AP50"]), percent(one["AP"])) for label, one in labels
+        ]
+        rows.append((name, str(found["images"]), percent(found["AP50"]), percent(found["AP"])))
+    first, *others = (max(map(len, column)) for column in zip(*rows, strict=True))
+    return "\n".join(
+        "  ".join([name.ljust(first), *(cell.rjust(width) for cell, width in zip(cells, others, strict=True))])
+        for name, *cells in rows
+    )
+
+
 if __name__ == "__main__":
     raise SystemExit(main())

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from huggingface_hub import ModelCardData
 
+from modeling_medglip.adapters import example_prompt
 from modeling_medglip.markdown import plain
 from modeling_medglip.results import write_bytes, write_text
 
@@ -102,7 +103,7 @@ def write_run(
         **{name: found.as_dict() for name, found in scores.items()},
     }
     write_text(out / "results.json", json.dumps(results, indent=1, allow_nan=False) + "\n")
-    write_bytes(out / "history.png", plot(history))
+    write_bytes(out / "history.png", plot(history, scores["before"], scores["after"]))
     write_text(out / "README.md", card(settings, results))
     return results
 
@@ -111,8 +112,23 @@ def write_run(
 PRIVATE = ("data", "replay", "out", "model", "recipe")
 
 
-def plot(history: Sequence[Mapping[str, Any]]) -> bytes:
-    """Loss, and AP where it was measured, by epoch."""
+def measured_points(
+    history: Sequence[Mapping[str, Any]], before: Scores, after: Scores
+) -> list[tuple[float, float, float]]:
+    """(epoch, AP, AP50) in per cent on the validation images: before, after every epoch where that was measured (else
+    only after the last). Empty where nothing was measured."""
+    if before.ap is None or before.ap50 is None or after.ap is None or after.ap50 is None:
+        return []
+    rows = [
+        (float(row["epoch"]), float(row["eval_AP"]), float(row["eval_AP50"])) for row in history if "eval_AP" in row
+    ]
+    last = max((float(row["epoch"]) for row in history if "epoch" in row), default=1.0)
+    found = [(0.0, before.ap, before.ap50), *(rows or [(last, after.ap, after.ap50)])]
+    return [(epoch, 100 * ap, 100 * ap50) for epoch, ap, ap50 in found]
+
+
+def plot(history: Sequence[Mapping[str, Any]], before: Scores, after: Scores) -> bytes:
+    """Loss, and AP on the validation images, by epoch; see [`measured_points`]."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(8, 4), layout="constrained")
@@ -121,12 +137,7 @@ def plot(history: Sequence[Mapping[str, Any]]) -> bytes:
     if losses:
         axes.plot(*zip(*losses, strict=True), color="#3572b0", marker=".", label="loss")
     axes.set(xlabel="epoch", ylabel="loss", title="Training")
-    measured = [
-        (row["epoch"], 100 * float(row["eval_AP"]), 100 * float(row["eval_AP50"]))
-        for row in history
-        if "eval_AP" in row
-    ]
-    if measured:
+    if measured := measured_points(history, before, after):
         right = axes.twinx()
         epochs, ap, ap50 = zip(*measured, strict=True)
         right.plot(epochs, ap50, color="#c06030", marker="o", label="AP50")
@@ -156,19 +167,38 @@ def card(settings: Any, results: Mapping[str, Any]) -> str:
     if pictures["broken"]:
         lines += [f"Pictures that cannot be read and were left out: {pictures['broken']}.", ""]
     lines += [f"**{told}**"] if (told := unmeasured(results)) else _table(results["before"], results["after"])
+    lines += ["", *_usage(settings, results)]
     if results["known_after"]["labels"]:
         lines += ["", "Labels of the older data, on its own validation pictures:", ""]
         lines += _table(results["known_before"], results["known_after"])
     return "\n".join(["---", _header(settings).to_yaml(), "---", "", *lines]) + "\n"
 
 
+def _usage(settings: Any, results: Mapping[str, Any]) -> list[str]:
+    """How to find with it, as code. Without a name on the Hub with a folder to fill in: no path of this machine."""
+    source, prompt = settings.push_to_hub or "FOLDER", example_prompt(results["after"]["labels"])
+    local = settings.lora and settings.model is not None and _base_on_hub(settings) is None
+    base = ', base="FOLDER OF THE CHECKPOINT IT WAS TRAINED ON"' if local else ""
+    return [
+        "```python", "import modeling_medglip", "",
+        f'grounder = modeling_medglip.load_grounder("{source}"{base})',
+        f'result = modeling_medglip.ground_image("image.png", "{prompt}", "{settings.modality}", grounder)',
+        "print([(box.label, box.score, box.bbox) for box in result.boxes])", "```",
+    ]  # fmt: skip
+
+
+def _base_on_hub(settings: Any) -> str | None:
+    """The base's id, where it was given as one."""
+    named = settings.model is not None and settings.model.count("/") == 1 and not Path(settings.model).exists()
+    return settings.model if named else None
+
+
 def _header(settings: Any) -> ModelCardData:
     """Of whose licence the outcome is, only its owner knows; the base is named where it is an id on the Hub."""
-    named = settings.model is not None and settings.model.count("/") == 1 and not Path(settings.model).exists()
     return ModelCardData(
         license="unknown",
         library_name="peft" if settings.lora else "transformers",
-        base_model=settings.model if named else None,
+        base_model=_base_on_hub(settings),
         pipeline_tag="zero-shot-object-detection",
         language="en",
         tags=["medical-imaging", "visual-grounding", "glip", settings.modality],

@@ -18,7 +18,7 @@ from modeling_medglip.modeling_medglip import MedGlipForObjectDetection
 from modeling_medglip.processing_medglip import MedGlipProcessor
 from tests.modeling_medglip.tiny_checkpoint import save_tiny_checkpoint
 from training import evaluate, finetune
-from training.finetune import Settings, load_base, load_data, main, resolved_recipe, run
+from training.finetune import HELP, Settings, load_base, load_data, main, resolved_recipe, run
 from training.lora import BASE_FILE, adapted_layers, add_adapter, load_adapter, save_adapter
 from training.recipe import load_recipe
 
@@ -207,12 +207,12 @@ class TestRanges:
         self, option: str, value: str, cure: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
         arguments = command(tmp_path / "no model", tmp_path / "no data", tmp_path / "out", f"--{option}", value)
-        assert error_of(arguments, capsys) == f"error: --{option} {value}: {cure}"
+        assert error_of(arguments, capsys) == f"error: --{option} {value}: {cure}{HELP}"
         assert not list(tmp_path.iterdir())
 
     def test_an_empty_label(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         arguments = command(tmp_path, tmp_path, tmp_path / "out", "--labels", "")
-        assert error_of(arguments, capsys) == "error: --labels ['']: name at least one label"
+        assert error_of(arguments, capsys) == f"error: --labels ['']: name at least one label{HELP}"
         with pytest.raises(ValueError, match=r"^--labels \[\]: name at least one label$"):
             run(Settings("no data", "ct", labels=[]))
 
