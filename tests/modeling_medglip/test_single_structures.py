@@ -1,0 +1,80 @@
+# Copyright 2026 The MedGLIP authors. Licensed under the Apache License, Version 2.0.
+"""One box for a structure that a patient has one of."""
+
+from __future__ import annotations
+
+import pytest
+
+from modeling_medglip.results import GroundedBox
+from modeling_medglip.single_structures import best_in_image, best_in_volume, single_labels
+from modeling_medglip.taxonomy import load_taxonomy
+from modeling_medglip.volume_results import VolumeBox
+
+
+TAXONOMY = load_taxonomy()
+# Of the 198: pairs without a side, loops of bowel, vessels that bend, tissues, rows of discs.
+SEVERAL = (
+    "lung kidney adrenal_gland testis airway aorta pulmonary_artery pulmonary_vein portal_vein "
+    "portal_vein_and_splenic_vein small_intestine colon duodenum costal_cartilages grey_matter white_matter "
+    "cerebrospinal_fluid myocardium pharyngeal_constrictor_muscle spine intervertebral_disc"
+).split()
+
+
+def test_every_label_is_single_unless_it_is_listed_or_no_organ() -> None:
+    for label in TAXONOMY.labels.values():
+        expected = label.granularity in ("organ", "substructure") and label.id not in SEVERAL
+        assert label.single == expected, label.id
+    assert all(TAXONOMY.label(label_id).several for label_id in SEVERAL)
+
+
+@pytest.mark.parametrize(
+    "label", [entry for entry in TAXONOMY.labels.values() if entry.laterality], ids=lambda e: e.id
+)
+def test_an_organ_of_one_side_is_single(label: object) -> None:
+    assert label.single == (label.granularity != "lesion")  # type: ignore[attr-defined]
+
+
+def test_phrases_go_by_what_they_mean() -> None:
+    asked = ["lt kidney", "Leber", "heart", "ribs", "third left rib", "polyp", "kidney", "something else", "LV"]
+    single = single_labels(asked, "ct")
+    assert {"lt kidney", "heart", "third left rib"} <= single
+    assert not single & {"ribs", "polyp", "kidney", "something else"}
+
+
+def image_box(label: str, score: float, *bbox: float) -> GroundedBox:
+    return GroundedBox(label, score, bbox)  # type: ignore[arg-type]
+
+
+def test_the_best_box_of_an_organ_in_an_image() -> None:
+    boxes = [
+        image_box("liver", 0.9, 0, 0, 50, 50),
+        image_box("polyp", 0.8, 0, 0, 10, 10),
+        image_box("liver", 0.7, 60, 60, 20, 20),
+        image_box("polyp", 0.6, 40, 40, 10, 10),
+    ]
+    assert best_in_image(boxes) == (boxes[0], boxes[1], boxes[3])
+
+
+@pytest.mark.parametrize(
+    ("inner", "kept"),
+    [((2, 2, 10, 10), False), ((0, 0, 40, 40), False), ((15, 0, 10, 10), True), ((19, 0, 10, 10), True)],
+)
+def test_nested_doubles_of_a_lesion_are_merged(inner: tuple[float, ...], kept: bool) -> None:
+    """A box in a better one, or round it, is the same finding; one that only overlaps is another."""
+    better = image_box("polyp", 0.9, 0, 0, 20, 20)
+    other = image_box("polyp", 0.5, *inner)
+    assert (other in best_in_image([better, other])) is kept
+    assert image_box("skin lesion", 0.5, *inner) in best_in_image([better, image_box("skin lesion", 0.5, *inner)])
+
+
+def volume_box(label: str, score: float, slices: int, first: float = 0.0) -> VolumeBox:
+    ijk = (0.0, 0.0, first, 10.0, 10.0, first + slices)
+    corners = tuple((float(i), float(j), float(k)) for k in ijk[2::3] for j in ijk[1::3] for i in ijk[0::3])
+    return VolumeBox(label, score, ijk, corners, "axial", slices)
+
+
+def test_a_long_chain_beats_a_few_lucky_slices() -> None:
+    lucky, true = volume_box("heart", 0.9, 3, 60), volume_box("heart", 0.8, 30)
+    rib = [volume_box("ribs", 0.9, 3), volume_box("ribs", 0.8, 3, 20)]
+    assert best_in_volume([lucky, rib[0], true, rib[1]]) == (rib[0], true, rib[1])
+    assert best_in_volume([volume_box("heart", 0.9, 29), true])[0].slices == 29
