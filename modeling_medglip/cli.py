@@ -144,6 +144,12 @@ def ground(
     isolate: Annotated[
         bool, typer.Option("--isolate/--no-isolate", help="Read inputs in a process of its own, with limits.")
     ] = True,
+    all_boxes: Annotated[
+        bool,
+        typer.Option(
+            "--all-boxes", help="Keep every box. Without it an organ that a patient has one of has one box, the best."
+        ),
+    ] = False,
     debug: Debug = False,
 ) -> int:
     """Ground phrases on images and volumes: writes NAME.png (overlay) and NAME.boxes.json for every input."""
@@ -154,7 +160,7 @@ def ground(
 
         labels, kinds = prompt_labels(prompt), known_kinds(write or ())
         options = {"prompt": prompt, "modality": modality, "threshold": threshold, "device": device, "frame": frame}
-        options["untrained_threshold"] = untrained_threshold
+        options |= {"untrained_threshold": untrained_threshold, "all_boxes": all_boxes}
         of_volumes = {"plane": plane, "volume": volume, "axes": axes, "write": list(kinds), "resample": resample}
         of_volumes["several_patients"] = several_patients
         given = tuple("--" + name.replace("_", "-") for name, value in of_volumes.items() if value)
@@ -169,7 +175,7 @@ def ground(
         for found, stem in progress(list(zip(jobs, stems, strict=True))):
             kind = Job if found.open is None else VolumeJob
             job = kind(grounder, out, stem, prompt, labels, modality, threshold, debug)
-            job.untrained_threshold = untrained_threshold
+            job.untrained_threshold, job.all_boxes = untrained_threshold, all_boxes
             if isinstance(job, VolumeJob):
                 job.plane, job.kinds, job.axes = plane, kinds, axes
             read = found.open or (lambda path=found.path: reader.read_image(path, frame))

@@ -154,6 +154,7 @@ class Job:
     """Ground one picture, write its files, print its boxes; a failure is told and recorded, not raised."""
 
     untrained_threshold = UNTRAINED_THRESHOLD
+    all_boxes = False
 
     def __init__(
         self,
@@ -209,7 +210,7 @@ class Job:
         from .grounding import ground_image
 
         thresholds = (self.threshold, self.untrained_threshold)
-        return ground_image(self.grounder, image, self.prompt, self.modality, *thresholds)
+        return ground_image(self.grounder, image, self.prompt, self.modality, *thresholds, self.all_boxes)
 
     def show(self, name: str, result: Any) -> None:
         """Print the boxes."""
@@ -262,6 +263,7 @@ class VolumeJob(Job):
             axes=self.axes,
             progress=slices,
             untrained_threshold=self.untrained_threshold,
+            all_boxes=self.all_boxes,
         )
         rate = found.slices / max(found.seconds, 1e-6)
         say(f"{image.name}: {found.slices} {found.plane} pictures, {rate:.1f} per second")

@@ -55,15 +55,31 @@ def print_boxes(name: str, result: GroundingResult, case: DemoCase | None) -> No
     out.print(escape(heading), style="bold", highlight=False, soft_wrap=True)
     if case is not None:
         out.print(escape(case.source), highlight=False, soft_wrap=True, style="magenta" if case.is_phantom else "")
-    if not result.boxes:
-        out.print("nothing found above the threshold", style="dim")
-        return
-    table = Table("label", "score", "x", "y", "width", "height", box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    for column in table.columns[1:]:
-        column.justify, column.no_wrap = "right", True
+    spacing = result.image.spacing_mm
+    columns = ("label", "score", "x", "y", "width", "height", *(["size, mm"] if spacing else []))
+    rows = []
     for box in result.boxes:
-        table.add_row(_shown_label(box), f"{box.score:.2f}", *(f"{value:.1f}" for value in box.bbox))
-    out.print(table)
+        size = [" ".join(f"{value:.0f}" for value in box.size_mm(spacing))] if spacing else []
+        rows.append((_shown_label(box), f"{box.score:.2f}", *(f"{value:.1f}" for value in box.bbox), *size))
+    _print_found(out, columns, rows, result.not_found)
+
+
+def _print_found(
+    out: Console, columns: Sequence[str], rows: Sequence[Sequence[str]], not_found: Sequence[str]
+) -> None:
+    """Print the boxes as a table, and below it what was asked for and not found."""
+    if rows:
+        table = Table(*columns, box=None, pad_edge=False, padding=(0, 2, 0, 0))
+        for column in table.columns[1:]:
+            column.justify, column.no_wrap = "right", True
+        for row in rows:
+            table.add_row(*row)
+        out.print(table)
+    else:
+        out.print("nothing found above the threshold", style="dim")
+    if not_found:
+        names = ", ".join(one_line(label, 80) for label in not_found)
+        out.print(escape(f"not found: {names}"), style="dim", highlight=False, soft_wrap=True)
 
 
 def _shown_label(box: GroundedBox | VolumeBox) -> str:
@@ -76,19 +92,12 @@ def print_volume_boxes(name: str, result: VolumeResult) -> None:
     out = console()
     out.print()
     out.print(escape(f"{name}  [{result.image.modality}, {shape}]"), style="bold", highlight=False, soft_wrap=True)
-    if not result.boxes:
-        out.print("nothing found above the threshold", style="dim")
-        return
-    columns = ("label", "score", "centre, LPS mm", "size, mm", "slices")
-    table = Table(*columns, box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    for column in table.columns[1:]:
-        column.justify, column.no_wrap = "right", True
+    columns = ("label", "score", "center, LPS mm", "size, LR AP HF mm", "slices")
+    rows = []
     for box in result.boxes:
-        sides = [box.box_ijk[axis + 3] - box.box_ijk[axis] for axis in range(3)]
-        size = [side * spacing for side, spacing in zip(sides, result.image.spacing_mm, strict=True)]
-        cells = [" ".join(f"{value:.0f}" for value in values) for values in (box.centre_lps_mm, size)]
-        table.add_row(_shown_label(box), f"{box.score:.2f}", *cells, str(box.slices))
-    out.print(table)
+        cells = [" ".join(f"{value:.0f}" for value in values) for values in (box.centre_lps_mm, box.size_lps_mm)]
+        rows.append((_shown_label(box), f"{box.score:.2f}", *cells, str(box.slices)))
+    _print_found(out, columns, rows, result.not_found)
 
 
 def print_rows(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

@@ -23,6 +23,7 @@ from .questions import Question, encode_questions, make_question
 from .reading import ReadImage
 from .results import GroundedBox, GroundingResult, ImageInfo
 from .run_report import embedded_checkpoint
+from .single_structures import best_in_image
 from .trained_labels import UNTRAINED_THRESHOLD, TrainedLabels
 
 
@@ -233,6 +234,7 @@ def ground_image(
     modality: str = "auto",
     threshold: float = 0.3,
     untrained_threshold: float = UNTRAINED_THRESHOLD,
+    all_boxes: bool = False,
 ) -> GroundingResult:
     """Find the regions of one picture that the labels of a prompt name.
 
@@ -243,6 +245,7 @@ def ground_image(
         modality: a name, an alias, or `"auto"`: the header's, else what the pixels look like.
         threshold: lowest score to keep, 0 to 1.
         untrained_threshold: lowest score to keep of labels that the expert was not trained with, if that is higher.
+        all_boxes: keep every box, also several of a structure that a patient has one of, and nested ones.
 
     Raises:
         `UsageError`: an unknown modality, no label or too many. `MedGlipError`: the checkpoint has no expert for the
@@ -261,6 +264,7 @@ def ground_image(
     notes += tuple(
         UNKNOWN_LABEL.format(one_line(label, 60)) for label in labels if question.wordings[label] in unknown
     )
+    boxes = boxes if all_boxes else best_in_image(boxes, name)
     info = ImageInfo(image.file, image.width, image.height, name, image.spacing_mm)
     notes += question.notes(name, max(threshold, untrained_threshold))
     warnings = (*image.warnings, *notes)

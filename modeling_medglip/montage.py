@@ -56,7 +56,10 @@ def draw_montage(
     if not panels:
         return None
     sheet = contact_sheet(panels, columns=3 if len(rows) <= FEW else 6, cell=CELL)
-    return _with_line(sheet, f"found, but not shown: {', '.join(missing)}") if missing else sheet
+    for told, names in (("found, but not shown", missing), ("not found", result.not_found)):
+        if names:
+            sheet = _with_line(sheet, f"{told}: {', '.join(one_line(name, 40) for name in names)}")
+    return sheet
 
 
 def shown_boxes(result: VolumeResult) -> tuple[list[VolumeBox], list[str]]:

@@ -51,6 +51,10 @@ class GroundedBox:
     region: str | None = None
     trained: bool | None = None
 
+    def size_mm(self, spacing_mm: tuple[float, float]) -> tuple[float, float]:
+        """Width and height in mm, for pixels that measure `spacing_mm` (x, y)."""
+        return self.bbox[2] * spacing_mm[0], self.bbox[3] * spacing_mm[1]
+
     @property
     def xyxy(self) -> tuple[float, float, float, float]:
         """(left, top, right, bottom) in pixels."""
@@ -93,6 +97,17 @@ class GroundingResult:
     warnings: tuple[str, ...] = field(default=(), compare=False)
     trained: Mapping[str, bool | None] = field(default_factory=dict)
 
+    @property
+    def not_found(self) -> tuple[str, ...]:
+        """The labels that were asked for and have no box, in the order of the prompt."""
+        return labels_without_box(self.trained, self.boxes)
+
+
+def labels_without_box(labels: Iterable[str], boxes: Iterable[Any]) -> tuple[str, ...]:
+    """Return the labels that no box has."""
+    found = {box.label for box in boxes}
+    return tuple(label for label in labels if label not in found)
+
 
 def result_to_dict(result: GroundingResult) -> dict[str, Any]:
     """The content of a `*.boxes.json` file. Pixels are rounded to 2 digits, scores to 4."""
@@ -102,12 +117,16 @@ def result_to_dict(result: GroundingResult) -> dict[str, Any]:
         entry["bbox"] = [round(value, 2) for value in box.bbox]
         entry.update(label_id=box.label_id, category=box.category, region=box.region)
         entry |= {"trained": box.trained} if result.trained else {}
+        if result.image.spacing_mm is not None:
+            entry["size_mm"] = [round(value, 2) for value in box.size_mm(result.image.spacing_mm)]
         boxes.append(entry)
     image = asdict(result.image)
     image["spacing_mm"] = None if result.image.spacing_mm is None else list(result.image.spacing_mm)
     content = {"schema": SCHEMA, "model": result.model, "image": image, "prompt": result.prompt}
-    trained = {"trained": dict(result.trained)} if result.trained else {}
-    return {**content, **trained, "boxes": boxes}
+    asked: dict[str, Any] = {}
+    if result.trained:
+        asked = {"trained": dict(result.trained), "not_found": list(result.not_found)}
+    return {**content, **asked, "boxes": boxes}
 
 
 def write_boxes(result: GroundingResult, path: str | Path) -> Path:

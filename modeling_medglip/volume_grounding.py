@@ -22,6 +22,7 @@ from .grounding import Grounder, choose_modality, load, place_of_labels, prompt_
 from .linking import Chain, SliceBox, link
 from .questions import Question, encode_questions, make_question
 from .reading import ReadImage
+from .single_structures import best_in_volume
 from .trained_labels import UNTRAINED_THRESHOLD
 from .volume_inputs import as_source
 from .volume_pictures import picture_spacing, resized, square_size
@@ -51,6 +52,7 @@ def ground_volume(
     number: int | None = None,
     progress: Callable[[Iterable[Any], int], Iterable[Any]] | None = None,
     untrained_threshold: float = UNTRAINED_THRESHOLD,
+    all_boxes: bool = False,
 ) -> VolumeResult:
     """Find the regions of a volume that the labels of a prompt name.
 
@@ -69,6 +71,7 @@ def ground_volume(
         batch_size: pictures that go through the network together.
         progress (*optional*): called with the pictures and their number; yields the pictures.
         untrained_threshold: lowest score to keep of labels that the expert was not trained with, if that is higher.
+        all_boxes: keep every box, also several of a structure that a patient has one of.
 
     Returns:
         a [`VolumeResult`]: boxes in voxels of the file's own grid and in LPS mm.
@@ -101,7 +104,8 @@ def ground_volume(
     boxes = _boxes(found, source.grid, question, name, (threshold, untrained_threshold))
     notes += question.notes(name, max(threshold, untrained_threshold))
     notes += tuple(note for note in source.notes if axes is None or note != UNSTATED)
-    notes += side_doubts(boxes)
+    best = best_in_volume(boxes, name)
+    notes += side_doubts(best)
     grid = source.grid
     i, j, k = (int(length) for length in grid.array.shape)
     x, y, z = (float(value) for value in grid.spacing)
@@ -109,6 +113,7 @@ def ground_volume(
     shown_plane = planes[0] if len(planes) == 1 else CONSENSUS
     seconds = time.perf_counter() - start
     seen = (shown_plane, single, count, seconds)
+    boxes = boxes if all_boxes else best
     return VolumeResult(grounder.name, info, prompt, boxes, *seen, origin, probability, notes, question.trained)
 
 

@@ -5,12 +5,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import permutations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from .errors import MedGlipError
 from .linking import SliceBox
-from .results import SCHEMA, to_json, validate_boxes, write_text
+from .results import SCHEMA, labels_without_box, to_json, validate_boxes, write_text
 
 
 Corner = tuple[float, float, float]
@@ -18,6 +21,7 @@ Corner = tuple[float, float, float]
 MEANING = {
     "box_ijk": "edges in voxels of the file's own grid: i1 j1 k1 i2 j2 k2, voxel 0 covers 0 to 1",
     "corners_lps_mm": "mm, x to the patient's left, y to the back, z to the head",
+    "size_lps_mm": "mm from side to side, from front to back, from feet to head",
     "best_slices": "pictures of the box's plane, from 0 at the patient's right, front or feet",
 }
 
@@ -51,6 +55,15 @@ class VolumeBox:
     def centre_lps_mm(self) -> Corner:
         """Middle of the box in LPS mm."""
         x, y, z = (sum(corner[axis] for corner in self.corners_lps_mm) / 8 for axis in range(3))
+        return x, y, z
+
+    @property
+    def size_lps_mm(self) -> Corner:
+        """Length of the box in mm along its edges nearest to left-right, front-back and feet-head."""
+        origin, *edges = (np.array(self.corners_lps_mm[corner]) for corner in (0, 1, 2, 4))
+        sides = np.abs([edge - origin for edge in edges])
+        order = max(permutations(range(3)), key=lambda axes: sum(sides[edge, axis] for edge, axis in enumerate(axes)))
+        x, y, z = (float(np.linalg.norm(sides[order.index(axis)])) for axis in range(3))
         return x, y, z
 
 
@@ -90,6 +103,11 @@ class VolumeResult:
     warnings: tuple[str, ...] = field(default=(), compare=False)
     trained: Mapping[str, bool | None] = field(default_factory=dict)
 
+    @property
+    def not_found(self) -> tuple[str, ...]:
+        """The labels that were asked for and have no box, in the order of the prompt."""
+        return labels_without_box(self.trained, self.boxes)
+
 
 def volume_to_dict(result: VolumeResult) -> dict[str, Any]:
     """The content of a `*.boxes.json` file, which says itself what its numbers mean. Voxels are rounded to 2 digits,
@@ -105,6 +123,7 @@ def volume_to_dict(result: VolumeResult) -> dict[str, Any]:
         entry["bbox"] = [i1, j1, round(i2 - i1, 2), round(j2 - j1, 2)]
         entry["box_ijk"] = [i1, j1, k1, i2, j2, k2]
         entry["corners_lps_mm"] = [[round(value, 3) for value in corner] for corner in box.corners_lps_mm]
+        entry["size_lps_mm"] = [round(value, 2) for value in box.size_lps_mm]
         entry.update(plane=box.plane, slices=box.slices, best_slices=[shown.index for shown in box.best])
         entry.update(label_id=box.label_id, category=box.category, region=box.region)
         entry |= {"trained": box.trained} if result.trained else {}
@@ -112,8 +131,10 @@ def volume_to_dict(result: VolumeResult) -> dict[str, Any]:
     image = {"file": result.image.file, "width": width, "height": height, "depth": depth}
     image |= {"modality": result.image.modality, "spacing_mm": [round(value, 4) for value in result.image.spacing_mm]}
     content = {"schema": SCHEMA, "model": result.model, "image": image, "prompt": result.prompt}
-    trained = {"trained": dict(result.trained)} if result.trained else {}
-    return {**content, **trained, "plane": result.plane, "meaning": MEANING, "boxes": boxes}
+    asked: dict[str, Any] = {}
+    if result.trained:
+        asked = {"trained": dict(result.trained), "not_found": list(result.not_found)}
+    return {**content, **asked, "plane": result.plane, "meaning": MEANING, "boxes": boxes}
 
 
 def write_volume_boxes(result: VolumeResult, path: str | Path) -> Path:

@@ -212,7 +212,10 @@ def test_the_report_holds_all_options(ground: Run, tmp_path: Path) -> None:
 def test_the_json_says_what_its_numbers_count(ground: Run, tmp_path: Path) -> None:
     ground(nifti(tmp_path / "a.nii"))
     meaning = json.loads((tmp_path / "out" / "a.boxes.json").read_text(encoding="utf-8"))["meaning"]
-    assert set(meaning) == {"box_ijk", "corners_lps_mm", "best_slices"} and "plane" in meaning["best_slices"]
+    assert (
+        set(meaning) == {"box_ijk", "corners_lps_mm", "size_lps_mm", "best_slices"}
+        and "plane" in meaning["best_slices"]
+    )
 
 
 # In Python -----------------------------------------------------------------------------------------------------------

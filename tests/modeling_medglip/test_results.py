@@ -53,11 +53,11 @@ def test_content_is_the_schema_exactly() -> None:
         "boxes": [
             {
                 "label": "Liver", "score": 0.9124, "bbox": [1.0, 2.0, 30.12, 40.0],
-                "label_id": "liver", "category": "abdomen_liver", "region": "abdomen",
+                "label_id": "liver", "category": "abdomen_liver", "region": "abdomen", "size_mm": [15.06, 30.0],
             },
             {
                 "label": "odd thing", "score": 0.5, "bbox": [0.0, 0.0, 100.0, 50.0],
-                "label_id": None, "category": None, "region": None,
+                "label_id": None, "category": None, "region": None, "size_mm": [50.0, 37.5],
             },
         ],
     }  # fmt: skip

@@ -3,12 +3,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+import numpy as np
 import pytest
 
-from modeling_medglip.results import GroundedBox
+from modeling_medglip.results import GroundedBox, GroundingResult, ImageInfo, result_to_dict
 from modeling_medglip.single_structures import best_in_image, best_in_volume, single_labels
 from modeling_medglip.taxonomy import load_taxonomy
-from modeling_medglip.volume_results import VolumeBox
+from modeling_medglip.volume_results import VolumeBox, VolumeInfo, VolumeResult, volume_to_dict
 
 
 TAXONOMY = load_taxonomy()
@@ -78,3 +81,30 @@ def test_a_long_chain_beats_a_few_lucky_slices() -> None:
     rib = [volume_box("ribs", 0.9, 3), volume_box("ribs", 0.8, 3, 20)]
     assert best_in_volume([lucky, rib[0], true, rib[1]]) == (rib[0], true, rib[1])
     assert best_in_volume([volume_box("heart", 0.9, 29), true])[0].slices == 29
+
+
+def test_what_was_asked_for_and_not_found_is_listed() -> None:
+    trained = {"liver": True, "heart": True, "something": False}
+    image = GroundingResult("m", ImageInfo("a.png", 50, 50, "ct"), "", (image_box("heart", 0.9, 0, 0, 9, 9),), trained)
+    assert image.not_found == ("liver", "something")
+    assert result_to_dict(image)["not_found"] == ["liver", "something"]
+    info = VolumeInfo("a.nii", (20, 20, 20), (1.0, 1.0, 1.0), "ct")
+    volume = VolumeResult("m", info, "", (volume_box("liver", 0.9, 3),), trained=trained)
+    assert volume_to_dict(volume)["not_found"] == ["heart", "something"]
+
+
+@pytest.mark.parametrize(
+    ("affine", "expected"),
+    [
+        (np.diag([-1.0, -2.0, 5.0]), (10.0, 20.0, 150.0)),
+        # Array axes run to the head, to the left and to the front.
+        (np.array([[0.0, 2.0, 0.0], [0.0, 0.0, -5.0], [1.0, 0.0, 0.0]]), (20.0, 150.0, 10.0)),
+        # Turned by 20 degrees about the long axis: lengths stay those of the edges.
+        (np.array([[0.9397, -0.684, 0.0], [0.342, 1.8794, 0.0], [0.0, 0.0, 5.0]]), (10.0, 20.0, 150.0)),
+    ],
+)
+def test_sizes_are_on_the_patient_s_axes(affine: np.ndarray, expected: tuple[float, ...]) -> None:
+    """A box of 10 by 10 by 30 voxels."""
+    box = volume_box("liver", 0.9, 30)
+    corners = tuple(tuple(affine @ corner) for corner in box.corners_lps_mm)
+    assert replace(box, corners_lps_mm=corners).size_lps_mm == pytest.approx(expected, abs=1e-2)  # type: ignore[arg-type]
