@@ -12,15 +12,20 @@ from .volume_results import VolumeBox
 
 
 # A lower-scored box of a label is left out if this share of the smaller box lies inside a better one of the label.
-NESTED_SHARE = 0.85
+NESTED_SHARE = 0.8
+# Boxes in space that reach this share of a label's best score compete for its place.
+CLOSE_SCORE = 0.8
 
 
-class _Labeled(Protocol):
+class _Scored(Protocol):
     @property
     def label(self) -> str: ...
 
+    @property
+    def score(self) -> float: ...
 
-AnyBox = TypeVar("AnyBox", bound=_Labeled)
+
+AnyBox = TypeVar("AnyBox", bound=_Scored)
 
 
 def single_labels(labels: Iterable[str], modality: str | None = None) -> frozenset[str]:
@@ -45,7 +50,9 @@ def best_in_image(boxes: Sequence[GroundedBox], modality: str | None = None) -> 
 
 
 def best_in_volume(boxes: Sequence[VolumeBox], modality: str | None = None) -> tuple[VolumeBox, ...]:
-    """Keep the best box in space of single structures: a long chain of slices counts more than a few lucky ones.
+    """Keep the best box in space of single structures.
+
+    Of boxes that score nearly as well, one that many slices show counts more than a few lucky slices elsewhere.
 
     Args:
         boxes: of one volume, best score first. modality (`str`, *optional*): resolves labels with several meanings.
@@ -58,7 +65,9 @@ def _best_of_single(
 ) -> tuple[AnyBox, ...]:
     best: dict[str, AnyBox] = {}
     for label in single_labels({box.label for box in boxes}, modality):
-        best[label] = max((box for box in boxes if box.label == label), key=rank)
+        own = [box for box in boxes if box.label == label]
+        least = CLOSE_SCORE * max(box.score for box in own)
+        best[label] = max((box for box in own if box.score >= least), key=rank)
     return tuple(box for box in boxes if best.get(box.label, box) is box)
 
 

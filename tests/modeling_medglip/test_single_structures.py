@@ -81,6 +81,7 @@ def test_a_long_chain_beats_a_few_lucky_slices() -> None:
     rib = [volume_box("ribs", 0.9, 3), volume_box("ribs", 0.8, 3, 20)]
     assert best_in_volume([lucky, rib[0], true, rib[1]]) == (rib[0], true, rib[1])
     assert best_in_volume([volume_box("heart", 0.9, 29), true])[0].slices == 29
+    assert best_in_volume([lucky, volume_box("heart", 0.5, 300)]) == (lucky,), "a faint chain, however long"
 
 
 def test_what_was_asked_for_and_not_found_is_listed() -> None:
