@@ -70,7 +70,7 @@ class Label:
         codes (`tuple[Code, ...]`): identifiers in terminologies.
         note (`str`, *optional*): what is doubtful about it.
         extension (`bool`): whether it lies outside the 198.
-        several (`bool`): of an organ or substructure, whether a patient has more than one or it shows in parts.
+        several (`bool`, *optional*): whether a patient has more than one; `None` goes by the granularity.
     """
 
     id: str
@@ -87,12 +87,12 @@ class Label:
     codes: tuple[Code, ...] = ()
     note: str | None = None
     extension: bool = False
-    several: bool = False
+    several: bool | None = None
 
     @property
     def single(self) -> bool:
-        """Whether a patient has one of it, in one part."""
-        return self.granularity in ("organ", "substructure") and not self.several
+        """Whether a patient has one of it only."""
+        return self.granularity in ("organ", "substructure") if self.several is None else not self.several
 
     @property
     def phrases(self) -> tuple[str, ...]:

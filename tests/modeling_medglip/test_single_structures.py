@@ -15,26 +15,28 @@ from modeling_medglip.volume_results import VolumeBox, VolumeInfo, VolumeResult,
 
 
 TAXONOMY = load_taxonomy()
-# Of the 198: pairs without a side, loops of bowel, vessels that bend, tissues, rows of discs.
-SEVERAL = (
-    "lung kidney adrenal_gland testis airway aorta pulmonary_artery pulmonary_vein portal_vein "
-    "portal_vein_and_splenic_vein small_intestine colon duodenum costal_cartilages grey_matter white_matter "
-    "cerebrospinal_fluid myocardium pharyngeal_constrictor_muscle spine intervertebral_disc"
-).split()
 
 
-def test_every_label_is_single_unless_it_is_listed_or_no_organ() -> None:
+def test_every_label_of_the_198_is_single_unless_it_is_a_pair_or_no_organ() -> None:
+    several = {label.id for label in TAXONOMY.labels.values() if not label.single}
+    findings = {label.id for label in TAXONOMY.labels.values() if label.granularity in ("lesion", "other")}
+    assert several == findings | {"lung", "kidney", "adrenal_gland", "testis"}
+    assert len(TAXONOMY.labels) == 198 and len(several) == 27
+
+
+def test_extensions_that_are_single() -> None:
+    single = {label.id for label in TAXONOMY.extensions.values() if label.single}
+    assert {"spine", "uterus", "cardiomediastinum", "superior_vena_cava", "vertebra_S1"} <= single
+    assert single.isdisjoint(
+        ["tubing", "surgical_instrument", "nerve", "blood_vessel", "retinal_vessel", "fetal_head", "pulmonary_vein"]
+        + ["intervertebral_disc", "common_carotid_artery"]
+    )
+
+
+def test_an_organ_of_one_side_is_single() -> None:
     for label in TAXONOMY.labels.values():
-        expected = label.granularity in ("organ", "substructure") and label.id not in SEVERAL
-        assert label.single == expected, label.id
-    assert all(TAXONOMY.label(label_id).several for label_id in SEVERAL)
-
-
-@pytest.mark.parametrize(
-    "label", [entry for entry in TAXONOMY.labels.values() if entry.laterality], ids=lambda e: e.id
-)
-def test_an_organ_of_one_side_is_single(label: object) -> None:
-    assert label.single == (label.granularity != "lesion")  # type: ignore[attr-defined]
+        if label.laterality:
+            assert label.single == (label.granularity != "lesion"), label.id
 
 
 def test_phrases_go_by_what_they_mean() -> None:
