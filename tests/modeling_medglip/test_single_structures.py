@@ -88,7 +88,9 @@ def test_a_long_chain_beats_a_few_lucky_slices() -> None:
 
 def test_what_was_asked_for_and_not_found_is_listed() -> None:
     trained = {"liver": True, "heart": True, "something": False}
-    image = GroundingResult("m", ImageInfo("a.png", 50, 50, "ct"), "", (image_box("heart", 0.9, 0, 0, 9, 9),), trained)
+    image = GroundingResult(
+        "m", ImageInfo("a.png", 50, 50, "ct"), "", (image_box("heart", 0.9, 0, 0, 9, 9),), trained=trained
+    )
     assert image.not_found == ("liver", "something")
     assert result_to_dict(image)["not_found"] == ["liver", "something"]
     info = VolumeInfo("a.nii", (20, 20, 20), (1.0, 1.0, 1.0), "ct")
