@@ -220,7 +220,8 @@ class TestTerms:
         assert all(TAXONOMY.label(label_id).granularity == "lesion" for label_id in ids("lesions"))
 
     def test_groups_in_a_modality(self) -> None:
-        assert ids("lesion", "dermoscopy") == ["skin_lesion"]
+        assert ids("lesion", "dermoscopy")[0] == "skin_lesion"
+        assert {TAXONOMY.label(label_id).kind_of for label_id in ids("lesion", "dermoscopy")[1:]} == {"skin_lesion"}
         assert ids("lesion", "endoscopy") == ["polyp"]
         assert ids("nodule", "US") == ["thyroid_nodule"]
         assert ids("rib", "fundus") == []
