@@ -17,16 +17,26 @@ import time
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from .cli_jobs import Job, Options, VolumeJob, expand, known_kinds
+from .cli_checks import (
+    check_modality,
+    check_port,
+    check_table,
+    checked_frame,
+    checked_plane,
+    checked_prompt,
+    known_kinds,
+)
+from .cli_jobs import Input, Job, Options, VolumeJob, expand
 from .cli_talk import complain, fail, print_rows, progress, say
+from .defaults import UNTRAINED_THRESHOLD
 from .errors import MedGlipError, UsageError, install_hint, one_line
 from .run_report import RESEARCH_USE, InputRecord
-from .trained_labels import UNTRAINED_THRESHOLD
 
 
 if TYPE_CHECKING:
@@ -73,7 +83,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Exception as error:
         message = getattr(error, "format_message", None)
         if message is not None:  # the command line itself was wrong
-            return fail(f"{message()} (medglip --help shows the usage)", int(getattr(error, "exit_code", 2)), debug)
+            command = getattr(getattr(error, "ctx", None), "command_path", "medglip")
+            return fail(f"{message()} ({command} --help shows the usage)", int(getattr(error, "exit_code", 2)), debug)
         return fail(f"unexpected {type(error).__name__}: {one_line(error)} (--debug shows where)", 1, debug)
 
 
@@ -106,9 +117,15 @@ def _general(
 def ground(
     inputs: Annotated[
         list[Path],
-        typer.Argument(metavar="INPUT...", help="Pictures, DICOM, NIfTI, NRRD; folders of DICOM series."),
+        typer.Argument(metavar="INPUT...", help="Images, DICOM, NIfTI, NRRD; folders of them and of DICOM series."),
     ],
-    prompt: Annotated[str, typer.Option("--prompt", help='Labels, for example "liver. spleen."')],
+    prompt: Annotated[
+        str | None,
+        typer.Option("--prompt", help='Labels, for example "liver. spleen."; all asks for every trained one.'),
+    ] = None,
+    prompts: Annotated[
+        Path | None, typer.Option("--prompts", metavar="FILE", help="Text file with a label per line, instead.")
+    ] = None,
     modality: Annotated[str, typer.Option("--modality", help="auto, ct, mri, ultrasound, xray ...")] = "auto",
     model: Model = None,
     base: Base = None,
@@ -117,7 +134,16 @@ def ground(
     out: Out = Path("out"),
     device: Device = "auto",
     report: Annotated[Path | None, typer.Option("--report", metavar="FILE", help="Write a JSON manifest.")] = None,
-    frame: Annotated[int | None, typer.Option("--frame", min=1, help="Frame of a file that holds several.")] = None,
+    csv: Annotated[
+        Path | None, typer.Option("--csv", metavar="FILE", help="Write one table with the boxes of all inputs.")
+    ] = None,
+    frame: Annotated[
+        str | None,
+        typer.Option("--frame", metavar="N|all", help="Frame of a file with several, or all of them."),
+    ] = None,
+    every: Annotated[
+        int | None, typer.Option("--every", min=1, help="Of --frame all: only every so many frames.")
+    ] = None,
     plane: Annotated[
         str | None, typer.Option("--plane", help="Of volumes: axial, coronal, sagittal; all asks for agreement.")
     ] = None,
@@ -154,35 +180,41 @@ def ground(
 ) -> int:
     """Ground phrases on images and volumes: writes NAME.png (overlay) and NAME.boxes.json for every input."""
     start = time.perf_counter()
+    asked, kinds, which = checked_prompt(prompt, prompts), known_kinds(write or ()), checked_frame(frame, every)
+    check_modality(modality)
+    options = {"prompt": asked, "modality": modality, "threshold": threshold, "device": device, "frame": which}
+    options |= {"untrained_threshold": untrained_threshold, "all_boxes": all_boxes, "every": every}
+    of_volumes = {"plane": checked_plane(plane), "volume": volume, "axes": axes, "write": list(kinds)}
+    of_volumes |= {"resample": resample, "several_patients": several_patients}
+    given = tuple("--" + name.replace("_", "-") for name, value in of_volumes.items() if value)
     with _quiet(debug), _reader(isolate) as reader:
-        from .grounding import load, prompt_labels
-        from .results import output_stems
-
-        labels, kinds = prompt_labels(prompt), known_kinds(write or ())
-        options = {"prompt": prompt, "modality": modality, "threshold": threshold, "device": device, "frame": frame}
-        options |= {"untrained_threshold": untrained_threshold, "all_boxes": all_boxes}
-        of_volumes = {"plane": plane, "volume": volume, "axes": axes, "write": list(kinds), "resample": resample}
-        of_volumes["several_patients"] = several_patients
-        given = tuple("--" + name.replace("_", "-") for name, value in of_volumes.items() if value)
-        jobs, records = expand(inputs, Options(several_patients, resample, volume, frame, given), debug, reader)
-        stems = output_stems([job.path for job in jobs], out)
-        _check_report(report, inputs, out, stems)
+        selection = Options(several_patients, resample, volume, which, given, every or 1)
+        jobs, records = expand(inputs, selection, debug, reader)
+        stems = _stems(jobs, inputs, out, report, csv)
+        labels = _labels(asked)
         _make_folder(out)
-        grounder = load(model, device, modality, base)
-        say(f"{grounder.name} on {grounder.device}")
-        if not grounder.trained.stated:
-            complain("warning", f"{grounder.name} does not state what it was trained with: no label is held back")
-        for found, stem in progress(list(zip(jobs, stems, strict=True))):
-            kind = Job if found.open is None else VolumeJob
-            job = kind(grounder, out, stem, prompt, labels, modality, threshold, debug)
-            job.untrained_threshold, job.all_boxes = untrained_threshold, all_boxes
-            if isinstance(job, VolumeJob):
-                job.plane, job.kinds, job.axes = plane, kinds, axes
-            read = found.open or (lambda path=found.path: reader.read_image(path, frame))
-            records.append(job.run(found.name, read))
+        failed, rows, grounder, interrupted = len(records), list[dict[str, Any]](), None, False
+        try:
+            grounder = _loaded(model, device, modality, base, debug) if jobs else None
+            for found, stem in progress(list(zip(jobs, stems, strict=True))):
+                assert grounder is not None  # there are jobs
+                kind = Job if found.open is None else VolumeJob
+                job = kind(grounder, out, stem, asked, labels, modality, threshold, debug)
+                job.untrained_threshold, job.all_boxes, job.frame = untrained_threshold, all_boxes, found.frame
+                if isinstance(job, VolumeJob):
+                    job.plane, job.kinds, job.axes = plane, kinds, axes
+                records.append(job.run(found.name, found.open or partial(reader.read_image, found.file, found.frame)))
+                rows += job.rows
+        except KeyboardInterrupt:
+            interrupted = True
+            rest = jobs[len(records) - failed :]
+            records += [InputRecord(one_line(found.name, 120), "not done", 0.0) for found in rest]
     if report is not None:
         _write_report(report, grounder, {**options, **of_volumes}, labels, records, time.perf_counter() - start)
-    return _finish(records, out)
+    if csv is not None:
+        _write_csv(csv, rows)
+    status = _finish(records, out)
+    return 130 if interrupted else status
 
 
 @app.command()
@@ -200,13 +232,12 @@ def demo(
         return _serve_space(model, port)
     _make_folder(out)
     with _quiet(debug):
+        grounder = _loaded(model, device, None, None, debug)
         from .demo_images import demo_cases
-        from .grounding import load, prompt_labels
+        from .grounding import prompt_labels
         from .overlay import contact_sheet, overlay_png
         from .results import write_bytes
 
-        grounder = load(model, device)
-        say(f"{grounder.name} on {grounder.device}")
         cases = [case for case in demo_cases() if case.modality in grounder.modalities]
         records, pictures = [], []
         for case in progress(cases):
@@ -290,6 +321,7 @@ def _serve_space(model: str | None, port: int | None) -> int:
         raise UsageError("--space: the Space is not part of the installed package: run this from a clone")
     if importlib.util.find_spec("gradio") is None:
         raise UsageError(f"--space: needs gradio: {install_hint('space')}")
+    check_port(port)
     settings = {**os.environ, **({"MEDGLIP_MODEL": model} if model else {})}
     command = [sys.executable, str(script), *(["--port", str(port)] if port else [])]
     return subprocess.run(command, env=settings).returncode
@@ -307,10 +339,6 @@ def _quiet(debug: bool) -> Iterator[None]:
         return
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        from transformers.utils import logging as transformers_logging
-
-        transformers_logging.set_verbosity_error()
-        transformers_logging.disable_progress_bar()
         # our own warnings come with the results
         loggers = [logging.getLogger(name) for name in ("huggingface_hub", "modeling_medglip")]
         levels = [logger.level for logger in loggers]
@@ -336,29 +364,53 @@ def _make_folder(out: Path) -> None:
         raise UsageError(f"--out {one_line(out.name)}: cannot be made ({one_line(error.strerror)})") from None
 
 
-def _check_report(report: Path | None, inputs: Sequence[Path], out: Path, stems: Sequence[str]) -> None:
-    """Refuse, before any work, a report that cannot be written or would overwrite an input or a result."""
-    from .results import canonical_path, output_names, volume_output_names
+def _stems(
+    jobs: Sequence[Input], inputs: Sequence[Path], out: Path, report: Path | None, csv: Path | None
+) -> list[str]:
+    """The stem of every input's outputs. Refuses tables that would overwrite something, before any work."""
+    from .results import all_output_names, canonical_path, output_stems
 
-    if report is None:
-        return
-    name = one_line(report.name, 120)
-    results = [out / file for stem in stems for file in (*output_names(stem), *volume_output_names(stem).values())]
-    above = {canonical_path(path) for path in (report, *report.absolute().parents)}
-    if above & {canonical_path(path) for path in [*inputs, *results]}:
-        raise UsageError(f"--report {name}: is an input or a result of this run, or below one: choose another name")
-    if report.exists() and not report.is_file() and not report.is_dir():
-        raise UsageError(f"--report {name}: is no plain file")
-    if report.is_dir() or canonical_path(report) in {canonical_path(path) for path in (out, *out.absolute().parents)}:
-        raise UsageError(f"--report {name}: is a folder: give a file")
-    folder = next((parent for parent in report.absolute().parents if parent.exists()), report.parent)
-    if not folder.is_dir() or not os.access(folder, os.W_OK):
-        raise UsageError(f"--report {name}: its folder cannot be written to")
+    stems = output_stems([job.path for job in jobs], out)
+    taken = [*inputs, *(job.file for job in jobs), *(out / name for stem in stems for name in all_output_names(stem))]
+    check_table("--report", report, taken, out)
+    check_table("--csv", csv, taken, out)
+    if report is not None and csv is not None and canonical_path(report) == canonical_path(csv):
+        raise UsageError("--report and --csv: name the same file")
+    return stems
+
+
+def _labels(prompt: str) -> list[str]:
+    from .grounding import prompt_labels
+
+    return prompt_labels(prompt)
+
+
+def _loaded(model: str | None, device: str, modality: str | None, base: str | None, debug: bool) -> Grounder:
+    """Load the checkpoint and say which one it is."""
+    from transformers.utils import logging as transformers_logging
+
+    if not debug:
+        transformers_logging.set_verbosity_error()
+        transformers_logging.disable_progress_bar()
+    from .grounding import load
+
+    grounder = load(model, device, modality, base)
+    say(f"{grounder.name} on {grounder.device}")
+    if not grounder.trained.stated:
+        complain("warning", f"{grounder.name} does not state what it was trained with: no label is held back")
+    return grounder
+
+
+def _write_csv(path: Path, rows: Sequence[dict[str, Any]]) -> None:
+    from .csv_table import to_csv
+    from .results import write_text
+
+    write_text(path, to_csv(rows))
 
 
 def _write_report(
     path: Path,
-    grounder: Grounder,
+    grounder: Grounder | None,
     options: dict[str, Any],
     labels: list[str],
     records: list[InputRecord],
@@ -368,8 +420,8 @@ def _write_report(
     from .run_report import build_run_report, versions
 
     content = build_run_report(
-        model=grounder.name,
-        device=str(grounder.device),
+        model="not loaded" if grounder is None else grounder.name,
+        device="none" if grounder is None else str(grounder.device),
         options=options,
         labels=labels,
         records=records,

@@ -5,19 +5,20 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from .cli_talk import complain, fail, print_boxes, print_volume_boxes, say, slices
+from .defaults import UNTRAINED_THRESHOLD
 from .errors import MedGlipError, UsageError, one_line
 from .run_report import InputRecord
-from .trained_labels import UNTRAINED_THRESHOLD
 
 
 if TYPE_CHECKING:
     from .demo_images import DemoCase
+    from .dicom_folder import FoundSeries
     from .grounding import Grounder
     from .isolation import Reader
     from .volume_results import VolumeResult
@@ -26,50 +27,49 @@ if TYPE_CHECKING:
 
 # Outputs that refer to a DICOM series.
 DICOM_KINDS = ("sr", "seg")
+# Frames of one file that are grounded in one run.
+MAX_FRAMES = 1000
 
 
 @dataclass(frozen=True)
 class Input:
-    """A picture, or a volume that `open` opens.
+    """An image, or a volume that `open` opens.
 
     Attributes:
-        path: where it is; of a series of a folder, and of a multi-frame file, one that only names its outputs.
+        path: where it is; of a series of a folder, of a multi-frame file, and of one frame of several, a path that
+            only names its outputs.
         name: for messages.
+        frame: which frame of an image file, counted from 1.
+        source: the file of an image, if `path` only names the outputs.
     """
 
     path: Path
     name: str
     open: Callable[[], VolumeSource] | None = None
+    frame: int | None = None
+    source: Path | None = None
+
+    @property
+    def file(self) -> Path:
+        """The file that is read."""
+        return self.source or self.path
 
 
 @dataclass(frozen=True)
 class Options:
-    """What the command line says of volumes, and of pictures that are a frame.
+    """What the command line says of volumes, and of images that are a frame.
 
     Attributes:
+        frame: a frame, counted from 1, or `"all"`; every: take every so many of all frames.
         given: the options that were given and are for volumes alone, as they are typed.
     """
 
     several_patients: bool = False
     resample: bool = False
     volume: int | None = None
-    frame: int | None = None
+    frame: int | Literal["all"] | None = None
     given: tuple[str, ...] = ()
-
-
-def known_kinds(kinds: Sequence[str]) -> tuple[str, ...]:
-    """What `--write` asks for, once each.
-
-    Raises:
-        `UsageError`: something that is not written.
-    """
-    from .results import volume_output_names
-
-    known = tuple(volume_output_names(""))
-    for kind in kinds:
-        if kind not in known:
-            raise UsageError(f"--write {one_line(kind, 40)!r}: choose of {', '.join(known)}")
-    return tuple(dict.fromkeys(kinds))
+    every: int = 1
 
 
 def expand(
@@ -83,14 +83,12 @@ def expand(
     found: list[Input] = []
     failed: list[InputRecord] = []
     for path in inputs:
-        if not path.is_dir():
-            found.append(_file(path, options, reader))
-            continue
-        name = one_line(path.name, 120)
-        _refuse_frame(name, options)
+        name = one_line(path.name or path.resolve().name, 120)
         start = time.perf_counter()
         try:
-            found += _series(path, options, reader)
+            if not _exists(path):
+                raise MedGlipError(f"{name}: no such file{'' if path.suffix else ' or folder'}")
+            found += _folder(path, options, reader, failed) if path.is_dir() else _file(path, options, reader)
         except UsageError:
             raise
         except Exception as error:  # one input must not take the others with it
@@ -100,27 +98,50 @@ def expand(
     return found, failed
 
 
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except (OSError, ValueError):  # a name too long, a folder that may not be read: opening it will tell
+        return True
+
+
 def _unexpected(error: Exception) -> str:
     # What other libraries say may quote a header.
     return f"unexpected {type(error).__name__}; --debug shows where"
 
 
-def _file(path: Path, options: Options, reader: Reader) -> Input:
+def _file(path: Path, options: Options, reader: Reader) -> list[Input]:
+    """One input, or one for each frame of `--frame all`."""
     from .volumes import is_volume_file
 
     name = one_line(path.name, 120)
     if is_volume_file(path):
         _refuse_frame(name, options)
-        return Input(path, name, partial(reader.open_volume, path, options.volume, detached=True))
+        return [Input(path, name, partial(reader.open_volume, path, options.volume, detached=True))]
     from .dicom_folder import FoundSeries
 
     if options.frame is None and reader.holds_slices(path):
         _refuse_number(name, options)
-        return Input(path, name, partial(reader.open_series, FoundSeries((path,)), path.name, options.resample))
+        return [Input(path, name, partial(reader.open_series, FoundSeries((path,)), path.name, options.resample))]
     if options.given and path.is_file():
         told = f"{options.given[0]} is for volumes, and {name} is a picture: ground it in a run of its own"
         raise UsageError(told)
-    return Input(path, name)
+    return [Input(path, name, frame=options.frame)] if options.frame != "all" else _frames(path, options, reader)
+
+
+def _frames(path: Path, options: Options, reader: Reader) -> list[Input]:
+    """The frames of a file, each by a name of its own; a file with one frame is an image as any other."""
+    name, count = one_line(path.name, 120), reader.count_frames(path)
+    frames = range(1, count + 1, options.every)
+    if len(frames) > MAX_FRAMES:
+        least = -(-count // MAX_FRAMES)
+        raise MedGlipError(f"{name}: has {len(frames)} frames, more than {MAX_FRAMES}: thin them out, --every {least}")
+    if count == 1:
+        return [Input(path, name)]
+    return [
+        Input(path.with_name(f"{path.stem}-f{frame:04d}{path.suffix}"), f"{name} frame {frame}", None, frame, path)
+        for frame in frames
+    ]
 
 
 def _refuse_frame(name: str, options: Options) -> None:
@@ -133,10 +154,46 @@ def _refuse_number(name: str, options: Options) -> None:
         raise UsageError(f"--volume is for 4-D files, and {name} is DICOM: ground it in a run of its own")
 
 
-def _series(folder: Path, options: Options, reader: Reader) -> list[Input]:
+def _folder(folder: Path, options: Options, reader: Reader, failed: list[InputRecord]) -> list[Input]:
+    """What a folder holds: its DICOM series, then images and volumes by name.
+
+    Args:
+        failed: takes a record of DICOM files that cannot be used, if there is something else.
+    """
+    from .folder_inputs import sort_folder
+    from .volumes import is_volume_file
+
+    name, contents = one_line(folder.resolve().name, 120), sort_folder(folder)
+    files = list(contents.files)
+    series: list[FoundSeries] = []
+    try:
+        if contents.others or not files:
+            series = reader.find_series(folder, options.several_patients, options.resample, required=not files)
+    except MedGlipError as error:
+        if not files:
+            raise
+        fail(error, 1, False)
+        failed.append(InputRecord(name, "failed", 0.0, error=str(error)))
+    else:
+        if contents.others and not series:
+            complain("warning", f"{name}: {contents.others} files that are neither images nor volumes left out")
+    files += [file for one in series if one.flat for file in one.files]
+    volumes = [one for one in series if not one.flat]
+    has_volumes = bool(volumes) or any(map(is_volume_file, files))
+    if has_volumes and not any(not is_volume_file(file) for file in files):
+        _refuse_frame(name, options)
+    if volumes:
+        _refuse_number(name, options)
+    # Of a mixed folder, options for volumes are for its volumes, and those for images for its images.
+    given = replace(options, given=() if has_volumes else options.given)
+    found = _series(folder, volumes, options, reader)
+    for file in sorted(files):
+        found += _file(file, replace(given, frame=None) if is_volume_file(file) else given, reader)
+    return found
+
+
+def _series(folder: Path, series: Sequence[FoundSeries], options: Options, reader: Reader) -> list[Input]:
     """The series of a folder, each by a name of its own."""
-    _refuse_number(one_line(folder.name, 120), options)
-    series = reader.find_series(folder, options.several_patients, options.resample)
     whole, taken = folder.resolve().name, set[str]()
     found = []
     for place, one in enumerate(series, start=1):
@@ -174,6 +231,9 @@ class Job:
         self.pictures: list[Any] = []
         self.warned: list[str] = []
         self.problems: list[str] = []
+        self.written: list[str] = []
+        self.rows: list[dict[str, Any]] = []
+        self.frame: int | None = None
 
     def run(self, name: str, read: Any) -> InputRecord:
         """Read, ground, write, print."""
@@ -183,9 +243,14 @@ class Job:
             result = self.ground(image)
             for warning in result.warnings:
                 complain("warning", f"{name}: {warning}")
-            outputs = self.write(image, result)
+            self.labels = list(result.trained) or self.labels
+            self.write(image, result)
             for warning in self.warned:
                 complain("warning", f"{name}: {warning}")
+        except KeyboardInterrupt:  # it counts as not done
+            for file in self.written:
+                (self.out / file).unlink(missing_ok=True)
+            raise
         except UsageError:
             raise
         except MedGlipError as error:
@@ -200,10 +265,11 @@ class Job:
             fail(f"{name}: {reason}", 1, self.debug, error)
             return InputRecord(name, "failed", time.perf_counter() - start, error=reason)
         self.show(name, result)
+        self.rows = self.table_rows(result)
         told = (*result.warnings, *self.warned)
         found = (len(result.boxes), result.image.modality, result.modality_source, told)
         status, problem = ("failed", "; ".join(self.problems)) if self.problems else ("done", None)
-        return InputRecord(name, status, time.perf_counter() - start, outputs, *found, error=problem)
+        return InputRecord(name, status, time.perf_counter() - start, tuple(self.written), *found, error=problem)
 
     def ground(self, image: Any) -> Any:
         """The boxes of what was read."""
@@ -216,16 +282,22 @@ class Job:
         """Print the boxes."""
         print_boxes(name, result, self.case)
 
+    def table_rows(self, result: Any) -> list[dict[str, Any]]:
+        """The rows of `--csv`."""
+        from .csv_table import table_rows
+
+        return table_rows(result, one_line(result.image.file, 120), self.frame)
+
     def window(self) -> tuple[float, float]:
         """(centre, width) in HU that CT is shown with."""
         settings = self.grounder.processor.image_processor.modality_settings.get("ct", {})
         centre, width = settings.get("windows", [(40, 400)])[0]
         return float(centre), float(width)
 
-    def write(self, image: Any, result: Any) -> tuple[str, ...]:
-        """Write the files; returns their names."""
+    def write(self, image: Any, result: Any) -> None:
+        """Write the files, both or none."""
         from .overlay import display_picture, draw_overlay, overlay_png
-        from .results import output_names, write_boxes, write_bytes
+        from .results import boxes_json, output_names, write_files
 
         boxes_name, picture_name = output_names(self.stem)
         phantom = self.case is not None and self.case.is_phantom
@@ -233,10 +305,10 @@ class Job:
         shown = display_picture(image, result.image.modality, self.window())
         title = f"{result.image.modality}: {image.file}"
         picture = draw_overlay(shown, result, self.labels, title, banner)
+        boxes = boxes_json(result, boxes_name).encode("utf-8", "replace")
+        write_files({self.out / boxes_name: boxes, self.out / picture_name: overlay_png(picture)})
+        self.written += (boxes_name, picture_name)
         self.pictures.append(picture)
-        write_boxes(result, self.out / boxes_name)
-        write_bytes(self.out / picture_name, overlay_png(picture))
-        return boxes_name, picture_name
 
 
 class VolumeJob(Job):
@@ -269,53 +341,60 @@ class VolumeJob(Job):
         say(f"{image.name}: {found.slices} {found.plane} pictures, {rate:.1f} per second")
         return found
 
-    def write(self, image: Any, result: Any) -> tuple[str, ...]:
-        """Write every file on its own: one that cannot be written leaves the others, and is told and recorded."""
-        from .results import output_names, volume_output_names
-        from .volume_results import write_volume_boxes
+    def write(self, image: Any, result: Any) -> None:
+        """Write boxes and montage, both or none, and the other files each on its own: one that cannot be written
+        leaves the others, and is told and recorded."""
+        from .results import color_table_name, output_names, volume_output_names
 
-        boxes_name, picture_name = output_names(self.stem)
-        written = self._each(boxes_name, lambda path: write_volume_boxes(result, path))
-        if result.boxes:
-            written += self._each(picture_name, partial(self._montage, image, result))
+        own = output_names(self.stem)[: 2 if result.boxes else 1]
+        self._each(own, partial(self._write_own, own, image, result))
         names = volume_output_names(self.stem)
         for kind in self.kinds:
             if kind in DICOM_KINDS and not result.boxes:
                 self.warned.append(f"nothing was found: no {kind} is written, which cannot be empty")
                 continue
-            written += self._each(names[kind], partial(self._write_as, kind, image, result))
-        return tuple(written)
+            files = (names[kind], color_table_name(self.stem)) if kind == "nifti" else (names[kind],)
+            self._each(files, partial(self._write_as, kind, image, result, self.out / names[kind]))
 
-    def _each(self, name: str, write: Callable[[Path], Any]) -> list[str]:
-        """The name of a file, if it could be written."""
+    def _each(self, names: Sequence[str], write: Callable[[], Any]) -> None:
+        """Write files that belong together."""
         try:
-            write(self.out / name)
-            return [name]
+            write()
+            self.written += names
         except Exception as error:  # one output must not take the others with it
-            reason = str(error) if isinstance(error, MedGlipError) else f"{name}: {_unexpected(error)}"
+            reason = str(error) if isinstance(error, MedGlipError) else f"{names[0]}: {_unexpected(error)}"
             self.problems.append(reason)
             fail(reason, 1, self.debug, error)
-            return []
 
-    def _montage(self, source: VolumeSource, result: VolumeResult, path: Path) -> None:
+    def _write_own(self, names: Sequence[str], source: VolumeSource, result: VolumeResult) -> None:
+        from .results import write_files
+        from .volume_results import volume_boxes_json
+
+        contents = [volume_boxes_json(result, names[0]).encode("utf-8", "replace")]
+        if result.boxes:
+            contents.append(self._montage(source, result))
+        write_files({self.out / name: content for name, content in zip(names, contents, strict=True)})
+
+    def _montage(self, source: VolumeSource, result: VolumeResult) -> bytes:
         from .montage import draw_montage, shown_boxes
         from .overlay import overlay_png
-        from .results import write_bytes
 
         picture = draw_montage(source, result, self.labels, self.window())
         assert picture is not None  # there are boxes
-        write_bytes(path, overlay_png(picture))
         missing = shown_boxes(result)[1]
         if missing:
             self.warned.append(f"the montage has no room for {len(missing)} labels: {', '.join(missing)}")
+        return overlay_png(picture)
 
     def _write_as(self, kind: str, source: VolumeSource, result: VolumeResult, path: Path) -> None:
         from . import dicom_outputs, volume_outputs
+        from .results import color_table_name
 
         if kind == "slicer":
             volume_outputs.write_slicer(result, path, source)
         elif kind == "nifti":
             volume_outputs.write_label_map(result, source, self.labels, path)
+            volume_outputs.write_color_table(self.labels, self.out / color_table_name(self.stem))
         elif kind == "sr":
             dicom_outputs.write_report(result, source, path)
         else:

@@ -8,15 +8,13 @@ import traceback
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
-from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.table import Table
-
 from .errors import one_line
 
 
 if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.progress import Progress
+
     from .demo_images import DemoCase
     from .results import GroundedBox, GroundingResult
     from .volume_results import VolumeBox, VolumeResult
@@ -28,7 +26,16 @@ _shown: list[Progress] = []
 
 def console() -> Console:
     """Standard output; wide enough for whole rows when it is no terminal."""
+    from rich.console import Console
+
     return Console() if sys.stdout.isatty() else Console(width=160, color_system=None)
+
+
+def escape(text: str) -> str:
+    """Return text that rich prints as it is."""
+    from rich import markup
+
+    return markup.escape(text)
 
 
 def say(text: str) -> None:
@@ -46,6 +53,13 @@ def fail(problem: object, status: int, debug: bool, cause: BaseException | None 
         traceback.print_exception(error)
     complain("error", problem)
     return status
+
+
+def _table(columns: Sequence[str]) -> Any:
+    """A table of rich, without lines."""
+    from rich.table import Table
+
+    return Table(*columns, box=None, pad_edge=False, padding=(0, 2, 0, 0))
 
 
 def print_boxes(name: str, result: GroundingResult, case: DemoCase | None) -> None:
@@ -69,7 +83,7 @@ def _print_found(
 ) -> None:
     """Print the boxes as a table, and below it what was asked for and not found."""
     if rows:
-        table = Table(*columns, box=None, pad_edge=False, padding=(0, 2, 0, 0))
+        table = _table(columns)
         for column in table.columns[1:]:
             column.justify, column.no_wrap = "right", True
         for row in rows:
@@ -101,7 +115,7 @@ def print_volume_boxes(name: str, result: VolumeResult) -> None:
 
 
 def print_rows(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    table = Table(*columns, box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    table = _table(columns)
     for row in rows:
         table.add_row(*(escape(str(cell)) for cell in row))
     console().print(table)
@@ -129,6 +143,9 @@ def _bar(items: Iterable[Any], count: int, description: str) -> Iterator[Any]:
         finally:
             _shown[-1].remove_task(task)
         return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
         _shown.append(bar)

@@ -17,6 +17,8 @@ from typing import Any
 from .dicom_files import is_marked, read_header, require_pydicom
 from .dicom_series import Stack, index_series
 from .errors import MedGlipError, one_line
+from .folder_inputs import MAX_FILES, is_named_input, is_output
+from .modalities import resolve_modality
 from .quiet import silent
 from .reading import DICOM_ENDINGS
 from .reading_dicom import DERIVED_CODES, functional_item
@@ -26,9 +28,8 @@ from .volumes import VolumeError
 
 TAGS = [
     "SOPClassUID", "SeriesInstanceUID", "SeriesNumber", "StudyInstanceUID", "PatientID", "PatientName", "Modality",
-    "Rows", "Columns", "ImageType",
+    "Rows", "Columns", "ImageType", "ImagePositionPatient",
 ]  # fmt: skip
-MAX_FILES = 100_000
 IMAGE, OTHER, BROKEN, EMPTY = "image", "other", "broken", "empty"
 
 
@@ -39,11 +40,13 @@ class FoundSeries:
     Attributes:
         files: in no order. number: the series' number in the study, for its name.
         notes: what was left out of it, one line each.
+        flat: its files are images without a place in space (ultrasound, radiographs), each for itself.
     """
 
     files: tuple[Path, ...]
     number: int | None = None
     notes: tuple[str, ...] = ()
+    flat: bool = False
 
 
 @dataclass(frozen=True)
@@ -56,19 +59,23 @@ class _File:
     key: tuple[str, str] = ("", "")
     number: int | None = None
     localizer: bool = False
+    flat: bool = False
 
 
-def find_series(folder: Path, several_patients: bool = False, resample: bool = False) -> list[FoundSeries]:
-    """The image series below a folder.
+def find_series(
+    folder: Path, several_patients: bool = False, resample: bool = False, required: bool = True
+) -> list[FoundSeries]:
+    """The image series below a folder. Files with the name of another image or of a volume are passed over.
 
     Args:
         several_patients: take a folder with files of several patients; refused otherwise, since mixing them up is
             nearly always a mistake.
         resample: leave out, with a note, files that should be slices and cannot be read; refused otherwise.
+        required: refuse a folder without a series.
 
     Raises:
-        `MedGlipError`: no image series, several patients, a damaged file, or more than `MAX_FILES` files; names the
-            folder.
+        `MedGlipError`: no image series though one is required, several patients, a damaged file, or more than
+            `MAX_FILES` files; names the folder.
     """
     require_pydicom()
     name = one_line(folder.name, 120)
@@ -81,16 +88,16 @@ def find_series(folder: Path, several_patients: bool = False, resample: bool = F
     if broken and not resample:
         told = f"{one_line(broken[0].path.name, 60)}: is {'empty' if broken[0].kind == EMPTY else 'damaged'}"
         raise MedGlipError(f"{name}: {told}, and may be a slice: mend or remove it, or leave it out (--resample)")
-    patients = {file.patient for file in images}
+    patients = {file.patient for file in images if not file.flat}
     if len(patients) > 1 and not several_patients:
         told = f"holds files of {len(patients)} patients: give a folder for each, or --several-patients"
         raise MedGlipError(f"{name}: {told}")
     groups: dict[tuple[Any, ...], list[_File]] = {}
     for file in images:
-        groups.setdefault((file.patient, file.key), []).append(file)
+        groups.setdefault(() if file.flat else (file.patient, file.key), []).append(file)
     notes = _left_out(broken, others)
     found = [series for group in groups.values() if (series := _series(group, notes)) is not None]
-    if not found:
+    if not found and required:
         raise MedGlipError(f"{name}: holds no DICOM image series ({others} other files)")
     return sorted(found, key=lambda series: (series.number is None, series.number or 0, -len(series.files)))
 
@@ -118,7 +125,7 @@ def _files(folder: Path, name: str) -> Iterator[_File]:
         folders.sort()
         for file in sorted(files):
             path = Path(place) / file
-            if path.is_symlink() or not path.is_file():
+            if is_named_input(path) or is_output(path) or path.is_symlink() or not path.is_file():
                 continue
             count += 1
             if count > MAX_FILES:
@@ -157,7 +164,16 @@ def _image(path: Path, header: Any) -> _File:
     kinds = header.get("ImageType") or ()
     shown = [str(kind).strip().upper() for kind in ([kinds] if isinstance(kinds, str) else kinds)]
     key = (str(header.get("StudyInstanceUID") or ""), str(header.get("SeriesInstanceUID") or ""))
-    return _File(path, IMAGE, _patient(header), key, _series_number(header), "LOCALIZER" in shown)
+    return _File(path, IMAGE, _patient(header), key, _series_number(header), "LOCALIZER" in shown, _flat(header))
+
+
+def _flat(header: Any) -> bool:
+    """Whether an image is of a modality whose images are no slices, and has no place in space."""
+    try:
+        modality = resolve_modality(str(header.get("Modality") or ""))
+    except ValueError:
+        return False
+    return modality not in ("ct", "mri") and "ImagePositionPatient" not in header
 
 
 def _patient(header: Any) -> tuple[str, str]:
@@ -181,7 +197,7 @@ def _series(files: list[_File], notes: tuple[str, ...]) -> FoundSeries | None:
         return None
     if len(kept) < len(files):
         notes = (f"{len(files) - len(kept)} localizer images left out", *notes)
-    return FoundSeries(tuple(file.path for file in kept), kept[0].number, notes)
+    return FoundSeries(tuple(file.path for file in kept), kept[0].number, notes, kept[0].flat)
 
 
 def holds_slices(path: Path) -> bool:

@@ -15,6 +15,7 @@ from transformers.image_processing_utils import BatchFeature
 
 from .adapters import is_adapter, load_adapted, outcome_folder
 from .configuration_medglip import check_checkpoint_files, resolve_modality
+from .defaults import ALL_LABELS, UNTRAINED_THRESHOLD
 from .errors import CheckpointError, MedGlipError, PickledCheckpointError, UsageError, one_line
 from .image_processing_medglip import modality_contradiction
 from .modeling_medglip import CONVERT_PICKLE, PICKLED, MedGlipForObjectDetection
@@ -24,7 +25,7 @@ from .reading import ReadImage
 from .results import GroundedBox, GroundingResult, ImageInfo
 from .run_report import embedded_checkpoint
 from .single_structures import best_in_image
-from .trained_labels import UNTRAINED_THRESHOLD, TrainedLabels
+from .trained_labels import TrainedLabels
 
 
 MAX_LABELS = 1000
@@ -227,6 +228,24 @@ def prompt_labels(prompt: str) -> list[str]:
     return list(first.values())
 
 
+def asked_labels(grounder: Grounder, prompt: str, modality: str) -> list[str]:
+    """Return the labels that a prompt asks for: its own or, for `"all"`, every one that the expert was trained with.
+
+    Args:
+        modality (`str`): one of `MODALITIES`; of the image.
+
+    Raises:
+        `UsageError`: as [`prompt_labels`]. `MedGlipError`: `"all"`, and the checkpoint does not say.
+    """
+    labels = prompt_labels(prompt)
+    if [clean_label(label) for label in labels] != [ALL_LABELS]:
+        return labels
+    trained = list(grounder.trained.labels(modality))
+    if not trained:
+        raise MedGlipError(f"{grounder.name} does not state its labels for {modality}: name them instead of all")
+    return trained
+
+
 def ground_image(
     grounder: Grounder,
     image: ReadImage,
@@ -241,7 +260,7 @@ def ground_image(
     Args:
         grounder: see [`load`].
         image: see [`~modeling_medglip.reading.read_image`].
-        prompt: labels, separated by dots, commas or lines.
+        prompt: labels, separated by dots, commas or lines; `"all"` for every label that the expert was trained with.
         modality: a name, an alias, or `"auto"`: the header's, else what the pixels look like.
         threshold: lowest score to keep, 0 to 1.
         untrained_threshold: lowest score to keep of labels that the expert was not trained with, if that is higher.
@@ -251,9 +270,10 @@ def ground_image(
         `UsageError`: an unknown modality, no label or too many. `MedGlipError`: the checkpoint has no expert for the
         picture, or the picture cannot be used; names the file.
     """
-    labels = prompt_labels(prompt)
+    prompt_labels(prompt)  # a prompt without labels is found before anything else
     try:
         name, source, probability, notes = choose_modality(grounder, image, modality)
+        labels = asked_labels(grounder, prompt, name)
         question = make_question(grounder.trained, labels, name)
         boxes = _boxes(grounder, image, question, name, (threshold, untrained_threshold))
     except UsageError:
@@ -361,6 +381,7 @@ def place_of_labels(labels: list[str], modality: str) -> dict[str, tuple[str | N
 __all__ = [
     "MAX_LABELS",
     "Grounder",
+    "asked_labels",
     "choose_modality",
     "ground_image",
     "load",

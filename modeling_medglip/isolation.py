@@ -35,7 +35,7 @@ from .isolation_answers import (
     slice_of,
 )
 from .modalities import MODALITIES
-from .reading import DICOM_ENDINGS, ReadImage, read_image
+from .reading import DICOM_ENDINGS, ReadImage, count_frames, read_image
 from .volume_source import VolumeSource, open_volume
 from .volumes import MAX_BYTES, Header, VolumeError, read_header
 
@@ -89,6 +89,10 @@ class Reader:
         """See [`~modeling_medglip.reading.read_image`]."""
         return read_image(path, frame)
 
+    def count_frames(self, path: Path) -> int:
+        """See [`~modeling_medglip.reading.count_frames`]."""
+        return count_frames(path)
+
     def read_header(self, path: Path, number: int | None = None) -> Header:
         """See [`~modeling_medglip.volumes.read_header`]."""
         return read_header(path, number)
@@ -101,9 +105,11 @@ class Reader:
         """See [`~modeling_medglip.dicom_folder.holds_slices`]."""
         return holds_slices(path)
 
-    def find_series(self, folder: Path, several_patients: bool = False, resample: bool = False) -> list[FoundSeries]:
+    def find_series(
+        self, folder: Path, several_patients: bool = False, resample: bool = False, required: bool = True
+    ) -> list[FoundSeries]:
         """See [`~modeling_medglip.dicom_folder.find_series`]."""
-        return find_series(folder, several_patients, resample)
+        return find_series(folder, several_patients, resample, required)
 
     def open_series(self, found: FoundSeries, name: str, resample: bool = False) -> VolumeSource:
         """See [`~modeling_medglip.dicom_folder.open_series`]."""
@@ -170,6 +176,12 @@ class ReaderProcess(Reader):
         with checked(path.name):
             return image_of(answer["image"], pixels)
 
+    def count_frames(self, path: Path) -> int:
+        self._renew()
+        answer, _ = self.request(path.name, [path], "count_frames", {"path": _text(path)})
+        with checked(path.name):
+            return max(1, int(answer["value"]))
+
     def read_header(self, path: Path, number: int | None = None) -> Header:
         self._renew()
         path = Path(path)
@@ -195,9 +207,12 @@ class ReaderProcess(Reader):
             return False
         return answer.get("value") is True
 
-    def find_series(self, folder: Path, several_patients: bool = False, resample: bool = False) -> list[FoundSeries]:
+    def find_series(
+        self, folder: Path, several_patients: bool = False, resample: bool = False, required: bool = True
+    ) -> list[FoundSeries]:
         self._renew()
         options = {"folder": _text(folder), "several_patients": several_patients, "resample": resample}
+        options["required"] = required
         answer, _ = self.request(folder.name, _files_below(folder), "find_series", options)
         with checked(folder.name):
             return [series_of(folder, entry) for entry in answer["series"]]

@@ -153,7 +153,8 @@ def series_of(folder: Path, entry: Any) -> FoundSeries:
         raise ValueError("files")
     number = entry["number"]
     notes = tuple(one_line(note, 500) for note in entry["notes"])
-    return FoundSeries(tuple(folder / name for name in names), None if number is None else int(number), notes)
+    number = None if number is None else int(number)
+    return FoundSeries(tuple(folder / name for name in names), number, notes, entry["flat"] is True)
 
 
 __all__ = ["AnswerTooLarge", "checked", "grid_of", "image_of", "nifti_header_of", "received", "series_of", "slice_of"]

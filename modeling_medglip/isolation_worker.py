@@ -94,6 +94,12 @@ class Operations:
         values = {field.name: getattr(image, field.name) for field in dataclasses.fields(image)}
         return {"image": {name: value for name, value in values.items() if name != "pixels"}}, image.pixels
 
+    def count_frames(self, path: str) -> tuple[dict[str, Any], NDArray | None]:
+        """See [`~modeling_medglip.reading.count_frames`]."""
+        from .reading import count_frames
+
+        return {"value": count_frames(path)}, None
+
     def read_header(self, path: str, number: int | None) -> tuple[dict[str, Any], NDArray | None]:
         """See [`~modeling_medglip.volumes.read_header`]."""
         from .volumes import read_header
@@ -108,12 +114,12 @@ class Operations:
         return {"value": holds_slices(Path(path))}, None
 
     def find_series(
-        self, folder: str, several_patients: bool, resample: bool
+        self, folder: str, several_patients: bool, resample: bool, required: bool
     ) -> tuple[dict[str, Any], NDArray | None]:
         """See [`~modeling_medglip.dicom_folder.find_series`]; files are given relative to the folder."""
         from .dicom_folder import find_series
 
-        found = find_series(Path(folder), several_patients, resample)
+        found = find_series(Path(folder), several_patients, resample, required)
         series = [{**_fields(one), "files": [os.path.relpath(file, folder) for file in one.files]} for one in found]
         return {"series": series}, None
 

@@ -92,20 +92,39 @@ def read_image(path: str | Path, frame: int | None = None) -> ReadImage:
         `MedGlipError`: the file is missing, unreadable, too large, damaged, a volume or folder, or holds NaN; the
             message is one line and names the file.
     """
-    file = Path(path)
+    with _stream(Path(path)) as (stream, is_dicom, name):
+        if is_dicom:
+            from .reading_dicom import read_dicom
+
+            return replace(read_dicom(stream, frame), file=name)
+        return replace(decode_image(stream, frame), file=name)
+
+
+def count_frames(path: str | Path) -> int:
+    """Return how many frames or pages a file holds that [`read_image`] reads.
+
+    Raises:
+        `MedGlipError`: as [`read_image`], as far as the headers tell.
+    """
+    with _stream(Path(path)) as (stream, is_dicom, _):
+        if is_dicom:
+            from .reading_dicom import count_dicom_frames
+
+            return count_dicom_frames(stream)
+        with _opened(stream) as (image, header):
+            return header.frames or int(getattr(image, "n_frames", 1))
+
+
+@contextmanager
+def _stream(file: Path) -> Iterator[tuple[IO[bytes], bool, str]]:
+    """An open file, whether it is DICOM, and its name. Errors inside the block name the file."""
     name = one_line(file.name, 120) or "."
     try:
         _check_file(file)
         with file.open("rb") as stream:
-            start = stream.read(132)
+            marked = stream.read(132)[128:] == b"DICM"
             stream.seek(0)
-            if start[128:132] == b"DICM" or file.suffix.lower() in DICOM_ENDINGS:
-                from .reading_dicom import read_dicom
-
-                image = read_dicom(stream, frame)
-            else:
-                image = decode_image(stream, frame)
-        return replace(image, file=name)
+            yield stream, marked or file.suffix.lower() in DICOM_ENDINGS, name
     except MedGlipError as error:
         raise type(error)(f"{name}: {error}") from error
     except OSError as error:
@@ -300,6 +319,7 @@ __all__ = [
     "ImageSizeError",
     "NotFiniteError",
     "ReadImage",
+    "count_frames",
     "decode_image",
     "read_image",
     "read_orientation",

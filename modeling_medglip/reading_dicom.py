@@ -7,6 +7,8 @@ pydicom's own messages may quote header values, names among them; they are never
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import IO, Any
 
 import numpy as np
@@ -37,9 +39,22 @@ def read_dicom(stream: IO[bytes], frame: int | None) -> ReadImage:
     Raises:
         `MedGlipError`: pydicom is missing, or the file is no picture, too large or damaged.
     """
+    with _opened(stream) as opened:
+        return _decoded(opened, frame)
+
+
+def count_dicom_frames(stream: IO[bytes]) -> int:
+    """Return how many frames an open DICOM file holds. Raises as [`read_dicom`]."""
+    with _opened(stream) as opened:
+        return pixel_format(opened).frames
+
+
+@contextmanager
+def _opened(stream: IO[bytes]) -> Iterator[DicomFile]:
+    """Open a DICOM file. Every failure inside the block becomes a `MedGlipError`."""
     try:
         with silent("pydicom"), open_dicom(stream) as opened:
-            return _decoded(opened, frame)
+            yield opened
     except (MedGlipError, MemoryError):
         raise
     except Exception as error:  # damaged files make pydicom raise nearly anything
@@ -168,4 +183,4 @@ def _spacing(dataset: Any, index: int) -> tuple[float, float] | None:
     return (along_x, along_y) if usable else None
 
 
-__all__ = ["functional_item", "read_dicom"]
+__all__ = ["count_dicom_frames", "functional_item", "read_dicom"]

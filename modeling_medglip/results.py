@@ -135,9 +135,18 @@ def write_boxes(result: GroundingResult, path: str | Path) -> Path:
     Raises:
         `MedGlipError`: the result is not valid (a box outside its image ...) or the place cannot be written to.
     """
+    return write_text(path, boxes_json(result, Path(path).name))
+
+
+def boxes_json(result: GroundingResult, name: str = "boxes") -> str:
+    """Return the text of a `*.boxes.json` file.
+
+    Raises:
+        `MedGlipError`: the result is not valid (a box outside its image ...); names `name`.
+    """
     content = result_to_dict(result)
-    validate_boxes(content, Path(path).name)
-    return write_text(path, to_json(content))
+    validate_boxes(content, name)
+    return to_json(content)
 
 
 def to_json(content: Any) -> str:
@@ -158,18 +167,36 @@ def write_text(path: str | Path, text: str) -> Path:
 
 def write_bytes(path: str | Path, content: bytes) -> Path:
     """Write a file atomically, making its folder if needed. Raises `MedGlipError` when that is not possible."""
-    target = Path(path)
-    part = target.with_name(f".medglip-{secrets.token_hex(8)}.part")
+    write_files({Path(path): content})
+    return Path(path)
+
+
+def write_files(contents: Mapping[Path, bytes]) -> None:
+    """Write files that belong together: all of them or, after a failure or an interruption, none.
+
+    Args:
+        contents (`Mapping[Path, bytes]`): what each file holds; folders are made if needed.
+
+    Raises:
+        `MedGlipError`: names the file that cannot be written.
+    """
+    parts = {path: path.with_name(f".medglip-{secrets.token_hex(8)}.part") for path in contents}
+    placed = set[Path]()
+    path = Path()
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            part.write_bytes(content)
-            os.replace(part, target)
-        finally:
-            part.unlink(missing_ok=True)
+        for path, part in parts.items():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            part.write_bytes(contents[path])
+        for path, part in parts.items():
+            os.replace(part, path)
+            placed.add(path)
     except OSError as error:
-        raise MedGlipError(f"{one_line(target.name)}: cannot be written ({one_line(error.strerror)})") from error
-    return target
+        raise MedGlipError(f"{one_line(path.name)}: cannot be written ({one_line(error.strerror)})") from error
+    finally:
+        for file, part in parts.items():
+            part.unlink(missing_ok=True)
+            if len(placed) < len(parts) and file in placed:
+                file.unlink(missing_ok=True)
 
 
 def read_boxes(path: str | Path) -> GroundingResult:
@@ -298,8 +325,7 @@ def output_stems(inputs: Iterable[str | Path], folder: str | Path) -> list[str]:
         base = safe_stem(path.name)
         stem, number = base, 1
         while fold_name(stem) in taken or any(
-            canonical_path(Path(folder) / end) in occupied
-            for end in (*output_names(stem), *volume_output_names(stem).values())
+            canonical_path(Path(folder) / end) in occupied for end in all_output_names(stem)
         ):
             number += 1
             stem = f"{base}-{number}"
@@ -317,6 +343,16 @@ def volume_output_names(stem: str) -> dict[str, str]:
     """Kind -> name of the files that a volume's boxes can be written to as well."""
     endings = {"slicer": "mrk.json", "nifti": "boxes.nii.gz", "sr": "sr.dcm", "seg": "seg.dcm"}
     return {kind: f"{stem}.{ending}" for kind, ending in endings.items()}
+
+
+def color_table_name(stem: str) -> str:
+    """Name of the color table that says which value of a label map is which label."""
+    return f"{stem}.labels.ctbl"
+
+
+def all_output_names(stem: str) -> tuple[str, ...]:
+    """Names of all files that may be written for one input."""
+    return (*output_names(stem), *volume_output_names(stem).values(), color_table_name(stem))
 
 
 def canonical_path(path: str | Path) -> str:
@@ -341,7 +377,10 @@ __all__ = [
     "GroundedBox",
     "GroundingResult",
     "ImageInfo",
+    "all_output_names",
+    "boxes_json",
     "canonical_path",
+    "color_table_name",
     "output_names",
     "output_stems",
     "read_boxes",
@@ -352,5 +391,6 @@ __all__ = [
     "volume_output_names",
     "write_boxes",
     "write_bytes",
+    "write_files",
     "write_text",
 ]

@@ -6,7 +6,6 @@ Nothing here names a host, a user or a folder.
 
 from __future__ import annotations
 
-import importlib.metadata
 import json
 import os
 import platform
@@ -30,7 +29,7 @@ class InputRecord:
 
     Attributes:
         file: base name. outputs: base names of the files written.
-        status: `"done"` or `"failed"`.
+        status: `"done"`, `"failed"`, or `"not done"` if the run was interrupted before or while it was grounded.
         seconds: for reading, grounding and writing.
         boxes: number of boxes found.
         modality, modality_source: which expert, and who said so: `"given"`, `"header"`, `"pixels"` or `"checkpoint"`.
@@ -75,6 +74,7 @@ def build_run_report(
         "outputs": [name for record in records for name in record.outputs],
         "done": sum(record.status == "done" for record in records),
         "failed": sum(record.status == "failed" for record in records),
+        "not_done": sum(record.status == "not done" for record in records),
         "seconds": round(seconds, 3),
         "notice": RESEARCH_USE,
     }
@@ -82,6 +82,8 @@ def build_run_report(
 
 def package_version(name: str = "med-glip") -> str:
     """Installed version of a distribution, `"not installed"` if it is none."""
+    import importlib.metadata
+
     try:
         return importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:

@@ -7,13 +7,10 @@ from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
+from .defaults import UNTRAINED_THRESHOLD
 from .phrases import normalize_phrase
 from .run_report import trained_labels
 from .taxonomy import load_taxonomy
-
-
-# Lowest score of labels that a checkpoint was not trained with, unless the caller sets another; see docs/phrases.md.
-UNTRAINED_THRESHOLD = 0.9
 
 
 class TrainedLabels:
@@ -31,6 +28,7 @@ class TrainedLabels:
         labels: Mapping[str, Sequence[str]],
         wordings: Mapping[str, Mapping[str, str | None]] = MappingProxyType({}),
     ) -> None:
+        self._labels = {modality: tuple(names) for modality, names in labels.items()}
         self._by_phrase: dict[str, dict[str, str]] = {}
         self._by_id: dict[str, dict[str, str]] = {}
         for modality, names in labels.items():
@@ -50,6 +48,10 @@ class TrainedLabels:
         hierarchy = config.get("label_hierarchy")
         wordings = hierarchy.get("wordings") if isinstance(hierarchy, dict) else None
         return cls(trained_labels(config), wordings if isinstance(wordings, dict) else {})
+
+    def labels(self, modality: str) -> tuple[str, ...]:
+        """Return the labels that the expert of a modality was trained with; none if the checkpoint does not say."""
+        return self._labels.get(modality, ())
 
     def wording(self, phrase: str, modality: str) -> str:
         """Return the words in which the network is asked for a phrase.

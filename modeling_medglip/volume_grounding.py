@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from .errors import MedGlipError, UsageError, one_line
 from .geometry import CUT_AXIS, PLANES, Volume, box_of_pictures, corners_lps, picture_count, to_lps
-from .grounding import Grounder, choose_modality, load, place_of_labels, prompt_labels
+from .grounding import Grounder, asked_labels, choose_modality, load, place_of_labels, prompt_labels
 from .linking import Chain, SliceBox, link
 from .questions import Question, encode_questions, make_question
 from .reading import ReadImage
@@ -59,7 +59,7 @@ def ground_volume(
     Args:
         volume: a file (see [`~modeling_medglip.volumes.read_volume`]), a multi-frame DICOM file, a folder with one
             DICOM series, a [`Volume`], a [`VolumeSource`], or an image of nibabel.
-        prompt: labels, separated by dots, commas or lines.
+        prompt: labels, separated by dots, commas or lines; `"all"` for every label that the expert was trained with.
         modality: a name, an alias, or `"auto"`: the header's, else what the middle picture looks like.
         threshold: lowest score of a box in space, 0 to 1.
         plane: `"axial"`, `"coronal"`, `"sagittal"`; `"all"` keeps what two planes of three agree on; `None` is the
@@ -80,7 +80,7 @@ def ground_volume(
         `UsageError`: an unknown modality, plane or device, no label. `MedGlipError`: a volume that cannot be read or
         used; names the file.
     """
-    labels = prompt_labels(prompt)
+    prompt_labels(prompt)  # a prompt without labels is found before anything else
     source = as_source(volume, number)
     if axes is not None:
         try:
@@ -91,7 +91,7 @@ def ground_volume(
     grounder = model if isinstance(model, Grounder) else load(model, device, modality)
     start = time.perf_counter()
     name, origin, probability, notes = _modality(grounder, source, planes[0], modality)
-    question = make_question(grounder.trained, labels, name)
+    question = make_question(grounder.trained, asked_labels(grounder, prompt, name), name)
     finder = _Finder(grounder, question, name, threshold * FAINT, batch_size)
     single: dict[str, dict[str, list[SliceBox]]] = {}
     count = 0

@@ -54,7 +54,8 @@ def open_path(path: Path, number: int | None = None) -> VolumeSource:
         if not holds_slices(path):
             raise MedGlipError(f"{name}: is one picture, or none: give the folder of its series")
         return open_series(FoundSeries((path,)), path.name)
-    series = find_series(path)
+    found = find_series(path)
+    series = [one for one in found if not one.flat] or found
     if len(series) > 1:
         numbers = ", ".join("none" if one.number is None else str(one.number) for one in series[:8])
         how = "choose one with modeling_medglip.dicom_folder.find_series and open_series"

@@ -7,8 +7,10 @@ Neither holds anything of the patient.
 from __future__ import annotations
 
 import gzip
+import json
 import os
 import secrets
+import struct
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -20,6 +22,7 @@ from numpy.typing import NDArray
 
 from .errors import MedGlipError, install_hint, one_line
 from .geometry import RAS_LPS, corners_lps
+from .overlay import label_colours
 from .results import to_json, write_text
 from .volume_results import VolumeBox, VolumeResult
 from .volume_source import VolumeSource
@@ -31,6 +34,8 @@ SLICER_SCHEMA = (
 )
 # Axes that are further from square than this (cosine) are no box for Slicer, which knows no shear.
 SHEAR = 1e-3
+# Of the NIfTI extension that names the labels: its kind, plain text, and its largest size.
+COMMENT_CODE, MAX_EXTENSION_BYTES = 6, 2**15
 
 
 def write_slicer(result: VolumeResult, path: str | Path, source: VolumeSource | None = None) -> Path:
@@ -102,8 +107,8 @@ def oriented_box(box: VolumeBox) -> tuple[NDArray[np.float64], NDArray[np.float6
 def write_label_map(result: VolumeResult, source: VolumeSource, labels: Sequence[str], path: str | Path) -> Path:
     """Write the boxes as a NIfTI label map on the volume's own grid: 1 for the first label of the prompt, and so on.
 
-    Where boxes overlap the better one is seen. Voxels belong to a box if their centres lie in it. One
-    slice is in memory at a time.
+    The header's comment extension names the labels of the values. Where boxes overlap the better one is seen. Voxels
+    belong to a box if their centres lie in it. One slice is in memory at a time.
 
     Args:
         source: what was grounded. Where that was NIfTI, the header's geometry is that file's, to the last bit; else
@@ -123,16 +128,49 @@ def write_label_map(result: VolumeResult, source: VolumeSource, labels: Sequence
     header = _plain_header(source, nibabel) if source.nifti_header is None else geometry_of(source.nifti_header)
     header.set_data_dtype(dtype)
     header["magic"] = header.single_magic
-    header["vox_offset"] = header.sizeof_hdr + 4
+    extension = _label_extension(labels, header.endianness)
+    header["vox_offset"] = header.sizeof_hdr + 4 + len(extension)
     with written(path) as stream:
         packed = str(path).endswith(".gz")
         target = gzip.GzipFile("", "wb", 6, stream, mtime=0) if packed else stream
-        target.write(header.binaryblock + b"\0" * 4)
+        target.write(header.binaryblock + b"\1\0\0\0" + extension)
         for picture in _label_slices(result, labels, source.grid.array.shape, dtype):
             target.write(picture.tobytes(order="F"))
         if packed:
             target.close()
     return Path(path)
+
+
+def _label_extension(labels: Sequence[str], order: str) -> bytes:
+    """A NIfTI comment extension: JSON of value -> label, long labels and long lists cut short.
+
+    Args:
+        order: byte order of the header, `"<"` or `">"`.
+    """
+    names: dict[str, str] = {}
+    for value, label in enumerate(labels, start=1):
+        names[str(value)] = one_line(label, 120)
+        if len(json.dumps(names)) > MAX_EXTENSION_BYTES:
+            del names[str(value)]
+            break
+    text = json.dumps({"label_values": names}).encode("ascii")
+    size = -(-(len(text) + 8) // 16) * 16
+    return struct.pack(f"{order}ii", size, COMMENT_CODE) + text.ljust(size - 8, b"\0")
+
+
+def write_color_table(labels: Sequence[str], path: str | Path) -> Path:
+    """Write a color table of 3D Slicer (`*.ctbl`) for a label map: value, name, red, green, blue, opacity.
+
+    Names are one word each, since the format splits lines at spaces.
+
+    Raises:
+        `MedGlipError`: the place cannot be written to.
+    """
+    lines = ["# values of the label map", "0 background 0 0 0 0"]
+    for value, (label, color) in enumerate(label_colours(labels).items(), start=1):
+        red, green, blue = (int(color[start : start + 2], 16) for start in (1, 3, 5))
+        lines.append(f"{value} {'_'.join(one_line(label, 120).split()).lstrip('#') or '_'} {red} {green} {blue} 255")
+    return write_text(path, "\n".join(lines) + "\n")
 
 
 def _label_slices(
@@ -199,4 +237,4 @@ def voxels(box: VolumeBox, shape: Sequence[int]) -> tuple[slice, slice, slice]:
     return i, j, k
 
 
-__all__ = ["oriented_box", "voxels", "write_label_map", "write_slicer", "written"]
+__all__ = ["oriented_box", "voxels", "write_color_table", "write_label_map", "write_slicer", "written"]

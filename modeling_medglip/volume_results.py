@@ -22,6 +22,7 @@ MEANING = {
     "box_ijk": "edges in voxels of the file's own grid: i1 j1 k1 i2 j2 k2, voxel 0 covers 0 to 1",
     "corners_lps_mm": "mm, x to the patient's left, y to the back, z to the head",
     "size_lps_mm": "mm from side to side, from front to back, from feet to head",
+    "label_values": "of the label map that --write nifti makes",
     "best_slices": "pictures of the box's plane, from 0 at the patient's right, front or feet",
 }
 
@@ -104,6 +105,11 @@ class VolumeResult:
     trained: Mapping[str, bool | None] = field(default_factory=dict)
 
     @property
+    def label_values(self) -> dict[str, int]:
+        """Label -> its value in a label map: 1 for the first label that was asked for, and so on."""
+        return {label: value for value, label in enumerate(self.trained, start=1)}
+
+    @property
     def not_found(self) -> tuple[str, ...]:
         """The labels that were asked for and have no box, in the order of the prompt."""
         return labels_without_box(self.trained, self.boxes)
@@ -134,6 +140,7 @@ def volume_to_dict(result: VolumeResult) -> dict[str, Any]:
     asked: dict[str, Any] = {}
     if result.trained:
         asked = {"trained": dict(result.trained), "not_found": list(result.not_found)}
+        asked["label_values"] = result.label_values
     return {**content, **asked, "plane": result.plane, "meaning": MEANING, "boxes": boxes}
 
 
@@ -143,14 +150,23 @@ def write_volume_boxes(result: VolumeResult, path: str | Path) -> Path:
     Raises:
         `MedGlipError`: the result is not valid (a box outside its volume ...) or the place cannot be written to.
     """
+    return write_text(path, volume_boxes_json(result, Path(path).name))
+
+
+def volume_boxes_json(result: VolumeResult, name: str = "boxes") -> str:
+    """Return the text of a `*.boxes.json` file.
+
+    Raises:
+        `MedGlipError`: the result is not valid (a box outside its volume ...); names `name`.
+    """
     content = volume_to_dict(result)
-    validate_boxes(content, Path(path).name)
+    validate_boxes(content, name)
     depth = content["image"]["depth"]
     for number, box in enumerate(content["boxes"]):
         low, high = box["box_ijk"][2], box["box_ijk"][5]
         if not 0 <= low < high <= depth:
-            raise MedGlipError(f"{Path(path).name}: box {number}: box_ijk lies outside its volume of {depth} slices")
-    return write_text(path, to_json(content))
+            raise MedGlipError(f"{name}: box {number}: box_ijk lies outside its volume of {depth} slices")
+    return to_json(content)
 
 
-__all__ = ["VolumeBox", "VolumeInfo", "VolumeResult", "volume_to_dict", "write_volume_boxes"]
+__all__ = ["VolumeBox", "VolumeInfo", "VolumeResult", "volume_boxes_json", "volume_to_dict", "write_volume_boxes"]

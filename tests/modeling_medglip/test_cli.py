@@ -70,8 +70,8 @@ class TestProcesses:
         done = process(arguments, tmp_path)
         assert done.returncode == 1
         errors = [line for line in done.stderr.splitlines() if "error" in line]
-        assert errors[0].startswith("medglip: error: broken.png: is no image of a known kind")
-        assert errors[1] == "medglip: error: absent.dcm: no such file" and len(errors) == 2
+        assert errors[0] == "medglip: error: absent.dcm: no such file" and len(errors) == 2
+        assert errors[1].startswith("medglip: error: broken.png: is no image of a known kind")
         assert "Traceback" not in done.stderr and "tiny on cpu" in done.stdout
         written = sorted(file.name for file in (tmp_path / "out").iterdir())
         assert written == ["scan-2.boxes.json", "scan-2.png", "scan.boxes.json", "scan.png"]
@@ -83,7 +83,8 @@ class TestProcesses:
     def test_wrong_usage(self, tmp_path: Path) -> None:
         done = process(["ground", "a.png"], tmp_path)
         assert done.returncode == 2 and done.stdout == ""
-        assert done.stderr == "medglip: error: Missing option '--prompt'. (medglip --help shows the usage)\n"
+        told = "Missing option '--prompt' or '--prompts'. (medglip ground --help shows the usage)"
+        assert done.stderr == f"medglip: error: {told}\n"
 
     def test_help_needs_nothing_heavy(self, tmp_path: Path) -> None:
         # The package's own imports are left out here: what the command line itself asks for is measured.
@@ -409,7 +410,7 @@ class TestVolumes:
         kinds = [part for kind in ("slicer", "nifti", "sr", "seg", "slicer") for part in ("--write", kind)]
         status, _, errors = self.run(capsys, "ground", tmp_path / "study", *given, *kinds)
         assert status == 0, errors
-        endings = ("boxes.json", "boxes.nii.gz", "mrk.json", "png", "seg.dcm", "sr.dcm")
+        endings = ("boxes.json", "boxes.nii.gz", "labels.ctbl", "mrk.json", "png", "seg.dcm", "sr.dcm")
         assert sorted(path.name for path in out.iterdir()) == [f"study.{ending}" for ending in endings]
         told = [path.name for path in out.iterdir() if b"Doe" in path.read_bytes()]
         assert sorted(told) == ["study.seg.dcm", "study.sr.dcm"], "patient data in DICOM alone"

@@ -70,7 +70,8 @@ def enhanced(tmp_path: Path) -> Path:
 def test_a_multi_frame_file_is_a_volume(ground: Run, enhanced: Path, tmp_path: Path) -> None:
     status, said, errors = ground(enhanced, "--write", "seg", "--write", "nifti")
     assert (status, errors) == (0, "") and "enhanced.dcm: 5 axial pictures" in said
-    assert names(tmp_path / "out") == [f"enhanced.{end}" for end in ("boxes.json", "boxes.nii.gz", "png", "seg.dcm")]
+    endings = ("boxes.json", "boxes.nii.gz", "labels.ctbl", "png", "seg.dcm")
+    assert names(tmp_path / "out") == [f"enhanced.{end}" for end in endings]
 
 
 def test_a_frame_of_it_is_a_picture(ground: Run, enhanced: Path, tmp_path: Path) -> None:
@@ -159,7 +160,8 @@ def test_one_output_that_fails_leaves_the_others(ground: Run, tmp_path: Path) ->
     report = tmp_path / "run.json"
     status, said, errors = ground(tmp_path / "study", *KINDS, "--report", report)
     assert status == 1 and errors.count("can be made of its headers") == 2 and "Doe" not in errors
-    assert names(tmp_path / "out") == [f"study.{end}" for end in ("boxes.json", "boxes.nii.gz", "mrk.json", "png")]
+    endings = ("boxes.json", "boxes.nii.gz", "labels.ctbl", "mrk.json", "png")
+    assert names(tmp_path / "out") == [f"study.{end}" for end in endings]
     (record,) = json.loads(report.read_text(encoding="utf-8"))["inputs"]
     assert record["status"] == "failed" and "no report can be made" in record["error"]
     assert sorted(record["outputs"]) == names(tmp_path / "out") and "study  [ct" in said
@@ -173,7 +175,8 @@ def test_nothing_found_is_no_failure(ground: Run, tmp_path: Path) -> None:
         f"medglip: warning: study: nothing was found: no {kind} is written, which cannot be empty"
         for kind in ("sr", "seg")
     ]
-    assert names(tmp_path / "out") == [f"study.{end}" for end in ("boxes.json", "boxes.nii.gz", "mrk.json")]
+    endings = ("boxes.json", "boxes.nii.gz", "labels.ctbl", "mrk.json")
+    assert names(tmp_path / "out") == [f"study.{end}" for end in endings]
     assert not np.asarray(nibabel.load(tmp_path / "out" / "study.boxes.nii.gz").dataobj).any()
 
 
@@ -213,7 +216,7 @@ def test_the_json_says_what_its_numbers_count(ground: Run, tmp_path: Path) -> No
     ground(nifti(tmp_path / "a.nii"))
     meaning = json.loads((tmp_path / "out" / "a.boxes.json").read_text(encoding="utf-8"))["meaning"]
     assert (
-        set(meaning) == {"box_ijk", "corners_lps_mm", "size_lps_mm", "best_slices"}
+        set(meaning) == {"box_ijk", "corners_lps_mm", "size_lps_mm", "label_values", "best_slices"}
         and "plane" in meaning["best_slices"]
     )
 
