@@ -113,7 +113,7 @@ $(VENV)/.demo: pyproject.toml | $(BIN)/python
 
 $(VENV)/.dev: pyproject.toml | $(BIN)/python
 	@echo "Installing MedGLIP with its test and development tools into $(VENV) (the first time several gigabytes)"
-	$(PIP) $(TORCH) -e ".[demo,clinical,train,data,scale,space,dev]"
+	$(PIP) $(TORCH) -e ".[demo,clinical,video,train,data,scale,space,dev]"
 	@touch $@ $(VENV)/.demo $(VENV)/.space
 
 $(VENV)/.space: pyproject.toml | $(BIN)/python

@@ -260,6 +260,7 @@ def merge(
 ) -> int:
     """Write an adapter and its base as one checkpoint, which loads everywhere a checkpoint does."""
     with _quiet(debug):
+        _quiet_transformers(debug)
         from .adapters import merge_adapter
 
         merge_adapter(model, out, base)
@@ -385,13 +386,18 @@ def _labels(prompt: str) -> list[str]:
     return prompt_labels(prompt)
 
 
-def _loaded(model: str | None, device: str, modality: str | None, base: str | None, debug: bool) -> Grounder:
-    """Load the checkpoint and say which one it is."""
+def _quiet_transformers(debug: bool) -> None:
+    """Keep the warnings and loading bars of transformers off the terminal. Imports PyTorch."""
     from transformers.utils import logging as transformers_logging
 
     if not debug:
         transformers_logging.set_verbosity_error()
         transformers_logging.disable_progress_bar()
+
+
+def _loaded(model: str | None, device: str, modality: str | None, base: str | None, debug: bool) -> Grounder:
+    """Load the checkpoint and say which one it is."""
+    _quiet_transformers(debug)
     from .grounding import load
 
     grounder = load(model, device, modality, base)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .errors import MedGlipError, one_line
+from .reading import VIDEO_ENDINGS
 from .volumes import is_volume_file
 
 
@@ -56,8 +57,8 @@ def sort_folder(folder: Path) -> FolderContents:
 
 
 def is_named_input(path: Path) -> bool:
-    """Whether a name is that of an image or of a volume file."""
-    return path.name.lower().endswith(IMAGE_ENDINGS) or is_volume_file(path)
+    """Whether a name is that of an image, a video or a volume file."""
+    return path.name.lower().endswith((*IMAGE_ENDINGS, *VIDEO_ENDINGS)) or is_volume_file(path)
 
 
 def is_output(path: Path) -> bool:

@@ -30,6 +30,7 @@ MAX_BYTES = 2**30
 MAX_PIXELS = 2**26
 PICTURE_FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "GIF", "WEBP", "PPM")
 VOLUME_ENDINGS = (".nii", ".nii.gz", ".nrrd", ".nhdr", ".mha", ".mhd", ".img", ".hdr", ".mgz")
+VIDEO_ENDINGS = (".mp4", ".m4v", ".mov", ".avi")
 DICOM_ENDINGS = (".dcm", ".dicom", ".ima")
 # Pixels that may be composed to reach a frame of an animation, and those of files that Pillow decodes in Python.
 MAX_ANIMATED_PIXELS = 2**30
@@ -97,6 +98,10 @@ def read_image(path: str | Path, frame: int | None = None) -> ReadImage:
             from .reading_dicom import read_dicom
 
             return replace(read_dicom(stream, frame), file=name)
+        if Path(path).name.lower().endswith(VIDEO_ENDINGS):
+            from .reading_video import read_video
+
+            return replace(read_video(stream, Path(path).suffix, frame), file=name)
         return replace(decode_image(stream, frame), file=name)
 
 
@@ -111,6 +116,10 @@ def count_frames(path: str | Path) -> int:
             from .reading_dicom import count_dicom_frames
 
             return count_dicom_frames(stream)
+        if Path(path).name.lower().endswith(VIDEO_ENDINGS):
+            from .reading_video import count_video_frames
+
+            return count_video_frames(stream, Path(path).suffix)
         with _opened(stream) as (image, header):
             return header.frames or int(getattr(image, "n_frames", 1))
 

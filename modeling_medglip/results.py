@@ -13,6 +13,7 @@ import secrets
 import sys
 import unicodedata
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -194,9 +195,10 @@ def write_files(contents: Mapping[Path, bytes]) -> None:
         raise MedGlipError(f"{one_line(path.name)}: cannot be written ({one_line(error.strerror)})") from error
     finally:
         for file, part in parts.items():
-            part.unlink(missing_ok=True)
-            if len(placed) < len(parts) and file in placed:
-                file.unlink(missing_ok=True)
+            with suppress(OSError):  # a folder that is none has nothing to remove
+                part.unlink(missing_ok=True)
+                if len(placed) < len(parts) and file in placed:
+                    file.unlink(missing_ok=True)
 
 
 def read_boxes(path: str | Path) -> GroundingResult:

@@ -153,6 +153,7 @@ class TestPackage:
             "clinical",
             "scale",
             "demo",
+            "video",
             "space",
             "dev",
         }
