@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 from modeling_medglip.errors import MedGlipError, UsageError
 from modeling_medglip.geometry import picture_count, to_lps
-from modeling_medglip.grounding import Grounder, choose_modality, ground_image, load, prompt_labels
+from modeling_medglip.grounding import Grounder, asked_labels, choose_modality, ground_image, load
 from modeling_medglip.reading import ReadImage
 from modeling_medglip.results import GroundingResult
 from modeling_medglip.run_report import trained_labels
@@ -122,7 +122,7 @@ class Experts:
         return self.workers.submit(work, source, prompt, modality, FAINTEST_IN_VOLUMES).result()
 
     def _check(self, prompt: str) -> None:
-        count = len(prompt_labels(prompt))
+        count = max(len(asked_labels(self.main, prompt, name)) for name in self.main.modalities)
         if count > self.settings.labels:
             raise UsageError(f"the prompt has {count} labels, more than {self.settings.labels}: split it")
 

@@ -129,7 +129,7 @@ def result_html(shown: Shown, threshold: float) -> str:
         return f'<div class="mg-results"><div>{figure(shown.uri, shown.size, shown.ratio, [], threshold)}</div></div>'
     parts = []
     for result in shown.results:
-        labels = prompt_labels(result.prompt)
+        labels = list(result.trained) or prompt_labels(result.prompt)
         rows = rows_of(result.boxes, labels)
         name = NAMES.get(result.image.modality, result.image.modality)
         title = f"{name} expert of {result.model}" if len(shown.results) > 1 else ""
@@ -140,7 +140,7 @@ def result_html(shown: Shown, threshold: float) -> str:
 
 
 def _volume_html(shown: Shown, result: VolumeResult, threshold: float) -> str:
-    labels = prompt_labels(result.prompt)
+    labels = list(result.trained) or prompt_labels(result.prompt)
     rows = rows_of(result.boxes, labels)
     grid = shown.source.volume_grid()
     cut: list[Row] = []

@@ -36,8 +36,10 @@ class HostileOperations(isolation_worker.Operations):
             answer["image"]["spacing_mm"] = ["x", None]
         return answer, np.zeros((2, 3), "M8[D]") if behavior == "dates" else pixels
 
-    def find_series(self, folder: str, several_patients: bool, resample: bool) -> tuple[dict[str, Any], None]:
-        return {"series": [{"files": ["../outside.dcm"], "number": 1, "notes": []}]}, None
+    def find_series(
+        self, folder: str, several_patients: bool, resample: bool, required: bool
+    ) -> tuple[dict[str, Any], None]:
+        return {"series": [{"files": ["../outside.dcm"], "number": 1, "notes": [], "flat": False}]}, None
 
 
 def serve(memory_mb: int, volume_mb: int) -> None:
