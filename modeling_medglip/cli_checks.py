@@ -18,6 +18,7 @@ MAX_PROMPTS_BYTES = 2**20
 PLANES = ("axial", "coronal", "sagittal", "all")
 # What no label can consist of alone.
 NO_LABEL = re.compile(r"[.;,\[\]<>_\s]+")
+TABLE_ENDINGS = {"--report": ".json", "--csv": ".csv"}
 COMMENT = re.compile(r"(?:^|\s)#.*")
 
 
@@ -135,7 +136,9 @@ def check_table(option: str, path: Path | None, taken: Iterable[Path], out: Path
         return
     name = f"{option} {one_line(path.name, 120)}"
     above = {canonical_path(place) for place in (path, *path.absolute().parents)}
-    if above & {canonical_path(place) for place in taken}:
+    # A folder of inputs may hold the table, whose ending is that of no input.
+    beside = path.suffix.lower() == TABLE_ENDINGS[option]
+    if above & {canonical_path(place) for place in taken if not (beside and place.is_dir())}:
         raise usage_error(f"{name}: is an input or a result of this run, or below one: choose another name")
     if path.exists() and not path.is_file() and not path.is_dir():
         raise usage_error(f"{name}: is no plain file")

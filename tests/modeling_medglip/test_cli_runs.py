@@ -109,6 +109,18 @@ def test_dicom_images_without_a_place_are_images(ground: Run, tmp_path: Path) ->
     assert "film0.dcm  [ct, 16x12]" in said and "film1.dcm  [ct, 16x12]" in said
 
 
+def test_a_folder_may_hold_the_tables_but_no_table_replaces_a_slice(ground: Run, tmp_path: Path) -> None:
+    (first, *_) = write_series(tmp_path / "study")
+    before = first.read_bytes()
+    for _ in range(2):
+        tables = ("--csv", tmp_path / "study" / "t.csv", "--report", tmp_path / "study" / "run.json")
+        assert ground(tmp_path / "study", *tables)[0] == 0
+    assert rows(tmp_path / "study" / "t.csv")
+    for option in ("--csv", "--report"):
+        status, _, errors = ground(tmp_path / "study", option, first)
+        assert status == 2 and "is an input or a result" in errors and first.read_bytes() == before
+
+
 def test_what_is_missing_is_called_missing(ground: Run, tmp_path: Path) -> None:
     status, _, errors = ground(*(tmp_path / name for name in ("a.nii.gz", "a.png", "stduy")))
     assert status == 1 and errors.splitlines() == [
