@@ -13,6 +13,7 @@ import json
 import math
 import os
 import queue
+import re
 import sys
 import threading
 import time
@@ -232,6 +233,11 @@ class _ResourceLimits:
         """Most memory that was in use, in MiB; 0 if that is unknown."""
         if self._resource is None:
             return 0
+        try:  # what `getrusage` tells on Linux begins with the parent's memory
+            (peak,) = re.findall(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
+            return int(peak) // 1024
+        except (OSError, ValueError):
+            pass
         peak = self._resource.getrusage(self._resource.RUSAGE_SELF).ru_maxrss
         return int(peak // (MEGABYTE if sys.platform == "darwin" else 1024))
 

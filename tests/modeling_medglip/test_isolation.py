@@ -203,6 +203,14 @@ class TestHostileDecoders:
         with pytest.raises(MedGlipError, match="its decoder gave an invalid answer"):
             hostile.find_series(tmp_path)
 
+    @pytest.mark.skipif(sys.platform == "win32", reason="has no such figures")
+    def test_a_large_parent_does_not_make_workers_grow(self, hostile: ReaderProcess, tmp_path: Path) -> None:
+        ballast = np.ones(100 * 2**20, np.uint8)
+        hostile.close()
+        pids = {hostile.read_image(png(tmp_path / "good.png")) and hostile.pid for _ in range(3)}
+        answer, _ = hostile.request("good.png", [], "read_image", {"path": str(tmp_path / "good.png"), "frame": None})
+        assert len(pids) == 1 and 0 < answer["peak_mb"] < memory_mb() and ballast.all()
+
     def test_a_worker_that_does_not_start(self, tmp_path: Path) -> None:
         class Missing(ReaderProcess):
             worker = "tests.modeling_medglip.no_such_module"
@@ -262,6 +270,14 @@ class TestHostileDecoders:
         while _runs(worker) and time.monotonic() < deadline:
             time.sleep(0.05)
         assert not _runs(worker)
+
+
+def memory_mb() -> int:
+    """Resident memory of this process."""
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return int(peak // (2**20 if sys.platform == "darwin" else 1024))
 
 
 def _runs(pid: int) -> bool:

@@ -357,4 +357,4 @@ def test_a_thousand_hostile_uploads(tmp_path: Path) -> None:
         assert set(kinds) <= {"refused", "event: complete", "event: error", "good"}, told
     finally:
         process.terminate()
-        process.wait(timeout=60)
+        process.wait(timeout=120)
