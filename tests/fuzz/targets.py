@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import importlib
+import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatch
@@ -176,8 +177,13 @@ TARGETS = (
 
 
 def load_modules(targets: Sequence[Target]) -> None:
-    """Import what the targets need, so that forked processes need not."""
+    """Import and read what the targets need, so that forked processes need not."""
     for target in targets:
         for name in target.modules:
             importlib.import_module(name)
-        target.seeds()
+        seeds = target.seeds()
+        if not target.decodes:  # read once what is read once in a process, such as the taxonomy
+            with tempfile.TemporaryDirectory() as folder:
+                for name, content in seeds[0].items():
+                    Path(folder, name).write_bytes(content)
+                target.read(Path(folder), Reader())

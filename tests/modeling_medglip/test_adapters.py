@@ -116,7 +116,7 @@ class TestLoading:
         self, trained: Path, base: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setitem(sys.modules, "peft", None)
-        with pytest.raises(UsageError, match=r'pip install "med-glip\[adapter\]"$'):
+        with pytest.raises(UsageError, match=r'pip install "\.\[adapter\]" in a clone of MedGLIP$'):
             load(trained, "cpu", base=base)
 
 

@@ -188,7 +188,8 @@ class TestWords:
 
 class TestStockPipeline:
     @pytest.mark.parametrize(
-        ("case", "label"), [("xray_phantom", "airways"), ("endoscopy_phantom", "polyp"), ("xray_phantom", "left lung")]
+        ("case", "label"),
+        [("xray_phantom", "right lung"), ("endoscopy_phantom", "polyp"), ("xray_phantom", "left lung")],
     )
     def test_a_dot_changes_little_and_gives_the_processor_s_score(
         self, ground: Grounder, case: str, label: str

@@ -83,7 +83,7 @@ def test_lazy_names_are_what_a_type_checker_sees() -> None:
     stated = {
         alias.name: node.module for node in block.body if isinstance(node, ast.ImportFrom) for alias in node.names
     }
-    assert stated == {**modeling_medglip._LAZY, "convert_glip_checkpoint": None}
+    assert stated == {**modeling_medglip._LAZY, "convert_glip_checkpoint": None, "load": "grounding"}
 
 
 def test_own_modules_are_those_that_import_transformers() -> None:

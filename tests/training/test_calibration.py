@@ -115,8 +115,8 @@ def test_bad_input_changes_nothing(checkpoint: Path, tmp_path: Path, capsys: pyt
     (tmp_path / "data" / "validation.json").write_text(json.dumps({**content, "annotations": []}), encoding="utf-8")
     assert "data: ct: 0 right and" in error(checkpoint, "data")
     for number in range(2):
-        content["images"].append({**content["images"][0], "id": 90 + number, "file_name": "broken.png"})
-    (tmp_path / "data" / "images" / "broken.png").write_bytes(b"\x89PNG")
+        content["images"].append({**content["images"][0], "id": 90 + number, "file_name": f"broken{number}.png"})
+        (tmp_path / "data" / "images" / f"broken{number}.png").write_bytes(b"\x89PNG")
     (tmp_path / "data" / "validation.json").write_text(json.dumps(content), encoding="utf-8")
     assert "data: ct: 2 of 3 pictures cannot be read: mend the data" in error(checkpoint, "data")
     assert (checkpoint / "config.json").read_bytes() == before

@@ -185,7 +185,8 @@ def test_sources_without_a_common_label_are_refused(tmp_path: Path, capsys: pyte
     sources = make_sources(tmp_path / "sources")
     spot = {"modality": "fundus", "source": "discs", "annotated": ["optic disc"], "width": 48, "height": 40}
     content = json.loads((sources / "train.json").read_text(encoding="utf-8"))
-    content["images"].append({"id": 98, "file_name": "train0.png", "patient": "x", **spot})
+    (sources / "images" / "spot.png").write_bytes((sources / "images" / "train0.png").read_bytes())
+    content["images"].append({"id": 98, "file_name": "spot.png", "patient": "x", **spot})
     content["categories"].append({"id": 97, "name": "optic disc"})
     content["annotations"].append({"id": 98, "image_id": 98, "category_id": 97, "bbox": [5.0, 5.0, 9.0, 9.0]})
     (sources / "train.json").write_text(json.dumps(content), encoding="utf-8")

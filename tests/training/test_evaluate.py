@@ -85,6 +85,7 @@ def oracle() -> tuple[Oracle, Any, list[GroundingRecord]]:
     return model, Processor(), records
 
 
+HELP = " (python -m training.evaluate --help explains the options)"
 CHECKS = {
     "ct": [
         {"source": "organs", "label": "left kidney", "wordings": ["left renal organ", "left one"]},
@@ -225,7 +226,7 @@ def test_options_out_of_range(
     option: str, value: str, cure: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert evaluate.main(["--data", str(tmp_path / "none"), "--out", str(tmp_path / "out"), option, value]) == 2
-    assert capsys.readouterr().err == f"error: {option} {value}: {cure}\n" and not (tmp_path / "out").exists()
+    assert capsys.readouterr().err == f"error: {option} {value}: {cure}{HELP}\n" and not (tmp_path / "out").exists()
 
 
 def test_the_shipped_page_is_asked_for_and_of_all(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -240,7 +241,10 @@ def test_the_shipped_page_is_asked_for_and_of_all(tmp_path: Path, capsys: pytest
     ):
         assert evaluate.main([*rest, f"--{name}", *values]) == 2
         told = capsys.readouterr().err
-        assert told == f"error: --shipped: the page of the embedded checkpoint is of all of it: leave out --{name}\n"
+        assert (
+            told
+            == f"error: --shipped: the page of the embedded checkpoint is of all of it: leave out --{name}{HELP}\n"
+        )
 
 
 def measured(pictures: int, modality: str = "ct", broken: int = 0, boxes: bool = True) -> list[GroundingRecord]:

@@ -121,7 +121,9 @@ def test_broken_pictures_are_counted_and_nothing_to_measure_stops_it(
     measured = json.loads((tmp_path / "out" / "protocol.json").read_text(encoding="utf-8"))
     assert measured["modalities"]["ct"]["rows"]["zero-shot"]["pictures"] == {"train": 0, "validation": 1, "broken": 1}
     for number in range(2):
-        content["images"].append({**first, "id": 100 + number, "file_name": "broken.png", "patient": f"other{number}"})
+        entry = {"id": 100 + number, "file_name": f"broken{number}.png", "patient": f"other{number}"}
+        content["images"].append({**first, **entry})
+        (tiny / "images" / f"broken{number}.png").write_bytes(b"\x89PNG")
     path.write_text(json.dumps(content), encoding="utf-8")
     assert protocol.main([*arguments, "--modality", "ct"]) == 2
     assert "3 of 4 pictures cannot be read: mend the data" in capsys.readouterr().err
