@@ -1,6 +1,7 @@
 # make demo    ground phrases on images of every modality, overlays in out/demo
 # make test    the default test suite            make test-slow   the slow and the multi-process tests
 # make space   the page of the Space at 127.0.0.1   make test-browser   its tests in Chromium (/usr/bin/chromium)
+# make test-documents   the blocks of the Markdown files as written, for many minutes
 # make lint    ruff and mypy                     make format      ruff, rewriting
 # make bench   time and memory beside detectors of transformers, also of a training step; time of the embedded checkpoint
 # make bench-space   50 requests at once and 100 open pages, time and memory of the Space
@@ -34,7 +35,7 @@ export GRADIO_ANALYTICS_ENABLED := False
 export PYTHONUNBUFFERED := 1
 
 # Status 1 of the builder says that something was turned away, which these sets have.
-.PHONY: demo test test-slow test-browser space lint format bench bench-data bench-space fuzz data phrases results train-env build clean
+.PHONY: demo test test-slow test-browser test-documents space lint format bench bench-data bench-space fuzz data phrases results train-env build clean
 
 demo: $(VENV)/.demo
 	$(BIN)/medglip demo --out out/demo
@@ -44,6 +45,9 @@ test: $(VENV)/.dev
 
 test-slow: $(VENV)/.dev
 	$(BIN)/python -m pytest -m "slow or distributed" $(PYTEST_ARGS)
+
+test-documents: $(VENV)/.dev
+	$(BIN)/python -m pytest -m documents $(PYTEST_ARGS)
 
 test-browser: $(VENV)/.dev
 	$(BIN)/python -m pytest -m browser $(PYTEST_ARGS)

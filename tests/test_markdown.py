@@ -97,7 +97,7 @@ def world(tmp_path: Path) -> Iterator[World]:
         yield make_world(tmp_path, hub)
 
 
-@pytest.mark.slow
+@pytest.mark.documents
 class TestBlocks:
     @pytest.mark.parametrize("file", [file for file in RUN if file != SPACE])
     def test_blocks_run_as_written(self, file: str, world: World) -> None:
