@@ -14,14 +14,14 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 from safetensors import SafetensorError
 from torch import nn
-from transformers.utils import cached_file
 
 from .checkpoint import ADAPTER_FILES, check_adapter
+from .checkpoint_loading import HUB_ID, file_on_hub, is_adapter, load_checkpoint, locate
 from .errors import CheckpointError, UsageError, install_hint, one_line
 from .modalities import MODALITIES
 from .modeling_medglip import MedGlipForObjectDetection
@@ -29,12 +29,9 @@ from .processing_medglip import MedGlipProcessor
 from .results import write_text
 
 
-if TYPE_CHECKING:
-    from .grounding import Grounder
-
 logger = logging.getLogger(__name__)
 SCHEMA = "medglip/adapter@2"
-CONFIG_FILE, _, BASE_FILE = ADAPTER_FILES
+BASE_FILE = ADAPTER_FILES[2]
 NEEDS_PEFT = f"an adapter needs the package peft: {install_hint('adapter')}"
 # Of the heads, what is no weight and yet decides where boxes are.
 SETTINGS = (
@@ -60,34 +57,6 @@ class BaseRecord:
     modality: str
     fingerprints: Mapping[str, str]
     trained_labels: tuple[str, ...] = ()
-
-
-# Where an adapter is -------------------------------------------------------------------------------------------------
-
-
-def outcome_folder(folder: Path) -> Path:
-    """The adapter or expert in a run's folder; the folder itself if it is no run."""
-    if not (folder / "config.json").exists() and not (folder / CONFIG_FILE).exists():
-        for name, file in (("adapter", CONFIG_FILE), ("expert", "config.json")):
-            if (folder / name / file).exists():
-                return folder / name
-    return folder
-
-
-def is_adapter(source: Path | str) -> bool:
-    """Whether a folder or a Hub id holds an adapter."""
-    if isinstance(source, Path):
-        return (source / CONFIG_FILE).exists()
-    return _file_on_hub(source, CONFIG_FILE) is not None
-
-
-def _file_on_hub(name: str, file: str) -> Path | None:
-    """A file of a Hub id, in the cache; `None` if there is none, or it is not to be had."""
-    try:
-        found = cached_file(name, file, _raise_exceptions_for_missing_entries=False)
-    except (OSError, ValueError):
-        return None
-    return None if found is None else Path(found)
 
 
 def base_record(folder: Path, name: str) -> BaseRecord | None:
@@ -258,22 +227,22 @@ def load_adapted(
     except Exception as error:  # broken files make transformers raise nearly anything
         reason = one_line(str(error).replace(f"{source}/", "").replace(str(source), "it"), 200)
         raise CheckpointError(f"{name}: its processor cannot be loaded ({reason})") from None
-    grounder, origin = find_base(settings.get("base_model_name_or_path"), record, name, base)
-    return Adapted(load_adapter(grounder.model, folder, name).merge_and_unload(), processor, origin)
+    model, origin = find_base(settings.get("base_model_name_or_path"), record, name, base)
+    return Adapted(load_adapter(model, folder, name).merge_and_unload(), processor, origin)
 
 
-def embedded_base(record: BaseRecord) -> Grounder | None:
+def embedded_base(record: BaseRecord) -> MedGlipForObjectDetection | None:
     """The embedded checkpoint's expert, if that is what an adapter was trained on."""
-    from .grounding import load
-
     try:
-        embedded = load(None, "cpu", record.modality)
+        embedded, _ = load_checkpoint(*locate(None), record.modality)
     except CheckpointError:  # installed without, or without this expert
         return None
-    return embedded if fingerprint(embedded.model, record.modality) == record.fingerprints.get("float32") else None
+    return embedded if fingerprint(embedded, record.modality) == record.fingerprints.get("float32") else None
 
 
-def find_base(said: Any, record: BaseRecord, name: str, base: str | Path | None = None) -> tuple[Grounder, Path | str]:
+def find_base(
+    said: Any, record: BaseRecord, name: str, base: str | Path | None = None
+) -> tuple[MedGlipForObjectDetection, Path | str]:
     """Load an adapter's base: the given one, else the embedded checkpoint if that is it, else what it names on a Hub.
 
     Args:
@@ -288,14 +257,13 @@ def find_base(said: Any, record: BaseRecord, name: str, base: str | Path | None 
     Raises:
         `CheckpointError`: none of them can be had.
     """
-    from .grounding import HUB_ID, load, locate
-
     if base is not None:
-        return load(base, "cpu", record.modality), locate(base)[0]
+        source, base_name = locate(base)
+        return load_checkpoint(source, base_name, record.modality)[0], source
     if (embedded := embedded_base(record)) is not None:
         return embedded, locate(None)[0]
     if isinstance(said, str) and HUB_ID.match(said) and not Path(said).exists():
-        return load(said, "cpu", record.modality), said
+        return load_checkpoint(said, said, record.modality)[0], said
     known = f" ({one_line(said, 60)!r})" if isinstance(said, str) else ""
     raise CheckpointError(
         f"{name}: its base{known} is not the embedded checkpoint: give it with --base DIR (base= in Python)"
@@ -325,8 +293,6 @@ def merge_adapter(source: str | Path, out: Path, base: str | Path | None = None)
     Raises:
         `UsageError`: the folder is not empty or cannot be made. `CheckpointError`: no adapter, or its base is missing.
     """
-    from .grounding import locate
-
     found, name = locate(source)
     if not is_adapter(found):
         raise CheckpointError(f"checkpoint {name}: is no adapter: there is nothing to merge")
@@ -348,7 +314,7 @@ def merge_adapter(source: str | Path, out: Path, base: str | Path | None = None)
 def _licenses(base: Path | str, modality: str, name: str) -> list[dict[str, Any]]:
     """The licences of the base's training images, and a row for the adapter's own, whose licence only its owner
     knows."""
-    file = base / "licenses.json" if isinstance(base, Path) else _file_on_hub(base, "licenses.json")
+    file = base / "licenses.json" if isinstance(base, Path) else file_on_hub(base, "licenses.json")
     try:
         told = json.loads(file.read_text(encoding="utf-8")) if file is not None else []
     except (OSError, ValueError, RecursionError):
@@ -369,9 +335,7 @@ __all__ = [
     "example_prompt",
     "fingerprint",
     "forget_calibration",
-    "is_adapter",
     "load_adapted",
     "load_adapter",
     "merge_adapter",
-    "outcome_folder",
 ]

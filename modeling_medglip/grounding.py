@@ -4,33 +4,28 @@
 from __future__ import annotations
 
 import functools
-import json
-import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from transformers.image_processing_utils import BatchFeature
 
-from .adapters import is_adapter, load_adapted, outcome_folder
-from .configuration_medglip import check_checkpoint_files, resolve_modality
+from .adapters import load_adapted
+from .checkpoint_loading import is_adapter, load_checkpoint, locate
+from .configuration_medglip import resolve_modality
 from .defaults import ALL_LABELS, UNTRAINED_THRESHOLD
-from .errors import CheckpointError, MedGlipError, PickledCheckpointError, UsageError, one_line
+from .errors import MedGlipError, UsageError, one_line
 from .image_processing_medglip import modality_contradiction
-from .modeling_medglip import CONVERT_PICKLE, PICKLED, MedGlipForObjectDetection
+from .modeling_medglip import MedGlipForObjectDetection
 from .processing_medglip import UNKNOWN_LABEL, MedGlipProcessor, clean_label, split_prompt
 from .questions import Question, encode_questions, make_question
 from .reading import ReadImage
 from .results import GroundedBox, GroundingResult, ImageInfo
-from .run_report import embedded_checkpoint
 from .single_structures import best_in_image
 from .trained_labels import TrainedLabels
 
 
 MAX_LABELS = 1000
-NOT_AT_HAND = "neither in the cache nor to be had from the Hub: check the name, or give the folder of a copy"
-HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*$")
 # From this probability on, pixels that look like another modality than the stated one are worth a warning; below the
 # other one a guess from the pixels is.
 SURE, UNSURE = 0.9, 0.7
@@ -111,25 +106,7 @@ def load(
         return Grounder(adapted.model.eval().to(chosen), adapted.processor, name, chosen)
     if base is not None:
         raise UsageError(f"checkpoint {name}: is no adapter: leave out --base (base= in Python)")
-    options: dict[str, Any] = {"local_files_only": isinstance(source, Path)}
-    processor = None
-    try:
-        # code that a checkpoint brings along is never run, nor is the user asked whether it may
-        processor = MedGlipProcessor.from_pretrained(source, trust_remote_code=False, **options)
-        if wanted is not None:
-            options["modalities"] = [wanted]
-        model = MedGlipForObjectDetection.from_pretrained(source, use_safetensors=True, dtype=torch.float32, **options)
-    except MedGlipError:
-        raise
-    except Exception as error:  # broken files make transformers and safetensors raise nearly anything
-        reason = _reason(error, source)
-        if isinstance(source, str) and isinstance(error, OSError) and processor is not None:
-            raise CheckpointError(f"checkpoint {name}: has no .safetensors weights that can be read") from error
-        if isinstance(source, str) and isinstance(error, OSError):
-            # This sentence of transformers speaks of folders only.
-            known = "" if reason.startswith("Can't load") else f" ({reason})"
-            raise CheckpointError(f"checkpoint {name}: {NOT_AT_HAND}{known}") from error
-        raise CheckpointError(f"checkpoint {name}: cannot be loaded ({reason})") from error
+    model, processor = load_checkpoint(source, name, wanted)
     return Grounder(model.eval().to(chosen), processor, name, chosen)
 
 
@@ -138,72 +115,6 @@ def _known_modality(name: str) -> str:
         return resolve_modality(name)
     except ValueError as error:
         raise UsageError(one_line(error)) from None
-
-
-def _reason(error: Exception, source: Path | str) -> str:
-    """The first sentence of a message, without the folder that the checkpoint lies in."""
-    lines = str(error).strip().splitlines() or [type(error).__name__]
-    # Validators put the field on the first line, what is wrong with it on the next.
-    text = " ".join(lines[:2]) if lines[0].endswith(":") else lines[0]
-    for part in (f"checkpoint {source}", f"{source}/", str(source)):
-        text = text.replace(part, "" if part.endswith("/") else "it")
-    return one_line(text, 220)
-
-
-def locate(model_dir_or_id: str | Path | None) -> tuple[Path | str, str]:
-    """Find a checkpoint or an adapter: (folder or Hub id, name to show).
-
-    Raises:
-        `CheckpointError`: there is none. `PickledCheckpointError`: it holds pickled tensors.
-    """
-    if model_dir_or_id is None:
-        folder = embedded_checkpoint()
-        _check_folder(folder, f"med-glip-{folder.name}")
-        return folder, f"med-glip-{folder.name}"
-    text = str(model_dir_or_id)
-    path = Path(text).expanduser()
-    name = one_line(path.resolve().name if path.exists() else text, 120)
-    if path.is_dir():
-        path = outcome_folder(path)
-        if path.name in ("adapter", "expert") and (path.parent / "results.json").is_file():
-            name = one_line(path.resolve().parent.name, 120)  # of the run
-        if not (path / "adapter_config.json").exists():
-            _check_folder(path, name)
-        return path, name
-    if path.exists():
-        if any(path.match(pattern) for pattern in PICKLED):
-            raise _pickled(name, name)
-        raise CheckpointError(f"checkpoint {name}: give the folder that holds config.json, not a file in it")
-    if isinstance(model_dir_or_id, str) and HUB_ID.match(text) and not text.endswith((".bin", ".pt", ".safetensors")):
-        return text, text
-    raise CheckpointError(f"checkpoint {name}: no such folder, and no Hub id of the form org/name")
-
-
-def _pickled(name: str, file: str) -> PickledCheckpointError:
-    return PickledCheckpointError(
-        f"checkpoint {name}: {file} is pickled, which can run code when it is read; {CONVERT_PICKLE}"
-    )
-
-
-def _check_folder(folder: Path, name: str) -> None:
-    """Look at a checkpoint folder before anything is loaded from it."""
-    try:
-        check_checkpoint_files(folder)
-        kind = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type")
-    except FileNotFoundError:
-        raise CheckpointError(f"checkpoint {name}: the folder has no config.json") from None
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"checkpoint {name}: {one_line(error)}") from None
-    if kind != "med-glip":
-        raise CheckpointError(f"checkpoint {name}: is a {one_line(kind, 40)!r} model, not med-glip")
-    if not any(folder.glob("*.safetensors")):
-        pickled = sorted(file.name for pattern in PICKLED for file in folder.glob(pattern))
-        if pickled:
-            raise _pickled(name, one_line(pickled[0], 60))
-        raise CheckpointError(f"checkpoint {name}: the folder has no .safetensors file")
-    for file in ("processor_config.json", "tokenizer_config.json"):
-        if not (folder / file).is_file():
-            raise CheckpointError(f"checkpoint {name}: the folder has no {file}: save the processor there too")
 
 
 # Grounding -----------------------------------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ import stat
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import IO
 
@@ -23,11 +23,13 @@ from .errors import MedGlipError, one_line
 from .image_headers import ORIENTATION, FileHeader, exif_orientation, valid_orientation, walk_header
 from .image_orientation import upright
 from .image_pixels import image_array, png_array, tiff_array
+from .image_record import MAX_PIXELS, ImageSizeError, NotFiniteError, ReadImage, check_pixels, choose_frame, compact
+from .reading_dicom import count_dicom_frames, read_dicom
+from .reading_video import count_video_frames, read_video
 
 
 MAX_BYTES = 2**30
 # Equal to the image processor's, which this module does not import: reading a file needs no PyTorch.
-MAX_PIXELS = 2**26
 PICTURE_FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "GIF", "WEBP", "PPM")
 VOLUME_ENDINGS = (".nii", ".nii.gz", ".nrrd", ".nhdr", ".mha", ".mhd", ".img", ".hdr", ".mgz")
 VIDEO_ENDINGS = (".mp4", ".m4v", ".mov", ".avi")
@@ -38,47 +40,6 @@ MAX_SLOW_PIXELS = 2**23
 SLOW_DECODERS = ("bmp_rle", "ppm", "ppm_plain")
 # Strips and tiles may cover the image once per channel, and the padding at its border.
 MAX_COVERAGE = 8
-
-
-class ImageSizeError(MedGlipError):
-    """The image has no pixels, or more than are decoded."""
-
-
-class NotFiniteError(MedGlipError):
-    """The image holds NaN or infinite values."""
-
-
-@dataclass(frozen=True)
-class ReadImage:
-    """One picture in its own numbers.
-
-    Attributes:
-        pixels: (height, width) or (height, width, 3) array; CT from DICOM in HU, colour always uint8 RGB.
-        file: base name of the file, printable; never its folder.
-        modality: modality stated by the file's header, one of `MODALITIES`, or `None`.
-        spacing_mm: distance of neighbouring pixels (along x, along y) in mm, or `None` when not stated.
-        photometric_interpretation: DICOM's; `"MONOCHROME1"` means that high values are dark.
-        warnings: what a user should know about how the file was read, one line each.
-        orientation: EXIF orientation of the file, 1 to 8; the pixels are upright.
-    """
-
-    pixels: np.ndarray
-    file: str
-    modality: str | None = None
-    spacing_mm: tuple[float, float] | None = None
-    photometric_interpretation: str | None = None
-    warnings: tuple[str, ...] = ()
-    orientation: int = 1
-
-    @property
-    def width(self) -> int:
-        """Columns."""
-        return int(self.pixels.shape[1])
-
-    @property
-    def height(self) -> int:
-        """Rows."""
-        return int(self.pixels.shape[0])
 
 
 def read_image(path: str | Path, frame: int | None = None) -> ReadImage:
@@ -95,12 +56,8 @@ def read_image(path: str | Path, frame: int | None = None) -> ReadImage:
     """
     with _stream(Path(path)) as (stream, is_dicom, name):
         if is_dicom:
-            from .reading_dicom import read_dicom
-
             return replace(read_dicom(stream, frame), file=name)
         if Path(path).name.lower().endswith(VIDEO_ENDINGS):
-            from .reading_video import read_video
-
             return replace(read_video(stream, Path(path).suffix, frame), file=name)
         return replace(decode_image(stream, frame), file=name)
 
@@ -113,12 +70,8 @@ def count_frames(path: str | Path) -> int:
     """
     with _stream(Path(path)) as (stream, is_dicom, _):
         if is_dicom:
-            from .reading_dicom import count_dicom_frames
-
             return count_dicom_frames(stream)
         if Path(path).name.lower().endswith(VIDEO_ENDINGS):
-            from .reading_video import count_video_frames
-
             return count_video_frames(stream, Path(path).suffix)
         with _opened(stream) as (image, header):
             return header.frames or int(getattr(image, "n_frames", 1))
@@ -138,14 +91,6 @@ def _stream(file: Path) -> Iterator[tuple[IO[bytes], bool, str]]:
         raise type(error)(f"{name}: {error}") from error
     except OSError as error:
         raise MedGlipError(f"{name}: cannot be read ({one_line(error.strerror or 'damaged file')})") from error
-
-
-def check_pixels(width: int, height: int) -> None:
-    """Raise `ImageSizeError` unless an image of this size may be decoded (1 to `MAX_PIXELS` pixels)."""
-    if width < 1 or height < 1:
-        raise ImageSizeError(f"the image has no pixels ({width}x{height})")
-    if width * height > MAX_PIXELS:
-        raise ImageSizeError(f"the image has {width * height} pixels ({width}x{height}), more than {MAX_PIXELS}")
 
 
 def _check_file(file: Path) -> None:
@@ -282,44 +227,6 @@ def _smallest(values: np.ndarray) -> np.ndarray:
     if values.dtype == np.uint8 or (values.dtype.kind == "f" and values.min() >= 0 and values.max() <= 1):
         return values
     return compact(values)
-
-
-def choose_frame(frame: int | None, count: int) -> tuple[str, ...]:
-    """Check the wanted frame (counted from 1) of a file with `count` of them; the warnings to give.
-
-    Raises:
-        `MedGlipError`: there is no such frame.
-    """
-    if frame is not None and not 1 <= frame <= count:
-        raise MedGlipError(f"has no frame {frame}: it holds {count}")
-    if frame is None and count > 1:
-        return (f"holds {count} frames; only the first is used (choose another with --frame)",)
-    return ()
-
-
-def compact(values: np.ndarray, signed: bool = False) -> np.ndarray:
-    """The smallest of uint16, int16 and float32 that holds the numbers (whole ones stay whole).
-
-    Args:
-        values: numbers of any type and byte order, no uint8.
-        signed: they are measured, such as HU: they become int16 or float32 even where none is negative.
-
-    Raises:
-        `MedGlipError`: NaN or infinite values, or ones beyond single precision.
-    """
-    if values.dtype.kind == "f" and not np.isfinite(values).all():
-        raise NotFiniteError("the image holds NaN or infinite values")
-    values = values.astype(values.dtype.newbyteorder("="), copy=False)
-    if values.dtype == np.int16 or (values.dtype == np.uint16 and not signed):
-        return values
-    low, high = float(values.min()), float(values.max())
-    whole = values.dtype.kind in "ui" or bool((values == np.floor(values)).all())
-    for kind in (np.int16,) if signed else (np.uint16, np.int16):
-        if whole and np.iinfo(kind).min <= low and high <= np.iinfo(kind).max:
-            return values.astype(kind, copy=False)
-    if max(abs(low), abs(high)) > float(np.finfo(np.float32).max):
-        raise MedGlipError("the image holds values beyond single precision")
-    return values.astype(np.float32, copy=False)
 
 
 __all__ = [

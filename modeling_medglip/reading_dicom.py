@@ -18,9 +18,9 @@ from .dicom_mosaic import mosaic_notes
 from .dicom_palette import palette_colors
 from .dicom_pixels import GREY, PALETTE, Frame, PixelFormat, pixel_format, read_frame
 from .errors import MedGlipError
+from .image_record import ReadImage, check_pixels, choose_frame, compact
 from .modalities import resolve_modality
 from .quiet import silent
-from .reading import ReadImage, check_pixels, choose_frame, compact
 
 
 # Codes of DICOM's Modality that say nothing about the picture.

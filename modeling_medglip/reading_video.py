@@ -15,7 +15,7 @@ from typing import IO, Any
 import numpy as np
 
 from .errors import MedGlipError, install_hint
-from .reading import ReadImage, check_pixels, choose_frame
+from .image_record import ReadImage, check_pixels, choose_frame
 
 
 # Name of FFmpeg's demuxer -> endings of the files that it reads.

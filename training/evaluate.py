@@ -25,8 +25,8 @@ import torch
 import yaml
 from transformers.utils import cached_file
 
-from modeling_medglip.adapters import outcome_folder
 from modeling_medglip.checkpoint import default_checkpoint, weights_sha256
+from modeling_medglip.checkpoint_loading import outcome_folder
 from modeling_medglip.errors import one_line
 from modeling_medglip.modalities import resolve_modality
 from modeling_medglip.processing_medglip import MedGlipProcessor

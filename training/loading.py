@@ -8,7 +8,7 @@ from pathlib import Path
 
 from safetensors import SafetensorError
 
-from modeling_medglip.adapters import outcome_folder
+from modeling_medglip.checkpoint_loading import outcome_folder
 from modeling_medglip.errors import one_line
 from modeling_medglip.modeling_medglip import MedGlipForObjectDetection
 from modeling_medglip.processing_medglip import MedGlipProcessor

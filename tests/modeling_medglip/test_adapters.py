@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 
 import modeling_medglip
-from modeling_medglip import grounding
+from modeling_medglip import checkpoint_loading
 from modeling_medglip.adapters import BASE_FILE, merge_adapter
 from modeling_medglip.cli import main
 from modeling_medglip.errors import CheckpointError, UsageError
@@ -87,11 +87,11 @@ class TestLoading:
     def test_the_embedded_base_is_known_by_its_content(
         self, trained: Path, base: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(grounding, "embedded_checkpoint", lambda: base)
+        monkeypatch.setattr(checkpoint_loading, "embedded_checkpoint", lambda: base)
         assert boxes(modeling_medglip.load_grounder(trained, "cpu")) == boxes(load(trained, "cpu", base=base))
 
     def test_a_base_that_is_not_known(self, run: Path, base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(grounding, "embedded_checkpoint", lambda: base)
+        monkeypatch.setattr(checkpoint_loading, "embedded_checkpoint", lambda: base)
         (known := json.loads((run / "adapter" / BASE_FILE).read_text(encoding="utf-8")))["base_sha256"]["float32"] = (
             "0"
         )

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from hub_cards import publish
-from modeling_medglip import cli, grounding
+from modeling_medglip import checkpoint_loading, cli
 from tests.modeling_medglip.tiny_checkpoint import save_tiny_checkpoint
 from training import evaluate, finetune
 from training.closing import next_commands, scores_in_words
@@ -73,7 +73,7 @@ class TestCommands:
     ) -> None:
         base, data = save_tiny_checkpoint(tmp_path / "unified"), make_data(tmp_path / "data")
         monkeypatch.setattr(finetune, "default_checkpoint", lambda: base)
-        monkeypatch.setattr(grounding, "embedded_checkpoint", lambda: base)
+        monkeypatch.setattr(checkpoint_loading, "embedded_checkpoint", lambda: base)
         train = ["--data", str(data), "--modality", "ct", "--lora", "--out", str(tmp_path / "mine")]
         assert finetune.main([*train, "--epochs", "1", "--batch", "2", "--no_remember"]) == 0
         printed = capsys.readouterr().out
