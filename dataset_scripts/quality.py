@@ -46,7 +46,7 @@ RULES: dict[str, tuple[int, str]] = {
     # labels and marks
     "undefined_label": (2, "a name or value that the recipe's label map does not have"),
     "excluded_label": (2, "a label that the recipe leaves out on purpose"),
-    "bad_box": (2, "a box that is not finite, has no area or lies outside its picture"),
+    "bad_box": (2, "a box that is not finite, has no area or lies outside its image"),
     "box_format": (2, "boxes that look as if they were written in another format than x, y, width, height"),
     "clipped_box": (2, "a box that leaves its picture by a little: the part inside is kept"),
     "crowd_region": (2, "a crowd region is no box of one thing; its label is left open in that picture"),

@@ -33,7 +33,7 @@ logger = logging.getLogger(__name__)
 SCHEMA = "medglip/adapter@2"
 BASE_FILE = ADAPTER_FILES[2]
 NEEDS_PEFT = f"an adapter needs the package peft: {install_hint('adapter')}"
-# Of the heads, what is no weight and yet decides where boxes are.
+# Settings of the heads that decide where boxes are, beside the weights.
 SETTINGS = (
     "anchor_sizes", "anchor_strides", "positions", "region_norm", "conv_type", "groups", "fusion_heads", "text_heads",
 )  # fmt: skip
@@ -68,9 +68,9 @@ def base_record(folder: Path, name: str) -> BaseRecord | None:
     if not (folder / BASE_FILE).is_file():
         return None
     try:
-        told = json.loads((folder / BASE_FILE).read_text(encoding="utf-8"))
-        schema, modality, known = told["schema"], str(told["modality"]), dict(told["base_sha256"])
-        labels = tuple(str(label) for label in told.get("trained_labels", ()))
+        content = json.loads((folder / BASE_FILE).read_text(encoding="utf-8"))
+        schema, modality, known = content["schema"], str(content["modality"]), dict(content["base_sha256"])
+        labels = tuple(str(label) for label in content.get("trained_labels", ()))
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         schema, modality, known, labels = None, "", {}, ()
     if schema != SCHEMA or modality not in MODALITIES or len(labels) > MAX_LABELS:
@@ -89,10 +89,10 @@ def adapted_experts(base: nn.Module) -> list[str]:
 
 def fingerprint(model: Any, modality: str, precision: torch.dtype = torch.float32) -> str:
     """SHA-256 of what one expert's boxes come from: its weights and the shared ones, without adapters, rounded to a
-    precision, and the settings of its heads. Settings of the encoders that change no weight's shape are not told."""
+    precision, and the settings of its heads. Settings of the encoders that change no weight's shape do not count."""
     head = model.config.expert_head_config(modality)
-    told = [[name, list(value) if isinstance(value := getattr(head, name), tuple) else value] for name in SETTINGS]
-    digest = hashlib.sha256(json.dumps(told).encode())
+    settings = [[name, list(value) if isinstance(value := getattr(head, name), tuple) else value] for name in SETTINGS]
+    digest = hashlib.sha256(json.dumps(settings).encode())
     others = set(MODALITIES) - {modality}
     for name, tensor in sorted(_own_weights(model).items()):
         if others.isdisjoint(name.split(".")):
@@ -131,7 +131,7 @@ def _check_base(model: MedGlipForObjectDetection, record: BaseRecord, name: str)
     precision = next(model.parameters()).dtype
     kind = str(precision).removeprefix("torch.")
     if kind not in record.fingerprints:
-        logger.warning("%s: whether this is its base cannot be told in %s", one_line(name, 80), kind)
+        logger.warning("%s: cannot check in %s whether this is its base", one_line(name, 80), kind)
     elif (
         record.modality not in model.config.modalities
         or fingerprint(model, record.modality, precision) != record.fingerprints[kind]
@@ -157,7 +157,7 @@ def load_adapter(model: MedGlipForObjectDetection, folder: Path | str, name: str
         a `peft.PeftModel`; `merge_and_unload` gives a plain model.
 
     Raises:
-        `CheckpointError`: there is no adapter, a damaged one, or one for another base. `UsageError`: peft is missing.
+        `CheckpointError`: no adapter, a damaged one, or one for another base. `UsageError`: peft is missing.
     """
     _require_peft()
     from peft import PeftModel
@@ -295,7 +295,7 @@ def merge_adapter(source: str | Path, out: Path, base: str | Path | None = None)
     """
     found, name = locate(source)
     if not is_adapter(found):
-        raise CheckpointError(f"checkpoint {name}: is no adapter: there is nothing to merge")
+        raise CheckpointError(f"checkpoint {name}: is not an adapter: there is nothing to merge")
     shown = one_line(out.name, 80)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UsageError(f"--out {shown}: is not empty: choose a new folder")
@@ -316,10 +316,10 @@ def _licenses(base: Path | str, modality: str, name: str) -> list[dict[str, Any]
     knows."""
     file = base / "licenses.json" if isinstance(base, Path) else file_on_hub(base, "licenses.json")
     try:
-        told = json.loads(file.read_text(encoding="utf-8")) if file is not None else []
+        stated = json.loads(file.read_text(encoding="utf-8")) if file is not None else []
     except (OSError, ValueError, RecursionError):
-        told = []
-    rows = told if isinstance(told, list) else []
+        stated = []
+    rows = stated if isinstance(stated, list) else []
     kept = [row for row in rows if isinstance(row, dict) and row.get("modality") in (None, modality)]
     own = {"source": name, "upstream": "images of the adapter", "modality": modality}
     return [*kept, {**own, "license": "not stated", "remarks": "known to those who trained the adapter"}]

@@ -81,7 +81,7 @@ def _check_folder(folder: Path, name: str) -> None:
 
 
 def outcome_folder(folder: Path) -> Path:
-    """The adapter or expert in a run's folder; the folder itself if it is no run."""
+    """The adapter or expert in a run's folder; the folder itself if it is not a run."""
     if not (folder / "config.json").exists() and not (folder / CONFIG_FILE).exists():
         for name, file in (("adapter", CONFIG_FILE), ("expert", "config.json")):
             if (folder / name / file).exists():

@@ -40,7 +40,7 @@ def checked_prompt(prompt: str | None, prompts: Path | None) -> str:
     text = prompt if prompts is None else read_prompts(prompts)
     assert text is not None
     if not text.isascii() and text.encode("utf-8", "replace").decode("utf-8") != text:
-        raise usage_error("the prompt is no valid UTF-8 text")
+        raise usage_error("the prompt is not valid UTF-8 text")
     if not NO_LABEL.sub("", text):
         where = (
             "the prompt is empty" if prompts is None else f"--prompts {one_line(prompts.name, 120)}: holds no label"
@@ -58,7 +58,7 @@ def read_prompts(path: Path) -> str:
     name = f"--prompts {one_line(path.name, 120)}"
     try:
         if path.exists() and not path.is_file():
-            raise usage_error(f"{name}: is no plain file")
+            raise usage_error(f"{name}: is not a plain file")
         with path.open("rb") as stream:
             content = stream.read(MAX_PROMPTS_BYTES + 1)
     except FileNotFoundError:
@@ -70,7 +70,7 @@ def read_prompts(path: Path) -> str:
     try:
         lines = content.decode("utf-8-sig").splitlines()
     except UnicodeDecodeError:
-        raise usage_error(f"{name}: is no UTF-8 text: save it as UTF-8") from None
+        raise usage_error(f"{name}: is not UTF-8 text: save it as UTF-8") from None
     return "\n".join(filter(None, (COMMENT.sub("", line).strip() for line in lines)))
 
 
@@ -141,7 +141,7 @@ def check_table(option: str, path: Path | None, taken: Iterable[Path], out: Path
     if above & {canonical_path(place) for place in taken if not (beside and place.is_dir())}:
         raise usage_error(f"{name}: is an input or a result of this run, or below one: choose another name")
     if path.exists() and not path.is_file() and not path.is_dir():
-        raise usage_error(f"{name}: is no plain file")
+        raise usage_error(f"{name}: is not a plain file")
     if path.is_dir() or canonical_path(path) in {canonical_path(place) for place in (out, *out.absolute().parents)}:
         raise usage_error(f"{name}: is a folder: give a file")
     folder = next((parent for parent in path.absolute().parents if parent.exists()), path.parent)

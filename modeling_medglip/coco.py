@@ -75,10 +75,10 @@ def read_coco(path: Path) -> CocoFile:
     try:
         content = read_json(path, MAX_COCO_BYTES)
     except MedGlipError as error:
-        raise MedGlipError(f"{name}: is no COCO file ({str(error).removeprefix(f'{name}: ')})") from None
+        raise MedGlipError(f"{name}: is not a COCO file ({str(error).removeprefix(f'{name}: ')})") from None
     for key in ("images", "annotations", "categories"):
         if not isinstance(content, dict) or not isinstance(content.get(key), list):
-            raise MedGlipError(f"{name}: is no COCO file (it has no list of {key})")
+            raise MedGlipError(f"{name}: is not a COCO file (it has no list of {key})")
     info = content.get("info")
     coco = CocoFile(name, info if isinstance(info, dict) else {}, _categories(content["categories"], name))
     numbers = _read_images(coco, content["images"])
@@ -181,8 +181,8 @@ def image_size(image: dict[str, Any]) -> tuple[int, int] | None:
     for side in sides:
         # Some exporters write 512.0.
         if not is_number(side) or not 0 < side < FARTHEST or side != int(side):
-            told = " x ".join(shown(value) for value in sides)
-            raise AnnotationError("bad_annotations", f"width and height must be whole numbers above 0, not {told}")
+            stated = " x ".join(shown(value) for value in sides)
+            raise AnnotationError("bad_annotations", f"width and height must be whole numbers above 0, not {stated}")
     width, height = sides
     return int(width), int(height)
 
@@ -222,7 +222,7 @@ def _stated_box(said: Any, size: tuple[int, int]) -> tuple[tuple[float, float, f
     if not isinstance(said, list) or len(said) != 4 or not all(map(is_number, said)):
         return None, AnnotationError("bad_annotations", "a bbox that is not four numbers")
     if not all(abs(side) < FARTHEST for side in said):
-        return None, AnnotationError("bad_box", "not finite or far outside its picture")
+        return None, AnnotationError("bad_box", "not finite or far outside its image")
     x, y, width, height = map(float, said)
     try:
         fit_box((x, y, width, height), size)
@@ -240,11 +240,11 @@ def other_format(boxes: NDArray[np.float64], size: tuple[int, int]) -> str | Non
     if not len(boxes):
         return None
     if (boxes[:, 2:] < 2).all():
-        return "have sides under 2 pixels: are they shares of the picture?"
+        return "have sides under 2 pixels: are they shares of the image?"
     far = boxes[:, :2] + boxes[:, 2:]
     ordered = (boxes[:, 2:] > boxes[:, :2]).all()  # as a second corner is beyond the first
     if (far > 1.25 * np.array(size) + 2).any() or (ordered and (far > np.array(size) + 2).any()):
-        return "go beyond their picture: are they two corners?"
+        return "go beyond their image: are they two corners?"
     return None
 
 

@@ -93,8 +93,8 @@ def fit_box(box: Box, size: tuple[int, int]) -> tuple[Box, bool]:
     across, down = (max(-x, x + wide - size[0], 0.0), max(-y, y + high - size[1], 0.0))
     left, top, right, bottom = max(x, 0.0), max(y, 0.0), min(x + wide, float(size[0])), min(y + high, float(size[1]))
     if across > max(BORDER, OVERHANG * wide) or down > max(BORDER, OVERHANG * high) or right <= left or bottom <= top:
-        told = ", ".join(f"{side:g}" for side in box)
-        raise AnnotationError("bad_box", f"[{told}] lies outside its picture of {size[0]}x{size[1]}")
+        sides = ", ".join(f"{side:g}" for side in box)
+        raise AnnotationError("bad_box", f"[{sides}] lies outside its image of {size[0]}x{size[1]}")
     return (left, top, right - left, bottom - top), max(across, down) > BORDER
 
 
@@ -118,7 +118,7 @@ def _polygon(said: Any) -> NDArray[np.float64]:
     if not fits or not all(is_number(value) for value in said):
         raise AnnotationError("bad_annotations", "a polygon that is not a list of at least three points")
     if not all(abs(value) <= FARTHEST_POINT for value in said):  # also NaN
-        raise AnnotationError("bad_annotations", "a polygon far outside its picture")
+        raise AnnotationError("bad_annotations", "a polygon far outside its image")
     points = np.array(said, dtype=np.float64).reshape(-1, 2)
     if np.abs(points - np.roll(points, 1, axis=0)).max(axis=1).sum() > LONGEST_OUTLINE:
         raise AnnotationError("bad_annotations", "a polygon with too long an outline")
@@ -132,7 +132,7 @@ def _runs(said: dict[str, Any], size: tuple[int, int]) -> NDArray[np.int64]:
     counts = said.get("counts")
     runs = _decoded(counts) if isinstance(counts, str) else _listed(counts, width * height)
     if runs is None or (runs < 0).any() or int(runs.sum()) > width * height:
-        raise AnnotationError("bad_annotations", "run lengths that do not fit their picture")
+        raise AnnotationError("bad_annotations", "run lengths that do not fit their image")
     rest = width * height - int(runs.sum())  # some exporters leave out the last background
     return np.append(runs, [0, rest] if len(runs) % 2 else [rest]).astype(np.int64)
 

@@ -107,16 +107,16 @@ def _jpeg_frame(content: bytes, body: bytes) -> Codestream:
     parts = [body[6 + 3 * n : 9 + 3 * n] for n in range(samples)]
     factors = [(part[1] >> 4, part[1] & 15) for part in parts if len(part) == 3]
     if len(body) != 6 + 3 * samples or not samples or not all(1 <= f <= 4 for pair in factors for f in pair):
-        raise _damaged("JPEG", "components that are none")
+        raise _damaged("JPEG", "invalid components")
     if len({part[0] for part in parts}) != samples or not 2 <= precision <= 16:
-        raise _damaged("JPEG", "components that are none")
+        raise _damaged("JPEG", "invalid components")
     return Codestream(content, width, height, samples, precision)
 
 
 def _check_scan(body: bytes, frame: Codestream, kind: int) -> None:
     count = body[0] if body else 0
     if not 1 <= count <= frame.samples or len(body) != 4 + 2 * count:
-        raise _damaged("JPEG", "a scan of components that are none")
+        raise _damaged("JPEG", "a scan of invalid components")
     start, end, shift = body[-3], body[-2], body[-1]
     if kind == JPEG_LS_FRAME:
         sound = end <= 2 and shift < frame.precision and (count == 1 or end > 0)
@@ -202,7 +202,7 @@ def _jpeg_2000_size(content: bytes) -> tuple[Codestream, int]:
     length, _, x1, y1, x0, y0, width, height, tile_x, tile_y, samples = struct.unpack(">HHIIIIIIIIH", content[4:42])
     parts = [content[42 + 3 * n : 45 + 3 * n] for n in range(samples)]
     if length != 38 + 3 * samples or not samples or len(content) < 4 + length:
-        raise _damaged("JPEG 2000", "components that are none")
+        raise _damaged("JPEG 2000", "invalid components")
     if len({bytes(part) for part in parts}) != 1 or parts[0][1:] != b"\1\1":
         raise MedGlipError("its JPEG 2000 data have components of several sizes or depths, which are not supported")
     if not (x0 < x1 and y0 < y1 and tile_x <= x0 < tile_x + width and tile_y <= y0 < tile_y + height):

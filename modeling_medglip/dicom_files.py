@@ -95,7 +95,7 @@ def open_dicom(file: str | Path | IO[bytes], tags: Sequence[str] | None = None) 
         tags (`Sequence[str]`, *optional*): keywords of the elements to keep; all of them by default.
 
     Raises:
-        `MedGlipError`: pydicom is missing, or the file is no plain file, too large, damaged or hostile; one line
+        `MedGlipError`: pydicom is missing, or the file is not a plain file, too large, damaged or hostile; one line
             without the file's name. Errors of the block pass through.
     """
     require_pydicom()

@@ -305,8 +305,8 @@ def _decoder_name(syntax: Any, stored_as: PixelFormat) -> str:
     chosen = next((name for name in names if name in available), None)
     if chosen is None:
         extended = str(syntax) == JPEG_EXTENDED
-        cure = "pip install pylibjpeg pylibjpeg-libjpeg" if extended else install_hint("clinical")
-        raise MedGlipError(f"its pixels ({syntax.name}) need a decoder: {cure}")
+        hint = "pip install pylibjpeg pylibjpeg-libjpeg" if extended else install_hint("clinical")
+        raise MedGlipError(f"its pixels ({syntax.name}) need a decoder: {hint}")
     return chosen
 
 
@@ -317,7 +317,7 @@ def _compressed(opened: DicomFile, stored_as: PixelFormat, index: int) -> bytes:
     opened.stream.seek(opened.pixel_start or 0)
     header = opened.header
     tables = [header.get(name) for name in ("ExtendedOffsetTable", "ExtendedOffsetTableLengths")]
-    # Compressed data larger than this are none of such a frame; RLE data may grow by half.
+    # Compressed data larger than this do not belong to such a frame; RLE data may grow by half.
     most = 2 * stored_as.frame_bytes + 2**16
     content = pydicom.encaps.get_frame(
         limited(opened.stream, most + 8 * stored_as.frames),

@@ -105,7 +105,7 @@ def load(
         adapted = load_adapted(source, f"adapter {name}", wanted, base)
         return Grounder(adapted.model.eval().to(chosen), adapted.processor, name, chosen)
     if base is not None:
-        raise UsageError(f"checkpoint {name}: is no adapter: leave out --base (base= in Python)")
+        raise UsageError(f"checkpoint {name}: is not an adapter: leave out --base (base= in Python)")
     model, processor = load_checkpoint(source, name, wanted)
     return Grounder(model.eval().to(chosen), processor, name, chosen)
 
@@ -127,7 +127,7 @@ def prompt_labels(prompt: str) -> list[str]:
         `UsageError`: none, more than `MAX_LABELS`, or bytes that are no UTF-8 text.
     """
     if not prompt.isascii() and prompt.encode("utf-8", "replace").decode("utf-8") != prompt:
-        raise UsageError("the prompt is no valid UTF-8 text")
+        raise UsageError("the prompt is not valid UTF-8 text")
     labels = [label for label in split_prompt(prompt) if clean_label(label)]
     if not labels:
         raise UsageError('the prompt is empty: name at least one label, for example "liver. spleen."')

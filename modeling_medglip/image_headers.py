@@ -77,7 +77,7 @@ def walk_header(stream: IO[bytes]) -> FileHeader:
     start = _read(stream, 0, 16)
     kind = next((name for name, pattern in SIGNATURES.items() if pattern.match(start)), None)
     if kind is None:
-        raise MedGlipError("is no image of a known kind: give a PNG, JPEG, TIFF or DICOM file")
+        raise MedGlipError("is not an image of a known kind: give a PNG, JPEG, TIFF or DICOM file")
     walks = {"PNG": _walk_png, "JPEG": _walk_jpeg, "GIF": _walk_gif, "TIFF": _walk_tiff}
     header = walks[kind](stream) if kind in walks else FileHeader(kind)
     stream.seek(0)

@@ -24,7 +24,7 @@ class NotFiniteError(MedGlipError):
 
 @dataclass(frozen=True)
 class ReadImage:
-    """One picture in its own numbers.
+    """One image in its own numbers.
 
     Attributes:
         pixels: (height, width) or (height, width, 3) array; CT from DICOM in HU, colour always uint8 RGB.

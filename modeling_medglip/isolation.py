@@ -2,7 +2,7 @@
 """Reading of untrusted files in a process of its own, where a crash or a hang of a decoder costs one file.
 
 The worker is started anew, never forked, and answers in JSON and bytes that are checked; nothing is unpickled. It has
-limits for time, memory and files, but it is no sandbox: it runs as the same user.
+limits for time, memory and files, but it is not a sandbox: it runs as the same user.
 """
 
 from __future__ import annotations
@@ -319,14 +319,14 @@ class ReaderProcess(Reader):
 
     def _ended(self, name: str, seconds: float | None, status: int) -> MedGlipError:
         if seconds is not None or status == -getattr(signal, "SIGXCPU", sys.maxsize):
-            told = f"took longer than {seconds or self.limits.seconds:.0f} s to read{self.hint}"
+            reason = f"took longer than {seconds or self.limits.seconds:.0f} s to read{self.hint}"
         else:
             try:
-                reason = signal.Signals(-status).name
+                cause = signal.Signals(-status).name
             except ValueError:
-                reason = f"status {status}"
-            told = f"its decoder crashed ({reason}): the file is damaged, or made to do harm"
-        return VolumeError(f"{name}: {told}", "unreadable")
+                cause = f"status {status}"
+            reason = f"its decoder crashed ({cause}): the file is damaged, or made to do harm"
+        return VolumeError(f"{name}: {reason}", "unreadable")
 
     def _error(self, name: str, error: Any) -> MedGlipError:
         kind, message = str(error.get("type")), one_line(error.get("message", ""), 500)

@@ -40,8 +40,8 @@ def checked(name: str) -> Iterator[None]:
     except MedGlipError:
         raise
     except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError):
-        told = f"{one_line(name, 120)}: its decoder gave an invalid answer"
-        raise VolumeError(told, "unreadable") from None
+        message = f"{one_line(name, 120)}: its decoder gave an invalid answer"
+        raise VolumeError(message, "unreadable") from None
 
 
 def received(stream: Any, most: int) -> tuple[dict[str, Any], NDArray]:
@@ -51,7 +51,7 @@ def received(stream: Any, most: int) -> tuple[dict[str, Any], NDArray]:
         most (`int`): bytes of the largest array that is taken.
 
     Raises:
-        `EOFError`: it ends too early, or is no answer. `AnswerTooLarge`: its array is too large.
+        `EOFError`: it ends too early, or is not an answer. `AnswerTooLarge`: its array is too large.
     """
     length = int.from_bytes(_exactly(stream, 4), "big")
     if length > MAX_HEADER_BYTES:

@@ -94,7 +94,7 @@ def _stream(file: Path) -> Iterator[tuple[IO[bytes], bool, str]]:
 
 
 def _check_file(file: Path) -> None:
-    """Refuse what is no plain file of sensible size."""
+    """Refuse what is not a plain file of sensible size."""
     try:
         status = file.stat()
     except FileNotFoundError:

@@ -38,7 +38,7 @@ def read_video(stream: IO[bytes], ending: str, frame: int | None = None) -> Read
         an image without a name: (height, width, 3) uint8 RGB, turned as the file says.
 
     Raises:
-        `MedGlipError`: PyAV is missing, or the file is no video, too large or damaged.
+        `MedGlipError`: PyAV is missing, or the file is not a video, too large or damaged.
     """
     with _opened(stream, ending) as (container, video):
         times = _times(container, video)

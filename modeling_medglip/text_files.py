@@ -79,9 +79,9 @@ def read_json(path: str | Path, max_bytes: int = MAX_TEXT_BYTES, finite: bool = 
         if not _depth_within(content, MAX_DEPTH):
             raise RecursionError
     except RecursionError:
-        raise MedGlipError(f"{name}: is no valid JSON (nested more than {MAX_DEPTH} levels deep)") from None
+        raise MedGlipError(f"{name}: is not valid JSON (nested more than {MAX_DEPTH} levels deep)") from None
     except ValueError as error:
-        raise MedGlipError(f"{name}: is no valid JSON ({one_line(error, 100)})") from None
+        raise MedGlipError(f"{name}: is not valid JSON ({one_line(error, 100)})") from None
     return content
 
 

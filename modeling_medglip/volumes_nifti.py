@@ -117,7 +117,7 @@ def _stored_header(file: Path, encoding: str) -> Any:
                 with silent("nibabel.global"):
                     header = kinds[size](start + read_bytes(stream, size - 4), endianness=sign, check=False)
                 return _with_magic(header)
-    raise VolumeError("is no NIfTI file", "unreadable")
+    raise VolumeError("is not a NIfTI file", "unreadable")
 
 
 def _with_magic(header: Any) -> Any:
@@ -125,7 +125,7 @@ def _with_magic(header: Any) -> Any:
     if magic == b"ni":
         raise VolumeError("is the header of a pair of files (.hdr, .img): convert it to one .nii", "unreadable")
     if magic != b"n+":
-        raise VolumeError("is no NIfTI file (its magic is missing)", "unreadable")
+        raise VolumeError("is not a NIfTI file (its magic is missing)", "unreadable")
     return header
 
 

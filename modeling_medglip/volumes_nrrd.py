@@ -98,7 +98,7 @@ def _fields(file: Path) -> tuple[Fields, int]:
     end = len(content) if found is None else found.end()
     magic, *lines = header_lines(content[: found.start() if found else end])
     if not MAGIC.fullmatch(magic):
-        raise VolumeError("is no NRRD file", "unreadable")
+        raise VolumeError("is not a NRRD file", "unreadable")
     fields: Fields = {}
     for line in lines:
         if not line.startswith("#") and not re.match(r"[^:]+:=", line):  # comments, and keys of other programs

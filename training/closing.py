@@ -28,8 +28,8 @@ def closing(settings: Any, results: Mapping[str, Any], data: Any) -> str:
 
 def scores_in_words(results: Mapping[str, Any]) -> list[str]:
     """AP50 and AP before and after, in per cent; of the labels known before, too, where they were measured."""
-    if told := unmeasured(results):
-        return [told]
+    if reason := unmeasured(results):
+        return [reason]
     count = results["pictures"]["validation"]
     where = f"on {count} validation image{'s' if count != 1 else ''}"
     lines = [_change(where, results["before"]["mean"], results["after"]["mean"])]

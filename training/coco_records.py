@@ -139,7 +139,7 @@ class _CocoRecords:
             )
         if self.clipped:
             logger.warning(
-                "%s: %d boxes go beyond their picture and are clipped, the first %s",
+                "%s: %d boxes go beyond their image and are clipped, the first %s",
                 name, len(self.clipped), self.clipped[0],
             )  # fmt: skip
         for reason, count in self.doubts.items():

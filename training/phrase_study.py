@@ -46,8 +46,8 @@ FORMS = (
 Entry = Mapping[str, Any]
 
 
-def pictures(folder: Path, limit: int) -> Iterator[tuple[ReadImage, dict[str, list[list[float]]]]]:
-    """Yield up to `limit` pictures of a source with their boxes (left, top, right, bottom) by label; those of the
+def annotated_images(folder: Path, limit: int) -> Iterator[tuple[ReadImage, dict[str, list[list[float]]]]]:
+    """Yield up to `limit` images of a source with their boxes (left, top, right, bottom) by label; those of the
     validation split first, then evenly over the rest."""
     entries = json.loads((folder / "annotations.json").read_text(encoding="utf-8"))["images"]
     held_out = [entry for entry in entries if entry.get("split") == "validation"]
@@ -81,7 +81,7 @@ def study_sides(grounder: Grounder, data: Path, sources: Sequence[str], limit: i
     rows = []
     for source in sources:
         counts = {form: {"asked": 0, "found": 0, "wrong": 0} for form in FORMS}
-        for image, boxes in pictures(data / source, limit):
+        for image, boxes in annotated_images(data / source, limit):
             for label in boxes:
                 other = _other_side(label)
                 if other in boxes and other != label:
@@ -119,7 +119,7 @@ def _count_sides(
 
 
 def study_unknown(grounder: Grounder, data: Path, phrases: Entry, limit: int) -> list[dict[str, Any]]:
-    """Best score of phrases that a picture does not show, for every modality, phrase and picture."""
+    """Best score of phrases that a image does not show, for every modality, phrase and image."""
     rows = []
     for modality in MODALITIES:
         sources = sorted(path.parent for path in (data / modality).glob("*/annotations.json"))
@@ -129,7 +129,7 @@ def study_unknown(grounder: Grounder, data: Path, phrases: Entry, limit: int) ->
         scores: dict[str, list[float]] = defaultdict(list)
         share = max(1, limit // len(sources))
         for source in sources:
-            for image, _ in pictures(source, share):
+            for image, _ in annotated_images(source, share):
                 labels = [*phrases["unknown"][modality], *phrases["meaningless"]]
                 best = asked(grounder, image, labels, modality)
                 for label in labels:
@@ -147,7 +147,7 @@ def study_held_out(grounder: Grounder, data: Path, phrases: Entry, limit: int) -
             for phrase in wordings:
                 rows.append({"source": source, "label": label, "phrase": phrase, "scores": [], "overlaps": []})
                 rows[-1]["trained"] = grounder.trained.knows(phrase, modality)
-        for image, boxes in pictures(data / source, limit):
+        for image, boxes in annotated_images(data / source, limit):
             own = [row for row in rows if row["source"] == source and row["label"] in boxes]
             best = asked(grounder, image, [row["phrase"] for row in own], modality) if own else {}
             for row in own:
@@ -158,11 +158,11 @@ def study_held_out(grounder: Grounder, data: Path, phrases: Entry, limit: int) -
 
 
 def study_companions(grounder: Grounder, data: Path, sources: Sequence[str], limit: int) -> list[dict[str, Any]]:
-    """Scores of every trained label that a picture shows: all together, alone, and beside an untrained phrase."""
+    """Scores of every trained label that a image shows: all together, alone, and beside an untrained phrase."""
     rows = []
     for source in sources:
         modality = source.split("/")[0]
-        for image, boxes in pictures(data / source, limit):
+        for image, boxes in annotated_images(data / source, limit):
             labels = sorted(label for label in boxes if grounder.trained.knows(label, modality))[:4]
             if len(labels) < 2:
                 continue
@@ -178,7 +178,7 @@ def study_companions(grounder: Grounder, data: Path, sources: Sequence[str], lim
 
 
 def measure(data: Path, limit: int, model: str | None = None) -> dict[str, Any]:
-    """Run all four studies on up to `limit` pictures per source or, for unknown phrases, per modality."""
+    """Run all four studies on up to `limit` images per source or, for unknown phrases, per modality."""
     grounder, phrases = load(model), yaml.safe_load(PHRASES.read_text(encoding="utf-8"))
     sources = list(phrases["held_out"])
     return {
@@ -277,7 +277,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m training.phrase_study", description=__doc__)
     parser.add_argument("--data", type=Path, help="folder with <modality>/<source>/annotations.json")
     parser.add_argument("--model", help="checkpoint folder or Hub id; default: the embedded checkpoint")
-    parser.add_argument("--images", type=int, default=20, help="pictures per source or modality")
+    parser.add_argument("--images", type=int, default=20, help="images per source or modality")
     parser.add_argument("--out", type=Path, default=Path("docs/phrases.json"))
     parser.add_argument("--page", type=Path, help="only write the page of these measured numbers")
     arguments = parser.parse_args(argv)

@@ -92,7 +92,7 @@ class TestCoco:
     @pytest.mark.parametrize("text", ["{", "[]", '{"images": []}'])
     def test_what_is_no_coco(self, tmp_path: Path, text: str) -> None:
         (tmp_path / "boxes.json").write_text(text, encoding="utf-8")
-        with pytest.raises(ValueError, match="boxes.json: is no COCO file"):
+        with pytest.raises(ValueError, match="boxes.json: is not a COCO file"):
             read_all(tmp_path, "coco", {"annotations": "boxes.json"})
 
 

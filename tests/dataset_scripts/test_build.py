@@ -329,7 +329,7 @@ class TestCommand:
         assert main([*arguments, "--out", str(tmp_path / "set"), "--no-pictures"]) == 1
         printed = capsys.readouterr()
         assert "bad_annotations" in printed.out and "missing_file" in printed.out and "4 pictures" in printed.out
-        assert "broken: list.json: is no COCO file" in printed.err
+        assert "broken: list.json: is not a COCO file" in printed.err
 
     def test_names_that_are_no_utf_8(self, raw: Path, tmp_path: Path) -> None:
         shutil.copytree(raw / "polyps", tmp_path / "raw" / "polyps")

@@ -220,4 +220,4 @@ def test_the_places_that_were_tried_are_named(tmp_path: Path, capsys: pytest.Cap
 def test_a_file_that_is_no_coco_is_named(tmp_path: Path, text: str, capsys: pytest.CaptureFixture[str]) -> None:
     status, boxes, _, rules = build(tmp_path, encode=lambda _: text.encode("latin-1"))
     assert status == 1 and not boxes and rules == {"bad_annotations"}
-    assert "warning: mine: boxes.json: is no COCO file (" in capsys.readouterr().err
+    assert "warning: mine: boxes.json: is not a COCO file (" in capsys.readouterr().err

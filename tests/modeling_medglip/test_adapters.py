@@ -109,7 +109,7 @@ class TestLoading:
             load(trained, "cpu", "fundus", base=base)
 
     def test_a_checkpoint_has_no_base(self, base: Path) -> None:
-        with pytest.raises(UsageError, match="^checkpoint base: is no adapter"):
+        with pytest.raises(UsageError, match="^checkpoint base: is not an adapter"):
             load(base, "cpu", base=base)
 
     def test_without_peft_the_command_is_said(
@@ -159,7 +159,7 @@ class TestMerging:
         assert [(row["source"], row["license"]) for row in rows] == [("set_a", "CC0"), ("mine", "not stated")]
 
     def test_what_is_refused(self, trained: Path, base: Path, tmp_path: Path) -> None:
-        with pytest.raises(CheckpointError, match="^checkpoint base: is no adapter"):
+        with pytest.raises(CheckpointError, match="^checkpoint base: is not an adapter"):
             merge_adapter(base, tmp_path / "out")
         (tmp_path / "full").mkdir()
         (tmp_path / "full" / "file").touch()

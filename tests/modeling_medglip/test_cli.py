@@ -71,7 +71,7 @@ class TestProcesses:
         assert done.returncode == 1
         errors = [line for line in done.stderr.splitlines() if "error" in line]
         assert errors[0] == "medglip: error: absent.dcm: no such file" and len(errors) == 2
-        assert errors[1].startswith("medglip: error: broken.png: is no image of a known kind")
+        assert errors[1].startswith("medglip: error: broken.png: is not an image of a known kind")
         assert "Traceback" not in done.stderr and "tiny on cpu" in done.stdout
         written = sorted(file.name for file in (tmp_path / "out").iterdir())
         assert written == ["scan-2.boxes.json", "scan-2.png", "scan.boxes.json", "scan.png"]
@@ -258,7 +258,7 @@ class TestGround:
             ("in", "is a folder"),
             ("out", "is a folder"),
             ("out/scan.png/run.json", "or below one"),
-            ("pipe", "is no plain file"),
+            ("pipe", "is not a plain file"),
         ],
     )
     def test_a_report_never_overwrites(
@@ -434,7 +434,7 @@ class TestVolumes:
         assert [line for line in errors.splitlines() if "error" in line] == [
             "medglip: error: empty: holds no DICOM image series (0 other files)",
             "medglip: error: two: holds files of 2 patients: give a folder for each, or --several-patients",
-            "medglip: error: broken.nii: is no NIfTI file",
+            "medglip: error: broken.nii: is not a NIfTI file",
         ]
         status, said, _ = self.run(capsys, "ground", tmp_path / "two", *given, "--several-patients")
         assert status == 0 and "two-" in said

@@ -33,7 +33,7 @@ def test_prompt_files(content: bytes, labels: list[str], tmp_path: Path) -> None
     [
         (b"", "holds no label"),
         (b"# liver\n ; \n", "holds no label"),
-        ("liver".encode("utf-16"), "is no UTF-8 text: save it as UTF-8"),
+        ("liver".encode("utf-16"), "is not UTF-8 text: save it as UTF-8"),
         (b"liver\n" * 200_000, "has more than 1048576 bytes"),
     ],
 )
@@ -47,7 +47,7 @@ def test_bad_prompt_files(content: bytes, problem: str, tmp_path: Path) -> None:
 def test_prompt_files_that_are_none(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"--prompts absent.txt: no such file \(medglip ground --help"):
         read_prompts(tmp_path / "absent.txt")
-    with pytest.raises(UsageError, match="is no plain file"):
+    with pytest.raises(UsageError, match="is not a plain file"):
         read_prompts(tmp_path)
     with pytest.raises(UsageError, match="give one of them"):
         checked_prompt("liver", tmp_path / "labels.txt")

@@ -138,11 +138,11 @@ def test_more_keys_are_allowed() -> None:
 @pytest.mark.parametrize(
     ("content", "problem"),
     [
-        (b"", "no valid JSON"),
+        (b"", "not valid JSON"),
         (b"[1, 2]", "no medglip/boxes@1 file"),
         (b'{"schema": NaN}', "NaN is not a number"),
-        (b"\xff\xfe", "no valid JSON"),
-        (b"[" * 100_000, "no valid JSON"),
+        (b"\xff\xfe", "not valid JSON"),
+        (b"[" * 100_000, "not valid JSON"),
     ],
 )
 def test_unreadable_files(tmp_path: Path, content: bytes, problem: str) -> None:

@@ -21,9 +21,9 @@ from modeling_medglip.yaml_files import load_yaml
         (b"[" * 100 + b"]" * 100, "nested more than 64 levels"),
         (b'{"a":' * 100_000, "nested more than 64 levels"),
         (b'{"a": 1, "a": 2}', "a key occurs twice"),
-        (b"9" * 5000, "no valid JSON"),
-        (b"\xff\xfe\x00", "no valid JSON"),
-        (b"", "no valid JSON"),
+        (b"9" * 5000, "not valid JSON"),
+        (b"\xff\xfe\x00", "not valid JSON"),
+        (b"", "not valid JSON"),
     ],
 )
 def test_json_that_is_refused(tmp_path: Path, content: bytes, problem: str) -> None:

@@ -111,9 +111,8 @@ class TestMarksThatAreLeftOut:
     ) -> None:
         item = read(tmp_path, [LIVER, {**SPLEEN, "bbox": [5, 9, 27, 4]}])
         assert item.boxes.tolist() == [[1, 2, 4, 6], [5, 9, 30, 13]]
-        assert (
-            "1 boxes go beyond their picture and are clipped, the first [5.0, 9.0, 27.0, 4.0] in 30x20 in a.png"
-            in (caplog.text)
+        assert "1 boxes go beyond their image and are clipped, the first [5.0, 9.0, 27.0, 4.0] in 30x20 in a.png" in (
+            caplog.text
         )
 
     def test_a_category_that_is_not_there_may_be_any(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -147,7 +146,7 @@ class TestOtherFormats:
     @pytest.mark.parametrize(
         ("box", "told"),
         [
-            ([0.2, 0.2, 0.5, 0.5], "shares of the picture"),
+            ([0.2, 0.2, 0.5, 0.5], "shares of the image"),
             ([9, 9, 29, 19], "two corners"),
             ([1, 1, 4, 4], ""),
             ([4, 2, 29, 12], "two corners"),
@@ -308,7 +307,7 @@ class TestPictures:
     @pytest.mark.parametrize("text", ["[" * 200_000, '{"images": ' + "9" * 5000 + "}"])
     def test_json_that_python_refuses(self, text: str, tmp_path: Path) -> None:
         (tmp_path / "list.json").write_text(text, encoding="utf-8")
-        with pytest.raises(ValueError, match="^list.json: is no COCO file"):
+        with pytest.raises(ValueError, match="^list.json: is not a COCO file"):
             load_records(tmp_path / "list.json", "ct")
 
 

@@ -16,7 +16,7 @@ from modeling_medglip.configuration_medglip import MODALITIES
 from modeling_medglip.results import GroundedBox
 from modeling_medglip.trained_labels import UNTRAINED_THRESHOLD, TrainedLabels
 from training import phrase_study
-from training.phrase_study import FORMS, PHRASES, THRESHOLDS, pictures, render_page, share, study_sides
+from training.phrase_study import FORMS, PHRASES, THRESHOLDS, annotated_images, render_page, share, study_sides
 
 
 ASKED = yaml.safe_load(PHRASES.read_text(encoding="utf-8"))
@@ -60,9 +60,9 @@ def source(tmp_path: Path) -> Path:
 
 
 def test_validation_images_come_first(source: Path) -> None:
-    files = [image.file for image, _ in pictures(source, 2)]
+    files = [image.file for image, _ in annotated_images(source, 2)]
     assert files == ["2.png", "0.png"]
-    (_, boxes), *_ = pictures(source, 1)
+    (_, boxes), *_ = annotated_images(source, 1)
     assert boxes["left kidney"] == [[60, 10, 80, 30]]
 
 

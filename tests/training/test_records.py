@@ -215,7 +215,7 @@ class TestCoco:
     @pytest.mark.parametrize("text", ["{", "[]", '{"images": 3, "annotations": [], "categories": []}', "\xff"])
     def test_what_is_no_coco(self, tmp_path: Path, text: str) -> None:
         (tmp_path / "list.json").write_text(text, encoding="latin-1")
-        with pytest.raises(ValueError, match=r"list.json: is no COCO file"):
+        with pytest.raises(ValueError, match=r"list.json: is not a COCO file"):
             load_records(tmp_path / "list.json", "ct")
 
     def test_annotations_of_no_picture_are_named(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
