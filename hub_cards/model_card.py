@@ -37,8 +37,10 @@ processor = AutoProcessor.from_pretrained(checkpoint)
 model = AutoModelForZeroShotObjectDetection.from_pretrained(checkpoint)  # all experts
 expert = AutoModelForZeroShotObjectDetection.from_pretrained(checkpoint, modalities=["ct"])  # one of them"""
 HUB_USAGE = """import modeling_medglip  # without the package: read the code here, then pass trust_remote_code=True
+from PIL import Image
 from transformers import AutoModelForZeroShotObjectDetection, AutoProcessor
 
+image = Image.open("scan.png")  # or an array
 processor = AutoProcessor.from_pretrained("{repo}")
 model = AutoModelForZeroShotObjectDetection.from_pretrained("{repo}")
 inputs = processor(images=image, text="{prompt}", modality="{first}", return_tensors="pt")

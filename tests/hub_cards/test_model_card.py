@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from hub_cards import check, front_matter, measured, model_card
 from hub_cards.experts import stage_model
 from hub_cards.model_card import RESULTS, main, read_measured, render_card, render_license
 from hub_cards.repository import fresh
+from modeling_medglip import phantoms
 from modeling_medglip.checkpoint import default_checkpoint
 from training import report
 
@@ -189,3 +191,13 @@ def test_the_committed_pages_are_what_the_commands_write(tmp_path: Path) -> None
     again = tmp_path / "results.md"
     report.write_page(model_card.RESULTS, again)
     assert RESULTS.with_suffix(".md").read_text(encoding="utf-8") == again.read_text(encoding="utf-8")
+
+
+def test_the_usage_of_a_published_card_runs_as_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The embedded checkpoint's folder stands in the place of the repository's id."""
+    monkeypatch.chdir(tmp_path)
+    Image.fromarray(phantoms.chest_radiograph().pixels).save("scan.png")
+    code = model_card.HUB_USAGE.format(repo=default_checkpoint(), first="xray", prompt="left lung. right lung.")
+    names: dict[str, Any] = {}
+    exec(code, names)
+    assert set(names["results"][0]["text_labels"]) == {"left lung", "right lung"}
