@@ -58,9 +58,7 @@ def meta_header(file: Path, number: int | None = None, detached: bool = False) -
         `VolumeError`: what is wrong, without the file's name.
     """
     fields, end = _meta_fields(file)
-    axes = whole_numbers(fields, "ndims", 1)[0]
-    if not 1 <= axes <= MAX_AXES:
-        raise VolumeError(f"states {axes} axes", "unreadable")
+    axes = count_of_axes(fields, "ndims")
     sizes = whole_numbers(fields, "dimsize", axes)
     shape, index = choose_volume(sizes, number)
     dtype = _meta_type(fields)
@@ -121,6 +119,18 @@ def whole_numbers(fields: Fields, name: str, count: int, default: int | None = N
     if len(text) != count or not all(re.fullmatch(r"[+-]?[0-9]{1,18}", word) for word in text):
         raise VolumeError(f"does not state {count} whole numbers as {name}", "unreadable")
     return [int(word) for word in text]
+
+
+def count_of_axes(fields: Fields, name: str) -> int:
+    """Return how many axes a header states.
+
+    Raises:
+        `VolumeError`: none, more than `MAX_AXES`, or not a whole number.
+    """
+    axes = whole_numbers(fields, name, 1)[0]
+    if not 1 <= axes <= MAX_AXES:
+        raise VolumeError(f"states {axes} axes", "unreadable")
+    return axes
 
 
 def numbers(words: Sequence[str], count: int, name: str) -> NDArray[np.float64]:
@@ -267,6 +277,7 @@ __all__ = [
     "HEADER_BYTES",
     "Fields",
     "add_field",
+    "count_of_axes",
     "header_lines",
     "length_factor",
     "meta_header",

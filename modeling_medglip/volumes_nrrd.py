@@ -13,9 +13,9 @@ from .errors import one_line
 from .volume_header import UNORIENTED, UNSPACED, VolumeError, VolumeHeader, choose_volume
 from .volumes_itk import (
     HEADER_BYTES,
-    MAX_AXES,
     Fields,
     add_field,
+    count_of_axes,
     header_lines,
     length_factor,
     numbers,
@@ -66,9 +66,7 @@ def nrrd_header(file: Path, number: int | None = None, detached: bool = False) -
         `VolumeError`: what is wrong, without the file's name.
     """
     fields, end = _fields(file)
-    axes = whole_numbers(fields, "dimension", 1)[0]
-    if not 1 <= axes <= MAX_AXES:
-        raise VolumeError(f"states {axes} axes", "unreadable")
+    axes = count_of_axes(fields, "dimension")
     sizes = whole_numbers(fields, "sizes", axes)
     spatial = _spatial_axes(fields, sizes)
     first = spatial[0]  # axes before it are those of channels

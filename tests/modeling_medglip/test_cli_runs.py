@@ -16,35 +16,14 @@ import pydicom
 import pytest
 from PIL import Image
 
-from modeling_medglip import cli, overlay, results, volume_results
+from modeling_medglip import overlay, results, volume_results
 from modeling_medglip.csv_table import COLUMNS, to_csv
 from modeling_medglip.errors import MedGlipError
 
 from .dicom_files import write_series
-from .tiny_checkpoint import save_tiny_checkpoint
 
 
 Run = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture(scope="module")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return str(save_tiny_checkpoint(tmp_path_factory.mktemp("checkpoint") / "tiny"))
-
-
-@pytest.fixture
-def ground(tiny: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> Run:
-    """`medglip ground` with the outputs in the test's folder; returns status, output, errors."""
-
-    def run(*arguments: object, prompt: str = "liver", threshold: float = 0.0) -> tuple[int, str, str]:
-        given = ["--no-isolate", "--model", tiny, "--modality", "ct", "--threshold", threshold]
-        given += ["--untrained-threshold", threshold, "--out", tmp_path / "out"]
-        given += ["--prompt", prompt] if prompt else []
-        status = cli.main([str(a) for a in ("ground", *arguments, *given)])
-        captured = capfd.readouterr()
-        return status, captured.out, captured.err
-
-    return run
 
 
 def names(folder: Path) -> list[str]:

@@ -15,33 +15,14 @@ import pydicom
 import pytest
 from PIL import Image
 
-from modeling_medglip import cli, cli_talk, ground_volume
+from modeling_medglip import cli_talk, ground_volume
 from modeling_medglip.errors import MedGlipError, UsageError
 from modeling_medglip.grounding import load
 
 from .dicom_files import write_multi_frame, write_series
-from .tiny_checkpoint import save_tiny_checkpoint
 
 
 Run = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture(scope="module")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return str(save_tiny_checkpoint(tmp_path_factory.mktemp("checkpoint") / "tiny"))
-
-
-@pytest.fixture
-def ground(tiny: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> Run:
-    """`medglip ground` on files of the test's folder; returns status, output, errors."""
-
-    def run(*arguments: object, threshold: float = 0.0) -> tuple[int, str, str]:
-        given = ["--no-isolate", "--prompt", "liver", "--model", tiny, "--modality", "ct", "--threshold", threshold]
-        status = cli.main([str(a) for a in ("ground", *arguments, *given, "--out", tmp_path / "out")])
-        captured = capfd.readouterr()
-        return status, captured.out, captured.err
-
-    return run
 
 
 def names(folder: Path) -> list[str]:
