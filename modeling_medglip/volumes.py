@@ -1,5 +1,5 @@
 # Copyright 2026 The MedGLIP authors. Licensed under the Apache License, Version 2.0.
-"""Reading volumes: NIfTI (`volumes_nifti`), NRRD (`volumes_nrrd`) and MetaImage (`volumes_itk`).
+"""Reading volumes: NIfTI (`volumes_nifti`), NRRD (`volumes_nrrd`) and MetaImage (`volumes_metaimage`).
 
 Files are not trusted: sizes are checked from the header before voxels are read, a header may not point to a file
 elsewhere, and whatever goes wrong becomes a [`VolumeError`]. Nothing but voxels and geometry is kept.
@@ -18,7 +18,7 @@ from .errors import one_line
 from .geometry import Volume
 from .volume_header import MAX_BYTES, Shape, VolumeError, VolumeHeader
 from .volume_voxels import VolumeSlices
-from .volumes_itk import meta_header
+from .volumes_metaimage import meta_header
 from .volumes_nifti import nifti_header
 from .volumes_nrrd import nrrd_header
 

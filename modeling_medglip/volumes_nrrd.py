@@ -10,8 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .errors import one_line
-from .volume_header import UNORIENTED, UNSPACED, VolumeError, VolumeHeader, choose_volume
-from .volumes_itk import (
+from .header_fields import (
     HEADER_BYTES,
     Fields,
     add_field,
@@ -22,6 +21,7 @@ from .volumes_itk import (
     voxel_file,
     whole_numbers,
 )
+from .volume_header import UNORIENTED, UNSPACED, VolumeError, VolumeHeader, choose_volume
 
 
 MAGIC = re.compile(r"NRRD000[1-6]")

@@ -58,7 +58,7 @@ def test_transformers_knows_the_classes(order: str) -> None:
 
 @pytest.mark.parametrize(
     "module",
-    "cli cli_jobs dicom_folder dicom_series reading reading_dicom results taxonomy volume_source volumes_itk".split(),
+    "cli cli_jobs dicom_folder dicom_series reading reading_dicom results taxonomy volume_source volumes".split(),
 )
 def test_modules_without_a_network_import_no_torch(module: str) -> None:
     code = (

@@ -13,11 +13,11 @@ import pytest
 import SimpleITK
 
 from modeling_medglip.errors import UsageError
+from modeling_medglip.volume_header import UNSPACED
 from modeling_medglip.volume_inputs import as_source
 from modeling_medglip.volume_outputs import geometry_of, write_label_map, write_slicer
 from modeling_medglip.volume_source import UNSTATED, open_volume
 from modeling_medglip.volumes import VolumeError, read_header, read_volume
-from modeling_medglip.volumes_itk import UNSPACED
 
 from .test_volume_outputs import made_box, made_result
 

@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 import SimpleITK
 
+from modeling_medglip.volume_header import UNSPACED
 from modeling_medglip.volume_source import UNSTATED, open_volume
 from modeling_medglip.volumes import VolumeError, read_header, read_volume
-from modeling_medglip.volumes_itk import UNSPACED
 
 
 ARRAY = np.arange(120, dtype="<i2").reshape(6, 5, 4)
