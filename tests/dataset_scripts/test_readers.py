@@ -301,7 +301,7 @@ def test_pixels_keep_their_depth(tmp_path: Path) -> None:
 
 def test_picture_bombs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     save(tmp_path / "big.png", GREY)
-    monkeypatch.setattr("modeling_medglip.reading.MAX_PIXELS", 599)
+    monkeypatch.setattr("modeling_medglip.image_record.MAX_PIXELS", 599)
     with pytest.raises(Rejected) as error:
         read_pixels(tmp_path / "big.png")
     assert error.value.rule == "too_large" and "600 pixels (30x20)" in error.value.value
