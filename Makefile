@@ -1,5 +1,5 @@
 # make demo    ground phrases on images of every modality, overlays in out/demo
-# make test    the default test suite            make test-slow   the slow and the multi-process tests
+# make test    the default tests, in JOBS=2 processes   make test-slow   the slow and the multi-process tests
 # make space   the page of the Space at 127.0.0.1   make test-browser   its tests in Chromium (/usr/bin/chromium)
 # make test-documents   the blocks of the Markdown files as written, for many minutes
 # make lint    ruff and mypy                     make format      ruff, rewriting
@@ -16,6 +16,7 @@ SHELL := /bin/bash
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV ?= .venv
+JOBS ?= 2
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 SOURCES := $(wildcard modeling_medglip training tests dataset_scripts hub_cards spaces_demo)
@@ -41,7 +42,7 @@ demo: $(VENV)/.demo
 	$(BIN)/medglip demo --out out/demo
 
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses=$(JOBS) --dist=loadfile $(PYTEST_ARGS)
 
 test-slow: $(VENV)/.dev
 	$(BIN)/python -m pytest -m "slow or distributed" $(PYTEST_ARGS)

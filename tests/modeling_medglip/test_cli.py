@@ -98,6 +98,7 @@ class TestProcesses:
         assert done.returncode == 0 and done.stdout.endswith("set()\n"), done.stderr
         assert "--prompt" in done.stdout and "not a medical device" not in done.stderr
 
+    @pytest.mark.slow
     def test_demo(self, tmp_path: Path) -> None:
         done = process(["demo", "--out", tmp_path / "demo"], tmp_path)
         assert done.returncode == 0, done.stderr

@@ -47,10 +47,7 @@ def run(code: str) -> str:
 
 @pytest.mark.parametrize(
     "order",
-    [
-        pytest.param(name, marks=() if name in ("package first", "the model's module first") else pytest.mark.slow)
-        for name in ORDERS
-    ],
+    [pytest.param(name, marks=() if name == "package first" else pytest.mark.slow) for name in ORDERS],
 )
 def test_transformers_knows_the_classes(order: str) -> None:
     assert run(ORDERS[order] + CHECK) == "registered\n"

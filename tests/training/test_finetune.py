@@ -153,7 +153,7 @@ class TestBadInput:
         (tmp_path / "bert" / "config.json").write_text('{"model_type": "bert"}', encoding="utf-8")
         assert "cannot be loaded" in error_of(command(tmp_path / "bert", data, tmp_path / "out"), capsys)
 
-    @pytest.mark.parametrize("workers", ["0", "2"])
+    @pytest.mark.parametrize("workers", ["0", pytest.param("2", marks=pytest.mark.slow)])
     def test_one_broken_picture_is_named_and_many_stop_the_run(
         self, workers: str, checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:

@@ -63,6 +63,7 @@ def python(hub: Hub, tmp_path: Path, *arguments: str, token: str | None = "hf_wr
     return subprocess.run(run, capture_output=True, text=True, env=environment, timeout=300, cwd=ROOT)
 
 
+@pytest.mark.slow
 def test_an_adapter_goes_to_a_hub_and_comes_back(tmp_path: Path) -> None:
     checkpoint, data = save_tiny_checkpoint(tmp_path / "checkpoint"), make_data(tmp_path / "data")
     with serve() as hub:
@@ -98,6 +99,7 @@ def test_without_a_connection_the_run_is_kept_and_said_why(tmp_path: Path) -> No
     assert (tmp_path / "run" / "adapter" / "adapter_model.safetensors").is_file()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("token", "said"), [(None, "401"), ("hf_wrong", "401"), ("hf_reader", "403")])
 def test_without_the_right_token_the_run_is_kept_and_said_why(token: str | None, said: str, tmp_path: Path) -> None:
     checkpoint, data = save_tiny_checkpoint(tmp_path / "checkpoint"), make_data(tmp_path / "data")

@@ -157,7 +157,9 @@ def train(out: Path, **more: Any) -> dict[str, torch.Tensor]:
     return weights_of(train_expert(frozen(), Squares(), collate, RECIPE, OPTIMISATION, out, **more))
 
 
-@pytest.mark.parametrize("stop", [Stop(), StopAt(3), StopAt(6)])
+@pytest.mark.parametrize(
+    "stop", [StopAt(3), *(pytest.param(stop, marks=pytest.mark.slow) for stop in (Stop(), StopAt(6)))]
+)
 def test_an_interrupted_training_ends_with_the_same_weights(tmp_path: Path, stop: TrainerCallback) -> None:
     whole = train(tmp_path / "whole")
     train(tmp_path / "cut", callbacks=(stop,))
