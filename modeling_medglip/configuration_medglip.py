@@ -80,9 +80,14 @@ def resolve_modality(name: str) -> str:
 HUB_OPTIONS = ("cache_dir", "revision", "token", "subfolder", "local_files_only", "force_download", "proxies")
 # Files that the loaders read, and the most bytes that a JSON file may have (a tokenizer's vocabulary is the largest).
 READ_SUFFIXES = (".json", ".safetensors", ".txt", ".jinja", ".model")
-MAX_JSON_BYTES, MAX_TOKENIZER_BYTES = 2**24, 2**26
+MAX_JSON_BYTES, MAX_TOKENIZER_BYTES = 2**24, 2**25
 # Tokenizers read config.json too, without this module's configuration class.
 SETTINGS_FILES = ("config.json", "processor_config.json", "preprocessor_config.json")
+# What a processor would load from elsewhere, or read without bounds; MedGLIP has no use for either.
+REFUSED_FILES = ("audio_tokenizer_config.json", "additional_chat_templates")
+# Lists of tokens that are added to a tokenizer one by one, in Python.
+TOKEN_FILES = ("tokenizer.json", "tokenizer_config.json", "added_tokens.json", "special_tokens_map.json")
+MAX_ADDED_TOKENS = 10_000
 SHARD_NAME = re.compile(r"[\w.-]+\.safetensors")
 
 
@@ -110,12 +115,16 @@ def check_checkpoint_files(source: Any, names: Iterable[str] = ("config.json",),
             return None
         folder = Path(next(file for file in found if file)).parent
     for entry in sorted(folder.iterdir()) if folder.is_dir() else ():
+        if entry.name in REFUSED_FILES:
+            raise ValueError(f"{entry.name} is not allowed in a checkpoint: remove it")
         if entry.name.endswith(READ_SUFFIXES):
             _check_file(entry, folder)
             if ".index" in entry.name and entry.suffix == ".json":
                 _check_index(entry)
             elif entry.name in SETTINGS_FILES:
                 check_settings(read_json(entry), entry.name)
+            elif entry.name in TOKEN_FILES:
+                _check_added_tokens(entry)
     return folder
 
 
@@ -171,17 +180,26 @@ def _check_index(file: Path) -> None:
             )
 
 
+def _check_added_tokens(file: Path) -> None:
+    """A tokenizer has no more added tokens than can be added in a second."""
+    content = read_json(file)
+    lists = [content, *content.values()]  # a vocabulary lies one level deeper
+    found = max(len(part) for part in lists if isinstance(part, (list, dict)))
+    if found > MAX_ADDED_TOKENS:
+        raise ValueError(f"{file.name} adds {found} tokens, more than {MAX_ADDED_TOKENS}")
+
+
 # Sizes and settings of a configuration file: checked before anything is built from them ------------------------------
 
 MAX_DEPTH, MAX_VALUES, MAX_NUMBER = 16, 300_000, 2**20
-SIZE_LIMITS = {
-    "num_hidden_layers": 256, "num_layers": 256, "num_blocks": 256, "depths": 256, "depth": 256, "layers": 256,
-    "window_size": 128, "num_labels": 10_000,
-}  # fmt: skip
+SIZE_LIMITS = {"window_size": 128, "num_labels": 10_000}
+# Layers of all networks of a file together: each is built before the weights are looked at.
+LAYER_COUNT = re.compile(r"(layers?|blocks?|depths?|experts?)$")
+MAX_LAYERS = 256
 # Settings that make transformers or timm read pickles, fetch code or go to the network.
 REFUSED_SETTINGS = (
     "transformers_weights", "quantization_config", "fusion_config", "kernel_config", "model_args", "checkpoint_path",
-    "use_pretrained_backbone", "experts_implementation", "_experts_implementation",
+    "use_pretrained_backbone", "experts_implementation", "_experts_implementation", "audio_tokenizer",
 )  # fmt: skip
 ATTENTION = ("eager", "sdpa", "flex_attention")
 PRECISION = re.compile(r"(torch\.)?(auto|half|double|b?float(16|32|64)?)")
@@ -198,11 +216,16 @@ def check_settings(settings: Any, file: str = "config.json") -> None:
     Raises:
         `ValueError`: naming the setting and its value.
     """
+    layers = 0.0
     for count, (key, value) in enumerate(_settings_in(settings, file)):
         if count > MAX_VALUES:
             raise ValueError(f"{file} holds more than {MAX_VALUES} values")
         if problem := _setting_problem(key, value):
             raise ValueError(f"{file}: {key[:60]} {problem}")
+        if LAYER_COUNT.search(key) and isinstance(value, (int, float)):
+            layers += max(abs(value), 1)
+            if layers > MAX_LAYERS:
+                raise ValueError(f"{file}: {key[:60]} is out of range: {layers:.6g} layers, more than {MAX_LAYERS}")
 
 
 def _settings_in(settings: Any, file: str) -> Iterator[tuple[str, Any]]:
@@ -443,6 +466,8 @@ class MedGlipConfig(PreTrainedConfig):
         changes = (self.expert_overrides or {}).get(modality, {}).get(name)
         if not changes:
             return base
+        if not isinstance(changes, dict):
+            raise ValueError(f"expert_overrides of {modality}: {name} must be a dictionary of settings")
         if changes.get("model_type", base.model_type) != base.model_type:
             return AutoConfig.for_model(**changes)
         return type(base).from_dict({**base.to_dict(), **changes})

@@ -14,7 +14,7 @@ from transformers.image_processing_utils import BatchFeature
 from transformers.processing_utils import ProcessorMixin
 from transformers.utils import logging
 
-from .configuration_medglip import check_checkpoint_files
+from .configuration_medglip import REFUSED_FILES, check_checkpoint_files
 
 
 logger = logging.get_logger(__name__)
@@ -22,7 +22,7 @@ logger = logging.get_logger(__name__)
 SEPARATOR = ". "
 # Most labels, and most tokens of a prompt, that a processor can be set to.
 MAX_TEXT = 100_000
-PROCESSOR_FILES = ("processor_config.json", "tokenizer_config.json", "tokenizer.json")
+PROCESSOR_FILES = ("processor_config.json", "tokenizer_config.json", "tokenizer.json", *REFUSED_FILES[:1])
 CANDIDATES_PER_LEVEL = 1000
 UNKNOWN_LABEL = "label {!r} has no word that the language encoder knows: boxes mean nothing"
 # A dot or comma between two digits belongs to a number ("1.5 cm"), any other ends a label.
@@ -321,6 +321,8 @@ class MedGlipProcessor(ProcessorMixin):
         max_text_tokens: int = 256,
         final_separator: bool = True,
     ) -> None:
+        if not hasattr(type(image_processor), "predict_modality"):
+            raise ValueError("the image processor must be a MedGlipImageProcessor")
         if not getattr(tokenizer, "is_fast", False):
             raise ValueError("the tokenizer must be a fast one: label spans need its character offsets")
         for name, value in (("max_labels", max_labels), ("max_text_tokens", max_text_tokens)):
@@ -344,10 +346,12 @@ class MedGlipProcessor(ProcessorMixin):
         if kwargs.get("trust_remote_code") is None:
             kwargs["trust_remote_code"] = False  # or transformers asks on the terminal
         try:
-            return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
+            found = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
+            found.tokenizer("a.")  # one that cannot read says so only when it is asked
+            return found
         except (OSError, ValueError, ImportError):
             raise
-        except Exception as error:  # the tokenizer's parser raises bare exceptions
+        except Exception as error:  # tokenizers raise bare exceptions
             raise ValueError(f"{pretrained_model_name_or_path}: its processor cannot be loaded: {error}") from error
 
     @property

@@ -35,7 +35,7 @@ from .dataset import foreign_labels
 from .guards import check_options, nothing_to_measure, readable_enough
 from .hierarchy_metrics import hierarchy_scores
 from .intervals import interval
-from .loading import UNLOADABLE, load_checkpoint
+from .loading import load_checkpoint
 from .metrics import (
     SIZES,
     Detections,
@@ -472,7 +472,7 @@ def _adapted(model: Any, folder: str, asked: Sequence[str] | None) -> tuple[Any,
         raise ValueError(f"{folder}: an adapter for {', '.join(own)}, not for {', '.join(odd)}")
     try:
         return model, MedGlipProcessor.from_pretrained(folder), list(asked or own)
-    except UNLOADABLE as error:
+    except Exception as error:  # broken files make transformers raise nearly anything
         raise ValueError(f"{folder}: its processor cannot be loaded: {one_line(error, 120)}") from None
 
 

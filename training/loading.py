@@ -6,16 +6,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from safetensors import SafetensorError
-
 from modeling_medglip.checkpoint_loading import outcome_folder
-from modeling_medglip.errors import one_line
+from modeling_medglip.errors import CheckpointError, one_line
 from modeling_medglip.modeling_medglip import MedGlipForObjectDetection
 from modeling_medglip.processing_medglip import MedGlipProcessor
-
-
-# What the libraries raise for a checkpoint that is none, a torn one, or one of another architecture or size.
-UNLOADABLE = (OSError, ValueError, TypeError, KeyError, RuntimeError, SafetensorError)
 
 
 def load_checkpoint(
@@ -27,17 +21,19 @@ def load_checkpoint(
         modalities (*optional*): the experts to load; all when not given.
 
     Raises:
-        `ValueError`: it cannot be loaded; names it and says why.
+        `CheckpointError`: it cannot be loaded; names it and says why.
     """
     folder = outcome_folder(Path(name))
     if (folder / "adapter_config.json").is_file():
-        raise ValueError(f"{name}: is an adapter: give the checkpoint that it was trained on, or `medglip merge` them")
+        raise CheckpointError(
+            f"{name}: is an adapter: give the checkpoint that it was trained on, or `medglip merge` them"
+        )
     if folder.is_dir() and not (folder / "config.json").exists():
-        raise ValueError(f"{name}: holds no checkpoint (no config.json)")
+        raise CheckpointError(f"{name}: holds no checkpoint (no config.json)")
     chosen = {} if modalities is None else {"modalities": list(modalities)}
     try:
         source = str(folder) if folder.is_dir() else name
         model = MedGlipForObjectDetection.from_pretrained(source, **chosen)
         return model, MedGlipProcessor.from_pretrained(source)
-    except UNLOADABLE as error:
-        raise ValueError(f"{name}: cannot be loaded: {one_line(error, 200)}") from None
+    except Exception as error:  # broken files make transformers and safetensors raise nearly anything
+        raise CheckpointError(f"{name}: cannot be loaded: {one_line(error, 200)}") from None

@@ -14,10 +14,21 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import save_file
-from transformers import AutoModel, AutoModelForZeroShotObjectDetection, AutoProcessor, pipeline
+from transformers import (
+    AutoModel,
+    AutoModelForZeroShotObjectDetection,
+    AutoProcessor,
+    BertConfig,
+    pipeline,
+)
 
 from modeling_medglip import MedGlipForObjectDetection
-from modeling_medglip.configuration_medglip import MAX_JSON_BYTES, MedGlipConfig, check_checkpoint_files
+from modeling_medglip.configuration_medglip import (
+    MAX_ADDED_TOKENS,
+    MAX_JSON_BYTES,
+    MedGlipConfig,
+    check_checkpoint_files,
+)
 from modeling_medglip.errors import CheckpointError
 from modeling_medglip.grounding import load
 from modeling_medglip.pipeline_medglip import TASK
@@ -204,6 +215,52 @@ class TestFiles:
             AutoModel.from_pretrained(copy, **arguments)
         assert not marker.exists()
 
+    def test_a_processor_brings_no_second_model(self, copy: Path, marker: Path) -> None:
+        """Transformers would load the model that `audio_tokenizer` names, of any class and from any folder."""
+        other = copy.parent / "other"
+        BertConfig(hidden_size=8, num_hidden_layers=1, num_attention_heads=1).save_pretrained(other)
+        (other / "pytorch_model.bin").write_bytes(bomb(marker))
+        said = {"audio_tokenizer_class": "BertModel", "audio_tokenizer_name_or_path": str(other)}
+        edit(copy / "processor_config.json", audio_tokenizer=said)
+        refused(copy, marker, "processor_config.json: audio_tokenizer is not allowed")
+        edit(copy / "processor_config.json", audio_tokenizer=None)
+        (copy / "audio_tokenizer_config.json").write_text(json.dumps(said))
+        refused(copy, marker, "audio_tokenizer_config.json is not allowed")
+
+    def test_chat_templates_are_not_read(self, copy: Path, marker: Path) -> None:
+        (copy / "additional_chat_templates").mkdir()
+        os.mkfifo(copy / "additional_chat_templates" / "a.jinja")
+        refused(copy, marker, "additional_chat_templates is not allowed")
+
+    @pytest.mark.parametrize(
+        ("name", "key"),
+        [
+            ("tokenizer_config.json", "added_tokens_decoder"), ("tokenizer.json", "added_tokens"),
+            ("tokenizer_config.json", "extra_special_tokens"), ("added_tokens.json", None),
+        ],
+    )  # fmt: skip
+    def test_tokens_that_are_added_one_by_one_are_few(self, copy: Path, name: str, key: str | None) -> None:
+        tokens = {str(number): {"content": f"t{number}"} for number in range(MAX_ADDED_TOKENS + 1)}
+        if key is None:
+            (copy / name).write_text(json.dumps(tokens))
+        else:
+            edit(copy / name, **{key: tokens})
+        with pytest.raises(CheckpointError, match=f"{name} adds 10001 tokens, more than 10000"):
+            load(copy, "cpu")
+
+    def test_a_tokenizer_that_cannot_read(self, copy: Path) -> None:
+        model = {"type": "WordPiece", "unk_token": "?", "vocab": {}, "max_input_chars_per_word": 100}
+        edit(copy / "tokenizer.json", model={**model, "continuing_subword_prefix": "##"}, post_processor=None)
+        with pytest.raises(CheckpointError, match="processor cannot be loaded"):
+            load(copy, "cpu")
+
+    def test_an_image_processor_of_another_model(self, copy: Path, marker: Path) -> None:
+        edit(copy / "processor_config.json", image_processor__image_processor_type="CLIPImageProcessor")
+        with pytest.raises(CheckpointError, match="the image processor must be a MedGlipImageProcessor"):
+            load(copy, "cpu")
+        with pytest.raises(CheckpointError, match="the image processor must be a MedGlipImageProcessor"):
+            load_checkpoint(str(copy))
+
     def test_an_adapter_inside_is_not_loaded(self, copy: Path, marker: Path) -> None:
         (copy / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA", "r": 1, "target_modules": "x"}))
         (copy / "adapter_model.bin").write_bytes(bomb(marker))
@@ -262,6 +319,22 @@ class TestSettings:
             AutoModelForZeroShotObjectDetection.from_pretrained(copy)
 
     @pytest.mark.parametrize(
+        "changes",
+        [
+            {"backbone_config__depths": [64] * 4, "head_config__num_blocks": 1},
+            {"backbone_config__depths": [0] * 1000},
+            {"text_config__num_hidden_layers": 255, "head_config__num_blocks": 2},
+            {"expert_overrides": {"ct": {"head_config": {"num_blocks": 250}}}, "head_config__num_blocks": 5},
+            {"text_config__num_local_experts": 1000},
+        ],
+    )
+    def test_layers_of_all_networks_together(self, copy: Path, changes: dict[str, Any]) -> None:
+        """Each number is possible alone; building a million layers would take hours."""
+        edit(copy / "config.json", **changes)
+        with pytest.raises(CheckpointError, match="is out of range: [0-9]+ layers, more than 256"):
+            load(copy, "cpu")
+
+    @pytest.mark.parametrize(
         ("key", "value"),
         [
             ("transformers_weights", "adapter_model.bin"),
@@ -289,12 +362,14 @@ class TestSettings:
             {"backbone_config": {"model_type": "nowhere"}}, {"expert_overrides": [1]}, {"expert_overrides": {"ct": 1}},
             {"separator_token_ids": "x"}, {"head_config": {"channels": "16"}}, {"head_config": {"fusion_heads": 0}},
             {"head_config": {"groups": 0}}, {"head_config": {"channels": -4}},
+            {"expert_overrides": {"ct": {"backbone_config": [1]}}},
         ],
     )  # fmt: skip
     def test_wrong_types(self, copy: Path, content: dict[str, Any]) -> None:
         edit(copy / "config.json", **content)
-        with pytest.raises(CheckpointError):
-            load(copy, "cpu")
+        for entry in (ENTRIES["load"], ENTRIES["training"]):
+            with pytest.raises(CheckpointError):
+                entry(copy)
         with pytest.raises(ValueError):
             AutoModel.from_pretrained(copy)
 
