@@ -14,7 +14,7 @@ _SIDE_WORDS = {
     word: side
     for side, words in {
         "left": "left lt lft leftside leftsided sinister sinistra sinistrum",
-        "right": "right rt rght rightside rightsided dexter dextra dextrum",
+        "right": "right rt rgt rght rightside rightsided dexter dextra dextrum",
     }.items()
     for word in words.split()
 }
@@ -69,9 +69,10 @@ def normalize_phrase(phrase: str) -> str:
     """Return the form in which phrases are compared.
 
     Lower case, singular words, American spelling, no punctuation, ordinals as numbers, the side word first:
-    `"Kidneys (LEFT)"`, `"kidney on the lt. side"` and `"left-sided kidney"` -> `"left kidney"`.
+    `"Kidneys (LEFT)"`, `"kidney on the lt. side"`, `"KidneyLeft"` and `"left-sided kidney"` -> `"left kidney"`.
     """
-    text = unicodedata.normalize("NFKC", phrase).casefold().replace("&", " and ")
+    text = re.sub(r"(?<=[a-z])(?=[A-Z][a-z])", " ", unicodedata.normalize("NFKC", phrase))
+    text = text.casefold().replace("&", " and ")
     text = re.sub(r"(?<=\w)['’]s\b|\bl['’](?=\w\w)", "", text)
     text = re.sub(r"\b(\d+)(?:st|nd|rd|th)\b", r"\1", text)
     if re.search(r"\w", _IN_BRACKETS.sub(" ", text)):
@@ -83,7 +84,7 @@ def normalize_phrase(phrase: str) -> str:
 
 def _side_first(tokens: list[str]) -> list[str]:
     """Put the one side that the tokens name in front, as `"left"` or `"right"`, without the words that go with it."""
-    tokens = [_side_word(tokens, index) for index in range(len(tokens))]
+    tokens = side_words(tokens)
     sides = {token for token in tokens if token in _SIDES}
     if len(sides) != 1:
         return tokens
@@ -97,6 +98,11 @@ def _side_first(tokens: list[str]) -> list[str]:
         elif token not in _AFTER_SIDE or tokens[index - 1] not in _SIDES | _AFTER_SIDE or index == 0:
             kept.append(token)
     return [side, *kept]
+
+
+def side_words(tokens: list[str]) -> list[str]:
+    """Write out every token that is short for a side: `["rib", "5", "l"]` -> `["rib", "5", "left"]`."""
+    return [_side_word(tokens, index) for index in range(len(tokens))]
 
 
 def _side_word(tokens: list[str], index: int) -> str:

@@ -5,6 +5,7 @@ import re
 import warnings
 from collections.abc import Sequence
 from inspect import signature
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -27,12 +28,32 @@ CANDIDATES_PER_LEVEL = 1000
 UNKNOWN_LABEL = "label {!r} has no word that the language encoder knows: boxes mean nothing"
 # A dot or comma between two digits belongs to a number ("1.5 cm"), any other ends a label.
 # Nor does one in brackets ("kidney (lt.)").
-PROMPT_PARTS = re.compile(r"(?:\([^()\n;]*\)|(?![;\n]|(?<!\d)[.,]|[.,](?!\d))[\s\S])+")
-# A side is no label of its own: "Lt. kidney" and "kidney, left" are one each.
-LONE_SIDE = re.compile(r"l|lt|lft|left|r|rt|right|sin|dext?", re.IGNORECASE)
+PROMPT_PARTS = re.compile(r"(?:\([^()\n;]*\)|\[[^\[\]\n;]*\]|\{[^{}\n;]*\}|(?![;\n]|(?<!\d)[.,]|[.,](?!\d))[\s\S])+")
+# A side is no label of its own, in whatever language: "Lt. kidney" and "kidney, left" are one label each.
+SHORT_SIDE = "(?:l|lt|lft|r|rt|rgt|sin|dext?|li|re|izq|der|dcho|dcha)"
+LONG_SIDE = (
+    "(?:left|right|links|rechts|(?:link|recht)e[mnrs]?|(?:link|recht)sseitig|gauche|droite?|izquierd[oa]|derech[oa]"
+    "|[左右][侧側边邊]?)"
+)
+LONE_SIDE = re.compile(
+    rf"(?:(?:on|at|in) )?(?:(?:the|a) )?(?:patient['’]s )?(?:{SHORT_SIDE}|{LONG_SIDE})[ -]?(?:sided|(?:hand )?side)?",
+    re.IGNORECASE,
+)
+ABBREVIATED = re.compile(rf"(?:(?:the|a) )?{SHORT_SIDE}", re.IGNORECASE)
+# A label that names a side takes no other one.
+SIDED = re.compile(
+    rf"\b(?:{LONG_SIDE}|lt|lft|rt|rgt)\b|[左右]|^(?:{SHORT_SIDE})\b|[\s(_-](?:{SHORT_SIDE})(?=\.?\W*$)", re.IGNORECASE
+)
+# English and Latin words that are short for a side: wherever they stand, in front ("l kidney", not "l5" or "l spine"),
+# and at the end or in brackets ("kidney (r)").
+SIDE_IN_A_LABEL = re.compile(
+    r"\b(?:lt|lft|rt|rgt)\b"
+    r"|^[lr]\b(?!['’])(?=\W+[^\W\d])(?!\W+(?:spin|vertebra|level|dis[ck]|nerve|root|body))"
+    r"|(?<=[\s(/-])(?:[lr]|sin|dext?)(?=\W*$|\))"
+)
 PROMPT_PREFIX = re.compile(r"^\s*detect\s*:", re.IGNORECASE)
 PROMPT_IN_A_LIST = re.compile(r"\.\s+\S.*\.\s*$", re.DOTALL)
-NOT_IN_A_LABEL = re.compile(r"[.;,\[\]<>_]")
+NOT_IN_A_LABEL = re.compile(r"[.;,\[\]{}<>_]")
 
 
 # Prompts -------------------------------------------------------------------------------------------------------------
@@ -47,28 +68,45 @@ def split_prompt(prompt: str) -> list[str]:
 
 def _join_lone_sides(text: str, spans: list[tuple[int, int]]) -> list[tuple[int, int]]:
     """Join parts that are nothing but a side to the label before ("kidney, left") or behind them ("Lt. kidney")."""
-    words = [text[begin:end].strip().lower() for begin, end in spans]
+    words = [text[begin:end].strip() for begin, end in spans]
     lone = [bool(LONE_SIDE.fullmatch(word)) for word in words]
-    joined: list[tuple[int, int]] = []
-    ahead = False
-    for index, (begin, end) in enumerate(spans):
-        last = index + 1 == len(spans)
-        before = text[spans[index - 1][1] : begin].strip() if index else ""
-        after = text[end : len(text) if last else spans[index + 1][0]].strip()
-        written_out = last or after != "." or words[index] in ("left", "right")
-        if ahead or (
-            lone[index] and index and not lone[index - 1] and (before == "," and written_out or before == "." and last)
-        ):
-            joined[-1] = joined[-1][0], end
-        else:
-            joined.append((begin, end))
-        ahead = lone[index] and joined[-1] == (begin, end) and not last and not lone[index + 1] and after in (".", ",")
+    if not any(lone):
+        return spans
+    gaps = [text[end:begin] for (_, end), (begin, _) in pairwise(spans)]
+    stops = ["\n" if "\n" in gap else gap.strip() for gap in gaps]
+    between = [stop for stop, *two in zip(stops, lone, lone[1:], strict=False) if not any(two)]
+    # The commas tell "liver. kidney, L. spleen" from "liver, spleen, L. kidney". No side is left over if that can be.
+    follows = bool(between) and not any("," in stop for stop in between)
+    joined = max((_joined_sides(words, lone, stops, choice) for choice in (follows, not follows)), key=len)
+    starts = [index for index in range(len(spans)) if index not in joined]
+    return [(spans[start][0], spans[end - 1][1]) for start, end in pairwise([*starts, len(spans)])]
+
+
+def _joined_sides(words: Sequence[str], lone: Sequence[bool], stops: Sequence[str], follows: bool) -> set[int]:
+    """Parts that belong to the part before them. `follows`: whether "kidney, L. spleen" means the kidney's side."""
+    free = [not alone and not SIDED.search(word.replace("_", " ")) for alone, word in zip(lone, words, strict=True)]
+    joined = set()
+    for index in (index for index, alone in enumerate(lone) if alone):
+        before, after = stops[index - 1] if index else "", stops[index] if index < len(stops) else ""
+        clear = follows or after != "." or not ABBREVIATED.fullmatch(words[index])
+        if index and free[index - 1] and (before == "," or (before == "." and not after)) and clear:
+            joined.add(index)
+            free[index - 1] = False
+        elif after in (".", ",") and free[index + 1]:
+            joined.add(index + 1)
+            free[index + 1] = False
     return joined
 
 
 def clean_label(label: str) -> str:
-    """A label as the tokenizer sees it: lower case, single spaces, free of separators and of brackets."""
+    """A label in lower case, with single spaces, free of separators and of brackets."""
     return " ".join(NOT_IN_A_LABEL.sub(" ", label).lower().split())
+
+
+def spell_out_side(label: str) -> str:
+    """A label as the tokenizer sees it: clean, and with its side in full, as labels are trained: `"kidney (L)"` ->
+    `"kidney (left)"`. GLIP has no such step; no other word is changed."""
+    return SIDE_IN_A_LABEL.sub(lambda found: "left" if found[0][0] in "ls" else "right", clean_label(label))
 
 
 def prompts_per_image(text: Any, count: int, batched: bool) -> list[list[str]]:
@@ -115,7 +153,7 @@ def unique_labels(labels: Sequence[str], max_labels: int) -> tuple[list[str], li
     first: dict[str, int] = {}
     kept, positions = [], []
     for label in labels:
-        cleaned = clean_label(label)
+        cleaned = spell_out_side(label)
         if not cleaned:
             raise ValueError(f"the label {label!r} is empty")
         if cleaned not in first:
@@ -599,11 +637,11 @@ def class_indices(class_labels: Any, positions: list[int], labels: list[str], im
     Raises:
         `ValueError`: naming the image, when a label is not in its prompt.
     """
-    cleaned = {clean_label(label): place for place, label in enumerate(labels)}
+    cleaned = {spell_out_side(label): place for place, label in enumerate(labels)}
     indices = []
     for value in class_labels.tolist() if hasattr(class_labels, "tolist") else class_labels:
-        if isinstance(value, str) and clean_label(value) in cleaned:
-            indices.append(cleaned[clean_label(value)])
+        if isinstance(value, str) and spell_out_side(value) in cleaned:
+            indices.append(cleaned[spell_out_side(value)])
         elif not isinstance(value, str) and 0 <= int(value) < len(positions):
             indices.append(positions[int(value)])
         else:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from .errors import one_line
-from .processing_medglip import MedGlipProcessor, clean_label
+from .processing_medglip import MedGlipProcessor, spell_out_side
 from .trained_labels import TrainedLabels
 
 
@@ -81,7 +81,7 @@ def make_question(trained: TrainedLabels, labels: Sequence[str], modality: str) 
     wordings, known, wider = {}, {}, {}
     for label in labels:
         wording = trained.wording(label, modality)
-        wordings[label] = first.setdefault(clean_label(wording), wording)
+        wordings[label] = first.setdefault(spell_out_side(wording), wording)
         known[label] = trained.knows(label, modality)
         if name := trained.wider(label, modality):
             wider[label] = name

@@ -29,7 +29,7 @@ from typing import Any
 from .modalities import resolve_modality
 from .phrases import names_a_side, normalize_phrase
 from .taxonomy_entries import Category, Code, Entries, Label, Location, Region, read_entries
-from .taxonomy_languages import Languages
+from .taxonomy_languages import Language, read_languages
 from .yaml_files import load_yaml
 
 
@@ -59,7 +59,7 @@ class Taxonomy:
     ambiguous: Mapping[str, tuple[str, ...]]
     _phrases: Mapping[str, tuple[str, ...]] = field(repr=False)
     _groups: Mapping[str, tuple[str, ...]] = field(repr=False)
-    _languages: Languages = field(default=Languages(), repr=False)
+    _languages: tuple[Language, ...] = field(default=(), repr=False)
 
     def label(self, label_id: str) -> Label:
         """Return the label or extension of that exact id.
@@ -133,8 +133,8 @@ class Taxonomy:
     def _key(self, phrase: str) -> str:
         """The normal form of a phrase under which it is known, its plain normal form if it is not."""
         plain = normalize_phrase(phrase)
-        forms = (plain, BOTH_SIDES.sub(" ", plain), self._languages.english(phrase) or plain)
-        keys = [normalize_phrase(form) for form in forms]
+        foreign = (reading for language in self._languages for reading in language.readings(phrase))
+        keys = map(normalize_phrase, (plain, BOTH_SIDES.sub(" ", plain), *foreign))
         return next((key for key in keys if key in self._phrases or key in self._groups), plain)
 
     def ancestors(self, label_id: str) -> tuple[Label, ...]:
@@ -184,7 +184,7 @@ class Taxonomy:
         return _read_only, (languages, *map(dict, parts))
 
 
-def _read_only(languages: Languages, *parts: dict[str, Any]) -> Taxonomy:
+def _read_only(languages: tuple[Language, ...], *parts: dict[str, Any]) -> Taxonomy:
     values: list[Any] = [*map(MappingProxyType, parts), languages]
     return Taxonomy(*values)
 
@@ -200,7 +200,7 @@ def _usual(labels: tuple[Label, ...], modality: str | None) -> tuple[Label, ...]
 @functools.cache
 def load_taxonomy() -> Taxonomy:
     """Return the packaged taxonomy, reading it on the first call."""
-    languages = Languages.from_document(load_yaml(LANGUAGES_FILE.read_text(encoding="utf-8")))
+    languages = read_languages(load_yaml(LANGUAGES_FILE.read_text(encoding="utf-8")))
     return replace(taxonomy_from_document(load_yaml(TAXONOMY_FILE.read_text(encoding="utf-8"))), _languages=languages)
 
 

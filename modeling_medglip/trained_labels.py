@@ -8,7 +8,7 @@ from types import MappingProxyType
 from typing import Any
 
 from .defaults import UNTRAINED_THRESHOLD
-from .phrases import normalize_phrase
+from .phrases import normalize_phrase, side_of
 from .run_report import trained_labels
 from .taxonomy import load_taxonomy
 
@@ -85,11 +85,14 @@ class TrainedLabels:
         return any(label.id in self._by_id[modality] for label in covered)
 
     def wider(self, phrase: str, modality: str) -> str | None:
-        """The trained label that a phrase is a kind of, if it is not trained itself: the network cannot tell the kind
-        from the rest. `"melanoma"` -> `"skin lesion"`."""
-        label = load_taxonomy().resolve(phrase, modality)
-        if label is None or self.knows(phrase, modality) is not False:
+        """The trained label that a phrase is a kind or a side of, if it is not trained itself: the network cannot tell
+        them apart. `"melanoma"` -> `"skin lesion"`, `"left pleural effusion"` -> `"pleural effusion"`."""
+        if self.knows(phrase, modality) is not False:
             return None
+        label = load_taxonomy().resolve(phrase, modality)
+        if label is None:
+            base = normalize_phrase(phrase).removeprefix(f"{side_of(phrase)} ")
+            return self.wording(base, modality) if self.knows(base, modality) else None
         above = (self._by_id[modality].get(kind.id) for kind in load_taxonomy().kinds_above(label))
         return next(filter(None, above), None)
 

@@ -28,6 +28,7 @@ from modeling_medglip.processing_medglip import (
     nms_per_label,
     phrase_tokens,
     prompts_per_image,
+    spell_out_side,
     split_prompt,
     unique_labels,
 )
@@ -66,6 +67,17 @@ def words_of(processor: MedGlipProcessor, batch: Any, image: int = 0, chunk: int
         ("liver.spleen", ["liver", "spleen"]),
         ("nodule of 1.5 cm. liver", ["nodule of 1.5 cm", "liver"]),
         ("nodule 5, liver", ["nodule 5", "liver"]),
+        ("kidney, left-sided. the lt. kidney", ["kidney, left-sided", "the lt. kidney"]),
+        ("kidney, L. kidney, R.", ["kidney, L", "kidney, R"]),
+        ("liver, spleen, L. kidney", ["liver", "spleen", "L. kidney"]),
+        ("liver, kidney, L. kidney, R.", ["liver", "kidney, L", "kidney, R"]),
+        ("liver. kidney, L. spleen", ["liver", "kidney, L", "spleen"]),
+        ("liver. spleen. L. kidney, R. kidney.", ["liver", "spleen", "L. kidney", "R. kidney"]),
+        ("kidney, L. rt kidney_R", ["kidney, L", "rt kidney_R"]),
+        ("kidney, lt., liver", ["kidney, lt", "liver"]),
+        ("kidney [L.]. kidney {R.}", ["kidney [L.]", "kidney {R.}"]),
+        ("Niere, links; re. Niere", ["Niere, links", "re. Niere"]),
+        ("L\nkidney", ["L", "kidney"]),
         (" . ; ", []),
         ("", []),
     ],
@@ -86,11 +98,42 @@ def test_split_labels_have_no_outer_spaces(prompt: str) -> None:
         ("nodule, lower pole.", "nodule lower pole"),
         ("[SEP] liver", "sep liver"),
         ("<s>_x", "s x"),
+        ("liver {1}", "liver 1"),
         ("...", ""),
     ],
 )
 def test_clean_label(label: str, cleaned: str) -> None:
     assert clean_label(label) == cleaned
+
+
+@pytest.mark.parametrize(
+    ("label", "spelled"),
+    [
+        ("Kidney (L)", "kidney (left)"),
+        ("lt. kidney", "left kidney"),
+        ("R kidney", "right kidney"),
+        ("kidney_R", "kidney right"),
+        ("lower lobe of rt lung", "lower lobe of right lung"),
+        ("kidney dext.", "kidney right"),
+        ("(L) kidney", "(left) kidney"),
+        ("L5", "l5"),
+        ("L 5", "l 5"),
+        ("L-spine", "l-spine"),
+        ("l'oreille", "l'oreille"),
+        ("left kidney", "left kidney"),
+        ("L", "l"),
+    ],
+)
+def test_spell_out_side(label: str, spelled: str) -> None:
+    assert spell_out_side(label) == spelled
+
+
+def test_the_tokenizer_sees_sides_in_full_and_the_caller_their_own_words(processor: MedGlipProcessor) -> None:
+    annotations = {"boxes": [[0, 0, 9, 9]], "class_labels": ["right kidney"]}
+    batch = processor(IMAGE, ["Lt. kidney", "kidney R", "rt kidney"], annotations=annotations)
+    assert words_of(processor, batch) == ["left kidney", "kidney right", "right kidney"]
+    assert batch["text_labels"] == [["Lt. kidney", "kidney R", "rt kidney"]]
+    assert batch["labels"][0]["class_labels"].tolist() == [2]
 
 
 @pytest.mark.parametrize(

@@ -27,7 +27,8 @@ FORMS = (
     "{0} of the {1} side", "{0} on the {1}-hand side", "{0} (on the {1})", "{1}_{0}", "{0}_{1}", "{0}-{1}",
     "{0} [{1}]", "{2} {0}", "{0} {2}", "{2}. {0}", "{0}, {2}", "{0} ({2})", "{0} ({2}.)", "{0} [{2}]", "{2}_{0}",
     "{0}_{2}", "{3} {0}", "{0} {3}", "{3}. {0}", "{0} ({3})", "{0} ({3}.)", "{0}, {3}.", "{3}-{0}", "the {3} {0}",
-    "{0} {4}.", "{0} ({4}.)", "{0} on the patient's {1}",
+    "{0} {4}.", "{0} ({4}.)", "{0} on the patient's {1}", "{0}, {1}-sided", "{0}, {1} side",
+    "the {3}. {0}", "{0} {{{2}.}}",
 )  # fmt: skip
 
 
@@ -50,6 +51,15 @@ def test_every_form_is_one_label_of_a_prompt() -> None:
     for form in written(TAXONOMY.label("kidney_left")):
         assert split_prompt(f"liver; {form}; spleen")[1] == form.rstrip(".")
         assert split_prompt(f"liver; {form}.")[1:] == [form.rstrip(".")]
+
+
+@pytest.mark.parametrize("separator", [". ", "; ", ", ", "\n"])
+def test_two_sided_labels_in_a_row_keep_their_sides(separator: str) -> None:
+    left = [form for form in written(TAXONOMY.label("kidney_left")) if not form.endswith(".")]
+    right = [form for form in written(TAXONOMY.label("kidney_right")) if not form.endswith(".")]
+    for first, second in [*zip(left, right, strict=True), *zip(left, right[5:] + right[:5], strict=True)]:
+        labels = split_prompt(f"{first}{separator}{second}")
+        assert [TRAINED.wording(label, "ct") for label in labels] == ["left kidney", "right kidney"], (first, second)
 
 
 @pytest.mark.parametrize("modality", STATED)
@@ -86,6 +96,26 @@ def test_the_network_gets_the_words_of_its_training(modality: str) -> None:
         ("右侧肺", "xray", "right lung"),
         ("Nieren", "ct", "kidney"),
         ("il rene sinistro", "ct", "il rene sinistro"),
+        ("Niere L", "ct", "left kidney"),
+        ("Niere, links", "ct", "left kidney"),
+        ("Niere der linken Seite", "ct", "left kidney"),
+        ("Rippe 7 li.", "ct", "left rib 7"),
+        ("linke Kammer", "mri", "left ventricle"),
+        ("rein (G)", "ct", "left kidney"),
+        ("rein D", "ct", "right kidney"),
+        ("de l'oreillette droite", "ct", "right atrium"),
+        ("côte gauche 7", "ct", "left rib 7"),
+        ("poumon du côté droit", "xray", "right lung"),
+        ("riñón der.", "ct", "right kidney"),
+        ("pulmón (izdo.)", "xray", "left lung"),
+        ("der Niere", "ct", "kidney"),
+        ("肾左", "ct", "left kidney"),
+        ("左边的肾", "ct", "left kidney"),
+        ("左侧脑室", "mri", "left lateral ventricle"),
+        ("右侧侧脑室", "mri", "right lateral ventricle"),
+        ("linke und rechte Niere", "ct", "linke und rechte Niere"),
+        ("KidneyLeft", "ct", "left kidney"),
+        ("rgt lung", "xray", "right lung"),
     ],
 )
 def test_wording(phrase: str, modality: str, wording: str) -> None:
@@ -120,6 +150,8 @@ def test_a_kind_of_a_trained_label_is_not_told_apart() -> None:
     assert TRAINED.wider("GBM", "mri") == "glioma"
     assert TRAINED.wider("melanoma", "xray") is None
     assert TRAINED.wider("nevus", "dermoscopy") is None
+    assert TRAINED.wider("lt. pleural effusion", "xray") == "pleural effusion"
+    assert TRAINED.wider("unicorn", "xray") is None
 
 
 def test_the_wordings_are_those_of_training() -> None:
