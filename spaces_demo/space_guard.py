@@ -9,17 +9,21 @@ import ipaddress
 import re
 import stat
 import sys
+import threading
 import time
 import traceback
+from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
-from gradio import route_utils, routes
+from fastapi import HTTPException
+from gradio import queueing, route_utils, routes
 from gradio.exceptions import InvalidPathError
 from gradio.route_utils import GradioMultiPartParser, MultiPartException
+from gradio.utils import LRUCache
 from gradio_client.utils import is_http_url_like
 
 from modeling_medglip.errors import MedGlipError
@@ -28,10 +32,19 @@ from modeling_medglip.errors import MedGlipError
 MARGIN = 2**20
 # Of one upload, which is one file.
 MAX_PARTS, MAX_FIELD_BYTES = 8, 2**16
+# Answers of all visitors together that nobody has fetched; sessions, and characters of a session's name.
+MAX_UNREAD, MAX_SESSIONS, MAX_SESSION_NAME = 500, 2000, 100
 # Names of this machine.
 LOCAL = ("localhost", "127.0.0.1", "[::1]")
-# Routes that would fetch an address, or look its name up.
-FETCHING = re.compile(r"/proxy=|/file=\s*([a-z][a-z0-9+.-]+:|[/\\]{2})", re.IGNORECASE)
+# What the page and its endpoints are made of. Gradio has more: routes that fetch an address, hand a stranger's file to
+# FFmpeg, or act on the Hub in a visitor's name. A file is one of this server, not an address.
+ROUTES = re.compile(
+    r"/|/(config|theme\.css|favicon\.ico|robots\.txt|manifest\.json|pwa_icon)/?|/(assets|static|svelte|pwa_icon)/.*"
+    r"|/gradio_api/(info|openapi\.json|theme\.css|app_id|startup-events|login_check|user|upload|upload_progress|cancel"
+    r"|reset|queue/join|queue/data)/?|/gradio_api/(call|run|api|heartbeat)/.*"
+    r"|/gradio_api/file=(?!\s*([a-z][a-z0-9+.-]+:|[/\\]{2})).*",
+    re.IGNORECASE | re.DOTALL,
+)
 ARENAS = -8  # M_ARENA_MAX of malloc.h
 _LIBRARY = ctypes.CDLL(None) if sys.platform == "linux" else None
 # Nothing but this server is asked for anything, whatever a label or a file name holds.
@@ -71,8 +84,8 @@ class Guard:
             told = f"The request is too large: at most {limit // 2**10} kB."
         if not self._is_known(_header(scope, b"host")):
             await _refuse(send, 421, "This server has another name: ask for it by that, or set MEDGLIP_HOSTS.")
-        elif FETCHING.search(scope["path"]):
-            await _refuse(send, 403, "Addresses are not fetched: upload a file.")
+        elif not ROUTES.fullmatch(scope["path"].removeprefix(scope.get("root_path", ""))):
+            await _refuse(send, 403, "This Space has its page, endpoints and uploads only; addresses are not fetched.")
         elif _stated_length(scope) > limit:
             await _refuse(send, 413, told)
         else:
@@ -164,6 +177,42 @@ def bound_uploads() -> None:
     """Let gradio parse uploads with [`BoundedParser`]; it has no setting for that."""
     for module in (route_utils, routes):
         module.GradioMultiPartParser = BoundedParser  # type: ignore[attr-defined, misc]
+
+
+class Unread(asyncio.Queue[Any]):
+    """Answers that a page has not fetched. Beyond `MAX_UNREAD` of all pages the oldest are dropped."""
+
+    waiting: deque[Unread] = deque()
+    lock = threading.Lock()
+
+    def _put(self, item: Any) -> None:
+        with self.lock:
+            super()._put(item)
+            self.waiting.append(self)
+            while len(self.waiting) > MAX_UNREAD:
+                asyncio.Queue._get(self.waiting.popleft())  # type: ignore[attr-defined]
+
+    def _get(self) -> Any:
+        with self.lock:
+            self.waiting.remove(self)
+            return super()._get()  # type: ignore[misc]
+
+
+class Sessions(LRUCache[str, Any]):
+    """What the queue keeps of the latest sessions. Visitors choose their names."""
+
+    def __setitem__(self, key: str, value: Any) -> None:
+        if len(key) > MAX_SESSION_NAME:
+            raise HTTPException(400, f"The name of the session is longer than {MAX_SESSION_NAME} characters.")
+        super().__setitem__(key, value)
+
+
+def bound_queue(page: gr.Blocks) -> gr.Blocks:
+    """Let the queue of a page keep a bounded number of answers and sessions; gradio has no setting for that."""
+    queueing.AsyncQueue = Unread  # type: ignore[misc, assignment]
+    page._queue.pending_messages_per_session = Sessions(MAX_SESSIONS)
+    page._queue.pending_event_ids_session = Sessions(MAX_SESSIONS)
+    return page
 
 
 class Page(gr.Blocks):

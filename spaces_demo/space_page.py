@@ -16,7 +16,7 @@ from modeling_medglip.geometry import PLANES
 from space_api import register
 from space_examples import Example, gallery, make_examples
 from space_experts import Experts, load_experts
-from space_guard import Guard, Page, bound_uploads, local_only, sweeper
+from space_guard import Guard, Page, bound_queue, bound_uploads, local_only, sweeper
 from space_handlers import Handlers, Parts
 from space_html import hint, notice
 from space_readers import READERS
@@ -76,7 +76,7 @@ def build(settings: Settings, experts: Experts | None = None, folder: Path | Non
         register(known)
     local_only(page)
     READERS.start()
-    return page.queue(max_size=settings.waiting, default_concurrency_limit=QUICK)
+    return bound_queue(page.queue(max_size=settings.waiting, default_concurrency_limit=QUICK))
 
 
 def _layout(experts: Experts, examples: Mapping[str, Example]) -> tuple[Parts, dict[str, Any]]:
@@ -182,7 +182,7 @@ def theme() -> gr.themes.Base:
 
 
 def serve(page: gr.Blocks, settings: Settings, cache: Path, **options: Any) -> tuple[Any, str, str]:
-    """Launch: no sharing, no analytics, no server-side rendering, no path beyond the page's own cache.
+    """Launch: no sharing, analytics, history of runs or server-side rendering, no path beyond the page's own cache.
 
     Args:
         cache: `GRADIO_TEMP_DIR`, this server's own: unused files in it are deleted.
@@ -197,7 +197,8 @@ def serve(page: gr.Blocks, settings: Settings, cache: Path, **options: Any) -> t
     script = (HERE / "space.js").read_text(encoding="utf-8")
     return page.launch(
         share=False, ssr_mode=False, enable_monitoring=False, show_error=False, allowed_paths=[], pwa=False,
-        mcp_server=False, max_file_size=settings.upload_bytes, state_session_capacity=settings.sessions,
+        mcp_server=False, run_history=False, max_file_size=settings.upload_bytes,
+        state_session_capacity=settings.sessions,
         theme=theme(), css=(HERE / "space.css").read_text(encoding="utf-8"), head=f"<script>{script}</script>",
         app_kwargs={"middleware": [guard], "lifespan": swept}, footer_links=["api"],
         quiet=True, **options,

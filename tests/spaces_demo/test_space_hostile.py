@@ -29,10 +29,12 @@ pytest.importorskip("gradio")
 pytest.importorskip("pydicom")
 
 import app as space_app  # noqa: E402
+import space_guard  # noqa: E402
 from modeling_medglip.errors import MedGlipError  # noqa: E402
 from modeling_medglip.reading import read_image  # noqa: E402
 from modeling_medglip.volume_results import VolumeResult  # noqa: E402
 from space_experts import Experts  # noqa: E402
+from space_guard import Unread  # noqa: E402
 from space_readers import READERS  # noqa: E402
 from space_settings import MEGABYTE, Settings, from_environment  # noqa: E402
 from tests.modeling_medglip.dicom_files import write_series  # noqa: E402
@@ -85,6 +87,8 @@ class TestRequests:
             "/gradio_api/file=ftp://a.example/x", "/gradio_api/file=//a.example/x",
             "/gradio_api/file=%68ttp%3A%2F%2Fa.example/x", "/gradio_api/file=\\\\a.example\\x",
             "/gradio_api/proxy=http://a.example/x", "/gradio_api/proxy=https://a.hf.space/x",
+            "/gradio_api/file/http://a.example/x", "/gradio_api/FILE/%68ttps:%2f/a.example/x",
+            "/gradio_api/file=%0Ahttp://a.example/x",
         ],
     )  # fmt: skip
     def test_no_name_is_looked_up(self, space: Served, path: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -96,6 +100,34 @@ class TestRequests:
         connection.request("GET", path)
         assert connection.getresponse().status == 403 and names == []
         connection.close()
+
+    @pytest.mark.parametrize(
+        "path",
+        [
+            "process_recording", "run-history/connect", "run-history/buckets", "runs", "deep_link", "vibe-code",
+            "dev/reload", "profiling/summary", "stream/1/2/3/playlist.m3u8", "component_server",
+        ],
+    )  # fmt: skip
+    def test_what_the_page_does_not_need_is_not_there(self, space: Served, path: str) -> None:
+        """Gradio gives recordings of strangers to FFmpeg, and acts on the Hub."""
+        for method in ("GET", "POST"):
+            status, body = space.request(method, f"/gradio_api/{path}")
+            assert status == 403 and b"page, endpoints and uploads only" in body
+
+    def test_answers_that_nobody_fetches(self, space: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(space_guard, "MAX_UNREAD", 10)
+        for number in range(30):
+            name = "same" if number % 2 else f"session {number}"
+            body = json.dumps({"data": [], "session_hash": name}).encode()
+            assert space.request("POST", "/gradio_api/call/labels", body, JSON)[0] == 200
+        assert "event: complete" in space.call("labels", [])
+        assert len(Unread.waiting) <= 10 >= sum(queue.qsize() for queue in set(Unread.waiting))
+
+    @pytest.mark.parametrize("path", ["queue/join", "call/labels"])
+    def test_name_of_a_session(self, space: Served, path: str) -> None:
+        body = json.dumps({"data": [], "fn_index": 0, "session_hash": "x" * 1000}).encode()
+        status, answer = space.request("POST", f"/gradio_api/{path}", body, JSON)
+        assert status == 400 and b"longer than 100 characters" in answer
 
     @pytest.mark.parametrize("place", [0, 1, 4])
     def test_no_component_fetches_an_address(self, space: Served, place: int, monkeypatch: pytest.MonkeyPatch) -> None:
