@@ -13,7 +13,7 @@ from PIL import Image, ImageDraw, ImageFont
 from .errors import one_line
 from .geometry import Volume, picture_count, to_lps
 from .linking import SliceBox
-from .overlay import PALETTE, PANEL, contact_sheet, display_picture, draw_dashed
+from .overlay import PALETTE, PANEL, contact_sheet, display_picture, draw_dashed, drawable
 from .reading import ReadImage
 from .volume_pictures import picture_spacing
 from .volume_results import VolumeBox, VolumeResult
@@ -58,7 +58,7 @@ def draw_montage(
     sheet = contact_sheet(panels, columns=3 if len(rows) <= FEW else 6, cell=CELL)
     for told, names in (("found, but not shown", missing), ("not found", result.not_found)):
         if names:
-            sheet = _with_line(sheet, f"{told}: {', '.join(one_line(name, 40) for name in names)}")
+            sheet = _with_line(sheet, f"{told}: {', '.join(one_line(drawable(name), 40) for name in names)}")
     return sheet
 
 
@@ -118,7 +118,7 @@ def _panel(
     else:
         pen.rectangle(frame, outline=colour, width=3)
     count = picture_count(to_lps(grid), box.plane)
-    text = f"{one_line(box.label, 40)} {seen.score:.2f}, {box.plane} {seen.index + 1} of {count}"
+    text = f"{one_line(drawable(box.label), 40)} {seen.score:.2f}, {box.plane} {seen.index + 1} of {count}"
     return _with_line(canvas, text, colour)
 
 

@@ -4,14 +4,17 @@
 from __future__ import annotations
 
 import io
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from .errors import one_line
 from .reading import ReadImage
 from .results import GroundedBox, GroundingResult
+from .taxonomy import load_taxonomy
 
 
 # Okabe and Ito's colours, which the colour-blind tell apart, in an order in which the first ones differ most.
@@ -19,6 +22,9 @@ PALETTE = ("#F0E442", "#56B4E9", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#F
 SHORT_LIMIT, LONG_LIMIT = 800, 1600
 PANEL = (24, 24, 28)
 SOFT_TISSUE = (40.0, 400.0)
+LIGATURES = str.maketrans(
+    {"ß": "ss", "œ": "oe", "Œ": "OE", "æ": "ae", "Æ": "AE", "ø": "o", "Ø": "O", "ł": "l", "Ł": "L"}
+)
 Rectangle = tuple[float, float, float, float]
 Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
@@ -183,7 +189,7 @@ def _chip(
     font: Font,
     limit: int,
 ) -> _Chip:
-    text = _fitted(pen, _printable(box.label), f" {box.score:.2f}", font, limit - 8)
+    text = _fitted(pen, drawable(box.label), f" {box.score:.2f}", font, limit - 8)
     width, height = _text_size(pen, text, font)
     width, height = width + 8, height + 6
     left, top, right, bottom = frame
@@ -251,8 +257,13 @@ def _fitted(pen: ImageDraw.ImageDraw, text: str, tail: str, font: Font, limit: i
     return f"{text.rstrip()}...{tail}"
 
 
-def _printable(text: str) -> str:
-    return " ".join("".join(c if c.isprintable() else " " for c in text).split())[:200]
+def drawable(text: str) -> str:
+    """Put a text into ASCII, the only letters of Pillow's own font: accents go, and of what is left labels that the
+    taxonomy knows get their English name: `"riñón"` -> `"rinon"`, `"左肾"` -> `"left kidney"`."""
+    plain = unicodedata.normalize("NFKD", text.translate(LIGATURES))
+    plain = "".join(c for c in plain if not unicodedata.combining(c))
+    shown = plain if plain.isascii() else load_taxonomy().english(text) or plain
+    return one_line("".join(c if c.isascii() else "?" for c in shown), 200)
 
 
 def _legend(
@@ -269,7 +280,7 @@ def _legend(
     for label, colour in colours.items():
         scores = [box.score for box in boxes if box.label == label]
         count = f" x{len(scores)}" if len(scores) > 1 else ""
-        text = _fitted(scratch, _printable(label), count if scores else ": not found", font, width - height - 24)
+        text = _fitted(scratch, drawable(label), count if scores else ": not found", font, width - height - 24)
         entries.append((text, colour, bool(scores)))
     rows: list[list[tuple[str, str, bool]]] = [[]]
     used = 0
@@ -282,7 +293,7 @@ def _legend(
         used += needed
     lines = (1 if title else 0) + len([row for row in rows if row])
     panel = Image.new("RGB", (width, lines * height + 8), PANEL)
-    _fill_legend(panel, rows, _fitted(scratch, _printable(title), "", font, width - 16) if title else "", height, font)
+    _fill_legend(panel, rows, _fitted(scratch, drawable(title), "", font, width - 16) if title else "", height, font)
     return panel
 
 
@@ -309,7 +320,7 @@ def _fill_legend(
 
 def _banner(width: int, text: str, font: Font) -> Image.Image:
     scratch = ImageDraw.Draw(Image.new("RGB", (8, 8)))
-    fitted = _fitted(scratch, _printable(text), "", font, width - 16)
+    fitted = _fitted(scratch, drawable(text), "", font, width - 16)
     size = _text_size(scratch, fitted, font)
     bar = Image.new("RGB", (width, size[1] + 12), "#D55E00")
     ImageDraw.Draw(bar).text(((width - size[0]) // 2, 6), fitted, fill="white", font=font, anchor=_anchor(font))
@@ -326,4 +337,4 @@ def _stack(parts: Sequence[Image.Image]) -> Image.Image:
     return sheet
 
 
-__all__ = ["PALETTE", "contact_sheet", "display_picture", "draw_overlay", "label_colours", "overlay_png"]
+__all__ = ["PALETTE", "contact_sheet", "display_picture", "draw_overlay", "drawable", "label_colours", "overlay_png"]

@@ -31,10 +31,8 @@ UNKNOWN_LABEL = "label {!r} has no word that the language encoder knows: boxes m
 PROMPT_PARTS = re.compile(r"(?:\([^()\n;]*\)|\[[^\[\]\n;]*\]|\{[^{}\n;]*\}|(?![;\n]|(?<!\d)[.,]|[.,](?!\d))[\s\S])+")
 # A side is no label of its own, in whatever language: "Lt. kidney" and "kidney, left" are one label each.
 SHORT_SIDE = "(?:l|lt|lft|r|rt|rgt|sin|dext?|li|re|izq|der|dcho|dcha)"
-LONG_SIDE = (
-    "(?:left|right|links|rechts|(?:link|recht)e[mnrs]?|(?:link|recht)sseitig|gauche|droite?|izquierd[oa]|derech[oa]"
-    "|[左右][侧側边邊]?)"
-)
+FOREIGN_SIDE = "(?:links|rechts|(?:link|recht)e[mnrs]?|(?:link|recht)sseitig|gauche|droite?|izquierd[oa]|derech[oa])"
+LONG_SIDE = f"(?:left|right|{FOREIGN_SIDE}|[左右][侧側边邊]?)"
 LONE_SIDE = re.compile(
     rf"(?:(?:on|at|in) )?(?:(?:the|a) )?(?:patient['’]s )?(?:{SHORT_SIDE}|{LONG_SIDE})[ -]?(?:sided|(?:hand )?side)?",
     re.IGNORECASE,
@@ -44,12 +42,12 @@ ABBREVIATED = re.compile(rf"(?:(?:the|a) )?{SHORT_SIDE}", re.IGNORECASE)
 SIDED = re.compile(
     rf"\b(?:{LONG_SIDE}|lt|lft|rt|rgt)\b|[左右]|^(?:{SHORT_SIDE})\b|[\s(_-](?:{SHORT_SIDE})(?=\.?\W*$)", re.IGNORECASE
 )
-# English and Latin words that are short for a side: wherever they stand, in front ("l kidney", not "l5" or "l spine"),
-# and at the end or in brackets ("kidney (r)").
+# Side words that no label was trained with: long ones wherever they stand; those of one or two letters in front
+# ("l kidney", not "l5" or "l spine"), at the end or in brackets ("kidney (r)").
 SIDE_IN_A_LABEL = re.compile(
-    r"\b(?:lt|lft|rt|rgt)\b"
-    r"|^[lr]\b(?!['’])(?=\W+[^\W\d])(?!\W+(?:spin|vertebra|level|dis[ck]|nerve|root|body))"
-    r"|(?<=[\s(/-])(?:[lr]|sin|dext?)(?=\W*$|\))"
+    rf"\b(?:{FOREIGN_SIDE}|lt|lft|rt|rgt)\b"
+    r"|^(?:[lr]|li|re)\b(?!['’])(?=\W+[^\W\d])(?!\W+(?:spin|vertebra|level|dis[ck]|nerve|root|body))"
+    rf"|(?<=[\s(/-]){SHORT_SIDE}(?=\W*$|\))"
 )
 PROMPT_PREFIX = re.compile(r"^\s*detect\s*:", re.IGNORECASE)
 PROMPT_IN_A_LIST = re.compile(r"\.\s+\S.*\.\s*$", re.DOTALL)
@@ -104,9 +102,9 @@ def clean_label(label: str) -> str:
 
 
 def spell_out_side(label: str) -> str:
-    """A label as the tokenizer sees it: clean, and with its side in full, as labels are trained: `"kidney (L)"` ->
-    `"kidney (left)"`. GLIP has no such step; no other word is changed."""
-    return SIDE_IN_A_LABEL.sub(lambda found: "left" if found[0][0] in "ls" else "right", clean_label(label))
+    """A label as the tokenizer sees it: clean, its side a whole English word, as labels are trained: `"kidney (L)"`
+    -> `"kidney (left)"`. GLIP has no such step; no other word is changed."""
+    return SIDE_IN_A_LABEL.sub(lambda found: "left" if found[0][0] in "lsgi" else "right", clean_label(label))
 
 
 def prompts_per_image(text: Any, count: int, batched: bool) -> list[list[str]]:

@@ -12,7 +12,15 @@ from hypothesis import strategies as st
 from PIL import Image, ImageDraw, ImageFont
 
 from modeling_medglip import overlay
-from modeling_medglip.overlay import PALETTE, contact_sheet, display_picture, draw_overlay, label_colours, overlay_png
+from modeling_medglip.overlay import (
+    PALETTE,
+    contact_sheet,
+    display_picture,
+    draw_overlay,
+    drawable,
+    label_colours,
+    overlay_png,
+)
 from modeling_medglip.reading import ReadImage
 from modeling_medglip.results import GroundedBox, GroundingResult, ImageInfo
 
@@ -131,6 +139,25 @@ class TestDrawing:
     def test_hostile_labels(self) -> None:
         box = GroundedBox("[red]\n\x1b[31m<b>" + "x" * 5000, 0.9, (3, 3, 20, 20))
         assert draw_overlay(Image.new("RGB", (64, 64)), result(64, 64, box), [box.label]).width == 800
+
+    @pytest.mark.parametrize(
+        ("label", "drawn"),
+        [
+            ("riñón izquierdo", "rinon izquierdo"),
+            ("Gefäß, œil", "Gefass, oeil"),
+            ("左肾", "left kidney"),
+            ("肺（右）", "right lung"),
+            ("печень", "??????"),
+            ("liver\n\x1b[31m", "liver [31m"),
+        ],
+    )
+    def test_labels_are_drawn_in_letters_that_the_font_has(self, label: str, drawn: str) -> None:
+        assert drawable(label) == drawn
+        pictures = [
+            draw_overlay(Image.new("RGB", (64, 64)), result(64, 64, GroundedBox(text, 0.9, (3, 3, 20, 20))), [text])
+            for text in (label, drawn)
+        ]
+        assert pictures[0] == pictures[1]
 
 
 class TestPlaces:

@@ -122,6 +122,12 @@ def test_clean_label(label: str, cleaned: str) -> None:
         ("l'oreille", "l'oreille"),
         ("left kidney", "left kidney"),
         ("L", "l"),
+        ("linke Lunge", "left lunge"),
+        ("Lunge, re.", "lunge right"),
+        ("li. Lunge", "left lunge"),
+        ("poumon droit", "poumon right"),
+        ("riñón izq.", "riñón left"),
+        ("left lingual gyrus", "left lingual gyrus"),
     ],
 )
 def test_spell_out_side(label: str, spelled: str) -> None:
