@@ -38,6 +38,8 @@ RULES: dict[str, tuple[int, str]] = {
     "missing_slices": (1, "slices at uneven distances"),
     "duplicate_slices": (1, "slices in one place: copies are left out, different ones cannot be used"),
     "gantry_tilt": (1, "slices that are not stacked along their normal; the geometry keeps it"),
+    "mosaic": (1, "a Siemens mosaic, many slices tiled in one image: read it with via: dcm2niix"),
+    "incomplete_header": (1, "a header that leaves something out or is mended, and how it was taken"),
     "no_geometry": (1, "slices without usable orientation, position or spacing"),
     "modality_mismatch": (1, "the header names another modality than the recipe"),
     "not_finite": (1, "NaN or infinite values"),
@@ -62,7 +64,8 @@ RULES: dict[str, tuple[int, str]] = {
 # Rules that tell of the ordinary course of things: they are counted, but do not make the exit status 1.
 EXPECTED = frozenset(
     {
-        "clipped_box", "crowd_region", "gantry_tilt", "excluded_label", "min_area", "small_mark", "speck",
+        "clipped_box", "crowd_region", "gantry_tilt", "incomplete_header", "excluded_label", "min_area", "small_mark",
+        "speck",
         "empty_slice", "empty_mask", "exact_duplicate",
     }
 )  # fmt: skip

@@ -24,7 +24,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from .cli_checks import (
+    check_axes,
+    check_device,
     check_modality,
+    check_out,
     check_port,
     check_table,
     checked_frame,
@@ -70,8 +73,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return the exit status."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in arguments
+    program: Any = typer.main.get_command(app)
     try:
-        status = typer.main.get_command(app).main(args=arguments, prog_name="medglip", standalone_mode=False)
+        status = program.main(args=arguments, prog_name="medglip", standalone_mode=False)
         return fail("interrupted", 130, False) if status == 130 else int(status or 0)
     except MedGlipError as error:
         return fail(error, 2 if isinstance(error, UsageError) else 1, debug)
@@ -83,7 +87,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Exception as error:
         message = getattr(error, "format_message", None)
         if message is not None:  # the command line itself was wrong
-            command = getattr(getattr(error, "ctx", None), "command_path", "medglip")
+            chosen = next((f"medglip {name}" for name in arguments[:1] if name in program.commands), "medglip")
+            command = getattr(getattr(error, "ctx", None), "command_path", chosen)
             return fail(f"{message()} ({command} --help shows the usage)", int(getattr(error, "exit_code", 2)), debug)
         return fail(f"unexpected {type(error).__name__}: {one_line(error)} (--debug shows where)", 1, debug)
 
@@ -182,6 +187,9 @@ def ground(
     start = time.perf_counter()
     asked, kinds, which = checked_prompt(prompt, prompts), known_kinds(write or ()), checked_frame(frame, every)
     check_modality(modality)
+    check_device(device)
+    check_axes(axes)
+    check_out(out)
     options = {"prompt": asked, "modality": modality, "threshold": threshold, "device": device, "frame": which}
     options |= {"untrained_threshold": untrained_threshold, "all_boxes": all_boxes, "every": every}
     of_volumes = {"plane": checked_plane(plane), "volume": volume, "axes": axes, "write": list(kinds)}
@@ -191,7 +199,7 @@ def ground(
         selection = Options(several_patients, resample, volume, which, given, every or 1)
         jobs, records = expand(inputs, selection, debug, reader)
         stems = _stems(jobs, inputs, out, report, csv)
-        labels = _labels(asked)
+        labels = _labels(asked) if jobs else []
         _make_folder(out)
         failed, rows, grounder, interrupted = len(records), list[dict[str, Any]](), None, False
         try:

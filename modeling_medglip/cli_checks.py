@@ -16,6 +16,9 @@ from .modalities import resolve_modality
 
 MAX_PROMPTS_BYTES = 2**20
 PLANES = ("axial", "coronal", "sagittal", "all")
+DEVICE = re.compile(r"auto|cpu|mps|cuda(:[0-9]{1,3})?")
+# Of each axis the sides that it can run to.
+SIDES = ("LR", "PA", "SI")
 # What no label can consist of alone.
 NO_LABEL = re.compile(r"[.;,\[\]<>_\s]+")
 TABLE_ENDINGS = {"--report": ".json", "--csv": ".csv"}
@@ -81,6 +84,28 @@ def check_modality(name: str) -> None:
             resolve_modality(name)
     except ValueError as error:
         raise usage_error(error) from None
+
+
+def check_device(name: str) -> None:
+    """Raise `UsageError` for a name that no device has; whether this machine has the device is known later."""
+    if not DEVICE.fullmatch(name.strip().lower()):
+        raise usage_error(f"--device {one_line(name, 40)!r}: choose auto, cpu, cuda, cuda:1 or mps")
+
+
+def check_axes(axes: str | None) -> None:
+    """Raise `UsageError` unless three letters say where three axes run."""
+    pairs = [next((pair for pair in SIDES if letter in pair), "") for letter in (axes or "LPS").upper()]
+    if sorted(pairs) != sorted(SIDES):
+        raise usage_error(f"--axes {one_line(axes, 40)!r}: give three letters such as LPS or RAS, one of each pair")
+
+
+def check_out(out: Path) -> None:
+    """Raise `UsageError` for a folder that can neither be used nor made."""
+    place = next((parent for parent in (out, *out.absolute().parents) if parent.exists()), out)
+    if not place.is_dir():
+        raise usage_error(f"--out {one_line(out.name, 120)}: cannot be made ({one_line(place.name, 120)} is a file)")
+    if not os.access(place, os.W_OK | os.X_OK):
+        raise usage_error(f"--out {one_line(out.name, 120)}: cannot be written to")
 
 
 def checked_plane(plane: str | None) -> str | None:
@@ -166,7 +191,10 @@ def check_port(port: int | None) -> None:
 
 
 __all__ = [
+    "check_axes",
+    "check_device",
     "check_modality",
+    "check_out",
     "check_port",
     "check_table",
     "checked_frame",

@@ -7,7 +7,7 @@ problem, and [`annotation_region`] raises [`AnnotationError`], upon which caller
 
 from __future__ import annotations
 
-import math
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,6 +26,9 @@ MAX_COCO_BYTES = 2**29
 LONGEST_NAME, LONGEST_PATH = 255, 2048
 # Share of the images with boxes whose boxes may look as if they were written in another format, before that is said.
 MOST_DOUBTFUL = 0.2
+# Ids that are whole numbers, as text; floats beyond the limit have lost digits.
+WHOLE = re.compile(r"0*([0-9]+)(?:\.0+)?")
+LARGEST_WHOLE = 2**53
 # Fields of an image entry that decide what its annotations mean.
 DECISIVE = ("width", "height", "annotated", "split", "patient", "modality")
 
@@ -39,6 +42,7 @@ class CocoFile:
         images: entries whose `id`, as text, and `file_name` are usable, each image once.
         annotations: image id -> entries, each with its `label`: the category's name, or `None` for a category that
             is not in the file.
+        unplaced: labels of annotations that may belong to any image; they are unknown in images without a box of them.
         problems: (rule, value) of what is not in `images` or `annotations`.
     """
 
@@ -47,6 +51,7 @@ class CocoFile:
     categories: dict[str, str] = field(default_factory=dict)
     images: list[dict[str, Any]] = field(default_factory=list)
     annotations: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
+    unplaced: set[str | None] = field(default_factory=set)
     problems: list[tuple[str, str]] = field(default_factory=list)
 
 
@@ -134,27 +139,34 @@ def _alike(entry: dict[str, Any], other: dict[str, Any]) -> bool:
 
 
 def _sort_annotations(coco: CocoFile, entries: list[Any], target: dict[str, str | None]) -> None:
-    """Fill `coco.annotations`."""
+    """Fill `coco.annotations` and `coco.unplaced`."""
     coco.annotations = {image["id"]: [] for image in coco.images}
+    numbered = all(number.isdigit() for number in target)
     for entry in entries:
-        image = _id(entry.get("image_id")) if isinstance(entry, dict) else None
-        category = _id(entry.get("category_id")) if isinstance(entry, dict) else None
-        if image is None or (category is None and image not in target):
-            coco.problems.append(("bad_annotations", "an annotation without image or category"))
-        elif image not in target:
+        if not isinstance(entry, dict):
+            coco.problems.append(("bad_annotations", "an annotation that is not an object"))
+            continue
+        image, category = _id(entry.get("image_id")), _id(entry.get("category_id"))
+        label = None if category is None else coco.categories.get(category)
+        if image is not None and image in target:
+            if (owner := target[image]) is not None:
+                coco.annotations[owner].append({**entry, "label": label})
+        elif image is not None and image.isdigit() and numbered:  # of an image that was taken out of the list
             coco.problems.append(("no_image", "an annotation of no image"))
-        elif (owner := target[image]) is not None:
-            label = None if category is None else coco.categories.get(category)
-            coco.annotations[owner].append({**entry, "label": label})
+        else:
+            coco.problems.append(("bad_annotations", "an annotation of an unknown image, whose label is left open"))
+            coco.unplaced.add(label)
 
 
 def _id(value: Any) -> str | None:
-    """An id as text: 1, 1.0 and "1" are one, since exporters mix them."""
+    """An id as text: 1, 1.0, "1", "0001" and "1.0" are one, since exporters mix them."""
     if isinstance(value, bool) or not isinstance(value, (int, float, str)):
         return None
     if isinstance(value, float):
-        return str(int(value)) if math.isfinite(value) and value.is_integer() else None
-    return str(value).strip() or None
+        return str(int(value)) if abs(value) <= LARGEST_WHOLE and value.is_integer() else None
+    text = str(value).strip()
+    number = WHOLE.fullmatch(text)
+    return number[1] if number else text or None
 
 
 def _usable_name(name: Any) -> bool:

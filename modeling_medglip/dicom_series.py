@@ -43,6 +43,7 @@ TILT_DEGREES, MOST_TILT = 0.5, 45.0
 OFF_PLACE = 0.2
 # Orientations are alike to this in their cosines; a scout lies at least so far from the slices (cosine).
 ALIKE, ACROSS = 1e-3, 0.98
+FRAME_BY_FRAME = "ground its frames one by one (--frame)"
 # What a slice must state, in words for its error.
 WORDS = {
     "ImageOrientationPatient": ("orientation", 6),
@@ -163,7 +164,7 @@ def _image(file: Path) -> _Image | None:
             stored_as = pixel_format(opened)
         if stored_as.photometric not in GREY:
             raise VolumeError(
-                f"{_name(file)}: is in colour, and no slice of a volume: give the files one by one", "colour_volume"
+                f"{_name(file)}: is in color, and no slice of a volume: {_as_images(stored_as)}", "colour_volume"
             )
         return _Image(file, header, stored_as)
     except VolumeError:
@@ -172,6 +173,11 @@ def _image(file: Path) -> _Image | None:
         raise VolumeError(f"{_name(file)}: {error}", "unreadable") from None
     except Exception as error:  # damaged files make pydicom raise nearly anything
         raise _damaged(file, error) from None
+
+
+def _as_images(stored_as: PixelFormat) -> str:
+    """How a file can be read that is no slice."""
+    return "give the files one by one" if stored_as.frames == 1 else FRAME_BY_FRAME
 
 
 def _header_notes(images: Sequence[_Image]) -> tuple[tuple[str, str], ...]:
@@ -195,10 +201,10 @@ def _planes(image: _Image, several: bool) -> list[_Plane]:
             told = "holds several frames and is one of several files: give it by itself"
             raise VolumeError(f"{_name(file)}: {told}", "mixed_series")
         if functional_item(header, 0, "PlanePositionSequence") is None:
-            told = "its frames state no positions: give it by itself, as pictures (--frame)"
+            told = f"its frames state no positions: {_as_images(image.stored_as)}"
             raise VolumeError(f"{_name(file)}: {told}", "no_geometry")
         if count > len(header.get("PerFrameFunctionalGroupsSequence") or ()):
-            told = f"states {count} frames, and positions of less: give it by itself, as pictures (--frame)"
+            told = f"states {count} frames, and positions of less: {_as_images(image.stored_as)}"
             raise VolumeError(f"{_name(file)}: {told}", "no_geometry")
         return [_plane(image, frame) for frame in range(count)]
     except VolumeError:
@@ -293,7 +299,7 @@ def _differs(plane: _Plane, what: str) -> VolumeError:
 
 def _apart(plane: _Plane, give: str = "give", each: str = "each") -> str:
     """How slices that are no stack can be read: frames of one file cannot be put in folders."""
-    return f"{give} a folder for {each}" if plane.piece.frame is None else "ground its frames one by one (--frame)"
+    return f"{give} a folder for {each}" if plane.piece.frame is None else FRAME_BY_FRAME
 
 
 def _without_copies(

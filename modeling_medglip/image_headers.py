@@ -42,6 +42,7 @@ BLOCK = 2**20
 ORIENTATION = 0x0112
 EXIF_DIRECTORY, GPS_DIRECTORY = 0x8769, 0x8825
 TIFF_SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}
+EXIF_PROFILE = "Raw profile type exif"
 XMP_ORIENTATION = re.compile(rb'tiff:Orientation(?:="|>)([1-8])')
 
 
@@ -300,9 +301,23 @@ def exif_orientation(exif: bytes, xmp: bytes = b"") -> int:
     return valid_orientation(found or 1)
 
 
+def exif_profile(text: object) -> bytes:
+    """Return the EXIF block that a text of a PNG file holds as hexadecimal digits; empty if it holds none.
+
+    Args:
+        text: what the file has by the name `EXIF_PROFILE`, as ImageMagick writes it.
+    """
+    # The name of the profile, its length, then its digits.
+    digits = "".join(text.split("\n")[3:]) if isinstance(text, str) else ""
+    try:
+        return bytes.fromhex(digits)
+    except ValueError:
+        return b""
+
+
 def valid_orientation(orientation: object) -> int:
     """The number itself if it is an EXIF orientation, else 1."""
     return orientation if isinstance(orientation, int) and 1 <= orientation <= 8 else 1
 
 
-__all__ = ["FileHeader", "exif_orientation", "valid_orientation", "walk_header"]
+__all__ = ["EXIF_PROFILE", "FileHeader", "exif_orientation", "exif_profile", "valid_orientation", "walk_header"]

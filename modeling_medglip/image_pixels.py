@@ -210,6 +210,8 @@ def _check_tiff(
         raise MedGlipError(f"is a TIFF of tiles far larger than the image: {SAVE_INSTEAD}")
     if image.mode == "RGB" and sample_format != UNSIGNED:
         raise MedGlipError(f"is a TIFF of signed color: {SAVE_INSTEAD}")
+    if image.mode == "LA" and tags.get(PLANAR, 1) == SEPARATE_PLANES and tags.get(COMPRESSION, 1) != 1:
+        raise MedGlipError(f"is a compressed TIFF of grey levels and alpha in planes of their own: {SAVE_INSTEAD}")
 
 
 __all__ = ["image_array", "over_black", "png_array", "tiff_array"]

@@ -86,6 +86,9 @@ def _array_from_pil(image: Image.Image) -> np.ndarray:
     if _is_misread(image):
         raise ValueError(MISREAD)
     key = image.info.get("transparency")
+    if isinstance(key, str):  # a text of the file that has this name
+        image, key = image.copy(), None
+        del image.info["transparency"]
     if image.mode in ("PA", "LA", "La", "RGBa") or (image.mode in ("1", "L", "RGB", "P") and key is not None):
         image = image.convert("RGBA")
     elif image.mode in ("1", "P", "CMYK", "YCbCr", "LAB", "HSV", "RGBX"):
@@ -111,7 +114,7 @@ def _is_misread(image: Image.Image) -> bool:
         white_is_zero, planes = tags.get(262, 0) == 0, tags.get(284, 1) == 2
         swapped = tags.prefix == b"MM" and tags.get(259, 1) != 1 and (bits == 32 or sample_format == 2)
         odd = (bits, sample_format) in ((8, 2), (32, 1))
-        return swapped or odd or (bits > 8 and (white_is_zero or planes))
+        return swapped or odd or (planes and image.mode == "LA") or (bits > 8 and (white_is_zero or planes))
     raw_modes = {str(tile.args) for tile in getattr(image, "tile", ())}
     return "LA;16B" in raw_modes or ("transparency" in image.info and bool(raw_modes & {"L;2", "L;4", "RGB;16B"}))
 

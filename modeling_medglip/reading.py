@@ -20,7 +20,15 @@ import numpy as np
 from PIL import Image, ImageFile
 
 from .errors import MedGlipError, one_line
-from .image_headers import ORIENTATION, FileHeader, exif_orientation, valid_orientation, walk_header
+from .image_headers import (
+    EXIF_PROFILE,
+    ORIENTATION,
+    FileHeader,
+    exif_orientation,
+    exif_profile,
+    valid_orientation,
+    walk_header,
+)
 from .image_orientation import upright
 from .image_pixels import image_array, png_array, tiff_array
 from .image_record import MAX_PIXELS, ImageSizeError, NotFiniteError, ReadImage, check_pixels, choose_frame, compact
@@ -103,11 +111,11 @@ def _check_file(file: Path) -> None:
         raise MedGlipError("not a file name") from None
     lower = file.name.lower()
     if stat.S_ISDIR(status.st_mode):
-        raise MedGlipError("is a folder: DICOM series come in a later release, give single image files")
+        raise MedGlipError("is a folder, not an image: give its files one by one, or ground its series as a volume")
     if not stat.S_ISREG(status.st_mode):
         raise MedGlipError("is not a plain file")
     if lower.endswith(VOLUME_ENDINGS):
-        raise MedGlipError("is a volume: volumes come in a later release, give a 2-D image or a single DICOM slice")
+        raise MedGlipError("is a volume, not an image: ground it as a volume (medglip ground, or ground_volume)")
     if status.st_size == 0:
         raise MedGlipError("is empty")
     if status.st_size > MAX_BYTES:
@@ -209,7 +217,8 @@ def _orientation(image: ImageFile.ImageFile, header: FileHeader) -> int:
             if found is None
             else valid_orientation(found)
         )
-    exif = header.exif or (image.info.get("exif") if header.format != "PNG" else None) or b""
+    png = header.format == "PNG"
+    exif = header.exif or (exif_profile(image.info.get(EXIF_PROFILE)) if png else image.info.get("exif")) or b""
     return exif_orientation(exif if isinstance(exif, bytes) else b"", xmp if isinstance(xmp, bytes) else b"")
 
 

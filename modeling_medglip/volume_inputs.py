@@ -13,7 +13,7 @@ from .geometry import Volume
 from .reading import DICOM_ENDINGS
 from .volume_source import VolumeSource, open_volume
 from .volumes import is_volume_file
-from .volumes_nifti import image_notes, lps_affine
+from .volumes_nifti import image_place
 
 
 def as_source(volume: Any, number: int | None = None) -> VolumeSource:
@@ -52,7 +52,8 @@ def open_path(path: Path, number: int | None = None) -> VolumeSource:
 
     if not path.is_dir():
         if not holds_slices(path):
-            raise MedGlipError(f"{name}: is one picture, or none: give the folder of its series")
+            told = "holds no slices with a place in space: give the folder of its series, or ground it as an image"
+            raise MedGlipError(f"{name}: {told}")
         return open_series(FoundSeries((path,)), path.name)
     found = find_series(path)
     series = [one for one in found if not one.flat] or found
@@ -75,10 +76,12 @@ def _of_nibabel(image: Any, number: int | None) -> VolumeSource:
         stored = image.dataobj.get_unscaled() if hasattr(image.dataobj, "get_unscaled") else image.dataobj
         line = _scaling(image.dataobj)
         place = np.unravel_index((number or 1) - 1, lengths[3:], order="F") if len(lengths) > 3 else ()
-        source = VolumeSource(Volume(np.asanyarray(stored[(..., *place)]), lps_affine(image), *line))
+        array = np.asanyarray(stored[(..., *place)])
+        affine, notes = image_place(image)
+        source = VolumeSource(Volume(array[..., None] if array.ndim == 2 else array, affine, *line))
     except ValueError as error:
         raise UsageError(f"the image cannot be used: {one_line(error)}") from None
-    source.notes = image_notes(image)
+    source.notes = notes
     if "xyzt_units" in getattr(image, "header", ()):
         source.nifti_header = image.header.copy()
     return source

@@ -62,27 +62,32 @@ def nifti_header(file: Path, number: int | None = None) -> VolumeHeader:
     )
 
 
-def lps_affine(image: Any) -> NDArray[np.float64]:
-    """Return the (4, 4) index -> LPS mm of an image of nibabel, by the unit that its header states."""
-    return _lps_mm(np.asarray(image.affine, dtype=np.float64), getattr(image, "header", None))
-
-
-def image_notes(image: Any) -> tuple[str, ...]:
-    """Return what should be known of an image of nibabel, one line each, as of a file.
+def image_place(image: Any) -> tuple[NDArray[np.float64], tuple[str, ...]]:
+    """Return where an image of nibabel lies, and what should be known of it, one line each, as of a file.
 
     Args:
         image: of any of nibabel's formats; Analyze 7.5 says nothing of orientation, unless a `.mat` file does.
+
+    Returns:
+        (4, 4) index -> LPS mm, by the unit that its header states; notes.
+
+    Raises:
+        `VolumeError`: the qform has to be used, and is none.
     """
     from nibabel.analyze import AnalyzeHeader
 
     header: Any = getattr(image, "header", None)
-    if not isinstance(header, AnalyzeHeader):  # NIfTI's header is one, too
-        return ()
     affine = np.asarray(image.affine, dtype=np.float64)
+    if not isinstance(header, AnalyzeHeader):  # NIfTI's header is one, too
+        return _lps_mm(affine, header), ()
     if "xyzt_units" not in header.keys():
-        return (UNORIENTED,) if np.allclose(affine, header.get_best_affine()) else ()
+        return _lps_mm(affine, header), ((UNORIENTED,) if np.allclose(affine, header.get_best_affine()) else ())
+    notes: tuple[str, ...] = ()
+    if affine_fault(affine) is not None and int(header["qform_code"]) > 0:
+        affine, notes = _qform(header), (QFORM_USED,)
     coded = int(header["sform_code"]) > 0 or int(header["qform_code"]) > 0
-    return (*(_orientation_note(affine) if coded else (UNORIENTED,)), *unit_note(header))
+    oriented = _orientation_note(affine) if coded else (UNORIENTED,)
+    return _lps_mm(affine, header), (*notes, *oriented, *unit_note(header))
 
 
 def unit_note(header: Any) -> tuple[str, ...]:
@@ -224,4 +229,4 @@ def _qform(header: Any) -> NDArray[np.float64]:
     return qform
 
 
-__all__ = ["image_notes", "lps_affine", "nifti_header", "unit_note"]
+__all__ = ["image_place", "nifti_header", "unit_note"]

@@ -201,7 +201,10 @@ class _CocoRecords:
         if looks := other_format(stated_boxes(entries), size):
             self.doubts[looks] += 1
         boxes = as_boxes(marks.boxes.tolist(), size)
-        return without_unknown(marks.labels, boxes, annotated, marks.unknown(self.vocabulary))
+        unplaced = self.coco.unplaced
+        anywhere = self.vocabulary if None in unplaced else {label for label in unplaced if label is not None}
+        unknown = marks.unknown(self.vocabulary) | (anywhere - set(marks.labels))
+        return without_unknown(marks.labels, boxes, annotated, unknown)
 
 
 def _first_said(*values: Any) -> str:

@@ -154,11 +154,14 @@ class CsvBoxesReader(Reader):
         found: dict[str, Case] = {}
         try:
             # Strict, since a quote that is never closed would swallow the rows after it.
-            for row in csv.DictReader(io.StringIO(read_text(path, MAX_TABLE_BYTES), newline=""), strict=True):
-                self._add(row, found)
+            rows = csv.DictReader(io.StringIO(read_text(path, MAX_TABLE_BYTES), newline=""), strict=True)
+            unplaced = {label for row in rows if (label := self._add(row, found)) is not None}
         except (KeyError, ValueError, csv.Error) as error:
             reason = one_line(f"{type(error).__name__} {error}", 120)
             raise ValueError(f"{self.recipe.source}: {path.name}: {reason}") from None
+        for case in found.values():  # a row without an id may be of any image
+            missing = unplaced - {label for label, _ in case.parts["rows"]}
+            case.parts["rows"].extend((label, None) for label in sorted(missing))
         return [found[key] for key in sorted(found)]
 
     def _check_columns(self) -> None:
@@ -171,20 +174,21 @@ class CsvBoxesReader(Reader):
         if columns.get("form", FORMS[0]) not in FORMS:
             raise ValueError(f"{self.recipe.source}: form must be one of {', '.join(FORMS)}")
 
-    def _add(self, row: dict[str, str | None], found: dict[str, Case]) -> None:
-        """One row to its case. Of a row that is cut short some columns are `None`."""
+    def _add(self, row: dict[str, str | None], found: dict[str, Case]) -> str | None:
+        """Add a row to its case; return its label if it has no id. Of a short row some columns are `None`."""
         columns = self.recipe.files["columns"]
         own = row[columns["id"]]
+        label = str(self.recipe.files.get("label", "")) or row[columns["label"]] or ""
         if not own or not own.strip():
             self.reject("bad_annotations", "a row without an id")
-            return
+            return label
         key = str(self.recipe.files["image"]).format(id=own)
         if key not in found:
             patient = row[columns["patient"]] if "patient" in columns else None
             split = self.stated_split(row[columns["split"]] if "split" in columns else None, key)
             found[key] = Case(key, patient or self.patient(key), split, {"rows": []})
-        label = str(self.recipe.files.get("label", "")) or row[columns["label"]] or ""
         found[key].parts["rows"].append((label, [row[name] for name in columns["box"]]))
+        return None
 
     def read(self, case: Case) -> Picture:
         """Pixels and boxes."""
@@ -193,6 +197,9 @@ class CsvBoxesReader(Reader):
         width, height = image.size
         marks = []
         for label, texts in case.parts["rows"]:
+            if texts is None:
+                marks.append(Mark(label, problem=("bad_annotations", "a row without an id may be of this image")))
+                continue
             if not any(text is None or text.strip() for text in texts):
                 continue
             try:

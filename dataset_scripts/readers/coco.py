@@ -50,7 +50,8 @@ class CocoReader(Reader):
                 if case.key in found:
                     self.reject("duplicate_id", "a file name in several files")
                     # What either file marks is there.
-                    found[case.key].parts["marks"].extend(case.parts["marks"])
+                    for part in ("marks", "unplaced"):
+                        found[case.key].parts[part].extend(case.parts[part])
                 else:
                     found[case.key] = case
         for case in found.values():
@@ -85,7 +86,13 @@ class CocoReader(Reader):
                 missing += error.rule == "missing_file"
                 self.reject(error.rule, error.value)
             else:
-                parts = {"marks": coco.annotations[image["id"]], "size": size}
+                marks = coco.annotations[image["id"]]
+                unplaced = coco.unplaced - {entry["label"] for entry in marks}
+                parts = {
+                    "marks": marks,
+                    "size": size,
+                    "unplaced": sorted(label or "unknown category" for label in unplaced),
+                }
                 found.append(Case(key, self.patient(key), split or self.split(key), parts))
         if missing:
             looked = f"looked in {', '.join(folders)} of {self.recipe.root!r}"
@@ -141,7 +148,9 @@ class CocoReader(Reader):
         stated = case.parts["size"]
         image = read_annotated(inside(self.root, case.key), None if stated is None else tuple(stated))
         width, height = image.size
-        return image.picture(coco_mark(entry, height, width) for entry in case.parts["marks"])
+        problem = ("bad_annotations", "an annotation of an unknown image may be of this one")
+        marks = [coco_mark(entry, height, width) for entry in case.parts["marks"]]
+        return image.picture([*marks, *(Mark(label, problem=problem) for label in case.parts["unplaced"])])
 
 
 def coco_mark(entry: dict[str, Any], height: int, width: int) -> Mark:

@@ -71,6 +71,8 @@ class DicomSeriesReader(Reader):
             series = self._series(case.parts["slices"])
             if series.modality not in (None, self.recipe.modality):
                 raise Rejected("modality_mismatch", f"its header says {series.modality}")
+            if "mosaic" in dict(series.notes):
+                raise Rejected("mosaic")
             labelmaps = [
                 labelmap
                 for key, files in case.parts["labels"].items()

@@ -9,7 +9,8 @@ import numpy as np
 
 from modeling_medglip.geometry import Volume, closest_axes, on_grid, to_lps
 from modeling_medglip.text_files import read_json
-from modeling_medglip.volumes import VolumeError, read_header, read_volume
+from modeling_medglip.volume_header import UNORIENTED
+from modeling_medglip.volumes import VolumeError, VolumeFile, read_header, volume_header
 
 from ..recipe import Recipe
 from ..records import Case, LabelledVolume, Rejected, inside
@@ -55,9 +56,9 @@ class LabelmapReader(Reader):
 
     def read(self, case: Case) -> LabelledVolume:
         """The volume and its label map."""
-        image = _volume(case.parts["image"], self.recipe.axcodes)
+        image, notes = _volume(case.parts["image"], self.recipe.axcodes)
         labelmap = whole_grid(read_labelmap(case.parts["labelmap"], self.recipe.axcodes), image)
-        return LabelledVolume(image, ((labelmap, self._values()),))
+        return LabelledVolume(image, ((labelmap, self._values()),), notes)
 
     def _values(self) -> dict[int, str]:
         if "values" not in self.recipe.files:
@@ -97,13 +98,13 @@ class MaskVolumesReader(Reader):
 
     def read(self, case: Case) -> LabelledVolume:
         """The volume and its masks, each as a label map of its own, since masks may overlap."""
-        image = _volume(case.parts["image"], self.recipe.axcodes)
+        image, notes = _volume(case.parts["image"], self.recipe.axcodes)
         labelmaps = []
         for label, file in case.parts["masks"].items():
             mask = whole_grid(read_labelmap(file, self.recipe.axcodes), image)
             if mask.array.any():
                 labelmaps.append((Volume((mask.array > 0).astype(np.uint8), mask.affine), {1: label}))
-        return LabelledVolume(image, tuple(labelmaps))
+        return LabelledVolume(image, tuple(labelmaps), notes)
 
 
 def pictures_of_file(path: str, recipe: Recipe) -> int:
@@ -120,16 +121,18 @@ def pictures_of_file(path: str, recipe: Recipe) -> int:
     return sum(-(-lengths[plane] // step) for plane, step in recipe.planes.items())
 
 
-def _volume(path: str, axcodes: str | None) -> Volume:
+def _volume(path: str, axcodes: str | None) -> tuple[Volume, tuple[tuple[str, str], ...]]:
+    """A volume, and what its header leaves out, by rule; without words of the header, which may name somebody."""
     try:
-        volume = read_volume(path)
+        header = volume_header(path, detached=True)
+        volume = VolumeFile(Path(path), header).whole()
     except VolumeError as error:
         raise Rejected(error.rule) from None
-    return (
-        volume
-        if axcodes is None
-        else Volume(volume.array, affine_of(axcodes, volume.spacing), volume.slope, volume.intercept)
-    )
+    told = [note for note in header.notes if axcodes is None or note != UNORIENTED]
+    notes = tuple(("incomplete_header", note.partition("'")[0].rstrip(" ,")) for note in told)
+    if axcodes is None:
+        return volume, notes
+    return Volume(volume.array, affine_of(axcodes, volume.spacing), volume.slope, volume.intercept), notes
 
 
 def read_labelmap(path: str, axcodes: str | None = None) -> Volume:
@@ -138,7 +141,7 @@ def read_labelmap(path: str, axcodes: str | None = None) -> Volume:
     Raises:
         `Rejected`: unreadable, or fractions.
     """
-    volume = _volume(path, axcodes)
+    volume, _ = _volume(path, axcodes)
     if volume.array.dtype.kind in "bui" and volume.slope == 1 and volume.intercept == 0:
         return volume
     values = volume.values(volume.array)

@@ -26,6 +26,7 @@ from PIL import Image
 
 from dataset_scripts.build import main
 from dataset_scripts.quality import EXPECTED, RULES
+from tests.modeling_medglip.dicom_files import change as change_files
 from tests.modeling_medglip.dicom_files import write_segmentation, write_series
 
 from .raw_data import body
@@ -248,6 +249,23 @@ def test_a_tilted_gantry_is_named_and_kept(tmp_path: Path) -> None:
     assert built(raw, "dicom_series", DICOM_FILES) == (0, {"empty_slice", "gantry_tilt"}, 3)
 
 
+MOSAIC = ["ORIGINAL", "PRIMARY", "M", "ND", "MOSAIC"]
+
+
+def test_a_mosaic_is_left_out(tmp_path: Path) -> None:
+    raw = tmp_path / "raw"
+    write_segmentation(raw / "a" / "seg.dcm", write_series(raw / "a" / "ct", ImageType=MOSAIC))
+    status, rules, _ = built(raw, "dicom_series", DICOM_FILES)
+    assert (status, rules) == (1, {"mosaic"})
+
+
+def test_what_a_header_leaves_out_is_told(tmp_path: Path) -> None:
+    raw = tmp_path / "raw"
+    write_segmentation(raw / "a" / "seg.dcm", paths := write_series(raw / "a" / "ct"))
+    change_files(*paths, PhotometricInterpretation=None)
+    assert built(raw, "dicom_series", DICOM_FILES) == (0, {"empty_slice", "incomplete_header"}, 3)
+
+
 # COCO -------------------------------------------------------------------------------------------------------------
 
 IMAGES = [{"id": number, "file_name": f"{number}.png", "width": 30, "height": 20} for number in (1, 2)]
@@ -399,7 +417,7 @@ def test_names_of_other_encodings(tmp_path: Path) -> None:
     image, labels = volume_pair(raw, "good")
     os.rename(os.fsencode(image), os.fsencode(raw) + b"/\xe9t\xe9_ct.nii.gz")
     os.rename(os.fsencode(labels), os.fsencode(raw) + b"/\xe9t\xe9_seg.nii.gz")
-    assert built(raw, "volume_labelmap", VOLUME_FILES) == (0, {"empty_slice"}, 7)
+    assert built(raw, "volume_labelmap", VOLUME_FILES) == (0, {"empty_slice", "incomplete_header"}, 7)
 
 
 def rows_of(raw: Path) -> list[dict[str, Any]]:
@@ -458,4 +476,5 @@ def test_words_for_splits(tmp_path: Path, word: str) -> None:
 def test_one_bad_annotation_leaves_the_others(tmp_path: Path, entry: Any) -> None:
     raw = tmp_path / "raw"
     write_coco(raw, {"annotations": [*second()["annotations"], entry]})
-    assert built(raw, "coco", {"annotations": "list.json"}, "endoscopy") == (1, {"bad_annotations"}, 2)
+    rules = {"bad_annotations"} if entry == 3 or "bbox" in entry else {"bad_annotations", "undefined_label"}
+    assert built(raw, "coco", {"annotations": "list.json"}, "endoscopy") == (1, rules, 2)

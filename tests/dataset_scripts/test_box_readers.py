@@ -174,6 +174,9 @@ class TestCsv:
             (picture,), _ = self.table(tmp_path, f"name,finding,x,y,w,h\n{row}\n")
             assert picture.marks[0].problem[0] == "bad_annotations" and picture.marks[0].box is None
         assert self.table(tmp_path, "name,finding,x,y,w,h\n,mass,1,2,3,4\n") == ([], ["bad_annotations"])
+        table = "name,finding,x,y,w,h\np1,mass,1,2,3,4\n,mass,1,2,3,4\n,nodule,1,2,3,4\n"
+        (picture,), _ = self.table(tmp_path, table)  # there may be a nodule in it
+        assert [(mark.label, mark.box is None) for mark in picture.marks] == [("mass", False), ("nodule", True)]
         with pytest.raises(ValueError, match="boxes.csv: Error"):  # it would swallow the rows after it
             self.table(tmp_path, 'name,finding,x,y,w,h\n"p1,mass,1,2,3,4\np1,mass,1,2,3,4\n')
         assert self.table(tmp_path, "name,finding,x,y,w,h\n../p1,mass,1,2,3,4\n")[0] == ["leaves_folder"]

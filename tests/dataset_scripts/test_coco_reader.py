@@ -96,6 +96,33 @@ def test_ids_as_text_and_as_numbers_are_one(tmp_path: Path) -> None:
     assert build(tmp_path, annotations=mixed) == (0, ALL, BOTH, set())
 
 
+@pytest.mark.parametrize("number", ["0002", "2.0", " 2 ", 2.0])
+def test_numbers_in_other_writings_are_one(tmp_path: Path, number: Any) -> None:
+    mixed = [ANNOTATIONS[0], {**ANNOTATIONS[1], "image_id": number}]
+    assert build(tmp_path, annotations=mixed) == (0, ALL, BOTH, set())
+
+
+LOST = {**BOX, "category_id": 2}
+
+
+@pytest.mark.parametrize("image", [None, "2.png", True, [2], 1e300, -2, ""])
+def test_an_annotation_of_an_unknown_image_leaves_its_label_open(tmp_path: Path, image: Any) -> None:
+    """It may be of any image that has no box of it."""
+    own = {**BOX, "category_id": 2, "image_id": 2}
+    status, boxes, annotated, rules = build(tmp_path, own, {**LOST, "image_id": image})
+    assert (status, rules, boxes) == (1, {"bad_annotations"}, {"1": ["liver"], "2": ["liver", "spleen"]})
+    assert annotated == {"1": ["liver"], "2": ["liver", "spleen"]}
+
+
+def test_an_annotation_of_an_unknown_image_and_category_leaves_all_labels_open(tmp_path: Path) -> None:
+    status, boxes, annotated, rules = build(tmp_path, {"bbox": [10, 8, 20, 15]})
+    assert (status, boxes, annotated) == (1, ALL, {"1": ["liver"], "2": ["liver"]}) and "bad_annotations" in rules
+
+
+def test_images_may_be_taken_out_of_the_list(tmp_path: Path) -> None:
+    assert build(tmp_path, {**LOST, "image_id": 77}) == (1, ALL, BOTH, {"no_image"})
+
+
 @pytest.mark.parametrize(
     "categories",
     [

@@ -18,6 +18,7 @@ from dataset_scripts.readers.volumes import affine_of
 from dataset_scripts.recipe import Recipe
 from dataset_scripts.records import LabelledVolume, Picture, Rejected, inside
 from modeling_medglip.geometry import to_lps
+from modeling_medglip.volume_header import UNORIENTED
 
 
 def save(path: Path, array: np.ndarray, mode: str | None = None) -> None:
@@ -227,6 +228,18 @@ class TestVolumes:
         assert self.labelmap(tmp_path, np.where(labels, np.nan, 0.0)) == "not_finite"
         moved[0, 3] = 0.05
         assert isinstance(self.labelmap(tmp_path, labels, moved), LabelledVolume)
+
+    def test_what_the_header_leaves_out_is_told_without_its_words(self, tmp_path: Path) -> None:
+        header = "NRRD0004\ntype: uchar\ndimension: 3\nspace dimension: 3\nsizes: 2 2 2\nencoding: raw\n"
+        header += 'space directions: (1,0,0) (0,1,0) (0,0,1)\nspace units: "Doe" "Doe" "Doe"\n\n'
+        for name in ("a_ct", "a_seg"):
+            (tmp_path / f"{name}.nrrd").write_bytes(header.encode() + bytes([0, 1] * 4))
+        files = {"image": "*_ct.nrrd", "labelmap": "{stem}_seg.nrrd"}
+        (found,), _ = read_all(tmp_path, "volume_labelmap", files, values={1: "liver"})
+        unit = ("incomplete_header", "its header counts in an unknown unit")
+        assert found.notes == (("incomplete_header", UNORIENTED), unit)
+        (found,), _ = read_all(tmp_path, "volume_labelmap", files, values={1: "liver"}, axcodes="LPS")
+        assert found.notes == (unit,)
 
     def test_names_in_a_file(self, tmp_path: Path) -> None:
         save_volume(tmp_path / "p1_ct.nii.gz", self.ARRAY)

@@ -39,8 +39,8 @@ def composed(colors: NDArray, alpha: NDArray, full: int) -> NDArray:
 
 
 def tiff(tags: dict[int, tuple[int, list[int]]], pixels: bytes, order: str = "<", following: int = 0) -> bytes:
-    """A TIFF file of one strip; tags as number -> (type, values); the strip's tags are added."""
-    tags = {**tags, 273: (4, [8]), 279: (4, [len(pixels)])}
+    """A TIFF file; tags as number -> (type, values); those of its strip are added if there are none."""
+    tags = {273: (4, [8]), 279: (4, [len(pixels)]), **tags}
     size = {1: "B", 3: "H", 4: "I"}
     extra = b""
     start = 8 + len(pixels) + 2 + 12 * len(tags) + 4

@@ -183,7 +183,7 @@ class TestUsage:
             ),
             (["--prompt", "liver", "--modality", "pet"], "unknown modality 'pet': choose one of ct, mri"),
             (["--prompt", "liver", "--modality", "mri"], "no expert for mri"),
-            (["--prompt", "liver", "--device", "gpu:0"], "no device 'gpu:0'"),
+            (["--prompt", "liver", "--device", "gpu:0"], "--device 'gpu:0': choose auto"),
             (["--prompt", "liver", "--threshold", "1.5"], "--threshold"),
             (["--prompt", "liver", "--threshold", "many"], "--threshold"),
             (["--prompt", "liver", "--frame", "0"], "--frame"),

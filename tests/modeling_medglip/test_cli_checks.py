@@ -88,6 +88,11 @@ def test_a_taken_port_is_told_with_another_one() -> None:
         (["ground", "a.png", "--prompt", "liver", "--plane", "slanted"], "--plane 'slanted': choose one of axial"),
         (["ground", "a.png", "--prompts", "absent.txt"], "--prompts absent.txt: no such file"),
         (["ground", "a.png", "--prompt", "liver", "--every", "2"], "--every is for --frame all"),
+        (["ground", "a.png", "--prompt"], "Option '--prompt' requires an argument"),
+        (["ground", "a.png", "--prompt", "liver", "--device", "tpu"], "--device 'tpu': choose auto, cpu, cuda"),
+        (["ground", "a.png", "--prompt", "liver", "--axes", "LPR"], "--axes 'LPR': give three letters such as LPS"),
+        (["ground", "a.png", "--prompt", "liver", "--axes", "LP"], "--axes 'LP': give three letters"),
+        (["ground", "a.png", "--prompt", "liver", "--out", f"{__file__}/x"], "--out x: cannot be made"),
         (["demo", "--port", "many"], "--port"),
     ],
 )
@@ -105,7 +110,9 @@ def test_wrong_options_need_nothing_heavy(tmp_path: Path) -> None:
     code = (
         "import sys; from modeling_medglip.cli import main\n"
         "for end in (['--version'], ['ground', 'a.png'], ['ground', 'a.png', '--prompt', 'x', '--write', 'stl'],\n"
-        "            ['ground', 'a.png', '--prompt', 'x', '--modality', 'pet']): main(end)\n"
+        "            ['ground', 'a.png', '--prompt', 'x', '--modality', 'pet'],\n"
+        "            ['ground', 'a.png', '--prompt', 'x', '--axes', 'x'],\n"
+        "            ['ground', 'a.png', '--prompt', 'x', '--device', 'x']): main(end)\n"
         "heavy = {'torch', 'transformers', 'numpy', 'PIL', 'rich', 'yaml', 'modeling_medglip.isolation'}\n"
         "print(heavy & set(sys.modules))"
     )

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import io
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from PIL import Image
 
 from dataset_scripts.readers.base import read_pixels
 from dataset_scripts.records import Rejected
+from modeling_medglip.image_orientation import upright
 from modeling_medglip.image_processing_medglip import channels_first, unit_range
 from modeling_medglip.reading import read_image
 from training.coco_records import read_picture
@@ -58,6 +60,7 @@ FILES: dict[str, tuple[bytes, bool]] = {
     "fractions.tif": (saved(RNG.random((HEIGHT, WIDTH)).astype(np.float32), "TIFF"), True),
     "white_is_zero.tif": (deep_tiff(DEEP, 1, white_is_zero=True), False),
     "whole_32_bits.tif": (deep_tiff(DEEP.astype(np.uint32), 1), False),
+    "text.png": (png(0, 8, GREY[..., None].astype(int), chunk(b"tEXt", b"transparency\x00255")), True),
     "cmyk.jpg": (saved(COLOR, "JPEG", "CMYK"), True),
     "cmyk.tif": (saved(COLOR, "TIFF", "CMYK"), True),
     "bits.png": (saved(GREY > 99), True),
@@ -116,6 +119,30 @@ def test_every_orientation_is_upright_when_serving(kind: str, orientation: int, 
     assert read.orientation == orientation and pixels.shape == np.array(right).shape
     assert np.array_equal(pixels > 120, np.array(right) > 120)
     assert np.array_equal(channels_first(path)[0], pixels)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_the_exif_profile_of_imagemagick(orientation: int, tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    content = exif.tobytes()
+    profile = f"\nexif\n{len(content):8}\n{content.hex()}\n".encode()
+    path = tmp_path / "a.png"
+    path.write_bytes(png(0, 8, GREY[..., None].astype(int), chunk(b"tEXt", b"Raw profile type exif\0" + profile)))
+    read = read_image(path)
+    assert read.orientation == orientation and np.array_equal(read.pixels, upright(GREY, orientation))
+    assert np.array_equal(channels_first(path)[0], read.pixels)
+
+
+def test_planes_of_grey_and_alpha_are_refused_where_pillow_mixes_them_up(tmp_path: Path) -> None:
+    planes = zlib.compress(GREY.tobytes()) + zlib.compress(np.full_like(GREY, 255).tobytes())
+    first = len(zlib.compress(GREY.tobytes()))
+    tags = {256: WIDTH, 257: HEIGHT, 259: 8, 262: 1, 277: 2, 278: HEIGHT, 284: 2, 338: 2}
+    both = {258: (3, [8, 8]), 273: (4, [8, 8 + first]), 279: (4, [first, len(planes) - first])}
+    path = tmp_path / "a.tif"
+    path.write_bytes(tiff({**{tag: (3, [value]) for tag, value in tags.items()}, **both}, planes))
+    assert "in planes of their own" in refusal(lambda: read_image(path).pixels)
+    assert "Pillow changes the pixels" in refusal(lambda: channels_first(path))
 
 
 def refusal(read: Callable[[], NDArray]) -> str:

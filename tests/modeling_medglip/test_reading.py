@@ -159,9 +159,9 @@ class TestRefusals:
         assert "not an image of a known kind" in self.refused(tmp_path / "note.png")
 
     @pytest.mark.parametrize("name", ["a.nii", "a.nii.gz", "a.NRRD", "a.mha"])
-    def test_volumes_come_later(self, tmp_path: Path, name: str) -> None:
+    def test_volumes_are_grounded_as_volumes(self, tmp_path: Path, name: str) -> None:
         (tmp_path / name).write_bytes(b"x")
-        assert "later release" in self.refused(tmp_path / name)
+        assert "ground it as a volume" in self.refused(tmp_path / name)
 
     @pytest.mark.parametrize("size", [(100_000, 100_000), (2**31 - 1, 2**31 - 1), (16385, 16385)])
     def test_bombs_are_refused_from_the_header(self, tmp_path: Path, size: tuple[int, int]) -> None:

@@ -126,7 +126,7 @@ def test_different_slices_in_one_place_are_named(tmp_path: Path) -> None:
         ({"ImageOrientationPatient": [0, 0, 0, 0, 0, 0]}, "its orientation is none"),
         ({"ImagePositionPatient": None}, "states no position"),
         ({"PixelSpacing": [0.0, 0.0]}, "its pixel spacing is zero or less"),
-        ({"PhotometricInterpretation": "PALETTE COLOR"}, "is in colour"),
+        ({"PhotometricInterpretation": "PALETTE COLOR"}, "is in color"),
     ],
 )
 def test_the_slice_that_is_wrong_is_named(fields: dict[str, Any], said: str, tmp_path: Path) -> None:
@@ -322,7 +322,7 @@ def test_frames_without_places_are_pictures(tmp_path: Path) -> None:
         del frame.PlanePositionSequence
     dataset.save_as(path)
     assert not holds_slices(path)
-    refused(tmp_path / "scan", "e.dcm: its frames state no positions: give it by itself, as pictures")
+    refused(tmp_path / "scan", "e.dcm: its frames state no positions: ground its frames one by one")
 
 
 def test_one_slice_and_other_files_hold_no_slices(tmp_path: Path) -> None:
@@ -367,6 +367,16 @@ def test_frames_that_are_no_stack_cannot_be_put_in_folders(
     error = refused(tmp_path / "scan", "ground its frames one by one")
     assert isinstance(error, VolumeError) and error.rule == rule
     assert "folder for each" not in str(error) and "--frame" in str(error)
+
+
+def test_frames_in_color_are_grounded_one_by_one(tmp_path: Path) -> None:
+    path = enhanced(tmp_path / "scan", write_series(tmp_path / "slices"))
+    dataset = pydicom.dcmread(path)
+    dataset.PixelData = dataset.PixelData * 3
+    dataset.SamplesPerPixel, dataset.PhotometricInterpretation, dataset.PlanarConfiguration = 3, "RGB", 0
+    dataset.save_as(path)
+    error = refused(tmp_path / "scan", "is in color, and no slice of a volume: ground its frames one by one")
+    assert isinstance(error, VolumeError) and error.rule == "colour_volume"
 
 
 def test_fewer_positions_than_frames(tmp_path: Path) -> None:

@@ -68,6 +68,20 @@ def test_the_qform_steps_in_for_an_sform_that_cannot_be_used(srow: list[float], 
     assert source.notes == (QFORM_USED,)
 
 
+def test_the_qform_steps_in_for_an_image_of_nibabel(tmp_path: Path) -> None:
+    path = nifti(tmp_path / "a.nii", sform=1, srow=[0.0] * 12)
+    source = as_source(nibabel.load(path))
+    np.testing.assert_allclose(source.grid.affine, open_volume(path).grid.affine, atol=1e-5)
+    assert source.notes == (QFORM_USED,)
+
+
+def test_one_slice_of_nibabel_is_a_volume(tmp_path: Path) -> None:
+    nibabel.save(nibabel.Nifti1Image(ARRAY[:, :, 0], TURNED), tmp_path / "a.nii")
+    found, expected = as_source(nibabel.load(tmp_path / "a.nii")), open_volume(tmp_path / "a.nii")
+    assert found.grid.array.shape == expected.grid.array.shape == (4, 5, 1)
+    np.testing.assert_allclose(found.grid.affine, expected.grid.affine, atol=1e-5)
+
+
 def test_a_sound_sform_stands_beside_a_broken_qform(tmp_path: Path) -> None:
     fields = {"qform": 1, "quaternion": [9.0, 9, 9], "qfac": 0.0, "pixdim": [0.0, -1, float("nan")]}
     source = open_volume(nifti(tmp_path / "a.nii", form="sform", **fields))

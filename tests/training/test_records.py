@@ -226,6 +226,20 @@ class TestCoco:
         assert len(load_records(path, "ct")) == 1
         assert "list.json: an annotation of no image: 1 of them" in caplog.text
 
+    @pytest.mark.parametrize("image", [None, "a.png", [5], 1e300])
+    def test_an_annotation_of_an_unknown_image_leaves_its_label_open(
+        self, tmp_path: Path, image: Any, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        path = one_picture(tmp_path, [("liver", [1, 2, 3, 4])])
+        content = json.loads(path.read_text(encoding="utf-8"))
+        content["categories"].append({"id": 70, "name": "stomach"})
+        for number in (content["annotations"][0]["category_id"], 70):
+            content["annotations"].append({"image_id": image, "category_id": number, "bbox": [1, 2, 3, 4]})
+        path.write_text(json.dumps(content), encoding="utf-8")
+        (item,) = load_records(path, "ct")
+        assert item.labels == ("liver",) and "liver" in item.annotated and "stomach" not in item.annotated
+        assert "an annotation of an unknown image" in caplog.text
+
     def test_pictures_that_cannot_be_read_are_named(self, tmp_path: Path) -> None:
         Image.new("L", (8, 8)).save(tmp_path / "a.png")
         (tmp_path / "b.png").write_bytes((tmp_path / "a.png").read_bytes()[:40])
