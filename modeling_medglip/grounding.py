@@ -13,7 +13,7 @@ from transformers.image_processing_utils import BatchFeature
 from .adapters import load_adapted
 from .checkpoint_loading import is_adapter, load_checkpoint, locate
 from .configuration_medglip import resolve_modality
-from .defaults import ALL_LABELS, UNTRAINED_THRESHOLD
+from .defaults import UNTRAINED_THRESHOLD
 from .errors import MedGlipError, UsageError, one_line
 from .image_processing_medglip import modality_contradiction
 from .modeling_medglip import MedGlipForObjectDetection
@@ -148,13 +148,7 @@ def asked_labels(grounder: Grounder, prompt: str, modality: str) -> list[str]:
     Raises:
         `UsageError`: as [`prompt_labels`]. `MedGlipError`: `"all"`, and the checkpoint does not say.
     """
-    labels = prompt_labels(prompt)
-    if [clean_label(label) for label in labels] != [ALL_LABELS]:
-        return labels
-    trained = list(grounder.trained.labels(modality))
-    if not trained:
-        raise MedGlipError(f"{grounder.name} does not state its labels for {modality}: name them instead of all")
-    return trained
+    return grounder.trained.asked(prompt_labels(prompt), modality)
 
 
 def ground_image(

@@ -15,7 +15,7 @@ from transformers.processing_utils import ImagesKwargs
 from transformers.utils import logging
 
 from .configuration_medglip import check_checkpoint_files, check_settings, resolve_modality
-from .processing_medglip import NORMALIZED, detect, looks_normalized, phrase_tokens
+from .processing_medglip import NORMALIZED, check_annotation, detect, looks_normalized, phrase_tokens
 
 
 logger = logging.get_logger(__name__)
@@ -525,6 +525,7 @@ def scale_annotation(
     Raises:
         `ValueError`: a box is not finite, has no area or lies more than half a pixel outside the picture.
     """
+    check_annotation(annotation, "annotations")
     boxes = torch.as_tensor(np.asarray(annotation["boxes"], dtype=np.float32)).reshape(-1, 4)
     classes = torch.as_tensor(annotation["class_labels"], dtype=torch.int64).reshape(-1)
     if len(boxes) != len(classes):

@@ -35,7 +35,7 @@ from .configuration_medglip import (
     merge_hierarchies,
     resolve_modality,
 )
-from .processing_medglip import NORMALIZED, looks_normalized
+from .processing_medglip import NORMALIZED, check_annotation, looks_normalized
 
 
 # Names of pickled checkpoints, which can run code when they are read, and what to do about one.
@@ -1234,6 +1234,7 @@ class MedGlipForObjectDetection(MedGlipPreTrainedModel):
         )
         found = []
         for index, target in enumerate(labels):
+            check_annotation(target, f"labels of image {index}")
             boxes = target["boxes"].to(logits.device, torch.float32).reshape(-1, 4)
             classes = target["class_labels"].to(logits.device).long().reshape(-1)
             if problem := target_problem(boxes, classes, label_tokens.shape[1]):

@@ -15,6 +15,7 @@ from PIL import Image
 from transformers import AutoModelForZeroShotObjectDetection, Pipeline, ZeroShotObjectDetectionPipeline
 from transformers.image_processing_utils import BatchFeature
 from transformers.pipelines import PIPELINE_REGISTRY
+from transformers.utils import logging
 
 from .configuration_medglip import MedGlipConfig
 from .processing_medglip import MedGlipProcessor, prompts_per_image
@@ -22,6 +23,7 @@ from .questions import Question, encode_questions, make_question
 from .trained_labels import UNTRAINED_THRESHOLD, TrainedLabels
 
 
+logger = logging.get_logger(__name__)
 TASK = "medical-phrase-grounding"
 STOCK_TASK = "zero-shot-object-detection"
 CORNERS = ("xmin", "ymin", "xmax", "ymax")
@@ -69,8 +71,10 @@ class MedicalPhraseGroundingPipeline(Pipeline):
             images: a PIL image, an array, a tensor or a path; or a list of them. Or, as transformers' pipelines take
                 it, a dictionary `{"image", "text" or "candidate_labels", "modality"}`, a list, a generator or a data
                 set of them. Paths keep the levels of 16-bit files; addresses on the network are refused.
-            text, candidate_labels: the same thing under two names, in the forms that the processor takes:
-                `"liver. spleen."` for every image, a list of labels for a single one, a list with a prompt for each.
+            text: in the forms that the processor takes: `"liver. spleen."` for every image, a list of labels for a
+                single one, a list with a prompt for each; `"all"` for every label that the expert was trained with.
+            candidate_labels: the same under the name of transformers' own task, where a list of labels is for every
+                image.
             batch_size (`int`, *optional*): images in one pass of the model; 1 by default. Results do not depend on it.
             num_workers (`int`, *optional*): has no effect.
             modality (`str` or `list[str]`, *optional*): for all images or for each.
@@ -89,12 +93,13 @@ class MedicalPhraseGroundingPipeline(Pipeline):
             the images.
         """
         images = kwargs.pop("image", None) if images is None else images
-        names = {"text": text, "candidate_labels": candidate_labels, "text_queries": kwargs.pop("text_queries", None)}
-        prompt = next((given for given in names.values() if given is not None), None)
+        queries = kwargs.pop("text_queries", None)
+        for_all = candidate_labels if candidate_labels is not None else queries
         single = isinstance(images, (str, Path, dict, Image.Image)) or hasattr(images, "shape")
-        requests = self._requests(
-            [images] if single else _listed(images), prompt, kwargs.pop("modality", None), single
-        )
+        images = [images] if single else _listed(images)
+        if text is None and isinstance(for_all, (list, tuple)) and all(isinstance(name, str) for name in for_all):
+            for_all = for_all if single else [list(for_all)] * len(images)
+        requests = self._requests(images, for_all if text is None else text, kwargs.pop("modality", None), single)
         step = max(batch_size or self._batch_size or 1, 1)
         found = []
         for start in range(0, len(requests), step):
@@ -108,7 +113,8 @@ class MedicalPhraseGroundingPipeline(Pipeline):
             modalities: Iterable[Any] = [item.get("modality", modality) for item in images]
             images = [item["image"] for item in images]
         else:
-            prompts = [prompt] if single else self._prompts(prompt, len(images))
+            alike = single or prompt is None
+            prompts = [prompt] * len(images) if alike else prompts_per_image(prompt, len(images), batched=True)
             modalities = _one_each(modality, len(images))
         if any(text is None for text in prompts):
             raise ValueError('say what to look for: text="liver. spleen."')
@@ -117,10 +123,6 @@ class MedicalPhraseGroundingPipeline(Pipeline):
             {"image": image, "labels": prompts_per_image(text, 1, batched=False)[0], "modality": name}
             for image, text, name in parts
         ]
-
-    def _prompts(self, prompt: Any, count: int) -> list[Any]:
-        """The prompts of several images."""
-        return [None] * count if prompt is None else prompts_per_image(prompt, count, batched=True)
 
     def _sanitize_parameters(self, **kwargs: Any) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
         unknown = set(kwargs) - {*PREPROCESS_OPTIONS, *POSTPROCESS_OPTIONS}
@@ -141,7 +143,7 @@ class MedicalPhraseGroundingPipeline(Pipeline):
         modalities = [request["modality"] or modality for request in requests]
         inputs = self.processor(images, modality=modalities, **options)
         questions = [
-            make_question(self.trained, list(dict.fromkeys(request["labels"])), name)
+            make_question(self.trained, self.trained.asked(list(dict.fromkeys(request["labels"])), name), name)
             for request, name in zip(requests, inputs["modality"], strict=True)
         ]
         inputs = BatchFeature({**encode_questions(self.processor, questions), **inputs})
@@ -167,8 +169,11 @@ class MedicalPhraseGroundingPipeline(Pipeline):
             target_sizes=model_outputs["target_sizes"],
             **options,
         )
-        parts = zip(results, model_outputs["questions"], strict=True)
-        return [self._entries(result, question, untrained_threshold)[:top_k] for result, question in parts]
+        parts = list(zip(results, model_outputs["questions"], model_outputs["inputs"]["modality"], strict=True))
+        for _, question, modality in parts:
+            for note in question.notes(modality, max(threshold, untrained_threshold)):
+                logger.warning_once(note)
+        return [self._entries(result, question, untrained_threshold)[:top_k] for result, question, _ in parts]
 
     @staticmethod
     def _entries(result: dict[str, Any], question: Question, untrained_threshold: float) -> list[dict[str, Any]]:
@@ -185,11 +190,7 @@ class MedicalPhraseGroundingPipeline(Pipeline):
 
 class MedGlipZeroShotObjectDetectionPipeline(MedicalPhraseGroundingPipeline):
     """The task `zero-shot-object-detection` of a MedGLIP checkpoint: as the class above, with the stock pipeline's
-    habits: threshold 0.1, whole pixels, and a flat list of labels for all images."""
-
-    def _prompts(self, prompt: Any, count: int) -> list[Any]:
-        flat = isinstance(prompt, (list, tuple)) and all(isinstance(label, str) for label in prompt)
-        return [list(prompt)] * count if flat else super()._prompts(prompt, count)
+    habits: threshold 0.1 and whole pixels."""
 
     def _sanitize_parameters(
         self, timeout: float | None = None, **kwargs: Any

@@ -3,7 +3,7 @@
 
 import re
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from inspect import signature
 from itertools import pairwise
 from typing import Any
@@ -176,6 +176,22 @@ NORMALIZED = (
     "the boxes all lie within 0..1, as DETR's normalized ones do; expected are x1, y1, x2, y2 in pixels, not shares "
     "of the image and not center, width, height"
 )
+
+
+EXPECTED_ANNOTATION = (
+    "expected is {'boxes': x1, y1, x2, y2 in pixels, 'class_labels': positions in the prompt}, and no COCO entry"
+)
+
+
+def check_annotation(annotation: Any, name: str) -> None:
+    """
+    Refuse what is no annotation of an image.
+
+    Raises:
+        `ValueError`: beginning with `name`, with the form that is expected.
+    """
+    if not isinstance(annotation, Mapping) or not {"boxes", "class_labels"} <= set(annotation):
+        raise ValueError(f"{name}: {EXPECTED_ANNOTATION}")
 
 
 def looks_normalized(boxes: torch.Tensor) -> bool:
@@ -445,6 +461,8 @@ class MedGlipProcessor(ProcessorMixin):
         if targets is not None and len(targets) != count:
             raise ValueError(f"{count} images but annotations of {len(targets)}")
         data: dict[str, Any] = {}
+        for index, target in enumerate(targets or ()):
+            check_annotation(target, f"image {index}")
         if text is not None:
             encoded, positions = self.encode_prompts(prompts_per_image(text, count, batched))
             data.update(encoded)

@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
-from .defaults import UNTRAINED_THRESHOLD
+from .defaults import ALL_LABELS, UNTRAINED_THRESHOLD
+from .errors import MedGlipError
 from .phrases import normalize_phrase, side_of
 from .run_report import trained_labels
 from .taxonomy import load_taxonomy
@@ -52,6 +53,19 @@ class TrainedLabels:
     def labels(self, modality: str) -> tuple[str, ...]:
         """Return the labels that the expert of a modality was trained with; none if the checkpoint does not say."""
         return self._labels.get(modality, ())
+
+    def asked(self, labels: Sequence[str], modality: str) -> list[str]:
+        """Return the labels that are asked for: the given ones or, for `"all"` alone, every one that the expert was
+        trained with.
+
+        Raises:
+            `MedGlipError`: `"all"`, and the checkpoint does not say.
+        """
+        if [normalize_phrase(label) for label in labels] != [ALL_LABELS]:
+            return list(labels)
+        if not self.labels(modality):
+            raise MedGlipError(f"the checkpoint does not state its labels for {modality}: name them instead of all")
+        return list(self.labels(modality))
 
     def wording(self, phrase: str, modality: str) -> str:
         """Return the words in which the network is asked for a phrase.

@@ -554,6 +554,7 @@ class TestTraining:
             ({"labels": []}, "do not fit logits"),
             ({"labels": [{"boxes": torch.ones(1, 4), "class_labels": torch.tensor([5])}] * 2}, "labels of image 0"),
             ({"labels": [{"boxes": torch.ones(2, 4), "class_labels": torch.tensor([0])}] * 2}, "2 boxes but 1"),
+            ({"labels": [{"annotations": [{"bbox": [1, 2, 3, 4]}]}] * 2}, "labels of image 0: expected is {'boxes'"),
             ({"labels": [{"boxes": torch.ones(1, 4), "class_labels": torch.tensor([-1])}] * 2}, "from -1 to -1"),
             (
                 {"labels": [{"boxes": torch.full((1, 4), math.nan), "class_labels": torch.tensor([0])}] * 2},

@@ -23,6 +23,7 @@ from modeling_medglip.pipeline_medglip import (
     picture_size,
     register_pipeline,
 )
+from modeling_medglip.trained_labels import TrainedLabels
 
 from .tiny_checkpoint import save_tiny_checkpoint
 
@@ -102,6 +103,34 @@ def test_lists_of_images(grounder: MedicalPhraseGroundingPipeline, tmp_path: Pat
         assert [entry["score"] for entry in result] == pytest.approx([entry["score"] for entry in alone])
         assert {entry["label"] for entry in result} <= {"liver", "spleen", "polyp"}
     assert len(grounder([path], text="liver", modality="ct", top_k=1, **LOW)[0]) == 1
+
+
+def test_candidate_labels_are_for_every_image(grounder: MedicalPhraseGroundingPipeline) -> None:
+    asked = ["liver", "spleen"]
+    for images in ([PICTURE] * 2, [PICTURE] * 3):  # as many as labels, and more
+        found = grounder(images, candidate_labels=asked, modality="ct", **ALL)
+        assert [{box["label"] for box in boxes} for boxes in found] == [set(asked)] * len(images)
+
+
+def test_all_asks_what_the_checkpoint_was_trained_with(
+    grounder: MedicalPhraseGroundingPipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(grounder, "trained", TrainedLabels({}))
+    with pytest.raises(ValueError, match="does not state its labels for ct: name them instead of all"):
+        grounder(PICTURE, text="all", modality="ct")
+    monkeypatch.setattr(grounder, "trained", TrainedLabels({"ct": ["liver", "spleen"]}))
+    for asked in ({"text": "all"}, {"text": ["All"]}, {"candidate_labels": ["all"]}):
+        assert {box["label"] for box in grounder(PICTURE, **asked, modality="ct", **ALL)} == {"liver", "spleen"}
+
+
+def test_untrained_labels_are_warned_of_once(
+    grounder: MedicalPhraseGroundingPipeline, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(grounder, "trained", TrainedLabels({"ct": ["liver"]}))
+    for _ in range(2):
+        grounder([PICTURE] * 2, text="liver. unicorn. Lt. kidney", modality="ct")
+    shown = "boxes for them may mean nothing and are shown from a score of 0.9 on"
+    assert [record.message for record in caplog.records] == [f"not trained in ct: unicorn, Lt. kidney: {shown}"]
 
 
 def test_auto_asks_the_router(grounder: MedicalPhraseGroundingPipeline) -> None:

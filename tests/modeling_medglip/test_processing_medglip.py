@@ -134,6 +134,14 @@ def test_spell_out_side(label: str, spelled: str) -> None:
     assert spell_out_side(label) == spelled
 
 
+@pytest.mark.parametrize("entry", [{"image_id": 1, "annotations": [{"bbox": [1, 2, 30, 40], "category_id": 0}]}, [1]])
+def test_annotations_of_another_form_are_refused_in_one_line(processor: MedGlipProcessor, entry: Any) -> None:
+    with pytest.raises(ValueError, match=r"^image 0: expected is \{'boxes': x1, y1, x2, y2 in pixels"):
+        processor([IMAGE], ["liver"], annotations=[entry])
+    with pytest.raises(ValueError, match=r"expected is \{'boxes': x1, y1, x2, y2 in pixels"):
+        processor.image_processor([IMAGE], annotations=[entry])
+
+
 def test_the_tokenizer_sees_sides_in_full_and_the_caller_their_own_words(processor: MedGlipProcessor) -> None:
     annotations = {"boxes": [[0, 0, 9, 9]], "class_labels": ["right kidney"]}
     batch = processor(IMAGE, ["Lt. kidney", "kidney R", "rt kidney"], annotations=annotations)
