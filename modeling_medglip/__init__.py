@@ -23,8 +23,10 @@ if TYPE_CHECKING:
     from .one_image import ground_image
     from .pipeline_medglip import MedicalPhraseGroundingPipeline
     from .processing_medglip import MedGlipProcessor
+    from .reading import read_image
     from .taxonomy import load_taxonomy
     from .volume_grounding import ground_volume
+    from .volumes import read_volume
 
 
 __version__ = "0.1.0"
@@ -42,6 +44,8 @@ _LAZY = {
     "ground_image": "one_image",
     "ground_volume": "volume_grounding",
     "load_taxonomy": "taxonomy",
+    "read_image": "reading",
+    "read_volume": "volumes",
 }
 
 register_with_transformers()
@@ -80,5 +84,7 @@ __all__ = [
     "ground_volume",
     "load_grounder",
     "load_taxonomy",
+    "read_image",
+    "read_volume",
     "resolve_modality",
 ]

@@ -119,6 +119,19 @@ def _is_misread(image: Image.Image) -> bool:
     return "LA;16B" in raw_modes or ("transparency" in image.info and bool(raw_modes & {"L;2", "L;4", "RGB;16B"}))
 
 
+def upright_picture(image: Image.Image) -> Image.Image:
+    """
+    Return a PIL image turned upright by its EXIF tag, as transformers' `load_image` does.
+
+    Raises:
+        `ValueError`: it has too many pixels, or Pillow changes the numbers of its file.
+    """
+    _check_pixels(image.height, image.width)
+    if _is_misread(image):
+        raise ValueError(MISREAD)
+    return ImageOps.exif_transpose(image)
+
+
 def _open_picture(path: str | Path) -> Image.Image:
     """Open a local picture file, turned upright by its EXIF tag. Addresses on the network are refused."""
     if str(path).startswith(("http://", "https://", "ftp://", "data:")):
@@ -128,10 +141,7 @@ def _open_picture(path: str | Path) -> Image.Image:
     try:
         # By its name Pillow would map a turned TIFF into memory with its sides swapped.
         with open(path, "rb") as stream, Image.open(stream, formats=PICTURE_FORMATS) as image:
-            _check_pixels(image.height, image.width)
-            if not _is_misread(image):
-                return ImageOps.exif_transpose(image)
-        raise ValueError(MISREAD)
+            return upright_picture(image)
     except Image.UnidentifiedImageError:
         raise ValueError(f"{name}: cannot be read as a picture (none of {', '.join(PICTURE_FORMATS)})") from None
     except Image.DecompressionBombError:
@@ -799,9 +809,12 @@ class MedGlipImageProcessor(BaseImageProcessor):
         return self.preprocess(images, **kwargs)
 
     def fetch_images(self, image_url_or_urls: Any) -> Any:
-        """Paths -> pictures; pictures stay as they are. Addresses on the network raise `ValueError`."""
+        """Paths and PIL images -> upright PIL images; others stay as they are. Addresses on the network raise
+        `ValueError`."""
         if isinstance(image_url_or_urls, (list, tuple)):
             return [self.fetch_images(image) for image in image_url_or_urls]
+        if isinstance(image_url_or_urls, Image.Image):
+            return upright_picture(image_url_or_urls)
         return _open_picture(image_url_or_urls) if isinstance(image_url_or_urls, (str, Path)) else image_url_or_urls
 
     def preprocess(

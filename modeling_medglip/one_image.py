@@ -10,9 +10,9 @@ import numpy as np
 from PIL import Image
 
 from . import grounding
-from .errors import UsageError
+from .errors import MedGlipError, UsageError, one_line
 from .grounding import Grounder
-from .image_pixels import image_array
+from .image_processing_medglip import channels_first, upright_picture
 from .reading import ReadImage, read_image
 from .results import GroundingResult
 
@@ -30,7 +30,7 @@ def ground_image(
 
     Args:
         image (`str`, `Path`, `PIL.Image.Image`, `np.ndarray` or [`ReadImage`]): a file (PNG, JPEG, TIFF, DICOM ...),
-            or pixels: (height, width), or (height, width, 3) in RGB.
+            a PIL image, turned upright by its EXIF tag; or pixels: (height, width), or (height, width, 3) in RGB.
         prompt (`str`): labels, separated by dots, commas or lines.
         modality (`str`, *optional*): a name, an alias, or `"auto"`: the header's, else what the pixels look like.
         model (*optional*): checkpoint or adapter, folder or id, or what `load_grounder` gave, which saves loading it
@@ -55,10 +55,19 @@ def _read(image: Any, frame: int | None) -> ReadImage:
     if isinstance(image, (str, Path)):
         return read_image(image, frame)
     if isinstance(image, Image.Image):
-        return ReadImage(image_array(image), "image")
+        return ReadImage(_pixels(image), "image")
     if isinstance(image, np.ndarray):
         return ReadImage(image, "image")
     raise UsageError(f"image: give a file, a PIL image or a NumPy array, not a {type(image).__name__}")
+
+
+def _pixels(image: Image.Image) -> np.ndarray:
+    """An upright PIL image in its own numbers: (height, width), or (height, width, 3)."""
+    try:
+        planes = channels_first(upright_picture(image))
+    except ValueError as error:
+        raise MedGlipError(f"image: {one_line(error)}") from None
+    return planes[0] if len(planes) == 1 else np.moveaxis(planes, 0, -1)
 
 
 __all__ = ["ground_image"]

@@ -286,7 +286,7 @@ def on_stored(image: ReadImage, stated: tuple[int, int] | None) -> bool:
         raise Rejected("exif_orientation", f"EXIF orientation {image.orientation}") from None
 
 
-def read_mask(path: Path, image: ReadImage) -> NDArray:
+def read_mask(path: Path, image: ReadImage, colors: bool = False) -> NDArray:
     """Read a mask or label map of an image, upright: its own numbers, palettes as their indices.
 
     A mask with the same EXIF orientation as its image turns with it; one without any is taken by its size.
@@ -294,6 +294,7 @@ def read_mask(path: Path, image: ReadImage) -> NDArray:
     Args:
         path: the mask's file.
         image: as [`decoded`] gives it.
+        colors (`bool`, *optional*): its colors are labels, so that a palette is looked up.
 
     Returns:
         `np.ndarray` of shape `(h, w)`, or `(h, w, 3)` for colors.
@@ -301,7 +302,7 @@ def read_mask(path: Path, image: ReadImage) -> NDArray:
     Raises:
         `Rejected`: as in `read_pixels`; `size_mismatch`, `exif_orientation`.
     """
-    mask = decoded(path, label_map=True)
+    mask = decoded(path, label_map=not colors)
     values = mask.pixels
     if mask.orientation not in (1, image.orientation):
         raise Rejected("exif_orientation", f"picture {image.orientation}, mask {mask.orientation}")
@@ -311,6 +312,19 @@ def read_mask(path: Path, image: ReadImage) -> NDArray:
         sizes = f"picture {image.width}x{image.height}, mask {values.shape[1]}x{values.shape[0]}"
         raise Rejected("size_mismatch", sizes)
     return values
+
+
+def label_values(values: NDArray) -> NDArray:
+    """Return the values `(h, w)` of a label map that [`read_mask`] read, which may have three equal channels.
+
+    Raises:
+        `Rejected`: `undefined_label`, for colors.
+    """
+    if values.ndim == 2:
+        return values
+    if not (values == values[..., :1]).all():
+        raise Rejected("undefined_label", "a label map in color: name its colors (colours)")
+    return values[..., 0]
 
 
 def read_pixels(path: Path) -> NDArray:
@@ -363,6 +377,7 @@ __all__ = [
     "SourceImage",
     "decoded",
     "glob_safe",
+    "label_values",
     "on_stored",
     "read_annotated",
     "read_mask",

@@ -12,7 +12,7 @@ from modeling_medglip.reading import ReadImage
 from modeling_medglip.text_files import read_json
 
 from ..records import Case, Mark, Picture, Rejected, inside
-from .base import Reader, decoded, on_stored, read_mask, stored_levels
+from .base import Reader, decoded, label_values, on_stored, read_mask, stored_levels
 
 
 MAX_MANIFEST_BYTES = 2**29
@@ -66,7 +66,8 @@ class ManifestReader(Reader):
         """Pixels and marks."""
         entry: dict[str, Any] = case.parts["entry"]
         image = decoded(inside(self.root, case.key))
-        labelmap = read_mask(inside(self.root, entry["labelmap"]), image) if "labelmap" in entry else None
+        path = inside(self.root, entry["labelmap"]) if "labelmap" in entry else None
+        labelmap = None if path is None else label_values(read_mask(path, image))
         try:
             marks = [self._mark(item, labelmap, image) for item in entry["objects"]]
         except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:

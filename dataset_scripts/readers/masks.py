@@ -11,7 +11,7 @@ import numpy as np
 from scipy import ndimage
 
 from ..records import Case, Mark, Picture
-from .base import Reader, decoded, read_mask, sibling, stem_of, stored_levels
+from .base import Reader, decoded, label_values, read_mask, sibling, stem_of, stored_levels
 from .manifest import binary
 
 
@@ -79,9 +79,10 @@ class MaskFolderReader(Reader):
         """Pixels and marks."""
         image = decoded(Path(case.parts["image"]))
         marks: list[Mark] = []
+        colors = bool(self.recipe.files.get("colours"))
         for label, files in case.parts["masks"].items():
             for file in files:
-                marks.extend(self._marks(label, read_mask(Path(file), image)))
+                marks.extend(self._marks(label, read_mask(Path(file), image, colors)))
         return Picture(stored_levels(image.pixels), tuple(marks))
 
     def _marks(self, label: str, values: np.ndarray) -> list[Mark]:
@@ -90,7 +91,7 @@ class MaskFolderReader(Reader):
             return _colour_marks(values, colours)
         if label or not self.recipe.values:
             return [Mark(label or str(self.recipe.files.get("label", "")), binary(values))]
-        return labelmap_marks(values if values.ndim == 2 else values[..., 0], self.recipe.values)
+        return labelmap_marks(label_values(values), self.recipe.values)
 
 
 def labelmap_marks(values: np.ndarray, names: dict[int, str]) -> list[Mark]:

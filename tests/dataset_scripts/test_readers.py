@@ -95,6 +95,26 @@ class TestMaskFolder:
             ("disc", 4), ("cup", 9), ("other colours", 1),
         ]  # fmt: skip
 
+    def test_colours_of_a_palette(self, tmp_path: Path) -> None:
+        save(tmp_path / "images" / "a.png", GREY)
+        image = Image.fromarray(MASK)
+        image.putpalette([0, 0, 0, 255, 0, 0])
+        (tmp_path / "masks").mkdir()
+        image.save(tmp_path / "masks" / "a.png")
+        files = {**self.FILES, "colours": {"255,0,0": "polyp"}}
+        (picture,), _ = read_all(tmp_path, "mask_folder", files)
+        assert [mark.label for mark in picture.marks] == ["polyp"]
+        assert np.array_equal(picture.marks[0].mask, MASK == 1)
+
+    def test_a_label_map_in_color_has_no_values(self, tmp_path: Path) -> None:
+        save(tmp_path / "images" / "a.png", GREY)
+        save(tmp_path / "masks" / "a.png", np.dstack([MASK, MASK * 2, MASK * 0]))
+        files = {"image": "images/*.png", "mask": "masks/{stem}.png"}
+        assert read_all(tmp_path, "mask_folder", files, values={1: "polyp"})[0] == ["undefined_label"]
+        save(tmp_path / "masks" / "a.png", np.dstack([MASK] * 3))
+        (picture,), _ = read_all(tmp_path, "mask_folder", files, values={1: "polyp"})
+        assert [mark.label for mark in picture.marks] == ["polyp"]
+
     def test_unmatched_files(self, tmp_path: Path) -> None:
         for name in ("a", "b"):
             save(tmp_path / "images" / f"{name}.png", GREY)

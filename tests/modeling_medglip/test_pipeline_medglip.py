@@ -226,6 +226,15 @@ class TestStockTask:
                 assert [box["label"] for box in first] == [box["label"] for box in second]
                 assert [box["score"] for box in first] == pytest.approx([box["score"] for box in second], abs=1e-5)
 
+    def test_images_are_upright_as_paths_and_as_pil_images(self, detector: Any, tmp_path: Path) -> None:
+        exif = Image.Exif()
+        exif[0x0112] = 6
+        path = tmp_path / "turned.png"
+        Image.fromarray(PICTURE).save(path, exif=exif)
+        options: dict[str, Any] = {"candidate_labels": ["liver"], "modality": "ct", **ALL}
+        upright = detector(np.rot90(PICTURE, -1).copy(), **options)
+        assert upright and detector(str(path), **options) == detector(Image.open(path), **options) == upright
+
     def test_a_flat_list_is_for_all_images(self, detector: Any) -> None:
         found = detector([Image.fromarray(PICTURE)] * 2, candidate_labels=["liver", "left kidney"], **ALL)
         assert [{box["label"] for box in boxes} for boxes in found] == [{"liver", "left kidney"}] * 2
