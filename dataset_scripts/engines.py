@@ -1,13 +1,19 @@
 # Copyright 2026 The MedGLIP authors. Licensed under the Apache License, Version 2.0.
-"""Where cases are processed: in this process, in several, or on a Ray cluster. The outcome is the same."""
+"""Where cases are processed: in one process, in several, or on a Ray cluster. The outcome is the same.
+
+Decoders of other projects may crash or hang on a damaged file. Where processes are forked, no case is processed in
+this one: a case that ends its process, or takes too long, is recorded as unreadable, and the build goes on.
+"""
 
 from __future__ import annotations
 
 import logging
 import os
+import signal
 import sys
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from itertools import islice
 from multiprocessing import get_context
@@ -16,7 +22,7 @@ from typing import Any
 
 from modeling_medglip.errors import install_hint
 
-from .process import Options, process_case
+from .process import Options, give_up, process_case
 from .readers import Reader
 from .records import Case
 
@@ -24,6 +30,10 @@ from .records import Case
 ENGINES = ("local", "ray")
 # Cases that each worker of a cluster has waiting, so that none is idle and the head does not hold all of them.
 IN_FLIGHT = 4
+FORKS = sys.platform == "linux"
+# Time of the processor that a case may take, and more for every MiB of its files.
+SECONDS, SECONDS_PER_MB = 120.0, 3.0
+CRASHED = "a decoder crashed on it, or took too long"
 
 
 @dataclass(frozen=True)
@@ -48,24 +58,66 @@ def run(jobs: Sequence[Job], options: Options, work: Path, workers: int = 1, eng
         yield from _on_ray(jobs, options, work)
     elif engine != "local":
         raise ValueError(f"engine {engine!r}: choose one of {', '.join(ENGINES)}")
-    elif workers < 2 or len(jobs) < 2:
-        for job in jobs:
-            _process(job, options, work)
-            yield None
-    else:
+    elif FORKS or (workers > 1 and len(jobs) > 1):
         yield from _in_processes(jobs, options, work, workers)
+    else:
+        for job in jobs:
+            _process([job], options, work)
+            yield None
 
 
-def _process(job: Job, options: Options, work: Path) -> None:
-    process_case(job.reader, job.case, options, work)
+def _process(jobs: Sequence[Job], options: Options, work: Path) -> None:
+    """Process cases. One that runs out of memory is recorded as unreadable; one that takes too long ends a worker."""
+    for job in jobs:
+        if FORKS:
+            size = sum(stat.st_size for _, stat in job.reader.files(job.case))
+            signal.setitimer(signal.ITIMER_PROF, SECONDS + SECONDS_PER_MB * size / 2**20)
+        try:
+            process_case(job.reader, job.case, options, work)
+        except MemoryError:
+            give_up(job.reader, job.case, options, work, "not enough memory")
+        finally:
+            if FORKS:
+                signal.setitimer(signal.ITIMER_PROF, 0)
 
 
 def _in_processes(jobs: Sequence[Job], options: Options, work: Path, workers: int) -> Iterator[None]:
+    size = max(1, min(32, len(jobs) // (8 * workers)))
+    waiting = [jobs[start : start + size] for start in range(0, len(jobs), size)][::-1]
+    while waiting:
+        with _pool(workers) as pool:
+            running: dict[Future[None], Sequence[Job]] = {}
+            broken = False
+            while running or (waiting and not broken):
+                while waiting and not broken and len(running) < 2 * workers:
+                    try:
+                        running[pool.submit(_process, waiting[-1], options, work)] = waiting[-1]
+                        waiting.pop()
+                    except BrokenProcessPool:
+                        broken = True
+                for done in wait(running, return_when=FIRST_COMPLETED).done:
+                    chunk = running.pop(done)
+                    if isinstance(done.exception(), BrokenProcessPool):
+                        broken = True
+                        for job in chunk:
+                            _process_alone(job, options, work)
+                    else:
+                        done.result()
+                    yield from [None] * len(chunk)
+
+
+def _process_alone(job: Job, options: Options, work: Path) -> None:
+    """Process a case of which it is not known whether it ended a process of several."""
+    with _pool(1) as pool:
+        try:
+            pool.submit(_process, [job], options, work).result()
+        except BrokenProcessPool:
+            give_up(job.reader, job.case, options, work, CRASHED)
+
+
+def _pool(workers: int) -> ProcessPoolExecutor:
     # A fork has all imports already; elsewhere they take seconds per worker.
-    context = get_context("fork" if sys.platform == "linux" else "spawn")
-    chunk = max(1, min(32, len(jobs) // (8 * workers)))
-    with ProcessPoolExecutor(workers, mp_context=context, initializer=_one_thread) as pool:
-        yield from pool.map(_process, jobs, [options] * len(jobs), [work] * len(jobs), chunksize=chunk)
+    return ProcessPoolExecutor(workers, mp_context=get_context("fork" if FORKS else "spawn"), initializer=_one_thread)
 
 
 def _one_thread() -> None:
@@ -81,14 +133,18 @@ def _on_ray(jobs: Iterable[Job], options: Options, work: Path) -> Iterator[None]
         raise ValueError(f"--engine ray needs Ray: {install_hint('scale')}") from None
     if not ray.is_initialized():
         ray.init(include_dashboard=False, logging_level=logging.ERROR, log_to_driver=False)
-    remote = ray.remote(num_cpus=1, max_retries=3)(_process)
+    remote: Any = ray.remote(num_cpus=1, max_retries=3)(_process)
     room = IN_FLIGHT * max(1, int(ray.cluster_resources().get("CPU", 1)))
     waiting: Iterator[Any] = iter(jobs)
-    running = [remote.remote(job, options, work) for job in islice(waiting, room)]
+    running = {remote.remote([job], options, work): job for job in islice(waiting, room)}
     while running:
-        done, running = ray.wait(running, num_returns=1)
-        ray.get(done)
-        running += [remote.remote(job, options, work) for job in islice(waiting, 1)]
+        (done,), _ = ray.wait(list(running), num_returns=1)
+        job = running.pop(done)
+        try:
+            ray.get(done)
+        except (ray.exceptions.WorkerCrashedError, ray.exceptions.OutOfMemoryError):
+            give_up(job.reader, job.case, options, work, CRASHED)
+        running |= {remote.remote([job], options, work): job for job in islice(waiting, 1)}
         yield None
 
 

@@ -18,6 +18,7 @@ import shutil
 import warnings
 import zlib
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -101,27 +102,46 @@ def process_case(reader: Reader, case: Case, options: Options, work: Path) -> Pa
     Returns:
         its folder.
     """
-    recipe = reader.recipe
-    target = case_folder(work, recipe, options, case)
+    target = case_folder(work, reader.recipe, options, case)
     expected = fingerprint(reader, case, options)
     if is_done(target, expected):
         return target
-    part = work / "parts" / secrets.token_hex(8)
-    part.mkdir(parents=True)
-    try:
+    with _new_folder(work) as part:
         with warnings.catch_warnings():  # readers quote headers in theirs, and with them patients' names
             warnings.simplefilter("ignore")
             content = _content(reader, case, options, part, target.name)
-        content["fingerprint"] = expected
-        text = json.dumps(content, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
-        (part / CASE_FILE).write_text(text, encoding="utf-8")
-        target.parent.mkdir(parents=True, exist_ok=True)
-        if target.exists():  # of another recipe
-            shutil.rmtree(target)
-        os.replace(part, target)
+        _finish(part, {**content, "fingerprint": expected}, target)
+    return target
+
+
+def give_up(reader: Reader, case: Case, options: Options, work: Path, reason: str) -> None:
+    """Record a case that ended the process that read it. The next build tries it again."""
+    target = case_folder(work, reader.recipe, options, case)
+    rejected = [asdict(Rejection(reader.recipe.source, target.name, "", "unreadable", reason))]
+    with _new_folder(work) as part:
+        content = {**_facts(reader, case, options, target.name), "clinical": {}, "images": [], "rejected": rejected}
+        _finish(part, {**content, "fingerprint": ""}, target)
+
+
+@contextmanager
+def _new_folder(work: Path) -> Iterator[Path]:
+    """A folder that is gone after the block, unless it was moved."""
+    part = work / "parts" / secrets.token_hex(8)
+    part.mkdir(parents=True)
+    try:
+        yield part
     finally:
         shutil.rmtree(part, ignore_errors=True)
-    return target
+
+
+def _finish(part: Path, content: dict[str, Any], target: Path) -> None:
+    """Write what is known of a case into its folder, and move that into place."""
+    text = json.dumps(content, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    (part / CASE_FILE).write_text(text, encoding="utf-8")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if target.exists():  # of another recipe
+        shutil.rmtree(target)
+    os.replace(part, target)
 
 
 def _content(reader: Reader, case: Case, options: Options, folder: Path, name: str) -> dict[str, Any]:
@@ -151,6 +171,13 @@ def _content(reader: Reader, case: Case, options: Options, folder: Path, name: s
         report("", "unreadable", type(error).__name__)
     for plane, count in sorted(skipped.items()):
         report(plane, "empty_slice", f"{count} pictures")
+    rows = [asdict(row) for row in rejected]
+    return {**_facts(reader, case, options, name), "clinical": clinical, "images": images, "rejected": rows}
+
+
+def _facts(reader: Reader, case: Case, options: Options, name: str) -> dict[str, Any]:
+    """What is known of a case before it is read."""
+    recipe = reader.recipe
     return {
         "source": recipe.source,
         "case": name,
@@ -158,9 +185,6 @@ def _content(reader: Reader, case: Case, options: Options, folder: Path, name: s
         "patient": pseudonym(options, recipe.source, f"patient {case.patient}"),
         "lot": lot(recipe.source, case.patient),
         "split": case.split,
-        "clinical": clinical,
-        "images": images,
-        "rejected": [asdict(row) for row in rejected],
     }
 
 
@@ -244,4 +268,4 @@ def perceptual_hash(pixels: np.ndarray) -> str:
     return str(imagehash.phash(picture, hash_size=16))
 
 
-__all__ = ["Options", "case_folder", "fingerprint", "is_done", "png", "process_case", "pseudonym"]
+__all__ = ["Options", "case_folder", "fingerprint", "give_up", "is_done", "png", "process_case", "pseudonym"]

@@ -3,15 +3,21 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
 from pathlib import Path
 
 import pytest
 
+from dataset_scripts import engines
 from dataset_scripts.build import build
 from dataset_scripts.engines import run
 from dataset_scripts.process import Options
+from dataset_scripts.readers import READERS
+from dataset_scripts.readers.masks import MaskFolderReader
 from dataset_scripts.recipe import Recipe, load_recipes
+from dataset_scripts.records import Case, Picture
 
 from .raw_data import write_polyps, write_recipes, write_volumes
 from .test_build import tree
@@ -73,3 +79,32 @@ def test_a_cluster_of_two_nodes(
     finally:
         ray.shutdown()
         cluster.shutdown()
+
+
+class _Harmful(MaskFolderReader):
+    """Does what a decoder may do on a file, by the name of the case."""
+
+    def read(self, case: Case) -> Picture:
+        kind = Path(case.key).stem[-1]
+        if kind == "1":
+            os.kill(os.getpid(), signal.SIGKILL)
+        if kind == "2":
+            raise MemoryError
+        while kind == "3":
+            pass
+        return super().read(case)
+
+
+@pytest.mark.skipif(not engines.FORKS, reason="cases are processed in this process")
+def test_a_case_that_ends_its_process_costs_that_case(
+    raw: Path, recipes: list[Recipe], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(READERS, "mask_folder", _Harmful)
+    monkeypatch.setattr(engines, "SECONDS", 1.0)
+    polyps = [recipe for recipe in recipes if recipe.layout == "mask_folder"]
+    summary = build(polyps, raw, tmp_path / "set", say=lambda text: None)
+    assert (summary.images, summary.rejected) == (3, {"unreadable": {polyps[0].source: 3}})
+    rows = (tmp_path / "set.work" / "rejected.jsonl").read_text(encoding="utf-8")
+    assert rows.count("a decoder crashed on it, or took too long") == 2 and rows.count("not enough memory") == 1
+    monkeypatch.setitem(READERS, "mask_folder", MaskFolderReader)  # and tried again
+    assert build(polyps, raw, tmp_path / "set", say=lambda text: None).images == 6
