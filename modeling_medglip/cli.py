@@ -198,7 +198,7 @@ def ground(
     with _quiet(debug), _reader(isolate) as reader:
         selection = Options(several_patients, resample, volume, which, given, every or 1)
         jobs, records = expand(inputs, selection, debug, reader)
-        stems = _stems(jobs, inputs, out, report, csv)
+        stems = _stems(jobs, [*inputs, *([prompts] if prompts else [])], out, report, csv)
         labels = _labels(asked) if jobs else []
         _make_folder(out)
         failed, rows, grounder, interrupted = len(records), list[dict[str, Any]](), None, False

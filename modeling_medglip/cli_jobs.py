@@ -168,7 +168,9 @@ def _folder(folder: Path, options: Options, reader: Reader, failed: list[InputRe
     series: list[FoundSeries] = []
     try:
         if contents.others or not files:
-            series = reader.find_series(folder, options.several_patients, options.resample, required=not files)
+            series = reader.find_series(folder, options.several_patients, options.resample, required=False)
+        if not files and not series:
+            raise MedGlipError(f"{name}: holds no image, volume or DICOM series ({contents.others} other files)")
     except MedGlipError as error:
         if not files:
             raise

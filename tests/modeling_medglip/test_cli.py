@@ -433,7 +433,7 @@ class TestVolumes:
         status, said, errors = self.run(capsys, "ground", *(tmp_path / name for name in names), *given)
         assert status == 1 and "good.nii  [ct, 8x9x3]" in said
         assert [line for line in errors.splitlines() if "error" in line] == [
-            "medglip: error: empty: holds no DICOM image series (0 other files)",
+            "medglip: error: empty: holds no image, volume or DICOM series (0 other files)",
             "medglip: error: two: holds files of 2 patients: give a folder for each, or --several-patients",
             "medglip: error: broken.nii: is not a NIfTI file",
         ]

@@ -181,6 +181,15 @@ def test_a_table_never_overwrites(other: str, ground: Run, tmp_path: Path) -> No
     assert not (tmp_path / "out").exists() and Image.open(tmp_path / "a.png").size == (60, 40)
 
 
+def test_a_table_never_overwrites_the_prompts(ground: Run, tmp_path: Path) -> None:
+    prompts = tmp_path / "labels.csv"
+    prompts.write_text("liver\n", encoding="utf-8")
+    status, _, errors = ground(png(tmp_path / "a.png"), "--prompts", prompts, "--csv", prompts, prompt="")
+    assert (
+        status == 2 and "--csv labels.csv: is an input" in errors and prompts.read_text(encoding="utf-8") == "liver\n"
+    )
+
+
 def test_all_trained_labels(ground: Run, tmp_path: Path) -> None:
     status, _, errors = ground(png(tmp_path / "a.png"), nifti(tmp_path / "b.nii"), prompt="All.")
     assert status == 0, errors
