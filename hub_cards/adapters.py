@@ -45,7 +45,8 @@ def stage_adapter(
     for name in FILES:
         if (run / "adapter" / name).is_file():
             shutil.copyfile(run / "adapter" / name, folder / name)
-    named = {**config, "base_model_name_or_path": known}  # never a folder of this machine
+    # Never a folder of this machine, and nothing that transformers would look for on the Hub.
+    named = {**config, "base_model_name_or_path": known or "./embedded"}
     write_text(folder / "adapter_config.json", json.dumps(named, indent=2) + "\n")
     parts = ("schema", "pictures", "before", "after", "known_before", "known_after")
     kept = {key: results[key] for key in parts if key in results}

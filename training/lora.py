@@ -81,11 +81,12 @@ def add_adapter(model: MedGlipForObjectDetection, modality: str, rank: int = 8) 
 
 def save_adapter(model: Any, folder: Path) -> None:
     """Write an adapter, what its base is by content, and the base's name: of a folder on this machine only its last
-    part, for where somebody's files lie is nobody else's business."""
+    part, for where somebody's files lie is nobody else's business. `./` keeps transformers from asking the Hub for a
+    base of that name."""
     base = model.get_base_model()
     for config in model.peft_config.values():
         if Path(str(config.base_model_name_or_path)).exists():
-            config.base_model_name_or_path = Path(str(config.base_model_name_or_path)).name
+            config.base_model_name_or_path = f"./{Path(str(config.base_model_name_or_path)).name}"
     model.save_pretrained(folder, save_embedding_layers=False)
     (folder / "README.md").unlink(missing_ok=True)  # peft's, with the base's path
     (modality,) = adapted_experts(base)

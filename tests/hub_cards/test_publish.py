@@ -222,6 +222,12 @@ class TestAdapters:
         config = json.loads((tmp_path / "s" / "out" / "adapter_config.json").read_text(encoding="utf-8"))
         assert config["base_model_name_or_path"] == "clinic/med-glip"
 
+    def test_the_embedded_base_is_no_id_on_the_hub(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("hub_cards.adapters._base", lambda *_, **__: None)
+        stage_adapter(write_run(tmp_path / "run"), "clinic/lora", staged_in(tmp_path / "s") / "out")
+        config = json.loads((tmp_path / "s" / "out" / "adapter_config.json").read_text(encoding="utf-8"))
+        assert config["base_model_name_or_path"] == "./embedded", "transformers asks the Hub for anything else"
+
     def test_figures_of_somebody(self, tmp_path: Path) -> None:
         made = stage_adapter(write_run(tmp_path / "run"), "clinic/lora", staged_in(tmp_path / "s") / "out")
         card = made.folder / "README.md"

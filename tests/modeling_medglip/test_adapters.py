@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from transformers import AutoModelForZeroShotObjectDetection
 
 import modeling_medglip
 from modeling_medglip import checkpoint_loading
@@ -90,13 +91,19 @@ class TestLoading:
         monkeypatch.setattr(checkpoint_loading, "embedded_checkpoint", lambda: base)
         assert boxes(modeling_medglip.load_grounder(trained, "cpu")) == boxes(load(trained, "cpu", base=base))
 
+    def test_no_loader_asks_the_hub_for_a_base_of_this_machine(self, trained: Path) -> None:
+        said = json.loads((trained / "adapter" / "adapter_config.json").read_text(encoding="utf-8"))
+        assert said["base_model_name_or_path"] == "./base"
+        with pytest.raises(OSError, match="Repo id must use"):
+            AutoModelForZeroShotObjectDetection.from_pretrained(trained / "adapter")
+
     def test_a_base_that_is_not_known(self, run: Path, base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(checkpoint_loading, "embedded_checkpoint", lambda: base)
         (known := json.loads((run / "adapter" / BASE_FILE).read_text(encoding="utf-8")))["base_sha256"]["float32"] = (
             "0"
         )
         change(run / "adapter", BASE_FILE, **known)
-        with pytest.raises(CheckpointError, match=r"^adapter mine: its base \('base'\) is not .* --base DIR"):
+        with pytest.raises(CheckpointError, match=r"^adapter mine: its base \('./base'\) is not .* --base DIR"):
             load(run, "cpu")
         with pytest.raises(CheckpointError, match="^adapter mine: an adapter for another base"):
             load(run, "cpu", base=base)
@@ -174,7 +181,7 @@ def test_the_command_grounds_with_an_adapter(
     command = ["ground", str(tmp_path / "slice.png"), "--prompt", "liver", "--out", str(tmp_path / "out")]
     command += ["--model", str(trained), "--threshold", "0", "--no-isolate"]
     assert main(command) == 2
-    assert "adapter mine: its base ('base') is not the embedded checkpoint" in capsys.readouterr().err
+    assert "adapter mine: its base ('./base') is not the embedded checkpoint" in capsys.readouterr().err
     assert main([*command, "--base", str(base)]) == 0
     assert json.loads((tmp_path / "out" / "slice.boxes.json").read_text(encoding="utf-8"))["model"] == "mine"
 

@@ -110,4 +110,4 @@ def test_without_the_right_token_the_run_is_kept_and_said_why(token: str | None,
     last = done.stderr.strip().splitlines()[-1]
     assert done.returncode == 2 and last.startswith("error: ") and said in last and "Traceback" not in done.stderr
     config = json.loads((tmp_path / "run" / "adapter" / "adapter_config.json").read_text(encoding="utf-8"))
-    assert config["base_model_name_or_path"] == "checkpoint", "no path of this machine"
+    assert config["base_model_name_or_path"] == "./checkpoint", "no path of this machine, and no id on the Hub"
