@@ -30,6 +30,7 @@ from modeling_medglip.dicom_files import read_header
 from modeling_medglip.errors import one_line
 from modeling_medglip.text_files import read_text
 
+from .recipe import usable_expression
 from .records import Case, Rejected, inside
 
 
@@ -64,12 +65,9 @@ def check_settings(settings: Mapping[str, Any], root: Path) -> None:
     missing = [key for key in ("table", "id", "matches") if key not in settings]
     if missing:
         raise ValueError(f"clinical: needs {', '.join(missing)}")
-    try:
-        groups = re.compile(str(settings["matches"])).groups
-    except (re.error, OverflowError, RecursionError):
-        groups = 0
-    if groups < 1:
-        raise ValueError("clinical: matches must be a regular expression with a group")
+    matches = str(settings["matches"])
+    if not usable_expression(matches) or re.compile(matches).groups < 1:
+        raise ValueError("clinical: matches must be a regular expression with a group, none of them repeated")
     try:
         path = inside(root, str(settings["table"]))
         columns = next(csv.reader(_lines(path), strict=True), [])

@@ -102,7 +102,7 @@ def open_dicom(file: str | Path | IO[bytes], tags: Sequence[str] | None = None) 
     if not isinstance(file, (str, Path)):
         yield _opened(file, tags)
         return
-    with _plain_file(Path(file)) as stream:
+    with open_plain(Path(file)) as stream:
         yield _opened(stream, tags)
 
 
@@ -146,12 +146,16 @@ def is_marked(path: Path) -> bool:
     Raises:
         `MedGlipError`: no plain file.
     """
-    with _plain_file(path) as stream:
+    with open_plain(path) as stream:
         return stream.read(132)[128:] == b"DICM"
 
 
-def _plain_file(path: Path) -> IO[bytes]:
-    """Open a file after it is known that this neither blocks nor never ends."""
+def open_plain(path: Path) -> IO[bytes]:
+    """Open a file after it is known that this neither blocks nor never ends.
+
+    Raises:
+        `MedGlipError`: no plain file, too large, or it cannot be opened; one line without the file's name.
+    """
     try:
         status = path.stat()
         if not stat.S_ISREG(status.st_mode):
@@ -159,6 +163,8 @@ def _plain_file(path: Path) -> IO[bytes]:
         if status.st_size > MAX_BYTES:
             raise MedGlipError(f"has {status.st_size} bytes, more than {MAX_BYTES}")
         return path.open("rb")
+    except MedGlipError:
+        raise
     except (OSError, ValueError) as error:
         raise MedGlipError(f"cannot be read ({getattr(error, 'strerror', None) or 'no file name'})") from None
 
@@ -278,6 +284,7 @@ __all__ = [
     "is_marked",
     "limited",
     "open_dicom",
+    "open_plain",
     "read_dataset",
     "read_header",
     "require_pydicom",

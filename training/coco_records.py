@@ -3,13 +3,15 @@
 
 from __future__ import annotations
 
+import atexit
 import logging
 import mmap
+import os
 from collections import Counter
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,15 +25,16 @@ from modeling_medglip.coco import (
     shown,
     stated_boxes,
 )
+from modeling_medglip.dicom_files import open_plain
 from modeling_medglip.errors import MedGlipError, one_line
 from modeling_medglip.image_orientation import drawn_on_stored, upright_boxes
+from modeling_medglip.isolation import ReaderLimits, ReaderProcess
 from modeling_medglip.modalities import resolve_modality
 from modeling_medglip.reading import (
     DICOM_ENDINGS,
     VOLUME_ENDINGS,
     ReadImage,
     decode_image,
-    read_image,
     read_orientation,
 )
 
@@ -46,6 +49,10 @@ SPLIT_NAMES |= {"validation": "validation"}
 COCO_LISTS = (b'"images"', b'"annotations"', b'"categories"')
 # Of a single file without splits every fifth patient is kept for validation.
 HELD_OUT = 5
+TIFF_STARTS = (b"II", b"MM")
+# Of a machine that is busy with training.
+LIMITS = ReaderLimits(seconds=60)
+_READERS: dict[int, ReaderProcess] = {}
 
 
 def is_coco(data: Path) -> bool:
@@ -266,9 +273,13 @@ def read_picture(path: Path, size: tuple[int, int]) -> NDArray:
     if path.name.lower().endswith(VOLUME_ENDINGS):
         raise ValueError(f"{path.name}: is a volume: make images and boxes of it with python -m dataset_scripts.build")
     try:
-        with path.open("rb") as stream:
-            if is_dicom(path, stream):
-                return _dicom_pixels(read_image(path), size)
+        with open_plain(path) as stream:
+            start = stream.read(132)
+            stream.seek(0)
+            if start[128:] == b"DICM" or path.suffix.lower() in DICOM_ENDINGS:
+                return _dicom_pixels(_reader().read_image(path), size)
+            if start[:2] in TIFF_STARTS:
+                return _fitting(_reader().read_image(path), size)
             return decode_picture(stream, size)
     except MedGlipError as error:
         text = str(error)
@@ -277,11 +288,12 @@ def read_picture(path: Path, size: tuple[int, int]) -> NDArray:
         raise ValueError(f"{path.name}: cannot be read ({type(error).__name__})") from None
 
 
-def is_dicom(path: Path, stream: BinaryIO) -> bool:
-    """Whether an open file is DICOM, by its name or its content; the stream is at its start again."""
-    start = stream.read(132)
-    stream.seek(0)
-    return start[128:132] == b"DICM" or path.suffix.lower() in DICOM_ENDINGS
+def _reader() -> ReaderProcess:
+    """The worker in which this process decodes files whose decoders may crash or hang on damaged ones."""
+    if os.getpid() not in _READERS:  # processes of a loader are forks
+        _READERS[os.getpid()] = reader = ReaderProcess(LIMITS)
+        atexit.register(reader.close)
+    return _READERS[os.getpid()]
 
 
 def _dicom_pixels(image: ReadImage, size: tuple[int, int]) -> NDArray:
@@ -298,13 +310,17 @@ def _dicom_pixels(image: ReadImage, size: tuple[int, int]) -> NDArray:
     return pixels.max() + pixels.min() - pixels
 
 
-def decode_picture(stream: BinaryIO, size: tuple[int, int]) -> NDArray:
+def decode_picture(stream: IO[bytes], size: tuple[int, int]) -> NDArray:
     """Decode an image of `size` (width, height), upright; see [`read_picture`].
 
     Raises:
         `MedGlipError`: as [`read_picture`], without the name of a file.
     """
-    image = decode_image(stream)
+    return _fitting(decode_image(stream), size)
+
+
+def _fitting(image: ReadImage, size: tuple[int, int]) -> NDArray:
+    """The pixels of an image of `size`, upright. Raises as [`decode_picture`]."""
     upright_size = (image.width, image.height)
     fits = size in (upright_size, upright_size[::-1])
     if not fits or drawn_on_stored(image.orientation, upright_size, size) or size != upright_size:
@@ -324,7 +340,7 @@ def orientation_of(path: Path, size: tuple[int, int]) -> int:
         size (`tuple[int, int]`): width and height of the image that its annotations were drawn on.
     """
     try:
-        with path.open("rb") as stream:
+        with open_plain(path) as stream:
             orientation, upright_size = read_orientation(stream)
         return orientation if drawn_on_stored(orientation, upright_size, size) else 1
     except (OSError, ValueError):

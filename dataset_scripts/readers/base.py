@@ -17,6 +17,7 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from modeling_medglip.dicom_files import open_plain
 from modeling_medglip.errors import MedGlipError, one_line
 from modeling_medglip.image_orientation import (
     AmbiguousOrientationError,
@@ -38,6 +39,8 @@ SPLIT_WORDS = {
 
 # What a pattern of a recipe may ask for.
 PLACEHOLDERS = ("stem", "name", "folder", "id")
+# Each multiplies the time that looking for files takes by the depth of their folder.
+MAX_DEEP = 3
 
 
 class Reader(ABC):
@@ -176,6 +179,8 @@ def _check_pattern(text: str, source: str) -> None:
     """Raise `ValueError` for a file pattern that is absolute or has a placeholder that nothing fills in."""
     if Path(text).is_absolute():
         raise ValueError(f"{source}: files: {text!r} is absolute; patterns are relative to the source's root")
+    if text.count("**") > MAX_DEEP:
+        raise ValueError(f"{source}: files: {one_line(text, 80)!r} has more than {MAX_DEEP} of **")
     try:
         # A format or an attribute of a placeholder could grow without bounds, or tell of the program.
         plain = all(
@@ -358,10 +363,10 @@ def decoded(path: Path, label_map: bool = False) -> ReadImage:
         `Rejected`: as in `read_pixels`.
     """
     try:
-        with path.open("rb") as stream:
+        if not path.exists():
+            raise Rejected("missing_file")
+        with open_plain(path) as stream:
             return decode_image(stream, label_map=label_map)
-    except FileNotFoundError:
-        raise Rejected("missing_file") from None
     except ImageSizeError as error:
         raise Rejected("too_large", one_line(error, 100)) from None
     except NotFiniteError:

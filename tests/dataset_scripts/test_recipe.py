@@ -116,6 +116,7 @@ def test_the_fingerprint_follows_the_content(tmp_path: Path) -> None:
         ("files:", "files must be a mapping"),
         ("files: {image: a, mask: {1: b}}", "files must be a mapping"),
         ("patient: '([a-z'", "patient must be a regular expression"),
+        ("patient: '((a+)+)$'", "patient must be a regular expression without repeated groups"),
         ("window: 5", "window must be two numbers"),
         ("window: [a, b]", "window must be two numbers"),
         ("planes: [axial]", "planes must be a mapping"),
@@ -146,6 +147,7 @@ def test_documents_that_are_no_recipes(tmp_path: Path, text: str) -> None:
     ("files", "message"),
     [
         ({"image": "/images/*.png", "mask": "m"}, "is absolute"),
+        ({"image": "**/" * 4 + "*.png", "mask": "m"}, "has more than 3 of"),
         ({"image": "*.png", "mask": "{number}.png"}, "has a placeholder other than"),
         ({"image": "*.png", "mask": "{stem.png"}, "has a placeholder other than"),
         ({"image": "*.png", "mask": "m", "masks": "n"}, "knows no files masks, only image, mask, label, colours"),

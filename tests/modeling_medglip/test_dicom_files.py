@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from modeling_medglip import dicom_files
-from modeling_medglip.dicom_files import open_dicom, read_header
+from modeling_medglip.dicom_files import open_dicom, open_plain, read_header
 from modeling_medglip.errors import MedGlipError
 from modeling_medglip.reading import read_image
 
@@ -95,6 +95,15 @@ READERS: list[Callable[[Path], Any]] = [
     read_segmentation,
     lambda path: read_structures(path, None),  # type: ignore[arg-type]
 ]
+
+
+@pytest.mark.parametrize("make", [fifo, Path.mkdir])
+def test_what_is_no_plain_file_is_said_to_be_none(make: Callable[[Path], None], tmp_path: Path) -> None:
+    make(tmp_path / "a")
+    with pytest.raises(MedGlipError, match="^is not a plain file$"):
+        open_plain(tmp_path / "a")
+    with pytest.raises(MedGlipError, match="^cannot be read .No such file or directory.$"):
+        open_plain(tmp_path / "b")
 
 
 @pytest.mark.parametrize("make", [fifo, nested, crowded, Path.mkdir])

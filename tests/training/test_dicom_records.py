@@ -3,16 +3,20 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
+from modeling_medglip.isolation import ReaderProcess
 from modeling_medglip.reading import read_image
 from tests.modeling_medglip.dicom_files import slice_dataset
 from tests.modeling_medglip.tiny_checkpoint import tiny_processor
-from training.coco_records import read_picture
+from training import coco_records
+from training.coco_records import orientation_of, read_picture
 from training.records import load_records, readable
 
 from .tiny_data import save_coco
@@ -68,3 +72,37 @@ def test_a_damaged_file_is_named(tmp_path: Path) -> None:
     (tmp_path / "a.dcm").write_bytes(bytes(128) + b"DICM" + bytes(300))
     with pytest.raises(ValueError, match="^a.dcm: (?!a.dcm)"):
         read_picture(tmp_path / "a.dcm", (9, 9))
+
+
+@pytest.mark.parametrize("name", ["a.dcm", "a.png"])
+def test_a_pipe_is_not_waited_for(name: str, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / name)
+    with pytest.raises(ValueError, match=f"^{name}: is not a plain file"):
+        read_picture(tmp_path / name, (9, 9))
+    assert orientation_of(tmp_path / name, (9, 9)) == 1
+
+
+class Hostile(ReaderProcess):
+    """Its decoders do what the name of the file says."""
+
+    worker = "tests.modeling_medglip.hostile_worker"
+
+
+@pytest.mark.parametrize("ending", [".dcm", ".tif"])
+def test_a_crash_of_a_decoder_costs_that_image(ending: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    images = []
+    for name in ("crash", "sound"):
+        file = tmp_path / f"{name}{ending}"
+        size = write(file)
+        if ending == ".tif":
+            Image.fromarray(np.arange(size[0] * size[1], dtype=np.uint8).reshape(size[::-1])).save(file)
+        images.append({"file_name": file.name, "width": size[0], "height": size[1]})
+    data = save_coco(tmp_path, "train.json", images, [[("liver", [1.0, 1.0, 4.0, 4.0])]] * 2)
+    with Hostile() as reader:
+        monkeypatch.setitem(coco_records._READERS, os.getpid(), reader)
+        broken: dict[str, str] = {}
+        kept = readable(load_records(data, "ct"), broken)
+    assert [record.image_id for record in kept] == [f"sound{ending}"]
+    assert list(broken.values()) == [
+        f"crash{ending}: its decoder crashed (SIGABRT): the file is damaged, or made to do harm"
+    ]
