@@ -66,13 +66,23 @@ class Guard:
         hosts: names under which the server may be asked, beside those of this machine; a page of another name that a
             hostile name server points here (DNS rebinding) is turned away.
         any_address (`bool`): the server is bound to every address, and may be asked by any of them.
+        cache (`Path`): the folder of all uploads. cache_bytes (`int`): most that it may hold.
     """
 
     def __init__(
-        self, app: App, upload_bytes: int, json_bytes: int, seconds: float, hosts: Sequence[str], any_address: bool
+        self,
+        app: App,
+        upload_bytes: int,
+        json_bytes: int,
+        seconds: float,
+        hosts: Sequence[str],
+        any_address: bool,
+        cache: Path,
+        cache_bytes: int,
     ) -> None:
         self.app, self.upload_bytes, self.json_bytes, self.seconds = app, upload_bytes, json_bytes, seconds
         self.hosts, self.any_address = {*LOCAL, *(host.lower() for host in hosts if host)}, any_address
+        self.cache, self.cache_bytes, self.arriving = cache, cache_bytes, 0
 
     async def __call__(self, scope: Message, receive: Any, send: Any) -> None:
         if scope["type"] != "http":
@@ -88,8 +98,23 @@ class Guard:
             await _refuse(send, 403, "This Space has its page, endpoints and uploads only; addresses are not fetched.")
         elif _stated_length(scope) > limit:
             await _refuse(send, 413, told)
-        else:
+        elif limit == self.json_bytes:
             await _Bounded(limit, self.seconds, told, receive, send).run(self.app, scope)
+        else:
+            await self._upload(scope, _Bounded(limit, self.seconds, told, receive, send), send)
+
+    async def _upload(self, scope: Message, request: _Bounded, send: Any) -> None:
+        """Take an upload in, if there is room for all that arrives at the same time."""
+        size = _stated_length(scope) or request.limit
+        kept = await asyncio.to_thread(folder_bytes, self.cache)
+        if kept + self.arriving + size > self.cache_bytes:
+            await _refuse(send, 507, "The server has no room for another upload: try again in a quarter of an hour.")
+            return
+        self.arriving += size
+        try:
+            await request.run(self.app, scope)
+        finally:
+            self.arriving -= size
 
     def _is_known(self, host: str) -> bool:
         name = re.sub(r":\d+$", "", host).lower().rstrip(".")
@@ -291,6 +316,17 @@ def sweep(folder: Path, keep: float) -> None:
                 path.unlink()
         except FileNotFoundError:  # gradio was faster
             continue
+
+
+def folder_bytes(folder: Path) -> int:
+    """Bytes of all files below a folder."""
+    total = 0
+    for path in folder.rglob("*"):
+        try:
+            total += path.lstat().st_size
+        except FileNotFoundError:  # swept away
+            continue
+    return total
 
 
 def local_only(page: gr.Blocks) -> None:

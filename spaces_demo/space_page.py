@@ -191,7 +191,8 @@ def serve(page: gr.Blocks, settings: Settings, cache: Path, **options: Any) -> t
     bound = options.get("server_name") or os.environ.get("GRADIO_SERVER_NAME", "")
     guard = Middleware(
         Guard, upload_bytes=settings.upload_bytes, json_bytes=settings.json_bytes, seconds=settings.body_seconds,
-        hosts=(*settings.hosts, bound), any_address=bound in EVERY_ADDRESS,
+        hosts=(*settings.hosts, bound), any_address=bound in EVERY_ADDRESS, cache=cache,
+        cache_bytes=settings.cache_bytes,
     )  # fmt: skip
     bound_uploads()
     script = (HERE / "space.js").read_text(encoding="utf-8")

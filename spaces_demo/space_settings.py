@@ -23,7 +23,8 @@ class Settings:
     Attributes:
         model: checkpoint folder or Hub id; the embedded checkpoint when `None`.
         others: further checkpoints, for the comparison.
-        upload_bytes: larger uploads are refused. voxels, pictures: of a volume, likewise. labels: of a prompt.
+        upload_bytes: larger uploads are refused. cache_bytes: of all uploads that are kept. voxels, pictures: of a
+            volume, likewise. labels: of a prompt.
         untrained_threshold: lowest score of labels that a checkpoint was not trained with.
         sweep_seconds, keep_seconds: how often files are looked at, and when an unused one is deleted.
         waiting: requests in the queue, beyond which new ones are turned away. at_once: pictures that are grounded at
@@ -37,6 +38,7 @@ class Settings:
     model: str | None = None
     others: tuple[str, ...] = ()
     upload_bytes: int = 256 * MEGABYTE
+    cache_bytes: int = 8192 * MEGABYTE
     voxels: int = 2**28
     pictures: int = 1024
     labels: int = 150

@@ -43,7 +43,9 @@ from tests.spaces_demo.serving import Served, served, tiny_experts, volume, xray
 
 
 SPACE = Path(space_app.__file__).parent
-SETTINGS = Settings(upload_bytes=MEGABYTE, examples=False, hosts=("space.example",), body_seconds=2)
+SETTINGS = Settings(
+    upload_bytes=MEGABYTE, cache_bytes=50 * MEGABYTE, examples=False, hosts=("space.example",), body_seconds=2
+)
 JSON = {"Content-Type": "application/json"}
 
 
@@ -113,6 +115,14 @@ class TestRequests:
         for method in ("GET", "POST"):
             status, body = space.request(method, f"/gradio_api/{path}")
             assert status == 403 and b"page, endpoints and uploads only" in body
+
+    def test_uploads_do_not_fill_the_disk(self, space: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(space_guard, "folder_bytes", lambda _: 49 * MEGABYTE)
+        assert space.upload("small.png", b"x")[0] == 200
+        assert space.upload("large.png", bytes(MEGABYTE))[0] == 507
+        head = {"Content-Type": "multipart/form-data; boundary=x", "Transfer-Encoding": "chunked"}
+        status, answer = space.request("POST", "/gradio_api/upload", b"0\r\n\r\n", head)
+        assert status == 507 and b"no room for another upload" in answer
 
     def test_answers_that_nobody_fetches(self, space: Served, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(space_guard, "MAX_UNREAD", 10)
@@ -354,6 +364,13 @@ def memory_mb(pid: int) -> int:
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_bytes_of_a_folder(tmp_path: Path) -> None:
+    (tmp_path / "a" / "b").mkdir(parents=True)
+    (tmp_path / "a" / "b" / "c").write_bytes(bytes(1000))
+    (tmp_path / "d").symlink_to("/dev/zero")
+    assert 1000 <= space_guard.folder_bytes(tmp_path) - 2 * (tmp_path / "a").stat().st_size < 1100
+
+
 def test_a_thousand_hostile_uploads(tmp_path: Path) -> None:
     """The same process serves on, with the same memory, and answers rightly in between."""
     settings = {"MEDGLIP_MODEL": str(save_tiny_checkpoint(tmp_path / "tiny")), "TMPDIR": str(tmp_path)}
