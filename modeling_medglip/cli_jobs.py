@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from .cli_talk import complain, fail, print_boxes, print_volume_boxes, say, slices
 from .defaults import UNTRAINED_THRESHOLD
-from .errors import MedGlipError, UsageError, one_line
+from .errors import MedGlipError, UsageError, listed, one_line
 from .run_report import InputRecord
 
 
@@ -385,7 +385,7 @@ class VolumeJob(Job):
         assert picture is not None  # there are boxes
         missing = shown_boxes(result)[1]
         if missing:
-            self.warned.append(f"the montage has no room for {len(missing)} labels: {', '.join(missing)}")
+            self.warned.append(f"the montage has no room for {len(missing)} labels: {listed(missing)}")
         return overlay_png(picture)
 
     def _write_as(self, kind: str, source: VolumeSource, result: VolumeResult, path: Path) -> None:

@@ -8,7 +8,7 @@ import traceback
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from .errors import one_line
+from .errors import listed, one_line
 
 
 if TYPE_CHECKING:
@@ -92,8 +92,7 @@ def _print_found(
     else:
         out.print("nothing found above the threshold", style="dim")
     if not_found:
-        names = ", ".join(one_line(label, 80) for label in not_found)
-        out.print(escape(f"not found: {names}"), style="dim", highlight=False, soft_wrap=True)
+        out.print(escape(f"not found: {listed(not_found)}"), style="dim", highlight=False, soft_wrap=True)
 
 
 def _shown_label(box: GroundedBox | VolumeBox) -> str:

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 
 class MedGlipError(ValueError):
     """Something the caller can put right: a bad file, checkpoint, option or label. The message is one line."""
@@ -31,6 +33,20 @@ def one_line(text: object, limit: int = 300) -> str:
     return line if len(line) <= limit else line[: limit - 3] + "..."
 
 
+def listed(names: Sequence[str], limit: int = 80, most: int | None = None) -> str:
+    """Join names for a message, with semicolons where a name holds a comma itself ("kidney, left; liver").
+
+    Args:
+        names (`Sequence[str]`): such as the labels of a prompt.
+        limit (`int`, *optional*): most characters of one name.
+        most (`int`, *optional*): most names that are written out; the others are counted.
+    """
+    shown = [one_line(name, limit) for name in names[:most]]
+    mark = "; " if any("," in name for name in shown) else ", "
+    more = len(names) - len(shown)
+    return mark.join([*shown, f"and {more} more"] if more else shown)
+
+
 def install_hint(extra: str) -> str:
     """Say how to install what an optional part needs.
 
@@ -42,4 +58,12 @@ def install_hint(extra: str) -> str:
     return f'pip install ".[{extra}]" in a clone of MedGLIP'
 
 
-__all__ = ["CheckpointError", "MedGlipError", "PickledCheckpointError", "UsageError", "install_hint", "one_line"]
+__all__ = [
+    "CheckpointError",
+    "MedGlipError",
+    "PickledCheckpointError",
+    "UsageError",
+    "install_hint",
+    "listed",
+    "one_line",
+]

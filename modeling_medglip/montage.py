@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from .errors import one_line
+from .errors import listed, one_line
 from .geometry import Volume, picture_count, to_lps
 from .linking import SliceBox
 from .overlay import PALETTE, PANEL, contact_sheet, display_picture, draw_dashed, drawable
@@ -58,7 +58,7 @@ def draw_montage(
     sheet = contact_sheet(panels, columns=3 if len(rows) <= FEW else 6, cell=CELL)
     for told, names in (("found, but not shown", missing), ("not found", result.not_found)):
         if names:
-            sheet = _with_line(sheet, f"{told}: {', '.join(one_line(drawable(name), 40) for name in names)}")
+            sheet = _with_line(sheet, f"{told}: {listed([drawable(name) for name in names], 40)}")
     return sheet
 
 

@@ -9,11 +9,13 @@ from typing import Any
 
 import torch
 
-from .errors import one_line
+from .errors import listed
 from .processing_medglip import MedGlipProcessor, spell_out_side
 from .trained_labels import TrainedLabels
 
 
+# Labels that one warning names; the result has them all.
+MOST_NAMES = 12
 Rectangle = tuple[float, float, float, float]
 
 
@@ -62,11 +64,11 @@ class Question:
         if not self.untrained:
             return ()
         names = [
-            one_line(label, 60) + (f" (not told apart from {self.wider[label]})" if label in self.wider else "")
+            label[:60] + (f" (not told apart from {self.wider[label]})" if label in self.wider else "")
             for label in self.untrained
         ]
         shown = f"boxes for them may mean nothing and are shown from a score of {untrained_threshold:g} on"
-        return (f"not trained in {modality}: {', '.join(names)}: {shown}",)
+        return (f"not trained in {modality}: {listed(names, 120, MOST_NAMES)}: {shown}",)
 
 
 def make_question(trained: TrainedLabels, labels: Sequence[str], modality: str) -> Question:

@@ -19,7 +19,7 @@ from PIL import Image
 
 from modeling_medglip import dicom_files, reading
 from modeling_medglip.demo_images import package_file
-from modeling_medglip.errors import MedGlipError, one_line
+from modeling_medglip.errors import MedGlipError, listed, one_line
 from modeling_medglip.reading import read_image
 
 
@@ -451,6 +451,12 @@ def test_sixteen_bits_of_every_format_are_grey_levels(tmp_path: Path, name: str)
 def test_compact_refuses_what_single_precision_cannot_hold() -> None:
     with pytest.raises(MedGlipError, match="single precision"):
         reading.compact(np.array([[1e300, 0.0]]))
+
+
+def test_names_with_commas_are_listed_with_semicolons() -> None:
+    assert listed(["liver", "spleen"]) == "liver, spleen"
+    assert listed(["kidney, left", "liver"]) == "kidney, left; liver"
+    assert listed(["x" * 90, "b", "c"], 10, 2) == "xxxxxxx..., b, and 1 more"
 
 
 def test_one_line() -> None:

@@ -10,6 +10,7 @@ import pytest
 
 from modeling_medglip.checkpoint import default_checkpoint
 from modeling_medglip.processing_medglip import split_prompt
+from modeling_medglip.questions import make_question
 from modeling_medglip.run_report import trained_labels
 from modeling_medglip.taxonomy import Label, load_taxonomy
 from modeling_medglip.trained_labels import TrainedLabels
@@ -162,3 +163,12 @@ def test_a_checkpoint_that_states_nothing_gets_sides_written_out() -> None:
     unstated = TrainedLabels({})
     assert unstated.wording("lt kidney", "ct") == "left kidney"
     assert unstated.wording("hepar", "ct") == "hepar"
+
+
+def test_the_warning_keeps_what_it_means_however_many_labels_it_names() -> None:
+    labels = ["kidney, left", *(f"unicorn {number}" for number in range(40))]
+    (note,) = make_question(TRAINED, labels, "xray").notes("xray", 0.9)
+    assert (
+        note.startswith("not trained in xray: kidney, left; unicorn 0; ") and "; and 29 more: boxes for them" in note
+    )
+    assert len(note) < 500, "the command line cuts longer ones"
