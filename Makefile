@@ -79,7 +79,7 @@ bench-data: $(VENV)/.dev
 
 # The page of sides and of words that the checkpoint was not trained with.
 phrases: $(VENV)/.dev
-	$(BIN)/python -m training.phrase_study --data $(RAW) --out docs/phrases.json
+	$(BIN)/python -m training.studies.phrases --data $(RAW) --out docs/phrases.json
 
 MINUTES ?= 1
 SEED ?= 0

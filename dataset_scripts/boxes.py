@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 from scipy import ndimage
 
-from modeling_medglip.coco_shapes import AnnotationError, fit_box
+from modeling_medglip.io.coco_shapes import AnnotationError, fit_box
 from modeling_medglip.taxonomy import load_taxonomy
 
 from .labels import MappedLabel, annotated_labels, is_instance_label, map_label

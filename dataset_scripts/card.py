@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from modeling_medglip.markdown import plain
+from modeling_medglip.outputs.markdown import plain
 
 from .catalog import load_catalog
 from .hierarchy import Classes

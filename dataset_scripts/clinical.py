@@ -26,9 +26,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from modeling_medglip.dicom_files import read_header
 from modeling_medglip.errors import one_line
-from modeling_medglip.text_files import read_text
+from modeling_medglip.io.dicom_files import read_header
+from modeling_medglip.io.text_files import read_text
 
 from .recipe import usable_expression
 from .records import Case, Rejected, inside

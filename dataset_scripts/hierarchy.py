@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from modeling_medglip.taxonomy import Taxonomy, load_taxonomy
-from modeling_medglip.taxonomy_entries import Label
+from modeling_medglip.taxonomy.entries import Label
 
 
 @dataclass(frozen=True)

@@ -5,8 +5,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from modeling_medglip.phrases import side_of
 from modeling_medglip.taxonomy import load_taxonomy
+from modeling_medglip.taxonomy.phrases import side_of
 
 from .recipe import EXCLUDE, OPEN, Recipe
 from .records import Rejected

@@ -20,7 +20,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from modeling_medglip.results import to_json, write_text
+from modeling_medglip.outputs.files import to_json, write_text
 
 from .card import write_card
 from .clinical import FACTS

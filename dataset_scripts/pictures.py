@@ -22,8 +22,8 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 from pycocotools import mask as coco_mask
 
-from modeling_medglip.overlay import PALETTE, contact_sheet, overlay_png
-from modeling_medglip.results import write_bytes
+from modeling_medglip.outputs.files import write_bytes
+from modeling_medglip.outputs.overlay import PALETTE, contact_sheet, overlay_png
 
 from .recipe import WINDOWS
 from .statistics import AREA_EDGES

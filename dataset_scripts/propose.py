@@ -25,10 +25,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from modeling_medglip.modalities import resolve_modality
-from modeling_medglip.phrases import normalize_phrase
-from modeling_medglip.results import write_text
+from modeling_medglip.outputs.files import write_text
 from modeling_medglip.taxonomy import load_taxonomy
-from modeling_medglip.taxonomy_entries import Label
+from modeling_medglip.taxonomy.entries import Label
+from modeling_medglip.taxonomy.phrases import normalize_phrase
 
 from .recipe import OPEN
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from modeling_medglip.results import to_json
+from modeling_medglip.outputs.files import to_json
 
 from .catalog import load_catalog
 from .recipe import Recipe

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from modeling_medglip.geometry import PicturePlane, Volume
+from modeling_medglip.volumes.geometry import PicturePlane, Volume
 
 
 class Rejected(Exception):

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from modeling_medglip.geometry import PicturePlane, Volume, cut, picture_count, to_lps
+from modeling_medglip.volumes.geometry import PicturePlane, Volume, cut, picture_count, to_lps
 
 from .readers.masks import labelmap_marks
 from .recipe import Recipe

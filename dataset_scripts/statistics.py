@@ -11,7 +11,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from modeling_medglip.markdown import plain
+from modeling_medglip.outputs.markdown import plain
 
 
 DIMENSIONS = ("modality", "source", "region", "category", "name", "granularity", "split")

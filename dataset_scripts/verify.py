@@ -24,7 +24,7 @@ import pyarrow.parquet as pq
 from PIL import Image
 from pycocotools import mask as coco_mask
 
-from modeling_medglip.results import write_text
+from modeling_medglip.outputs.files import write_text
 
 
 PLAIN_CHUNKS = {b"IHDR", b"IDAT", b"IEND", b"PLTE"}

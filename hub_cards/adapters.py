@@ -1,5 +1,5 @@
 # Copyright 2026 The MedGLIP authors. Licensed under the Apache License, Version 2.0.
-"""Adapter repositories: what `python -m training.finetune --lora` left, with a card made from its results."""
+"""Adapter repositories: what `python -m training.fit.finetune --lora` left, with a card made from its results."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from modeling_medglip.adapters import base_record, embedded_base, example_prompt
-from modeling_medglip.markdown import percent, plain, table
+from modeling_medglip.checkpoints.adapters import base_record, embedded_base, example_prompt
 from modeling_medglip.modalities import resolve_modality
-from modeling_medglip.results import write_text
+from modeling_medglip.outputs.files import write_text
+from modeling_medglip.outputs.markdown import percent, plain, table
 
 from .front_matter import ID, join
 from .model_card import GATE_TEXT, TEMPLATES
@@ -33,8 +33,8 @@ def stage_adapter(
     """Write an adapter's repository into an empty folder.
 
     Args:
-        run: of `training.finetune --lora`: `adapter/` and `results.json`. base: id of the base on the Hub, instead of
-            what the adapter says; not needed where the base is the embedded checkpoint. folder: below a stage.
+        run: of `training.fit.finetune --lora`: `adapter/` and `results.json`. base: id of the base on the Hub, instead
+            of what the adapter says; not needed where the base is the embedded checkpoint. folder: below a stage.
 
     Raises:
         `ValueError`: the run holds no adapter, or its base is neither an id on the Hub nor the embedded checkpoint.

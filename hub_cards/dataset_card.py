@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from modeling_medglip.markdown import plain, table
+from modeling_medglip.outputs.markdown import plain, table
 
 from .front_matter import join
 from .licences import license_id

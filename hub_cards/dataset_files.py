@@ -17,7 +17,7 @@ import yaml
 
 from modeling_medglip.errors import one_line
 from modeling_medglip.modalities import MODALITIES
-from modeling_medglip.results import to_json, write_text
+from modeling_medglip.outputs.files import to_json, write_text
 
 from .dataset_card import render_dataset_card
 from .dataset_counts import counted

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from modeling_medglip.errors import one_line
-from modeling_medglip.results import write_text
+from modeling_medglip.outputs.files import write_text
 
 from .measured import EVALUATION, evaluation_of
 from .model_card import license_rows, render_card, render_license

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from modeling_medglip.markdown import percent, plain, table, with_interval
+from modeling_medglip.outputs.markdown import percent, plain, table, with_interval
 
 
 EVALUATION = "evaluation.json"

@@ -16,10 +16,10 @@ from typing import Any
 
 import yaml
 
-from modeling_medglip.checkpoint import default_checkpoint, weights_sha256
+from modeling_medglip.checkpoints.location import default_checkpoint, weights_sha256
 from modeling_medglip.errors import one_line
-from modeling_medglip.markdown import percent, plain, table
-from modeling_medglip.results import write_text
+from modeling_medglip.outputs.files import write_text
+from modeling_medglip.outputs.markdown import percent, plain, table
 from modeling_medglip.taxonomy import load_taxonomy
 
 from .front_matter import join
@@ -205,7 +205,7 @@ def _router_text(router: Mapping[str, Any]) -> str:
         [name, entry["pictures"], percent(entry["accuracy"]), percent(varied["by_modality"][name]["accuracy"])]
         for name, entry in by_modality.items()
     ]
-    told = "## Modality from the pixels\n\nMade by `python -m training.router` for all modalities of the embedded"
+    told = "## Modality from the pixels\n\nMade by `python -m training.fit.router` for all modalities of the embedded"
     told += ' checkpoint; `modality="auto"` uses it:\n\n'
     return f"{told}{table(['modality', 'validation pictures', 'right %', 'right %, cropped, compressed'], rows)}\n"
 

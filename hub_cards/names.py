@@ -29,7 +29,7 @@ ALLOWED = {
     ),
     "space": re.compile(
         r"README\.md|LICENSE\.txt|requirements\.txt|app\.py|space(?:_[a-z_]+)?\.(?:py|css|js)|"
-        r"modeling_medglip/[a-z_]+\.(?:py|yaml)|modeling_medglip/py\.typed"
+        r"modeling_medglip/(?:[a-z]+/)?[a-z_]+\.(?:py|yaml)|modeling_medglip/py\.typed"
     ),
 }
 NEEDED = {

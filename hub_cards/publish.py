@@ -107,7 +107,7 @@ def _datasets(options: argparse.Namespace) -> dict[str, str]:
 
 
 def _modalities(checkpoint: Path) -> list[str]:
-    from modeling_medglip.run_report import checkpoint_info
+    from modeling_medglip.outputs.run_report import checkpoint_info
 
     return [str(name) for name in checkpoint_info(checkpoint)["modalities"]]
 
@@ -144,7 +144,7 @@ def size(number: int) -> str:
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    from modeling_medglip.checkpoint import default_checkpoint
+    from modeling_medglip.checkpoints.location import default_checkpoint
 
     from .model_card import RESULTS
 
@@ -166,7 +166,7 @@ def parser() -> argparse.ArgumentParser:
     )
     made.add_argument("--space-name", default="med-glip")
     made.add_argument("--space-model", help="id of the checkpoint that the Space loads")
-    made.add_argument("--adapter", type=Path, help="folder of a run of training.finetune --lora")
+    made.add_argument("--adapter", type=Path, help="folder of a run of training.fit.finetune --lora")
     made.add_argument("--adapter-name")
     made.add_argument("--base", help="id of the adapter's base on the Hub")
     made.add_argument("--stage", type=Path, default=Path("out/publish"), help="folder for what would go")

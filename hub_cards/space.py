@@ -8,7 +8,7 @@ import shutil
 import tomllib
 from pathlib import Path
 
-from modeling_medglip.results import write_text
+from modeling_medglip.outputs.files import write_text
 
 from .front_matter import join, split
 from .repository import Repository, fresh
@@ -20,7 +20,7 @@ PACKAGE = ROOT / "modeling_medglip"
 MODEL_VARIABLE = "MEDGLIP_MODEL"
 PROCESSORS = "https://download.pytorch.org/whl/cpu"
 # Neither weights nor what Python makes of the code.
-LEFT_OUT = ("checkpoints", "__pycache__", "*.pyc", "*.pyi")
+LEFT_OUT = ("unified", "__pycache__", "*.pyc", "*.pyi")
 
 
 def stage_space(repo: str, model: str, folder: Path, private: bool = True, source: Path = SPACE) -> Repository:

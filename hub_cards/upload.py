@@ -153,7 +153,7 @@ def _hashes(repository: Repository, path: str, file: Path | None) -> tuple[str, 
 
 def marker(repository: Repository) -> bytes:
     """The content of [`MARKER`]."""
-    from modeling_medglip.run_report import package_version
+    from modeling_medglip.outputs.run_report import package_version
 
     content = {"schema": "medglip/published@1", "role": repository.role, "version": package_version()}
     return (json.dumps(content, indent=1) + "\n").encode()

@@ -9,30 +9,33 @@ checkpoints. PyTorch and transformers themselves are imported when they are firs
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from .checkpoint import default_checkpoint
+from .checkpoints.location import default_checkpoint
 from .modalities import MODALITIES, resolve_modality
+from .moved import MOVED, redirect
 from .registration import register_with_transformers
 
 
 if TYPE_CHECKING:
     from . import convert_glip_checkpoint
     from .configuration_medglip import MedGlipConfig, MedGlipHeadConfig
+    from .grounding import Grounder
     from .grounding import load as load_grounder
     from .image_processing_medglip import MedGlipImageProcessor
+    from .io.image import read_image
     from .modeling_medglip import MedGlipForObjectDetection, MedGlipModel, TextFeatures
     from .one_image import ground_image
     from .pipeline_medglip import MedicalPhraseGroundingPipeline
     from .processing_medglip import MedGlipProcessor
-    from .reading import read_image
     from .taxonomy import load_taxonomy
     from .volume_grounding import ground_volume
-    from .volumes import read_volume
+    from .volumes.reader import read_volume
 
 
 __version__ = "0.1.0"
 
 # Names that are imported on first use -> the module that defines them.
 _LAZY = {
+    "Grounder": "grounding",
     "MedGlipConfig": "configuration_medglip",
     "MedGlipForObjectDetection": "modeling_medglip",
     "MedGlipHeadConfig": "configuration_medglip",
@@ -44,11 +47,12 @@ _LAZY = {
     "ground_image": "one_image",
     "ground_volume": "volume_grounding",
     "load_taxonomy": "taxonomy",
-    "read_image": "reading",
-    "read_volume": "volumes",
+    "read_image": "io.image",
+    "read_volume": "volumes.reader",
 }
 
 register_with_transformers()
+redirect(MOVED)
 
 
 def __getattr__(name: str) -> Any:
@@ -70,6 +74,7 @@ def __dir__() -> list[str]:
 
 __all__ = [
     "MODALITIES",
+    "Grounder",
     "MedGlipConfig",
     "MedGlipForObjectDetection",
     "MedGlipHeadConfig",

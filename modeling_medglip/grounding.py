@@ -10,18 +10,18 @@ from pathlib import Path
 import torch
 from transformers.image_processing_utils import BatchFeature
 
-from .adapters import load_adapted
-from .checkpoint_loading import is_adapter, load_checkpoint, locate
+from .checkpoints.adapters import load_adapted
+from .checkpoints.loading import is_adapter, load_checkpoint, locate
 from .configuration_medglip import resolve_modality
 from .defaults import UNTRAINED_THRESHOLD
 from .errors import MedGlipError, UsageError, one_line
 from .image_processing_medglip import modality_contradiction
+from .io.image import ReadImage
 from .modeling_medglip import MedGlipForObjectDetection
+from .outputs.results import GroundedBox, GroundingResult, ImageInfo
+from .outputs.single_structures import best_in_image
 from .processing_medglip import UNKNOWN_LABEL, MedGlipProcessor, clean_label, split_prompt
 from .questions import Question, encode_questions, make_question
-from .reading import ReadImage
-from .results import GroundedBox, GroundingResult, ImageInfo
-from .single_structures import best_in_image
 from .trained_labels import TrainedLabels
 
 
@@ -88,7 +88,7 @@ def load(
 
     Args:
         model_dir_or_id: a folder, or a Hub id such as `"org/med-glip-ct"` (only then is the network asked, and only
-            for what is not in the cache); the embedded checkpoint when `None`. Of a run of `training.finetune` its
+            for what is not in the cache); the embedded checkpoint when `None`. Of a run of `training.fit.finetune` its
             folder, its `adapter/` or its `expert/`; an adapter is merged into its base, which is found by what it is.
         device: `"auto"`, `"cpu"`, `"cuda"`, `"cuda:1"`, `"mps"`.
         modality: load only this modality's expert; all when `None` or `"auto"`.
@@ -164,7 +164,7 @@ def ground_image(
 
     Args:
         grounder: see [`load`].
-        image: see [`~modeling_medglip.reading.read_image`].
+        image: see [`~modeling_medglip.io.image.read_image`].
         prompt: labels, separated by dots, commas or lines; `"all"` for every label that the expert was trained with.
         modality: a name, an alias, or `"auto"`: the header's, else what the pixels look like.
         threshold: lowest score to keep, 0 to 1.

@@ -597,7 +597,7 @@ class MedGlipImageProcessor(BaseImageProcessor):
         size_divisor (`int`, defaults to 32): the padded height and width are multiples of it.
         return_pixel_mask (`bool`, defaults to `True`): give the model a pixel mask, so that padding takes no part. In
             GLIP it does.
-        router (`dict`, *optional*): weights of the modality classifier, as `training/router.py` writes them.
+        router (`dict`, *optional*): weights of the modality classifier, as `training/fit/router.py` writes them.
         router_warning (`float`, defaults to 0.7): below this probability the router's choice is logged as a warning.
     """
 

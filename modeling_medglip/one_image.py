@@ -13,8 +13,8 @@ from . import grounding
 from .errors import MedGlipError, UsageError, one_line
 from .grounding import Grounder
 from .image_processing_medglip import channels_first, upright_picture
-from .reading import ReadImage, read_image
-from .results import GroundingResult
+from .io.image import ReadImage, read_image
+from .outputs.results import GroundingResult
 
 
 def ground_image(

@@ -9,9 +9,9 @@ from typing import Any
 
 from .defaults import ALL_LABELS, UNTRAINED_THRESHOLD
 from .errors import MedGlipError
-from .phrases import normalize_phrase, side_of
-from .run_report import trained_labels
+from .outputs.run_report import trained_labels
 from .taxonomy import load_taxonomy
+from .taxonomy.phrases import normalize_phrase, side_of
 
 
 class TrainedLabels:

@@ -17,18 +17,18 @@ import torch
 from numpy.typing import NDArray
 
 from .errors import MedGlipError, UsageError, one_line
-from .geometry import CUT_AXIS, PLANES, Volume, box_of_pictures, corners_lps, picture_count, to_lps
 from .grounding import Grounder, asked_labels, choose_modality, load, place_of_labels, prompt_labels
-from .linking import Chain, SliceBox, link
+from .io.image import ReadImage
+from .outputs.single_structures import best_in_volume
+from .outputs.volume_results import Corner, VolumeBox, VolumeInfo, VolumeResult
 from .questions import Question, encode_questions, make_question
-from .reading import ReadImage
-from .single_structures import best_in_volume
 from .trained_labels import UNTRAINED_THRESHOLD
-from .volume_inputs import as_source
-from .volume_pictures import picture_spacing, resized, square_size
-from .volume_results import Corner, VolumeBox, VolumeInfo, VolumeResult
-from .volume_sides import side_doubts
-from .volume_source import UNSTATED, VolumeSource, acquisition_plane
+from .volumes.geometry import CUT_AXIS, PLANES, Volume, box_of_pictures, corners_lps, picture_count, to_lps
+from .volumes.inputs import as_source
+from .volumes.laterality import side_doubts
+from .volumes.linking import Chain, SliceBox, link
+from .volumes.source import UNSTATED, VolumeSource, acquisition_plane
+from .volumes.square_pixels import picture_spacing, resized, square_size
 
 
 # Boxes of single pictures are kept from this share of the threshold on; whole structures must reach it.
@@ -57,7 +57,7 @@ def ground_volume(
     """Find the regions of a volume that the labels of a prompt name.
 
     Args:
-        volume: a file (see [`~modeling_medglip.volumes.read_volume`]), a multi-frame DICOM file, a folder with one
+        volume: a file (see [`~volumes.reader.read_volume`]), a multi-frame DICOM file, a folder with one
             DICOM series, a [`Volume`], a [`VolumeSource`], or an image of nibabel.
         prompt: labels, separated by dots, commas or lines; `"all"` for every label that the expert was trained with.
         modality: a name, an alias, or `"auto"`: the header's, else what the middle picture looks like.
@@ -66,7 +66,7 @@ def ground_volume(
             plane in which the slices were taken.
         model: checkpoint folder or id, or a loaded [`Grounder`]; the embedded checkpoint when `None`.
         axes: where the file's axes run, such as `"LPS"`, instead of what its header says; mm are then counted along
-            these axes from where the header puts the first voxel; see [`~modeling_medglip.geometry.with_axcodes`].
+            these axes from where the header puts the first voxel; see [`~volumes.geometry.with_axcodes`].
         number: which volume of a 4-D file or image, counted from 1.
         batch_size: pictures that go through the network together.
         progress (*optional*): called with the pictures and their number; yields the pictures.

@@ -10,9 +10,9 @@ from typing import Any
 import gradio as gr
 
 from modeling_medglip.errors import UsageError
-from modeling_medglip.geometry import PLANES
-from modeling_medglip.results import GroundingResult, result_to_dict, validate_boxes
-from modeling_medglip.volume_results import VolumeResult, volume_to_dict
+from modeling_medglip.outputs.results import GroundingResult, result_to_dict, validate_boxes
+from modeling_medglip.outputs.volume_results import VolumeResult, volume_to_dict
+from modeling_medglip.volumes.geometry import PLANES
 from space_experts import Experts, above
 from space_guard import reason_of
 from space_settings import THRESHOLD

@@ -11,9 +11,9 @@ from pathlib import Path
 
 from PIL import Image, ImageOps
 
-from modeling_medglip.demo_images import demo_cases, package_file
+from modeling_medglip.demo.cases import demo_cases, package_file
 from modeling_medglip.errors import MedGlipError
-from modeling_medglip.overlay import display_picture
+from modeling_medglip.outputs.overlay import display_picture
 from space_experts import NAMES, Experts
 from space_html import text
 from space_sources import Source, slice_of
@@ -76,7 +76,7 @@ def _volume(folder: Path) -> dict[str, Example]:
     target = folder / "mni152_t1_3mm.nii"
     nibabel.save(thinned, target)
     source = Source(target)
-    from modeling_medglip.volume_source import open_volume
+    from modeling_medglip.volumes.source import open_volume
 
     middle = slice_of(open_volume(target), "axial", thinned.shape[2] * 4 // 9)
     origin = "MNI152 T1 template (average of 152 brains), shipped with nilearn; every third slice."

@@ -11,14 +11,14 @@ from functools import partial
 from typing import Any, TypeVar
 
 from modeling_medglip.errors import MedGlipError, UsageError
-from modeling_medglip.geometry import picture_count, to_lps
 from modeling_medglip.grounding import Grounder, asked_labels, choose_modality, ground_image, load
-from modeling_medglip.reading import ReadImage
-from modeling_medglip.results import GroundingResult
-from modeling_medglip.run_report import trained_labels
+from modeling_medglip.io.image import ReadImage
+from modeling_medglip.outputs.results import GroundingResult
+from modeling_medglip.outputs.run_report import trained_labels
+from modeling_medglip.outputs.volume_results import VolumeResult
 from modeling_medglip.volume_grounding import ground_volume
-from modeling_medglip.volume_results import VolumeResult
-from modeling_medglip.volume_source import VolumeSource
+from modeling_medglip.volumes.geometry import picture_count, to_lps
+from modeling_medglip.volumes.source import VolumeSource
 from space_settings import FAINTEST, FAINTEST_IN_VOLUMES, Settings
 
 

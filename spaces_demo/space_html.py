@@ -12,9 +12,9 @@ from itertools import groupby
 from PIL import Image
 
 from modeling_medglip.errors import one_line
-from modeling_medglip.results import GroundedBox
-from modeling_medglip.run_report import RESEARCH_USE
-from modeling_medglip.volume_results import VolumeBox
+from modeling_medglip.outputs.results import GroundedBox
+from modeling_medglip.outputs.run_report import RESEARCH_USE
+from modeling_medglip.outputs.volume_results import VolumeBox
 from space_rows import Row
 
 

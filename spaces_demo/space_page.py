@@ -12,7 +12,7 @@ from typing import Any
 import gradio as gr
 from starlette.middleware import Middleware
 
-from modeling_medglip.geometry import PLANES
+from modeling_medglip.volumes.geometry import PLANES
 from space_api import register
 from space_examples import Example, gallery, make_examples
 from space_experts import Experts, load_experts

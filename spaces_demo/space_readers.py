@@ -6,10 +6,10 @@ from __future__ import annotations
 import threading
 from pathlib import Path
 
-from modeling_medglip.isolation import ReaderLimits, ReaderProcess
-from modeling_medglip.reading import ReadImage
-from modeling_medglip.volume_source import VolumeSource
-from modeling_medglip.volumes import Header
+from modeling_medglip.io.image import ReadImage
+from modeling_medglip.isolation.process import ReaderLimits, ReaderProcess
+from modeling_medglip.volumes.reader import Header
+from modeling_medglip.volumes.source import VolumeSource
 
 
 # Together the workers take 3 x (1.5 + 2) GB at most, whatever is uploaded.
@@ -30,15 +30,15 @@ class ReaderPool:
         self._lock = threading.Lock()
 
     def read_image(self, path: Path) -> ReadImage:
-        """See [`~modeling_medglip.reading.read_image`]."""
+        """See [`~modeling_medglip.io.image.read_image`]."""
         return self._reader().read_image(path)
 
     def read_header(self, path: Path) -> Header:
-        """See [`~modeling_medglip.volumes.read_header`]."""
+        """See [`~modeling_medglip.volumes.reader.read_header`]."""
         return self._reader().read_header(path)
 
     def open_volume(self, path: Path) -> VolumeSource:
-        """See [`~modeling_medglip.volume_source.open_volume`]; the volume stays with its worker."""
+        """See [`~modeling_medglip.volumes.source.open_volume`]; the volume stays with its worker."""
         return self._reader().open_volume(path)
 
     def start(self) -> None:

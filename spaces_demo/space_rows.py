@@ -6,10 +6,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from modeling_medglip.overlay import label_colours
-from modeling_medglip.results import GroundedBox
+from modeling_medglip.outputs.overlay import label_colours
+from modeling_medglip.outputs.results import GroundedBox
+from modeling_medglip.outputs.volume_results import VolumeBox
 from modeling_medglip.taxonomy import load_taxonomy
-from modeling_medglip.volume_results import VolumeBox
 
 
 # Warm colours are for lesions only.

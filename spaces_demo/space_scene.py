@@ -15,11 +15,11 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from modeling_medglip.geometry import Volume, to_lps
-from modeling_medglip.overlay import display_picture
-from modeling_medglip.reading import ReadImage
-from modeling_medglip.volume_results import VolumeBox
-from modeling_medglip.volume_source import VolumeSource
+from modeling_medglip.io.image import ReadImage
+from modeling_medglip.outputs.overlay import display_picture
+from modeling_medglip.outputs.volume_results import VolumeBox
+from modeling_medglip.volumes.geometry import Volume, to_lps
+from modeling_medglip.volumes.source import VolumeSource
 from space_html import long_text, text
 from space_rows import Row
 from space_sources import extent_lps

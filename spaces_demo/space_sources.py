@@ -13,12 +13,12 @@ from pathlib import Path
 import numpy as np
 
 from modeling_medglip.errors import MedGlipError
-from modeling_medglip.geometry import PLANES, Volume, closest_axes, picture_count, to_lps
-from modeling_medglip.reading import ReadImage
-from modeling_medglip.results import GroundedBox
-from modeling_medglip.volume_results import VolumeBox
-from modeling_medglip.volume_source import CUT_AXIS, VolumeSource, acquisition_plane, empty_grid
-from modeling_medglip.volumes import is_volume_file
+from modeling_medglip.io.image import ReadImage
+from modeling_medglip.outputs.results import GroundedBox
+from modeling_medglip.outputs.volume_results import VolumeBox
+from modeling_medglip.volumes.geometry import PLANES, Volume, closest_axes, picture_count, to_lps
+from modeling_medglip.volumes.reader import is_volume_file
+from modeling_medglip.volumes.source import CUT_AXIS, VolumeSource, acquisition_plane, empty_grid
 from space_readers import READERS
 from space_settings import Settings
 

@@ -10,10 +10,11 @@ from pathlib import Path
 from gradio.processing_utils import save_bytes_to_cache
 
 from modeling_medglip.grounding import prompt_labels
-from modeling_medglip.overlay import display_picture
-from modeling_medglip.reading import ReadImage
-from modeling_medglip.results import GroundingResult, output_names, safe_stem, write_boxes
-from modeling_medglip.volume_results import VolumeResult, write_volume_boxes
+from modeling_medglip.io.image import ReadImage
+from modeling_medglip.outputs.files import output_names, safe_stem
+from modeling_medglip.outputs.overlay import display_picture
+from modeling_medglip.outputs.results import GroundingResult, write_boxes
+from modeling_medglip.outputs.volume_results import VolumeResult, write_volume_boxes
 from space_experts import NAMES, Experts, Progress, above
 from space_html import figure, picture_uri, status, table
 from space_rows import Row, rows_of

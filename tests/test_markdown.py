@@ -47,12 +47,15 @@ class TestParser:
         [
             ("make nothing", "no target nothing"),
             ("python -m training.gone", "no module training.gone"),
-            ("python -m training.finetune --data a --gone", "training.finetune: no option --gone"),
-            ("accelerate launch -m training.finetune --gone", "training.finetune: no option --gone"),
+            ("python -m training.fit.finetune --data a --gone", "training.fit.finetune: no option --gone"),
+            ("accelerate launch -m training.fit.finetune --gone", "training.fit.finetune: no option --gone"),
             ("medglip ground a.png --gone", "modeling_medglip.cli: no option --gone"),
             ("pip install .[demo,gone]", "no extra gone"),
             ("nosuchcommand a", "no command nosuchcommand"),
-            ("python -m training.finetune --recipe training/recipes/gone.yaml", "no file training/recipes/gone.yaml"),
+            (
+                "python -m training.fit.finetune --recipe training/recipes/gone.yaml",
+                "no file training/recipes/gone.yaml",
+            ),
         ],
     )
     def test_what_is_gone_is_named(self, command: str, problem: str) -> None:
@@ -76,7 +79,7 @@ class TestCommands:
             for name in ("ground", "demo", "merge", "info", "env")
             for option in options("modeling_medglip.cli", name)
         }
-        known |= options("training.finetune") | options("hub_cards.publish")
+        known |= options("training.fit.finetune") | options("hub_cards.publish")
         named = {code.split()[0] for code in prose_code("README.md") if OPTION.match(code)}
         assert named and named - known == set()
 

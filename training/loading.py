@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from modeling_medglip.checkpoint_loading import outcome_folder
+from modeling_medglip.checkpoints.loading import outcome_folder
 from modeling_medglip.errors import CheckpointError, one_line
 from modeling_medglip.modeling_medglip import MedGlipForObjectDetection
 from modeling_medglip.processing_medglip import MedGlipProcessor

@@ -17,15 +17,15 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from modeling_medglip.dicom_files import open_plain
 from modeling_medglip.errors import MedGlipError, one_line
-from modeling_medglip.image_orientation import (
+from modeling_medglip.io.dicom_files import open_plain
+from modeling_medglip.io.image import ImageSizeError, NotFiniteError, ReadImage, decode_image
+from modeling_medglip.io.image_orientation import (
     AmbiguousOrientationError,
     drawn_on_stored,
     upright,
     upright_boxes,
 )
-from modeling_medglip.reading import ImageSizeError, NotFiniteError, ReadImage, decode_image
 
 from ..recipe import Recipe
 from ..records import Case, LabelledVolume, Mark, Picture, Rejected, Rejection

@@ -12,7 +12,7 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 from modeling_medglip.errors import one_line
-from modeling_medglip.text_files import read_text
+from modeling_medglip.io.text_files import read_text
 
 from ..records import Case, Mark, Picture, Rejected, inside
 from .base import Reader, read_annotated, sibling

@@ -9,7 +9,8 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from modeling_medglip.coco import (
+from modeling_medglip.errors import MedGlipError, one_line
+from modeling_medglip.io.coco import (
     MOST_DOUBTFUL,
     AnnotationError,
     CocoFile,
@@ -20,7 +21,6 @@ from modeling_medglip.coco import (
     read_coco,
     stated_boxes,
 )
-from modeling_medglip.errors import MedGlipError, one_line
 
 from ..records import Case, Mark, Picture, Rejected, inside
 from .base import Reader, read_annotated

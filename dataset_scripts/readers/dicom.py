@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from modeling_medglip.dicom_series import Series, read_segmentation, read_series, read_structures
-from modeling_medglip.geometry import Volume, on_grid
-from modeling_medglip.volumes import VolumeError, read_volume
+from modeling_medglip.volumes.dicom_series import Series, read_segmentation, read_series, read_structures
+from modeling_medglip.volumes.geometry import Volume, on_grid
+from modeling_medglip.volumes.reader import VolumeError, read_volume
 
 from ..records import Case, LabelledVolume, Rejected
 from .base import Reader, glob_safe

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from modeling_medglip.errors import MedGlipError, one_line
-from modeling_medglip.reading import ReadImage
-from modeling_medglip.text_files import read_json
+from modeling_medglip.io.image import ReadImage
+from modeling_medglip.io.text_files import read_json
 
 from ..records import Case, Mark, Picture, Rejected, inside
 from .base import Reader, decoded, label_values, on_stored, read_mask, stored_levels

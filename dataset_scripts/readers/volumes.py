@@ -7,10 +7,10 @@ from pathlib import Path
 
 import numpy as np
 
-from modeling_medglip.geometry import Volume, closest_axes, on_grid, to_lps
-from modeling_medglip.text_files import read_json
-from modeling_medglip.volume_header import UNORIENTED
-from modeling_medglip.volumes import VolumeError, VolumeFile, read_header, volume_header
+from modeling_medglip.io.text_files import read_json
+from modeling_medglip.volumes.geometry import Volume, closest_axes, on_grid, to_lps
+from modeling_medglip.volumes.header import UNORIENTED
+from modeling_medglip.volumes.reader import VolumeError, VolumeFile, read_header, volume_header
 
 from ..recipe import Recipe
 from ..records import Case, LabelledVolume, Rejected, inside

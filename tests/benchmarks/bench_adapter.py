@@ -1,11 +1,11 @@
 """An adapter for a label that the checkpoint has never seen: scores, forgetting, size, time and memory.
 
-    python -m training.finetune --recipe embedded --data out/data --modality fundus --exclude "optic cup" \\
+    python -m training.fit.finetune --recipe embedded --data out/data --modality fundus --exclude "optic cup" \\
       --out runs/without
     python -m tests.benchmarks.bench_adapter --model runs/without/expert --data out/data --modality fundus \\
       --label "optic cup" --known "optic disc" "retinal vessel" --out docs/adapter.json
 
-Runs `python -m training.finetune --lora` with 20 pictures, and two epochs of full fine-tuning on the same pictures
+Runs `python -m training.fit.finetune --lora` with 20 pictures, and two epochs of full fine-tuning on the same pictures
 for its memory, as its recipe says and with the adapter's steps; each in a process of its own, with two threads. Peak
 memory is that of the whole process, with its libraries.
 """
@@ -22,7 +22,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from modeling_medglip.markdown import percent, table
+from modeling_medglip.outputs.markdown import percent, table
 
 
 PICTURES = 20
@@ -37,7 +37,7 @@ def run(arguments: list[str], out: Path) -> dict[str, Any]:
     """
     watch = "import resource, subprocess, sys; code = subprocess.run(sys.argv[1:], stdout=2).returncode; "
     watch += "print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss); sys.exit(code)"
-    command = [sys.executable, "-m", "training.finetune", *arguments, "--threads", THREADS, "--out", str(out)]
+    command = [sys.executable, "-m", "training.fit.finetune", *arguments, "--threads", THREADS, "--out", str(out)]
     start = time.perf_counter()
     environment = {**os.environ, "OMP_WAIT_POLICY": "PASSIVE"}
     told = subprocess.run([sys.executable, "-c", watch, *command], check=True, stdout=subprocess.PIPE, env=environment)
@@ -108,7 +108,7 @@ def _on_top(found: dict[str, Any]) -> float:
 
 def imports_bytes() -> int:
     """Memory of a process that has only imported the command."""
-    code = "import training.finetune, resource; print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
+    code = "import training.fit.finetune, resource; print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
     return int(subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.PIPE).stdout) * 1024
 
 

@@ -133,7 +133,7 @@ def floor_shares(raw: Path) -> dict[str, float]:
         return wrapper
 
     from dataset_scripts import boxes
-    from modeling_medglip import volumes
+    from modeling_medglip.volumes import reader as volumes
 
     places = (("gzip", volumes._InPieces, "readinto"), ("png", process, "png"), ("rle", boxes.coco_mask, "encode"))
     before = [getattr(module, name) for _, module, name in places]

@@ -16,7 +16,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from training.report import embedded_table
+from training.evaluate.report import embedded_table
 
 
 def load(threads: int) -> dict[str, float]:
@@ -38,7 +38,7 @@ def ground(threads: int, rounds: int) -> dict[str, list[float]]:
     import torch
 
     from modeling_medglip import MedGlipForObjectDetection, MedGlipProcessor, default_checkpoint
-    from modeling_medglip.demo_images import demo_cases
+    from modeling_medglip.demo.cases import demo_cases
 
     torch.set_num_threads(threads)
     model = MedGlipForObjectDetection.from_pretrained(default_checkpoint()).eval()

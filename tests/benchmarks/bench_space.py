@@ -31,7 +31,7 @@ from urllib.parse import urlsplit
 from gradio_client import Client, handle_file
 from PIL import Image
 
-from modeling_medglip.demo_images import demo_cases
+from modeling_medglip.demo.cases import demo_cases
 
 
 APP = Path(__file__).resolve().parents[2] / "spaces_demo" / "app.py"

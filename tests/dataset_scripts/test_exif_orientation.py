@@ -14,8 +14,9 @@ import pytest
 from PIL import Image
 
 from dataset_scripts.records import Picture
-from modeling_medglip.image_orientation import upright, upright_boxes
-from training.records import load_records, readable
+from modeling_medglip.io.image_orientation import upright, upright_boxes
+from training.data.load import load_records
+from training.data.records import readable
 
 from .test_readers import read_all
 

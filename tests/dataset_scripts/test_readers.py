@@ -17,8 +17,8 @@ from dataset_scripts.readers.base import read_pixels, stem_of
 from dataset_scripts.readers.volumes import affine_of
 from dataset_scripts.recipe import Recipe
 from dataset_scripts.records import LabelledVolume, Picture, Rejected, inside
-from modeling_medglip.geometry import to_lps
-from modeling_medglip.volume_header import UNORIENTED
+from modeling_medglip.volumes.geometry import to_lps
+from modeling_medglip.volumes.header import UNORIENTED
 
 
 def save(path: Path, array: np.ndarray, mode: str | None = None) -> None:
@@ -334,7 +334,7 @@ def test_pixels_keep_their_depth(tmp_path: Path) -> None:
 
 def test_picture_bombs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     save(tmp_path / "big.png", GREY)
-    monkeypatch.setattr("modeling_medglip.image_record.MAX_PIXELS", 599)
+    monkeypatch.setattr("modeling_medglip.io.image_record.MAX_PIXELS", 599)
     with pytest.raises(Rejected) as error:
         read_pixels(tmp_path / "big.png")
     assert error.value.rule == "too_large" and "600 pixels (30x20)" in error.value.value

@@ -11,7 +11,7 @@ import pytest
 from dataset_scripts.recipe import Recipe
 from dataset_scripts.records import LabelledVolume, Picture
 from dataset_scripts.slicing import occupied_pictures, pictures_of, shown, squared, value_range
-from modeling_medglip.geometry import Volume
+from modeling_medglip.volumes.geometry import Volume
 
 
 def labelled(spacing: tuple[float, float, float] = (1.0, 1.0, 1.0), **fields: Any) -> LabelledVolume:

@@ -13,7 +13,7 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from modeling_medglip.isolation import Reader
+from modeling_medglip.isolation.process import Reader
 
 from .server import (
     BATCH,

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from modeling_medglip.isolation import Reader, ReaderProcess
+from modeling_medglip.isolation.process import Reader, ReaderProcess
 
 from .corpus import Files
 from .targets import Target

@@ -13,7 +13,7 @@ from random import Random
 from typing import Any
 
 from modeling_medglip.errors import MedGlipError
-from modeling_medglip.isolation import Reader
+from modeling_medglip.isolation.process import Reader
 
 from . import corpus, mutators
 from .corpus import Files
@@ -77,7 +77,7 @@ def read_series(folder: Path, reader: Reader) -> object:
 
 
 def _slices(source: Any) -> object:
-    from modeling_medglip.geometry import PLANES, picture_count, to_lps
+    from modeling_medglip.volumes.geometry import PLANES, picture_count, to_lps
 
     lps = to_lps(source.grid)
     return [source.picture(plane, number) for plane in PLANES for number in {0, picture_count(lps, plane) - 1}]
@@ -121,15 +121,15 @@ def read_recipe(folder: Path, _: Reader) -> object:
 
 def read_boxes(folder: Path, _: Reader) -> object:
     """Read a `*.boxes.json` file."""
-    from modeling_medglip.results import read_boxes as read
+    from modeling_medglip.outputs.results import read_boxes as read
 
     return read(_only(folder))
 
 
 def read_training_coco(folder: Path, _: Reader) -> object:
     """Read a COCO file and its images as fine-tuning does."""
-    from training.coco_records import coco_records
-    from training.records import HintTable
+    from training.data.coco_records import coco_records
+    from training.data.records import HintTable
 
     return [record.loader() for record in coco_records(folder / "boxes.json", ["ultrasound"], HintTable({}))]
 
@@ -170,7 +170,7 @@ TARGETS = (
            ("dataset_scripts.recipe",)),
     Target("boxes-json", corpus.box_files, mutators.one_of(mutators.json_tree, ANY), "*", read_boxes),
     Target("coco-training", corpus.coco_sets, mutators.one_of(mutators.json_tree, mutators.json_tree, ANY), "*",
-           read_training_coco, (ValueError,), ("training.coco_records",)),
+           read_training_coco, (ValueError,), ("training.data.coco_records",)),
     Target("prompt", lambda: PROMPTS, mutators.one_of(ANY, mutators.header_lines), "*", read_prompt,
            modules=("modeling_medglip.taxonomy",)),
 )  # fmt: skip

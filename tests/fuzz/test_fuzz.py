@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from modeling_medglip.isolation import Reader
+from modeling_medglip.isolation.process import Reader
 from tests.fuzz import server
 from tests.fuzz.__main__ import main
 from tests.fuzz.mutators import raw_bytes

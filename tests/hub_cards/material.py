@@ -10,7 +10,7 @@ from typing import Any
 from dataset_scripts.build import build
 from dataset_scripts.recipe import load_recipes
 from hub_cards.repository import open_stage
-from modeling_medglip.checkpoint import weights_sha256
+from modeling_medglip.checkpoints.location import weights_sha256
 from tests.dataset_scripts.raw_data import write_polyps, write_recipes, write_volumes
 from tests.modeling_medglip.tiny_checkpoint import save_tiny_checkpoint
 
@@ -45,7 +45,7 @@ def evaluation(checkpoint: Path | None = None) -> dict[str, Any]:
 
 
 def calibration() -> dict[str, Any]:
-    """As `training.calibration --report` writes it."""
+    """As `training.evaluate.calibration --report` writes it."""
     row = {"slope": 1.5, "intercept": -0.5, "before": 0.21, "after": 0.04, "other_patients": 0.06}
     return {"schema": "medglip/calibration@1", "modalities": {"ct": row, "fundus": {**row, "after": None}}}
 

@@ -14,9 +14,9 @@ from hub_cards import check, front_matter, measured, model_card
 from hub_cards.experts import stage_model
 from hub_cards.model_card import RESULTS, main, read_measured, render_card, render_license
 from hub_cards.repository import fresh
-from modeling_medglip import phantoms
-from modeling_medglip.checkpoint import default_checkpoint
-from training import report
+from modeling_medglip.checkpoints.location import default_checkpoint
+from modeling_medglip.demo import phantoms
+from training.evaluate import report
 
 from .material import calibration, evaluation, staged_in, write_checkpoint, write_results
 

@@ -30,7 +30,7 @@ def arguments(tmp_path: Path) -> list[str]:
 
 
 def write_run(folder: Path, base: str = "clinic/med-glip-ct") -> Path:
-    """What a run of `training.finetune --lora` leaves, with figures of its own."""
+    """What a run of `training.fit.finetune --lora` leaves, with figures of its own."""
     adapter = folder / "adapter"
     adapter.mkdir(parents=True)
     config = {"peft_type": "LORA", "base_model_name_or_path": base}
@@ -154,7 +154,7 @@ def test_the_space_brings_the_checkpoint_that_it_loads(
     assert main(["--what", "space", *arguments]) == 0
     said = capsys.readouterr().out
     assert "model clinic/med-glip: private" in said and "variable MEDGLIP_MODEL = clinic/med-glip" in said
-    assert "modeling_medglip/modeling_medglip.py" in said and "checkpoints" not in said
+    assert "modeling_medglip/modeling_medglip.py" in said and "checkpoints/unified" not in said
 
 
 def test_what_the_space_installs() -> None:

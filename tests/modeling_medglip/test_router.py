@@ -14,7 +14,6 @@ import torch
 from PIL import Image
 
 from modeling_medglip.configuration_medglip import MODALITIES
-from modeling_medglip.geometry import Volume
 from modeling_medglip.image_processing_medglip import (
     MedGlipImageProcessor,
     looks_like_hounsfield,
@@ -23,8 +22,9 @@ from modeling_medglip.image_processing_medglip import (
     router_scores,
     softmax_of,
 )
-from training import router as training_router
-from training.records import GroundingRecord
+from modeling_medglip.volumes.geometry import Volume
+from training.data.records import GroundingRecord
+from training.fit import router as training_router
 
 
 RNG = np.random.default_rng(0)

@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from modeling_medglip.checkpoint import default_checkpoint
+from modeling_medglip.checkpoints.location import default_checkpoint
+from modeling_medglip.outputs.run_report import trained_labels
 from modeling_medglip.processing_medglip import split_prompt
 from modeling_medglip.questions import make_question
-from modeling_medglip.run_report import trained_labels
 from modeling_medglip.taxonomy import Label, load_taxonomy
 from modeling_medglip.trained_labels import TrainedLabels
-from training.wordings import trained_wordings
+from training.data.wordings import trained_wordings
 
 
 CONFIG = json.loads((Path(default_checkpoint()) / "config.json").read_text(encoding="utf-8"))

@@ -15,15 +15,15 @@ import pytest
 
 from modeling_medglip import volume_grounding
 from modeling_medglip.errors import MedGlipError, UsageError
-from modeling_medglip.geometry import Volume
 from modeling_medglip.grounding import Grounder, load
-from modeling_medglip.linking import SliceBox
-from modeling_medglip.montage import draw_montage
+from modeling_medglip.outputs.montage import draw_montage
+from modeling_medglip.outputs.volume_results import VolumeBox, volume_to_dict, write_volume_boxes
 from modeling_medglip.questions import Question
 from modeling_medglip.volume_grounding import ground_volume, overlap_ijk, side_doubts
-from modeling_medglip.volume_results import VolumeBox, volume_to_dict, write_volume_boxes
-from modeling_medglip.volume_source import VolumeSource
-from training.evaluate_volumes import reordered
+from modeling_medglip.volumes.geometry import Volume
+from modeling_medglip.volumes.linking import SliceBox
+from modeling_medglip.volumes.source import VolumeSource
+from training.studies.volumes import reordered
 
 from .tiny_checkpoint import save_tiny_checkpoint
 
@@ -199,7 +199,7 @@ def test_the_prompt_is_encoded_once_and_batches_change_nothing(
 
 def test_pictures_are_grounded_as_single_ones_are(grounder: Grounder) -> None:
     from modeling_medglip.grounding import ground_image
-    from modeling_medglip.reading import ReadImage
+    from modeling_medglip.io.image import ReadImage
 
     volume = scan(1)
     result = ground_volume(volume, "liver", "ct", threshold=0.0, model=grounder)

@@ -17,7 +17,7 @@ import nibabel
 import numpy as np
 from PIL import Image
 
-from modeling_medglip import phantoms
+from modeling_medglip.demo import phantoms
 from space_experts import Experts, load_experts
 from space_settings import Settings
 from tests.modeling_medglip.tiny_checkpoint import save_tiny_checkpoint

@@ -31,8 +31,8 @@ pytest.importorskip("pydicom")
 import app as space_app  # noqa: E402
 import space_guard  # noqa: E402
 from modeling_medglip.errors import MedGlipError  # noqa: E402
-from modeling_medglip.reading import read_image  # noqa: E402
-from modeling_medglip.volume_results import VolumeResult  # noqa: E402
+from modeling_medglip.io.image import read_image  # noqa: E402
+from modeling_medglip.outputs.volume_results import VolumeResult  # noqa: E402
 from space_experts import Experts  # noqa: E402
 from space_guard import Unread  # noqa: E402
 from space_readers import READERS  # noqa: E402
@@ -217,7 +217,10 @@ class TestFailures:
         content = xray(tmp_path).read_bytes()
         with monkeypatch.context() as patch:
             READERS.close()
-            patch.setattr("modeling_medglip.isolation.ReaderProcess.worker", "tests.modeling_medglip.hostile_worker")
+            patch.setattr(
+                "modeling_medglip.isolation.process.ReaderProcess.worker",
+                "tests.modeling_medglip.isolation.hostile_worker",
+            )
             assert "crash.png: its decoder crashed" in asked(space, "crash.png", content)
         READERS.close()
         assert "boxes" in asked(space, "good.png", content)
@@ -228,8 +231,9 @@ class TestFailures:
         def here(*_: Any) -> None:
             raise AssertionError("decoded in the server")
 
-        for name in ("reading.decode_image", "isolation.read_image", "isolation.open_volume", "isolation.read_header"):
-            monkeypatch.setattr(f"modeling_medglip.{name}", here)
+        monkeypatch.setattr("modeling_medglip.io.image.decode_image", here)
+        for name in ("read_image", "open_volume", "read_header"):
+            monkeypatch.setattr(f"modeling_medglip.isolation.process.{name}", here)
         assert Source(xray(tmp_path)).picture().width > 0
         source = Source(volume(tmp_path)).volume(Settings())
         assert source.picture("coronal", 3).shape == (12, 40)

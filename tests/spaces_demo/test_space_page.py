@@ -24,8 +24,8 @@ gradio = pytest.importorskip("gradio")
 from modeling_medglip import cli  # noqa: E402
 from modeling_medglip.configuration_medglip import MODALITIES  # noqa: E402
 from modeling_medglip.grounding import ground_image, load  # noqa: E402
-from modeling_medglip.reading import read_image  # noqa: E402
-from modeling_medglip.results import read_boxes  # noqa: E402
+from modeling_medglip.io.image import read_image  # noqa: E402
+from modeling_medglip.outputs.results import read_boxes  # noqa: E402
 from space_examples import VOLUME, gallery, make_examples  # noqa: E402
 from space_experts import Experts, above, load_experts  # noqa: E402
 from space_handlers import Handlers, Parts  # noqa: E402

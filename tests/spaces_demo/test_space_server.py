@@ -21,10 +21,10 @@ pytest.importorskip("gradio")
 from gradio_client import Client, handle_file  # noqa: E402
 
 from modeling_medglip import load_taxonomy  # noqa: E402
-from modeling_medglip.demo_images import package_file  # noqa: E402
+from modeling_medglip.demo.cases import package_file  # noqa: E402
 from modeling_medglip.grounding import ground_image  # noqa: E402
-from modeling_medglip.reading import read_image  # noqa: E402
-from modeling_medglip.results import result_to_dict, validate_boxes  # noqa: E402
+from modeling_medglip.io.image import read_image  # noqa: E402
+from modeling_medglip.outputs.results import result_to_dict, validate_boxes  # noqa: E402
 from modeling_medglip.volume_grounding import ground_volume  # noqa: E402
 from space_experts import Experts  # noqa: E402
 from space_settings import MEGABYTE, Settings  # noqa: E402

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from training.records import GroundingRecord, Hints, HintTable
+from training.data.records import GroundingRecord, Hints, HintTable
 
 
 CT_SIZE, FUNDUS_SIZE = (48, 40), (36, 30)

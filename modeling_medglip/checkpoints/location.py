@@ -1,0 +1,100 @@
+# Copyright 2026 The MedGLIP authors. Licensed under the Apache License, Version 2.0.
+"""Where the checkpoint that comes with the package lies."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import re
+from pathlib import Path
+from typing import Any
+
+from ..errors import CheckpointError, one_line
+
+
+# Modules that an adapter may hold whole, by the end of their names.
+ADAPTED_HEADS = ("box_projection", "centerness_projection", "text_projection")
+ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors", "medglip_adapter.json")
+# Settings of an adapter that may differ from peft's defaults; others can read pickles, import modules or copy layers.
+ADAPTER_SETTINGS = (
+    "r", "lora_alpha", "lora_dropout", "target_modules", "modules_to_save", "base_model_name_or_path",
+    "inference_mode", "auto_mapping", "peft_type", "peft_version", "revision",
+)  # fmt: skip
+MAX_RANK, MAX_LAYER_NAMES = 1024, 2**17
+# Names of layers with dots escaped, joined by "|": no repetition, so that matching takes no time.
+LAYER_NAMES = re.compile(r"(\w|\\\.|\\-|\|)+")
+
+
+def default_checkpoint() -> Path:
+    """Folder of the embedded unified checkpoint: one expert for each modality, for `from_pretrained`.
+
+    Raises:
+        `FileNotFoundError`: the package was installed without its data files.
+    """
+    folder = Path(__file__).parent / "unified"
+    if not (folder / "config.json").is_file():
+        raise FileNotFoundError(f"the embedded checkpoint is missing from {folder}: reinstall med-glip")
+    return folder
+
+
+def weights_sha256(folder: Path) -> str:
+    """SHA-256 of a checkpoint's safetensors files, in the order of their names: which weights a measurement is of."""
+    digest = hashlib.sha256()
+    for path in sorted(folder.glob("*.safetensors")):
+        with path.open("rb") as stream:
+            while piece := stream.read(2**22):
+                digest.update(piece)
+    return digest.hexdigest()
+
+
+def check_adapter(source: str | Path, name: str | None = None) -> tuple[Path, dict[str, Any]]:
+    """Check an adapter's files and settings before peft reads them.
+
+    Args:
+        source (`str` or `Path`): a folder or a Hub id.
+        name (`str`, *optional*): how it is called in messages; folder or id if not given.
+
+    Returns:
+        the folder that holds its files, and its settings.
+
+    Raises:
+        `CheckpointError`: no adapter, no safetensors, or settings that reach beyond low-rank matrices and heads.
+    """
+    from ..configuration_medglip import check_checkpoint_files, read_json
+
+    config, weights, _ = ADAPTER_FILES
+    try:
+        folder = check_checkpoint_files(source, ADAPTER_FILES)
+        if folder is None or not (folder / config).is_file():
+            raise ValueError("holds no adapter")
+        if not (folder / weights).is_file():
+            raise ValueError(f"its weights cannot be read: no {weights}, and pickled ones are not opened")
+        settings = read_json(folder / config)
+        if problem := _adapter_problem(settings):
+            raise ValueError(f"holds no adapter ({problem})")
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{name or source}: {one_line(error)}") from None
+    return folder, settings
+
+
+def _adapter_problem(settings: dict[str, Any]) -> str | None:
+    """What is wrong with an adapter's settings."""
+    from peft import LoraConfig
+
+    if settings.get("peft_type") != "LORA":
+        return f"peft_type is {one_line(settings.get('peft_type'), 40)}, not LORA"
+    rank, layers, heads = settings.get("r"), settings.get("target_modules"), settings.get("modules_to_save") or []
+    if type(rank) is not int or not 0 < rank <= MAX_RANK:
+        return f"its rank is not 1 to {MAX_RANK}"
+    if not isinstance(layers, str) or len(layers) > MAX_LAYER_NAMES or not LAYER_NAMES.fullmatch(layers):
+        return "its target_modules are no pattern of plain names"
+    if not isinstance(heads, list) or not all(str(head).rpartition(".")[2] in ADAPTED_HEADS for head in heads):
+        return f"its modules_to_save are not among {', '.join(ADAPTED_HEADS)}"
+    defaults = {field.name: field.default for field in dataclasses.fields(LoraConfig)}
+    for key, value in settings.items():
+        if key not in ADAPTER_SETTINGS and value not in (None, False, {}, []) and value != defaults.get(key):
+            return f"its setting {one_line(key, 40)} is not allowed"
+    return None
+
+
+__all__ = ["check_adapter", "default_checkpoint", "weights_sha256"]

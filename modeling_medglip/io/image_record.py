@@ -1,0 +1,112 @@
+# Copyright 2026 The MedGLIP authors. Licensed under the Apache License, Version 2.0.
+"""An image that was read from a file, and the checks that all readers of images share."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..errors import MedGlipError
+
+
+# Equal to the image processor's, which this module does not import: reading a file needs no PyTorch.
+MAX_PIXELS = 2**26
+
+
+class ImageSizeError(MedGlipError):
+    """The image has no pixels, or more than are decoded."""
+
+
+class NotFiniteError(MedGlipError):
+    """The image holds NaN or infinite values."""
+
+
+@dataclass(frozen=True)
+class ReadImage:
+    """One image in its own numbers.
+
+    Attributes:
+        pixels: (height, width) or (height, width, 3) array; CT from DICOM in HU, colour always uint8 RGB.
+        file: base name of the file, printable; never its folder.
+        modality: modality stated by the file's header, one of `MODALITIES`, or `None`.
+        spacing_mm: distance of neighbouring pixels (along x, along y) in mm, or `None` when not stated.
+        photometric_interpretation: DICOM's; `"MONOCHROME1"` means that high values are dark.
+        warnings: what a user should know about how the file was read, one line each.
+        orientation: EXIF orientation of the file, 1 to 8; the pixels are upright.
+    """
+
+    pixels: np.ndarray
+    file: str
+    modality: str | None = None
+    spacing_mm: tuple[float, float] | None = None
+    photometric_interpretation: str | None = None
+    warnings: tuple[str, ...] = ()
+    orientation: int = 1
+
+    @property
+    def width(self) -> int:
+        """Columns."""
+        return int(self.pixels.shape[1])
+
+    @property
+    def height(self) -> int:
+        """Rows."""
+        return int(self.pixels.shape[0])
+
+
+def check_pixels(width: int, height: int) -> None:
+    """Raise `ImageSizeError` unless an image of this size may be decoded (1 to `MAX_PIXELS` pixels)."""
+    if width < 1 or height < 1:
+        raise ImageSizeError(f"the image has no pixels ({width}x{height})")
+    if width * height > MAX_PIXELS:
+        raise ImageSizeError(f"the image has {width * height} pixels ({width}x{height}), more than {MAX_PIXELS}")
+
+
+def choose_frame(frame: int | None, count: int) -> tuple[str, ...]:
+    """Check the wanted frame (counted from 1) of a file with `count` of them; the warnings to give.
+
+    Raises:
+        `MedGlipError`: there is no such frame.
+    """
+    if frame is not None and not 1 <= frame <= count:
+        raise MedGlipError(f"has no frame {frame}: it holds {count}")
+    if frame is None and count > 1:
+        return (f"holds {count} frames; only the first is used (choose another with --frame)",)
+    return ()
+
+
+def compact(values: np.ndarray, signed: bool = False) -> np.ndarray:
+    """The smallest of uint16, int16 and float32 that holds the numbers (whole ones stay whole).
+
+    Args:
+        values: numbers of any type and byte order, no uint8.
+        signed: they are measured, such as HU: they become int16 or float32 even where none is negative.
+
+    Raises:
+        `MedGlipError`: NaN or infinite values, or ones beyond single precision.
+    """
+    if values.dtype.kind == "f" and not np.isfinite(values).all():
+        raise NotFiniteError("the image holds NaN or infinite values")
+    values = values.astype(values.dtype.newbyteorder("="), copy=False)
+    if values.dtype == np.int16 or (values.dtype == np.uint16 and not signed):
+        return values
+    low, high = float(values.min()), float(values.max())
+    whole = values.dtype.kind in "ui" or bool((values == np.floor(values)).all())
+    for kind in (np.int16,) if signed else (np.uint16, np.int16):
+        if whole and np.iinfo(kind).min <= low and high <= np.iinfo(kind).max:
+            return values.astype(kind, copy=False)
+    if max(abs(low), abs(high)) > float(np.finfo(np.float32).max):
+        raise MedGlipError("the image holds values beyond single precision")
+    return values.astype(np.float32, copy=False)
+
+
+__all__ = [
+    "MAX_PIXELS",
+    "ImageSizeError",
+    "NotFiniteError",
+    "ReadImage",
+    "check_pixels",
+    "choose_frame",
+    "compact",
+]

@@ -1,0 +1,2 @@
+# Copyright 2026 The MedGLIP authors. Licensed under the Apache License, Version 2.0.
+"""Decoding of untrusted files in a worker process."""

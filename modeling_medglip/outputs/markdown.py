@@ -1,0 +1,44 @@
+# Copyright 2026 The MedGLIP authors. Licensed under the Apache License, Version 2.0.
+"""Markdown of pages and cards: tables of figures, and text of others, such as labels, shown as it is."""
+
+from __future__ import annotations
+
+import html
+import re
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from ..errors import one_line
+
+
+SPECIAL = re.compile(r"([\\`*_{}\[\]()#+!|~])")
+
+
+def plain(text: object) -> str:
+    """Text for a table or a line of Markdown: one line, no HTML, no links, no column of its own.
+
+    Underscores within words stay, since they mean nothing there. Addresses do not become links by themselves.
+    """
+    escaped = SPECIAL.sub(r"\\\1", html.escape(one_line(str(text), 200), quote=False))
+    inert = escaped.replace("://", "&#58;//").replace("@", "&#64;")
+    inert = re.sub(r"\b(www)\.", r"\1&#46;", inert, flags=re.IGNORECASE)
+    return re.sub(r"(?<=\w)\\_(?=\w)", "_", inert)
+
+
+def percent(value: float | None, digits: int = 1) -> str:
+    """A share (0..1) in per cent, or a dash."""
+    return "-" if value is None else f"{100 * value:.{digits}f}"
+
+
+def with_interval(value: float | None, edges: Sequence[float] | None) -> str:
+    """A share in per cent with its 95 % interval, where that was measured."""
+    return percent(value) if edges is None else f"{percent(value)} ({percent(edges[0])} to {percent(edges[1])})"
+
+
+def table(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+    """A Markdown table; the first column is text, the others are numbers."""
+    lines = [header, ["---", *["---:"] * (len(header) - 1)], *rows]
+    return "\n".join("| " + " | ".join(str(cell) for cell in line) + " |" for line in lines) + "\n"
+
+
+__all__ = ["percent", "plain", "table", "with_interval"]

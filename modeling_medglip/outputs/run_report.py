@@ -1,0 +1,217 @@
+# Copyright 2026 The MedGLIP authors. Licensed under the Apache License, Version 2.0.
+"""What `medglip ground --report` writes, and what `medglip env` and `medglip info` tell. Plain data, no torch models.
+
+Nothing here names a host, a user or a folder.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from ..errors import CheckpointError, MedGlipError, one_line
+
+
+REPORT_SCHEMA = "medglip/run@1"
+PACKAGES = ("torch", "torchvision", "transformers", "timm", "safetensors", "numpy", "Pillow", "pydicom")
+OFFLINE_FLAGS = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_HUB_DISABLE_TELEMETRY")
+RESEARCH_USE = "Research use only, not a medical device."
+
+
+@dataclass(frozen=True)
+class InputRecord:
+    """What became of one input.
+
+    Attributes:
+        file: base name. outputs: base names of the files written.
+        status: `"done"`, `"failed"`, or `"not done"` if the run was interrupted before or while it was grounded.
+        seconds: for reading, grounding and writing.
+        boxes: number of boxes found.
+        modality, modality_source: which expert, and who said so: `"given"`, `"header"`, `"pixels"` or `"checkpoint"`.
+        warnings: one line each. error: the reason of a failure.
+    """
+
+    file: str
+    status: str
+    seconds: float
+    outputs: tuple[str, ...] = ()
+    boxes: int = 0
+    modality: str | None = None
+    modality_source: str | None = None
+    warnings: tuple[str, ...] = ()
+    error: str | None = None
+
+
+def build_run_report(
+    *,
+    model: str,
+    device: str,
+    options: Mapping[str, Any],
+    labels: Sequence[str],
+    records: Sequence[InputRecord],
+    seconds: float,
+    versions: Mapping[str, str],
+) -> dict[str, Any]:
+    """The manifest of one run of `medglip ground`; a pure function of its arguments."""
+    inputs = []
+    for record in records:
+        entry = asdict(record)
+        entry.update(seconds=round(record.seconds, 3), outputs=list(record.outputs), warnings=list(record.warnings))
+        inputs.append(entry)
+    return {
+        "schema": REPORT_SCHEMA,
+        "versions": dict(versions),
+        "model": model,
+        "device": device,
+        "options": dict(options),
+        "labels": list(labels),
+        "inputs": inputs,
+        "outputs": [name for record in records for name in record.outputs],
+        "done": sum(record.status == "done" for record in records),
+        "failed": sum(record.status == "failed" for record in records),
+        "not_done": sum(record.status == "not done" for record in records),
+        "seconds": round(seconds, 3),
+        "notice": RESEARCH_USE,
+    }
+
+
+def package_version(name: str = "med-glip") -> str:
+    """Installed version of a distribution, `"not installed"` if it is none."""
+    import importlib.metadata
+
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"
+
+
+def versions() -> dict[str, str]:
+    """Versions of this package, Python and what matters to results."""
+    return {
+        "med-glip": package_version(),
+        "python": platform.python_version(),
+        **{name: package_version(name) for name in PACKAGES},
+    }
+
+
+def environment() -> dict[str, str]:
+    """What a bug report should say: versions, system, devices, threads, offline flags. Imports torch."""
+    import torch
+
+    cuda = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
+    return {
+        **versions(),
+        "system": f"{platform.system()} {platform.machine()}",
+        "processors": str(os.cpu_count()),
+        "torch threads": str(torch.get_num_threads()),
+        "cuda devices": ", ".join(cuda) or "none",
+        "mps": "available" if torch.backends.mps.is_available() else "not available",
+        **{flag: one_line(os.environ.get(flag, "not set"), 20) for flag in OFFLINE_FLAGS},
+        "telemetry": "none, ever",
+    }
+
+
+# What is in a checkpoint ---------------------------------------------------------------------------------------------
+
+
+def embedded_checkpoint() -> Path:
+    """Folder of the checkpoint that comes with the package.
+
+    Raises:
+        `CheckpointError`: it was installed without.
+    """
+    from ..checkpoints.location import default_checkpoint
+
+    try:
+        return Path(default_checkpoint())
+    except FileNotFoundError:
+        raise CheckpointError("the embedded checkpoint is missing: reinstall med-glip, or give --model") from None
+
+
+def checkpoint_info(folder: Path) -> dict[str, Any]:
+    """Modalities, labels per modality, size and licences of a checkpoint folder, from its JSON files alone.
+
+    Raises:
+        `MedGlipError`: config.json is missing or unreadable.
+    """
+    config = _json(folder / "config.json")
+    if not isinstance(config, dict):
+        raise MedGlipError(f"checkpoint {one_line(folder.name)}: config.json is missing or cannot be read")
+    weights = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
+    return {
+        "modalities": [str(name) for name in config.get("modalities", ())],
+        "labels": trained_labels(config),
+        "weights_mb": round(weights / 1e6, 1),
+        "licenses": license_rows(_json(folder / "licenses.json")),
+    }
+
+
+def trained_labels(config: Mapping[str, Any]) -> dict[str, list[str]]:
+    """modality -> labels that the checkpoint was trained with, as its configuration states them; may be empty."""
+    hierarchy = config.get("label_hierarchy")
+    stated = config.get("trained_labels") or (hierarchy or {}).get("trained_labels") or hierarchy or {}
+    if not isinstance(stated, dict):
+        return {}
+    return {
+        str(modality): sorted(str(label) for label in labels)
+        for modality, labels in stated.items()
+        if isinstance(labels, (list, dict))
+    }
+
+
+def license_rows(content: Any) -> list[dict[str, str]]:
+    """One row per part with its licence: the code, the weights, and every source of training images."""
+    rows = [
+        {"part": "code", "license": "Apache-2.0", "modality": "", "remarks": "this package"},
+        {
+            "part": "weights", "license": "research use only", "modality": "",
+            "remarks": "trained on the sources below, several of which allow research only",
+        },
+    ]  # fmt: skip
+    for entry in content if isinstance(content, list) else []:
+        if isinstance(entry, dict):
+            upstream = f"{entry.get('upstream', '')} ({entry.get('source', '')})".strip()
+            row = {key: one_line(entry.get(key, ""), 200) for key in ("license", "modality", "remarks")}
+            rows.append({"part": one_line(upstream, 120), **row})
+    return rows
+
+
+def taxonomy_counts() -> dict[str, int]:
+    """Sizes of the label taxonomy, and how many of its codes nobody has checked."""
+    from ..taxonomy import load_taxonomy
+
+    taxonomy = load_taxonomy()
+    return {
+        "labels": len(taxonomy.labels),
+        "categories": len(taxonomy.categories),
+        "regions": len(taxonomy.regions),
+        "unverified codes": len(taxonomy.unverified_codes()),
+    }
+
+
+def _json(path: Path) -> Any:
+    """Parsed content of a file, `None` if there is none that can be read."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+
+
+__all__ = [
+    "RESEARCH_USE",
+    "InputRecord",
+    "build_run_report",
+    "checkpoint_info",
+    "embedded_checkpoint",
+    "environment",
+    "license_rows",
+    "package_version",
+    "taxonomy_counts",
+    "trained_labels",
+    "versions",
+]

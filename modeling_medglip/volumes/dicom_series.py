@@ -1,0 +1,382 @@
+# Copyright 2026 The MedGLIP authors. Licensed under the Apache License, Version 2.0.
+"""A DICOM series as one volume: its slices, or the frames of an enhanced file, in order. Through pydicom.
+
+Of the headers nothing but geometry, modality and the rescaling of values is kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import MedGlipError, one_line
+from ..io.dicom import DERIVED_CODES, functional_item
+from ..io.dicom_files import PIXEL_TAGS, open_dicom
+from ..io.dicom_mosaic import mosaic_notes
+from ..io.dicom_pixels import GREY, PixelFormat, pixel_format
+from ..io.quiet import silent
+from ..modalities import resolve_modality
+from .dicom_slices import GAP, DicomSlabs, Slice
+from .geometry import Volume
+from .header import check_affine
+from .reader import VolumeError
+from .resampled_slices import EvenSlabs
+from .segmentations import fill_polygon, read_segmentation, read_structures
+
+
+TAGS = [
+    *PIXEL_TAGS, "SOPClassUID", "SeriesInstanceUID", "Modality", "ImageType", "ImageOrientationPatient",
+    "ImagePositionPatient", "PixelSpacing", "SliceThickness", "RescaleSlope", "RescaleIntercept",
+    "ModalityLUTSequence", "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence",
+]  # fmt: skip
+SAME_PLACE_MM = 0.01
+# Larger numbers are damaged.
+FARTHEST_MM = 1e6
+# A gantry tilts by 30 degrees at most; slices that run further to the side are no stack.
+TILT_DEGREES, MOST_TILT = 0.5, 45.0
+# A slice may be off its place in an even stack by this share of the distance of slices.
+OFF_PLACE = 0.2
+# Orientations are alike to this in their cosines; a scout lies at least so far from the slices (cosine).
+ALIKE, ACROSS = 1e-3, 0.98
+FRAME_BY_FRAME = "ground its frames one by one (--frame)"
+# What a slice must state, in words for its error.
+WORDS = {
+    "ImageOrientationPatient": ("orientation", 6),
+    "ImagePositionPatient": ("position", 3),
+    "PixelSpacing": ("pixel spacing", 2),
+}
+
+
+@dataclass(frozen=True)
+class Series:
+    """A series as a volume in memory.
+
+    Attributes:
+        volume: see [`Volume`]; the third axis runs from slice to slice.
+        modality: one of `MODALITIES`, or `None`.
+        notes: (rule, value) of what was mended or should be known: `"duplicate_slices"`, `"gantry_tilt"`,
+            `"mixed_series"`, `"resampled"`, `"incomplete_header"`, `"mosaic"`.
+        files: in the order of the volume's slices; a multi-frame file alone.
+    """
+
+    volume: Volume
+    modality: str | None
+    notes: tuple[tuple[str, str], ...] = ()
+    files: tuple[Path, ...] = ()
+
+
+@dataclass(frozen=True)
+class Stack:
+    """A series whose pixels are still on disk.
+
+    Attributes:
+        slabs: its slices in order, with the affine of the whole. modality, notes: as in [`Series`].
+        slices: of the files, in order. places: where these lie, in voxels of the volume's last axis: 0, 1, 2 ...
+            unless the volume's slices are interpolated.
+    """
+
+    slabs: DicomSlabs | EvenSlabs
+    modality: str | None
+    notes: tuple[tuple[str, str], ...] = ()
+    slices: tuple[Slice, ...] = ()
+    places: tuple[float, ...] = ()
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """In the order of the slices; a multi-frame file alone."""
+        return tuple(dict.fromkeys(piece.file for piece in self.slices))
+
+
+@dataclass(frozen=True)
+class _Plane:
+    """A slice and where it lies: LPS mm, (rows, columns), mm from row to row and from column to column."""
+
+    piece: Slice
+    orientation: NDArray[np.float64]
+    position: NDArray[np.float64]
+    spacing: NDArray[np.float64]
+    shape: tuple[int, int]
+    thickness: float
+
+    @property
+    def normal(self) -> NDArray[np.float64]:
+        return np.cross(self.orientation[:3], self.orientation[3:])
+
+
+def read_series(paths: Sequence[str | Path], resample: bool = False) -> Series:
+    """Read the slices of one series, in any order, or one multi-frame file, into memory.
+
+    Args, Raises:
+        as [`index_series`].
+    """
+    found = index_series(paths, resample)
+    return Series(found.slabs.whole(), found.modality, found.notes, found.files)
+
+
+def index_series(paths: Sequence[str | Path], resample: bool = False) -> Stack:
+    """Order the slices of one series by their headers; pixels are left on disk.
+
+    A tilted gantry is no matter: the affine keeps the shear. A lone slice that lies across the others, as a scout
+    does, is left out with a note.
+
+    Args:
+        paths: in any order, or one multi-frame file.
+        resample: interpolate slices at even distances where they are uneven or missing, instead of refusing them.
+
+    Raises:
+        `VolumeError`: names the file, and how it can be mended; rule `"mixed_series"` for slices of several series,
+            sizes or orientations, or that lie to the side of the others, `"missing_slices"` for uneven distances,
+            `"duplicate_slices"` for different slices in one place, `"no_geometry"`, `"unreadable"`, `"too_large"`,
+            `"colour_volume"`.
+    """
+    with silent("pydicom"):
+        images = [image for path in paths if (image := _image(Path(path))) is not None]
+        if not images:
+            raise VolumeError("no DICOM image among the files", "unreadable")
+        if len({str(image.header.get("SeriesInstanceUID")) for image in images}) > 1:
+            raise VolumeError("slices of several series: give a folder for each", "mixed_series")
+        planes = [plane for image in images for plane in _planes(image, len(images) > 1)]
+        found = _stack(planes, _modality(images[0].header), resample)
+    return replace(found, notes=(*found.notes, *_header_notes(images)))
+
+
+@dataclass(frozen=True)
+class _Image:
+    """An image file: its header, and how its pixels are stored."""
+
+    file: Path
+    header: Any
+    stored_as: PixelFormat
+
+
+def _image(file: Path) -> _Image | None:
+    """The geometry of a file, `None` if it is no image; whatever is wrong with it is unreadable."""
+    try:
+        with open_dicom(file, TAGS) as opened:
+            header = opened.header
+            if "Rows" not in header or str(header.get("Modality") or "").upper() in DERIVED_CODES:
+                return None
+            stored_as = pixel_format(opened)
+        if stored_as.photometric not in GREY:
+            raise VolumeError(
+                f"{_name(file)}: is in color, and no slice of a volume: {_as_images(stored_as)}", "colour_volume"
+            )
+        return _Image(file, header, stored_as)
+    except VolumeError:
+        raise
+    except MedGlipError as error:
+        raise VolumeError(f"{_name(file)}: {error}", "unreadable") from None
+    except Exception as error:  # damaged files make pydicom raise nearly anything
+        raise _damaged(file, error) from None
+
+
+def _as_images(stored_as: PixelFormat) -> str:
+    """How a file can be read that is no slice."""
+    return "give the files one by one" if stored_as.frames == 1 else FRAME_BY_FRAME
+
+
+def _header_notes(images: Sequence[_Image]) -> tuple[tuple[str, str], ...]:
+    """What their headers leave out or say of all of them, each line once."""
+    incomplete = [("incomplete_header", note) for image in images for note in image.stored_as.warnings]
+    mosaics = [("mosaic", note) for image in images for note in mosaic_notes(image.header)]
+    return tuple(dict.fromkeys([*incomplete, *mosaics]))
+
+
+def _planes(image: _Image, several: bool) -> list[_Plane]:
+    """The slice of a file, or the frames of a multi-frame one.
+
+    Args:
+        several: the file is one of several.
+    """
+    file, header, count = image.file, image.header, image.stored_as.frames
+    try:
+        if count == 1:
+            return [_plane(image, None)]
+        if several:
+            told = "holds several frames and is one of several files: give it by itself"
+            raise VolumeError(f"{_name(file)}: {told}", "mixed_series")
+        if functional_item(header, 0, "PlanePositionSequence") is None:
+            told = f"its frames state no positions: {_as_images(image.stored_as)}"
+            raise VolumeError(f"{_name(file)}: {told}", "no_geometry")
+        if count > len(header.get("PerFrameFunctionalGroupsSequence") or ()):
+            told = f"states {count} frames, and positions of less: {_as_images(image.stored_as)}"
+            raise VolumeError(f"{_name(file)}: {told}", "no_geometry")
+        return [_plane(image, frame) for frame in range(count)]
+    except VolumeError:
+        raise
+    except Exception as error:  # numbers that are none, among much else
+        raise _damaged(file, error) from None
+
+
+def _plane(image: _Image, frame: int | None) -> _Plane:
+    file, header = image.file, image.header
+
+    def group(name: str) -> Any:
+        return functional_item(header, frame or 0, name) or header
+
+    name = _name(file) if frame is None else f"{_name(file)}: frame {frame + 1}"
+    orientation = _stated(group("PlaneOrientationSequence"), "ImageOrientationPatient", name)
+    position = _stated(group("PlanePositionSequence"), "ImagePositionPatient", name)
+    measures = group("PixelMeasuresSequence")
+    spacing = _stated(measures, "PixelSpacing", name)
+    rows = orientation.reshape(2, 3)
+    if spacing.min() <= 0:
+        raise VolumeError(f"{name}: its pixel spacing is zero or less: mend it, or take the file out", "no_geometry")
+    if np.abs(rows @ rows.T - np.eye(2)).max() > 0.02:
+        raise VolumeError(f"{name}: its orientation is none: mend it, or take the file out", "no_geometry")
+    piece = Slice.of(file, header, image.stored_as, group("PixelValueTransformationSequence"), frame)
+    shape = (image.stored_as.rows, image.stored_as.columns)
+    return _Plane(piece, orientation, position, spacing, shape, float(measures.get("SliceThickness") or 1.0))
+
+
+def _stated(group: Any, keyword: str, name: str) -> NDArray[np.float64]:
+    """Numbers of a header, all of them finite."""
+    word, length = WORDS[keyword]
+    values = group.get(keyword)
+    if values is None or np.size(values) != length:
+        raise VolumeError(f"{name}: states no {word} ({keyword}): mend it, or take the file out", "no_geometry")
+    found = np.array(values, dtype=np.float64)
+    if not (np.abs(found) < FARTHEST_MM).all():
+        raise VolumeError(f"{name}: its {word} is not finite: mend it, or take the file out", "no_geometry")
+    return found
+
+
+def _stack(planes: list[_Plane], modality: str | None, resample: bool) -> Stack:
+    planes, crossing = _one_orientation(planes)
+    first = planes[0]
+    along = np.array([plane.position @ first.normal for plane in planes])
+    order, copies = _without_copies(np.argsort(along, kind="stable"), along, planes)
+    chosen, along = [planes[index] for index in order], along[order]
+    _check_line(chosen, along)
+    uneven = _uneven(along, chosen)
+    if uneven and not resample:
+        raise VolumeError(uneven, "missing_slices")
+    step, tilt = _step(chosen, along)
+    affine = np.eye(4)
+    affine[:3, 0] = first.orientation[:3] * first.spacing[1]
+    affine[:3, 1] = first.orientation[3:] * first.spacing[0]
+    affine[:3, 2], affine[:3, 3] = step, chosen[0].position
+    check_affine((first.shape[1], first.shape[0], len(chosen)), affine)
+    pieces = tuple(plane.piece for plane in chosen)
+    slabs, notes = DicomSlabs(pieces, first.shape, affine), (*crossing, *copies, *tilt)
+    if not uneven:
+        return Stack(slabs, modality, notes, pieces, tuple(float(place) for place in range(len(chosen))))
+    even = EvenSlabs(slabs, along)
+    notes = (*notes, ("resampled", f"{even.count} even slices from {len(chosen)}"))
+    return Stack(even, modality, notes, pieces, tuple(float(place) for place in even.places))
+
+
+def _one_orientation(planes: list[_Plane]) -> tuple[list[_Plane], tuple[tuple[str, str], ...]]:
+    """The slices without lone ones that lie across the others; all of one size and orientation."""
+    groups: list[list[_Plane]] = []
+    for plane in planes:
+        group = next((g for g in groups if np.abs(g[0].orientation - plane.orientation).max() < ALIKE), None)
+        if group is None:
+            groups.append([plane])
+        else:
+            group.append(plane)
+    main = max(groups, key=len)
+    others = [group for group in groups if group is not main]
+    lone = all(len(group) == 1 and abs(group[0].normal @ main[0].normal) < ACROSS for group in others)
+    if others and (len(main) < 3 or not lone):
+        raise _differs(others[0][0], "orientation")
+    odd = next((p for p in main if p.shape != main[0].shape or np.abs(p.spacing - main[0].spacing).max() > 1e-3), None)
+    if odd is not None:
+        raise _differs(odd, "size" if odd.shape != main[0].shape else "pixel spacing")
+    names = ", ".join(_name(group[0].piece.file) for group in others[:3])
+    return main, ((("mixed_series", f"{names} left out, across the other slices"),) if others else ())
+
+
+def _differs(plane: _Plane, what: str) -> VolumeError:
+    told = f"is of another {what} than other slices of its series: {_apart(plane, 'take it out, or give')}"
+    return VolumeError(f"{plane.piece.name}: {told}", "mixed_series")
+
+
+def _apart(plane: _Plane, give: str = "give", each: str = "each") -> str:
+    """How slices that are no stack can be read: frames of one file cannot be put in folders."""
+    return f"{give} a folder for {each}" if plane.piece.frame is None else FRAME_BY_FRAME
+
+
+def _without_copies(
+    order: NDArray[np.int64], along: NDArray[np.float64], planes: Sequence[_Plane]
+) -> tuple[NDArray[np.int64], tuple[tuple[str, str], ...]]:
+    """The order without slices that are there twice."""
+    kept: list[int] = []
+    copies = 0
+    for index in order.tolist():
+        if kept and along[index] - along[kept[-1]] < SAME_PLACE_MM:
+            first, second = planes[kept[-1]].piece, planes[index].piece
+            if not np.array_equal(first.pixels(), second.pixels()):
+                told = f"{first.name} and {second.name} differ and lie in one place: several phases or echoes;"
+                raise VolumeError(f"{told} {_apart(planes[index])}", "duplicate_slices")
+            copies += 1
+        else:
+            kept.append(index)
+    return np.array(kept), ((("duplicate_slices", f"{copies} copies left out"),) if copies else ())
+
+
+def _check_line(planes: Sequence[_Plane], along: NDArray[np.float64]) -> None:
+    """Refuse slices that jump to the side: of a tilted gantry all do by the same."""
+    if len(planes) < 2:
+        return
+    normal, distances = planes[0].normal, np.diff(along)
+    aside = np.array([plane.position for plane in planes]) - along[:, None] * normal
+    slope = np.median(np.diff(aside, axis=0) / distances[:, None], axis=0)
+    off = np.linalg.norm(aside - aside[0] - slope * (along - along[0])[:, None], axis=1)
+    wrong = np.flatnonzero(off > GAP * float(np.median(distances)))
+    if len(wrong) or np.degrees(np.arctan(np.linalg.norm(slope))) > MOST_TILT:
+        number = int(wrong[0]) if len(wrong) else 1
+        told = f"{planes[number].piece.name}: lies {max(off[number], np.linalg.norm(aside[number] - aside[0])):.1f} mm"
+        advice = _apart(planes[number], each="each stack")
+        raise VolumeError(f"{told} to the side of the slices before: {advice}", "mixed_series")
+
+
+def _uneven(along: NDArray[np.float64], planes: Sequence[_Plane]) -> str:
+    """What is wrong with the distances of slices, naming the file before the first wrong one; empty if nothing."""
+    if len(along) < 3:
+        return ""
+    distances = np.diff(along)
+    usual = float(np.median(distances))
+    off = np.abs(along - np.linspace(along[0], along[-1], len(along))) > OFF_PLACE * usual
+    wrong = np.flatnonzero(np.abs(distances - usual) > GAP * usual)
+    if not len(wrong) and not off.any():
+        return ""
+    name = planes[int(wrong[0]) if len(wrong) else int(np.flatnonzero(off)[0]) - 1].piece.name
+    span = f"distances of slices from {distances.min():.2f} to {distances.max():.2f} mm"
+    return f"{span}, the first uneven one after {name}: slices are missing, or --resample them"
+
+
+def _step(planes: Sequence[_Plane], along: NDArray[np.float64]) -> tuple[NDArray[np.float64], tuple[Any, ...]]:
+    """mm from slice to slice, and a note if that is not along the slices' normal."""
+    normal = planes[0].normal
+    if len(planes) == 1:
+        thickness = planes[0].thickness
+        return normal * (thickness if np.isfinite(thickness) and thickness > 0 else 1.0), ()
+    step = (planes[-1].position - planes[0].position) / (len(planes) - 1)
+    angle = float(np.degrees(np.arccos(np.clip(step @ normal / np.linalg.norm(step), -1, 1))))
+    return step, ((("gantry_tilt", f"{angle:.1f} degrees"),) if angle > TILT_DEGREES else ())
+
+
+def _modality(header: Any) -> str | None:
+    try:
+        return resolve_modality(str(header.get("Modality") or ""))
+    except ValueError:
+        return None
+
+
+def _name(file: Path) -> str:
+    return one_line(file.name, 60)
+
+
+def _damaged(file: Path, error: Exception) -> VolumeError:
+    # What pydicom says may quote the header.
+    told = f"{_name(file)}: is damaged ({type(error).__name__}): mend it, or take it out"
+    return VolumeError(told, "unreadable")
+
+
+__all__ = ["Series", "Stack", "fill_polygon", "index_series", "read_segmentation", "read_series", "read_structures"]

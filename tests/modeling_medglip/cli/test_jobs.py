@@ -1,0 +1,271 @@
+# Copyright 2026 The MedGLIP authors. Licensed under the Apache License, Version 2.0.
+"""Runs of `medglip ground` over folders, frames and tables, and runs that are interrupted."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import nibabel
+import numpy as np
+import pydicom
+import pytest
+from PIL import Image
+
+from modeling_medglip.errors import MedGlipError
+from modeling_medglip.outputs import overlay, results, volume_results
+from modeling_medglip.outputs.csv_table import COLUMNS, to_csv
+
+from ..dicom_files import write_series
+
+
+Run = Callable[..., tuple[int, str, str]]
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
+
+
+def png(path: Path) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (40, 60), dtype=np.uint8)).save(path)
+    return path
+
+
+def nifti(path: Path) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    nibabel.save(nibabel.Nifti1Image(np.ones((8, 9, 3), np.int16), np.diag([-1, -1, 2, 1])), path)
+    return path
+
+
+def rows(path: Path) -> list[dict[str, str]]:
+    with path.open(encoding="utf-8", newline="") as stream:
+        return list(csv.DictReader(stream))
+
+
+# Folders -------------------------------------------------------------------------------------------------------------
+
+
+def test_a_mixed_folder_is_sorted(ground: Run, tmp_path: Path) -> None:
+    study = tmp_path / "study"
+    nifti(study / "b" / "scan.nii.gz"), png(study / "b" / "film.jpg"), png(study / "a" / "film.png")
+    write_series(study / "ct")
+    nifti(study / "old.boxes.nii.gz"), png(study / "old.png")
+    for name in ("old.boxes.json", "old.mrk.json", "notes.txt", ".hidden.png", ".cache/c.png", "old.sr.dcm"):
+        (study / name).parent.mkdir(exist_ok=True)
+        (study / name).write_text("{}", encoding="utf-8")
+    status, said, errors = ground(study)
+    assert status == 0, errors
+    told = [line for line in errors.splitlines() if "left out" in line]
+    assert told == ["medglip: warning: study: 1 files that are no images left out"]
+    stems = ("film-2", "film", "scan", "study")
+    assert names(tmp_path / "out") == sorted(f"{stem}.{end}" for stem in stems for end in ("boxes.json", "png"))
+    places = [said.index(f"{name}  [ct") for name in ("study", "film.png", "film.jpg", "scan.nii.gz")]
+    assert places == sorted(places)
+
+
+def test_a_folder_of_images_and_other_files(ground: Run, tmp_path: Path) -> None:
+    png(tmp_path / "films" / "a.png"), (tmp_path / "films" / "notes.txt").write_text("x", encoding="utf-8")
+    status, _, errors = ground(tmp_path / "films")
+    assert status == 0 and names(tmp_path / "out") == ["a.boxes.json", "a.png"]
+    told = "medglip: warning: films: 1 files that are neither images nor volumes left out"
+    assert told in errors.splitlines()
+
+
+def test_dicom_images_without_a_place_are_images(ground: Run, tmp_path: Path) -> None:
+    for number in range(2):
+        path = write_series(tmp_path / "films", count=1, Modality="DX", PatientID=f"P{number}")[0]
+        dataset = pydicom.dcmread(path)
+        del dataset.ImagePositionPatient, dataset.ImageOrientationPatient
+        dataset.save_as(path.with_name(f"film{number}.dcm"))
+        path.unlink()
+    status, said, errors = ground(tmp_path / "films")
+    assert status == 0, errors
+    assert "film0.dcm  [ct, 16x12]" in said and "film1.dcm  [ct, 16x12]" in said
+
+
+def test_a_folder_may_hold_the_tables_but_no_table_replaces_a_slice(ground: Run, tmp_path: Path) -> None:
+    (first, *_) = write_series(tmp_path / "study")
+    before = first.read_bytes()
+    for _ in range(2):
+        tables = ("--csv", tmp_path / "study" / "t.csv", "--report", tmp_path / "study" / "run.json")
+        assert ground(tmp_path / "study", *tables)[0] == 0
+    assert rows(tmp_path / "study" / "t.csv")
+    for option in ("--csv", "--report"):
+        status, _, errors = ground(tmp_path / "study", option, first)
+        assert status == 2 and "is an input or a result" in errors and first.read_bytes() == before
+
+
+def test_what_is_missing_is_called_missing(ground: Run, tmp_path: Path) -> None:
+    status, _, errors = ground(*(tmp_path / name for name in ("a.nii.gz", "a.png", "stduy")))
+    assert status == 1 and errors.splitlines() == [
+        "medglip: error: a.nii.gz: no such file",
+        "medglip: error: a.png: no such file",
+        "medglip: error: stduy: no such file or folder",
+    ]
+
+
+# Frames --------------------------------------------------------------------------------------------------------------
+
+
+def cine(path: Path, count: int = 5) -> Path:
+    frames = [Image.fromarray(np.full((40, 60), 20 * number, np.uint8)) for number in range(1, count + 1)]
+    frames[0].save(path, save_all=True, append_images=frames[1:])
+    return path
+
+
+@pytest.mark.parametrize("name", ["cine.gif", "cine.tif"])
+def test_all_frames(name: str, ground: Run, tmp_path: Path) -> None:
+    status, said, errors = ground(cine(tmp_path / name), "--frame", "all", "--every", 2, "--csv", tmp_path / "t.csv")
+    assert status == 0, errors
+    stems = [f"cine-f000{frame}" for frame in (1, 3, 5)]
+    assert names(tmp_path / "out") == sorted(f"{stem}.{end}" for stem in stems for end in ("boxes.json", "png"))
+    assert f"{name} frame 3  [ct, 60x40]" in said and "only the first is used" not in errors
+    content = json.loads((tmp_path / "out" / "cine-f0003.boxes.json").read_text(encoding="utf-8"))
+    assert content["image"]["file"] == name
+    assert [row["frame"] for row in rows(tmp_path / "t.csv")][0] == "1"
+    assert {row["frame"] for row in rows(tmp_path / "t.csv")} == {"1", "3", "5"}
+
+
+def test_too_many_frames(ground: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("modeling_medglip.cli.jobs.MAX_FRAMES", 2)
+    status, _, errors = ground(cine(tmp_path / "cine.gif"), "--frame", "all")
+    told = "medglip: error: cine.gif: has 5 frames, more than 2: thin them out, --every 3"
+    assert status == 1 and errors.splitlines() == [told]
+
+
+# Prompts and tables --------------------------------------------------------------------------------------------------
+
+
+def test_labels_of_a_file_and_the_table(ground: Run, tmp_path: Path) -> None:
+    (tmp_path / "labels.txt").write_text("\ufeffliver\n# no label\n=cmd|x\n", encoding="utf-8")
+    given = ("--prompts", tmp_path / "labels.txt", "--csv", tmp_path / "t.csv")
+    inputs = (png(tmp_path / "a.png"), nifti(tmp_path / "b.nii"))
+    status, _, errors = ground(*inputs, *given, prompt="")
+    assert status == 0, errors
+    table = rows(tmp_path / "t.csv")
+    assert tuple(table[0]) == COLUMNS and {row["file"] for row in table} == {"a.png", "b.nii"}
+    assert {row["label"] for row in table} == {"liver", "'=cmd|x"}
+    film = next(row for row in table if row["file"] == "a.png" and row["found"] == "1")
+    (box, *_) = json.loads((tmp_path / "out" / "a.boxes.json").read_text(encoding="utf-8"))["boxes"]
+    assert [float(film[key]) for key in ("x", "y", "width", "height")] == box["bbox"]
+    assert float(film["score"]) == box["score"] and film["box_ijk"] == ""
+    scan = next(row for row in table if row["file"] == "b.nii" and row["found"] == "1")
+    (box, *_) = json.loads((tmp_path / "out" / "b.boxes.json").read_text(encoding="utf-8"))["boxes"]
+    assert json.loads(scan["box_ijk"]) == box["box_ijk"] and json.loads(scan["size_lps_mm"]) == box["size_lps_mm"]
+    assert len(json.loads(scan["center_lps_mm"])) == 3 and scan["x"] == ""
+
+
+def test_the_table_lists_what_was_not_found(ground: Run, tmp_path: Path) -> None:
+    ground(png(tmp_path / "a.png"), "--csv", tmp_path / "t.csv", prompt="liver. spleen.", threshold=1.0)
+    (first, second) = rows(tmp_path / "t.csv")
+    assert (first["label"], first["label_id"], first["found"], first["score"]) == ("liver", "liver", "0", "")
+    assert second["label"] == "spleen" and second["modality"] == "ct"
+
+
+@pytest.mark.parametrize("text", ["=1+1", "+1", "-1", "@x", "\tx", "\rx", " =1", "\uff1d1"])
+def test_cells_are_no_formulas(text: str) -> None:
+    (row,) = list(csv.DictReader(io.StringIO(to_csv([{"label": text, "score": -0.5, "found": True}]), newline="")))
+    assert row["label"].startswith("'") and row["score"] == "-0.5" and row["found"] == "1"
+
+
+@pytest.mark.parametrize("other", ["a.png", "out/a.boxes.json", "out/a.labels.ctbl", "run.json"])
+def test_a_table_never_overwrites(other: str, ground: Run, tmp_path: Path) -> None:
+    given = ("--csv", tmp_path / other, "--report", tmp_path / "run.json")
+    status, _, errors = ground(png(tmp_path / "a.png"), *given)
+    assert status == 2 and errors.count("\n") == 1 and "--csv" in errors
+    assert not (tmp_path / "out").exists() and Image.open(tmp_path / "a.png").size == (60, 40)
+
+
+def test_a_table_never_overwrites_the_prompts(ground: Run, tmp_path: Path) -> None:
+    prompts = tmp_path / "labels.csv"
+    prompts.write_text("liver\n", encoding="utf-8")
+    status, _, errors = ground(png(tmp_path / "a.png"), "--prompts", prompts, "--csv", prompts, prompt="")
+    assert (
+        status == 2 and "--csv labels.csv: is an input" in errors and prompts.read_text(encoding="utf-8") == "liver\n"
+    )
+
+
+def test_all_trained_labels(ground: Run, tmp_path: Path) -> None:
+    status, _, errors = ground(png(tmp_path / "a.png"), nifti(tmp_path / "b.nii"), prompt="All.")
+    assert status == 0, errors
+    for name in ("a", "b"):
+        content = json.loads((tmp_path / "out" / f"{name}.boxes.json").read_text(encoding="utf-8"))
+        assert content["trained"] == {"liver": True, "spleen": True} and content["prompt"] == "All."
+
+
+# Label maps ----------------------------------------------------------------------------------------------------------
+
+
+def test_label_maps_say_which_value_is_which_label(ground: Run, tmp_path: Path) -> None:
+    status, _, errors = ground(nifti(tmp_path / "a.nii"), "--write", "nifti", prompt="left kidney. liver.")
+    assert status == 0, errors
+    values = {"left kidney": 1, "liver": 2}
+    content = json.loads((tmp_path / "out" / "a.boxes.json").read_text(encoding="utf-8"))
+    assert content["label_values"] == values
+    image: Any = nibabel.load(tmp_path / "out" / "a.boxes.nii.gz")
+    (extension,) = image.header.extensions
+    assert extension.get_code() == 6
+    assert json.loads(extension.text.rstrip("\0"))["label_values"] == {"1": "left kidney", "2": "liver"}
+    best = max(content["boxes"], key=lambda box: box["score"])
+    i1, j1, k1, i2, j2, k2 = best["box_ijk"]
+    middle = tuple(int((low + high) / 2) for low, high in ((i1, i2), (j1, j2), (k1, k2)))
+    assert np.asarray(image.dataobj)[middle] == values[best["label"]]
+    lines = (tmp_path / "out" / "a.labels.ctbl").read_text(encoding="utf-8").splitlines()
+    assert [line.split()[:2] for line in lines[1:]] == [["0", "background"], ["1", "left_kidney"], ["2", "liver"]]
+    assert all(len(line.split()) == 6 for line in lines[1:])
+
+
+# Interruptions and failures ------------------------------------------------------------------------------------------
+
+
+def test_an_interruption_keeps_what_was_done(ground: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    inputs = [png(tmp_path / f"{name}.png") for name in "abc"]
+    whole = overlay.draw_overlay
+
+    def interrupt(picture: Any, result: Any, *rest: Any) -> Any:
+        if result.image.file == "b.png":
+            raise KeyboardInterrupt
+        return whole(picture, result, *rest)
+
+    monkeypatch.setattr(overlay, "draw_overlay", interrupt)
+    status, _, errors = ground(*inputs, "--report", tmp_path / "run.json", "--csv", tmp_path / "t.csv")
+    assert status == 130 and errors.splitlines()[-1] == "medglip: error: interrupted"
+    report = json.loads((tmp_path / "run.json").read_text(encoding="utf-8"))
+    found = [(record["file"], record["status"]) for record in report["inputs"]]
+    assert found == [("a.png", "done"), ("b.png", "not done"), ("c.png", "not done")]
+    assert (report["done"], report["failed"], report["not_done"]) == (1, 0, 2)
+    assert names(tmp_path / "out") == ["a.boxes.json", "a.png"]
+    assert {row["file"] for row in rows(tmp_path / "t.csv")} == {"a.png"}
+
+
+@pytest.mark.parametrize("interrupted", [False, True])
+def test_a_failed_image_leaves_no_half_output(
+    interrupted: bool, ground: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = results.os.replace
+
+    def fail(part: Path, target: Path) -> None:
+        if str(target).endswith(".png"):
+            raise KeyboardInterrupt if interrupted else OSError(28, "No space left on device")
+        whole(part, target)
+
+    monkeypatch.setattr(results.os, "replace", fail)
+    for path in (png(tmp_path / "a.png"), nifti(tmp_path / "b.nii")):
+        status, _, errors = ground(path)
+        assert status == (130 if interrupted else 1)
+        assert "interrupted" in errors or f"{path.stem}.png: cannot be written (No space left on device)" in errors
+    assert names(tmp_path / "out") == []
+
+
+def test_an_invalid_result_leaves_nothing(ground: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*arguments: object) -> None:
+        raise MedGlipError("b.boxes.json: box 0: lies outside")
+
+    monkeypatch.setattr(volume_results, "validate_boxes", refuse)
+    status, _, errors = ground(nifti(tmp_path / "b.nii"))
+    assert status == 1 and "lies outside" in errors and names(tmp_path / "out") == []

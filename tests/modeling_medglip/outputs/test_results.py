@@ -1,0 +1,238 @@
+# Copyright 2026 The MedGLIP authors. Licensed under the Apache License, Version 2.0.
+"""The `*.boxes.json` files, and the names of output files."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from modeling_medglip.errors import MedGlipError
+from modeling_medglip.outputs.files import (
+    canonical_path,
+    fold_name,
+    output_names,
+    output_stems,
+    safe_stem,
+    to_json,
+    write_bytes,
+)
+from modeling_medglip.outputs.results import (
+    GroundedBox,
+    GroundingResult,
+    ImageInfo,
+    read_boxes,
+    result_to_dict,
+    validate_boxes,
+    write_boxes,
+)
+
+
+RESULT = GroundingResult(
+    model="med-glip-unified",
+    image=ImageInfo("scan.dcm", 100, 50, "ct", (0.5, 0.75)),
+    prompt="Liver. odd thing",
+    boxes=(
+        GroundedBox("Liver", 0.91237, (1.0, 2.0, 30.123456, 40.0), "liver", "abdomen_liver", "abdomen"),
+        GroundedBox("odd thing", 0.5, (0.0, 0.0, 100.0, 50.0)),
+    ),
+    warnings=("not stored",),
+)
+
+
+def test_content_is_the_schema_exactly() -> None:
+    content = result_to_dict(RESULT)
+    assert content == {
+        "schema": "medglip/boxes@1",
+        "model": "med-glip-unified",
+        "image": {"file": "scan.dcm", "width": 100, "height": 50, "modality": "ct", "spacing_mm": [0.5, 0.75]},
+        "prompt": "Liver. odd thing",
+        "boxes": [
+            {
+                "label": "Liver", "score": 0.9124, "bbox": [1.0, 2.0, 30.12, 40.0],
+                "label_id": "liver", "category": "abdomen_liver", "region": "abdomen", "size_mm": [15.06, 30.0],
+            },
+            {
+                "label": "odd thing", "score": 0.5, "bbox": [0.0, 0.0, 100.0, 50.0],
+                "label_id": None, "category": None, "region": None, "size_mm": [50.0, 37.5],
+            },
+        ],
+    }  # fmt: skip
+    assert list(content) == ["schema", "model", "image", "prompt", "boxes"]
+
+
+def test_write_and_read_again(tmp_path: Path) -> None:
+    path = write_boxes(RESULT, tmp_path / "new" / "scan.boxes.json")
+    again = read_boxes(path)
+    assert result_to_dict(again) == result_to_dict(RESULT)
+    assert [file.name for file in path.parent.iterdir()] == ["scan.boxes.json"]
+    before = path.read_bytes()
+    assert write_boxes(RESULT, path).read_bytes() == before and b"not stored" not in before
+
+
+def test_numbers_of_a_box_stand_on_one_line() -> None:
+    text = to_json({"bbox": [1.5, -2, 3e-7], "names": ["[\n 1 ]", "b"], "empty": []})
+    assert '"bbox": [1.5, -2, 3e-07]' in text
+    assert json.loads(text) == {"bbox": [1.5, -2, 3e-7], "names": ["[\n 1 ]", "b"], "empty": []}
+
+
+def test_corners() -> None:
+    assert GroundedBox("a", 1.0, (1, 2, 3, 4)).xyxy == (1, 2, 4, 6)
+
+
+def test_a_place_that_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(MedGlipError, match="a.boxes.json: cannot be written"):
+        write_boxes(RESULT, tmp_path / "file" / "a.boxes.json")
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(MedGlipError, match="folder: cannot be written"):
+        write_bytes(tmp_path / "folder", b"x")
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["file", "folder"]
+
+
+def changed(change: Callable[[dict[str, Any]], object]) -> dict[str, Any]:
+    content = json.loads(json.dumps(result_to_dict(RESULT)))
+    change(content)
+    return content
+
+
+BAD: list[tuple[str, Callable[[dict[str, Any]], object]]] = [
+    ("is no medglip/boxes@1 file", lambda c: c.update(schema="medglip/boxes@2")),
+    ("model must be", lambda c: c.pop("model")),
+    ("prompt must be", lambda c: c.update(prompt=None)),
+    ("image must be", lambda c: c.update(image=[])),
+    ("image.file", lambda c: c["image"].update(file=3)),
+    ("image.width", lambda c: c["image"].update(width=0)),
+    ("image.height", lambda c: c["image"].update(height=True)),
+    ("image.modality must be one of ct", lambda c: c["image"].update(modality="CT")),
+    ("image.spacing_mm", lambda c: c["image"].update(spacing_mm=[0.5, -1])),
+    ("image.spacing_mm", lambda c: c["image"].update(spacing_mm="ab")),
+    ("boxes must be a list", lambda c: c.update(boxes={})),
+    ("box 1: must be an object", lambda c: c["boxes"].__setitem__(1, 5)),
+    ("box 0: label", lambda c: c["boxes"][0].update(label=" ")),
+    ("box 0: score", lambda c: c["boxes"][0].update(score=1.2)),
+    ("box 0: score", lambda c: c["boxes"][0].update(score=True)),
+    ("box 0: bbox must be four", lambda c: c["boxes"][0].update(bbox=[1, 2, 3])),
+    ("box 0: bbox must be four", lambda c: c["boxes"][0].update(bbox=[1, 2, 3, float("nan")])),
+    ("box 0: bbox must have a width", lambda c: c["boxes"][0].update(bbox=[1, 2, 0, 5])),
+    ("box 0: bbox .* outside its image of 100x50", lambda c: c["boxes"][0].update(bbox=[90, 2, 20, 5])),
+    ("box 0: bbox .* outside", lambda c: c["boxes"][0].update(bbox=[-3, 2, 20, 5])),
+    ("box 0: label_id", lambda c: c["boxes"][0].pop("label_id")),
+    ("box 0: region", lambda c: c["boxes"][0].update(region=4)),
+]
+
+
+@pytest.mark.parametrize(("problem", "change"), BAD)
+def test_what_is_wrong_is_named(problem: str, change: Callable[[dict[str, Any]], object]) -> None:
+    with pytest.raises(MedGlipError, match=f"^a.json: {problem}"):
+        validate_boxes(changed(change), "a.json")
+
+
+def test_more_keys_are_allowed() -> None:
+    validate_boxes(changed(lambda c: c["boxes"][0].update(box_ijk=[1, 2, 3, 4, 5, 6])))
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        (b"", "not valid JSON"),
+        (b"[1, 2]", "no medglip/boxes@1 file"),
+        (b'{"schema": NaN}', "NaN is not a number"),
+        (b"\xff\xfe", "not valid JSON"),
+        (b"[" * 100_000, "not valid JSON"),
+    ],
+)
+def test_unreadable_files(tmp_path: Path, content: bytes, problem: str) -> None:
+    (tmp_path / "a.json").write_bytes(content)
+    with pytest.raises(MedGlipError, match=f"a.json: .*{problem}") as caught:
+        read_boxes(tmp_path / "a.json")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_missing_file(tmp_path: Path) -> None:
+    with pytest.raises(MedGlipError, match="a.json: cannot be read"):
+        read_boxes(tmp_path / "a.json")
+
+
+@pytest.mark.parametrize(
+    ("name", "stem"),
+    [
+        ("scan.dcm", "scan"),
+        ("scan.nii.gz", "scan"),
+        (".nii.gz", "image"),
+        ("two words (1).png", "two-words-1"),
+        ("../../etc/passwd", "passwd"),
+        ("..\\..\\evil.png", "evil"),
+        ("C:\\x\\y.png", "y"),
+        (".png", "png"),
+        ("...", "image"),
+        ("", "image"),
+        ("con.png", "con-image"),
+        ("a\x00\n\x1b.png", "a"),
+        ("röntgen.png", "röntgen"),
+        ("<img onerror=1>.png", "img-onerror-1"),
+    ],
+)
+def test_safe_stems(name: str, stem: str) -> None:
+    assert safe_stem(name) == stem
+
+
+@given(st.text())
+def test_a_stem_is_one_plain_name(name: str) -> None:
+    stem = safe_stem(name)
+    assert stem and not stem.startswith((".", "-")) and len(stem.encode()) <= 110
+    assert not set(stem) & set('/\\:*?"<>|\n\0') and Path(stem).name == stem
+
+
+def test_equal_stems_get_numbers(tmp_path: Path) -> None:
+    inputs = ["a/scan.png", "b/scan.dcm", "c/SCAN.jpg", "scan-2.png"]
+    stems = output_stems(inputs, tmp_path)
+    assert stems == ["scan", "scan-2", "SCAN-3", "scan-2-2"]
+    assert stems == output_stems(inputs, tmp_path)
+
+
+def test_an_input_is_never_overwritten(tmp_path: Path) -> None:
+    inputs = [tmp_path / "scan.png", tmp_path / "other.dcm"]
+    for path in inputs:
+        path.touch()
+    assert output_stems(inputs, tmp_path) == ["scan-2", "other"]
+    assert output_stems([tmp_path / "x" / ".." / "scan.png"], tmp_path) == ["scan-2"]
+
+
+@pytest.mark.parametrize(
+    "name", ["scan.png", "scan.PNG", "Scan.Png", "re\u0301.png", "r\u00e9.PNG", "stra\u00dfe.png"]
+)
+def test_no_output_is_an_input_where_names_ignore_case_or_form(tmp_path: Path, name: str) -> None:
+    (stem,) = output_stems([tmp_path / name], tmp_path)
+    assert fold_name(name) not in {fold_name(output) for output in output_names(stem)}
+
+
+def test_outputs_differ_where_names_ignore_case_or_form(tmp_path: Path) -> None:
+    inputs = ["a/re\u0301.png", "b/r\u00e9.png", "c/R\u00c9.png", "d/stra\u00dfe.png", "e/STRASSE.png"]
+    stems = output_stems(inputs, tmp_path)
+    assert len({fold_name(stem) for stem in stems}) == len(inputs)
+    assert canonical_path(tmp_path / "Report.JSON") == canonical_path(tmp_path / "report.json")
+
+
+def test_output_names() -> None:
+    assert output_names("scan") == ("scan.boxes.json", "scan.png")
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        (lambda c: c["image"].update(width=10**400), "image.width must be"),
+        (lambda c: c["image"].update(spacing_mm=[1, 10**400]), "image.spacing_mm must be"),
+        (lambda c: c["boxes"][0].update(score=10**400), "score must be"),
+        (lambda c: c["boxes"][0].update(bbox=[1, 1, 10**400, 1]), "bbox must be four numbers"),
+        (lambda c: c["image"].update(modality=["ct"]), "image.modality must be"),
+    ],
+)
+def test_numbers_that_no_float_can_hold(change: Callable[[Any], Any], problem: str) -> None:
+    with pytest.raises(MedGlipError, match=problem):
+        validate_boxes(changed(change), "a.json")

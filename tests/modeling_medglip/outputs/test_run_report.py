@@ -1,0 +1,106 @@
+# Copyright 2026 The MedGLIP authors. Licensed under the Apache License, Version 2.0.
+"""The manifest of a run, and what `info` and `env` tell."""
+
+from __future__ import annotations
+
+import getpass
+import json
+import socket
+from pathlib import Path
+
+import pytest
+
+from modeling_medglip.errors import MedGlipError
+from modeling_medglip.outputs import run_report
+from modeling_medglip.outputs.run_report import (
+    InputRecord,
+    build_run_report,
+    checkpoint_info,
+    environment,
+    license_rows,
+    package_version,
+    taxonomy_counts,
+    trained_labels,
+    versions,
+)
+
+
+def test_report_is_a_pure_function() -> None:
+    done = InputRecord("a.png", "done", 0.12345, ("a.boxes.json", "a.png"), 2, "ct", "header", ("odd",))
+    failed = InputRecord("b.png", "failed", 0.1, error="b.png: no such file")
+    arguments = {
+        "model": "tiny", "device": "cpu", "options": {"threshold": 0.3}, "labels": ["liver"],
+        "records": [done, failed], "seconds": 1.23456, "versions": {"torch": "2"},
+    }  # fmt: skip
+    report = build_run_report(**arguments)
+    assert report == build_run_report(**arguments) == json.loads(json.dumps(report))
+    assert report["schema"] == "medglip/run@1"
+    assert (report["done"], report["failed"], report["seconds"]) == (1, 1, 1.235)
+    assert report["outputs"] == ["a.boxes.json", "a.png"]
+    assert report["inputs"][0] == {
+        "file": "a.png", "status": "done", "seconds": 0.123, "outputs": ["a.boxes.json", "a.png"], "boxes": 2,
+        "modality": "ct", "modality_source": "header", "warnings": ["odd"], "error": None,
+    }  # fmt: skip
+    assert report["inputs"][1]["error"] == "b.png: no such file"
+
+
+def test_versions() -> None:
+    found = versions()
+    assert found["torch"] and found["python"].count(".") == 2 and "med-glip" in found
+    assert package_version("no-such-distribution-at-all") == "not installed"
+
+
+def test_environment_names_no_person_and_no_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.delenv("TRANSFORMERS_OFFLINE", raising=False)
+    found = environment()
+    assert found["HF_HUB_OFFLINE"] == "1" and found["TRANSFORMERS_OFFLINE"] == "not set"
+    assert int(found["torch threads"]) >= 1
+    text = "\n".join(found.values())
+    assert socket.gethostname() not in text and str(Path.home()) + "/" not in text
+    assert getpass.getuser() not in text.split()
+
+
+class TestCheckpointInfo:
+    def test_labels_and_licences(self, tmp_path: Path) -> None:
+        config = {"modalities": ["ct"], "label_hierarchy": {"trained_labels": {"ct": ["spleen", "liver"]}}}
+        (tmp_path / "config.json").write_text(json.dumps(config), encoding="utf-8")
+        (tmp_path / "model.safetensors").write_bytes(b"\0" * 250_000)
+        row = {"source": "a", "upstream": "Set A", "modality": "ct", "license": "CC0", "remarks": "r\nr"}
+        (tmp_path / "licenses.json").write_text(json.dumps([row, "broken"]), encoding="utf-8")
+        info = checkpoint_info(tmp_path)
+        assert info["modalities"] == ["ct"] and info["labels"] == {"ct": ["liver", "spleen"]}
+        assert info["weights_mb"] == 0.2
+        assert [entry["part"] for entry in info["licenses"]] == ["code", "weights", "Set A (a)"]
+        assert info["licenses"][2] == {"part": "Set A (a)", "license": "CC0", "modality": "ct", "remarks": "r r"}
+
+    def test_a_folder_without_config(self, tmp_path: Path) -> None:
+        with pytest.raises(MedGlipError, match="config.json is missing"):
+            checkpoint_info(tmp_path)
+
+    @pytest.mark.parametrize(
+        ("config", "labels"),
+        [
+            ({}, {}),
+            ({"label_hierarchy": None}, {}),
+            ({"label_hierarchy": {"ct": {"liver": {}, "aorta": {}}}}, {"ct": ["aorta", "liver"]}),
+            ({"trained_labels": {"ct": ["a"]}, "label_hierarchy": {"mri": ["b"]}}, {"ct": ["a"]}),
+            ({"trained_labels": ["a"]}, {}),
+        ],
+    )
+    def test_where_labels_are_stated(self, config: dict, labels: dict) -> None:
+        assert trained_labels(config) == labels
+
+    def test_licences_of_code_and_weights_are_always_there(self) -> None:
+        assert [row["part"] for row in license_rows(None)] == ["code", "weights"]
+        assert "research" in license_rows(None)[1]["license"]
+
+
+def test_taxonomy_counts() -> None:
+    counts = taxonomy_counts()
+    assert (counts["labels"], counts["categories"], counts["regions"]) == (198, 38, 6)
+    assert counts["unverified codes"] > 0
+
+
+def test_notice() -> None:
+    assert "not a medical device" in run_report.RESEARCH_USE

@@ -1,0 +1,27 @@
+# Copyright 2026 The MedGLIP authors. Licensed under the Apache License, Version 2.0.
+"""Old names of modules."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from pathlib import Path
+
+import pytest
+
+from modeling_medglip.moved import MOVED, MovedModules
+
+
+@pytest.mark.parametrize("old", MOVED)
+def test_an_old_name_is_the_new_module(old: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, old, raising=False)
+    with pytest.warns(FutureWarning, match=f"{old} has moved to {MOVED[old]}; the old name goes"):
+        module = importlib.import_module(old)
+    assert module is importlib.import_module(MOVED[old])
+    assert module.__spec__ is not None and module.__spec__.name == module.__name__ == MOVED[old]
+
+
+def test_other_names_are_left_alone(tmp_path: Path) -> None:
+    assert MovedModules({"a.b": "c"}).find_spec("a.c") is None
+    with pytest.raises(ModuleNotFoundError):
+        importlib.import_module("modeling_medglip.never_was")

@@ -1,0 +1,198 @@
+# Copyright 2026 The MedGLIP authors. Licensed under the Apache License, Version 2.0.
+"""Volumes picture by picture: the same from disk as from memory, and boxes that lie where they are seen."""
+
+from __future__ import annotations
+
+import gzip
+import shutil
+from itertools import permutations, product
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from modeling_medglip.volumes.geometry import PLANES, Volume, cut, to_lps
+from modeling_medglip.volumes.source import (
+    UNSTATED,
+    StreamedSource,
+    VolumeError,
+    VolumeSource,
+    acquisition_plane,
+    box_of_pictures,
+    corners_lps,
+    empty_grid,
+    open_volume,
+    plane_of,
+)
+
+
+ORDERS = [
+    (order, signs) for order in permutations(range(3)) for signs in product((1, -1), repeat=3)
+]  # all 48 orders of axes
+
+
+def affine_of(
+    order: tuple[int, ...], signs: tuple[int, ...], spacing: tuple[float, ...] = (1.0, 2.0, 3.0)
+) -> np.ndarray:
+    affine = np.eye(4)
+    affine[:3, :3] = 0
+    for axis, lps in enumerate(order):
+        affine[lps, axis] = signs[axis] * spacing[axis]
+    affine[:3, 3] = [-11.0, 5.0, 30.0]
+    return affine
+
+
+def save(path: Path, array: np.ndarray, lps_affine: np.ndarray) -> Path:
+    nibabel.save(nibabel.Nifti1Image(array, np.diag([-1.0, -1, 1, 1]) @ lps_affine), path)
+    return path
+
+
+@pytest.mark.parametrize("ending", [".nii", ".nii.gz"])
+@pytest.mark.parametrize(("order", "signs"), ORDERS[::5])
+def test_streamed_pictures_are_those_of_the_whole(
+    ending: str, order: tuple[int, ...], signs: tuple[int, ...], tmp_path: Path
+) -> None:
+    array = np.random.default_rng(0).integers(-1000, 1000, (5, 6, 7)).astype(np.int16)
+    affine = affine_of(order, signs)
+    source = open_volume(save(tmp_path / f"a{ending}", array, affine))
+    whole = VolumeSource(Volume(array, affine))
+    assert isinstance(source, StreamedSource) and source.grid.array.shape == array.shape
+    streamed = plane_of(source.grid, 2)
+    for plane in (streamed, *(name for name in PLANES if name != streamed)):
+        expected = dict(whole.pictures(plane))
+        if plane == streamed:
+            assert np.array_equal(source.picture(plane, 2), expected[2])
+        found = dict(source.pictures(plane))
+        assert found.keys() == expected.keys()
+        assert all(np.array_equal(found[index], expected[index]) for index in expected)
+
+
+def test_a_streamed_file_is_never_whole_in_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = save(tmp_path / "a.nii.gz", np.zeros((8, 9, 20), np.int16), np.eye(4))
+    source = open_volume(path)
+    monkeypatch.setattr("modeling_medglip.volumes.reader.read_volume", lambda *a: pytest.fail("all of it was read"))
+    assert len(list(source.pictures("axial"))) == 20
+
+
+def test_slope_and_intercept_are_applied_picture_by_picture(tmp_path: Path) -> None:
+    image = nibabel.Nifti1Image(np.arange(24, dtype=np.int16).reshape(2, 3, 4), np.eye(4))
+    image.header.set_slope_inter(2.0, -5.0)
+    nibabel.save(image, tmp_path / "a.nii")
+    expected = np.asarray(nibabel.load(tmp_path / "a.nii").dataobj)[:, :, 1]
+    picture = open_volume(tmp_path / "a.nii").picture("axial", 1)
+    assert sorted(picture.ravel().tolist()) == pytest.approx(sorted(expected.ravel().tolist()))
+
+
+def test_packing_goes_by_content_not_by_name(tmp_path: Path) -> None:
+    array = np.random.default_rng(1).integers(0, 99, (4, 5, 6)).astype(np.int16)
+    packed, plain = save(tmp_path / "a.nii.gz", array, np.eye(4)), save(tmp_path / "b.nii", array, np.eye(4))
+    shutil.copy(packed, tmp_path / "really_packed.nii")
+    shutil.copy(plain, tmp_path / "really_plain.nii.gz")
+    for name in ("really_packed.nii", "really_plain.nii.gz"):
+        found = dict(open_volume(tmp_path / name).pictures("axial"))
+        assert all(np.array_equal(found[i], p) for i, p in open_volume(plain).pictures("axial"))
+
+
+@pytest.mark.parametrize("ending", [".nii", ".nii.gz"])
+def test_a_file_that_is_cut_short_is_named(ending: str, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    path = save(tmp_path / f"scan{ending}", rng.integers(0, 999, (16, 16, 16)).astype(np.int16), np.eye(4))
+    if ending == ".nii":
+        content = path.read_bytes()
+        path.write_bytes(content[: len(content) // 2])
+    else:
+        content = gzip.decompress(path.read_bytes())
+        path.write_bytes(gzip.compress(content[: len(content) // 2]))
+    with pytest.raises(VolumeError, match=f"scan{ending}: .*slice|scan{ending}: is damaged"):
+        list(open_volume(path).pictures("axial"))
+
+
+def test_the_acquisition_plane_is_across_the_longest_voxels() -> None:
+    assert acquisition_plane(empty_grid((9, 9, 9), affine_of((0, 1, 2), (1, 1, 1), (1, 1, 5)))) == "axial"
+    assert acquisition_plane(empty_grid((9, 9, 9), affine_of((0, 1, 2), (1, 1, 1), (1, 4, 1)))) == "coronal"
+    assert acquisition_plane(empty_grid((9, 9, 9), affine_of((2, 1, 0), (1, 1, -1), (1, 1, 4)))) == "sagittal"
+    assert acquisition_plane(empty_grid((9, 9, 9), affine_of((2, 1, 0), (1, 1, -1), (1, 1, 1)))) == "axial"
+    stacked = empty_grid((9, 9, 9), affine_of((0, 2, 1), (1, 1, 1), (1, 1, 1)))
+    assert acquisition_plane(stacked, stacked=True) == "coronal"
+
+
+@pytest.mark.parametrize(("order", "signs"), ORDERS)
+@pytest.mark.parametrize("plane", PLANES)
+def test_a_box_seen_in_pictures_is_the_box_in_the_array(
+    plane: str, order: tuple[int, ...], signs: tuple[int, ...]
+) -> None:
+    array = np.zeros((11, 12, 13), np.uint8)
+    array[2:5, 3:9, 6:8] = 1
+    volume = Volume(array, affine_of(order, signs))
+    lps = to_lps(volume)
+    boxes = {}
+    for index in range(lps.array.shape[{"sagittal": 0, "coronal": 1, "axial": 2}[plane]]):
+        rows, columns = np.nonzero(cut(lps, plane, index)[0])
+        if len(rows):
+            boxes[index] = (columns.min(), rows.min(), columns.max() + 1, rows.max() + 1)
+    (box,) = {tuple(map(float, found)) for found in boxes.values()}
+    found = box_of_pictures(volume, plane, box, min(boxes), max(boxes))
+    assert found == (2, 3, 6, 5, 9, 8)
+
+
+@given(
+    seed=st.integers(0, 10**6),
+    box=st.tuples(*[st.integers(0, 5)] * 3, *[st.integers(6, 10)] * 3),
+)
+def test_corners_are_those_of_the_outermost_voxels(seed: int, box: tuple[int, ...]) -> None:
+    rng = np.random.default_rng(seed)
+    affine = np.eye(4)
+    affine[:3, :3] = rng.normal(size=(3, 3)) + 2 * np.eye(3)  # oblique and sheared
+    affine[:3, 3] = rng.normal(size=3) * 50
+    grid = empty_grid((10, 10, 10), affine)
+    corners = corners_lps(grid, tuple(map(float, box)))
+    # brute force: half a voxel around the centres of the box's corner voxels
+    points = []
+    for k, j, i in product((0, 1), repeat=3):
+        ends = [box[axis] if not side else box[axis + 3] - 1 for axis, side in enumerate((i, j, k))]
+        away = [-0.5 if not side else 0.5 for side in (i, j, k)]
+        points.append(affine[:3, :3] @ (np.array(ends) + away) + affine[:3, 3])
+    np.testing.assert_allclose(corners, points, atol=1e-9)
+
+
+@pytest.mark.parametrize("codes", ["LPS", "RAS", "lia", "SRP"])
+def test_axes_can_be_stated_where_a_header_is_wrong(codes: str, tmp_path: Path) -> None:
+    array = np.random.default_rng(0).integers(0, 99, (5, 6, 7)).astype(np.int16)
+    source = open_volume(save(tmp_path / "a.nii", array, affine_of((1, 0, 2), (-1, 1, 1))))
+    source.state_axes(codes)
+    ras = np.diag([-1.0, -1, 1, 1]) @ source.grid.affine
+    # nibabel's letters say where indices grow to, in a frame that is RAS
+    assert "".join(nibabel.aff2axcodes(ras)) == codes.upper()
+    np.testing.assert_allclose(source.grid.spacing, [1.0, 2.0, 3.0], rtol=1e-5)
+    whole = VolumeSource(Volume(array, source.grid.affine))
+    plane = plane_of(source.grid, 2)
+    found, expected = dict(source.pictures(plane)), dict(whole.pictures(plane))
+    assert all(np.array_equal(found[index], expected[index]) for index in expected)
+    other = next(name for name in PLANES if name != plane)
+    assert np.array_equal(source.picture(other, 1), whole.picture(other, 1))
+
+
+@pytest.mark.parametrize("codes", ["LP", "LLS", "LPX", "LPSA", ""])
+def test_axes_that_are_none(codes: str, tmp_path: Path) -> None:
+    source = VolumeSource(Volume(np.zeros((2, 2, 2)), np.eye(4)))
+    with pytest.raises(ValueError, match="three letters"):
+        source.state_axes(codes)
+
+
+def test_a_header_that_says_nothing_of_orientation_is_doubted(tmp_path: Path) -> None:
+    array = np.zeros((3, 4, 5), np.int16)
+    assert open_volume(save(tmp_path / "a.nii", array, affine_of((0, 1, 2), (-1, -1, 1)))).notes == ()
+    nibabel.save(nibabel.Nifti1Image(array, np.diag([1.5, 1.5, 8.0, 1.0])), tmp_path / "b.nii")
+    assert open_volume(tmp_path / "b.nii").notes == (UNSTATED,)
+    image = nibabel.Nifti1Image(array, np.diag([-1.5, 1.5, 8.0, 1.0]))
+    image.header["sform_code"] = image.header["qform_code"] = 0
+    image.to_filename(tmp_path / "c.nii")
+    assert UNSTATED in open_volume(tmp_path / "c.nii").notes
+
+
+def test_an_unknown_plane() -> None:
+    with pytest.raises(ValueError, match="choose one of"):
+        box_of_pictures(empty_grid((2, 2, 2), np.eye(4)), "slanted", (0, 0, 1, 1), 0, 0)

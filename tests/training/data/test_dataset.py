@@ -1,0 +1,324 @@
+# Copyright 2026 The MedGLIP authors. Licensed under the Apache License, Version 2.0.
+"""Examples and batches for training."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import replace
+from multiprocessing.reduction import ForkingPickler
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch.utils.data import DataLoader
+
+from modeling_medglip.image_processing_medglip import MedGlipImageProcessor
+from tests.modeling_medglip.tiny_checkpoint import tiny_processor
+from training.data.augmentation import AugmentationRecipe, Geometry
+from training.data.dataset import GroundingCollator, GroundingDataset, PhraseLength, foreign_labels, repeat_factors
+from training.data.load import load_records
+from training.data.prompts import PromptRecipe
+from training.data.records import GroundingRecord, Hints, chosen_labels
+
+from ..tiny_data import hints, make_data, record, trunk_picture
+
+
+SIZE = 64
+STILL = AugmentationRecipe(scale=(1, 1), aspect=(1, 1), attempts=0)
+
+
+def image_processor(side: int = SIZE) -> MedGlipImageProcessor:
+    names = ("ct", "mri", "fundus")
+    return MedGlipImageProcessor(modality_settings={name: {"size": {"height": side, "width": side}} for name in names})
+
+
+@pytest.fixture
+def dataset(tmp_path: Path) -> GroundingDataset:
+    records = load_records(make_data(tmp_path), hints=hints())
+    train = [r for r in records if r.modality == "ct" and r.split == "train"]
+    return GroundingDataset(train, image_processor(), foreign=foreign_labels(records), seed=5)
+
+
+def same(first: dict, second: dict) -> bool:
+    boxes = torch.equal(first["labels"]["boxes"], second["labels"]["boxes"])
+    return (
+        boxes
+        and torch.equal(first["pixel_values"], second["pixel_values"])
+        and first["text_labels"] == second["text_labels"]
+    )
+
+
+def test_an_example_has_what_the_collator_needs(dataset: GroundingDataset) -> None:
+    for index in range(len(dataset)):
+        example = dataset[index]
+        boxes, classes = example["labels"]["boxes"], example["labels"]["class_labels"]
+        assert example["pixel_values"].shape == (3, SIZE, SIZE) and example["pixel_values"].dtype == torch.float32
+        assert -1 <= float(example["pixel_values"].min()) and float(example["pixel_values"].max()) <= 1
+        assert boxes.shape == (len(classes), 4) and boxes.dtype == torch.float32 and classes.dtype == torch.int64
+        assert bool((boxes >= -1e-4).all())
+        assert bool((boxes[:, 2:] + 1 <= SIZE + 1e-4).all()) and all(classes < len(example["text_labels"]))
+        assert example["modality"] == "ct"
+
+
+def test_seed_epoch_and_index_decide_everything(dataset: GroundingDataset) -> None:
+    again = GroundingDataset(dataset.records, dataset.image_processor, foreign=dataset.sampler.others, seed=5)
+    assert same(dataset[3], again[3])
+    other = GroundingDataset(dataset.records, dataset.image_processor, foreign=dataset.sampler.others, seed=6)
+    assert not same(dataset[3], other[3])
+    first = dataset[3]
+    dataset.set_epoch(1)
+    assert not same(first, dataset[3])
+    dataset.set_epoch(0)
+    assert same(first, dataset[3])
+
+
+def test_weights_say_how_often_a_picture_comes() -> None:
+    weights = {"a": 2.5, "b": 1.0, "c": 0.5}
+    records = [replace(record([[1, 1, 9, 9]], ["liver"], image_id=name), weight=w) for name, w in weights.items()]
+    dataset = GroundingDataset(records, image_processor())
+    seen: Counter[int] = Counter()
+    for epoch in range(40):
+        dataset.set_epoch(epoch)
+        assert len(dataset) == 4
+        seen.update(dataset._order.tolist())
+    assert abs(seen[0] - 100) <= 4 and abs(seen[1] - 40) <= 4 and abs(seen[2] - 20) <= 4
+
+
+def test_validation_asks_everything_and_equals_the_processor(tmp_path: Path) -> None:
+    make_data(tmp_path)
+    for modality in ("ct", "fundus"):
+        records = load_records(tmp_path, modality, "validation", hints=hints())
+        dataset = GroundingDataset(records, image_processor(), train=False)
+        example = dataset[0]
+        assert example["text_labels"] == list(records[0].annotated)
+        target = {
+            "boxes": records[0].boxes,
+            "class_labels": [records[0].annotated.index(n) for n in records[0].labels],
+        }
+        expected = dataset.image_processor(records[0].load(), modality=modality, annotations=[target])
+        torch.testing.assert_close(example["labels"]["boxes"], expected["labels"][0]["boxes"])
+        assert torch.equal(example["labels"]["class_labels"], expected["labels"][0]["class_labels"])
+        difference = (example["pixel_values"] - expected["pixel_values"][0]).abs()
+        assert float(difference.mean()) < 0.02 and float(difference.max()) < 0.1, "8 bits of the cache, no more"
+
+
+def test_measured_hounsfield_units_become_three_windows() -> None:
+    pixels = np.full((SIZE, SIZE), -1000, np.int16)
+    pixels[10:30, 10:30] = 60
+    item = record([[10, 10, 30, 30]], ["liver"], pixels=pixels, is_hounsfield=True)
+    dataset = GroundingDataset([item], image_processor(), train=False)
+    expected = dataset.image_processor(pixels, modality="ct")["pixel_values"][0]
+    torch.testing.assert_close(dataset[0]["pixel_values"], expected, atol=2e-3, rtol=0)
+    assert not torch.equal(expected[0], expected[1])
+
+
+def test_pictures_with_a_known_window_are_mostly_shown_through_the_windows() -> None:
+    own = Hints(regions=("abdomen",), window=(-1000.0, 1400.0))
+    item = record([[30, 30, 90, 90]], ["liver"], pixels=trunk_picture(), hints=own)
+    dataset = GroundingDataset([item], image_processor(), augmentation=replace(STILL, noise_share=0.0))
+    windows = 0
+    for epoch in range(40):
+        dataset.set_epoch(epoch)
+        values = dataset[0]["pixel_values"]
+        windows += not torch.equal(values[0], values[1])
+    assert 26 <= windows <= 39, "mostly, but not always"
+    plain = image_processor()
+    plain.modality_settings["ct"]["deduce_window"] = False
+    grey = GroundingDataset([replace(item, hints=replace(own, window=None))], plain, augmentation=STILL)
+    assert torch.equal(grey[0]["pixel_values"][0], grey[0]["pixel_values"][1])
+
+
+def test_a_label_that_is_mostly_cut_off_is_not_asked() -> None:
+    item = record(
+        [[0, 0, 40, 40], [80, 0, 100, 40], [10, 50, 30, 70]],
+        ["liver", "spleen", "aorta"],
+        ["aorta", "liver", "spleen"],
+    )
+    dataset = GroundingDataset([item], image_processor())
+    boxes = item.boxes / np.array([100, 80, 100, 80], np.float32)
+    gone = Geometry(np.eye(2), np.array([-0.35, 0.0])).map_boxes(boxes)
+    kept, labels, annotated = dataset._visible(item, gone)
+    assert labels == ["spleen"] and annotated == ["aorta", "spleen"], (
+        "aorta left the picture, an eighth of the liver is seen"
+    )
+    np.testing.assert_allclose(kept, [[0.45, 0, 0.65, 0.5]], atol=1e-6)
+
+
+def test_a_label_that_was_left_out_is_never_asked() -> None:
+    own = record([[10, 10, 50, 50]], ["liver"], ["liver", "brain tumor"])
+    item = replace(own, source_labels=own.annotated)
+    for records, asked in ((chosen_labels([item], None, ["brain tumor"]), False), ([own], True)):
+        (kept,) = records
+        foreign = {"mri/other": ("brain tumor", "brain tumour", "optic disc")}
+        data = GroundingDataset([kept], image_processor(), 64, foreign=foreign)
+        words = set()
+        for epoch in range(60):
+            data.set_epoch(epoch)
+            words |= set(data[0]["text_labels"])
+        assert bool({"brain tumor", "brain tumour"} & words) is asked
+
+
+def test_the_pictures_in_memory_are_given_back() -> None:
+    data = GroundingDataset([record([[10, 10, 50, 50]], ["liver"], ["liver"])], image_processor(), 64)
+    first, room = data.picture(0), data._room
+    assert data.picture(0) is first
+    data.release()
+    assert data._room > room and data.picture(0) is not first and data._room == room
+
+
+def test_a_close_up_that_cuts_everything_is_not_taken() -> None:
+    """Nothing could be asked of it."""
+    own = record([[0, 30, 30, 42], [60, 10, 100, 62]], ["a stone of mine"] * 2, hints=Hints(close_ups=True))
+    close, plain = AugmentationRecipe(close_share=1.0), PromptRecipe(foreign=0, no_positive=0)
+    made = GroundingDataset([own], image_processor(), augmentation=close, prompts=plain)
+    for epoch in range(600):
+        made.set_epoch(epoch)
+        assert made[0]["text_labels"] == ["a stone of mine"]
+
+
+def test_the_cache_ends_where_its_room_does() -> None:
+    loads: Counter[str] = Counter()
+
+    def picture(name: str) -> GroundingRecord:
+        def load() -> np.ndarray:
+            loads[name] += 1
+            return np.zeros((50, 40), np.uint8)
+
+        made = record([[5, 5, 20, 20]], ["liver"], modality="mri", image_id=name, pixels=np.zeros((50, 40), np.uint8))
+        return replace(made, loader=load)
+
+    records = [picture("a"), picture("b"), picture("c")]
+    dataset = GroundingDataset(records, image_processor(), train=False, cache_bytes=2 * 50 * 40)
+    examples = [[dataset[index] for index in range(3)] for _ in range(2)]
+    assert loads == {"a": 1, "b": 1, "c": 2}
+    assert all(same(first, second) for first, second in zip(*examples, strict=True))
+
+
+def test_large_pictures_are_shrunk_in_the_cache_and_decoded_once() -> None:
+    calls = []
+    pixels = np.zeros((400, 300), np.uint8)
+    item = record([[1, 1, 200, 200]], ["liver"], pixels=pixels)
+    item = replace(item, loader=lambda: calls.append(1) or pixels)
+    dataset = GroundingDataset([item], image_processor())
+    dataset.preload()
+    dataset[0], dataset[0]
+    assert len(calls) == 1 and max(dataset.picture(0).pixels.shape) == int(1.35 * SIZE)
+
+
+def test_records_of_one_modality_only() -> None:
+    both = [record([], [], ["liver"]), record([], [], ["optic disc"], modality="fundus")]
+    with pytest.raises(ValueError, match="records of one modality"):
+        GroundingDataset(both, image_processor())
+    with pytest.raises(ValueError, match="records of one modality"):
+        GroundingDataset([], image_processor())
+
+
+def test_the_collator_makes_the_models_batch(tmp_path: Path) -> None:
+    processor = tiny_processor(tmp_path, ("ct",))
+    items = [
+        record([[10, 10, 30, 30]], ["left kidney"]),
+        record([[5, 5, 50, 50], [50, 5, 95, 50]], ["liver", "spleen"]),
+    ]
+    dataset = GroundingDataset(items, processor.image_processor, train=False)
+    batch = GroundingCollator(processor)([dataset[0], dataset[1]])
+    assert batch["pixel_values"].shape == (2, 3, 64, 64) and batch["modality"] == ["ct", "ct"]
+    assert batch["input_ids"].shape == batch["attention_mask"].shape == batch["label_tokens"].shape[::2]
+    assert batch["text_labels"] == [["left kidney"], ["liver", "spleen"]]
+    assert batch["label_tokens"].any(-1).tolist() == [[True, False], [True, True]]
+    assert batch["labels"][1]["class_labels"].tolist() == [0, 1]
+    direct = processor(images=[i.load() for i in items], text=batch["text_labels"], modality="ct")
+    assert torch.equal(batch["input_ids"], direct["input_ids"]) and torch.equal(
+        batch["label_tokens"], direct["label_tokens"]
+    )
+
+
+def test_the_collator_joins_phrases_that_read_the_same(tmp_path: Path) -> None:
+    processor = tiny_processor(tmp_path, ("ct",))
+    example = {
+        "pixel_values": torch.zeros(3, 8, 8),
+        "text_labels": ["liver", "Liver", "spleen"],
+        "labels": {"boxes": torch.zeros(3, 4), "class_labels": torch.tensor([1, 2, 0])},
+        "modality": "ct",
+    }
+    batch = GroundingCollator(processor)([example])
+    assert batch["text_labels"] == [["liver", "spleen"]] and batch["labels"][0]["class_labels"].tolist() == [0, 1, 0]
+
+
+def test_phrase_length_counts_tokens_and_a_separator(tmp_path: Path) -> None:
+    length = PhraseLength(tiny_processor(tmp_path, ("ct",)).tokenizer)
+    assert length("liver") == 2 and length("left kidney") == 3
+
+
+def test_drawn_prompts_keep_to_the_token_budget(tmp_path: Path) -> None:
+    processor = tiny_processor(tmp_path, ("ct",))
+    labels = ["left kidney", "right kidney", "liver", "spleen"]
+    item = record([[5, 5, 20, 20]] * 4, labels)
+    length = PhraseLength(processor.tokenizer)
+    recipe = PromptRecipe(token_budget=8, replace=0.0, all_labels=1.0)
+    dataset = GroundingDataset([item], processor.image_processor, prompts=recipe, token_length=length)
+    for epoch in range(10):
+        dataset.set_epoch(epoch)
+        batch = GroundingCollator(processor)([dataset[0]])
+        assert batch["input_ids"].shape[1] <= 8
+
+
+def test_pictures_of_rare_labels_come_more_often() -> None:
+    common = [record([[5, 5, 20, 20]], ["liver"], ["liver", "spleen"], image_id=f"c{n}") for n in range(16)]
+    rare = record([[5, 5, 20, 20]] * 2, ["liver", "spleen"], image_id="r")
+    empty = record([], [], ["liver", "spleen"], image_id="e")
+    records = [*common, rare, empty]
+    np.testing.assert_array_equal(repeat_factors(records, 0.0), 1.0)
+    factors = repeat_factors(records, 0.5)
+    np.testing.assert_allclose(factors, [1.0] * 16 + [(0.5 * 18) ** 0.5, 1.0])  # the spleen is in 1 of 18
+    dataset = GroundingDataset(records, image_processor(), balance=0.5)
+    assert len(dataset) == 20 and len(GroundingDataset(records, image_processor())) == 18
+    seen: Counter[int] = Counter()
+    for epoch in range(10):
+        dataset.set_epoch(epoch)
+        seen.update(dataset._order.tolist())
+    assert 28 <= seen[16] <= 32 and all(9 <= seen[number] <= 11 for number in (*range(16), 17))
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_pictures_with_numbers_that_are_none_are_named_and_another_one_is_taken(value: float) -> None:
+    pixels = np.zeros((40, 50), np.float32)
+    pixels[3, 4] = value
+    records = [
+        record([[1, 1, 20, 20]], ["liver"], modality="mri", image_id=name, pixels=array)
+        for name, array in (("broken", pixels), ("whole", np.ones((40, 50), np.float32)))
+    ]
+    dataset = GroundingDataset(records, image_processor(), train=False)
+    example = dataset[0]
+    assert torch.isfinite(example["pixel_values"]).all()
+    assert dataset.broken() == {"broken": "has pixels that are no finite numbers"}
+
+
+def test_a_data_set_can_be_sent_to_a_process_that_is_not_forked(tmp_path: Path) -> None:
+    data, processor = make_data(tmp_path), tiny_processor(tmp_path, ("ct",))
+    records = load_records(str(data), "ct")
+    length = PhraseLength(processor.tokenizer)
+    dataset = GroundingDataset(
+        records, processor.image_processor, foreign=foreign_labels(records), token_length=length
+    )
+    assert len(dataset[0]["text_labels"]) and ForkingPickler.dumps(dataset)
+    assert ForkingPickler.dumps(GroundingCollator(processor))
+
+
+@pytest.mark.parametrize("start", ["fork", pytest.param("spawn", marks=pytest.mark.slow)])
+def test_processes_of_a_loader_count_broken_pictures_together(start: str) -> None:
+    whole, bad = np.ones((40, 50), np.float32), np.full((40, 50), np.nan, np.float32)
+    records = [
+        record([[1, 1, 20, 20]], ["liver"], modality="mri", image_id=str(n), pixels=bad if n in (1, 4) else whole)
+        for n in range(200)
+    ]
+    dataset = GroundingDataset(records, image_processor(), train=False)
+    places = torch.utils.data.Subset(dataset, [0, 1, 4, 5])  # two loaders of two pictures, a broken one in each
+    loader = DataLoader(places, batch_size=2, num_workers=2, multiprocessing_context=start, collate_fn=list)
+    for epoch in range(2):
+        assert [len(batch) for batch in loader] == [2, 2]
+        assert list(dataset.broken()) == ["1", "4"], epoch
+    assert not any(np.isnan(example["pixel_values"].numpy()).any() for batch in loader for example in batch)
+    dataset.records[7] = records[1]
+    with pytest.raises(ValueError, match="3 of 200 pictures cannot be read: mend the data; the first is 1"):
+        dataset[7]

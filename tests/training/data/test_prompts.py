@@ -1,0 +1,283 @@
+# Copyright 2026 The MedGLIP authors. Licensed under the Apache License, Version 2.0.
+"""Which labels a training prompt asks, in which words, and which boxes each phrase must find."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import numpy as np
+import pytest
+import yaml
+
+from dataset_scripts.recipe import RECIPES_FOLDER, load_recipes
+from modeling_medglip.taxonomy import load_taxonomy
+from training.data.prompts import SYNONYMS_FILE, LabelWords, PromptRecipe, PromptSampler, Vocabulary
+from training.data.records import HintTable
+
+
+DOCUMENT = {
+    "labels": {
+        "polyp": {"synonyms": ["adenoma"], "parents": ["lesion"], "regions": ["colon"]},
+        "ulcer": {"synonyms": ["mucosal defect"], "parents": ["lesion"], "regions": ["colon"]},
+        "optic disc": {"synonyms": ["papilla"], "parents": [], "regions": ["eye"]},
+        "nerve": {"synonyms": [], "parents": [], "regions": ["any"]},
+    },
+    "sided": {
+        "kidney": {"synonyms": ["renal organ"], "plural": "kidneys", "parents": [], "regions": ["abdomen"]},
+        "ventricle": {"synonyms": [], "abbreviation": "V", "parents": [], "regions": ["chest"]},
+    },
+    "parents": {"lesion": ["lesions"]},
+}
+VOCABULARY = Vocabulary(DOCUMENT)
+OTHERS = {"endoscopy/a": ("polyp",), "fundus/b": ("optic disc",), "ultrasound/c": ("nerve",)}
+
+
+def sampler(**recipe: float) -> PromptSampler:
+    return PromptSampler(VOCABULARY, OTHERS, PromptRecipe(**recipe))  # type: ignore[arg-type]
+
+
+def draws(sampler_: PromptSampler, labels: list[str], annotated: list[str], region: str = "abdomen", count: int = 300):
+    rng = np.random.default_rng(0)
+    return [sampler_.draw(labels, annotated, [region], rng) for _ in range(count)]
+
+
+def test_sided_labels_get_words_parents_and_partners() -> None:
+    assert VOCABULARY.synonyms("left kidney") == ("left renal organ", "kidney, left", "kidney on the left")
+    assert VOCABULARY.synonyms("right ventricle")[-1] == "RV"
+    assert VOCABULARY.partner("left kidney") == "right kidney" and VOCABULARY.partner("right kidney") == "left kidney"
+    assert VOCABULARY.partner("kidney") is None and VOCABULARY.partner("left behind") is None
+
+
+def test_a_term_for_both_sides_needs_both_annotated() -> None:
+    assert VOCABULARY.covered("kidney", ["left kidney", "liver"]) == ()
+    both = ["left kidney", "polyp", "right kidney"]
+    assert VOCABULARY.covered("kidney", both) == ("left kidney", "right kidney") == VOCABULARY.covered("kidneys", both)
+    assert VOCABULARY.covered("lesion", ["polyp", "ulcer", "optic disc"]) == ("polyp", "ulcer")
+
+
+def test_the_same_seed_gives_the_same_prompts() -> None:
+    labels = ["left kidney", "right kidney", "polyp"]
+    assert draws(sampler(), labels, labels) == draws(sampler(), labels, labels)
+
+
+def test_plain_prompts_ask_everything_or_a_subset_with_its_boxes() -> None:
+    annotated = ["left kidney", "polyp", "right kidney", "ulcer"]
+    prompts = draws(sampler(replace=0.0, foreign=0), ["polyp", "left kidney", "polyp"], annotated)
+    for prompt in prompts:
+        assert set(prompt.phrases) <= set(annotated) and len(set(prompt.phrases)) == len(prompt.phrases)
+        found = {(box, prompt.phrases[place]) for box, place in zip(prompt.boxes, prompt.classes, strict=True)}
+        expected = {(0, "polyp"), (1, "left kidney"), (2, "polyp")}
+        assert found == {(box, name) for box, name in expected if name in prompt.phrases}
+    full = sum(len(prompt.phrases) == 4 for prompt in prompts)
+    assert 0.45 < full / len(prompts) < 0.75
+    assert len({prompt.phrases for prompt in prompts if len(prompt.phrases) == 4}) > 10, "the order is shuffled"
+
+
+def test_only_annotated_labels_are_negatives() -> None:
+    prompts = draws(sampler(replace=0.0, foreign=0), ["polyp"], ["polyp", "ulcer"])
+    assert {phrase for prompt in prompts for phrase in prompt.phrases} == {"polyp", "ulcer"}
+
+
+def test_foreign_labels_cannot_be_in_the_picture() -> None:
+    prompts = draws(sampler(replace=0.0), ["polyp"], ["polyp"], "colon")
+    words = Counter(phrase for prompt in prompts for phrase in prompt.phrases)
+    assert set(words) == {"polyp", "optic disc"}, "polyp is of this region, a nerve may be anywhere"
+    assert VOCABULARY.foreign(["eye"], ["polyp", "nerve", "optic disc", "unheard of"]) == ("polyp",)
+
+
+def test_sources_of_one_label_get_prompts_without_a_positive() -> None:
+    prompts = draws(sampler(no_positive=0.2), ["polyp"], ["polyp"], "colon")
+    empty = [prompt for prompt in prompts if not prompt.boxes]
+    assert 0.12 < len(empty) / len(prompts) < 0.28
+    assert all(prompt.phrases for prompt in empty)
+
+
+def test_parent_terms_get_the_boxes_of_all_their_labels() -> None:
+    prompts = draws(
+        sampler(replace=1.0, parent=1.0, foreign=0, all_labels=1.0), ["polyp", "ulcer", "polyp"], ["polyp", "ulcer"]
+    )
+    assert {prompt.phrases for prompt in prompts} == {("lesion",), ("lesions",)}
+    assert all(prompt.boxes == (0, 1, 2) and prompt.classes == (0, 0, 0) for prompt in prompts)
+
+
+def test_general_terms_are_no_negatives_but_both_sides_are() -> None:
+    asked = sampler(replace=1.0, parent=1.0, foreign=0, all_labels=1.0)
+    absent = {phrase for prompt in draws(asked, [], ["polyp", "ulcer"], "colon") for phrase in prompt.phrases}
+    assert absent == {"adenoma", "mucosal defect"}, "a lesion of another kind may be there"
+    sides = {p for prompt in draws(asked, [], ["left kidney", "right kidney"]) for p in prompt.phrases}
+    assert "kidneys" in sides
+
+
+def test_what_was_cut_off_is_no_foreign_label() -> None:
+    others = {"a": ("polyp", "papilla", "optic disc", "left kidney")}
+    asked = PromptSampler(VOCABULARY, others, PromptRecipe(replace=0.0, foreign=3))
+    rng = np.random.default_rng(0)
+    prompts = [asked.draw([], [], ["skin"], rng, ["optic disc"]) for _ in range(100)]
+    assert {phrase for prompt in prompts for phrase in prompt.phrases} == {"polyp", "left kidney"}
+
+
+def test_what_is_remembered_of_words_does_not_grow_with_the_prompts() -> None:
+    vocabulary, rng = Vocabulary(DOCUMENT), np.random.default_rng(0)
+    chosen = PromptSampler(vocabulary, OTHERS, PromptRecipe(replace=1.0))
+    names = [*vocabulary.words, *(f"thing {number}" for number in range(10))]
+    for _ in range(300):
+        annotated = [str(name) for name in rng.permutation(names)[: rng.integers(1, len(names))]]
+        chosen.draw(annotated[:3], annotated, ["abdomen"], rng)
+    assert len(vocabulary._wordings) <= len(names)
+
+
+def test_what_was_asked_before_changes_nothing() -> None:
+    vocabulary = Vocabulary(DOCUMENT, load_taxonomy())
+    names = tuple(vocabulary.words)
+    assert vocabulary.of("lung nodule").parents and tuple(vocabulary.words) == names
+
+
+@pytest.mark.parametrize("parent", [0.0, 0.5, 1.0])
+def test_no_label_is_asked_under_two_phrases(parent: float) -> None:
+    labels = ["left kidney", "right kidney", "polyp", "ulcer"]
+    terms = {"left kidney": {"kidney", "kidneys"}, "right kidney": {"kidney", "kidneys"}}
+    terms |= {"polyp": {"lesion", "lesions"}, "ulcer": {"lesion", "lesions"}}
+    for prompt in draws(sampler(replace=0.6, parent=parent, foreign=0), labels, labels):
+        assert len(set(prompt.boxes)) == len(prompt.boxes)
+        for label, parents in terms.items():
+            own = {label, *VOCABULARY.synonyms(label)}
+            assert len([phrase for phrase in prompt.phrases if phrase in own | parents]) <= 1
+        for phrase in set(prompt.phrases) & {"kidney", "kidneys"}:
+            assert [
+                box for box, place in zip(prompt.boxes, prompt.classes, strict=True) if prompt.phrases[place] == phrase
+            ] == [0, 1]
+
+
+def test_a_synonym_that_is_another_label_is_not_said() -> None:
+    document = {"labels": {
+        "airways": {"synonyms": ["trachea"], "parents": [], "regions": ["chest"]},
+        "trachea": {"synonyms": ["windpipe"], "parents": [], "regions": ["chest"]},
+    }}  # fmt: skip
+    chosen = PromptSampler(Vocabulary(document), {}, PromptRecipe(replace=1.0, foreign=0))
+    for prompt in draws(chosen, ["airways", "trachea"], ["airways", "trachea"]):
+        for box, place in zip(prompt.boxes, prompt.classes, strict=True):
+            assert prompt.phrases[place] in (("airways",), ("trachea", "windpipe"))[box]
+
+
+def test_an_absent_label_is_not_asked_in_words_of_a_present_one() -> None:
+    vocabulary = Vocabulary.load()
+    present = {" ".join(word.lower().split()) for word in ("Polyp", *vocabulary.synonyms("Polyp"))}
+    chosen = PromptSampler(vocabulary, {}, PromptRecipe(replace=1.0, parent=0.0, foreign=0, all_labels=1.0))
+    for prompt in draws(chosen, ["Polyp"], ["Polyp", "adenoma"], "colon"):
+        (found,) = prompt.classes
+        assert not {p.lower() for place, p in enumerate(prompt.phrases) if place != found} & (present - {"adenoma"})
+
+
+def test_what_is_there_is_asked_before_what_is_not() -> None:
+    names = [f"thing {number}" for number in range(40)]
+    recipe = PromptRecipe(token_budget=20, replace=0.0, all_labels=1.0, foreign=0)
+    sampler = PromptSampler(VOCABULARY, {}, recipe, token_length=lambda phrase: 3)
+    for seed in range(20):
+        prompt = sampler.draw(["thing 3", "thing 7"], names, (), np.random.default_rng(seed))
+        assert len(prompt.phrases) == 6 and {"thing 3", "thing 7"} <= set(prompt.phrases)
+        assert [prompt.phrases[index] for index in prompt.classes] == ["thing 3", "thing 7"]
+
+
+def test_the_token_budget_holds() -> None:
+    chosen = PromptSampler(
+        VOCABULARY, OTHERS, PromptRecipe(token_budget=9, replace=0.0), token_length=lambda phrase: 3
+    )
+    labels = ["left kidney", "right kidney", "polyp", "ulcer"]
+    assert max(len(prompt.phrases) for prompt in draws(chosen, labels, labels)) == 2
+    tight = PromptSampler(VOCABULARY, OTHERS, PromptRecipe(token_budget=1), token_length=lambda phrase: 3)
+    assert {len(prompt.phrases) for prompt in draws(tight, labels, labels)} == {1}
+
+
+def test_an_image_without_findings_is_asked_for_negatives() -> None:
+    for prompt in draws(sampler(replace=0.0), [], ["polyp", "ulcer"], "colon"):
+        assert prompt.boxes == () and prompt.phrases
+
+
+def test_the_shipped_words_cover_the_shipped_sources() -> None:
+    vocabulary = Vocabulary.load()
+    assert "adenoma" in vocabulary.synonyms("polyp") and "lesion" in vocabulary.words["polyp"].parents
+    assert vocabulary.covered("kidney", ["left kidney", "right kidney"]) == ("left kidney", "right kidney")
+    assert "GBM" not in vocabulary.synonyms("glioma"), "excluded from the taxonomy's synonyms"
+    assert "heart myocardium" in vocabulary.synonyms("myocardium"), "comes from the taxonomy"
+    regions = {region for entry in HintTable.load().sources.values() for region in entry["regions"]} | {"any"}
+    for name, words in list(vocabulary.words.items()):
+        if not (words.regions or words.synonyms):  # asked for by another test, and not known
+            continue
+        assert words.regions <= regions and words.regions, name
+        assert name not in words.synonyms and not set(words.synonyms) & set(words.parents), name
+
+
+def test_every_wording_of_the_check_is_known() -> None:
+    vocabulary = Vocabulary.load()
+    checks = yaml.safe_load(SYNONYMS_FILE.read_text(encoding="utf-8"))["check"]
+    sources = {(recipe.modality, recipe.source) for recipe in load_recipes(RECIPES_FOLDER / "real_data.yaml")}
+    for modality, entries in checks.items():
+        for entry in entries:
+            assert (modality, entry["source"]) in sources
+            assert entry["label"] in vocabulary.words and entry["wordings"]
+
+
+def test_labels_that_are_not_listed_come_from_the_taxonomy() -> None:
+    vocabulary = Vocabulary.load()
+    assert "rib" in vocabulary.of("left rib 1").parents and "vertebra" in vocabulary.of("vertebra L1").parents
+    assert vocabulary.of("left kidney cyst").parents == ("kidney cyst", "lesion", "abnormality")
+    assert "abdomen" in vocabulary.of("left kidney cyst").regions
+    assert vocabulary.of("a thing of mine") == LabelWords((), (), frozenset())
+    assert vocabulary.covered("rib", ["left rib 1", "right rib 1", "liver"]) == ("left rib 1", "right rib 1")
+
+
+def test_regions_of_a_picture_are_known_only_if_all_its_labels_are() -> None:
+    vocabulary = Vocabulary.load()
+    assert vocabulary.regions(["optic disc"]) == ("brain", "eye", "head_neck", "spine")
+    beside = vocabulary.regions(["liver", "spleen"])
+    assert {"abdomen", "chest", "breast", "spine", "pelvis", "limb", "head_neck"} <= set(beside)
+    assert not vocabulary.foreign(beside, ["heart", "lung nodule", "pancreas", "breast tumor"])
+    assert vocabulary.foreign(beside, ["optic disc", "liver"]) == ("optic disc",)
+    head = vocabulary.regions(["fetal head"])
+    assert not vocabulary.foreign(head, ["left thalamus", "heart", "stomach", "spine", "rib"])
+    assert vocabulary.foreign(head, ["melanoma", "polyp"]) == vocabulary.foreign(head, ["melanoma"])
+    assert not vocabulary.foreign(vocabulary.regions(["parotid gland"]), ["trachea", "esophagus", "aorta"])
+    assert not vocabulary.foreign(vocabulary.regions(["polyp"]), ["stomach", "esophagus", "duodenum"])
+    assert vocabulary.regions(["liver", "a thing of mine"]) == () and vocabulary.regions([]) == ()
+    assert vocabulary.foreign((), ["optic disc"]) == () and vocabulary.foreign(("abdomen",), ["optic disc"])
+
+
+def test_a_term_that_means_an_annotated_label_is_no_parent() -> None:
+    vocabulary = Vocabulary.load()
+    sides = ["left lung", "right lung"]
+    assert vocabulary.covered("lungs", sides) == ("left lung", "right lung")
+    assert vocabulary.covered("lungs", [*sides, "lung"]) == ()
+
+
+def test_categories_and_regions_stand_for_all_their_labels() -> None:
+    vocabulary = Vocabulary.load()
+    assert vocabulary.groups("left lung") == ("chest (lung)", "chest (thorax)")
+    assert vocabulary.groups("aorta") == ("chest (great vessels)", "chest (thorax)")
+    assert vocabulary.groups("nothing known") == ()
+    annotated = ["aorta", "left lung", "liver", "right lung"]
+    asked = PromptSampler(vocabulary, {}, PromptRecipe(replace=1.0, group=1.0, foreign=0, all_labels=1.0))
+    rng, seen = np.random.default_rng(0), set()
+    for _ in range(200):
+        prompt = asked.draw(["left lung", "right lung", "aorta"], annotated, ["chest"], rng)
+        found = {prompt.phrases[place]: [] for place in prompt.classes}
+        for box, place in zip(prompt.boxes, prompt.classes, strict=True):
+            found[prompt.phrases[place]].append(box)
+        if "chest (thorax)" in found and not {"chest (lung)", "chest (great vessels)"} & set(prompt.phrases):
+            assert found["chest (thorax)"] == [0, 1, 2]
+        if "chest (lung)" in found:
+            assert found["chest (lung)"] == [0, 1]
+        seen |= set(prompt.phrases)
+    assert {"chest (lung)", "chest (thorax)"} <= seen and "abdomen (liver)" not in seen, "nothing of it is there"
+
+
+def test_without_a_taxonomy_there_are_no_groups() -> None:
+    assert VOCABULARY.groups("polyp") == ()
+    assert draws(sampler(replace=1.0, group=1.0), ["polyp"], ["polyp"], "colon")
+
+
+def test_a_prompt_is_never_empty() -> None:
+    asked = sampler(foreign=0, replace=0.0, all_labels=1.0)
+    assert {prompt.phrases for prompt in draws(asked, [], [], "abdomen", 20)} <= {("polyp",), ("optic disc",)}
+    assert all(
+        prompt.phrases == ("polyp",) for prompt in draws(asked, ["polyp"], ["polyp"], "colon", 20) if prompt.boxes
+    )

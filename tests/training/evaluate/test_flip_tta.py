@@ -1,0 +1,120 @@
+# Copyright 2026 The MedGLIP authors. Licensed under the Apache License, Version 2.0.
+"""A picture and its mirror image, put together."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from training import evaluate
+from training.data.records import Hints
+from training.evaluate.flip_tta import averaged, mirrored
+from training.evaluate.metrics import Detections
+
+from ..tiny_data import record
+
+
+WIDTH = 100
+
+
+def found(*rows: tuple[str, float, list[float]]) -> Detections:
+    labels, scores, boxes = (tuple(row[part] for row in rows) for part in range(3))
+    return Detections(labels, np.array(scores, np.float32), np.array(boxes, np.float32).reshape(-1, 4))
+
+
+def in_mirror(detections: Detections) -> Detections:
+    x1, y1, x2, y2 = detections.boxes.T
+    return replace(detections, boxes=np.stack([WIDTH - x2, y1, WIDTH - x1, y2], axis=1))
+
+
+def rows(detections: Detections) -> list[tuple[str, float, list[float]]]:
+    values = zip(detections.labels, detections.scores.tolist(), detections.boxes.tolist(), strict=True)
+    return [(label, round(score, 4), [round(side, 3) for side in box]) for label, score, box in values]
+
+
+def test_a_record_shows_its_picture_left_for_right() -> None:
+    pixels = np.arange(12, dtype=np.uint8).reshape(3, 4)
+    whole = record([[1, 1, 2, 2]], ["polyp"], pixels=pixels)
+    np.testing.assert_array_equal(mirrored(whole).load(), pixels[:, ::-1])
+    np.testing.assert_array_equal(mirrored(mirrored(whole)).load(), pixels)
+
+
+def test_boxes_that_meet_are_averaged_by_their_scores() -> None:
+    own = found(("polyp", 0.9, [10, 10, 30, 30]))
+    there = in_mirror(found(("polyp", 0.3, [14, 10, 34, 30])))
+    assert rows(averaged(own, there, WIDTH)) == [("polyp", 0.6, [11, 10, 31, 30])]
+
+
+def test_boxes_of_one_side_keep_half_their_score_and_the_surest_comes_first() -> None:
+    own = found(("polyp", 0.4, [10, 10, 30, 30]), ("polyp", 0.2, [60, 60, 70, 70]))
+    there = in_mirror(found(("polyp", 0.8, [10, 40, 30, 60]), ("tool", 0.4, [10, 10, 30, 30])))
+    assert rows(averaged(own, there, WIDTH)) == [
+        ("polyp", 0.4, [10, 40, 30, 60]),
+        ("polyp", 0.2, [10, 10, 30, 30]),
+        ("tool", 0.2, [10, 10, 30, 30]),
+        ("polyp", 0.1, [60, 60, 70, 70]),
+    ]
+
+
+def test_a_box_has_one_partner_the_surest_chooses_first() -> None:
+    own = found(("polyp", 0.5, [10, 10, 30, 30]), ("polyp", 0.9, [11, 10, 31, 30]))
+    there = in_mirror(found(("polyp", 0.7, [10, 10, 30, 30])))
+    assert [score for _, score, _ in rows(averaged(own, there, WIDTH))] == pytest.approx([0.8, 0.25])
+
+
+@pytest.mark.parametrize("first", [found(), found(("polyp", 0.0, [1, 1, 5, 5]))])
+def test_nothing_or_no_score(first: Detections) -> None:
+    assert rows(averaged(first, found(), WIDTH)) == rows(first)
+    assert len(rows(averaged(first, in_mirror(first), WIDTH))) == len(first.labels)
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from(["a", "b"]), st.sampled_from([0.25, 0.5, 1.0]), st.integers(0, 4), st.integers(0, 4)
+        ),
+        max_size=8,
+        unique_by=lambda row: row[2:],
+    )
+)
+def test_twice_the_same_changes_nothing(drawn: list[tuple[str, float, int, int]]) -> None:
+    own = found(*((label, score, [20 * x, 20 * y, 20 * x + 15, 20 * y + 15]) for label, score, x, y in drawn))
+    assert sorted(rows(averaged(own, in_mirror(own), WIDTH))) == sorted(rows(own))
+
+
+def test_only_sources_that_may_be_mirrored_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    pixels = np.zeros((80, WIDTH), np.uint8)
+    pixels[:, 20] = 9
+    free = record([[10, 10, 30, 30]], ["polyp"], pixels=pixels, hints=Hints(horizontal_flip=True))
+    sided = record([[10, 10, 30, 30]], ["left kidney"], pixels=pixels)
+
+    def detect(model: Any, processor: Any, records: Any, prompts: Any, size: int) -> tuple[list[Detections], float]:
+        bright = [float(r.load()[0].argmax()) for r in records]  # a box beside the bright column, in either picture
+        one = zip(prompts, bright, strict=True)
+        return [found((names[0], 0.5, [x - 10, 10, x + 10, 30])) for names, x in one], 1.0
+
+    monkeypatch.setattr(evaluate, "detect", detect)
+    both, seconds = evaluate.detect_both_ways(None, None, [sided, free], [["left kidney"], ["polyp"]])
+    assert rows(both[0]) == [("left kidney", 0.5, [10, 10, 30, 30])] and seconds == 1.5
+    assert rows(both[1]) == [("polyp", 0.5, [10.5, 10, 30.5, 30])]  # column 20 is column 79 of the mirror image
+
+
+def test_every_number_is_of_both_ways(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What may be in no picture, and other wordings, are asked as the labels are."""
+    own = record([[10, 10, 30, 30]], ["polyp"], modality="endoscopy", hints=Hints(regions=("bowel",)))
+    asked: list[tuple[str, ...]] = []
+
+    def ways(model: Any, processor: Any, records: Any, prompts: Any, batch_size: int) -> Any:
+        asked.extend(map(tuple, prompts))
+        return [found(*((name, 0.5, [10, 10, 30, 30]) for name in names)) for names in prompts], 1.0
+
+    monkeypatch.setattr(evaluate, "detect_both_ways", ways)
+    checks = [{"source": "made_up", "label": "polyp", "wordings": ["polypoid lesion"]}]
+    told = evaluate.evaluate_modality(None, None, [own], [], ["liver"], checks, 4, mirror=True)
+    assert asked == [("polyp",), ("liver",), ("polypoid lesion",)]
+    assert [row["AP50"] for row in told["synonyms"]] == pytest.approx([1.0, 1.0]) and told["scores"]["foreign"] == 0.5

@@ -1,0 +1,72 @@
+# Copyright 2026 The MedGLIP authors. Licensed under the Apache License, Version 2.0.
+"""Sharing work among processes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from torch._utils import ExceptionWrapper
+
+from training.fit import processes
+
+
+def test_one_process_takes_everything() -> None:
+    assert processes.own_share(3) == [0, 1, 2] and processes.own_share(0) == []
+    assert processes.gathered([0, 1], ["a", "b"]) == ["a", "b"]
+
+
+@pytest.mark.parametrize(("count", "world"), [(7, 2), (8, 2), (1, 4), (10, 3), (2, 8)])
+def test_everything_is_taken_and_all_make_as_many_calls(
+    count: int, world: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(processes.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(processes.distributed, "get_world_size", lambda: world)
+    shares = []
+    for rank in range(world):
+        monkeypatch.setattr(processes.distributed, "get_rank", lambda rank=rank: rank)
+        shares.append(processes.own_share(count))
+    assert len({len(share) for share in shares}) == 1 and {i for share in shares for i in share} == set(range(count))
+
+    def gather(parts: list[Any], own: Any) -> None:
+        parts[:] = [[(place, f"found {place}") for place in share] for share in shares]
+
+    monkeypatch.setattr(processes.distributed, "all_gather_object", gather)
+    own = shares[0]
+    found = processes.gathered(own, [f"found {place}" for place in own])
+    assert found == [f"found {place}" for place in range(count)]
+
+
+def test_processes_tell_each_other_what_they_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert processes.united({"a": "empty"}) == {"a": "empty"}
+    monkeypatch.setattr(processes.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(processes.distributed, "get_world_size", lambda: 2)
+
+    def gather(parts: list[Any], own: Any) -> None:
+        parts[:] = [own, {"b": "torn"}]
+
+    monkeypatch.setattr(processes.distributed, "all_gather_object", gather)
+    assert processes.united({"a": "empty"}) == {"a": "empty", "b": "torn"}
+
+
+def test_an_error_of_a_loader_s_process_is_told_without_its_traceback() -> None:
+    assert processes.told_by_worker(ValueError("2 pictures: mend the data")) == "2 pictures: mend the data"
+    try:
+        raise ValueError("2 pictures: mend the data")
+    except ValueError:
+        caught = ExceptionWrapper(where="in DataLoader worker process 0")
+    with pytest.raises(ValueError, match="Caught ValueError") as told:
+        caught.reraise()
+    assert processes.told_by_worker(told.value) == "2 pictures: mend the data"
+    bare = ValueError("Caught KeyError in DataLoader worker process 0.\nOriginal Traceback (most recent):\nKeyError")
+    assert processes.told_by_worker(bare) == "KeyError"
+
+
+@pytest.mark.parametrize(("value", "expected"), [("true", True), ("True", True), ("false", False), (None, False)])
+def test_sharding_is_what_the_launcher_says(
+    value: str | None, expected: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("ACCELERATE_USE_FSDP", raising=False)
+    if value is not None:
+        monkeypatch.setenv("ACCELERATE_USE_FSDP", value)
+    assert processes.shards_weights() == expected

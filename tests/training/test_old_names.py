@@ -1,0 +1,26 @@
+# Copyright 2026 The MedGLIP authors. Licensed under the Apache License, Version 2.0.
+"""Old names of commands and modules, which keep working through one release."""
+
+from __future__ import annotations
+
+import importlib
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+
+def test_the_old_command_says_the_new_one() -> None:
+    command = [sys.executable, "-m", "training.finetune", "--help"]
+    root = Path(__file__).resolve().parents[2]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=root)
+    assert done.returncode == 0 and "--lora" in done.stdout
+    assert "FutureWarning: python -m training.finetune is now python -m training.fit.finetune" in done.stderr
+
+
+@pytest.mark.parametrize("name", ["coco_records", "records"])
+def test_old_modules(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, f"training.{name}", raising=False)
+    with pytest.warns(FutureWarning, match=f"training.{name} has moved to training.data.{name}"):
+        assert importlib.import_module(f"training.{name}").__name__ == f"training.data.{name}"

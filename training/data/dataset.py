@@ -1,0 +1,368 @@
+# Copyright 2026 The MedGLIP authors. Licensed under the Apache License, Version 2.0.
+"""Dataset and collator of one modality: records -> normalised, augmented pictures with prompts and boxes."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.utils.data import Dataset
+
+from modeling_medglip.errors import one_line
+
+from .augmentation import (
+    IDENTITY,
+    AugmentationRecipe,
+    Freedom,
+    Geometry,
+    draw_geometry,
+    draw_photometry,
+    draw_window,
+    visible_share,
+    window_channels,
+)
+from .prompts import PromptRecipe, PromptSampler, Vocabulary, rough_token_length
+from .records import GroundingRecord, named
+from .validation import too_many
+
+
+CACHE_SIDE = 1.35
+CACHE_BYTES = 2 << 30
+HOUNSFIELD_SHARE = 0.85
+HOUNSFIELD_JITTER = (0.05, 30.0)
+AIR = -1000.0
+# What reading a broken picture raises.
+UNREADABLE = (OSError, ValueError, SyntaxError)
+logger = logging.getLogger(__name__)
+
+
+class PictureNormalizer(Protocol):
+    """The part of `MedGlipImageProcessor` that training needs."""
+
+    modality_settings: dict[str, dict[str, Any]]
+
+    def normalize_image(self, image: Any, modality: str) -> torch.Tensor:
+        """Picture -> float32 `(3, h, w)` in [0, 1]."""
+
+    def standardize(self, image: torch.Tensor, modality: str) -> torch.Tensor:
+        """Float `(3, h, w)` in [0, 1] -> minus mean, over standard deviation."""
+
+
+@dataclass(frozen=True)
+class CachedPicture:
+    """A decoded picture at moderate size.
+
+    Args:
+        pixels (`torch.Tensor`): uint8 `(1 or 3, h, w)`, 255 = 1.0; or int16 `(1, h, w)` Hounsfield units.
+        display (`tuple`, *optional*): Hounsfield units shown as black and white; only with Hounsfield units.
+        measured (`bool`): the Hounsfield units are real, not deduced from an 8-bit picture.
+    """
+
+    pixels: torch.Tensor
+    display: tuple[float, float] | None = None
+    measured: bool = False
+
+
+class GroundingDataset(Dataset):
+    """Pictures of one modality with prompts.
+
+    Args:
+        records (`Sequence[GroundingRecord]`): all of one modality.
+        image_processor: a `MedGlipImageProcessor`: its normalisation, input size, mean and deviation are used.
+        size (`int` or `(height, width)`, *optional*): input size; the image processor's when not given.
+        train (`bool`, defaults to `True`): augment, draw prompts and balance the sources; else every picture as it is,
+            asked for every label that its source annotates.
+        seed (`int`, defaults to 0): with the epoch and the index it decides everything random.
+        prompts, augmentation (*optional*): recipes.
+        foreign (`dict[str, tuple[str, ...]]`, *optional*): source -> labels, for negatives of other body parts.
+        token_length (*optional*): tokens of a phrase with its separator.
+        cache_bytes (`int`): decoded pictures are kept in memory up to so many bytes, in each process; the others are
+            decoded again.
+        balance (`float`): labels that fewer than this share of the pictures show come more often, see
+            [`repeat_factors`]; 0 leaves it at the weights of the sources.
+
+    Raises:
+        `ValueError`: no records, or records of several modalities.
+    """
+
+    def __init__(
+        self,
+        records: Sequence[GroundingRecord],
+        image_processor: PictureNormalizer,
+        size: int | tuple[int, int] | None = None,
+        train: bool = True,
+        seed: int = 0,
+        prompts: PromptRecipe | None = None,
+        augmentation: AugmentationRecipe | None = None,
+        foreign: dict[str, tuple[str, ...]] | None = None,
+        token_length: Callable[[str], int] = rough_token_length,
+        cache_bytes: int = CACHE_BYTES,
+        balance: float = 0.0,
+    ) -> None:
+        modalities = {record.modality for record in records}
+        if len(modalities) != 1:
+            raise ValueError(f"a dataset needs records of one modality, not of {sorted(modalities) or 'none'}")
+        self.records, self.modality = list(records), modalities.pop()
+        factors = repeat_factors(self.records, balance)
+        self._weights = np.array([r.weight for r in self.records], np.float64) * factors
+        self.image_processor, self.train, self.seed, self.epoch = image_processor, train, seed, 0
+        settings = image_processor.modality_settings[self.modality]
+        size = size or (settings["size"]["height"], settings["size"]["width"])
+        self.size: tuple[int, int] = (size, size) if isinstance(size, int) else size
+        self.windows = [tuple(window) for window in settings.get("windows", [])]
+        self.augmentation = augmentation or AugmentationRecipe()
+        self.sampler = PromptSampler(Vocabulary.load(), foreign or {}, prompts or PromptRecipe(), token_length)
+        self._cache: dict[int, CachedPicture] = {}
+        self._room = self._cache_bytes = cache_bytes
+        # Shared with the loader's processes, which start anew every epoch: 1 for a picture that is broken.
+        self._broken = torch.zeros(len(self.records), dtype=torch.uint8).share_memory_()
+        self._order: NDArray[np.int64] = np.arange(len(self.records))
+        self.set_epoch(0)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Start an epoch: which pictures come how often (by the weights of their records) is drawn anew.
+
+        The length stays the same.
+        """
+        self.epoch = epoch
+        if self.train:
+            weights = np.cumsum(self._weights)
+            count = max(1, int(round(weights[-1])))
+            start = np.random.default_rng([self.seed, epoch]).random()
+            self._order = np.searchsorted(weights, (np.arange(count) + start) * weights[-1] / count, side="right")
+            self._order = np.minimum(self._order, len(self.records) - 1)
+
+    def __len__(self) -> int:
+        return len(self._order)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        """One example: `pixel_values` (3, h, w), `text_labels`, `labels` (boxes xyxy in input pixels, width =
+        x2 - x1 + 1) and `modality`."""
+        record, picture = self._whole(int(self._order[index]))
+        rng = np.random.default_rng([self.seed, self.epoch, index, 1])
+        boxes = (record.boxes / np.array(record.size * 2)).astype(np.float32)
+        geometry = self._geometry(record, boxes, rng)
+        shown, labels, annotated = self._visible(record, geometry.map_boxes(boxes))
+        if record.annotated and not annotated:  # a close-up cut all of it: there would be nothing to ask
+            geometry = IDENTITY
+            shown, labels, annotated = self._visible(record, boxes)
+        boxes = shown
+        if self.train:
+            own = tuple(sorted({*record.source_labels, *record.annotated}))
+            prompt = self.sampler.draw(labels, annotated, record.hints.regions, rng, own)
+            phrases, boxes, classes = list(prompt.phrases), boxes[list(prompt.boxes)], list(prompt.classes)
+        else:
+            phrases, classes = list(annotated), [annotated.index(label) for label in labels]
+        return {
+            "pixel_values": self._pixels(record, picture, geometry, rng),
+            "text_labels": phrases,
+            "labels": self._targets(boxes, classes),
+            "modality": self.modality,
+        }
+
+    def _whole(self, number: int) -> tuple[GroundingRecord, CachedPicture]:
+        """The record with its picture, or the next one that can be read. What is broken is named once and counted.
+
+        Raises:
+            `ValueError`: more than `guards.MOST_BROKEN` of the pictures are broken.
+        """
+        for place in (*range(number, len(self.records)), *range(number)):
+            try:
+                return self.records[place], self.picture(place)
+            except UNREADABLE as error:
+                self._report_broken(place, error)
+        raise ValueError("no picture can be read")
+
+    def _report_broken(self, place: int, error: Exception) -> None:
+        if not self._broken[place]:
+            self._broken[place] = 1
+            logger.warning("left out: %s", named(self.records[place].image_id, error))
+        count = int(self._broken.sum())
+        if too_many(count, len(self.records)):
+            first = self.records[int(self._broken.argmax())].image_id
+            raise ValueError(
+                f"{count} of {len(self.records)} pictures cannot be read: mend the data; "
+                f"the first is {one_line(first, 80)}"
+            )
+
+    def broken(self) -> dict[str, str]:
+        """Pictures found broken so far, by this process and the loader's, with the reason."""
+        found = [self.records[place] for place in self._broken.nonzero()[:, 0].tolist()]
+        return {record.image_id: self._reason(record) for record in found}
+
+    def _reason(self, record: GroundingRecord) -> str:
+        try:
+            self._decode(record)
+        except UNREADABLE as error:
+            return one_line(error, 120)
+        return "could not be read for a while"
+
+    def preload(self) -> None:
+        """Decode every picture now instead of at its first use."""
+        for number in range(len(self.records)):
+            self._whole(number)
+
+    def release(self) -> None:
+        """Give back the memory of the pictures that are kept decoded."""
+        self._cache.clear()
+        self._room = self._cache_bytes
+
+    def picture(self, number: int) -> CachedPicture:
+        """The decoded picture of record `number`, kept in memory while there is room."""
+        if number in self._cache:
+            return self._cache[number]
+        picture = self._decode(self.records[number])
+        size = picture.pixels.numel() * picture.pixels.element_size()
+        if size <= self._room:
+            self._cache[number] = picture
+            self._room -= size
+        return picture
+
+    def _decode(self, record: GroundingRecord) -> CachedPicture:
+        pixels = record.load()
+        if pixels.dtype.kind == "f" and not np.isfinite(pixels).all():
+            raise ValueError("has pixels that are no finite numbers")
+        # Validation pictures go the way of any other picture, through the image processor alone.
+        window = record.window(pixels) if self.modality == "ct" and self.train else None
+        if self.modality != "ct" or (window is None and not record.is_hounsfield):
+            image = self._shrink(self.image_processor.normalize_image(pixels, self.modality))
+            image = image[:1] if torch.equal(image[0], image[1]) and torch.equal(image[0], image[2]) else image
+            return CachedPicture((image * 255).round_().clamp_(0, 255).byte())
+        values = torch.from_numpy(pixels.astype(np.float32))[None]
+        display = (-160.0, 240.0)
+        if window is not None:
+            values = window[0] + values * ((window[1] - window[0]) / 255)
+            low, high = np.percentile(pixels, self.image_processor.modality_settings["ct"]["percentiles"])
+            step = (window[1] - window[0]) / 255
+            display = (window[0] + low * step, window[0] + max(high, low + 1) * step)
+        values = self._shrink(values).round_().clamp_(-32000, 32000).short()
+        return CachedPicture(values, display, record.is_hounsfield)
+
+    def _shrink(self, image: torch.Tensor) -> torch.Tensor:
+        limit = int(CACHE_SIDE * max(self.size))
+        height, width = image.shape[1:]
+        if max(height, width) <= limit:
+            return image
+        shape = [max(1, round(side * limit / max(height, width))) for side in (height, width)]
+        return torch.nn.functional.interpolate(image[None], size=shape, mode="bilinear", antialias=True)[0]
+
+    def _geometry(self, record: GroundingRecord, boxes: NDArray[np.float32], rng: np.random.Generator) -> Geometry:
+        if not self.train:
+            return IDENTITY
+        freedom = Freedom(**{field.name: getattr(record.hints, field.name) for field in fields(Freedom)})
+        return draw_geometry(boxes, freedom, self.augmentation, rng)
+
+    def _visible(
+        self, record: GroundingRecord, boxes: NDArray[np.float32]
+    ) -> tuple[NDArray[np.float32], list[str], list[str]]:
+        """Clipped boxes with their labels, and the labels that can still be asked.
+
+        A label with a box of which too little is left can be neither positive nor negative.
+        """
+        share = visible_share(boxes)
+        cut = {label for label, part in zip(record.labels, share, strict=True) if 0 < part < self.augmentation.drop}
+        keep = [i for i, label in enumerate(record.labels) if share[i] > 0 and label not in cut]
+        annotated = [label for label in record.annotated if label not in cut]
+        return np.clip(boxes[keep], 0, 1), [record.labels[i] for i in keep], annotated
+
+    def _pixels(
+        self, record: GroundingRecord, picture: CachedPicture, geometry: Geometry, rng: np.random.Generator
+    ) -> torch.Tensor:
+        hounsfield = picture.display is not None
+        values = picture.pixels.float() if hounsfield else picture.pixels.float().div_(255)
+        if self.train:
+            values = geometry.resample(values, self.size, float(values.min()) if hounsfield else 0.0)
+        elif values.shape[1:] != self.size:
+            values = torch.nn.functional.interpolate(values[None], size=self.size, mode="bilinear", antialias=True)[0]
+        if picture.display is not None:
+            values = self._windowed(values, picture.display, picture.measured, rng)
+        if self.train:
+            values = draw_photometry(values, record.hints.colour, self.augmentation, rng)
+        return self.image_processor.standardize(values.expand(3, -1, -1), self.modality).contiguous()
+
+    def _windowed(
+        self, hounsfield: torch.Tensor, display: tuple[float, float], measured: bool, rng: np.random.Generator
+    ) -> torch.Tensor:
+        if not self.train or rng.random() < HOUNSFIELD_SHARE:
+            if self.train:
+                stretch, offset = HOUNSFIELD_JITTER
+                gain, shift = 1 + rng.uniform(-stretch, stretch), AIR + rng.uniform(-offset, offset)
+                hounsfield = (hounsfield - AIR) * gain + shift
+            return window_channels(hounsfield, self.windows)
+        low, high = draw_window(display, rng) if self.train else display
+        return ((hounsfield - low) / (high - low)).clamp_(0, 1)
+
+    def _targets(self, boxes: NDArray[np.float32], classes: list[int]) -> dict[str, torch.Tensor]:
+        height, width = self.size
+        pixels = boxes * np.array([width, height] * 2, dtype=np.float32) - np.array([0, 0, 1, 1], dtype=np.float32)
+        return {
+            "boxes": torch.from_numpy(pixels.astype(np.float32)).reshape(-1, 4),
+            "class_labels": torch.tensor(classes, dtype=torch.int64),
+        }
+
+
+def repeat_factors(records: Sequence[GroundingRecord], balance: float) -> NDArray[np.float64]:
+    """How much more often pictures of rare labels come, `(records,)`: the largest of `sqrt(balance / share)` over the
+    picture's labels, at least 1, where `share` is that of the pictures that show the label (repeat factor sampling,
+    Gupta et al., LVIS, 2019)."""
+    shown: dict[str, float] = {}
+    for record in records:
+        for label in set(record.labels):
+            shown[label] = shown.get(label, 0.0) + record.weight
+    total = sum(record.weight for record in records)
+    factors = {label: max(1.0, (balance * total / weight) ** 0.5) for label, weight in shown.items() if weight}
+    return np.array([max((factors.get(label, 1.0) for label in record.labels), default=1.0) for record in records])
+
+
+def foreign_labels(records: Sequence[GroundingRecord]) -> dict[str, tuple[str, ...]]:
+    """Source -> labels over all its records, as [`PromptSampler`] takes them for negatives of other body parts."""
+    found: dict[str, set[str]] = {}
+    for record in records:
+        found.setdefault(f"{record.modality}/{record.source}", set()).update(record.annotated)
+    return {source: tuple(sorted(labels)) for source, labels in found.items()}
+
+
+class GroundingCollator:
+    """Examples of a [`GroundingDataset`] -> the batch that the model takes.
+
+    Args:
+        processor ([`~modeling_medglip.MedGlipProcessor`]): its prompt encoding is used.
+    """
+
+    def __init__(self, processor: Any) -> None:
+        self.processor = processor
+
+    def __call__(self, examples: Sequence[dict[str, Any]]) -> dict[str, Any]:
+        """`pixel_values` (B, 3, H, W), `input_ids`, `attention_mask` (B, T), `label_tokens` (B, L, T), `text_labels`,
+        `labels` and `modality`. No pixel mask: all pictures have the same size."""
+        encoded, positions = self.processor.encode_prompts([example["text_labels"] for example in examples])
+        targets = [example["labels"] for example in examples]
+        labels = [
+            {"boxes": target["boxes"], "class_labels": torch.tensor(places)[target["class_labels"]]}
+            for target, places in zip(targets, positions, strict=True)
+        ]
+        return {
+            "pixel_values": torch.stack([example["pixel_values"] for example in examples]),
+            **encoded,
+            "labels": labels,
+            "modality": [example["modality"] for example in examples],
+        }
+
+
+class PhraseLength:
+    """Counts a phrase's tokens with its separator, remembering what it has seen."""
+
+    def __init__(self, tokenizer: Any) -> None:
+        self.tokenizer = tokenizer
+        self._seen: dict[str, int] = {}
+
+    def __call__(self, phrase: str) -> int:
+        """Number of tokens of `phrase` followed by a full stop."""
+        if phrase not in self._seen:
+            self._seen[phrase] = len(self.tokenizer(f"{phrase}.", add_special_tokens=False)["input_ids"])
+        return self._seen[phrase]

@@ -1,0 +1,82 @@
+# Copyright 2026 The MedGLIP authors. Licensed under the Apache License, Version 2.0.
+"""What a training would be given: counts, prompts as text, and a sheet of pictures with their boxes after
+augmentation."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torchvision.utils import draw_bounding_boxes
+
+from modeling_medglip.outputs.files import write_bytes
+from modeling_medglip.outputs.overlay import contact_sheet, label_colours, overlay_png
+from modeling_medglip.taxonomy import load_taxonomy
+
+from .dataset import GroundingDataset
+from .records import GroundingRecord
+
+
+SHOWN = 12
+
+
+def counts(train: Sequence[GroundingRecord], validation: Sequence[GroundingRecord]) -> list[dict[str, Any]]:
+    """One row per label: pictures and boxes of both splits, and what the taxonomy calls it."""
+    parts = {"train": train, "validation": validation}
+    images, boxes = Counter[tuple[str, str]](), Counter[tuple[str, str]]()
+    labels: set[str] = set()
+    for split, records in parts.items():
+        for record in records:
+            if record.view_of is not None:  # another view of a picture
+                continue
+            labels.update(record.annotated)
+            images.update((split, label) for label in set(record.labels))
+            boxes.update((split, label) for label in record.labels)
+    taxonomy = load_taxonomy()
+    rows = []
+    for label in sorted(labels):
+        known = taxonomy.resolve(label)
+        row: dict[str, Any] = {"label": label, "taxonomy": known.id if known else None}
+        for split in parts:
+            row[split] = {"pictures": images[split, label], "boxes": boxes[split, label]}
+        rows.append(row)
+    return rows
+
+
+def prompt_texts(dataset: GroundingDataset, count: int = 5) -> list[str]:
+    """The prompts of the first pictures, as the model reads them; the phrases that must find a box are marked."""
+    texts = []
+    for index in range(min(count, len(dataset))):
+        example = dataset[index]
+        found = set(example["labels"]["class_labels"].tolist())
+        phrases = [f"[{p}]" if n in found else p for n, p in enumerate(example["text_labels"])]
+        texts.append(". ".join(phrases) + ".")
+    return texts
+
+
+def picture(dataset: GroundingDataset, index: int) -> Image.Image:
+    """A training example as it comes out of augmentation, with the boxes that its prompt must find."""
+    example = dataset[index]
+    settings = dataset.image_processor.modality_settings[dataset.modality]
+    mean, std = (torch.tensor(settings[name], dtype=torch.float32).reshape(3, 1, 1) for name in ("mean", "std"))
+    pixels = (example["pixel_values"] * std + mean).clamp(0, 1).mul(255).round().byte()
+    phrases = [example["text_labels"][number] for number in example["labels"]["class_labels"].tolist()]
+    colours = label_colours(example["text_labels"])
+    boxes = example["labels"]["boxes"] + torch.tensor([0, 0, 1, 1])
+    if len(boxes):
+        pixels = draw_bounding_boxes(pixels, boxes, phrases, [colours[phrase] for phrase in phrases], width=2)
+    return Image.fromarray(pixels.permute(1, 2, 0).numpy())
+
+
+def write_sheet(dataset: GroundingDataset, path: Path, count: int = SHOWN) -> Path:
+    """A sheet of the first pictures of the epoch."""
+    rng = np.random.default_rng(0)
+    chosen = rng.permutation(len(dataset))[:count]
+    return write_bytes(
+        path, overlay_png(contact_sheet([picture(dataset, int(i)) for i in chosen], columns=4, cell=380))
+    )

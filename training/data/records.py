@@ -1,0 +1,307 @@
+# Copyright 2026 The MedGLIP authors. Licensed under the Apache License, Version 2.0.
+"""One record per annotated image, whether it comes from a built data set or from a COCO file.
+
+A record knows which labels its source annotates wherever they occur (`annotated`): only those may serve as negatives,
+for an organ that nobody drew is not absent.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from modeling_medglip.errors import one_line
+from modeling_medglip.image_processing_medglip import estimate_window
+from modeling_medglip.io.yaml_files import load_yaml
+from modeling_medglip.taxonomy import means_a_side
+
+
+logger = logging.getLogger(__name__)
+HINTS_FILE = Path(__file__).with_name("hints.yaml")
+# What `make data` builds.
+DEFAULT_DATA = os.environ.get("MEDGLIP_DATA", "out/data")
+SPLITS = ("train", "validation", "test")
+LUNG, LUNG_SIDES = "lung", ("left lung", "right lung")
+
+
+@dataclass(frozen=True)
+class Hints:
+    """How training treats a source; see the comments in `hints.yaml`."""
+
+    weight: float = 1.0
+    regions: tuple[str, ...] = ()
+    window: tuple[float, float] | str | None = None
+    channels: tuple[int, ...] = ()
+    horizontal_flip: bool = False
+    vertical_flip: bool = False
+    quarter_turns: bool = False
+    rotate: bool = False
+    close_ups: bool = False
+    colour: bool = False
+
+
+@dataclass(frozen=True)
+class GroundingRecord:
+    """One picture with its boxes.
+
+    Args:
+        modality (`str`): as in `MODALITIES`. source (`str`): where it comes from.
+        image_id (`str`): unique within the source. view_of (`str`, *optional*): of a single channel that is a further
+            view of a picture, that picture's. patient (`str`): all pictures of one patient share it.
+        split (`str`): one of `SPLITS`.
+        boxes (`np.ndarray` of shape `(n, 4)`): float32 xyxy pixels, continuous (width = x2 - x1).
+        labels (`tuple[str]`): one per box.
+        annotated (`tuple[str]`): the labels that are marked wherever they occur in this picture, among them all that
+            have boxes; others are unknown.
+        source_labels (`tuple[str]`): all labels of its source, also those that are left open here or left out by the
+            user: of these none is certain to be absent. Those of `annotated` when not given.
+        size (`tuple[int, int]`): width and height in pixels.
+        loader: returns the pixels: `(h, w)` or `(h, w, 3)` uint8 or uint16, or `(h, w)` int16 of Hounsfield units.
+        is_hounsfield (`bool`): the pixels are Hounsfield units.
+        hints ([`Hints`]): how training treats the source.
+        weight (`float`): pictures of this record per epoch, on average.
+        in_subset (`bool`): belongs to the data set's own tenth.
+    """
+
+    modality: str
+    source: str
+    image_id: str
+    patient: str
+    split: str
+    boxes: NDArray[np.float32]
+    labels: tuple[str, ...]
+    annotated: tuple[str, ...]
+    size: tuple[int, int]
+    loader: Callable[[], NDArray] = field(repr=False)
+    is_hounsfield: bool = False
+    hints: Hints = Hints()
+    weight: float = 1.0
+    in_subset: bool = False
+    view_of: str | None = None
+    source_labels: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        # A label with boxes that may not be asked would be learned as background, or stop an evaluation.
+        if not set(self.labels) <= set(self.annotated):
+            odd = ", ".join(sorted(set(self.labels) - set(self.annotated)))
+            raise ValueError(one_line(f"{self.image_id}: has boxes of labels that are not annotated in it: {odd}"))
+
+    @property
+    def picture(self) -> tuple[str, str]:
+        """Source and name of the picture that it shows: several records may be views of one."""
+        return self.source, self.view_of or self.image_id
+
+    def load(self) -> NDArray:
+        """Decode the pixels."""
+        return self.loader()
+
+    def window(self, pixels: NDArray) -> tuple[float, float] | None:
+        """Hounsfield units of grey 0 and grey 255 of an 8-bit CT picture, or `None` where that is not known."""
+        if pixels.dtype != np.uint8:
+            return None
+        if self.hints.window == "per_image":
+            return estimate_window(pixels if pixels.ndim == 2 else pixels[..., 1])
+        return self.hints.window if isinstance(self.hints.window, tuple) else None
+
+
+class HintTable:
+    """The hints for every source, those of its modality where it has none of its own.
+
+    Args:
+        document (`dict`): `modalities` and `sources`, as in `hints.yaml`.
+
+    Raises:
+        `ValueError`: an unknown key.
+    """
+
+    def __init__(self, document: dict[str, Any]) -> None:
+        self.modalities: dict[str, dict[str, Any]] = document.get("modalities", {})
+        self.sources: dict[str, dict[str, Any]] = document.get("sources", {})
+        for name, entry in {**self.modalities, **self.sources}.items():
+            odd = sorted(set(entry) - set(Hints.__dataclass_fields__))
+            if odd:
+                raise ValueError(f"hints for {name}: unknown keys {', '.join(odd)}")
+
+    @classmethod
+    @lru_cache(maxsize=4)
+    def load(cls, path: Path = HINTS_FILE) -> HintTable:
+        """Read a file once."""
+        return cls(load_yaml(path.read_text(encoding="utf-8")))
+
+    def of(self, modality: str, source: str, labels: Iterable[str]) -> Hints:
+        """Hints for a source with these labels. Nothing is mirrored where a label carries a side."""
+        values = {**self.modalities.get(modality, {}), **self.sources.get(source, {})}
+        values = {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
+        if any(map(means_a_side, labels)):
+            values |= {"horizontal_flip": False, "vertical_flip": False, "quarter_turns": False}
+        return Hints(**values)
+
+
+def as_boxes(boxes: Sequence[Sequence[float]], size: tuple[int, int]) -> NDArray[np.float32]:
+    """Boxes [x, y, width, height] -> `(n, 4)` float32 xyxy, within a picture of `size` (width, height)."""
+    array = np.asarray(boxes, dtype=np.float32).reshape(-1, 4).copy()
+    array[:, 2:] += array[:, :2]
+    return np.clip(array, 0, np.array([*size, *size], dtype=np.float32))
+
+
+def join_lungs(record: GroundingRecord, vocabulary: set[str]) -> GroundingRecord:
+    """The record with `lung` (the box round both) consistent with `left lung` and `right lung`.
+
+    Both sides marked: the box round both is added where there is none. `lung` marked: a side without a box is unknown,
+    not absent. One side marked, but not `lung`: `lung` is unknown.
+
+    Args:
+        vocabulary: all labels of the source; one that marks neither side is left alone.
+    """
+    if not set(LUNG_SIDES) <= vocabulary:
+        return record
+    sides = set(LUNG_SIDES) & set(record.labels)
+    if LUNG in record.labels or len(sides) < 2:
+        unknown = set(LUNG_SIDES) - sides if LUNG in record.labels else {LUNG} if sides else set()
+        return replace(record, annotated=tuple(name for name in record.annotated if name not in unknown))
+    both = record.boxes[[name in LUNG_SIDES for name in record.labels]]
+    union = np.concatenate([both[:, :2].min(axis=0), both[:, 2:].max(axis=0)])
+    return replace(
+        record,
+        boxes=np.concatenate([record.boxes, union[None]]),
+        labels=(*record.labels, LUNG),
+        annotated=tuple(sorted({*record.annotated, LUNG})),
+    )
+
+
+def without_unknown(
+    labels: Sequence[str], boxes: NDArray[np.float32], annotated: Sequence[str], unknown: Iterable[str] = ()
+) -> tuple[tuple[str, ...], NDArray[np.float32], tuple[str, ...]]:
+    """Labels, boxes and `annotated` without what is not known wherever it occurs.
+
+    Of a label that is marked here, but not wherever it occurs, the boxes are left out too: beside them its other
+    places would be learned as background.
+
+    Args:
+        unknown: labels to leave open, whether they are `annotated` or not.
+    """
+    opened = {*unknown, *(set(labels) - set(annotated))}
+    if opened & {LUNG, *LUNG_SIDES}:
+        # Where a lung is left open, neither its side nor the box round both is certain to be absent.
+        opened |= {LUNG, *LUNG_SIDES} - set(labels)
+    known = set(annotated) - opened
+    places = [number for number, label in enumerate(labels) if label in known]
+    return tuple(labels[number] for number in places), boxes[places], tuple(sorted(known))
+
+
+def with_channels(record: GroundingRecord) -> list[GroundingRecord]:
+    """The record; for training also single channels of it as further views, which share its weight."""
+    if record.split != "train" or not record.hints.channels:
+        return [record]
+    weight = record.weight / (1 + len(record.hints.channels))
+    views = [replace(record, weight=weight)]
+    for channel in record.hints.channels:
+        name, loader = f"{record.image_id}#{channel}", _Channel(record.loader, channel)
+        views.append(replace(record, image_id=name, view_of=record.image_id, loader=loader, weight=weight))
+    return views
+
+
+@dataclass(frozen=True)
+class _Channel:
+    loader: Callable[[], NDArray]
+    channel: int
+
+    def __call__(self) -> NDArray:
+        return np.ascontiguousarray(self.loader()[..., self.channel])
+
+
+def readable(records: Sequence[GroundingRecord], broken: dict[str, str]) -> list[GroundingRecord]:
+    """The records whose pictures can be decoded; the others are named in `broken`, with the reason."""
+    kept = []
+    for record in records:
+        try:
+            pixels = record.load()
+            if pixels.dtype.kind == "f" and not np.isfinite(pixels).all():
+                raise ValueError("has pixels that are no finite numbers")
+            kept.append(record)
+        except (OSError, ValueError, SyntaxError) as error:
+            broken[record.image_id] = one_line(error, 120)
+            logger.warning("left out: %s", named(record.image_id, error))
+    return kept
+
+
+def named(image_id: str, error: BaseException) -> str:
+    """A line that names a picture and what is wrong with it; some errors name it themselves."""
+    text = str(error)
+    return one_line(text if text.startswith(Path(image_id).name) else f"{image_id}: {text}", 200)
+
+
+def chosen_labels(
+    records: Sequence[GroundingRecord], only: Sequence[str] | None, without: Sequence[str] | None
+) -> list[GroundingRecord]:
+    """The records with only some labels, or without some; the others become unknown there. Pictures of which nothing
+    is known any more are left out.
+
+    Raises:
+        `ValueError`: a label that no record has, or none is left.
+    """
+    known = {label for record in records for label in record.annotated}
+    odd = sorted({*(only or ()), *(without or ())} - known)
+    if odd:
+        raise ValueError(f"no picture has the label {', '.join(odd)}; there are {', '.join(sorted(known))}")
+    kept = (set(only) if only else known) - set(without or ())
+    if not kept:
+        raise ValueError(f"all labels are left out: {', '.join(sorted(known))}")
+    found = []
+    for record in records:
+        places = [number for number, label in enumerate(record.labels) if label in kept]
+        annotated = tuple(label for label in record.annotated if label in kept)
+        if annotated:
+            labels = tuple(record.labels[number] for number in places)
+            found.append(replace(record, boxes=record.boxes[places], labels=labels, annotated=annotated))
+    return found
+
+
+def fraction_of(records: Sequence[GroundingRecord], fraction: float, seed: int = 0) -> list[GroundingRecord]:
+    """The training records of a share of the patients of every source; the data set's own tenth for 0.1.
+
+    Of every source at least one patient is kept. The smaller share of two is a part of the larger one.
+
+    Raises:
+        `ValueError`: a share that is not above 0 and at most 1.
+    """
+    if not 0 < fraction <= 1:
+        raise ValueError(f"fraction {fraction:g}: choose a number above 0, at most 1")
+    if fraction == 1:
+        return list(records)
+    by_source: dict[tuple[str, str], set[str]] = {}
+    subset: set[tuple[str, str, str]] = set()
+    for record in records:
+        by_source.setdefault((record.modality, record.source), set()).add(record.patient)
+        if record.in_subset:
+            subset.add((record.modality, record.source, record.patient))
+    kept = set()
+    for source, patients in by_source.items():
+        # The data set's own tenth comes first, so that it is a part of every larger share.
+        order = sorted(patients, key=lambda name: ((*source, name) not in subset, drawn(name, seed)))
+        own = sum((*source, name) in subset for name in order)
+        count = own if fraction == 0.1 and own else max(1, round(fraction * len(order)))
+        kept |= {(*source, name) for name in order[:count]}
+    return [record for record in records if (record.modality, record.source, record.patient) in kept]
+
+
+def shared_patients(records: Sequence[GroundingRecord]) -> int:
+    """How many patients have pictures both in training and in validation or test."""
+    parts: dict[bool, set[tuple[str, str]]] = {True: set(), False: set()}
+    for record in records:
+        parts[record.split == "train"].add((record.source, record.patient))
+    return len(parts[True] & parts[False])
+
+
+def drawn(name: str, seed: int = 0) -> bytes:
+    """A key that sorts names into an order of chance, the same everywhere."""
+    return hashlib.sha256(f"{seed} {name}".encode("utf-8", "surrogatepass")).digest()

@@ -1,0 +1,191 @@
+# Copyright 2026 The MedGLIP authors. Licensed under the Apache License, Version 2.0.
+"""Make scores mean something: `python -m training.evaluate.calibration --model CHECKPOINT --data out/data`.
+
+Fits, per expert, the slope and intercept of Platt scaling (Platt, 1999) on the logit of the final score, so that a
+score is the chance that the box overlaps the truth by at least half, and writes them into the checkpoint's
+`config.json` (`score_calibration` of the experts' heads). The order of the boxes, and so average precision, stays.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from modeling_medglip.configuration_medglip import MedGlipConfig, MedGlipHeadConfig
+from modeling_medglip.errors import one_line
+from modeling_medglip.modeling_medglip import MedGlipForObjectDetection
+from modeling_medglip.outputs.files import write_text
+from modeling_medglip.processing_medglip import MedGlipProcessor
+
+from ..data.load import load_records
+from ..data.records import DEFAULT_DATA, GroundingRecord, drawn
+from ..data.validation import readable_enough
+from ..fit.assemble import EMBEDDED
+from ..loading import load_checkpoint
+from . import detect, source_labels
+from .metrics import Detections, annotated_only, right_boxes
+from .phrase_metrics import calibration_error, reliability
+
+
+SCHEMA = "medglip/calibration@1"
+logger = logging.getLogger(__name__)
+
+
+def fit_platt(scores: NDArray[np.float32], right: NDArray[np.bool_]) -> tuple[float, float]:
+    """Slope and intercept of most likelihood, with Platt's targets (which keep separable data finite).
+
+    Args:
+        scores: `(n,)` final scores, strictly between 0 and 1. right: `(n,)`.
+
+    Raises:
+        `ValueError`: no right or no wrong box, or scores that do not rise with the chance of being right.
+    """
+    hits, misses = int(right.sum()), int((~right).sum())
+    if not hits or not misses:
+        raise ValueError(f"{hits} right and {misses} wrong boxes: nothing to calibrate with")
+    logits = torch.from_numpy(scores.astype(np.float64)).logit(eps=1e-6)
+    targets = torch.from_numpy(np.where(right, (hits + 1) / (hits + 2), 1 / (misses + 2)))
+    line = torch.tensor([1.0, 0.0], dtype=torch.float64, requires_grad=True)
+    search = torch.optim.LBFGS([line], max_iter=200, line_search_fn="strong_wolfe")
+
+    def loss() -> torch.Tensor:
+        search.zero_grad()
+        value = torch.nn.functional.binary_cross_entropy_with_logits(line[0] * logits + line[1], targets)
+        value.backward()  # type: ignore[no-untyped-call]
+        return value
+
+    search.step(loss)  # type: ignore[no-untyped-call]
+    slope, intercept = line.tolist()
+    if not slope > 0:
+        raise ValueError("scores do not rise with the chance of being right: train the expert further")
+    return slope, intercept
+
+
+def fit_boxes(records: Sequence[GroundingRecord], found: Sequence[Detections]) -> tuple[float, float]:
+    """Slope and intercept from what an expert without a calibration found."""
+    right = np.concatenate([right_boxes(record, boxes) for record, boxes in zip(records, found, strict=True)])
+    return fit_platt(np.concatenate([boxes.scores for boxes in found]), right)
+
+
+def calibrated(found: Sequence[Detections], line: tuple[float, float]) -> list[Detections]:
+    """The same boxes with the scores that a calibration gives them."""
+    slope, intercept = line
+    return [
+        replace(boxes, scores=(slope * torch.from_numpy(boxes.scores).logit(eps=1e-6) + intercept).sigmoid().numpy())
+        for boxes in found
+    ]
+
+
+def errors(
+    records: Sequence[GroundingRecord], found: Sequence[Detections], line: tuple[float, float]
+) -> dict[str, float | None]:
+    """Expected calibration error of one expert.
+
+    Returns:
+        `before`; `after`, with a line that was fitted to these very pictures; and `other_patients`: each half of the
+        patients with a line that was fitted to the other half (`None` where a half cannot be fitted).
+    """
+    patients = sorted({(record.source, record.patient) for record in records}, key=lambda key: drawn(str(key)))
+    first = set(patients[: len(patients) // 2])
+    halves: list[list[int]] = [[], []]
+    for place, record in enumerate(records):
+        halves[(record.source, record.patient) in first].append(place)
+    crossed: list[Detections] = list(found)
+    try:
+        for fitted, measured in (halves, halves[::-1]):
+            other = fit_boxes([records[i] for i in fitted], [found[i] for i in fitted])
+            for place in measured:
+                crossed[place] = calibrated([found[place]], other)[0]
+    except ValueError:
+        crossed = []
+    return {
+        "before": calibration_error(reliability(records, found)),
+        "after": calibration_error(reliability(records, calibrated(found, line))),
+        "other_patients": calibration_error(reliability(records, crossed)) if crossed else None,
+    }
+
+
+def calibrate(
+    model: MedGlipForObjectDetection, processor: MedGlipProcessor, data: Path | str
+) -> dict[str, dict[str, Any]]:
+    """Calibrate every expert of a model; its own calibration is cleared before measuring.
+
+    Returns:
+        modality -> `slope`, `intercept`, `pictures`, and the [`errors`].
+
+    Raises:
+        `ValueError`: no validation pictures of an expert, too many that cannot be read, or too few boxes in them.
+    """
+    config = model.config
+    clear(config)
+    fitted: dict[str, dict[str, Any]] = {}
+    for name in config.modalities:
+        records = readable_enough(load_records(data, [name], split="validation"), {}, f"{data}: {name}")
+        asked = source_labels(records)
+        found, _ = detect(model, processor, records, [asked[f"{name}/{record.source}"] for record in records])
+        found = annotated_only(records, found)
+        try:
+            slope, intercept = (round(value, 4) for value in fit_boxes(records, found))
+        except ValueError as error:
+            raise ValueError(f"{data}: {name}: {error}") from None
+        logger.info("%s: slope %.3f, intercept %.3f from %d pictures", name, slope, intercept, len(records))
+        shares = errors(records, found, (slope, intercept))
+        fitted[name] = {"slope": slope, "intercept": intercept, "pictures": len(records), **shares}
+    overrides = cast(dict[str, Any], config.expert_overrides)
+    for name, entry in fitted.items():
+        line = [entry["slope"], entry["intercept"]]
+        overrides.setdefault(name, {}).setdefault("head_config", {})["score_calibration"] = line
+    return fitted
+
+
+def clear(config: MedGlipConfig) -> None:
+    """Forget all calibrations."""
+    cast(MedGlipHeadConfig, config.head_config).score_calibration = None
+    for changes in cast(dict[str, Any], config.expert_overrides).values():
+        changes.get("head_config", {}).pop("score_calibration", None)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Command line; returns the exit status."""
+    parser = argparse.ArgumentParser(
+        prog="python -m training.evaluate.calibration", description=(__doc__ or "").splitlines()[0]
+    )
+    parser.add_argument("--model", type=Path, default=EMBEDDED)
+    parser.add_argument("--data", default=DEFAULT_DATA)
+    parser.add_argument("--report", type=Path, help="JSON file for the calibration errors before and after")
+    options = parser.parse_args(argv)
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    torch.set_flush_denormal(True)
+    try:
+        model, processor = load_checkpoint(str(options.model))
+        fitted = calibrate(model.eval(), processor, options.data)
+        _write(options.model / "config.json", model.config)
+        if options.report:
+            report = {"schema": SCHEMA, "modalities": fitted}
+            write_text(options.report, json.dumps(report, indent=1, allow_nan=False) + "\n")
+    except (ValueError, OSError, KeyError) as error:
+        print(f"error: {one_line(error, 300)}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def _write(file: Path, config: MedGlipConfig) -> None:
+    """Put the experts' lines into a checkpoint's configuration."""
+    document = json.loads(file.read_text(encoding="utf-8"))
+    document["head_config"]["score_calibration"] = None
+    document["expert_overrides"] = config.expert_overrides
+    file.write_text(json.dumps(document, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

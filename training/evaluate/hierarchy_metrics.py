@@ -1,0 +1,84 @@
+# Copyright 2026 The MedGLIP authors. Licensed under the Apache License, Version 2.0.
+"""Whether what is found makes sense together: a lesion inside its organ, the whole found where a part of it is."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from modeling_medglip.taxonomy import load_taxonomy
+
+from ..data.records import GroundingRecord
+from .metrics import Detections
+
+
+def parent_of(label: str, asked: Sequence[str]) -> str | None:
+    """The nearest label above one in the taxonomy that is asked as well, in the words it is asked in."""
+    taxonomy = load_taxonomy()
+    own = taxonomy.resolve(label)
+    if own is None:
+        return None
+    names = {found.id: name for name in asked if name != label and (found := taxonomy.resolve(name)) is not None}
+    return next((names[above.id] for above in taxonomy.ancestors(own.id) if above.id in names), None)
+
+
+def hierarchy_scores(
+    records: Sequence[GroundingRecord], detections: Sequence[Detections], threshold: float
+) -> dict[str, Any]:
+    """How parts and wholes agree among the boxes over a threshold.
+
+    Only labels whose parent in the taxonomy is asked in the same picture count.
+
+    Returns:
+        `boxes` of parts, `inside`: the share whose centre lies in a box of the parent, `true_inside`: the same of the
+        true boxes, `pictures` (times labels) with a part, `parent_found`: the share in which a box of the parent was
+        found as well, and `pairs`: the same by `"part: parent"`.
+    """
+    pairs: dict[str, list[NDArray[np.int64]]] = {}
+    for record, found in zip(records, detections, strict=True):
+        for label in record.annotated:
+            parent = parent_of(label, record.annotated)
+            if parent is None:
+                continue
+            parts, wholes = (_over(found, name, threshold) for name in (label, parent))
+            true_parts, true_wholes = (
+                record.boxes[[own == name for own in record.labels]] for name in (label, parent)
+            )
+            pairs.setdefault(f"{label}: {parent}", []).append(
+                np.array(
+                    [
+                        *(len(parts), inside(parts, wholes)),
+                        *((len(true_parts), inside(true_parts, true_wholes)) if len(true_wholes) else (0, 0)),
+                        *(int(len(parts) > 0), int(len(parts) > 0 and len(wholes) > 0)),
+                    ]
+                )
+            )
+    sums = {name: np.sum(rows, axis=0) for name, rows in sorted(pairs.items())}
+    total = np.sum(list(sums.values()), axis=0) if sums else np.zeros(6, np.int64)
+    return {**_shares(total), "pairs": {name: _shares(row) for name, row in sums.items()}}
+
+
+def inside(parts: NDArray[np.float32], wholes: NDArray[np.float32]) -> int:
+    """How many boxes `(n, 4)` have their centre in one of the others `(m, 4)`."""
+    centre = (parts[:, None, :2] + parts[:, None, 2:]) / 2
+    held = np.all((centre >= wholes[None, :, :2]) & (centre <= wholes[None, :, 2:]), axis=2)
+    return int(np.count_nonzero(held.any(axis=1)))
+
+
+def _over(found: Detections, label: str, threshold: float) -> NDArray[np.float32]:
+    scores, boxes = found.of(label)
+    return boxes[scores > threshold]
+
+
+def _shares(sums: NDArray[np.int64]) -> dict[str, Any]:
+    boxes, held, true_boxes, true_held, pictures, with_parent = (int(value) for value in sums)
+    return {
+        "boxes": boxes,
+        "inside": held / boxes if boxes else None,
+        "true_inside": true_held / true_boxes if true_boxes else None,
+        "pictures": pictures,
+        "parent_found": with_parent / pictures if pictures else None,
+    }

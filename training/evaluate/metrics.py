@@ -1,0 +1,240 @@
+# Copyright 2026 The MedGLIP authors. Licensed under the Apache License, Version 2.0.
+"""Measures of grounding: COCO average precision per label, left taken for right, scores of absent labels."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+
+from ..data.records import GroundingRecord
+
+
+OVERLAP = 0.5
+SIZES = ("small", "medium", "large")
+# Where precision-recall curves are kept: every fifth of COCO's points.
+RECALLS = tuple(point / 20 for point in range(21))
+
+
+@dataclass(frozen=True)
+class Detections:
+    """Boxes found in one picture.
+
+    Args:
+        labels (`tuple[str]`): one per box.
+        scores (`np.ndarray` of shape `(n,)`).
+        boxes (`np.ndarray` of shape `(n, 4)`): xyxy pixels of the picture, continuous (width = x2 - x1).
+    """
+
+    labels: tuple[str, ...]
+    scores: NDArray[np.float32]
+    boxes: NDArray[np.float32]
+
+    def of(self, label: str) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Scores `(m,)` and boxes `(m, 4)` of one label."""
+        chosen = np.array([name == label for name in self.labels], dtype=bool)
+        return self.scores[chosen], self.boxes[chosen]
+
+
+@dataclass(frozen=True)
+class LabelScore:
+    """Average precision (0..1) of one label.
+
+    Args:
+        ap, ap50, ap75 (`float`): over IoU 0.50:0.95, at 0.50, at 0.75.
+        sizes (`dict[str, float]`): AP of small, medium and large boxes (areas up to 32 x 32, up to 96 x 96, and over
+            that, in pixels of the picture); only the sizes that occur.
+        curve (`tuple[float]`): precision at IoU 0.50 and the recalls `RECALLS`.
+    """
+
+    ap: float
+    ap50: float
+    ap75: float = 0.0
+    sizes: Mapping[str, float] = field(default_factory=dict)
+    curve: tuple[float, ...] = ()
+
+
+def box_iou(first: NDArray[np.float32], second: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Intersection over union `(n, m)` of boxes `(n, 4)` and `(m, 4)`, xyxy continuous."""
+    low = np.maximum(first[:, None, :2], second[None, :, :2])
+    high = np.minimum(first[:, None, 2:], second[None, :, 2:])
+    inside = np.clip(high - low, 0, None).prod(axis=2).astype(np.float64)
+    areas = [(boxes[:, 2:] - boxes[:, :2]).prod(axis=1) for boxes in (first, second)]
+    return inside / np.maximum(areas[0][:, None] + areas[1][None] - inside, 1e-9)
+
+
+def average_precision(
+    records: Sequence[GroundingRecord], detections: Sequence[Detections], labels: Iterable[str] | None = None
+) -> dict[str, LabelScore]:
+    """COCO average precision of every label that has a box in the records.
+
+    A label counts only in pictures whose source marks it; boxes found for it elsewhere are ignored.
+
+    Args:
+        records, detections: one detection list per record.
+        labels (*optional*): only these.
+
+    Raises:
+        `ValueError`: their numbers differ.
+    """
+    if len(records) != len(detections):
+        raise ValueError(f"{len(records)} records but detections of {len(detections)}")
+    marked = {label for record in records for label in record.labels}
+    names = sorted(marked if labels is None else marked & set(labels))
+    if not names:
+        return {}
+    truth, found = _coco_truth(records, names), _coco_found(records, detections, names)
+    if not found:
+        return {name: LabelScore(0.0, 0.0, curve=(0.0,) * len(RECALLS)) for name in names}
+    with contextlib.redirect_stdout(io.StringIO()):
+        truth.createIndex()
+        evaluation = COCOeval(truth, truth.loadRes(found), "bbox")
+        evaluation.evaluate()
+        evaluation.accumulate()
+    precision = evaluation.eval["precision"][..., -1]  # thresholds, recalls, labels, sizes
+    return {name: _label_score(precision[:, :, i]) for i, name in enumerate(names)}
+
+
+def _label_score(precision: NDArray[np.float64]) -> LabelScore:
+    """Of one label's `(thresholds, recalls, sizes)`, -1 where a size does not occur."""
+    own = precision[:, :, 0]
+    sizes = {name: _mean(part) for i, name in enumerate(SIZES, 1) if (part := precision[:, :, i]).max() > -1}
+    curve = tuple(np.maximum(own[0, :: 100 // (len(RECALLS) - 1)], 0).tolist())
+    return LabelScore(_mean(own), _mean(own[0]), _mean(own[5]), sizes, curve)
+
+
+def _mean(values: NDArray[np.float64]) -> float:
+    valid = values[values > -1]
+    return float(valid.mean()) if valid.size else 0.0
+
+
+def _xywh(box: NDArray[np.float32]) -> list[float]:
+    return [float(box[0]), float(box[1]), float(box[2] - box[0]), float(box[3] - box[1])]
+
+
+def _coco_truth(records: Sequence[GroundingRecord], names: list[str]) -> COCO:
+    annotations: list[dict[str, Any]] = []
+    for image, record in enumerate(records):
+        for box, label in zip(record.boxes, record.labels, strict=True):
+            if label in names:
+                x, y, width, height = _xywh(box)
+                entry = {"id": len(annotations) + 1, "image_id": image + 1, "category_id": names.index(label) + 1}
+                annotations.append({**entry, "bbox": [x, y, width, height], "area": width * height, "iscrowd": 0})
+    truth = COCO()
+    truth.dataset = {
+        "info": {},
+        "images": [{"id": i + 1, "width": r.size[0], "height": r.size[1]} for i, r in enumerate(records)],
+        "categories": [{"id": i + 1, "name": name} for i, name in enumerate(names)],
+        "annotations": annotations,
+    }
+    return truth
+
+
+def _coco_found(
+    records: Sequence[GroundingRecord], detections: Sequence[Detections], names: list[str]
+) -> list[dict[str, Any]]:
+    found = []
+    for image, (record, result) in enumerate(zip(records, detections, strict=True)):
+        for label, score, box in zip(result.labels, result.scores, result.boxes, strict=True):
+            if label in names and label in record.annotated:
+                entry = {"image_id": image + 1, "category_id": names.index(label) + 1}
+                found.append({**entry, "bbox": _xywh(box), "score": float(score)})
+    return found
+
+
+def annotated_only(records: Sequence[GroundingRecord], detections: Sequence[Detections]) -> list[Detections]:
+    """The detections without boxes of labels that are not marked in their picture: nobody knows whether those are
+    right."""
+    kept = []
+    for record, found in zip(records, detections, strict=True):
+        known = [place for place, label in enumerate(found.labels) if label in record.annotated]
+        labels = tuple(found.labels[place] for place in known)
+        kept.append(Detections(labels, found.scores[known], found.boxes[known]))
+    return kept
+
+
+def right_boxes(record: GroundingRecord, found: Detections) -> NDArray[np.bool_]:
+    """Whether each box found (best first) is right: `(n,)`. Each true box makes one right, as in COCO's matching."""
+    right = np.zeros(len(found.scores), dtype=bool)
+    names = np.array(found.labels)
+    for label in set(record.labels):
+        overlap = box_iou(found.boxes[names == label], record.boxes[[name == label for name in record.labels]])
+        for row, index in enumerate(np.flatnonzero(names == label)):
+            best = int(overlap[row].argmax())
+            if overlap[row, best] >= OVERLAP:
+                right[index] = True
+                overlap[:, best] = -1.0
+    return right
+
+
+def precision_recall(
+    records: Sequence[GroundingRecord], detections: Sequence[Detections], threshold: float
+) -> dict[str, float | None]:
+    """What a threshold gives, all labels together.
+
+    Returns:
+        `threshold`, `precision` (share of the boxes that are right), `recall` (share of the true boxes found), and
+        `wrong_per_image`.
+    """
+    kept = [
+        right_boxes(record, found)[found.scores > threshold] for record, found in zip(records, detections, strict=True)
+    ]
+    right, boxes = sum(int(part.sum()) for part in kept), sum(len(part) for part in kept)
+    truth = sum(len(record.labels) for record in records)
+    return {
+        "threshold": threshold,
+        "precision": right / boxes if boxes else None,
+        "recall": right / truth if truth else None,
+        "wrong_per_image": (boxes - right) / max(1, len(records)),
+    }
+
+
+def side_confusion(
+    records: Sequence[GroundingRecord], detections: Sequence[Detections], partner: Callable[[str], str | None]
+) -> dict[str, tuple[int, int]]:
+    """How often the best box of a label lies on its partner on the other side.
+
+    Counted in pictures where both sides are marked. Wrong: the best box overlaps the partner's truth by at least
+    0.5 (IoU), and more than its own.
+
+    Returns:
+        label -> (wrong, pictures).
+    """
+    counts: dict[str, tuple[int, int]] = {}
+    for record, result in zip(records, detections, strict=True):
+        truth = {label: record.boxes[[name == label for name in record.labels]] for label in set(record.labels)}
+        for label, own in truth.items():
+            other = truth.get(partner(label) or "")
+            if other is None:
+                continue
+            scores, boxes = result.of(label)
+            wrong, total = counts.get(label, (0, 0))
+            if len(scores):
+                best = boxes[[int(np.argmax(scores))]]
+                there, here = box_iou(best, other).max(), box_iou(best, own).max()
+                wrong += int(there >= OVERLAP and there > here)
+            counts[label] = (wrong, total + 1)
+    return dict(sorted(counts.items()))
+
+
+def top_scores(
+    records: Sequence[GroundingRecord], detections: Sequence[Detections], absent: bool
+) -> NDArray[np.float64]:
+    """Best score of every annotated label of every picture: of the labels absent there, or of the present ones.
+
+    A label without any box counts as 0.
+    """
+    best = []
+    for record, result in zip(records, detections, strict=True):
+        present = set(record.labels)
+        for label in record.annotated:
+            if (label not in present) == absent:
+                best.append(float(result.of(label)[0].max(initial=0.0)))
+    return np.array(best)

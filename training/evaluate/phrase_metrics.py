@@ -1,0 +1,128 @@
+# Copyright 2026 The MedGLIP authors. Licensed under the Apache License, Version 2.0.
+"""Measures beside average precision: single phrases, FROC, boxes where there is nothing, and honest scores."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..data.records import GroundingRecord
+from .metrics import OVERLAP, Detections, box_iou, right_boxes
+
+
+# False boxes per picture at which FROC is read, as in the LUNA16 challenge.
+FALSE_PER_IMAGE = (0.125, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
+BINS, LEAST_SCORE = 10, 0.05
+
+
+def phrase_scores(records: Sequence[GroundingRecord], detections: Sequence[Detections]) -> dict[str, float | None]:
+    """The best box of every phrase that is in the picture, as phrase grounding is measured.
+
+    Returns:
+        `accuracy` (its overlap with a true box is at least 0.5), `mean_iou`, `pointing` (its centre lies in a true
+        box), `phrases`. A phrase for which nothing is found counts as wrong.
+    """
+    overlaps, hits = [], []
+    for record, found in zip(records, detections, strict=True):
+        for label in sorted(set(record.labels)):
+            true = record.boxes[[name == label for name in record.labels]]
+            scores, boxes = found.of(label)
+            if not len(scores):
+                overlaps.append(0.0)
+                hits.append(False)
+                continue
+            best = boxes[[int(np.argmax(scores))]]
+            centre = (best[:, :2] + best[:, 2:]) / 2
+            overlaps.append(float(box_iou(best, true).max()))
+            hits.append(bool(((centre >= true[:, :2]) & (centre <= true[:, 2:])).all(axis=1).any()))
+    if not overlaps:
+        return {"phrases": 0, "accuracy": None, "mean_iou": None, "pointing": None}
+    return {
+        "phrases": len(overlaps),
+        "accuracy": float(np.mean(np.array(overlaps) >= OVERLAP)),
+        "mean_iou": float(np.mean(overlaps)),
+        "pointing": float(np.mean(hits)),
+    }
+
+
+def froc(records: Sequence[GroundingRecord], detections: Sequence[Detections]) -> dict[str, float | None]:
+    """Free-response ROC, all labels together: the share of true boxes found at so many false boxes per picture.
+
+    Returns:
+        `"0.125"` ... `"8"` -> share, and their mean as `mean`; `None` without a true box.
+    """
+    truth = sum(len(record.labels) for record in records)
+    if not truth:
+        return {**{f"{rate:g}": None for rate in FALSE_PER_IMAGE}, "mean": None}
+    scores, right = _all_boxes(records, detections)
+    order = np.argsort(-scores, kind="mergesort")
+    hits, misses = np.cumsum(right[order]), np.cumsum(~right[order])
+    shares = []
+    for rate in FALSE_PER_IMAGE:
+        place = int(np.searchsorted(misses, rate * len(records), side="right"))
+        shares.append(float(hits[place - 1] / truth) if place else 0.0)
+    named = {f"{rate:g}": share for rate, share in zip(FALSE_PER_IMAGE, shares, strict=True)}
+    return {**named, "mean": float(np.mean(shares))}
+
+
+def on_negatives(
+    records: Sequence[GroundingRecord], detections: Sequence[Detections], threshold: float
+) -> dict[str, float | None]:
+    """What is found in pictures without a single true box.
+
+    Returns:
+        `pictures`, `boxes_per_image` over the threshold, and `clean`, the share of pictures without such a box.
+    """
+    counts = [
+        int((found.scores > threshold).sum())
+        for record, found in zip(records, detections, strict=True)
+        if not record.labels
+    ]
+    if not counts:
+        return {"pictures": 0, "boxes_per_image": None, "clean": None}
+    return {
+        "pictures": len(counts),
+        "boxes_per_image": float(np.mean(counts)),
+        "clean": float(np.mean(np.array(counts) == 0)),
+    }
+
+
+def reliability(records: Sequence[GroundingRecord], detections: Sequence[Detections]) -> list[dict[str, float]]:
+    """Scores against what they turn out to be, over ten equal bins of the scores of boxes over `LEAST_SCORE`.
+
+    Returns:
+        for every bin with a box its mean `score`, the share of its boxes that are `right`, and their number `boxes`.
+    """
+    scores, right = _all_boxes(records, detections)
+    scores, right = scores[scores > LEAST_SCORE], right[scores > LEAST_SCORE]
+    bins = np.minimum((scores * BINS).astype(int), BINS - 1)
+    return [
+        {
+            "score": float(scores[bins == number].mean()),
+            "right": float(right[bins == number].mean()),
+            "boxes": int((bins == number).sum()),
+        }
+        for number in range(BINS)
+        if (bins == number).any()
+    ]
+
+
+def calibration_error(bins: Sequence[dict[str, float]]) -> float | None:
+    """Expected calibration error: by how much scores differ from the share of right boxes, over the bins of
+    [`reliability`], weighted by their boxes; `None` without any."""
+    total = sum(entry["boxes"] for entry in bins)
+    gap = sum(abs(entry["score"] - entry["right"]) * entry["boxes"] for entry in bins)
+    return gap / total if total else None
+
+
+def _all_boxes(
+    records: Sequence[GroundingRecord], detections: Sequence[Detections]
+) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    """Scores of all boxes of all pictures, and whether each is right."""
+    scores = [found.scores.astype(np.float64) for found in detections]
+    right = [right_boxes(record, found) for record, found in zip(records, detections, strict=True)]
+    if not scores:
+        return np.zeros(0), np.zeros(0, bool)
+    return np.concatenate(scores), np.concatenate(right)

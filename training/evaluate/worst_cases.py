@@ -1,0 +1,70 @@
+# Copyright 2026 The MedGLIP authors. Licensed under the Apache License, Version 2.0.
+"""The validation pictures that went worst: true boxes in white, boxes found in the colour of their label."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+from modeling_medglip.io.image import ReadImage
+from modeling_medglip.outputs.files import write_bytes
+from modeling_medglip.outputs.overlay import contact_sheet, display_picture, draw_overlay, overlay_png
+from modeling_medglip.outputs.results import GroundedBox, GroundingResult, ImageInfo
+
+from ..data.records import GroundingRecord
+from .metrics import Detections, right_boxes
+
+
+SHOWN = 6
+
+
+def agreement(record: GroundingRecord, found: Detections, threshold: float) -> float:
+    """F1 (0..1) of the boxes over a threshold; 1 where nothing is there and nothing was found."""
+    over = found.scores > threshold
+    right, boxes, truth = int(right_boxes(record, found)[over].sum()), int(over.sum()), len(record.labels)
+    return 2 * right / (boxes + truth) if boxes + truth else 1.0
+
+
+def worst_cases(
+    records: Sequence[GroundingRecord], detections: Sequence[Detections], threshold: float, count: int = SHOWN
+) -> list[int]:
+    """Places of the pictures with the lowest agreement, worst first; none in which everything is right."""
+    scores = [agreement(record, found, threshold) for record, found in zip(records, detections, strict=True)]
+    return [int(place) for place in np.argsort(scores, kind="stable")[:count] if scores[place] < 1]
+
+
+def write_worst_cases(
+    path: Path,
+    records: Sequence[GroundingRecord],
+    detections: Sequence[Detections],
+    threshold: float,
+    count: int = SHOWN,
+) -> Path | None:
+    """Write a sheet, which shows the data; nothing, and `None`, if all pictures are right."""
+    chosen = worst_cases(records, detections, threshold, count)
+    if not chosen:
+        return None
+    pictures = [case(records[place], detections[place], threshold) for place in chosen]
+    return write_bytes(path, overlay_png(contact_sheet(pictures, columns=3, cell=560)))
+
+
+def case(record: GroundingRecord, found: Detections, threshold: float) -> Image.Image:
+    """One picture with its true boxes and those found over a threshold."""
+    picture = display_picture(ReadImage(record.load(), record.image_id), record.modality)
+    pen = ImageDraw.Draw(picture)
+    width = max(1, round(max(picture.size) / 300))
+    for box in record.boxes:
+        pen.rectangle([float(value) for value in box], outline="white", width=width)
+    boxes = tuple(
+        GroundedBox(label, float(score), (float(x), float(y), float(right - x), float(bottom - y)))
+        for label, score, (x, y, right, bottom) in zip(found.labels, found.scores, found.boxes, strict=True)
+        if score > threshold
+    )
+    info = ImageInfo(record.image_id, *picture.size, record.modality)
+    true = ", ".join(dict.fromkeys(record.labels)) or "nothing"
+    result = GroundingResult("", info, "", boxes)
+    names = sorted({*record.labels, *(box.label for box in boxes)})
+    return draw_overlay(picture, result, names, title=f"{record.source}, {record.image_id}: {true} (white)")

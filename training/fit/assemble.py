@@ -1,0 +1,143 @@
+"""Join trained experts into one checkpoint in half precision: `python -m training.fit.assemble --runs runs`.
+
+Reads `RUNS/<modality>/expert` and writes the checkpoint that the package embeds: tensors in float16 (loaded as
+float32), the processor with the modality router, and the licences of the training sources from their `MANIFEST.md`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from modeling_medglip.errors import one_line
+from modeling_medglip.image_processing_medglip import MedGlipImageProcessor
+from modeling_medglip.modalities import MODALITIES
+from modeling_medglip.modeling_medglip import MedGlipForObjectDetection
+from modeling_medglip.processing_medglip import MedGlipProcessor
+
+from ..data.load import load_records
+from ..data.records import DEFAULT_DATA
+from ..data.wordings import stated
+from .starting_weights import load_tokenizer
+
+
+EMBEDDED = Path(__file__).parent.parent.parent / "modeling_medglip" / "checkpoints" / "unified"
+# Label-wise attention counts positions inside one label, so the language encoder's later positions are never used.
+LABEL_POSITIONS = 64
+# all-MiniLM-L6-v2's word pieces from here on are single letters of scripts other than Latin and Greek, inside words.
+WORD_PIECES = 29740
+SHARD_SIZE = "40MB"
+LICENSES = "licenses.json"
+
+
+def assemble(runs: Path, data: Path | str, manifest: Path, out: Path, router: Path | None) -> list[str]:
+    """Write the checkpoint and return the modalities in it.
+
+    Raises:
+        `ValueError`: no trained expert in `runs`, or no data set. `OSError`: no manifest.
+    """
+    found = {name: runs / name / "expert" for name in MODALITIES if (runs / name / "expert" / "config.json").is_file()}
+    if not found:
+        raise ValueError(f"{runs}: no <modality>/expert folder there; run training.fit.finetune first")
+    rows, processor = license_rows(manifest), build_processor(found, router)  # before anything is written
+    model = MedGlipForObjectDetection.from_experts(found)
+    shorten_embeddings(model)
+    model.config.label_hierarchy = stated(trained_labels(data, list(found)))
+    model.half().save_pretrained(out, max_shard_size=SHARD_SIZE)
+    processor.save_pretrained(out)
+    tidy(out)
+    (out / LICENSES).write_text(json.dumps(rows, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    return list(found)
+
+
+@torch.no_grad()
+def shorten_embeddings(model: MedGlipForObjectDetection) -> None:
+    """Drop the language encoder's positions beyond any label's length, and word pieces that English never needs."""
+    text: Any = model.model.text_model
+    config, embeddings = text.config, text.embeddings
+    config.max_position_embeddings = min(config.max_position_embeddings, LABEL_POSITIONS)
+    config.vocab_size = min(config.vocab_size, WORD_PIECES)
+    lengths = {"position_embeddings": config.max_position_embeddings, "word_embeddings": config.vocab_size}
+    for name, length in lengths.items():
+        embedding = getattr(embeddings, name)
+        embedding.weight = torch.nn.Parameter(embedding.weight[:length].clone())
+        embedding.num_embeddings = length
+
+
+def trained_labels(data: Path | str, modalities: list[str]) -> dict[str, list[str]]:
+    """Modality -> labels with boxes in the training split, sorted."""
+    labels: dict[str, set[str]] = {name: set() for name in modalities}
+    for record in load_records(data, modalities, split="train"):
+        labels[record.modality].update(record.labels)
+    return {name: sorted(found) for name, found in labels.items()}
+
+
+def build_processor(experts: Mapping[str, Path], router: Path | None) -> MedGlipProcessor:
+    """The unified processor: every modality with the settings (input size, normalisation) its expert was trained with,
+    chosen by the router unless told."""
+    processors = {name: MedGlipImageProcessor.from_pretrained(folder) for name, folder in experts.items()}
+    settings = {name: processor.modality_settings[name] for name, processor in processors.items()}
+    weights = json.loads(router.read_text(encoding="utf-8")) if router else None
+    image_processor = MedGlipImageProcessor(modality="auto", modality_settings=settings, router=weights)
+    return MedGlipProcessor(image_processor=image_processor, tokenizer=load_tokenizer())
+
+
+def license_rows(manifest: Path) -> list[dict[str, Any]]:
+    """Source, upstream set, modality, licence and remarks of every row of the manifest's table."""
+    rows = []
+    for line in manifest.read_text(encoding="utf-8").splitlines():
+        cells = [cell.strip() for cell in line.strip().strip("|").split("|")]
+        if len(cells) == 8 and cells[0].startswith("`"):
+            modality, _, source = cells[0].strip("`").partition("/")
+            row = {"source": source, "upstream": cells[1], "modality": modality, "license": cells[6]}
+            rows.append({**row, "remarks": "training data" if cells[2] != "-" else "volumes"})
+    return rows
+
+
+def tidy(folder: Path) -> None:
+    """Make the folder a part of the package: small, without copies of its code; half-precision tensors are loaded as
+    float32."""
+    for copy in folder.glob("*.py"):
+        copy.unlink()
+    for path in set(folder.glob("*.json")) - {folder / LICENSES}:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        content.pop("auto_map", None)
+        if path.name == "config.json":
+            content["dtype"] = "float32"
+        if path.name == "tokenizer.json":
+            vocabulary = content["model"]["vocab"]
+            content["model"]["vocab"] = {word: row for word, row in vocabulary.items() if row < WORD_PIECES}
+            content |= {"truncation": None, "padding": None}
+        readable = path.name in ("config.json", "tokenizer_config.json")
+        layout: dict[str, Any] = {"indent": 2} if readable else {"separators": (",", ":")}
+        path.write_text(json.dumps(content, ensure_ascii=False, **layout) + "\n", encoding="utf-8")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Command line; returns the exit status."""
+    task = (__doc__ or "").splitlines()[0]
+    parser = argparse.ArgumentParser(prog="python -m training.fit.assemble", description=task)
+    parser.add_argument("--runs", type=Path, required=True)
+    parser.add_argument("--data", default=DEFAULT_DATA, help="what the experts were trained on")
+    parser.add_argument("--manifest", type=Path, default=Path("../shared/data/MANIFEST.md"), help="table of licences")
+    parser.add_argument("--out", type=Path, default=EMBEDDED)
+    parser.add_argument("--router", type=Path, help="JSON that training.fit.router wrote")
+    options = parser.parse_args(argv)
+    try:
+        names = assemble(options.runs, options.data, options.manifest, options.out, options.router)
+    except (ValueError, OSError, ModuleNotFoundError) as error:
+        print(f"error: {one_line(error, 300)}", file=sys.stderr)
+        return 2
+    size = sum(path.stat().st_size for path in options.out.glob("*.safetensors")) / 1e6
+    print(f"{options.out}: {', '.join(names)}; {size:.1f} MB of tensors")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,467 @@
+# Copyright 2026 The MedGLIP authors. Licensed under the Apache License, Version 2.0.
+"""Train an expert on a data set: further, as an adapter, or from the encoders up.
+
+    python -m training.fit.finetune --model org/med-glip-ct --data private/coco --modality ct --lora --out runs/mine
+    python -m training.fit.finetune --recipe embedded --data out/data --modality ct --out runs/ct
+
+`--data` is a folder that `dataset_scripts.build` made, its id on the Hub, or a COCO JSON file (or a folder with one,
+or with one per split). `--dry-run` shows what would be trained. A run that was interrupted goes on when the same
+command is given again. In `OUT`: `expert/` or `adapter/`, the scores before and after in `results.json`,
+`history.png`, a card.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import Any, NoReturn
+
+import torch
+from huggingface_hub.utils import validate_repo_id
+from torch import nn
+from transformers import HfArgumentParser
+
+from modeling_medglip import default_checkpoint
+from modeling_medglip.errors import one_line
+from modeling_medglip.image_processing_medglip import MedGlipImageProcessor
+from modeling_medglip.modalities import resolve_modality
+from modeling_medglip.modeling_medglip import MedGlipForObjectDetection
+from modeling_medglip.processing_medglip import MedGlipProcessor
+
+from ..data.dataset import GroundingCollator, GroundingDataset, PhraseLength, foreign_labels
+from ..data.load import load_records
+from ..data.preview import counts, prompt_texts, write_sheet
+from ..data.prompts import Vocabulary
+from ..data.records import GroundingRecord, chosen_labels, drawn, fraction_of, shared_patients
+from ..data.split_leakage import check_apart
+from ..data.validation import check_options, nothing_to_measure, readable_enough
+from ..data.wordings import stated
+from ..loading import load_checkpoint
+from .closing import closing
+from .distillation import known_labels, with_known
+from .lora import add_adapter, forget_calibration, save_adapter
+from .processes import process_state, shards_weights, told_by_worker, united
+from .recipe import ExpertRecipe, Recipe, load_recipe
+from .run_identity import claim, run_identity
+from .run_report import Scores, measure, write_run
+from .trainer import freeze, train_expert
+
+
+logger = logging.getLogger(__name__)
+# Settings that change nothing of what is learned.
+UNIMPORTANT = (
+    "data", "model", "replay", "out", "threads", "workers", "dry_run", "push_to_hub", "checkpointing", "recipe",
+)  # fmt: skip
+# Settings that stand in the place of the recipe's.
+CHANGED = ("epochs", "batch", "accumulate", "checkpointing", "size", "anchor_scale")
+STRIDES = (8, 16, 32, 64, 128)
+HELP = " (python -m training.fit.finetune --help explains the options)"
+
+
+def _setting(help_text: str, default: Any = None, **more: Any) -> Any:
+    return field(default=default, metadata={"help": help_text, **more})
+
+
+@dataclass
+class Settings:
+    """What the command line says; what it leaves out is the recipe's."""
+
+    data: str = field(
+        metadata={"help": "your images with boxes: a COCO file, a folder with one, or what dataset_scripts.build made"}
+    )
+    modality: str = field(metadata={"help": "ct, mri, ultrasound, xray, dermoscopy, endoscopy or fundus"})
+    model: str | None = _setting(
+        "checkpoint to start from: a folder, or an id on the Hub; without it the one that comes with med-glip, or a "
+        "new one if the recipe builds one"
+    )
+    recipe: str | None = _setting(
+        "how to train: a YAML file, or a name in training/recipes; without it 'lora' with --lora, else 'full'"
+    )
+    out: str = _setting("folder for everything that the run writes", "runs/finetune")
+    lora: bool = _setting(
+        "train an adapter: small, quick, and the checkpoint itself stays as it is; without it all weights change",
+        False,
+    )
+    rank: int = _setting("size of the adapter: larger learns more from many images, but needs more of them", 8)
+    fraction: float = _setting("train with this share of the patients only, 0 to 1, to see what more data bring", 1.0)
+    pictures: int | None = _setting("train with at most so many images, chosen by chance; without it with all")
+    labels: list[str] | None = _setting("learn only these labels; the others count as unknown, not as absent")
+    exclude: list[str] | None = _setting("learn all labels but these")
+    remember: bool = _setting(
+        "keep what the model knows: while it learns, it is also shown what it finds now for the labels it knows", True
+    )
+    known: list[str] | None = _setting("the labels to keep in this way; without it those that the checkpoint names")
+    replay: str | None = _setting(
+        "older images with boxes, given as --data is, mixed in so that less is forgotten; what was forgotten is "
+        "measured on them"
+    )
+    replay_exclude: list[str] | None = _setting("labels of --replay that are not used")
+    replay_share: float = _setting("older images for each new one", 0.5)
+    epochs: float | None = _setting("how often every image is shown; without it as often as the recipe says")
+    batch: int | None = _setting("images per step: fewer need less memory; without it the recipe's number")
+    accumulate: int | None = _setting(
+        "batches that make one step together, which stands in for a larger --batch; without it the recipe's number"
+    )
+    size: int | None = _setting(
+        "side in pixels to which images are scaled: larger shows small findings better and takes longer; without it "
+        "the recipe's or the checkpoint's"
+    )
+    anchor_scale: float | None = _setting(
+        "how large the boxes are that the search starts from, in multiples of its grid: larger for large organs; "
+        "without it the recipe's or the checkpoint's"
+    )
+    head_rate: float | None = _setting("learning rate at its highest; without it the recipe's")
+    keep: str = _setting(
+        "keep the weights of the last epoch, or of the best one on the validation images, which are then measured "
+        "after every epoch", "last", choices=["best", "last"],
+    )  # fmt: skip
+    checkpointing: bool | None = _setting("use less memory and more time; without it as the recipe says")
+    seed: int = _setting("number that everything random comes from: the same number gives the same run", 0)
+    threads: int = _setting("processor threads to use; 0 lets PyTorch choose", 0)
+    workers: int = _setting("processes that read images beside the training; 0 reads them in turn", 0)
+    dry_run: bool = _setting("only show what would be trained: counts, prompts and a sheet of training images", False)
+    push_to_hub: str | None = _setting("also upload what was trained, to this repository, such as org/name (private)")
+
+
+def resolved_recipe(settings: Settings) -> Recipe:
+    """The recipe with what the command line puts in its place.
+
+    Raises:
+        `ValueError`: no such recipe, or one that builds the base of an adapter anew: nobody else would have it.
+    """
+    recipe = load_recipe(settings.recipe or ("lora" if settings.lora else "full"))
+    if settings.lora and settings.model is None and recipe.model:
+        raise ValueError(
+            f"--lora --recipe {settings.recipe}: it builds a new model, and an adapter needs a base: give --model"
+        )
+    given = {name: getattr(settings, name) for name in CHANGED}
+    if settings.head_rate is not None:
+        recipe = replace(recipe, optimisation=replace(recipe.optimisation, head_rate=settings.head_rate))
+    return recipe.changed([settings.modality], **given)
+
+
+def load_base(settings: Settings, recipe: Recipe) -> tuple[MedGlipForObjectDetection, MedGlipProcessor]:
+    """Model and processor to start from: a checkpoint's one expert with the recipe's sizes, or the recipe's own.
+
+    Raises:
+        `ValueError`: no such checkpoint, or one without an expert for the modality.
+    """
+    if settings.model is None and recipe.model:
+        from .starting_weights import build_starting_model, load_tokenizer
+
+        image_processor = MedGlipImageProcessor(
+            modality=settings.modality, modality_settings=recipe.modality_settings()
+        )
+        processor = MedGlipProcessor(image_processor=image_processor, tokenizer=load_tokenizer())
+        return build_starting_model(recipe.config(settings.modality)), processor
+    name = settings.model or str(default_checkpoint())
+    model, processor = load_checkpoint(name, [settings.modality])
+    before = list(model.config.expert_head_config(settings.modality).anchor_sizes)
+    _resize(model, processor, settings.modality, recipe.expert(settings.modality))
+    if settings.lora and list(model.config.expert_head_config(settings.modality).anchor_sizes) != before:
+        # They are no weights: nobody who loads the adapter onto its base would get them.
+        raise ValueError("an adapter keeps the anchors of its base: leave out anchor_scale, or train without --lora")
+    return model, processor
+
+
+def _resize(model: Any, processor: Any, modality: str, expert: ExpertRecipe) -> None:
+    """Give a loaded expert the recipe's input size and anchors."""
+    processor.image_processor.modality = modality
+    if expert.size is not None:
+        processor.image_processor.modality_settings[modality]["size"] = {"height": expert.size, "width": expert.size}
+    if expert.anchor_scale is not None:
+        sizes = [stride * expert.anchor_scale for stride in STRIDES]
+        overrides = model.config.expert_overrides.setdefault(modality, {}).setdefault("head_config", {})
+        overrides["anchor_sizes"] = sizes
+
+
+@dataclass
+class Data:
+    """The records of a run: for training, of `own` pictures and `replayed` ones; for validation; older ones on
+    which forgetting is measured; all whose labels are negatives of other body parts; and what cannot be read."""
+
+    train: list[GroundingRecord]
+    own: int
+    validation: list[GroundingRecord]
+    older: list[GroundingRecord]
+    everything: list[GroundingRecord]
+    broken: dict[str, str]
+    replayed: int = 0
+
+
+def load_data(settings: Settings) -> Data:
+    """Read the pictures.
+
+    Raises:
+        `ValueError`: no training pictures, or none with a box, or too many that cannot be read.
+    """
+    records = chosen_labels(load_records(settings.data, settings.modality), settings.labels, settings.exclude)
+    train = fraction_of([r for r in records if r.split == "train"], settings.fraction, settings.seed)
+    if settings.pictures is not None:
+        chosen = sorted({r.picture for r in train}, key=lambda name: drawn(name[1], settings.seed))
+        kept_names = set(chosen[: settings.pictures])
+        train = [record for record in train if record.picture in kept_names]
+    if not train:
+        raise ValueError(f"{settings.data}: no training pictures of {settings.modality}")
+    if not any(record.labels for record in train):
+        raise ValueError(f"{settings.data}: no training picture has a box, so there is nothing to find in them")
+    replayed = 0
+    both = shared_patients(records)
+    if both:
+        raise ValueError(f"{settings.data}: {both} patients are in training and validation: divide by patient")
+    own, everything, broken = len({r.picture for r in train}), list(train), dict[str, str]()
+    kept: list[GroundingRecord] = []
+    if settings.replay:
+        whole = chosen_labels(load_records(settings.replay, settings.modality), None, settings.replay_exclude)
+        if both := shared_patients(whole):
+            raise ValueError(f"{settings.replay}: {both} patients are in training and validation: divide by patient")
+        if not _same_place(settings.replay, settings.data):
+            check_apart(train + [r for r in records if r.split != "train"], whole)
+        older = [record for record in whole if record.split == "train"]
+        held_out = [record for record in whole if record.split == "validation"]
+        kept = readable_enough(held_out, broken, settings.replay)
+        total, share = sum(r.weight for r in train), settings.replay_share
+        if not older:
+            raise ValueError(f"{settings.replay}: no training pictures of {settings.modality} to replay")
+        factor = share * total / sum(r.weight for r in older)
+        older = [replace(record, weight=record.weight * factor) for record in older]
+        train, everything = train + older, everything + older
+        replayed = len({record.picture for record in older}) if share else 0
+    validation = readable_enough([r for r in records if r.split == "validation"], broken, settings.data)
+    return Data(train, own, validation, kept, everything, broken, replayed)
+
+
+def _same_place(first: str, second: str) -> bool:
+    """Whether two folders, files or ids on the Hub are one."""
+    one, other = Path(first), Path(second)
+    return one.samefile(other) if one.exists() and other.exists() else first == second
+
+
+def _unmeasured(settings: Settings, data: Data) -> str:
+    """Why a run measures nothing; empty if it does.
+
+    Raises:
+        `ValueError`: it does not, and is to keep the best epoch.
+    """
+    reason = nothing_to_measure(len(data.validation), any(record.labels for record in data.validation))
+    if reason and settings.keep == "best":
+        raise ValueError(f"{settings.data}: {reason}, so no epoch is the best: add some, or choose --keep last")
+    return reason
+
+
+def make_dataset(
+    train: Sequence[GroundingRecord],
+    everything: Sequence[GroundingRecord],
+    processor: MedGlipProcessor,
+    recipe: Recipe,
+    seed: int = 0,
+) -> GroundingDataset:
+    """The training pictures with their prompts; negatives of other body parts are labels of `everything`. Prompts
+    are at most as long as the recipe says and the processor reads."""
+    budget = min(recipe.prompts.token_budget, processor.max_text_tokens)
+    return GroundingDataset(
+        [record for record in train if record.annotated],  # of the others nothing is known
+        processor.image_processor,
+        seed=seed,
+        prompts=replace(recipe.prompts, token_budget=budget),
+        augmentation=recipe.augmentation,
+        # Of private data of one source all labels may be of one place: others come from what is known.
+        foreign={**foreign_labels(everything), "known": tuple(Vocabulary.load().words)},
+        token_length=PhraseLength(processor.tokenizer),
+        balance=recipe.balance,
+    )
+
+
+def run(settings: Settings) -> dict[str, Any]:
+    """Train as the settings say.
+
+    Returns:
+        what `results.json` holds; of a dry run what was printed; nothing in the other processes of a launch.
+
+    Raises:
+        `ValueError`: settings, data or model that do not fit.
+    """
+    check_options(asdict(settings))
+    settings = replace(settings, modality=resolve_modality(settings.modality))
+    if shards_weights() and (settings.lora or settings.keep == "best"):
+        raise ValueError("sharded weights (FSDP) go with neither --lora nor --keep best: launch without FSDP")
+    if settings.push_to_hub:
+        validate_repo_id(settings.push_to_hub)  # before hours of training
+    recipe, out, process = resolved_recipe(settings), Path(settings.out), process_state()
+    data = load_data(settings)
+    if (reason := _unmeasured(settings, data)) and process.is_main_process:
+        cure = "" if data.validation else " (a file called train.json is training alone: add val.json)"
+        logger.warning("%s: nothing is measured%s", reason, cure)
+    model, processor = load_base(settings, recipe)
+    model.to(process.device)
+    known = settings.known or known_labels(model.config, settings.modality)
+    expert = recipe.expert(settings.modality)
+    judge = partial(measure, processor=processor, batch_size=expert.batch)  # what training has memory for
+    if settings.dry_run:  # of the data alone, without what the model would add
+        return _dry_run(make_dataset(data.train, data.everything, processor, recipe, settings.seed), data, out)
+    marked = data.train
+    if settings.remember and known:
+        data.train = with_known(model, processor, data.train, known, expert.batch)
+    dataset = make_dataset(data.train, data.everything, processor, recipe, settings.seed)
+    told = {name: value for name, value in asdict(settings).items() if name not in UNIMPORTANT}
+    # Recomputed activations are the same activations.
+    steady = recipe.changed([settings.modality], checkpointing=False)
+    # Of the marks that people made: the last bits of the model's own boxes go by the number of threads.
+    identity = run_identity({**told, "known": known, "recipe": asdict(steady)}, marked, model)
+    if process.is_main_process:
+        claim(out, identity)
+    process.wait_for_everyone()
+    logger.info("%d pictures, %d presentations per epoch", len(data.train), len(dataset))
+    torch.manual_seed(settings.seed)
+    before, known_before = (judge(model, records=part) for part in (data.validation, data.older))
+    trained: nn.Module = model
+    if settings.lora:
+        trained = add_adapter(model, settings.modality, settings.rank)
+    else:
+        freeze(model, recipe.optimisation)
+    collator = GroundingCollator(processor)
+    best = settings.keep == "best"
+
+    def score(now: nn.Module) -> dict[str, float]:
+        found = judge(_plain(now), records=data.validation)
+        return {"AP": found.ap or 0.0, "AP50": found.ap50 or 0.0}
+
+    trainer = train_expert(
+        trained, dataset, collator, expert, recipe.optimisation, out, settings.seed,
+        measure=score if best else None, load_best_model_at_end=best,
+        dataloader_num_workers=settings.workers, **_tensorboard(out),
+    )  # fmt: skip
+    learned = {label for record in data.train for label in record.labels}
+    model.config.label_hierarchy = stated({settings.modality: sorted({*known, *learned})})
+    forget_calibration(model, settings.modality)
+    folder = save(trainer, trained, processor, out / ("adapter" if settings.lora else "expert"))
+    dataset.release()  # measuring needs room of its own
+    after, known_after = (judge(_plain(trained), records=part) for part in (data.validation, data.older))
+    scores = {"before": before, "after": after, "known_before": known_before, "known_after": known_after}
+    broken = {**data.broken, **united(dataset.broken())}
+    results = {}
+    if process.is_main_process:
+        results = write_run(out, settings, recipe, data, scores, trainer.state.log_history, broken)
+        if settings.push_to_hub:
+            push(folder, settings.push_to_hub)
+        logger.info("saved %s", folder)
+        print(closing(settings, results, data), flush=True)
+    return results
+
+
+def _plain(model: Any) -> Any:
+    """The detector inside an adapter's wrapper, with the adapter at work."""
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+
+def _tensorboard(out: Path) -> dict[str, Any]:
+    from importlib.util import find_spec
+
+    if find_spec("tensorboard") is None:
+        return {}
+    import os
+
+    os.environ["TENSORBOARD_LOGGING_DIR"] = str(out / "tensorboard")
+    return {"report_to": ["tensorboard"]}
+
+
+def save(trainer: Any, model: Any, processor: MedGlipProcessor, folder: Path) -> Path:
+    """The expert, or the adapter alone, with its processor; sharded weights are put together first."""
+    state = trainer.accelerator.get_state_dict(trainer.model) if shards_weights() else None
+    if trainer.is_world_process_zero():
+        if state is not None:  # sharding changes the class, and so the code that is saved with it
+            model = MedGlipForObjectDetection(model.config)
+            model.load_state_dict(state)
+        save_adapter(model, folder) if hasattr(model, "peft_config") else model.save_pretrained(folder)
+        processor.save_pretrained(folder)
+    trainer.accelerator.wait_for_everyone()
+    return folder
+
+
+def push(folder: Path, name: str) -> None:
+    """Upload the outcome with its card; `HF_ENDPOINT` and the token of `huggingface_hub` decide where and as whom."""
+    from huggingface_hub import HfApi
+
+    (folder / "README.md").write_bytes((folder.parent / "README.md").read_bytes())
+    api = HfApi()
+    try:
+        api.create_repo(name, exist_ok=True, private=True)
+        api.upload_folder(repo_id=name, folder_path=folder, commit_message="Upload a MedGLIP expert trained further")
+    except Exception as error:
+        # Without a connection the client raises what its HTTP library raises, which is no OSError.
+        if type(error).__module__.split(".")[0] not in ("httpx", "httpx2"):
+            raise
+        raise OSError(f"{name}: no connection to the Hub ({type(error).__name__}); the outcome is kept") from None
+
+
+def _dry_run(dataset: GroundingDataset, data: Data, out: Path) -> dict[str, Any]:
+    rows = counts(data.train, data.validation)
+    out.mkdir(parents=True, exist_ok=True)
+    print(f"{len(data.train)} training pictures, {len(data.validation)} for validation; {len(dataset)} per epoch")
+    width = max(len(row["label"]) for row in rows)
+    for row in rows:
+        train, validation = row["train"], row["validation"]
+        told = f"train {train['pictures']} pictures, {train['boxes']} boxes; validation {validation['pictures']}"
+        print(f"  {row['label']:{width}}  {told}, {validation['boxes']}; taxonomy: {row['taxonomy'] or '-'}")
+    texts = prompt_texts(dataset)
+    print("prompts (phrases with a box in brackets), without what the model itself would add of the labels it knows:")
+    print("\n".join(f"  {text}" for text in texts))
+    sheet = write_sheet(dataset, out / "training_pictures.png")
+    print(f"pictures after augmentation: {sheet}")
+    return {"labels": rows, "prompts": texts, "sheet": str(sheet)}
+
+
+class _Help(argparse.ArgumentDefaultsHelpFormatter):
+    """Says defaults that are values; the texts themselves say what happens without the others."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        said = action.default is None or isinstance(action.default, bool)
+        return action.help if said else super()._get_help_string(action)
+
+
+class _Parser(HfArgumentParser):
+    """The command line's options, and one line for what is wrong with them."""
+
+    def __init__(self) -> None:
+        about = "Train MedGLIP on your own images and boxes. Research use only, not a medical device."
+        super().__init__(Settings, prog="python -m training.fit.finetune", description=about, formatter_class=_Help)
+
+    def parse_args_into_dataclasses(self, args: Sequence[str] | None = None, **options: Any) -> tuple[Any, ...]:
+        """As `HfArgumentParser` does; an option that does not exist is told as other errors are."""
+        *found, rest = super().parse_args_into_dataclasses(args, return_remaining_strings=True, **options)
+        if rest:
+            self.error(f"no option {one_line(rest[0], 60)}")
+        return tuple(found)
+
+    def error(self, message: str) -> NoReturn:
+        """One line instead of the whole usage."""
+        print(f"error: {one_line(message)}{HELP}", file=sys.stderr)
+        raise SystemExit(2)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Command line; returns the exit status."""
+    (settings,) = _Parser().parse_args_into_dataclasses(list(sys.argv[1:] if argv is None else argv))
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", force=True)
+    torch.set_flush_denormal(True)
+    try:
+        check_options(asdict(settings))
+        if settings.threads:
+            torch.set_num_threads(settings.threads)
+        run(settings)
+    except (ValueError, OSError, ModuleNotFoundError) as error:
+        text = one_line(told_by_worker(error), 300)
+        print(f"error: {text}{HELP if text.startswith('--') else ''}", file=sys.stderr)
+        return 2
+    return 0
+
+
+__all__ = ["Scores", "Settings", "load_base", "load_data", "main", "run"]
+
+if __name__ == "__main__":
+    raise SystemExit(main())

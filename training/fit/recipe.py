@@ -1,0 +1,175 @@
+# Copyright 2026 The MedGLIP authors. Licensed under the Apache License, Version 2.0.
+"""Recipes: the YAML file that says how an expert is built and trained."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from modeling_medglip.configuration_medglip import MODALITIES, MedGlipConfig, resolve_modality
+from modeling_medglip.io.yaml_files import load_yaml
+
+from ..data.augmentation import AugmentationRecipe
+from ..data.prompts import PromptRecipe
+from ..data.validation import check_recipe
+
+
+RECIPES = Path(__file__).parent.parent / "recipes"
+EMBEDDED_RECIPE = RECIPES / "embedded.yaml"
+ANY = "any"
+STRIDES = (8, 16, 32, 64, 128)
+
+
+@dataclass(frozen=True)
+class Optimisation:
+    """Rates and schedule, the same for all experts of a recipe.
+
+    Args:
+        optimizer (`str`): `"adamw"`, or the paper's `"adam"`.
+        head_rate, backbone_rate, language_rate (`float`): peak learning rates of pyramid, fusion and heads, of the
+            image encoder, and of the language encoder. What has the rate 0 is frozen.
+        weight_decay (`float`): none on biases and norms.
+        warmup_steps (`int`): linear warm-up; a cosine to `min_rate` times the peak follows.
+        gradient_clip (`float`): largest norm of the gradient.
+        ema_decay (`float`): of the averaged weights that are kept; 0 keeps the last ones.
+        frozen_stages (`int`): the image encoder's stem and first stages that are not trained.
+    """
+
+    head_rate: float
+    backbone_rate: float
+    weight_decay: float
+    warmup_steps: int
+    min_rate: float
+    gradient_clip: float
+    ema_decay: float
+    frozen_stages: int
+    language_rate: float = 0.0
+    optimizer: str = "adamw"
+
+
+@dataclass(frozen=True)
+class ExpertRecipe:
+    """Input size in pixels and anchors as multiples of the strides (`None`: the model's own), batch size, number of
+    batches whose gradients are added up to a step, number of epochs of one expert, and whether activations are
+    recomputed to save memory."""
+
+    batch: int
+    epochs: float
+    size: int | None = None
+    anchor_scale: float | None = None
+    accumulate: int = 1
+    checkpointing: bool = False
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A whole recipe file.
+
+    Args:
+        optimisation ([`Optimisation`]).
+        experts (`dict`): modality, or `any` for those that are not named, -> [`ExpertRecipe`].
+        model (`dict`): the configuration of new experts; empty in recipes that only train further.
+        balance (`float`): see [`~training.data.dataset.repeat_factors`].
+        augmentation ([`~training.data.augmentation.AugmentationRecipe`]), prompts
+            ([`~training.data.prompts.PromptRecipe`]).
+    """
+
+    optimisation: Optimisation
+    experts: dict[str, ExpertRecipe]
+    model: dict[str, Any] = field(default_factory=dict)
+    augmentation: AugmentationRecipe = AugmentationRecipe()
+    prompts: PromptRecipe = PromptRecipe()
+    balance: float = 0.0
+
+    def expert(self, modality: str) -> ExpertRecipe:
+        """What holds for one modality.
+
+        Raises:
+            `ValueError`: the recipe names neither it nor `any`.
+        """
+        name = resolve_modality(modality)
+        found = self.experts.get(name) or self.experts.get(ANY)
+        if found is None:
+            raise ValueError(f"the recipe has no expert for {name}; it has {', '.join(self.experts)}")
+        return found
+
+    def changed(self, modalities: Iterable[str], **values: Any) -> Recipe:
+        """The recipe with other fields of [`ExpertRecipe`] for some modalities; `None` leaves one as it is."""
+        given = {name: value for name, value in values.items() if value is not None}
+        experts = {name: replace(self.expert(name), **given) for name in map(resolve_modality, modalities)}
+        return replace(self, experts={**self.experts, **experts})
+
+    def config(self, modality: str) -> MedGlipConfig:
+        """The configuration of a new checkpoint with this one expert.
+
+        Raises:
+            `ValueError`: the recipe builds no new experts.
+        """
+        name = resolve_modality(modality)
+        scale = self.expert(name).anchor_scale
+        if not self.model or scale is None:
+            raise ValueError("this recipe builds no new experts: give --model, or a recipe with a model")
+        head = {**self.model["head_config"], "anchor_sizes": [stride * scale for stride in STRIDES]}
+        return MedGlipConfig(**{**self.model, "head_config": head, "modalities": [name]})
+
+    def modality_settings(self) -> dict[str, dict[str, Any]]:
+        """The image processor's settings of new experts: input sizes, and the mean and deviation of the ImageNet
+        weights used here."""
+        half = [0.5, 0.5, 0.5]
+        return {
+            name: {"size": {"height": expert.size, "width": expert.size}, "mean": half, "std": half}
+            for name, expert in self.experts.items()
+            if expert.size is not None
+        }
+
+
+def load_recipe(path: Path | str = EMBEDDED_RECIPE) -> Recipe:
+    """Read a recipe: a file, or the name of one in `recipes/`.
+
+    Raises:
+        `ValueError`: there is none, it has unknown or missing keys, or a value out of its range.
+    """
+    file = Path(path)
+    if not file.is_file() and (RECIPES / f"{path}.yaml").is_file():
+        file = RECIPES / f"{path}.yaml"
+    document = _document(path, file)
+    check_recipe(file.name, document)
+    try:
+        optimisation = Optimisation(**document.pop("optimisation"))
+        experts = {
+            name if name == ANY else resolve_modality(name): ExpertRecipe(**part)
+            for name, part in document.pop("experts").items()
+        }
+        model = document.pop("model", {})
+        augmentation = AugmentationRecipe(**_with_tuples(document.pop("augmentation", {})))
+        prompts = PromptRecipe(**_with_tuples(document.pop("prompts", {})))
+        balance = float(document.pop("balance", 0.0))
+        if document:
+            raise TypeError(f"unknown keys {', '.join(map(str, document))}")
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise ValueError(f"{file.name}: not a training recipe ({error})") from None
+    ordered = {name: experts[name] for name in (*MODALITIES, ANY) if name in experts}
+    return Recipe(optimisation, ordered, model, augmentation, prompts, balance)
+
+
+def _document(path: Path | str, file: Path) -> dict[str, Any]:
+    """What a recipe's file holds, not looked at yet."""
+    try:
+        document = load_yaml(file.read_text(encoding="utf-8"))
+    except OSError:
+        names = ", ".join(sorted(found.stem for found in RECIPES.glob("*.yaml")))
+        raise ValueError(f"{path}: no such recipe; there are {names}, or give a file") from None
+    except (ValueError, yaml.YAMLError) as error:
+        raise ValueError(f"{file.name}: not a training recipe ({error})") from None
+    if not isinstance(document, dict):
+        raise ValueError(f"{file.name}: not a training recipe (it has no keys)")
+    return document
+
+
+def _with_tuples(values: dict[str, Any]) -> dict[str, Any]:
+    """YAML's lists as the tuples that frozen dataclasses hold."""
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}

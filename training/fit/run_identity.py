@@ -1,0 +1,50 @@
+# Copyright 2026 The MedGLIP authors. Licensed under the Apache License, Version 2.0.
+"""What makes a run the same run: only then does it go on from the checkpoints in its folder."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from modeling_medglip.errors import one_line
+from modeling_medglip.outputs.files import write_text
+
+from ..data.records import GroundingRecord
+
+
+FILE = "run.json"
+
+
+def run_identity(settings: Mapping[str, Any], records: Sequence[GroundingRecord], model: nn.Module) -> str:
+    """SHA-256 of settings, training records (names, boxes, labels) and starting weights."""
+    digest = hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode())
+    for record in records:
+        told = (record.source, record.image_id, record.labels, record.annotated, record.weight)
+        digest.update(repr(told).encode("utf-8", "surrogatepass"))
+        digest.update(record.boxes.tobytes())
+    for name, tensor in model.state_dict().items():
+        digest.update(name.encode())
+        digest.update(tensor.detach().float().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def claim(out: Path, identity: str) -> None:
+    """Make a folder that of this run.
+
+    Raises:
+        `ValueError`: it holds checkpoints of another one, whose weights would be taken for this one's.
+    """
+    file = out / FILE
+    try:
+        known = json.loads(file.read_text(encoding="utf-8"))["identity"]
+    except (OSError, ValueError, KeyError, TypeError):
+        known = None
+    if known != identity and any(out.glob("checkpoint-*")):
+        name = one_line(out.name, 60)
+        raise ValueError(f"{name}: holds a run with other data, settings or weights: choose another --out")
+    write_text(file, json.dumps({"identity": identity}) + "\n")

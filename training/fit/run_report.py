@@ -1,0 +1,225 @@
+# Copyright 2026 The MedGLIP authors. Licensed under the Apache License, Version 2.0.
+"""What a training run leaves for people: scores before and after, the course of loss and AP, a card."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from huggingface_hub import ModelCardData
+
+from modeling_medglip.checkpoints.adapters import example_prompt
+from modeling_medglip.outputs.files import write_bytes, write_text
+from modeling_medglip.outputs.markdown import plain
+
+from ..data.records import GroundingRecord
+from ..data.validation import nothing_to_measure
+from ..evaluate import detect, source_labels
+from ..evaluate.metrics import Detections, annotated_only, average_precision
+from ..evaluate.plots import png_of
+from .processes import gathered, own_share
+
+
+SCHEMA = "medglip/finetune@1"
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Average precision (0..1) of one model: label -> (AP, AP50)."""
+
+    labels: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+
+    @property
+    def ap(self) -> float | None:
+        """Mean AP over labels."""
+        return float(np.mean([ap for ap, _ in self.labels.values()])) if self.labels else None
+
+    @property
+    def ap50(self) -> float | None:
+        """Mean AP50 over labels."""
+        return float(np.mean([ap50 for _, ap50 in self.labels.values()])) if self.labels else None
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        labels = {name: {"AP": ap, "AP50": ap50} for name, (ap, ap50) in self.labels.items()}
+        return {"mean": {"AP": self.ap, "AP50": self.ap50}, "labels": labels}
+
+
+def find_all(model: Any, processor: Any, records: Sequence[GroundingRecord], batch_size: int = 4) -> list[Detections]:
+    """What a model finds in every picture, asked for all labels that its source annotates. Several processes share the
+    pictures; all get everything."""
+    training = model.training
+    model.eval()
+    asked = source_labels(records)
+    prompts = [asked[f"{record.modality}/{record.source}"] for record in records]
+    places = own_share(len(records))
+    own, _ = detect(model, processor, [records[i] for i in places], [prompts[i] for i in places], batch_size)
+    model.train(training)
+    return annotated_only(records, gathered(places, own))
+
+
+def scores_of(records: Sequence[GroundingRecord], found: Sequence[Detections]) -> Scores:
+    """COCO AP per label over the records of all sources together."""
+    return Scores({name: (score.ap, score.ap50) for name, score in average_precision(records, found).items()})
+
+
+def measure(model: Any, processor: Any, records: Sequence[GroundingRecord], batch_size: int = 4) -> Scores:
+    """The scores of what [`find_all`] gives. Without records nothing is measured."""
+    return scores_of(records, find_all(model, processor, records, batch_size)) if records else Scores()
+
+
+def write_run(
+    out: Path,
+    settings: Any,
+    recipe: Any,
+    data: Any,
+    scores: Mapping[str, Scores],
+    history: Sequence[Mapping[str, Any]],
+    broken: Mapping[str, str],
+) -> dict[str, Any]:
+    """Write `results.json`, `history.png` and `README.md` into a run's folder.
+
+    Args:
+        scores: `before` and `after` on the run's own validation pictures, `known_before` and `known_after` on the
+            older data's.
+
+    Returns:
+        what `results.json` holds.
+    """
+    results = {
+        "schema": SCHEMA,
+        "settings": {name: value for name, value in asdict(settings).items() if name not in PRIVATE},
+        "recipe": asdict(recipe.optimisation) | asdict(recipe.expert(settings.modality)),
+        "pictures": {
+            "train": data.own,
+            "replayed": data.replayed,
+            "validation": len(data.validation),
+            "broken": len(broken),
+        },
+        **{name: found.as_dict() for name, found in scores.items()},
+    }
+    write_text(out / "results.json", json.dumps(results, indent=1, allow_nan=False) + "\n")
+    write_bytes(out / "history.png", plot(history, scores["before"], scores["after"]))
+    write_text(out / "README.md", card(settings, results))
+    return results
+
+
+# Where data lie on somebody's machine does not belong into what is passed on.
+PRIVATE = ("data", "replay", "out", "model", "recipe")
+
+
+def measured_points(
+    history: Sequence[Mapping[str, Any]], before: Scores, after: Scores
+) -> list[tuple[float, float, float]]:
+    """(epoch, AP, AP50) in per cent on the validation images: before, after every epoch where that was measured (else
+    only after the last). Empty where nothing was measured."""
+    if before.ap is None or before.ap50 is None or after.ap is None or after.ap50 is None:
+        return []
+    rows = [
+        (float(row["epoch"]), float(row["eval_AP"]), float(row["eval_AP50"])) for row in history if "eval_AP" in row
+    ]
+    last = max((float(row["epoch"]) for row in history if "epoch" in row), default=1.0)
+    found = [(0.0, before.ap, before.ap50), *(rows or [(last, after.ap, after.ap50)])]
+    return [(epoch, 100 * ap, 100 * ap50) for epoch, ap, ap50 in found]
+
+
+def plot(history: Sequence[Mapping[str, Any]], before: Scores, after: Scores) -> bytes:
+    """Loss, and AP on the validation images, by epoch; see [`measured_points`]."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 4), layout="constrained")
+    axes = figure.add_subplot()
+    losses = [(row["epoch"], float(row["loss"])) for row in history if "loss" in row]
+    if losses:
+        axes.plot(*zip(*losses, strict=True), color="#3572b0", marker=".", label="loss")
+    axes.set(xlabel="epoch", ylabel="loss", title="Training")
+    if measured := measured_points(history, before, after):
+        right = axes.twinx()
+        epochs, ap, ap50 = zip(*measured, strict=True)
+        right.plot(epochs, ap50, color="#c06030", marker="o", label="AP50")
+        right.plot(epochs, ap, color="#e8a33d", marker="o", label="AP")
+        right.set(ylabel="per cent", ylim=(0, 100))
+        right.legend(loc="center right")
+    if losses:
+        axes.legend(loc="upper right")
+    return png_of(figure)
+
+
+def card(settings: Any, results: Mapping[str, Any]) -> str:
+    """The outcome as Markdown, with the header that the Hub reads."""
+    kind = f"An adapter (LoRA, rank {settings.rank})" if settings.lora else "An expert"
+    pictures = results["pictures"]
+    replayed = ""
+    if pictures["replayed"]:
+        replayed = f" and, {settings.replay_share:g} for each of them, older ones drawn from {pictures['replayed']}"
+    lines = [
+        f"# MedGLIP, {settings.modality}: trained further", "",
+        f"{kind} trained by `python -m training.fit.finetune` on {pictures['train']} pictures{replayed}, measured on",
+        f"{pictures['validation']} others, of other patients where the data name patients. For research use; not a",
+        "medical device.", "",
+    ]  # fmt: skip
+    if settings.keep == "best" and pictures["validation"]:
+        lines += ["The best epoch was chosen on these same pictures: expect a little less on others.", ""]
+    if pictures["broken"]:
+        lines += [f"Pictures that cannot be read and were left out: {pictures['broken']}.", ""]
+    lines += [f"**{told}**"] if (told := unmeasured(results)) else _table(results["before"], results["after"])
+    lines += ["", *_usage(settings, results)]
+    if results["known_after"]["labels"]:
+        lines += ["", "Labels of the older data, on its own validation pictures:", ""]
+        lines += _table(results["known_before"], results["known_after"])
+    return "\n".join(["---", _header(settings).to_yaml(), "---", "", *lines]) + "\n"
+
+
+def _usage(settings: Any, results: Mapping[str, Any]) -> list[str]:
+    """How to find with it, as code. Without a name on the Hub with a folder to fill in: no path of this machine."""
+    source, prompt = settings.push_to_hub or "FOLDER", example_prompt(results["after"]["labels"])
+    local = settings.lora and settings.model is not None and _base_on_hub(settings) is None
+    base = ', base="FOLDER OF THE CHECKPOINT IT WAS TRAINED ON"' if local else ""
+    return [
+        "```python", "import modeling_medglip", "",
+        f'grounder = modeling_medglip.load_grounder("{source}"{base})',
+        f'result = modeling_medglip.ground_image("image.png", "{prompt}", "{settings.modality}", grounder)',
+        "print([(box.label, box.score, box.bbox) for box in result.boxes])", "```",
+    ]  # fmt: skip
+
+
+def _base_on_hub(settings: Any) -> str | None:
+    """The base's id, where it was given as one."""
+    named = settings.model is not None and settings.model.count("/") == 1 and not Path(settings.model).exists()
+    return settings.model if named else None
+
+
+def _header(settings: Any) -> ModelCardData:
+    """Of whose licence the outcome is, only its owner knows; the base is named where it is an id on the Hub."""
+    return ModelCardData(
+        license="unknown",
+        library_name="peft" if settings.lora else "transformers",
+        base_model=_base_on_hub(settings),
+        pipeline_tag="zero-shot-object-detection",
+        language="en",
+        tags=["medical-imaging", "visual-grounding", "glip", settings.modality],
+    )
+
+
+def unmeasured(results: Mapping[str, Any]) -> str:
+    """The sentence that stands in the place of a run's scores where it measured nothing; empty where it did."""
+    reason = nothing_to_measure(results["pictures"]["validation"], bool(results["after"]["labels"]))
+    return f"{reason[0].upper()}{reason[1:]}: nothing was measured." if reason else ""
+
+
+def _table(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
+    """AP50 and AP of every label, before and after."""
+    lines = ["| label | AP50 before | after | AP before | after |", "|---|---:|---:|---:|---:|"]
+    rows = [(plain(name), before["labels"].get(name, {}), after["labels"][name]) for name in after["labels"]]
+    for name, first, last in [*rows, ("**mean**", before["mean"], after["mean"])]:
+        cells = [_percent(part.get(key)) for key in ("AP50", "AP") for part in (first, last)]
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    return lines
+
+
+def _percent(value: float | None) -> str:
+    return "-" if value is None else f"{100 * value:.1f}"

@@ -1,0 +1,69 @@
+# Copyright 2026 The MedGLIP authors. Licensed under the Apache License, Version 2.0.
+"""The mean of two experts' weights: of one that was trained further and the one it went on from.
+
+    python -m training.fit.weight_averaging --first runs/first/ct --last runs/further/ct --share 0.65 --out runs/ct
+
+Both must be of the same architecture. The outcome keeps the settings (input size) of the last one. Weights along one
+training can be averaged without harm, and the mean often does better on pictures of other places (Wortsman et al.,
+model soups, 2022).
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from modeling_medglip.errors import MedGlipError, one_line
+from modeling_medglip.modeling_medglip import MedGlipForObjectDetection
+from modeling_medglip.processing_medglip import MedGlipProcessor
+
+
+@torch.no_grad()
+def average(first: Path, last: Path, share: float) -> tuple[MedGlipForObjectDetection, MedGlipProcessor]:
+    """The mean of two experts.
+
+    Args:
+        share (`float`): of the last one, 0 to 1.
+
+    Raises:
+        `ValueError`: experts of other modalities, sizes or layers, or a share that is none.
+    """
+    if not 0 <= share <= 1:
+        raise ValueError(f"share {share:g}: choose a number from 0 to 1")
+    one, other = (MedGlipForObjectDetection.from_pretrained(folder, dtype=torch.float32) for folder in (first, last))
+    weights, target = one.state_dict(), other.state_dict()
+    same = weights.keys() == target.keys() and all(weights[key].shape == target[key].shape for key in target)
+    if one.config.modalities != other.config.modalities or not same:
+        raise ValueError(f"{first.name} and {last.name}: experts of another modality or architecture have no mean")
+    for key, value in target.items():
+        if value.is_floating_point():
+            value.copy_(torch.lerp(weights[key], value, share))
+    return other, MedGlipProcessor.from_pretrained(last)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Command line; returns the exit status."""
+    about = (__doc__ or "").split("\n")[0]
+    parser = argparse.ArgumentParser(prog="python -m training.fit.weight_averaging", description=about)
+    parser.add_argument("--first", type=Path, required=True, help="folder of a run, or of an expert")
+    parser.add_argument("--last", type=Path, required=True, help="the same, of the one that went on from it")
+    parser.add_argument("--share", type=float, default=0.5, help="of the last one in the mean")
+    parser.add_argument("--out", type=Path, required=True, help="folder; the expert is written to OUT/expert")
+    options = parser.parse_args(argv)
+    folders = [path / "expert" if (path / "expert").is_dir() else path for path in (options.first, options.last)]
+    try:
+        model, processor = average(folders[0], folders[1], options.share)
+        model.save_pretrained(options.out / "expert")
+        processor.save_pretrained(options.out / "expert")
+    except (ValueError, OSError, RuntimeError, MedGlipError) as error:
+        print(f"error: {one_line(error, 300)}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

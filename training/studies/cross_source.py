@@ -1,0 +1,207 @@
+# Copyright 2026 The MedGLIP authors. Licensed under the Apache License, Version 2.0.
+"""How an expert does on a hospital whose pictures it never saw: one source left out at a time.
+
+    python -m training.studies.cross_source --data out/data --modality dermoscopy fundus --epochs 8 \
+        --out runs/cross_source
+
+For every source that shares a label with another one, an expert is trained on all the others and measured on it,
+beside an expert that was trained on all of them. Both start from the recipe's starting weights, so nothing of the
+source is known. Rows that are done are not done again; `OUT/cross_source.json` and `OUT/cross_source.md` hold what is
+measured so far.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import re
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from modeling_medglip.errors import one_line
+from modeling_medglip.outputs.files import write_text
+from modeling_medglip.outputs.markdown import percent, plain, table
+
+from ..data.dataset import GroundingCollator
+from ..data.load import load_records
+from ..data.records import GroundingRecord, chosen_labels, shared_patients
+from ..data.validation import nothing_to_measure, readable_enough
+from ..fit.finetune import Settings, load_base, make_dataset
+from ..fit.recipe import Recipe, load_recipe
+from ..fit.run_identity import claim, run_identity
+from ..fit.run_report import measure
+from ..fit.trainer import freeze, train_expert
+from .protocol import agree, conditions, from_scratch, prepare, study_parser
+
+
+SCHEMA = "medglip/cross_source@1"
+EVERYTHING = "everything"
+logger = logging.getLogger(__name__)
+
+
+def shared_labels(records: Sequence[GroundingRecord]) -> dict[str, tuple[str, ...]]:
+    """Source -> the labels of its boxes that another source marks as well; sources without any are left out."""
+    shown: dict[str, set[str]] = {}
+    marked: dict[str, set[str]] = {}
+    for record in records:
+        shown.setdefault(record.source, set()).update(record.labels)
+        if record.split == "train":
+            marked.setdefault(record.source, set()).update(record.labels)
+    found = {}
+    for source, labels in shown.items():
+        elsewhere = set().union(*(marked[name] for name in marked if name != source))
+        if labels & elsewhere:
+            found[source] = tuple(sorted(labels & elsewhere))
+    return found
+
+
+def folder_name(source: str) -> str:
+    """A folder for a source: its name, where that can be one, and else as much of it as can, with a digest."""
+    safe = re.sub(r"[^A-Za-z0-9_-]", "_", source)[:60]
+    if safe == source and safe not in ("", EVERYTHING):
+        return safe
+    return f"{safe}_{hashlib.sha256(source.encode('utf-8', 'surrogatepass')).hexdigest()[:8]}"
+
+
+def judged(records: Sequence[GroundingRecord], source: str, labels: Sequence[str]) -> list[GroundingRecord]:
+    """What a source is judged by: its validation pictures, all of it where none of those has a box, with only these
+    labels."""
+    own = [record for record in records if record.source == source and record.view_of is None]
+    marked = [record for record in own if set(record.annotated) & set(labels)]
+    kept = chosen_labels(marked, labels, None)
+    held_out = [record for record in kept if record.split != "train"]
+    return held_out if any(record.labels for record in held_out) else kept
+
+
+def trained_on(
+    train: Sequence[GroundingRecord], data: str, modality: str, recipe: Recipe, out: Path, seed: int
+) -> tuple[Any, Any]:
+    """An expert from the starting weights, trained on these pictures; returns model and processor.
+
+    Raises:
+        `ValueError`: the folder holds checkpoints of another training.
+    """
+    torch.manual_seed(seed)
+    model, processor = load_base(Settings(data, modality, recipe="embedded"), recipe)
+    freeze(model, recipe.optimisation)
+    dataset = make_dataset(train, train, processor, recipe, seed)
+    collator = GroundingCollator(processor)
+    claim(out, run_identity({"recipe": asdict(recipe), "seed": seed, "modality": modality}, train, model))
+    train_expert(model, dataset, collator, recipe.expert(modality), recipe.optimisation, out, seed)
+    return model.eval(), processor
+
+
+def cross_source(modalities: Sequence[str], data: str, recipe: Recipe, out: Path, seed: int = 0) -> dict[str, Any]:
+    """Measure all sources that are not done yet; returns everything that is measured.
+
+    Raises:
+        `ValueError`: no pictures, or no two sources of a modality with a label in common.
+    """
+    from_scratch(recipe)
+    path = out / "cross_source.json"
+    measured: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {"schema": SCHEMA}
+    # All of them before hours of training: one may have no source to leave out.
+    pictures = {modality: _comparable(data, modality) for modality in modalities}
+    for modality, (records, shared) in pictures.items():
+        own = measured.setdefault("modalities", {}).setdefault(modality, {"sources": {}})
+        own |= {"epochs": recipe.expert(modality).epochs, "size": recipe.expert(modality).size}
+        now = conditions(records, recipe, modality, seed)
+        for source, labels in shared.items():
+            if source in own["sources"]:
+                if not agree(own["sources"][source]["conditions"], now):
+                    raise ValueError(
+                        f"{modality}, {source}: measured with other pictures or settings before: choose another --out"
+                    )
+                continue
+            row = _left_out(source, labels, records, data, modality, recipe, out / modality, seed)
+            own["sources"][source] = {"conditions": now, **row}
+            write_text(path, json.dumps(measured, indent=1, allow_nan=False) + "\n")
+            write_text(out / "cross_source.md", page(measured))
+    return measured
+
+
+def _comparable(data: str, modality: str) -> tuple[list[GroundingRecord], dict[str, tuple[str, ...]]]:
+    """The records of a modality, and the [`shared_labels`] of its sources."""
+    records = load_records(data, modality)
+    if both := shared_patients(records):
+        raise ValueError(f"{data}: {both} patients are in training and validation: divide by patient")
+    if shared := shared_labels(records):
+        return records, shared
+    raise ValueError(
+        f"{data}: no two sources of {modality} share a label, so none can be left out: choose others with --modality"
+    )
+
+
+def _left_out(
+    source: str,
+    labels: Sequence[str],
+    records: Sequence[GroundingRecord],
+    data: str,
+    modality: str,
+    recipe: Recipe,
+    out: Path,
+    seed: int,
+) -> dict[str, Any]:
+    """Train without a source, and with it where it has pictures of its own for validation; measure both. `broken` is
+    how many of the pictures that it is judged by were left out."""
+    broken: dict[str, str] = {}
+    pictures = readable_enough(judged(records, source, labels), broken, f"{data}: {source}")
+    if reason := nothing_to_measure(len(pictures), any(record.labels for record in pictures)):
+        raise ValueError(f"{data}: {modality}, {source}: {reason} that can be read: mend the data")
+    train = [record for record in records if record.split == "train"]
+    others = [record for record in train if record.source != source]
+    logger.info("%s: %s left out, %d pictures of it", modality, source, len(pictures))
+    unseen = trained_on(others, data, modality, recipe, out / folder_name(source), seed)
+    row: dict[str, Any] = {"labels": labels, "pictures": len(pictures), "broken": len(broken)}
+    row["unseen"] = measure(*unseen, pictures).as_dict()
+    if not any(record.split == "train" for record in pictures):
+        seen = trained_on(train, data, modality, recipe, out / EVERYTHING, seed)
+        row["seen"] = measure(*seen, pictures).as_dict()
+    return row
+
+
+def page(measured: dict[str, Any]) -> str:
+    """The figures as Markdown."""
+    lines = [
+        "# Sources that were left out",
+        "",
+        "Made by `python -m training.studies.cross_source`.",
+        "Mean over labels, in per cent, of an expert that was trained on",
+        "all sources but this one (never seen), and of one that was trained on this one too, on the same pictures.",
+        "Only labels that another source marks as well are asked.",
+        "",
+    ]
+    rows = []
+    for modality, own in measured.get("modalities", {}).items():
+        for source, row in own["sources"].items():
+            means = [row.get(key, {}).get("mean", {}) for key in ("unseen", "seen")]
+            figures = [percent(mean.get(key)) for key in ("AP50", "AP") for mean in means]
+            rows.append(
+                [f"{modality}: {plain(source)}", len(row["labels"]), row["pictures"], f"{own['epochs']:g}", *figures]
+            )
+    header = ["source", "labels", "pictures", "epochs", "AP50, never seen", "seen", "AP, never seen", "seen"]
+    return "\n".join(lines) + "\n" + table(header, rows)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Command line; returns the exit status."""
+    options = study_parser("training.studies.cross_source", __doc__ or "", "runs/cross_source").parse_args(argv)
+    try:
+        prepare(options)
+        recipe = load_recipe(options.recipe).changed(options.modality, epochs=options.epochs, size=options.size)
+        measured = cross_source(options.modality, options.data, recipe, options.out, options.seed)
+    except (ValueError, OSError, ModuleNotFoundError) as error:
+        print(f"error: {one_line(error, 300)}", file=sys.stderr)
+        return 2
+    print(page(measured), end="")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,67 @@
+# Copyright 2026 The MedGLIP authors. Licensed under the Apache License, Version 2.0.
+"""One table out of several runs of the protocol, such as one per modality or row:
+
+    python -m training.studies.join_protocol docs/protocol.json runs/*/protocol.json --out docs
+
+Rows of one modality must have been measured on the same pictures of one size, for as many epochs, with one seed.
+Of a row that several files have, the last one counts.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+from modeling_medglip.errors import one_line
+from modeling_medglip.outputs.files import write_text
+
+from .protocol import ROWS, SCHEMA, agree, table
+
+
+def join(parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """All rows of several measured protocols.
+
+    Raises:
+        `ValueError`: one is no protocol, or rows of a modality were measured under other conditions.
+    """
+    joined: dict[str, Any] = {"schema": SCHEMA, "modalities": {}}
+    for part in parts:
+        if part.get("schema") != SCHEMA:
+            raise ValueError("not a protocol that this command can read")
+        for modality, own in part["modalities"].items():
+            known = joined["modalities"].setdefault(modality, {**own, "rows": {}})
+            known["rows"].update(own["rows"])
+    for modality, own in joined["modalities"].items():
+        told = [(row["conditions"], row["pictures"]["validation"]) for row in own["rows"].values()]
+        if any(number != other or not agree(one, two) for (one, number), (two, other) in combinations(told, 2)):
+            raise ValueError(f"{modality}: its rows were measured under different conditions: keep those of one")
+        own["rows"] = {name: own["rows"][name] for name in ROWS if name in own["rows"]}
+    return joined
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Command line; returns the exit status."""
+    parser = argparse.ArgumentParser(
+        prog="python -m training.studies.join_protocol", description=(__doc__ or "").split("\n")[0]
+    )
+    parser.add_argument("files", nargs="+", type=Path)
+    parser.add_argument("--out", type=Path, required=True, help="folder for protocol.json and protocol.md")
+    options = parser.parse_args(argv)
+    try:
+        found = join([json.loads(path.read_text(encoding="utf-8")) for path in options.files])
+        write_text(options.out / "protocol.json", json.dumps(found, indent=1, allow_nan=False) + "\n")
+        write_text(options.out / "protocol.md", table(found))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        print(f"error: {one_line(error, 200)}", file=sys.stderr)
+        return 2
+    print(table(found), end="")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,294 @@
+# Copyright 2026 The MedGLIP authors. Licensed under the Apache License, Version 2.0.
+"""How phrases behave that are written otherwise, or that the checkpoint was never trained with.
+
+`python -m training.studies.phrases --data DIR [--out docs/phrases.json] [--images 20]` asks the checkpoint for sided
+labels in all forms, for phrases that an image does not show, for wordings that training held out, and for trained
+labels with and without others beside them. `python -m training.studies.phrases --page docs/phrases.json` writes the
+page beside it. `DIR` holds `<modality>/<source>/annotations.json` and images. What is asked is in `phrases.yaml`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from statistics import mean, median
+from typing import Any
+
+import numpy as np
+import yaml
+
+from modeling_medglip.configuration_medglip import MODALITIES
+from modeling_medglip.grounding import Grounder, ground_image, load
+from modeling_medglip.io.image import ReadImage, read_image
+from modeling_medglip.outputs.markdown import table
+from modeling_medglip.outputs.results import GroundedBox
+from modeling_medglip.processing_medglip import clean_label
+from modeling_medglip.taxonomy.phrases import side_of
+from modeling_medglip.trained_labels import UNTRAINED_THRESHOLD
+
+from ..evaluate.metrics import box_iou
+
+
+PHRASES = Path(__file__).with_name("phrases.yaml")
+TEMPLATE = Path(__file__).parent.parent / "templates" / "phrases.md"
+# Boxes are looked for down to the first score and counted from the second on, as by default; a right box overlaps a
+# true one by at least the third.
+LOWEST, SHOWN, RIGHT = 0.05, 0.3, 0.5
+THRESHOLDS = (0.3, 0.5, 0.7, 0.8, 0.85, 0.9, 0.95)
+FORMS = (
+    "{side} {base}", "{base}, {side}", "{base} ({letter})", "{letter} {base}", "{base} {letter}", "{short} {base}",
+    "{short}. {base}", "{base}_{letter}", "{side}-sided {base}", "{base} on the {side}", "{base} of the {side} side",
+)  # fmt: skip
+Entry = Mapping[str, Any]
+
+
+def annotated_images(folder: Path, limit: int) -> Iterator[tuple[ReadImage, dict[str, list[list[float]]]]]:
+    """Yield up to `limit` images of a source with their boxes (left, top, right, bottom) by label; those of the
+    validation split first, then evenly over the rest."""
+    entries = json.loads((folder / "annotations.json").read_text(encoding="utf-8"))["images"]
+    held_out = [entry for entry in entries if entry.get("split") == "validation"]
+    others = [entry for entry in entries if entry.get("split") != "validation"]
+    for part, room in ((held_out, limit), (others, limit - min(limit, len(held_out)))):
+        for entry in part[:: max(1, len(part) // max(1, room))][:room]:
+            boxes: dict[str, list[list[float]]] = defaultdict(list)
+            for thing in entry["objects"]:
+                x, y, width, height = thing["bbox_xywh"]
+                boxes[thing["label"]].append([x, y, x + width, y + height])
+            yield read_image(folder / entry["image"]), boxes
+
+
+def asked(grounder: Grounder, image: ReadImage, labels: Sequence[str], modality: str) -> dict[str, GroundedBox]:
+    """The best box of every label that has one, however faint."""
+    result = ground_image(grounder, image, "; ".join(labels), modality, LOWEST, 0)
+    best: dict[str, GroundedBox] = {}
+    for box in result.boxes:
+        best.setdefault(clean_label(box.label), box)
+    # A prompt asks only once for labels that the tokenizer cannot tell apart, such as "lt. kidney" and "lt kidney".
+    return {label: best[clean_label(label)] for label in labels if clean_label(label) in best}
+
+
+def overlap(box: GroundedBox, true: Sequence[Sequence[float]]) -> float:
+    """Largest IoU with one of several boxes, 0 without any."""
+    return float(box_iou(np.array([box.xyxy]), np.array(true, dtype=float)).max()) if len(true) else 0.0
+
+
+def study_sides(grounder: Grounder, data: Path, sources: Sequence[str], limit: int) -> list[dict[str, Any]]:
+    """Of every source and form, how often it was asked, and how often the box is nearer to the other side's."""
+    rows = []
+    for source in sources:
+        counts = {form: {"asked": 0, "found": 0, "wrong": 0} for form in FORMS}
+        for image, boxes in annotated_images(data / source, limit):
+            for label in boxes:
+                other = _other_side(label)
+                if other in boxes and other != label:
+                    _count_sides(grounder, image, source.split("/")[0], (label, boxes[label], boxes[other]), counts)
+        rows += [{"source": source, "form": form.format(**EXAMPLE), **counts[form]} for form in FORMS]
+    return rows
+
+
+EXAMPLE = {"side": "left", "base": "kidney", "letter": "L", "short": "lt"}
+
+
+def _other_side(label: str) -> str:
+    sides = {"left": "right", "right": "left"}
+    return re.sub(r"\b(left|right)\b", lambda found: sides[found[0]], label)
+
+
+def _count_sides(
+    grounder: Grounder,
+    image: ReadImage,
+    modality: str,
+    truth: tuple[str, list[list[float]], list[list[float]]],
+    counts: dict[str, dict[str, int]],
+) -> None:
+    label, own, opposite = truth
+    side = str(side_of(label))
+    words = {"side": side, "letter": side[0].upper(), "short": "lt" if side == "left" else "rt"}
+    forms = {form: form.format(base=" ".join(w for w in label.split() if w != side), **words) for form in FORMS}
+    best = asked(grounder, image, list(forms.values()), modality)
+    for form, phrase in forms.items():
+        counts[form]["asked"] += 1
+        box = best.get(phrase)
+        if box is not None and box.score >= SHOWN:
+            counts[form]["found"] += 1
+            counts[form]["wrong"] += overlap(box, opposite) > overlap(box, own)
+
+
+def study_unknown(grounder: Grounder, data: Path, phrases: Entry, limit: int) -> list[dict[str, Any]]:
+    """Best score of phrases that a image does not show, for every modality, phrase and image."""
+    rows = []
+    for modality in MODALITIES:
+        sources = sorted(path.parent for path in (data / modality).glob("*/annotations.json"))
+        for phrase in (*phrases["unknown"][modality], *phrases["meaningless"]):
+            if grounder.trained.knows(phrase, modality):
+                raise ValueError(f"phrases.yaml: {phrase} is trained in {modality}")
+        scores: dict[str, list[float]] = defaultdict(list)
+        share = max(1, limit // len(sources))
+        for source in sources:
+            for image, _ in annotated_images(source, share):
+                labels = [*phrases["unknown"][modality], *phrases["meaningless"]]
+                best = asked(grounder, image, labels, modality)
+                for label in labels:
+                    scores[label].append(round(best[label].score, 3) if label in best else 0.0)
+        rows += [{"modality": modality, "phrase": phrase, "scores": found} for phrase, found in scores.items()]
+    return rows
+
+
+def study_held_out(grounder: Grounder, data: Path, phrases: Entry, limit: int) -> list[dict[str, Any]]:
+    """Score and overlap of the best box of wordings that mean a label but are in no training prompt."""
+    rows = []
+    for source, labels in phrases["held_out"].items():
+        modality = source.split("/")[0]
+        for label, wordings in labels.items():
+            for phrase in wordings:
+                rows.append({"source": source, "label": label, "phrase": phrase, "scores": [], "overlaps": []})
+                rows[-1]["trained"] = grounder.trained.knows(phrase, modality)
+        for image, boxes in annotated_images(data / source, limit):
+            own = [row for row in rows if row["source"] == source and row["label"] in boxes]
+            best = asked(grounder, image, [row["phrase"] for row in own], modality) if own else {}
+            for row in own:
+                box = best.get(row["phrase"])
+                row["scores"].append(round(box.score, 3) if box else 0.0)
+                row["overlaps"].append(round(overlap(box, boxes[row["label"]]), 3) if box else 0.0)
+    return rows
+
+
+def study_companions(grounder: Grounder, data: Path, sources: Sequence[str], limit: int) -> list[dict[str, Any]]:
+    """Scores of every trained label that a image shows: all together, alone, and beside an untrained phrase."""
+    rows = []
+    for source in sources:
+        modality = source.split("/")[0]
+        for image, boxes in annotated_images(data / source, limit):
+            labels = sorted(label for label in boxes if grounder.trained.knows(label, modality))[:4]
+            if len(labels) < 2:
+                continue
+            together = asked(grounder, image, labels, modality)
+            backwards = asked(grounder, image, labels[::-1], modality)
+            beside = asked(grounder, image, [*labels, "banana", "pneumonia of the left foot"], modality)
+            for label in labels:
+                alone = asked(grounder, image, [label], modality)
+                found = [best[label].score if label in best else 0.0 for best in (together, backwards, beside, alone)]
+                names = ("together", "backwards", "beside", "alone")
+                rows.append({"source": source, "label": label, **dict(zip(names, found, strict=True))})
+    return rows
+
+
+def measure(data: Path, limit: int, model: str | None = None) -> dict[str, Any]:
+    """Run all four studies on up to `limit` images per source or, for unknown phrases, per modality."""
+    grounder, phrases = load(model), yaml.safe_load(PHRASES.read_text(encoding="utf-8"))
+    sources = list(phrases["held_out"])
+    return {
+        "model": grounder.name,
+        "images": limit,
+        "unknown": study_unknown(grounder, data, phrases, limit),
+        "held_out": study_held_out(grounder, data, phrases, limit),
+        "sides": study_sides(grounder, data, phrases["sides"], limit),
+        "companions": study_companions(grounder, data, sources, max(2, limit // 4)),
+    }
+
+
+# The page ------------------------------------------------------------------------------------------------------------
+
+
+def render_page(results: Entry) -> str:
+    """Return `docs/phrases.md` for the measured numbers."""
+    parts = {
+        "model": results["model"], "images": results["images"], "threshold": f"{UNTRAINED_THRESHOLD:g}",
+        "sides": _sides_table(results["sides"]), "thresholds": _threshold_table(results),
+        "unknown": _unknown_table(results["unknown"]), "held_out": _held_out_table(results["held_out"]),
+        "companions": _companions_table(results["companions"]),
+    }  # fmt: skip
+    return TEMPLATE.read_text(encoding="utf-8").format(**parts)
+
+
+def _sides_table(rows: Sequence[Entry]) -> str:
+    sources = list(dict.fromkeys(row["source"] for row in rows))
+    by_form: dict[str, dict[str, Entry]] = defaultdict(dict)
+    for row in rows:
+        by_form[row["form"]][row["source"]] = row
+    cells = [
+        [form, *(f"{own[source]['wrong']} of {own[source]['found']}" for source in sources)]
+        for form, own in by_form.items()
+    ]
+    return table(["written as", *sources], cells)
+
+
+def _threshold_table(results: Entry) -> str:
+    unknown = [score for row in results["unknown"] for score in row["scores"]]
+    pairs = [
+        (score, shared)
+        for row in results["held_out"]
+        if row["trained"] is False
+        for score, shared in zip(row["scores"], row["overlaps"], strict=True)
+    ]
+    right = [score for score, shared in pairs if shared >= RIGHT]
+    wrong = [score for score, shared in pairs if shared < RIGHT]
+    cells = [
+        [f"{least:g}", *(f"{100 * share(scores, least):.1f}" for scores in (unknown, right, wrong))]
+        for least in THRESHOLDS
+    ]
+    return table(["threshold", "unknown phrases with a box, %", "right boxes kept, %", "wrong boxes kept, %"], cells)
+
+
+def share(scores: Sequence[float], least: float) -> float:
+    """Share of scores that reach a threshold, 0 of none."""
+    return sum(score >= least for score in scores) / len(scores) if scores else 0.0
+
+
+def _unknown_table(rows: Sequence[Entry]) -> str:
+    cells = []
+    for modality in dict.fromkeys(row["modality"] for row in rows):
+        scores = [score for row in rows if row["modality"] == modality for score in row["scores"]]
+        drawn = [f"{100 * share(scores, least):.0f}" for least in (SHOWN, UNTRAINED_THRESHOLD)]
+        worst = max((row for row in rows if row["modality"] == modality), key=lambda row: median(row["scores"]))
+        cells.append([modality, str(len(scores)), *drawn, f"{worst['phrase']} ({median(worst['scores']):.2f})"])
+    columns = ["modality", "asked", "box at 0.3, %", f"box at {UNTRAINED_THRESHOLD:g}, %", "highest median score"]
+    return table(columns, cells)
+
+
+def _held_out_table(rows: Sequence[Entry]) -> str:
+    cells = []
+    for row in rows:
+        right = [score for score, shared in zip(row["scores"], row["overlaps"], strict=True) if shared >= RIGHT]
+        kept = sum(score >= (UNTRAINED_THRESHOLD if row["trained"] is False else SHOWN) for score in right)
+        trained = "yes" if row["trained"] else "no"
+        cells.append(
+            [row["source"], row["label"], row["phrase"], trained, str(len(row["scores"])), str(len(right)), str(kept)]
+        )
+    return table(["source", "label", "wording", "known", "images", "right box", "of these shown"], cells)
+
+
+def _companions_table(rows: Sequence[Entry]) -> str:
+    cells = []
+    for source in dict.fromkeys(row["source"] for row in rows):
+        own = [row for row in rows if row["source"] == source]
+        gaps = [[abs(row["together"] - row[name]) for row in own] for name in ("backwards", "beside", "alone")]
+        cells.append([source, str(len(own)), *(f"{mean(gap):.3f} ({max(gap):.3f})" for gap in gaps)])
+    columns = ["source", "scores", "other order", "two untrained phrases beside", "asked alone"]
+    return table(columns, cells)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run from the command line; returns the exit status."""
+    parser = argparse.ArgumentParser(prog="python -m training.studies.phrases", description=__doc__)
+    parser.add_argument("--data", type=Path, help="folder with <modality>/<source>/annotations.json")
+    parser.add_argument("--model", help="checkpoint folder or Hub id; default: the embedded checkpoint")
+    parser.add_argument("--images", type=int, default=20, help="images per source or modality")
+    parser.add_argument("--out", type=Path, default=Path("docs/phrases.json"))
+    parser.add_argument("--page", type=Path, help="only write the page of these measured numbers")
+    arguments = parser.parse_args(argv)
+    file = arguments.page or arguments.out
+    if arguments.page is None:
+        results = measure(arguments.data, arguments.images, arguments.model)
+        file.write_text(json.dumps(results) + "\n", encoding="utf-8")
+    page = render_page(json.loads(file.read_text(encoding="utf-8")))
+    file.with_suffix(".md").write_text(page, encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

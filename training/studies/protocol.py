@@ -1,0 +1,378 @@
+# Copyright 2026 The MedGLIP authors. Licensed under the Apache License, Version 2.0.
+"""The paper's comparison in small: zero-shot, a tenth of the data, all of it, and two detectors with fixed labels.
+
+    python -m training.studies.protocol --data out/data --modality ct dermoscopy --epochs 8 --out runs/protocol
+
+All rows of a modality start from the same image encoder and have the same pictures, input size and number of epochs.
+Zero-shot is the starting weights as they are. Rows that are done are not done again; `OUT/protocol.json` and
+`OUT/protocol.md` hold what is measured so far.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import logging
+import math
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from modeling_medglip.errors import one_line
+from modeling_medglip.modalities import resolve_modality
+from modeling_medglip.outputs.files import write_text
+
+from ..data.dataset import GroundingCollator
+from ..data.load import load_records
+from ..data.prompts import PromptRecipe
+from ..data.records import DEFAULT_DATA, GroundingRecord, fraction_of, shared_patients
+from ..data.validation import check_options, nothing_to_measure, readable_enough
+from ..evaluate.bootstrap import LEAST_PATIENTS, edges, patient_of, resampled
+from ..fit.finetune import Settings, load_base, make_dataset
+from ..fit.recipe import Recipe, load_recipe
+from ..fit.run_identity import claim, run_identity
+from ..fit.run_report import Scores, find_all, scores_of
+from ..fit.trainer import freeze, train_expert
+from .baselines.closed_vocabulary import ClosedVocabularyDetector
+from .baselines.deformable_detr import DeformableDetrDetector
+from .baselines.fixed_labels import FixedLabelCollator, FixedLabelProcessor
+
+
+SCHEMA = "medglip/protocol@1"
+# Sets of patients drawn with replacement, the same in every row of a modality.
+DRAWS = 500
+ROWS = {
+    "zero-shot": "MedGLIP, untouched starting weights: encoders of pictures and of language, and heads that were never"
+    " trained",
+    "10 %": "MedGLIP, a tenth of the patients",
+    "100 %": "MedGLIP, all training pictures",
+    "100 %, plain": "the same, always asked for all labels in their own words, as the detectors with fixed labels are",
+    "closed vocabulary": "our network with S = F W^T (Eq. 3), all training pictures",
+    "Deformable DETR": "two-stage, closed vocabulary, all training pictures, from ImageNet weights alone; it was"
+    " published with 50 epochs of many more pictures, and this is what it does with few; what a source does not mark"
+    " is background to it, where the others leave it open",
+}
+# A detector with fewer points of AP has not begun to learn: to be better than that is to say nothing.
+FLOOR = 1.0
+# Plain labels, all of them: what a detector with fixed labels is trained with.
+PLAIN = PromptRecipe(all_labels=1.0, no_positive=0.0, replace=0.0, foreign=0)
+logger = logging.getLogger(__name__)
+
+
+def from_scratch(recipe: Recipe) -> None:
+    """Check that a recipe builds new experts: one that goes on from a checkpoint would have seen the data.
+
+    Raises:
+        `ValueError`: it does not.
+    """
+    if not recipe.model:
+        raise ValueError("this recipe goes on from a checkpoint that saw the data: choose one with a model: embedded")
+
+
+def read_pictures(data: str, modality: str, broken: dict[str, str] | None = None) -> list[GroundingRecord]:
+    """The records of a modality; those for validation without the ones whose pictures cannot be decoded, which are
+    named in `broken`.
+
+    Raises:
+        `ValueError`: none, none with a box, too many broken ones, or a patient in training and in validation.
+    """
+    records = load_records(data, modality)
+    if both := shared_patients(records):
+        raise ValueError(f"{data}: {both} patients are in training and validation: divide by patient")
+    broken = {} if broken is None else broken
+    measured = readable_enough([record for record in records if record.split == "validation"], broken, data)
+    if reason := nothing_to_measure(len(measured), any(record.labels for record in measured)):
+        raise ValueError(f"{data}: {modality}: {reason}, so there is nothing to measure on: add some")
+    return [record for record in records if record.split == "train"] + measured
+
+
+def conditions(records: Sequence[GroundingRecord], recipe: Recipe, modality: str, seed: int) -> dict[str, Any]:
+    """What rows must have in common to stand side by side: the pictures' digest is of boxes and labels, for their
+    names and those of patients are keyed anew in every build of the data."""
+    digest = hashlib.sha256()
+    for record in records:
+        digest.update(repr((record.source, record.split, record.size, record.labels, record.annotated)).encode())
+        digest.update(record.boxes.tobytes())
+    expert = recipe.expert(modality)
+    told = json.dumps(asdict(recipe) | {"experts": asdict(expert)}, sort_keys=True, default=str)
+    return {
+        "epochs": expert.epochs,
+        "size": expert.size,
+        "seed": seed,
+        "pictures": digest.hexdigest()[:16],
+        "recipe": hashlib.sha256(told.encode()).hexdigest()[:16],
+    }
+
+
+def agree(first: Mapping[str, Any], second: Mapping[str, Any]) -> bool:
+    """Whether two rows were measured under the same conditions, as far as both say them: rows of before November 2026
+    do not name pictures and recipe."""
+    return all(first[name] == second[name] for name in set(first) & set(second))
+
+
+def run_row(
+    name: str,
+    modality: str,
+    data: str,
+    recipe: Recipe,
+    out: Path,
+    seed: int = 0,
+    records: Sequence[GroundingRecord] | None = None,
+    broken: Mapping[str, str] | None = None,
+) -> dict[str, Any]:
+    """Train and measure one row.
+
+    Args:
+        records, broken (*optional*): what [`read_pictures`] gives, where that is known already.
+
+    Returns:
+        scores and numbers of pictures; `broken` is how many of those for validation were left out.
+    """
+    left_out = dict(broken or {})
+    records = list(records or read_pictures(data, modality, left_out))
+    train = [record for record in records if record.split == "train"]
+    validation = [record for record in records if record.split == "validation"]
+    if name == "10 %":
+        train = fraction_of(train, 0.1, seed)
+    torch.manual_seed(seed)
+    base, processor = load_base(Settings(data, modality, recipe="embedded"), recipe)
+    labels = sorted({label for record in records for label in record.annotated})
+    fixed = name in ("closed vocabulary", "Deformable DETR")
+    asked: Any = FixedLabelProcessor(processor, labels) if fixed else processor
+    model: nn.Module = base
+    if name != "zero-shot":
+        model = _trained(name, base, processor, train, records, labels, recipe, modality, out, seed)
+    found = find_all(model, asked, validation)
+    scores = scores_of(validation, found)
+    count = 0 if name == "zero-shot" else _pictures(train)
+    row = {
+        "pictures": {"train": count, "validation": len(validation), "broken": len(left_out)},
+        **_numbers(scores, train if name != "10 %" else records),
+    }
+    if len(set(map(patient_of, validation))) >= LEAST_PATIENTS:
+        drawn = resampled(validation, found, sorted(scores.labels), DRAWS)[:, 0]
+        row["resampled_AP"] = [None if math.isnan(value) else round(value, 5) for value in drawn.tolist()]
+    return row
+
+
+def _pictures(records: Sequence[GroundingRecord]) -> int:
+    """How many pictures records show; single channels are views of one."""
+    return len({record.picture for record in records})
+
+
+def _trained(
+    name: str,
+    base: Any,
+    processor: Any,
+    train: list[GroundingRecord],
+    records: Sequence[GroundingRecord],
+    labels: list[str],
+    recipe: Recipe,
+    modality: str,
+    out: Path,
+    seed: int,
+) -> nn.Module:
+    fixed = name in ("closed vocabulary", "Deformable DETR")
+    model: nn.Module = base
+    freeze(base, recipe.optimisation)
+    if name == "closed vocabulary":
+        model = ClosedVocabularyDetector(base, labels)
+    elif name == "Deformable DETR":
+        model = DeformableDetrDetector(labels)
+    prompts = PLAIN if fixed or name == "100 %, plain" else recipe.prompts
+    dataset = make_dataset(train, records, processor, replace(recipe, prompts=prompts), seed)
+    collator = FixedLabelCollator(labels) if fixed else GroundingCollator(processor)
+    optimisation = recipe.optimisation
+    if name == "Deformable DETR":  # the rates and the clipping it is trained with everywhere
+        optimisation = replace(optimisation, head_rate=2e-4, backbone_rate=2e-5, weight_decay=1e-4, gradient_clip=0.1)
+    told = {"row": name, "recipe": asdict(recipe), "seed": seed, "modality": modality}
+    claim(out, run_identity(told, train, model))
+    train_expert(model, dataset, collator, recipe.expert(modality), optimisation, out, seed)
+    return model.eval()
+
+
+def _numbers(scores: Scores, train: Sequence[GroundingRecord]) -> dict[str, Any]:
+    """Means over all labels, and over those with at least 30 training pictures."""
+    counts: dict[str, int] = {}
+    for record in train:
+        if record.split == "train" and record.view_of is None:
+            for label in set(record.labels):
+                counts[label] = counts.get(label, 0) + 1
+    often = Scores({label: value for label, value in scores.labels.items() if counts.get(label, 0) >= 30})
+    return {**scores.as_dict(), "well_shown": {"AP": often.ap, "AP50": often.ap50}}
+
+
+def protocol(
+    modalities: Sequence[str], data: str, recipe: Recipe, out: Path, rows: Sequence[str] = tuple(ROWS), seed: int = 0
+) -> dict[str, Any]:
+    """Run all rows that are not done yet; returns everything that is measured."""
+    from_scratch(recipe)
+    path = out / "protocol.json"
+    measured: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {"schema": SCHEMA}
+    broken: dict[str, dict[str, str]] = {modality: {} for modality in modalities}
+    # All of them before hours of training: one may have nothing to measure on.
+    pictures = {modality: read_pictures(data, modality, broken[modality]) for modality in modalities}
+    for modality, records in pictures.items():
+        expert = recipe.expert(modality)
+        own = measured.setdefault("modalities", {}).setdefault(modality, {"size": expert.size, "rows": {}})
+        own["epochs"] = expert.epochs
+        now = conditions(records, recipe, modality, seed)
+        for name in rows:
+            if name in own["rows"]:
+                if not agree(own["rows"][name]["conditions"], now):
+                    raise ValueError(
+                        f"{modality}, {name}: measured with other pictures or settings before: choose another --out"
+                    )
+                continue
+            logger.info("%s: %s", modality, name)
+            folder = out / modality / name.replace(" ", "_").replace("%", "percent")
+            row = run_row(name, modality, data, recipe, folder, seed, records, broken[modality])
+            own["rows"][name] = {"conditions": now, **row}
+            out.mkdir(parents=True, exist_ok=True)
+            write_text(path, json.dumps(measured, indent=1, allow_nan=False) + "\n")
+            write_text(out / "protocol.md", table(measured))
+    return measured
+
+
+def table(measured: dict[str, Any]) -> str:
+    """The paper's table in small, as Markdown."""
+    lines = [
+        "# Zero-shot, a tenth, all: against detectors with fixed labels", "",
+        "Made by `python -m training.studies.protocol`.",
+        "AP / AP50 in per cent on the validation split, mean over labels; in",
+        "brackets over labels with at least 30 training pictures. Within a row pictures, epochs, input size and image",
+        "encoder are the same. Modalities were run one by one, each with the `--size` and `--epochs` of its row, and",
+        "joined by `python -m training.studies.join_protocol`.", "",
+        *(f"- **{name}**: {text}" for name, text in ROWS.items()), "",
+        "| modality | pixels | epochs | " + " | ".join(ROWS) + " |", "|---|---:|---:|" + "---:|" * len(ROWS),
+    ]  # fmt: skip
+    for modality, own in measured.get("modalities", {}).items():
+        cells = [_cell(own["rows"].get(name)) for name in ROWS]
+        lines.append(f"| {modality} | {own['size']} | {own['epochs']:g} | {' | '.join(cells)} |")
+    lines += _means(list(measured.get("modalities", {}).values()))
+    lines += _of_before(measured.get("modalities", {}))
+    compared = [line for name, own in measured.get("modalities", {}).items() for line in _compared(name, own["rows"])]
+    if compared:
+        lines += [
+            "", "MedGLIP against the detectors with fixed labels, difference of the mean AP in points, with the 95 %",
+            "interval over patients; an interval with 0 in it does not tell them apart, and one of rows that were",
+            "measured on different builds of the data is wider than it need be, for their patients were drawn apart.",
+            "MedGLIP learns synonyms, parent terms and random subsets of labels in the same few steps, in which the",
+            "others see all labels in the same words every time; in the plain row it does as they do:", "", *compared,
+        ]  # fmt: skip
+    return "\n".join(lines) + "\n"
+
+
+def _of_before(modalities: Mapping[str, Any]) -> list[str]:
+    """A sentence on rows that do not say which pictures and recipe they are of."""
+    pairs = [(name, row.get("conditions", {})) for name, own in modalities.items() for row in own["rows"].values()]
+    found = {name for name, told in pairs if "pictures" not in told}
+    if not found:
+        return []
+    return [
+        "",
+        f"Rows of {', '.join(name for name in modalities if name in found)} were measured by earlier versions of the",
+        "code and of the built data, which wrote down epochs, size and seed alone: that their pictures were the same",
+        "is known by their numbers only, and measured again they would differ somewhat.",
+    ]
+
+
+def _means(modalities: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The table's last line: means over modalities, of the rows that all of them have."""
+    if len(modalities) < 2:
+        return []
+    cells = []
+    for name in ROWS:
+        means = [own["rows"][name]["mean"] for own in modalities if name in own["rows"]]
+        full = len(means) == len(modalities) and all(mean["AP"] is not None for mean in means)
+        cells.append(
+            " / ".join(f"{100 * np.mean([m[key] for m in means]):.1f}" for key in ("AP", "AP50")) if full else "-"
+        )
+    return [f"| **mean** | | | {' | '.join(cells)} |"]
+
+
+def _compared(modality: str, rows: dict[str, Any]) -> list[str]:
+    """One line per detector with fixed labels, for both ways of asking."""
+    lines = []
+    pairs = [(own, name) for name in ("closed vocabulary", "Deformable DETR") for own in ("100 %", "100 %, plain")]
+    for own, name in pairs:
+        ours, other = rows.get(own), rows.get(name)
+        if ours is None or other is None or not {"resampled_AP"} <= set(ours) & set(other):
+            continue
+        first, second = (np.array(row["resampled_AP"], dtype=np.float64) for row in (ours, other))
+        gap = 100 * (ours["mean"]["AP"] - other["mean"]["AP"])
+        low, high = (100 * edge for edge in edges(first - second, gap / 100))
+        verdict = "better" if low > 0 else "worse" if high < 0 else "no difference that these pictures can show"
+        if 100 * other["mean"]["AP"] < FLOOR:
+            verdict = f"which says little: {name} has hardly begun to learn in so few steps"
+        most = f"; most on {_behind(ours['labels'], other['labels'])}" if high < 0 else ""
+        lines.append(f"- {modality}, {own} against {name}: {gap:+.1f} ({low:+.1f} to {high:+.1f}), {verdict}{most}")
+    return lines
+
+
+def _behind(ours: Mapping[str, Any], other: Mapping[str, Any], most: int = 5) -> str:
+    """The labels on which one row is furthest behind another, with the points of AP."""
+    gaps = sorted((100 * (ours[name]["AP"] - other[name]["AP"]), name) for name in set(ours) & set(other))
+    return ", ".join(f"{name} ({gap:+.0f})" for gap, name in gaps[:most])
+
+
+def _cell(row: dict[str, Any] | None) -> str:
+    if row is None:
+        return "-"
+    every, often = (tuple(row[key][name] for name in ("AP", "AP50")) for key in ("mean", "well_shown"))
+    text = " / ".join("-" if value is None else f"{100 * value:.1f}" for value in every)
+    return text if often[0] is None else f"{text} ({100 * often[0]:.1f} / {100 * often[1]:.1f})"
+
+
+def study_parser(module: str, about: str, out: str) -> argparse.ArgumentParser:
+    """The command line of a study that trains several experts from the starting weights."""
+    parser = argparse.ArgumentParser(prog=f"python -m {module}", description=about.split("\n")[0])
+    parser.add_argument("--data", default=DEFAULT_DATA, help="built data set, its id on the Hub, or a COCO file")
+    parser.add_argument("--modality", nargs="+", type=resolve_modality, required=True)
+    parser.add_argument("--recipe", default="embedded", help="file, or the name of one in training/recipes")
+    parser.add_argument("--epochs", type=float, help="of every training, instead of the recipe's")
+    parser.add_argument("--size", type=int, help="input size in pixels, instead of the recipe's")
+    parser.add_argument("--out", type=Path, default=Path(out))
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--threads", type=int, default=0)
+    return parser
+
+
+def prepare(options: argparse.Namespace) -> None:
+    """What every study does first: a look at its options, a log, and the number of threads (0: PyTorch's choice).
+
+    Raises:
+        `ValueError`: an option out of its range.
+    """
+    check_options(vars(options))
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", force=True)
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    torch.set_flush_denormal(True)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Command line; returns the exit status."""
+    parser = study_parser("training.studies.protocol", __doc__ or "", "runs/protocol")
+    parser.add_argument("--row", nargs="+", choices=list(ROWS), default=list(ROWS), help="only these")
+    options = parser.parse_args(argv)
+    try:
+        prepare(options)
+        recipe = load_recipe(options.recipe).changed(options.modality, epochs=options.epochs, size=options.size)
+        measured = protocol(options.modality, options.data, recipe, options.out, options.row, options.seed)
+    except (ValueError, OSError, ModuleNotFoundError) as error:
+        print(f"error: {one_line(error, 300)}", file=sys.stderr)
+        return 2
+    print(table(measured), end="")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
