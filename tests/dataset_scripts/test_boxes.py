@@ -143,3 +143,10 @@ def test_every_box_is_the_tight_one_of_its_mask(seed: int) -> None:
 def test_components() -> None:
     numbers, parts = components(mask((2, 3, 4, 5), (20, 20, 1, 1)), left=100, top=200)
     assert parts == [([102.0, 203.0, 4.0, 5.0], 20), ([120.0, 220.0, 1.0, 1.0], 1)] and numbers.max() == 2
+
+
+@pytest.mark.parametrize(("x", "parent"), [(19, [5, 5, 20, 20]), (21, None)])
+def test_a_lesion_belongs_to_an_organ_that_holds_half_of_it(x: int, parent: list[int] | None) -> None:
+    """10 pixels wide; the organ ends at 25, so that 6 or 4 of them lie in it."""
+    found, _, _ = annotated(Mark("tumour", mask((x, 7, 10, 4))), Mark("liver", mask((5, 5, 20, 20))))
+    assert [entry["parent_box"] for entry in found if entry["label_id"] != "liver"] == [parent]

@@ -24,6 +24,7 @@ from modeling_medglip.modeling_medglip import (
     MedGlipForObjectDetection,
     MedGlipModel,
     assign_atss,
+    decode_boxes,
     deform_conv_by_sampling,
     group_images,
     input_sizes,
@@ -764,3 +765,19 @@ def textbook_attention(attention: Any, visual: Tensor, text: Tensor, mask: Tenso
     to_visual = allowed.softmax(-1) @ split(attention.values_l_proj(text))
     merge = [part.transpose(1, 2).flatten(2) for part in (to_visual, to_text)]
     return attention.out_v_proj(merge[0]), attention.out_l_proj(merge[1])
+
+
+class TestBoxes:
+    def test_atss_takes_the_unbiased_standard_deviation(self) -> None:
+        """Overlaps 1, 0.7 and 0.01: mean and deviation are 1.08, the biased ones would be 0.99 and take the first."""
+        box = torch.tensor([[0.0, 0.0, 9.0, 9.0]])
+        anchors = torch.tensor([[0.0, 0.0, 9.0, 9.0], [0.0, 0.0, 9.0, 6.0], [4.0, 4.0, 4.0, 4.0]])
+        assert assign_atss(anchors, [3], box, topk=3).tolist() == [-1, -1, -1]
+        anchors[1] = torch.tensor([0.0, 0.0, 9.0, 1.0])
+        assert assign_atss(anchors, [3], box, topk=3).tolist() == [0, -1, -1]
+
+    def test_decoded_boxes_stay_finite(self) -> None:
+        """The logarithm of a size ratio is clamped at 1000/16, as in GLIP."""
+        anchors = torch.tensor([[0.0, 0.0, 7.0, 15.0]])
+        x1, y1, x2, y2 = decode_boxes(torch.tensor([[0.0, 0.0, 1e4, 1e4]]), anchors)[0].tolist()
+        assert x2 - x1 + 1 == pytest.approx(8 * 1000 / 16) and y2 - y1 + 1 == pytest.approx(16 * 1000 / 16)

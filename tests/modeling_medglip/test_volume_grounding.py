@@ -224,3 +224,24 @@ def test_usage_errors(grounder: Grounder) -> None:
         ground_volume(scan(), "liver", "telepathy", model=grounder)
     with pytest.raises(UsageError, match="empty"):
         ground_volume(scan(), " . ", "ct", model=grounder)
+
+
+@pytest.mark.parametrize(("faint", "spans"), [(0.16, [3.0]), (0.14, [])])
+def test_slices_count_from_half_of_the_threshold_on(
+    faint: float, spans: list[float], monkeypatch: pytest.MonkeyPatch, bright: Grounder
+) -> None:
+    """The structure as a whole must reach it, its ends need not; a single slice is no structure."""
+
+    class Ends:
+        def __init__(self, *arguments: Any) -> None:
+            self.threshold = arguments[3]
+
+        def find(self, pictures: Any, *_: Any) -> dict[str, list[SliceBox]]:
+            scores = {2: faint, 3: 0.9, 4: faint}
+            boxes = [SliceBox(n, (2.0, 2.0, 8.0, 8.0), score) for n, score in scores.items()]
+            return {"block": [box for box in boxes if box.score >= self.threshold]}
+
+    monkeypatch.setattr(volume_grounding, "_Finder", Ends)
+    monkeypatch.setattr("modeling_medglip.volumes.linking.WEAK_END", 0.0)
+    found = ground_volume(body(), "block", model=bright, threshold=0.3, plane="axial").boxes
+    assert [box.box_ijk[5] - box.box_ijk[2] for box in found] == spans

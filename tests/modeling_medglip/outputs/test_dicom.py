@@ -246,3 +246,9 @@ def test_measures_may_stand_in_each_frame(groups: tuple[str, ...], tmp_path: Pat
     expected = np.zeros(source.grid.array.shape)
     expected[2:9, 3:8, 1:4] = 1
     assert label == "liver 1" and placed is not None and np.array_equal(placed.array, expected)
+
+
+def test_a_slice_belongs_to_a_box_that_holds_its_center(source: VolumeSource) -> None:
+    """Index k of a box counts edges: slice 2 reaches from 2 to 3, its center lies at 2.5."""
+    assert slices_of(made_box(source.grid, (1, 1, 1.4, 3, 3, 3.6)), source) == [1, 2, 3]
+    assert slices_of(made_box(source.grid, (1, 1, 1.6, 3, 3, 3.4)), source) == [2]

@@ -100,3 +100,10 @@ def test_the_order_of_the_boxes_plays_no_part_and_nothing_is_made_up(seed: int) 
         assert 0 <= chain.first <= chain.last <= 8 and 0 <= chain.score <= 1
         indices = [box.index for box in chain.boxes]
         assert indices == sorted(set(indices))
+
+
+@pytest.mark.parametrize(("shift", "chains"), [(5.2, 1), (5.5, 2), (6.6, 2)])
+def test_boxes_belong_together_from_an_iou_of_three_tenths(shift: float, chains: int) -> None:
+    """Squares of 10 pixels that are moved by this much: IoU 0.32, 0.29 and 0.20, less than half in common."""
+    boxes = [SliceBox(0, (0.0, 0.0, 10.0, 10.0), 0.8), SliceBox(1, (shift, 0.0, 10.0 + shift, 10.0), 0.8)]
+    assert len(link(boxes)) == chains

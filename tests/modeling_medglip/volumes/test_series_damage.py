@@ -383,3 +383,12 @@ def test_fewer_positions_than_frames(tmp_path: Path) -> None:
     path = enhanced(tmp_path / "scan", write_series(tmp_path / "slices"))
     change(path, NumberOfFrames=2_000_000_000)
     refused(tmp_path / "scan", "states 2000000000 frames, and positions of less")
+
+
+@pytest.mark.parametrize(("aside", "degrees"), [(1.9, "43.5"), (2.1, None)])
+def test_slices_lean_by_45_degrees_at_most(aside: float, degrees: str | None, tmp_path: Path) -> None:
+    stack(tmp_path / "leaning", lambda number: aside * number)
+    if degrees is None:
+        refused(tmp_path / "leaning", "1.dcm: lies 2.1 mm to the side")
+    else:
+        assert opened(tmp_path / "leaning").notes == (f"gantry tilt: {degrees} degrees",)

@@ -408,3 +408,9 @@ def test_a_tenth_keeps_a_patient_of_every_source_and_lies_in_larger_shares() -> 
 def test_shared_patients_are_counted() -> None:
     one, other = record([], [], ["liver"], patient="a"), record([], [], ["liver"], patient="a")
     assert shared_patients([one, replace(other, split="train")]) == 1 and shared_patients([one, other]) == 0
+
+
+@pytest.mark.parametrize(("fraction", "patients"), [(0.23, 2), (0.27, 3)])
+def test_the_share_of_patients_is_rounded(fraction: float, patients: int) -> None:
+    records = [record([], [], ["liver"], source="s", patient=str(n), image_id=str(n)) for n in range(10)]
+    assert len(fraction_of(records, fraction)) == patients
