@@ -20,7 +20,7 @@ ADAPTER_SETTINGS = (
     "r", "lora_alpha", "lora_dropout", "target_modules", "modules_to_save", "base_model_name_or_path",
     "inference_mode", "auto_mapping", "peft_type", "peft_version", "revision",
 )  # fmt: skip
-MAX_RANK, MAX_LAYER_NAMES = 1024, 2**17
+MAX_RANK, MAX_LAYER_NAMES, MAX_HEADS = 1024, 2**17, 100
 # Names of layers with dots escaped, joined by "|": no repetition, so that matching takes no time.
 LAYER_NAMES = re.compile(r"(\w|\\\.|\\-|\|)+")
 
@@ -88,7 +88,11 @@ def _adapter_problem(settings: dict[str, Any]) -> str | None:
         return f"its rank is not 1 to {MAX_RANK}"
     if not isinstance(layers, str) or len(layers) > MAX_LAYER_NAMES or not LAYER_NAMES.fullmatch(layers):
         return "its target_modules are no pattern of plain names"
-    if not isinstance(heads, list) or not all(str(head).rpartition(".")[2] in ADAPTED_HEADS for head in heads):
+    if (
+        not isinstance(heads, list)
+        or len(heads) > MAX_HEADS
+        or not all(str(head).rpartition(".")[2] in ADAPTED_HEADS for head in heads)
+    ):
         return f"its modules_to_save are not among {', '.join(ADAPTED_HEADS)}"
     defaults = {field.name: field.default for field in dataclasses.fields(LoraConfig)}
     for key, value in settings.items():

@@ -366,8 +366,6 @@ def memory_mb(pid: int) -> int:
     return int(found.group(1)) // 1024
 
 
-@pytest.mark.slow
-@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_bytes_of_a_folder(tmp_path: Path) -> None:
     (tmp_path / "a" / "b").mkdir(parents=True)
     (tmp_path / "a" / "b" / "c").write_bytes(bytes(1000))
@@ -375,6 +373,8 @@ def test_bytes_of_a_folder(tmp_path: Path) -> None:
     assert 1000 <= space_guard.folder_bytes(tmp_path) - 2 * (tmp_path / "a").stat().st_size < 1100
 
 
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_a_thousand_hostile_uploads(tmp_path: Path) -> None:
     """The same process serves on, with the same memory, and answers rightly in between."""
     settings = {"MEDGLIP_MODEL": str(save_tiny_checkpoint(tmp_path / "tiny")), "TMPDIR": str(tmp_path)}

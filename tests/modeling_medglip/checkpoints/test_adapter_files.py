@@ -75,6 +75,7 @@ def test_no_settings(adapter: Path, content: str) -> None:
         ({"target_modules": ["a"]}, "target_modules are no pattern of plain names"),
         ({"target_modules": "|".join(["aaa"] * 10**5)}, "target_modules are no pattern of plain names"),
         ({"modules_to_save": ["model"]}, "modules_to_save are not among box_projection"),
+        ({"modules_to_save": ["box_projection"] * 101}, "modules_to_save are not among box_projection"),
         ({"modules_to_save": "model"}, "modules_to_save are not among box_projection"),
         ({"megatron_config": {"a": 1}}, "setting megatron_config is not allowed"),
         ({"megatron_core": "evil"}, "setting megatron_core is not allowed"),
