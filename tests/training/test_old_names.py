@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 
+@pytest.mark.slow
 def test_the_old_command_says_the_new_one() -> None:
     command = [sys.executable, "-m", "training.finetune", "--help"]
     root = Path(__file__).resolve().parents[2]

@@ -17,7 +17,7 @@ import pytest
 from PIL import Image
 
 from modeling_medglip.errors import MedGlipError
-from modeling_medglip.outputs import overlay, results, volume_results
+from modeling_medglip.outputs import files, overlay, volume_results
 from modeling_medglip.outputs.csv_table import COLUMNS, to_csv
 
 from ..dicom_files import write_series
@@ -247,14 +247,14 @@ def test_an_interruption_keeps_what_was_done(ground: Run, tmp_path: Path, monkey
 def test_a_failed_image_leaves_no_half_output(
     interrupted: bool, ground: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = results.os.replace
+    whole = files.os.replace
 
     def fail(part: Path, target: Path) -> None:
         if str(target).endswith(".png"):
             raise KeyboardInterrupt if interrupted else OSError(28, "No space left on device")
         whole(part, target)
 
-    monkeypatch.setattr(results.os, "replace", fail)
+    monkeypatch.setattr(files.os, "replace", fail)
     for path in (png(tmp_path / "a.png"), nifti(tmp_path / "b.nii")):
         status, _, errors = ground(path)
         assert status == (130 if interrupted else 1)
