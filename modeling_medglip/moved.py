@@ -13,30 +13,30 @@ from types import ModuleType
 
 
 PACKAGE = __name__.rpartition(".")[0]
-# What scripts of users import from; other modules moved without their old name.
+# What scripts of users import from, and where its names are now; other modules moved without their old name.
 MOVED = {
-    f"{PACKAGE}.{old}": f"{PACKAGE}.{new}"
+    f"{PACKAGE}.{old}": tuple(f"{PACKAGE}.{name}" for name in new)
     for old, new in {
-        "dicom_folder": "volumes.dicom_folder",
-        "dicom_outputs": "outputs.dicom",
-        "geometry": "volumes.geometry",
-        "phantoms": "demo.phantoms",
-        "reading": "io.image",
-        "results": "outputs.results",
-        "volume_results": "outputs.volume_results",
-        "volume_source": "volumes.source",
+        "dicom_folder": ("volumes.dicom_folder",),
+        "dicom_outputs": ("outputs.dicom",),
+        "geometry": ("volumes.geometry",),
+        "phantoms": ("demo.phantoms",),
+        "reading": ("io.image",),
+        "results": ("outputs.results", "outputs.files"),
+        "volume_results": ("outputs.volume_results",),
+        "volume_source": ("volumes.source",),
     }.items()
 }
 
 
 class MovedModules(MetaPathFinder, Loader):
-    """Imports the module that took the place of an old name.
+    """Gives an old name of a module the content of the modules that took its place.
 
     Args:
-        moved: old name -> new name, with packages.
+        moved: old name -> new names, with packages.
     """
 
-    def __init__(self, moved: Mapping[str, str]) -> None:
+    def __init__(self, moved: Mapping[str, Sequence[str]]) -> None:
         self.moved = moved
 
     def find_spec(
@@ -45,23 +45,19 @@ class MovedModules(MetaPathFinder, Loader):
         """Return a spec for an old name, and warn; `None` for other names."""
         if name not in self.moved:
             return None
-        new = self.moved[name]
+        new = " and ".join(self.moved[name])
         warnings.warn(f"{name} has moved to {new}; the old name goes with the next release", FutureWarning, 2)
         return ModuleSpec(name, self)
 
-    def create_module(self, spec: ModuleSpec) -> ModuleType:
-        """Import the new module; the import system must not rename it."""
-        module = importlib.import_module(self.moved[spec.name])
-        self.spec = module.__spec__
-        return module
-
     def exec_module(self, module: ModuleType) -> None:
-        """Give the module its own spec back; its code has run."""
-        module.__spec__ = self.spec
+        """Copy the names of the new modules."""
+        for name in self.moved[module.__name__]:
+            content = vars(importlib.import_module(name))
+            vars(module).update({key: value for key, value in content.items() if not key.startswith("__")})
 
 
-def redirect(moved: Mapping[str, str]) -> None:
-    """Let old names of modules import what they are called now."""
+def redirect(moved: Mapping[str, Sequence[str]]) -> None:
+    """Let old names of modules give what their new ones hold."""
     sys.meta_path.append(MovedModules(moved))
 
 

@@ -24,4 +24,6 @@ def test_the_old_command_says_the_new_one() -> None:
 def test_old_modules(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delitem(sys.modules, f"training.{name}", raising=False)
     with pytest.warns(FutureWarning, match=f"training.{name} has moved to training.data.{name}"):
-        assert importlib.import_module(f"training.{name}").__name__ == f"training.data.{name}"
+        old = importlib.import_module(f"training.{name}")
+    new = importlib.import_module(f"training.data.{name}")
+    assert old.GroundingRecord is new.GroundingRecord
