@@ -28,7 +28,7 @@ def load_records(
         hints ([`HintTable`], *optional*): instead of the ones in `hints.yaml`.
 
     Raises:
-        `ValueError`: no such folder, no picture found, or an unknown split.
+        `ValueError`: no such folder, no image found, or an unknown split.
     """
     if split is not None and split not in SPLITS:
         raise ValueError(f"split {split!r}: choose one of {', '.join(SPLITS)}")
