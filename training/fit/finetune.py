@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import logging
 import sys
+import warnings
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
@@ -46,7 +47,7 @@ from .closing import closing
 from .distillation import known_labels, with_known
 from .lora import add_adapter, forget_calibration, save_adapter
 from .processes import process_state, shards_weights, told_by_worker, united
-from .recipe import ExpertRecipe, Recipe, load_recipe
+from .recipe import RENAMED, ExpertRecipe, Recipe, load_recipe
 from .run_identity import claim, run_identity
 from .run_report import Scores, measure, write_run
 from .trainer import freeze, train_expert
@@ -92,7 +93,7 @@ class Settings:
     pictures: int | None = _setting("train with at most so many images, chosen by chance; without it with all")
     labels: list[str] | None = _setting("learn only these labels; the others count as unknown, not as absent")
     exclude: list[str] | None = _setting("learn all labels but these")
-    remember: bool = _setting(
+    distillation: bool = _setting(
         "keep what the model knows: while it learns, it is also shown what it finds now for the labels it knows", True
     )
     known: list[str] | None = _setting("the labels to keep in this way; without it those that the checkpoint names")
@@ -115,7 +116,7 @@ class Settings:
         "how large the boxes are that the search starts from, in multiples of its grid: larger for large organs; "
         "without it the recipe's or the checkpoint's"
     )
-    head_rate: float | None = _setting("learning rate at its highest; without it the recipe's")
+    head_learning_rate: float | None = _setting("learning rate at its highest; without it the recipe's")
     keep: str = _setting(
         "keep the weights of the last epoch, or of the best one on the validation images, which are then measured "
         "after every epoch", "last", choices=["best", "last"],
@@ -140,8 +141,9 @@ def resolved_recipe(settings: Settings) -> Recipe:
             f"--lora --recipe {settings.recipe}: it builds a new model, and an adapter needs a base: give --model"
         )
     given = {name: getattr(settings, name) for name in CHANGED}
-    if settings.head_rate is not None:
-        recipe = replace(recipe, optimisation=replace(recipe.optimisation, head_rate=settings.head_rate))
+    if settings.head_learning_rate is not None:
+        changed = replace(recipe.optimisation, head_learning_rate=settings.head_learning_rate)
+        recipe = replace(recipe, optimisation=changed)
     return recipe.changed([settings.modality], **given)
 
 
@@ -305,7 +307,7 @@ def run(settings: Settings) -> dict[str, Any]:
     if settings.dry_run:  # of the data alone, without what the model would add
         return _dry_run(make_dataset(data.train, data.everything, processor, recipe, settings.seed), data, out)
     marked = data.train
-    if settings.remember and known:
+    if settings.distillation and known:
         data.train = with_known(model, processor, data.train, known, expert.batch)
     dataset = make_dataset(data.train, data.everything, processor, recipe, settings.seed)
     told = {name: value for name, value in asdict(settings).items() if name not in UNIMPORTANT}
@@ -424,6 +426,18 @@ class _Help(argparse.ArgumentDefaultsHelpFormatter):
         return action.help if said else super()._get_help_string(action)
 
 
+def _new_option(word: str) -> str:
+    """Return a word of the command line with an old name of [`RENAMED`] replaced; it is warned of."""
+    option, equals, value = word.partition("=")
+    name = option.removeprefix("--").replace("-", "_")
+    negation = "no_" if name.startswith("no_") else ""
+    new = RENAMED.get(name.removeprefix(negation)) if option.startswith("--") else None
+    if new is None:
+        return word
+    warnings.warn(f"{option} is now --{negation}{new}; the old name goes with the next release", FutureWarning, 2)
+    return f"--{negation}{new}{equals}{value}"
+
+
 class _Parser(HfArgumentParser):
     """The command line's options, and one line for what is wrong with them."""
 
@@ -433,6 +447,7 @@ class _Parser(HfArgumentParser):
 
     def parse_args_into_dataclasses(self, args: Sequence[str] | None = None, **options: Any) -> tuple[Any, ...]:
         """As `HfArgumentParser` does; an option that does not exist is told as other errors are."""
+        args = None if args is None else [_new_option(word) for word in args]
         *found, rest = super().parse_args_into_dataclasses(args, return_remaining_strings=True, **options)
         if rest:
             self.error(f"no option {one_line(rest[0], 60)}")

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -22,6 +23,14 @@ RECIPES = Path(__file__).parent.parent / "recipes"
 EMBEDDED_RECIPE = RECIPES / "embedded.yaml"
 ANY = "any"
 STRIDES = (8, 16, 32, 64, 128)
+# Old spelling -> new. Recipes and commands in the old spelling are read, and runs are known by it.
+RENAMED = {
+    "head_rate": "head_learning_rate",
+    "backbone_rate": "backbone_learning_rate",
+    "language_rate": "language_learning_rate",
+    "min_rate": "min_learning_rate_ratio",
+    "remember": "distillation",
+}
 
 
 @dataclass(frozen=True)
@@ -30,24 +39,27 @@ class Optimisation:
 
     Args:
         optimizer (`str`): `"adamw"`, or the paper's `"adam"`.
-        head_rate, backbone_rate, language_rate (`float`): peak learning rates of pyramid, fusion and heads, of the
-            image encoder, and of the language encoder. What has the rate 0 is frozen.
+        head_learning_rate (`float`): peak learning rate of pyramid, fusion and heads. A part with the learning rate 0
+            is frozen.
+        backbone_learning_rate (`float`): the same of the image encoder.
+        language_learning_rate (`float`): the same of the language encoder.
         weight_decay (`float`): none on biases and norms.
-        warmup_steps (`int`): linear warm-up; a cosine to `min_rate` times the peak follows.
+        warmup_steps (`int`): linear warm-up; a cosine to `min_learning_rate_ratio` times the peak
+            follows.
         gradient_clip (`float`): largest norm of the gradient.
         ema_decay (`float`): of the averaged weights that are kept; 0 keeps the last ones.
         frozen_stages (`int`): the image encoder's stem and first stages that are not trained.
     """
 
-    head_rate: float
-    backbone_rate: float
+    head_learning_rate: float
+    backbone_learning_rate: float
     weight_decay: float
     warmup_steps: int
-    min_rate: float
+    min_learning_rate_ratio: float
     gradient_clip: float
     ema_decay: float
     frozen_stages: int
-    language_rate: float = 0.0
+    language_learning_rate: float = 0.0
     optimizer: str = "adamw"
 
 
@@ -137,6 +149,8 @@ def load_recipe(path: Path | str = EMBEDDED_RECIPE) -> Recipe:
     if not file.is_file() and (RECIPES / f"{path}.yaml").is_file():
         file = RECIPES / f"{path}.yaml"
     document = _document(path, file)
+    if isinstance(section := document.get("optimisation"), dict):
+        document["optimisation"] = with_new_names(section, file.name)
     check_recipe(file.name, document)
     try:
         optimisation = Optimisation(**document.pop("optimisation"))
@@ -168,6 +182,23 @@ def _document(path: Path | str, file: Path) -> dict[str, Any]:
     if not isinstance(document, dict):
         raise ValueError(f"{file.name}: not a training recipe (it has no keys)")
     return document
+
+
+def with_new_names(values: dict[str, Any], file: str) -> dict[str, Any]:
+    """Return a section of a recipe with old names of [`RENAMED`] replaced; each one is warned of."""
+    for old in RENAMED.keys() & values.keys():
+        warnings.warn(
+            f"{file}: {old} is now {RENAMED[old]}; the old name goes with the next release", FutureWarning, 2
+        )
+    return {RENAMED.get(name, name): value for name, value in values.items()}
+
+
+def with_old_names(values: Any) -> Any:
+    """Return nested dictionaries in the old spelling of [`RENAMED`], in which digests of earlier runs were made."""
+    old = {new: name for name, new in RENAMED.items()}
+    if not isinstance(values, dict):
+        return values
+    return {old.get(name, name): with_old_names(value) for name, value in values.items()}
 
 
 def _with_tuples(values: dict[str, Any]) -> dict[str, Any]:

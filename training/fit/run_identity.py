@@ -15,6 +15,7 @@ from modeling_medglip.errors import one_line
 from modeling_medglip.outputs.files import write_text
 
 from ..data.records import GroundingRecord
+from .recipe import with_old_names
 
 
 FILE = "run.json"
@@ -22,7 +23,7 @@ FILE = "run.json"
 
 def run_identity(settings: Mapping[str, Any], records: Sequence[GroundingRecord], model: nn.Module) -> str:
     """SHA-256 of settings, training records (names, boxes, labels) and starting weights."""
-    digest = hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode())
+    digest = hashlib.sha256(json.dumps(with_old_names(dict(settings)), sort_keys=True, default=str).encode())
     for record in records:
         told = (record.source, record.image_id, record.labels, record.annotated, record.weight)
         digest.update(repr(told).encode("utf-8", "surrogatepass"))

@@ -31,7 +31,7 @@ from .recipe import ExpertRecipe, Optimisation
 logger = logging.getLogger(__name__)
 TRAINER_STATE = "trainer_state.json"
 BEST_METRIC = "eval_AP"
-DIVERGED = "the run diverged, take a lower rate and another --out"
+DIVERGED = "the run diverged, take a lower learning rate and another --out"
 # What comes before the stages of an image encoder, and its stages, in the names that timm and transformers give.
 STEM = re.compile(r"(?:[a-z]+\.)?(?:conv_stem|bn1|stem|patch_embed|embedd)")
 STAGE = re.compile(r"(?:[a-z]+\.)?(?:encoder\.)?(?:blocks|layers|stages)[._](\d+)\.")
@@ -199,15 +199,15 @@ def parameter_groups(model: nn.Module, optimisation: Optimisation) -> list[dict[
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
             decay = optimisation.weight_decay if parameter.dim() > 1 else 0.0
-            groups.setdefault((rate_of(name, optimisation), decay), []).append(parameter)
+            groups.setdefault((learning_rate_of(name, optimisation), decay), []).append(parameter)
     return [{"params": params, "lr": rate, "weight_decay": decay} for (rate, decay), params in groups.items()]
 
 
-def rate_of(name: str, optimisation: Optimisation) -> float:
+def learning_rate_of(name: str, optimisation: Optimisation) -> float:
     """The learning rate of a parameter by its name."""
     if "text_model." in name:
-        return optimisation.language_rate
-    return optimisation.backbone_rate if ".backbone." in name else optimisation.head_rate
+        return optimisation.language_learning_rate
+    return optimisation.backbone_learning_rate if ".backbone." in name else optimisation.head_learning_rate
 
 
 def freeze(model: MedGlipForObjectDetection, optimisation: Optimisation) -> None:
@@ -217,7 +217,7 @@ def freeze(model: MedGlipForObjectDetection, optimisation: Optimisation) -> None
         `ValueError`: more stages than an image encoder has.
     """
     for name, parameter in model.named_parameters():
-        if rate_of(name, optimisation) == 0:
+        if learning_rate_of(name, optimisation) == 0:
             parameter.requires_grad_(False)
     if optimisation.frozen_stages:
         for expert in model.model.experts.values():
@@ -246,7 +246,7 @@ def training_arguments(
     out: Path, recipe: ExpertRecipe, optimisation: Optimisation, seed: int, **more: Any
 ) -> TrainingArguments:
     """Arguments for `Trainer`; a checkpoint every epoch, the last one kept (and the best one, if it is asked for)."""
-    steady = optimisation.min_rate >= 1
+    steady = optimisation.min_learning_rate_ratio >= 1
     values: dict[str, Any] = {
         "output_dir": str(out),
         "per_device_train_batch_size": recipe.batch,
@@ -255,7 +255,7 @@ def training_arguments(
         "num_train_epochs": recipe.epochs,
         "max_grad_norm": optimisation.gradient_clip,
         "lr_scheduler_type": "constant_with_warmup" if steady else "cosine_with_min_lr",
-        "lr_scheduler_kwargs": {} if steady else {"min_lr_rate": optimisation.min_rate},
+        "lr_scheduler_kwargs": {} if steady else {"min_lr_rate": optimisation.min_learning_rate_ratio},
         "warmup_steps": optimisation.warmup_steps,
         "save_strategy": "epoch",
         "save_total_limit": 1,

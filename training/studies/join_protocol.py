@@ -20,27 +20,38 @@ from typing import Any
 from modeling_medglip.errors import one_line
 from modeling_medglip.outputs.files import write_text
 
-from .protocol import ROWS, SCHEMA, agree, table
+from .protocol import ROWS, SCHEMA, Draws, agree, differences, draws_of, table
 
 
-def join(parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """All rows of several measured protocols.
+def join(parts: Sequence[Mapping[str, Any]], draws: Draws) -> dict[str, Any]:
+    """Return all rows of several measured protocols.
+
+    Args:
+        draws: see [`~training.studies.protocol.draws_of`]; differences of rows with draws are computed anew.
 
     Raises:
-        `ValueError`: one is no protocol, or rows of a modality were measured under other conditions.
+        `ValueError`: a part is not a protocol, or rows of a modality were measured under different conditions.
     """
     joined: dict[str, Any] = {"schema": SCHEMA, "modalities": {}}
     for part in parts:
         if part.get("schema") != SCHEMA:
             raise ValueError("not a protocol that this command can read")
         for modality, own in part["modalities"].items():
-            known = joined["modalities"].setdefault(modality, {**own, "rows": {}})
+            known = joined["modalities"].setdefault(modality, {**own, "rows": {}, "differences": {}})
             known["rows"].update(own["rows"])
+            # A difference from a row that this part replaces is one no longer.
+            still = {
+                pair: edges
+                for pair, edges in known["differences"].items()
+                if not set(pair.split(" against ")) & set(own["rows"])
+            }
+            known["differences"] = still | own.get("differences", {})
     for modality, own in joined["modalities"].items():
-        told = [(row["conditions"], row["pictures"]["validation"]) for row in own["rows"].values()]
-        if any(number != other or not agree(one, two) for (one, number), (two, other) in combinations(told, 2)):
+        measured = [(row["conditions"], row["pictures"]["validation"]) for row in own["rows"].values()]
+        if any(number != other or not agree(one, two) for (one, number), (two, other) in combinations(measured, 2)):
             raise ValueError(f"{modality}: its rows were measured under different conditions: keep those of one")
         own["rows"] = {name: own["rows"][name] for name in ROWS if name in own["rows"]}
+        own["differences"] |= differences(modality, own["rows"], draws)
     return joined
 
 
@@ -53,7 +64,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, required=True, help="folder for protocol.json and protocol.md")
     options = parser.parse_args(argv)
     try:
-        found = join([json.loads(path.read_text(encoding="utf-8")) for path in options.files])
+        parts = [json.loads(path.read_text(encoding="utf-8")) for path in options.files]
+        draws: Draws = {}
+        for part, path in zip(parts, options.files, strict=True):
+            draws |= draws_of(part, path.parent)
+        found = join(parts, draws)
         write_text(options.out / "protocol.json", json.dumps(found, indent=1, allow_nan=False) + "\n")
         write_text(options.out / "protocol.md", table(found))
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:

@@ -14,7 +14,6 @@ import argparse
 import hashlib
 import json
 import logging
-import math
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
@@ -23,6 +22,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
 
 from modeling_medglip.errors import one_line
@@ -36,7 +36,7 @@ from ..data.records import DEFAULT_DATA, GroundingRecord, fraction_of, shared_pa
 from ..data.validation import check_options, nothing_to_measure, readable_enough
 from ..evaluate.bootstrap import LEAST_PATIENTS, edges, patient_of, resampled
 from ..fit.finetune import Settings, load_base, make_dataset
-from ..fit.recipe import Recipe, load_recipe
+from ..fit.recipe import Recipe, load_recipe, with_old_names
 from ..fit.run_identity import claim, run_identity
 from ..fit.run_report import Scores, find_all, scores_of
 from ..fit.trainer import freeze, train_expert
@@ -59,6 +59,12 @@ ROWS = {
     " published with 50 epochs of many more pictures, and this is what it does with few; what a source does not mark"
     " is background to it, where the others leave it open",
 }
+FIXED_LABELS = ("closed vocabulary", "Deformable DETR")
+# Rows whose difference is shown with its interval.
+PAIRS = tuple((ours, other) for other in FIXED_LABELS for ours in ("100 %", "100 %, plain"))
+# Modality and row -> AP of every set of patients, `(DRAWS,)`. It stays in the folder of the run.
+Draws = dict[tuple[str, str], NDArray[np.float64]]
+DRAWS_FILE = "resampled_AP.npy"
 # A detector with fewer points of AP has not begun to learn: to be better than that is to say nothing.
 FLOOR = 1.0
 # Plain labels, all of them: what a detector with fixed labels is trained with.
@@ -101,13 +107,14 @@ def conditions(records: Sequence[GroundingRecord], recipe: Recipe, modality: str
         digest.update(repr((record.source, record.split, record.size, record.labels, record.annotated)).encode())
         digest.update(record.boxes.tobytes())
     expert = recipe.expert(modality)
-    told = json.dumps(asdict(recipe) | {"experts": asdict(expert)}, sort_keys=True, default=str)
+    content = with_old_names(asdict(recipe) | {"experts": asdict(expert)})
+    settings = json.dumps(content, sort_keys=True, default=str)
     return {
         "epochs": expert.epochs,
         "size": expert.size,
         "seed": seed,
         "pictures": digest.hexdigest()[:16],
-        "recipe": hashlib.sha256(told.encode()).hexdigest()[:16],
+        "recipe": hashlib.sha256(settings.encode()).hexdigest()[:16],
     }
 
 
@@ -126,14 +133,15 @@ def run_row(
     seed: int = 0,
     records: Sequence[GroundingRecord] | None = None,
     broken: Mapping[str, str] | None = None,
-) -> dict[str, Any]:
+) -> tuple[dict[str, Any], NDArray[np.float64] | None]:
     """Train and measure one row.
 
     Args:
         records, broken (*optional*): what [`read_pictures`] gives, where that is known already.
 
     Returns:
-        scores and numbers of pictures; `broken` is how many of those for validation were left out.
+        scores and numbers of images, of which `broken` are the validation images that were left out; and the AP of
+        resampled sets of patients, `(DRAWS,)`, `None` of too few patients.
     """
     left_out = dict(broken or {})
     records = list(records or read_pictures(data, modality, left_out))
@@ -144,7 +152,7 @@ def run_row(
     torch.manual_seed(seed)
     base, processor = load_base(Settings(data, modality, recipe="embedded"), recipe)
     labels = sorted({label for record in records for label in record.annotated})
-    fixed = name in ("closed vocabulary", "Deformable DETR")
+    fixed = name in FIXED_LABELS
     asked: Any = FixedLabelProcessor(processor, labels) if fixed else processor
     model: nn.Module = base
     if name != "zero-shot":
@@ -156,10 +164,9 @@ def run_row(
         "pictures": {"train": count, "validation": len(validation), "broken": len(left_out)},
         **_numbers(scores, train if name != "10 %" else records),
     }
-    if len(set(map(patient_of, validation))) >= LEAST_PATIENTS:
-        drawn = resampled(validation, found, sorted(scores.labels), DRAWS)[:, 0]
-        row["resampled_AP"] = [None if math.isnan(value) else round(value, 5) for value in drawn.tolist()]
-    return row
+    if len(set(map(patient_of, validation))) < LEAST_PATIENTS:
+        return row, None
+    return row, resampled(validation, found, sorted(scores.labels), DRAWS)[:, 0]
 
 
 def _pictures(records: Sequence[GroundingRecord]) -> int:
@@ -179,7 +186,7 @@ def _trained(
     out: Path,
     seed: int,
 ) -> nn.Module:
-    fixed = name in ("closed vocabulary", "Deformable DETR")
+    fixed = name in FIXED_LABELS
     model: nn.Module = base
     freeze(base, recipe.optimisation)
     if name == "closed vocabulary":
@@ -191,7 +198,9 @@ def _trained(
     collator = FixedLabelCollator(labels) if fixed else GroundingCollator(processor)
     optimisation = recipe.optimisation
     if name == "Deformable DETR":  # the rates and the clipping it is trained with everywhere
-        optimisation = replace(optimisation, head_rate=2e-4, backbone_rate=2e-5, weight_decay=1e-4, gradient_clip=0.1)
+        optimisation = replace(
+            optimisation, head_learning_rate=2e-4, backbone_learning_rate=2e-5, weight_decay=1e-4, gradient_clip=0.1
+        )
     told = {"row": name, "recipe": asdict(recipe), "seed": seed, "modality": modality}
     claim(out, run_identity(told, train, model))
     train_expert(model, dataset, collator, recipe.expert(modality), optimisation, out, seed)
@@ -216,6 +225,7 @@ def protocol(
     from_scratch(recipe)
     path = out / "protocol.json"
     measured: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {"schema": SCHEMA}
+    draws = draws_of(measured, out)
     broken: dict[str, dict[str, str]] = {modality: {} for modality in modalities}
     # All of them before hours of training: one may have nothing to measure on.
     pictures = {modality: read_pictures(data, modality, broken[modality]) for modality in modalities}
@@ -232,13 +242,51 @@ def protocol(
                     )
                 continue
             logger.info("%s: %s", modality, name)
-            folder = out / modality / name.replace(" ", "_").replace("%", "percent")
-            row = run_row(name, modality, data, recipe, folder, seed, records, broken[modality])
+            folder = row_folder(out, modality, name)
+            row, drawn = run_row(name, modality, data, recipe, folder, seed, records, broken[modality])
             own["rows"][name] = {"conditions": now, **row}
-            out.mkdir(parents=True, exist_ok=True)
+            folder.mkdir(parents=True, exist_ok=True)
+            if drawn is not None:
+                np.save(folder / DRAWS_FILE, drawn)
+                draws[modality, name] = drawn
+            own["differences"] = own.get("differences", {}) | differences(modality, own["rows"], draws)
             write_text(path, json.dumps(measured, indent=1, allow_nan=False) + "\n")
             write_text(out / "protocol.md", table(measured))
     return measured
+
+
+def row_folder(out: Path, modality: str, name: str) -> Path:
+    """The folder of one row of a run."""
+    return out / modality / name.replace(" ", "_").replace("%", "percent")
+
+
+def draws_of(measured: Mapping[str, Any], out: Path) -> Draws:
+    """Return the resampled APs of measured rows from the folders of their run.
+
+    Args:
+        measured: content of `protocol.json`. The draws in files of before December 2026 are taken out of it.
+        out: folder of the run.
+    """
+    draws: Draws = {}
+    for modality, own in measured.get("modalities", {}).items():
+        for name, row in own["rows"].items():
+            file = row_folder(out, modality, name) / DRAWS_FILE
+            if "resampled_AP" in row:
+                draws[modality, name] = np.array(row.pop("resampled_AP"), dtype=np.float64)
+            elif file.is_file():
+                draws[modality, name] = np.load(file, allow_pickle=False)
+    return draws
+
+
+def differences(modality: str, rows: Mapping[str, Any], draws: Draws) -> dict[str, list[float]]:
+    """Return the 95 % interval over patients of the difference in mean AP, by pair of [`PAIRS`] with draws of both."""
+    found = {}
+    for ours, other in PAIRS:
+        if ours in rows and other in rows and {(modality, ours), (modality, other)} <= draws.keys():
+            gap = rows[ours]["mean"]["AP"] - rows[other]["mean"]["AP"]
+            pair = edges(draws[modality, ours] - draws[modality, other], gap)
+            found[f"{ours} against {other}"] = [round(edge, 5) for edge in pair]
+    return found
 
 
 def table(measured: dict[str, Any]) -> str:
@@ -258,7 +306,7 @@ def table(measured: dict[str, Any]) -> str:
         lines.append(f"| {modality} | {own['size']} | {own['epochs']:g} | {' | '.join(cells)} |")
     lines += _means(list(measured.get("modalities", {}).values()))
     lines += _of_before(measured.get("modalities", {}))
-    compared = [line for name, own in measured.get("modalities", {}).items() for line in _compared(name, own["rows"])]
+    compared = [line for name, own in measured.get("modalities", {}).items() for line in _compared(name, own)]
     if compared:
         lines += [
             "", "MedGLIP against the detectors with fixed labels, difference of the mean AP in points, with the 95 %",
@@ -298,22 +346,21 @@ def _means(modalities: Sequence[Mapping[str, Any]]) -> list[str]:
     return [f"| **mean** | | | {' | '.join(cells)} |"]
 
 
-def _compared(modality: str, rows: dict[str, Any]) -> list[str]:
+def _compared(modality: str, own: Mapping[str, Any]) -> list[str]:
     """One line per detector with fixed labels, for both ways of asking."""
     lines = []
-    pairs = [(own, name) for name in ("closed vocabulary", "Deformable DETR") for own in ("100 %", "100 %, plain")]
-    for own, name in pairs:
-        ours, other = rows.get(own), rows.get(name)
-        if ours is None or other is None or not {"resampled_AP"} <= set(ours) & set(other):
+    for ours, other in PAIRS:
+        pair = f"{ours} against {other}"
+        if pair not in own.get("differences", {}):
             continue
-        first, second = (np.array(row["resampled_AP"], dtype=np.float64) for row in (ours, other))
-        gap = 100 * (ours["mean"]["AP"] - other["mean"]["AP"])
-        low, high = (100 * edge for edge in edges(first - second, gap / 100))
+        first, second = own["rows"][ours], own["rows"][other]
+        gap = 100 * (first["mean"]["AP"] - second["mean"]["AP"])
+        low, high = (100 * edge for edge in own["differences"][pair])
         verdict = "better" if low > 0 else "worse" if high < 0 else "no difference that these pictures can show"
-        if 100 * other["mean"]["AP"] < FLOOR:
-            verdict = f"which says little: {name} has hardly begun to learn in so few steps"
-        most = f"; most on {_behind(ours['labels'], other['labels'])}" if high < 0 else ""
-        lines.append(f"- {modality}, {own} against {name}: {gap:+.1f} ({low:+.1f} to {high:+.1f}), {verdict}{most}")
+        if 100 * second["mean"]["AP"] < FLOOR:
+            verdict = f"which says little: {other} has hardly begun to learn in so few steps"
+        most = f"; most on {_behind(first['labels'], second['labels'])}" if high < 0 else ""
+        lines.append(f"- {modality}, {pair}: {gap:+.1f} ({low:+.1f} to {high:+.1f}), {verdict}{most}")
     return lines
 
 

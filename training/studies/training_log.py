@@ -24,6 +24,8 @@ from modeling_medglip.errors import one_line
 from modeling_medglip.outputs.files import write_text
 from modeling_medglip.outputs.markdown import percent, table
 
+from ..fit.recipe import RENAMED
+
 
 SCHEMA = "medglip/training_log@1"
 LOG = Path("docs/training_log.json")
@@ -38,7 +40,8 @@ def of_run(folder: Path) -> dict[str, Any]:
     """
     results = _read(folder / "results.json")
     settings = results["settings"]
-    kept = {name: results["recipe"].get(name) for name in ("size", "epochs", "batch", "accumulate", "head_rate")}
+    recipe = {RENAMED.get(name, name): value for name, value in results["recipe"].items()}
+    kept = {name: recipe.get(name) for name in ("size", "epochs", "batch", "accumulate", "head_learning_rate")}
     if settings.get("lora"):
         kept["lora"] = True
     return {

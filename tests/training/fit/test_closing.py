@@ -77,7 +77,7 @@ class TestCommands:
         monkeypatch.setattr(finetune, "default_checkpoint", lambda: base)
         monkeypatch.setattr(loading, "embedded_checkpoint", lambda: base)
         train = ["--data", str(data), "--modality", "ct", "--lora", "--out", str(tmp_path / "mine")]
-        assert finetune.main([*train, "--epochs", "1", "--batch", "2", "--no_remember"]) == 0
+        assert finetune.main([*train, "--epochs", "1", "--batch", "2", "--no_distillation"]) == 0
         printed = capsys.readouterr().out
         assert printed.startswith("AP50 on 1 validation image: ")
         for command, main in self.commands(printed):

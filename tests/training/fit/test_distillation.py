@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from training.evaluate.metrics import Detections
-from training.fit import distillation as remember
+from training.fit import distillation
 from training.fit.distillation import known_labels, with_known
 
 from ..tiny_data import record
@@ -47,7 +47,7 @@ def test_what_is_believed(
         def eval(self) -> None:
             """As a module."""
 
-    monkeypatch.setattr(remember, "detect", detect)
+    monkeypatch.setattr(distillation, "detect", detect)
     own = record([[50, 50, 60, 60]], ["spleen"], ["spleen"])
     (told,) = with_known(Model(), None, [own], ["liver", "spleen"])
     assert asked == [["liver"]], "what its source marks is left to it"
@@ -67,7 +67,7 @@ def test_the_same_label_in_other_words_is_left_to_its_source(monkeypatch: pytest
         asked.extend(prompts)
         return [found([], []) for _ in records], 0.0
 
-    monkeypatch.setattr(remember, "detect", detect)
+    monkeypatch.setattr(distillation, "detect", detect)
     own = record([[50, 50, 60, 60]], [" Livers"], [" Livers", "urinary_bladder", "Disk"])
     with_known(Model(), None, [own], ["liver", "urinary bladder", "disc", "bladder", "spleen"])
     assert asked == [["spleen"]]
@@ -75,8 +75,8 @@ def test_the_same_label_in_other_words_is_left_to_its_source(monkeypatch: pytest
 
 def test_general_terms_for_what_is_marked_are_not_asked() -> None:
     own = record([[50, 50, 60, 60]], ["left kidney"], ["left kidney", "right kidney"])
-    assert remember._unmarked(own, ["kidney", "right kidney", "liver"]) == ["liver"]
-    assert remember._unmarked(record([], [], ["polyp"]), ["lesion", "colorectal polyp", "liver"]) == ["liver"]
+    assert distillation._unmarked(own, ["kidney", "right kidney", "liver"]) == ["liver"]
+    assert distillation._unmarked(record([], [], ["polyp"]), ["lesion", "colorectal polyp", "liver"]) == ["liver"]
 
 
 def test_known_labels() -> None:

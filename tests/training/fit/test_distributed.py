@@ -75,7 +75,7 @@ PartialState.__init__ = init
 def finetune(tmp_path: Path, name: str, *launcher: str) -> dict[str, torch.Tensor]:
     """Two epochs of the paper's recipe in processes of their own; returns the expert's weights."""
     out = tmp_path / name
-    command = ["-m", "training.fit.finetune", "--recipe", "paper", "--epochs", "2", "--no_remember"]
+    command = ["-m", "training.fit.finetune", "--recipe", "paper", "--epochs", "2", "--no_distillation"]
     command += ["--modality", "ct"]
     command += ["--model", str(tmp_path / "checkpoint"), "--data", str(tmp_path / "data"), "--out", str(out)]
     (tmp_path / "site").mkdir(exist_ok=True)

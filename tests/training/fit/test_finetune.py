@@ -166,7 +166,7 @@ class TestBadInput:
             images.append({"file_name": path.name, "width": 48, "height": 40, "split": "train", "modality": "ct"})
         save_coco(tmp_path, "list.json", images, [[("liver", [4, 4, 20, 20])]] * 120)
         arguments = command(checkpoint, tmp_path, tmp_path / "out", "--lora", "--epochs", "1", "--batch", "30")
-        arguments += ["--workers", workers, "--no_remember"]
+        arguments += ["--workers", workers, "--no_distillation"]
         (tmp_path / "images" / "7.png").write_bytes(b"\x89PNG")
         assert main(arguments) == 0
         assert json.loads((tmp_path / "out" / "results.json").read_text())["pictures"]["broken"] == 1
@@ -175,7 +175,7 @@ class TestBadInput:
         capsys.readouterr()
         arguments[arguments.index("--out") + 1] = str(tmp_path / "again")
         assert "2 of 120 pictures cannot be read: mend the data" in error_of(arguments, capsys)
-        arguments.remove("--no_remember")  # the model looks at all of them before
+        arguments.remove("--no_distillation")  # the model looks at all of them before
         assert "3 of 120 pictures cannot be read: mend the data" in error_of(arguments, capsys)
 
 
@@ -197,8 +197,8 @@ class TestRanges:
             ("pictures", "0", "choose a whole number of 1 or more"),
             ("replay_share", "-1", "choose a number of 0 or more"),
             ("anchor_scale", "0", "choose a number above 0"),
-            ("head_rate", "-1", "choose a number above 0"),
-            ("head_rate", "nan", "choose a number above 0"),
+            ("head_learning_rate", "-1", "choose a number above 0"),
+            ("head_learning_rate", "nan", "choose a number above 0"),
             ("threads", "-1", "choose a whole number from 0 to 1024"),
             ("workers", "-1", "choose a whole number from 0 to 1024"),
             ("seed", "-1", "choose a whole number from 0 to 4294967295"),
@@ -210,6 +210,18 @@ class TestRanges:
         arguments = command(tmp_path / "no model", tmp_path / "no data", tmp_path / "out", f"--{option}", value)
         assert error_of(arguments, capsys) == f"error: --{option} {value}: {cure}{HELP}"
         assert not list(tmp_path.iterdir())
+
+    @pytest.mark.parametrize(
+        ("old", "new"), [("--head_rate", "--head_learning_rate"), ("--head-rate=-1", "--head_learning_rate")]
+    )
+    def test_the_old_name_of_an_option(
+        self, old: str, new: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        given = [old] if "=" in old else [old, "-1"]
+        arguments = command(tmp_path, tmp_path, tmp_path / "out", *given)
+        with pytest.warns(FutureWarning, match=f"{old.partition('=')[0]} is now {new}"):
+            assert finetune.main(arguments) == 2
+        assert capsys.readouterr().err.startswith(f"error: {new} -1: choose a number above 0")
 
     def test_an_empty_label(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         arguments = command(tmp_path, tmp_path, tmp_path / "out", "--labels", "")
@@ -430,10 +442,10 @@ class TestAdapters:
 
 class TestRecipes:
     def test_the_command_line_goes_before_the_recipe(self) -> None:
-        recipe = resolved_recipe(Settings("d", "ct", recipe="embedded", epochs=3, size=128, head_rate=0.5))
+        recipe = resolved_recipe(Settings("d", "ct", recipe="embedded", epochs=3, size=128, head_learning_rate=0.5))
         expert, shipped = recipe.expert("ct"), load_recipe("embedded").expert("ct")
         assert (expert.epochs, expert.size, expert.batch) == (3, 128, shipped.batch)
-        assert recipe.optimisation.head_rate == 0.5
+        assert recipe.optimisation.head_learning_rate == 0.5
 
     @pytest.mark.parametrize("name", ["lora", "full", "paper", "embedded"])
     def test_shipped_recipes(self, name: str) -> None:
@@ -450,7 +462,7 @@ class TestSameRun:
     """A folder goes on only with the run that it holds."""
 
     def test_other_data_are_not_taken_for_a_finished_run(self, checkpoint: Path, data: Path, tmp_path: Path) -> None:
-        common = {"modality": "ct", "model": str(checkpoint), "epochs": 1, "remember": False}
+        common = {"modality": "ct", "model": str(checkpoint), "epochs": 1, "distillation": False}
         first = Settings(str(data), out=str(tmp_path / "run"), **common)  # type: ignore[arg-type]
         run(first)
         run(first)  # the same again is fine
@@ -460,7 +472,7 @@ class TestSameRun:
             run(Settings(str(data), out=str(tmp_path / "run"), lora=True, **common))  # type: ignore[arg-type]
 
     def test_recomputed_activations_are_the_same_run(self, checkpoint: Path, data: Path, tmp_path: Path) -> None:
-        common = {"modality": "ct", "model": str(checkpoint), "epochs": 1, "remember": False}
+        common = {"modality": "ct", "model": str(checkpoint), "epochs": 1, "distillation": False}
         run(Settings(str(data), out=str(tmp_path), **common))  # type: ignore[arg-type]
         run(Settings(str(data), out=str(tmp_path), checkpointing=True, **common))  # type: ignore[arg-type]
 

@@ -29,7 +29,7 @@ def test_a_killed_run_goes_on(tmp_path: Path, kind: list[str]) -> None:
     def start(out: Path) -> subprocess.Popen[bytes]:
         command = [sys.executable, "-m", "training.fit.finetune", "--model", str(checkpoint), "--data", str(data)]
         command += ["--modality", "ct", "--size", "64", "--batch", "1", "--epochs", str(EPOCHS), "--threads", "1"]
-        return subprocess.Popen([*command, *kind, "--no_remember", "--out", str(out)], stderr=subprocess.DEVNULL)
+        return subprocess.Popen([*command, *kind, "--no_distillation", "--out", str(out)], stderr=subprocess.DEVNULL)
 
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     assert start(whole).wait() == 0

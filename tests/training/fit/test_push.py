@@ -70,7 +70,7 @@ def test_an_adapter_goes_to_a_hub_and_comes_back(tmp_path: Path) -> None:
         done = python(hub, tmp_path, "-c", UPLOAD, str(checkpoint))
         assert done.returncode == 0, done.stderr[-2000:]
         train = ["-m", "training.fit.finetune", "--model", "clinic/base", "--data", str(data), "--modality", "ct"]
-        train += ["--lora", "--epochs", "2", "--no_remember", "--out", str(tmp_path / "run")]
+        train += ["--lora", "--epochs", "2", "--no_distillation", "--out", str(tmp_path / "run")]
         done = python(hub, tmp_path, *train, "--push_to_hub", "clinic/adapter")
         assert done.returncode == 0, done.stderr[-2000:]
         files = hub.files("clinic/adapter")
@@ -92,7 +92,7 @@ def test_an_adapter_goes_to_a_hub_and_comes_back(tmp_path: Path) -> None:
 def test_without_a_connection_the_run_is_kept_and_said_why(tmp_path: Path) -> None:
     checkpoint, data = save_tiny_checkpoint(tmp_path / "checkpoint"), make_data(tmp_path / "data")
     train = ["-m", "training.fit.finetune", "--model", str(checkpoint), "--data", str(data), "--modality", "ct"]
-    train += ["--lora", "--epochs", "1", "--no_remember", "--out", str(tmp_path / "run")]
+    train += ["--lora", "--epochs", "1", "--no_distillation", "--out", str(tmp_path / "run")]
     done = python(Hub(endpoint="http://127.0.0.1:9"), tmp_path, *train, "--push_to_hub", "clinic/adapter")
     last = done.stderr.strip().splitlines()[-1]
     assert done.returncode == 2 and last.startswith("error: clinic/adapter: no connection"), done.stderr[-2000:]
@@ -105,7 +105,7 @@ def test_without_the_right_token_the_run_is_kept_and_said_why(token: str | None,
     checkpoint, data = save_tiny_checkpoint(tmp_path / "checkpoint"), make_data(tmp_path / "data")
     with serve() as hub:
         train = ["-m", "training.fit.finetune", "--model", str(checkpoint), "--data", str(data), "--modality", "ct"]
-        train += ["--lora", "--epochs", "1", "--no_remember", "--out", str(tmp_path / "run")]
+        train += ["--lora", "--epochs", "1", "--no_distillation", "--out", str(tmp_path / "run")]
         done = python(hub, tmp_path, *train, "--push_to_hub", "clinic/adapter", token=token)
     last = done.stderr.strip().splitlines()[-1]
     assert done.returncode == 2 and last.startswith("error: ") and said in last and "Traceback" not in done.stderr

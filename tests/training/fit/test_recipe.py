@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 import yaml
+from torch import nn
 
 from modeling_medglip.configuration_medglip import MODALITIES
-from training.fit.recipe import EMBEDDED_RECIPE, load_recipe
+from training.fit.recipe import EMBEDDED_RECIPE, RENAMED, load_recipe
+from training.fit.run_identity import run_identity
 
 
 def test_the_embedded_recipe_names_every_modality() -> None:
@@ -72,3 +76,31 @@ def test_a_recipe_is_changed_for_some_modalities_only() -> None:
     changed = recipe.changed(["CT"], epochs=2, size=None)
     assert changed.expert("ct").epochs == 2 and changed.expert("ct").size == recipe.expert("ct").size
     assert changed.expert("mri") == recipe.expert("mri")
+
+
+def test_old_names_are_read_with_a_warning(tmp_path: Path) -> None:
+    document = yaml.safe_load(EMBEDDED_RECIPE.read_text(encoding="utf-8"))
+    section = document["optimisation"]
+    for old, new in (("head_rate", "head_learning_rate"), ("min_rate", "min_learning_rate_ratio")):
+        section[old] = section.pop(new)
+    path = tmp_path / "own.yaml"
+    path.write_text(yaml.safe_dump(document), encoding="utf-8")
+    with pytest.warns(FutureWarning, match="own.yaml: head_rate is now head_learning_rate"):
+        assert load_recipe(path) == load_recipe()
+
+
+def test_runs_of_before_the_new_names_keep_their_identity() -> None:
+    """They go on from their checkpoints only then."""
+    settings = {"recipe": asdict(load_recipe("full")), "distillation": True}
+    earlier = {**settings["recipe"], "optimisation": {
+        old: value
+        for (name, value) in settings["recipe"]["optimisation"].items()
+        for old in [{new: before for before, new in RENAMED.items()}.get(name, name)]
+    }}  # fmt: skip
+    assert "head_rate" in earlier["optimisation"] and "head_learning_rate" not in earlier["optimisation"]
+    identity = run_identity({"recipe": earlier, "remember": True}, [], nn.Module())
+    assert run_identity(settings, [], nn.Module()) == identity
+    assert (
+        run_identity({"recipe": {}, "remember": True}, [], nn.Module())
+        == hashlib.sha256(b'{"recipe": {}, "remember": true}').hexdigest()
+    )

@@ -103,7 +103,7 @@ def test_groups_hold_every_trained_parameter_once(model: MedGlipForObjectDetecti
     groups = parameter_groups(model, OPTIMISATION)
     grouped = [id(parameter) for group in groups for parameter in group["params"]]
     assert sorted(grouped) == sorted(id(p) for p in model.parameters() if p.requires_grad)
-    assert {group["lr"] for group in groups} == {OPTIMISATION.head_rate, OPTIMISATION.backbone_rate}
+    assert {group["lr"] for group in groups} == {OPTIMISATION.head_learning_rate, OPTIMISATION.backbone_learning_rate}
     for group in groups:
         expected = OPTIMISATION.weight_decay if group["weight_decay"] else 0.0
         assert group["weight_decay"] == expected
@@ -171,8 +171,8 @@ def test_an_interrupted_training_ends_with_the_same_weights(tmp_path: Path, stop
 
 
 def test_a_run_that_diverges_is_stopped(tmp_path: Path) -> None:
-    steep = dataclasses.replace(OPTIMISATION, head_rate=1e30, gradient_clip=1e30)
-    with pytest.raises(ValueError, match="the run diverged, take a lower rate"):
+    steep = dataclasses.replace(OPTIMISATION, head_learning_rate=1e30, gradient_clip=1e30)
+    with pytest.raises(ValueError, match="the run diverged, take a lower learning rate"):
         train_expert(frozen(), Squares(), collate, RECIPE, steep, tmp_path)
 
 

@@ -125,7 +125,9 @@ def test_a_study_goes_on_with_its_own_settings_and_pictures_only(
     refused = "error: ct, first: measured with other pictures or settings before: choose another --out"
     recipe = Path(cross_source.__file__).parents[1] / "recipes" / "embedded.yaml"
     other = tmp_path / "other.yaml"
-    other.write_text(recipe.read_text(encoding="utf-8").replace("head_rate: 1.0e-3", "head_rate: 2.0e-3"))
+    other.write_text(
+        recipe.read_text(encoding="utf-8").replace("head_learning_rate: 1.0e-3", "head_learning_rate: 2.0e-3")
+    )
     for more in (["--epochs", "2"], ["--size", "96"], ["--seed", "1"], ["--recipe", str(other)]):
         assert cross_source.main([*arguments, *more]) == 2
         assert capsys.readouterr().err.splitlines()[-1] == refused

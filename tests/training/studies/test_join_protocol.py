@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from training.studies.join_protocol import join, main
@@ -23,29 +24,54 @@ def part(modality: str, rows: dict[str, float], pictures: int = 9, **conditions:
 
 
 def test_rows_come_together_in_the_tables_order() -> None:
-    found = join([part("ct", {"100 %": 0.5}), part("mri", {"zero-shot": 0.1}), part("ct", {"10 %": 0.2})])
+    found = join([part("ct", {"100 %": 0.5}), part("mri", {"zero-shot": 0.1}), part("ct", {"10 %": 0.2})], {})
     assert list(found["modalities"]) == ["ct", "mri"]
     assert list(found["modalities"]["ct"]["rows"]) == ["10 %", "100 %"]
 
 
 def test_the_last_file_counts() -> None:
-    found = join([part("ct", {"100 %": 0.5}), part("ct", {"100 %": 0.7})])
+    found = join([part("ct", {"100 %": 0.5}), part("ct", {"100 %": 0.7})], {})
     assert found["modalities"]["ct"]["rows"]["100 %"]["mean"]["AP"] == 0.7
 
 
 @pytest.mark.parametrize("other", [{"size": 512}, {"pictures": 8}])
 def test_other_conditions_are_not_compared(other: dict[str, int]) -> None:
     with pytest.raises(ValueError, match="ct: its rows were measured under different conditions"):
-        join([part("ct", {"100 %": 0.5}), part("ct", {"10 %": 0.2}, **other)])
+        join([part("ct", {"100 %": 0.5}), part("ct", {"10 %": 0.2}, **other)], {})
 
 
 def test_pictures_are_compared_as_far_as_they_are_known() -> None:
     old, first, second = part("ct", {"100 %": 0.5}), *(part("ct", {"10 %": 0.2}, digest=name) for name in "ab")
-    assert len(join([old, first])["modalities"]["ct"]["rows"]) == 2
+    assert len(join([old, first], {})["modalities"]["ct"]["rows"]) == 2
     third = part("ct", {"zero-shot": 0.2}, digest="b")
     with pytest.raises(ValueError, match="different conditions"):
-        join([old, first, third])
-    assert len(join([old, second, third])["modalities"]["ct"]["rows"]) == 3
+        join([old, first, third], {})
+    assert len(join([old, second, third], {})["modalities"]["ct"]["rows"]) == 3
+
+
+def test_a_difference_goes_with_its_rows() -> None:
+    pair = "100 % against closed vocabulary"
+    first = part("ct", {"100 %": 0.5, "closed vocabulary": 0.4})
+    first["modalities"]["ct"]["differences"] = {pair: [0.05, 0.15]}
+    assert join([first], {})["modalities"]["ct"]["differences"] == {pair: [0.05, 0.15]}
+    again = part("ct", {"closed vocabulary": 0.3})
+    assert join([first, again], {})["modalities"]["ct"]["differences"] == {}
+    draws = {("ct", "100 %"): np.array([0.5, 0.6]), ("ct", "closed vocabulary"): np.array([0.3, 0.4])}
+    assert join([first, again], draws)["modalities"]["ct"]["differences"] == {pair: [0.2, 0.2]}
+
+
+def test_draws_lie_in_the_folder_of_a_run_or_in_an_older_file(tmp_path: Path) -> None:
+    older, run = part("ct", {"100 %": 0.5}), part("ct", {"closed vocabulary": 0.4})
+    older["modalities"]["ct"]["rows"]["100 %"]["resampled_AP"] = [0.5, None, 0.6]
+    files = [tmp_path / "older.json", tmp_path / "run" / "protocol.json"]
+    (tmp_path / "run" / "ct" / "closed_vocabulary").mkdir(parents=True)
+    np.save(tmp_path / "run" / "ct" / "closed_vocabulary" / "resampled_AP.npy", [0.4, 0.4, 0.4])
+    for file, content in zip(files, (older, run), strict=True):
+        file.write_text(json.dumps(content), encoding="utf-8")
+    assert main([*map(str, files), "--out", str(tmp_path / "out")]) == 0
+    found = json.loads((tmp_path / "out" / "protocol.json").read_text(encoding="utf-8"))["modalities"]["ct"]
+    assert found["differences"] == {"100 % against closed vocabulary": [0.0525, 0.1475]}
+    assert "resampled_AP" not in found["rows"]["100 %"]
 
 
 def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -59,7 +59,9 @@ def test_all_rows(
     assert rows["zero-shot"]["pictures"] == {"train": 0, "validation": 1, "broken": 0}
     assert rows["10 %"]["pictures"]["train"] < rows["100 %"]["pictures"]["train"] == 3
     assert all(set(row["labels"]) == {"left kidney", "right kidney"} for row in rows.values())
-    assert all(len(row["resampled_AP"]) == protocol.DRAWS for row in rows.values())
+    draws = protocol.draws_of(measured, tmp_path / "out")
+    assert len(draws) == len(rows) and all(drawn.shape == (protocol.DRAWS,) for drawn in draws.values())
+    assert len(measured["modalities"]["ct"]["differences"]) == len(protocol.PAIRS)
     assert "- ct, 100 %, plain against closed vocabulary: " in printed
     assert len({json.dumps(row["conditions"]) for row in rows.values()}) == 1
     assert printed == (tmp_path / "out" / "protocol.md").read_text(encoding="utf-8") and "| ct | 64 | 1 |" in printed
@@ -162,15 +164,20 @@ def test_differences_have_intervals_and_a_verdict() -> None:
         labels = {name: {"AP": ap + gap} for name, gap in (("liver", 0.0), ("spleen", ap / 10))}
         return {"mean": {"AP": ap, "AP50": ap}, "labels": labels, "resampled_AP": drawn}
 
-    rows = {"100 %": row(0.5, 0.1), "closed vocabulary": row(0.4, 0.1), "Deformable DETR": row(0.51, 0.0)}
-    lines = protocol._compared("ct", rows)
+    def compared(**changed: Any) -> list[str]:
+        rows = {"100 %": row(0.5, 0.1), "closed vocabulary": row(0.4, 0.1), "Deformable DETR": row(0.51, 0.0)}
+        own: dict[str, Any] = {"rows": rows | changed}
+        draws = protocol.draws_of({"modalities": {"ct": own}}, Path())
+        return protocol._compared("ct", {**own, "differences": protocol.differences("ct", own["rows"], draws)})
+
+    lines = compared()
     assert lines[0] == "- ct, 100 % against closed vocabulary: +10.0 (+10.0 to +10.0), better"
     assert lines[1].startswith("- ct, 100 % against Deformable DETR: -1.0 (-10.5 to +8.5), no difference")
-    worse = protocol._compared("ct", {**rows, "closed vocabulary": row(0.7, 0.1)})[0]
+    worse = compared(**{"closed vocabulary": row(0.7, 0.1)})[0]
     assert worse.endswith(": -20.0 (-20.0 to -20.0), worse; most on spleen (-22), liver (-20)")
-    assert "hardly begun to learn" in protocol._compared("ct", {**rows, "Deformable DETR": row(0.009, 0.0)})[1]
-    assert protocol._compared("ct", {"100 %": rows["100 %"]}) == []
-    assert protocol._compared("ct", {**rows, "100 %": {"mean": rows["100 %"]["mean"]}}) == []
+    assert "hardly begun to learn" in compared(**{"Deformable DETR": row(0.009, 0.0)})[1]
+    assert compared(**{"100 %": {"mean": {"AP": 0.5, "AP50": 0.5}}}) == []
+    assert protocol._compared("ct", {"rows": {}}) == []
 
 
 def test_rows_without_a_digest_of_their_pictures_are_named() -> None:
