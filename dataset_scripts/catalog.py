@@ -21,7 +21,7 @@ from typing import Any, cast
 from rich.console import Console
 from rich.table import Table
 
-from modeling_medglip.io.yaml_files import load_yaml
+from modeling_medglip.io.text_files import load_yaml
 from modeling_medglip.modalities import MODALITIES, resolve_modality
 from modeling_medglip.taxonomy import load_taxonomy
 

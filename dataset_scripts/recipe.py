@@ -37,8 +37,7 @@ from typing import Any
 import yaml
 
 from modeling_medglip.errors import MedGlipError, one_line
-from modeling_medglip.io.text_files import read_text
-from modeling_medglip.io.yaml_files import load_yaml
+from modeling_medglip.io.text_files import load_yaml, read_text
 from modeling_medglip.modalities import resolve_modality
 from modeling_medglip.taxonomy import load_taxonomy
 from modeling_medglip.volumes.geometry import PLANES

@@ -16,7 +16,7 @@ from .configuration_medglip import resolve_modality
 from .defaults import UNTRAINED_THRESHOLD
 from .errors import MedGlipError, UsageError, one_line
 from .image_processing_medglip import modality_contradiction
-from .io.image import ReadImage
+from .io.image_record import ReadImage
 from .modeling_medglip import MedGlipForObjectDetection
 from .outputs.results import GroundedBox, GroundingResult, ImageInfo
 from .outputs.single_structures import best_in_image

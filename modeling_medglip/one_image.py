@@ -13,7 +13,8 @@ from . import grounding
 from .errors import MedGlipError, UsageError, one_line
 from .grounding import Grounder
 from .image_processing_medglip import channels_first, upright_picture
-from .io.image import ReadImage, read_image
+from .io.image import read_image
+from .io.image_record import ReadImage
 from .outputs.results import GroundingResult
 
 

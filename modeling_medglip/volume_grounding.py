@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from .errors import MedGlipError, UsageError, one_line
 from .grounding import Grounder, asked_labels, choose_modality, load, place_of_labels, prompt_labels
-from .io.image import ReadImage
+from .io.image_record import ReadImage
 from .outputs.single_structures import best_in_volume
 from .outputs.volume_results import Corner, VolumeBox, VolumeInfo, VolumeResult
 from .questions import Question, encode_questions, make_question

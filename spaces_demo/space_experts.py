@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 from modeling_medglip.errors import MedGlipError, UsageError
 from modeling_medglip.grounding import Grounder, asked_labels, choose_modality, ground_image, load
-from modeling_medglip.io.image import ReadImage
+from modeling_medglip.io.image_record import ReadImage
 from modeling_medglip.outputs.results import GroundingResult
 from modeling_medglip.outputs.run_report import trained_labels
 from modeling_medglip.outputs.volume_results import VolumeResult

@@ -6,7 +6,7 @@ from __future__ import annotations
 import threading
 from pathlib import Path
 
-from modeling_medglip.io.image import ReadImage
+from modeling_medglip.io.image_record import ReadImage
 from modeling_medglip.isolation.process import ReaderLimits, ReaderProcess
 from modeling_medglip.volumes.reader import Header
 from modeling_medglip.volumes.source import VolumeSource

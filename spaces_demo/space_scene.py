@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from modeling_medglip.io.image import ReadImage
+from modeling_medglip.io.image_record import ReadImage
 from modeling_medglip.outputs.overlay import display_picture
 from modeling_medglip.outputs.volume_results import VolumeBox
 from modeling_medglip.volumes.geometry import Volume, to_lps

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from modeling_medglip.errors import MedGlipError
-from modeling_medglip.io.image import ReadImage
+from modeling_medglip.io.image_record import ReadImage
 from modeling_medglip.outputs.results import GroundedBox
 from modeling_medglip.outputs.volume_results import VolumeBox
 from modeling_medglip.volumes.geometry import PLANES, Volume, closest_axes, picture_count, to_lps

@@ -10,7 +10,7 @@ from pathlib import Path
 from gradio.processing_utils import save_bytes_to_cache
 
 from modeling_medglip.grounding import prompt_labels
-from modeling_medglip.io.image import ReadImage
+from modeling_medglip.io.image_record import ReadImage
 from modeling_medglip.outputs.files import output_names, safe_stem
 from modeling_medglip.outputs.overlay import display_picture
 from modeling_medglip.outputs.results import GroundingResult, write_boxes

@@ -19,13 +19,14 @@ from numpy.typing import NDArray
 
 from modeling_medglip.errors import MedGlipError, one_line
 from modeling_medglip.io.dicom_files import open_plain
-from modeling_medglip.io.image import ImageSizeError, NotFiniteError, ReadImage, decode_image
+from modeling_medglip.io.image import decode_image
 from modeling_medglip.io.image_orientation import (
     AmbiguousOrientationError,
     drawn_on_stored,
     upright,
     upright_boxes,
 )
+from modeling_medglip.io.image_record import ImageSizeError, NotFiniteError, ReadImage
 
 from ..recipe import Recipe
 from ..records import Case, LabelledVolume, Mark, Picture, Rejected, Rejection

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from modeling_medglip.errors import MedGlipError, one_line
-from modeling_medglip.io.image import ReadImage
+from modeling_medglip.io.image_record import ReadImage
 from modeling_medglip.io.text_files import read_json
 
 from ..records import Case, Mark, Picture, Rejected, inside

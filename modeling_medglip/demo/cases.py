@@ -16,7 +16,8 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import MedGlipError, install_hint
-from ..io.image import ReadImage, read_image
+from ..io.image import read_image
+from ..io.image_record import ReadImage
 from . import phantoms
 
 

@@ -1,5 +1,5 @@
 # Copyright 2026 The MedGLIP authors. Licensed under the Apache License, Version 2.0.
-"""The images and volumes of a folder, by their names. No file is opened here."""
+"""List the images and volumes of a folder by their names, without opening a file."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ OUTPUT_ENDINGS = (".boxes.json", ".boxes.nii.gz", ".mrk.json", ".sr.dcm", ".seg.
 
 @dataclass(frozen=True)
 class FolderContents:
-    """What lies below a folder.
+    """The files below a folder.
 
     Attributes:
-        files (`tuple[Path, ...]`): images and volume files, in the order of their names.
-        others (`int`): how many files there are that may be DICOM; hidden files and own outputs do not count.
+        files (`tuple[Path, ...]`): Images and volume files, sorted by name.
+        others (`int`): Number of files that may be DICOM, without hidden files and outputs of this package.
     """
 
     files: tuple[Path, ...]
@@ -33,20 +33,23 @@ class FolderContents:
 
 
 def sort_folder(folder: Path) -> FolderContents:
-    """Tell the files below a folder apart. Links are not followed.
+    """Sort the files below a folder by kind. Links are not followed.
+
+    Args:
+        folder (`Path`): The folder.
 
     Raises:
-        `MedGlipError`: more than `MAX_FILES` files; names the folder.
+        `MedGlipError`: The folder holds more than `MAX_FILES` files.
     """
     files: list[Path] = []
     count = others = 0
-    for place, folders, names in os.walk(folder):
+    for parent, folders, names in os.walk(folder):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         count += len(names)
         if count > MAX_FILES:
             raise MedGlipError(f"{one_line(folder.name, 120)}: holds more than {MAX_FILES} files: give part of it")
         for name in names:
-            path = Path(place, name)
+            path = Path(parent, name)
             if name.startswith(".") or is_output(path) or path.is_symlink() or not path.is_file():
                 continue
             if is_named_input(path):
@@ -57,12 +60,12 @@ def sort_folder(folder: Path) -> FolderContents:
 
 
 def is_named_input(path: Path) -> bool:
-    """Whether a name is that of an image, a video or a volume file."""
+    """Return whether a file is an image, a video or a volume by its name."""
     return path.name.lower().endswith((*IMAGE_ENDINGS, *VIDEO_ENDINGS)) or is_volume_file(path)
 
 
 def is_output(path: Path) -> bool:
-    """Whether a file was written by `medglip ground`, by its name and, of an overlay, by the boxes beside it."""
+    """Return whether `medglip ground` wrote a file: by its name, or because it is an overlay with a file of boxes."""
     name = path.name.lower()
     return name.endswith(OUTPUT_ENDINGS) or (name.endswith(".png") and path.with_suffix(".boxes.json").exists())
 

@@ -1,5 +1,5 @@
 # Copyright 2026 The MedGLIP authors. Licensed under the Apache License, Version 2.0.
-"""Reading one image from a file: PNG, JPEG, TIFF and the like through Pillow, DICOM through pydicom.
+"""Read one image from a file: PNG, JPEG, TIFF and the like through Pillow, DICOM through pydicom.
 
 [`decode_image`] is the one decoder of 2-D files: serving, data build and training call it. Files are not trusted:
 sizes are checked from the header before anything is decoded, and whatever a decoder raises becomes a one-line
@@ -32,13 +32,13 @@ from .image_headers import (
 )
 from .image_orientation import upright
 from .image_pixels import image_array, png_array, tiff_array
-from .image_record import MAX_PIXELS, ImageSizeError, NotFiniteError, ReadImage, check_pixels, choose_frame, compact
+from .image_record import ImageSizeError, ReadImage, check_pixels, choose_frame, compact
 from .video import count_video_frames, read_video
 
 
 MAX_BYTES = 2**30
 # Equal to the image processor's, which this module does not import: reading a file needs no PyTorch.
-PICTURE_FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "GIF", "WEBP", "PPM")
+IMAGE_FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "GIF", "WEBP", "PPM")
 VOLUME_ENDINGS = (".nii", ".nii.gz", ".nrrd", ".nhdr", ".mha", ".mhd", ".img", ".hdr", ".mgz")
 VIDEO_ENDINGS = (".mp4", ".m4v", ".mov", ".avi")
 DICOM_ENDINGS = (".dcm", ".dicom", ".ima")
@@ -51,11 +51,11 @@ MAX_COVERAGE = 8
 
 
 def read_image(path: str | Path, frame: int | None = None) -> ReadImage:
-    """Read one picture.
+    """Read one image.
 
     Args:
-        path: a picture or DICOM file; symbolic links are followed.
-        frame (`int`, *optional*): which frame or page of a file that holds several, counted from 1. Without it the
+        path (`str` or `Path`): An image, video or DICOM file; symbolic links are followed.
+        frame (`int`, *optional*): Which frame or page of a file that holds several, counted from 1. Without it the
             first is read, with a warning when there are more.
 
     Raises:
@@ -71,7 +71,10 @@ def read_image(path: str | Path, frame: int | None = None) -> ReadImage:
 
 
 def count_frames(path: str | Path) -> int:
-    """Return how many frames or pages a file holds that [`read_image`] reads.
+    """Return the number of frames or pages of a file that [`read_image`] reads.
+
+    Args:
+        path (`str` or `Path`): An image, video or DICOM file.
 
     Raises:
         `MedGlipError`: as [`read_image`], as far as the headers tell.
@@ -87,14 +90,14 @@ def count_frames(path: str | Path) -> int:
 
 @contextmanager
 def _stream(file: Path) -> Iterator[tuple[IO[bytes], bool, str]]:
-    """An open file, whether it is DICOM, and its name. Errors inside the block name the file."""
+    """Yield an open file, whether it is DICOM, and its name. Errors inside the block name the file."""
     name = one_line(file.name, 120) or "."
     try:
         _check_file(file)
         with file.open("rb") as stream:
-            marked = stream.read(132)[128:] == b"DICM"
+            has_preamble = stream.read(132)[128:] == b"DICM"
             stream.seek(0)
-            yield stream, marked or file.suffix.lower() in DICOM_ENDINGS, name
+            yield stream, has_preamble or file.suffix.lower() in DICOM_ENDINGS, name
     except MedGlipError as error:
         raise type(error)(f"{name}: {error}") from error
     except OSError as error:
@@ -123,15 +126,16 @@ def _check_file(file: Path) -> None:
 
 
 def decode_image(stream: IO[bytes], frame: int | None = None, label_map: bool = False) -> ReadImage:
-    """Decode an image of one of `PICTURE_FORMATS`, upright; transparent parts become black.
+    """Decode an image of one of `IMAGE_FORMATS`, upright; transparent parts become black.
 
     Args:
-        stream (`IO[bytes]`): a seekable file at its start.
-        frame (`int`, *optional*): which frame or page, counted from 1; the first when not given.
-        label_map (`bool`, *optional*): keep the indices of a palette, and grey levels of 2 and 4 bits, as stored.
+        stream (`IO[bytes]`): A seekable file at its start.
+        frame (`int`, *optional*, defaults to 1): Frame or page, counted from 1.
+        label_map (`bool`, *optional*, defaults to `False`): Keep the indices of a palette, and gray levels of 2 and 4
+            bits, as stored.
 
     Returns:
-        an image without a name: grey in its own bit depth, color as uint8, fractions of 0 to 1 as float32.
+        [`ReadImage`]: Without a file name. Gray in its own bit depth, color as uint8, fractions of 0 to 1 as float32.
 
     Raises:
         `MedGlipError`: whatever is wrong with the file; [`ImageSizeError`] and [`NotFiniteError`] among others.
@@ -149,7 +153,10 @@ def decode_image(stream: IO[bytes], frame: int | None = None, label_map: bool = 
 
 
 def read_orientation(stream: IO[bytes]) -> tuple[int, tuple[int, int]]:
-    """EXIF orientation, and width and height of the upright image, without decoding it.
+    """Return EXIF orientation, and width and height of the upright image, without decoding it.
+
+    Args:
+        stream (`IO[bytes]`): A seekable file at its start.
 
     Raises:
         `MedGlipError`: as in `decode_image`.
@@ -187,7 +194,7 @@ def _opened(stream: IO[bytes]) -> Iterator[tuple[ImageFile.ImageFile, FileHeader
 
 
 def _seek(image: ImageFile.ImageFile, frame: int, kind: str) -> None:
-    """Go to a frame, counted from 1."""
+    """Seek to a frame, counted from 1."""
     if frame == 1:
         return
     if kind != "TIFF" and frame * image.width * image.height > MAX_ANIMATED_PIXELS:
@@ -203,19 +210,19 @@ def _check_cost(image: ImageFile.ImageFile) -> None:
     if sum((box[2] - box[0]) * (box[3] - box[1]) for box in boxes) > MAX_COVERAGE * pixels:
         raise MedGlipError("has strips or tiles that cover the image again and again: save it anew, as PNG")
     if pixels > MAX_SLOW_PIXELS and any(tile.codec_name in SLOW_DECODERS for tile in tiles):
-        raise MedGlipError(f"is too large for its way of storing {pixels} pixels: save it as PNG")
+        raise MedGlipError(f"stores {pixels} pixels in a format that decodes slowly: save it as PNG")
 
 
 def _orientation(image: ImageFile.ImageFile, header: FileHeader) -> int:
-    """EXIF orientation of the current frame, 1 to 8."""
+    """Return the EXIF orientation of the current frame, 1 to 8."""
     xmp = image.info.get("xmp") or image.info.get("XML:com.adobe.xmp") or b""
     xmp = xmp.encode("utf-8", "replace") if isinstance(xmp, str) else xmp
     if header.format == "TIFF":
-        found = getattr(image, "tag_v2", {}).get(ORIENTATION)
+        stored = getattr(image, "tag_v2", {}).get(ORIENTATION)
         return (
             exif_orientation(b"", xmp if isinstance(xmp, bytes) else b"")
-            if found is None
-            else valid_orientation(found)
+            if stored is None
+            else valid_orientation(stored)
         )
     png = header.format == "PNG"
     exif = header.exif or (exif_profile(image.info.get(EXIF_PROFILE)) if png else image.info.get("exif")) or b""
@@ -223,7 +230,7 @@ def _orientation(image: ImageFile.ImageFile, header: FileHeader) -> int:
 
 
 def _values(image: ImageFile.ImageFile, stream: IO[bytes], header: FileHeader, label_map: bool) -> np.ndarray:
-    """Pixels in the numbers of the file: (h, w) or (h, w, 3)."""
+    """Return the pixels in the numbers of the file: (h, w) or (h, w, 3)."""
     if label_map and image.mode == "P":
         return np.array(image)
     if header.format == "PNG" and not image.tell():
@@ -232,7 +239,7 @@ def _values(image: ImageFile.ImageFile, stream: IO[bytes], header: FileHeader, l
 
 
 def _smallest(values: np.ndarray) -> np.ndarray:
-    """`compact`, except for uint8, and for fractions of 0 to 1, which stay a range even where all are 0 or 1."""
+    """Apply `compact`, except to uint8 and to fractions of 0 to 1, which stay a range even where all are 0 or 1."""
     if values.dtype == np.uint8 or (values.dtype.kind == "f" and values.min() >= 0 and values.max() <= 1):
         return values
     return compact(values)
@@ -240,10 +247,6 @@ def _smallest(values: np.ndarray) -> np.ndarray:
 
 __all__ = [
     "MAX_BYTES",
-    "MAX_PIXELS",
-    "ImageSizeError",
-    "NotFiniteError",
-    "ReadImage",
     "count_frames",
     "decode_image",
     "read_image",

@@ -1,5 +1,5 @@
 # Copyright 2026 The MedGLIP authors. Licensed under the Apache License, Version 2.0.
-"""Walks through the headers of image files, before a decoder sees them.
+"""Walk through the headers of image files before a decoder sees them.
 
 Each walk reads a few bytes per block and bounds what a decoder would read, keep or loop over: chunks of PNG, segments
 and scans of JPEG, blocks of GIF, directories of TIFF and EXIF. What is beyond the bounds raises `MedGlipError`.
@@ -28,7 +28,7 @@ SIGNATURES = {
     "WEBP": re.compile(rb"RIFF....WEBP", re.DOTALL),
     "PPM": re.compile(rb"P[1-6fF]\s"),
 }
-# Bytes and number of the parts of a file that are no pixels: color profiles, texts, EXIF.
+# Bytes and number of the parts of a file that hold no pixels: color profiles, texts, EXIF.
 MAX_EXTRA_BYTES = 2**24
 MAX_EXTRA_PARTS = 1000
 MAX_EXIF_BYTES = 2**16
@@ -48,14 +48,15 @@ XMP_ORIENTATION = re.compile(rb'tiff:Orientation(?:="|>)([1-8])')
 
 @dataclass(frozen=True)
 class FileHeader:
-    """What a walk found.
+    """What the walk through a header finds.
 
     Attributes:
-        format: one of the keys of `SIGNATURES`.
-        frames: number of frames or pages; `None` where the decoder has to say.
-        bits: of a PNG, its bits per sample. color_type: of a PNG, its color type.
-        transparency: of a PNG, the content of its `tRNS` chunk.
-        exif: of a PNG, the content of its `eXIf` chunk.
+        format (`str`): One of the keys of `SIGNATURES`.
+        frames (`int`, *optional*): Number of frames or pages; `None` where only the decoder knows it.
+        bits (`int`): Bits per sample of a PNG.
+        color_type (`int`): Color type of a PNG.
+        transparency (`bytes`, *optional*): Content of the `tRNS` chunk of a PNG.
+        exif (`bytes`): Content of the `eXIf` chunk of a PNG.
     """
 
     format: str
@@ -70,7 +71,7 @@ def walk_header(stream: IO[bytes]) -> FileHeader:
     """Recognize the format of a file, and check its blocks.
 
     Args:
-        stream (`IO[bytes]`): a seekable file; left at its start.
+        stream (`IO[bytes]`): A seekable file; left at its start.
 
     Raises:
         `MedGlipError`: an unknown format, or more blocks, frames or bytes of metadata than are read.
@@ -78,7 +79,7 @@ def walk_header(stream: IO[bytes]) -> FileHeader:
     start = _read(stream, 0, 16)
     kind = next((name for name, pattern in SIGNATURES.items() if pattern.match(start)), None)
     if kind is None:
-        raise MedGlipError("is not an image of a known kind: give a PNG, JPEG, TIFF or DICOM file")
+        raise MedGlipError("is not an image of a known format: give a PNG, JPEG, TIFF or DICOM file")
     walks = {"PNG": _walk_png, "JPEG": _walk_jpeg, "GIF": _walk_gif, "TIFF": _walk_tiff}
     header = walks[kind](stream) if kind in walks else FileHeader(kind)
     stream.seek(0)
@@ -98,7 +99,7 @@ def _too_much(what: str) -> MedGlipError:
 
 
 def _walk_png(stream: IO[bytes]) -> FileHeader:
-    """Chunks up to `IEND`."""
+    """Check the chunks up to `IEND`."""
     bits = color_type = extra = extra_bytes = 0
     transparency, exif = None, b""
     for count, (name, offset, length) in enumerate(_png_chunks(stream)):
@@ -118,7 +119,7 @@ def _walk_png(stream: IO[bytes]) -> FileHeader:
 
 
 def _png_chunks(stream: IO[bytes]) -> Iterator[tuple[bytes, int, int]]:
-    """Name, offset of the content, and length of each chunk."""
+    """Yield name, offset of the content, and length of each chunk."""
     offset = 8
     while len(head := _read(stream, offset, 8)) == 8:
         length, name = struct.unpack(">I4s", head)
@@ -132,7 +133,7 @@ def _png_chunks(stream: IO[bytes]) -> Iterator[tuple[bytes, int, int]]:
 
 
 def _walk_jpeg(stream: IO[bytes]) -> FileHeader:
-    """Segments up to the first scan, then the number of scans."""
+    """Check the segments up to the first scan, then the number of scans."""
     exif = parts = pixels = 0
     for marker, offset, length in _jpeg_segments(stream):
         parts += 1
@@ -151,7 +152,7 @@ def _walk_jpeg(stream: IO[bytes]) -> FileHeader:
 
 
 def _jpeg_segments(stream: IO[bytes]) -> Iterator[tuple[int, int, int]]:
-    """Marker, offset of the content, and length of each segment before the first scan."""
+    """Yield marker, offset of the content, and length of each segment before the first scan."""
     offset = 2
     while len(head := _read(stream, offset, 4)) == 4 and head[1] not in (0xDA, 0xD9):
         if head[0] != 0xFF:
@@ -166,20 +167,20 @@ def _jpeg_segments(stream: IO[bytes]) -> Iterator[tuple[int, int, int]]:
 
 
 def _count(stream: IO[bytes], pattern: bytes) -> int:
-    """How often two bytes occur in a file."""
+    """Count how often two bytes occur in a file."""
     stream.seek(0)
-    found, last = 0, b""
+    total, last = 0, b""
     while block := stream.read(BLOCK):
-        found += (last + block).count(pattern)
+        total += (last + block).count(pattern)
         last = block[-1:]
-    return found
+    return total
 
 
 # GIF -----------------------------------------------------------------------------------------------------------------
 
 
 def _walk_gif(stream: IO[bytes]) -> FileHeader:
-    """Blocks up to the trailer; the number of frames."""
+    """Check the blocks up to the trailer, and count the frames."""
     stream.seek(10)
     _skip_palette(stream, stream.read(3)[:1])
     frames = parts = blocks = 0
@@ -212,7 +213,7 @@ def _skip_palette(stream: IO[bytes], flags: bytes) -> None:
 
 
 def _skip_blocks(stream: IO[bytes]) -> int:
-    """Pass over sub-blocks, up to an empty one; their number."""
+    """Skip sub-blocks up to an empty one, and return their number."""
     count = 0
     while (length := stream.read(1)) and length != b"\0" and count <= MAX_GIF_BLOCKS:
         stream.seek(length[0], os.SEEK_CUR)
@@ -224,7 +225,7 @@ def _skip_blocks(stream: IO[bytes]) -> int:
 
 
 def _walk_tiff(stream: IO[bytes]) -> FileHeader:
-    """All pages: their number, and the sizes of their tags."""
+    """Check the number of pages and the sizes of their tags."""
     frames = spent = 0
     for size in _tiff_pages(stream):
         frames += 1
@@ -237,7 +238,7 @@ def _walk_tiff(stream: IO[bytes]) -> FileHeader:
 
 
 def _tiff_pages(stream: IO[bytes]) -> Iterator[int]:
-    """For each page the bytes of all its tags, with those of its EXIF."""
+    """Yield the bytes of all tags of each page, with those of its EXIF."""
     order = "<" if _read(stream, 0, 2) == b"II" else ">"
     big = struct.unpack(f"{order}H", _read(stream, 2, 2))[0] == 43
     (offset,) = _unpack(stream, 8 if big else 4, f"{order}{'Q' if big else 'I'}")
@@ -253,13 +254,13 @@ def _tiff_pages(stream: IO[bytes]) -> Iterator[int]:
 
 
 def _unpack(stream: IO[bytes], offset: int, form: str) -> tuple[int, ...]:
-    """Numbers at a place in a file; zeros beyond its end."""
+    """Unpack numbers at an offset of a file; zeros beyond its end."""
     size = struct.calcsize(form)
     return struct.unpack(form, _read(stream, offset, size).ljust(size, b"\0")) if offset < 2**62 else (0,)
 
 
 def _directory(stream: IO[bytes], offset: int, order: str, big: bool) -> tuple[dict[int, int], int, int]:
-    """One directory: its single numbers by tag, the bytes of all its tags, and where the next directory lies."""
+    """Read one directory: its single numbers by tag, the bytes of all its tags, and the offset of the next one."""
     (count,) = _unpack(stream, offset, f"{order}{'Q' if big else 'H'}")
     if count > MAX_EXTRA_PARTS:
         raise _too_much("too many tags")
@@ -281,31 +282,32 @@ def _directory(stream: IO[bytes], offset: int, order: str, big: bool) -> tuple[d
 
 
 def exif_orientation(exif: bytes, xmp: bytes = b"") -> int:
-    """EXIF orientation, 1 to 8: of the EXIF block, else of the XMP block, else 1.
+    """Return the EXIF orientation, 1 to 8: of the EXIF block, else of the XMP block, else 1.
 
     Args:
-        exif (`bytes`): an EXIF block, with or without its `Exif` prefix. xmp (`bytes`): an XMP packet.
+        exif (`bytes`): An EXIF block, with or without its `Exif` prefix.
+        xmp (`bytes`, *optional*, defaults to `b""`): An XMP packet.
 
     Raises:
         `MedGlipError`: the block has too many tags.
     """
     block = exif.removeprefix(b"Exif\0\0")
-    found = None
+    orientation = None
     if SIGNATURES["TIFF"].match(block):
         stream = io.BytesIO(block)
         order = "<" if block[:2] == b"II" else ">"
         (offset,) = _unpack(stream, 4, f"{order}I")
-        found = _directory(stream, offset, order, False)[0].get(ORIENTATION) if offset else None
-    if found is None and (match := XMP_ORIENTATION.search(xmp[:MAX_EXTRA_BYTES])):
-        found = int(match[1])
-    return valid_orientation(found or 1)
+        orientation = _directory(stream, offset, order, False)[0].get(ORIENTATION) if offset else None
+    if orientation is None and (match := XMP_ORIENTATION.search(xmp[:MAX_EXTRA_BYTES])):
+        orientation = int(match[1])
+    return valid_orientation(orientation or 1)
 
 
 def exif_profile(text: object) -> bytes:
     """Return the EXIF block that a text of a PNG file holds as hexadecimal digits; empty if it holds none.
 
     Args:
-        text: what the file has by the name `EXIF_PROFILE`, as ImageMagick writes it.
+        text (`object`): The value that the file has under the name `EXIF_PROFILE`, as ImageMagick writes it.
     """
     # The name of the profile, its length, then its digits.
     digits = "".join(text.split("\n")[3:]) if isinstance(text, str) else ""
@@ -316,7 +318,7 @@ def exif_profile(text: object) -> bytes:
 
 
 def valid_orientation(orientation: object) -> int:
-    """The number itself if it is an EXIF orientation, else 1."""
+    """Return the number itself if it is an EXIF orientation, else 1."""
     return orientation if isinstance(orientation, int) and 1 <= orientation <= 8 else 1
 
 

@@ -1,5 +1,5 @@
 # Copyright 2026 The MedGLIP authors. Licensed under the Apache License, Version 2.0.
-"""EXIF orientation: turn pixels, masks and boxes upright, and decide which annotations turn with their image.
+"""Turn pixels, masks and boxes upright by EXIF orientation, and decide which annotations turn with their image.
 
 The decoder always gives the upright image. Annotation tools differ in whether they drew on the upright image or on the
 stored one; only the size that comes with the annotations can tell.
@@ -17,7 +17,7 @@ class AmbiguousOrientationError(MedGlipError):
     """Nothing says whether annotations belong to the stored or to the upright image."""
 
 
-# From this orientation on, width and height change places.
+# From this orientation on, width and height are swapped.
 FIRST_TRANSPOSED = 5
 
 
@@ -25,11 +25,11 @@ def upright(array: NDArray, orientation: int) -> NDArray:
     """Turn a stored image or mask upright.
 
     Args:
-        array (`np.ndarray` of shape `(h, w, ...)`): rows and columns as they are stored.
+        array (`np.ndarray` of shape `(h, w, ...)`): Rows and columns as they are stored.
         orientation (`int`): EXIF orientation, 1 to 8.
 
     Returns:
-        a contiguous array of shape `(h, w, ...)`, of `(w, h, ...)` from orientation 5 on.
+        `np.ndarray`: A contiguous array of shape `(h, w, ...)`, of `(w, h, ...)` from orientation 5 on.
     """
     if orientation >= FIRST_TRANSPOSED:
         array = array.swapaxes(0, 1)
@@ -45,12 +45,12 @@ def upright_boxes(boxes: NDArray, orientation: int, size: tuple[int, int]) -> ND
     """Turn boxes of a stored image upright.
 
     Args:
-        boxes (`np.ndarray` of shape `(n, 4)`): xyxy in continuous pixels of the stored image.
+        boxes (`np.ndarray` of shape `(n, 4)`): Corners xyxy in continuous pixels of the stored image.
         orientation (`int`): EXIF orientation, 1 to 8.
-        size (`tuple[int, int]`): width and height of the stored image.
+        size (`tuple[int, int]`): Width and height of the stored image.
 
     Returns:
-        xyxy in pixels of the upright image, of the same type.
+        `np.ndarray` of shape `(n, 4)`: Corners xyxy in pixels of the upright image, of the same type.
     """
     corners = boxes.reshape(-1, 2, 2)
     sides = np.asarray(size, dtype=boxes.dtype)
@@ -62,12 +62,12 @@ def upright_boxes(boxes: NDArray, orientation: int, size: tuple[int, int]) -> ND
 
 
 def drawn_on_stored(orientation: int, size: tuple[int, int], stated: tuple[int, int] | None) -> bool:
-    """Whether annotations belong to the stored image rather than to the upright one.
+    """Return whether annotations belong to the stored image rather than to the upright one.
 
     Args:
         orientation (`int`): EXIF orientation of the image, 1 to 8.
-        size (`tuple[int, int]`): width and height of the upright image.
-        stated (`tuple[int, int]`, *optional*): width and height that come with the annotations.
+        size (`tuple[int, int]`): Width and height of the upright image.
+        stated (`tuple[int, int]`, *optional*): Width and height that come with the annotations.
 
     Raises:
         `AmbiguousOrientationError`: the sizes cannot tell.

@@ -1,8 +1,8 @@
 # Copyright 2026 The MedGLIP authors. Licensed under the Apache License, Version 2.0.
-"""Pixels of an opened Pillow image in the file's own bit depth.
+"""Return the pixels of an opened Pillow image in the bit depth of its file.
 
-Pillow reduces, inverts or swaps several kinds of PNG and TIFF in silence. Each kind is either put right here or
-refused with what to save instead. Color is 8 bits per channel: deeper color is shifted down, never clipped.
+Pillow silently reduces, inverts or swaps several kinds of PNG and TIFF. Each kind is corrected here or refused with a
+hint what to save instead. Color is 8 bits per channel: deeper color is shifted down, never clipped.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from .image_headers import FileHeader
 
 
 # PNG color types.
-GREY, RGB, GREY_ALPHA, RGB_ALPHA = 0, 2, 4, 6
+GRAY, RGB, GRAY_ALPHA, RGB_ALPHA = 0, 2, 4, 6
 # TIFF tags.
 BITS, COMPRESSION, PHOTOMETRIC, PLANAR, SAMPLE_FORMAT = 258, 259, 262, 284, 339
 TILE_WIDTH, TILE_HEIGHT = 322, 323
@@ -35,8 +35,8 @@ def over_black(colors: NDArray, alpha: NDArray) -> NDArray:
     """Compose an image over black, the background of medical images.
 
     Args:
-        colors (`np.ndarray` of shape `(h, w)` or `(h, w, 3)`): uint8 or uint16, not premultiplied.
-        alpha (`np.ndarray` of shape `(h, w)`): of the same type; its highest number is opaque.
+        colors (`np.ndarray` of shape `(h, w)` or `(h, w, 3)`): Uint8 or uint16, not premultiplied.
+        alpha (`np.ndarray` of shape `(h, w)`): Of the same type; its highest number is opaque.
     """
     full = np.iinfo(alpha.dtype).max
     if alpha.min() == full:
@@ -49,10 +49,13 @@ def over_black(colors: NDArray, alpha: NDArray) -> NDArray:
 
 
 def image_array(image: Image.Image) -> NDArray:
-    """Pixels of a loaded image of any mode; transparent parts become black.
+    """Return the pixels of a loaded image of any mode; transparent parts become black.
+
+    Args:
+        image (`PIL.Image.Image`): The image.
 
     Returns:
-        `np.ndarray` of shape `(h, w)` or `(h, w, 3)`: uint8, uint16, int32 or float32.
+        `np.ndarray` of shape `(h, w)` or `(h, w, 3)`: Uint8, uint16, int32 or float32.
     """
     if image.mode in ("P", "PA", "La", "RGBa"):
         transparent = image.mode != "P" or "transparency" in image.info
@@ -62,7 +65,7 @@ def image_array(image: Image.Image) -> NDArray:
     elif image.mode in ("CMYK", "YCbCr", "RGBX"):
         image = image.convert("RGB")
     if image.mode not in ("L", "LA", "RGB", "RGBA", "F") and not image.mode.startswith("I"):
-        raise MedGlipError(f"is of a kind of color ({image.mode}) that cannot be read: {SAVE_INSTEAD}")
+        raise MedGlipError(f"has the color mode {image.mode}, which cannot be read: {SAVE_INSTEAD}")
     values = np.array(image)
     if image.mode in ("LA", "RGBA"):
         colors = values[..., 0] if image.mode == "LA" else values[..., :3]
@@ -74,30 +77,32 @@ def image_array(image: Image.Image) -> NDArray:
 
 
 def png_array(image: ImageFile.ImageFile, stream: IO[bytes], header: FileHeader, unscaled: bool = False) -> NDArray:
-    """Pixels of an opened PNG file.
+    """Return the pixels of an opened PNG file.
 
     Args:
-        image: opened from `stream`, not loaded yet.
-        header: what the walk found.
-        unscaled (`bool`, *optional*): leave grey levels of 2 and 4 bits as they are stored, as label maps need them.
+        image (`PIL.ImageFile.ImageFile`): Opened from `stream`, not loaded yet.
+        stream (`IO[bytes]`): The file.
+        header ([`FileHeader`]): As `walk_header` returns it.
+        unscaled (`bool`, *optional*, defaults to `False`): Leave gray levels of 2 and 4 bits as they are stored, as
+            label maps need them.
     """
     # Texts of a PNG become metadata under any name, also under this one.
     image.info.pop("transparency", None)
-    if header.bits == 16 and header.color_type == GREY_ALPHA:
-        return _grey_alpha_16(stream)
+    if header.bits == 16 and header.color_type == GRAY_ALPHA:
+        return _gray_alpha_16(stream)
     if header.bits == 16 and header.color_type == RGB and header.transparency:
         return _rgb_16_with_key(image, stream, header.transparency)
     if image.mode == "P":
         return _palette(image, header.transparency)
     values = image_array(image)
     scale = {1: 255, 2: 85, 4: 17}.get(header.bits, 1)
-    if header.transparency and header.color_type in (GREY, RGB):
+    if header.transparency and header.color_type in (GRAY, RGB):
         _hide(values, [(values, number * scale) for number in _key(header.transparency, values.ndim)])
     return values // scale if unscaled and header.bits in (2, 4) else values
 
 
 def _key(transparency: bytes, ndim: int) -> list[int]:
-    """The transparent color of a grey (2 dimensions) or color image: one number per channel."""
+    """Return the transparent color of a gray (2 dimensions) or color image: one number per channel."""
     count = 3 if ndim == 3 else 1
     if len(transparency) < 2 * count:
         raise MedGlipError("is a damaged PNG file (transparent color)")
@@ -105,11 +110,12 @@ def _key(transparency: bytes, ndim: int) -> list[int]:
 
 
 def _hide(values: NDArray, conditions: list[tuple[NDArray, int]]) -> None:
-    """Make black, in place, where each channel of `(h, w)` or `(h, w, 3)` has its number.
+    """Set pixels to black, in place, where each channel of `(h, w)` or `(h, w, 3)` has its number.
 
     Args:
-        values (`np.ndarray`): the image.
-        conditions: per channel an array like `values`, and the number that it must have; they repeat for more parts.
+        values (`np.ndarray`): The image.
+        conditions (`list`): Per channel an array like `values`, and the number that it must have; they repeat for more
+            parts.
     """
     hidden = np.ones(values.shape[:2], bool)
     for number, (part, wanted) in enumerate(conditions):
@@ -119,7 +125,7 @@ def _hide(values: NDArray, conditions: list[tuple[NDArray, int]]) -> None:
 
 
 def _palette(image: Image.Image, transparency: bytes | None) -> NDArray:
-    """Colors of a palette over black."""
+    """Return the colors of a palette image over black."""
     indices = np.array(image)
     values = np.array(image.convert("RGB"))
     if transparency:
@@ -129,10 +135,10 @@ def _palette(image: Image.Image, transparency: bytes | None) -> NDArray:
     return values
 
 
-def _grey_alpha_16(stream: IO[bytes]) -> NDArray:
-    """Pixels of a PNG of 16-bit grey with alpha, of which Pillow keeps 8 bits.
+def _gray_alpha_16(stream: IO[bytes]) -> NDArray:
+    """Return the pixels of a PNG of 16-bit gray with alpha, of which Pillow keeps 8 bits.
 
-    Its bytes are those of an RGBA file of 8 bits: high and low byte of the grey level, then of alpha.
+    Its bytes are those of an RGBA file of 8 bits: high and low byte of the gray level, then of alpha.
     """
     stream.seek(0)
     content = bytearray(stream.read())
@@ -142,12 +148,12 @@ def _grey_alpha_16(stream: IO[bytes]) -> NDArray:
         halves = np.array(image)
     if halves.shape[-1:] != (4,):
         raise MedGlipError("is a damaged PNG file (header)")
-    grey, alpha = (halves[..., at].astype(np.uint16) << 8 | halves[..., at + 1] for at in (0, 2))
-    return over_black(grey, alpha)
+    gray, alpha = (halves[..., at].astype(np.uint16) << 8 | halves[..., at + 1] for at in (0, 2))
+    return over_black(gray, alpha)
 
 
 def _rgb_16_with_key(image: ImageFile.ImageFile, stream: IO[bytes], transparency: bytes) -> NDArray:
-    """Pixels of a PNG of 16-bit color with a transparent color, which all 16 bits decide."""
+    """Return the pixels of a PNG of 16-bit color with a transparent color, which all 16 bits decide."""
     high = np.array(image)
     stream.seek(0)
     with Image.open(stream, formats=("PNG",)) as again:
@@ -163,11 +169,11 @@ def _rgb_16_with_key(image: ImageFile.ImageFile, stream: IO[bytes], transparency
 
 
 def tiff_array(image: ImageFile.ImageFile, unscaled: bool = False) -> NDArray:
-    """Pixels of the current page of an opened TIFF file; Pillow turns them upright.
+    """Return the pixels of the current page of an opened TIFF file, which Pillow turns upright.
 
     Args:
-        image: not loaded yet.
-        unscaled (`bool`, *optional*): leave grey levels of 2 and 4 bits as they are stored.
+        image (`PIL.ImageFile.ImageFile`): Not loaded yet.
+        unscaled (`bool`, *optional*, defaults to `False`): Leave gray levels of 2 and 4 bits as they are stored.
     """
     tags: Any = getattr(image, "tag_v2", {})
     bits = int(max(tags.get(BITS, (1,))))
@@ -176,7 +182,7 @@ def tiff_array(image: ImageFile.ImageFile, unscaled: bool = False) -> NDArray:
     big = getattr(tags, "prefix", b"II") == b"MM"
     _check_tiff(image, tags, bits, sample_format, white_is_zero, big and tags.get(COMPRESSION, 1) != 1)
     if tags.get(PLANAR, 1) == SEPARATE_PLANES and bits == 16:
-        _mend_planes(image, ";16B" if big else ";16L")
+        _correct_planes(image, ";16B" if big else ";16L")
     values = image_array(image)
     if sample_format == SIGNED and bits == 8:
         values = values.view(np.int8).astype(np.int16)
@@ -187,7 +193,7 @@ def tiff_array(image: ImageFile.ImageFile, unscaled: bool = False) -> NDArray:
     return values // {2: 85, 4: 17}.get(bits, 1) if unscaled and image.mode == "L" else values
 
 
-def _mend_planes(image: ImageFile.ImageFile, end: str) -> None:
+def _correct_planes(image: ImageFile.ImageFile, end: str) -> None:
     """Decode the planes of an uncompressed file as 16 bits, which Pillow takes for 8."""
     image.tile = [
         tile._replace(args=(tile.args[0] + end, *tile.args[1:]))
@@ -200,7 +206,7 @@ def _mend_planes(image: ImageFile.ImageFile, end: str) -> None:
 def _check_tiff(
     image: Image.Image, tags: Any, bits: int, sample_format: int, white_is_zero: bool, swapped: bool
 ) -> None:
-    """Refuse what Pillow reads wrongly, and what is not worth putting right."""
+    """Refuse what Pillow reads wrongly, and what is too rare to correct."""
     if sample_format == FLOAT and white_is_zero:
         raise MedGlipError("is a TIFF of fractions whose zero is white: save it with zero as black")
     # libtiff gives numbers in the order of the machine, Pillow swaps them once more.
@@ -211,7 +217,7 @@ def _check_tiff(
     if image.mode == "RGB" and sample_format != UNSIGNED:
         raise MedGlipError(f"is a TIFF of signed color: {SAVE_INSTEAD}")
     if image.mode == "LA" and tags.get(PLANAR, 1) == SEPARATE_PLANES and tags.get(COMPRESSION, 1) != 1:
-        raise MedGlipError(f"is a compressed TIFF of grey levels and alpha in planes of their own: {SAVE_INSTEAD}")
+        raise MedGlipError(f"is a compressed TIFF of gray levels and alpha in separate planes: {SAVE_INSTEAD}")
 
 
 __all__ = ["image_array", "over_black", "png_array", "tiff_array"]

@@ -1,5 +1,5 @@
 # Copyright 2026 The MedGLIP authors. Licensed under the Apache License, Version 2.0.
-"""An image that was read from a file, and the checks that all readers of images share."""
+"""An image that was read from a file, and the checks that all image readers share."""
 
 from __future__ import annotations
 
@@ -24,16 +24,17 @@ class NotFiniteError(MedGlipError):
 
 @dataclass(frozen=True)
 class ReadImage:
-    """One image in its own numbers.
+    """One image in the numbers of its file.
 
     Attributes:
-        pixels: (height, width) or (height, width, 3) array; CT from DICOM in HU, colour always uint8 RGB.
-        file: base name of the file, printable; never its folder.
-        modality: modality stated by the file's header, one of `MODALITIES`, or `None`.
-        spacing_mm: distance of neighbouring pixels (along x, along y) in mm, or `None` when not stated.
-        photometric_interpretation: DICOM's; `"MONOCHROME1"` means that high values are dark.
-        warnings: what a user should know about how the file was read, one line each.
-        orientation: EXIF orientation of the file, 1 to 8; the pixels are upright.
+        pixels (`np.ndarray` of shape `(height, width)` or `(height, width, 3)`): CT from DICOM in HU, color always
+            uint8 RGB; upright.
+        file (`str`): Printable base name of the file, without its folder.
+        modality (`str`, *optional*): Modality stated by the file's header, one of `MODALITIES`.
+        spacing_mm (`tuple[float, float]`, *optional*): Distance of neighboring pixels along x and along y in mm.
+        photometric_interpretation (`str`, *optional*): Of DICOM; `"MONOCHROME1"` means that high values are dark.
+        warnings (`tuple[str, ...]`): What a user should know about how the file was read, one line each.
+        orientation (`int`): EXIF orientation of the file, 1 to 8.
     """
 
     pixels: np.ndarray
@@ -46,12 +47,12 @@ class ReadImage:
 
     @property
     def width(self) -> int:
-        """Columns."""
+        """Number of columns."""
         return int(self.pixels.shape[1])
 
     @property
     def height(self) -> int:
-        """Rows."""
+        """Number of rows."""
         return int(self.pixels.shape[0])
 
 
@@ -64,10 +65,14 @@ def check_pixels(width: int, height: int) -> None:
 
 
 def choose_frame(frame: int | None, count: int) -> tuple[str, ...]:
-    """Check the wanted frame (counted from 1) of a file with `count` of them; the warnings to give.
+    """Check the requested frame of a file, and return the warnings to give.
+
+    Args:
+        frame (`int`, *optional*): Counted from 1; the first when not given.
+        count (`int`): Number of frames of the file.
 
     Raises:
-        `MedGlipError`: there is no such frame.
+        `MedGlipError`: The file has no such frame.
     """
     if frame is not None and not 1 <= frame <= count:
         raise MedGlipError(f"has no frame {frame}: it holds {count}")
@@ -77,11 +82,12 @@ def choose_frame(frame: int | None, count: int) -> tuple[str, ...]:
 
 
 def compact(values: np.ndarray, signed: bool = False) -> np.ndarray:
-    """The smallest of uint16, int16 and float32 that holds the numbers (whole ones stay whole).
+    """Cast to the smallest of uint16, int16 and float32 that holds the numbers.
 
     Args:
-        values: numbers of any type and byte order, no uint8.
-        signed: they are measured, such as HU: they become int16 or float32 even where none is negative.
+        values (`np.ndarray`): Numbers of any type and byte order but uint8.
+        signed (`bool`, *optional*, defaults to `False`): The numbers are measured, such as HU: they become int16 or
+            float32 even where none is negative.
 
     Raises:
         `MedGlipError`: NaN or infinite values, or ones beyond single precision.

@@ -1,5 +1,5 @@
 # Copyright 2026 The MedGLIP authors. Licensed under the Apache License, Version 2.0.
-"""Other libraries' own messages, which may quote header values, names of patients among them, are not passed on."""
+"""Suppress log messages of other libraries, which may quote header values such as patient names."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from contextlib import contextmanager
 
 @contextmanager
 def silent(library: str) -> Iterator[None]:
-    """No message of a library's logger, and no warning, while this lasts; what matters of them is told by us.
+    """Suppress the log messages of a library, and all warnings, inside the block.
 
     Args:
-        library: the logger's name, such as `"pydicom"`.
+        library (`str`): Name of the logger, such as `"pydicom"`.
     """
     logger = logging.getLogger(library)
     before = logger.level

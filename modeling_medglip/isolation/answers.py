@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from ..errors import MedGlipError, one_line
 from ..io.dicom import GREY
-from ..io.image import ReadImage, check_pixels
+from ..io.image_record import ReadImage, check_pixels
 from ..modalities import MODALITIES
 from ..volumes.dicom_folder import FoundSeries
 from ..volumes.geometry import Volume, empty_grid

@@ -22,7 +22,8 @@ from numpy.typing import NDArray
 
 from ..errors import MedGlipError, UsageError, one_line
 from ..io.dicom_files import is_marked
-from ..io.image import DICOM_ENDINGS, ReadImage, count_frames, read_image
+from ..io.image import DICOM_ENDINGS, count_frames, read_image
+from ..io.image_record import ReadImage
 from ..modalities import MODALITIES
 from ..volumes.dicom_folder import MAX_FILES, FoundSeries, find_series, holds_slices, open_series
 from ..volumes.geometry import Volume, cut, picture_count, to_lps

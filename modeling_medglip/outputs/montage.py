@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from ..errors import listed, one_line
-from ..io.image import ReadImage
+from ..io.image_record import ReadImage
 from ..volumes.geometry import Volume, picture_count, to_lps
 from ..volumes.linking import SliceBox
 from ..volumes.source import VolumeSource

@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from ..errors import one_line
-from ..io.image import ReadImage
+from ..io.image_record import ReadImage
 from ..taxonomy import load_taxonomy
 from .results import GroundedBox, GroundingResult
 

@@ -26,7 +26,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from ..io.yaml_files import load_yaml
+from ..io.text_files import load_yaml
 from ..modalities import resolve_modality
 from .entries import Category, Code, Entries, Label, Location, Region, read_entries
 from .languages import Language, read_languages

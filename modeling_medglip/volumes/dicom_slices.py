@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from ..errors import MedGlipError, one_line
 from ..io.dicom_files import PIXEL_TAGS, open_dicom, read_header
 from ..io.dicom_pixels import PixelFormat, pixel_format, read_frame
-from ..io.image import check_pixels
+from ..io.image_record import check_pixels
 from ..io.quiet import silent
 from .geometry import Volume
 from .header import LARGEST_RESCALE

@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from modeling_medglip import grounding
 from modeling_medglip.errors import CheckpointError, MedGlipError, PickledCheckpointError, UsageError
 from modeling_medglip.grounding import Grounder, choose_modality, ground_image, load, prompt_labels, resolve_device
-from modeling_medglip.io.image import ReadImage
+from modeling_medglip.io.image_record import ReadImage
 from modeling_medglip.outputs.results import result_to_dict, validate_boxes
 from modeling_medglip.trained_labels import TrainedLabels
 from tests.modeling_medglip.tiny_checkpoint import biased_router, save_tiny_checkpoint

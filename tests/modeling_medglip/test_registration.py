@@ -13,7 +13,8 @@ import pytest
 
 import modeling_medglip
 from modeling_medglip import configuration_medglip, image_processing_medglip, modalities, registration
-from modeling_medglip.io import image as reading
+from modeling_medglip.io import image as image_io
+from modeling_medglip.io import image_record
 
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -92,9 +93,9 @@ def test_own_modules_are_those_that_import_transformers() -> None:
 
 
 def test_definitions_that_stand_twice_are_equal() -> None:
-    """Remote code travels without `modalities.py` and `reading.py`."""
+    """Remote code travels without `modalities.py` and `io`."""
     assert modalities.MODALITIES == configuration_medglip.MODALITIES
     assert modalities.MODALITY_ALIASES == configuration_medglip.MODALITY_ALIASES
     assert inspect.getsource(modalities.resolve_modality) == inspect.getsource(configuration_medglip.resolve_modality)
-    assert reading.MAX_PIXELS == image_processing_medglip.MAX_PIXELS
-    assert reading.PICTURE_FORMATS == image_processing_medglip.PICTURE_FORMATS
+    assert image_record.MAX_PIXELS == image_processing_medglip.MAX_PIXELS
+    assert image_io.IMAGE_FORMATS == image_processing_medglip.PICTURE_FORMATS

@@ -199,7 +199,7 @@ def test_the_prompt_is_encoded_once_and_batches_change_nothing(
 
 def test_pictures_are_grounded_as_single_ones_are(grounder: Grounder) -> None:
     from modeling_medglip.grounding import ground_image
-    from modeling_medglip.io.image import ReadImage
+    from modeling_medglip.io.image_record import ReadImage
 
     volume = scan(1)
     result = ground_volume(volume, "liver", "ct", threshold=0.0, model=grounder)

@@ -173,7 +173,7 @@ class TestTrouble:
         file.write_text("not a picture")
         open_page.upload(file)
         told = open_page.page.inner_text("#mg-status")
-        assert "notes.png: is not an image of a known kind: give a PNG, JPEG, TIFF or DICOM file" in told
+        assert "notes.png: is not an image of a known format: give a PNG, JPEG, TIFF or DICOM file" in told
         assert "Traceback" not in open_page.page.content() and str(tmp_path) not in told
 
     def test_too_large_upload_is_told(self, open_page: Visit, tmp_path: Path) -> None:

@@ -119,7 +119,7 @@ class TestPictures:
         file = tmp_path / "<img src=x onerror=alert(1)>.png"
         file.write_text("nothing")
         told = handlers.uploaded(str(file), 0.3)
-        assert "is not an image of a known kind" in told["status"] and "<img" not in told["status"]
+        assert "is not an image of a known format" in told["status"] and "<img" not in told["status"]
         assert str(tmp_path) not in told["status"] and told["shown"] is None
 
     def test_unforeseen_problem_names_no_path(

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from modeling_medglip.errors import one_line
 from modeling_medglip.image_processing_medglip import estimate_window
-from modeling_medglip.io.yaml_files import load_yaml
+from modeling_medglip.io.text_files import load_yaml
 from modeling_medglip.taxonomy import means_a_side
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw
 
-from modeling_medglip.io.image import ReadImage
+from modeling_medglip.io.image_record import ReadImage
 from modeling_medglip.outputs.files import write_bytes
 from modeling_medglip.outputs.overlay import contact_sheet, display_picture, draw_overlay, overlay_png
 from modeling_medglip.outputs.results import GroundedBox, GroundingResult, ImageInfo

@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 
 from modeling_medglip.configuration_medglip import MODALITIES, MedGlipConfig, resolve_modality
-from modeling_medglip.io.yaml_files import load_yaml
+from modeling_medglip.io.text_files import load_yaml
 
 from ..data.augmentation import AugmentationRecipe
 from ..data.prompts import PromptRecipe

@@ -23,7 +23,8 @@ import yaml
 
 from modeling_medglip.configuration_medglip import MODALITIES
 from modeling_medglip.grounding import Grounder, ground_image, load
-from modeling_medglip.io.image import ReadImage, read_image
+from modeling_medglip.io.image import read_image
+from modeling_medglip.io.image_record import ReadImage
 from modeling_medglip.outputs.markdown import table
 from modeling_medglip.outputs.results import GroundedBox
 from modeling_medglip.processing_medglip import clean_label

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from modeling_medglip.errors import MedGlipError, one_line
 from modeling_medglip.grounding import Grounder, load
-from modeling_medglip.io.yaml_files import load_yaml
+from modeling_medglip.io.text_files import load_yaml
 from modeling_medglip.outputs.files import write_text
 from modeling_medglip.outputs.markdown import percent, table
 from modeling_medglip.outputs.volume_results import VolumeResult

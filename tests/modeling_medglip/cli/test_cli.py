@@ -19,7 +19,7 @@ from PIL import Image
 from modeling_medglip import cli, grounding
 from modeling_medglip.cli import console
 from modeling_medglip.demo.cases import DemoCase, demo_cases
-from modeling_medglip.io.image import ReadImage
+from modeling_medglip.io.image_record import ReadImage
 from modeling_medglip.outputs.results import read_boxes
 from tests.modeling_medglip.dicom_files import write_series
 from tests.modeling_medglip.tiny_checkpoint import save_tiny_checkpoint
@@ -72,7 +72,7 @@ class TestProcesses:
         assert done.returncode == 1
         errors = [line for line in done.stderr.splitlines() if "error" in line]
         assert errors[0] == "medglip: error: absent.dcm: no such file" and len(errors) == 2
-        assert errors[1].startswith("medglip: error: broken.png: is not an image of a known kind")
+        assert errors[1].startswith("medglip: error: broken.png: is not an image of a known format")
         assert "Traceback" not in done.stderr and "tiny on cpu" in done.stdout
         written = sorted(file.name for file in (tmp_path / "out").iterdir())
         assert written == ["scan-2.boxes.json", "scan-2.png", "scan.boxes.json", "scan.png"]

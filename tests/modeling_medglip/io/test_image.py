@@ -157,7 +157,7 @@ class TestRefusals:
         (tmp_path / "series").mkdir()
         assert "folder" in self.refused(tmp_path / "series")
         (tmp_path / "note.png").write_text("no picture", encoding="utf-8")
-        assert "not an image of a known kind" in self.refused(tmp_path / "note.png")
+        assert "not an image of a known format" in self.refused(tmp_path / "note.png")
 
     @pytest.mark.parametrize("name", ["a.nii", "a.nii.gz", "a.NRRD", "a.mha"])
     def test_volumes_are_grounded_as_volumes(self, tmp_path: Path, name: str) -> None:
@@ -202,7 +202,7 @@ class TestRefusals:
 
     def test_scripts_are_not_started(self, tmp_path: Path) -> None:
         (tmp_path / "a.eps").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 4 4\n%%EndComments\n")
-        assert "not an image of a known kind" in self.refused(tmp_path / "a.eps")
+        assert "not an image of a known format" in self.refused(tmp_path / "a.eps")
 
     @given(st.binary(max_size=400), st.sampled_from(["a.png", "a.dcm", "a.tif"]))
     def test_any_bytes_are_read_or_refused(self, tmp_path_factory: Any, content: bytes, name: str) -> None:

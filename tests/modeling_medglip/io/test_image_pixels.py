@@ -198,5 +198,5 @@ class TestJpeg:
 def test_jpeg_2000_is_refused() -> None:
     stream = io.BytesIO()
     Image.new("L", (8, 8)).save(stream, "JPEG2000")
-    with pytest.raises(MedGlipError, match="not an image of a known kind"):
+    with pytest.raises(MedGlipError, match="not an image of a known format"):
         decoded(stream.getvalue())

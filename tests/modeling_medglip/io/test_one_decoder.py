@@ -1,5 +1,6 @@
 # Copyright 2026 The MedGLIP authors. Licensed under the Apache License, Version 2.0.
-"""The same files through serving, data build, training and image processor: the same pixels, or the same refusal."""
+"""The same files through serving, the reader process of the Space, data build, training, image processor and pipeline
+give the same pixels, or the same refusal."""
 
 from __future__ import annotations
 
@@ -15,9 +16,10 @@ from PIL import Image
 
 from dataset_scripts.readers.base import read_pixels
 from dataset_scripts.records import Rejected
-from modeling_medglip.image_processing_medglip import channels_first, unit_range
+from modeling_medglip.image_processing_medglip import MedGlipImageProcessor, channels_first, unit_range
 from modeling_medglip.io.image import read_image
 from modeling_medglip.io.image_orientation import upright
+from modeling_medglip.isolation.worker import Operations
 from training.data.coco_records import read_picture
 
 from ..image_files import chunk, png, tiff
@@ -84,11 +86,31 @@ def test_all_read_the_same_pixels(name: str, tmp_path: Path) -> None:
     planes = np.moveaxis(np.atleast_3d(served), -1, 0)
     range_of = unit_range(planes)
     assert np.abs(unit_range(np.moveaxis(np.atleast_3d(built), -1, 0)) - range_of).max() < 1e-4
+    read = through_processor(path)
     if processor_reads:
-        assert np.abs(unit_range(channels_first(path)) - range_of).max() < 1e-6
-    else:
-        with pytest.raises(ValueError, match=f"{name}: Pillow changes the pixels"):
-            channels_first(path)
+        assert all(np.abs(unit_range(image()) - range_of).max() < 1e-6 for image in read.values())
+        return
+    for entry, image in read.items():
+        with pytest.raises(
+            ValueError, match=f"{'' if entry == 'PIL image' else f'{name}: '}Pillow changes the pixels"
+        ):
+            image()
+
+
+def through_processor(path: Path) -> dict[str, Callable[[], NDArray]]:
+    """What the image processor makes of a path, of a PIL image, and of a path as the pipeline passes it."""
+    return {
+        "path": lambda: channels_first(path),
+        "PIL image": lambda: channels_first(Image.open(path)),
+        "pipeline": lambda: channels_first(MedGlipImageProcessor().fetch_images([str(path)])[0]),
+    }
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_the_reader_process_decodes_with_the_same_function(name: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_bytes(FILES[name][0])
+    _, pixels = Operations(None).read_image(str(tmp_path / name), None)  # type: ignore[arg-type]
+    assert np.array_equal(pixels, read_image(tmp_path / name).pixels)
 
 
 @pytest.mark.parametrize("name", ["rgba.png", "la.png", "color.webp", "deep_alpha.png"])
@@ -102,7 +124,7 @@ def test_transparent_parts_are_black_and_half_transparent_ones_dark(name: str, t
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "TIFF", "WEBP"])
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_every_orientation_is_upright_when_serving(kind: str, orientation: int, tmp_path: Path) -> None:
+def test_every_orientation_is_upright_everywhere(kind: str, orientation: int, tmp_path: Path) -> None:
     path = tmp_path / "a.image"
     corner = np.zeros((HEIGHT, WIDTH), np.uint8)
     corner[:8, :4] = 240
@@ -118,7 +140,15 @@ def test_every_orientation_is_upright_when_serving(kind: str, orientation: int, 
     pixels = read.pixels if read.pixels.ndim == 2 else read.pixels[..., 0]
     assert read.orientation == orientation and pixels.shape == np.array(right).shape
     assert np.array_equal(pixels > 120, np.array(right) > 120)
-    assert np.array_equal(channels_first(path)[0], pixels)
+    read_by_processor = through_processor(path)
+    assert np.array_equal(read_by_processor["path"]()[0], pixels)
+    assert np.array_equal(read_by_processor["pipeline"]()[0], pixels)
+    assert np.array_equal(np.atleast_3d(read_pixels(path))[..., 0], pixels)
+    if orientation in (2, 3, 4):  # nothing says whether annotations belong to the upright image
+        assert "EXIF orientation" in refusal(lambda: read_picture(path, (WIDTH, HEIGHT)))
+    else:
+        size = (HEIGHT, WIDTH) if orientation > 4 else (WIDTH, HEIGHT)
+        assert np.array_equal(np.atleast_3d(read_picture(path, size))[..., 0], pixels)
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
@@ -141,7 +171,7 @@ def test_planes_of_grey_and_alpha_are_refused_where_pillow_mixes_them_up(tmp_pat
     both = {258: (3, [8, 8]), 273: (4, [8, 8 + first]), 279: (4, [first, len(planes) - first])}
     path = tmp_path / "a.tif"
     path.write_bytes(tiff({**{tag: (3, [value]) for tag, value in tags.items()}, **both}, planes))
-    assert "in planes of their own" in refusal(lambda: read_image(path).pixels)
+    assert "in separate planes" in refusal(lambda: read_image(path).pixels)
     assert "Pillow changes the pixels" in refusal(lambda: channels_first(path))
 
 

@@ -11,8 +11,7 @@ import pytest
 import yaml
 
 from modeling_medglip.errors import MedGlipError
-from modeling_medglip.io.text_files import read_json, read_text
-from modeling_medglip.io.yaml_files import load_yaml
+from modeling_medglip.io.text_files import load_yaml, read_json, read_text
 
 
 @pytest.mark.parametrize(
@@ -64,7 +63,7 @@ MERGES = "\n".join(f"a{n}: &a{n} {{<<: [{', '.join([f'*a{n - 1}'] * 10)}]}}" for
 @pytest.mark.parametrize(
     ("text", "problem"),
     [
-        ("files: &f {a: *f}", "lies inside its own anchor"),
+        ("files: &f {a: *f}", "stands inside its own anchor"),
         (f"a0: &a0 [x]\n{ALIASES}", "more than 500000 values"),
         (f"a0: &a0 {{x: 1}}\n{MERGES}", "more than 500000 values"),
         ("[" * 100 + "]" * 100, "nested more than 64 levels"),

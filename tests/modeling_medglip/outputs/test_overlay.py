@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, ImageDraw, ImageFont
 
-from modeling_medglip.io.image import ReadImage
+from modeling_medglip.io.image_record import ReadImage
 from modeling_medglip.outputs import overlay
 from modeling_medglip.outputs.overlay import (
     PALETTE,
