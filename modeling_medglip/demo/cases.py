@@ -1,13 +1,11 @@
 # Copyright 2026 The MedGLIP authors. Licensed under the Apache License, Version 2.0.
-"""The pictures of `medglip demo`: real ones that PyPI packages ship, and this project's phantoms.
+"""The images of `medglip demo`: files of this package and of packages on PyPI.
 
-Nothing is downloaded and nothing of the packages is imported but readers of file formats: scikit-image's and
-nilearn's own imports take seconds.
+Nothing is downloaded. Of the packages only data files are read: importing scikit-image or nilearn takes seconds.
 """
 
 from __future__ import annotations
 
-import functools
 import importlib.util
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -18,27 +16,28 @@ import numpy as np
 from ..errors import MedGlipError, install_hint
 from ..io.image import read_image
 from ..io.image_record import ReadImage
-from . import phantoms
 
 
 Box = tuple[float, float, float, float]
 # Axial slice of the MNI152 template, counted in voxels from below: basal nuclei, thalami and both lateral ventricles.
 MNI_SLICE = 80
+# `LICENSES.md` beside the files states the source and license of each.
+IMAGES = Path(__file__).parent / "images"
 
 
 @dataclass(frozen=True)
 class DemoCase:
-    """One picture of the demo.
+    """One image of the demo.
 
     Attributes:
-        id: short name, used for the output files.
-        modality: one of `MODALITIES`.
-        prompt: what is asked of the picture.
-        source: one sentence on where the picture comes from.
-        is_phantom: drawn by this project; not a patient.
-        load: reads or draws the picture.
-        true_boxes: gives label -> true box (xyxy, pixels): of the drawing, of shipped masks, or measured by hand.
-            Empty where nothing that is asked for is in the picture.
+        id (`str`): Short name, used for the output files.
+        modality (`str`): One of `MODALITIES`.
+        prompt (`str`): Labels to look for, separated by dots.
+        source (`str`): One sentence on where the image comes from.
+        load (`Callable`): Reads the image.
+        is_phantom (`bool`): Whether this project drew the image, so that it shows no patient.
+        true_boxes (`dict[str, Box]`): Label -> true box (xyxy, pixels), from published annotations or measured by
+            hand. Empty where the image shows nothing of the prompt.
     """
 
     id: str
@@ -47,14 +46,18 @@ class DemoCase:
     source: str
     load: Callable[[], ReadImage] = field(repr=False)
     is_phantom: bool = False
-    true_boxes: Callable[[], dict[str, Box]] = field(default=dict, repr=False)
+    true_boxes: dict[str, Box] = field(default_factory=dict, repr=False)
 
 
 def package_file(package: str, *parts: str) -> Path:
-    """Path of a data file inside an installed package, which is not imported.
+    """Return the path of a data file inside an installed package, without importing the package.
+
+    Args:
+        package (`str`): Name of the package.
+        parts (`str`): Folders and file name below the package's folder.
 
     Raises:
-        `MedGlipError`: the package is not installed, or does not ship the file.
+        `MedGlipError`: The package is not installed, or does not ship the file.
     """
     spec = importlib.util.find_spec(package)
     folders = list(spec.submodule_search_locations or ()) if spec else []
@@ -66,23 +69,16 @@ def package_file(package: str, *parts: str) -> Path:
     return path
 
 
-def _pydicom_file(name: str) -> Callable[[], ReadImage]:
-    return lambda: read_image(package_file("pydicom", "data", "test_files", name), frame=1)
-
-
-def _retina() -> ReadImage:
-    return read_image(package_file("skimage", "data", "retina.jpg"))
-
-
 def mni_slice(tissue: str = "t1", height: int = MNI_SLICE) -> np.ndarray:
-    """An axial slice of nilearn's MNI152 template as radiologists see it: front up, patient's right on the left.
+    """Read an axial slice of nilearn's MNI152 template, front up, the patient's right on the left.
 
     Args:
-        tissue: `"t1"`, or the tissue masks `"gm"` (grey matter) and `"wm"` (white matter).
-        height: voxels (1 mm) from below.
+        tissue (`str`, *optional*, defaults to `"t1"`): `"t1"`, or the tissue masks `"gm"` (gray matter) and `"wm"`
+            (white matter).
+        height (`int`, *optional*, defaults to 80): Index of the slice, in voxels (1 mm) from below.
 
     Returns:
-        (233, 197) uint8.
+        `np.ndarray`: (233, 197) uint8.
 
     Raises:
         `MedGlipError`: nilearn is not installed.
@@ -91,87 +87,75 @@ def mni_slice(tissue: str = "t1", height: int = MNI_SLICE) -> np.ndarray:
     import nibabel
 
     volume = nibabel.Nifti1Image.from_filename(path)
-    # voxels run from left to right and from back to front: turned so that rows run from the front to the back
+    # Voxels run from left to right and from back to front; rows of an image run from the front to the back.
     return np.ascontiguousarray(np.rot90(np.asarray(volume.dataobj[..., height]))[:, ::-1])
 
 
 def _brain() -> ReadImage:
+    """Read the slice of the MNI152 template as an image of 1 mm pixels."""
     return ReadImage(mni_slice(), "mni152_t1.nii.gz", modality="mri", spacing_mm=(1.0, 1.0))
 
 
-def _drawn(draw: Callable[[], phantoms.Phantom], name: str) -> Callable[[], ReadImage]:
-    return lambda: ReadImage(_phantom(draw).pixels.copy(), f"{name}.png")
+def _image(name: str) -> Callable[[], ReadImage]:
+    """Return a reader of a file of this package."""
+    return lambda: read_image(IMAGES / name)
 
 
-@functools.cache
-def _phantom(draw: Callable[[], phantoms.Phantom]) -> phantoms.Phantom:
-    """A phantom, drawn once."""
-    return draw()
-
-
-# Boxes: of MNI152 measured on the template with its tissue masks (see the tests), of the others by hand.
-_REAL = (
+_CASES = (
     DemoCase(
-        "ct_chest", "ct", "aorta. right lung. left lung.",
-        "CT of the thoracic spine and descending aorta, a 128 x 128 crop, from pydicom's test files (CT_small.dcm).",
-        _pydicom_file("CT_small.dcm"),
-        true_boxes=lambda: {"aorta": (71, 0, 110, 27), "right lung": (0, 0, 49, 63), "left lung": (85, 0, 128, 69)},
+        "ct_abdomen", "ct", "liver. spleen. stomach. aorta. left kidney.",
+        "CT slice of the upper abdomen, above the kidneys, from dcmqi's test data (BSD license).",
+        _image("ct_abdomen.dcm"),
+        true_boxes={"liver": (79, 145, 351, 367), "spleen": (343, 307, 412, 351), "aorta": (256, 305, 288, 338)},
     ),
     DemoCase(
         "mri_brain", "mri",
         "right lateral ventricle. left lateral ventricle. right thalamus. left thalamus. right caudate. left caudate.",
         "Axial slice of the MNI152 T1 template (average of 152 brains), shipped with nilearn.",
         _brain,
-        true_boxes=lambda: {
+        true_boxes={
             "right lateral ventricle": (67, 70, 98, 154), "left lateral ventricle": (99, 70, 130, 154),
             "right thalamus": (70, 97, 98, 132), "left thalamus": (99, 97, 127, 132),
             "right caudate": (78, 73, 93, 99), "left caudate": (104, 73, 119, 99),
         },
     ),
     DemoCase(
-        "ultrasound_node", "ultrasound", "fetal head.",
-        "Power Doppler ultrasound of a lymph node from pydicom's test files (examples_rgb_color.dcm): no fetal head.",
-        _pydicom_file("examples_rgb_color.dcm"),
+        "ultrasound_head", "ultrasound", "fetal head.",
+        "Ultrasound of a fetal head, from HC18 (CC BY 4.0).",
+        _image("ultrasound_fetal_head.jpg"),
+        true_boxes={"fetal head": (191, 150, 430, 350)},
+    ),
+    DemoCase(
+        "xray_chest", "xray", "right lung. left lung. cardiomediastinum. airways.",
+        "Chest radiograph, from the COVID-19 Image Repository of Hannover Medical School (CC BY 3.0).",
+        _image("xray_chest.jpg"),
+        true_boxes={"right lung": (27, 16, 239, 430), "left lung": (249, 9, 455, 442)},
     ),
     DemoCase(
         "fundus_retina", "fundus", "optic disc. optic cup.",
-        "Colour photograph of a retina, shipped with scikit-image (retina.jpg).",
-        _retina,
-        true_boxes=lambda: {"optic disc": (122, 540, 314, 756)},
+        "Color photograph of a retina, shipped with scikit-image (retina.jpg).",
+        lambda: read_image(package_file("skimage", "data", "retina.jpg")),
+        true_boxes={"optic disc": (122, 540, 314, 756)},
     ),
-)  # fmt: skip
-
-
-def _phantom_case(name: str, modality: str, prompt: str, text: str, draw: Callable[[], phantoms.Phantom]) -> DemoCase:
-    source = f"Phantom drawn by this project, not a patient: {text}"
-    return DemoCase(name, modality, prompt, source, _drawn(draw, name), True, lambda: dict(_phantom(draw).boxes))
-
-
-_PHANTOMS = (
-    _phantom_case(
-        "ct_phantom", "ct", "liver. spleen. right kidney. left kidney. aorta. stomach.",
-        "a CT slice of the upper abdomen in HU.", phantoms.abdominal_ct,
+    DemoCase(
+        "dermoscopy_lesion", "dermoscopy", "skin lesion.",
+        "Dermoscopy image ISIC_0000510 of the ISIC Archive (CC0).",
+        _image("dermoscopy_lesion.jpg"),
+        true_boxes={"skin lesion": (141, 103, 494, 445)},
     ),
-    _phantom_case(
-        "ultrasound_phantom", "ultrasound", "fetal head.", "a fetal head in a convex probe's sector.",
-        phantoms.fetal_head,
-    ),
-    _phantom_case(
-        "xray_phantom", "xray", "right lung. left lung. cardiomediastinum. airways.", "a frontal chest radiograph.",
-        phantoms.chest_radiograph,
-    ),
-    _phantom_case(
-        "dermoscopy_phantom", "dermoscopy", "skin lesion.", "a mole under a dermatoscope.", phantoms.dermoscopy_lesion
-    ),
-    _phantom_case(
-        "endoscopy_phantom", "endoscopy", "polyp.", "a polyp on the wall of the bowel.", phantoms.endoscopy_polyp
+    DemoCase(
+        "endoscopy_phantom", "endoscopy", "polyp.",
+        "Phantom drawn by this project, not a patient: a polyp on the wall of the bowel.",
+        _image("endoscopy_phantom.png"),
+        is_phantom=True,
+        true_boxes={"polyp": (204, 188, 366, 338)},
     ),
 )  # fmt: skip
 
 
 def demo_cases() -> tuple[DemoCase, ...]:
-    """All pictures of the demo, real ones first; loading one may need packages of the extra `demo`."""
-    return (*_REAL, *_PHANTOMS)
+    """Return all images of the demo; loading one may need packages of the extra `demo`."""
+    return _CASES
 
 
 __all__ = ["DemoCase", "demo_cases", "mni_slice", "package_file"]

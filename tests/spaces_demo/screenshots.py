@@ -30,7 +30,7 @@ MOST_BYTES = 400_000
 def desktop(started: Any, address: str, file: Path) -> None:
     """A chest radiograph with its boxes."""
     opened = visit(started, address, (1360, 1080))
-    opened.example("xray_phantom")
+    opened.example("xray_chest")
     opened.page.wait_for_timeout(1000)
     opened.page.screenshot(path=file)
 
@@ -38,7 +38,7 @@ def desktop(started: Any, address: str, file: Path) -> None:
 def dark(started: Any, address: str, file: Path) -> None:
     """Two experts side by side, on a dark screen."""
     opened = visit(started, address, (1360, 1080), color_scheme="dark")
-    opened.example("ct_phantom")
+    opened.example("ct_abdomen")
     opened.page.click("#mg-second input")
     opened.page.click("[role=option]:has-text('MRI expert')")
     opened.page.click("#mg-find")
@@ -64,7 +64,7 @@ def volume(started: Any, address: str, file: Path) -> None:
 def labels(started: Any, address: str, file: Path) -> None:
     """The tree of labels."""
     opened = visit(started, address, (1360, 1080))
-    opened.example("ct_phantom")
+    opened.example("ct_abdomen")
     opened.page.click("#mg-labels button >> nth=0")
     opened.page.click(".mg-tree summary:has-text('abdomen')")
     opened.page.wait_for_timeout(800)

@@ -78,7 +78,7 @@ class TestPictures:
         assert len(read_boxes(saved).boxes) == many and content["prompt"] == CHEST
 
     def test_threshold_needs_no_answer_of_the_server(self, open_page: Visit) -> None:
-        open_page.example("xray_phantom")
+        open_page.example("xray_chest")
         many = open_page.shown()
         open_page.page.context.set_offline(True)
         open_page.threshold(0.995)
@@ -103,7 +103,7 @@ class TestPictures:
 
     def test_two_experts(self, open_page: Visit) -> None:
         page = open_page.page
-        open_page.example("xray_phantom")
+        open_page.example("xray_chest")
         page.click("#mg-second input")
         page.click("[role=option]:has-text('CT expert')")
         page.click("#mg-find")
@@ -112,7 +112,7 @@ class TestPictures:
         assert boxes[0]["y"] == boxes[1]["y"] and boxes[0]["x"] + boxes[0]["width"] <= boxes[1]["x"]
 
     def test_frames_are_where_the_file_says(self, open_page: Visit, tmp_path: Path) -> None:
-        open_page.example("xray_phantom")
+        open_page.example("xray_chest")
         stage = open_page.page.locator(".mg-stage").bounding_box()
         frame = open_page.page.locator(".mg-box[data-number='0']").bounding_box()
         row = open_page.page.inner_text(".mg-row[data-number='0']").split("\t")
@@ -122,7 +122,7 @@ class TestPictures:
 
     def test_hostile_labels_are_words(self, open_page: Visit) -> None:
         label = "<img src=x onerror=alert(1)> ${alert(2)} {{x}} </script>"
-        open_page.example("xray_phantom")
+        open_page.example("xray_chest")
         open_page.ask(label)
         open_page.threshold(0.05)
         page = open_page.page
@@ -191,7 +191,7 @@ class TestTrouble:
 class TestPhone:
     def test_nothing_is_wider_than_the_page(self, started: Any, space: Served, tmp_path: Path) -> None:
         opened = visit(started, space.address, PHONE, is_mobile=True, has_touch=True, device_scale_factor=2)
-        opened.example("ct_phantom")
+        opened.example("ct_abdomen")
         opened.page.wait_for_timeout(1500)
         width, inner = opened.page.evaluate("[document.documentElement.scrollWidth, window.innerWidth]")
         assert width == inner == PHONE[0]

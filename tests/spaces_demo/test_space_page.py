@@ -198,7 +198,7 @@ class TestExamples:
             embedded, examples, Parts(**{name: Part(name) for name in Parts.__dataclass_fields__})  # type: ignore
         )  # fmt: skip
         Part.GRADIO_CACHE = str(tmp_path / "cache")
-        event = SimpleNamespace(example="xray_phantom")
+        event = SimpleNamespace(example="xray_chest")
         told = handlers.example(event, 0.3)  # type: ignore[arg-type]
         assert "X-ray" in told["status"] and "% sure" in told["status"]
         assert open_boxes(told["result"]) >= 2 and told["prompt"].startswith("right lung")
@@ -211,7 +211,7 @@ class TestExamples:
         self, tiny: Experts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-        assert set(make_examples(tiny, tmp_path)) == {"ct_phantom"}
+        assert set(make_examples(tiny, tmp_path)) == {"ct_abdomen"}
 
 
 class TestStarting:
