@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from modeling_medglip.volumes.geometry import PicturePlane, Volume
+from modeling_medglip.volumes.geometry import SlicePlane, Volume
 
 
 class Rejected(Exception):
@@ -110,7 +110,7 @@ class Picture:
     pixels: NDArray
     marks: tuple[Mark, ...]
     item: str = ""
-    place: PicturePlane | None = None
+    place: SlicePlane | None = None
     window: tuple[float, float] | None = None
 
 

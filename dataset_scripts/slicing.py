@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from modeling_medglip.volumes.geometry import PicturePlane, Volume, cut, picture_count, to_lps
+from modeling_medglip.volumes.geometry import SlicePlane, Volume, extract_slice, slice_count, to_lps
 
 from .readers.masks import labelmap_marks
 from .recipe import Recipe
@@ -31,13 +31,15 @@ def pictures_of(labelled: LabelledVolume, recipe: Recipe, square_pixels: bool = 
     window = recipe.shown_window or value_range(image)
     occupied = [occupied_pictures(labelmap.array) for labelmap, _ in labelmaps]
     for plane, step in recipe.planes.items():
-        for index in range(0, picture_count(image, plane), step):
+        for index in range(0, slice_count(image, plane), step):
             if not any(found[plane][index] for found in occupied):
                 yield plane
                 continue
-            stored, place = cut(image, plane, index)
+            stored, place = extract_slice(image, plane, index)
             marks = [
-                mark for labelmap, names in labelmaps for mark in labelmap_marks(cut(labelmap, plane, index)[0], names)
+                mark
+                for labelmap, names in labelmaps
+                for mark in labelmap_marks(extract_slice(labelmap, plane, index)[0], names)
             ]
             pixels = shown(image.values(stored), window, recipe.bits)
             picture = Picture(pixels, tuple(marks), f"{plane} {index}", place, window)
@@ -106,7 +108,7 @@ def squared(picture: Picture) -> Picture:
     steps = place.right * (width / size[0]), place.down * (height / size[1])
     # The outer edges stay where they are, so the first centre moves by half of the difference of the steps.
     origin = place.origin + (steps[0] - place.right) / 2 + (steps[1] - place.down) / 2
-    return Picture(pixels, tuple(marks), picture.item, PicturePlane(origin, *steps), picture.window)
+    return Picture(pixels, tuple(marks), picture.item, SlicePlane(origin, *steps), picture.window)
 
 
 def _resized_mask(mask: NDArray[np.bool_], size: tuple[int, int]) -> NDArray[np.bool_]:

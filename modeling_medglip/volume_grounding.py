@@ -23,20 +23,33 @@ from .outputs.single_structures import best_in_volume
 from .outputs.volume_results import Corner, VolumeBox, VolumeInfo, VolumeResult
 from .questions import Question, encode_questions, make_question
 from .trained_labels import UNTRAINED_THRESHOLD
-from .volumes.geometry import CUT_AXIS, PLANES, Volume, box_of_pictures, corners_lps, picture_count, to_lps
+from .volumes.geometry import (
+    NORMAL_AXIS,
+    PLANES,
+    Volume,
+    box_iou,
+    corners_lps,
+    slice_count,
+    slice_spacing,
+    slices_extent,
+    to_file,
+    to_lps,
+)
+from .volumes.header import UNORIENTED
 from .volumes.inputs import as_source
-from .volumes.laterality import side_doubts
-from .volumes.linking import Chain, SliceBox, link
-from .volumes.source import UNSTATED, VolumeSource, acquisition_plane
-from .volumes.square_pixels import picture_spacing, resized, square_size
+from .volumes.laterality import laterality_warnings
+from .volumes.linking import SliceBox, Tracklet, link_slices
+from .volumes.source import VolumeSource, acquisition_plane
+from .volumes.square_pixels import resize, square_size
 
 
-# Boxes of single pictures are kept from this share of the threshold on; whole structures must reach it.
-FAINT = 0.5
-GAP_MM = 5.0
+# Boxes of single slices are kept from this share of the threshold on; whole structures must reach the threshold.
+SLICE_THRESHOLD_RATIO = 0.5
+# Slices without a box that a structure may span, in mm.
+MAX_GAP_MM = 5.0
 CONSENSUS = "all"
-# Two planes mean the same box from this overlap in space on.
-AGREE = 0.25
+# Boxes of two planes show the same structure from this IoU on.
+CONSENSUS_IOU_THRESHOLD = 0.25
 
 
 def ground_volume(
@@ -92,20 +105,20 @@ def ground_volume(
     start = time.perf_counter()
     name, origin, probability, notes = _modality(grounder, source, planes[0], modality)
     question = make_question(grounder.trained, asked_labels(grounder, prompt, name), name)
-    finder = _Finder(grounder, question, name, threshold * FAINT, batch_size)
+    finder = _Finder(grounder, question, name, threshold * SLICE_THRESHOLD_RATIO, batch_size)
     single: dict[str, dict[str, list[SliceBox]]] = {}
     count = 0
     for own in planes:
-        pictures = picture_count(to_lps(source.grid), own)
-        shown = source.pictures(own) if progress is None else progress(source.pictures(own), pictures)
-        single[own] = finder.find(shown, source.name, picture_spacing(source.grid, own))
+        pictures = slice_count(source.lps, own)
+        shown = source.read_slices(own) if progress is None else progress(source.read_slices(own), pictures)
+        single[own] = finder.find(shown, source.name, slice_spacing(source.lps, own))
         count += pictures
-    found = {own: _chains(boxes, source.grid, own) for own, boxes in single.items()}
+    found = {own: _tracklets(boxes, source.lps, own) for own, boxes in single.items()}
     boxes = _boxes(found, source.grid, question, name, (threshold, untrained_threshold))
     notes += question.notes(name, max(threshold, untrained_threshold))
-    notes += tuple(note for note in source.notes if axes is None or note != UNSTATED)
+    notes += tuple(note for note in source.notes if axes is None or note != UNORIENTED)
     best = best_in_volume(boxes, name)
-    notes += side_doubts(best)
+    notes += laterality_warnings(best)
     grid = source.grid
     i, j, k = (int(length) for length in grid.array.shape)
     x, y, z = (float(value) for value in grid.spacing)
@@ -131,15 +144,23 @@ def _modality(
     grounder: Grounder, source: VolumeSource, plane: str, modality: str
 ) -> tuple[str, str, float | None, tuple[str, ...]]:
     """As [`choose_modality`], by the middle picture."""
-    middle = source.picture(plane, picture_count(to_lps(source.grid), plane) // 2)
-    size = square_size((middle.shape[0], middle.shape[1]), picture_spacing(source.grid, plane))
-    image = ReadImage(np.ascontiguousarray(resized(middle, size)), source.name, source.modality)
+    middle = _middle_slice(source, plane)
+    size = square_size((middle.shape[0], middle.shape[1]), slice_spacing(source.lps, plane))
+    image = ReadImage(np.ascontiguousarray(resize(middle, size)), source.name, source.modality)
     try:
         return choose_modality(grounder, image, modality)
     except UsageError:
         raise
     except ValueError as error:
         raise MedGlipError(f"{source.name}: {one_line(error)}") from error
+
+
+def _middle_slice(source: VolumeSource, plane: str) -> NDArray:
+    """Return the middle slice of a plane; slices that are decoded on the way to it are kept."""
+    middle = slice_count(source.lps, plane) // 2
+    if source.sequential and source.streams(plane):
+        return next(pixels for index, pixels in source.read_slices(plane) if index == middle)
+    return source.read_slice(plane, middle)
 
 
 class _Finder:
@@ -177,7 +198,7 @@ class _Finder:
         processor, model = self.grounder.processor, self.grounder.model
         sizes = [(picture.shape[0], picture.shape[1]) for picture in pictures]
         arrays = [
-            np.ascontiguousarray(resized(picture, square_size(size, spacing)))
+            np.ascontiguousarray(resize(picture, square_size(size, spacing)))
             for picture, size in zip(pictures, sizes, strict=True)
         ]
         inputs = processor.image_processor(arrays, modality=self.modality, return_tensors="pt")
@@ -207,16 +228,15 @@ def _batches(items: Iterable[Any], size: int) -> Iterator[list[Any]]:
         yield batch
 
 
-def _chains(found: dict[str, list[SliceBox]], grid: Volume, plane: str) -> dict[str, list[Chain]]:
-    """label -> chains over the pictures of a plane. A structure must be seen in two pictures, if there are several."""
-    lps = to_lps(grid)
-    gap = max(1, round(GAP_MM / float(lps.spacing[CUT_AXIS[plane]])))
-    least = min(2, picture_count(lps, plane))
-    return {label: link(boxes, gap, least) for label, boxes in found.items()}
+def _tracklets(boxes: dict[str, list[SliceBox]], lps: Volume, plane: str) -> dict[str, list[Tracklet]]:
+    """label -> tracklets over the slices of a plane. A structure must be seen in two slices, if there are several."""
+    gap = max(1, round(MAX_GAP_MM / float(lps.spacing[NORMAL_AXIS[plane]])))
+    min_slices = min(2, slice_count(lps, plane))
+    return {label: link_slices(found, gap, min_slices) for label, found in boxes.items()}
 
 
 def _boxes(
-    found: dict[str, dict[str, list[Chain]]],
+    found: dict[str, dict[str, list[Tracklet]]],
     grid: Volume,
     question: Question,
     modality: str,
@@ -228,7 +248,8 @@ def _boxes(
     for label in question.labels:
         about = (*places[label], question.trained[label])
         by_plane = [
-            [_box(label, chain, plane, grid, about) for chain in chains[label]] for plane, chains in found.items()
+            [_box(label, tracklet, plane, grid, about) for tracklet in tracklets[label]]
+            for plane, tracklets in found.items()
         ]
         boxes += by_plane[0] if len(by_plane) == 1 else _agreed(by_plane, grid)
     least = {label: max(thresholds) if label in question.untrained else thresholds[0] for label in question.labels}
@@ -236,9 +257,10 @@ def _boxes(
     return tuple(sorted(kept, key=lambda box: (-box.score, box.label, box.box_ijk)))
 
 
-def _box(label: str, chain: Chain, plane: str, grid: Volume, about: tuple[Any, Any, Any, Any]) -> VolumeBox:
-    ijk = box_of_pictures(grid, plane, chain.extent, chain.first, chain.last)
-    return _made(label, chain.score, ijk, grid, (plane, len(chain.boxes), chain.best), about)
+def _box(label: str, tracklet: Tracklet, plane: str, grid: Volume, about: tuple[Any, Any, Any, Any]) -> VolumeBox:
+    low, high = slices_extent(to_lps(grid), plane, tracklet.extent, tracklet.first, tracklet.last)
+    seen = (plane, len(tracklet.boxes), tracklet.best)
+    return _made(label, tracklet.score, to_file(grid, low, high), grid, seen, about)
 
 
 def _made(
@@ -265,7 +287,7 @@ def _agreed(by_plane: list[list[VolumeBox]], grid: Volume) -> list[VolumeBox]:
         group, planes = [box], {box.plane}
         for other, candidate in enumerate(boxes):
             if other > number and other not in used and candidate.plane not in planes:
-                if overlap_ijk(box.box_ijk, candidate.box_ijk) >= AGREE:
+                if box_iou(box.box_ijk, candidate.box_ijk) >= CONSENSUS_IOU_THRESHOLD:
                     group.append(candidate)
                     planes.add(candidate.plane)
                     used.add(other)
@@ -278,12 +300,4 @@ def _agreed(by_plane: list[list[VolumeBox]], grid: Volume) -> list[VolumeBox]:
     return agreed
 
 
-def overlap_ijk(first: Sequence[float], other: Sequence[float]) -> float:
-    """IoU of two boxes (i1, j1, k1, i2, j2, k2)."""
-    a, b = np.array(first, dtype=np.float64), np.array(other, dtype=np.float64)
-    inside = np.clip(np.minimum(a[3:], b[3:]) - np.maximum(a[:3], b[:3]), 0, None).prod()
-    total = (a[3:] - a[:3]).prod() + (b[3:] - b[:3]).prod() - inside
-    return float(inside / total) if total > 0 else 0.0
-
-
-__all__ = ["ground_volume", "side_doubts"]
+__all__ = ["ground_volume"]

@@ -17,7 +17,7 @@ from modeling_medglip.outputs.results import GroundingResult
 from modeling_medglip.outputs.run_report import trained_labels
 from modeling_medglip.outputs.volume_results import VolumeResult
 from modeling_medglip.volume_grounding import ground_volume
-from modeling_medglip.volumes.geometry import picture_count, to_lps
+from modeling_medglip.volumes.geometry import slice_count, to_lps
 from modeling_medglip.volumes.source import VolumeSource
 from space_settings import FAINTEST, FAINTEST_IN_VOLUMES, Settings
 
@@ -109,7 +109,7 @@ class Experts:
         """The boxes of a volume down to `FAINTEST_IN_VOLUMES`. Raises as [`ground_volume`] does."""
         self._check(prompt)
         lps = to_lps(source.grid)
-        pictures = max(picture_count(lps, name) for name in ([plane] if plane else ("axial", "coronal", "sagittal")))
+        pictures = max(slice_count(lps, name) for name in ([plane] if plane else ("axial", "coronal", "sagittal")))
         if pictures > self.settings.pictures:
             raise UsageError(f"{source.name}: has {pictures} pictures, more than {self.settings.pictures}")
         timed = partial(

@@ -34,7 +34,7 @@ def slices_of(source: VolumeSource, modality: str, window: tuple[float, float]) 
     """plane -> its middle picture as a URI, what is dark in it transparent."""
     found = {}
     for plane, middle in zip(PLANES, middles(to_lps(source.grid)), strict=True):
-        image = ReadImage(np.ascontiguousarray(source.picture(plane, middle)), "", modality)
+        image = ReadImage(np.ascontiguousarray(source.read_slice(plane, middle)), "", modality)
         found[plane] = _uri(display_picture(image, modality, window))
     return found
 

@@ -16,9 +16,17 @@ from modeling_medglip.errors import MedGlipError
 from modeling_medglip.io.image_record import ReadImage
 from modeling_medglip.outputs.results import GroundedBox
 from modeling_medglip.outputs.volume_results import VolumeBox
-from modeling_medglip.volumes.geometry import PLANES, Volume, closest_axes, picture_count, to_lps
+from modeling_medglip.volumes.geometry import (
+    NORMAL_AXIS,
+    PLANES,
+    Volume,
+    closest_axes,
+    empty_grid,
+    slice_count,
+    to_lps,
+)
 from modeling_medglip.volumes.reader import is_volume_file
-from modeling_medglip.volumes.source import CUT_AXIS, VolumeSource, acquisition_plane, empty_grid
+from modeling_medglip.volumes.source import VolumeSource, acquisition_plane
 from space_readers import READERS
 from space_settings import Settings
 
@@ -72,22 +80,22 @@ class Source:
 def planes_of(source: VolumeSource) -> tuple[str, dict[str, int]]:
     """The plane in which a volume was taken, and plane -> number of its pictures."""
     lps = to_lps(source.grid)
-    return acquisition_plane(source.grid, source.stacked), {plane: picture_count(lps, plane) for plane in PLANES}
+    return acquisition_plane(source.grid, source.stacked), {plane: slice_count(lps, plane) for plane in PLANES}
 
 
 def slice_of(source: VolumeSource, plane: str, index: int) -> ReadImage:
     """One picture of a volume, counted from 0; the nearest one if there is none of that number."""
     lps = to_lps(source.grid)
-    columns, rows = (axis for axis in range(3) if axis != CUT_AXIS[plane])
-    inside = min(max(index, 0), picture_count(lps, plane) - 1)
-    pixels = np.ascontiguousarray(source.picture(plane, inside))
+    columns, rows = (axis for axis in range(3) if axis != NORMAL_AXIS[plane])
+    inside = min(max(index, 0), slice_count(lps, plane) - 1)
+    pixels = np.ascontiguousarray(source.read_slice(plane, inside))
     spacing = (float(lps.spacing[columns]), float(lps.spacing[rows]))
     return ReadImage(pixels, source.name, source.modality, spacing)
 
 
 def box_in_slice(box: VolumeBox, grid: Volume, plane: str, index: int) -> GroundedBox | None:
     """Where a box in space cuts one picture of a plane, `None` if it does not."""
-    across = CUT_AXIS[plane]
+    across = NORMAL_AXIS[plane]
     columns, rows = (axis for axis in range(3) if axis != across)
     low, high = extent_lps(box, grid)
     if not low[across] <= index + 0.5 <= high[across]:

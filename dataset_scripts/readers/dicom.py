@@ -9,9 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from modeling_medglip.volumes.dicom_series import Series, read_segmentation, read_series, read_structures
+from modeling_medglip.volumes.dicom_series import Series, read_series
 from modeling_medglip.volumes.geometry import Volume, on_grid
-from modeling_medglip.volumes.reader import VolumeError, read_volume
+from modeling_medglip.volumes.header import VolumeError
+from modeling_medglip.volumes.reader import read_volume
+from modeling_medglip.volumes.segmentations import read_segmentation, read_structures
 
 from ..records import Case, LabelledVolume, Rejected
 from .base import Reader, glob_safe

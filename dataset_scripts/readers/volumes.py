@@ -9,8 +9,8 @@ import numpy as np
 
 from modeling_medglip.io.text_files import read_json
 from modeling_medglip.volumes.geometry import Volume, closest_axes, on_grid, to_lps
-from modeling_medglip.volumes.header import UNORIENTED
-from modeling_medglip.volumes.reader import VolumeError, VolumeFile, read_header, volume_header
+from modeling_medglip.volumes.header import UNORIENTED, VolumeError
+from modeling_medglip.volumes.reader import FileSlices, read_header, stack, volume_header
 
 from ..recipe import Recipe
 from ..records import Case, LabelledVolume, Rejected, inside
@@ -125,7 +125,7 @@ def _volume(path: str, axcodes: str | None) -> tuple[Volume, tuple[tuple[str, st
     """A volume, and what its header leaves out, by rule; without words of the header, which may name somebody."""
     try:
         header = volume_header(path, detached=True)
-        volume = VolumeFile(Path(path), header).whole()
+        volume = stack(FileSlices(Path(path), header))
     except VolumeError as error:
         raise Rejected(error.rule) from None
     told = [note for note in header.notes if axcodes is None or note != UNORIENTED]

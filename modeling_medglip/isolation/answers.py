@@ -20,8 +20,8 @@ from ..io.image_record import ReadImage, check_pixels
 from ..modalities import MODALITIES
 from ..volumes.dicom_folder import FoundSeries
 from ..volumes.geometry import Volume, empty_grid
-from ..volumes.reader import VolumeError
-from ..volumes.source import SliceOf
+from ..volumes.header import VolumeError
+from ..volumes.source import SliceReference
 
 
 MAX_HEADER_BYTES = 2**26
@@ -141,9 +141,9 @@ def nifti_header_of(stated: Any) -> Any:
     return kinds[len(block)](block, ">" if stated["order"] == ">" else "<", check=False)
 
 
-def slice_of(files: Sequence[Path], position: Any, frame: Any, place: Any) -> SliceOf:
+def slice_of(files: Sequence[Path], position: Any, frame: Any, place: Any) -> SliceReference:
     """Make the entry of a slice; its file is one of those that were asked for."""
-    return SliceOf(files[int(position)], None if frame is None else int(frame), float(place))
+    return SliceReference(files[int(position)], None if frame is None else int(frame), float(place))
 
 
 def series_of(folder: Path, entry: Any) -> FoundSeries:

@@ -14,7 +14,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Self
 
@@ -26,8 +26,9 @@ from ..io.image import DICOM_ENDINGS, count_frames, read_image
 from ..io.image_record import ReadImage
 from ..modalities import MODALITIES
 from ..volumes.dicom_folder import MAX_FILES, FoundSeries, find_series, holds_slices, open_series
-from ..volumes.geometry import Volume, cut, picture_count, to_lps
-from ..volumes.reader import MAX_BYTES, Header, VolumeError, read_header
+from ..volumes.geometry import Volume, extract_slice, slice_count
+from ..volumes.header import MAX_BYTES, VolumeError
+from ..volumes.reader import Header, read_header
 from ..volumes.source import VolumeSource, open_volume
 from .answers import (
     AnswerTooLarge,
@@ -357,34 +358,33 @@ class IsolatedVolume(VolumeSource):
     def __init__(
         self, reader: ReaderProcess, name: str, files: Sequence[Path], operation: str, arguments: dict[str, Any]
     ) -> None:
-        self._reader, self._files, self._volume = reader, tuple(files), None
+        self._process, self._files = reader, tuple(files)
         self._operation, self._arguments = operation, {**arguments, "axes": None}
         self.name = one_line(name, 120)
         answer = self._open()
         with checked(self.name):
-            self.grid = self.file_grid = grid_of(answer)
             stated = answer["modality"]
-            self.modality = stated if stated in MODALITIES else None
-            self.notes = tuple(one_line(note, 500) for note in answer["notes"])
-            self.stacked = answer["stacked"] is True
-            self.nifti_header = nifti_header_of(answer["nifti_header"])
-            self.dicom_slices = tuple(slice_of(self._files, *entry) for entry in answer.get("slices", ()))
+            super().__init__(
+                grid_of(answer),
+                name,
+                stated if stated in MODALITIES else None,
+                tuple(one_line(note, 500) for note in answer["notes"]),
+                stacked=answer["stacked"] is True,
+                nifti_header=nifti_header_of(answer["nifti_header"]),
+                dicom_slices=tuple(slice_of(self._files, *entry) for entry in answer.get("slices", ())),
+            )
+            self._volume, self._sequential = None, answer["sequential"] is True
+
+    @property
+    def sequential(self) -> bool:
+        return self._sequential
 
     def state_axes(self, codes: str) -> None:
         super().state_axes(codes)
         self._arguments["axes"], self._generation = codes, 0
 
-    def volume(self) -> Volume:
-        if self._volume is None:
-            answer, array = self._ask("whole")
-            with checked(self.name):
-                if array.shape != self.grid.array.shape:
-                    raise ValueError(array.shape)
-                self._volume = Volume(array, self.grid.affine, float(answer["slope"]), float(answer["intercept"]))
-        return replace(self._volume, affine=self.grid.affine)
-
-    def pictures(self, plane: str) -> Iterator[tuple[int, NDArray]]:
-        count = picture_count(to_lps(self.grid), plane)
+    def stream_slices(self, plane: str) -> Iterator[tuple[int, NDArray]]:
+        count = slice_count(self.lps, plane)
         for position in range(count):
             answer, values = self._ask("slice_at", plane=plane, position=position)
             with checked(self.name):
@@ -393,27 +393,34 @@ class IsolatedVolume(VolumeSource):
                     raise ValueError(index)
             yield index, self._checked_slice(plane, index, values)
 
-    def picture(self, plane: str, index: int) -> NDArray:
+    def decode_slice(self, plane: str, index: int) -> NDArray:
         return self._checked_slice(plane, index, self._ask("slice_of", plane=plane, index=index)[1])
 
+    def _load(self) -> Volume:
+        answer, array = self._ask("whole")
+        with checked(self.name):
+            if array.shape != self.grid.array.shape:
+                raise ValueError(array.shape)
+            return Volume(array, self.grid.affine, float(answer["slope"]), float(answer["intercept"]))
+
     def _open(self) -> dict[str, Any]:
-        answer, _ = self._reader.request(self.name, self._files, self._operation, self._arguments)
-        self._token, self._generation = answer.get("token"), self._reader.generation
+        answer, _ = self._process.request(self.name, self._files, self._operation, self._arguments)
+        self._token, self._generation = answer.get("token"), self._process.generation
         return answer
 
     def _ask(self, operation: str, **arguments: Any) -> tuple[dict[str, Any], NDArray]:
         for _ in range(2):
-            if self._generation != self._reader.generation:
+            if self._generation != self._process.generation:
                 self._open()
             try:
-                return self._reader.request(self.name, self._files, operation, {"token": self._token, **arguments})
+                return self._process.request(self.name, self._files, operation, {"token": self._token, **arguments})
             except _Closed:
                 self._generation = 0
         raise VolumeError(f"{self.name}: cannot be read: too many volumes are open", "unreadable")
 
     def _checked_slice(self, plane: str, index: int, values: NDArray) -> NDArray:
         with checked(self.name):
-            if values.shape != cut(to_lps(self.grid), plane, index)[0].shape:
+            if values.shape != extract_slice(self.lps, plane, index)[0].shape:
                 raise ValueError(values.shape)
         return values
 

@@ -69,9 +69,9 @@ class _OpenVolume:
     position: int = 0
 
     def slice_at(self, plane: str, position: int) -> tuple[int, NDArray]:
-        """The slice at a position of `source.pictures(plane)`, with its index; cheap in order, else read anew."""
+        """The slice at a position of `source.stream_slices(plane)`, with its index; cheap in order, else read anew."""
         if self.slices is None or plane != self.plane or position < self.position:
-            self.slices, self.plane, self.position = self.source.pictures(plane), plane, 0
+            self.slices, self.plane, self.position = self.source.stream_slices(plane), plane, 0
         while True:
             found = next(self.slices)
             self.position += 1
@@ -145,7 +145,7 @@ class Operations:
         source = open_series(found, name, resample)
         self._make_room(math.prod(source.grid.array.shape))
         place = {file: position for position, file in enumerate(files)}
-        slices = [(place[piece.file], piece.frame, piece.place) for piece in source.dicom_slices]
+        slices = [(place[piece.file], piece.frame, piece.position) for piece in source.dicom_slices]
         return {**self._opened(source, axes), "slices": slices}, None
 
     def slice_at(self, token: int, plane: str, position: int) -> tuple[dict[str, Any], NDArray | None]:
@@ -155,7 +155,7 @@ class Operations:
 
     def slice_of(self, token: int, plane: str, index: int) -> tuple[dict[str, Any], NDArray | None]:
         """One slice of a plane."""
-        return {}, self._open[token].source.picture(plane, index)
+        return {}, self._open[token].source.decode_slice(plane, index)
 
     def whole(self, token: int) -> tuple[dict[str, Any], NDArray | None]:
         """All stored numbers of a volume."""
@@ -186,7 +186,7 @@ class Operations:
             source.state_axes(axes)
         self._last_token += 1
         self._open[self._last_token] = _OpenVolume(source)
-        facts = {name: getattr(source, name) for name in ("name", "modality", "notes", "stacked")}
+        facts = {name: getattr(source, name) for name in ("name", "modality", "notes", "stacked", "sequential")}
         header = source.nifti_header
         stored = None if header is None else {"block": header.binaryblock.hex(), "order": header.endianness}
         return {"token": self._last_token, **grid, **facts, "nifti_header": stored}

@@ -246,9 +246,9 @@ def _group(box: VolumeBox, number: int, source: VolumeSource, datasets: Sequence
 def slices_of(box: VolumeBox, source: VolumeSource) -> list[int]:
     """The slices of the series whose centres lie in a box; at least the nearest one, where none does."""
     low, high = box.box_ijk[2] - 0.5, box.box_ijk[5] - 0.5
-    places = [slice_.place for slice_ in source.dicom_slices]
-    inside = [number for number, place in enumerate(places) if low <= place < high]
-    return inside or [min(range(len(places)), key=lambda number: abs(places[number] - (low + high) / 2))]
+    positions = [slice_.position for slice_ in source.dicom_slices]
+    inside = [number for number, position in enumerate(positions) if low <= position < high]
+    return inside or [min(range(len(positions)), key=lambda number: abs(positions[number] - (low + high) / 2))]
 
 
 def _observer(result: VolumeResult, highdicom: Any) -> Any:

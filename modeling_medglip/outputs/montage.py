@@ -12,10 +12,9 @@ from PIL import Image, ImageDraw, ImageFont
 
 from ..errors import listed, one_line
 from ..io.image_record import ReadImage
-from ..volumes.geometry import Volume, picture_count, to_lps
+from ..volumes.geometry import Volume, slice_count, slice_spacing
 from ..volumes.linking import SliceBox
 from ..volumes.source import VolumeSource
-from ..volumes.square_pixels import picture_spacing
 from .overlay import PALETTE, PANEL, contact_sheet, display_picture, draw_dashed, drawable
 from .volume_results import VolumeBox, VolumeResult
 
@@ -44,13 +43,12 @@ def draw_montage(
     rows, missing = shown_boxes(result)
     colours = distinct_colours(labels)
     wanted = {(box.plane, shown.index) for box in rows for shown in box.best}
-    pictures = _pictures(source, wanted)
+    pictures = {place: np.ascontiguousarray(source.read_slice(*place)) for place in sorted(wanted)}
     panels = []
     for box in rows:
         colour = colours.get(box.label, PALETTE[0])
         row = [
-            _panel(box, seen, pictures[box.plane, seen.index], source.grid, result, colour, window)
-            for seen in box.best
+            _panel(box, seen, pictures[box.plane, seen.index], source.lps, result, colour, window) for seen in box.best
         ]
         panels += row + [Image.new("RGB", (8, 8), PANEL)] * (3 - len(row))
     if not panels:
@@ -81,23 +79,11 @@ def distinct_colours(labels: Sequence[str]) -> dict[str, str]:
     return dict(zip(names, colours, strict=False))
 
 
-def _pictures(source: VolumeSource, wanted: set[tuple[str, int]]) -> dict[tuple[str, int], NDArray]:
-    """The pictures that are shown; each plane is read once, from the first to the last that is needed."""
-    found: dict[tuple[str, int], NDArray] = {}
-    for plane in sorted({plane for plane, _ in wanted}):
-        for index, picture in source.pictures(plane):
-            if (plane, index) in wanted:
-                found[plane, index] = np.ascontiguousarray(picture)
-            if len([key for key in found if key[0] == plane]) == len([key for key in wanted if key[0] == plane]):
-                break
-    return found
-
-
 def _panel(
     box: VolumeBox,
     seen: SliceBox,
     pixels: NDArray,
-    grid: Volume,
+    lps: Volume,
     result: VolumeResult,
     colour: str,
     window: tuple[float, float] | None,
@@ -105,7 +91,7 @@ def _panel(
     """A picture with its box, as long as it is in the patient, under it label, score and place."""
     shown = [window] if window else []
     picture = display_picture(ReadImage(pixels, "", result.image.modality), result.image.modality, *shown)
-    across, down = picture_spacing(grid, box.plane)
+    across, down = slice_spacing(lps, box.plane)
     width, height = picture.width * across, picture.height * down
     factor = SIDE / max(width, height)
     size = (max(1, round(width * factor)), max(1, round(height * factor)))
@@ -117,7 +103,7 @@ def _panel(
         draw_dashed(pen, frame, colour, 3)
     else:
         pen.rectangle(frame, outline=colour, width=3)
-    count = picture_count(to_lps(grid), box.plane)
+    count = slice_count(lps, box.plane)
     text = f"{one_line(drawable(box.label), 40)} {seen.score:.2f}, {box.plane} {seen.index + 1} of {count}"
     return _with_line(canvas, text, colour)
 

@@ -21,9 +21,9 @@ from ..io.folders import MAX_FILES, is_named_input, is_output
 from ..io.image import DICOM_ENDINGS
 from ..io.quiet import silent
 from ..modalities import resolve_modality
-from .dicom_series import Stack, index_series
-from .reader import VolumeError
-from .source import SliceOf, StreamedSource
+from .dicom_series import index_series
+from .header import VolumeError
+from .source import SliceReference, VolumeSource
 
 
 TAGS = [
@@ -215,7 +215,7 @@ def holds_slices(path: Path) -> bool:
         return False
 
 
-def open_series(found: FoundSeries, name: str, resample: bool = False) -> StreamedSource:
+def open_series(found: FoundSeries, name: str, resample: bool = False) -> VolumeSource:
     """A series as a volume, read slice by slice.
 
     Args:
@@ -224,25 +224,17 @@ def open_series(found: FoundSeries, name: str, resample: bool = False) -> Stream
     Raises:
         `VolumeError`: names the folder and what is wrong with its slices.
     """
+    shown = one_line(name, 120)
     try:
-        stack = index_series(found.files, resample)
+        stack = index_series(found.files, resample, shown)
     except VolumeError as error:
-        raise VolumeError(f"{one_line(name, 120)}: {error}", error.rule) from error
+        raise VolumeError(f"{shown}: {error}", error.rule) from error
     notes = tuple(f"{rule.replace('_', ' ')}: {value}" for rule, value in stack.notes)
-    return _streamed(stack, name, (*found.notes, *notes))
-
-
-def _streamed(stack: Stack, name: str, notes: tuple[str, ...]) -> StreamedSource:
-    slabs = stack.slabs
-    slabs.name = one_line(name, 120)
-    rows, columns = slabs.shape
-    source = StreamedSource(slabs, (columns, rows, slabs.count), slabs.affine, name, stack.modality, notes)
-    source.stacked = True
-    source.dicom_slices = tuple(
-        SliceOf(piece.file, None if piece.frame is None else piece.frame + 1, place)
-        for piece, place in zip(stack.slices, stack.places, strict=True)
+    slices = tuple(
+        SliceReference(piece.file, None if piece.frame is None else piece.frame + 1, position)
+        for piece, position in zip(stack.slices, stack.positions, strict=True)
     )
-    return source
+    return VolumeSource(stack.reader, name, stack.modality, (*found.notes, *notes), stacked=True, dicom_slices=slices)
 
 
 __all__ = ["FoundSeries", "find_series", "holds_slices", "open_series"]

@@ -21,12 +21,11 @@ from ..io.dicom_mosaic import mosaic_notes
 from ..io.dicom_pixels import GREY, PixelFormat, pixel_format
 from ..io.quiet import silent
 from ..modalities import resolve_modality
-from .dicom_slices import GAP, DicomSlabs, Slice
+from .dicom_slices import GAP, DicomSlices, Slice
 from .geometry import Volume
-from .header import check_affine
-from .reader import VolumeError
-from .resampled_slices import EvenSlabs
-from .segmentations import fill_polygon, read_segmentation, read_structures
+from .header import VolumeError, check_affine
+from .reader import SliceReader, stack
+from .resampled_slices import ResampledSlices
 
 
 TAGS = [
@@ -56,12 +55,12 @@ WORDS = {
 class Series:
     """A series as a volume in memory.
 
-    Attributes:
-        volume: see [`Volume`]; the third axis runs from slice to slice.
-        modality: one of `MODALITIES`, or `None`.
-        notes: (rule, value) of what was mended or should be known: `"duplicate_slices"`, `"gantry_tilt"`,
-            `"mixed_series"`, `"resampled"`, `"incomplete_header"`, `"mosaic"`.
-        files: in the order of the volume's slices; a multi-frame file alone.
+    Args:
+        volume ([`Volume`]): its third axis runs from slice to slice.
+        modality (`str`, *optional*): one of `MODALITIES`.
+        notes (`tuple[tuple[str, str], ...]`, *optional*): (rule, value) of repairs and warnings: `"duplicate_slices"`,
+            `"gantry_tilt"`, `"mixed_series"`, `"resampled"`, `"incomplete_header"`, `"mosaic"`.
+        files (`tuple[Path, ...]`, *optional*): in the order of the slices; a multi-frame file alone.
     """
 
     volume: Volume
@@ -71,24 +70,27 @@ class Series:
 
 
 @dataclass(frozen=True)
-class Stack:
+class SeriesIndex:
     """A series whose pixels are still on disk.
 
-    Attributes:
-        slabs: its slices in order, with the affine of the whole. modality, notes: as in [`Series`].
-        slices: of the files, in order. places: where these lie, in voxels of the volume's last axis: 0, 1, 2 ...
+    Args:
+        reader ([`SliceReader`]): its slices in order, with the affine of the whole.
+        modality (`str`, *optional*): one of `MODALITIES`.
+        notes (`tuple[tuple[str, str], ...]`, *optional*): as in [`Series`].
+        slices (`tuple[Slice, ...]`, *optional*): of the files, in order.
+        positions (`tuple[float, ...]`, *optional*): of `slices`, in voxels of the volume's last axis: 0, 1, 2 ...
             unless the volume's slices are interpolated.
     """
 
-    slabs: DicomSlabs | EvenSlabs
+    reader: SliceReader
     modality: str | None
     notes: tuple[tuple[str, str], ...] = ()
     slices: tuple[Slice, ...] = ()
-    places: tuple[float, ...] = ()
+    positions: tuple[float, ...] = ()
 
     @property
     def files(self) -> tuple[Path, ...]:
-        """In the order of the slices; a multi-frame file alone."""
+        """Files in the order of the slices; a multi-frame file alone."""
         return tuple(dict.fromkeys(piece.file for piece in self.slices))
 
 
@@ -115,10 +117,10 @@ def read_series(paths: Sequence[str | Path], resample: bool = False) -> Series:
         as [`index_series`].
     """
     found = index_series(paths, resample)
-    return Series(found.slabs.whole(), found.modality, found.notes, found.files)
+    return Series(stack(found.reader), found.modality, found.notes, found.files)
 
 
-def index_series(paths: Sequence[str | Path], resample: bool = False) -> Stack:
+def index_series(paths: Sequence[str | Path], resample: bool = False, name: str = "") -> SeriesIndex:
     """Order the slices of one series by their headers; pixels are left on disk.
 
     A tilted gantry is no matter: the affine keeps the shear. A lone slice that lies across the others, as a scout
@@ -141,7 +143,7 @@ def index_series(paths: Sequence[str | Path], resample: bool = False) -> Stack:
         if len({str(image.header.get("SeriesInstanceUID")) for image in images}) > 1:
             raise VolumeError("slices of several series: give a folder for each", "mixed_series")
         planes = [plane for image in images for plane in _planes(image, len(images) > 1)]
-        found = _stack(planes, _modality(images[0].header), resample)
+        found = _stack(planes, _modality(images[0].header), resample, name)
     return replace(found, notes=(*found.notes, *_header_notes(images)))
 
 
@@ -246,7 +248,7 @@ def _stated(group: Any, keyword: str, name: str) -> NDArray[np.float64]:
     return found
 
 
-def _stack(planes: list[_Plane], modality: str | None, resample: bool) -> Stack:
+def _stack(planes: list[_Plane], modality: str | None, resample: bool, name: str) -> SeriesIndex:
     planes, crossing = _one_orientation(planes)
     first = planes[0]
     along = np.array([plane.position @ first.normal for plane in planes])
@@ -263,12 +265,12 @@ def _stack(planes: list[_Plane], modality: str | None, resample: bool) -> Stack:
     affine[:3, 2], affine[:3, 3] = step, chosen[0].position
     check_affine((first.shape[1], first.shape[0], len(chosen)), affine)
     pieces = tuple(plane.piece for plane in chosen)
-    slabs, notes = DicomSlabs(pieces, first.shape, affine), (*crossing, *copies, *tilt)
+    reader, notes = DicomSlices(pieces, first.shape, affine, name), (*crossing, *copies, *tilt)
     if not uneven:
-        return Stack(slabs, modality, notes, pieces, tuple(float(place) for place in range(len(chosen))))
-    even = EvenSlabs(slabs, along)
-    notes = (*notes, ("resampled", f"{even.count} even slices from {len(chosen)}"))
-    return Stack(even, modality, notes, pieces, tuple(float(place) for place in even.places))
+        return SeriesIndex(reader, modality, notes, pieces, tuple(map(float, range(len(chosen)))))
+    even = ResampledSlices(reader, along)
+    notes = (*notes, ("resampled", f"{even.shape[2]} even slices from {len(chosen)}"))
+    return SeriesIndex(even, modality, notes, pieces, tuple(map(float, even.positions)))
 
 
 def _one_orientation(planes: list[_Plane]) -> tuple[list[_Plane], tuple[tuple[str, str], ...]]:
@@ -379,4 +381,4 @@ def _damaged(file: Path, error: Exception) -> VolumeError:
     return VolumeError(told, "unreadable")
 
 
-__all__ = ["Series", "Stack", "fill_polygon", "index_series", "read_segmentation", "read_series", "read_structures"]
+__all__ = ["Series", "SeriesIndex", "index_series", "read_series"]

@@ -18,8 +18,7 @@ from ..io.dicom_pixels import PixelFormat, pixel_format, read_frame
 from ..io.image_record import check_pixels
 from ..io.quiet import silent
 from .geometry import Volume
-from .header import LARGEST_RESCALE
-from .reader import MAX_BYTES, VolumeError
+from .header import LARGEST_RESCALE, MAX_BYTES, VolumeError
 
 
 # Slices whose distances differ by more than this share of the usual one leave a gap, or are none of one stack.
@@ -74,90 +73,52 @@ class Slice:
         Raises:
             `VolumeError`: they cannot be decoded.
         """
-        return slice_pixels(self.file) if self.frame is None else next(frame_pixels(self.file, [self.frame]))
+        return next(frame_pixels(self.file, [self.frame]))
 
 
-class DicomSlabs:
-    """The slices of a series in order, as [`~modeling_medglip.volumes.reader.VolumeFile`] gives those of a NIfTI file.
+class DicomSlices:
+    """The slices of a DICOM series in order, a [`~volumes.reader.SliceReader`] of shape (columns, rows, slices).
 
     Args:
-        slices: from first to last, files, or frames of one file. shape: (rows, columns). affine: of the whole, LPS mm.
-        name: of the series' folder, for messages of slices that are read later; none while its headers are read.
+        slices (`Sequence[Slice]`): from first to last: files, or frames of one file.
+        shape (`tuple[int, int]`): (rows, columns).
+        affine (`np.ndarray` of shape `(4, 4)`): of the whole, index (column, row, slice) to LPS mm.
+        name (`str`, *optional*, defaults to `""`): of the series' folder, for messages.
 
     Raises:
-        `VolumeError`: so many and so large slices that nobody means it.
+        `VolumeError`: too many or too large slices.
     """
+
+    sequential = False
 
     def __init__(
         self, slices: Sequence[Slice], shape: tuple[int, int], affine: NDArray[np.float64], name: str = ""
     ) -> None:
-        self.slices, self.shape, self.affine, self.name = tuple(slices), shape, affine, name
+        self._slices, self._name, self.affine = tuple(slices), name, affine
         rows, columns = shape
+        self.shape = (columns, rows, len(slices))
         if rows * columns * len(slices) * 4 > MAX_BYTES:
             raise VolumeError(f"{len(slices)} slices of {columns}x{rows}: more than {MAX_BYTES} bytes", "too_large")
 
     def read(self, first: int = 0) -> Iterator[Volume]:
-        """Slices from one on, each a [`Volume`] (columns, rows, 1) with the affine of the whole.
-
-        Raises:
-            `VolumeError`: names the file and what is wrong.
-        """
+        """See [`~volumes.reader.SliceReader.read`]."""
         for piece, pixels in self._all_pixels(first):
-            line = (1.0, 0.0) if piece.table else (piece.slope, piece.intercept)
-            yield Volume(pixels.T[:, :, None], self.affine, *line)
-
-    @property
-    def count(self) -> int:
-        """Number of slices."""
-        return len(self.slices)
-
-    def alike(self) -> bool:
-        """Whether all slices become values in the same way."""
-        lines = {(piece.slope, piece.intercept) for piece in self.slices}
-        return len(lines) == 1 and not any(piece.table for piece in self.slices)
-
-    def whole(self) -> Volume:
-        """(columns, rows, slices) as stored, with slope and intercept; as float32 values where these differ.
-
-        Raises:
-            `VolumeError`: names the file and what is wrong.
-        """
-        rows, columns = self.shape
-        same = self.alike()
-        stack: NDArray[Any] = np.empty((0, rows, columns))
-        for number, (piece, pixels) in enumerate(self._all_pixels()):
-            if number == 0:
-                stack = np.empty((len(self.slices), rows, columns), dtype=pixels.dtype if same else np.float32)
-            if same and not np.can_cast(pixels.dtype, stack.dtype):
-                told = f"{piece.name}: stores numbers of another kind than the slices before: give a folder for each"
-                raise VolumeError(told, "mixed_series")
-            raw = same or piece.table
-            stack[number] = pixels if raw else pixels.astype(np.float32) * piece.slope + piece.intercept
-        slope, intercept = (self.slices[0].slope, self.slices[0].intercept) if same else (1.0, 0.0)
-        return Volume(stack.transpose(2, 1, 0), self.affine, slope, intercept)
+            rescale = (1.0, 0.0) if piece.table else (piece.slope, piece.intercept)
+            yield Volume(pixels.T[:, :, None], self.affine, *rescale)
 
     def _all_pixels(self, first: int = 0) -> Iterator[tuple[Slice, NDArray]]:
-        """Slices with their stored numbers (rows, columns), or the values of the modality LUT."""
-        pieces = self.slices[first:]
+        """Yield slices with their stored numbers (rows, columns), or the values of the modality LUT."""
+        pieces = self._slices[first:]
         frames = [piece.frame for piece in pieces if piece.frame is not None]
-        stored = frame_pixels(pieces[0].file, frames) if frames else (slice_pixels(piece.file) for piece in pieces)
+        stored = frame_pixels(pieces[0].file, frames) if frames else (piece.pixels() for piece in pieces)
         try:
             for piece, pixels in zip(pieces, stored, strict=True):
                 values = _by_table(pixels, piece) if piece.table else pixels
-                if values.shape != self.shape:
+                if values.shape != self.shape[1::-1]:
                     raise VolumeError(f"{piece.name}: pixels of another size than stated", "unreadable")
                 yield piece, values
         except VolumeError as error:
-            raise VolumeError(f"{self.name}: {error}" if self.name else str(error), error.rule) from None
-
-
-def slice_pixels(file: Path) -> NDArray:
-    """Stored numbers of a file.
-
-    Raises:
-        `VolumeError`: they cannot be decoded.
-    """
-    return next(frame_pixels(file, [None]))
+            raise VolumeError(f"{self._name}: {error}" if self._name else str(error), error.rule) from None
 
 
 def frame_pixels(file: Path, frames: Sequence[int | None]) -> Iterator[NDArray]:
@@ -194,4 +155,4 @@ def _by_table(pixels: NDArray, piece: Slice) -> NDArray:
     return values if piece.slope > 0 else -values
 
 
-__all__ = ["GAP", "DicomSlabs", "Slice", "frame_pixels", "slice_pixels"]
+__all__ = ["GAP", "DicomSlices", "Slice", "frame_pixels"]

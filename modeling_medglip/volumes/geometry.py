@@ -1,12 +1,14 @@
 # Copyright 2026 The MedGLIP authors. Licensed under the Apache License, Version 2.0.
-"""Volumes in space: from array indices to the patient, and to pictures as radiologists look at them.
+"""Map array indices of volumes to patient coordinates, and cut slices in radiological convention.
 
-Coordinates are millimetres in DICOM's patient frame, LPS: x grows to the patient's left, y to the back, z to the head
-(PS3.3 C.7.6.2.1.1). An integer index is the centre of a voxel. Left is the patient's left, whatever way an array runs.
+Coordinates are millimeters in DICOM's patient frame, LPS: x grows to the patient's left, y to the back, z to the head
+(PS3.3 C.7.6.2.1.1). An integer index is the center of a voxel. Left is the patient's left, whatever way an array runs.
+The canonical grid of a volume is that of [`to_lps`]; [`to_file`] maps boxes on it back to the file's own voxels.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import permutations
@@ -16,40 +18,48 @@ from numpy.typing import NDArray
 
 
 PLANES = ("axial", "coronal", "sagittal")
-# Of each plane, the axes of an LPS array: (the one that is cut, columns, rows), and whether rows run towards smaller
-# indices, so that the head is on top.
+# Axes of an LPS array in each plane: (normal, columns, rows), and whether rows run towards smaller indices, with the
+# head on top.
 _PLANE_AXES = {"axial": (2, 0, 1, False), "coronal": (1, 0, 2, True), "sagittal": (0, 1, 2, True)}
-# The LPS axis that each plane cuts.
-CUT_AXIS = {plane: axes[0] for plane, axes in _PLANE_AXES.items()}
-# Between LPS and RAS, the frame of NIfTI, two axes are turned round; the same matrix leads both ways.
+# The LPS axis that is normal to each plane.
+NORMAL_AXIS = {plane: axes[0] for plane, axes in _PLANE_AXES.items()}
+# From LPS to RAS, the frame of NIfTI, and back: the first two axes are flipped.
 RAS_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
+# The sides that letters of axis codes name: (LPS axis, direction). Not `nibabel.orientations`, since nibabel is an
+# optional dependency.
+SIDES = {"L": (0, 1), "R": (0, -1), "P": (1, 1), "A": (1, -1), "S": (2, 1), "I": (2, -1)}
 # Directions with a smaller determinant lie in one plane.
-SINGULAR = 1e-6
+MIN_DETERMINANT = 1e-6
+Box = tuple[float, float, float, float]
 
 
 def affine_fault(affine: NDArray[np.float64]) -> str | None:
-    """Return what keeps a matrix from being the affine of a volume, or `None`.
+    """Return why a matrix cannot be the affine of a volume, or `None`.
 
     Args:
-        affine (`np.ndarray`): (4, 4) index -> any unit, so that voxels may be micrometers as well as meters.
+        affine (`np.ndarray` of shape `(4, 4)`): index to coordinates in any unit.
     """
     if np.shape(affine) != (4, 4) or not np.isfinite(affine).all():
         return "the affine must be four by four finite numbers"
     largest = np.abs(affine[:3, :3]).max(axis=0)  # norms of enormous numbers would overflow
-    if largest.min() == 0 or abs(np.linalg.det(affine[:3, :3] / largest)) < SINGULAR:
-        return "the affine is singular: it puts different voxels in one place"
+    if largest.min() == 0 or abs(np.linalg.det(affine[:3, :3] / largest)) < MIN_DETERMINANT:
+        return "the affine is singular: different voxels have the same coordinates"
     return None
 
 
 @dataclass(frozen=True)
 class Volume:
-    """A 3-D array and where it lies.
+    """A 3-D array and its position in the patient.
 
-    Attributes:
-        array: (i, j, k) voxels, of any type.
-        affine: (4, 4) float64; index (i, j, k, 1) -> LPS mm.
-        slope, intercept: what a stored number is multiplied by and added to, to give its value (HU, for example).
-            Applied picture by picture, since a whole volume of floats takes too much memory.
+    Args:
+        array (`np.ndarray` of shape `(i, j, k)`): stored numbers of any type.
+        affine (`np.ndarray` of shape `(4, 4)`): index (i, j, k, 1) to LPS mm, float64.
+        slope (`float`, *optional*, defaults to 1.0): factor from stored numbers to values, such as HU. Applied slice
+            by slice, since a whole volume of floats takes too much memory.
+        intercept (`float`, *optional*, defaults to 0.0): added to the product.
+
+    Raises:
+        `ValueError`: the array does not have three axes, or the affine is invalid.
     """
 
     array: NDArray
@@ -64,12 +74,18 @@ class Volume:
             raise ValueError(fault)
 
     @property
+    def shape(self) -> tuple[int, int, int]:
+        """(i, j, k) voxels along the array axes."""
+        i, j, k = self.array.shape
+        return i, j, k
+
+    @property
     def spacing(self) -> NDArray[np.float64]:
-        """(3,) distance of neighbouring voxels along each array axis in mm."""
+        """(3,) distance of neighboring voxels along each array axis in mm."""
         return np.linalg.norm(self.affine[:3, :3], axis=0)
 
     def values(self, stored: NDArray) -> NDArray:
-        """Stored numbers of any shape -> their values; float32 unless they are the numbers themselves."""
+        """Return the values of stored numbers of any shape: float32, or the numbers themselves without rescaling."""
         if self.slope == 1 and self.intercept == 0:
             return stored
         with np.errstate(over="ignore", invalid="ignore"):  # damaged numbers become infinite, without a warning
@@ -77,11 +93,13 @@ class Volume:
 
 
 @dataclass(frozen=True)
-class PicturePlane:
-    """Where a 2-D picture lies. Its pixel (column, row) has its centre at `origin + column * right + row * down`.
+class SlicePlane:
+    """The position of a slice. The center of pixel (column, row) is `origin + column * right + row * down`.
 
-    Attributes:
-        origin, right, down: (3,) LPS mm; the last two are the steps to the next column and row.
+    Args:
+        origin (`np.ndarray` of shape `(3,)`): center of pixel (0, 0) in LPS mm.
+        right (`np.ndarray` of shape `(3,)`): step to the next column in LPS mm.
+        down (`np.ndarray` of shape `(3,)`): step to the next row in LPS mm.
     """
 
     origin: NDArray[np.float64]
@@ -93,19 +111,25 @@ class PicturePlane:
         """(along x, along y) mm per pixel."""
         return float(np.linalg.norm(self.right)), float(np.linalg.norm(self.down))
 
-    def corners(self, box: tuple[float, float, float, float]) -> NDArray[np.float64]:
-        """Corners (4, 3) in LPS mm of a box (x1, y1, x2, y2) in pixels, where pixel 0 covers 0 to 1: top left, top
-        right, bottom right, bottom left."""
+    def corners(self, box: Box) -> NDArray[np.float64]:
+        """Return the corners (4, 3) of a box in LPS mm: top left, top right, bottom right, bottom left.
+
+        Args:
+            box (`tuple[float, float, float, float]`): (x1, y1, x2, y2) in pixels; pixel 0 covers 0 to 1.
+        """
         x1, y1, x2, y2 = box
         points = np.array([[x1, y1], [x2, y1], [x2, y2], [x1, y2]], dtype=np.float64) - 0.5
         return self.origin + points @ np.stack([self.right, self.down])
 
 
 def closest_axes(affine: NDArray[np.float64]) -> tuple[tuple[int, int], ...]:
-    """For each LPS axis the array axis that runs along it most, and in which direction: ((axis, +1 or -1), ...).
+    """Return for each LPS axis the array axis closest to it and its direction: ((axis, +1 or -1), ...).
 
-    Every array axis is used once. Of all assignments the one with the largest product of cosines is taken, so that
-    oblique volumes have a definite answer too.
+    Every array axis is used once: the assignment with the largest product of cosines wins. Unlike
+    `nibabel.io_orientation`, which assigns axes greedily, this does not depend on their order in oblique volumes.
+
+    Args:
+        affine (`np.ndarray` of shape `(4, 4)`): index to LPS mm.
     """
     directions = affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)
     cosines = np.abs(directions)
@@ -114,8 +138,10 @@ def closest_axes(affine: NDArray[np.float64]) -> tuple[tuple[int, int], ...]:
 
 
 def to_lps(volume: Volume) -> Volume:
-    """The volume with axes that grow (nearest) to the left, the back and the head. A view: nothing is copied or
-    interpolated."""
+    """Return the volume on its canonical grid: axes that grow (nearly) to the left, the back and the head.
+
+    The array is a view; nothing is copied or interpolated.
+    """
     axes = closest_axes(volume.affine)
     order = [axis for axis, _ in axes]
     array = volume.array.transpose(order)
@@ -128,124 +154,162 @@ def to_lps(volume: Volume) -> Volume:
     return replace(volume, array=array[steps], affine=affine)
 
 
-def with_axcodes(volume: Volume, codes: str) -> Volume:
-    """The volume with its axes running as letters say, for files whose headers are known to be wrong.
+def axcodes_affine(codes: str, spacing: Sequence[float] | NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the affine (4, 4) of axes that run as letters say, with the first voxel at the origin.
 
     Args:
-        codes: for every array axis the side that its indices grow to: one of L and R, P and A, S and I, such as
-            `"LPS"`. The spacing stays, and so does the place of the first voxel; oblique angles go.
+        codes (`str`): for every array axis the side that its indices grow to: one of L and R, P and A, S and I, such
+            as `"LPS"`.
+        spacing (`Sequence[float]`): mm along each array axis.
 
     Raises:
         `ValueError`: not three such letters of three axes.
     """
-    sides = {"L": (0, 1), "R": (0, -1), "P": (1, 1), "A": (1, -1), "S": (2, 1), "I": (2, -1)}
-    found = [sides.get(letter) for letter in codes.upper()]
-    axes = [side[0] for side in found if side is not None]
-    if len(codes) != 3 or sorted(axes) != [0, 1, 2]:
+    sides = [SIDES.get(letter, (3, 0)) for letter in codes.upper()]
+    if sorted(axis for axis, _ in sides) != [0, 1, 2]:
         raise ValueError(f"axes {codes[:20]!r}: give three letters such as LPS or RAS, one of each pair")
-    affine = np.zeros((4, 4))
-    affine[3, 3] = 1.0
-    for axis, side in enumerate(found):
-        if side is not None:
-            affine[side[0], axis] = side[1] * volume.spacing[axis]
+    affine = np.diag([0.0, 0.0, 0.0, 1.0])
+    for column, (axis, sign) in enumerate(sides):
+        affine[axis, column] = sign * float(spacing[column])
+    return affine
+
+
+def with_axcodes(volume: Volume, codes: str) -> Volume:
+    """Return the volume with its axes running as letters say, for files whose headers are known to be wrong.
+
+    The spacing and the position of the first voxel stay; oblique angles go.
+
+    Args:
+        volume ([`Volume`]): with the axes of its file.
+        codes (`str`): as in [`axcodes_affine`].
+
+    Raises:
+        `ValueError`: not three letters of three axes.
+    """
+    affine = axcodes_affine(codes, volume.spacing)
     affine[:3, 3] = volume.affine[:3, 3]
     return replace(volume, affine=affine)
 
 
-def picture_count(lps: Volume, plane: str) -> int:
-    """Number of pictures that a plane of an LPS volume has."""
+def slice_count(lps: Volume, plane: str) -> int:
+    """Return the number of slices that a plane of an LPS volume has."""
     return int(lps.array.shape[_axes(plane)[0]])
 
 
-def cut(lps: Volume, plane: str, index: int) -> tuple[NDArray, PicturePlane]:
-    """One picture of an LPS volume in radiological convention, and where it lies.
+def extract_slice(lps: Volume, plane: str, index: int) -> tuple[NDArray, SlicePlane]:
+    """Return a slice of an LPS volume in radiological convention, and its position.
 
-    Axial and coronal pictures have the patient's right on their left; the front (axial) or the head is on top.
-    Sagittal ones have the front on the left.
+    Axial and coronal slices have the patient's right on their left; the front (axial) or the head is on top. Sagittal
+    slices have the front on the left.
 
     Args:
-        lps: see [`to_lps`]. plane: one of `PLANES`. index: along the axis that is cut.
+        lps ([`Volume`]): on its canonical grid, see [`to_lps`].
+        plane (`str`): one of `PLANES`.
+        index (`int`): along the axis that is normal to the plane.
 
     Returns:
-        a view (rows, columns) and its [`PicturePlane`].
+        `tuple[np.ndarray, SlicePlane]`: a view (rows, columns) of the stored numbers, and its position.
 
     Raises:
-        `ValueError`: another plane. `IndexError`: no such picture.
+        `ValueError`: an unknown plane. `IndexError`: no such slice.
     """
     across, columns, rows, upside_down = _axes(plane)
     if not 0 <= index < lps.array.shape[across]:
-        raise IndexError(f"{plane} picture {index} of {lps.array.shape[across]}")
-    picture = np.moveaxis(lps.array, (across, rows, columns), (0, 1, 2))[index]
+        raise IndexError(f"{plane} slice {index} of {lps.array.shape[across]}")
+    pixels = np.moveaxis(lps.array, (across, rows, columns), (0, 1, 2))[index]
     origin = lps.affine[:3, 3] + index * lps.affine[:3, across]
     down = lps.affine[:3, rows].copy()
     if upside_down:
-        picture = picture[::-1]
+        pixels = pixels[::-1]
         origin, down = origin + down * (lps.array.shape[rows] - 1), -down
-    return picture, PicturePlane(origin, lps.affine[:3, columns].copy(), down)
+    return pixels, SlicePlane(origin, lps.affine[:3, columns].copy(), down)
+
+
+def slice_spacing(lps: Volume, plane: str) -> tuple[float, float]:
+    """Return the mm per pixel (along x, along y) of the slices of a plane of an LPS volume.
+
+    Raises:
+        `ValueError`: an unknown plane.
+    """
+    _, columns, rows, _ = _axes(plane)
+    return float(lps.spacing[columns]), float(lps.spacing[rows])
 
 
 def on_grid(labels: Volume, image: Volume, tolerance: float = 0.1) -> Volume | None:
-    """A label map that covers all or a part of an image's grid, on the whole of it.
+    """Return a label map that covers all or a part of an image's grid, on the image's canonical grid.
 
-    The two may order their axes differently, and the map may have fewer slices: what it does not cover is 0.
+    The two may order their axes differently, and the map may have fewer slices: the rest is filled with 0.
 
     Args:
-        tolerance: by how much of a voxel voxels may be off their places.
+        labels ([`Volume`]): the label map.
+        image ([`Volume`]): the image; only its grid counts.
+        tolerance (`float`, *optional*, defaults to 0.1): largest distance between matching voxels, in voxels.
 
     Returns:
-        a label map with the shape and affine of `to_lps(image)`; `None` if its voxels lie in other places.
+        [`Volume`]: a label map with the shape and affine of `to_lps(image)`, or `None` if its voxels do not match.
     """
-    own, grid = to_lps(labels), to_lps(image)
-    moved = np.linalg.inv(grid.affine) @ own.affine
+    local, grid = to_lps(labels), to_lps(image)
+    moved = np.linalg.inv(grid.affine) @ local.affine
     if not np.abs(moved).max() < 2**31:  # nowhere near, or not finite
         return None
     offset = np.rint(moved[:3, 3]).astype(int)
-    ends = np.array(own.array.shape) - 1
+    ends = np.array(local.array.shape) - 1
     drift = np.abs(moved[:3, :3] - np.eye(3)) @ ends + np.abs(moved[:3, 3] - offset)
     if drift.max() > tolerance:
         return None
-    if (offset == 0).all() and own.array.shape == grid.array.shape:
-        return Volume(own.array, grid.affine)
-    placed = np.zeros(grid.array.shape, own.array.dtype)
-    low, high = np.maximum(offset, 0), np.minimum(offset + own.array.shape, grid.array.shape)
+    if (offset == 0).all() and local.array.shape == grid.array.shape:
+        return Volume(local.array, grid.affine)
+    filled = np.zeros(grid.array.shape, local.array.dtype)
+    low, high = np.maximum(offset, 0), np.minimum(offset + local.array.shape, grid.array.shape)
     if (low >= high).any():
         return None
     target = tuple(slice(a, b) for a, b in zip(low, high, strict=True))
     source = tuple(slice(a - o, b - o) for a, b, o in zip(low, high, offset, strict=True))
-    placed[target] = own.array[source]
-    return Volume(placed, grid.affine)
+    filled[target] = local.array[source]
+    return Volume(filled, grid.affine)
 
 
 # Boxes ---------------------------------------------------------------------------------------------------------------
 
 
 def empty_grid(shape: tuple[int, ...], affine: NDArray[np.float64]) -> Volume:
-    """A volume of this shape whose array takes no memory."""
+    """Return a volume of a shape and an affine whose array takes no memory."""
     return Volume(np.broadcast_to(np.zeros((), np.uint8), shape), np.asarray(affine, dtype=np.float64))
 
 
-def box_of_pictures(
-    grid: Volume, plane: str, box: tuple[float, float, float, float], first: int, last: int
-) -> tuple[float, ...]:
-    """A box over several pictures -> (i1, j1, k1, i2, j2, k2) in the array's own voxels, edges: voxel 0 covers 0 to 1.
+def slices_extent(lps: Volume, plane: str, box: Box, first: int, last: int) -> tuple[list[float], list[float]]:
+    """Return the lowest and highest edges of a box over several slices, in voxels of the canonical grid.
 
     Args:
-        box: (x1, y1, x2, y2) in pixels of the pictures. first, last: pictures, both included.
+        lps ([`Volume`]): on its canonical grid.
+        plane (`str`): of the slices.
+        box (`tuple[float, float, float, float]`): (x1, y1, x2, y2) in pixels of the slices.
+        first (`int`): index of the first slice.
+        last (`int`): index of the last slice, which is included.
 
     Raises:
-        `ValueError`: another plane.
+        `ValueError`: an unknown plane.
     """
-    across, columns, rows, upside_down = _axes(plane)
-    length = grid.array.shape[closest_axes(grid.affine)[rows][0]]
+    normal, columns, rows, upside_down = _axes(plane)
+    length = lps.array.shape[rows]
     low, high = [0.0] * 3, [0.0] * 3
-    low[across], high[across] = float(first), float(last + 1)
+    low[normal], high[normal] = float(first), float(last + 1)
     low[columns], high[columns] = box[0], box[2]
     low[rows], high[rows] = (length - box[3], length - box[1]) if upside_down else (box[1], box[3])
-    return box_in_file(grid, low, high)
+    return low, high
 
 
-def box_in_file(grid: Volume, low: Sequence[float], high: Sequence[float]) -> tuple[float, ...]:
-    """A box in voxels of `to_lps(grid)` (edges) -> (i1, j1, k1, i2, j2, k2) in the array's own."""
+def to_file(grid: Volume, low: Sequence[float], high: Sequence[float]) -> tuple[float, ...]:
+    """Map a box on the canonical grid to the file's own voxels.
+
+    Args:
+        grid ([`Volume`]): of the file.
+        low (`Sequence[float]`): lowest edges in voxels of `to_lps(grid)`; voxel 0 covers 0 to 1.
+        high (`Sequence[float]`): highest edges.
+
+    Returns:
+        `tuple[float, ...]`: (i1, j1, k1, i2, j2, k2), edges in voxels of `grid`.
+    """
     start, stop = [0.0] * 3, [0.0] * 3
     for lps, (axis, sign) in enumerate(closest_axes(grid.affine)):
         length = grid.array.shape[axis]
@@ -255,11 +319,42 @@ def box_in_file(grid: Volume, low: Sequence[float], high: Sequence[float]) -> tu
 
 
 def corners_lps(grid: Volume, box_ijk: tuple[float, ...]) -> NDArray[np.float64]:
-    """The 8 corners (8, 3) in LPS mm of a box in voxels; i runs fastest, then j, then k."""
+    """Return the 8 corners (8, 3) in LPS mm of a box in voxels; i runs fastest, then j, then k.
+
+    Args:
+        grid ([`Volume`]): of the file.
+        box_ijk (`tuple[float, ...]`): (i1, j1, k1, i2, j2, k2), edges in voxels of `grid`.
+    """
     start, stop = np.array(box_ijk[:3]), np.array(box_ijk[3:])
-    places = np.array([[(number >> axis) & 1 for axis in range(3)] for number in range(8)])
-    points = np.where(places == 1, stop, start) - 0.5
+    corners = np.array([[(number >> axis) & 1 for axis in range(3)] for number in range(8)])
+    points = np.where(corners == 1, stop, start) - 0.5
     return np.asarray(points @ grid.affine[:3, :3].T + grid.affine[:3, 3])
+
+
+def box_iou(first: Sequence[float], other: Sequence[float]) -> float:
+    """Return the IoU of two boxes of any number of axes: all low edges, then all high edges."""
+    common = _common(first, other)
+    total = _size(first) + _size(other) - common
+    return common / total if total > 0 else 0.0
+
+
+def box_containment(first: Sequence[float], other: Sequence[float]) -> float:
+    """Return the share of the smaller of two boxes that lies in the other."""
+    smaller = min(_size(first), _size(other))
+    return _common(first, other) / smaller if smaller > 0 else 0.0
+
+
+def _common(first: Sequence[float], other: Sequence[float]) -> float:
+    """Size of the overlap of two boxes."""
+    axes = len(first) // 2
+    sides = (min(first[n + axes], other[n + axes]) - max(first[n], other[n]) for n in range(axes))
+    return math.prod(max(side, 0.0) for side in sides)
+
+
+def _size(box: Sequence[float]) -> float:
+    """Area or volume of a box."""
+    axes = len(box) // 2
+    return math.prod(box[n + axes] - box[n] for n in range(axes))
 
 
 def _axes(plane: str) -> tuple[int, int, int, bool]:
@@ -269,20 +364,25 @@ def _axes(plane: str) -> tuple[int, int, int, bool]:
 
 
 __all__ = [
-    "CUT_AXIS",
+    "NORMAL_AXIS",
     "PLANES",
     "RAS_LPS",
-    "PicturePlane",
+    "Box",
+    "SlicePlane",
     "Volume",
     "affine_fault",
-    "box_in_file",
-    "box_of_pictures",
+    "axcodes_affine",
+    "box_containment",
+    "box_iou",
     "closest_axes",
     "corners_lps",
-    "cut",
     "empty_grid",
+    "extract_slice",
     "on_grid",
-    "picture_count",
+    "slice_count",
+    "slice_spacing",
+    "slices_extent",
+    "to_file",
     "to_lps",
     "with_axcodes",
 ]

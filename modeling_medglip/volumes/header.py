@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import MedGlipError
-from .geometry import Volume, empty_grid
+from .geometry import empty_grid
 
 
 MAX_BYTES = 2**32
@@ -145,11 +145,6 @@ def _check_file(header: VolumeHeader) -> None:
         raise VolumeError(f"is damaged or cut short: {stored} bytes cannot hold its {needed} of voxels", "unreadable")
 
 
-def made_volume(header: VolumeHeader, array: NDArray) -> Volume:
-    """Return voxels with the place and the rescaling of a header."""
-    return Volume(array, header.affine, header.slope, header.intercept)
-
-
 __all__ = [
     "MAX_BYTES",
     "UNORIENTED",
@@ -159,5 +154,4 @@ __all__ = [
     "VolumeHeader",
     "check_affine",
     "choose_volume",
-    "made_volume",
 ]

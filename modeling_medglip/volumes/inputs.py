@@ -74,20 +74,17 @@ def _of_nibabel(image: Any, number: int | None) -> VolumeSource:
         raise UsageError(f"the image has {count} volumes, none of the number {number}")
     try:
         stored = image.dataobj.get_unscaled() if hasattr(image.dataobj, "get_unscaled") else image.dataobj
-        line = _scaling(image.dataobj)
         place = np.unravel_index((number or 1) - 1, lengths[3:], order="F") if len(lengths) > 3 else ()
         array = np.asanyarray(stored[(..., *place)])
         affine, notes = image_place(image)
-        source = VolumeSource(Volume(array[..., None] if array.ndim == 2 else array, affine, *line))
+        volume = Volume(array[..., None] if array.ndim == 2 else array, affine, *_rescale(image.dataobj))
     except ValueError as error:
         raise UsageError(f"the image cannot be used: {one_line(error)}") from None
-    source.notes = notes
-    if "xyzt_units" in getattr(image, "header", ()):
-        source.nifti_header = image.header.copy()
-    return source
+    header = image.header.copy() if "xyzt_units" in getattr(image, "header", ()) else None
+    return VolumeSource(volume, notes=notes, nifti_header=header)
 
 
-def _scaling(stored: Any) -> tuple[float, float]:
+def _rescale(stored: Any) -> tuple[float, float]:
     """Slope and intercept of an image's stored numbers."""
     slope, intercept = (float(getattr(stored, name, default)) for name, default in (("slope", 1.0), ("inter", 0.0)))
     return (slope, intercept) if np.isfinite([slope, intercept]).all() and slope else (1.0, 0.0)

@@ -1,26 +1,26 @@
 # Copyright 2026 The MedGLIP authors. Licensed under the Apache License, Version 2.0.
-"""Reading volumes: NIfTI (`nifti`), NRRD (`nrrd`) and MetaImage (`metaimage`).
+"""Read volume files slice by slice or whole: NIfTI, NRRD and MetaImage.
 
 Files are not trusted: sizes are checked from the header before voxels are read, a header may not point to a file
-elsewhere, and whatever goes wrong becomes a [`VolumeError`]. Nothing but voxels and geometry is kept.
+elsewhere, and whatever goes wrong becomes a [`VolumeError`]. Only voxels and geometry are kept.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import one_line
 from .geometry import Volume
-from .header import MAX_BYTES, Shape, VolumeError, VolumeHeader
+from .header import Shape, VolumeError, VolumeHeader
 from .metaimage import meta_header
 from .nifti import nifti_header
 from .nrrd import nrrd_header
-from .voxels import VolumeSlices
+from .voxels import decode_slices
 
 
 NIFTI_ENDINGS = (".nii", ".nii.gz")
@@ -31,8 +31,61 @@ Read = TypeVar("Read")
 Header = tuple[Shape, NDArray[np.float64]]
 
 
+class SliceReader(Protocol):
+    """Reads the slices of a volume along its last array axis, one at a time."""
+
+    @property
+    def shape(self) -> Shape:
+        """(i, j, k) voxels along the array axes."""
+
+    @property
+    def affine(self) -> NDArray[np.float64]:
+        """(4, 4) index (i, j, k, 1) to LPS mm."""
+
+    @property
+    def sequential(self) -> bool:
+        """Whether slices can only be decoded in order, so that reading one decodes all before it."""
+
+    def read(self, first: int = 0) -> Iterator[Volume]:
+        """Yield the slices from an index on, each a [`Volume`] (i, j, 1) with the affine of the whole.
+
+        Raises:
+            `VolumeError`: names the file and what is wrong, also after some slices.
+        """
+
+
+def stack(reader: SliceReader) -> Volume:
+    """Read all slices into memory.
+
+    Args:
+        reader ([`SliceReader`]): of the volume.
+
+    Returns:
+        [`Volume`]: stored numbers with their slope and intercept, or float32 values where slices are rescaled
+        differently.
+
+    Raises:
+        `VolumeError`: names the file and what is wrong.
+    """
+    array: NDArray[Any] = np.empty(0)
+    rescale, mixed = (1.0, 0.0), False
+    for index, slice_ in enumerate(reader.read()):
+        if index == 0:
+            rescale = slice_.slope, slice_.intercept
+            array = np.empty(reader.shape, slice_.array.dtype, order="F")
+        elif not mixed and (slice_.slope, slice_.intercept) != rescale:
+            values: NDArray[np.float32] = np.empty(reader.shape, np.float32, order="F")
+            values[:, :, :index] = Volume(array, reader.affine, *rescale).values(array[:, :, :index])
+            array, rescale, mixed = values, (1.0, 0.0), True
+        stored = slice_.values(slice_.array) if mixed else slice_.array
+        if not mixed and not np.can_cast(stored.dtype, array.dtype):
+            array = array.astype(np.result_type(array, stored))  # signed and unsigned slices, for example
+        array[:, :, index] = stored[:, :, 0]
+    return Volume(array, reader.affine, *rescale)
+
+
 def is_volume_file(path: Path) -> bool:
-    """Whether the name is that of a volume that [`read_volume`] reads."""
+    """Return whether a file has the name of a volume that [`read_volume`] reads."""
     return path.name.lower().endswith(ENDINGS)
 
 
@@ -41,19 +94,18 @@ def read_volume(path: str | Path, number: int | None = None, *, detached: bool =
 
     Args:
         path (`str` or `Path`): `.nii`, `.nii.gz`, `.nrrd`, `.nhdr`, `.mha` or `.mhd`.
-        number (`int`, *optional*): which volume of a file that holds several (4-D), counted from 1; such files are
-            refused without.
-        detached (`bool`, *optional*, defaults to `True`): an NRRD or MetaImage header may name a file beside it that
-            holds the voxels. Give `False` for files of strangers, such as uploads.
+        number (`int`, *optional*): which volume of a 4-D file, counted from 1; such files are refused without it.
+        detached (`bool`, *optional*, defaults to `True`): an NRRD or MetaImage header may name a file in its folder
+            that holds the voxels. Give `False` for untrusted files, such as uploads.
 
     Returns:
-        the stored numbers with slope, intercept and affine in LPS mm, whatever unit a file states; of NIfTI by the
-        sform, or else the qform.
+        [`Volume`]: stored numbers (i, j, k) with slope, intercept and affine in LPS mm, whatever unit the file
+        states. NIfTI files are placed by the sform, else the qform.
 
     Raises:
         `VolumeError`: names the file and what is wrong.
     """
-    return VolumeFile(Path(path), volume_header(path, number, detached=detached)).whole()
+    return stack(FileSlices(Path(path), volume_header(path, number, detached=detached)))
 
 
 def read_header(path: str | Path, number: int | None = None, *, detached: bool = False) -> Header:
@@ -81,32 +133,22 @@ def volume_header(path: str | Path, number: int | None = None, *, detached: bool
     return _named(Path(path), lambda: _header(Path(path), number, detached))
 
 
-class VolumeFile:
-    """The voxels of a volume file; errors name the file.
+class FileSlices:
+    """The slices of a volume file, a [`SliceReader`].
 
     Args:
-        path (`Path`): of the file that was opened.
-        header ([`VolumeHeader`]): what [`volume_header`] gave.
+        path (`Path`): of the file that was opened, for messages.
+        header ([`VolumeHeader`]): as [`volume_header`] returns it.
     """
 
     def __init__(self, path: Path, header: VolumeHeader) -> None:
-        self._path, self._slices = path, VolumeSlices(header)
-
-    def whole(self) -> Volume:
-        """Return all of it, as [`read_volume`] does.
-
-        Raises:
-            `VolumeError`: names the file and what is wrong.
-        """
-        return _named(self._path, self._slices.whole)
+        self._path, self._header = path, header
+        self.shape, self.affine = header.shape, header.affine
+        self.sequential = header.encoding != "raw"
 
     def read(self, first: int = 0) -> Iterator[Volume]:
-        """Yield the slices along the last axis from an index on, each a [`Volume`] (i, j, 1).
-
-        Raises:
-            `VolumeError`: as [`whole`], also after some slices.
-        """
-        slices = self._slices.read(first)
+        """See [`SliceReader.read`]."""
+        slices = decode_slices(self._header, first)
         while (found := _named(self._path, lambda: next(slices, None))) is not None:
             yield found
 
@@ -114,7 +156,7 @@ class VolumeFile:
 def _header(file: Path, number: int | None, detached: bool) -> VolumeHeader:
     lower = file.name.lower()
     if not lower.endswith(ENDINGS):
-        raise VolumeError(f"is no volume of a known kind ({', '.join(ENDINGS)})", "unreadable")
+        raise VolumeError(f"unsupported volume format: use one of {', '.join(ENDINGS)}", "unreadable")
     if file.exists() and not file.is_file():
         raise VolumeError("is not a regular file", "unreadable")
     if lower.endswith(NIFTI_ENDINGS):
@@ -123,7 +165,7 @@ def _header(file: Path, number: int | None, detached: bool) -> VolumeHeader:
 
 
 def _named(file: Path, read: Callable[[], Read]) -> Read:
-    """What a reader gives; its errors name the file."""
+    """Call a function; its errors name the file."""
     try:
         return read()
     except VolumeError as error:
@@ -136,13 +178,12 @@ def _named(file: Path, read: Callable[[], Read]) -> Read:
 
 
 __all__ = [
-    "MAX_BYTES",
+    "FileSlices",
     "Header",
-    "VolumeError",
-    "VolumeFile",
-    "VolumeHeader",
+    "SliceReader",
     "is_volume_file",
     "read_header",
     "read_volume",
+    "stack",
     "volume_header",
 ]

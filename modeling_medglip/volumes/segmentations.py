@@ -16,7 +16,7 @@ from ..io.dicom_pixels import pixel_format, read_frame
 from ..io.quiet import silent
 from .dicom_slices import GAP
 from .geometry import Volume
-from .reader import MAX_BYTES, VolumeError
+from .header import MAX_BYTES, VolumeError
 
 
 def _from_highdicom(found: Any) -> Volume:

@@ -1,8 +1,9 @@
 # Copyright 2026 The MedGLIP authors. Licensed under the Apache License, Version 2.0.
-"""Volumes picture by picture: from memory, or streamed from disk so that only one slice is there at a time."""
+"""Give the slices of a volume, from memory or streamed from disk."""
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,157 +14,210 @@ from numpy.typing import NDArray
 
 from ..errors import one_line
 from .geometry import (
-    CUT_AXIS,
+    NORMAL_AXIS,
     Volume,
-    box_in_file,
-    box_of_pictures,
     closest_axes,
-    corners_lps,
-    cut,
     empty_grid,
-    picture_count,
+    extract_slice,
+    slice_count,
     to_lps,
     with_axcodes,
 )
-from .header import UNORIENTED as UNSTATED
-from .reader import VolumeError, VolumeFile, volume_header
+from .reader import FileSlices, SliceReader, stack, volume_header
+from .spool import SliceSpool
 
 
-# An axis whose voxels are so much longer than the others' is the one that slices were taken along.
-LONG = 1.3
+# Slices were taken along the axis whose voxels are longer than the others' by this factor.
+ANISOTROPY_RATIO = 1.3
 
 
 @dataclass(frozen=True)
-class SliceOf:
-    """A slice of a DICOM series, as its files hold it.
+class SliceReference:
+    """A slice of a DICOM series in its files.
 
-    Attributes:
-        file: which one. frame: of a multi-frame file, counted from 1.
-        place: in voxels of the volume's last axis; whole, unless the volume's slices were interpolated.
+    Args:
+        file (`Path`): the file that holds it.
+        frame (`int`, *optional*): of a multi-frame file, counted from 1.
+        position (`float`): in voxels of the volume's last axis; whole, unless the volume's slices are interpolated.
     """
 
     file: Path
     frame: int | None
-    place: float
+    position: float
 
 
 class VolumeSource:
-    """A volume in memory.
+    """The slices of a volume in radiological convention.
+
+    A volume on disk is streamed: slices along its last array axis are decoded one at a time; other planes need the
+    whole volume in memory.
 
     Args:
-        volume ([`Volume`]). name: base name of the file, for messages. modality: what a header says, if anything.
-        notes: what was mended or should be known, one line each.
+        volume ([`Volume`] or [`SliceReader`]): in memory, or on disk.
+        name (`str`, *optional*, defaults to `"volume"`): base name of the file, for messages.
+        modality (`str`, *optional*): what a header says.
+        notes (`tuple[str, ...]`, *optional*): what a user should know of the file, one line each.
+        stacked (`bool`, *optional*, defaults to `False`): the last array axis is known to run from slice to slice.
+        nifti_header (*optional*): nibabel's header of a NIfTI file.
+        dicom_slices (`tuple[SliceReference, ...]`, *optional*): of a DICOM series, in the order of its slices.
 
     Attributes:
-        nifti_header: of a NIfTI file, nibabel's. dicom_slices ([`SliceOf`]): of a series, in the order of its slices.
-        stacked (`bool`): the last array axis is known to run from slice to slice.
-        grid ([`Volume`]): shape and affine of the volume; its array takes no memory and holds nothing.
-        file_grid ([`Volume`]): the same by the file's own header, where other axes are stated than that says.
-    """
-
-    stacked = False
-    nifti_header: Any = None
-    dicom_slices: tuple[SliceOf, ...] = ()
-
-    def __init__(
-        self, volume: Volume, name: str = "volume", modality: str | None = None, notes: tuple[str, ...] = ()
-    ) -> None:
-        self.grid = self.file_grid = empty_grid(volume.array.shape, volume.affine)
-        self.name, self.modality, self.notes = one_line(name, 120), modality, notes
-        self._volume: Volume | None = volume
-
-    @property
-    def dicom_files(self) -> tuple[Path, ...]:
-        """Of a series, in the order of its slices; a multi-frame file alone."""
-        return tuple(dict.fromkeys(slice_.file for slice_ in self.dicom_slices))
-
-    def volume(self) -> Volume:
-        """The whole volume, in memory."""
-        assert self._volume is not None
-        return replace(self._volume, affine=self.grid.affine)
-
-    def state_axes(self, codes: str) -> None:
-        """Replace what the header says of orientation; see [`~volumes.geometry.with_axcodes`]. What the file
-        itself says stays in `file_grid`, for files that are to lie over it.
-
-        Raises:
-            `ValueError`: no three letters for three axes.
-        """
-        self.grid = with_axcodes(self.grid, codes)
-
-    def pictures(self, plane: str) -> Iterator[tuple[int, NDArray]]:
-        """Every picture of a plane, as `geometry.cut` gives it, with its index; in any order."""
-        whole = to_lps(self.volume())
-        for index in range(picture_count(whole, plane)):
-            yield index, whole.values(cut(whole, plane, index)[0])
-
-    def picture(self, plane: str, index: int) -> NDArray:
-        """One picture of a plane."""
-        whole = to_lps(self.volume())
-        return whole.values(cut(whole, plane, index)[0])
-
-
-class StreamedSource(VolumeSource):
-    """A volume on disk whose slices along the last array axis are read one by one; other planes need all of it.
-
-    Args:
-        slabs: gives the stored numbers of slices in order, `slabs(first)` from one on.
+        grid ([`Volume`]): shape and affine; its array takes no memory and holds nothing.
+        file_grid ([`Volume`]): the same by the file's own header, where other axes were stated.
+        lps ([`Volume`]): `grid` with canonical axes, see [`~volumes.geometry.to_lps`].
     """
 
     def __init__(
         self,
-        slabs: Any,
-        shape: tuple[int, int, int],
-        affine: NDArray[np.float64],
-        name: str,
+        volume: Volume | SliceReader,
+        name: str = "volume",
         modality: str | None = None,
         notes: tuple[str, ...] = (),
+        *,
+        stacked: bool = False,
+        nifti_header: Any = None,
+        dicom_slices: tuple[SliceReference, ...] = (),
     ) -> None:
-        self.grid = self.file_grid = empty_grid(shape, affine)
         self.name, self.modality, self.notes = one_line(name, 120), modality, notes
-        self._slabs, self._volume = slabs, None
+        self.stacked, self.nifti_header, self.dicom_slices = stacked, nifti_header, dicom_slices
+        self._volume = volume if isinstance(volume, Volume) else None
+        self._reader = None if isinstance(volume, Volume) else volume
+        self._spool: SliceSpool | None = None
+        self.file_grid = empty_grid(volume.shape, volume.affine)
+        self._place(self.file_grid)
+
+    @property
+    def dicom_files(self) -> tuple[Path, ...]:
+        """Files of a DICOM series, in the order of its slices; a multi-frame file alone."""
+        return tuple(dict.fromkeys(slice_.file for slice_ in self.dicom_slices))
+
+    @property
+    def sequential(self) -> bool:
+        """Whether slices can only be decoded in order, as those of a compressed file."""
+        return self._reader is not None and self._reader.sequential
+
+    def streams(self, plane: str) -> bool:
+        """Return whether the slices of a plane are decoded from disk one at a time."""
+        return self._volume is None and plane == plane_of(self.grid, 2)
 
     def volume(self) -> Volume:
-        """The whole volume, read once."""
+        """Return the whole volume, which stays in memory.
+
+        Raises:
+            `VolumeError`: names the file and what is wrong.
+        """
         if self._volume is None:
-            self._volume = self._slabs.whole()
-        return super().volume()
+            self._volume = self._load()
+        return replace(self._volume, affine=self.grid.affine)
+
+    def state_axes(self, codes: str) -> None:
+        """Replace what the header says of orientation.
+
+        Files that are to lie over the volume's file still follow `file_grid`.
+
+        Args:
+            codes (`str`): see [`~volumes.geometry.with_axcodes`].
+
+        Raises:
+            `ValueError`: not three letters of three axes.
+        """
+        self._place(with_axcodes(self.grid, codes))
+
+    def read_slices(self, plane: str) -> Iterator[tuple[int, NDArray]]:
+        """Yield every slice of a plane with its index, in any order.
+
+        Slices that can only be decoded in order are decoded once, however often this is called.
+
+        Args:
+            plane (`str`): one of `PLANES`.
+
+        Raises:
+            `VolumeError`: names the file and what is wrong, also after some slices.
+        """
+        if not (self.sequential and self.streams(plane)):
+            return self.stream_slices(plane)
+        if self._spool is None:
+            self._spool = SliceSpool(self.stream_slices(plane))
+        return iter(self._spool)
+
+    def read_slice(self, plane: str, index: int) -> NDArray:
+        """Return one slice (rows, columns) of a plane, see [`~volumes.geometry.extract_slice`].
+
+        Args:
+            plane (`str`): one of `PLANES`.
+            index (`int`): along the LPS axis that is normal to the plane.
+
+        Raises:
+            `VolumeError`: names the file and what is wrong.
+        """
+        known = self._spool.get(index) if self._spool is not None and self.streams(plane) else None
+        return self.decode_slice(plane, index) if known is None else known
+
+    def stream_slices(self, plane: str) -> Iterator[tuple[int, NDArray]]:
+        """Yield every slice of a plane as [`read_slices`] does, always decoded anew."""
+        if self.streams(plane):
+            assert self._reader is not None
+            for number, stored in enumerate(self._reader.read()):
+                yield self._index(number), self._oriented(stored, plane)
+            return
+        whole = to_lps(self.volume())
+        for index in range(slice_count(whole, plane)):
+            yield index, whole.values(extract_slice(whole, plane, index)[0])
+
+    def decode_slice(self, plane: str, index: int) -> NDArray:
+        """Return one slice as [`read_slice`] does, always decoded anew."""
+        if self.streams(plane):
+            assert self._reader is not None
+            return self._oriented(next(self._reader.read(self._index(index))), plane)
+        whole = to_lps(self.volume())
+        return whole.values(extract_slice(whole, plane, index)[0])
 
     def pictures(self, plane: str) -> Iterator[tuple[int, NDArray]]:
-        if self._volume is not None or plane != plane_of(self.grid, 2):
-            yield from super().pictures(plane)
-            return
-        for number, slab in enumerate(self._slabs.read()):
-            yield self._index(number), self._picture(slab, plane)
+        """Yield slices by the old name of [`read_slices`]."""
+        warnings.warn("VolumeSource.pictures is now read_slices; the old name goes soon", FutureWarning, 2)
+        return self.read_slices(plane)
 
     def picture(self, plane: str, index: int) -> NDArray:
-        if self._volume is not None or plane != plane_of(self.grid, 2):
-            return super().picture(plane, index)
-        number = self._index(index)
-        return self._picture(next(self._slabs.read(number)), plane)
+        """Return a slice by the old name of [`read_slice`]."""
+        warnings.warn("VolumeSource.picture is now read_slice; the old name goes soon", FutureWarning, 2)
+        return self.read_slice(plane, index)
+
+    def _load(self) -> Volume:
+        assert self._reader is not None
+        return stack(self._reader)
+
+    def _place(self, grid: Volume) -> None:
+        """Put the volume on a grid; slices decoded before are of another orientation."""
+        self.grid, self.lps = grid, to_lps(grid)
+        self._spool = None
 
     def _index(self, number: int) -> int:
-        """Slice of the file <-> picture of the plane: the same, or counted from the other end."""
-        _, sign = closest_axes(self.grid.affine)[CUT_AXIS[plane_of(self.grid, 2)]]
-        return number if sign > 0 else self.grid.array.shape[2] - 1 - number
+        """Convert between the slice of the file and that of the plane, which may count from the other end."""
+        _, sign = closest_axes(self.grid.affine)[NORMAL_AXIS[plane_of(self.grid, 2)]]
+        return number if sign > 0 else self.grid.shape[2] - 1 - number
 
-    def _picture(self, slab: Volume, plane: str) -> NDArray:
-        thin = to_lps(replace(slab, affine=self.grid.affine))
-        return thin.values(cut(thin, plane, 0)[0])
+    def _oriented(self, stored: Volume, plane: str) -> NDArray:
+        """Values of one slice of the file in radiological convention."""
+        thin = to_lps(replace(stored, affine=self.grid.affine))
+        return thin.values(extract_slice(thin, plane, 0)[0])
 
 
 def plane_of(grid: Volume, axis: int) -> str:
-    """The plane that slices along an array axis show."""
-    lps = [own for own, _ in closest_axes(grid.affine)].index(axis)
-    return next(name for name, cut_axis in CUT_AXIS.items() if cut_axis == lps)
+    """Return the plane that slices along an array axis show."""
+    normal = [array_axis for array_axis, _ in closest_axes(grid.affine)].index(axis)
+    return next(name for name, lps_axis in NORMAL_AXIS.items() if lps_axis == normal)
 
 
 def acquisition_plane(grid: Volume, stacked: bool = False) -> str:
-    """Return the plane in which slices were taken: across the only axis with a single voxel, or else the axis with
-    clearly the longest voxels, else axial.
+    """Return the plane in which slices were taken.
+
+    This is the plane normal to the only axis with a single voxel, or else to the axis with clearly the longest
+    voxels, else axial.
 
     Args:
-        stacked: the last axis is known to run from slice to slice, as in a DICOM series.
+        grid ([`Volume`]): shape and affine of the volume.
+        stacked (`bool`, *optional*, defaults to `False`): the last axis is known to run from slice to slice, as in a
+            DICOM series.
     """
     single = [axis for axis, length in enumerate(grid.array.shape) if length == 1]
     if len(single) == 1:
@@ -171,40 +225,25 @@ def acquisition_plane(grid: Volume, stacked: bool = False) -> str:
     if stacked:
         return plane_of(grid, 2)
     order = np.argsort(grid.spacing)
-    return plane_of(grid, int(order[2])) if grid.spacing[order[2]] > LONG * grid.spacing[order[1]] else "axial"
+    longest = grid.spacing[order[2]] > ANISOTROPY_RATIO * grid.spacing[order[1]]
+    return plane_of(grid, int(order[2])) if longest else "axial"
 
 
 def open_volume(path: str | Path, number: int | None = None, *, detached: bool = False) -> VolumeSource:
-    """Open a volume file; slices along its last axis are read one by one.
+    """Open a volume file, whose slices along its last axis are streamed.
 
     Args:
         path (`str` or `Path`): see [`~modeling_medglip.volumes.reader.read_volume`].
         number (`int`, *optional*): which volume of a 4-D file, counted from 1.
-        detached (`bool`, *optional*, defaults to `False`): an NRRD or MetaImage header may name a file beside it that
-            holds the voxels; never for files of strangers.
+        detached (`bool`, *optional*, defaults to `False`): an NRRD or MetaImage header may name a file in its folder
+            that holds the voxels; not for untrusted files.
 
     Raises:
         `VolumeError`: names the file and what is wrong.
     """
     file = Path(path)
     header = volume_header(file, number, detached=detached)
-    source = StreamedSource(VolumeFile(file, header), header.shape, header.affine, file.name, notes=header.notes)
-    source.nifti_header = header.nifti
-    return source
+    return VolumeSource(FileSlices(file, header), file.name, notes=header.notes, nifti_header=header.nifti)
 
 
-__all__ = [
-    "CUT_AXIS",
-    "UNSTATED",
-    "SliceOf",
-    "StreamedSource",
-    "VolumeError",
-    "VolumeSource",
-    "acquisition_plane",
-    "box_in_file",
-    "box_of_pictures",
-    "corners_lps",
-    "empty_grid",
-    "open_volume",
-    "plane_of",
-]
+__all__ = ["SliceReference", "VolumeSource", "acquisition_plane", "open_volume", "plane_of"]

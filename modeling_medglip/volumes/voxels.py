@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from ..io.quiet import silent
 from .geometry import Volume
-from .header import VolumeError, VolumeHeader, made_volume
+from .header import VolumeError, VolumeHeader
 
 
 PIECE = 2**16
@@ -28,39 +28,24 @@ MAX_VERIFIED = 2**20
 MAX_TEXT = 2**28
 
 
-class VolumeSlices:
-    """Reads the slices along the last axis of a volume, one after the other; one is in memory at a time.
+def decode_slices(header: VolumeHeader, first: int = 0) -> Iterator[Volume]:
+    """Yield the slices along the last axis of a volume from an index on; one is in memory at a time.
 
     Args:
         header ([`VolumeHeader`]): of the volume.
+        first (`int`, *optional*, defaults to 0): index of the first slice to yield.
+
+    Returns:
+        `Iterator[Volume]`: volumes (i, j, 1) with the affine of the whole.
+
+    Raises:
+        `VolumeError`: the file ends before its voxels, or is damaged, also after some slices; without its name.
     """
-
-    def __init__(self, header: VolumeHeader) -> None:
-        self.header = header
-
-    def whole(self) -> Volume:
-        """Return the whole volume (i, j, k).
-
-        Raises:
-            `VolumeError`: the file ends before its voxels, or is damaged; without its name.
-        """
-        with open_decoded(self.header.file, self.header.encoding, self.header.offset, self.header.dtype) as stream:
-            _skip(stream, self.header.skip)
-            array = _read_array(stream, self.header, self.header.shape[2])
-            _verify(stream)
-            return made_volume(self.header, array)
-
-    def read(self, first: int = 0) -> Iterator[Volume]:
-        """Yield slices from an index on, each a [`Volume`] (i, j, 1) with the affine of the whole.
-
-        Raises:
-            `VolumeError`: as [`whole`], also after some slices.
-        """
-        with open_decoded(self.header.file, self.header.encoding, self.header.offset, self.header.dtype) as stream:
-            _skip(stream, self.header.skip + first * self.header.slice_bytes)
-            for _ in range(first, self.header.shape[2]):
-                yield made_volume(self.header, _read_array(stream, self.header, 1))
-            _verify(stream)
+    with open_decoded(header.file, header.encoding, header.offset, header.dtype) as stream:
+        _skip(stream, header.skip + first * header.slice_bytes)
+        for _ in range(first, header.shape[2]):
+            yield Volume(_read_slice(stream, header), header.affine, header.slope, header.intercept)
+        _verify(stream)
 
 
 def is_gzip(file: Path) -> bool:
@@ -126,9 +111,9 @@ def _skip(stream: BinaryIO, count: int) -> None:
         stream.seek(count, io.SEEK_CUR)
 
 
-def _read_array(stream: BinaryIO, header: VolumeHeader, slices: int) -> NDArray:
-    """The next slices (i, j, slices), in the byte order of this machine."""
-    array = np.empty((header.channels, *header.shape[:2], slices), header.dtype, order="F")
+def _read_slice(stream: BinaryIO, header: VolumeHeader) -> NDArray:
+    """Return the next slice (i, j, 1), in the byte order of this machine."""
+    array = np.empty((header.channels, *header.shape[:2], 1), header.dtype, order="F")
     _fill(stream, array.reshape(-1, order="F").view(np.uint8))
     chosen = array[0] if header.channels == 1 else array[header.channel].copy(order="F")
     native = header.dtype.newbyteorder("=")
@@ -205,4 +190,4 @@ class _Inflated(io.RawIOBase):
             left -= len(content)
 
 
-__all__ = ["VolumeSlices", "is_gzip", "open_decoded", "read_bytes"]
+__all__ = ["decode_slices", "is_gzip", "open_decoded", "read_bytes"]

@@ -77,10 +77,10 @@ def read_series(folder: Path, reader: Reader) -> object:
 
 
 def _slices(source: Any) -> object:
-    from modeling_medglip.volumes.geometry import PLANES, picture_count, to_lps
+    from modeling_medglip.volumes.geometry import PLANES, slice_count, to_lps
 
     lps = to_lps(source.grid)
-    return [source.picture(plane, number) for plane in PLANES for number in {0, picture_count(lps, plane) - 1}]
+    return [source.read_slice(plane, number) for plane in PLANES for number in {0, slice_count(lps, plane) - 1}]
 
 
 def build(folder: Path, _: Reader) -> object:

@@ -19,8 +19,9 @@ from modeling_medglip.grounding import Grounder, load
 from modeling_medglip.outputs.montage import draw_montage
 from modeling_medglip.outputs.volume_results import VolumeBox, volume_to_dict, write_volume_boxes
 from modeling_medglip.questions import Question
-from modeling_medglip.volume_grounding import ground_volume, overlap_ijk, side_doubts
-from modeling_medglip.volumes.geometry import Volume
+from modeling_medglip.volume_grounding import ground_volume
+from modeling_medglip.volumes.geometry import Volume, box_iou
+from modeling_medglip.volumes.laterality import laterality_warnings
 from modeling_medglip.volumes.linking import SliceBox
 from modeling_medglip.volumes.source import VolumeSource
 from training.studies.volumes import reordered
@@ -109,7 +110,7 @@ def test_a_mirrored_body_is_doubted(bright: Grounder) -> None:
     assert result.warnings == (
         "left kidney lies to the patient's right of right kidney: check the orientation of the file",
     )
-    assert side_doubts([box for box in result.boxes if box.label == "left kidney"]) == ()
+    assert laterality_warnings([box for box in result.boxes if box.label == "left kidney"]) == ()
 
 
 def test_nifti_and_memory_give_the_same(bright: Grounder, tmp_path: Path) -> None:
@@ -154,9 +155,9 @@ def test_a_montage_shows_the_best_slices(bright: Grounder) -> None:
 
 
 def test_overlap_in_space() -> None:
-    assert overlap_ijk((0, 0, 0, 2, 2, 2), (0, 0, 0, 2, 2, 2)) == 1.0
-    assert overlap_ijk((0, 0, 0, 2, 2, 2), (1, 0, 0, 3, 2, 2)) == pytest.approx(1 / 3)
-    assert overlap_ijk((0, 0, 0, 2, 2, 2), (2, 0, 0, 3, 2, 2)) == 0.0
+    assert box_iou((0, 0, 0, 2, 2, 2), (0, 0, 0, 2, 2, 2)) == 1.0
+    assert box_iou((0, 0, 0, 2, 2, 2), (1, 0, 0, 3, 2, 2)) == pytest.approx(1 / 3)
+    assert box_iou((0, 0, 0, 2, 2, 2), (2, 0, 0, 3, 2, 2)) == 0.0
 
 
 @pytest.mark.parametrize(("given", "said"), [(3, "cannot ground a int"), (object(), "cannot ground a object")])
@@ -242,6 +243,6 @@ def test_slices_count_from_half_of_the_threshold_on(
             return {"block": [box for box in boxes if box.score >= self.threshold]}
 
     monkeypatch.setattr(volume_grounding, "_Finder", Ends)
-    monkeypatch.setattr("modeling_medglip.volumes.linking.WEAK_END", 0.0)
+    monkeypatch.setattr("modeling_medglip.volumes.linking.END_SCORE_RATIO", 0.0)
     found = ground_volume(body(), "block", model=bright, threshold=0.3, plane="axial").boxes
     assert [box.box_ijk[5] - box.box_ijk[2] for box in found] == spans

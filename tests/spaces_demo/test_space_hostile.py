@@ -236,7 +236,7 @@ class TestFailures:
             monkeypatch.setattr(f"modeling_medglip.isolation.process.{name}", here)
         assert Source(xray(tmp_path)).picture().width > 0
         source = Source(volume(tmp_path)).volume(Settings())
-        assert source.picture("coronal", 3).shape == (12, 40)
+        assert source.read_slice("coronal", 3).shape == (12, 40)
 
     def test_file_that_was_never_uploaded(self, space: Served) -> None:
         file = {"path": "/etc/passwd", "meta": {"_type": "gradio.FileData"}}

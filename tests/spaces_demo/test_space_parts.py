@@ -22,8 +22,11 @@ from modeling_medglip.errors import MedGlipError  # noqa: E402
 from modeling_medglip.outputs.results import GroundedBox  # noqa: E402
 from modeling_medglip.outputs.run_report import checkpoint_info  # noqa: E402
 from modeling_medglip.outputs.volume_results import VolumeBox  # noqa: E402
-from modeling_medglip.volumes.geometry import PLANES  # noqa: E402
-from modeling_medglip.volumes.source import corners_lps, open_volume  # noqa: E402
+from modeling_medglip.volumes.geometry import (
+    PLANES,  # noqa: E402
+    corners_lps,  # noqa: E402
+)
+from modeling_medglip.volumes.source import open_volume  # noqa: E402
 from space_guard import sweep  # noqa: E402
 from space_html import error, figure, status, table, text  # noqa: E402
 from space_rows import LESION_COLOURS, OUTSIDE, Row, colours_of, rows_of  # noqa: E402

@@ -33,7 +33,7 @@ from modeling_medglip.image_processing_medglip import (
 )
 from modeling_medglip.modalities import MODALITIES
 from modeling_medglip.outputs.files import write_text
-from modeling_medglip.volumes.geometry import cut, picture_count, to_lps
+from modeling_medglip.volumes.geometry import extract_slice, slice_count, to_lps
 from modeling_medglip.volumes.reader import read_volume
 
 from ..data.load import load_records
@@ -168,9 +168,9 @@ def sagittal_and_coronal(volumes: Path) -> list[GroundingRecord]:
             continue
         volume = to_lps(read_volume(path))
         for plane in PLANES[modality]:
-            length = picture_count(volume, plane)
+            length = slice_count(volume, plane)
             for place in range(length // 4, 3 * length // 4, 2):
-                pixels = volume.values(cut(volume, plane, place)[0])
+                pixels = volume.values(extract_slice(volume, plane, place)[0])
                 records.append(_slice_record(modality, source, f"{name} {plane} {place}", pixels))
     return records
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from modeling_medglip.io.dicom_files import read_header
 from modeling_medglip.outputs.dicom import write_report, write_segmentation
 from modeling_medglip.outputs.volume_results import VolumeResult
-from modeling_medglip.volumes.dicom_series import read_segmentation
+from modeling_medglip.volumes.segmentations import read_segmentation
 from modeling_medglip.volumes.source import VolumeSource
 
 

@@ -26,12 +26,21 @@ from modeling_medglip.io.text_files import load_yaml
 from modeling_medglip.outputs.files import write_text
 from modeling_medglip.outputs.markdown import percent, table
 from modeling_medglip.outputs.volume_results import VolumeResult
-from modeling_medglip.volume_grounding import ground_volume, overlap_ijk
+from modeling_medglip.volume_grounding import ground_volume
 from modeling_medglip.volumes.dicom_folder import find_series, open_series
-from modeling_medglip.volumes.geometry import Volume, cut, on_grid, picture_count, to_lps, with_axcodes
+from modeling_medglip.volumes.geometry import (
+    Volume,
+    box_iou,
+    extract_slice,
+    on_grid,
+    slice_count,
+    to_file,
+    to_lps,
+    with_axcodes,
+)
 from modeling_medglip.volumes.linking import SliceBox
 from modeling_medglip.volumes.reader import read_volume
-from modeling_medglip.volumes.source import VolumeSource, acquisition_plane, box_in_file, open_volume
+from modeling_medglip.volumes.source import VolumeSource, acquisition_plane, open_volume
 
 from ..data.records import GroundingRecord
 from ..evaluate.metrics import Detections, average_precision
@@ -81,7 +90,7 @@ def label_masks(files: Mapping[str, Mapping[int, str]], raw: Path, grid: Volume)
 def box_of_mask(mask: NDArray[np.bool_], grid: Volume) -> tuple[float, ...]:
     """(i1, j1, k1, i2, j2, k2) of a mask on the LPS grid, in voxels of the file's own grid."""
     places = np.argwhere(mask)
-    return box_in_file(grid, places.min(axis=0), places.max(axis=0) + 1)
+    return to_file(grid, places.min(axis=0), places.max(axis=0) + 1)
 
 
 def single_pictures(
@@ -92,10 +101,10 @@ def single_pictures(
     lps = to_lps(grid)
     records, detections = [], []
     labels = tuple(sorted(masks))
-    for index in range(picture_count(lps, plane)):
+    for index in range(slice_count(lps, plane)):
         boxes, names = [], []
         for label in labels:
-            picture = cut(Volume(masks[label], lps.affine), plane, index)[0]
+            picture = extract_slice(Volume(masks[label], lps.affine), plane, index)[0]
             rows, columns = np.nonzero(picture)
             if len(rows):
                 boxes.append([columns.min(), rows.min(), columns.max() + 1, rows.max() + 1])
@@ -149,7 +158,7 @@ def measure_case(case: Mapping[str, Any], raw: Path, grounder: Grounder) -> dict
     labels = {}
     for label, mask in masks.items():
         boxes = [box for box in result.boxes if box.label == label and box.score >= THRESHOLD]
-        overlap = overlap_ijk(boxes[0].box_ijk, box_of_mask(mask, source.grid)) if boxes else 0.0
+        overlap = box_iou(boxes[0].box_ijk, box_of_mask(mask, source.grid)) if boxes else 0.0
         labels[label] = {
             "iou": overlap,
             "score": boxes[0].score if boxes else None,

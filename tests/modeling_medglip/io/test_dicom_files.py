@@ -23,8 +23,9 @@ from modeling_medglip.io.image import read_image
 pydicom = pytest.importorskip("pydicom")
 
 from modeling_medglip.volumes.dicom_folder import find_series, holds_slices, open_series  # noqa: E402
-from modeling_medglip.volumes.dicom_series import index_series, read_segmentation, read_structures  # noqa: E402
-from modeling_medglip.volumes.reader import VolumeError  # noqa: E402
+from modeling_medglip.volumes.dicom_series import index_series  # noqa: E402
+from modeling_medglip.volumes.header import VolumeError  # noqa: E402
+from modeling_medglip.volumes.segmentations import read_segmentation, read_structures  # noqa: E402
 
 from ..dicom_files import dicom_image, save  # noqa: E402
 
@@ -201,4 +202,4 @@ def test_what_slices_lack_is_said(tmp_path: Path) -> None:
     save(dicom_image(PIXELS, **GEOMETRY), tmp_path, PhotometricInterpretation=None)
     source = open_series(find_series(tmp_path)[0], "scan")
     assert any("no PhotometricInterpretation" in text for text in source.notes)
-    assert np.array_equal(source.picture("axial", 0), PIXELS)
+    assert np.array_equal(source.read_slice("axial", 0), PIXELS)

@@ -83,9 +83,9 @@ def same(found: VolumeSource, expected: VolumeSource) -> None:
     for name in ("name", "modality", "notes", "stacked", "dicom_slices"):
         assert getattr(found, name) == getattr(expected, name), name
     for plane in PLANES:
-        pairs = list(zip(found.pictures(plane), expected.pictures(plane), strict=True))
+        pairs = list(zip(found.read_slices(plane), expected.read_slices(plane), strict=True))
         assert all(a[0] == b[0] and np.array_equal(a[1], b[1]) for a, b in pairs)
-        assert np.array_equal(found.picture(plane, 1), expected.picture(plane, 1))
+        assert np.array_equal(found.read_slice(plane, 1), expected.read_slice(plane, 1))
     first, second = found.volume(), expected.volume()
     assert np.array_equal(first.array, second.array)
     assert (first.slope, first.intercept) == (second.slope, second.intercept)
@@ -155,7 +155,7 @@ class TestTheSameValues:
         path = volume_file(tmp_path / "a.nii.gz")
         source, count = reader.open_volume(path), 0
         for (index, values), (other, expected) in zip(
-            source.pictures("axial"), open_volume(path).pictures("axial"), strict=True
+            source.read_slices("axial"), open_volume(path).read_slices("axial"), strict=True
         ):
             assert index == other and np.array_equal(values, expected)
             count += 1

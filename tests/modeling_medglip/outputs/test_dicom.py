@@ -18,9 +18,9 @@ from modeling_medglip.errors import MedGlipError
 from modeling_medglip.outputs.dicom import MAY_BE_EMPTY, _packed, slices_of, write_report, write_segmentation
 from modeling_medglip.outputs.volume_results import VolumeResult
 from modeling_medglip.volumes.dicom_folder import find_series, open_series
-from modeling_medglip.volumes.dicom_series import read_segmentation
-from modeling_medglip.volumes.geometry import box_in_file, on_grid
-from modeling_medglip.volumes.source import VolumeSource, empty_grid
+from modeling_medglip.volumes.geometry import empty_grid, on_grid, to_file
+from modeling_medglip.volumes.segmentations import read_segmentation
+from modeling_medglip.volumes.source import VolumeSource
 
 from ..dicom_files import into_frames, write_multi_frame, write_series
 from ..dicom_files import write_segmentation as write_stored_segmentation
@@ -181,7 +181,7 @@ def test_three_slices_and_their_segmentation_come_back(tmp_path: Path) -> None:
     placed = on_grid(read_segmentation(tmp_path / "mask.dcm")[0][0], source.grid)
     assert placed is not None
     places = np.argwhere(placed.array)
-    box = made_box(source.grid, box_in_file(source.grid, places.min(axis=0), places.max(axis=0) + 1))
+    box = made_box(source.grid, to_file(source.grid, places.min(axis=0), places.max(axis=0) + 1))
     assert box.box_ijk == (3, 2, 0, 9, 7, 2)
     result = made_result(source.grid, box)
     ((back, _),) = read_segmentation(write_segmentation(result, source, tmp_path / "a.seg.dcm"))

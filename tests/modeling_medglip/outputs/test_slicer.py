@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 from modeling_medglip.errors import MedGlipError
 from modeling_medglip.outputs.slicer import oriented_box, voxels, write_label_map, write_slicer
 from modeling_medglip.outputs.volume_results import VolumeBox, VolumeInfo, VolumeResult
-from modeling_medglip.volumes.geometry import Volume
-from modeling_medglip.volumes.source import VolumeSource, corners_lps, empty_grid, open_volume
+from modeling_medglip.volumes.geometry import Volume, corners_lps, empty_grid
+from modeling_medglip.volumes.source import VolumeSource, open_volume
 
 
 def made_box(grid: Volume, ijk: tuple[float, ...], label: str = "liver", score: float = 0.8) -> VolumeBox:

@@ -10,7 +10,7 @@ import pytest
 
 from modeling_medglip.errors import MedGlipError
 from modeling_medglip.volumes.dicom_folder import find_series, open_series
-from modeling_medglip.volumes.reader import VolumeError
+from modeling_medglip.volumes.header import VolumeError
 
 from ..dicom_files import slice_dataset, write_multi_frame, write_series
 
@@ -95,10 +95,10 @@ def test_missing_slices_are_an_error(tmp_path: Path) -> None:
 def test_a_multi_frame_file_is_a_series(tmp_path: Path) -> None:
     write_multi_frame(tmp_path / "enhanced.dcm", write_series(tmp_path / "slices"))
     single = open_series(find_series(tmp_path / "slices")[0], "a")
-    first = dict(single.pictures("axial"))
+    first = dict(single.read_slices("axial"))
     for path in (tmp_path / "slices").iterdir():
         path.unlink()
     many = open_series(find_series(tmp_path)[0], "b")
     assert many.grid.array.shape == single.grid.array.shape
-    other = dict(many.pictures("axial"))
+    other = dict(many.read_slices("axial"))
     assert all(np.array_equal(first[index], other[index]) for index in first)

@@ -15,9 +15,10 @@ import pytest
 pydicom = pytest.importorskip("pydicom")
 pytest.importorskip("highdicom")
 
-from modeling_medglip.volumes.dicom_series import fill_polygon, read_segmentation, read_series, read_structures  # noqa: E402
+from modeling_medglip.volumes.dicom_series import read_series  # noqa: E402
 from modeling_medglip.volumes.geometry import on_grid, to_lps  # noqa: E402
-from modeling_medglip.volumes.reader import VolumeError  # noqa: E402
+from modeling_medglip.volumes.header import VolumeError  # noqa: E402
+from modeling_medglip.volumes.segmentations import fill_polygon, read_segmentation, read_structures  # noqa: E402
 
 from ..dicom_files import (  # noqa: E402
     MASK,

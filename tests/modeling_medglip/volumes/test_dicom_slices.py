@@ -14,9 +14,8 @@ pydicom = pytest.importorskip("pydicom")
 
 from modeling_medglip.volumes import dicom_slices  # noqa: E402
 from modeling_medglip.volumes.dicom_folder import find_series, open_series  # noqa: E402
-from modeling_medglip.volumes.dicom_series import Stack, index_series, read_series  # noqa: E402
-from modeling_medglip.volumes.reader import VolumeError  # noqa: E402
-from modeling_medglip.volumes.source import StreamedSource  # noqa: E402
+from modeling_medglip.volumes.dicom_series import index_series, read_series  # noqa: E402
+from modeling_medglip.volumes.header import VolumeError  # noqa: E402
 
 from ..dicom_files import change, write_series  # noqa: E402
 
@@ -32,10 +31,9 @@ def lookup_table(first: int, values: list[int]) -> Any:
 
 def slices_of(paths: list[Path]) -> tuple[np.ndarray, np.ndarray]:
     """The values of a series, read whole and slice by slice."""
-    stack = index_series(paths)
-    assert isinstance(stack, Stack)
+    series = index_series(paths)
     whole = read_series(paths).volume
-    pieces = [piece.values(piece.array) for piece in stack.slabs.read()]
+    pieces = [piece.values(piece.array) for piece in series.reader.read()]
     return whole.values(whole.array), np.concatenate(pieces, axis=2)
 
 
@@ -98,14 +96,14 @@ def test_a_rescaling_that_is_none(tmp_path: Path) -> None:
 def test_one_slice_is_read_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_series(tmp_path / "scan")
     opened: list[str] = []
-    own = dicom_slices.slice_pixels
-    monkeypatch.setattr(dicom_slices, "slice_pixels", lambda file: (opened.append(file.name), own(file))[1])
+    own = dicom_slices.frame_pixels
+    monkeypatch.setattr(dicom_slices, "frame_pixels", lambda file, n: (opened.append(file.name), own(file, n))[1])
     source = open_series(find_series(tmp_path / "scan")[0], "scan")
-    assert isinstance(source, StreamedSource) and opened == []
-    pictures = source.pictures("axial")
-    index, first = next(pictures)
+    assert source.streams("axial") and opened == []
+    slices = source.read_slices("axial")
+    index, first = next(slices)
     assert index == 0 and len(opened) == 1
-    np.testing.assert_array_equal(first, source.picture("axial", 0))
+    np.testing.assert_array_equal(first, source.read_slice("axial", 0))
     assert len(opened) == 2
     whole = source.volume()
     assert len(opened) == 7
@@ -118,7 +116,7 @@ def test_a_slice_that_breaks_later_names_folder_and_file(tmp_path: Path) -> None
     content = paths[3].read_bytes()
     paths[3].write_bytes(content[: len(content) - 100])
     with pytest.raises(VolumeError, match=f"^scan: {paths[3].name}: its pixels cannot be decoded"):
-        list(source.pictures("axial"))
+        list(source.read_slices("axial"))
 
 
 def test_a_slice_of_another_size_than_its_header_said(tmp_path: Path) -> None:

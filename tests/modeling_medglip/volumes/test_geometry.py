@@ -12,12 +12,12 @@ from hypothesis import strategies as st
 
 from modeling_medglip.volumes.geometry import (
     PLANES,
-    PicturePlane,
+    SlicePlane,
     Volume,
     closest_axes,
-    cut,
+    extract_slice,
     on_grid,
-    picture_count,
+    slice_count,
     to_lps,
 )
 
@@ -47,8 +47,8 @@ def stored(volume: Volume, order: tuple[int, ...], signs: tuple[int, ...]) -> Vo
 def box_in_mm(lps: Volume, plane: str, value: int) -> np.ndarray:
     """Least and largest LPS coordinates (2, 3) over the boxes of a value in all pictures of a plane."""
     corners = []
-    for index in range(picture_count(lps, plane)):
-        picture, place = cut(lps, plane, index)
+    for index in range(slice_count(lps, plane)):
+        picture, place = extract_slice(lps, plane, index)
         rows, columns = np.nonzero(picture == value)
         if len(rows):
             box = (columns.min(), rows.min(), columns.max() + 1, rows.max() + 1)
@@ -122,16 +122,16 @@ def test_left_is_the_patients_left() -> None:
     array = np.zeros((4, 4, 4), np.uint8)
     array[3, 0, 3] = 1  # left, front, head
     volume = Volume(array, np.eye(4))
-    assert cut(volume, "axial", 3)[0].tolist()[0] == [0, 0, 0, 1]
-    assert cut(volume, "coronal", 0)[0].tolist()[0] == [0, 0, 0, 1]
-    assert cut(volume, "sagittal", 3)[0].tolist()[0] == [1, 0, 0, 0]
+    assert extract_slice(volume, "axial", 3)[0].tolist()[0] == [0, 0, 0, 1]
+    assert extract_slice(volume, "coronal", 0)[0].tolist()[0] == [0, 0, 0, 1]
+    assert extract_slice(volume, "sagittal", 3)[0].tolist()[0] == [1, 0, 0, 0]
 
 
 def test_pictures_know_their_spacing() -> None:
-    assert cut(body(), "axial", 0)[1].spacing == pytest.approx((0.8, 1.1))
-    assert cut(body(), "coronal", 0)[1].spacing == pytest.approx((0.8, 2.5))
-    assert cut(body(), "sagittal", 0)[1].spacing == pytest.approx((1.1, 2.5))
-    place = PicturePlane(np.zeros(3), np.array([2.0, 0, 0]), np.array([0, 3.0, 0]))
+    assert extract_slice(body(), "axial", 0)[1].spacing == pytest.approx((0.8, 1.1))
+    assert extract_slice(body(), "coronal", 0)[1].spacing == pytest.approx((0.8, 2.5))
+    assert extract_slice(body(), "sagittal", 0)[1].spacing == pytest.approx((1.1, 2.5))
+    place = SlicePlane(np.zeros(3), np.array([2.0, 0, 0]), np.array([0, 3.0, 0]))
     assert place.corners((0, 0, 1, 1)).tolist() == [[-1, -1.5, 0], [1, -1.5, 0], [1, 1.5, 0], [-1, 1.5, 0]]
 
 
@@ -186,10 +186,10 @@ def test_what_is_no_volume(array: np.ndarray, affine: np.ndarray, message: str) 
 
 def test_no_such_picture() -> None:
     with pytest.raises(ValueError, match="choose one of axial, coronal, sagittal"):
-        cut(body(), "oblique", 0)
+        extract_slice(body(), "oblique", 0)
     for index in (-1, 13):
         with pytest.raises(IndexError, match="of 13"):
-            cut(body(), "axial", index)
+            extract_slice(body(), "axial", index)
 
 
 def test_axes_of_a_turned_volume() -> None:

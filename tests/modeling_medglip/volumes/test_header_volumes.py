@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 import SimpleITK
 
-from modeling_medglip.volumes.header import UNSPACED
-from modeling_medglip.volumes.reader import VolumeError, read_header, read_volume
-from modeling_medglip.volumes.source import UNSTATED, open_volume
+from modeling_medglip.volumes.header import UNORIENTED, UNSPACED, VolumeError
+from modeling_medglip.volumes.reader import read_header, read_volume
+from modeling_medglip.volumes.source import open_volume
 
 
 ARRAY = np.arange(120, dtype="<i2").reshape(6, 5, 4)
@@ -110,7 +110,7 @@ def test_units_of_spacings_become_mm(tmp_path: Path) -> None:
     ],
 )  # fmt: skip
 def test_spaces_without_anatomy_are_warned_of(space: str, warned: bool, tmp_path: Path) -> None:
-    assert (UNSTATED in open_volume(nrrd(tmp_path / "a.nrrd", LPS.replace("space: LPS", space))).notes) == warned
+    assert (UNORIENTED in open_volume(nrrd(tmp_path / "a.nrrd", LPS.replace("space: LPS", space))).notes) == warned
 
 
 @pytest.mark.parametrize(
@@ -124,9 +124,9 @@ def test_spaces_without_anatomy_are_warned_of(space: str, warned: bool, tmp_path
 def test_encodings(encoding: str, voxels: bytes, tmp_path: Path) -> None:
     path = nrrd(tmp_path / "a.nrrd", voxels=voxels, encoding=encoding)
     assert np.array_equal(read_volume(path).array, ARRAY)
-    pictures = dict(open_volume(path).pictures("axial"))
+    pictures = dict(open_volume(path).read_slices("axial"))
     assert all(np.array_equal(pictures[k], ARRAY[:, :, k].T) for k in range(4))
-    assert np.array_equal(open_volume(path).picture("axial", 2), ARRAY[:, :, 2].T)
+    assert np.array_equal(open_volume(path).read_slice("axial", 2), ARRAY[:, :, 2].T)
     path.write_bytes(path.read_bytes()[: -len(voxels) // 2])
     with pytest.raises(VolumeError, match="is damaged or cut short"):
         read_volume(path)
@@ -179,7 +179,7 @@ def test_one_volume_of_a_series(kind: str, first: bool, number: int, tmp_path: P
     assert np.array_equal(read_volume(path, number).array, expected)
     source = open_volume(path, number)
     assert source.grid.spacing == pytest.approx([1, 2, 3])
-    assert np.array_equal(source.picture("axial", 1), expected[:, :, 1].T)
+    assert np.array_equal(source.read_slice("axial", 1), expected[:, :, 1].T)
 
 
 @pytest.mark.parametrize("kind", ["vector", "RGB-color", "3-color", "complex", "covariant-vector", "3D-matrix"])
@@ -274,7 +274,7 @@ def test_places_of_meta_images(lines: str, tmp_path: Path) -> None:
     path = meta(tmp_path / "a.mha", lines)
     assert_as_itk(path)
     notes = open_volume(path).notes
-    assert (UNSTATED in notes) == (
+    assert (UNORIENTED in notes) == (
         not any(word in lines for word in ("TransformM", "\nRotation =", "\nOrientation = 0"))
     )
     assert (UNSPACED in notes) == ("Element" not in lines)

@@ -14,10 +14,10 @@ import SimpleITK
 
 from modeling_medglip.errors import UsageError
 from modeling_medglip.outputs.slicer import geometry_of, write_label_map, write_slicer
-from modeling_medglip.volumes.header import UNSPACED
+from modeling_medglip.volumes.header import UNORIENTED, UNSPACED, VolumeError
 from modeling_medglip.volumes.inputs import as_source
-from modeling_medglip.volumes.reader import VolumeError, read_header, read_volume
-from modeling_medglip.volumes.source import UNSTATED, open_volume
+from modeling_medglip.volumes.reader import read_header, read_volume
+from modeling_medglip.volumes.source import open_volume
 
 from ..outputs.test_slicer import made_box, made_result
 
@@ -85,7 +85,7 @@ def test_units_become_mm(unit: str, factor: float, notes: tuple[str, ...], tmp_p
     assert source.notes == notes and as_source(image).notes == notes
     for found in (source.grid.affine, read_volume(tmp_path / "a.nii.gz").affine, as_source(image).grid.affine):
         np.testing.assert_allclose(found, expected, rtol=1e-5)
-    assert next(iter(source.pictures("axial")))[1].shape == (5, 4)
+    assert next(iter(source.read_slices("axial")))[1].shape == (5, 4)
     box = made_box(source.grid, (1, 1, 1, 3, 3, 3))
     path = write_label_map(made_result(source.grid, box), source, ["liver"], tmp_path / "b.nii.gz")
     for field in FIELDS:
@@ -127,7 +127,7 @@ def test_one_volume_of_several(ending: str, number: int, tmp_path: Path) -> None
     assert np.array_equal(read_volume(path, number).array, expected)
     for source in (open_volume(path, number), as_source(path, number), as_source(image, number)):
         assert source.grid.array.shape == (4, 5, 6)
-        pictures = dict(source.pictures("axial"))
+        pictures = dict(source.read_slices("axial"))
         assert all(np.array_equal(pictures[k], expected[:, :, k].T) for k in range(6))
     assert as_source(nibabel.load(path), number).volume().array.shape == (4, 5, 6)
 
@@ -208,11 +208,11 @@ SPACE = "space: left-posterior-superior\nspace origin: (0,0,0)\nspace directions
     ("name", "lines", "notes"),
     [
         ("a.nrrd", SPACE + "(2,0,0) (0,3,0) (0,0,4)\n", ()),
-        ("a.nrrd", "spacings: 2 3 4\n", (UNSTATED,)),
-        ("a.nrrd", "content: a=b\n", (UNSTATED, UNSPACED)),
+        ("a.nrrd", "spacings: 2 3 4\n", (UNORIENTED,)),
+        ("a.nrrd", "content: a=b\n", (UNORIENTED, UNSPACED)),
         ("a.mha", "TransformMatrix = 1 0 0 0 1 0 0 0 1\nElementSpacing = 2 3 4\n", ()),
-        ("a.mha", "ElementSpacing = 2 3 4\n", (UNSTATED,)),
-        ("a.mha", "", (UNSTATED, UNSPACED)),
+        ("a.mha", "ElementSpacing = 2 3 4\n", (UNORIENTED,)),
+        ("a.mha", "", (UNORIENTED, UNSPACED)),
     ],
 )
 def test_what_a_header_leaves_out_is_told(name: str, lines: str, notes: tuple[str, ...], tmp_path: Path) -> None:

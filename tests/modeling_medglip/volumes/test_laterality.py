@@ -8,7 +8,7 @@ import pytest
 
 from modeling_medglip.outputs.volume_results import VolumeBox
 from modeling_medglip.volumes.geometry import empty_grid
-from modeling_medglip.volumes.laterality import side_doubts
+from modeling_medglip.volumes.laterality import laterality_warnings
 
 from ..outputs.test_slicer import made_box
 
@@ -34,13 +34,13 @@ SWAPPED = "{} lies to the patient's right of {}: check the orientation of the fi
     ],
 )
 def test_sides_that_are_swapped(left: str, right: str) -> None:
-    assert side_doubts([at(left, 10, 30), at(right, -30, -10)]) == ()
-    assert side_doubts([at(right, 10, 30), at(left, -30, -10)]) == (SWAPPED.format(left, right),)
+    assert laterality_warnings([at(left, 10, 30), at(right, -30, -10)]) == ()
+    assert laterality_warnings([at(right, 10, 30), at(left, -30, -10)]) == (SWAPPED.format(left, right),)
 
 
 def test_a_second_box_beyond_the_other_side() -> None:
     boxes = [at("left kidney", 10, 30, 0.9), at("right kidney", -15, 0, 0.8), at("left kidney", -40, -20, 0.7)]
-    assert side_doubts(boxes) == (
+    assert laterality_warnings(boxes) == (
         SWAPPED.format("left kidney", "right kidney"),
         "left kidney was found twice, 30 mm apart: one may be the other side's",
     )
@@ -48,9 +48,9 @@ def test_a_second_box_beyond_the_other_side() -> None:
 
 def test_one_structure_on_both_sides() -> None:
     twice = [at("left kidney", 20, 40, 0.9), at("left kidney", -40, -20, 0.8)]
-    assert side_doubts(twice) == ("left kidney was found twice, 40 mm apart: one may be the other side's",)
-    assert side_doubts([at("left kidney", 20, 40), at("left kidney", 5, 15)]) == (), "parts of one"
-    assert side_doubts([at("kidney cyst left", 20, 40), at("kidney cyst left", -40, -20)]) == (), (
+    assert laterality_warnings(twice) == ("left kidney was found twice, 40 mm apart: one may be the other side's",)
+    assert laterality_warnings([at("left kidney", 20, 40), at("left kidney", 5, 15)]) == (), "parts of one"
+    assert laterality_warnings([at("kidney cyst left", 20, 40), at("kidney cyst left", -40, -20)]) == (), (
         "there may be several"
     )
 
@@ -67,7 +67,7 @@ def test_one_structure_on_both_sides() -> None:
 )
 def test_what_may_be_right(boxes: list[VolumeBox]) -> None:
     """A lone box, labels without sides, chambers of the heart, boxes over each other, phrases of no known pair."""
-    assert side_doubts(boxes) == ()
+    assert laterality_warnings(boxes) == ()
 
 
 def test_many_contradictions_are_three_lines_and_a_number() -> None:
@@ -77,5 +77,5 @@ def test_many_contradictions_are_three_lines_and_a_number() -> None:
         for name in names
         for side in ("left", "right")
     ]
-    doubts = side_doubts(boxes)
+    doubts = laterality_warnings(boxes)
     assert len(doubts) == 4 and doubts[3] == "22 more labels contradict the patient's sides"

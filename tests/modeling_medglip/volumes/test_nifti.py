@@ -15,10 +15,11 @@ import pytest
 import SimpleITK
 
 from modeling_medglip.volumes import voxels
+from modeling_medglip.volumes.header import UNORIENTED, VolumeError
 from modeling_medglip.volumes.inputs import as_source
 from modeling_medglip.volumes.nifti import OFFSET_MENDED, QFORM_USED
-from modeling_medglip.volumes.reader import VolumeError, read_volume
-from modeling_medglip.volumes.source import UNSTATED, acquisition_plane, open_volume
+from modeling_medglip.volumes.reader import read_volume
+from modeling_medglip.volumes.source import acquisition_plane, open_volume
 
 
 ARRAY = np.arange(4 * 5 * 6, dtype=np.int16).reshape(4, 5, 6)
@@ -101,7 +102,7 @@ def test_voxels_do_not_begin_in_the_header(ending: str, tmp_path: Path) -> None:
         path.write_bytes(gzip.compress((tmp_path / "a.nii").read_bytes()))
     source = open_volume(path)
     assert np.array_equal(source.volume().array, ARRAY) and source.notes == (OFFSET_MENDED,)
-    assert np.array_equal(dict(source.pictures("axial"))[2].shape, (4, 5))
+    assert np.array_equal(dict(source.read_slices("axial"))[2].shape, (4, 5))
 
 
 @pytest.mark.parametrize(
@@ -180,7 +181,7 @@ def test_a_single_slice_is_looked_at_in_its_own_plane(axes: tuple[int, ...], pla
         nibabel.save(image, tmp_path / "a.nii")
         source = open_volume(tmp_path / "a.nii")
         assert source.grid.array.shape == (4, 5, 1) and acquisition_plane(source.grid) == plane
-        assert len(list(source.pictures(plane))) == 1
+        assert len(list(source.read_slices(plane))) == 1
         assert np.array_equal(source.volume().array[:, :, 0], ARRAY[:, :, 0])
 
 
@@ -204,8 +205,8 @@ def test_voxels_of_half_a_micrometer(tmp_path: Path) -> None:
 
 def test_images_of_nibabel_that_say_nothing_of_orientation(tmp_path: Path) -> None:
     nibabel.save(nibabel.AnalyzeImage(ARRAY, None), tmp_path / "a.img")
-    assert as_source(nibabel.load(tmp_path / "a.img")).notes == (UNSTATED,)
-    for form, expected in (("none", (UNSTATED,)), ("sform", ()), ("qform", ())):
+    assert as_source(nibabel.load(tmp_path / "a.img")).notes == (UNORIENTED,)
+    for form, expected in (("none", (UNORIENTED,)), ("sform", ()), ("qform", ())):
         path = nifti(tmp_path / f"{form}.nii", form=form)
         assert as_source(nibabel.load(path)).notes == open_volume(path).notes == expected
 
@@ -264,7 +265,7 @@ class TestGzip:
         with pytest.raises(VolumeError, match="b.nii.gz: is damaged"):
             read_volume(path)
         with pytest.raises(VolumeError, match="b.nii.gz: is damaged"):
-            list(open_volume(path).pictures("axial"))
+            list(open_volume(path).read_slices("axial"))
 
     def test_a_checksum_that_is_cut_off(self, tmp_path: Path) -> None:
         path = self.packed(tmp_path / "b.nii.gz", nifti(tmp_path / "a.nii").read_bytes())

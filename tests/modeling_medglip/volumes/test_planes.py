@@ -16,11 +16,11 @@ from modeling_medglip.grounding import Grounder, load
 from modeling_medglip.outputs import montage
 from modeling_medglip.outputs.montage import distinct_colours, draw_montage, shown_boxes
 from modeling_medglip.outputs.volume_results import VolumeBox
-from modeling_medglip.volume_grounding import GAP_MM, _agreed, _chains, ground_volume
-from modeling_medglip.volumes.geometry import Volume, empty_grid
+from modeling_medglip.volume_grounding import MAX_GAP_MM, _agreed, _tracklets, ground_volume
+from modeling_medglip.volumes.geometry import Volume, empty_grid, slice_spacing, to_lps
 from modeling_medglip.volumes.linking import SliceBox
 from modeling_medglip.volumes.source import VolumeSource
-from modeling_medglip.volumes.square_pixels import picture_spacing, resized, square_size
+from modeling_medglip.volumes.square_pixels import resize, square_size
 
 from ..outputs.test_slicer import made_box, made_result
 from ..tiny_checkpoint import save_tiny_checkpoint
@@ -76,12 +76,12 @@ def test_two_structures_stay_two() -> None:
 @pytest.mark.parametrize(("thickness", "bridged"), [(1.0, 5), (2.5, 2), (5.0, 1), (10.0, 1)])
 def test_gaps_are_bridged_in_mm(thickness: float, bridged: int) -> None:
     """So many pictures without a box in between are one structure, one more are two."""
-    assert GAP_MM == 5.0
+    assert MAX_GAP_MM == 5.0
     grid = empty_grid((40, 40, 40), np.diag([1, 1, thickness, 1]))
     for empty, count in ((bridged, 1), (bridged + 1, 2)):
         places = [0, 1, 2, 3 + empty, 4 + empty]
         boxes = [SliceBox(place, (5.0, 5.0, 20.0, 20.0), 0.9) for place in places]
-        assert len(_chains({"liver": boxes}, grid, "axial")["liver"]) == count, empty
+        assert len(_tracklets({"liver": boxes}, to_lps(grid), "axial")["liver"]) == count, empty
 
 
 # Square pixels -------------------------------------------------------------------------------------------------------
@@ -99,11 +99,11 @@ def test_resized_pictures_are_linear_between_pixel_centres() -> None:
     rng = np.random.default_rng(0)
     picture = rng.normal(size=(7, 9)).astype(np.float32)
     expected = Image.fromarray(picture).resize((9, 21), Image.Resampling.BILINEAR)
-    np.testing.assert_allclose(resized(picture, (21, 9)), np.asarray(expected), atol=1e-5)
+    np.testing.assert_allclose(resize(picture, (21, 9)), np.asarray(expected), atol=1e-5)
     whole = rng.integers(-1000, 1000, (7, 9)).astype(np.int16)
-    found = resized(whole, (7, 30))
-    assert found.dtype == np.int16 and found.shape == (7, 30) and np.array_equal(resized(whole, (7, 9)), whole)
-    assert np.array_equal(resized(whole[:1], (5, 9)), np.repeat(whole[:1], 5, axis=0))
+    found = resize(whole, (7, 30))
+    assert found.dtype == np.int16 and found.shape == (7, 30) and np.array_equal(resize(whole, (7, 9)), whole)
+    assert np.array_equal(resize(whole[:1], (5, 9)), np.repeat(whole[:1], 5, axis=0))
 
 
 @pytest.fixture(scope="module")
@@ -212,7 +212,7 @@ def test_labels_without_room_are_told() -> None:
 
 def test_pictures_know_their_plane_s_spacing() -> None:
     grid = empty_grid((4, 5, 6), np.diag([1.0, 2, 3, 1]))
-    assert {plane: picture_spacing(grid, plane) for plane in ("axial", "coronal", "sagittal")} == {
+    assert {plane: slice_spacing(to_lps(grid), plane) for plane in ("axial", "coronal", "sagittal")} == {
         "axial": (1, 2),
         "coronal": (1, 3),
         "sagittal": (2, 3),

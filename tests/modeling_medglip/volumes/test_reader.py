@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import gzip
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,9 @@ import numpy as np
 import pytest
 
 from modeling_medglip.volumes import header as volume_header
-from modeling_medglip.volumes.reader import VolumeError, is_volume_file, read_volume
+from modeling_medglip.volumes.geometry import Volume
+from modeling_medglip.volumes.header import VolumeError
+from modeling_medglip.volumes.reader import is_volume_file, read_volume, stack
 
 
 nibabel = pytest.importorskip("nibabel")
@@ -82,7 +85,7 @@ class TestBadFiles:
         assert "No such file" in self.refused(tmp_path / "a.nii.gz", "unreadable")
 
     def test_another_kind(self, tmp_path: Path) -> None:
-        assert "no volume of a known kind" in self.refused(tmp_path / "a.png", "unreadable")
+        assert "unsupported volume format" in self.refused(tmp_path / "a.png", "unreadable")
 
     @pytest.mark.parametrize("content", [b"", b"no volume at all" * 40])
     def test_wrong_magic(self, tmp_path: Path, content: bytes) -> None:
@@ -156,3 +159,40 @@ def test_memory_is_bounded_by_the_header(monkeypatch: pytest.MonkeyPatch, tmp_pa
     monkeypatch.setattr(volume_header, "MAX_BYTES", ARRAY.nbytes - 1)
     with pytest.raises(VolumeError, match="more than"):
         read_volume(save_nifti(tmp_path / "a.nii"))
+
+
+class _Slices:
+    """A reader of slices in memory."""
+
+    sequential = False
+    affine = np.eye(4)
+
+    def __init__(self, *slices: Volume) -> None:
+        self._slices, self.shape = slices, (2, 3, len(slices))
+
+    def read(self, first: int = 0) -> Iterator[Volume]:
+        yield from self._slices[first:]
+
+
+def one_slice(values: int, dtype: str, slope: float = 1.0, intercept: float = 0.0) -> Volume:
+    return Volume(np.full((2, 3, 1), values, dtype), np.eye(4), slope, intercept)
+
+
+def test_slices_of_one_rescaling_are_stacked_as_stored() -> None:
+    volume = stack(_Slices(one_slice(1, "int16", 2, -3), one_slice(5, "int16", 2, -3)))
+    assert volume.array.dtype == np.int16 and volume.array[0, 0].tolist() == [1, 5]
+    assert (volume.slope, volume.intercept) == (2, -3) and volume.array.flags.f_contiguous
+
+
+@pytest.mark.parametrize(
+    "rescalings", [((2, -3), (2, -3), (4, 1)), ((1, 0), (4, 1), (1, 0)), ((4, 1), (1, 0), (2, 2))]
+)
+def test_slices_of_several_rescalings_are_stacked_as_values(rescalings: tuple[tuple[float, float], ...]) -> None:
+    volume = stack(_Slices(*(one_slice(10 * n, "int16", *line) for n, line in enumerate(rescalings))))
+    assert volume.array.dtype == np.float32 and (volume.slope, volume.intercept) == (1, 0)
+    assert volume.array[1, 2].tolist() == [10 * n * slope + more for n, (slope, more) in enumerate(rescalings)]
+
+
+def test_signed_and_unsigned_slices_keep_their_numbers() -> None:
+    volume = stack(_Slices(one_slice(-7, "int16"), one_slice(65000, "uint16"), one_slice(3, "uint8")))
+    assert volume.array.dtype == np.int32 and volume.array[0, 0].tolist() == [-7, 65000, 3]

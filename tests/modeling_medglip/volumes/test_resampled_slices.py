@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import weakref
+from collections.abc import Iterator
 from pathlib import Path
 
 import highdicom
@@ -13,11 +14,13 @@ import pytest
 
 from modeling_medglip.outputs.dicom import slices_of, write_report, write_segmentation
 from modeling_medglip.volumes.dicom_folder import find_series, open_series
-from modeling_medglip.volumes.dicom_series import index_series, read_segmentation, read_series
-from modeling_medglip.volumes.dicom_slices import DicomSlabs, Slice
+from modeling_medglip.volumes.dicom_series import index_series, read_series
+from modeling_medglip.volumes.dicom_slices import DicomSlices, Slice
 from modeling_medglip.volumes.geometry import Volume
-from modeling_medglip.volumes.reader import VolumeError
-from modeling_medglip.volumes.resampled_slices import EvenSlabs
+from modeling_medglip.volumes.header import VolumeError
+from modeling_medglip.volumes.reader import stack
+from modeling_medglip.volumes.resampled_slices import ResampledSlices
+from modeling_medglip.volumes.segmentations import read_segmentation
 
 from ..dicom_files import slice_dataset
 from ..outputs.test_slicer import made_box, made_result
@@ -73,10 +76,10 @@ def test_slices_with_a_rescaling_each_are_mixed_as_values(tmp_path: Path) -> Non
 
 
 def test_a_slice_on_its_own_is_that_of_the_whole(tmp_path: Path) -> None:
-    stack = index_series(ramp(tmp_path / "scan"), resample=True)
-    whole = stack.slabs.whole()
+    series = index_series(ramp(tmp_path / "scan"), resample=True)
+    whole = stack(series.reader)
     for number in range(6):
-        first = next(stack.slabs.read(number))
+        first = next(series.reader.read(number))
         assert np.array_equal(first.array[:, :, 0], whole.array[:, :, number])
 
 
@@ -85,8 +88,8 @@ def test_two_slices_are_in_memory() -> None:
     alive: list[weakref.ref[np.ndarray]] = []
     most = 0
 
-    class Counted(DicomSlabs):
-        def read(self, first: int = 0):  # type: ignore[no-untyped-def]
+    class Counted(DicomSlices):
+        def read(self, first: int = 0) -> Iterator[Volume]:
             nonlocal most
             array = np.empty(0)
             for number in range(first, 40):
@@ -96,8 +99,8 @@ def test_two_slices_are_in_memory() -> None:
                 yield Volume(array, self.affine)
 
     along = np.array([number * 2.0 for number in range(20)] + [39.7 + number * 2.0 for number in range(20)])
-    slabs = EvenSlabs(Counted([Slice(Path("a"))] * 40, (8, 9), np.eye(4)), along)
-    assert len(list(iter(None for _ in slabs.read()))) == slabs.count and most <= 4
+    reader = ResampledSlices(Counted([Slice(Path("a"))] * 40, (8, 9), np.eye(4)), along)
+    assert len(list(iter(None for _ in reader.read()))) == reader.shape[2] and most <= 4
 
 
 def test_bombs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -111,7 +114,7 @@ def test_bombs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_reports_and_segmentations_refer_to_the_series_own_slices(tmp_path: Path) -> None:
     paths = ramp(tmp_path / "scan")
     source = open_series(find_series(tmp_path / "scan")[0], "scan", resample=True)
-    assert [slice_.place for slice_ in source.dicom_slices] == pytest.approx([0, 1, 2, 4, 5])
+    assert [slice_.position for slice_ in source.dicom_slices] == pytest.approx([0, 1, 2, 4, 5])
     box = made_box(source.grid, (2, 3, 1, 9, 8, 5), "liver", 0.9)  # even slices 1 to 4: own ones at 2, 4 and 8 mm
     thin = made_box(source.grid, (2, 3, 3, 9, 8, 4), "liver", 0.8)  # where there is no own slice
     assert slices_of(box, source) == [1, 2, 3] and slices_of(thin, source) in ([2], [3])

@@ -16,7 +16,7 @@ from modeling_medglip.errors import MedGlipError
 from modeling_medglip.volumes import dicom_slices
 from modeling_medglip.volumes.dicom_folder import find_series, holds_slices, open_series
 from modeling_medglip.volumes.dicom_series import read_series
-from modeling_medglip.volumes.reader import VolumeError
+from modeling_medglip.volumes.header import VolumeError
 
 from ..dicom_files import change, into_frames, slice_dataset, write_multi_frame, write_series
 
@@ -306,11 +306,11 @@ def test_frames_are_read_one_at_a_time_in_their_places(tmp_path: Path, monkeypat
     monkeypatch.setattr(
         dicom_slices, "read_frame", lambda file, kind, frame: (asked.append(frame), own(file, kind, frame))[1]
     )
-    found = dict(source.pictures("axial"))
+    found = dict(source.read_slices("axial"))
     assert asked == [1, 3, 4, 0, 2] and source._volume is None, "never whole in memory"
     for index, picture in found.items():
         assert np.array_equal(picture, whole.values(whole.array[:, :, index]).T)
-    assert np.array_equal(source.picture("axial", 2), found[2])
+    assert np.array_equal(source.read_slice("axial", 2), found[2])
 
 
 def test_frames_without_places_are_pictures(tmp_path: Path) -> None:
@@ -339,7 +339,7 @@ def test_a_frame_that_is_cut_short_is_named(tmp_path: Path) -> None:
     source = opened(tmp_path / "scan")
     path.write_bytes(path.read_bytes()[:-300])
     with pytest.raises(VolumeError, match=r"^scan: e.dcm: frame \d: its pixels cannot be decoded"):
-        list(source.pictures("axial"))
+        list(source.read_slices("axial"))
 
 
 @pytest.mark.parametrize(

@@ -14,19 +14,27 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from modeling_medglip.volumes.geometry import PLANES, Volume, cut, to_lps
-from modeling_medglip.volumes.source import (
-    UNSTATED,
-    StreamedSource,
-    VolumeError,
-    VolumeSource,
-    acquisition_plane,
-    box_of_pictures,
+from modeling_medglip import volume_grounding
+from modeling_medglip.errors import MedGlipError
+from modeling_medglip.grounding import Grounder
+from modeling_medglip.io.image_record import ReadImage
+from modeling_medglip.outputs.montage import draw_montage
+from modeling_medglip.volume_grounding import ground_volume
+from modeling_medglip.volumes import reader, spool
+from modeling_medglip.volumes.geometry import (
+    PLANES,
+    Volume,
     corners_lps,
     empty_grid,
-    open_volume,
-    plane_of,
+    extract_slice,
+    slices_extent,
+    to_file,
+    to_lps,
 )
+from modeling_medglip.volumes.header import UNORIENTED, VolumeError
+from modeling_medglip.volumes.source import VolumeSource, acquisition_plane, open_volume, plane_of
+
+from ..test_volume_grounding import STATES_NOTHING, Bright
 
 
 ORDERS = [
@@ -59,13 +67,13 @@ def test_streamed_pictures_are_those_of_the_whole(
     affine = affine_of(order, signs)
     source = open_volume(save(tmp_path / f"a{ending}", array, affine))
     whole = VolumeSource(Volume(array, affine))
-    assert isinstance(source, StreamedSource) and source.grid.array.shape == array.shape
+    assert source.streams(plane_of(source.grid, 2)) and source.grid.array.shape == array.shape
     streamed = plane_of(source.grid, 2)
     for plane in (streamed, *(name for name in PLANES if name != streamed)):
-        expected = dict(whole.pictures(plane))
+        expected = dict(whole.read_slices(plane))
         if plane == streamed:
-            assert np.array_equal(source.picture(plane, 2), expected[2])
-        found = dict(source.pictures(plane))
+            assert np.array_equal(source.read_slice(plane, 2), expected[2])
+        found = dict(source.read_slices(plane))
         assert found.keys() == expected.keys()
         assert all(np.array_equal(found[index], expected[index]) for index in expected)
 
@@ -74,7 +82,7 @@ def test_a_streamed_file_is_never_whole_in_memory(tmp_path: Path, monkeypatch: p
     path = save(tmp_path / "a.nii.gz", np.zeros((8, 9, 20), np.int16), np.eye(4))
     source = open_volume(path)
     monkeypatch.setattr("modeling_medglip.volumes.reader.read_volume", lambda *a: pytest.fail("all of it was read"))
-    assert len(list(source.pictures("axial"))) == 20
+    assert len(list(source.read_slices("axial"))) == 20
 
 
 def test_slope_and_intercept_are_applied_picture_by_picture(tmp_path: Path) -> None:
@@ -82,8 +90,8 @@ def test_slope_and_intercept_are_applied_picture_by_picture(tmp_path: Path) -> N
     image.header.set_slope_inter(2.0, -5.0)
     nibabel.save(image, tmp_path / "a.nii")
     expected = np.asarray(nibabel.load(tmp_path / "a.nii").dataobj)[:, :, 1]
-    picture = open_volume(tmp_path / "a.nii").picture("axial", 1)
-    assert sorted(picture.ravel().tolist()) == pytest.approx(sorted(expected.ravel().tolist()))
+    pixels = open_volume(tmp_path / "a.nii").read_slice("axial", 1)
+    assert sorted(pixels.ravel().tolist()) == pytest.approx(sorted(expected.ravel().tolist()))
 
 
 def test_packing_goes_by_content_not_by_name(tmp_path: Path) -> None:
@@ -92,8 +100,8 @@ def test_packing_goes_by_content_not_by_name(tmp_path: Path) -> None:
     shutil.copy(packed, tmp_path / "really_packed.nii")
     shutil.copy(plain, tmp_path / "really_plain.nii.gz")
     for name in ("really_packed.nii", "really_plain.nii.gz"):
-        found = dict(open_volume(tmp_path / name).pictures("axial"))
-        assert all(np.array_equal(found[i], p) for i, p in open_volume(plain).pictures("axial"))
+        found = dict(open_volume(tmp_path / name).read_slices("axial"))
+        assert all(np.array_equal(found[i], p) for i, p in open_volume(plain).read_slices("axial"))
 
 
 @pytest.mark.parametrize("ending", [".nii", ".nii.gz"])
@@ -107,7 +115,7 @@ def test_a_file_that_is_cut_short_is_named(ending: str, tmp_path: Path) -> None:
         content = gzip.decompress(path.read_bytes())
         path.write_bytes(gzip.compress(content[: len(content) // 2]))
     with pytest.raises(VolumeError, match=f"scan{ending}: .*slice|scan{ending}: is damaged"):
-        list(open_volume(path).pictures("axial"))
+        list(open_volume(path).read_slices("axial"))
 
 
 def test_the_acquisition_plane_is_across_the_longest_voxels() -> None:
@@ -130,11 +138,11 @@ def test_a_box_seen_in_pictures_is_the_box_in_the_array(
     lps = to_lps(volume)
     boxes = {}
     for index in range(lps.array.shape[{"sagittal": 0, "coronal": 1, "axial": 2}[plane]]):
-        rows, columns = np.nonzero(cut(lps, plane, index)[0])
+        rows, columns = np.nonzero(extract_slice(lps, plane, index)[0])
         if len(rows):
             boxes[index] = (columns.min(), rows.min(), columns.max() + 1, rows.max() + 1)
     (box,) = {tuple(map(float, found)) for found in boxes.values()}
-    found = box_of_pictures(volume, plane, box, min(boxes), max(boxes))
+    found = to_file(volume, *slices_extent(to_lps(volume), plane, box, min(boxes), max(boxes)))
     assert found == (2, 3, 6, 5, 9, 8)
 
 
@@ -169,10 +177,10 @@ def test_axes_can_be_stated_where_a_header_is_wrong(codes: str, tmp_path: Path) 
     np.testing.assert_allclose(source.grid.spacing, [1.0, 2.0, 3.0], rtol=1e-5)
     whole = VolumeSource(Volume(array, source.grid.affine))
     plane = plane_of(source.grid, 2)
-    found, expected = dict(source.pictures(plane)), dict(whole.pictures(plane))
+    found, expected = dict(source.read_slices(plane)), dict(whole.read_slices(plane))
     assert all(np.array_equal(found[index], expected[index]) for index in expected)
     other = next(name for name in PLANES if name != plane)
-    assert np.array_equal(source.picture(other, 1), whole.picture(other, 1))
+    assert np.array_equal(source.read_slice(other, 1), whole.read_slice(other, 1))
 
 
 @pytest.mark.parametrize("codes", ["LP", "LLS", "LPX", "LPSA", ""])
@@ -186,13 +194,113 @@ def test_a_header_that_says_nothing_of_orientation_is_doubted(tmp_path: Path) ->
     array = np.zeros((3, 4, 5), np.int16)
     assert open_volume(save(tmp_path / "a.nii", array, affine_of((0, 1, 2), (-1, -1, 1)))).notes == ()
     nibabel.save(nibabel.Nifti1Image(array, np.diag([1.5, 1.5, 8.0, 1.0])), tmp_path / "b.nii")
-    assert open_volume(tmp_path / "b.nii").notes == (UNSTATED,)
+    assert open_volume(tmp_path / "b.nii").notes == (UNORIENTED,)
     image = nibabel.Nifti1Image(array, np.diag([-1.5, 1.5, 8.0, 1.0]))
     image.header["sform_code"] = image.header["qform_code"] = 0
     image.to_filename(tmp_path / "c.nii")
-    assert UNSTATED in open_volume(tmp_path / "c.nii").notes
+    assert UNORIENTED in open_volume(tmp_path / "c.nii").notes
 
 
 def test_an_unknown_plane() -> None:
     with pytest.raises(ValueError, match="choose one of"):
-        box_of_pictures(empty_grid((2, 2, 2), np.eye(4)), "slanted", (0, 0, 1, 1), 0, 0)
+        slices_extent(empty_grid((2, 2, 2), np.eye(4)), "slanted", (0, 0, 1, 1), 0, 0)
+
+
+class TestOnePass:
+    """Slices of a compressed file are decoded once."""
+
+    @pytest.fixture
+    def decoded(self, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+        """First slice of every time that voxels are decoded from a file."""
+        starts: list[int] = []
+        decode = reader.decode_slices
+        monkeypatch.setattr(
+            reader, "decode_slices", lambda header, first=0: (starts.append(first), decode(header, first))[1]
+        )
+        return starts
+
+    def test_read_slices_twice(self, tmp_path: Path, decoded: list[int]) -> None:
+        array = np.arange(60, dtype=np.int16).reshape(3, 4, 5)
+        source = open_volume(save(tmp_path / "a.nii.gz", array, affine_of((0, 1, 2), (1, 1, -1))))
+        partial = source.read_slices("axial")
+        first = [next(partial), next(partial)]
+        both = [*source.read_slices("axial")], [*source.read_slices("axial")]
+        rest = [*partial]
+        assert decoded == [0]
+        for found in (*both, first + rest):
+            assert [index for index, _ in found] == [4, 3, 2, 1, 0]
+            assert all(np.array_equal(pixels, array[:, :, 4 - index].T) for index, pixels in found)
+        assert np.array_equal(source.read_slice("axial", 1), array[:, :, 3].T) and decoded == [0]
+
+    def test_other_axes_are_decoded_anew(self, tmp_path: Path, decoded: list[int]) -> None:
+        array = np.arange(60, dtype=np.int16).reshape(3, 4, 5)
+        source = open_volume(save(tmp_path / "a.nii.gz", array, np.eye(4)))
+        list(source.read_slices("axial"))
+        source.state_axes("RPS")
+        assert all(np.array_equal(pixels, array[::-1, :, k].T) for k, pixels in source.read_slices("axial"))
+        assert decoded == [0, 0]
+
+    def test_slices_of_an_uncompressed_file_are_read_where_they_are(self, tmp_path: Path, decoded: list[int]) -> None:
+        array = np.arange(60, dtype=np.int16).reshape(3, 4, 5)
+        source = open_volume(save(tmp_path / "a.nii", array, np.eye(4)))
+        assert not source.sequential and np.array_equal(source.read_slice("axial", 3), array[:, :, 3].T)
+        assert decoded == [3]
+
+    def test_a_damaged_file_stays_damaged(self, tmp_path: Path) -> None:
+        path = save(tmp_path / "a.nii", np.random.default_rng(0).random((40, 40, 5)), np.eye(4))
+        (tmp_path / "b.nii.gz").write_bytes(gzip.compress(path.read_bytes())[:-20000])
+        source = open_volume(tmp_path / "b.nii.gz")
+        for _ in range(2):
+            with pytest.raises(VolumeError, match="b.nii.gz: is damaged or cut short"):
+                list(source.read_slices("axial"))
+
+    def test_grounding(self, tmp_path: Path, decoded: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+        """The middle slice for the modality, all slices for the boxes, and the best ones for the montage."""
+        array = np.zeros((8, 8, 6), np.int16)
+        array[2:6, 2:6, 2:5] = 100
+        source = open_volume(save(tmp_path / "a.nii.gz", array, np.eye(4)))
+        seen = []
+
+        def choose(grounder: object, image: ReadImage, modality: str) -> tuple[str, str, None, tuple[str, ...]]:
+            seen.append(image.pixels)
+            return "ct", "pixels", None, ()
+
+        monkeypatch.setattr(volume_grounding, "choose_modality", choose)
+        monkeypatch.setattr(volume_grounding, "_Finder", Bright)
+        result = ground_volume(source, "left kidney", model=Grounder(STATES_NOTHING, None, "", None))  # type: ignore[arg-type]
+        assert np.array_equal(seen[0], array[:, :, 3].T) and result.boxes[0].box_ijk == (2, 2, 2, 6, 6, 5)
+        assert draw_montage(source, result, ["left kidney"]) is not None
+        assert decoded == [0]
+
+
+@pytest.mark.parametrize("memory", [0, 10**6])
+def test_a_spool_in_memory_or_on_disk(memory: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(spool, "MAX_MEMORY", memory or 1)
+    kinds = (np.dtype("int16"), np.dtype("float32"), np.dtype("uint8"))
+    slices = [(9 - n, np.arange(12).reshape(3, 4).astype(kinds[n % 3])[::-1] + n) for n in range(9)]
+    kept = spool.SliceSpool(iter(slices))
+    assert kept.get(9) is None
+    for found in ([*kept], [*kept]):
+        assert [index for index, _ in found] == [index for index, _ in slices]
+        for (_, pixels), (_, expected) in zip(found, slices, strict=True):
+            assert pixels.dtype == expected.dtype and np.array_equal(pixels, expected) and pixels.flags.writeable
+    assert np.array_equal(kept.get(4), slices[5][1]) and kept.get(10) is None
+
+
+def test_a_full_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    kept = spool.SliceSpool(iter([(0, np.zeros((2, 2)))]))
+
+    def full(content: bytes) -> int:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(kept._file, "write", full)
+    with pytest.raises(MedGlipError, match=r"\(No space left on device\): set TMPDIR"):
+        list(kept)
+
+
+def test_old_names_of_slices() -> None:
+    source = VolumeSource(Volume(np.arange(24).reshape(2, 3, 4), np.eye(4)))
+    with pytest.warns(FutureWarning, match="read_slices"):
+        slices = dict(source.pictures("axial"))
+    with pytest.warns(FutureWarning, match="read_slice;"):
+        assert np.array_equal(source.picture("axial", 2), slices[2])

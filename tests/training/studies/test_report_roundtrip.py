@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from modeling_medglip.volumes.dicom_folder import find_series, open_series
-from modeling_medglip.volumes.source import VolumeSource, empty_grid
+from modeling_medglip.volumes.geometry import empty_grid
+from modeling_medglip.volumes.source import VolumeSource
 from tests.modeling_medglip.dicom_files import write_series
 from tests.modeling_medglip.outputs.test_slicer import made_box, made_result
 from training.studies import report_roundtrip
