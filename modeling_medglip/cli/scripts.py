@@ -12,7 +12,7 @@ from pathlib import Path
 from ..errors import one_line
 
 
-Main = Callable[[Sequence[str] | None], int]
+Main = Callable[..., int]
 # What a user can put right: bad options and files, no connection or right to write, an extra that is not installed.
 EXPECTED = (ValueError, OSError, ModuleNotFoundError)
 INTERRUPTED = 130

@@ -230,11 +230,6 @@ def compressed(image: torch.Tensor, quality: int) -> torch.Tensor:
 # CT ------------------------------------------------------------------------------------------------------------------
 
 
-def window_channels(hounsfield: torch.Tensor, windows: list[tuple[float, float]]) -> torch.Tensor:
-    """Hounsfield units `(1, h, w)` -> one channel in [0, 1] per window of (centre, width)."""
-    return torch.cat([((hounsfield - centre) / width + 0.5).clamp_(0, 1) for centre, width in windows])
-
-
 def draw_window(display: tuple[float, float], rng: np.random.Generator) -> tuple[float, float]:
     """Draw the (low, high) at which a CT picture is shown in grey.
 

@@ -1,12 +1,15 @@
 # Copyright 2026 The MedGLIP authors. Licensed under the Apache License, Version 2.0.
-"""Dataset and collator of one modality: records -> normalised, augmented pictures with prompts and boxes."""
+"""Dataset and collator of one modality: records -> normalized, augmented images with prompts and boxes.
+
+The image processor normalizes, windows and standardizes here as it does when the model is used.
+"""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,6 +17,13 @@ from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
 from modeling_medglip.errors import one_line
+from modeling_medglip.image_processing_medglip import (
+    MedGlipImageProcessor,
+    channels_first,
+    deduced_hounsfield,
+    luminance,
+    resize_image,
+)
 
 from .augmentation import (
     IDENTITY,
@@ -24,48 +34,39 @@ from .augmentation import (
     draw_photometry,
     draw_window,
     visible_share,
-    window_channels,
 )
 from .prompts import PromptRecipe, PromptSampler, Vocabulary, rough_token_length
 from .records import GroundingRecord, named
 from .validation import too_many
 
 
+# Decoded images stay in memory at this multiple of the input side: zooming in needs more pixels than the input has.
 CACHE_SIDE = 1.35
 CACHE_BYTES = 2 << 30
+# Share of the CT images with HU that are shown through the windows of the image processor, not in grey.
 HOUNSFIELD_SHARE = 0.85
+# Largest relative change of HU above air, and largest offset in HU.
 HOUNSFIELD_JITTER = (0.05, 30.0)
-AIR = -1000.0
-# What reading a broken picture raises.
+AIR_HU = -1000.0
+# Range of int16, in which HU are cached.
+LOWEST_HU, HIGHEST_HU = -32000, 32000
+# What reading a broken image raises.
 UNREADABLE = (OSError, ValueError, SyntaxError)
 logger = logging.getLogger(__name__)
 
 
-class PictureNormalizer(Protocol):
-    """The part of `MedGlipImageProcessor` that training needs."""
-
-    modality_settings: dict[str, dict[str, Any]]
-
-    def normalize_image(self, image: Any, modality: str) -> torch.Tensor:
-        """Picture -> float32 `(3, h, w)` in [0, 1]."""
-
-    def standardize(self, image: torch.Tensor, modality: str) -> torch.Tensor:
-        """Float `(3, h, w)` in [0, 1] -> minus mean, over standard deviation."""
-
-
 @dataclass(frozen=True)
-class CachedPicture:
-    """A decoded picture at moderate size.
+class CachedImage:
+    """A decoded image of moderate size.
 
     Args:
-        pixels (`torch.Tensor`): uint8 `(1 or 3, h, w)`, 255 = 1.0; or int16 `(1, h, w)` Hounsfield units.
-        display (`tuple`, *optional*): Hounsfield units shown as black and white; only with Hounsfield units.
-        measured (`bool`): the Hounsfield units are real, not deduced from an 8-bit picture.
+        pixels (`torch.Tensor`): uint8 of shape `(1 or 3, h, w)`, where 255 is 1.0, since float32 would fill the cache
+            four times as fast; or int16 of shape `(1, h, w)` in HU.
+        display (`tuple[float, float]`, *optional*): HU shown as black and as white; only of images in HU.
     """
 
     pixels: torch.Tensor
     display: tuple[float, float] | None = None
-    measured: bool = False
 
 
 class GroundingDataset(Dataset):
@@ -75,8 +76,8 @@ class GroundingDataset(Dataset):
         records (`Sequence[GroundingRecord]`): all of one modality.
         image_processor: a `MedGlipImageProcessor`: its normalisation, input size, mean and deviation are used.
         size (`int` or `(height, width)`, *optional*): input size; the image processor's when not given.
-        train (`bool`, defaults to `True`): augment, draw prompts and balance the sources; else every picture as it is,
-            asked for every label that its source annotates.
+        train (`bool`, defaults to `True`): augment, draw prompts and balance the sources; else every image exactly as
+            the image processor prepares it, asked for every label that its source annotates.
         seed (`int`, defaults to 0): with the epoch and the index it decides everything random.
         prompts, augmentation (*optional*): recipes.
         foreign (`dict[str, tuple[str, ...]]`, *optional*): source -> labels, for negatives of other body parts.
@@ -93,7 +94,7 @@ class GroundingDataset(Dataset):
     def __init__(
         self,
         records: Sequence[GroundingRecord],
-        image_processor: PictureNormalizer,
+        image_processor: MedGlipImageProcessor,
         size: int | tuple[int, int] | None = None,
         train: bool = True,
         seed: int = 0,
@@ -114,10 +115,9 @@ class GroundingDataset(Dataset):
         settings = image_processor.modality_settings[self.modality]
         size = size or (settings["size"]["height"], settings["size"]["width"])
         self.size: tuple[int, int] = (size, size) if isinstance(size, int) else size
-        self.windows = [tuple(window) for window in settings.get("windows", [])]
         self.augmentation = augmentation or AugmentationRecipe()
         self.sampler = PromptSampler(Vocabulary.load(), foreign or {}, prompts or PromptRecipe(), token_length)
-        self._cache: dict[int, CachedPicture] = {}
+        self._cache: dict[int, CachedImage] = {}
         self._room = self._cache_bytes = cache_bytes
         # Shared with the loader's processes, which start anew every epoch: 1 for a picture that is broken.
         self._broken = torch.zeros(len(self.records), dtype=torch.uint8).share_memory_()
@@ -141,31 +141,51 @@ class GroundingDataset(Dataset):
         return len(self._order)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        """One example: `pixel_values` (3, h, w), `text_labels`, `labels` (boxes xyxy in input pixels, width =
-        x2 - x1 + 1) and `modality`."""
-        record, picture = self._whole(int(self._order[index]))
+        """Return one example.
+
+        Returns:
+            `dict`: `pixel_values` of shape `(3, h, w)`, `text_labels`, `labels` (boxes xyxy in input pixels, where
+            width = x2 - x1 + 1, and `class_labels`) and `modality`.
+        """
+        number = int(self._order[index])
+        if not self.train:
+            return self._as_served(self.records[number])
+        record, image = self._whole(number)
         rng = np.random.default_rng([self.seed, self.epoch, index, 1])
         boxes = (record.boxes / np.array(record.size * 2)).astype(np.float32)
-        geometry = self._geometry(record, boxes, rng)
-        shown, labels, annotated = self._visible(record, geometry.map_boxes(boxes))
+        flags = Freedom(**{field.name: getattr(record.hints, field.name) for field in fields(Freedom)})
+        geometry = draw_geometry(boxes, flags, self.augmentation, rng)
+        visible, labels, annotated = self._visible(record, geometry.map_boxes(boxes))
         if record.annotated and not annotated:  # a close-up cut all of it: there would be nothing to ask
             geometry = IDENTITY
-            shown, labels, annotated = self._visible(record, boxes)
-        boxes = shown
-        if self.train:
-            own = tuple(sorted({*record.source_labels, *record.annotated}))
-            prompt = self.sampler.draw(labels, annotated, record.hints.regions, rng, own)
-            phrases, boxes, classes = list(prompt.phrases), boxes[list(prompt.boxes)], list(prompt.classes)
-        else:
-            phrases, classes = list(annotated), [annotated.index(label) for label in labels]
+            visible, labels, annotated = self._visible(record, boxes)
+        source_labels = tuple(sorted({*record.source_labels, *record.annotated}))
+        prompt = self.sampler.draw(labels, annotated, record.hints.regions, rng, source_labels)
         return {
-            "pixel_values": self._pixels(record, picture, geometry, rng),
-            "text_labels": phrases,
-            "labels": self._targets(boxes, classes),
+            "pixel_values": self._pixels(record, image, geometry, rng),
+            "text_labels": list(prompt.phrases),
+            "labels": self._targets(visible[list(prompt.boxes)], list(prompt.classes)),
             "modality": self.modality,
         }
 
-    def _whole(self, number: int) -> tuple[GroundingRecord, CachedPicture]:
+    def _as_served(self, record: GroundingRecord) -> dict[str, Any]:
+        """Return what the image processor makes of a record, with every annotated label asked in its own words."""
+        classes = [record.annotated.index(label) for label in record.labels]
+        height, width = self.size
+        batch = self.image_processor(
+            record.load(),
+            modality=self.modality,
+            annotations=[{"boxes": record.boxes, "class_labels": classes}],
+            size={"height": height, "width": width},
+        )
+        return {
+            "pixel_values": batch["pixel_values"][0],
+            "text_labels": list(record.annotated),
+            "labels": batch["labels"][0],
+            "modality": self.modality,
+        }
+
+    def _whole(self, number: int) -> tuple[GroundingRecord, CachedImage]:
         """The record with its picture, or the next one that can be read. What is broken is named once and counted.
 
         Raises:
@@ -173,7 +193,7 @@ class GroundingDataset(Dataset):
         """
         for place in (*range(number, len(self.records)), *range(number)):
             try:
-                return self.records[place], self.picture(place)
+                return self.records[place], self.image(place)
             except UNREADABLE as error:
                 self._report_broken(place, error)
         raise ValueError("no picture can be read")
@@ -212,7 +232,7 @@ class GroundingDataset(Dataset):
         self._cache.clear()
         self._room = self._cache_bytes
 
-    def picture(self, number: int) -> CachedPicture:
+    def image(self, number: int) -> CachedImage:
         """The decoded picture of record `number`, kept in memory while there is room."""
         if number in self._cache:
             return self._cache[number]
@@ -223,81 +243,85 @@ class GroundingDataset(Dataset):
             self._room -= size
         return picture
 
-    def _decode(self, record: GroundingRecord) -> CachedPicture:
+    def _decode(self, record: GroundingRecord) -> CachedImage:
         pixels = record.load()
-        if pixels.dtype.kind == "f" and not np.isfinite(pixels).all():
-            raise ValueError("has pixels that are no finite numbers")
-        # Validation pictures go the way of any other picture, through the image processor alone.
-        window = record.window(pixels) if self.modality == "ct" and self.train else None
-        if self.modality != "ct" or (window is None and not record.is_hounsfield):
+        hounsfield = self._hounsfield(record, pixels) if self.modality == "ct" else None
+        if hounsfield is None:
             image = self._shrink(self.image_processor.normalize_image(pixels, self.modality))
             image = image[:1] if torch.equal(image[0], image[1]) and torch.equal(image[0], image[2]) else image
-            return CachedPicture((image * 255).round_().clamp_(0, 255).byte())
-        values = torch.from_numpy(pixels.astype(np.float32))[None]
-        display = (-160.0, 240.0)
-        if window is not None:
-            values = window[0] + values * ((window[1] - window[0]) / 255)
-            low, high = np.percentile(pixels, self.image_processor.modality_settings["ct"]["percentiles"])
-            step = (window[1] - window[0]) / 255
-            display = (window[0] + low * step, window[0] + max(high, low + 1) * step)
-        values = self._shrink(values).round_().clamp_(-32000, 32000).short()
-        return CachedPicture(values, display, record.is_hounsfield)
+            return CachedImage((image * 255).round_().clamp_(0, 255).byte())
+        settings = self.image_processor.modality_settings["ct"]
+        if record.is_hounsfield:
+            center, width = settings["windows"][0]
+            display = (center - width / 2, center + width / 2)
+        else:  # as it came, stretched by its percentiles
+            low, high = np.percentile(hounsfield, settings["percentiles"])
+            display = (float(low), float(max(high, low + 1)))
+        values = self._shrink(torch.from_numpy(hounsfield)[None]).round_().clamp_(LOWEST_HU, HIGHEST_HU)
+        return CachedImage(values.short(), display)
+
+    @staticmethod
+    def _hounsfield(record: GroundingRecord, pixels: NDArray) -> NDArray[np.float32] | None:
+        """Return a CT image `(h, w)` in HU: measured ones, or grey levels through the window of the source.
+
+        `None` where the window is not known: the image processor then decides.
+        """
+        array, window = channels_first(pixels), record.hints.window
+        if record.is_hounsfield:
+            return luminance(array)
+        if array.dtype != np.uint8 or window is None:
+            return None
+        if isinstance(window, str):  # each image has its own
+            return deduced_hounsfield(array)
+        low, high = window
+        return low + luminance(array) * np.float32((high - low) / 255)
 
     def _shrink(self, image: torch.Tensor) -> torch.Tensor:
         limit = int(CACHE_SIDE * max(self.size))
-        height, width = image.shape[1:]
-        if max(height, width) <= limit:
+        longest = max(image.shape[1:])
+        if longest <= limit:
             return image
-        shape = [max(1, round(side * limit / max(height, width))) for side in (height, width)]
-        return torch.nn.functional.interpolate(image[None], size=shape, mode="bilinear", antialias=True)[0]
-
-    def _geometry(self, record: GroundingRecord, boxes: NDArray[np.float32], rng: np.random.Generator) -> Geometry:
-        if not self.train:
-            return IDENTITY
-        freedom = Freedom(**{field.name: getattr(record.hints, field.name) for field in fields(Freedom)})
-        return draw_geometry(boxes, freedom, self.augmentation, rng)
+        height, width = (max(1, round(side * limit / longest)) for side in image.shape[1:])
+        return resize_image(image, (height, width))
 
     def _visible(
         self, record: GroundingRecord, boxes: NDArray[np.float32]
     ) -> tuple[NDArray[np.float32], list[str], list[str]]:
-        """Clipped boxes with their labels, and the labels that can still be asked.
+        """Return the clipped boxes, their labels, and the labels that can still be asked.
 
         A label with a box of which too little is left can be neither positive nor negative.
         """
         share = visible_share(boxes)
         cut = {label for label, part in zip(record.labels, share, strict=True) if 0 < part < self.augmentation.drop}
-        keep = [i for i, label in enumerate(record.labels) if share[i] > 0 and label not in cut]
+        index = [i for i, label in enumerate(record.labels) if share[i] > 0 and label not in cut]
         annotated = [label for label in record.annotated if label not in cut]
-        return np.clip(boxes[keep], 0, 1), [record.labels[i] for i in keep], annotated
+        return np.clip(boxes[index], 0, 1), [record.labels[i] for i in index], annotated
 
     def _pixels(
-        self, record: GroundingRecord, picture: CachedPicture, geometry: Geometry, rng: np.random.Generator
+        self, record: GroundingRecord, image: CachedImage, geometry: Geometry, rng: np.random.Generator
     ) -> torch.Tensor:
-        hounsfield = picture.display is not None
-        values = picture.pixels.float() if hounsfield else picture.pixels.float().div_(255)
-        if self.train:
-            values = geometry.resample(values, self.size, float(values.min()) if hounsfield else 0.0)
-        elif values.shape[1:] != self.size:
-            values = torch.nn.functional.interpolate(values[None], size=self.size, mode="bilinear", antialias=True)[0]
-        if picture.display is not None:
-            values = self._windowed(values, picture.display, picture.measured, rng)
-        if self.train:
-            values = draw_photometry(values, record.hints.colour, self.augmentation, rng)
+        if image.display is None:
+            values = geometry.resample(image.pixels.float().div_(255), self.size)
+        else:
+            hounsfield = image.pixels.float()
+            hounsfield = geometry.resample(hounsfield, self.size, float(hounsfield.min()))
+            values = self._windowed(hounsfield, image.display, rng)
+        values = draw_photometry(values, record.hints.colour, self.augmentation, rng)
         return self.image_processor.standardize(values.expand(3, -1, -1), self.modality).contiguous()
 
     def _windowed(
-        self, hounsfield: torch.Tensor, display: tuple[float, float], measured: bool, rng: np.random.Generator
+        self, hounsfield: torch.Tensor, display: tuple[float, float], rng: np.random.Generator
     ) -> torch.Tensor:
-        if not self.train or rng.random() < HOUNSFIELD_SHARE:
-            if self.train:
-                stretch, offset = HOUNSFIELD_JITTER
-                gain, shift = 1 + rng.uniform(-stretch, stretch), AIR + rng.uniform(-offset, offset)
-                hounsfield = (hounsfield - AIR) * gain + shift
-            return window_channels(hounsfield, self.windows)
-        low, high = draw_window(display, rng) if self.train else display
-        return ((hounsfield - low) / (high - low)).clamp_(0, 1)
+        """Return `(1 or 3, h, w)` in [0, 1]: HU through the windows of the image processor, or through a drawn one."""
+        if rng.random() >= HOUNSFIELD_SHARE:
+            low, high = draw_window(display, rng)
+            return ((hounsfield - low) / (high - low)).clamp_(0, 1)
+        stretch, offset = HOUNSFIELD_JITTER
+        gain, shift = 1 + rng.uniform(-stretch, stretch), AIR_HU + rng.uniform(-offset, offset)
+        return self.image_processor.normalize_image((hounsfield - AIR_HU) * gain + shift, self.modality)
 
     def _targets(self, boxes: NDArray[np.float32], classes: list[int]) -> dict[str, torch.Tensor]:
+        """Return boxes `(n, 4)`, xyxy in units of the image, in input pixels where width = x2 - x1 + 1."""
         height, width = self.size
         pixels = boxes * np.array([width, height] * 2, dtype=np.float32) - np.array([0, 0, 1, 1], dtype=np.float32)
         return {

@@ -20,7 +20,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from modeling_medglip.errors import one_line
-from modeling_medglip.image_processing_medglip import estimate_window
 from modeling_medglip.io.text_files import load_yaml
 from modeling_medglip.taxonomy import means_a_side
 
@@ -103,14 +102,6 @@ class GroundingRecord:
     def load(self) -> NDArray:
         """Decode the pixels."""
         return self.loader()
-
-    def window(self, pixels: NDArray) -> tuple[float, float] | None:
-        """Hounsfield units of grey 0 and grey 255 of an 8-bit CT picture, or `None` where that is not known."""
-        if pixels.dtype != np.uint8:
-            return None
-        if self.hints.window == "per_image":
-            return estimate_window(pixels if pixels.ndim == 2 else pixels[..., 1])
-        return self.hints.window if isinstance(self.hints.window, tuple) else None
 
 
 class HintTable:

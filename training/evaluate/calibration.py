@@ -21,8 +21,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from modeling_medglip.cli.scripts import script_main
 from modeling_medglip.configuration_medglip import MedGlipConfig, MedGlipHeadConfig
-from modeling_medglip.errors import one_line
 from modeling_medglip.modeling_medglip import MedGlipForObjectDetection
 from modeling_medglip.outputs.files import write_text
 from modeling_medglip.processing_medglip import MedGlipProcessor
@@ -155,6 +155,7 @@ def clear(config: MedGlipConfig) -> None:
         changes.get("head_config", {}).pop("score_calibration", None)
 
 
+@script_main(also=(KeyError,))
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line; returns the exit status."""
     parser = argparse.ArgumentParser(
@@ -166,16 +167,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parser.parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     torch.set_flush_denormal(True)
-    try:
-        model, processor = load_checkpoint(str(options.model))
-        fitted = calibrate(model.eval(), processor, options.data)
-        _write(options.model / "config.json", model.config)
-        if options.report:
-            report = {"schema": SCHEMA, "modalities": fitted}
-            write_text(options.report, json.dumps(report, indent=1, allow_nan=False) + "\n")
-    except (ValueError, OSError, KeyError) as error:
-        print(f"error: {one_line(error, 300)}", file=sys.stderr)
-        return 2
+    model, processor = load_checkpoint(str(options.model))
+    fitted = calibrate(model.eval(), processor, options.data)
+    _write(options.model / "config.json", model.config)
+    if options.report:
+        report = {"schema": SCHEMA, "modalities": fitted}
+        write_text(options.report, json.dumps(report, indent=1, allow_nan=False) + "\n")
     return 0
 
 

@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from modeling_medglip.errors import one_line
+from modeling_medglip.cli.scripts import script_main
 from modeling_medglip.image_processing_medglip import MedGlipImageProcessor
 from modeling_medglip.modalities import MODALITIES
 from modeling_medglip.modeling_medglip import MedGlipForObjectDetection
@@ -119,7 +118,8 @@ def tidy(folder: Path) -> None:
         path.write_text(json.dumps(content, ensure_ascii=False, **layout) + "\n", encoding="utf-8")
 
 
-def main(argv: list[str] | None = None) -> int:
+@script_main()
+def main(argv: Sequence[str] | None = None) -> int:
     """Command line; returns the exit status."""
     task = (__doc__ or "").splitlines()[0]
     parser = argparse.ArgumentParser(prog="python -m training.fit.assemble", description=task)
@@ -129,11 +129,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, default=EMBEDDED)
     parser.add_argument("--router", type=Path, help="JSON that training.fit.router wrote")
     options = parser.parse_args(argv)
-    try:
-        names = assemble(options.runs, options.data, options.manifest, options.out, options.router)
-    except (ValueError, OSError, ModuleNotFoundError) as error:
-        print(f"error: {one_line(error, 300)}", file=sys.stderr)
-        return 2
+    names = assemble(options.runs, options.data, options.manifest, options.out, options.router)
     size = sum(path.stat().st_size for path in options.out.glob("*.safetensors")) / 1e6
     print(f"{options.out}: {', '.join(names)}; {size:.1f} MB of tensors")
     return 0

@@ -28,6 +28,7 @@ from torch import nn
 from transformers import HfArgumentParser
 
 from modeling_medglip import default_checkpoint
+from modeling_medglip.cli.scripts import fail_script, script_main
 from modeling_medglip.errors import one_line
 from modeling_medglip.image_processing_medglip import MedGlipImageProcessor
 from modeling_medglip.modalities import resolve_modality
@@ -46,7 +47,7 @@ from ..loading import load_checkpoint
 from .closing import closing
 from .distillation import known_labels, with_known
 from .lora import add_adapter, forget_calibration, save_adapter
-from .processes import process_state, shards_weights, told_by_worker, united
+from .processes import process_state, shards_weights, united, worker_message
 from .recipe import RENAMED, ExpertRecipe, Recipe, load_recipe
 from .run_identity import claim, run_identity
 from .run_report import Scores, measure, write_run
@@ -455,24 +456,22 @@ class _Parser(HfArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """One line instead of the whole usage."""
-        print(f"error: {one_line(message)}{HELP}", file=sys.stderr)
-        raise SystemExit(2)
+        raise SystemExit(fail_script(one_line(message) + HELP))
 
 
+@script_main()
 def main(argv: Sequence[str] | None = None) -> int:
-    """Command line; returns the exit status."""
+    """Run the command line and return the exit status."""
     (settings,) = _Parser().parse_args_into_dataclasses(list(sys.argv[1:] if argv is None else argv))
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", force=True)
     torch.set_flush_denormal(True)
+    check_options(asdict(settings))
+    if settings.threads:
+        torch.set_num_threads(settings.threads)
     try:
-        check_options(asdict(settings))
-        if settings.threads:
-            torch.set_num_threads(settings.threads)
         run(settings)
-    except (ValueError, OSError, ModuleNotFoundError) as error:
-        text = one_line(told_by_worker(error), 300)
-        print(f"error: {text}{HELP if text.startswith('--') else ''}", file=sys.stderr)
-        return 2
+    except ValueError as error:
+        raise ValueError(worker_message(error)) from error
     return 0
 
 

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import logging
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from typing import Any
 from transformers import BertTokenizerFast
 
 from modeling_medglip import convert_glip_checkpoint
+from modeling_medglip.cli.scripts import script_main
 from modeling_medglip.errors import one_line
 from modeling_medglip.image_processing_medglip import MedGlipImageProcessor
 from modeling_medglip.modalities import resolve_modality
@@ -67,6 +67,7 @@ def glip_model(weights: Path | None, modality: str) -> MedGlipForObjectDetection
     return convert_glip_checkpoint.model_from_glip(tensors, convert_glip_checkpoint.GLIP_T_CONFIG, modality)
 
 
+@script_main()
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line; returns the exit status."""
     parser = argparse.ArgumentParser(
@@ -79,15 +80,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, required=True, help="folder of the new checkpoint")
     options = parser.parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(message)s", force=True)
-    try:
-        check_options({"size": options.size})
-        tokenizer = BertTokenizerFast.from_pretrained(options.tokenizer or language_folder())
-        model = glip_model(options.weights, options.modality)
-        model.save_pretrained(options.out)
-        glip_processor(options.modality, options.size, tokenizer).save_pretrained(options.out)
-    except (ValueError, OSError, ModuleNotFoundError) as error:
-        print(f"error: {one_line(error, 300)}", file=sys.stderr)
-        return 2
+    check_options({"size": options.size})
+    tokenizer = BertTokenizerFast.from_pretrained(options.tokenizer or language_folder())
+    model = glip_model(options.weights, options.modality)
+    model.save_pretrained(options.out)
+    glip_processor(options.modality, options.size, tokenizer).save_pretrained(options.out)
     logger.info("saved %s: %.1f million parameters", options.out, sum(p.numel() for p in model.parameters()) / 1e6)
     return 0
 

@@ -26,9 +26,8 @@ def shards_weights() -> bool:
     return os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true"
 
 
-def told_by_worker(error: BaseException) -> str:
-    """The message of an error; of one from a process of a `DataLoader`, which holds that process's whole traceback,
-    the last line, without the kind of error where it has a message."""
+def worker_message(error: BaseException) -> str:
+    """Return the message of an error without the traceback that a process of a `DataLoader` puts into it."""
     text = str(error)
     if not (text.startswith("Caught ") and "\nOriginal Traceback" in text):
         return text

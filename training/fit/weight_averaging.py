@@ -11,13 +11,12 @@ model soups, 2022).
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 
-from modeling_medglip.errors import MedGlipError, one_line
+from modeling_medglip.cli.scripts import script_main
 from modeling_medglip.modeling_medglip import MedGlipForObjectDetection
 from modeling_medglip.processing_medglip import MedGlipProcessor
 
@@ -45,6 +44,7 @@ def average(first: Path, last: Path, share: float) -> tuple[MedGlipForObjectDete
     return other, MedGlipProcessor.from_pretrained(last)
 
 
+@script_main(also=(RuntimeError,))
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line; returns the exit status."""
     about = (__doc__ or "").split("\n")[0]
@@ -55,13 +55,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, required=True, help="folder; the expert is written to OUT/expert")
     options = parser.parse_args(argv)
     folders = [path / "expert" if (path / "expert").is_dir() else path for path in (options.first, options.last)]
-    try:
-        model, processor = average(folders[0], folders[1], options.share)
-        model.save_pretrained(options.out / "expert")
-        processor.save_pretrained(options.out / "expert")
-    except (ValueError, OSError, RuntimeError, MedGlipError) as error:
-        print(f"error: {one_line(error, 300)}", file=sys.stderr)
-        return 2
+    model, processor = average(folders[0], folders[1], options.share)
+    model.save_pretrained(options.out / "expert")
+    processor.save_pretrained(options.out / "expert")
     return 0
 
 

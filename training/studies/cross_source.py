@@ -16,7 +16,6 @@ import hashlib
 import json
 import logging
 import re
-import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -24,7 +23,7 @@ from typing import Any
 
 import torch
 
-from modeling_medglip.errors import one_line
+from modeling_medglip.cli.scripts import script_main
 from modeling_medglip.outputs.files import write_text
 from modeling_medglip.outputs.markdown import percent, plain, table
 
@@ -189,16 +188,13 @@ def page(measured: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n" + table(header, rows)
 
 
+@script_main()
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line; returns the exit status."""
     options = study_parser("training.studies.cross_source", __doc__ or "", "runs/cross_source").parse_args(argv)
-    try:
-        prepare(options)
-        recipe = load_recipe(options.recipe).changed(options.modality, epochs=options.epochs, size=options.size)
-        measured = cross_source(options.modality, options.data, recipe, options.out, options.seed)
-    except (ValueError, OSError, ModuleNotFoundError) as error:
-        print(f"error: {one_line(error, 300)}", file=sys.stderr)
-        return 2
+    prepare(options)
+    recipe = load_recipe(options.recipe).changed(options.modality, epochs=options.epochs, size=options.size)
+    measured = cross_source(options.modality, options.data, recipe, options.out, options.seed)
     print(page(measured), end="")
     return 0
 

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -24,7 +23,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from modeling_medglip import MedGlipConfig, MedGlipForObjectDetection
-from modeling_medglip.errors import one_line
+from modeling_medglip.cli.scripts import script_main
 from modeling_medglip.outputs.files import write_text
 from modeling_medglip.outputs.markdown import table
 
@@ -175,6 +174,7 @@ def page(found: dict[str, Any]) -> str:
     return text + table(["way", "GB"], rows)
 
 
+@script_main()
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line; returns the exit status."""
     about = (__doc__ or "").split("\n")[0]
@@ -188,16 +188,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, help="JSON file; the same as Markdown is written beside it")
     options = parser.parse_args(argv)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        check_options(vars(options))
-        if options.model:
-            model, _ = load_checkpoint(options.model)
-        else:
-            model = MedGlipForObjectDetection(MedGlipConfig.glip_t())
-        cost = measure_step(model, options.size, device)
-    except (ValueError, OSError) as error:
-        print(f"error: {one_line(error, 300)}", file=sys.stderr)
-        return 2
+    check_options(vars(options))
+    if options.model:
+        model, _ = load_checkpoint(options.model)
+    else:
+        model = MedGlipForObjectDetection(MedGlipConfig.glip_t())
+    cost = measure_step(model, options.size, device)
     plan = {name: getattr(options, name) for name in ("size", "batch", "epochs", "processes", "pictures")}
     found = {"schema": SCHEMA, "plan": plan, "step": asdict(cost)}
     text = page(found)

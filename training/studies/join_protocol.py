@@ -11,13 +11,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from collections.abc import Mapping, Sequence
 from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-from modeling_medglip.errors import one_line
+from modeling_medglip.cli.scripts import script_main
 from modeling_medglip.outputs.files import write_text
 
 from .protocol import ROWS, SCHEMA, Draws, agree, differences, draws_of, table
@@ -55,6 +54,7 @@ def join(parts: Sequence[Mapping[str, Any]], draws: Draws) -> dict[str, Any]:
     return joined
 
 
+@script_main(also=(KeyError, TypeError, AttributeError))
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line; returns the exit status."""
     parser = argparse.ArgumentParser(
@@ -63,17 +63,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("files", nargs="+", type=Path)
     parser.add_argument("--out", type=Path, required=True, help="folder for protocol.json and protocol.md")
     options = parser.parse_args(argv)
-    try:
-        parts = [json.loads(path.read_text(encoding="utf-8")) for path in options.files]
-        draws: Draws = {}
-        for part, path in zip(parts, options.files, strict=True):
-            draws |= draws_of(part, path.parent)
-        found = join(parts, draws)
-        write_text(options.out / "protocol.json", json.dumps(found, indent=1, allow_nan=False) + "\n")
-        write_text(options.out / "protocol.md", table(found))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        print(f"error: {one_line(error, 200)}", file=sys.stderr)
-        return 2
+    parts = [json.loads(path.read_text(encoding="utf-8")) for path in options.files]
+    draws: Draws = {}
+    for part, path in zip(parts, options.files, strict=True):
+        draws |= draws_of(part, path.parent)
+    found = join(parts, draws)
+    write_text(options.out / "protocol.json", json.dumps(found, indent=1, allow_nan=False) + "\n")
+    write_text(options.out / "protocol.md", table(found))
     print(table(found), end="")
     return 0
 

@@ -14,7 +14,6 @@ import argparse
 import hashlib
 import json
 import logging
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -25,7 +24,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from modeling_medglip.errors import one_line
+from modeling_medglip.cli.scripts import script_main
 from modeling_medglip.modalities import resolve_modality
 from modeling_medglip.outputs.files import write_text
 
@@ -405,18 +404,15 @@ def prepare(options: argparse.Namespace) -> None:
     torch.set_flush_denormal(True)
 
 
+@script_main()
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line; returns the exit status."""
     parser = study_parser("training.studies.protocol", __doc__ or "", "runs/protocol")
     parser.add_argument("--row", nargs="+", choices=list(ROWS), default=list(ROWS), help="only these")
     options = parser.parse_args(argv)
-    try:
-        prepare(options)
-        recipe = load_recipe(options.recipe).changed(options.modality, epochs=options.epochs, size=options.size)
-        measured = protocol(options.modality, options.data, recipe, options.out, options.row, options.seed)
-    except (ValueError, OSError, ModuleNotFoundError) as error:
-        print(f"error: {one_line(error, 300)}", file=sys.stderr)
-        return 2
+    prepare(options)
+    recipe = load_recipe(options.recipe).changed(options.modality, epochs=options.epochs, size=options.size)
+    measured = protocol(options.modality, options.data, recipe, options.out, options.row, options.seed)
     print(table(measured), end="")
     return 0
 

@@ -15,11 +15,11 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from modeling_medglip.cli.scripts import script_main
 from modeling_medglip.errors import one_line
 from modeling_medglip.outputs.files import write_text
 from modeling_medglip.outputs.markdown import percent, table
@@ -101,6 +101,7 @@ def _read(path: Path) -> Any:
         raise ValueError(f"{path}: no JSON ({one_line(error, 80)})") from None
 
 
+@script_main(also=(KeyError,))
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line; returns the exit status."""
     about = (__doc__ or "").split("\n")[0]
@@ -114,24 +115,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--source", help="which was left out, for --before and --after of cross_source")
     parser.add_argument("--log", type=Path, default=LOG)
     options = parser.parse_args(argv)
-    try:
-        log: dict[str, Any] = _read(options.log) if options.log.is_file() else {"schema": SCHEMA, "entries": []}
-        if options.name:
-            if options.run:
-                entry = of_run(options.run)
-            elif options.before and options.after and options.modality:
-                entry = of_evaluations(options.before, options.after, options.modality, options.source)
-            else:
-                raise ValueError("--name needs --run, or --before, --after and --modality")
-            entry = {"name": options.name, "note": options.note, **entry}
-            titles = [known["name"] for known in log["entries"]]
-            place = titles.index(options.name) if options.name in titles else len(titles)
-            log["entries"][place : place + 1] = [entry]
-            write_text(options.log, json.dumps(log, indent=1, allow_nan=False) + "\n")
-        write_text(options.log.with_name(PAGE), page(log))
-    except (ValueError, OSError, KeyError) as error:
-        print(f"error: {one_line(error, 300)}", file=sys.stderr)
-        return 2
+    log: dict[str, Any] = _read(options.log) if options.log.is_file() else {"schema": SCHEMA, "entries": []}
+    if options.name:
+        if options.run:
+            entry = of_run(options.run)
+        elif options.before and options.after and options.modality:
+            entry = of_evaluations(options.before, options.after, options.modality, options.source)
+        else:
+            raise ValueError("--name needs --run, or --before, --after and --modality")
+        entry = {"name": options.name, "note": options.note, **entry}
+        titles = [known["name"] for known in log["entries"]]
+        place = titles.index(options.name) if options.name in titles else len(titles)
+        log["entries"][place : place + 1] = [entry]
+        write_text(options.log, json.dumps(log, indent=1, allow_nan=False) + "\n")
+    write_text(options.log.with_name(PAGE), page(log))
     return 0
 
 

@@ -21,7 +21,6 @@ from training.data.augmentation import (
     through_smaller,
     uneven_light,
     visible_share,
-    window_channels,
 )
 
 
@@ -138,13 +137,6 @@ def test_grey_pictures_stay_grey() -> None:
 def test_the_cheap_curve_is_close_to_the_power(gamma: float) -> None:
     values = torch.linspace(0, 1, 50)
     assert (bend(values, gamma) - values**gamma).abs().max() < 0.05
-
-
-def test_hounsfield_windows_become_channels() -> None:
-    hounsfield = torch.tensor([[[-1000.0, -160.0, 40.0, 240.0, 2000.0]]])
-    channels = window_channels(hounsfield, [(40, 400), (-600, 1500), (400, 1800)])
-    torch.testing.assert_close(channels[0, 0], torch.tensor([0.0, 0.0, 0.5, 1.0, 1.0]))
-    assert channels.shape == (3, 1, 5) and float(channels.min()) >= 0 and float(channels.max()) <= 1
 
 
 def test_drawn_windows_are_plausible_and_narrow_pictures_are_only_narrowed() -> None:

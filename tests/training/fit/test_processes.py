@@ -50,16 +50,16 @@ def test_processes_tell_each_other_what_they_found(monkeypatch: pytest.MonkeyPat
 
 
 def test_an_error_of_a_loader_s_process_is_told_without_its_traceback() -> None:
-    assert processes.told_by_worker(ValueError("2 pictures: mend the data")) == "2 pictures: mend the data"
+    assert processes.worker_message(ValueError("2 pictures: mend the data")) == "2 pictures: mend the data"
     try:
         raise ValueError("2 pictures: mend the data")
     except ValueError:
         caught = ExceptionWrapper(where="in DataLoader worker process 0")
     with pytest.raises(ValueError, match="Caught ValueError") as told:
         caught.reraise()
-    assert processes.told_by_worker(told.value) == "2 pictures: mend the data"
+    assert processes.worker_message(told.value) == "2 pictures: mend the data"
     bare = ValueError("Caught KeyError in DataLoader worker process 0.\nOriginal Traceback (most recent):\nKeyError")
-    assert processes.told_by_worker(bare) == "KeyError"
+    assert processes.worker_message(bare) == "KeyError"
 
 
 @pytest.mark.parametrize(("value", "expected"), [("true", True), ("True", True), ("false", False), (None, False)])
