@@ -390,13 +390,13 @@ class VolumeJob(Job):
         return overlay_png(picture)
 
     def _write_as(self, kind: str, source: VolumeSource, result: VolumeResult, path: Path) -> None:
-        from ..outputs import dicom, slicer
+        from ..outputs import dicom, nifti, slicer
         from ..outputs.files import color_table_name
 
         if kind == "slicer":
             slicer.write_slicer(result, path, source)
         elif kind == "nifti":
-            slicer.write_label_map(result, source, self.labels, path)
+            nifti.write_label_map(result, source, self.labels, path)
             slicer.write_color_table(self.labels, self.out / color_table_name(self.stem))
         elif kind == "sr":
             dicom.write_report(result, source, path)

@@ -1,5 +1,5 @@
 # Copyright 2026 The MedGLIP authors. Licensed under the Apache License, Version 2.0.
-"""One frame of a DICOM file as a [`ReadImage`]. Needs pydicom (the extra `clinical`).
+"""Read one frame of a DICOM file as a [`ReadImage`]. Needs pydicom (the extra `clinical`).
 
 pydicom's own messages may quote header values, names among them; they are never passed on.
 """
@@ -12,39 +12,51 @@ from contextlib import contextmanager
 from typing import IO, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ..errors import MedGlipError
 from ..modalities import resolve_modality
 from .dicom_files import DicomFile, open_dicom
-from .dicom_mosaic import mosaic_notes
-from .dicom_palette import palette_colors
 from .dicom_pixels import GREY, PALETTE, Frame, PixelFormat, pixel_format, read_frame
 from .image_record import ReadImage, check_pixels, choose_frame, compact
 from .quiet import silent
 
 
-# Codes of DICOM's Modality that say nothing about the picture.
-SILENT_CODES = ("", "OT", "SC")
-# Pixels that are results, not images.
+# Values of Modality (0008,0060) that say nothing about the image.
+UNSPECIFIC_CODES = ("", "OT", "SC")
+# Values of Modality of objects that are derived from images.
 DERIVED_CODES = ("SEG", "RTDOSE", "RTPLAN", "RTSTRUCT", "SR", "PR", "KO", "ECG")
+# Lookup tables of images whose pixels are indices of a palette (PS3.3 C.7.6.3.1.5, C.7.9.2).
+PALETTE_COLORS = ("Red", "Green", "Blue")
+MAX_PALETTE_ENTRIES = 65536
 
 
 def read_dicom(stream: IO[bytes], frame: int | None) -> ReadImage:
     """Read one frame of an open DICOM file.
 
     Args:
-        stream: the file, opened for reading bytes.
-        frame (`int`, *optional*): counted from 1; the first without it.
+        stream (`IO[bytes]`): the file, opened for reading bytes.
+        frame (`int`, *optional*): counted from 1; the first by default.
+
+    Returns:
+        [`ReadImage`]: without a name; gray pixels in HU or the header's units, colors as uint8 RGB.
 
     Raises:
-        `MedGlipError`: pydicom is missing, or the file is no picture, too large or damaged.
+        `MedGlipError`: pydicom is missing, or the file is not an image, too large or damaged.
     """
     with _opened(stream) as opened:
         return _decoded(opened, frame)
 
 
 def count_dicom_frames(stream: IO[bytes]) -> int:
-    """Return how many frames an open DICOM file holds. Raises as [`read_dicom`]."""
+    """Return how many frames an open DICOM file holds.
+
+    Args:
+        stream (`IO[bytes]`): the file, opened for reading bytes.
+
+    Raises:
+        `MedGlipError`: as [`read_dicom`].
+    """
     with _opened(stream) as opened:
         return pixel_format(opened).frames
 
@@ -64,7 +76,7 @@ def _opened(stream: IO[bytes]) -> Iterator[DicomFile]:
 def _decoded(opened: DicomFile, frame: int | None) -> ReadImage:
     header = opened.header
     if "Rows" not in header or "Columns" not in header:
-        raise MedGlipError("is no DICOM picture (a report, a plan, or no DICOM file at all)")
+        raise MedGlipError("is not a DICOM image (a report, a plan, or not DICOM at all)")
     if str(header.get("Modality") or "").strip().upper() in DERIVED_CODES:
         raise MedGlipError("is a DICOM object made from images (segmentation, dose), not an image")
     stored_as = pixel_format(opened)
@@ -84,12 +96,12 @@ def _decoded(opened: DicomFile, frame: int | None) -> ReadImage:
 
 
 def _modality(header: Any) -> tuple[str | None, tuple[str, ...]]:
-    """The header's modality as one of ours, and a warning when it names another one."""
+    """Return the header's modality as one of `MODALITIES`, and a warning if it names another one."""
     code = str(header.get("Modality") or "").strip().upper()
     try:
         return resolve_modality(code), ()
     except ValueError:
-        if code in SILENT_CODES or not (code.isascii() and code.isalpha() and len(code) <= 8):
+        if code in UNSPECIFIC_CODES or not (code.isascii() and code.isalpha() and len(code) <= 8):
             return None, ()
         return None, (f"its header says {code}, a modality that MedGLIP does not know",)
 
@@ -97,7 +109,7 @@ def _modality(header: Any) -> tuple[str | None, tuple[str, ...]]:
 def _values(
     header: Any, frame: Frame, stored_as: PixelFormat, index: int, modality: str | None
 ) -> tuple[np.ndarray, tuple[str, ...]]:
-    """Stored numbers -> HU or other units for grey pictures, uint8 RGB for coloured ones; and warnings."""
+    """Convert stored numbers to HU or other units (gray) or uint8 RGB (color), with warnings."""
     import pydicom
 
     pixels = frame.pixels
@@ -113,14 +125,121 @@ def _values(
     if slope is not None:
         return compact(pixels * slope + intercept, signed=True), ()
     measured = pixels.dtype.kind != "u"
-    source = "taken from the numbers as they are" if measured else "estimated from the picture where it has two peaks"
+    source = "taken from the numbers as they are" if measured else "estimated from the image where it has two peaks"
     unscaled = modality == "ct" and pixels.dtype.itemsize > 1
     note = (f"its header has no rescale slope: HU are {source}",) if unscaled else ()
     return (pixels if pixels.dtype == np.uint8 else compact(pixels, signed=measured)), note
 
 
+def palette_colors(pixels: NDArray, header: Any) -> NDArray[np.uint8]:
+    """Look up the colors of indices.
+
+    Args:
+        pixels (`np.ndarray` of shape `(rows, columns)`): whole numbers.
+        header (`pydicom.Dataset`): of the same file, with its palette.
+
+    Returns:
+        `np.ndarray` of shape `(rows, columns, 3)`: uint8 RGB. An alpha palette is left out.
+
+    Raises:
+        `MedGlipError`: the palette is missing, or damaged.
+    """
+    tables = [_palette_table(header, color) for color in PALETTE_COLORS]
+    # The depth is that of all three tables; 8-bit entries may be stored as 16-bit ones, and the other way round.
+    largest = max(int(entries.max()) for _, entries, _ in tables)
+    depth = max(depth for _, _, depth in tables)
+    shift = (0 if largest < 256 else 8) if depth in (8, 16) else max(0, depth - 8)
+    planes = []
+    for first, entries, _ in tables:
+        index = np.clip(pixels.astype(np.int64) - first, 0, len(entries) - 1)
+        planes.append((entries[index] >> shift).clip(0, 255).astype(np.uint8))
+    return np.stack(planes, axis=-1)
+
+
+def _palette_table(header: Any, color: str) -> tuple[int, NDArray[np.uint16], int]:
+    """Read the first index, entries and bits of an entry of one color."""
+    stated = header.get(f"{color}PaletteColorLookupTableDescriptor")
+    try:
+        count, first, bits = (int(value) for value in stated)
+    except (TypeError, ValueError):
+        raise MedGlipError(f"its {color}PaletteColorLookupTableDescriptor is missing or damaged") from None
+    count = (count & 0xFFFF) or MAX_PALETTE_ENTRIES  # signed as the pixels are, and 0 for the most
+    if first > 0x7FFF and int(header.get("PixelRepresentation") or 0) == 1:
+        first -= 0x10000
+    little = bool(header.original_encoding[1])
+    keyword = f"{color}PaletteColorLookupTableData"
+    if header.get(keyword) is not None:
+        entries = _words(header.get(keyword), count, little)
+    else:
+        segments = header.get(f"Segmented{keyword}")
+        if segments is None:
+            raise MedGlipError(f"its {keyword} is missing")
+        entries = _expanded(_words(segments, None, little) if bits > 8 else _bytes(segments, little), bits > 8)
+    if not 1 <= len(entries) or bits < 1:
+        raise MedGlipError(f"its {keyword} is damaged")
+    return first, entries[:count], bits
+
+
+def _bytes(data: Any, little: bool) -> NDArray[np.uint16]:
+    """Bytes in their order: in big-endian files those of a word are swapped."""
+    content = np.frombuffer(data, np.uint8)
+    if not little and len(content) % 2 == 0:
+        content = content.reshape(-1, 2)[:, ::-1].ravel()
+    return content.astype(np.uint16)
+
+
+def _words(data: Any, count: int | None, little: bool) -> NDArray[np.uint16]:
+    """Entries of a table: 16-bit words, or bytes if there are too few of them for words."""
+    if not isinstance(data, (bytes, bytearray)):  # numbers already, of the value representation US
+        return np.atleast_1d(np.asarray(data, dtype=np.int64)).astype(np.uint16)
+    if count is not None and len(data) < 2 * count:
+        return _bytes(data, little)
+    words = np.frombuffer(data[: len(data) // 2 * 2], "<u2" if little else ">u2")
+    return words.astype(np.uint16)
+
+
+def _expanded(codes: NDArray[np.uint16], wide: bool) -> NDArray[np.uint16]:
+    """Expand the segments of a segmented table.
+
+    Args:
+        codes (`np.ndarray`): opcodes, lengths and values.
+        wide (`bool`): they are words, not bytes.
+    """
+    entries: list[int] = []
+    place, size = 0, 2 if wide else 4
+    while place + 1 < len(codes):
+        if codes[place] != 2:
+            place = _add_segment(entries, codes, place)
+            continue
+        # Segments from elsewhere: their number, then where they begin, in bytes.
+        offset = codes[place + 2 : place + 2 + size].tolist()
+        start = sum(part << (n * (16 if wide else 8)) for n, part in enumerate(offset)) // (2 if wide else 1)
+        for _ in range(int(codes[place + 1])):
+            start = _add_segment(entries, codes, start)
+        place += 2 + size
+    return np.array(entries, np.uint16)
+
+
+def _add_segment(entries: list[int], codes: NDArray[np.uint16], place: int) -> int:
+    """Add the entries of a discrete (0) or linear (1) segment and return the index of the next one."""
+    if place + 2 >= len(codes):
+        raise MedGlipError("its palette is cut short")
+    opcode, length, values = int(codes[place]), int(codes[place + 1]), codes[place + 2 :]
+    if opcode == 0 and 0 < length <= len(values):
+        entries += values[:length].tolist()
+        end = place + 2 + length
+    elif opcode == 1 and length and entries:
+        entries += np.rint(np.linspace(entries[-1], int(values[0]), length + 1)[1:]).astype(int).tolist()
+        end = place + 3
+    else:
+        raise MedGlipError("its palette has a segment that does not exist")
+    if len(entries) > MAX_PALETTE_ENTRIES:
+        raise MedGlipError("its palette has more entries than a palette can have")
+    return end
+
+
 def _rgb(frame: Frame, stored_as: PixelFormat) -> np.ndarray:
-    """Color of any depth and kind -> uint8 RGB."""
+    """Convert color of any depth and kind to uint8 RGB."""
     import pydicom
 
     colors, shift = frame.pixels, max(0, stored_as.stored - 8)
@@ -132,18 +251,49 @@ def _rgb(frame: Frame, stored_as: PixelFormat) -> np.ndarray:
 
 
 def functional_item(dataset: Any, index: int, name: str) -> Any:
-    """One group of an enhanced file, of the frame itself or of all frames together; `None` if it has none."""
-    own = dataset.get("PerFrameFunctionalGroupsSequence") or []
+    """Return a functional group of an enhanced file, of the frame or else shared by all; `None` if there is none.
+
+    Args:
+        dataset (`pydicom.Dataset`): the header.
+        index (`int`): of the frame, counted from 0.
+        name (`str`): keyword of the group's sequence.
+    """
+    frames = dataset.get("PerFrameFunctionalGroupsSequence") or []
     shared = dataset.get("SharedFunctionalGroupsSequence") or []
-    for group in [*own[index : index + 1], *shared[:1]]:
+    for group in [*frames[index : index + 1], *shared[:1]]:
         items = group.get(name)
         if items:
             return items[0]
     return None
 
 
+def _is_mosaic(header: Any) -> bool:
+    """Return whether an image is a Siemens mosaic: the slices of a volume, tiled in one image.
+
+    Enhanced files may say so in ImageType and have real frames instead.
+
+    Args:
+        header (`pydicom.Dataset`): the header.
+    """
+    stated = header.get("ImageType") or ()
+    kinds = [stated] if isinstance(stated, str) else stated
+    several = int(header.get("NumberOfFrames") or 1) > 1 or "PerFrameFunctionalGroupsSequence" in header
+    return not several and "MOSAIC" in [str(kind).strip().upper() for kind in kinds]
+
+
+def mosaic_notes(header: Any) -> tuple[str, ...]:
+    """Return a warning for a mosaic, none for other images.
+
+    Args:
+        header (`pydicom.Dataset`): the header.
+    """
+    if not _is_mosaic(header):
+        return ()
+    return ("is a Siemens mosaic, many slices tiled in one image, and read as one slice: convert it with dcm2niix",)
+
+
 def _rescale(dataset: Any, index: int) -> tuple[float | None, float]:
-    """(slope, intercept); slope `None` when the file states none that is usable."""
+    """Return slope and intercept of the modality rescaling; the slope is `None` if the header states neither."""
     source = functional_item(dataset, index, "PixelValueTransformationSequence") or dataset
     slope, intercept = source.get("RescaleSlope"), source.get("RescaleIntercept")
     if slope is None and intercept is None:
@@ -155,8 +305,10 @@ def _rescale(dataset: Any, index: int) -> tuple[float | None, float]:
 
 
 def _orientation_note(dataset: Any, index: int) -> tuple[str, ...]:
-    """A warning if rows and columns do not run as in the usual views: axial to the left and the back, coronal to the
-    left and the feet, sagittal to the back and the feet (PS3.3 C.7.6.2.1.1; axes left, posterior, superior)."""
+    """Return a warning if rows and columns do not run as in the usual views.
+
+    Usual are left and back (axial), left and feet (coronal), back and feet (sagittal); PS3.3 C.7.6.2.1.1.
+    """
     item = functional_item(dataset, index, "PlaneOrientationSequence")
     source = dataset if item is None else item
     stated = source.get("ImageOrientationPatient")
@@ -168,11 +320,11 @@ def _orientation_note(dataset: Any, index: int) -> tuple[str, ...]:
     usual = {(0, 1): (1.0, 1.0), (0, 2): (1.0, -1.0), (1, 2): (1.0, -1.0)}
     if usual.get((int(axes[0]), int(axes[1]))) == signs:
         return ()
-    return ("is mirrored or turned against the usual view (ImageOrientationPatient): left and right may be swapped",)
+    return ("is flipped or rotated against the usual view (ImageOrientationPatient): left and right may be swapped",)
 
 
 def _spacing(dataset: Any, index: int) -> tuple[float, float] | None:
-    """(along x, along y) in mm. The header's order is the other way round."""
+    """Return mm per pixel (along x, along y); PixelSpacing has the opposite order."""
     source = functional_item(dataset, index, "PixelMeasuresSequence") or dataset
     stated = source.get("PixelSpacing")
     try:
@@ -183,4 +335,4 @@ def _spacing(dataset: Any, index: int) -> tuple[float, float] | None:
     return (along_x, along_y) if usable else None
 
 
-__all__ = ["count_dicom_frames", "functional_item", "read_dicom"]
+__all__ = ["DERIVED_CODES", "count_dicom_frames", "functional_item", "mosaic_notes", "palette_colors", "read_dicom"]

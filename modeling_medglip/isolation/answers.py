@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import MedGlipError, one_line
-from ..io.dicom import GREY
+from ..io.dicom_pixels import GREY
 from ..io.image_record import ReadImage, check_pixels
 from ..modalities import MODALITIES
 from ..volumes.dicom_folder import FoundSeries

@@ -19,9 +19,10 @@ from ..io.dicom import functional_item
 from ..io.dicom_files import read_header
 from ..io.quiet import silent
 from ..taxonomy import load_taxonomy
+from ..volumes.geometry import box_voxels
 from ..volumes.source import VolumeSource
+from .files import atomic_writer
 from .run_report import package_version
-from .slicer import voxels, written
 from .volume_results import VolumeBox, VolumeResult
 
 
@@ -160,7 +161,7 @@ def _segmentation(
 
 def _rectangle(box: VolumeBox, shape: tuple[int, int]) -> NDArray[np.uint8]:
     """(rows, columns) of 0 and 1: the box in each of its slices."""
-    i, j, _ = voxels(box, (shape[1], shape[0], 1))
+    i, j, _ = box_voxels(box.box_ijk, (shape[1], shape[0], 1))
     mask = np.zeros(shape, np.uint8)
     mask[j, i] = 1
     return mask
@@ -284,7 +285,7 @@ def _code(value: str, scheme: str, meaning: str, highdicom: Any) -> Any:
 
 
 def _write(document: Any, path: str | Path) -> Path:
-    with written(path) as stream:
+    with atomic_writer(path) as stream:
         document.save_as(stream)
     return Path(path)
 

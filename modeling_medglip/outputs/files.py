@@ -8,10 +8,10 @@ import os
 import re
 import secrets
 import unicodedata
-from collections.abc import Iterable, Mapping
-from contextlib import suppress
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, cast
 
 from ..errors import MedGlipError, one_line
 
@@ -68,6 +68,30 @@ def write_files(contents: Mapping[Path, bytes]) -> None:
                 part.unlink(missing_ok=True)
                 if len(placed) < len(parts) and file in placed:
                     file.unlink(missing_ok=True)
+
+
+@contextmanager
+def atomic_writer(path: str | Path) -> Iterator[BinaryIO]:
+    """Open a file that is written piece by piece and appears only when the block ends without an error.
+
+    Args:
+        path (`str` or `Path`): the file; its folder is made if needed.
+
+    Raises:
+        `MedGlipError`: names the file that cannot be written.
+    """
+    target = Path(path)
+    part = target.with_name(f".medglip-{secrets.token_hex(8)}.part")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with part.open("wb") as stream:
+                yield cast(BinaryIO, stream)
+            os.replace(part, target)
+        finally:
+            part.unlink(missing_ok=True)
+    except OSError as error:
+        raise MedGlipError(f"{one_line(target.name)}: cannot be written ({one_line(error.strerror)})") from error
 
 
 def safe_stem(name: str) -> str:
@@ -144,6 +168,7 @@ def fold_name(name: str) -> str:
 __all__ = [
     "RESERVED_STEMS",
     "all_output_names",
+    "atomic_writer",
     "canonical_path",
     "color_table_name",
     "fold_name",

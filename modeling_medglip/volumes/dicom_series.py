@@ -15,9 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import MedGlipError, one_line
-from ..io.dicom import DERIVED_CODES, functional_item
+from ..io.dicom import DERIVED_CODES, functional_item, mosaic_notes
 from ..io.dicom_files import PIXEL_TAGS, open_dicom
-from ..io.dicom_mosaic import mosaic_notes
 from ..io.dicom_pixels import GREY, PixelFormat, pixel_format
 from ..io.quiet import silent
 from ..modalities import resolve_modality

@@ -331,6 +331,19 @@ def corners_lps(grid: Volume, box_ijk: tuple[float, ...]) -> NDArray[np.float64]
     return np.asarray(points @ grid.affine[:3, :3].T + grid.affine[:3, 3])
 
 
+def box_voxels(box_ijk: Sequence[float], shape: Sequence[int]) -> tuple[slice, slice, slice]:
+    """Return the voxels whose centers lie in a box, as a slice along each axis.
+
+    Args:
+        box_ijk (`Sequence[float]`): (i1, j1, k1, i2, j2, k2), edges in voxels; voxel 0 covers 0 to 1.
+        shape (`Sequence[int]`): voxels along each axis, beyond which nothing is returned.
+    """
+    low = [max(0, math.ceil(value - 0.5)) for value in box_ijk[:3]]
+    high = [min(int(length), math.ceil(value - 0.5)) for value, length in zip(box_ijk[3:], shape, strict=True)]
+    i, j, k = (slice(start, max(start, stop)) for start, stop in zip(low, high, strict=True))
+    return i, j, k
+
+
 def box_iou(first: Sequence[float], other: Sequence[float]) -> float:
     """Return the IoU of two boxes of any number of axes: all low edges, then all high edges."""
     common = _common(first, other)
@@ -374,6 +387,7 @@ __all__ = [
     "axcodes_affine",
     "box_containment",
     "box_iou",
+    "box_voxels",
     "closest_axes",
     "corners_lps",
     "empty_grid",

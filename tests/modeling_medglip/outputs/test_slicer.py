@@ -15,9 +15,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from modeling_medglip.errors import MedGlipError
-from modeling_medglip.outputs.slicer import oriented_box, voxels, write_label_map, write_slicer
+from modeling_medglip.outputs.nifti import write_label_map
+from modeling_medglip.outputs.slicer import oriented_box, write_slicer
 from modeling_medglip.outputs.volume_results import VolumeBox, VolumeInfo, VolumeResult
-from modeling_medglip.volumes.geometry import Volume, corners_lps, empty_grid
+from modeling_medglip.volumes.geometry import Volume, box_voxels, corners_lps, empty_grid
 from modeling_medglip.volumes.source import VolumeSource, open_volume
 
 
@@ -114,8 +115,8 @@ def test_nothing_found_is_an_empty_file(tmp_path: Path) -> None:
 
 def test_voxels_whose_centres_lie_in_the_box() -> None:
     box = made_box(empty_grid((9, 9, 9), np.eye(4)), (1.4, 1.6, 2.0, 4.4, 4.6, 5.0))
-    assert voxels(box, (9, 9, 9)) == (slice(1, 4), slice(2, 5), slice(2, 5))
-    assert voxels(box, (3, 9, 4)) == (slice(1, 3), slice(2, 5), slice(2, 4))
+    assert box_voxels(box.box_ijk, (9, 9, 9)) == (slice(1, 4), slice(2, 5), slice(2, 5))
+    assert box_voxels(box.box_ijk, (3, 9, 4)) == (slice(1, 3), slice(2, 5), slice(2, 4))
 
 
 @pytest.mark.parametrize("ending", ["nii", "nii.gz"])

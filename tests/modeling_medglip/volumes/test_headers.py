@@ -13,7 +13,8 @@ import pytest
 import SimpleITK
 
 from modeling_medglip.errors import UsageError
-from modeling_medglip.outputs.slicer import geometry_of, write_label_map, write_slicer
+from modeling_medglip.outputs.nifti import copy_geometry, write_label_map
+from modeling_medglip.outputs.slicer import write_slicer
 from modeling_medglip.volumes.header import UNORIENTED, UNSPACED, VolumeError
 from modeling_medglip.volumes.inputs import as_source
 from modeling_medglip.volumes.reader import read_header, read_volume
@@ -102,7 +103,7 @@ def test_a_label_map_of_nifti_2_is_nifti_2(tmp_path: Path) -> None:
     assert isinstance(found, nibabel.Nifti2Image) and np.array_equal(
         found.affine, nibabel.load(tmp_path / "a.nii").affine
     )
-    assert np.array_equal(geometry_of(source.nifti_header)["srow_x"], found.header["srow_x"])
+    assert np.array_equal(copy_geometry(source.nifti_header)["srow_x"], found.header["srow_x"])
 
 
 def test_big_endian_files(tmp_path: Path) -> None:
