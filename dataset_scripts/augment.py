@@ -1,10 +1,10 @@
 # Copyright 2026 The MedGLIP authors. Licensed under the Apache License, Version 2.0.
-"""Augmentation as a `with_transform` of a built set; boxes and masks follow the picture.
+"""Augmentation as a `with_transform` of a built set; boxes and masks follow the image.
 
-    pictures = load_dataset("built/mine", "ct", split="train").with_transform(Augment())
+    images = load_dataset("built/mine", "ct", split="train").with_transform(Augment())
 
-A picture is never mirrored where a label carries a side: not if one of its objects does, and not if one of the labels
-that are annotated in it does, since a mirrored left kidney is no right one.
+An image is not flipped if the label of one of its objects, or a label that is annotated in it, has a side: the mirror
+image of a left kidney is not a right kidney.
 """
 
 from __future__ import annotations
@@ -24,22 +24,22 @@ from torchvision.transforms.v2 import functional as tvf
 from modeling_medglip.taxonomy import means_a_side
 
 
-# What a changed picture no longer has: its place in the patient and the hash of its pixels.
+# What a changed image no longer has: its position in the patient and the hash of its pixels.
 GONE: dict[str, Any] = {"origin": [], "right": [], "down": [], "sha256": ""}
-# Of objects: the parent's box would have to move with the picture.
+# Of objects: the parent's box would have to move with the image.
 WITHOUT_PARENT: dict[str, Any] = {"parent_box": [], "parent_label": ""}
 
 
 class Augment:
-    """Mirrors, turns, moves, scales and changes brightness and contrast, each picture by chance.
+    """Flip, rotate, shift, scale and change brightness and contrast of each image at random.
 
     Args:
-        mirror (`float`): chance of a horizontal mirroring, where that is allowed.
+        mirror (`float`): Probability of a horizontal flip, where that is allowed.
         degrees, translate, scale, shear: as in torchvision's `RandomAffine`.
         brightness, contrast (`float`): as in torchvision's `ColorJitter`.
         least_area (`float`): objects of which less than this share is left are taken out, and their labels out of
             `annotated`, since a part of them may still be seen.
-        seed (`int`, *optional*): the same pictures in the same order come out alike.
+        seed (`int`, *optional*): the same images in the same order come out alike.
     """
 
     def __init__(
@@ -66,7 +66,7 @@ class Augment:
         return {name: [row[name] for row in rows] for name in batch}
 
     def one(self, row: dict[str, Any]) -> dict[str, Any]:
-        """One picture with its objects."""
+        """One image with its objects."""
         with torch.random.fork_rng(enabled=self.random is not None):
             if self.random is not None:
                 torch.manual_seed(int(torch.randint(2**31, (1,), generator=self.random)))
@@ -74,10 +74,10 @@ class Augment:
         return self._row(row, image, masks, boxes)
 
     def _changed(self, row: dict[str, Any]) -> tuple[Any, Any, Any]:
-        """The changed picture, masks (objects, h, w) and boxes (objects, 4)."""
-        picture, objects = row["image"], row["objects"]
-        size = (picture.height, picture.width)
-        image = tv_tensors.Image(tvf.pil_to_tensor(picture))
+        """The changed image, masks (objects, h, w) and boxes (objects, 4)."""
+        source, objects = row["image"], row["objects"]
+        size = (source.height, source.width)
+        image = tv_tensors.Image(tvf.pil_to_tensor(source))
         masks = tv_tensors.Mask(torch.from_numpy(decoded(objects["segmentation"], size)))
         boxes = tv_tensors.BoundingBoxes(
             torch.tensor(objects["bbox"], dtype=torch.float32).reshape(-1, 4), format="XYWH", canvas_size=size
@@ -104,7 +104,7 @@ class Augment:
                 column.append(new[name] if name in new else row["objects"][name][number])
         if "instance_count" in objects:
             _count_again(objects)
-        changed = {**row, "image": to_picture(image), "objects": objects}
+        changed = {**row, "image": to_pil(image), "objects": objects}
         changed.update({name: value for name, value in GONE.items() if name in row})
         if "annotated" in row:
             changed["annotated"] = _without(row["annotated"], lost)
@@ -112,14 +112,14 @@ class Augment:
 
 
 def has_sides(row: dict[str, Any]) -> bool:
-    """Whether an object of a picture, or a label that is annotated in it, carries a side."""
+    """Whether an object of an image, or a label that is annotated in it, carries a side."""
     return any(row["objects"]["side"]) or any(map(means_a_side, row.get("annotated", ())))
 
 
 def _count_again(objects: dict[str, list[Any]]) -> None:
     """Number what is left of every label from 0."""
     names = objects["category"]
-    objects["instance_index"] = [names[:place].count(name) for place, name in enumerate(names)]
+    objects["instance_index"] = [names[:index].count(name) for index, name in enumerate(names)]
     objects["instance_count"] = [names.count(name) for name in names]
 
 
@@ -146,8 +146,8 @@ def tight(mask: NDArray[np.uint8]) -> list[float]:
     return [left, top, float(columns.max()) + 1 - left, float(rows.max()) + 1 - top]
 
 
-def to_picture(image: Any) -> Image.Image:
-    """A tensor (c, h, w) -> a picture of its own depth."""
+def to_pil(image: Any) -> Image.Image:
+    """A tensor (c, h, w) -> an image of its own depth."""
     array = image.numpy()
     return Image.fromarray(array[0] if len(array) == 1 else np.ascontiguousarray(array.transpose(1, 2, 0)))
 

@@ -1,9 +1,9 @@
 # Copyright 2026 The MedGLIP authors. Licensed under the Apache License, Version 2.0.
-"""Marks -> annotations: boxes, run-length masks, sizes, components, and the organ that a lesion lies in.
+"""Turn the annotations of a source into those of the data set: boxes, run-length masks, components, parents.
 
 Boxes are [x, y, width, height] in pixels where pixel 0 covers 0 to 1, as COCO has them. An organ gets one box round
 all of its parts and keeps the parts' boxes as `components`; a lesion gets one box per connected component (8
-neighbours). A box is always the tight one of its own mask.
+neighbors). A box is always the tight one of its own mask.
 """
 
 from __future__ import annotations
@@ -23,42 +23,47 @@ from modeling_medglip.taxonomy import load_taxonomy
 from .labels import MappedLabel, annotated_labels, is_instance_label, map_label
 from .quality import PROFILES
 from .recipe import Recipe
-from .records import Mark, Picture, Rejected
+from .records import AnnotatedImage, Annotation, Rejected
 
 
 NEIGHBOURS = np.ones((3, 3), dtype=bool)
 Report = Callable[[str, str], None]
 
 
-def annotate(picture: Picture, recipe: Recipe, profile: str, report: Report) -> tuple[list[dict[str, Any]], set[str]]:
-    """The annotations of one picture.
+def annotate(
+    image: AnnotatedImage, recipe: Recipe, profile: str, report: Report
+) -> tuple[list[dict[str, Any]], set[str]]:
+    """Return the annotations of one image as the data set stores them.
 
     Args:
-        picture, recipe: what was read, and how labels map.
-        profile: one of `PROFILES`, the smallest share of the picture that a mark may cover.
-        report: called with rule and value for everything that is left out.
+        image ([`AnnotatedImage`]): The image as a reader returns it.
+        recipe ([`Recipe`]): Maps the labels of the source.
+        profile (`str`): One of `PROFILES`, the smallest fraction of the image that an annotation may cover.
+        report (`Callable`): Called with rule and value for everything that is left out.
 
     Returns:
-        annotations as plain data, in a fixed order; names of labels that are left open in this picture (present, but
-        not boxed).
+        `tuple[list[dict], set[str]]`: The annotations as plain data in a fixed order, and the names of labels that are
+        present in this image but not boxed.
     """
-    height, width = picture.pixels.shape[:2]
-    found: list[dict[str, Any]] = []
-    mapped, all_known = _mapped_marks(picture, recipe, report)
-    # A mark that nobody can name may be any of the labels, so that none of them can be called absent.
-    left_open = set() if all_known else set(annotated_labels(recipe))
+    height, width = image.pixels.shape[:2]
+    results: list[dict[str, Any]] = []
+    mapped, all_labels_known = _mapped_annotations(image, recipe, report)
+    # An annotation that nobody can name may be any of the labels, so that none of them can be called absent.
+    left_open = set() if all_labels_known else set(annotated_labels(recipe))
     runs = RunLengths(height, width)
-    for label, mark in mapped:
-        if mark.problem and mark.mask is None and mark.box is None:
+    for label, annotation in mapped:
+        if annotation.issue and annotation.mask is None and annotation.box is None:
             left_open.add(label.name)
             continue
         try:
-            boxed = mark.mask is None
+            boxed = annotation.mask is None
             entries = (
-                _from_box(mark, width, height, report) if boxed else _from_mask(mark, recipe, label, report, runs)
+                _from_box(annotation, width, height, report)
+                if boxed
+                else _from_mask(annotation, recipe, label, report, runs)
             )
         except Rejected as error:
-            report(error.rule, f"{mark.label[:60]}: {error.value}" if error.rule == "bad_box" else error.value)
+            report(error.rule, f"{annotation.label[:60]}: {error.value}" if error.rule == "bad_box" else error.value)
             left_open.add(label.name)
             continue
         for entry in entries:
@@ -67,40 +72,45 @@ def annotate(picture: Picture, recipe: Recipe, profile: str, report: Report) -> 
                 report("small_mark", f"{label.name}: {entry['area']:g} pixels")
                 left_open.add(label.name)
             elif fraction < PROFILES[profile]:
-                report("min_area", f"{label.name}: {fraction:.5f} of the picture")
+                report("min_area", f"{label.name}: {fraction:.5f} of the image")
                 left_open.add(label.name)
             else:
-                found.append({**_described(label), **entry, "area_fraction": round(fraction, 6)})
-    _number_instances(found)
-    _add_parents(found)
-    return found, left_open if all_known else left_open - {entry["name"] for entry in found}
+                results.append({**_described(label), **entry, "area_fraction": round(fraction, 6)})
+    _number_instances(results)
+    _add_parents(results)
+    return results, left_open if all_labels_known else left_open - {entry["name"] for entry in results}
 
 
-def _mapped_marks(picture: Picture, recipe: Recipe, report: Report) -> tuple[list[tuple[MappedLabel, Mark]], bool]:
-    """Marks with their labels, and whether the recipe knows all of them. Masks of several own labels that map to one
-    organ (the lobes of a lung, say) become one; several of one own label are instances and stay apart."""
-    found: list[tuple[MappedLabel, Mark]] = []
-    all_known = True
+def _mapped_annotations(
+    image: AnnotatedImage, recipe: Recipe, report: Report
+) -> tuple[list[tuple[MappedLabel, Annotation]], bool]:
+    """Return the annotations with their mapped labels, and whether the recipe knows all labels.
+
+    Masks of several source labels that map to one organ, such as the lobes of a lung, are merged. Several masks of one
+    source label are instances and stay separate.
+    """
+    results: list[tuple[MappedLabel, Annotation]] = []
+    all_labels_known = True
     merged: dict[str, int] = {}
-    for mark in picture.marks:
+    for annotation in image.annotations:
         try:
-            label = map_label(recipe, mark.label)
+            label = map_label(recipe, annotation.label)
         except Rejected as error:
             report(error.rule, error.value)
-            all_known = all_known and error.rule != "undefined_label"
+            all_labels_known = all_labels_known and error.rule != "undefined_label"
             continue
-        if mark.problem:
-            report(mark.problem[0], f"{label.name}: {mark.problem[1]}")
-        if mark.mask is None or is_instance_label(recipe, label):
-            found.append((label, mark))
-        elif label.name in merged and found[merged[label.name]][1].label != mark.label:
-            first, other = found[merged[label.name]]
-            shape = (picture.pixels.shape[0], picture.pixels.shape[1])
-            found[merged[label.name]] = first, Mark(other.label, other.whole(shape) | mark.whole(shape))
+        if annotation.issue:
+            report(annotation.issue[0], f"{label.name}: {annotation.issue[1]}")
+        if annotation.mask is None or is_instance_label(recipe, label):
+            results.append((label, annotation))
+        elif label.name in merged and results[merged[label.name]][1].label != annotation.label:
+            first, other = results[merged[label.name]]
+            shape = (image.pixels.shape[0], image.pixels.shape[1])
+            results[merged[label.name]] = first, Annotation(other.label, other.whole(shape) | annotation.whole(shape))
         else:
-            merged[label.name] = len(found)
-            found.append((label, mark))
-    return found, all_known
+            merged[label.name] = len(results)
+            results.append((label, annotation))
+    return results, all_labels_known
 
 
 def _described(label: MappedLabel) -> dict[str, Any]:
@@ -116,27 +126,32 @@ def _described(label: MappedLabel) -> dict[str, Any]:
     }
 
 
-def _from_box(mark: Mark, width: int, height: int, report: Report) -> list[dict[str, Any]]:
-    x1, y1, x2, y2 = mark.box or (math.nan,) * 4
+def _from_box(annotation: Annotation, width: int, height: int, report: Report) -> list[dict[str, Any]]:
+    x1, y1, x2, y2 = annotation.box or (math.nan,) * 4
     try:
         inside, clipped = fit_box((x1, y1, x2 - x1, y2 - y1), (width, height))
     except AnnotationError as error:
         raise Rejected(error.rule, error.reason) from None
     if clipped:
-        report("clipped_box", f"{mark.label[:60]}: {[round(v, 2) for v in (x1, y1, x2, y2)]} in {width}x{height}")
+        report(
+            "clipped_box", f"{annotation.label[:60]}: {[round(v, 2) for v in (x1, y1, x2, y2)]} in {width}x{height}"
+        )
     box = list(inside)
     return [{"bbox": box, "area": box[2] * box[3], "segmentation": None, "components": [box]}]
 
 
 class RunLengths:
-    """Encodes masks of one picture as COCO run lengths, which go down the columns: one buffer in that order is filled
-    with the part of the picture that a mask covers, encoded, and cleared again."""
+    """Encode masks of one image as COCO run lengths.
+
+    Run lengths follow the columns. One buffer in that order is filled with the part of the image that a mask covers,
+    encoded, and cleared again.
+    """
 
     def __init__(self, height: int, width: int) -> None:
         self.buffer = np.zeros((height, width), np.uint8, order="F")
 
     def encode(self, mask: NDArray[np.bool_], left: int, top: int) -> dict[str, Any]:
-        """The run lengths of a mask whose corner lies at (left, top)."""
+        """Return the run lengths of a mask whose first pixel is at (left, top) in the image."""
         region = (slice(top, top + mask.shape[0]), slice(left, left + mask.shape[1]))
         self.buffer[region] = mask
         encoded = coco_mask.encode(self.buffer)
@@ -145,39 +160,47 @@ class RunLengths:
 
 
 def _from_mask(
-    mark: Mark, recipe: Recipe, label: MappedLabel, report: Report, runs: RunLengths
+    annotation: Annotation, recipe: Recipe, label: MappedLabel, report: Report, runs: RunLengths
 ) -> list[dict[str, Any]]:
-    mask, (left, top) = _tight(mark)
+    mask, (left, top) = _tight(annotation)
     if mask is None:
         return []
     numbers, parts = components(mask, left, top)
-    least = recipe.specks * max(size for _, size in parts)
-    kept = [number for number, (_, size) in enumerate(parts, start=1) if size >= least]
-    if len(kept) < len(parts):
-        report("speck", f"{label.name}: {len(parts) - len(kept)} of {len(parts)} parts")
-    groups = [[number] for number in kept] if is_instance_label(recipe, label) else [kept]
+    least = recipe.min_component_fraction * max(size for _, size in parts)
+    kept_parts = [number for number, (_, size) in enumerate(parts, start=1) if size >= least]
+    if len(kept_parts) < len(parts):
+        report("speck", f"{label.name}: {len(parts) - len(kept_parts)} of {len(parts)} parts")
+    groups = [[number] for number in kept_parts] if is_instance_label(recipe, label) else [kept_parts]
     entries = []
     for group in groups:
         part = mask if len(group) == len(parts) else np.isin(numbers, group)
         boxes = [parts[number - 1][0] for number in group]
         area = float(sum(parts[number - 1][1] for number in group))
         segmentation = runs.encode(part, left, top)
-        entries.append({"bbox": union(boxes), "area": area, "segmentation": segmentation, "components": boxes})
+        entries.append({"bbox": enclosing_box(boxes), "area": area, "segmentation": segmentation, "components": boxes})
     return entries
 
 
-def _tight(mark: Mark) -> tuple[NDArray[np.bool_] | None, tuple[int, int]]:
-    """The part of a mask that holds anything, and its corner in the picture; `None` if there is nothing."""
-    found = ndimage.find_objects(mark.mask.view(np.uint8)) if mark.mask is not None else []
-    if mark.mask is None or not found or found[0] is None:
-        return None, mark.corner
-    rows, columns = found[0]
-    return mark.mask[rows, columns], (mark.corner[0] + columns.start, mark.corner[1] + rows.start)
+def _tight(annotation: Annotation) -> tuple[NDArray[np.bool_] | None, tuple[int, int]]:
+    """Crop a mask to its foreground; return it (`None` if empty) and the position of its first pixel in the image."""
+    regions = ndimage.find_objects(annotation.mask.view(np.uint8)) if annotation.mask is not None else []
+    if annotation.mask is None or not regions or regions[0] is None:
+        return None, annotation.corner
+    rows, columns = regions[0]
+    return annotation.mask[rows, columns], (annotation.corner[0] + columns.start, annotation.corner[1] + rows.start)
 
 
 def components(mask: NDArray[np.bool_], left: int = 0, top: int = 0) -> tuple[NDArray, list[tuple[list[float], int]]]:
-    """The connected components of a mask whose corner lies at (left, top): their numbers from 1 in an array of the
-    mask's shape, and for each its box and its pixels."""
+    """Label the 8-connected components of a mask.
+
+    Args:
+        mask (`np.ndarray` of shape `(h, w)`): Foreground.
+        left (`int`, *optional*, defaults to 0): Column of the first pixel of the mask in the image.
+        top (`int`, *optional*, defaults to 0): Row of the first pixel of the mask in the image.
+
+    Returns:
+        `tuple`: Component numbers from 1 `(h, w)`, and for each component its box and number of pixels.
+    """
     numbers, count = ndimage.label(mask, structure=NEIGHBOURS)
     sizes = np.bincount(numbers.ravel(), minlength=count + 1)
     boxes = [
@@ -187,15 +210,15 @@ def components(mask: NDArray[np.bool_], left: int = 0, top: int = 0) -> tuple[ND
     return numbers, [(box, int(size)) for box, size in zip(boxes, sizes[1:], strict=True)]
 
 
-def union(boxes: list[list[float]]) -> list[float]:
-    """The box round boxes."""
+def enclosing_box(boxes: list[list[float]]) -> list[float]:
+    """Return the box [x, y, width, height] that encloses boxes."""
     left, top = min(box[0] for box in boxes), min(box[1] for box in boxes)
     right, bottom = max(box[0] + box[2] for box in boxes), max(box[1] + box[3] for box in boxes)
     return [left, top, right - left, bottom - top]
 
 
 def _number_instances(entries: list[dict[str, Any]]) -> None:
-    """Order by label, then from top to bottom; each knows which of how many of its label it is."""
+    """Sort by label, then from top to bottom, and number the instances of each label."""
     entries.sort(key=lambda entry: (entry["name"], entry["source_label"], entry["bbox"][1], entry["bbox"][0]))
     totals: dict[str, int] = {}
     for entry in entries:
@@ -206,8 +229,10 @@ def _number_instances(entries: list[dict[str, Any]]) -> None:
 
 
 def _add_parents(entries: list[dict[str, Any]]) -> None:
-    """`parent_box`: of the nearest ancestor in the taxonomy (a lesion's organ) that is boxed in this picture and holds
-    at least half of this box; the smallest one if there are several."""
+    """Add `parent_label` and `parent_box`: the nearest ancestor whose box holds at least half of the box of an entry.
+
+    The parent of a lesion is its organ. Of several boxes the smallest one counts.
+    """
     by_label: dict[str, list[list[float]]] = {}
     for entry in entries:
         if entry["label_id"] is not None:
@@ -228,4 +253,4 @@ def _share_inside(box: list[float], other: list[float]) -> float:
     return max(across, 0.0) * max(down, 0.0) / (box[2] * box[3])
 
 
-__all__ = ["annotate", "components", "union"]
+__all__ = ["annotate", "components", "enclosing_box"]

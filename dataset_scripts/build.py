@@ -3,7 +3,7 @@
 
     python -m dataset_scripts.build --recipe dataset_scripts/recipes/real_data.yaml --raw DATA --out built/real
 
-First a plan is shown (cases, pictures, bytes). Every case is then read, checked and written on its own below the work
+First a plan is shown (cases, images, bytes). Every case is then read, checked and written on its own below the work
 folder, so that a build can be stopped at any moment and goes on where it was. At the end all cases are merged into
 `--out`.
 Exit status: 0 all good, 1 something was turned away that should have been usable (see `quality/`), 2 wrong usage.
@@ -24,13 +24,14 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from modeling_medglip.cli.scripts import script_main
 from modeling_medglip.errors import one_line
 
-from .clinical import check_settings
-from .engines import ENGINES, Job, run
+from .clinical import check_clinical_keys
+from .engines import ENGINES, CaseTask, run
 from .locks import locked
-from .merge import Summary, merge, require_own
-from .process import NO_ROOM, Options, case_folder, fingerprint, is_done
+from .merge import Summary, merge, require_built_set
+from .process import NO_ROOM, BuildOptions, case_folder, fingerprint, is_done
 from .quality import PROFILES, RULES
 from .readers import READERS, Reader, make_reader
 from .recipe import Recipe, RecipeError, read_recipes
@@ -54,9 +55,9 @@ def build(
     seed: int = 0,
     name: str = "med-glip",
     say: Any = print,
-    pictures: bool = False,
+    previews: bool = False,
     engine: str = "local",
-    problems: Sequence[Rejection] = (),
+    rejections: Sequence[Rejection] = (),
 ) -> Summary:
     """Build a data set; see the module's text.
 
@@ -64,10 +65,10 @@ def build(
         recipes: the sources. raw: the folder that their roots lie in.
         out: the data set. work: where finished cases are kept (default: `<out>.work` beside it); private, since its
             `cases.jsonl` tells which pseudonym is which file, and `rejected.jsonl` has the report's rows in full.
-        workers: processes. profile: see `quality.PROFILES`. square_pixels: resample pictures of volumes.
+        workers: processes. profile: see `quality.PROFILES`. square_pixels: resample images of volumes.
         seed: for splits that no source decides. name: of the data set. say: told the plan.
-        pictures: draw plots and contact sheets too. engine: `"local"` or `"ray"`, see `engines.py`.
-        problems: rows of the report for sources that are not among the recipes.
+        previews: draw plots and contact sheets too. engine: `"local"` or `"ray"`, see `engines.py`.
+        rejections: rows of the report for sources that are not among the recipes.
 
     Raises:
         `ValueError`: no recipe fits its folder, `out` holds something else, or another build writes into `out` or
@@ -79,52 +80,54 @@ def build(
         raise ValueError(f"workers {workers}: at least 1")
     if out.resolve() == work.resolve() or out.resolve() in work.resolve().parents:
         raise ValueError("the work folder must lie outside the data set: it names the raw files")
-    require_own(out)
+    require_built_set(out)
     with locked(out), locked(work):
         work.mkdir(parents=True, exist_ok=True)
         work.chmod(0o700)  # it tells which pseudonym is which file
         shutil.rmtree(work / "parts", ignore_errors=True)  # of builds that were killed
-        options = Options(profile, square_pixels, _key(work))
-        jobs, rejections = plan_jobs(recipes, raw)
-        _write_private(work, jobs, options)
-        for folder in {job.reader.root.resolve() for job in jobs} - {raw.resolve()}:
+        options = BuildOptions(profile, square_pixels, _key(work))
+        tasks, listed = plan_tasks(recipes, raw)
+        _write_private(work, tasks, options)
+        for folder in {task.reader.root.resolve() for task in tasks} - {raw.resolve()}:
             if out.is_relative_to(folder):
-                raise ValueError(f"{out.name}: lies within a source's folder: choose another place")
+                raise ValueError(f"{out.name}: is inside the folder of a source: choose another folder")
         waiting = [
-            job for job in jobs if not is_done(_folder(work, job, options), fingerprint(job.reader, job.case, options))
+            task
+            for task in tasks
+            if not is_done(_folder(work, task, options), fingerprint(task.reader, task.case, options))
         ]
-        say(_plan_text(jobs, waiting))
+        say(_plan_text(tasks, waiting))
         with _bar() as watch:
             for _ in watch(run(waiting, options, work, workers, engine), "cases", len(waiting)):
                 pass
-            folders = [_folder(work, job, options) for job in jobs]
-            rows = [*problems, *rejections]
-            return merge(folders, recipes, out, rows, seed, name, watch, pictures, work / PRIVATE_REPORT)
+            folders = [_folder(work, task, options) for task in tasks]
+            rows = [*rejections, *listed]
+            return merge(folders, recipes, out, rows, seed, name, watch, previews, work / PRIVATE_REPORT)
 
 
-def plan_jobs(recipes: Sequence[Recipe], raw: Path) -> tuple[list[Job], list[Rejection]]:
+def plan_tasks(recipes: Sequence[Recipe], raw: Path) -> tuple[list[CaseTask], list[Rejection]]:
     """All cases of all sources, in the order that decides their numbers, and what the readers left out."""
-    jobs: list[Job] = []
-    problems: list[Rejection] = []
+    tasks: list[CaseTask] = []
+    rejections: list[Rejection] = []
     readers = 0
     for recipe in recipes:
         try:
             reader = make_reader(recipe, raw)
-            check_settings(recipe.clinical, reader.root)
+            check_clinical_keys(recipe.clinical, reader.root)
         except (ValueError, OSError) as error:
             if len(recipes) == 1:
                 raise ValueError(_of_source(recipe, error)) from None
-            problems.append(_left_out(recipe.source, _of_source(recipe, error)))
+            rejections.append(_left_out(recipe.source, _of_source(recipe, error)))
             continue
         readers += 1
-        jobs += _jobs_of(reader)
-        problems += reader.problems
+        tasks += _tasks_of(reader)
+        rejections += reader.rejections
     if recipes and not readers:
         raise ValueError("no source can be read")
-    return jobs, problems
+    return tasks, rejections
 
 
-def _jobs_of(reader: Reader) -> list[Job]:
+def _tasks_of(reader: Reader) -> list[CaseTask]:
     """The cases of one source; what goes wrong is a row of the report and costs this source only."""
     try:
         cases = reader.cases()
@@ -139,9 +142,9 @@ def _jobs_of(reader: Reader) -> list[Job]:
         print(f"warning: {reader.recipe.source}: its list cannot be read", file=sys.stderr)
         reader.reject("bad_source", type(error).__name__)
     else:
-        if not cases and not reader.problems:
+        if not cases and not reader.rejections:
             reader.reject("no_cases")
-        return [Job(reader, case) for case in cases]
+        return [CaseTask(reader, case) for case in cases]
     return []
 
 
@@ -156,8 +159,8 @@ def _left_out(source: str, reason: str) -> Rejection:
     return Rejection(source, "", "listing", "bad_source")
 
 
-def _folder(work: Path, job: Job, options: Options) -> Path:
-    return case_folder(work, job.reader.recipe, options, job.case)
+def _folder(work: Path, task: CaseTask, options: BuildOptions) -> Path:
+    return case_folder(work, task.reader.recipe, options, task.case)
 
 
 def _key(work: Path) -> bytes:
@@ -181,22 +184,26 @@ def _key(work: Path) -> bytes:
     return key
 
 
-def _write_private(work: Path, jobs: Iterable[Job], options: Options) -> None:
+def _write_private(work: Path, tasks: Iterable[CaseTask], options: BuildOptions) -> None:
     """Which pseudonym is which raw file. Stays in the work folder."""
     part = work / f".{PRIVATE_FILE}.part"
     with part.open("w", encoding="utf-8", errors="surrogateescape") as stream:
-        for job in jobs:
-            row = {"source": job.reader.recipe.source, "case": _folder(work, job, options).name, "file": job.case.key}
+        for task in tasks:
+            row = {
+                "source": task.reader.recipe.source,
+                "case": _folder(work, task, options).name,
+                "file": task.case.key,
+            }
             stream.write(json.dumps(row, ensure_ascii=True) + "\n")
     os.replace(part, work / PRIVATE_FILE)
 
 
-def _plan_text(jobs: Sequence[Job], waiting: Sequence[Job]) -> str:
-    size = sum(stat.st_size for job in waiting for _, stat in job.reader.files(job.case))
-    pictures = sum(job.reader.picture_count(job.case) for job in waiting)
-    sources = len({job.reader.recipe.source for job in jobs})
-    to_do = f"{len(waiting)} to do, {size / 1e6:.1f} MB to read, at most {pictures} pictures"
-    return f"{len(jobs)} cases of {sources} sources; {to_do}"
+def _plan_text(tasks: Sequence[CaseTask], waiting: Sequence[CaseTask]) -> str:
+    size = sum(stat.st_size for task in waiting for _, stat in task.reader.files(task.case))
+    images = sum(task.reader.image_count(task.case) for task in waiting)
+    sources = len({task.reader.recipe.source for task in tasks})
+    to_do = f"{len(waiting)} to do, {size / 1e6:.1f} MB to read, at most {images} images"
+    return f"{len(tasks)} cases of {sources} sources; {to_do}"
 
 
 class _bar:
@@ -212,8 +219,9 @@ class _bar:
         self.bar.stop()
 
 
+@script_main()
 def main(argv: Sequence[str] | None = None) -> int:
-    """Command line."""
+    """Run the command line."""
     parser = argparse.ArgumentParser(
         prog="python -m dataset_scripts.build", description="Raw folders -> COCO and Parquet."
     )
@@ -223,8 +231,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--work", type=Path, help="private folder for finished cases (default: OUT.work)")
     parser.add_argument("--workers", type=int, default=1, help="processes of the local engine")
     parser.add_argument("--engine", choices=ENGINES, default="local", help="ray: a cluster that shares the folders")
-    parser.add_argument("--profile", choices=sorted(PROFILES), default="none", help="least share of a mark")
-    parser.add_argument("--square-pixels", action="store_true", help="resample pictures of volumes to square pixels")
+    parser.add_argument("--profile", choices=sorted(PROFILES), default="none", help="least share of an annotation")
+    parser.add_argument("--square-pixels", action="store_true", help="resample images of volumes to square pixels")
     parser.add_argument("--seed", type=int, default=0, help="for splits that no source decides")
     parser.add_argument("--name", default="med-glip", help="name of the data set")
     parser.add_argument("--source", action="append", help="only this source of the recipes (may be repeated)")
@@ -237,20 +245,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     for key in ("recipe", "raw", "out"):
         if getattr(options, key) is None:
             parser.error(f"--{key} is needed")
-    try:
-        recipes, broken = _read_recipes(options.recipe, options.source)
-        summary = build(
-            recipes, options.raw, options.out, options.work, options.workers, options.profile, options.square_pixels,
-            options.seed, options.name, pictures=not options.no_pictures,
-            engine=options.engine, problems=broken,
-        )  # fmt: skip
-    except ValueError as error:
-        print(f"error: {one_line(error)}", file=sys.stderr)
-        return 2
-    except OSError as error:  # no room, no right to write: what is done stays done
-        where = f": {one_line(Path(str(error.filename)).name)}" if error.filename else ""
-        print(f"error: {one_line(error.strerror)}{where}", file=sys.stderr)
-        return 2
+    recipes, broken = _read_recipes(options.recipe, options.source)
+    summary = build(
+        recipes, options.raw, options.out, options.work, options.workers, options.profile, options.square_pixels,
+        options.seed, options.name, previews=not options.no_pictures, engine=options.engine, rejections=broken,
+    )  # fmt: skip
     _print_summary(summary, options.out)
     return 1 if summary.failed else 0
 
@@ -287,7 +286,7 @@ def _print_summary(summary: Summary, out: Path) -> None:
     for rule, by_source in summary.rejected.items():
         rows = ", ".join(f"{source} {count}" for source, count in by_source.items())
         print(f"{rule} ({RULES[rule][1]}): {rows}")
-    print(f"{summary.images} pictures with {summary.annotations} boxes in {out}")
+    print(f"{summary.images} images with {summary.annotations} boxes in {out}")
 
 
 if __name__ == "__main__":

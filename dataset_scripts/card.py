@@ -1,5 +1,5 @@
 # Copyright 2026 The MedGLIP authors. Licensed under the Apache License, Version 2.0.
-"""The data set's README.md: configs and features for `load_dataset`, sources with their licences, counts."""
+"""The data set's README.md: configs and features for `load_dataset`, sources with their licenses, counts."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def metadata(name: str, classes: Classes, statistics: Statistics, content_hash: 
     `datasets` caches a local folder by its name and its `dataset_info`. The hash of the content is in there, so that a
     set that was built again is not answered with the older one.
     """
-    description = f"Medical pictures with boxes and masks. Content {content_hash}."
+    description = f"Medical images with boxes and masks. Content {content_hash}."
     configs: list[dict[str, Any]] = []
     info: list[dict[str, Any]] = []
     modalities = sorted({modality for modality, _ in statistics.split_images})
@@ -81,25 +81,25 @@ def _body(name: str, recipes: Sequence[Recipe], statistics: Statistics, split_ha
     lines = [
         f"# {plain(name)}",
         "",
-        "Pictures of medical imaging with boxes and masks under hierarchical labels, for grounding phrases. Made by",
-        "`python -m dataset_scripts.build` of MedGLIP. Research use only; each source keeps its own licence, see",
+        "Images of medical imaging with boxes and masks under hierarchical labels, for grounding phrases. Made by",
+        "`python -m dataset_scripts.build` of MedGLIP. Research use only; each source keeps its own license, see",
         "below.",
         "",
-        f"{total['images']:,} pictures, {total['boxes']:,} boxes, {total['masks']:,} masks; more in",
+        f"{total['images']:,} images, {total['boxes']:,} boxes, {total['masks']:,} masks; more in",
         "`statistics/README.md`.",
         "What was turned away, and why: `quality/report.json`. The classes: config `labels`. COCO files: `coco/`.",
         "",
         "```python",
         "from datasets import load_dataset",
         "",
-        f'pictures = load_dataset({json.dumps(name)}, "{first}", split="train")',
-        'classes = pictures.features["objects"]["category"].feature.names',
+        f'images = load_dataset({json.dumps(name)}, "{first}", split="train")',
+        'classes = images.features["objects"]["category"].feature.names',
         "```",
         "",
-        "An object that is not marked is absent only if its label is in the picture's `annotated`. Left and right are",
+        "An object without a box is absent only if its label is in the `annotated` of the image. Left and right are",
         "the patient's. Cases and patients are pseudonyms.",
         "",
-        "| source | modality | licence | official split | labels confirmed |",
+        "| source | modality | license | official split | labels confirmed |",
         "|---|---|---|---|---|",
     ]
     catalog = load_catalog()

@@ -1,9 +1,9 @@
 # Copyright 2026 The MedGLIP authors. Licensed under the Apache License, Version 2.0.
-"""The catalogue of public sources, `sources.yaml`: one loader for recipes, cards, tests and this command.
+"""The catalog of public sources, `sources.yaml`: one loader for recipes, cards, tests and this command.
 
 python -m dataset_scripts.catalog                         # all sources
 python -m dataset_scripts.catalog --modality ct --region abdomen --label pancreas
-python -m dataset_scripts.catalog --redistributable       # licence lets derived pictures be shared
+python -m dataset_scripts.catalog --redistributable       # license lets derived images be shared
 python -m dataset_scripts.catalog --paper                 # the paper's figures beside ours
 """
 
@@ -21,6 +21,7 @@ from typing import Any, cast
 from rich.console import Console
 from rich.table import Table
 
+from modeling_medglip.cli.scripts import script_main
 from modeling_medglip.io.text_files import load_yaml
 from modeling_medglip.modalities import MODALITIES, resolve_modality
 from modeling_medglip.taxonomy import load_taxonomy
@@ -35,18 +36,18 @@ PAPER = {
     "labels": "198",
     "categories": "38",
     "regions": "6",
-    "pictures": "2,720,979",
+    "images": "2,720,979",
     "annotations": "over 5.3 M",
-    "masks per picture": "4.13",
+    "masks per image": "4.13",
 }
 
 
 @dataclass(frozen=True)
-class Source:
+class CatalogSource:
     """One public data set; facts as `sources.yaml` has them, with what they rest on.
 
     Attributes:
-        id, name, family: `family` joins sets that share pictures, which must never lie on both sides of a split.
+        id, name, family: `family` joins sets that share images, which must never lie on both sides of a split.
         modality: as stated; `modalities` are those of `MODALITIES`.
         labels: the set's own names. taxonomy_labels: ids in the taxonomy; side_unresolved, outside_taxonomy: names
             that are sided there, or not there.
@@ -90,21 +91,21 @@ class Source:
 
     @property
     def redistributable(self) -> bool:
-        """Whether the licence lets derived pictures be shared: it is known, allows derivatives, and access is open."""
+        """Whether the license lets derived images be shared: it is known, allows derivatives, and access is open."""
         text = (self.license or "").upper()
         return bool(text) and "ND" not in text.replace("-", " ").split() and self.access == "open"
 
 
 @functools.lru_cache(maxsize=4)
-def load_catalog(path: Path = CATALOG_FILE) -> dict[str, Source]:
-    """Source id -> [`Source`], in the file's order.
+def load_catalog(path: Path = CATALOG_FILE) -> dict[str, CatalogSource]:
+    """Source id -> [`CatalogSource`], in the file's order.
 
     Raises:
         `ValueError`: an unknown or missing key, an id that occurs twice, an unknown label or kind of access.
     """
     document = load_yaml(path.read_text(encoding="utf-8"))
     known_labels = set(load_taxonomy().labels)
-    sources: dict[str, Source] = {}
+    sources: dict[str, CatalogSource] = {}
     for row in document["sources"]:
         source = _source(row, path.name)
         if source.id in sources:
@@ -118,26 +119,26 @@ def load_catalog(path: Path = CATALOG_FILE) -> dict[str, Source]:
     return sources
 
 
-def _source(row: dict[str, Any], file: str) -> Source:
-    names = {field.name for field in fields(Source)}
-    odd = sorted(set(row) - names)
-    if odd:
-        raise ValueError(f"{file}: {row.get('id')}: unknown keys {', '.join(odd)}")
+def _source(row: dict[str, Any], file: str) -> CatalogSource:
+    names = {field.name for field in fields(CatalogSource)}
+    unknown = sorted(set(row) - names)
+    if unknown:
+        raise ValueError(f"{file}: {row.get('id')}: unknown keys {', '.join(unknown)}")
     values = {key: tuple(value) if isinstance(value, list) else value for key, value in row.items()}
     try:
-        return Source(**cast(Any, values))
+        return CatalogSource(**cast(Any, values))
     except TypeError as error:
         raise ValueError(f"{file}: {row.get('id')}: {error}") from None
 
 
 def select(
-    sources: Iterable[Source],
+    sources: Iterable[CatalogSource],
     modality: str | None = None,
     region: str | None = None,
     label: str | None = None,
     access: str | None = None,
     redistributable: bool = False,
-) -> list[Source]:
+) -> list[CatalogSource]:
     """The sources that fit every given filter; `label` is a taxonomy id or a phrase.
 
     Raises:
@@ -170,8 +171,8 @@ def _label_id(label: str) -> str:
     return found.id
 
 
-def paper_rows(sources: Sequence[Source], built: Path | None = None) -> list[tuple[str, str, str]]:
-    """(what, the paper's figure, ours) for everything the paper counts; pictures and boxes are those of a built set.
+def paper_rows(sources: Sequence[CatalogSource], built: Path | None = None) -> list[tuple[str, str, str]]:
+    """(what, the paper's figure, ours) for everything the paper counts; images and boxes are those of a built set.
 
     Raises:
         `ValueError`: the folder is no built set.
@@ -202,44 +203,40 @@ def _built_counts(built: Path) -> dict[str, str]:
     rows = [row for row in pq.read_table(path).to_pylist() if row["by"] == "modality"]
     totals = {name: sum(row[name] for row in rows) for name in ("images", "boxes", "masks")}
     return {
-        "pictures": f"{totals['images']:,}",
+        "images": f"{totals['images']:,}",
         "annotations": f"{totals['boxes']:,} boxes, {totals['masks']:,} masks",
-        "masks per picture": f"{totals['masks'] / max(totals['images'], 1):.2f}",
+        "masks per image": f"{totals['masks'] / max(totals['images'], 1):.2f}",
     }
 
 
+@script_main()
 def main(argv: Sequence[str] | None = None) -> int:
-    """Command line."""
+    """Run the command line."""
     parser = argparse.ArgumentParser(prog="python -m dataset_scripts.catalog", description="The public sources.")
     parser.add_argument("--modality", help="ct, mri, ultrasound, xray, dermoscopy, endoscopy, fundus")
     parser.add_argument("--region", help="head, chest, abdomen, pelvis ...")
     parser.add_argument("--label", help="a label of the taxonomy, by id or phrase")
     parser.add_argument("--access", choices=ACCESS)
-    parser.add_argument("--redistributable", action="store_true", help="licence lets derived pictures be shared")
+    parser.add_argument("--redistributable", action="store_true", help="license lets derived images be shared")
     parser.add_argument("--paper", action="store_true", help="the paper's figures beside ours")
-    parser.add_argument("--built", type=Path, help="with --paper: a built set, for its pictures and boxes")
+    parser.add_argument("--built", type=Path, help="with --paper: a built set, for its images and boxes")
     parser.add_argument("--json", action="store_true", help="print JSON")
     options = parser.parse_args(argv)
     catalog = list(load_catalog().values())
-    try:
-        if options.paper:
-            _print(("", "Med-GLIP", "ours"), paper_rows(catalog, options.built))
-            return 0
-        chosen = select(
-            catalog, options.modality, options.region, options.label, options.access, options.redistributable
-        )
-    except ValueError as error:
-        parser.error(str(error))
+    if options.paper:
+        _print(("", "Med-GLIP", "ours"), paper_rows(catalog, options.built))
+        return 0
+    chosen = select(catalog, options.modality, options.region, options.label, options.access, options.redistributable)
     if options.json:
         print(json.dumps([asdict(source) for source in chosen], indent=1, ensure_ascii=False))
         return 0
-    columns = ("id", "modality", "count", "format", "licence", "access", "labels")
+    columns = ("id", "modality", "count", "format", "license", "access", "labels")
     _print(columns, [_row(source) for source in chosen])
     print(f"{len(chosen)} of {len(catalog)} sources")
     return 0
 
 
-def _row(source: Source) -> tuple[str, ...]:
+def _row(source: CatalogSource) -> tuple[str, ...]:
     count = "" if source.n is None else f"{source.n} {source.n_unit or ''}".strip()
     labels = ", ".join(source.labels)
     short = labels if len(labels) <= 60 else f"{labels[:57]}..."

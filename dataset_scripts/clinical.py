@@ -41,64 +41,62 @@ DICOM = "dicom"
 MAX_TABLE_BYTES = 2**28
 
 
-def clinical_facts(settings: Mapping[str, Any], root: Path, case: Case) -> dict[str, str]:
+def clinical_facts(keys: Mapping[str, Any], root: Path, case: Case) -> dict[str, str]:
     """The facts of a case that the recipe allows; facts that are not known are missing.
 
     Args:
-        settings: `clinical` of the recipe, may be empty, and passed by [`check_settings`]. root: the source's folder.
+        keys: `clinical` of the recipe, may be empty, and passed by [`check_clinical_keys`]. root: the source's folder.
     """
-    if not settings:
+    if not keys:
         return {}
-    if settings.get("table") == DICOM:
+    if keys.get("table") == DICOM:
         return _from_dicom(case)
-    match = re.search(str(settings["matches"]), case.key)
-    row = (
-        _table(inside(root, str(settings["table"])), str(settings["id"])).get(match.group(1) or "") if match else None
-    )
-    return {} if row is None else facts_of(settings, row)
+    match = re.search(str(keys["matches"]), case.key)
+    row = _table(inside(root, str(keys["table"])), str(keys["id"])).get(match.group(1) or "") if match else None
+    return {} if row is None else facts_of(keys, row)
 
 
-def check_settings(settings: Mapping[str, Any], root: Path) -> None:
+def check_clinical_keys(keys: Mapping[str, Any], root: Path) -> None:
     """Raise `ValueError`, in one line, unless the table is there and has every column that the recipe names."""
-    if not settings or settings.get("table") == DICOM:
+    if not keys or keys.get("table") == DICOM:
         return
-    missing = [key for key in ("table", "id", "matches") if key not in settings]
+    missing = [key for key in ("table", "id", "matches") if key not in keys]
     if missing:
         raise ValueError(f"clinical: needs {', '.join(missing)}")
-    matches = str(settings["matches"])
+    matches = str(keys["matches"])
     if not usable_expression(matches) or re.compile(matches).groups < 1:
         raise ValueError("clinical: matches must be a regular expression with a group, none of them repeated")
     try:
-        path = inside(root, str(settings["table"]))
+        path = inside(root, str(keys["table"]))
         columns = next(csv.reader(_lines(path), strict=True), [])
     except (Rejected, ValueError, csv.Error):
-        name = one_line(settings["table"], 80)
+        name = one_line(keys["table"], 80)
         raise ValueError(f"clinical: {name!r} is no table below the source's folder") from None
-    named = [settings["id"], *(settings[key] for key in ("age", "sex") if key in settings)]
+    named = [keys["id"], *(keys[key] for key in ("age", "sex") if key in keys)]
     for fact in ("diagnosis", "history"):
-        if fact in settings:
-            given = settings[fact]
+        if fact in keys:
+            given = keys[fact]
             if not isinstance(given, Mapping) or not isinstance(given.get("values"), Mapping) or "column" not in given:
                 raise ValueError(f"clinical: {fact} needs column and values")
-            named.append(settings[fact]["column"])
-    odd = [str(name) for name in named if name not in columns]
-    if odd:
-        told = f"clinical: {path.name} has no column {', '.join(odd)}: it has {', '.join(columns)}"
-        raise ValueError(one_line(told))
+            named.append(keys[fact]["column"])
+    unknown = [str(name) for name in named if name not in columns]
+    if unknown:
+        message = f"clinical: {path.name} has no column {', '.join(unknown)}: it has {', '.join(columns)}"
+        raise ValueError(one_line(message))
 
 
-def facts_of(settings: Mapping[str, Any], row: Mapping[str, str | None]) -> dict[str, str]:
+def facts_of(keys: Mapping[str, Any], row: Mapping[str, str | None]) -> dict[str, str]:
     """The allowed facts of one row of a table."""
-    found = {}
-    if "age" in settings:
-        found["age_band"] = age_band(row[settings["age"]] or "")
-    if "sex" in settings:
-        found["sex"] = SEXES.get((row[settings["sex"]] or "").strip().lower(), "")
+    facts = {}
+    if "age" in keys:
+        facts["age_band"] = age_band(row[keys["age"]] or "")
+    if "sex" in keys:
+        facts["sex"] = SEXES.get((row[keys["sex"]] or "").strip().lower(), "")
     for fact in ("diagnosis", "history"):
-        if fact in settings:
-            value = (row[settings[fact]["column"]] or "").strip()
-            found[fact] = str({str(k): v for k, v in settings[fact]["values"].items()}.get(value, ""))
-    return {fact: value for fact, value in found.items() if value}
+        if fact in keys:
+            value = (row[keys[fact]["column"]] or "").strip()
+            facts[fact] = str({str(k): v for k, v in keys[fact]["values"].items()}.get(value, ""))
+    return {fact: value for fact, value in facts.items() if value}
 
 
 def age_band(text: str) -> str:
@@ -129,4 +127,4 @@ def _from_dicom(case: Case) -> dict[str, str]:
     return {fact: value for fact, value in (("age_band", age), ("sex", sex)) if value}
 
 
-__all__ = ["FACTS", "age_band", "check_settings", "clinical_facts", "facts_of"]
+__all__ = ["FACTS", "age_band", "check_clinical_keys", "clinical_facts", "facts_of"]

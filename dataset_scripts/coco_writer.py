@@ -15,7 +15,7 @@ from .hierarchy import Classes
 class CocoWriter:
     """Writes `<folder>/<split>.json`, which `pycocotools.coco.COCO` loads.
 
-    Pictures go to the file as they come, annotations to a second one that is appended at the end, so that memory does
+    Images go to the file as they come, annotations to a second one that is appended at the end, so that memory does
     not grow with the set.
     """
 
@@ -29,10 +29,10 @@ class CocoWriter:
         self._images.write(f'{{"info":{_compact(info)},"images":[')
         self._separators = {"images": "\n", "annotations": "\n"}
 
-    def add(self, image: dict[str, Any], annotations: list[dict[str, Any]], picture: Path) -> None:
-        """One picture with its annotations; the file is linked where that is possible, else copied."""
-        place = self.folder / "images" / image["file_name"].rpartition("/")[2]
-        link_or_copy(picture, place)
+    def add(self, image: dict[str, Any], annotations: list[dict[str, Any]], file: Path) -> None:
+        """One image with its annotations; the file is linked where that is possible, else copied."""
+        target = self.folder / "images" / image["file_name"].rpartition("/")[2]
+        link_or_copy(file, target)
         self._images.write(self._separators["images"] + _compact(image))
         self._separators["images"] = ",\n"
         for annotation in annotations:

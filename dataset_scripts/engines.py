@@ -22,7 +22,7 @@ from typing import Any
 
 from modeling_medglip.errors import install_hint
 
-from .process import Options, give_up, process_case
+from .process import BuildOptions, process_case, record_failure
 from .readers import Reader
 from .records import Case
 
@@ -37,56 +37,58 @@ CRASHED = "a decoder crashed on it, or took too long"
 
 
 @dataclass(frozen=True)
-class Job:
+class CaseTask:
     """One case of one source."""
 
     reader: Reader
     case: Case
 
 
-def run(jobs: Sequence[Job], options: Options, work: Path, workers: int = 1, engine: str = "local") -> Iterator[None]:
+def run(
+    tasks: Sequence[CaseTask], options: BuildOptions, work: Path, workers: int = 1, engine: str = "local"
+) -> Iterator[None]:
     """Process all cases; yields once for each that is done.
 
     Args:
-        jobs, options: what to do. work: the work folder; for `ray` every node must see it under the same path.
+        tasks, options: what to do. work: the work folder; for `ray` every node must see it under the same path.
         workers: processes of the local engine; of Ray's cluster all CPUs are used.
 
     Raises:
         `ValueError`: another engine, or Ray is not installed.
     """
     if engine == "ray":
-        yield from _on_ray(jobs, options, work)
+        yield from _on_ray(tasks, options, work)
     elif engine != "local":
         raise ValueError(f"engine {engine!r}: choose one of {', '.join(ENGINES)}")
-    elif FORKS or (workers > 1 and len(jobs) > 1):
-        yield from _in_processes(jobs, options, work, workers)
+    elif FORKS or (workers > 1 and len(tasks) > 1):
+        yield from _in_processes(tasks, options, work, workers)
     else:
-        for job in jobs:
-            _process([job], options, work)
+        for task in tasks:
+            _process([task], options, work)
             yield None
 
 
-def _process(jobs: Sequence[Job], options: Options, work: Path) -> None:
+def _process(tasks: Sequence[CaseTask], options: BuildOptions, work: Path) -> None:
     """Process cases. One that runs out of memory is recorded as unreadable; one that takes too long ends a worker."""
-    for job in jobs:
+    for task in tasks:
         if FORKS:
-            size = sum(stat.st_size for _, stat in job.reader.files(job.case))
+            size = sum(stat.st_size for _, stat in task.reader.files(task.case))
             signal.setitimer(signal.ITIMER_PROF, SECONDS + SECONDS_PER_MB * size / 2**20)
         try:
-            process_case(job.reader, job.case, options, work)
+            process_case(task.reader, task.case, options, work)
         except MemoryError:
-            give_up(job.reader, job.case, options, work, "not enough memory")
+            record_failure(task.reader, task.case, options, work, "not enough memory")
         finally:
             if FORKS:
                 signal.setitimer(signal.ITIMER_PROF, 0)
 
 
-def _in_processes(jobs: Sequence[Job], options: Options, work: Path, workers: int) -> Iterator[None]:
-    size = max(1, min(32, len(jobs) // (8 * workers)))
-    waiting = [jobs[start : start + size] for start in range(0, len(jobs), size)][::-1]
+def _in_processes(tasks: Sequence[CaseTask], options: BuildOptions, work: Path, workers: int) -> Iterator[None]:
+    size = max(1, min(32, len(tasks) // (8 * workers)))
+    waiting = [tasks[start : start + size] for start in range(0, len(tasks), size)][::-1]
     while waiting:
         with _pool(workers) as pool:
-            running: dict[Future[None], Sequence[Job]] = {}
+            running: dict[Future[None], Sequence[CaseTask]] = {}
             broken = False
             while running or (waiting and not broken):
                 while waiting and not broken and len(running) < 2 * workers:
@@ -99,20 +101,20 @@ def _in_processes(jobs: Sequence[Job], options: Options, work: Path, workers: in
                     chunk = running.pop(done)
                     if isinstance(done.exception(), BrokenProcessPool):
                         broken = True
-                        for job in chunk:
-                            _process_alone(job, options, work)
+                        for task in chunk:
+                            _process_alone(task, options, work)
                     else:
                         done.result()
                     yield from [None] * len(chunk)
 
 
-def _process_alone(job: Job, options: Options, work: Path) -> None:
+def _process_alone(task: CaseTask, options: BuildOptions, work: Path) -> None:
     """Process a case of which it is not known whether it ended a process of several."""
     with _pool(1) as pool:
         try:
-            pool.submit(_process, [job], options, work).result()
+            pool.submit(_process, [task], options, work).result()
         except BrokenProcessPool:
-            give_up(job.reader, job.case, options, work, CRASHED)
+            record_failure(task.reader, task.case, options, work, CRASHED)
 
 
 def _pool(workers: int) -> ProcessPoolExecutor:
@@ -125,7 +127,7 @@ def _one_thread() -> None:
     os.environ.update(OMP_NUM_THREADS="1", ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS="1")
 
 
-def _on_ray(jobs: Iterable[Job], options: Options, work: Path) -> Iterator[None]:
+def _on_ray(tasks: Iterable[CaseTask], options: BuildOptions, work: Path) -> Iterator[None]:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     try:
         import ray
@@ -135,17 +137,17 @@ def _on_ray(jobs: Iterable[Job], options: Options, work: Path) -> Iterator[None]
         ray.init(include_dashboard=False, logging_level=logging.ERROR, log_to_driver=False)
     remote: Any = ray.remote(num_cpus=1, max_retries=3)(_process)
     room = IN_FLIGHT * max(1, int(ray.cluster_resources().get("CPU", 1)))
-    waiting: Iterator[Any] = iter(jobs)
-    running = {remote.remote([job], options, work): job for job in islice(waiting, room)}
+    waiting: Iterator[Any] = iter(tasks)
+    running = {remote.remote([task], options, work): task for task in islice(waiting, room)}
     while running:
         (done,), _ = ray.wait(list(running), num_returns=1)
-        job = running.pop(done)
+        task = running.pop(done)
         try:
             ray.get(done)
         except (ray.exceptions.WorkerCrashedError, ray.exceptions.OutOfMemoryError):
-            give_up(job.reader, job.case, options, work, CRASHED)
-        running |= {remote.remote([job], options, work): job for job in islice(waiting, 1)}
+            record_failure(task.reader, task.case, options, work, CRASHED)
+        running |= {remote.remote([task], options, work): task for task in islice(waiting, 1)}
         yield None
 
 
-__all__ = ["ENGINES", "Job", "run"]
+__all__ = ["ENGINES", "CaseTask", "run"]

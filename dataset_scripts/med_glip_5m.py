@@ -2,7 +2,7 @@
 """Builder of a set that `python -m dataset_scripts.build` made, for code that wants a builder:
 
     builder = MedGlip5M(config_name="ct", data_dir="built/med-glip")
-    builder.download_and_prepare(num_proc=2); pictures = builder.as_dataset(split="train")
+    builder.download_and_prepare(num_proc=2); images = builder.as_dataset(split="train")
 
 With datasets 5 `load_dataset("built/med-glip", "ct")` needs no code at all. With datasets 3 this file is a loading
 script too: `load_dataset("med_glip_5m.py", "ct", data_dir=..., trust_remote_code=True)`. It therefore imports one
@@ -96,7 +96,7 @@ class MedGlip5M(datasets.GeneratorBasedBuilder):
     def _info(self) -> datasets.DatasetInfo:
         text = (self._folder() / "label_hierarchy.json").read_text(encoding="utf-8")
         names = [label["name"] for label in json.loads(text)["labels"]]
-        return datasets.DatasetInfo(features=features(names), description="Medical pictures with boxes of phrases.")
+        return datasets.DatasetInfo(features=features(names), description="Medical images with boxes of phrases.")
 
     def _split_generators(self, dl_manager: Any) -> list[Any]:
         folder = self._folder() / self.config.name

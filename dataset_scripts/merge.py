@@ -2,7 +2,7 @@
 """All finished cases -> the data set: duplicates, splits, numbers, COCO, Parquet, labels, report, card.
 
 Two passes over the `case.json` files in a fixed order: the first for what concerns all of them (duplicates, splits,
-open labels), the second writes. Memory holds a few numbers per picture, never pictures or masks.
+open labels), the second writes. Memory holds a few numbers per image, never images or masks.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ from .clinical import FACTS
 from .coco_writer import CocoWriter
 from .hierarchy import Classes, make_classes
 from .parquet_writer import ParquetWriter
-from .pictures import write_pictures
+from .previews import write_previews
 from .process import CASE_FILE
-from .provenance import write_sources
+from .provenance import write_provenance
 from .quality import EXPECTED, RULES, counts
 from .recipe import Recipe
 from .records import Rejection
 from .schema import arrow_schema, label_schema
-from .splits import Patient, Seen, Splits, make_splits, split_hash
+from .splits import Patient, SplitImage, Splits, make_splits, split_hash
 from .statistics import Statistics
 
 
@@ -74,8 +74,8 @@ class _Plan:
     rejections: list[Rejection]
     pseudonyms: dict[Patient, str]
 
-    def shown(self, patient: Patient) -> str:
-        """A patient as reports name it."""
+    def public_name(self, patient: Patient) -> str:
+        """Return a patient as reports name it."""
         return f"{patient[0]}/{self.pseudonyms[patient]}"
 
 
@@ -83,11 +83,11 @@ def merge(
     folders: Sequence[Path],
     recipes: Sequence[Recipe],
     out: Path,
-    listing_problems: Sequence[Rejection] = (),
+    listing_rejections: Sequence[Rejection] = (),
     seed: int = 0,
     name: str = "med-glip",
     progress: Progress | None = None,
-    pictures: bool = False,
+    previews: bool = False,
     private: Path | None = None,
 ) -> Summary:
     """Write the data set.
@@ -95,18 +95,18 @@ def merge(
     Args:
         folders: the finished cases, in the order that decides all numbers.
         recipes: of all sources. out: the folder to write; one that a merge wrote before is replaced as a whole.
-        listing_problems: what the readers left out.
+        listing_rejections: what the readers left out.
         seed: for splits that no source decides. name: of the repository, for the card.
-        pictures: draw plots and contact sheets too.
+        images: draw plots and contact sheets too.
         private: file for all rows of the report with the texts that the public one leaves out.
 
     Raises:
         `ValueError`: `out` holds something else.
     """
-    require_own(out)
+    require_built_set(out)
     watch = progress or (lambda items, text, total: items)
     plan = _first_pass(watch(_cases(folders), "indexing", len(folders)), recipes, seed)
-    plan.rejections = [*listing_problems, *plan.rejections]
+    plan.rejections = [*listing_rejections, *plan.rejections]
     if private is not None:
         write_text(private, "".join(json.dumps(asdict(row)) + "\n" for row in plan.rejections))
     new = out.with_name(f".{out.name}.new")
@@ -118,15 +118,15 @@ def merge(
     statistics.write(new / "statistics")
     hashes = _split_hashes(plan.splits)
     write_card(new, name, recipes, plan.classes, statistics, hashes, summary.content_hash)
-    write_sources(new, recipes, statistics, hashes, summary.content_hash)
-    if pictures and summary.images:
-        write_pictures(new)
+    write_provenance(new, recipes, statistics, hashes, summary.content_hash)
+    if previews and summary.images:
+        write_previews(new)
     (new / MARKER).write_text("medglip/dataset@1\n", encoding="utf-8")
     _swap(new, out)
     return summary
 
 
-def require_own(out: Path) -> None:
+def require_built_set(out: Path) -> None:
     """Raise `ValueError` unless a folder is empty, not there, or a set that was merged before."""
     if out.exists() and not out.is_dir():
         raise ValueError(f"{out.name}: is a file: choose a folder")
@@ -155,7 +155,7 @@ def _first_pass(cases: Iterable[tuple[Path, dict[str, Any]]], recipes: Sequence[
     families = {recipe.source: recipe.family for recipe in recipes}
     of_family = [recipe.family for recipe in recipes]
     shared = frozenset(family for family in of_family if of_family.count(family) > 1)
-    seen: list[Seen] = []
+    seen: list[SplitImage] = []
     known: dict[tuple[str, str], str] = {}
     dropped: set[tuple[str, str]] = set()
     open_labels: set[str] = set()
@@ -171,18 +171,18 @@ def _first_pass(cases: Iterable[tuple[Path, dict[str, Any]]], recipes: Sequence[
                 rejections.append(Rejection(source, case, _item(image), "exact_duplicate", f"of {first}"))
                 continue
             open_labels.update(a["name"] for a in image["annotations"] if a["label_id"] is None)
-            patient = (families[source], content["lot"])
+            patient = (families[source], content["split_key"])
             pseudonyms[patient] = content["patient"]
-            flat = image["place"] is None
-            seen.append(Seen(patient, content["split"], image["sha256"], image["perceptual_hash"], flat))
+            flat = image["geometry"] is None
+            seen.append(SplitImage(patient, content["split"], image["sha256"], image["perceptual_hash"], flat))
     splits = make_splits(seen, seed, shared)
     return _Plan(splits, dropped, make_classes(open_labels), rejections, pseudonyms)
 
 
 def _content_hash(image: dict[str, Any]) -> str:
-    """Of pixels and marks: pictures that carry other marks are no duplicates."""
-    marks = sorted((a["source_label"], json.dumps(a["segmentation"] or a["bbox"])) for a in image["annotations"])
-    return hashlib.sha256(f"{image['sha256']} {marks}".encode()).hexdigest()
+    """Of pixels and annotations: images that carry other annotations are no duplicates."""
+    annotations = sorted((a["source_label"], json.dumps(a["segmentation"] or a["bbox"])) for a in image["annotations"])
+    return hashlib.sha256(f"{image['sha256']} {annotations}".encode()).hexdigest()
 
 
 def _item(image: dict[str, Any]) -> str:
@@ -202,7 +202,7 @@ def _write(
     writers: dict[tuple[str, str], tuple[CocoWriter, ParquetWriter]] = {}
     with ExitStack() as stack:
         for folder, content in cases:
-            patient = (families[content["source"]], content["lot"])
+            patient = (families[content["source"]], content["split_key"])
             for image in content["images"]:
                 if (content["case"], image["file"]) in plan.dropped:
                     continue
@@ -241,9 +241,9 @@ def _open_writers(
 def _row(
     image: dict[str, Any], content: dict[str, Any], image_id: int, first: int, numbers: dict[str, int], subset: bool
 ) -> dict[str, Any]:
-    """One row of the Parquet files, without the picture."""
+    """One row of the Parquet files, without the image."""
     annotations = image["annotations"]
-    place = image["place"] or {"origin": [], "right": [], "down": []}
+    geometry = image["geometry"] or {"origin": [], "right": [], "down": []}
 
     def column(key: str, empty: Any = "") -> list[Any]:
         return [empty if entry[key] is None else entry[key] for entry in annotations]
@@ -273,7 +273,7 @@ def _row(
         **{key: image[key] for key in ("width", "height", "annotated", "sha256")},
         "plane": image["plane"] or "",
         "index": -1 if image["index"] is None else image["index"],
-        **place,
+        **geometry,
         **{fact: content["clinical"].get(fact, "") for fact in FACTS},
         "window": image["window"] or [],
         "subset_10": subset,
@@ -297,7 +297,7 @@ def _coco_image(row: dict[str, Any], image: dict[str, Any], license_: str | None
 
 
 def _coco_annotations(row: dict[str, Any], image: dict[str, Any]) -> list[dict[str, Any]]:
-    found = []
+    annotations = []
     for number, category, entry in zip(
         row["objects"]["id"], row["objects"]["category"], image["annotations"], strict=True
     ):
@@ -305,8 +305,8 @@ def _coco_annotations(row: dict[str, Any], image: dict[str, Any]) -> list[dict[s
         if entry["segmentation"] is None:  # pycocotools cannot work without one: the box's outline, and said to be so
             kept |= {"segmentation": [_outline(entry["bbox"])], "box_only": True}
         base = {"id": number, "image_id": row["image_id"], "category_id": category, "iscrowd": 0}
-        found.append({**base, **kept, "anatomy": entry["category"]})
-    return found
+        annotations.append({**base, **kept, "anatomy": entry["category"]})
+    return annotations
 
 
 def _outline(box: list[float]) -> list[float]:
@@ -337,10 +337,10 @@ def _write_report(out: Path, plan: _Plan, recipes: Sequence[Recipe], summary: Su
         "rules": {rule: {"tier": RULES[rule][0], "meaning": RULES[rule][1]} for rule in summary.rejected},
         "rejected": summary.rejected,
         "patients_that_share_pictures": [
-            {"first": plan.shown(first), "second": plan.shown(second), "why": why}
+            {"first": plan.public_name(first), "second": plan.public_name(second), "why": why}
             for first, second, why in splits.joined
         ],
-        "patients_moved_out_of_their_official_split": [plan.shown(patient) for patient in splits.moved],
+        "patients_moved_out_of_their_official_split": [plan.public_name(patient) for patient in splits.moved],
         "label_maps_not_confirmed": [recipe.source for recipe in recipes if not recipe.confirmed],
         "images": summary.images,
         "annotations": summary.annotations,
@@ -360,4 +360,4 @@ def _split_hashes(splits: Splits) -> dict[str, str]:
     return {**hashes, "subset_10": split_hash(splits.subset)}
 
 
-__all__ = ["Summary", "merge", "require_own"]
+__all__ = ["Summary", "merge", "require_built_set"]

@@ -1,5 +1,5 @@
 # Copyright 2026 The MedGLIP authors. Licensed under the Apache License, Version 2.0.
-"""One case -> one folder: its pictures as PNG and `case.json`. The unit of work: idempotent, and all or nothing.
+"""One case -> one folder: its images as PNG and `case.json`. The unit of work: idempotent, and all or nothing.
 
 A finished folder is moved into place in one step, so that a process killed at any moment leaves either all of a case
 or nothing of it.
@@ -27,14 +27,16 @@ import imagehash
 import numpy as np
 from PIL import Image
 
+from modeling_medglip.volumes.geometry import SlicePlane
+
 from .boxes import annotate
 from .clinical import clinical_facts
 from .labels import annotated_labels
 from .quality import is_mask_like
 from .readers import Reader
 from .recipe import Recipe
-from .records import Case, LabelledVolume, Picture, Rejected, Rejection
-from .slicing import pictures_of, squared
+from .records import AnnotatedImage, Case, LabeledVolume, Rejected, Rejection
+from .slicing import slices_of, with_square_pixels
 
 
 CASE_FILE = "case.json"
@@ -43,16 +45,16 @@ NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 # The hash looks at 64 x 64 pixels; twice that is left for it to scale down well.
 HASHED_SIDE = 128
 # Part of every case's fingerprint: raise it when a case would come out otherwise than before.
-VERSION = 12
+VERSION = 13
 
 
 @dataclass(frozen=True)
-class Options:
+class BuildOptions:
     """What holds for all cases of a build.
 
     Attributes:
         profile: one of `quality.PROFILES`.
-        square_pixels: resample the pictures of volumes to square pixels.
+        square_pixels: resample the images of volumes to square pixels.
         key: what pseudonyms are made with; keep it out of what is published.
     """
 
@@ -61,19 +63,19 @@ class Options:
     key: bytes = b""
 
 
-def pseudonym(options: Options, source: str, text: str) -> str:
+def pseudonym(options: BuildOptions, source: str, text: str) -> str:
     """A name for a case or patient that does not tell its own: keyed SHA-256, 12 hexadecimal digits."""
     digest = hmac.new(options.key, f"{source}\0{text}".encode("utf-8", "surrogatepass"), hashlib.sha256)
     return digest.hexdigest()[: 2 * PSEUDONYM_BYTES]
 
 
-def lot(source: str, patient: str) -> str:
+def split_key(source: str, patient: str) -> str:
     """What a patient's split is drawn by: the same on every machine, unlike the pseudonym. Never leaves the work
     folder, since whoever knows a patient's key can compute it."""
     return hashlib.sha256(f"{source}\0{patient}".encode("utf-8", "surrogatepass")).hexdigest()[:32]
 
 
-def fingerprint(reader: Reader, case: Case, options: Options) -> str:
+def fingerprint(reader: Reader, case: Case, options: BuildOptions) -> str:
     """Short hash of what decides how a case comes out: its files by size and time, what was listed about it, the
     recipe, the options, this code's version."""
     listed = json.dumps([case.split, case.patient, case.parts], sort_keys=True, default=str)
@@ -82,7 +84,7 @@ def fingerprint(reader: Reader, case: Case, options: Options) -> str:
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 
-def case_folder(work: Path, recipe: Recipe, options: Options, case: Case) -> Path:
+def case_folder(work: Path, recipe: Recipe, options: BuildOptions, case: Case) -> Path:
     """Where a case goes below the work folder."""
     name = pseudonym(options, recipe.source, case.key)
     return work / "cases" / f"{recipe.source}-{recipe.modality}" / name[:2] / name
@@ -96,7 +98,7 @@ def is_done(folder: Path, expected: str) -> bool:
         return False
 
 
-def process_case(reader: Reader, case: Case, options: Options, work: Path) -> Path:
+def process_case(reader: Reader, case: Case, options: BuildOptions, work: Path) -> Path:
     """Read, check, cut, box and write one case. Whatever is wrong with it ends as rows in its `case.json`.
 
     Returns:
@@ -114,7 +116,7 @@ def process_case(reader: Reader, case: Case, options: Options, work: Path) -> Pa
     return target
 
 
-def give_up(reader: Reader, case: Case, options: Options, work: Path, reason: str) -> None:
+def record_failure(reader: Reader, case: Case, options: BuildOptions, work: Path, reason: str) -> None:
     """Record a case that ended the process that read it. The next build tries it again."""
     target = case_folder(work, reader.recipe, options, case)
     rejected = [asdict(Rejection(reader.recipe.source, target.name, "", "unreadable", reason))]
@@ -144,7 +146,7 @@ def _finish(part: Path, content: dict[str, Any], target: Path) -> None:
     os.replace(part, target)
 
 
-def _content(reader: Reader, case: Case, options: Options, folder: Path, name: str) -> dict[str, Any]:
+def _content(reader: Reader, case: Case, options: BuildOptions, folder: Path, name: str) -> dict[str, Any]:
     recipe = reader.recipe
     rejected: list[Rejection] = []
     images: list[dict[str, Any]] = []
@@ -156,11 +158,11 @@ def _content(reader: Reader, case: Case, options: Options, folder: Path, name: s
     clinical: dict[str, str] = {}
     try:
         clinical = clinical_facts(recipe.clinical, reader.root, case)
-        for picture in _pictures(reader.read(case), recipe, options, report):
-            if isinstance(picture, str):
-                skipped[picture] = skipped.get(picture, 0) + 1
-            elif (image := _image(picture, recipe, options, folder, name, report)) is not None:
-                images.append(image)
+        for image in _images(reader.read(case), recipe, options, report):
+            if isinstance(image, str):
+                skipped[image] = skipped.get(image, 0) + 1
+            elif (entry := _image_entry(image, recipe, options, folder, name, report)) is not None:
+                images.append(entry)
     except Rejected as error:
         report("", error.rule, error.value)
     except MemoryError:
@@ -170,12 +172,12 @@ def _content(reader: Reader, case: Case, options: Options, folder: Path, name: s
             raise
         report("", "unreadable", type(error).__name__)
     for plane, count in sorted(skipped.items()):
-        report(plane, "empty_slice", f"{count} pictures")
+        report(plane, "empty_slice", f"{count} images")
     rows = [asdict(row) for row in rejected]
     return {**_facts(reader, case, options, name), "clinical": clinical, "images": images, "rejected": rows}
 
 
-def _facts(reader: Reader, case: Case, options: Options, name: str) -> dict[str, Any]:
+def _facts(reader: Reader, case: Case, options: BuildOptions, name: str) -> dict[str, Any]:
     """What is known of a case before it is read."""
     recipe = reader.recipe
     return {
@@ -183,72 +185,70 @@ def _facts(reader: Reader, case: Case, options: Options, name: str) -> dict[str,
         "case": name,
         "modality": recipe.modality,
         "patient": pseudonym(options, recipe.source, f"patient {case.patient}"),
-        "lot": lot(recipe.source, case.patient),
+        "split_key": split_key(recipe.source, case.patient),
         "split": case.split,
     }
 
 
-def _pictures(
-    read: Picture | LabelledVolume, recipe: Recipe, options: Options, report: Any
-) -> Iterator[Picture | str]:
-    if isinstance(read, LabelledVolume):
+def _images(
+    read: AnnotatedImage | LabeledVolume, recipe: Recipe, options: BuildOptions, report: Any
+) -> Iterator[AnnotatedImage | str]:
+    if isinstance(read, LabeledVolume):
         for rule, value in read.notes:
             report("", rule, value)
-        yield from pictures_of(read, recipe, options.square_pixels)
+        yield from slices_of(read, recipe, options.square_pixels)
     else:
-        yield squared(read) if options.square_pixels else read
+        yield with_square_pixels(read) if options.square_pixels else read
 
 
-def _image(
-    picture: Picture, recipe: Recipe, options: Options, folder: Path, name: str, report: Any
+def _image_entry(
+    image: AnnotatedImage, recipe: Recipe, options: BuildOptions, folder: Path, name: str, report: Any
 ) -> dict[str, Any] | None:
-    """Write one picture; what the data set says about it, or `None` if nothing is left of it."""
-    if picture.place is None and is_mask_like(picture.pixels):
-        report(picture.item, "mask_like", f"{len(np.unique(picture.pixels))} grey levels")
+    """Write one image; what the data set says about it, or `None` if nothing is left of it."""
+    if image.geometry is None and is_mask_like(image.pixels):
+        report(image.item, "mask_like", f"{len(np.unique(image.pixels))} gray levels")
         return None
     annotations, left_open = annotate(
-        picture, recipe, options.profile, lambda rule, value: report(picture.item, rule, value)
+        image, recipe, options.profile, lambda rule, value: report(image.item, rule, value)
     )
-    if not annotations and picture.place is None and picture.marks and not left_open:
-        report(picture.item, "empty_mask", "")
-    if not annotations and picture.place is not None:
-        report(picture.item, "empty_slice", "nothing left after the rules")
+    if not annotations and image.geometry is None and image.annotations and not left_open:
+        report(image.item, "empty_mask", "")
+    if not annotations and image.geometry is not None:
+        report(image.item, "empty_slice", "nothing left after the rules")
         return None
     annotated = sorted(set(annotated_labels(recipe)) - left_open)
     if not annotations and not annotated:  # nothing is known about it; the rows above say why
         return None
-    plane, _, index = picture.item.partition(" ")
+    plane, _, index = image.item.partition(" ")
     file = f"{name}-{plane}-{int(index):04d}.png" if plane else f"{name}.png"
-    content, pixels = png(picture.pixels)
+    content, pixels = png(image.pixels)
     (folder / file).write_bytes(content)
-    height, width = picture.pixels.shape[:2]
+    height, width = image.pixels.shape[:2]
     return {
         "file": file,
         "width": width,
         "height": height,
         "plane": plane or None,
         "index": int(index) if plane else None,
-        "place": None if picture.place is None else _place(picture),
-        "window": None if picture.window is None else [round(value, 4) for value in picture.window],
+        "geometry": None if image.geometry is None else _geometry(image.geometry),
+        "window": None if image.window is None else [round(value, 4) for value in image.window],
         "sha256": hashlib.sha256(pixels).hexdigest(),
-        "perceptual_hash": perceptual_hash(picture.pixels),
+        "perceptual_hash": perceptual_hash(image.pixels),
         "annotated": annotated,
         "annotations": annotations,
     }
 
 
-def _place(picture: Picture) -> dict[str, list[float]]:
-    place = picture.place
-    if place is None:
-        return {}
-    vectors = (("origin", place.origin), ("right", place.right), ("down", place.down))
+def _geometry(plane: SlicePlane) -> dict[str, list[float]]:
+    """Return origin and steps of a slice in LPS mm, as plain data."""
+    vectors = (("origin", plane.origin), ("right", plane.right), ("down", plane.down))
     return {key: [round(float(value), 5) for value in vector] for key, vector in vectors}
 
 
 def png(pixels: np.ndarray) -> tuple[bytes, bytes]:
-    """A picture as PNG without any metadata, and the bytes of its pixels with their shape, for comparing pictures.
+    """An image as PNG without any metadata, and the bytes of its pixels with their shape, for comparing images.
 
-    Run lengths alone (`Z_RLE`) suit the noise of medical pictures: as small as the usual search, in a quarter of its
+    Run lengths alone (`Z_RLE`) suit the noise of medical images: as small as the usual search, in a quarter of its
     time.
     """
     buffer = io.BytesIO()
@@ -258,14 +258,23 @@ def png(pixels: np.ndarray) -> tuple[bytes, bytes]:
 
 
 def perceptual_hash(pixels: np.ndarray) -> str:
-    """256-bit hash of the discrete cosine transform (pHash): pictures that look alike differ in few bits."""
+    """256-bit hash of the discrete cosine transform (pHash): images that look alike differ in few bits."""
     if pixels.dtype == np.uint16:
         pixels = (pixels >> 8).astype(np.uint8)
-    picture = Image.fromarray(pixels)
-    factor = min(picture.size) // HASHED_SIDE
+    image = Image.fromarray(pixels)
+    factor = min(image.size) // HASHED_SIDE
     if factor > 1:  # block means first, which are quick
-        picture = picture.reduce(factor)
-    return str(imagehash.phash(picture, hash_size=16))
+        image = image.reduce(factor)
+    return str(imagehash.phash(image, hash_size=16))
 
 
-__all__ = ["Options", "case_folder", "fingerprint", "give_up", "is_done", "png", "process_case", "pseudonym"]
+__all__ = [
+    "BuildOptions",
+    "case_folder",
+    "fingerprint",
+    "is_done",
+    "png",
+    "process_case",
+    "pseudonym",
+    "record_failure",
+]

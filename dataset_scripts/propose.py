@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from modeling_medglip.cli.scripts import script_main
 from modeling_medglip.modalities import resolve_modality
 from modeling_medglip.outputs.files import write_text
 from modeling_medglip.taxonomy import load_taxonomy
@@ -190,8 +191,9 @@ def _quoted(text: str) -> str:
     return json.dumps(text, ensure_ascii=False)
 
 
+@script_main()
 def main(argv: Sequence[str] | None = None) -> int:
-    """Command line."""
+    """Run the command line."""
     parser = argparse.ArgumentParser(prog="python -m dataset_scripts.propose", description="Suggest a label map.")
     parser.add_argument("--names", required=True, help="a text file with a name per line, or names with commas")
     parser.add_argument("--modality", required=True)
@@ -199,20 +201,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--llm", metavar="ID_OR_DIR", help="language model that chooses among the nearest")
     parser.add_argument("--no-language", action="store_true", help="compare spellings only")
     options = parser.parse_args(argv)
-    path = Path(options.names)
-    try:
-        if not path.is_file() and (path.suffix or "/" in options.names):
-            raise ValueError(f"{options.names}: no such file; give a file of names, or names with commas")
-        text = path.read_text(encoding="utf-8") if path.is_file() else options.names.replace(",", "\n")
-        names = [line.strip() for line in text.splitlines() if line.strip()]
-        if not names:
-            raise ValueError("no names")
-        proposals = propose(names, options.modality, not options.no_language)
-        if options.llm:
-            proposals = ask(proposals, language_model(options.llm))
-    except (OSError, ValueError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    proposals = propose(_read_names(options.names), options.modality, not options.no_language)
+    if options.llm:
+        proposals = ask(proposals, language_model(options.llm))
     if options.out is None:
         print(as_yaml(proposals), end="")
     else:
@@ -220,6 +211,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     known = sum(entry.sure for entry in proposals)
     print(f"{known} of {len(proposals)} names are known to the taxonomy", file=sys.stderr)
     return 0
+
+
+def _read_names(given: str) -> list[str]:
+    """Return the names of a text file with a name per line, or of a text with commas."""
+    path = Path(given)
+    if not path.is_file() and (path.suffix or "/" in given):
+        raise ValueError(f"{given}: no such file; give a file of names, or names with commas")
+    text = path.read_text(encoding="utf-8") if path.is_file() else given.replace(",", "\n")
+    names = [line.strip() for line in text.splitlines() if line.strip()]
+    if not names:
+        raise ValueError("--names holds no name")
+    return names
 
 
 if __name__ == "__main__":

@@ -1,5 +1,5 @@
 # Copyright 2026 The MedGLIP authors. Licensed under the Apache License, Version 2.0.
-"""`sources.json` of a built set: every source with its licence, its recipe and what it gave. Publishing goes by it."""
+"""`sources.json` of a built set: every source with its license, its recipe and what it gave. Publishing goes by it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from .statistics import Statistics
 SCHEMA = "medglip/sources@1"
 
 
-def write_sources(
+def write_provenance(
     out: Path,
     recipes: Sequence[Recipe],
     statistics: Statistics,
@@ -38,7 +38,7 @@ def write_sources(
 
 
 def source_row(recipe: Recipe, images: int) -> dict[str, Any]:
-    """One source: name, licence as it is stated, access, whether its labels are confirmed, and its recipe as YAML."""
+    """One source: name, license as it is stated, access, whether its labels are confirmed, and its recipe as YAML."""
     known = load_catalog().get(recipe.source)
     return {
         "source": recipe.source,
@@ -72,4 +72,4 @@ def _listed(value: Any) -> Any:
     return [_listed(part) for part in value] if isinstance(value, (list, tuple)) else value
 
 
-__all__ = ["source_row", "stated", "write_sources"]
+__all__ = ["source_row", "stated", "write_provenance"]

@@ -1,8 +1,8 @@
 # Copyright 2026 The MedGLIP authors. Licensed under the Apache License, Version 2.0.
 """The quality rules: every reason for which something is turned away, named once, in three tiers.
 
-Tier 1: files that cannot be used. Tier 2: labels and marks that cannot be trusted. Tier 3: pictures that add nothing.
-Nothing is dropped without a row in the report that names the rule and what was found.
+Tier 1: files that cannot be used. Tier 2: labels and annotations that cannot be trusted. Tier 3: images that add
+nothing. Nothing is dropped without a row in the report that names the rule and what was found.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ RULES: dict[str, tuple[int, str]] = {
     "leaves_folder": (1, "a name or link leads out of the source's folder"),
     "too_large": (1, "the header states more voxels or pixels than a machine can hold"),
     "not_3d": (1, "a volume with other than three axes"),
-    "colour_volume": (1, "a volume of colours or complex numbers"),
+    "colour_volume": (1, "a volume of colors or complex numbers"),
     "bad_affine": (1, "the geometry is singular or not finite"),
     "bad_source": (1, "a source whose recipe, folder or files cannot be read: it is left out as a whole"),
     "no_cases": (1, "a source in whose folder no file fits the recipe"),
-    "no_mask": (1, "a picture or volume without any annotation file"),
-    "no_image": (1, "an annotation without its picture or volume"),
-    "size_mismatch": (1, "picture and mask have different sizes"),
+    "no_mask": (1, "an image or volume without any annotation file"),
+    "no_image": (1, "an annotation without its image or volume"),
+    "size_mismatch": (1, "image and mask have different sizes"),
     "exif_orientation": (
         1, "turned by EXIF orientation, and nothing says whether the annotations are: save the file upright",
     ),
@@ -45,21 +45,21 @@ RULES: dict[str, tuple[int, str]] = {
     "not_finite": (1, "NaN or infinite values"),
     "bad_annotations": (1, "the annotation file is not what its layout says"),
     "duplicate_id": (1, "an identifier occurs twice; the first one is kept"),
-    # labels and marks
+    # labels and annotations
     "undefined_label": (2, "a name or value that the recipe's label map does not have"),
     "excluded_label": (2, "a label that the recipe leaves out on purpose"),
     "bad_box": (2, "a box that is not finite, has no area or lies outside its image"),
     "box_format": (2, "boxes that look as if they were written in another format than x, y, width, height"),
-    "clipped_box": (2, "a box that leaves its picture by a little: the part inside is kept"),
-    "crowd_region": (2, "a crowd region is no box of one thing; its label is left open in that picture"),
-    "min_area": (2, "a mark smaller than the profile's share of the picture"),
+    "clipped_box": (2, "a box that leaves its image by a little: the part inside is kept"),
+    "crowd_region": (2, "a crowd region is no box of one thing; its label is left open in that image"),
+    "min_area": (2, "an annotation smaller than the profile's share of the image"),
     "speck": (2, "parts of a mask under the recipe's share of its largest part"),
-    "small_mark": (2, "a mark of fewer pixels than the recipe's floor; its label is left open in that picture"),
-    # pictures
-    "empty_slice": (3, "pictures of a volume in which nothing is annotated"),
-    "empty_mask": (3, "a picture whose masks are all empty"),
-    "mask_like": (3, "a picture that holds hardly any grey levels, like a mask"),
-    "exact_duplicate": (3, "the same pixels and marks as another picture of the source"),
+    "small_mark": (2, "an annotation of fewer pixels than the recipe's floor; its label is left open in that image"),
+    # images
+    "empty_slice": (3, "images of a volume in which nothing is annotated"),
+    "empty_mask": (3, "an image whose masks are all empty"),
+    "mask_like": (3, "an image that holds hardly any gray levels, like a mask"),
+    "exact_duplicate": (3, "the same pixels and annotations as another image of the source"),
 }  # fmt: skip
 # Rules that tell of the ordinary course of things: they are counted, but do not make the exit status 1.
 EXPECTED = frozenset(
@@ -69,14 +69,14 @@ EXPECTED = frozenset(
         "empty_slice", "empty_mask", "exact_duplicate",
     }
 )  # fmt: skip
-# Smallest share of the picture that a mark may cover. `paper`: Med-GLIP's 1.5 %, which removes most lesions.
+# Smallest share of the image that an annotation may cover. `paper`: Med-GLIP's 1.5 %, which removes most lesions.
 PROFILES = {"none": 0.0, "sa_med2d": 100 / 256**2, "paper": 0.015}
-# A binary mask, or a label map of three values, has fewer grey levels than this.
+# A binary mask, or a label map of three values, has fewer gray levels than this.
 MASK_LIKE_LEVELS = 5
 
 
 def is_mask_like(pixels: NDArray) -> bool:
-    """Whether a picture holds so few different values that it must be a mask, or blank."""
+    """Whether an image holds so few different values that it must be a mask, or blank."""
     first = pixels if pixels.ndim == 2 else pixels[..., 0]
     return len(np.unique(first)) < MASK_LIKE_LEVELS
 

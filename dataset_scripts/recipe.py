@@ -4,7 +4,7 @@
 A file holds one recipe, or several under `recipes:` with `defaults:` for all of them:
 
     source: acdc                 # id in sources.yaml, or any new one with `card:` below
-    modality: mri                # needed where the catalogue names several or none
+    modality: mri                # needed where the catalog names several or none
     layout: volume_labelmap      # how the files are read; `python -m dataset_scripts.build --layouts` lists them
     root: acdc                   # folder below --raw (default: --raw itself)
     files: {image: "*_image.nii.gz", labelmap: "{stem}_label.nii.gz"}
@@ -15,11 +15,11 @@ A file holds one recipe, or several under `recipes:` with `defaults:` for all of
     splits: {validation: ["patient024*"], train: ["*"]}     # official split, first match counts
     planes: {axial: 1}           # for volumes: plane -> step
     window: [-160, 240]          # values shown from black to white; default by modality
-    bits: 16                     # depth of pictures cut from volumes; default 8. With 16 all Hounsfield units of a CT
-                                 # are kept: grey level = HU + 1024
+    bits: 16                     # depth of images cut from volumes; default 8. With 16 all Hounsfield units of a CT
+                                 # are kept: gray level = HU + 1024
     instances: [polyp]           # labels with one box per connected component; default: lesions
-    min_pixels: 10               # smaller marks are left open
-    specks: 0.02                 # parts of a mask under this share of its largest part are taken out
+    min_pixels: 10               # smaller annotations are left open
+    min_component_fraction: 0.02 # parts of a mask under this share of its largest part are removed
     clinical: {...}              # age band, sex, diagnosis, history by allow-list; see clinical.py
     confirmed: true              # a person has looked at the label map
 """
@@ -29,6 +29,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import warnings
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -50,7 +51,7 @@ OPEN, EXCLUDE = "open", "exclude"
 SPLITS = ("train", "validation", "test")
 # Values shown from black to white. CT: soft tissue. MRI: percentiles of the volume's voxels that are not zero.
 WINDOWS: dict[str, tuple[float, float]] = {"ct": (-160.0, 240.0)}
-# With 16 bits nothing is cut off: one grey level is one Hounsfield unit, and 1024 of them lie below water.
+# With 16 bits nothing is cut off: one gray level is one Hounsfield unit, and 1024 of them lie below water.
 DEEP_WINDOWS: dict[str, tuple[float, float]] = {"ct": (-1024.0, 64511.0)}
 SOURCE_ID = re.compile(r"^[a-z0-9][a-z0-9_]{0,63}$")
 
@@ -73,26 +74,26 @@ class Recipe:
     bits: int = 8
     instances: tuple[str, ...] | None = None
     min_pixels: int = 1
-    specks: float = 0.0
+    min_component_fraction: float = 0.0
     axcodes: str | None = None
     clinical: dict[str, Any] = field(default_factory=dict)
     card: dict[str, Any] = field(default_factory=dict)
     confirmed: bool = False
 
     @property
-    def shown_window(self) -> tuple[float, float] | None:
+    def display_window(self) -> tuple[float, float] | None:
         """Values shown from black to white; `None`: the percentiles of each volume."""
         return self.window or (WINDOWS if self.bits == 8 else DEEP_WINDOWS).get(self.modality)
 
     @property
     def family(self) -> str:
-        """Sources of one family share pictures and never lie on both sides of a split."""
+        """Sources of one family share images and never lie on both sides of a split."""
         known = load_catalog().get(self.source)
         return str(self.card.get("family") or (known.family if known else self.source))
 
     @property
     def license(self) -> str | None:
-        """The licence as the card or the catalogue has it; `None`: not known, not to be published."""
+        """The license as the card or the catalog has it; `None`: not known, not to be published."""
         known = load_catalog().get(self.source)
         return self.card.get("license") or (known.license if known else None)
 
@@ -116,9 +117,9 @@ def load_recipes(path: str | Path) -> list[Recipe]:
     Raises:
         `ValueError`: one line that names the file, the source and what is wrong.
     """
-    recipes, problems = read_recipes(path)
-    for problem in problems:
-        raise problem
+    recipes, errors = read_recipes(path)
+    for error in errors:
+        raise error
     return recipes
 
 
@@ -139,7 +140,7 @@ def read_recipes(path: str | Path) -> tuple[list[Recipe], list[RecipeError]]:
     file = Path(path)
     name = one_line(file.name, 120)
     recipes: list[Recipe] = []
-    problems: list[RecipeError] = []
+    errors: list[RecipeError] = []
     try:
         rows = _rows(file)
     except ValueError as error:
@@ -152,8 +153,8 @@ def read_recipes(path: str | Path) -> tuple[list[Recipe], list[RecipeError]]:
             recipes.append(recipe)
         except ValueError as error:
             source = str(row.get("source"))
-            problems.append(RecipeError(str(error), source if SOURCE_ID.match(source) else name))
-    return recipes, problems
+            errors.append(RecipeError(str(error), source if SOURCE_ID.match(source) else name))
+    return recipes, errors
 
 
 def _rows(file: Path) -> list[dict[str, Any]]:
@@ -168,15 +169,24 @@ def _rows(file: Path) -> list[dict[str, Any]]:
     defaults = document.get("defaults", {})
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in [defaults, *rows]):
         raise ValueError(f"{name}: recipes are a list of mappings, defaults a mapping")
-    return [{**defaults, **row} for row in rows]
+    return [{**_with_new_keys(defaults), **_with_new_keys(row)} for row in rows]
+
+
+def _with_new_keys(row: dict[str, Any]) -> dict[str, Any]:
+    """Return a recipe with the present names of its keys, and warn about old ones."""
+    for old in set(RENAMED) & set(row):
+        warnings.warn(
+            f"recipe key {old} is now {RENAMED[old]}; the old name goes with the next release", FutureWarning, 2
+        )
+    return {RENAMED.get(key, key): value for key, value in row.items()}
 
 
 def _recipe(row: dict[str, Any], file: str) -> Recipe:
     source = str(row.get("source", ""))
     where = f"{file}: {source[:60] or 'a recipe'}"
-    odd = sorted(map(str, set(row) - {entry.name for entry in fields(Recipe)}))
-    if odd:
-        raise ValueError(f"{where}: unknown keys {', '.join(odd)}")
+    unknown = sorted(map(str, set(row) - {entry.name for entry in fields(Recipe)}))
+    if unknown:
+        raise ValueError(f"{where}: unknown keys {', '.join(unknown)}")
     if not SOURCE_ID.match(source):
         raise ValueError(f"{where}: source must be lower-case letters, digits and underscores")
     if "layout" not in row:
@@ -211,7 +221,7 @@ FORMS: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "bits": ("8 or 16", lambda v: type(v) is int and v in (8, 16)),
     "instances": ("a list of labels", lambda v: _list(v, str)),
     "min_pixels": ("a whole number from 0", lambda v: type(v) is int and v >= 0 and _plain(v)),
-    "specks": ("a number from 0 to 1", lambda v: type(v) in (int, float) and 0 <= v <= 1),
+    "min_component_fraction": ("a number from 0 to 1", lambda v: type(v) in (int, float) and 0 <= v <= 1),
     "axcodes": ("text", lambda v: isinstance(v, str)),
     "clinical": ("a mapping of plain values", lambda v: isinstance(v, dict) and _plain(v)),
     "card": ("a mapping of plain values, with name, license and family as text", lambda v: _card(v)),
@@ -219,6 +229,8 @@ FORMS: dict[str, tuple[str, Callable[[Any], bool]]] = {
 }
 # Numbers that are taken as they are: whole ones up to here are exact in all that reads them.
 LARGEST = 2**53
+# Old keys of recipes, which are still read.
+RENAMED = {"specks": "min_component_fraction"}
 OPTIONAL = ("patient", "window", "instances", "axcodes")
 
 

@@ -1,7 +1,7 @@
 # Copyright 2026 The MedGLIP authors. Licensed under the Apache License, Version 2.0.
-"""What flows through the build: a case as its files, then as pixels with marks, and what is turned away.
+"""What flows through the build: a case as its files, then as pixels with annotations, and what is turned away.
 
-Case (files) -> Picture or LabelledVolume (pixels and marks) -> pictures with boxes (plain JSON, see boxes.py).
+Case (files) -> Image or LabelledVolume (pixels and annotations) -> images with boxes (plain JSON, see boxes.py).
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from modeling_medglip.volumes.geometry import SlicePlane, Volume
 
 
 class Rejected(Exception):
-    """A case, picture or mark that is turned away.
+    """A case, image or annotation that is turned away.
 
     Attributes:
         rule: one of `quality.RULES`. value: what was found, in few words and without any text out of a file's header.
@@ -34,7 +34,7 @@ class Rejection:
 
     Attributes:
         source, case: where; `case` is the pseudonym, or `""` for a whole source.
-        item: which picture or label of the case, without the names of files.
+        item: which image or label of the case, without the names of files.
         rule, value: as in [`Rejected`].
         file: relative path of the raw file, for the private report only.
     """
@@ -49,10 +49,10 @@ class Rejection:
 
 @dataclass(frozen=True)
 class Case:
-    """The files that belong together: one picture, or one volume, with its marks.
+    """The files that belong together: one image, or one volume, with its annotations.
 
     Attributes:
-        key: unique within the source and stable: the relative path of the picture or volume.
+        key: unique within the source and stable: the relative path of the image or volume.
         patient: key of the patient, never shown; equal for everything that must stay in one split.
         split: `"train"`, `"validation"`, `"test"` where the source has an official split, else `None`.
         parts: what the reader needs, by name.
@@ -65,26 +65,26 @@ class Case:
 
 
 @dataclass(frozen=True)
-class Mark:
-    """One thing that was annotated in a picture: a mask, or only a box.
+class Annotation:
+    """One thing that was annotated in an image: a mask, or only a box.
 
     Attributes:
         label: the source's own name.
-        mask: (h, w) bool of the whole picture or of a part of it, or `None`.
+        mask: (h, w) bool of the whole image or of a part of it, or `None`.
         box: (x1, y1, x2, y2) in pixels, continuous, where there is no mask.
-        corner: column and row of the mask's first pixel in the picture.
-        problem: (rule, value) of what is wrong with the annotation, for the report. With neither mask nor box nothing
-            of it can be used, and its label is left open in the picture.
+        corner: column and row of the mask's first pixel in the image.
+        issue: (rule, value) of what is wrong with the annotation, for the report. With neither mask nor box nothing
+            of it can be used, and its label is left open in the image.
     """
 
     label: str
     mask: NDArray[np.bool_] | None = None
     box: tuple[float, float, float, float] | None = None
     corner: tuple[int, int] = (0, 0)
-    problem: tuple[str, str] | None = None
+    issue: tuple[str, str] | None = None
 
     def whole(self, shape: tuple[int, int]) -> NDArray[np.bool_]:
-        """The mask in a picture of `shape` (rows, columns)."""
+        """The mask in an image of `shape` (rows, columns)."""
         if self.mask is None:
             return np.zeros(shape, bool)
         if self.mask.shape == shape:
@@ -96,26 +96,26 @@ class Mark:
 
 
 @dataclass(frozen=True)
-class Picture:
-    """A 2-D picture with its marks.
+class AnnotatedImage:
+    """A 2-D image with its annotations.
 
     Attributes:
         pixels: (h, w) or (h, w, 3), uint8 or uint16, as they are stored.
-        marks: what was annotated.
-        item: `""`, or which picture of the case, such as `"axial 12"`.
-        place: where it lies in the patient, for pictures cut from volumes.
-        window: value of grey 0 and of the highest grey, where pixels were made from values.
+        annotations: what was annotated.
+        item: `""`, or which image of the case, such as `"axial 12"`.
+        geometry: where it lies in the patient, for images cut from volumes.
+        window: value of gray 0 and of the highest gray, where pixels were made from values.
     """
 
     pixels: NDArray
-    marks: tuple[Mark, ...]
+    annotations: tuple[Annotation, ...]
     item: str = ""
-    place: SlicePlane | None = None
+    geometry: SlicePlane | None = None
     window: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True)
-class LabelledVolume:
+class LabeledVolume:
     """A volume with label maps on its grid.
 
     Attributes:
@@ -152,4 +152,4 @@ def inside(root: Path, name: Any) -> Path:
     return path
 
 
-__all__ = ["Case", "LabelledVolume", "Mark", "Picture", "Rejected", "Rejection", "inside"]
+__all__ = ["AnnotatedImage", "Annotation", "Case", "LabeledVolume", "Rejected", "Rejection", "inside"]

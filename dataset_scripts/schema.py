@@ -29,17 +29,17 @@ def _boxes(text: str) -> Column:
 
 
 COLUMNS: dict[str, Column] = {
-    "image": (pa.struct([("bytes", pa.binary()), ("path", pa.string())]), {"dtype": "image"}, "the picture"),
+    "image": (pa.struct([("bytes", pa.binary()), ("path", pa.string())]), {"dtype": "image"}, "the image"),
     "image_id": _value(pa.int64(), "int64", "unique number, as in the COCO files"),
-    "source": _value(pa.string(), "string", "id in the catalogue of sources"),
+    "source": _value(pa.string(), "string", "id in the catalog of sources"),
     "modality": _value(pa.string(), "string", "one of the seven"),
-    "case": _value(pa.string(), "string", "pseudonym of the picture or volume"),
+    "case": _value(pa.string(), "string", "pseudonym of the image or volume"),
     "patient": _value(pa.string(), "string", "pseudonym of the patient"),
     "width": _value(pa.int32(), "int32", "pixels"),
     "height": _value(pa.int32(), "int32", "pixels"),
-    "plane": _value(pa.string(), "string", "axial, coronal, sagittal, or empty for 2-D pictures"),
-    "index": _value(pa.int32(), "int32", "number of the picture along its plane, -1 for 2-D pictures"),
-    "origin": _list(pa.float32(), "float32", "LPS mm of the first pixel's centre; empty for 2-D pictures"),
+    "plane": _value(pa.string(), "string", "axial, coronal, sagittal, or empty for 2-D images"),
+    "index": _value(pa.int32(), "int32", "number of the image along its plane, -1 for 2-D images"),
+    "origin": _list(pa.float32(), "float32", "LPS mm of the first pixel's center; empty for 2-D images"),
     "right": _list(pa.float32(), "float32", "LPS mm from one column to the next"),
     "down": _list(pa.float32(), "float32", "LPS mm from one row to the next"),
     "window": _list(pa.float32(), "float32", "values shown as black and white; empty where pixels are as stored"),
@@ -48,10 +48,12 @@ COLUMNS: dict[str, Column] = {
     "diagnosis": _value(pa.string(), "string", "one of the recipe's listed values, or empty"),
     "history": _value(pa.string(), "string", "one of the recipe's listed values, or empty"),
     "subset_10": _value(pa.bool_(), "bool", "in the 10 % subset of the training split"),
-    "annotated": _list(pa.string(), "string", "labels that are marked wherever they occur here; others are unknown"),
+    "annotated": _list(
+        pa.string(), "string", "labels that are annotated wherever they occur here; others are unknown"
+    ),
     "sha256": _value(pa.string(), "string", "of the pixels"),
 }
-# The same for each object of a picture; every column is a list with one entry per object.
+# The same for each object of an image; every column is a list with one entry per object.
 OBJECT_COLUMNS: dict[str, Column] = {
     "id": _list(pa.int64(), "int64", "unique number, as in the COCO files"),
     "bbox": _boxes("x, y, width, height in pixels"),
@@ -63,13 +65,13 @@ OBJECT_COLUMNS: dict[str, Column] = {
     "granularity": _list(pa.string(), "string", "organ, substructure, lesion or other"),
     "side": _list(pa.string(), "string", "left or right of the patient, or empty"),
     "area": _list(pa.float32(), "float32", "pixels of the mask, or of the box where there is none"),
-    "area_fraction": _list(pa.float32(), "float32", "share of the picture"),
+    "area_fraction": _list(pa.float32(), "float32", "share of the image"),
     "segmentation": _list(
         pa.string(), "string", "run lengths of the mask as in COCO (size is height, width), or empty"
     ),
     "component_count": _list(pa.int32(), "int32", "connected parts of the mask"),
     "instance_index": _list(pa.int32(), "int32", "which of the objects of this label"),
-    "instance_count": _list(pa.int32(), "int32", "how many objects of this label the picture has"),
+    "instance_count": _list(pa.int32(), "int32", "how many objects of this label the image has"),
     "parent_label": _list(pa.string(), "string", "label whose box holds this one (a lesion's organ), or empty"),
     "parent_box": _boxes("its box, or an empty list"),
 }

@@ -1,7 +1,7 @@
 # Copyright 2026 The MedGLIP authors. Licensed under the Apache License, Version 2.0.
 """Splits: by patient, official ones first, and everything that shares pixels on one side.
 
-Patients that share a picture (or one that looks the same) form a group. A group with an official split takes its most
+Patients that share an image (or one that looks the same) form a group. A group with an official split takes its most
 held-out one; the others are drawn by a keyed hash of the group, so that the same seed gives the same split whatever
 else is in the set.
 """
@@ -17,7 +17,7 @@ VALIDATION_SHARE = 0.1
 SUBSET_SHARE = 0.1
 # Most held out first.
 ORDER = ("test", "validation", "train")
-# Pictures whose 256-bit hashes differ in at most so many bits look the same. Measured on 3,700 pictures of 36 sets:
+# Images whose 256-bit hashes differ in at most so many bits look the same. Measured on 3,700 images of 36 sets:
 # copies in other sizes differ in 0 to 12, frames of one lesion in 0 to some 20, fundus photographs of different people
 # in 18 and more. A wider net would tie different people together, pair by pair, into one huge group.
 NEAR_BITS = 16
@@ -27,8 +27,8 @@ Patient = tuple[str, str]
 
 
 @dataclass(frozen=True)
-class Seen:
-    """What splitting needs to know of one picture.
+class SplitImage:
+    """What splitting needs to know of one image.
 
     Attributes:
         patient: (family, lot). split: the official one or `None`. sha256, perceptual_hash: of its pixels.
@@ -81,11 +81,11 @@ class Splits:
     moved: tuple[Patient, ...]
 
 
-def make_splits(pictures: Iterable[Seen], seed: int = 0, shared: frozenset[str] = frozenset()) -> Splits:
-    """Group and split the patients of all pictures.
+def make_splits(images: Iterable[SplitImage], seed: int = 0, shared: frozenset[str] = frozenset()) -> Splits:
+    """Group and split the patients of all images.
 
     Args:
-        pictures: in any order.
+        images: in any order.
         seed: for what no source decides.
         shared: families of which several sources are in the set. Which of their patients are the same nobody can
             tell, so none of theirs is drawn for validation.
@@ -94,17 +94,17 @@ def make_splits(pictures: Iterable[Seen], seed: int = 0, shared: frozenset[str] 
     by_sha: dict[str, Patient] = {}
     similar = Similar()
     joined: list[tuple[Patient, Patient, str]] = []
-    for picture in pictures:
-        groups.find(picture.patient)
-        if picture.split is not None:
-            official[picture.patient] = min(picture.split, official.get(picture.patient, "train"), key=ORDER.index)
-        other = by_sha.setdefault(picture.sha256, picture.patient)
-        if groups.join(other, picture.patient):
-            joined.append((other, picture.patient, "same pixels"))
-        if picture.compare:
-            for other in similar.add(picture.perceptual_hash, picture.patient):
-                if groups.join(other, picture.patient):
-                    joined.append((other, picture.patient, "looks the same"))
+    for image in images:
+        groups.find(image.patient)
+        if image.split is not None:
+            official[image.patient] = min(image.split, official.get(image.patient, "train"), key=ORDER.index)
+        other = by_sha.setdefault(image.sha256, image.patient)
+        if groups.join(other, image.patient):
+            joined.append((other, image.patient, "same pixels"))
+        if image.compare:
+            for other in similar.add(image.perceptual_hash, image.patient):
+                if groups.join(other, image.patient):
+                    joined.append((other, image.patient, "looks the same"))
     return _assign(groups, official, joined, seed, shared)
 
 
@@ -123,15 +123,15 @@ def _assign(
     subset: set[Patient] = set()
     for patient in sorted(groups.above):
         root = groups.find(patient)
-        held = root[0] not in shared and draw(seed, "split", root) < VALIDATION_SHARE
+        held = root[0] not in shared and hash_fraction(seed, "split", root) < VALIDATION_SHARE
         split[patient] = held_out.get(root, "validation" if held else "train")
-        if split[patient] == "train" and draw(seed, "subset", root) < SUBSET_SHARE:
+        if split[patient] == "train" and hash_fraction(seed, "subset", root) < SUBSET_SHARE:
             subset.add(patient)
     moved = tuple(patient for patient in sorted(official) if split[patient] != official[patient])
     return Splits(split, frozenset(subset), tuple(joined), moved)
 
 
-def draw(seed: int, purpose: str, patient: Patient) -> float:
+def hash_fraction(seed: int, purpose: str, patient: Patient) -> float:
     """A number from 0 to 1 that depends on nothing but its arguments."""
     digest = hashlib.sha256(f"{seed}\0{purpose}\0{patient[0]}\0{patient[1]}".encode()).digest()
     return int.from_bytes(digest[:8], "big") / 2**64
@@ -145,16 +145,16 @@ class Similar:
         self.buckets: dict[tuple[int, int], list[tuple[int, Patient]]] = {}
 
     def add(self, text: str, patient: Patient) -> list[Patient]:
-        """Note a picture's hash; the patients of pictures that look the same, one entry each."""
+        """Note an image's hash; the patients of images that look the same, one entry each."""
         value = int(text, 16)
-        found: dict[Patient, None] = {}
+        similar: dict[Patient, None] = {}
         for part in range(HASH_PARTS):
             bucket = self.buckets.setdefault((part, value >> (16 * part) & 0xFFFF), [])
             for other, owner in bucket:
                 if owner != patient and (value ^ other).bit_count() <= NEAR_BITS:
-                    found[owner] = None
+                    similar[owner] = None
             bucket.append((value, patient))
-        return list(found)
+        return list(similar)
 
 
 def split_hash(patients: Iterable[Patient]) -> str:
@@ -163,4 +163,4 @@ def split_hash(patients: Iterable[Patient]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-__all__ = ["Seen", "Splits", "draw", "make_splits", "split_hash"]
+__all__ = ["SplitImage", "Splits", "hash_fraction", "make_splits", "split_hash"]

@@ -1,5 +1,5 @@
 # Copyright 2026 The MedGLIP authors. Licensed under the Apache License, Version 2.0.
-"""Counts of a built set: pictures, boxes and masks by modality, source, region, category, label and granularity."""
+"""Counts of a built set: images, boxes and masks by modality, source, region, category, label and granularity."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from modeling_medglip.outputs.markdown import plain
 
 
 DIMENSIONS = ("modality", "source", "region", "category", "name", "granularity", "split")
-# Shares of the picture, for the histogram of areas: powers of the square root of ten.
+# Shares of the image, for the histogram of areas: powers of the square root of ten.
 AREA_EDGES = tuple(10 ** (exponent / 2) for exponent in range(-10, 1))
 
 
-# Numbers of boxes or masks in a picture at which the bins of their table begin.
+# Numbers of boxes or masks in an image at which the bins of their table begin.
 PER_IMAGE_EDGES = (0, 1, 2, 3, 4, 5, 10, 20, 50)
 
 
 class Statistics:
-    """Collects counts picture by picture."""
+    """Collects counts image by image."""
 
     def __init__(self) -> None:
         self.images: Counter[tuple[str, str]] = Counter()
@@ -37,7 +37,7 @@ class Statistics:
         self.split_bytes: Counter[tuple[str, str]] = Counter()
 
     def add(self, content: dict[str, Any], image: dict[str, Any], split: str, size: int = 0) -> None:
-        """Count one picture of a case; `size`: bytes of its file."""
+        """Count one image of a case; `size`: bytes of its file."""
         annotations = image["annotations"]
         modality = content["modality"]
         own = {("modality", modality), ("source", content["source"]), ("split", split)}
@@ -65,7 +65,7 @@ class Statistics:
         ]  # fmt: skip
 
     def total(self) -> dict[str, int]:
-        """Pictures, boxes and masks in all."""
+        """Images, boxes and masks in all."""
         return {
             kind: sum(count for (by, _), count in counter.items() if by == "modality")
             for kind, counter in (("images", self.images), ("boxes", self.boxes), ("masks", self.masks))
@@ -92,24 +92,24 @@ class Statistics:
     def markdown(self) -> str:
         """The counts as Markdown tables, one per dimension."""
         total = self.total()
-        each = f"{total['boxes'] / max(total['images'], 1):.2f} per picture"
+        each = f"{total['boxes'] / max(total['images'], 1):.2f} per image"
         lines = [
             "# Statistics", "",
-            f"{total['images']:,} pictures, {total['boxes']:,} boxes ({each}), {total['masks']:,} masks.",
+            f"{total['images']:,} images, {total['boxes']:,} boxes ({each}), {total['masks']:,} masks.",
         ]  # fmt: skip
         for by in DIMENSIONS:
             rows = [row for row in self.rows() if row["by"] == by]
-            lines += ["", f"## By {by}", "", f"| {by} | pictures | boxes | masks |", "|---|---|---|---|"]
+            lines += ["", f"## By {by}", "", f"| {by} | images | boxes | masks |", "|---|---|---|---|"]
             lines += [f"| {plain(row['value'])} | {row['images']} | {row['boxes']} | {row['masks']} |" for row in rows]
         return "\n".join([*lines, *self._per_image_table(), *self._area_table()]) + "\n"
 
     def _per_image_table(self) -> list[str]:
-        """How many pictures have so many boxes and masks."""
+        """How many images have so many boxes and masks."""
         title = [
             "",
-            "## Boxes and masks per picture",
+            "## Boxes and masks per image",
             "",
-            "| number | pictures with so many boxes | masks |",
+            "| number | images with so many boxes | masks |",
             "|---|---|---|",
         ]
         boxes, masks = (_summed(counter, PER_IMAGE_EDGES) for counter in (self.per_image, self.masks_per_image))
@@ -117,8 +117,8 @@ class Statistics:
         return [*title, *(f"| {name} | {b} | {m} |" for name, b, m in zip(names, boxes, masks, strict=True))]
 
     def _area_table(self) -> list[str]:
-        """How many boxes cover which share of their picture."""
-        title = ["", "## Size of the marks", "", "| share of the picture | boxes |", "|---|---|"]
+        """How many boxes cover which share of their image."""
+        title = ["", "## Size of the annotations", "", "| share of the image | boxes |", "|---|---|"]
         edges = (0.0, *AREA_EDGES)
         total = Counter[int]()
         for (_, number), count in self.areas.items():
@@ -128,7 +128,7 @@ class Statistics:
 
 
 def _summed(counter: Counter[tuple[str, int]], edges: tuple[int, ...]) -> list[int]:
-    """Pictures of all modalities in the bins that begin at the edges."""
+    """Images of all modalities in the bins that begin at the edges."""
     sums = [0] * len(edges)
     for (_, number), count in counter.items():
         sums[sum(edge <= number for edge in edges) - 1] += count

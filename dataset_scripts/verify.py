@@ -3,7 +3,7 @@
 
     python -m dataset_scripts.verify built/med-glip [--table counts.md]
 
-Every box against its mask (decoded by pycocotools, bounded by numpy), every picture's size and hash against its file,
+Every box against its mask (decoded by pycocotools, bounded by numpy), every image's size and hash against its file,
 COCO against Parquet, every patient in one split, and no metadata in any PNG. Exit status 1 and a line for each fault.
 """
 
@@ -24,6 +24,7 @@ import pyarrow.parquet as pq
 from PIL import Image
 from pycocotools import mask as coco_mask
 
+from modeling_medglip.cli.scripts import script_main
 from modeling_medglip.outputs.files import write_text
 
 
@@ -36,13 +37,13 @@ class Findings:
     """What was checked, and what was wrong.
 
     Attributes:
-        boxes, masks, pictures: how many were checked. faults: one line each.
-        counts: (source, split) -> pictures, boxes.
+        boxes, masks, images: how many were checked. faults: one line each.
+        counts: (source, split) -> images, boxes.
     """
 
     boxes: int = 0
     masks: int = 0
-    pictures: int = 0
+    images: int = 0
     faults: list[str] = field(default_factory=list)
     counts: dict[tuple[str, str], Counter[str]] = field(default_factory=lambda: defaultdict(Counter))
 
@@ -60,16 +61,16 @@ def verify(out: Path) -> Findings:
     patients: dict[tuple[str, str], set[str]] = defaultdict(set)
     for path in files:
         content = json.loads(path.read_text(encoding="utf-8"))
-        marks: dict[int, list[dict[str, Any]]] = defaultdict(list)
+        annotations: dict[int, list[dict[str, Any]]] = defaultdict(list)
         for entry in content["annotations"]:
-            marks[entry["image_id"]].append(entry)
+            annotations[entry["image_id"]].append(entry)
         rows = {row["image_id"]: row for row in _parquet_rows(out / path.parent.name, path.stem)}
         if len(rows) != len(content["images"]):
-            findings.faults.append(f"{path.parent.name} {path.stem}: COCO and Parquet differ in their pictures")
+            findings.faults.append(f"{path.parent.name} {path.stem}: COCO and Parquet differ in their images")
         for image in content["images"]:
             patients[image["source"], image["patient"]].add(path.stem)
-            _check_picture(path.parent, image, marks[image["id"]], rows.get(image["id"]), findings)
-            findings.counts[image["source"], path.stem].update(pictures=1, boxes=len(marks[image["id"]]))
+            _check_image(path.parent, image, annotations[image["id"]], rows.get(image["id"]), findings)
+            findings.counts[image["source"], path.stem].update(images=1, boxes=len(annotations[image["id"]]))
     for (source, patient), splits in patients.items():
         if len(splits) > 1:
             findings.faults.append(f"{source}: patient {patient} is in {' and '.join(sorted(splits))}")
@@ -83,15 +84,19 @@ def _parquet_rows(folder: Path, split: str) -> Iterator[dict[str, Any]]:
             yield from batch.to_pylist()
 
 
-def _check_picture(
-    folder: Path, image: dict[str, Any], marks: list[dict[str, Any]], row: dict[str, Any] | None, findings: Findings
+def _check_image(
+    folder: Path,
+    image: dict[str, Any],
+    annotations: list[dict[str, Any]],
+    row: dict[str, Any] | None,
+    findings: Findings,
 ) -> None:
     name = f"{image['source']} {image['file_name']}"
     path = folder / "images" / image["file_name"]
-    findings.pictures += 1
+    findings.images += 1
     try:
-        with Image.open(path) as picture:
-            pixels = np.asarray(picture)
+        with Image.open(path) as image_file:
+            pixels = np.asarray(image_file)
     except OSError as error:
         findings.faults.append(f"{name}: the file is not there or damaged ({type(error).__name__})")
         return
@@ -100,24 +105,24 @@ def _check_picture(
     shape = "x".join(map(str, pixels.shape))
     if hashlib.sha256(f"{pixels.dtype.str} {shape} ".encode() + pixels.tobytes()).hexdigest() != image["sha256"]:
         findings.faults.append(f"{name}: the pixels have another hash")
-    if odd := set(png_chunks(path.read_bytes())) - PLAIN_CHUNKS:
-        findings.faults.append(f"{name}: holds metadata ({', '.join(sorted(chunk.decode() for chunk in odd))})")
-    for entry in marks:
+    if unknown := set(png_chunks(path.read_bytes())) - PLAIN_CHUNKS:
+        findings.faults.append(f"{name}: holds metadata ({', '.join(sorted(chunk.decode() for chunk in unknown))})")
+    for entry in annotations:
         findings.boxes += 1
         if problem := box_problem(entry, image):
             findings.faults.append(f"{name}: annotation {entry['id']}: {problem}")
         findings.masks += not entry.get("box_only", False)
     theirs = None if row is None else (row["objects"]["id"], row["objects"]["bbox"])
-    if theirs != ([m["id"] for m in marks], [[float(np.float32(v)) for v in m["bbox"]] for m in marks]):
+    if theirs != ([m["id"] for m in annotations], [[float(np.float32(v)) for v in m["bbox"]] for m in annotations]):
         findings.faults.append(f"{name}: COCO and Parquet differ")
 
 
 def png_chunks(content: bytes) -> list[bytes]:
     """The kinds of chunks of a PNG file, in order."""
-    kinds, place = [], 8
-    while place + 8 <= len(content):
-        kinds.append(content[place + 4 : place + 8])
-        place += 12 + int.from_bytes(content[place : place + 4], "big")
+    kinds, offset = [], 8
+    while offset + 8 <= len(content):
+        kinds.append(content[offset + 4 : offset + 8])
+        offset += 12 + int.from_bytes(content[offset : offset + 4], "big")
     return kinds
 
 
@@ -140,33 +145,30 @@ def box_problem(entry: dict[str, Any], image: dict[str, Any]) -> str | None:
     return None if int(mask.sum()) == entry["area"] else "the area is not its mask's"
 
 
-def table(findings: Findings) -> str:
-    """Pictures and boxes of every source and split, as Markdown."""
+def count_table(findings: Findings) -> str:
+    """Images and boxes of every source and split, as Markdown."""
     splits = sorted({split for _, split in findings.counts})
-    lines = ["| source | " + " | ".join(f"{split}: pictures | boxes" for split in splits) + " |"]
+    lines = ["| source | " + " | ".join(f"{split}: images | boxes" for split in splits) + " |"]
     lines.append("|---|" + "---|" * (2 * len(splits)))
     for source in sorted({source for source, _ in findings.counts}):
         cells = [findings.counts.get((source, split), Counter()) for split in splits]
-        lines.append(f"| {source} | " + " | ".join(f"{cell['pictures']} | {cell['boxes']}" for cell in cells) + " |")
+        lines.append(f"| {source} | " + " | ".join(f"{cell['images']} | {cell['boxes']}" for cell in cells) + " |")
     return "\n".join(lines) + "\n"
 
 
+@script_main()
 def main(argv: Sequence[str] | None = None) -> int:
-    """Command line."""
+    """Run the command line."""
     parser = argparse.ArgumentParser(prog="python -m dataset_scripts.verify", description="Check a built data set.")
     parser.add_argument("out", type=Path, help="the data set")
     parser.add_argument("--table", type=Path, help="write the counts of every source as Markdown")
     options = parser.parse_args(argv)
-    try:
-        findings = verify(options.out)
-    except ValueError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    findings = verify(options.out)
     for fault in findings.faults[:MOST_FAULTS]:
         print(f"fault: {fault}", file=sys.stderr)
     if options.table:
-        write_text(options.table, table(findings))
-    checked = f"{findings.pictures} pictures, {findings.boxes} boxes, {findings.masks} of them with masks"
+        write_text(options.table, count_table(findings))
+    checked = f"{findings.images} images, {findings.boxes} boxes, {findings.masks} of them with masks"
     print(f"{checked}: {len(findings.faults)} faults")
     return 1 if findings.faults else 0
 

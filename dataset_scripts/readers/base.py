@@ -29,7 +29,7 @@ from modeling_medglip.io.image_orientation import (
 from modeling_medglip.io.image_record import ImageSizeError, NotFiniteError, ReadImage
 
 from ..recipe import Recipe
-from ..records import Case, LabelledVolume, Mark, Picture, Rejected, Rejection
+from ..records import AnnotatedImage, Annotation, Case, LabeledVolume, Rejected, Rejection
 
 
 SPLIT_WORDS = {
@@ -53,7 +53,7 @@ class Reader(ABC):
 
     Attributes:
         layout: the name that recipes use. needs: keys of a recipe's `files` that must be there. takes: further ones.
-        problems: what `cases` had to leave out.
+        rejections: what `cases` left out.
     """
 
     layout: ClassVar[str]
@@ -63,26 +63,28 @@ class Reader(ABC):
     def __init__(self, recipe: Recipe, raw: Path) -> None:
         self.recipe = recipe
         self.root = raw / recipe.root
-        self.problems: list[Rejection] = []
+        self.rejections: list[Rejection] = []
         if not _is_folder(self.root):
             raise ValueError(f"{recipe.source}: there is no folder {recipe.root!r} in the raw folder")
         missing = [name for name in self.needs if name not in recipe.files]
         if missing:
             raise ValueError(f"{recipe.source}: layout {self.layout} needs files: {', '.join(missing)}")
-        odd = sorted(set(map(str, recipe.files)) - {*self.needs, *self.takes})
-        if odd:
+        unknown = sorted(set(map(str, recipe.files)) - {*self.needs, *self.takes})
+        if unknown:
             known = ", ".join((*self.needs, *self.takes))
-            raise ValueError(f"{recipe.source}: layout {self.layout} knows no files {', '.join(odd)}, only {known}")
+            raise ValueError(
+                f"{recipe.source}: layout {self.layout} knows no files {', '.join(unknown)}, only {known}"
+            )
         for text in texts_of(recipe.files):
             _check_pattern(text, recipe.source)
 
     @abstractmethod
     def cases(self) -> list[Case]:
-        """All cases, sorted by key; what is left out goes to `problems`."""
+        """All cases, sorted by key; what is left out goes to `rejections`."""
 
     @abstractmethod
-    def read(self, case: Case) -> Picture | LabelledVolume:
-        """Pixels and marks of one case.
+    def read(self, case: Case) -> AnnotatedImage | LabeledVolume:
+        """Pixels and annotations of one case.
 
         Raises:
             `Rejected`: the case cannot be used.
@@ -95,25 +97,25 @@ class Reader(ABC):
         names = {case.key, *texts_of(case.parts), *(str(name) for name in tables if name)}
         start = f"{self.root.as_posix()}/"
         paths = {Path(name) if name.startswith(start) else self.root / name for name in names if "\0" not in name}
-        found = []
+        results = []
         for path in sorted(path for path in paths if path.is_relative_to(self.root)):
             try:
                 stat = path.stat()
             except (OSError, ValueError):  # a label, too long for a name, or with characters that no name has
                 continue
             if S_ISREG(stat.st_mode):
-                found.append((path, stat))
-        return found
+                results.append((path, stat))
+        return results
 
-    def picture_count(self, case: Case) -> int:
-        """How many pictures a case can give at most, as far as headers tell."""
+    def image_count(self, case: Case) -> int:
+        """How many images a case can give at most, as far as headers tell."""
         return 1
 
     # For subclasses --------------------------------------------------------------------------------------------------
 
     def find(self, pattern: str) -> list[Path]:
-        """Files below the root that fit a pattern, sorted; links that lead out of it become problems."""
-        found = []
+        """Files below the root that fit a pattern, sorted; links that lead out of it become rejections."""
+        results = []
         try:
             paths = sorted(self.root.glob(pattern))
         except (OSError, ValueError, NotImplementedError, IndexError, RecursionError, re.error):
@@ -124,15 +126,15 @@ class Reader(ABC):
             if not path.resolve().is_relative_to(self.root.resolve()):
                 self.reject("leaves_folder", "link out of the folder", path)
             elif path.is_file():
-                found.append(path)
-        return found
+                results.append(path)
+        return results
 
     def key(self, path: Path) -> str:
         """Relative path of a file, with `/`."""
         return path.relative_to(self.root).as_posix()
 
     def case(self, path: Path, split: str | None = None, **parts: object) -> Case:
-        """A case named by its picture or volume, with patient and split as the recipe says."""
+        """A case named by its image or volume, with patient and split as the recipe says."""
         key = self.key(path)
         return Case(key, self.patient(key), split or self.split(key), dict(parts))
 
@@ -159,9 +161,9 @@ class Reader(ABC):
         return None
 
     def reject(self, rule: str, value: str = "", path: Path | None = None) -> None:
-        """Note a problem of the listing."""
+        """Record what the listing leaves out."""
         file = "" if path is None else self.key(path)
-        self.problems.append(Rejection(self.recipe.source, "", "listing", rule, value, file))
+        self.rejections.append(Rejection(self.recipe.source, "", "listing", rule, value, file))
 
 
 def texts_of(value: object) -> Iterator[str]:
@@ -248,19 +250,19 @@ class SourceImage:
     size: tuple[int, int]
     orientation: int = 1
 
-    def picture(self, marks: Iterable[Mark]) -> Picture:
+    def annotated(self, annotations: Iterable[Annotation]) -> AnnotatedImage:
         """The image with its annotations, upright."""
-        return Picture(self.pixels, tuple(self._upright(mark) for mark in marks))
+        return AnnotatedImage(self.pixels, tuple(self._upright(annotation) for annotation in annotations))
 
-    def _upright(self, mark: Mark) -> Mark:
+    def _upright(self, annotation: Annotation) -> Annotation:
         if self.orientation == 1:
-            return mark
-        if mark.box is not None:
-            box = upright_boxes(np.array([mark.box], dtype=np.float64), self.orientation, self.size)[0]
-            mark = replace(mark, box=tuple(box.tolist()))
-        if mark.mask is None:
-            return mark
-        return replace(mark, mask=upright(mark.whole(self.size[::-1]), self.orientation), corner=(0, 0))
+            return annotation
+        if annotation.box is not None:
+            box = upright_boxes(np.array([annotation.box], dtype=np.float64), self.orientation, self.size)[0]
+            annotation = replace(annotation, box=tuple(box.tolist()))
+        if annotation.mask is None:
+            return annotation
+        return replace(annotation, mask=upright(annotation.whole(self.size[::-1]), self.orientation), corner=(0, 0))
 
 
 def read_annotated(path: Path, stated: tuple[int, int] | None = None) -> SourceImage:
@@ -285,7 +287,7 @@ def on_stored(image: ReadImage, stated: tuple[int, int] | None) -> bool:
     size = (image.width, image.height)
     fitting = {size} if image.orientation <= 4 else {size, size[::-1]}
     if stated is not None and stated not in fitting:
-        raise Rejected("size_mismatch", f"picture {size[0]}x{size[1]}, stated {stated[0]}x{stated[1]}")
+        raise Rejected("size_mismatch", f"image {size[0]}x{size[1]}, stated {stated[0]}x{stated[1]}")
     try:
         return drawn_on_stored(image.orientation, size, stated)
     except AmbiguousOrientationError:
@@ -311,11 +313,11 @@ def read_mask(path: Path, image: ReadImage, colors: bool = False) -> NDArray:
     mask = decoded(path, label_map=not colors)
     values = mask.pixels
     if mask.orientation not in (1, image.orientation):
-        raise Rejected("exif_orientation", f"picture {image.orientation}, mask {mask.orientation}")
+        raise Rejected("exif_orientation", f"image {image.orientation}, mask {mask.orientation}")
     if mask.orientation != image.orientation and on_stored(image, (mask.width, mask.height)):
         values = upright(values, image.orientation)
     if values.shape[:2] != image.pixels.shape[:2]:
-        sizes = f"picture {image.width}x{image.height}, mask {values.shape[1]}x{values.shape[0]}"
+        sizes = f"image {image.width}x{image.height}, mask {values.shape[1]}x{values.shape[0]}"
         raise Rejected("size_mismatch", sizes)
     return values
 
@@ -329,7 +331,7 @@ def label_values(values: NDArray) -> NDArray:
     if values.ndim == 2:
         return values
     if not (values == values[..., :1]).all():
-        raise Rejected("undefined_label", "a label map in color: name its colors (colours)")
+        raise Rejected("undefined_label", "a label map in color: name its colors (files: colors)")
     return values[..., 0]
 
 

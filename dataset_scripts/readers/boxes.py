@@ -14,11 +14,11 @@ from xml.etree import ElementTree
 from modeling_medglip.errors import one_line
 from modeling_medglip.io.text_files import read_text
 
-from ..records import Case, Mark, Picture, Rejected, inside
+from ..records import AnnotatedImage, Annotation, Case, Rejected, inside
 from .base import Reader, read_annotated, sibling
 
 
-# Enough for a few thousand objects; what is larger is no annotation of one picture.
+# Enough for a few thousand objects; what is larger is no annotation of one image.
 MAX_TEXT_BYTES = 2**22
 MAX_TABLE_BYTES = 2**29
 # How a table's four numbers are meant.
@@ -26,27 +26,27 @@ FORMS = ("xyxy", "xywh", "shares")
 
 
 class SideFileReader(Reader):
-    """Pictures with one annotation file each, matched by name: `files: {image: ..., annotation: ...}`."""
+    """Images with one annotation file each, matched by name: `files: {image: ..., annotation: ...}`."""
 
     needs = ("image", "annotation")
 
     def cases(self) -> list[Case]:
-        """One case per picture."""
+        """One case per image."""
         pattern, template = str(self.recipe.files["image"]), str(self.recipe.files["annotation"])
-        found, used = [], set[Path]()
+        results, used = [], set[Path]()
         for path in self.find(pattern):
             files = self.find(sibling(path, template, pattern, self.root))
             if not files:
                 self.reject("no_mask", "", path)
                 continue
             used.update(files)
-            found.append(self.case(path, image=path.as_posix(), annotation=files[0].as_posix()))
+            results.append(self.case(path, image=path.as_posix(), annotation=files[0].as_posix()))
         for path in self.find(template.format(stem="*", name="*", folder="**")):
             if path not in used:
                 self.reject("no_image", "", path)
-        return found
+        return results
 
-    def read(self, case: Case) -> Picture:
+    def read(self, case: Case) -> AnnotatedImage:
         """Pixels and boxes."""
         path = Path(case.parts["annotation"])
         if path.stat().st_size > MAX_TEXT_BYTES:
@@ -54,7 +54,7 @@ class SideFileReader(Reader):
         try:
             text = path.read_bytes().decode("utf-8-sig")
             image = read_annotated(Path(case.parts["image"]), self.stated_size(text))
-            return image.picture(self.marks(text, image.size))
+            return image.annotated(self.annotations(text, image.size))
         except (ValueError, LookupError, TypeError, AttributeError, ElementTree.ParseError) as error:
             raise Rejected("bad_annotations", type(error).__name__) from None
 
@@ -63,12 +63,12 @@ class SideFileReader(Reader):
         return None
 
     @abstractmethod
-    def marks(self, text: str, size: tuple[int, int]) -> list[Mark]:
-        """The marks of an annotation file; size is (width, height) of the image that they were drawn on."""
+    def annotations(self, text: str, size: tuple[int, int]) -> list[Annotation]:
+        """The annotations of an annotation file; size is (width, height) of the image that they were drawn on."""
 
 
 class VocReader(SideFileReader):
-    """Pascal VOC XML beside pictures.
+    """Pascal VOC XML beside images.
 
     `files: {image: "JPEGImages/*.jpg", annotation: "Annotations/{stem}.xml"}`.
 
@@ -83,16 +83,16 @@ class VocReader(SideFileReader):
         size = (int(stated[0] or 0), int(stated[1] or 0))
         return size if all(stated) and size != (0, 0) else None
 
-    def marks(self, text: str, size: tuple[int, int]) -> list[Mark]:
+    def annotations(self, text: str, size: tuple[int, int]) -> list[Annotation]:
         """`object` elements with `name` and `bndbox`."""
         root = _xml(text)
-        found = []
+        results = []
         for item in root.iter("object"):
             x1, y1, x2, y2 = (
                 float(item.findtext(f"bndbox/{key}") or "nan") for key in ("xmin", "ymin", "xmax", "ymax")
             )
-            found.append(Mark((item.findtext("name") or "").strip(), box=(x1 - 1, y1 - 1, x2, y2)))
-        return found
+            results.append(Annotation((item.findtext("name") or "").strip(), box=(x1 - 1, y1 - 1, x2, y2)))
+        return results
 
 
 def _xml(text: str) -> ElementTree.Element:
@@ -103,19 +103,19 @@ def _xml(text: str) -> ElementTree.Element:
 
 
 class YoloReader(SideFileReader):
-    """YOLO text files beside pictures.
+    """YOLO text files beside images.
 
     `files: {image: "images/*.jpg", annotation: "labels/{stem}.txt"}` and the recipe's `values` (number -> label).
 
-    A line holds class, centre x, centre y, width and height as shares of the picture; or class and a polygon.
+    A line holds class, center x, center y, width and height as shares of the image; or class and a polygon.
     """
 
     layout = "yolo"
 
-    def marks(self, text: str, size: tuple[int, int]) -> list[Mark]:
+    def annotations(self, text: str, size: tuple[int, int]) -> list[Annotation]:
         """One per line."""
         width, height = size
-        found = []
+        results = []
         for line in filter(None, map(str.strip, text.splitlines())):
             number, *values = line.split()
             shares = [float(value) for value in values]
@@ -129,8 +129,8 @@ class YoloReader(SideFileReader):
                 box = (min(xs) * width, min(ys) * height, max(xs) * width, max(ys) * height)
             else:
                 raise Rejected("bad_annotations", f"a line of {len(values) + 1} numbers")
-            found.append(Mark(self.recipe.values.get(int(number), f"value {int(number)}"), box=box))
-        return found
+            results.append(Annotation(self.recipe.values.get(int(number), f"value {int(number)}"), box=box))
+        return results
 
 
 class CsvBoxesReader(Reader):
@@ -139,8 +139,8 @@ class CsvBoxesReader(Reader):
     `files: {table: boxes.csv, image: "images/{id}.png", columns: {...}}`.
 
     `columns` names the table's own: `id`, `label` (or a fixed `label:` in `files`), `box` as four names, and `form`:
-    `xyxy` (default), `xywh`, or `shares` (xyxy as shares of the picture); `split` and `patient` where it has them.
-    Rows with an empty box mean a picture without objects.
+    `xyxy` (default), `xywh`, or `shares` (xyxy as shares of the image); `split` and `patient` where it has them.
+    Rows with an empty box mean an image without objects.
     """
 
     layout = "csv_boxes"
@@ -151,18 +151,18 @@ class CsvBoxesReader(Reader):
         """One case per id."""
         self._check_columns()
         path = inside(self.root, str(self.recipe.files["table"]))
-        found: dict[str, Case] = {}
+        results: dict[str, Case] = {}
         try:
             # Strict, since a quote that is never closed would swallow the rows after it.
             rows = csv.DictReader(io.StringIO(read_text(path, MAX_TABLE_BYTES), newline=""), strict=True)
-            unplaced = {label for row in rows if (label := self._add(row, found)) is not None}
+            unplaced = {label for row in rows if (label := self._add(row, results)) is not None}
         except (KeyError, ValueError, csv.Error) as error:
             reason = one_line(f"{type(error).__name__} {error}", 120)
             raise ValueError(f"{self.recipe.source}: {path.name}: {reason}") from None
-        for case in found.values():  # a row without an id may be of any image
+        for case in results.values():  # a row without an id may be of any image
             missing = unplaced - {label for label, _ in case.parts["rows"]}
             case.parts["rows"].extend((label, None) for label in sorted(missing))
-        return [found[key] for key in sorted(found)]
+        return [results[key] for key in sorted(results)]
 
     def _check_columns(self) -> None:
         """Raise `ValueError` unless the recipe names the columns that are needed."""
@@ -174,7 +174,7 @@ class CsvBoxesReader(Reader):
         if columns.get("form", FORMS[0]) not in FORMS:
             raise ValueError(f"{self.recipe.source}: form must be one of {', '.join(FORMS)}")
 
-    def _add(self, row: dict[str, str | None], found: dict[str, Case]) -> str | None:
+    def _add(self, row: dict[str, str | None], results: dict[str, Case]) -> str | None:
         """Add a row to its case; return its label if it has no id. Of a short row some columns are `None`."""
         columns = self.recipe.files["columns"]
         own = row[columns["id"]]
@@ -183,36 +183,38 @@ class CsvBoxesReader(Reader):
             self.reject("bad_annotations", "a row without an id")
             return label
         key = str(self.recipe.files["image"]).format(id=own)
-        if key not in found:
+        if key not in results:
             patient = row[columns["patient"]] if "patient" in columns else None
             split = self.stated_split(row[columns["split"]] if "split" in columns else None, key)
-            found[key] = Case(key, patient or self.patient(key), split, {"rows": []})
-        found[key].parts["rows"].append((label, [row[name] for name in columns["box"]]))
+            results[key] = Case(key, patient or self.patient(key), split, {"rows": []})
+        results[key].parts["rows"].append((label, [row[name] for name in columns["box"]]))
         return None
 
-    def read(self, case: Case) -> Picture:
+    def read(self, case: Case) -> AnnotatedImage:
         """Pixels and boxes."""
         image = read_annotated(inside(self.root, case.key))
         form = self.recipe.files["columns"].get("form", "xyxy")
         width, height = image.size
-        marks = []
+        annotations = []
         for label, texts in case.parts["rows"]:
             if texts is None:
-                marks.append(Mark(label, problem=("bad_annotations", "a row without an id may be of this image")))
+                annotations.append(
+                    Annotation(label, issue=("bad_annotations", "a row without an id may be of this image"))
+                )
                 continue
             if not any(text is None or text.strip() for text in texts):
                 continue
             try:
                 x1, y1, x2, y2 = (float(text or "") for text in texts)
             except ValueError:
-                marks.append(Mark(label, problem=("bad_annotations", "a box that is no four numbers")))
+                annotations.append(Annotation(label, issue=("bad_annotations", "a box that is no four numbers")))
                 continue
             if form == "xywh":
                 x2, y2 = x1 + x2, y1 + y2
             elif form == "shares":
                 x1, y1, x2, y2 = x1 * width, y1 * height, x2 * width, y2 * height
-            marks.append(Mark(label, box=(x1, y1, x2, y2)))
-        return image.picture(marks)
+            annotations.append(Annotation(label, box=(x1, y1, x2, y2)))
+        return image.annotated(annotations)
 
 
 __all__ = ["CsvBoxesReader", "VocReader", "YoloReader"]

@@ -1,5 +1,5 @@
 # Copyright 2026 The MedGLIP authors. Licensed under the Apache License, Version 2.0.
-"""Layout `coco`: a COCO JSON file and its pictures."""
+"""Layout `coco`: a COCO JSON file and its images."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ from modeling_medglip.io.coco import (
     stated_boxes,
 )
 
-from ..records import Case, Mark, Picture, Rejected, inside
+from ..records import AnnotatedImage, Annotation, Case, Rejected, inside
 from .base import Reader, read_annotated
 
 
 class CocoReader(Reader):
-    """A COCO JSON file and its pictures.
+    """A COCO JSON file and its images.
 
     `files: {annotations: train.json, images: train2017}`.
 
-    `annotations` may be a dictionary `{split: file}`. Without `images` the pictures are looked for in the source's
+    `annotations` may be a dictionary `{split: file}`. Without `images` the images are looked for in the source's
     folder, beside the JSON file, in `images/` there, and in a folder of the file's name. Segmentations may be polygons
     or run lengths; without one the box counts. A crowd region, or an annotation that cannot be used, leaves its label
-    open in its picture.
+    open in its image.
     """
 
     layout = "coco"
@@ -42,28 +42,28 @@ class CocoReader(Reader):
     takes = ("images",)
 
     def cases(self) -> list[Case]:
-        """One case per picture of all files; pictures that are not there become problems."""
+        """One case per image of all files; images that are not there become rejections."""
         given = self.recipe.files["annotations"]
-        found: dict[str, Case] = {}
+        results: dict[str, Case] = {}
         for split, name in given.items() if isinstance(given, dict) else [(None, given)]:
             for case in self._cases_of(str(name), split):
-                if case.key in found:
+                if case.key in results:
                     self.reject("duplicate_id", "a file name in several files")
-                    # What either file marks is there.
-                    for part in ("marks", "unplaced"):
-                        found[case.key].parts[part].extend(case.parts[part])
+                    # What either file annotations is there.
+                    for part in ("annotations", "of_unknown_image"):
+                        results[case.key].parts[part].extend(case.parts[part])
                 else:
-                    found[case.key] = case
-        for case in found.values():
-            case.parts["marks"][:] = self._once(case.parts["marks"])
-        return [found[key] for key in sorted(found)]
+                    results[case.key] = case
+        for case in results.values():
+            case.parts["annotations"][:] = self._once(case.parts["annotations"])
+        return [results[key] for key in sorted(results)]
 
     def _once(self, entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
         """Annotations without repetitions. Their own ids tell nothing: exporters repeat them."""
-        found = {json.dumps({**entry, "id": None, "image_id": None}): entry for entry in reversed(entries)}
-        for _ in range(len(entries) - len(found)):
+        results = {json.dumps({**entry, "id": None, "image_id": None}): entry for entry in reversed(entries)}
+        for _ in range(len(entries) - len(results)):
             self.reject("duplicate_id", "an annotation in several entries")
-        return list(reversed(found.values()))
+        return list(reversed(results.values()))
 
     def _cases_of(self, name: str, split: str | None) -> list[Case]:
         path = inside(self.root, name)
@@ -75,7 +75,7 @@ class CocoReader(Reader):
             self.reject(rule, value)
         self._report_other_formats(coco)
         folders = self._folders(path)
-        found, missing = [], 0
+        results, missing = [], 0
         for image in coco.images:
             try:
                 size = image_size(image)
@@ -86,27 +86,27 @@ class CocoReader(Reader):
                 missing += error.rule == "missing_file"
                 self.reject(error.rule, error.value)
             else:
-                marks = coco.annotations[image["id"]]
-                unplaced = coco.unplaced - {entry["label"] for entry in marks}
+                annotations = coco.annotations[image["id"]]
+                of_unknown_image = coco.unplaced - {entry["label"] for entry in annotations}
                 parts = {
-                    "marks": marks,
+                    "annotations": annotations,
                     "size": size,
-                    "unplaced": sorted(label or "unknown category" for label in unplaced),
+                    "of_unknown_image": sorted(label or "unknown category" for label in of_unknown_image),
                 }
-                found.append(Case(key, self.patient(key), split or self.split(key), parts))
+                results.append(Case(key, self.patient(key), split or self.split(key), parts))
         if missing:
             looked = f"looked in {', '.join(folders)} of {self.recipe.root!r}"
-            self._warn(f"{coco.name}: {missing} of {len(coco.images)} pictures are missing: {looked}")
-        return found
+            self._warn(f"{coco.name}: {missing} of {len(coco.images)} images are missing: {looked}")
+        return results
 
     def _folders(self, path: Path) -> list[str]:
-        """Where pictures are looked for, relative to the root."""
+        """Where images are looked for, relative to the root."""
         if "images" in self.recipe.files:
             return [str(self.recipe.files["images"])]
         return [folder.relative_to(self.root).as_posix() for folder in image_folders(path, self.root)]
 
     def _key_of(self, name: str, folders: list[str]) -> str:
-        """The relative path of a picture.
+        """The relative path of an image.
 
         Raises:
             `Rejected`: `missing_file`, `leaves_folder`.
@@ -125,7 +125,7 @@ class CocoReader(Reader):
         raise Rejected("missing_file", f"looked in {', '.join(folders)}")
 
     def _report_other_formats(self, coco: CocoFile) -> None:
-        doubts, annotated = Counter[str](), 0
+        other_formats, annotated = Counter[str](), 0
         for image in coco.images:
             entries = coco.annotations[image["id"]]
             annotated += bool(entries)
@@ -134,42 +134,43 @@ class CocoReader(Reader):
             except AnnotationError:
                 continue
             if size and (looks := other_format(stated_boxes(entries), size)):
-                doubts[looks] += 1
-        for looks, count in doubts.items():
+                other_formats[looks] += 1
+        for looks, count in other_formats.items():
             if count > MOST_DOUBTFUL * annotated:
-                self.reject("box_format", f"boxes of {count} pictures {looks}")
-                self._warn(f"{coco.name}: boxes of {count} pictures {looks}")
+                self.reject("box_format", f"boxes of {count} images {looks}")
+                self._warn(f"{coco.name}: boxes of {count} images {looks}")
 
     def _warn(self, text: str) -> None:
         print(f"warning: {one_line(f'{self.recipe.source}: {text}')}", file=sys.stderr)
 
-    def read(self, case: Case) -> Picture:
-        """Pixels and marks."""
+    def read(self, case: Case) -> AnnotatedImage:
+        """Pixels and annotations."""
         stated = case.parts["size"]
         image = read_annotated(inside(self.root, case.key), None if stated is None else tuple(stated))
         width, height = image.size
-        problem = ("bad_annotations", "an annotation of an unknown image may be of this one")
-        marks = [coco_mark(entry, height, width) for entry in case.parts["marks"]]
-        return image.picture([*marks, *(Mark(label, problem=problem) for label in case.parts["unplaced"])])
+        issue = ("bad_annotations", "an annotation of an unknown image may be of this one")
+        annotations = [coco_annotation(entry, height, width) for entry in case.parts["annotations"]]
+        unknown = [Annotation(label, issue=issue) for label in case.parts["of_unknown_image"]]
+        return image.annotated([*annotations, *unknown])
 
 
-def coco_mark(entry: dict[str, Any], height: int, width: int) -> Mark:
-    """A COCO annotation, with its `label`, as a mark. One that cannot be used keeps its label and says why."""
+def coco_annotation(entry: dict[str, Any], height: int, width: int) -> Annotation:
+    """A COCO annotation, with its `label`, as an annotation. One that cannot be used keeps its label and says why."""
     label = entry["label"]
     if label is None:  # no label map has such a name
         label = f"category {one_line(entry.get('category_id'), 40)}"
     try:
         region = annotation_region(entry, (width, height))
     except AnnotationError as error:
-        return Mark(label, problem=(error.rule, error.reason))
-    problem = ("bad_annotations", region.note) if region.note else None
+        return Annotation(label, issue=(error.rule, error.reason))
+    issue = ("bad_annotations", region.note) if region.note else None
     mask = None if region.segmentation is None else region.segmentation.mask()
     if mask is not None and mask.any():
-        return Mark(label, mask, problem=problem)
+        return Annotation(label, mask, issue=issue)
     if mask is not None:
-        problem = ("bad_annotations", "a segmentation without a pixel: its box is used")
+        issue = ("bad_annotations", "a segmentation without a pixel: its box is used")
     x, y, wide, high = region.box
-    return Mark(label, box=(x, y, x + wide, y + high), problem=problem)
+    return Annotation(label, box=(x, y, x + wide, y + high), issue=issue)
 
 
-__all__ = ["CocoReader", "coco_mark"]
+__all__ = ["CocoReader", "coco_annotation"]

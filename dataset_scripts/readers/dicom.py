@@ -15,7 +15,7 @@ from modeling_medglip.volumes.header import VolumeError
 from modeling_medglip.volumes.reader import read_volume
 from modeling_medglip.volumes.segmentations import read_segmentation, read_structures
 
-from ..records import Case, LabelledVolume, Rejected
+from ..records import Case, LabeledVolume, Rejected
 from .base import Reader, glob_safe
 from .volumes import read_labelmap
 
@@ -41,7 +41,7 @@ class DicomSeriesReader(Reader):
         folders: dict[Path, list[str]] = {}
         for path in self.find(str(self.recipe.files["slices"])):
             folders.setdefault(path.parent, []).append(path.as_posix())
-        found = []
+        results = []
         for folder, slices in sorted(folders.items()):
             labels = {key: self._label_files(key, folder) for key in LABEL_KEYS if key in self.recipe.files}
             taken = {name for files in labels.values() for name, _ in files}
@@ -49,25 +49,25 @@ class DicomSeriesReader(Reader):
             if not any(labels.values()) or not slices:
                 self.reject("no_mask" if slices else "no_image", "", folder)
                 continue
-            found.append(self.case(folder, slices=slices, labels=labels))
-        return found
+            results.append(self.case(folder, slices=slices, labels=labels))
+        return results
 
     def _label_files(self, key: str, folder: Path) -> list[tuple[str, dict[int, str]]]:
         given: Any = self.recipe.files[key]
         patterns: dict[str, dict[int, str]] = given if isinstance(given, dict) else {str(given): self.recipe.values}
-        place = glob_safe(folder.relative_to(self.root).as_posix())
-        found = []
+        relative = glob_safe(folder.relative_to(self.root).as_posix())
+        results = []
         for pattern, values in patterns.items():
-            for path in self.find(_tidy(pattern.format(folder=place))):
-                found.append((path.as_posix(), dict(values)))
-        return found
+            for path in self.find(_tidy(pattern.format(folder=relative))):
+                results.append((path.as_posix(), dict(values)))
+        return results
 
-    def picture_count(self, case: Case) -> int:
-        """The slices, where axial pictures are cut; other planes are not known before reading."""
+    def image_count(self, case: Case) -> int:
+        """The slices, where axial images are cut; other planes are not known before reading."""
         step = self.recipe.planes.get("axial", 0)
         return -(-len(case.parts["slices"]) // step) if step else 0
 
-    def read(self, case: Case) -> LabelledVolume:
+    def read(self, case: Case) -> LabeledVolume:
         """The series and its labels."""
         try:
             series = self._series(case.parts["slices"])
@@ -83,7 +83,7 @@ class DicomSeriesReader(Reader):
             ]
         except VolumeError as error:
             raise Rejected(error.rule) from None
-        return LabelledVolume(series.volume, tuple(labelmaps), series.notes)
+        return LabeledVolume(series.volume, tuple(labelmaps), series.notes)
 
     def _series(self, slices: list[str]) -> Series:
         if self.recipe.files.get("via") != "dcm2niix":
@@ -112,7 +112,7 @@ def _labels(key: str, path: Path, values: dict[int, str], image: Volume) -> list
         if key == "labelmap"
         else [(mask, {1: name}) for mask, name in read_segmentation(path)]
     )
-    found = []
+    results = []
     for labelmap, names in maps:
         placed = on_grid(labelmap, image)
         if placed is None:
@@ -120,8 +120,8 @@ def _labels(key: str, path: Path, values: dict[int, str], image: Volume) -> list
         if key == "labelmap" and names:
             # A file of one label often holds another's number too; only the named ones are its own.
             placed = Volume(np.where(np.isin(placed.array, list(names)), placed.array, 0), placed.affine)
-        found.append((placed, names))
-    return found
+        results.append((placed, names))
+    return results
 
 
 def through_dcm2niix(slices: list[Path]) -> Volume:

@@ -1,5 +1,5 @@
 # Copyright 2026 The MedGLIP authors. Licensed under the Apache License, Version 2.0.
-"""Layout `manifest`: one JSON file lists pictures with their objects."""
+"""Layout `manifest`: one JSON file lists images with their objects."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from modeling_medglip.errors import MedGlipError, one_line
 from modeling_medglip.io.image_record import ReadImage
 from modeling_medglip.io.text_files import read_json
 
-from ..records import Case, Mark, Picture, Rejected, inside
+from ..records import AnnotatedImage, Annotation, Case, Rejected, inside
 from .base import Reader, decoded, label_values, on_stored, read_mask, stored_levels
 
 
@@ -19,7 +19,7 @@ MAX_MANIFEST_BYTES = 2**29
 
 
 class ManifestReader(Reader):
-    """One JSON file lists pictures and their objects.
+    """One JSON file lists images and their objects.
 
     `files: {manifest: annotations.json}`: `{"images": [{"image", "split", "labelmap"?, "objects": [{"label",
     "bbox_xywh", "mask"? or "labelmap_value"?}]}]}`; names are relative to the file's folder.
@@ -31,52 +31,52 @@ class ManifestReader(Reader):
     needs = ("manifest",)
 
     def cases(self) -> list[Case]:
-        """One case per listed picture; a picture that is listed twice counts once."""
+        """One case per listed image; an image that is listed twice counts once."""
         path = inside(self.root, str(self.recipe.files["manifest"]))
         try:
             entries = list(read_json(path, MAX_MANIFEST_BYTES)["images"])
         except (ValueError, KeyError, TypeError) as error:
             reason = one_line(error, 120) if isinstance(error, MedGlipError) else type(error).__name__
             raise ValueError(f"{self.recipe.source}: {path.name} is no such manifest ({reason})") from None
-        found: dict[str, Case] = {}
+        cases: dict[str, Case] = {}
         for entry in entries:
             if not isinstance(entry, dict) or not isinstance(entry.get("image"), str):
-                self.reject("bad_annotations", "an entry without a picture")
+                self.reject("bad_annotations", "an entry without an image")
                 continue
             key = entry["image"]
-            if key in found:
+            if key in cases:
                 self.reject("duplicate_id", "listed twice")
-                self._join(found[key].parts["entry"], entry)
+                self._join(cases[key].parts["entry"], entry)
                 continue
             patient = str(entry.get("video_id") or entry.get("source_id") or self.patient(key))
-            found[key] = Case(key, patient, self.stated_split(entry.get("split"), key), {"entry": entry})
-        return [found[key] for key in sorted(found)]
+            cases[key] = Case(key, patient, self.stated_split(entry.get("split"), key), {"entry": entry})
+        return [cases[key] for key in sorted(cases)]
 
     def _join(self, first: dict[str, Any], other: dict[str, Any]) -> None:
-        """Add the objects of a second entry: they are in the picture. Values of another label map cannot be."""
+        """Add the objects of a second entry: they are in the image. Values of another label map cannot be."""
         if "labelmap" in other or not isinstance(other.get("objects"), list):
-            first["objects"] = None  # no picture is made of it
+            first["objects"] = None  # no image is made of it
         elif isinstance(first.get("objects"), list):
             first["objects"] = [
                 *first["objects"],
                 *(item for item in other["objects"] if item not in first["objects"]),
             ]
 
-    def read(self, case: Case) -> Picture:
-        """Pixels and marks."""
+    def read(self, case: Case) -> AnnotatedImage:
+        """Pixels and annotations."""
         entry: dict[str, Any] = case.parts["entry"]
         image = decoded(inside(self.root, case.key))
         path = inside(self.root, entry["labelmap"]) if "labelmap" in entry else None
         labelmap = None if path is None else label_values(read_mask(path, image))
         try:
-            marks = [self._mark(item, labelmap, image) for item in entry["objects"]]
+            annotations = [self._annotation(item, labelmap, image) for item in entry["objects"]]
         except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
             raise Rejected("bad_annotations", type(error).__name__) from None
-        if any(mark.box is not None for mark in marks):  # boxes come without the size of their image
+        if any(annotation.box is not None for annotation in annotations):  # boxes come without the size of their image
             on_stored(image, None)
-        return Picture(stored_levels(image.pixels), tuple(marks))
+        return AnnotatedImage(stored_levels(image.pixels), tuple(annotations))
 
-    def _mark(self, item: dict[str, Any], labelmap: np.ndarray | None, image: ReadImage) -> Mark:
+    def _annotation(self, item: dict[str, Any], labelmap: np.ndarray | None, image: ReadImage) -> Annotation:
         label = str(item["label"])
         mask = None
         if labelmap is not None and "labelmap_value" in item:
@@ -84,20 +84,20 @@ class ManifestReader(Reader):
         elif "mask" in item:
             mask = binary(read_mask(inside(self.root, item["mask"]), image))
         if mask is not None:
-            # What is listed is in the picture, so that nothing may be claimed where its mask is empty.
+            # What is listed is in the image, so that nothing may be claimed where its mask is empty.
             empty = None if mask.any() else ("bad_annotations", "an object with an empty mask")
-            return Mark(label, None if empty else mask, problem=empty)
+            return Annotation(label, None if empty else mask, issue=empty)
         x, y, width, height = (float(value) for value in item["bbox_xywh"])
-        return Mark(label, box=(x, y, x + width, y + height))
+        return Annotation(label, box=(x, y, x + width, y + height))
 
 
 def binary(values: np.ndarray) -> np.ndarray:
     """A mask file's numbers -> bool (h, w): over half of the largest value (JPEG masks have soft edges)."""
-    grey = values if values.ndim == 2 else values.max(axis=2)
-    if grey.dtype == np.bool_:
-        return grey
-    high = float(grey.max()) if grey.size else 0.0
-    return grey > high / 2 if high > 0 else np.zeros(grey.shape, bool)
+    gray = values if values.ndim == 2 else values.max(axis=2)
+    if gray.dtype == np.bool_:
+        return gray
+    high = float(gray.max()) if gray.size else 0.0
+    return gray > high / 2 if high > 0 else np.zeros(gray.shape, bool)
 
 
 __all__ = ["ManifestReader", "binary"]

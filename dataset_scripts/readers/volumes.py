@@ -13,7 +13,7 @@ from modeling_medglip.volumes.header import UNORIENTED, VolumeError
 from modeling_medglip.volumes.reader import FileSlices, read_header, stack, volume_header
 
 from ..recipe import Recipe
-from ..records import Case, LabelledVolume, Rejected, inside
+from ..records import Case, LabeledVolume, Rejected, inside
 from .base import Reader, sibling, stem_of
 
 
@@ -25,7 +25,7 @@ class LabelmapReader(Reader):
 
     `files: {image: "*_image.nii.gz", labelmap: "{stem}_label.nii.gz"}` with the recipe's `values`, and before them
     those of a JSON file `{"1": "liver"}` that `values` in `files` names. With `orphans: ignore` label maps without a
-    volume are no problem.
+    volume are not rejected.
     """
 
     layout = "volume_labelmap"
@@ -35,30 +35,30 @@ class LabelmapReader(Reader):
     def cases(self) -> list[Case]:
         """One case per image volume."""
         pattern = str(self.recipe.files["image"])
-        found, used = [], set[Path]()
+        cases, used = [], set[Path]()
         for path in self.find(pattern):
             labelmaps = self.find(sibling(path, str(self.recipe.files["labelmap"]), pattern, self.root))
             if not labelmaps:
                 self.reject("no_mask", "", path)
                 continue
             used.update(labelmaps)
-            found.append(self.case(path, image=path.as_posix(), labelmap=labelmaps[0].as_posix()))
+            cases.append(self.case(path, image=path.as_posix(), labelmap=labelmaps[0].as_posix()))
         if self.recipe.files.get("orphans") == "ignore":
-            return found
+            return cases
         for path in self.find(str(self.recipe.files["labelmap"]).format(stem="*", name="*", folder="**")):
-            if path not in used and not any(path.as_posix() == case.parts["image"] for case in found):
+            if path not in used and not any(path.as_posix() == case.parts["image"] for case in cases):
                 self.reject("no_image", "", path)
-        return found
+        return cases
 
-    def picture_count(self, case: Case) -> int:
-        """The pictures of the recipe's planes."""
-        return pictures_of_file(case.parts["image"], self.recipe)
+    def image_count(self, case: Case) -> int:
+        """The images of the recipe's planes."""
+        return count_slices(case.parts["image"], self.recipe)
 
-    def read(self, case: Case) -> LabelledVolume:
+    def read(self, case: Case) -> LabeledVolume:
         """The volume and its label map."""
         image, notes = _volume(case.parts["image"], self.recipe.axcodes)
         labelmap = whole_grid(read_labelmap(case.parts["labelmap"], self.recipe.axcodes), image)
-        return LabelledVolume(image, ((labelmap, self._values()),), notes)
+        return LabeledVolume(image, ((labelmap, self._values()),), notes)
 
     def _values(self) -> dict[int, str]:
         if "values" not in self.recipe.files:
@@ -82,21 +82,21 @@ class MaskVolumesReader(Reader):
     def cases(self) -> list[Case]:
         """One case per image volume."""
         pattern, template = str(self.recipe.files["image"]), str(self.recipe.files["mask"])
-        found = []
+        cases = []
         for path in self.find(pattern):
             mask_pattern = sibling(path, template, pattern, self.root)
             masks = {stem_of(mask, mask_pattern): mask.as_posix() for mask in self.find(mask_pattern) if mask != path}
             if not masks:
                 self.reject("no_mask", "", path)
                 continue
-            found.append(self.case(path, image=path.as_posix(), masks=masks))
-        return found
+            cases.append(self.case(path, image=path.as_posix(), masks=masks))
+        return cases
 
-    def picture_count(self, case: Case) -> int:
-        """The pictures of the recipe's planes."""
-        return pictures_of_file(case.parts["image"], self.recipe)
+    def image_count(self, case: Case) -> int:
+        """The images of the recipe's planes."""
+        return count_slices(case.parts["image"], self.recipe)
 
-    def read(self, case: Case) -> LabelledVolume:
+    def read(self, case: Case) -> LabeledVolume:
         """The volume and its masks, each as a label map of its own, since masks may overlap."""
         image, notes = _volume(case.parts["image"], self.recipe.axcodes)
         labelmaps = []
@@ -104,11 +104,11 @@ class MaskVolumesReader(Reader):
             mask = whole_grid(read_labelmap(file, self.recipe.axcodes), image)
             if mask.array.any():
                 labelmaps.append((Volume((mask.array > 0).astype(np.uint8), mask.affine), {1: label}))
-        return LabelledVolume(image, tuple(labelmaps), notes)
+        return LabeledVolume(image, tuple(labelmaps), notes)
 
 
-def pictures_of_file(path: str, recipe: Recipe) -> int:
-    """How many pictures the planes of a recipe cut from a volume, by its header alone; 0 if that cannot be read."""
+def count_slices(path: str, recipe: Recipe) -> int:
+    """How many images the planes of a recipe cut from a volume, by its header alone; 0 if that cannot be read."""
     try:
         shape, affine = read_header(path, detached=True)
     except VolumeError:
@@ -128,8 +128,8 @@ def _volume(path: str, axcodes: str | None) -> tuple[Volume, tuple[tuple[str, st
         volume = stack(FileSlices(Path(path), header))
     except VolumeError as error:
         raise Rejected(error.rule) from None
-    told = [note for note in header.notes if axcodes is None or note != UNORIENTED]
-    notes = tuple(("incomplete_header", note.partition("'")[0].rstrip(" ,")) for note in told)
+    message = [note for note in header.notes if axcodes is None or note != UNORIENTED]
+    notes = tuple(("incomplete_header", note.partition("'")[0].rstrip(" ,")) for note in message)
     if axcodes is None:
         return volume, notes
     return Volume(volume.array, affine_of(axcodes, volume.spacing), volume.slope, volume.intercept), notes

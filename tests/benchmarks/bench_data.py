@@ -71,20 +71,22 @@ def plain_loop(raw: Path, out: Path) -> int:
         image = nibabel.load(path).get_fdata()
         labels = np.asarray(nibabel.load(path.with_name(path.name.replace("_ct", "_seg"))).dataobj)
         for index in range(image.shape[2]):
-            marks = labels[:, :, index].T
-            present = [value for value in np.unique(marks) if value]
+            annotations = labels[:, :, index].T
+            present = [value for value in np.unique(annotations) if value]
             if not present:
                 continue
-            grey = (image[:, :, index].T - WINDOW[0]) / (WINDOW[1] - WINDOW[0]) * 255
+            gray = (image[:, :, index].T - WINDOW[0]) / (WINDOW[1] - WINDOW[0]) * 255
             buffer = io.BytesIO()
-            Image.fromarray(grey.clip(0, 255).astype(np.uint8)).save(buffer, format="PNG")
+            Image.fromarray(gray.clip(0, 255).astype(np.uint8)).save(buffer, format="PNG")
             name = f"{path.name[:5]}_{index:04d}.png"
             (out / "images" / name).write_bytes(buffer.getvalue())
             number = len(images) + 1
-            images.append({"id": number, "file_name": name, "height": marks.shape[0], "width": marks.shape[1]})
+            images.append(
+                {"id": number, "file_name": name, "height": annotations.shape[0], "width": annotations.shape[1]}
+            )
             boxes = []
             for value in present:
-                runs = coco_mask.encode(np.asfortranarray(marks == value).view(np.uint8))
+                runs = coco_mask.encode(np.asfortranarray(annotations == value).view(np.uint8))
                 box = [float(side) for side in coco_mask.toBbox(runs)]
                 boxes.append(box)
                 entry = {"id": len(annotations) + 1, "image_id": number, "category_id": int(value), "iscrowd": 0}

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from dataset_scripts.merge import merge
-from dataset_scripts.process import lot, png
+from dataset_scripts.process import png, split_key
 from dataset_scripts.recipe import Recipe
 from modeling_medglip.taxonomy import load_taxonomy
 
@@ -41,20 +41,26 @@ def annotation(number: int) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def write_case(work: Path, number: int, picture: bytes, boxes: list[dict[str, Any]]) -> Path:
+def write_case(work: Path, number: int, pixels: bytes, boxes: list[dict[str, Any]]) -> Path:
     """A finished case; its folder."""
     name = f"{number:012x}"
     folder = work / name[-2:] / name
     folder.mkdir(parents=True)
-    place = {"origin": [0, 0, 0], "right": [1, 0, 0], "down": [0, 1, 0]}
+    geometry = {"origin": [0, 0, 0], "right": [1, 0, 0], "down": [0, 1, 0]}
     images = []
     for index in range(SLICES):
         file = f"{name}-axial-{index:04d}.png"
-        (folder / file).write_bytes(picture)
-        image = {"file": file, "width": 8, "height": 8, "plane": "axial", "index": index, "place": place}
+        (folder / file).write_bytes(pixels)
+        image = {"file": file, "width": 8, "height": 8, "plane": "axial", "index": index, "geometry": geometry}
         hashes = {"sha256": hashlib.sha256(file.encode()).hexdigest(), "perceptual_hash": "0" * 64}
         images.append({**image, **hashes, "window": [-160, 240], "annotated": ["liver"], "annotations": boxes})
-    content = {"source": "bench", "case": name, "modality": "ct", "patient": name, "lot": lot("bench", name)}
+    content = {
+        "source": "bench",
+        "case": name,
+        "modality": "ct",
+        "patient": name,
+        "split_key": split_key("bench", name),
+    }
     content |= {"split": None, "clinical": {}, "images": images, "rejected": [], "fingerprint": ""}
     (folder / "case.json").write_text(json.dumps(content), encoding="utf-8")
     return folder
@@ -67,11 +73,11 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--folder", type=Path, help="where to work (some 2 GB for a million)")
     parser.add_argument("--out", type=Path, help="write the figures as JSON")
     options = parser.parse_args(argv)
-    picture, _ = png(np.arange(64, dtype=np.uint8).reshape(8, 8))
+    pixels, _ = png(np.arange(64, dtype=np.uint8).reshape(8, 8))
     boxes = [annotation(number) for number in range(BOXES)]
     with tempfile.TemporaryDirectory(dir=options.folder) as made:
         cases = range(options.annotations // (SLICES * BOXES))
-        folders = [write_case(Path(made) / "cases", number, picture, boxes) for number in cases]
+        folders = [write_case(Path(made) / "cases", number, pixels, boxes) for number in cases]
         start = time.perf_counter()
         summary = merge(folders, [Recipe("bench", "ct", "manifest")], Path(made) / "out")
         figures = {

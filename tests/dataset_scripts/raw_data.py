@@ -1,5 +1,5 @@
 # Copyright 2026 The MedGLIP authors. Licensed under the Apache License, Version 2.0.
-"""Small raw folders for the tests of the data set builder: pictures with masks, and volumes with label maps."""
+"""Small raw folders for the tests of the data set builder: images with masks, and volumes with label maps."""
 
 from __future__ import annotations
 

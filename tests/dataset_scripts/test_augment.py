@@ -21,7 +21,7 @@ STILL: dict[str, Any] = {
 
 
 def row(side: str = "", annotated: tuple[str, ...] = ("polyp",), depth: Any = np.uint8) -> dict[str, Any]:
-    """A picture whose only bright block is its only object."""
+    """An image whose only bright block is its only object."""
     mask = np.zeros((40, 60), np.uint8)
     mask[10:20, 8:28] = 1
     objects = {
@@ -29,12 +29,12 @@ def row(side: str = "", annotated: tuple[str, ...] = ("polyp",), depth: Any = np
         "segmentation": [encoded(mask)], "label_id": ["polyp"], "source_label": ["Polyp"], "parent_box": [[]],
         "parent_label": [""], "id": [7], "category": [3], "instance_index": [0], "instance_count": [1],
     }  # fmt: skip
-    picture = Image.fromarray(mask.astype(depth) * np.iinfo(depth).max)
-    return {"image": picture, "width": 60, "height": 40, "annotated": list(annotated), "objects": objects}
+    image = Image.fromarray(mask.astype(depth) * np.iinfo(depth).max)
+    return {"image": image, "width": 60, "height": 40, "annotated": list(annotated), "objects": objects}
 
 
-def bright_box(picture: Image.Image) -> list[float]:
-    pixels = np.asarray(picture).astype(np.float64)
+def bright_box(image: Image.Image) -> list[float]:
+    pixels = np.asarray(image).astype(np.float64)
     return tight((pixels > pixels.max() / 2).astype(np.uint8))
 
 

@@ -40,7 +40,7 @@ LABELS |= {"Liver": "liver", "Left kidney": "kidney_left"}
 
 
 def built(raw: Path, layout: str, files: dict[str, Any], modality: str = "ct") -> tuple[int, set[str], int]:
-    """Exit status, rules of the report, and pictures of the set that the command makes of `raw`."""
+    """Exit status, rules of the report, and images of the set that the command makes of `raw`."""
     out = raw.with_name(f"{raw.name}.set")
     recipe = {
         "source": "mine", "modality": modality, "layout": layout, "files": files, "values": VALUES, "labels": LABELS,
@@ -85,7 +85,7 @@ def four_axes(image: Path, labels: Path) -> None:
     nifti(np.zeros((6, 5, 4, 3), np.int16), np.eye(4), image)
 
 
-def colours(image: Path, labels: Path) -> None:
+def colors(image: Path, labels: Path) -> None:
     nifti(np.zeros((6, 5, 4), np.dtype([("R", "u1"), ("G", "u1"), ("B", "u1")])), np.eye(4), image)
 
 
@@ -156,7 +156,7 @@ def link_out(image: Path, labels: Path) -> None:
 
 VOLUMES: list[tuple[Callable[[Path, Path], None], str]] = [
     (cut_short, "unreadable"), (wrong_magic, "unreadable"), (no_gzip_at_all, "unreadable"), (four_axes, "not_3d"),
-    (colours, "colour_volume"), (singular, "bad_affine"), (another_size, "size_mismatch"),
+    (colors, "colour_volume"), (singular, "bad_affine"), (another_size, "size_mismatch"),
     (another_place, "affine_mismatch"), (unknown_value, "undefined_label"), (fractions, "undefined_label"),
     (negative_values, "undefined_label"), (no_numbers, "not_finite"), (bomb, "too_large"), (zip_bomb, "unreadable"),
     (no_labels, "no_mask"), (no_volume, "no_image"), (link_out, "leaves_folder"),
@@ -168,8 +168,8 @@ def test_volumes(tmp_path: Path, spoil: Callable[[Path, Path], None], rule: str)
     raw = tmp_path / "raw"
     volume_pair(raw, "good")
     spoil(*volume_pair(raw, "spoilt"))
-    status, rules, pictures = built(raw, "volume_labelmap", VOLUME_FILES)
-    assert status == 1 and rule in rules and pictures >= 7
+    status, rules, images = built(raw, "volume_labelmap", VOLUME_FILES)
+    assert status == 1 and rule in rules and images >= 7
     assert "unreadable" not in rules or rule == "unreadable"
 
 
@@ -239,8 +239,8 @@ def test_series(tmp_path: Path, spoil: Callable[[Path], None], rule: str) -> Non
     for name in ("good", "spoilt"):
         write_segmentation(raw / name / "seg.dcm", write_series(raw / name / "ct"))
     spoil(raw / "spoilt" / "ct")
-    status, rules, pictures = built(raw, "dicom_series", DICOM_FILES)
-    assert status == 1 and rule in rules and pictures == 3
+    status, rules, images = built(raw, "dicom_series", DICOM_FILES)
+    assert status == 1 and rule in rules and images == 3
 
 
 def test_a_tilted_gantry_is_named_and_kept(tmp_path: Path) -> None:
@@ -289,16 +289,16 @@ COCO: list[tuple[str, dict[str, Any], str]] = [
     ("no area", second(bbox=[4, 4, 0, 5]), "bad_box"),
     ("text", second(bbox=["a", 4, 5, 5]), "bad_annotations"),
     ("duplicate annotation", {"annotations": [GOOD, GOOD]}, "duplicate_id"),
-    ("duplicate picture", {"images": [*IMAGES, IMAGES[0]]}, "duplicate_id"),
+    ("duplicate image", {"images": [*IMAGES, IMAGES[0]]}, "duplicate_id"),
     ("unknown category", second(category_id=99), "undefined_label"),
-    ("unknown picture", second(image_id=99), "no_image"),
+    ("unknown image", second(image_id=99), "no_image"),
     ("climbs", second_image(file_name="../../secret.png"), "leaves_folder"),
     ("absolute", second_image(file_name="/etc/hostname"), "leaves_folder"),
     ("backslash", second_image(file_name="..\\secret.png"), "leaves_folder"),
     ("link", second_image(file_name="link.png"), "leaves_folder"),
     ("not there", second_image(file_name="none.png"), "missing_file"),
     ("another size", second_image(width=31), "size_mismatch"),
-    ("picture bomb", second_image(file_name="bomb.png"), "too_large"),
+    ("image bomb", second_image(file_name="bomb.png"), "too_large"),
     ("mask", second_image(file_name="mask.png"), "mask_like"),
     ("damaged", second_image(file_name="damaged.png"), "unreadable"),
 ]
@@ -308,8 +308,8 @@ COCO: list[tuple[str, dict[str, Any], str]] = [
 def test_coco(tmp_path: Path, change: dict[str, Any], rule: str) -> None:
     raw = tmp_path / "raw"
     write_coco(raw, change)
-    status, rules, pictures = built(raw, "coco", {"annotations": "list.json"}, "endoscopy")
-    assert status == 1 and rule in rules and pictures >= 1
+    status, rules, images = built(raw, "coco", {"annotations": "list.json"}, "endoscopy")
+    assert status == 1 and rule in rules and images >= 1
 
 
 def write_coco(raw: Path, change: dict[str, Any]) -> None:
@@ -373,24 +373,28 @@ class TestAnyBytes:
         outcome(raw, "coco", {"annotations": "list.json"}, "endoscopy")
 
     @FEW
-    @given(place=st.integers(0, 2000), change=st.binary(min_size=1, max_size=8), which=st.booleans())
-    def test_volumes(self, tmp_path_factory: pytest.TempPathFactory, place: int, change: bytes, which: bool) -> None:
+    @given(geometry=st.integers(0, 2000), change=st.binary(min_size=1, max_size=8), which=st.booleans())
+    def test_volumes(
+        self, tmp_path_factory: pytest.TempPathFactory, geometry: int, change: bytes, which: bool
+    ) -> None:
         raw = tmp_path_factory.mktemp("volume") / "raw"
         path = volume_pair(raw, "spoilt")[which]
         content = bytearray(gzip.decompress(path.read_bytes()))
-        content[place : place + len(change)] = change
+        content[geometry : geometry + len(change)] = change
         path.write_bytes(gzip.compress(bytes(content), 1))
         outcome(raw, "volume_labelmap", VOLUME_FILES)
 
     @FEW
-    @given(place=st.integers(128, 5000), change=st.binary(min_size=1, max_size=8), slice_=st.booleans())
-    def test_series(self, tmp_path_factory: pytest.TempPathFactory, place: int, change: bytes, slice_: bool) -> None:
+    @given(geometry=st.integers(128, 5000), change=st.binary(min_size=1, max_size=8), slice_=st.booleans())
+    def test_series(
+        self, tmp_path_factory: pytest.TempPathFactory, geometry: int, change: bytes, slice_: bool
+    ) -> None:
         raw = tmp_path_factory.mktemp("series") / "raw"
         paths = write_series(raw / "a" / "ct")
         write_segmentation(raw / "a" / "seg.dcm", paths)
         path = paths[0] if slice_ else raw / "a" / "seg.dcm"
         content = bytearray(path.read_bytes())
-        content[place : place + len(change)] = change
+        content[geometry : geometry + len(change)] = change
         path.write_bytes(content)
         outcome(raw, "dicom_series", DICOM_FILES)
 
@@ -425,7 +429,7 @@ def test_names_of_other_encodings(tmp_path: Path) -> None:
 
 
 def rows_of(raw: Path) -> list[dict[str, Any]]:
-    """All pictures of the set that `built` made of a folder."""
+    """All images of the set that `built` made of a folder."""
     content: list[dict[str, Any]] = []
     for path in raw.with_name(f"{raw.name}.set").glob("coco/*/*.json"):
         content += json.loads(path.read_text(encoding="utf-8"))["images"]
@@ -439,17 +443,17 @@ class TestRejectedMarks:
     def test_bad_boxes(self, tmp_path: Path, box: list[int]) -> None:
         raw = tmp_path / "raw"
         write_coco(raw, second(bbox=box))
-        _, rules, pictures = built(raw, "coco", {"annotations": "list.json"}, "endoscopy")
+        _, rules, images = built(raw, "coco", {"annotations": "list.json"}, "endoscopy")
         names = {row["file_name"]: row.get("annotated", []) for row in rows_of(raw)}
-        assert pictures == 2 and "empty_mask" not in rules
+        assert images == 2 and "empty_mask" not in rules
         assert sorted("polyp" in annotated for annotated in names.values()) == [False, True]
         assert all("liver" in annotated for annotated in names.values()), "the others are known to be absent"
 
     def test_labels_without_a_name(self, tmp_path: Path) -> None:
         raw = tmp_path / "raw"
         write_coco(raw, second(category_id=99))
-        _, rules, pictures = built(raw, "coco", {"annotations": "list.json"}, "endoscopy")
-        assert pictures == 1 and "undefined_label" in rules and "empty_mask" not in rules
+        _, rules, images = built(raw, "coco", {"annotations": "list.json"}, "endoscopy")
+        assert images == 1 and "undefined_label" in rules and "empty_mask" not in rules
 
     def test_values_outside_the_map_leave_what_is_found(self, tmp_path: Path) -> None:
         raw = tmp_path / "raw"
@@ -471,8 +475,8 @@ def test_words_for_splits(tmp_path: Path, word: str) -> None:
     (raw / "boxes.csv").write_text("\n".join(lines), encoding="utf-8")
     columns = {"id": "id", "label": "label", "box": ["a", "b", "c", "d"], "split": "part"}
     files = {"table": "boxes.csv", "image": "{id}.png", "columns": columns}
-    status, rules, pictures = built(raw, "csv_boxes", files, "endoscopy")
-    assert pictures == 2 and (status, rules) == ((1, {"bad_annotations"}) if "CANARY" in word else (0, set()))
+    status, rules, images = built(raw, "csv_boxes", files, "endoscopy")
+    assert images == 2 and (status, rules) == ((1, {"bad_annotations"}) if "CANARY" in word else (0, set()))
     assert (raw.with_name("raw.set") / "coco" / "endoscopy" / "validation.json").exists() == (word == " val ")
 
 

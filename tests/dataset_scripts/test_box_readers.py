@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 from pycocotools import mask as coco_mask
 
-from dataset_scripts.records import Picture
+from dataset_scripts.records import AnnotatedImage
 
 from .test_readers import GREY, MASK, read_all, save
 
@@ -31,8 +31,8 @@ def coco(raw: Path, change: dict[str, Any] | None = None, **annotation: Any) -> 
 
 class TestCoco:
     def test_boxes(self, tmp_path: Path) -> None:
-        (picture,), _ = coco(tmp_path, bbox=[4, 3, 8, 5])
-        assert isinstance(picture, Picture) and picture.marks[0].box == (4, 3, 12, 8)
+        (image,), _ = coco(tmp_path, bbox=[4, 3, 8, 5])
+        assert isinstance(image, AnnotatedImage) and image.annotations[0].box == (4, 3, 12, 8)
 
     def test_run_lengths_and_polygons(self, tmp_path: Path) -> None:
         runs = coco_mask.encode(np.asfortranarray(MASK))
@@ -41,8 +41,8 @@ class TestCoco:
             {"size": [20, 30], "counts": [83, 5, *[15, 5] * 7, 372]},
             [[4, 3, 12, 3, 12, 8, 4, 8]],
         ):
-            (picture,), _ = coco(tmp_path, segmentation=segmentation)
-            assert np.array_equal(picture.marks[0].mask, MASK == 1), segmentation
+            (image,), _ = coco(tmp_path, segmentation=segmentation)
+            assert np.array_equal(image.annotations[0].mask, MASK == 1), segmentation
 
     @pytest.mark.parametrize(
         ("annotation", "rule"),
@@ -57,8 +57,13 @@ class TestCoco:
         ],
     )
     def test_bad_marks(self, tmp_path: Path, annotation: dict[str, Any], rule: str) -> None:
-        ((mark,),) = [picture.marks for picture in coco(tmp_path, **annotation)[0]]
-        assert mark.problem is not None and mark.problem[0] == rule and mark.mask is None and mark.box is None
+        ((annotation,),) = [image.annotations for image in coco(tmp_path, **annotation)[0]]
+        assert (
+            annotation.issue is not None
+            and annotation.issue[0] == rule
+            and annotation.mask is None
+            and annotation.box is None
+        )
 
     @pytest.mark.parametrize(
         ("image", "rule"),
@@ -70,14 +75,14 @@ class TestCoco:
     )
     def test_bad_pictures(self, tmp_path: Path, image: dict[str, Any], rule: str) -> None:
         read, listed = coco(tmp_path, {"images": [{"id": 1, **image}]}, bbox=[1, 1, 2, 2])
-        assert rule in (*read, *listed) and not any(isinstance(one, Picture) for one in read)
+        assert rule in (*read, *listed) and not any(isinstance(one, AnnotatedImage) for one in read)
 
     def test_identifiers(self, tmp_path: Path) -> None:
         twice = [{"id": 1, "file_name": "a.png"}] * 2
         assert coco(tmp_path, {"images": twice}, bbox=[1, 1, 2, 2])[1] == ["duplicate_id"]
         assert coco(tmp_path, bbox=[1, 1, 2, 2], image_id=9)[1] == ["no_image"]
-        (picture,), _ = coco(tmp_path, bbox=[1, 1, 2, 2], category_id=9)
-        assert picture.marks[0].label == "category 9"
+        (image,), _ = coco(tmp_path, bbox=[1, 1, 2, 2], category_id=9)
+        assert image.annotations[0].label == "category 9"
 
     def test_splits_of_several_files(self, tmp_path: Path) -> None:
         for name in ("a", "b"):
@@ -111,8 +116,8 @@ def side_file(raw: Path, layout: str, text: str, **fields: Any) -> tuple[list[An
 
 class TestVoc:
     def test_pixels_are_counted_from_one(self, tmp_path: Path) -> None:
-        (picture,), _ = side_file(tmp_path, "voc", VOC.format(VOC_BOX))
-        assert (picture.marks[0].label, picture.marks[0].box) == ("polyp", (4, 3, 12, 8))
+        (image,), _ = side_file(tmp_path, "voc", VOC.format(VOC_BOX))
+        assert (image.annotations[0].label, image.annotations[0].box) == ("polyp", (4, 3, 12, 8))
 
     @pytest.mark.parametrize(
         ("text", "rule"),
@@ -127,21 +132,21 @@ class TestVoc:
         assert side_file(tmp_path, "voc", text)[0] == [rule]
 
     def test_a_box_without_numbers_is_left_to_the_rules(self, tmp_path: Path) -> None:
-        (picture,), _ = side_file(tmp_path, "voc", VOC.format("<xmin>1</xmin>"))
-        assert np.isnan(picture.marks[0].box[1])
+        (image,), _ = side_file(tmp_path, "voc", VOC.format("<xmin>1</xmin>"))
+        assert np.isnan(image.annotations[0].box[1])
 
 
 class TestYolo:
     def test_boxes_and_polygons(self, tmp_path: Path) -> None:
         text = "0 0.5 0.5 0.2 0.1\n\n1 0.1 0.1 0.3 0.1 0.3 0.4\n"
-        (picture,), _ = side_file(tmp_path, "yolo", text, values={0: "polyp"})
-        assert [mark.label for mark in picture.marks] == ["polyp", "value 1"]
-        assert picture.marks[0].box == pytest.approx((12, 9, 18, 11))
-        assert picture.marks[1].box == pytest.approx((3, 2, 9, 8))
+        (image,), _ = side_file(tmp_path, "yolo", text, values={0: "polyp"})
+        assert [annotation.label for annotation in image.annotations] == ["polyp", "value 1"]
+        assert image.annotations[0].box == pytest.approx((12, 9, 18, 11))
+        assert image.annotations[1].box == pytest.approx((3, 2, 9, 8))
 
     def test_a_polygon_with_what_is_no_number(self, tmp_path: Path) -> None:
-        (picture,), _ = side_file(tmp_path, "yolo", "0 0.1 0.1 nan 0.1 0.3 0.4\n", values={0: "polyp"})
-        assert np.isnan(picture.marks[0].box).all()
+        (image,), _ = side_file(tmp_path, "yolo", "0 0.1 0.1 nan 0.1 0.3 0.4\n", values={0: "polyp"})
+        assert np.isnan(image.annotations[0].box).all()
 
     @pytest.mark.parametrize("text", ["0 0.5", "x 0.5 0.5 0.2 0.1", "0 a b c d"])
     def test_bad_lines(self, tmp_path: Path, text: str) -> None:
@@ -164,19 +169,22 @@ class TestCsv:
         ("form", "numbers"), [("xyxy", "3,4,9,10"), ("xywh", "3,4,6,6"), ("shares", "0.1,0.2,0.3,0.5")]
     )
     def test_forms(self, tmp_path: Path, form: str, numbers: str) -> None:
-        (picture,), _ = self.table(tmp_path, f"name,finding,x,y,w,h\np1,mass,{numbers}\np1,mass,,,,\n", form=form)
-        assert len(picture.marks) == 1 and picture.marks[0].box == pytest.approx((3, 4, 9, 10))
+        (image,), _ = self.table(tmp_path, f"name,finding,x,y,w,h\np1,mass,{numbers}\np1,mass,,,,\n", form=form)
+        assert len(image.annotations) == 1 and image.annotations[0].box == pytest.approx((3, 4, 9, 10))
 
     def test_bad_tables(self, tmp_path: Path) -> None:
         with pytest.raises(ValueError, match="boxes.csv: KeyError"):
             self.table(tmp_path, "other\n1\n")
         for row in ("p1,mass,a,b,c,d", "p1,mass,1,2", "p1"):
-            (picture,), _ = self.table(tmp_path, f"name,finding,x,y,w,h\n{row}\n")
-            assert picture.marks[0].problem[0] == "bad_annotations" and picture.marks[0].box is None
+            (image,), _ = self.table(tmp_path, f"name,finding,x,y,w,h\n{row}\n")
+            assert image.annotations[0].issue[0] == "bad_annotations" and image.annotations[0].box is None
         assert self.table(tmp_path, "name,finding,x,y,w,h\n,mass,1,2,3,4\n") == ([], ["bad_annotations"])
         table = "name,finding,x,y,w,h\np1,mass,1,2,3,4\n,mass,1,2,3,4\n,nodule,1,2,3,4\n"
-        (picture,), _ = self.table(tmp_path, table)  # there may be a nodule in it
-        assert [(mark.label, mark.box is None) for mark in picture.marks] == [("mass", False), ("nodule", True)]
+        (image,), _ = self.table(tmp_path, table)  # there may be a nodule in it
+        assert [(annotation.label, annotation.box is None) for annotation in image.annotations] == [
+            ("mass", False),
+            ("nodule", True),
+        ]
         with pytest.raises(ValueError, match="boxes.csv: Error"):  # it would swallow the rows after it
             self.table(tmp_path, 'name,finding,x,y,w,h\n"p1,mass,1,2,3,4\np1,mass,1,2,3,4\n')
         assert self.table(tmp_path, "name,finding,x,y,w,h\n../p1,mass,1,2,3,4\n")[0] == ["leaves_folder"]

@@ -1,5 +1,5 @@
 # Copyright 2026 The MedGLIP authors. Licensed under the Apache License, Version 2.0.
-"""Marks -> annotations."""
+"""Annotations -> annotations."""
 
 from __future__ import annotations
 
@@ -12,20 +12,22 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pycocotools import mask as coco_mask
 
-from dataset_scripts.boxes import annotate, components, union
+from dataset_scripts.boxes import annotate, components, enclosing_box
 from dataset_scripts.recipe import Recipe
-from dataset_scripts.records import Mark, Picture
+from dataset_scripts.records import AnnotatedImage, Annotation
 
 
 LABELS = {"liver": "liver", "lung l": "lung_left", "lobe": "lung_left", "tumour": "liver_tumor", "thing": "open"}
 PIXELS = np.zeros((40, 60), np.uint8)
 
 
-def annotated(*marks: Mark, profile: str = "none", **fields: Any) -> tuple[list[dict[str, Any]], list[str], set[str]]:
+def annotated(
+    *annotations: Annotation, profile: str = "none", **fields: Any
+) -> tuple[list[dict[str, Any]], list[str], set[str]]:
     rows: list[str] = []
     recipe = Recipe("mine", "ct", "manifest", labels=LABELS, **fields)
     found, left_open = annotate(
-        Picture(PIXELS, marks), recipe, profile, lambda rule, value: rows.append(f"{rule}: {value}")
+        AnnotatedImage(PIXELS, annotations), recipe, profile, lambda rule, value: rows.append(f"{rule}: {value}")
     )
     return found, rows, left_open
 
@@ -39,7 +41,7 @@ def mask(*blocks: tuple[int, int, int, int]) -> np.ndarray:
 
 
 def test_an_organ_has_one_box_round_its_parts() -> None:
-    (entry,), rows, _ = annotated(Mark("liver", mask((5, 6, 10, 4), (30, 20, 3, 3))))
+    (entry,), rows, _ = annotated(Annotation("liver", mask((5, 6, 10, 4), (30, 20, 3, 3))))
     assert entry["bbox"] == [5, 6, 28, 17] and entry["area"] == 49 and not rows
     assert entry["components"] == [[5, 6, 10, 4], [30, 20, 3, 3]]
     assert (entry["label_id"], entry["name"], entry["source_label"]) == ("liver", "liver", "liver")
@@ -50,7 +52,8 @@ def test_an_organ_has_one_box_round_its_parts() -> None:
 
 def test_lesions_have_one_box_each_and_know_their_organ() -> None:
     found, _, _ = annotated(
-        Mark("tumour", mask((7, 7, 2, 2), (10, 8, 1, 1), (50, 30, 4, 4))), Mark("liver", mask((5, 5, 20, 20)))
+        Annotation("tumour", mask((7, 7, 2, 2), (10, 8, 1, 1), (50, 30, 4, 4))),
+        Annotation("liver", mask((5, 5, 20, 20))),
     )
     liver, *tumours = found
     assert [entry["bbox"] for entry in tumours] == [[7, 7, 2, 2], [10, 8, 1, 1], [50, 30, 4, 4]]
@@ -61,52 +64,52 @@ def test_lesions_have_one_box_each_and_know_their_organ() -> None:
 
 
 def test_diagonal_neighbours_are_one_component() -> None:
-    assert len(annotated(Mark("tumour", mask((5, 5, 2, 2), (7, 7, 2, 2))))[0]) == 1
+    assert len(annotated(Annotation("tumour", mask((5, 5, 2, 2), (7, 7, 2, 2))))[0]) == 1
 
 
 def test_masks_of_one_organ_are_joined() -> None:
-    (entry,), _, _ = annotated(Mark("lobe", mask((5, 5, 4, 4))), Mark("lung l", mask((5, 9, 4, 4))))
+    (entry,), _, _ = annotated(Annotation("lobe", mask((5, 5, 4, 4))), Annotation("lung l", mask((5, 9, 4, 4))))
     assert entry["bbox"] == [5, 5, 4, 8] and entry["side"] == "left"
 
 
 def test_several_marks_of_one_name_are_instances() -> None:
-    found, _, _ = annotated(Mark("thing", mask((5, 5, 4, 4))), Mark("thing", mask((20, 9, 4, 4))))
+    found, _, _ = annotated(Annotation("thing", mask((5, 5, 4, 4))), Annotation("thing", mask((20, 9, 4, 4))))
     assert [entry["instance_index"] for entry in found] == [0, 1] and found[0]["instance_count"] == 2
 
 
 def test_open_labels_are_kept() -> None:
-    (entry,), _, _ = annotated(Mark("thing", mask((1, 1, 3, 3))))
+    (entry,), _, _ = annotated(Annotation("thing", mask((1, 1, 3, 3))))
     assert entry["label_id"] is None and entry["open_vocabulary"] and entry["region"] is None
 
 
 def test_specks_are_taken_out_when_asked() -> None:
-    marks = Mark("liver", mask((5, 5, 10, 10), (50, 30, 1, 1)))
-    (whole,), rows, _ = annotated(marks)
+    annotations = Annotation("liver", mask((5, 5, 10, 10), (50, 30, 1, 1)))
+    (whole,), rows, _ = annotated(annotations)
     assert whole["bbox"] == [5, 5, 46, 26] and not rows
-    (clean,), rows, _ = annotated(marks, specks=0.02)
+    (clean,), rows, _ = annotated(annotations, min_component_fraction=0.02)
     assert clean["bbox"] == [5, 5, 10, 10] and clean["area"] == 100 and rows == ["speck: liver: 1 of 2 parts"]
 
 
 def test_small_marks_leave_their_label_open() -> None:
-    found, rows, left_open = annotated(Mark("liver", mask((5, 5, 2, 2))), min_pixels=5)
+    found, rows, left_open = annotated(Annotation("liver", mask((5, 5, 2, 2))), min_pixels=5)
     assert not found and rows == ["small_mark: liver: 4 pixels"] and left_open == {"liver"}
-    found, rows, left_open = annotated(Mark("liver", mask((5, 5, 5, 5))), profile="paper")
-    assert not found and rows == ["min_area: liver: 0.01042 of the picture"] and left_open == {"liver"}
-    assert len(annotated(Mark("liver", mask((5, 5, 6, 6))), profile="paper")[0]) == 1
+    found, rows, left_open = annotated(Annotation("liver", mask((5, 5, 5, 5))), profile="paper")
+    assert not found and rows == ["min_area: liver: 0.01042 of the image"] and left_open == {"liver"}
+    assert len(annotated(Annotation("liver", mask((5, 5, 6, 6))), profile="paper")[0]) == 1
 
 
 def test_labels_that_the_recipe_lacks_are_reported() -> None:
-    found, rows, _ = annotated(Mark("other", mask((1, 1, 3, 3))), Mark("liver", mask((1, 1, 3, 3))))
+    found, rows, _ = annotated(Annotation("other", mask((1, 1, 3, 3))), Annotation("liver", mask((1, 1, 3, 3))))
     assert len(found) == 1 and rows == ["undefined_label: other"]
 
 
 def test_stated_boxes() -> None:
-    (entry,), rows, _ = annotated(Mark("liver", box=(-0.5, 3, 10.5, 9)))
+    (entry,), rows, _ = annotated(Annotation("liver", box=(-0.5, 3, 10.5, 9)))
     assert entry["bbox"] == [0, 3, 10.5, 6] and entry["segmentation"] is None and not rows
 
 
 def test_a_box_that_goes_a_little_beyond_its_picture() -> None:
-    (entry,), rows, left_open = annotated(Mark("liver", box=(1, 1, 5, 43)))
+    (entry,), rows, left_open = annotated(Annotation("liver", box=(1, 1, 5, 43)))
     assert entry["bbox"] == [1, 1, 4, 39] and rows == ["clipped_box: liver: [1, 1, 5, 43] in 60x40"] and not left_open
 
 
@@ -123,21 +126,21 @@ def test_a_box_that_goes_a_little_beyond_its_picture() -> None:
     ],
 )
 def test_bad_boxes(box: tuple[float, float, float, float]) -> None:
-    found, rows, _ = annotated(Mark("liver", box=box))
+    found, rows, _ = annotated(Annotation("liver", box=box))
     assert not found and len(rows) == 1 and rows[0].startswith("bad_box: liver: ")
 
 
 @given(st.integers(0, 10_000))
 def test_every_box_is_the_tight_one_of_its_mask(seed: int) -> None:
     random = np.random.default_rng(seed)
-    marks = [Mark(label, random.random(PIXELS.shape) < 0.02) for label in ("liver", "tumour", "thing")]
-    found, _, _ = annotated(*marks)
+    annotations = [Annotation(label, random.random(PIXELS.shape) < 0.02) for label in ("liver", "tumour", "thing")]
+    found, _, _ = annotated(*annotations)
     for entry in found:
         rows, columns = np.nonzero(coco_mask.decode(entry["segmentation"]))
         assert entry["bbox"] == [
             columns.min(), rows.min(), columns.max() - columns.min() + 1, rows.max() - rows.min() + 1,
         ]  # fmt: skip
-        assert entry["area"] == len(rows) and entry["bbox"] == union(entry["components"])
+        assert entry["area"] == len(rows) and entry["bbox"] == enclosing_box(entry["components"])
 
 
 def test_components() -> None:
@@ -148,5 +151,5 @@ def test_components() -> None:
 @pytest.mark.parametrize(("x", "parent"), [(19, [5, 5, 20, 20]), (21, None)])
 def test_a_lesion_belongs_to_an_organ_that_holds_half_of_it(x: int, parent: list[int] | None) -> None:
     """10 pixels wide; the organ ends at 25, so that 6 or 4 of them lie in it."""
-    found, _, _ = annotated(Mark("tumour", mask((x, 7, 10, 4))), Mark("liver", mask((5, 5, 20, 20))))
+    found, _, _ = annotated(Annotation("tumour", mask((x, 7, 10, 4))), Annotation("liver", mask((5, 5, 20, 20))))
     assert [entry["parent_box"] for entry in found if entry["label_id"] != "liver"] == [parent]

@@ -89,18 +89,18 @@ class TestContents:
                     boxes.setdefault(names[entry["category_id"]], set()).add(tuple(entry["bbox"]))
         assert boxes == {"liver": {(2, 4, 10, 10)}, "left kidney": {(16, 12, 4, 5)}}
 
-    def test_pictures_are_the_volumes_through_the_window(self, built: Path, raw: Path) -> None:
+    def test_images_are_the_volumes_through_the_window(self, built: Path, raw: Path) -> None:
         import nibabel
 
         image = np.asarray(nibabel.load(raw / "abdomen" / f"{CANARY}_0_ct.nii.gz").dataobj)
         expected = np.rint((image[:, :, 3].T.astype(np.float32) + 160) * 255 / 400).clip(0, 255).astype(np.uint8)
         coco = coco_files(built)["ct/train"]
-        pictures = [
+        images = [
             np.asarray(Image.open(built / "coco" / "ct" / "images" / entry["file_name"]))
             for entry in coco.dataset["images"]
             if entry.get("plane") == "axial" and entry["index"] == 3
         ]
-        assert any(np.array_equal(picture, expected) for picture in pictures)
+        assert any(np.array_equal(image, expected) for image in images)
 
     def test_lesions_know_their_organ_and_what_is_annotated(self, built: Path) -> None:
         entries = coco_files(built)["ct/train"].dataset
@@ -124,10 +124,10 @@ class TestContents:
 
     def test_load_dataset(self, built: Path, tmp_path: Path) -> None:
         assert sorted(get_dataset_config_names(str(built))) == ["ct", "endoscopy", "labels"]
-        pictures = load_dataset(str(built), "ct", cache_dir=str(tmp_path))
-        assert set(pictures) == {"train", "validation"}
-        row = pictures["train"][0]
-        classes = pictures["train"].features["objects"]["category"].feature
+        images = load_dataset(str(built), "ct", cache_dir=str(tmp_path))
+        assert set(images) == {"train", "validation"}
+        row = images["train"][0]
+        classes = images["train"].features["objects"]["category"].feature
         assert row["image"].size == (row["width"], row["height"]) and row["modality"] == "ct"
         assert classes.int2str(row["objects"]["category"][0]) in ("liver", "left kidney", "thing", "liver tumor")
         streamed = next(iter(load_dataset(str(built), "ct", split="train", streaming=True)))
@@ -178,8 +178,8 @@ class TestPrivacy:
         needle = re.compile(CANARY.encode(), re.IGNORECASE)
         for name, content in tree(built).items():
             assert not needle.search(name.encode()) and not needle.search(content), name
-        pictures = [content for name, content in tree(built).items() if name.endswith(".png")]
-        assert pictures and not any(b"tEXt" in content or b"eXIf" in content for content in pictures)
+        images = [content for name, content in tree(built).items() if name.endswith(".png")]
+        assert images and not any(b"tEXt" in content or b"eXIf" in content for content in images)
 
     def test_the_private_list_stays_beside_the_set(self, built: Path) -> None:
         private = built.with_name("set.work")
@@ -254,22 +254,22 @@ class TestResuming:
         shutil.copytree(built.with_name("set.work"), tmp_path / "set.work")
         said: list[str] = []
         build(recipes, raw, tmp_path / "set", say=said.append)
-        assert said == ["7 cases of 2 sources; 0 to do, 0.0 MB to read, at most 0 pictures"]
+        assert said == ["7 cases of 2 sources; 0 to do, 0.0 MB to read, at most 0 images"]
 
     def test_the_plan_counts_pictures_from_headers(self, raw: Path, recipes: list[Recipe], tmp_path: Path) -> None:
         said: list[str] = []
         build(recipes, raw, tmp_path / "set", say=said.append)
         slices, frames = 3 * (12 + 5), 4  # axial every slice, coronal every fourth of 20
         assert said[0].startswith("7 cases of 2 sources; 7 to do, ")
-        assert said[0].endswith(f" MB to read, at most {slices + frames} pictures")
+        assert said[0].endswith(f" MB to read, at most {slices + frames} images")
 
     def test_files_that_changed_are_read_again(self, raw: Path, tmp_path: Path) -> None:
         shutil.copytree(raw / "polyps", tmp_path / "polyps")
         (recipe,) = load_recipes(raw / "polyps.yaml")
-        picture = next((tmp_path / "polyps" / "images").iterdir())
-        whole, count = picture.read_bytes(), len(list((tmp_path / "polyps" / "images").iterdir()))
+        image = next((tmp_path / "polyps" / "images").iterdir())
+        whole, count = image.read_bytes(), len(list((tmp_path / "polyps" / "images").iterdir()))
         for content, images in ((whole[:100], count - 1), (whole, count)):
-            picture.write_bytes(content)
+            image.write_bytes(content)
             assert build([recipe], tmp_path, tmp_path / "set", say=lambda text: None).images == images
 
     def test_lists_that_changed_are_read_again(self, tmp_path: Path) -> None:
@@ -328,7 +328,7 @@ class TestCommand:
         ]
         assert main([*arguments, "--out", str(tmp_path / "set"), "--no-pictures"]) == 1
         printed = capsys.readouterr()
-        assert "bad_annotations" in printed.out and "missing_file" in printed.out and "4 pictures" in printed.out
+        assert "bad_annotations" in printed.out and "missing_file" in printed.out and "4 images" in printed.out
         assert "broken: list.json: is not a COCO file" in printed.err
 
     def test_names_that_are_no_utf_8(self, raw: Path, tmp_path: Path) -> None:
@@ -405,7 +405,7 @@ class TestCommand:
 
     def test_not_into_a_source(self, raw: Path, capsys: pytest.CaptureFixture[str]) -> None:
         assert self.run(raw, raw / "polyps" / "set") == 2
-        assert "set: lies within a source's folder" in capsys.readouterr().err
+        assert "set: is inside the folder of a source" in capsys.readouterr().err
         assert self.run(raw, raw.with_name("out"), "--workers", "0") == 2
         assert "workers 0: at least 1" in capsys.readouterr().err
 
@@ -465,7 +465,7 @@ class TestBrokenSources:
         arguments = ["--raw", str(raw), "--out", str(out), "--no-pictures"]
         assert main(["--recipe", *recipes, *arguments]) == 1
         printed = capsys.readouterr()
-        assert "4 pictures with" in printed.out and "Traceback" not in printed.err
+        assert "4 images with" in printed.out and "Traceback" not in printed.err
         rejected = json.loads((out / "quality" / "report.json").read_text(encoding="utf-8"))["rejected"]
         assert {source for row in rejected.values() for source in row} & {"x", "broken.yaml"}
         assert main(["--recipe", recipes[0], *arguments]) in (1, 2), "alone it is no success"

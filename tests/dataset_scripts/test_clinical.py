@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from dataset_scripts.build import build
-from dataset_scripts.clinical import age_band, check_settings, clinical_facts, facts_of
+from dataset_scripts.clinical import age_band, check_clinical_keys, clinical_facts, facts_of
 from dataset_scripts.recipe import Recipe
 from dataset_scripts.records import Case
 
@@ -45,8 +45,8 @@ def test_only_listed_values_pass() -> None:
     assert facts_of(SETTINGS, row) == {
         "age_band": "40-49", "sex": "female", "diagnosis": "adenoma", "history": "smoker",
     }  # fmt: skip
-    odd = {**row, "years": "?", "gender": "Doe", "dx": "adenoma of Mr Doe", "smoker": "2"}
-    assert facts_of(SETTINGS, odd) == {}
+    unknown = {**row, "years": "?", "gender": "Doe", "dx": "adenoma of Mr Doe", "smoker": "2"}
+    assert facts_of(SETTINGS, unknown) == {}
 
 
 def test_tables(tmp_path: Path) -> None:
@@ -77,8 +77,8 @@ def test_settings_that_do_not_fit_stop_the_build_before_any_work(
     with pytest.raises(ValueError, match=f"mine: clinical: .*{message}"):
         build([recipe], tmp_path, tmp_path / "set", say=lambda text: None)
     with pytest.raises(ValueError, match="needs table, id"):
-        check_settings({"matches": "(.*)"}, tmp_path)
-    check_settings(SETTINGS, tmp_path / "polyps")
+        check_clinical_keys({"matches": "(.*)"}, tmp_path)
+    check_clinical_keys(SETTINGS, tmp_path / "polyps")
 
 
 def test_headers(tmp_path: Path) -> None:

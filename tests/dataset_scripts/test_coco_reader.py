@@ -32,7 +32,7 @@ def build(
     folder: Path,
     *more: dict[str, Any],
     files: dict[str, Any] | None = None,
-    place: str = "boxes.json",
+    location: str = "boxes.json",
     encode: Callable[[str], bytes] = str.encode,
     **content: Any,
 ) -> Result:
@@ -42,8 +42,8 @@ def build(
     for image in IMAGES:
         Image.fromarray(pixels(image["id"])).save(raw / "images" / image["file_name"])
     text = json.dumps({"images": IMAGES, "categories": CATEGORIES, "annotations": [*ANNOTATIONS, *more], **content})
-    (raw / place).parent.mkdir(exist_ok=True)
-    (raw / place).write_bytes(encode(text))
+    (raw / location).parent.mkdir(exist_ok=True)
+    (raw / location).write_bytes(encode(text))
     recipe = {
         "source": "mine", "modality": "ultrasound", "layout": "coco", "files": files or FILES, "confirmed": True,
         "labels": {"liver": "liver", "spleen": "spleen"},
@@ -161,8 +161,8 @@ OPEN: list[tuple[dict[str, Any], str]] = [
 
 @pytest.mark.parametrize(("change", "rule"), OPEN)
 def test_what_is_not_understood_leaves_its_label_open(tmp_path: Path, change: dict[str, Any], rule: str) -> None:
-    odd = {"image_id": 1, "category_id": 2, "bbox": [5, 5, 9, 9], **change}
-    status, boxes, annotated, rules = build(tmp_path, odd)
+    unknown = {"image_id": 1, "category_id": 2, "bbox": [5, 5, 9, 9], **change}
+    status, boxes, annotated, rules = build(tmp_path, unknown)
     assert status == 1 and rule in rules <= {rule, "box_format"} and boxes == ALL
     assert annotated == {"1": ["liver"], "2": ["liver", "spleen"]}
 
@@ -219,16 +219,16 @@ def test_boxes_in_another_format_are_named(tmp_path: Path, box: list[float]) -> 
     assert status == 1 and "box_format" in rules
 
 
-@pytest.mark.parametrize("place", ["boxes.json", "annotations/boxes.json"])
-def test_images_are_found_beside_the_file(tmp_path: Path, place: str) -> None:
-    assert build(tmp_path, files={"annotations": place}, place=place)[:2] == (0, ALL)
+@pytest.mark.parametrize("location", ["boxes.json", "annotations/boxes.json"])
+def test_images_are_found_beside_the_file(tmp_path: Path, location: str) -> None:
+    assert build(tmp_path, files={"annotations": location}, location=location)[:2] == (0, ALL)
 
 
 def test_the_places_that_were_tried_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     status, boxes, _, rules = build(tmp_path, files={**FILES, "images": "pictures"})
     assert status == 1 and not boxes and rules == {"missing_file"}
-    told = capsys.readouterr().err
-    assert "mine: boxes.json: 2 of 2 pictures are missing: looked in pictures of '.'" in told
+    message = capsys.readouterr().err
+    assert "mine: boxes.json: 2 of 2 images are missing: looked in pictures of '.'" in message
 
 
 @pytest.mark.parametrize(

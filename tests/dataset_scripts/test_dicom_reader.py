@@ -84,9 +84,9 @@ def test_through_dcm2niix(tmp_path: Path) -> None:
     direct = built(tmp_path / "raw", tmp_path / "direct", FILES)
     through = built(tmp_path / "raw", tmp_path / "through", {**FILES, "via": "dcm2niix"})
     assert direct["boxes"] == through["boxes"]
-    pictures = [sorted(content for name, content in tree(tmp_path / which).items() if name.endswith(".png"))
+    images = [sorted(content for name, content in tree(tmp_path / which).items() if name.endswith(".png"))
                 for which in ("direct", "through")]  # fmt: skip
-    assert pictures[0] == pictures[1]
+    assert images[0] == images[1]
 
 
 def test_what_is_wrong_with_one_patient_leaves_the_others(tmp_path: Path) -> None:
@@ -118,7 +118,7 @@ def test_a_segmentation_of_another_place(tmp_path: Path) -> None:
     write_segmentation(tmp_path / "raw" / "patient" / "seg.dcm", elsewhere)
     found = built(tmp_path / "raw", tmp_path / "set", FILES)
     assert found["rules"] == {"affine_mismatch"} and not found["boxes"]
-    assert "0 pictures, 0 boxes" in (tmp_path / "set" / "README.md").read_text(encoding="utf-8")
+    assert "0 images, 0 boxes" in (tmp_path / "set" / "README.md").read_text(encoding="utf-8")
 
 
 def test_patterns_do_not_leave_the_source(tmp_path: Path) -> None:

@@ -13,11 +13,11 @@ import pytest
 from dataset_scripts import engines
 from dataset_scripts.build import build
 from dataset_scripts.engines import run
-from dataset_scripts.process import Options
+from dataset_scripts.process import BuildOptions
 from dataset_scripts.readers import READERS
 from dataset_scripts.readers.masks import MaskFolderReader
 from dataset_scripts.recipe import Recipe, load_recipes
-from dataset_scripts.records import Case, Picture
+from dataset_scripts.records import AnnotatedImage, Case
 
 from .raw_data import write_polyps, write_recipes, write_volumes
 from .test_build import tree
@@ -53,10 +53,10 @@ def test_processes(recipes: list[Recipe], raw: Path, tmp_path: Path) -> None:
 
 def test_unknown_engines_and_ray_that_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ValueError, match="choose one of local, ray"):
-        list(run([], Options(), tmp_path, engine="spark"))
+        list(run([], BuildOptions(), tmp_path, engine="spark"))
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(ValueError, match="needs Ray: pip install"):
-        list(run([], Options(), tmp_path, engine="ray"))
+        list(run([], BuildOptions(), tmp_path, engine="ray"))
 
 
 @pytest.mark.distributed
@@ -84,7 +84,7 @@ def test_a_cluster_of_two_nodes(
 class _Harmful(MaskFolderReader):
     """Does what a decoder may do on a file, by the name of the case."""
 
-    def read(self, case: Case) -> Picture:
+    def read(self, case: Case) -> AnnotatedImage:
         kind = Path(case.key).stem[-1]
         if kind == "1":
             os.kill(os.getpid(), signal.SIGKILL)

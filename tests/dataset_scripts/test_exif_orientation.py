@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dataset_scripts.records import Picture
+from dataset_scripts.records import AnnotatedImage
 from modeling_medglip.io.image_orientation import upright, upright_boxes
 from training.data.load import load_records
 from training.data.records import readable
@@ -46,12 +46,12 @@ def right_box(orientation: int, stated: tuple[int, int]) -> list[float]:
 
 
 def found_box(found: list[Any], orientation: int) -> list[float]:
-    (picture,) = found
-    assert isinstance(picture, Picture), picture
-    assert np.array_equal(picture.pixels, upright(GREY, orientation))
-    (mark,) = picture.marks
-    assert mark.box is not None
-    return list(mark.box)
+    (image,) = found
+    assert isinstance(image, AnnotatedImage), image
+    assert np.array_equal(image.pixels, upright(GREY, orientation))
+    (annotation,) = image.annotations
+    assert annotation.box is not None
+    return list(annotation.box)
 
 
 def coco(folder: Path, stated: tuple[int, int], **annotation: Any) -> Path:
@@ -84,9 +84,9 @@ class TestCoco:
     def test_polygons_turn(self, tmp_path: Path, orientation: int) -> None:
         save(tmp_path / "a.png", GREY, orientation)
         coco(tmp_path, STORED_SIZE, **POLYGON)
-        ((picture,), _) = read_all(tmp_path, "coco", {"annotations": "list.json"})
-        assert isinstance(picture, Picture)
-        assert np.array_equal(picture.marks[0].mask, upright(MASK == 1, orientation))
+        ((image,), _) = read_all(tmp_path, "coco", {"annotations": "list.json"})
+        assert isinstance(image, AnnotatedImage)
+        assert np.array_equal(image.annotations[0].mask, upright(MASK == 1, orientation))
 
     @pytest.mark.parametrize("orientation", DOUBTFUL)
     def test_what_cannot_be_decided_is_left_out(
@@ -159,14 +159,14 @@ class TestMasks:
         save(tmp_path / "masks" / "a.png", MASK, orientation)
         found = self.read(tmp_path)
         assert np.array_equal(found.pixels, upright(GREY, orientation))
-        assert np.array_equal(found.marks[0].mask, upright(MASK == 1, orientation))
+        assert np.array_equal(found.annotations[0].mask, upright(MASK == 1, orientation))
 
     @pytest.mark.parametrize("orientation", TURNED)
     @pytest.mark.parametrize("turned", [False, True])
     def test_a_mask_without_an_orientation(self, tmp_path: Path, orientation: int, turned: bool) -> None:
         save(tmp_path / "images" / "a.png", GREY, orientation)
         save(tmp_path / "masks" / "a.png", upright(MASK, orientation) if turned else MASK, None)
-        assert np.array_equal(self.read(tmp_path).marks[0].mask, upright(MASK == 1, orientation))
+        assert np.array_equal(self.read(tmp_path).annotations[0].mask, upright(MASK == 1, orientation))
 
     @pytest.mark.parametrize(("image", "mask"), [(2, None), (3, None), (4, None), (6, 8), (None, 3), (None, 6)])
     def test_what_cannot_be_decided(self, tmp_path: Path, image: int | None, mask: int | None) -> None:
@@ -180,4 +180,6 @@ class TestMasks:
         Image.fromarray(MASK).save(tmp_path / "masks" / "a.png", bits=2)
         files = {"image": "images/*.png", "mask": "masks/{stem}.png"}
         ((found,), _) = read_all(tmp_path, "mask_folder", files, values={1: "liver"})
-        assert isinstance(found, Picture) and [mark.label for mark in found.marks] == ["liver"]
+        assert isinstance(found, AnnotatedImage) and [annotation.label for annotation in found.annotations] == [
+            "liver"
+        ]

@@ -27,8 +27,8 @@ def test_known_names_in_other_spellings(name: str, target: str) -> None:
 
 
 def test_unknown_names_stay_open_with_suggestions() -> None:
-    typo, odd = propose(["left kydney", "GTVp"], "ct", with_language=False)
-    assert typo.target == odd.target == "open" and not typo.sure
+    typo, unknown = propose(["left kydney", "GTVp"], "ct", with_language=False)
+    assert typo.target == unknown.target == "open" and not typo.sure
     assert typo.nearest[0][0] == "kidney_left" and len(typo.nearest) == 3
     assert not any(label.endswith("_right") for label, _ in typo.nearest)
 

@@ -42,8 +42,8 @@ def test_a_built_set_has_a_row_for_every_source(tmp_path: Path) -> None:
     build(recipes, raw, tmp_path / "set", say=lambda text: None)
     content = json.loads((tmp_path / "set" / "sources.json").read_text(encoding="utf-8"))
     assert content["schema"] == "medglip/sources@1" and len(content["content_hash"]) == 16
-    pictures: Counter[str] = Counter()
+    images: Counter[str] = Counter()
     for path in (tmp_path / "set").glob("*/*.parquet"):
         if "source" in pq.read_schema(path).names:
-            pictures.update(pq.read_table(path, columns=["source"])["source"].to_pylist())
-    assert {row["source"]: row["images"] for row in content["sources"]} == pictures
+            images.update(pq.read_table(path, columns=["source"])["source"].to_pylist())
+    assert {row["source"]: row["images"] for row in content["sources"]} == images

@@ -16,7 +16,7 @@ from dataset_scripts.readers import READERS, make_reader
 from dataset_scripts.readers.base import read_pixels, stem_of
 from dataset_scripts.readers.volumes import affine_of
 from dataset_scripts.recipe import Recipe
-from dataset_scripts.records import LabelledVolume, Picture, Rejected, inside
+from dataset_scripts.records import AnnotatedImage, LabeledVolume, Rejected, inside
 from modeling_medglip.volumes.geometry import to_lps
 from modeling_medglip.volumes.header import UNORIENTED
 
@@ -45,7 +45,7 @@ def read_all(raw: Path, layout: str, files: dict[str, Any], **fields: Any) -> tu
             found.append(source.read(case))
         except Rejected as error:
             found.append(error.rule)
-    return found, [problem.rule for problem in source.problems]
+    return found, [issue.rule for issue in source.rejections]
 
 
 GREY = np.random.default_rng(0).integers(0, 256, (20, 30), dtype=np.uint8)
@@ -60,20 +60,22 @@ class TestMaskFolder:
     def test_binary_masks_of_every_kind(self, tmp_path: Path, mode: str) -> None:
         save(tmp_path / "images" / "a.png", GREY)
         save(tmp_path / "masks" / "a.png", MASK * 255, mode)
-        (picture,), problems = read_all(tmp_path, "mask_folder", self.FILES)
-        assert isinstance(picture, Picture) and not problems
-        assert np.array_equal(picture.pixels, GREY)
-        (mark,) = picture.marks
-        assert mark.label == "polyp" and mark.mask is not None and np.array_equal(mark.mask, MASK == 1)
-        assert mark.mask.dtype == np.bool_ and set(np.unique(mark.mask.view(np.uint8))) == {0, 1}
+        (image,), rejections = read_all(tmp_path, "mask_folder", self.FILES)
+        assert isinstance(image, AnnotatedImage) and not rejections
+        assert np.array_equal(image.pixels, GREY)
+        (annotation,) = image.annotations
+        assert (
+            annotation.label == "polyp" and annotation.mask is not None and np.array_equal(annotation.mask, MASK == 1)
+        )
+        assert annotation.mask.dtype == np.bool_ and set(np.unique(annotation.mask.view(np.uint8))) == {0, 1}
 
     def test_label_maps_and_values_without_a_name(self, tmp_path: Path) -> None:
         save(tmp_path / "images" / "a.png", GREY)
         save(tmp_path / "masks" / "a.png", MASK * 3)
-        (picture,), _ = read_all(tmp_path, "mask_folder", self.FILES, values={3: "disc"})
-        assert [mark.label for mark in picture.marks] == ["disc"]
-        (picture,), _ = read_all(tmp_path, "mask_folder", self.FILES, values={4: "disc"})
-        assert [mark.label for mark in picture.marks] == ["value 3"]
+        (image,), _ = read_all(tmp_path, "mask_folder", self.FILES, values={3: "disc"})
+        assert [annotation.label for annotation in image.annotations] == ["disc"]
+        (image,), _ = read_all(tmp_path, "mask_folder", self.FILES, values={4: "disc"})
+        assert [annotation.label for annotation in image.annotations] == ["value 3"]
 
     def test_a_mask_file_for_each_label(self, tmp_path: Path) -> None:
         save(tmp_path / "images" / "a.png", GREY)
@@ -81,17 +83,17 @@ class TestMaskFolder:
         save(tmp_path / "cup" / "a_1.png", MASK)
         save(tmp_path / "cup" / "a_2.png", MASK[::-1])
         files = {"image": "images/*.png", "mask": {"disc": "disc/{stem}.png", "cup": "cup/{stem}_*.png"}}
-        (picture,), _ = read_all(tmp_path, "mask_folder", files)
-        assert [mark.label for mark in picture.marks] == ["disc", "cup", "cup"]
+        (image,), _ = read_all(tmp_path, "mask_folder", files)
+        assert [annotation.label for annotation in image.annotations] == ["disc", "cup", "cup"]
 
     def test_colours_are_labels(self, tmp_path: Path) -> None:
-        colours = np.zeros((20, 30, 3), np.uint8)
-        colours[2:4, 2:4], colours[9:12, 9:12], colours[15, 15] = (255, 0, 0), (0, 255, 0), (1, 2, 3)
+        colors = np.zeros((20, 30, 3), np.uint8)
+        colors[2:4, 2:4], colors[9:12, 9:12], colors[15, 15] = (255, 0, 0), (0, 255, 0), (1, 2, 3)
         save(tmp_path / "images" / "a.png", GREY)
-        save(tmp_path / "masks" / "a.png", colours)
+        save(tmp_path / "masks" / "a.png", colors)
         files = {**self.FILES, "colours": {"255,0,0": "disc", "0,255,0": "cup"}}
-        (picture,), _ = read_all(tmp_path, "mask_folder", files)
-        assert [(mark.label, int(mark.mask.sum())) for mark in picture.marks] == [
+        (image,), _ = read_all(tmp_path, "mask_folder", files)
+        assert [(annotation.label, int(annotation.mask.sum())) for annotation in image.annotations] == [
             ("disc", 4), ("cup", 9), ("other colours", 1),
         ]  # fmt: skip
 
@@ -102,9 +104,9 @@ class TestMaskFolder:
         (tmp_path / "masks").mkdir()
         image.save(tmp_path / "masks" / "a.png")
         files = {**self.FILES, "colours": {"255,0,0": "polyp"}}
-        (picture,), _ = read_all(tmp_path, "mask_folder", files)
-        assert [mark.label for mark in picture.marks] == ["polyp"]
-        assert np.array_equal(picture.marks[0].mask, MASK == 1)
+        (image,), _ = read_all(tmp_path, "mask_folder", files)
+        assert [annotation.label for annotation in image.annotations] == ["polyp"]
+        assert np.array_equal(image.annotations[0].mask, MASK == 1)
 
     def test_a_label_map_in_color_has_no_values(self, tmp_path: Path) -> None:
         save(tmp_path / "images" / "a.png", GREY)
@@ -112,16 +114,16 @@ class TestMaskFolder:
         files = {"image": "images/*.png", "mask": "masks/{stem}.png"}
         assert read_all(tmp_path, "mask_folder", files, values={1: "polyp"})[0] == ["undefined_label"]
         save(tmp_path / "masks" / "a.png", np.dstack([MASK] * 3))
-        (picture,), _ = read_all(tmp_path, "mask_folder", files, values={1: "polyp"})
-        assert [mark.label for mark in picture.marks] == ["polyp"]
+        (image,), _ = read_all(tmp_path, "mask_folder", files, values={1: "polyp"})
+        assert [annotation.label for annotation in image.annotations] == ["polyp"]
 
     def test_unmatched_files(self, tmp_path: Path) -> None:
         for name in ("a", "b"):
             save(tmp_path / "images" / f"{name}.png", GREY)
         for name in ("a", "c"):
             save(tmp_path / "masks" / f"{name}.png", MASK)
-        found, problems = read_all(tmp_path, "mask_folder", self.FILES)
-        assert len(found) == 1 and sorted(problems) == ["no_image", "no_mask"]
+        found, rejections = read_all(tmp_path, "mask_folder", self.FILES)
+        assert len(found) == 1 and sorted(rejections) == ["no_image", "no_mask"]
 
     def test_wrong_sizes_and_damaged_files(self, tmp_path: Path) -> None:
         for name in ("a", "b", "c"):
@@ -161,10 +163,12 @@ class TestManifest:
             {"label": "z", "bbox_xywh": [1, 2, 3, 4]},
         ]
         entry = {"image": "a.png", "split": "train", "labelmap": "map.png", "objects": objects}
-        (picture,), _ = self.manifest(tmp_path, entry)
-        assert [mark.label for mark in picture.marks] == ["x", "y", "z"]
-        assert np.array_equal(picture.marks[0].mask, MASK == 1) and np.array_equal(picture.marks[1].mask, MASK == 1)
-        assert picture.marks[2].mask is None and picture.marks[2].box == (1, 2, 4, 6)
+        (image,), _ = self.manifest(tmp_path, entry)
+        assert [annotation.label for annotation in image.annotations] == ["x", "y", "z"]
+        assert np.array_equal(image.annotations[0].mask, MASK == 1) and np.array_equal(
+            image.annotations[1].mask, MASK == 1
+        )
+        assert image.annotations[2].mask is None and image.annotations[2].box == (1, 2, 4, 6)
 
     @pytest.mark.parametrize(
         ("entry", "rule"),
@@ -182,12 +186,12 @@ class TestManifest:
         assert self.manifest(tmp_path, entry)[0] == [rule]
 
     def test_one_bad_entry_leaves_the_others(self, tmp_path: Path) -> None:
-        found, problems = self.manifest(tmp_path, {"objects": []}, {"image": "a.png", "objects": []})
-        assert len(found) == 1 and problems == ["bad_annotations"]
+        found, rejections = self.manifest(tmp_path, {"objects": []}, {"image": "a.png", "objects": []})
+        assert len(found) == 1 and rejections == ["bad_annotations"]
 
-    def test_pictures_that_are_listed_twice(self, tmp_path: Path) -> None:
-        found, problems = self.manifest(tmp_path, *[{"image": "a.png", "objects": []}] * 2)
-        assert len(found) == 1 and problems == ["duplicate_id"]
+    def test_images_that_are_listed_twice(self, tmp_path: Path) -> None:
+        found, rejections = self.manifest(tmp_path, *[{"image": "a.png", "objects": []}] * 2)
+        assert len(found) == 1 and rejections == ["duplicate_id"]
 
     @pytest.mark.parametrize("name", [3, 1.5, ["m.png"], {"a": 1}, None])
     def test_names_that_are_not_text(self, tmp_path: Path, name: Any) -> None:
@@ -197,17 +201,15 @@ class TestManifest:
 
     def test_objects_of_a_second_entry_are_in_the_picture(self, tmp_path: Path) -> None:
         box = {"label": "polyp", "bbox_xywh": [1, 1, 5, 5]}
-        (picture,), problems = self.manifest(
+        (image,), rejections = self.manifest(
             tmp_path, {"image": "a.png", "objects": []}, {"image": "a.png", "objects": [box]}
         )
-        assert [mark.label for mark in picture.marks] == ["polyp"] and problems == ["duplicate_id"]
+        assert [annotation.label for annotation in image.annotations] == ["polyp"] and rejections == ["duplicate_id"]
 
     def test_a_listed_object_with_an_empty_mask(self, tmp_path: Path) -> None:
         save(tmp_path / "none.png", MASK * 0)
-        (picture,), _ = self.manifest(
-            tmp_path, {"image": "a.png", "objects": [{"label": "polyp", "mask": "none.png"}]}
-        )
-        assert picture.marks[0].mask is None and picture.marks[0].problem is not None
+        (image,), _ = self.manifest(tmp_path, {"image": "a.png", "objects": [{"label": "polyp", "mask": "none.png"}]})
+        assert image.annotations[0].mask is None and image.annotations[0].issue is not None
 
     @pytest.mark.parametrize("text", ["{", "[]", '{"images": 3}'])
     def test_what_is_no_manifest(self, tmp_path: Path, text: str) -> None:
@@ -223,14 +225,14 @@ class TestVolumes:
     def labelmap(self, raw: Path, labels: np.ndarray, affine: np.ndarray | None = None) -> Any:
         save_volume(raw / "p1_ct.nii.gz", self.ARRAY)
         save_volume(raw / "p1_seg.nii.gz", labels, affine)
-        (found,), problems = read_all(raw, "volume_labelmap", self.FILES, values={1: "liver"})
-        assert not problems
+        (found,), rejections = read_all(raw, "volume_labelmap", self.FILES, values={1: "liver"})
+        assert not rejections
         return found
 
     def test_label_maps(self, tmp_path: Path) -> None:
         labels = (self.ARRAY > 50).astype(np.uint8)
         found = self.labelmap(tmp_path, labels)
-        assert isinstance(found, LabelledVolume) and np.array_equal(found.volume.array, self.ARRAY)
+        assert isinstance(found, LabeledVolume) and np.array_equal(found.volume.array, self.ARRAY)
         ((labelmap, names),) = found.labelmaps
         assert np.array_equal(labelmap.array, to_lps(found.volume).array > 50) and names == {1: "liver"}
 
@@ -247,7 +249,7 @@ class TestVolumes:
         assert self.labelmap(tmp_path, labels * 0.5) == "undefined_label"
         assert self.labelmap(tmp_path, np.where(labels, np.nan, 0.0)) == "not_finite"
         moved[0, 3] = 0.05
-        assert isinstance(self.labelmap(tmp_path, labels, moved), LabelledVolume)
+        assert isinstance(self.labelmap(tmp_path, labels, moved), LabeledVolume)
 
     def test_what_the_header_leaves_out_is_told_without_its_words(self, tmp_path: Path) -> None:
         header = "NRRD0004\ntype: uchar\ndimension: 3\nspace dimension: 3\nsizes: 2 2 2\nencoding: raw\n"

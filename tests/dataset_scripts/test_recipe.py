@@ -123,7 +123,7 @@ def test_the_fingerprint_follows_the_content(tmp_path: Path) -> None:
         ("card: hello", "card must be a mapping"),
         ("instances: polyp", "instances must be a list of labels"),
         ("min_pixels: ten", "min_pixels must be a whole number"),
-        ("specks: 2", "specks must be a number from 0 to 1"),
+        ("min_component_fraction: 2", "min_component_fraction must be a number from 0 to 1"),
         ("splits: {train: abc}", "splits must be a mapping of splits to lists"),
         ("bits: 12", "bits must be 8 or 16"),
         ("confirmed: perhaps", "confirmed must be true or false"),
@@ -150,7 +150,7 @@ def test_documents_that_are_no_recipes(tmp_path: Path, text: str) -> None:
         ({"image": "**/" * 4 + "*.png", "mask": "m"}, "has more than 3 of"),
         ({"image": "*.png", "mask": "{number}.png"}, "has a placeholder other than"),
         ({"image": "*.png", "mask": "{stem.png"}, "has a placeholder other than"),
-        ({"image": "*.png", "mask": "m", "masks": "n"}, "knows no files masks, only image, mask, label, colours"),
+        ({"image": "*.png", "mask": "m", "masks": "n"}, "knows no files masks, only image, mask, label, colors"),
     ],
 )
 def test_patterns_that_cannot_work(tmp_path: Path, files: dict[str, str], message: str) -> None:
@@ -165,3 +165,11 @@ def test_one_source_of_two_modalities(tmp_path: Path) -> None:
     (tmp_path / "b.yaml").write_text(f"recipes: [{row % 'ct'}, {row % 'ct'}]", encoding="utf-8")
     with pytest.raises(ValueError, match="chaos ct occurs twice"):
         load_recipes(tmp_path / "b.yaml")
+
+
+def test_the_old_key_of_small_components_is_still_read(tmp_path: Path) -> None:
+    path = tmp_path / "old.yaml"
+    path.write_text("source: mine\nmodality: ct\nlayout: coco\nspecks: 0.05\n", encoding="utf-8")
+    with pytest.warns(FutureWarning, match="specks is now min_component_fraction"):
+        (recipe,) = load_recipes(path)
+    assert recipe.min_component_fraction == 0.05

@@ -1,5 +1,5 @@
 # Copyright 2026 The MedGLIP authors. Licensed under the Apache License, Version 2.0.
-"""Volumes -> pictures."""
+"""Volumes -> images."""
 
 from __future__ import annotations
 
@@ -9,40 +9,40 @@ import numpy as np
 import pytest
 
 from dataset_scripts.recipe import Recipe
-from dataset_scripts.records import LabelledVolume, Picture
-from dataset_scripts.slicing import occupied_pictures, pictures_of, shown, squared, value_range
+from dataset_scripts.records import AnnotatedImage, LabeledVolume
+from dataset_scripts.slicing import annotated_slices, slices_of, to_gray_levels, value_range, with_square_pixels
 from modeling_medglip.volumes.geometry import Volume
 
 
-def labelled(spacing: tuple[float, float, float] = (1.0, 1.0, 1.0), **fields: Any) -> LabelledVolume:
+def labelled(spacing: tuple[float, float, float] = (1.0, 1.0, 1.0), **fields: Any) -> LabeledVolume:
     array = np.random.default_rng(0).integers(-200, 300, (8, 10, 6)).astype(np.int16)
     labels = np.zeros(array.shape, np.uint8)
     labels[5:7, 2:4, 1:3] = 1
     affine = np.diag([*spacing, 1.0])
-    return LabelledVolume(Volume(array, affine, **fields), ((Volume(labels, affine), {1: "liver"}),))
+    return LabeledVolume(Volume(array, affine, **fields), ((Volume(labels, affine), {1: "liver"}),))
 
 
-def pictures(volume: LabelledVolume, **fields: Any) -> tuple[list[Picture], list[str]]:
+def images(volume: LabeledVolume, **fields: Any) -> tuple[list[AnnotatedImage], list[str]]:
     recipe = Recipe("mine", "ct", "volume_labelmap", **fields)
-    found = list(pictures_of(volume, recipe))
-    return [p for p in found if isinstance(p, Picture)], [p for p in found if isinstance(p, str)]
+    found = list(slices_of(volume, recipe))
+    return [p for p in found if isinstance(p, AnnotatedImage)], [p for p in found if isinstance(p, str)]
 
 
-def test_pictures_with_something_in_them_and_the_others_by_name() -> None:
-    found, empty = pictures(labelled(), planes={"axial": 1, "coronal": 2})
-    assert [picture.item for picture in found] == ["axial 1", "axial 2", "coronal 2"]
+def test_images_with_something_in_them_and_the_others_by_name() -> None:
+    found, empty = images(labelled(), planes={"axial": 1, "coronal": 2})
+    assert [image.item for image in found] == ["axial 1", "axial 2", "coronal 2"]
     assert empty == ["axial"] * 4 + ["coronal"] * 4
     assert found[0].pixels.shape == (10, 8) and found[2].pixels.shape == (6, 8)
-    rows, columns = np.nonzero(found[0].marks[0].whole((10, 8)))
+    rows, columns = np.nonzero(found[0].annotations[0].whole((10, 8)))
     assert (columns.min(), columns.max(), rows.min(), rows.max()) == (5, 6, 2, 3)
 
 
 def test_values_are_shown_through_the_window() -> None:
     volume = labelled()
-    (picture, *_), _ = pictures(volume, window=(-100, 155))
+    (image, *_), _ = images(volume, window=(-100, 155))
     values = volume.volume.array[:, :, 1].T
-    assert np.array_equal(picture.pixels, (values + 100).clip(0, 255))
-    (scaled, *_), _ = pictures(labelled(slope=2.0, intercept=-1000.0), window=(-1200, -945))
+    assert np.array_equal(image.pixels, (values + 100).clip(0, 255))
+    (scaled, *_), _ = images(labelled(slope=2.0, intercept=-1000.0), window=(-1200, -945))
     assert np.array_equal(scaled.pixels, (values.astype(int) * 2 - 1000 + 1200).clip(0, 255))
 
 
@@ -52,27 +52,27 @@ def test_shown_is_the_formula_for_every_type(dtype: Any) -> None:
     low, high = (max(info.min, -3000), min(info.max, 3000)) if info else (-3000, 3000)
     values = np.linspace(low, high, 501).astype(dtype).reshape(3, 167)
     expected = np.rint((values.astype(np.float32) + 160) * np.float32(255 / 400)).clip(0, 255)
-    assert np.array_equal(shown(values, (-160, 240)), expected)
+    assert np.array_equal(to_gray_levels(values, (-160, 240)), expected)
 
 
 def test_16_bits_keep_every_hounsfield_unit() -> None:
-    (picture, *_), _ = pictures(labelled(slope=2.0, intercept=-1000.0), bits=16)
+    (image, *_), _ = images(labelled(slope=2.0, intercept=-1000.0), bits=16)
     values = (labelled().volume.array[:, :, 1].T.astype(int) * 2 - 1000).clip(-1024)
-    assert picture.pixels.dtype == np.uint16 and np.array_equal(picture.pixels.astype(int) - 1024, values)
-    assert picture.window == (-1024, 64511)
-    low, high = picture.window
-    assert np.allclose(low + picture.pixels * ((high - low) / 65535), values)
-    assert shown(np.array([[np.nan, 5]], np.float32), (0, 10), bits=16).tolist() == [[0, 32768]]
+    assert image.pixels.dtype == np.uint16 and np.array_equal(image.pixels.astype(int) - 1024, values)
+    assert image.window == (-1024, 64511)
+    low, high = image.window
+    assert np.allclose(low + image.pixels * ((high - low) / 65535), values)
+    assert to_gray_levels(np.array([[np.nan, 5]], np.float32), (0, 10), bits=16).tolist() == [[0, 32768]]
 
 
 def test_not_finite_values_are_black() -> None:
-    assert shown(np.array([[np.nan, -np.inf, 240]], np.float32), (-160, 240)).tolist() == [[0, 0, 255]]
+    assert to_gray_levels(np.array([[np.nan, -np.inf, 240]], np.float32), (-160, 240)).tolist() == [[0, 0, 255]]
 
 
 def test_occupied_pictures() -> None:
     labels = np.zeros((4, 5, 6), np.uint8)
     labels[1, 2, 3] = 1
-    found = occupied_pictures(labels)
+    found = annotated_slices(labels)
     assert {plane: np.nonzero(flags)[0].tolist() for plane, flags in found.items()} == {
         "sagittal": [1], "coronal": [2], "axial": [3],
     }  # fmt: skip
@@ -88,12 +88,12 @@ def test_value_range_leaves_out_zeros() -> None:
 
 
 def test_square_pixels_keep_places_in_the_patient() -> None:
-    (picture, *_), _ = pictures(labelled((2.0, 1.0, 5.0)))
-    square = squared(picture)
-    assert picture.place is not None and square.place is not None
-    assert square.pixels.shape == (10, 16) and square.place.spacing == pytest.approx((1.0, 1.0))
-    assert np.allclose(picture.place.corners((0, 0, 8, 10)), square.place.corners((0, 0, 16, 10)))
-    rows, columns = np.nonzero(square.marks[0].whole((10, 16)))
+    (image, *_), _ = images(labelled((2.0, 1.0, 5.0)))
+    square = with_square_pixels(image)
+    assert image.geometry is not None and square.geometry is not None
+    assert square.pixels.shape == (10, 16) and square.geometry.spacing == pytest.approx((1.0, 1.0))
+    assert np.allclose(image.geometry.corners((0, 0, 8, 10)), square.geometry.corners((0, 0, 16, 10)))
+    rows, columns = np.nonzero(square.annotations[0].whole((10, 16)))
     box = (columns.min(), rows.min(), columns.max() + 1, rows.max() + 1)
-    assert np.allclose(square.place.corners(box), picture.place.corners((5, 2, 7, 4)))
-    assert squared(square) is square
+    assert np.allclose(square.geometry.corners(box), image.geometry.corners((5, 2, 7, 4)))
+    assert with_square_pixels(square) is square

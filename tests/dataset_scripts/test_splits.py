@@ -7,20 +7,20 @@ import random
 
 import pytest
 
-from dataset_scripts.splits import NEAR_BITS, Groups, Seen, Similar, draw, make_splits, split_hash
+from dataset_scripts.splits import NEAR_BITS, Groups, Similar, SplitImage, hash_fraction, make_splits, split_hash
 
 
 def seen(
     name: str, split: str | None = None, sha: str | None = None, look: int | None = None, compare: bool = True
-) -> Seen:
+) -> SplitImage:
     value = random.Random(name).getrandbits(256) if look is None else look
-    return Seen(("family", name), split, sha or name, f"{value:064x}", compare)
+    return SplitImage(("family", name), split, sha or name, f"{value:064x}", compare)
 
 
 def test_patients_keep_to_one_split_and_official_ones_come_first() -> None:
-    pictures = [seen(f"p{n}", sha=f"{n}-{k}") for n in range(400) for k in range(3)]
-    pictures += [seen("official", "validation"), seen("official_test", "test")]
-    splits = make_splits(pictures)
+    images = [seen(f"p{n}", sha=f"{n}-{k}") for n in range(400) for k in range(3)]
+    images += [seen("official", "validation"), seen("official_test", "test")]
+    splits = make_splits(images)
     counts = {name: list(splits.split.values()).count(name) for name in ("train", "validation", "test")}
     assert counts["test"] == 1 and splits.split["family", "official"] == "validation"
     assert 20 < counts["validation"] < 65 and counts["train"] > 300
@@ -28,12 +28,12 @@ def test_patients_keep_to_one_split_and_official_ones_come_first() -> None:
 
 
 def test_the_order_of_pictures_and_what_else_there_is_change_nothing() -> None:
-    pictures = [seen(f"p{n}") for n in range(60)]
-    first = make_splits(pictures, seed=3)
-    shuffled = pictures[:30][::-1]
+    images = [seen(f"p{n}") for n in range(60)]
+    first = make_splits(images, seed=3)
+    shuffled = images[:30][::-1]
     again = make_splits(shuffled, seed=3)
     assert all(first.split[patient] == split for patient, split in again.split.items())
-    assert make_splits(pictures, seed=4).split != first.split
+    assert make_splits(images, seed=4).split != first.split
 
 
 def test_the_same_pixels_join_patients_on_the_held_out_side() -> None:
@@ -43,7 +43,7 @@ def test_the_same_pixels_join_patients_on_the_held_out_side() -> None:
     assert splits.moved == (("family", "a"),)
 
 
-def test_pictures_that_look_the_same_join_patients() -> None:
+def test_images_that_look_the_same_join_patients() -> None:
     near, far = (1 << NEAR_BITS) - 1, (1 << (NEAR_BITS + 60)) - 1
     splits = make_splits(
         [seen("a", look=0), seen("b", look=near), seen("c", look=far), seen("d", look=0, compare=False)]
@@ -63,9 +63,9 @@ def test_similar_finds_all_near_hashes() -> None:
 
 
 def test_families_of_several_sources_are_not_drawn_for_validation() -> None:
-    pictures = [seen(f"p{n}") for n in range(100)]
-    assert "validation" in make_splits(pictures).split.values()
-    assert set(make_splits(pictures, shared=frozenset({"family"})).split.values()) == {"train"}
+    images = [seen(f"p{n}") for n in range(100)]
+    assert "validation" in make_splits(images).split.values()
+    assert set(make_splits(images, shared=frozenset({"family"})).split.values()) == {"train"}
 
 
 def test_groups() -> None:
@@ -76,6 +76,6 @@ def test_groups() -> None:
 
 
 def test_draws_are_even_and_hashes_follow_the_patients() -> None:
-    numbers = [draw(0, "split", ("f", str(n))) for n in range(2000)]
+    numbers = [hash_fraction(0, "split", ("f", str(n))) for n in range(2000)]
     assert sum(numbers) / 2000 == pytest.approx(0.5, abs=0.03)
     assert split_hash([("a", "b"), ("c", "d")]) == split_hash([("c", "d"), ("a", "b")]) != split_hash([("a", "b")])

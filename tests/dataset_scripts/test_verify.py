@@ -18,7 +18,7 @@ from dataset_scripts.verify import main, verify
 
 def test_a_good_set(small_set: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     findings = verify(small_set)
-    assert not findings.faults and findings.boxes == findings.masks > 60 and findings.pictures > 20
+    assert not findings.faults and findings.boxes == findings.masks > 60 and findings.images > 20
     assert main([str(small_set), "--table", str(tmp_path / "table.md")]) == 0
     assert "0 faults" in capsys.readouterr().out
     assert "| abdomen_of_mine | " in (tmp_path / "table.md").read_text(encoding="utf-8")
@@ -47,7 +47,7 @@ def add_text(out: Path) -> None:
         (lambda out: edit(out, lambda c: c["annotations"][0].update(area=1.0)), "the area is not"),
         (lambda out: edit(out, lambda c: c["images"][0].update(sha256="0")), "another hash"),
         (lambda out: edit(out, lambda c: c["images"][0].update(width=9)), "another size"),
-        (lambda out: edit(out, lambda c: c["images"].pop()), "differ in their pictures"),
+        (lambda out: edit(out, lambda c: c["images"].pop()), "differ in their images"),
         (add_text, "holds metadata (tEXt)"),
     ],
 )

@@ -109,7 +109,7 @@ def build(folder: Path, _: Reader) -> object:
             reader.read(case)
         except Rejected:
             continue
-    return reader.problems
+    return reader.rejections
 
 
 def read_recipe(folder: Path, _: Reader) -> object:
