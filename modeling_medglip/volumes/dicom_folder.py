@@ -1,8 +1,8 @@
 # Copyright 2026 The MedGLIP authors. Licensed under the Apache License, Version 2.0.
-"""The image series of a folder of DICOM files, whatever else lies in it.
+"""Find the image series in a folder of DICOM files and open them as volumes.
 
-Files are told apart by their headers; a name only decides whether a file that cannot be read should have been a slice.
-Of the headers nothing about the patient is kept; that two files are of one patient is all that is compared.
+Headers decide what a file is; its name only decides whether an unreadable file should have been a slice. Patient data
+is compared to tell patients apart, and not kept.
 """
 
 from __future__ import annotations
@@ -37,10 +37,12 @@ IMAGE, OTHER, BROKEN, EMPTY = "image", "other", "broken", "empty"
 class FoundSeries:
     """The files of one image series.
 
-    Attributes:
-        files: in no order. number: the series' number in the study, for its name.
-        notes: what was left out of it, one line each.
-        flat: its files are images without a place in space (ultrasound, radiographs), each for itself.
+    Args:
+        files (`tuple[Path, ...]`): in any order.
+        number (`int`, *optional*): SeriesNumber.
+        notes (`tuple[str, ...]`, *optional*): what was left out, one line each.
+        flat (`bool`, *optional*, defaults to `False`): the files are single images without a position in the patient,
+            such as ultrasound or radiographs.
     """
 
     files: tuple[Path, ...]
@@ -51,7 +53,7 @@ class FoundSeries:
 
 @dataclass(frozen=True)
 class _File:
-    """A file of a folder: what it is, and of an image the patient, study and series, and whether it is a localizer."""
+    """What the header of a file says: its kind and, of an image, patient, study, series and type."""
 
     path: Path
     kind: str
@@ -65,13 +67,18 @@ class _File:
 def find_series(
     folder: Path, several_patients: bool = False, resample: bool = False, required: bool = True
 ) -> list[FoundSeries]:
-    """The image series below a folder. Files with the name of another image or of a volume are passed over.
+    """Find the image series below a folder. Files named as other images or volumes are skipped.
 
     Args:
-        several_patients: take a folder with files of several patients; refused otherwise, since mixing them up is
-            nearly always a mistake.
-        resample: leave out, with a note, files that should be slices and cannot be read; refused otherwise.
-        required: refuse a folder without a series.
+        folder (`Path`): searched with all its subfolders; links are not followed.
+        several_patients (`bool`, *optional*, defaults to `False`): accept files of several patients, which is nearly
+            always a mistake.
+        resample (`bool`, *optional*, defaults to `False`): leave out damaged files, with a note, instead of refusing
+            the folder.
+        required (`bool`, *optional*, defaults to `True`): refuse a folder without a series.
+
+    Returns:
+        `list[FoundSeries]`: by series number.
 
     Raises:
         `MedGlipError`: no image series though one is required, several patients, a damaged file, or more than
@@ -109,22 +116,22 @@ def _left_out(broken: Sequence[_File], others: int) -> tuple[str, ...]:
 
 
 def _named(path: Path) -> bool:
-    """Whether a file's name says that it is DICOM; what macOS leaves beside files begins with a dot."""
+    """Return whether a file has a DICOM name; files of macOS that begin with a dot do not count."""
     return path.name.lower().endswith(DICOM_ENDINGS) and not path.name.startswith(".")
 
 
 def _pattern(path: Path) -> str:
-    """A file's name, whatever its numbers."""
+    """Return a file's name with its numbers replaced."""
     return re.sub(r"\d+", "0", path.name.lower())
 
 
 def _files(folder: Path, name: str) -> Iterator[_File]:
-    """Every file below a folder. Links are not followed."""
+    """Yield every file below a folder. Links are not followed."""
     count = 0
-    for place, folders, files in os.walk(folder):
+    for parent, folders, files in os.walk(folder):
         folders.sort()
         for file in sorted(files):
-            path = Path(place) / file
+            path = Path(parent) / file
             if is_named_input(path) or is_output(path) or path.is_symlink() or not path.is_file():
                 continue
             count += 1
@@ -141,15 +148,16 @@ def _file(path: Path) -> _File:
         header = read_header(path, TAGS)
         kind = _kind(header, header.preamble is not None or _named(path))
         return _image(path, header) if kind == IMAGE else _File(path, kind)
-    except Exception:  # damaged files make pydicom raise nearly anything
+    except Exception:  # pydicom raises nearly anything for damaged files
         return _File(path, BROKEN if _named(path) else OTHER)
 
 
 def _kind(header: Any, expected: bool) -> str:
-    """What a file is, by its header.
+    """Return the kind of a file by its header.
 
     Args:
-        expected: name or first bytes say that it is DICOM.
+        header (`pydicom.Dataset`): with what `TAGS` name.
+        expected (`bool`): its name or first bytes say that it is DICOM.
     """
     stated = header.get("SOPClassUID") or getattr(header, "file_meta", {}).get("MediaStorageSOPClassUID")
     if str(header.get("Modality") or "").strip().upper() in DERIVED_CODES:
@@ -168,7 +176,7 @@ def _image(path: Path, header: Any) -> _File:
 
 
 def _flat(header: Any) -> bool:
-    """Whether an image is of a modality whose images are no slices, and has no place in space."""
+    """Return whether an image has no position in the patient and a modality without slices."""
     try:
         modality = resolve_modality(str(header.get("Modality") or ""))
     except ValueError:
@@ -177,7 +185,7 @@ def _flat(header: Any) -> bool:
 
 
 def _patient(header: Any) -> tuple[str, str]:
-    """Whose file it is: the ID, or the name where there is none; in one spelling."""
+    """Return the patient's ID, else the name, in one spelling."""
     number = str(header.get("PatientID") or "").strip().casefold()
     name = str(header.get("PatientName") or "").strip(" ^").casefold()
     return (number, "") if number else ("", name)
@@ -186,22 +194,26 @@ def _patient(header: Any) -> tuple[str, str]:
 def _series_number(header: Any) -> int | None:
     try:
         return int(header.get("SeriesNumber"))
-    except Exception:  # none, or no number; it only names the series
+    except Exception:  # missing or not a number; it only names the series
         return None
 
 
 def _series(files: list[_File], notes: tuple[str, ...]) -> FoundSeries | None:
-    """Without its localizers; `None` if nothing else is in it."""
-    kept = [file for file in files if not file.localizer]
-    if not kept:
+    """Return a series without its localizers; `None` if there is nothing else."""
+    slices = [file for file in files if not file.localizer]
+    if not slices:
         return None
-    if len(kept) < len(files):
-        notes = (f"{len(files) - len(kept)} localizer images left out", *notes)
-    return FoundSeries(tuple(file.path for file in kept), kept[0].number, notes, kept[0].flat)
+    if len(slices) < len(files):
+        notes = (f"{len(files) - len(slices)} localizer images left out", *notes)
+    return FoundSeries(tuple(file.path for file in slices), slices[0].number, notes, slices[0].flat)
 
 
 def holds_slices(path: Path) -> bool:
-    """Whether a file is a multi-frame DICOM image whose frames lie in space, as those of an enhanced CT or MR do."""
+    """Return whether a file is a multi-frame DICOM image with a position for each frame, such as enhanced CT or MR.
+
+    Args:
+        path (`Path`): any file.
+    """
     try:
         if not is_marked(path) and not path.name.lower().endswith(DICOM_ENDINGS):
             return False
@@ -211,30 +223,33 @@ def holds_slices(path: Path) -> bool:
             several = int(header.get("NumberOfFrames") or 1) > 1
             derived = str(header.get("Modality") or "").strip().upper() in DERIVED_CODES
             return several and not derived and functional_item(header, 0, "PlanePositionSequence") is not None
-    except Exception:  # whatever is wrong with it, who reads it will say
+    except Exception:  # reading the file raises its own error
         return False
 
 
 def open_series(found: FoundSeries, name: str, resample: bool = False) -> VolumeSource:
-    """A series as a volume, read slice by slice.
+    """Open a series as a volume that is read slice by slice.
 
     Args:
-        name: of the folder, for messages and results. resample: see [`~volumes.dicom_series.index_series`].
+        found ([`FoundSeries`]): from [`find_series`].
+        name (`str`): of the folder, for messages and results.
+        resample (`bool`, *optional*, defaults to `False`): see [`~volumes.dicom_series.index_series`].
 
     Raises:
         `VolumeError`: names the folder and what is wrong with its slices.
     """
     shown = one_line(name, 120)
     try:
-        stack = index_series(found.files, resample, shown)
+        series = index_series(found.files, resample, shown)
     except VolumeError as error:
         raise VolumeError(f"{shown}: {error}", error.rule) from error
-    notes = tuple(f"{rule.replace('_', ' ')}: {value}" for rule, value in stack.notes)
+    notes = tuple(f"{rule.replace('_', ' ')}: {value}" for rule, value in series.notes)
     slices = tuple(
         SliceReference(piece.file, None if piece.frame is None else piece.frame + 1, position)
-        for piece, position in zip(stack.slices, stack.positions, strict=True)
+        for piece, position in zip(series.slices, series.positions, strict=True)
     )
-    return VolumeSource(stack.reader, name, stack.modality, (*found.notes, *notes), stacked=True, dicom_slices=slices)
+    notes = (*found.notes, *notes)
+    return VolumeSource(series.reader, name, series.modality, notes, stacked=True, dicom_slices=slices)
 
 
 __all__ = ["FoundSeries", "find_series", "holds_slices", "open_series"]

@@ -1,7 +1,7 @@
 # Copyright 2026 The MedGLIP authors. Licensed under the Apache License, Version 2.0.
-"""A DICOM series as one volume: its slices, or the frames of an enhanced file, in order. Through pydicom.
+"""Order the slices of a DICOM series, or the frames of an enhanced file, as one volume. Needs pydicom.
 
-Of the headers nothing but geometry, modality and the rescaling of values is kept.
+Only geometry, modality and the rescaling of values are kept of the headers.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from ..io.dicom_files import PIXEL_TAGS, open_dicom
 from ..io.dicom_pixels import GREY, PixelFormat, pixel_format
 from ..io.quiet import silent
 from ..modalities import resolve_modality
-from .dicom_slices import GAP, DicomSlices, Slice
+from .dicom_slices import GAP_TOLERANCE, DicomSlices, Slice
 from .geometry import Volume
 from .header import VolumeError, check_affine
 from .reader import SliceReader, stack
@@ -32,18 +32,22 @@ TAGS = [
     "ImagePositionPatient", "PixelSpacing", "SliceThickness", "RescaleSlope", "RescaleIntercept",
     "ModalityLUTSequence", "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence",
 ]  # fmt: skip
-SAME_PLACE_MM = 0.01
-# Larger numbers are damaged.
+SAME_POSITION_MM = 0.01
+# Larger coordinates are damaged.
 FARTHEST_MM = 1e6
-# A gantry tilts by 30 degrees at most; slices that run further to the side are no stack.
-TILT_DEGREES, MOST_TILT = 0.5, 45.0
-# A slice may be off its place in an even stack by this share of the distance of slices.
-OFF_PLACE = 0.2
-# Orientations are alike to this in their cosines; a scout lies at least so far from the slices (cosine).
-ALIKE, ACROSS = 1e-3, 0.98
+# Tilts are noted from the smaller angle on. A gantry tilts by 30 degrees at most; beyond the larger angle slices do
+# not form a stack.
+MIN_TILT_DEGREES, MAX_TILT_DEGREES = 0.5, 45.0
+# Largest distance of a slice from its position in an even stack, as a share of the distance between slices.
+POSITION_TOLERANCE = 0.2
+# Cosines of equal orientations differ by less than this.
+ORIENTATION_TOLERANCE = 1e-3
+SPACING_TOLERANCE_MM = 1e-3
+# The cosine between the normals of a scout and the slices is below this.
+MAX_SCOUT_COSINE = 0.98
 FRAME_BY_FRAME = "ground its frames one by one (--frame)"
-# What a slice must state, in words for its error.
-WORDS = {
+# Required elements: their names in messages and how many numbers they hold.
+REQUIRED = {
     "ImageOrientationPatient": ("orientation", 6),
     "ImagePositionPatient": ("position", 3),
     "PixelSpacing": ("pixel spacing", 2),
@@ -95,7 +99,7 @@ class SeriesIndex:
 
 @dataclass(frozen=True)
 class _Plane:
-    """A slice and where it lies: LPS mm, (rows, columns), mm from row to row and from column to column."""
+    """A slice and its position: LPS mm, (rows, columns), mm from row to row and from column to column."""
 
     piece: Slice
     orientation: NDArray[np.float64]
@@ -108,32 +112,40 @@ class _Plane:
     def normal(self) -> NDArray[np.float64]:
         return np.cross(self.orientation[:3], self.orientation[3:])
 
+    def is_parallel(self, other: _Plane) -> bool:
+        return bool(np.abs(self.orientation - other.orientation).max() < ORIENTATION_TOLERANCE)
+
 
 def read_series(paths: Sequence[str | Path], resample: bool = False) -> Series:
-    """Read the slices of one series, in any order, or one multi-frame file, into memory.
+    """Read the slices of one series into memory.
 
-    Args, Raises:
-        as [`index_series`].
+    Args:
+        paths (`Sequence[str | Path]`): in any order, or one multi-frame file.
+        resample (`bool`, *optional*, defaults to `False`): see [`index_series`].
+
+    Raises:
+        `VolumeError`: as [`index_series`].
     """
     found = index_series(paths, resample)
     return Series(stack(found.reader), found.modality, found.notes, found.files)
 
 
 def index_series(paths: Sequence[str | Path], resample: bool = False, name: str = "") -> SeriesIndex:
-    """Order the slices of one series by their headers; pixels are left on disk.
+    """Order the slices of one series by their headers; pixels stay on disk.
 
-    A tilted gantry is no matter: the affine keeps the shear. A lone slice that lies across the others, as a scout
-    does, is left out with a note.
+    The affine keeps the shear of a tilted gantry. A single slice that crosses the others, as a scout does, is left out
+    with a note.
 
     Args:
-        paths: in any order, or one multi-frame file.
-        resample: interpolate slices at even distances where they are uneven or missing, instead of refusing them.
+        paths (`Sequence[str | Path]`): in any order, or one multi-frame file.
+        resample (`bool`, *optional*, defaults to `False`): interpolate evenly spaced slices where they are uneven or
+            missing, instead of refusing them.
+        name (`str`, *optional*, defaults to `""`): of the folder, for messages about slices that are read later.
 
     Raises:
-        `VolumeError`: names the file, and how it can be mended; rule `"mixed_series"` for slices of several series,
-            sizes or orientations, or that lie to the side of the others, `"missing_slices"` for uneven distances,
-            `"duplicate_slices"` for different slices in one place, `"no_geometry"`, `"unreadable"`, `"too_large"`,
-            `"colour_volume"`.
+        `VolumeError`: names the file and what to do; rule `"mixed_series"` for slices of several series, sizes or
+            orientations, or to the side of the others, `"missing_slices"` for uneven distances, `"duplicate_slices"`
+            for different slices at one position, `"no_geometry"`, `"unreadable"`, `"too_large"`, `"colour_volume"`.
     """
     with silent("pydicom"):
         images = [image for path in paths if (image := _image(Path(path))) is not None]
@@ -156,7 +168,7 @@ class _Image:
 
 
 def _image(file: Path) -> _Image | None:
-    """The geometry of a file, `None` if it is no image; whatever is wrong with it is unreadable."""
+    """Read the header of a file; `None` if it is not an image."""
     try:
         with open_dicom(file, TAGS) as opened:
             header = opened.header
@@ -165,52 +177,53 @@ def _image(file: Path) -> _Image | None:
             stored_as = pixel_format(opened)
         if stored_as.photometric not in GREY:
             raise VolumeError(
-                f"{_name(file)}: is in color, and no slice of a volume: {_as_images(stored_as)}", "colour_volume"
+                f"{_name(file)}: is in color and not a slice of a volume: {_as_images(stored_as)}", "colour_volume"
             )
         return _Image(file, header, stored_as)
     except VolumeError:
         raise
     except MedGlipError as error:
         raise VolumeError(f"{_name(file)}: {error}", "unreadable") from None
-    except Exception as error:  # damaged files make pydicom raise nearly anything
+    except Exception as error:  # pydicom raises nearly anything for damaged files
         raise _damaged(file, error) from None
 
 
 def _as_images(stored_as: PixelFormat) -> str:
-    """How a file can be read that is no slice."""
+    """Return the hint for a file that is not a slice."""
     return "give the files one by one" if stored_as.frames == 1 else FRAME_BY_FRAME
 
 
 def _header_notes(images: Sequence[_Image]) -> tuple[tuple[str, str], ...]:
-    """What their headers leave out or say of all of them, each line once."""
+    """Return the warnings of all headers, each once."""
     incomplete = [("incomplete_header", note) for image in images for note in image.stored_as.warnings]
     mosaics = [("mosaic", note) for image in images for note in mosaic_notes(image.header)]
     return tuple(dict.fromkeys([*incomplete, *mosaics]))
 
 
 def _planes(image: _Image, several: bool) -> list[_Plane]:
-    """The slice of a file, or the frames of a multi-frame one.
+    """Return the slice of a file, or the frames of a multi-frame file.
 
     Args:
-        several: the file is one of several.
+        image ([`_Image`]): the file.
+        several (`bool`): the file is one of several.
     """
     file, header, count = image.file, image.header, image.stored_as.frames
     try:
         if count == 1:
             return [_plane(image, None)]
         if several:
-            told = "holds several frames and is one of several files: give it by itself"
-            raise VolumeError(f"{_name(file)}: {told}", "mixed_series")
+            reason = "holds several frames and is one of several files: give it by itself"
+            raise VolumeError(f"{_name(file)}: {reason}", "mixed_series")
         if functional_item(header, 0, "PlanePositionSequence") is None:
-            told = f"its frames state no positions: {_as_images(image.stored_as)}"
-            raise VolumeError(f"{_name(file)}: {told}", "no_geometry")
+            reason = f"its frames state no positions: {_as_images(image.stored_as)}"
+            raise VolumeError(f"{_name(file)}: {reason}", "no_geometry")
         if count > len(header.get("PerFrameFunctionalGroupsSequence") or ()):
-            told = f"states {count} frames, and positions of less: {_as_images(image.stored_as)}"
-            raise VolumeError(f"{_name(file)}: {told}", "no_geometry")
+            reason = f"states {count} frames, but fewer positions: {_as_images(image.stored_as)}"
+            raise VolumeError(f"{_name(file)}: {reason}", "no_geometry")
         return [_plane(image, frame) for frame in range(count)]
     except VolumeError:
         raise
-    except Exception as error:  # numbers that are none, among much else
+    except Exception as error:  # invalid numbers, among others
         raise _damaged(file, error) from None
 
 
@@ -227,23 +240,25 @@ def _plane(image: _Image, frame: int | None) -> _Plane:
     spacing = _stated(measures, "PixelSpacing", name)
     rows = orientation.reshape(2, 3)
     if spacing.min() <= 0:
-        raise VolumeError(f"{name}: its pixel spacing is zero or less: mend it, or take the file out", "no_geometry")
+        raise VolumeError(
+            f"{name}: its pixel spacing is not positive: correct it, or take the file out", "no_geometry"
+        )
     if np.abs(rows @ rows.T - np.eye(2)).max() > 0.02:
-        raise VolumeError(f"{name}: its orientation is none: mend it, or take the file out", "no_geometry")
+        raise VolumeError(f"{name}: its orientation is invalid: correct it, or take the file out", "no_geometry")
     piece = Slice.of(file, header, image.stored_as, group("PixelValueTransformationSequence"), frame)
     shape = (image.stored_as.rows, image.stored_as.columns)
     return _Plane(piece, orientation, position, spacing, shape, float(measures.get("SliceThickness") or 1.0))
 
 
 def _stated(group: Any, keyword: str, name: str) -> NDArray[np.float64]:
-    """Numbers of a header, all of them finite."""
-    word, length = WORDS[keyword]
+    """Return numbers of a header, all of them finite."""
+    word, length = REQUIRED[keyword]
     values = group.get(keyword)
     if values is None or np.size(values) != length:
-        raise VolumeError(f"{name}: states no {word} ({keyword}): mend it, or take the file out", "no_geometry")
+        raise VolumeError(f"{name}: states no {word} ({keyword}): correct it, or take the file out", "no_geometry")
     found = np.array(values, dtype=np.float64)
     if not (np.abs(found) < FARTHEST_MM).all():
-        raise VolumeError(f"{name}: its {word} is not finite: mend it, or take the file out", "no_geometry")
+        raise VolumeError(f"{name}: its {word} is not finite: correct it, or take the file out", "no_geometry")
     return found
 
 
@@ -273,78 +288,81 @@ def _stack(planes: list[_Plane], modality: str | None, resample: bool, name: str
 
 
 def _one_orientation(planes: list[_Plane]) -> tuple[list[_Plane], tuple[tuple[str, str], ...]]:
-    """The slices without lone ones that lie across the others; all of one size and orientation."""
+    """Return the slices without single ones that cross the others; all have one size and orientation."""
     groups: list[list[_Plane]] = []
     for plane in planes:
-        group = next((g for g in groups if np.abs(g[0].orientation - plane.orientation).max() < ALIKE), None)
+        group = next((group for group in groups if group[0].is_parallel(plane)), None)
         if group is None:
             groups.append([plane])
         else:
             group.append(plane)
     main = max(groups, key=len)
     others = [group for group in groups if group is not main]
-    lone = all(len(group) == 1 and abs(group[0].normal @ main[0].normal) < ACROSS for group in others)
+    lone = all(len(group) == 1 and abs(group[0].normal @ main[0].normal) < MAX_SCOUT_COSINE for group in others)
     if others and (len(main) < 3 or not lone):
         raise _differs(others[0][0], "orientation")
-    odd = next((p for p in main if p.shape != main[0].shape or np.abs(p.spacing - main[0].spacing).max() > 1e-3), None)
-    if odd is not None:
-        raise _differs(odd, "size" if odd.shape != main[0].shape else "pixel spacing")
+    for plane in main[1:]:
+        if plane.shape != main[0].shape:
+            raise _differs(plane, "size")
+        if np.abs(plane.spacing - main[0].spacing).max() > SPACING_TOLERANCE_MM:
+            raise _differs(plane, "pixel spacing")
     names = ", ".join(_name(group[0].piece.file) for group in others[:3])
     return main, ((("mixed_series", f"{names} left out, across the other slices"),) if others else ())
 
 
 def _differs(plane: _Plane, what: str) -> VolumeError:
-    told = f"is of another {what} than other slices of its series: {_apart(plane, 'take it out, or give')}"
-    return VolumeError(f"{plane.piece.name}: {told}", "mixed_series")
+    reason = f"has another {what} than other slices of its series: {_separately(plane, 'take it out, or give')}"
+    return VolumeError(f"{plane.piece.name}: {reason}", "mixed_series")
 
 
-def _apart(plane: _Plane, give: str = "give", each: str = "each") -> str:
-    """How slices that are no stack can be read: frames of one file cannot be put in folders."""
+def _separately(plane: _Plane, give: str = "give", each: str = "each") -> str:
+    """Return the hint for slices that do not form one stack; frames of one file cannot be put in folders."""
     return f"{give} a folder for {each}" if plane.piece.frame is None else FRAME_BY_FRAME
 
 
 def _without_copies(
     order: NDArray[np.int64], along: NDArray[np.float64], planes: Sequence[_Plane]
 ) -> tuple[NDArray[np.int64], tuple[tuple[str, str], ...]]:
-    """The order without slices that are there twice."""
-    kept: list[int] = []
+    """Return the order without copies of slices, and a note about them."""
+    unique: list[int] = []
     copies = 0
     for index in order.tolist():
-        if kept and along[index] - along[kept[-1]] < SAME_PLACE_MM:
-            first, second = planes[kept[-1]].piece, planes[index].piece
+        if unique and along[index] - along[unique[-1]] < SAME_POSITION_MM:
+            first, second = planes[unique[-1]].piece, planes[index].piece
             if not np.array_equal(first.pixels(), second.pixels()):
-                told = f"{first.name} and {second.name} differ and lie in one place: several phases or echoes;"
-                raise VolumeError(f"{told} {_apart(planes[index])}", "duplicate_slices")
+                reason = f"{first.name} and {second.name} differ at one position: several phases or echoes;"
+                raise VolumeError(f"{reason} {_separately(planes[index])}", "duplicate_slices")
             copies += 1
         else:
-            kept.append(index)
-    return np.array(kept), ((("duplicate_slices", f"{copies} copies left out"),) if copies else ())
+            unique.append(index)
+    return np.array(unique), ((("duplicate_slices", f"{copies} copies left out"),) if copies else ())
 
 
 def _check_line(planes: Sequence[_Plane], along: NDArray[np.float64]) -> None:
-    """Refuse slices that jump to the side: of a tilted gantry all do by the same."""
+    """Refuse slices that jump to the side; with a tilted gantry all are shifted evenly."""
     if len(planes) < 2:
         return
     normal, distances = planes[0].normal, np.diff(along)
     aside = np.array([plane.position for plane in planes]) - along[:, None] * normal
     slope = np.median(np.diff(aside, axis=0) / distances[:, None], axis=0)
     off = np.linalg.norm(aside - aside[0] - slope * (along - along[0])[:, None], axis=1)
-    wrong = np.flatnonzero(off > GAP * float(np.median(distances)))
-    if len(wrong) or np.degrees(np.arctan(np.linalg.norm(slope))) > MOST_TILT:
+    wrong = np.flatnonzero(off > GAP_TOLERANCE * float(np.median(distances)))
+    if len(wrong) or np.degrees(np.arctan(np.linalg.norm(slope))) > MAX_TILT_DEGREES:
         number = int(wrong[0]) if len(wrong) else 1
-        told = f"{planes[number].piece.name}: lies {max(off[number], np.linalg.norm(aside[number] - aside[0])):.1f} mm"
-        advice = _apart(planes[number], each="each stack")
-        raise VolumeError(f"{told} to the side of the slices before: {advice}", "mixed_series")
+        distance = max(off[number], np.linalg.norm(aside[number] - aside[0]))
+        advice = _separately(planes[number], each="each stack")
+        reason = f"is {distance:.1f} mm to the side of the slices before: {advice}"
+        raise VolumeError(f"{planes[number].piece.name}: {reason}", "mixed_series")
 
 
 def _uneven(along: NDArray[np.float64], planes: Sequence[_Plane]) -> str:
-    """What is wrong with the distances of slices, naming the file before the first wrong one; empty if nothing."""
+    """Return what is wrong with the distances of slices, naming the file before the first wrong one, else `""`."""
     if len(along) < 3:
         return ""
     distances = np.diff(along)
     usual = float(np.median(distances))
-    off = np.abs(along - np.linspace(along[0], along[-1], len(along))) > OFF_PLACE * usual
-    wrong = np.flatnonzero(np.abs(distances - usual) > GAP * usual)
+    off = np.abs(along - np.linspace(along[0], along[-1], len(along))) > POSITION_TOLERANCE * usual
+    wrong = np.flatnonzero(np.abs(distances - usual) > GAP_TOLERANCE * usual)
     if not len(wrong) and not off.any():
         return ""
     name = planes[int(wrong[0]) if len(wrong) else int(np.flatnonzero(off)[0]) - 1].piece.name
@@ -353,14 +371,14 @@ def _uneven(along: NDArray[np.float64], planes: Sequence[_Plane]) -> str:
 
 
 def _step(planes: Sequence[_Plane], along: NDArray[np.float64]) -> tuple[NDArray[np.float64], tuple[Any, ...]]:
-    """mm from slice to slice, and a note if that is not along the slices' normal."""
+    """Return the step from slice to slice in LPS mm, and a note if it is not along the slices' normal."""
     normal = planes[0].normal
     if len(planes) == 1:
         thickness = planes[0].thickness
         return normal * (thickness if np.isfinite(thickness) and thickness > 0 else 1.0), ()
     step = (planes[-1].position - planes[0].position) / (len(planes) - 1)
     angle = float(np.degrees(np.arccos(np.clip(step @ normal / np.linalg.norm(step), -1, 1))))
-    return step, ((("gantry_tilt", f"{angle:.1f} degrees"),) if angle > TILT_DEGREES else ())
+    return step, ((("gantry_tilt", f"{angle:.1f} degrees"),) if angle > MIN_TILT_DEGREES else ())
 
 
 def _modality(header: Any) -> str | None:
@@ -375,9 +393,8 @@ def _name(file: Path) -> str:
 
 
 def _damaged(file: Path, error: Exception) -> VolumeError:
-    # What pydicom says may quote the header.
-    told = f"{_name(file)}: is damaged ({type(error).__name__}): mend it, or take it out"
-    return VolumeError(told, "unreadable")
+    # pydicom's message may quote the header.
+    return VolumeError(f"{_name(file)}: is damaged ({type(error).__name__}): repair it, or take it out", "unreadable")
 
 
 __all__ = ["Series", "SeriesIndex", "index_series", "read_series"]

@@ -1,6 +1,5 @@
 # Copyright 2026 The MedGLIP authors. Licensed under the Apache License, Version 2.0.
-"""The pixels of a DICOM series, slice by slice: one file or frame is in memory at a time. Needs pydicom (extra
-`clinical`)."""
+"""Read the pixels of a DICOM series slice by slice. Needs pydicom (the extra `clinical`)."""
 
 from __future__ import annotations
 
@@ -18,22 +17,24 @@ from ..io.dicom_pixels import PixelFormat, pixel_format, read_frame
 from ..io.image_record import check_pixels
 from ..io.quiet import silent
 from .geometry import Volume
-from .header import LARGEST_RESCALE, MAX_BYTES, VolumeError
+from .header import MAX_BYTES, MAX_RESCALE, VolumeError
 
 
-# Slices whose distances differ by more than this share of the usual one leave a gap, or are none of one stack.
-GAP = 0.1
+# Distances of slices that differ by more than this share of the median leave a gap.
+GAP_TOLERANCE = 0.1
 
 
 @dataclass(frozen=True)
 class Slice:
     """A file or a frame of one, and how its stored numbers become values.
 
-    Attributes:
-        slope, intercept: the modality rescaling (PS3.3 C.11.1.1.2). High values are bright: those of pictures
-            that say MONOCHROME1, and are not in Hounsfield units, are turned round.
-        table: the file has a modality LUT in the place of a rescaling; its values are those of the table.
-        frame: of a multi-frame file, counted from 0.
+    Args:
+        file (`Path`): the file.
+        slope (`float`, *optional*, defaults to 1.0): of the modality rescaling (PS3.3 C.11.1.1.2). High values are
+            bright: MONOCHROME1 images that are not in HU are inverted.
+        intercept (`float`, *optional*, defaults to 0.0): of the modality rescaling.
+        table (`bool`, *optional*, defaults to `False`): the file has a modality LUT instead of a rescaling.
+        frame (`int`, *optional*): of a multi-frame file, counted from 0.
     """
 
     file: Path
@@ -44,17 +45,21 @@ class Slice:
 
     @classmethod
     def of(cls, file: Path, header: Any, stored_as: PixelFormat, scaled: Any, frame: int | None = None) -> Slice:
-        """From a header without pixels.
+        """Return the slice of a header.
 
         Args:
-            stored_as ([`PixelFormat`]): of the file. scaled: the part of the header that holds the rescaling.
+            file (`Path`): the file.
+            header (`pydicom.Dataset`): its header.
+            stored_as ([`PixelFormat`]): of the file.
+            scaled (`pydicom.Dataset`): the part of the header that holds the rescaling.
+            frame (`int`, *optional*): of a multi-frame file, counted from 0.
 
         Raises:
-            `VolumeError`: a rescaling that is not finite. `ValueError`: numbers that are none.
+            `VolumeError`: a rescaling that is not finite. `ValueError`: invalid numbers.
         """
         table = "ModalityLUTSequence" in header and scaled.get("RescaleSlope") is None
         slope, intercept = float(scaled.get("RescaleSlope", 1) or 1), float(scaled.get("RescaleIntercept", 0) or 0)
-        if not (np.abs([slope, intercept]) <= LARGEST_RESCALE).all():
+        if not (np.abs([slope, intercept]) <= MAX_RESCALE).all():
             raise VolumeError(f"{one_line(file.name, 60)}: a rescaling that is enormous or not finite", "unreadable")
         if stored_as.photometric == "MONOCHROME1" and str(header.get("Modality") or "").upper() != "CT":
             slope, intercept = -slope, -intercept
@@ -64,11 +69,11 @@ class Slice:
 
     @property
     def name(self) -> str:
-        """For messages."""
+        """Name of the file, and of the frame, for messages."""
         return one_line(self.file.name, 60) + ("" if self.frame is None else f": frame {self.frame + 1}")
 
     def pixels(self) -> NDArray:
-        """Stored numbers (rows, columns).
+        """Return the stored numbers (rows, columns).
 
         Raises:
             `VolumeError`: they cannot be decoded.
@@ -122,10 +127,11 @@ class DicomSlices:
 
 
 def frame_pixels(file: Path, frames: Sequence[int | None]) -> Iterator[NDArray]:
-    """Stored numbers of frames (counted from 0) of a file, in their order; one is in memory at a time.
+    """Yield the stored numbers of frames of a file; one is in memory at a time.
 
     Args:
-        file (`Path`): the file. frames: `None` is the first, of a file that has no other.
+        file (`Path`): the file.
+        frames (`Sequence[int | None]`): counted from 0; `None` for the only frame of a file.
 
     Raises:
         `VolumeError`: they cannot be decoded; names file and frame.
@@ -149,10 +155,10 @@ def _by_table(pixels: NDArray, piece: Slice) -> NDArray:
         with silent("pydicom"):
             header = read_header(piece.file)
             values = pydicom.pixels.apply_modality_lut(pixels, header).astype(np.float32)
-    except Exception as error:  # damaged tables make pydicom raise nearly anything
+    except Exception as error:  # pydicom raises nearly anything for damaged tables
         reason = f"{one_line(piece.file.name, 60)}: its modality LUT cannot be used ({type(error).__name__})"
         raise VolumeError(reason, "unreadable") from None
     return values if piece.slope > 0 else -values
 
 
-__all__ = ["GAP", "DicomSlices", "Slice", "frame_pixels"]
+__all__ = ["GAP_TOLERANCE", "DicomSlices", "Slice", "frame_pixels"]

@@ -1,8 +1,8 @@
 # Copyright 2026 The MedGLIP authors. Licensed under the Apache License, Version 2.0.
-"""What the readers of all volume formats share: their error, their limits, and a checked header.
+"""Shared parts of the readers of volume formats: their error, their limits, and a checked header.
 
-Every format is parsed by this package's own code (nibabel decodes the fixed fields of NIfTI). A header becomes a
-[`VolumeHeader`], which cannot be made with sizes, places or transforms that no volume has.
+Every format is parsed by this package (nibabel decodes the fixed fields of NIfTI). A [`VolumeHeader`] refuses sizes,
+positions and transforms that no volume has.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ MAX_BYTES = 2**32
 MAX_LENGTH = 2**15
 # The most bytes that one byte of a file becomes. Deflate cannot exceed 1032, bzip2 packs runs of 45 MB in 40 bytes.
 EXPANSION = {"raw": 1.0, "gzip": 1100.0, "bzip2": 2.0**21, "text": 4.0, "hex": 0.5}
-# Voxels of other sizes (mm), and volumes further away, are damaged headers.
-SMALLEST, LARGEST, FARTHEST = 1e-6, 1e5, 1e7
-# Values are 32-bit floating-point numbers.
-LARGEST_RESCALE = 1e30
+# Headers with voxels of other sizes, or volumes further away, are damaged (mm).
+MIN_SPACING, MAX_SPACING, MAX_COORDINATE = 1e-6, 1e5, 1e7
+# Largest slope and intercept; values are 32-bit floats.
+MAX_RESCALE = 1e30
 UNORIENTED = "its header says nothing of orientation: left and right may be wrong; state the axes (--axes) to be sure"
 UNSPACED = "its header says nothing of the size of voxels: they are taken as 1 mm, and mm are wrong if they are not"
 Shape = tuple[int, int, int]
@@ -36,9 +36,10 @@ Shape = tuple[int, int, int]
 class VolumeError(MedGlipError):
     """A volume that cannot be used.
 
-    Attributes:
-        rule: what is wrong, as one word for reports: `"unreadable"`, `"not_3d"`, `"colour_volume"`, `"bad_affine"`,
-            `"too_large"`, `"leaves_folder"`.
+    Args:
+        message (`str`): one line.
+        rule (`str`): what is wrong, as one word for reports: `"unreadable"`, `"not_3d"`, `"colour_volume"`,
+            `"bad_affine"`, `"too_large"`, `"leaves_folder"`.
     """
 
     def __init__(self, message: str, rule: str) -> None:
@@ -86,7 +87,7 @@ class VolumeHeader:
     def __post_init__(self) -> None:
         _check_shape(self)
         check_affine(self.shape, self.affine)
-        if not all(abs(number) <= LARGEST_RESCALE for number in (self.slope, self.intercept)):
+        if not all(abs(number) <= MAX_RESCALE for number in (self.slope, self.intercept)):
             raise VolumeError("states a slope or intercept that is enormous or not finite", "unreadable")
         _check_file(self)
 
@@ -115,7 +116,7 @@ def choose_volume(lengths: Sequence[int], number: int | None) -> tuple[Shape, in
     if number is None and count > 1:
         raise VolumeError(f"has 4 axes {axes}, not three: choose a volume from 1 to {count} (--volume)", "not_3d")
     if number is not None and not 1 <= number <= count:
-        raise VolumeError(f"has {count} volumes, none of the number {number}", "not_3d")
+        raise VolumeError(f"has {count} volumes and no volume {number}", "not_3d")
     return (axes[0], axes[1], axes[2]), (number or 1) - 1
 
 
@@ -128,13 +129,19 @@ def _check_shape(header: VolumeHeader) -> None:
 
 
 def check_affine(shape: Shape, affine: NDArray[np.float64]) -> None:
-    """Raise `VolumeError` for an affine (LPS mm) that no volume has."""
+    """Raise `VolumeError` for an affine that no volume has.
+
+    Args:
+        shape (`tuple[int, int, int]`): (i, j, k) voxels.
+        affine (`np.ndarray` of shape `(4, 4)`): index to LPS mm.
+    """
     try:
         grid = empty_grid(shape, affine)
     except ValueError as error:
         raise VolumeError(str(error), "bad_affine") from None
-    if np.abs(affine).max() > FARTHEST or not SMALLEST <= grid.spacing.min() <= grid.spacing.max() <= LARGEST:
-        raise VolumeError("states voxels of a size or a place that no volume has: mend its header", "bad_affine")
+    possible = MIN_SPACING <= grid.spacing.min() <= grid.spacing.max() <= MAX_SPACING
+    if np.abs(affine).max() > MAX_COORDINATE or not possible:
+        raise VolumeError("states an impossible size or position of voxels: correct its header", "bad_affine")
 
 
 def _check_file(header: VolumeHeader) -> None:

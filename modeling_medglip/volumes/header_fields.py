@@ -1,8 +1,8 @@
 # Copyright 2026 The MedGLIP authors. Licensed under the Apache License, Version 2.0.
-"""The one strict grammar of text headers, NRRD's and MetaImage's.
+"""Parse the text headers of NRRD and MetaImage by one strict grammar.
 
-Headers may name files, and programs disagree about what a line means. So no library reads them: only what this
-grammar accepts is a header, and a file that it names is read only where the caller allows that.
+Headers may name files, and libraries disagree about what a line means. Only what this grammar accepts is a header, and
+a file that it names is read only if the caller allows it.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ HEADER_BYTES = 2**16
 LINE_BYTES = 2**14
 MAX_AXES = 16
 NUMBER = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?")
-# Everything that a program may take for the end of a line or of a text.
+# Characters that a program may take for the end of a line or of a text.
 CONTROL = re.compile("[\x00-\x08\x0a-\x1f\x7f-\x9f\u2028\u2029]")
 # mm in a unit of length.
 LENGTH_UNITS = {
@@ -56,16 +56,21 @@ def header_lines(content: bytes) -> list[str]:
     return lines
 
 
-def add_field(fields: Fields, line: str, mark: str) -> str:
-    """Add a line `name mark value` to fields and return its name in lower case without spaces.
+def add_field(fields: Fields, line: str, separator: str) -> str:
+    """Add a line `name separator value` to fields and return its name in lower case without spaces.
+
+    Args:
+        fields (`dict[str, str]`): takes the value.
+        line (`str`): of the header.
+        separator (`str`): between name and value.
 
     Raises:
-        `VolumeError`: no such line, or a name that comes twice.
+        `VolumeError`: not such a line, or a repeated name.
     """
-    name, found, value = line.partition(mark)
+    name, separated, value = line.partition(separator)
     key = name.lower().replace(" ", "")
-    if not found or not key or not name[0].isalnum() or ("=" in name or ":" in name):
-        raise VolumeError(f"has a line that is no header's: {one_line(line, 40)!r}", "unreadable")
+    if not separated or not key or not name[0].isalnum() or ("=" in name or ":" in name):
+        raise VolumeError(f"has an invalid line in its header: {one_line(line, 40)!r}", "unreadable")
     if key in fields:
         raise VolumeError(f"states {one_line(name.strip(), 40)} twice", "unreadable")
     fields[key] = value.strip()
@@ -75,8 +80,14 @@ def add_field(fields: Fields, line: str, mark: str) -> str:
 def whole_numbers(fields: Fields, name: str, count: int, default: int | None = None) -> list[int]:
     """Return the whole numbers of a field.
 
+    Args:
+        fields (`dict[str, str]`): of the header.
+        name (`str`): of the field.
+        count (`int`): how many numbers.
+        default (`int`, *optional*): each number of a missing field.
+
     Raises:
-        `VolumeError`: there are not that many, or others.
+        `VolumeError`: another count, or invalid numbers.
     """
     text = fields.get(name, "" if default is None else " ".join([str(default)] * count)).split()
     if len(text) != count or not all(re.fullmatch(r"[+-]?[0-9]{1,18}", word) for word in text):
@@ -87,8 +98,12 @@ def whole_numbers(fields: Fields, name: str, count: int, default: int | None = N
 def count_of_axes(fields: Fields, name: str) -> int:
     """Return how many axes a header states.
 
+    Args:
+        fields (`dict[str, str]`): of the header.
+        name (`str`): of the field.
+
     Raises:
-        `VolumeError`: none, more than `MAX_AXES`, or not a whole number.
+        `VolumeError`: zero, more than `MAX_AXES`, or not a whole number.
     """
     axes = whole_numbers(fields, name, 1)[0]
     if not 1 <= axes <= MAX_AXES:
@@ -97,15 +112,20 @@ def count_of_axes(fields: Fields, name: str) -> int:
 
 
 def numbers(words: Sequence[str], count: int, name: str) -> NDArray[np.float64]:
-    """Return words as finite numbers.
+    """Convert words to finite numbers.
+
+    Args:
+        words (`Sequence[str]`): one number each.
+        count (`int`): how many.
+        name (`str`): of the field, for messages.
 
     Raises:
-        `VolumeError`: there are not that many, or others.
+        `VolumeError`: another count, or invalid numbers.
     """
     if len(words) == count and all(NUMBER.fullmatch(word) for word in words):
-        found = np.array([float(word) for word in words])
-        if np.isfinite(found).all():
-            return found
+        values = np.array([float(word) for word in words])
+        if np.isfinite(values).all():
+            return values
     raise VolumeError(f"does not state {count} finite numbers as {name}", "bad_affine")
 
 
@@ -114,31 +134,37 @@ def voxel_file(header: Path, name: str, inside: Sequence[str], detached: bool) -
 
     Args:
         header (`Path`): the file with the header.
-        name (`str`): what the header says; one of `inside` for its own file.
-        detached (`bool`): it may be another file, by plain name in the same folder.
+        name (`str`): the file that the header names.
+        inside (`Sequence[str]`): names that mean the header's own file.
+        detached (`bool`): allow another file, by plain name in the same folder.
 
     Raises:
-        `VolumeError`: another file, and that is not allowed, leads out of the folder, or is not there.
+        `VolumeError`: another file that is not allowed, outside the folder, or missing.
     """
     if name in inside:
         return header, True
-    plain, told = name.removeprefix("./"), repr(one_line(name, 60))
+    plain, shown = name.removeprefix("./"), repr(one_line(name, 60))
     if not detached:
         raise VolumeError(
-            f"has its voxels in another file, {told}: convert it to one file (.nrrd, .mha)", "leaves_folder"
+            f"has its voxels in another file, {shown}: convert it to one file (.nrrd, .mha)", "leaves_folder"
         )
     if plain.split(" ")[0].upper() == "LIST" or "%" in plain:
-        raise VolumeError(f"has its voxels in many files, {told}, some perhaps outside its folder", "leaves_folder")
+        raise VolumeError(f"has its voxels in many files, {shown}, which may be outside its folder", "leaves_folder")
     target = header.parent / plain
     if plain != target.name or "\\" in plain or target.resolve().parent != header.parent.resolve():
-        raise VolumeError(f"points to {told} outside its folder", "leaves_folder")
+        raise VolumeError(f"points to {shown} outside its folder", "leaves_folder")
     if not target.is_file():
-        raise VolumeError(f"points to {told}, which is not a file beside it", "unreadable")
+        raise VolumeError(f"points to {shown}, which is not a file in its folder", "unreadable")
     return target.resolve(), False
 
 
 def length_factor(unit: str, notes: list[str]) -> float:
-    """Return the mm in a unit of length; an unknown one is taken as mm, and noted."""
+    """Return the mm in a unit of length.
+
+    Args:
+        unit (`str`): its name.
+        notes (`list[str]`): takes a line about an unknown unit, which counts as mm.
+    """
     if unit.strip() in UNKNOWN_UNITS:
         return 1.0
     factor = LENGTH_UNITS.get(unit.strip() if len(unit.strip()) == 1 else unit.strip().lower())

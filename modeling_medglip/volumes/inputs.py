@@ -1,5 +1,5 @@
 # Copyright 2026 The MedGLIP authors. Licensed under the Apache License, Version 2.0.
-"""What [`~modeling_medglip.ground_volume`] takes: files, folders, arrays with an affine, images of nibabel."""
+"""Open what [`~modeling_medglip.ground_volume`] takes: files, folders, volumes, images of nibabel."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 from ..errors import MedGlipError, UsageError, one_line
 from ..io.image import DICOM_ENDINGS
 from .geometry import Volume
-from .nifti import image_place
+from .nifti import image_affine
 from .reader import is_volume_file
 from .source import VolumeSource, open_volume
 
@@ -65,18 +65,18 @@ def open_path(path: Path, number: int | None = None) -> VolumeSource:
 
 
 def _of_nibabel(image: Any, number: int | None) -> VolumeSource:
-    """An image of nibabel, whose frame is RAS."""
+    """Return a source for an image of nibabel, whose frame is RAS."""
     lengths = tuple(int(length) for length in image.shape)
     count = int(np.prod(lengths[3:], dtype=np.int64)) if len(lengths) > 3 else 1
     if number is None and count > 1:
         raise UsageError(f"the image has {count} volumes: choose one by its number")
     if number is not None and not 1 <= number <= count:
-        raise UsageError(f"the image has {count} volumes, none of the number {number}")
+        raise UsageError(f"the image has {count} volumes and no volume {number}")
     try:
         stored = image.dataobj.get_unscaled() if hasattr(image.dataobj, "get_unscaled") else image.dataobj
         place = np.unravel_index((number or 1) - 1, lengths[3:], order="F") if len(lengths) > 3 else ()
         array = np.asanyarray(stored[(..., *place)])
-        affine, notes = image_place(image)
+        affine, notes = image_affine(image)
         volume = Volume(array[..., None] if array.ndim == 2 else array, affine, *_rescale(image.dataobj))
     except ValueError as error:
         raise UsageError(f"the image cannot be used: {one_line(error)}") from None
@@ -85,7 +85,7 @@ def _of_nibabel(image: Any, number: int | None) -> VolumeSource:
 
 
 def _rescale(stored: Any) -> tuple[float, float]:
-    """Slope and intercept of an image's stored numbers."""
+    """Return slope and intercept of an image's stored numbers."""
     slope, intercept = (float(getattr(stored, name, default)) for name, default in (("slope", 1.0), ("inter", 0.0)))
     return (slope, intercept) if np.isfinite([slope, intercept]).all() and slope else (1.0, 0.0)
 

@@ -1,5 +1,5 @@
 # Copyright 2026 The MedGLIP authors. Licensed under the Apache License, Version 2.0.
-"""Reading headers of MetaImage files (`.mha`, `.mhd`)."""
+"""Read headers of MetaImage files (`.mha`, `.mhd`)."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def meta_header(file: Path, number: int | None = None, detached: bool = False) -
     Args:
         file (`Path`): begins with the header.
         number (`int`, *optional*): which volume of a 4-D file, counted from 1.
-        detached (`bool`, *optional*, defaults to `False`): voxels may be in another file beside this one.
+        detached (`bool`, *optional*, defaults to `False`): voxels may be in another file of the folder.
 
     Raises:
         `VolumeError`: what is wrong, without the file's name.
@@ -64,7 +64,7 @@ def meta_header(file: Path, number: int | None = None, detached: bool = False) -
 
 
 def _meta_fields(file: Path) -> tuple[Fields, int]:
-    """The fields of a header, and where it ends."""
+    """Return the fields of a header, and the byte where it ends."""
     with file.open("rb") as stream:
         content = stream.read(HEADER_BYTES)
     fields: Fields = {}
@@ -72,12 +72,12 @@ def _meta_fields(file: Path) -> tuple[Fields, int]:
     while "elementdatafile" not in fields:
         stop = content.find(b"\n", end) + 1
         if stop == 0 and (len(content) == HEADER_BYTES or not content[end:]):
-            raise VolumeError(f"is no MetaImage file: no ElementDataFile in {HEADER_BYTES} bytes", "unreadable")
+            raise VolumeError(f"is not a MetaImage file: no ElementDataFile in {HEADER_BYTES} bytes", "unreadable")
         stop = stop or len(content)
         add_field(fields, header_lines(content[end:stop])[0], "=")
         end = stop
     if fields.get("objecttype", "Image").lower() != "image":
-        raise VolumeError("is a MetaIO file of another object than an image", "unreadable")
+        raise VolumeError("is a MetaIO file of another object, not an image", "unreadable")
     if _one_of(fields, ("binarydata",)) is not None and not _boolean(fields, "binarydata"):
         raise VolumeError("holds its voxels as text: save them in binary form", "unreadable")
     return fields, end
@@ -96,14 +96,14 @@ def _meta_type(fields: Fields) -> np.dtype:
 
 
 def _meta_affine(fields: Fields, axes: int) -> tuple[NDArray[np.float64], tuple[str, ...]]:
-    """Index -> LPS mm, and notes. Each row of the matrix is the direction of an array axis."""
+    """Return the affine to LPS mm, and notes. Each row of the stored matrix is the direction of an array axis."""
     notes: list[str] = []
     factor = length_factor(fields.get("distanceunits", ""), notes)
     spacing, spaced = _meta_numbers(fields, ("elementspacing",), axes)
     if not spaced:
         spacing, spaced = _meta_numbers(fields, ("elementsize",), axes)
     if spaced and not spacing.all():
-        raise VolumeError("states voxels of 0 mm: mend its header, or convert it anew", "bad_affine")
+        raise VolumeError("states voxels of 0 mm: correct its header, or convert it again", "bad_affine")
     origin, _ = _meta_numbers(fields, ORIGIN, axes)
     matrix, oriented = _meta_numbers(fields, DIRECTION, axes * axes)
     affine = np.eye(4)
@@ -115,14 +115,13 @@ def _meta_affine(fields: Fields, axes: int) -> tuple[NDArray[np.float64], tuple[
 
 
 def _meta_numbers(fields: Fields, names: Sequence[str], count: int) -> tuple[NDArray[np.float64], bool]:
-    """The numbers of a field with several names, or zeros, and whether it is there."""
+    """Return the numbers of a field with several names, or zeros, and whether the field is there."""
     text = _one_of(fields, names)
     return (np.zeros(count), False) if text is None else (numbers(text.split(), count, names[0]), True)
 
 
 def _meta_offset(fields: Fields, source: Path, end: int, needed: int | None) -> int:
-    """Where the encoded voxels begin: after the header, at a byte of the file, or (-1) so that the file ends with
-    them."""
+    """Return the byte at which encoded voxels begin: after the header, as stated, or (-1) counted from the end."""
     size = whole_numbers(fields, "headersize", 1, 0)[0]
     if size == -1 and needed is not None:
         size = source.stat().st_size - needed
@@ -134,11 +133,11 @@ def _meta_offset(fields: Fields, source: Path, end: int, needed: int | None) -> 
 
 
 def _one_of(fields: Fields, names: Sequence[str]) -> str | None:
-    """The value of a field with several names."""
-    found = [fields[name] for name in names if name in fields]
-    if len(set(found)) > 1:
+    """Return the value of a field with several names."""
+    values = [fields[name] for name in names if name in fields]
+    if len(set(values)) > 1:
         raise VolumeError(f"states {names[0]} in two ways", "unreadable")
-    return found[0] if found else None
+    return values[0] if values else None
 
 
 def _boolean(fields: Fields, name: str) -> bool:

@@ -1,8 +1,8 @@
 # Copyright 2026 The MedGLIP authors. Licensed under the Apache License, Version 2.0.
-"""Reading headers of NIfTI files (`.nii`, `.nii.gz`).
+"""Read headers of NIfTI files (`.nii`, `.nii.gz`).
 
-nibabel decodes the fixed fields. Extensions are never read, whatever their number and size. Where writers break the
-standard in ways that ITK reads, so does this module; what stays ambiguous is refused.
+nibabel decodes the fixed fields. Extensions are never read. Violations of the standard that ITK accepts are accepted;
+ambiguous headers are refused.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from .header import UNORIENTED, VolumeError, VolumeHeader, choose_volume
 from .voxels import is_gzip, open_decoded, read_bytes
 
 
-# mm in a unit of xyzt_units; a file that states none counts in mm.
-UNITS = {1: ("metres", 1000.0), 3: ("micrometres", 0.001)}
+# Units of xyzt_units that are not mm, in mm; a file without a unit counts in mm.
+UNITS = {1: ("meters", 1000.0), 3: ("micrometers", 0.001)}
 KNOWN_UNITS = (0, 1, 2, 3)
-# Extensions come before the voxels; larger ones than this are a way to make readers inflate or skip for long.
+# Largest offset of the voxels. Larger extensions only make readers inflate or skip data.
 MAX_OFFSET = 2**24
 QFORM_USED = "its sform is singular or not finite: its qform is used instead"
-OFFSET_MENDED = "its header says that voxels begin at byte 0: they are read from where the header ends"
+OFFSET_ASSUMED = "its header says that voxels begin at byte 0: they are read from the end of the header"
 # How far the squares of a quaternion may add up to more than 1, by rounding.
 QUATERNION_TOLERANCE = 1e-3
 
@@ -35,7 +35,7 @@ def nifti_header(file: Path, number: int | None = None) -> VolumeHeader:
     """Return the checked header of a NIfTI file.
 
     Args:
-        file (`Path`): packed by gzip or not, whatever its name says.
+        file (`Path`): compressed by gzip or not, whatever its name says.
         number (`int`, *optional*): which volume of a 4-D file, counted from 1.
 
     Raises:
@@ -62,17 +62,17 @@ def nifti_header(file: Path, number: int | None = None) -> VolumeHeader:
     )
 
 
-def image_place(image: Any) -> tuple[NDArray[np.float64], tuple[str, ...]]:
-    """Return where an image of nibabel lies, and what should be known of it, one line each, as of a file.
+def image_affine(image: Any) -> tuple[NDArray[np.float64], tuple[str, ...]]:
+    """Return the affine of an image of nibabel, and notes as for a file.
 
     Args:
-        image: of any of nibabel's formats; Analyze 7.5 says nothing of orientation, unless a `.mat` file does.
+        image: of any of nibabel's formats; Analyze 7.5 states no orientation, unless a `.mat` file does.
 
     Returns:
-        (4, 4) index -> LPS mm, by the unit that its header states; notes.
+        `tuple[np.ndarray, tuple[str, ...]]`: (4, 4) index to LPS mm, by the unit of the header; notes, one line each.
 
     Raises:
-        `VolumeError`: the qform has to be used, and is none.
+        `VolumeError`: the qform is needed and invalid.
     """
     from nibabel.analyze import AnalyzeHeader
 
@@ -91,7 +91,11 @@ def image_place(image: Any) -> tuple[NDArray[np.float64], tuple[str, ...]]:
 
 
 def unit_note(header: Any) -> tuple[str, ...]:
-    """Return what should be known of the unit of a NIfTI header: nothing of mm."""
+    """Return a note about the unit of a NIfTI header unless it is mm.
+
+    Args:
+        header: nibabel's header.
+    """
     code = int(header["xyzt_units"]) & 7
     if code not in KNOWN_UNITS:
         return (f"its header counts in an unknown unit ({code}): it is taken as mm",)
@@ -100,15 +104,15 @@ def unit_note(header: Any) -> tuple[str, ...]:
 
 
 def _lps_mm(affine: NDArray[np.float64], header: Any) -> NDArray[np.float64]:
-    """An affine to RAS as one to LPS, in mm if the header is NIfTI's and states another unit."""
-    scaled = affine * np.diag(RAS_LPS)[:, None]  # a product of matrices would warn of infinite numbers
+    """Convert an affine to RAS to one to LPS mm, by the unit of a NIfTI header."""
+    scaled = affine * np.diag(RAS_LPS)[:, None]  # a matrix product would warn about infinite numbers
     if isinstance(getattr(header, "structarr", None), np.ndarray) and "xyzt_units" in header.keys():
         scaled[:3] *= UNITS.get(int(header["xyzt_units"]) & 7, ("", 1.0))[1]
     return scaled
 
 
 def _stored_header(file: Path, encoding: str) -> Any:
-    """nibabel's header, as it is stored; without extensions."""
+    """Read nibabel's header as it is stored, without extensions."""
     try:
         import nibabel
     except ModuleNotFoundError:
@@ -135,12 +139,12 @@ def _with_magic(header: Any) -> Any:
 
 
 def _dtype(header: Any) -> np.dtype[Any]:
-    """The type of the stored numbers, in the byte order of the file."""
+    """Return the type of the stored numbers, in the byte order of the file."""
     try:
         with silent("nibabel.global"):
             dtype = header.get_data_dtype()
     except KeyError:
-        dtype = np.dtype("V")  # as nibabel says for codes that it knows and cannot read
+        dtype = np.dtype("V")  # nibabel's answer for types that it cannot read
     if dtype == np.dtype("V"):
         raise VolumeError(f"holds voxels of an unknown type ({int(header['datatype'])})", "unreadable")
     if dtype.fields is not None or dtype.kind not in "buif":
@@ -148,12 +152,12 @@ def _dtype(header: Any) -> np.dtype[Any]:
     if dtype.itemsize > 8:
         raise VolumeError(f"holds {dtype} voxels: save them as float64", "unreadable")
     if int(header["bitpix"]) not in (0, dtype.itemsize * 8):
-        raise VolumeError(f"states {int(header['bitpix'])} bits for {dtype} voxels: which is right?", "unreadable")
+        raise VolumeError(f"states {int(header['bitpix'])} bits for {dtype} voxels: correct its header", "unreadable")
     return dtype
 
 
 def _lengths(header: Any) -> tuple[int, ...]:
-    """Voxels along all axes; a single slice (two axes) has a third of one voxel."""
+    """Return the voxels along all axes; a single slice (two axes) gets a third axis of one voxel."""
     axes = int(header["dim"][0])
     if not 1 <= axes <= 7:
         raise VolumeError(f"states {axes} axes", "unreadable")
@@ -162,24 +166,24 @@ def _lengths(header: Any) -> tuple[int, ...]:
 
 
 def _voxel_offset(header: Any) -> tuple[int, tuple[str, ...]]:
-    """Where voxels begin in the unpacked file, and what was mended of it."""
+    """Return the byte of the decompressed file at which voxels begin, and a note if that is assumed."""
     first = int(header.sizeof_hdr) + 4
     offset = float(header["vox_offset"])
     if offset == 0:
-        return first, (OFFSET_MENDED,)
+        return first, (OFFSET_ASSUMED,)
     if not first <= offset <= MAX_OFFSET or offset != int(offset):
         raise VolumeError(f"states that voxels begin at byte {offset:g}, not {first} or after", "unreadable")
     return int(offset), ()
 
 
 def _rescale(header: Any) -> tuple[float, float]:
-    """Slope and intercept; a slope of 0, or one that is not finite, means that there is none."""
+    """Return slope and intercept; a slope of 0, or one that is not finite, means no rescaling."""
     slope, intercept = float(header["scl_slope"]), float(header["scl_inter"])
     return (slope, intercept) if np.isfinite(slope) and slope else (1.0, 0.0)
 
 
 def _ras_affine(header: Any) -> tuple[NDArray[np.float64], tuple[str, ...]]:
-    """Index -> RAS in the header's unit, and notes: of the sform, of the qform, or of the spacing alone."""
+    """Return the affine to RAS in the header's unit, and notes: the sform, else the qform, else the spacing alone."""
     if int(header["sform_code"]) > 0:
         sform = np.asarray(header.get_sform(), dtype=np.float64)
         if affine_fault(sform) is None:
@@ -196,32 +200,34 @@ def _ras_affine(header: Any) -> tuple[NDArray[np.float64], tuple[str, ...]]:
 
 
 def _orientation_note(affine: NDArray[np.float64]) -> tuple[str, ...]:
-    """A warning of a transform that only scales voxels from a corner at the origin: programs write that which know
-    nothing better."""
+    """Return a warning for a transform that only scales voxels from the origin, as programs without geometry write."""
     turned = np.abs(affine[:3, :3] - np.diag(np.diag(affine[:3, :3]))).max() > 0
     return () if np.abs(affine[:3, 3]).max() > 0 or turned else (UNORIENTED,)
 
 
 def _spacing(header: Any) -> NDArray[np.float64]:
-    """The size of voxels (pixdim); refused if it is zero or less."""
+    """Return the size of voxels (pixdim); refuse zero or less."""
     spacing = np.asarray(header["pixdim"][1:4], dtype=np.float64).copy()
-    if int(header["dim"][0]) == 2:  # nothing is stated of the third axis
+    if int(header["dim"][0]) == 2:  # the third axis is not stated
         spacing[2] = 1.0
     if not (np.isfinite(spacing).all() and spacing.min() > 0):
         stated = " ".join(f"{value:g}" for value in spacing)
-        raise VolumeError(f"states voxels of {stated} mm (pixdim): mend its header, or convert it anew", "bad_affine")
+        reason = f"states voxels of {stated} mm (pixdim): correct its header, or convert it again"
+        raise VolumeError(reason, "bad_affine")
     return spacing
 
 
 def _qform(header: Any) -> NDArray[np.float64]:
-    """Index -> RAS of quaternion, offset and spacing, as nifti1.h says: pixdim[0] is -1 for a mirrored third axis, and
-    anything that is not negative means 1."""
+    """Return the affine to RAS of quaternion, offset and spacing.
+
+    By nifti1.h, pixdim[0] is -1 for a flipped third axis; anything not negative means 1.
+    """
     import nibabel.quaternions
 
     b, c, d = (float(header[f"quatern_{name}"]) for name in "bcd")
     rest = 1.0 - (b * b + c * c + d * d)
     if not rest >= -QUATERNION_TOLERANCE:
-        raise VolumeError("states a rotation that is none (quatern_b, c, d): mend its header", "bad_affine")
+        raise VolumeError("states an invalid rotation (quatern_b, c, d): correct its header", "bad_affine")
     qform = np.eye(4)
     steps = _spacing(header) * [1.0, 1.0, -1.0 if float(header["pixdim"][0]) < 0 else 1.0]
     qform[:3, :3] = nibabel.quaternions.quat2mat([np.sqrt(max(rest, 0.0)), b, c, d]) * steps
@@ -229,4 +235,4 @@ def _qform(header: Any) -> NDArray[np.float64]:
     return qform
 
 
-__all__ = ["image_place", "nifti_header", "unit_note"]
+__all__ = ["image_affine", "nifti_header", "unit_note"]

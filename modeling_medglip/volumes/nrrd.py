@@ -1,5 +1,5 @@
 # Copyright 2026 The MedGLIP authors. Licensed under the Apache License, Version 2.0.
-"""Reading headers of NRRD files (`.nrrd`, `.nhdr`); https://teem.sourceforge.net/nrrd/format.html."""
+"""Read headers of NRRD files (`.nrrd`, `.nhdr`), https://teem.sourceforge.net/nrrd/format.html."""
 
 from __future__ import annotations
 
@@ -42,14 +42,14 @@ ENCODINGS = {
     "raw": "raw", "gzip": "gzip", "gz": "gzip", "bzip2": "bzip2", "bz2": "bzip2", "ascii": "text", "text": "text",
     "txt": "text", "hex": "hex",
 }  # fmt: skip
-# Factors from the axes of a space to LPS; only named anatomical directions say where the patient's left is.
+# Factors from the axes of a space to LPS; only anatomical spaces tell the patient's left.
 ANATOMICAL = {
     "left-posterior-superior": (1, 1, 1), "lps": (1, 1, 1),
     "right-anterior-superior": (-1, -1, 1), "ras": (-1, -1, 1),
     "left-anterior-superior": (1, -1, 1), "las": (1, -1, 1),
 }  # fmt: skip
 WITHOUT_ANATOMY = ("", "scanner-xyz", "3d-right-handed", "3d-left-handed")
-# Kinds of an axis along which whole volumes follow each other; along others lie the components of a voxel.
+# Kinds of axes that list whole volumes; axes of other kinds hold the components of a voxel.
 SERIES_KINDS = ("", "???", "none", "list", "time", "domain", "space", "scalar", "stub")
 MAX_SKIPPED_LINES = 1000
 
@@ -60,7 +60,7 @@ def nrrd_header(file: Path, number: int | None = None, detached: bool = False) -
     Args:
         file (`Path`): begins with the header.
         number (`int`, *optional*): which volume of a 4-D file, counted from 1.
-        detached (`bool`, *optional*, defaults to `False`): voxels may be in another file beside this one.
+        detached (`bool`, *optional*, defaults to `False`): voxels may be in another file of the folder.
 
     Raises:
         `VolumeError`: what is wrong, without the file's name.
@@ -80,14 +80,14 @@ def nrrd_header(file: Path, number: int | None = None, detached: bool = False) -
     if skip == -1 and encoding == "raw":
         skip = source.stat().st_size - offset - int(np.prod(sizes, dtype=object)) * dtype.itemsize
     if skip < 0:
-        raise VolumeError("states a byte skip that leads before its voxels", "unreadable")
+        raise VolumeError("states an invalid byte skip", "unreadable")
     affine, notes = _affine(fields, spatial)
     where = (offset, skip + before, channels, index if first else 0)
     return VolumeHeader(source, shape, dtype, affine, encoding, *where, notes=notes)
 
 
 def _fields(file: Path) -> tuple[Fields, int]:
-    """The fields of a header, names without spaces, and where it ends: at an empty line, or with the file."""
+    """Return the fields of a header, and the byte where it ends: after an empty line, or with the file."""
     with file.open("rb") as stream:
         content = stream.read(HEADER_BYTES)
     found = re.search(rb"\r?\n\r?\n", content)
@@ -96,7 +96,7 @@ def _fields(file: Path) -> tuple[Fields, int]:
     end = len(content) if found is None else found.end()
     magic, *lines = header_lines(content[: found.start() if found else end])
     if not MAGIC.fullmatch(magic):
-        raise VolumeError("is not a NRRD file", "unreadable")
+        raise VolumeError("is not an NRRD file", "unreadable")
     fields: Fields = {}
     for line in lines:
         if not line.startswith("#") and not re.match(r"[^:]+:=", line):  # comments, and keys of other programs
@@ -105,7 +105,7 @@ def _fields(file: Path) -> tuple[Fields, int]:
 
 
 def _type(fields: Fields) -> tuple[np.dtype, str]:
-    """The type of the stored numbers, and the encoding as in [`VolumeHeader`]."""
+    """Return the type of the stored numbers, and the encoding as in [`VolumeHeader`]."""
     name, encoding = fields.get("type", "").lower(), fields.get("encoding", "").lower()
     if name not in TYPES:
         raise VolumeError(f"holds voxels of an unknown type, {one_line(name, 40)!r}", "unreadable")
@@ -120,7 +120,7 @@ def _type(fields: Fields) -> tuple[np.dtype, str]:
 
 
 def _spatial_axes(fields: Fields, sizes: list[int]) -> list[int]:
-    """The three array axes that lie in space. Others may have one voxel, or hold volumes: one axis before or after."""
+    """Return the three spatial axes. Others may have one voxel, or list volumes: one axis before or after."""
     vectors, kinds = _vectors(fields, len(sizes)), _kinds(fields, len(sizes))
     if vectors is not None:
         spatial = [axis for axis, vector in enumerate(vectors) if vector != "none"]
@@ -129,14 +129,14 @@ def _spatial_axes(fields: Fields, sizes: list[int]) -> list[int]:
     else:
         spatial = list(range(min(3, len(sizes))))
     if len(spatial) != 3:
-        raise VolumeError(f"has {len(spatial)} axes in space {tuple(sizes)}, not three", "not_3d")
+        raise VolumeError(f"has {len(spatial)} spatial axes {tuple(sizes)}, not three", "not_3d")
     others = [axis for axis, size in enumerate(sizes) if axis not in spatial and size != 1]
     for axis in others:
         if kinds[axis] not in SERIES_KINDS:
             raise VolumeError(f"holds {sizes[axis]} numbers per voxel: save one of them as a volume", "colour_volume")
     first = spatial[0]
     if spatial[2] != first + 2 or first > 1 or (0 in others and len(others) > 1):
-        raise VolumeError(f"has {len(others)} axes besides or between those of space {tuple(sizes)}", "not_3d")
+        raise VolumeError(f"has {len(others)} axes besides or between the spatial ones {tuple(sizes)}", "not_3d")
     return spatial
 
 
@@ -146,7 +146,7 @@ def _kinds(fields: Fields, axes: int) -> list[str]:
 
 
 def _vectors(fields: Fields, axes: int) -> list[str] | None:
-    """The directions of all axes as text, `"none"` of those that are not in space; `None` if there are none."""
+    """Return the directions of all axes as text, `"none"` for axes that are not spatial; `None` without directions."""
     if "spacedirections" not in fields:
         return None
     text = "".join(fields["spacedirections"].lower().split())
@@ -157,12 +157,12 @@ def _vectors(fields: Fields, axes: int) -> list[str] | None:
 
 
 def _vector(text: str, name: str) -> NDArray[np.float64]:
-    """A vector such as `(1, 0, 0)`."""
+    """Parse a vector such as `(1, 0, 0)`."""
     return numbers("".join(text.split()).removeprefix("(").removesuffix(")").split(","), 3, name)
 
 
 def _affine(fields: Fields, spatial: list[int]) -> tuple[NDArray[np.float64], tuple[str, ...]]:
-    """Index -> LPS mm, and notes."""
+    """Return the affine to LPS mm, and notes."""
     axes = whole_numbers(fields, "dimension", 1)[0]
     vectors, notes = _vectors(fields, axes), list[str]()
     space = fields.get("space", "").lower()
@@ -175,7 +175,7 @@ def _affine(fields: Fields, spatial: list[int]) -> tuple[NDArray[np.float64], tu
         spaced = True
         affine[:3, :3] = np.stack([_vector(vectors[axis], "space directions") for axis in spatial], axis=1)
         if not affine[:3, :3].any(axis=0).all():
-            raise VolumeError("states voxels of 0 mm: mend its header, or convert it anew", "bad_affine")
+            raise VolumeError("states voxels of 0 mm: correct its header, or convert it again", "bad_affine")
     if "spaceorigin" in fields:
         affine[:3, 3] = _vector(fields["spaceorigin"], "space origin")
     factors = [length_factor(unit, notes) for unit in _quoted(fields.get("spaceunits", ""), 3)]
@@ -186,8 +186,10 @@ def _affine(fields: Fields, spatial: list[int]) -> tuple[NDArray[np.float64], tu
 
 
 def _scaled(fields: Fields, axes: int, spatial: list[int], notes: list[str]) -> tuple[NDArray[np.float64], bool]:
-    """Index -> mm of a header with `spacings` instead of directions, and whether it has any. `axis mins` are edges of
-    voxels, unless the header says that samples are nodes."""
+    """Return the affine to mm of a header with `spacings` instead of directions, and whether it states them.
+
+    `axis mins` are edges of voxels, unless the header says that samples are nodes.
+    """
     affine = np.eye(4)
     if "spacings" not in fields:
         return affine, False
@@ -197,7 +199,7 @@ def _scaled(fields: Fields, axes: int, spatial: list[int], notes: list[str]) -> 
     factors = np.array([length_factor(unit, notes) for unit in _quoted(fields.get("units", ""), axes)])[spatial]
     spacing = numbers([words[axis] for axis in spatial], 3, "spacings") * factors
     if not spacing.all():
-        raise VolumeError("states voxels of 0 mm: mend its header, or convert it anew", "bad_affine")
+        raise VolumeError("states voxels of 0 mm: correct its header, or convert it again", "bad_affine")
     affine[:3, :3] = np.diag(spacing)
     if mins:
         centers = (fields.get("centerings") or fields.get("centers", "")).split()
@@ -208,13 +210,13 @@ def _scaled(fields: Fields, axes: int, spatial: list[int], notes: list[str]) -> 
 
 
 def _quoted(text: str, count: int) -> list[str]:
-    """Quoted or plain words; empty ones if there are not that many."""
+    """Split quoted or plain words; another count of words counts as one for all axes."""
     words = ["".join(pair) for pair in re.findall(r'"([^"]*)"|([^\s"]+)', text)]
     return words if len(words) == count else [text] * count
 
 
 def _after_lines(fields: Fields, file: Path, offset: int) -> int:
-    """Where the encoded voxels begin, after the lines that the header says to skip."""
+    """Return the byte at which encoded voxels begin, after the lines that the header says to skip."""
     lines = whole_numbers(fields, "lineskip", 1, 0)[0]
     if not 0 <= lines <= MAX_SKIPPED_LINES:
         raise VolumeError(f"states a line skip of {lines}", "unreadable")

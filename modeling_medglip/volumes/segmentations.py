@@ -1,5 +1,5 @@
 # Copyright 2026 The MedGLIP authors. Licensed under the Apache License, Version 2.0.
-"""Label maps in DICOM: segmentations (SEG) through highdicom, and structure sets (RTSTRUCT) through pydicom."""
+"""Read DICOM segmentations (SEG, with highdicom) and structure sets (RTSTRUCT, with pydicom) as label maps."""
 
 from __future__ import annotations
 
@@ -14,22 +14,28 @@ from ..io.dicom import functional_item
 from ..io.dicom_files import PIXEL_TAGS, open_dicom, read_dataset, read_header
 from ..io.dicom_pixels import pixel_format, read_frame
 from ..io.quiet import silent
-from .dicom_slices import GAP
+from .dicom_slices import GAP_TOLERANCE
 from .geometry import Volume
 from .header import MAX_BYTES, VolumeError
 
 
 def _from_highdicom(found: Any) -> Volume:
-    """highdicom orders (slice, row, column); ours run (column, row, slice)."""
+    """Convert highdicom's order (slice, row, column) to (column, row, slice)."""
     affine = np.asarray(found.affine, dtype=np.float64)[:, [2, 1, 0, 3]]
     return Volume(np.asarray(found.array).transpose(2, 1, 0), affine)
 
 
 def read_segmentation(path: str | Path) -> list[tuple[Volume, str]]:
-    """The segments of a DICOM SEG file, through highdicom: (mask of 0 and 1, the segment's label).
+    """Read the segments of a DICOM SEG file.
+
+    Args:
+        path (`str` or `Path`): the file.
+
+    Returns:
+        `list[tuple[Volume, str]]`: mask of 0 and 1, and the segment's label.
 
     Raises:
-        `VolumeError`: no segmentation, or one that is no volume.
+        `VolumeError`: not a segmentation, or its frames do not form a volume.
     """
     try:
         import highdicom
@@ -49,12 +55,12 @@ def read_segmentation(path: str | Path) -> list[tuple[Volume, str]]:
         return found
     except VolumeError:
         raise
-    except Exception as error:  # damaged files make both libraries raise nearly anything
-        raise VolumeError(f"is no DICOM segmentation of a volume ({type(error).__name__})", "unreadable") from None
+    except Exception as error:  # both libraries raise nearly anything for damaged files
+        raise VolumeError(f"is not a DICOM segmentation of a volume ({type(error).__name__})", "unreadable") from None
 
 
 def _native_dataset(path: str | Path) -> Any:
-    """Read a file with its pixels, which are decompressed here rather than by whatever decoder pydicom finds first."""
+    """Read a file with its pixels, decompressed by this package's choice of decoder, not by pydicom's."""
     import pydicom
 
     with open_dicom(path, PIXEL_TAGS) as opened:
@@ -72,8 +78,10 @@ def _native_dataset(path: str | Path) -> Any:
 
 
 def _sheared_segments(segmentation: Any) -> list[tuple[Volume, str]]:
-    """Segments whose frames are not stacked along their normal, as those of a tilted gantry, by the frames' own
-    positions. Frames may be missing between others: what has none is empty."""
+    """Read segments whose frames are not stacked along their normal, as those of a tilted gantry.
+
+    Missing frames are empty.
+    """
     plane = functional_item(segmentation, 0, "PlaneOrientationSequence")
     orientation = np.array(plane.ImageOrientationPatient, dtype=np.float64)
     measures = functional_item(segmentation, 0, "PixelMeasuresSequence")
@@ -84,10 +92,10 @@ def _sheared_segments(segmentation: Any) -> list[tuple[Volume, str]]:
         for frame in range(len(frames))
     ]
     along = positions @ np.cross(orientation[:3], orientation[3:])
-    places, first = np.unique(along.round(2), return_index=True)
-    gaps = np.diff(places)
-    if len(places) < 2 or np.abs(gaps / gaps.min() - np.rint(gaps / gaps.min())).max() > GAP:
-        raise VolumeError("its frames are no stack", "missing_slices")
+    positions_mm, first = np.unique(along.round(2), return_index=True)
+    gaps = np.diff(positions_mm)
+    if len(positions_mm) < 2 or np.abs(gaps / gaps.min() - np.rint(gaps / gaps.min())).max() > GAP_TOLERANCE:
+        raise VolumeError("its frames do not form a stack", "missing_slices")
     index = np.rint((along - along.min()) / gaps.min()).astype(int)
     affine = np.eye(4)
     affine[:3, 0] = orientation[:3] * float(measures.PixelSpacing[1])
@@ -107,13 +115,20 @@ def _sheared_segments(segmentation: Any) -> list[tuple[Volume, str]]:
 
 
 def read_structures(path: str | Path, image: Volume) -> list[tuple[Volume, str]]:
-    """The regions of an RTSTRUCT file on an image's grid: (mask of 0 and 1, the region's name).
+    """Read the regions of an RTSTRUCT file on an image's grid.
 
-    A voxel belongs to a region if its centre lies inside an odd number of the region's closed planar contours in that
+    A voxel belongs to a region if its center is inside an odd number of the region's closed planar contours in that
     slice (PS3.3 C.8.8.6.3: contours within contours are holes).
 
+    Args:
+        path (`str` or `Path`): the file.
+        image ([`Volume`]): the image; only its grid counts.
+
+    Returns:
+        `list[tuple[Volume, str]]`: mask of 0 and 1, and the region's name.
+
     Raises:
-        `VolumeError`: no structure set; `"affine_mismatch"` for contours that do not lie in the image's slices.
+        `VolumeError`: not a structure set; `"affine_mismatch"` for contours outside the image's slices.
     """
     try:
         dataset = read_header(path)
@@ -126,8 +141,8 @@ def read_structures(path: str | Path, image: Volume) -> list[tuple[Volume, str]]
             (name, [np.array(c.ContourData, dtype=np.float64).reshape(-1, 3) for c in items if _is_closed(c)])
             for name, items in regions
         ]
-    except Exception as error:  # damaged files make pydicom raise nearly anything
-        raise VolumeError(f"is no structure set ({type(error).__name__})", "unreadable") from None
+    except Exception as error:  # pydicom raises nearly anything for damaged files
+        raise VolumeError(f"is not a structure set ({type(error).__name__})", "unreadable") from None
     return [(_filled(planar, image), name) for name, planar in contours if planar]
 
 
@@ -144,14 +159,19 @@ def _filled(contours: list[NDArray[np.float64]], image: Volume) -> Volume:
         index = points @ inverse[:3, :3].T + inverse[:3, 3]
         slice_ = int(np.rint(index[:, 2].mean()))
         if np.abs(index[:, 2] - slice_).max() > 0.5:
-            raise VolumeError("contours that do not lie in the image's slices", "affine_mismatch")
+            raise VolumeError("contours are not in the image's slices", "affine_mismatch")
         if 0 <= slice_ < mask.shape[2]:
             mask[:, :, slice_] ^= fill_polygon(index[:, :2], (mask.shape[0], mask.shape[1]))
     return Volume(mask, image.affine)
 
 
 def fill_polygon(points: NDArray[np.float64], shape: tuple[int, int]) -> NDArray[np.uint8]:
-    """The whole-numbered places (i, j) of an array that lie inside a closed polygon (n, 2), by the even-odd rule."""
+    """Return a mask of 0 and 1 of the pixels whose centers are inside a closed polygon, by the even-odd rule.
+
+    Args:
+        points (`np.ndarray` of shape `(n, 2)`): corners (i, j) in pixels; integers are centers.
+        shape (`tuple[int, int]`): of the mask.
+    """
     inside = np.zeros(shape, np.uint8)
     i, j = points[:, 0], points[:, 1]
     next_i, next_j = np.roll(i, -1), np.roll(j, -1)

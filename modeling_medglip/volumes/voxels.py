@@ -1,5 +1,5 @@
 # Copyright 2026 The MedGLIP authors. Licensed under the Apache License, Version 2.0.
-"""Reading the voxels that a [`VolumeHeader`] describes, inflated only as far as it promises."""
+"""Decode the voxels that a [`VolumeHeader`] describes, and no more than it promises."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from .header import VolumeError, VolumeHeader
 
 
 PIECE = 2**16
-# Blocked gzip has a member for every 64 KiB; far more and smaller ones only cost time.
+# Blocked gzip has a member for every 64 KiB; more and smaller members only cost time.
 MAX_MEMBERS = 2**18
-# Bytes that are inflated beyond the voxels to reach their checksum: damage may make a stream longer.
+# Most bytes to inflate after the voxels to reach their checksum.
 MAX_VERIFIED = 2**20
-# Numbers as text are held in memory whole.
+# Most bytes of numbers as text, which are read at once.
 MAX_TEXT = 2**28
 
 
@@ -49,14 +49,18 @@ def decode_slices(header: VolumeHeader, first: int = 0) -> Iterator[Volume]:
 
 
 def is_gzip(file: Path) -> bool:
-    """Return whether a file begins as gzip does."""
+    """Return whether a file begins as gzip does.
+
+    Args:
+        file (`Path`): any file.
+    """
     with file.open("rb") as stream:
         return stream.read(2) == b"\x1f\x8b"
 
 
 @contextmanager
 def open_decoded(file: Path, encoding: str, offset: int = 0, dtype: np.dtype[Any] | None = None) -> Iterator[BinaryIO]:
-    """Open a file for reading as decoded bytes; nothing is inflated that is not asked for.
+    """Open a file for reading as decoded bytes, which are inflated on demand.
 
     Args:
         file (`Path`): what to read.
@@ -80,18 +84,22 @@ def open_decoded(file: Path, encoding: str, offset: int = 0, dtype: np.dtype[Any
 
 
 def _decoded_text(stream: BinaryIO, encoding: str, dtype: np.dtype[Any] | None) -> bytes:
-    """The bytes of numbers that are stored as text, or in hexadecimal digits."""
+    """Return the bytes of numbers that are stored as text, or in hexadecimal digits."""
     text = stream.read(MAX_TEXT + 1)
     if len(text) > MAX_TEXT:
         raise VolumeError(f"holds more than {MAX_TEXT} bytes of text: save it with the encoding gzip", "too_large")
     if encoding == "hex":
         return bytes.fromhex(text.decode("ascii"))
-    with silent("numpy"):  # of what follows the numbers
+    with silent("numpy"):  # about what follows the numbers
         return np.fromstring(text.decode("ascii"), dtype, sep=" ").tobytes()
 
 
 def read_bytes(stream: BinaryIO, count: int) -> bytes:
     """Return the next decoded bytes of a stream.
+
+    Args:
+        stream (`BinaryIO`): from [`open_decoded`].
+        count (`int`): how many.
 
     Raises:
         `VolumeError`: it ends before.
@@ -130,7 +138,7 @@ def _fill(stream: BinaryIO, target: NDArray[np.uint8]) -> None:
 
 
 def _verify(stream: BinaryIO) -> None:
-    """Let packed voxels be compared with their checksum, if it comes right after them."""
+    """Verify the checksum of compressed voxels, if it comes right after them."""
     if isinstance(stream, _Inflated):
         stream.verify()
     elif isinstance(stream, bz2.BZ2File):
@@ -138,8 +146,7 @@ def _verify(stream: BinaryIO) -> None:
 
 
 class _Inflated(io.RawIOBase):
-    """The bytes of a gzip file with any number of members, or of a zlib stream; unpacked by isa-l where that is
-    installed, several times as fast."""
+    """Bytes of a gzip file with any number of members, or of a zlib stream; by isa-l if installed, which is faster."""
 
     def __init__(self, stream: BinaryIO) -> None:
         try:
@@ -175,10 +182,10 @@ class _Inflated(io.RawIOBase):
                 return len(content)
 
     def verify(self) -> None:
-        """Compare what was read with the checksum, if the member ends here or soon after.
+        """Verify the checksum, if the member ends here or soon after.
 
         Raises:
-            `VolumeError`: the file ends before the checksum. `Exception`: the library's own; they differ.
+            `VolumeError`: the file ends before the checksum. `Exception`: the library's own, for a wrong checksum.
         """
         left = MAX_VERIFIED
         while left > 0 and not self._inflater.eof:

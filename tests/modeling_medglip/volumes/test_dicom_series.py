@@ -226,7 +226,7 @@ class TestStructures:
     def test_what_is_no_structure_set(self, tmp_path: Path) -> None:
         paths = write_series(tmp_path)
         image = read_series(paths).volume
-        with pytest.raises(VolumeError, match="is no structure set"):
+        with pytest.raises(VolumeError, match="is not a structure set"):
             read_structures(paths[0], image)
 
     def test_polygons_by_their_centres(self) -> None:

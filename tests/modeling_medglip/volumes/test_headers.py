@@ -54,7 +54,7 @@ def test_voxels_without_a_size_are_refused(
     pixdim: tuple[float, ...], qform: int, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     refused(
-        with_pixdim(tmp_path / "a.nii", pixdim, qform, 0), r"states voxels of .* mm \(pixdim\): mend", "bad_affine"
+        with_pixdim(tmp_path / "a.nii", pixdim, qform, 0), r"states voxels of .* mm \(pixdim\): correct", "bad_affine"
     )
     assert capfd.readouterr() == ("", "")
 
@@ -71,8 +71,8 @@ def test_an_sform_gives_the_spacing(tmp_path: Path, capfd: pytest.CaptureFixture
 @pytest.mark.parametrize(
     ("unit", "factor", "notes"),
     [
-        ("meter", 1000.0, ("its header counts in metres: 1 of them is taken as 1000 mm",)),
-        ("micron", 0.001, ("its header counts in micrometres: 1 of them is taken as 0.001 mm",)),
+        ("meter", 1000.0, ("its header counts in meters: 1 of them is taken as 1000 mm",)),
+        ("micron", 0.001, ("its header counts in micrometers: 1 of them is taken as 0.001 mm",)),
         ("mm", 1.0, ()),
         ("unknown", 1.0, ()),
     ],
@@ -138,11 +138,11 @@ def test_which_of_several_must_be_said(tmp_path: Path) -> None:
     nibabel.save(image, tmp_path / "a.nii")
     with pytest.raises(VolumeError, match=r"choose a volume from 1 to 2 \(--volume\)"):
         read_volume(tmp_path / "a.nii")
-    with pytest.raises(VolumeError, match="has 2 volumes, none of the number 3"):
+    with pytest.raises(VolumeError, match="has 2 volumes and no volume 3"):
         read_volume(tmp_path / "a.nii", 3)
     with pytest.raises(UsageError, match="has 2 volumes: choose one"):
         as_source(image)
-    with pytest.raises(UsageError, match="none of the number 3"):
+    with pytest.raises(UsageError, match="no volume 3"):
         as_source(image, 3)
 
 
@@ -233,7 +233,7 @@ def test_what_a_header_leaves_out_is_told(name: str, lines: str, notes: tuple[st
 )
 def test_a_spacing_of_zero_is_no_damage(name: str, lines: str, tmp_path: Path) -> None:
     path = nrrd(tmp_path / name, lines) if name.endswith("nrrd") else meta(tmp_path / name, lines)
-    refused(path, "states voxels of 0 mm: mend its header", "bad_affine")
+    refused(path, "states voxels of 0 mm: correct its header", "bad_affine")
 
 
 def test_a_file_that_is_cut_short_is_told_in_one_line(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
@@ -251,5 +251,5 @@ def test_one_volume_of_a_nrrd_of_several(number: int, tmp_path: Path) -> None:
     assert np.array_equal(read_volume(path, number).array, several[..., number - 1])
     assert read_header(path, number)[0] == (4, 5, 6)
     refused(path, r"choose a volume from 1 to 2 \(--volume\)", "not_3d")
-    with pytest.raises(VolumeError, match="has 2 volumes, none of the number 3"):
+    with pytest.raises(VolumeError, match="has 2 volumes and no volume 3"):
         read_volume(path, 3)

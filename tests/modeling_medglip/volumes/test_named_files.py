@@ -168,7 +168,7 @@ def test_what_is_no_regular_file_is_not_opened(make: Callable[[Path], None], nam
     if named:
         path = folder / "e.mhd"
         path.write_text(META + "ElementDataFile = e.raw\n", encoding="utf-8")
-    with pytest.raises(VolumeError, match="not a file beside it|not a regular file|No such file"):
+    with pytest.raises(VolumeError, match="not a file in its folder|not a regular file|No such file"):
         read_volume(path)
 
 

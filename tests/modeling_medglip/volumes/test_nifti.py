@@ -17,7 +17,7 @@ import SimpleITK
 from modeling_medglip.volumes import voxels
 from modeling_medglip.volumes.header import UNORIENTED, VolumeError
 from modeling_medglip.volumes.inputs import as_source
-from modeling_medglip.volumes.nifti import OFFSET_MENDED, QFORM_USED
+from modeling_medglip.volumes.nifti import OFFSET_ASSUMED, QFORM_USED
 from modeling_medglip.volumes.reader import read_volume
 from modeling_medglip.volumes.source import acquisition_plane, open_volume
 
@@ -101,7 +101,7 @@ def test_voxels_do_not_begin_in_the_header(ending: str, tmp_path: Path) -> None:
         path = tmp_path / "a.nii.gz"
         path.write_bytes(gzip.compress((tmp_path / "a.nii").read_bytes()))
     source = open_volume(path)
-    assert np.array_equal(source.volume().array, ARRAY) and source.notes == (OFFSET_MENDED,)
+    assert np.array_equal(source.volume().array, ARRAY) and source.notes == (OFFSET_ASSUMED,)
     assert np.array_equal(dict(source.read_slices("axial"))[2].shape, (4, 5))
 
 
@@ -129,12 +129,12 @@ def test_voxels_do_not_begin_in_the_header(ending: str, tmp_path: Path) -> None:
         ({"datatype": 128, "bitpix": 24}, "not numbers"),
         ({"datatype": 32, "bitpix": 64}, "not numbers"),
         ({"bitpix": 8}, "states 8 bits for int16"),
-        ({"quaternion": [1.0, 1.0, 0.0]}, "a rotation that is none"),
-        ({"quaternion": [float("nan"), 0, 0]}, "a rotation that is none"),
+        ({"quaternion": [1.0, 1.0, 0.0]}, "an invalid rotation"),
+        ({"quaternion": [float("nan"), 0, 0]}, "an invalid rotation"),
         ({"qoffset": [float("inf"), 0, 0]}, "finite"),
-        ({"qoffset": [1e30, 0, 0]}, "a size or a place that no volume has"),
-        ({"pixdim": [1e-30, 1, 1]}, "a size or a place that no volume has"),
-        ({"pixdim": [1e30, 1, 1]}, "a size or a place that no volume has"),
+        ({"qoffset": [1e30, 0, 0]}, "an impossible size or position"),
+        ({"pixdim": [1e-30, 1, 1]}, "an impossible size or position"),
+        ({"pixdim": [1e30, 1, 1]}, "an impossible size or position"),
         ({"inter": float("nan"), "slope": 2.0}, "not finite"),
         ({"slope": 3e38}, "enormous or not finite"),
         ({"magic": b"ni1\0"}, "header of a pair of files"),

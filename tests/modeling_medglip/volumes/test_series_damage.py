@@ -61,19 +61,19 @@ def stack(folder: Path, aside: Callable[[int], float], count: int = 8) -> list[P
 @pytest.mark.parametrize("resample", [False, True])
 def test_slices_that_jump_to_the_side_are_named(resample: bool, tmp_path: Path) -> None:
     stack(tmp_path / "jagged", lambda number: 20.0 if number >= 4 else 0.0)
-    error = refused(tmp_path / "jagged", "4.dcm: lies 20.0 mm to the side", resample=resample)
+    error = refused(tmp_path / "jagged", "4.dcm: is 20.0 mm to the side", resample=resample)
     assert isinstance(error, VolumeError) and error.rule == "mixed_series"
 
 
 def test_slices_that_drift_to_the_side_are_named(tmp_path: Path) -> None:
     """By 0.15 mm each from the sixth on: no step is large, but their sum is."""
     stack(tmp_path / "bent", lambda number: 0.15 * max(0, number - 5), count=9)
-    refused(tmp_path / "bent", "7.dcm: lies 0.3 mm to the side")
+    refused(tmp_path / "bent", "7.dcm: is 0.3 mm to the side")
 
 
 def test_two_slices_far_beside_each_other(tmp_path: Path) -> None:
     stack(tmp_path / "two", lambda number: 20.0 * number, count=2)
-    refused(tmp_path / "two", "1.dcm: lies 20.0 mm to the side")
+    refused(tmp_path / "two", "1.dcm: is 20.0 mm to the side")
 
 
 def test_a_tilted_gantry_is_no_jump(tmp_path: Path) -> None:
@@ -107,13 +107,13 @@ def test_a_lone_scout_without_a_word_is_left_out(tmp_path: Path) -> None:
 def test_an_odd_size_is_named(tmp_path: Path) -> None:
     paths = write_series(tmp_path / "scan")
     change(paths[2], Rows=6, Columns=32)
-    refused(tmp_path / "scan", f"{paths[2].name}: is of another size")
+    refused(tmp_path / "scan", f"{paths[2].name}: has another size")
 
 
 def test_different_slices_in_one_place_are_named(tmp_path: Path) -> None:
     paths = write_series(tmp_path / "scan")
     slice_dataset(77, [-5, -7, 42]).save_as(tmp_path / "scan" / "phase.dcm")
-    refused(tmp_path / "scan", f"({paths[1].name} and phase.dcm|phase.dcm and {paths[1].name}) differ and lie in one")
+    refused(tmp_path / "scan", f"({paths[1].name} and phase.dcm|phase.dcm and {paths[1].name}) differ at one position")
 
 
 # Headers -------------------------------------------------------------------------------------------------------------
@@ -123,9 +123,9 @@ def test_different_slices_in_one_place_are_named(tmp_path: Path) -> None:
     ("fields", "said"),
     [
         ({"ImageOrientationPatient": None}, "states no orientation"),
-        ({"ImageOrientationPatient": [0, 0, 0, 0, 0, 0]}, "its orientation is none"),
+        ({"ImageOrientationPatient": [0, 0, 0, 0, 0, 0]}, "its orientation is invalid"),
         ({"ImagePositionPatient": None}, "states no position"),
-        ({"PixelSpacing": [0.0, 0.0]}, "its pixel spacing is zero or less"),
+        ({"PixelSpacing": [0.0, 0.0]}, "its pixel spacing is not positive"),
         ({"PhotometricInterpretation": "PALETTE COLOR"}, "is in color"),
     ],
 )
@@ -375,20 +375,20 @@ def test_frames_in_color_are_grounded_one_by_one(tmp_path: Path) -> None:
     dataset.PixelData = dataset.PixelData * 3
     dataset.SamplesPerPixel, dataset.PhotometricInterpretation, dataset.PlanarConfiguration = 3, "RGB", 0
     dataset.save_as(path)
-    error = refused(tmp_path / "scan", "is in color, and no slice of a volume: ground its frames one by one")
+    error = refused(tmp_path / "scan", "is in color and not a slice of a volume: ground its frames one by one")
     assert isinstance(error, VolumeError) and error.rule == "colour_volume"
 
 
 def test_fewer_positions_than_frames(tmp_path: Path) -> None:
     path = enhanced(tmp_path / "scan", write_series(tmp_path / "slices"))
     change(path, NumberOfFrames=2_000_000_000)
-    refused(tmp_path / "scan", "states 2000000000 frames, and positions of less")
+    refused(tmp_path / "scan", "states 2000000000 frames, but fewer positions")
 
 
 @pytest.mark.parametrize(("aside", "degrees"), [(1.9, "43.5"), (2.1, None)])
 def test_slices_lean_by_45_degrees_at_most(aside: float, degrees: str | None, tmp_path: Path) -> None:
     stack(tmp_path / "leaning", lambda number: aside * number)
     if degrees is None:
-        refused(tmp_path / "leaning", "1.dcm: lies 2.1 mm to the side")
+        refused(tmp_path / "leaning", "1.dcm: is 2.1 mm to the side")
     else:
         assert opened(tmp_path / "leaning").notes == (f"gantry tilt: {degrees} degrees",)
