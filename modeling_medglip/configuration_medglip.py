@@ -385,7 +385,7 @@ class MedGlipConfig(PreTrainedConfig):
         "head_config": SubConfigSpec(config_class=MedGlipHeadConfig),
     }
     keys_to_ignore_at_inference = [
-        "region_features", "token_features", "spatial_shapes", "input_sizes", "score_calibration", "word_mask",
+        "region_features", "token_features", "spatial_shapes", "input_sizes", "score_calibration", "label_token_mask",
     ]  # fmt: skip
 
     text_config: dict | PreTrainedConfig | None = None
@@ -472,19 +472,28 @@ class MedGlipConfig(PreTrainedConfig):
             return AutoConfig.for_model(**changes)
         return type(base).from_dict({**base.to_dict(), **changes})
 
-    def for_modalities(self, modalities: Iterable[str]) -> MedGlipConfig:
-        """A copy that holds only some experts.
+    def require_modalities(self, modalities: Iterable[str]) -> list[str]:
+        """Return the canonical names of experts.
 
         Raises:
             `ValueError`: one of them is not in this checkpoint.
         """
-        wanted = list(dict.fromkeys(resolve_modality(name) for name in modalities))
-        absent = [name for name in wanted if name not in self.modalities]
+        wanted = [resolve_modality(name) for name in modalities]
+        absent = [name for name in dict.fromkeys(wanted) if name not in self.modalities]
         if absent or not wanted:
             raise ValueError(
                 f"this checkpoint has no expert for {', '.join(absent) or 'an empty list'}: it has "
                 f"{', '.join(self.modalities)}"
             )
+        return wanted
+
+    def for_modalities(self, modalities: Iterable[str]) -> MedGlipConfig:
+        """Return a copy that holds only some experts.
+
+        Raises:
+            `ValueError`: one of them is not in this checkpoint.
+        """
+        wanted = list(dict.fromkeys(self.require_modalities(modalities)))
         chosen = copy.deepcopy(self)
         chosen.modalities = wanted
         chosen.expert_overrides = {k: v for k, v in (chosen.expert_overrides or {}).items() if k in wanted}

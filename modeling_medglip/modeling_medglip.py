@@ -10,10 +10,10 @@ a box `(x1, y1, x2, y2)` covers the pixels from `x1` to `x2` inclusive, so its w
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple, TypedDict, cast
 
 import torch
 import torch.nn.functional as F
@@ -23,7 +23,9 @@ from torchvision.ops import box_iou, deform_conv2d, drop_block2d, generalized_bo
 from transformers import AutoBackbone, AutoModel, BertConfig, PreTrainedModel
 from transformers import initialization as init
 from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.models.bert.modeling_bert import BertLayer
+from transformers.processing_utils import Unpack
 from transformers.utils import ModelOutput, can_return_tuple
 
 from .configuration_medglip import (
@@ -89,7 +91,7 @@ class MedGlipObjectDetectionOutput(ModelOutput):
         region_features, token_features, spatial_shapes, input_sizes: as in [`MedGlipModelOutput`].
         score_calibration (`Tensor` of shape `(batch, 2)`, *optional*): each image's slope and intercept, see
             [`MedGlipHeadConfig`]; `None` when no expert here has any.
-        word_mask (`Tensor` of shape `(batch, tokens)`, bool, *optional*): the prompts' tokens that are neither
+        label_token_mask (`Tensor` of shape `(batch, tokens)`, bool, *optional*): the prompts' tokens that are neither
             padding nor separators, for post-processing that sees no prompt; not for prompts in chunks.
     """
 
@@ -104,42 +106,13 @@ class MedGlipObjectDetectionOutput(ModelOutput):
     spatial_shapes: Tensor | None = None
     input_sizes: Tensor | None = None
     score_calibration: Tensor | None = None
-    word_mask: Tensor | None = None
-
-
-# ------------------------------------------------------------------------------------------------ initial weights
-
-
-def starts_with(scheme: Callable[[Tensor], Any], *modules: nn.Module) -> None:
-    """Give every linear layer and convolution in `modules` a scheme for its initial weight; biases start at 0.
-
-    The scheme is kept at the layer itself: transformers initialises layer by layer and, for code outside its own
-    package, passes over modules that have no tensors of their own.
-    """
-    layers = (layer for module in modules for layer in module.modules() if isinstance(layer, (nn.Linear, nn.Conv2d)))
-    for layer in cast(Iterable[Any], layers):
-        layer.initial_weight = scheme
-
-
-def kaiming_of_pyramids(weight: Tensor) -> None:
-    """Detectron's initialisation of pyramid convolutions."""
-    init.kaiming_uniform_(weight, a=1)
-
-
-def kaiming_of_torch(weight: Tensor) -> None:
-    """PyTorch's own initialisation of linear layers and convolutions."""
-    init.kaiming_uniform_(weight, a=math.sqrt(5))
-
-
-def small_normal(weight: Tensor) -> None:
-    """Normal with standard deviation 0.01, for prediction layers."""
-    init.normal_(weight, std=0.01)
+    label_token_mask: Tensor | None = None
 
 
 # ------------------------------------------------------------------------------------------------ feature pyramid
 
 
-class FeaturePyramid(nn.Module):
+class MedGlipFeaturePyramid(nn.Module):
     """P3..P7 (strides 8 to 128) from the image encoder's maps at strides 8, 16 and 32; P6 is made from P5, as in
     GLIP."""
 
@@ -154,7 +127,6 @@ class FeaturePyramid(nn.Module):
         self.norms = nn.ModuleList(
             nn.GroupNorm(config.groups, width) if config.pyramid_norm else nn.Identity() for _ in range(5)
         )
-        starts_with(kaiming_of_pyramids, self)
 
     def forward(self, maps: Sequence[Tensor]) -> list[Tensor]:
         """Maps of shape `(batch, channels_i, h_i, w_i)`, finest first -> five maps of `config.channels`."""
@@ -171,7 +143,7 @@ class FeaturePyramid(nn.Module):
         return [norm(level) for norm, level in zip(self.norms, levels, strict=True)]
 
 
-class PositionCode(nn.Module):
+class MedGlipSinePositionEmbedding(nn.Module):
     """Adds a projected 2-D sine code of the place, relative to the image, to every level."""
 
     frequencies = 8
@@ -179,7 +151,6 @@ class PositionCode(nn.Module):
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.projection = nn.Linear(4 * self.frequencies, channels)
-        starts_with(kaiming_of_torch, self)
 
     def forward(self, levels: list[Tensor]) -> list[Tensor]:
         return [level + self._code(level) for level in levels]
@@ -198,34 +169,78 @@ class PositionCode(nn.Module):
 # ------------------------------------------------------------------------------------------------ fusion tower
 
 
-class BiDirectionalAttention(nn.Module):
-    """Cross-attention between regions and tokens, both ways on one score matrix (GLIP's BiMultiHeadAttention).
+def eager_attention_forward(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float,
+    dropout: float = 0.0,
+    **kwargs: Any,
+) -> tuple[Tensor, Tensor]:
+    """Compute attention step by step, as the attention interface of transformers expects it.
+
+    Args:
+        module (`nn.Module`): the calling layer; dropout acts only in its training mode.
+        query (`Tensor` of shape `(batch, heads, queries, width)`), key, value (`(batch, heads, keys, width)`).
+        attention_mask (`Tensor`, *optional*): added to the scores.
+        scaling (`float`): factor of the scores.
+        dropout (`float`, defaults to 0.0): probability on the attention map.
+
+    Returns:
+        the output `(batch, queries, heads, width)` and the attention map `(batch, heads, queries, keys)`.
+    """
+    scores = torch.matmul(query, key.transpose(2, 3)) * scaling
+    if attention_mask is not None:
+        scores = scores + attention_mask
+    attention = F.dropout(scores.softmax(dim=-1), dropout, module.training)
+    return torch.matmul(attention, value).transpose(1, 2).contiguous(), attention
+
+
+class MedGlipBiDirectionalAttention(nn.Module):
+    """Cross-attention between regions and tokens in both directions (GLIP's `BiMultiHeadAttention`).
 
     The projections of the many regions are folded onto the few tokens: with `K` the projected tokens of a head, the
     scores `(V Wq) K^T` are `V (Wq K^T)`, and likewise for both value paths. No tensor of shape
-    `(regions, fusion_dim)` is ever made and the outputs are the same.
+    `(regions, fusion_dim)` is made and the outputs are the same.
     """
 
-    def __init__(self, config: MedGlipHeadConfig, text_dim: int) -> None:
+    is_causal = False
+
+    def __init__(self, config: MedGlipConfig, head_config: MedGlipHeadConfig, text_dim: int) -> None:
         super().__init__()
-        width, inner = config.channels, config.fusion_dim
-        self.heads = config.fusion_heads
-        self.dropout = float(config.fusion_dropout)
+        self.config = config
+        width, inner = head_config.channels, head_config.fusion_dim
+        self.heads = head_config.fusion_heads
+        self.dropout = float(head_config.fusion_dropout)
         self.v_proj = nn.Linear(width, inner)
         self.l_proj = nn.Linear(text_dim, inner)
         self.values_v_proj = nn.Linear(width, inner)
         self.values_l_proj = nn.Linear(text_dim, inner)
         self.out_v_proj = nn.Linear(inner, width)
         self.out_l_proj = nn.Linear(inner, text_dim)
-        starts_with(init.xavier_uniform_, self)
 
     def forward(self, visual: Tensor, text: Tensor, attention_mask: Tensor) -> tuple[Tensor, Tensor]:
-        """`visual` (batch, regions, channels), `text` (batch, tokens, text_dim), mask (batch, tokens) -> the
-        updates."""
-        scores = self._scores(visual, text)
-        text_update = self._text_update(scores, visual)
-        visual_update = self._visual_update(scores, text, attention_mask)
-        return visual_update, text_update
+        """Return the updates of regions and tokens.
+
+        Args:
+            visual (`Tensor` of shape `(batch, regions, channels)`).
+            text (`Tensor` of shape `(batch, tokens, text_dim)`).
+            attention_mask (`Tensor` of shape `(batch, tokens)`): 1 for tokens, 0 for padding.
+        """
+        keys = self._split(self.l_proj(text))
+        keys = keys * keys.shape[-1] ** -0.5
+        folded = torch.matmul(keys, self._head_weight(self.v_proj))
+        bias = (keys * self.v_proj.bias.view(self.heads, 1, -1)).sum(-1)[:, :, None]
+        regions = visual[:, None].expand(-1, self.heads, -1, -1)
+        # A token's bias is the same for all regions, so it cancels in the softmax over regions.
+        text_update = self._text_update(self._attend(folded, regions, regions, None))
+        hidden = ~attention_mask.bool()[:, None, None]
+        mask = bias.masked_fill(hidden, -1e9 if bias.dtype == torch.float32 else torch.finfo(bias.dtype).min)
+        out_weight = self.out_v_proj.weight.view(-1, self.heads, self.out_v_proj.in_features // self.heads)
+        values = torch.matmul(self._split(self.values_l_proj(text)), out_weight.permute(1, 2, 0))
+        return self._attend(regions, folded, values, mask).sum(2) + self.out_v_proj.bias, text_update
 
     def _split(self, tensor: Tensor) -> Tensor:
         batch, tokens, inner = tensor.shape
@@ -234,48 +249,33 @@ class BiDirectionalAttention(nn.Module):
     def _head_weight(self, linear: nn.Linear) -> Tensor:
         return linear.weight.view(self.heads, -1, linear.in_features)
 
-    def _scores(self, visual: Tensor, text: Tensor) -> Tensor:
-        """Scores of shape (batch, heads * tokens, regions)."""
-        keys = self._split(self.l_proj(text))
-        keys = keys * keys.shape[-1] ** -0.5
-        folded = torch.matmul(keys, self._head_weight(self.v_proj))
-        bias = (keys * self.v_proj.bias.view(self.heads, 1, -1)).sum(-1)
-        return torch.baddbmm(bias.flatten(1)[..., None], folded.flatten(1, 2), visual.transpose(1, 2))
+    def _attend(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
+        """Return the attention's output `(batch, queries, heads, width)`."""
+        attention_interface = ALL_ATTENTION_FUNCTIONS.get_interface(
+            self.config._attn_implementation, eager_attention_forward
+        )
+        dropout = self.dropout if self.training else 0.0
+        return attention_interface(self, query, key, value, mask, scaling=1.0, dropout=dropout)[0]
 
-    def _text_update(self, scores: Tensor, visual: Tensor) -> Tensor:
-        batch = scores.shape[0]
-        attention = F.dropout(scores.softmax(dim=-1), self.dropout, self.training)
-        pooled = torch.bmm(attention, visual).view(batch, self.heads, -1, visual.shape[-1])
-        values = torch.matmul(pooled, self._head_weight(self.values_v_proj).transpose(1, 2))
-        # The rows add up to 1 except under dropout, so the values' bias is scaled by their sum.
-        weight = attention.sum(-1).view(batch, self.heads, -1, 1)
-        values = values + weight * self.values_v_proj.bias.view(self.heads, 1, -1)
+    def _text_update(self, pooled: Tensor) -> Tensor:
+        """Project pooled regions `(batch, tokens, heads, channels)` to an update of the tokens."""
+        values = torch.matmul(pooled.transpose(1, 2), self._head_weight(self.values_v_proj).transpose(1, 2))
+        values = values + self.values_v_proj.bias.view(self.heads, 1, -1)
         return self.out_l_proj(values.transpose(1, 2).flatten(2))
 
-    def _visual_update(self, scores: Tensor, text: Tensor, attention_mask: Tensor) -> Tensor:
-        batch, tokens = attention_mask.shape
-        hidden = ~attention_mask.bool()
-        scores = scores.view(batch, self.heads, tokens, -1).masked_fill(
-            hidden[:, None, :, None], -1e9 if scores.dtype == torch.float32 else torch.finfo(scores.dtype).min
-        )
-        attention = F.dropout(scores.softmax(dim=2), self.dropout, self.training).flatten(1, 2)
-        out_weight = self.out_v_proj.weight.view(-1, self.heads, self.out_v_proj.in_features // self.heads)
-        folded = torch.matmul(self._split(self.values_l_proj(text)), out_weight.permute(1, 2, 0))
-        return torch.bmm(attention.transpose(1, 2), folded.flatten(1, 2)) + self.out_v_proj.bias
 
-
-class FusionLayer(nn.Module):
+class MedGlipFusionLayer(nn.Module):
     """Pre-norm bi-directional cross-attention; the residual starts from the normalised tensors, as in GLIP's
     VLFuse."""
 
-    def __init__(self, config: MedGlipHeadConfig, text_dim: int) -> None:
+    def __init__(self, config: MedGlipConfig, head_config: MedGlipHeadConfig, text_dim: int) -> None:
         super().__init__()
-        self.norm_visual = nn.LayerNorm(config.channels)
+        self.norm_visual = nn.LayerNorm(head_config.channels)
         self.norm_text = nn.LayerNorm(text_dim)
-        self.attention = BiDirectionalAttention(config, text_dim)
-        self.gamma_visual = nn.Parameter(torch.empty(config.channels))
+        self.attention = MedGlipBiDirectionalAttention(config, head_config, text_dim)
+        self.gamma_visual = nn.Parameter(torch.empty(head_config.channels))
         self.gamma_text = nn.Parameter(torch.empty(text_dim))
-        self.initial_gamma = 1.0 / config.num_blocks
+        self.initial_gamma = 1.0 / head_config.num_blocks
 
     def forward(self, levels: list[Tensor], text: Tensor, attention_mask: Tensor) -> tuple[list[Tensor], Tensor]:
         visual = self.norm_visual(flatten_levels(levels))
@@ -285,7 +285,7 @@ class FusionLayer(nn.Module):
         return unflatten_levels(visual, [level.shape[-2:] for level in levels]), text + self.gamma_text * text_update
 
 
-class ModulatedDeformConv(nn.Module):
+class MedGlipModulatedDeformConv(nn.Module):
     """3x3 modulated deformable convolution (DCNv2), one offset group; torchvision's operator on accelerators."""
 
     def __init__(self, channels: int, stride: int) -> None:
@@ -353,14 +353,13 @@ def bilinear_corners(offset: Tensor, mask: Tensor, stride: int, height: int, wid
     return index, vertical * horizontal * inside * factor[..., None]
 
 
-class DynamicReLU(nn.Module):
+class MedGlipDynamicReLU(nn.Module):
     """DYReLU: `max(a1 x + b1, a2 x + b2)` with coefficients from the pooled map (the head's task attention)."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.squeeze = nn.Linear(channels, channels // 4)
         self.excite = nn.Linear(channels // 4, channels * 4)
-        starts_with(kaiming_of_torch, self)
 
     def forward(self, feature: Tensor) -> Tensor:
         coefficients = F.hardsigmoid(self.excite(F.relu(self.squeeze(feature.mean(dim=(2, 3))))))
@@ -369,7 +368,7 @@ class DynamicReLU(nn.Module):
         return torch.maximum(first, feature * ((a2 - 0.5) * 2) + (b2 - 0.5))
 
 
-class DynamicConv(nn.Module):
+class MedGlipDynamicConv(nn.Module):
     """DyHead block: each level meets its finer and coarser neighbour, by deformable or plain 3x3 convolutions."""
 
     def __init__(self, config: MedGlipHeadConfig) -> None:
@@ -384,13 +383,11 @@ class DynamicConv(nn.Module):
         self.norm_fine = nn.GroupNorm(config.groups, width)
         self.offset = nn.Conv2d(width, 27, 3, padding=1) if self.deformable else None
         self.scale_attention = nn.Linear(width, 1)
-        self.activation = DynamicReLU(width)
-        starts_with(kaiming_of_torch, self)
-        starts_with(small_normal, self.scale_attention)
+        self.activation = MedGlipDynamicReLU(width)
 
     def _conv(self, width: int, stride: int) -> nn.Module:
         if self.deformable:
-            return ModulatedDeformConv(width, stride)
+            return MedGlipModulatedDeformConv(width, stride)
         return nn.Conv2d(width, width, 3, stride=stride, padding=1)
 
     def forward(self, levels: list[Tensor]) -> list[Tensor]:
@@ -404,7 +401,9 @@ class DynamicConv(nn.Module):
             branches.append(self.norm_fine(self._convolve(self.conv_fine, levels[index - 1], offset_mask)))
         if index + 1 < len(levels):
             coarse = levels[index + 1]
-            merged = self.norm_coarse(self._convolve(self.conv_coarse, coarse, shrink_offsets(offset_mask, coarse)))
+            merged = self.norm_coarse(
+                self._convolve(self.conv_coarse, coarse, reinterpret_offsets(offset_mask, coarse))
+            )
             branches.append(F.interpolate(merged, size=level.shape[-2:], mode="bilinear", align_corners=True))
         return sum(branch * self._attention(branch) for branch in branches) / len(branches)
 
@@ -421,7 +420,7 @@ class DynamicConv(nn.Module):
         return conv(feature) if offset_mask is None else conv(feature, *offset_mask)
 
 
-def shrink_offsets(offset_mask: tuple[Tensor, Tensor] | None, coarse: Tensor) -> tuple[Tensor, Tensor] | None:
+def reinterpret_offsets(offset_mask: tuple[Tensor, Tensor] | None, coarse: Tensor) -> tuple[Tensor, Tensor] | None:
     """The offsets that GLIP's CUDA kernel reads for the coarser neighbour.
 
     GLIP passes the finer level's offsets, and its kernel reads the first numbers of that flat memory as if they
@@ -436,14 +435,14 @@ def shrink_offsets(offset_mask: tuple[Tensor, Tensor] | None, coarse: Tensor) ->
     )
 
 
-class FusionBlock(GradientCheckpointingLayer):
+class MedGlipFusionBlock(GradientCheckpointingLayer):
     """One block of the tower: cross-attention, a BERT layer on the text, a DyHead block on the image."""
 
-    def __init__(self, config: MedGlipHeadConfig, text_dim: int, attn_implementation: str) -> None:
+    def __init__(self, config: MedGlipConfig, head_config: MedGlipHeadConfig, text_dim: int) -> None:
         super().__init__()
-        self.fusion = FusionLayer(config, text_dim)
-        self.text_layer = BertLayer(text_layer_config(config, text_dim, attn_implementation))
-        self.dynamic_conv = DynamicConv(config)
+        self.fusion = MedGlipFusionLayer(config, head_config, text_dim)
+        self.text_layer = BertLayer(MedGlipTextLayerConfig.of(config, head_config, text_dim))
+        self.dynamic_conv = MedGlipDynamicConv(head_config)
 
     def forward(
         self, levels: list[Tensor], text: Tensor, attention_mask: Tensor, text_mask: Tensor
@@ -452,17 +451,34 @@ class FusionBlock(GradientCheckpointingLayer):
         return self.dynamic_conv(levels), self.text_layer(text, text_mask)
 
 
-def text_layer_config(config: MedGlipHeadConfig, text_dim: int, attn_implementation: str) -> BertConfig:
-    """The configuration of the BERT layer inside a fusion block."""
-    layer_config = BertConfig(
-        hidden_size=text_dim,
-        num_attention_heads=config.text_heads,
-        intermediate_size=config.text_intermediate,
-        hidden_dropout_prob=config.text_dropout,
-        attention_probs_dropout_prob=config.text_dropout,
-    )
-    layer_config._attn_implementation = attn_implementation
-    return layer_config
+class MedGlipTextLayerConfig(BertConfig):
+    """Configuration of the BERT layer inside a fusion block.
+
+    Its attention implementation is the whole model's, read at call time.
+    """
+
+    model_config: MedGlipConfig | None = None
+
+    @classmethod
+    def of(cls, config: MedGlipConfig, head_config: MedGlipHeadConfig, text_dim: int) -> MedGlipTextLayerConfig:
+        """Return the configuration for one expert's sizes."""
+        layer_config = cls(
+            hidden_size=text_dim,
+            num_attention_heads=head_config.text_heads,
+            intermediate_size=head_config.text_intermediate,
+            hidden_dropout_prob=head_config.text_dropout,
+            attention_probs_dropout_prob=head_config.text_dropout,
+        )
+        layer_config.model_config = config
+        return layer_config
+
+    @property
+    def _attn_implementation(self) -> str | None:
+        return None if self.model_config is None else self.model_config._attn_implementation
+
+    @_attn_implementation.setter
+    def _attn_implementation(self, value: Any) -> None:
+        """Leave the model's implementation as it is."""
 
 
 def flatten_levels(levels: Sequence[Tensor]) -> Tensor:
@@ -479,7 +495,7 @@ def unflatten_levels(visual: Tensor, shapes: Sequence[torch.Size]) -> list[Tenso
 # ------------------------------------------------------------------------------------------------ alignment, experts
 
 
-class AlignmentHead(nn.Module):
+class MedGlipAlignmentHead(nn.Module):
     """Alignment of regions with tokens: `x . W(e / 2) / exp(log_scale) + e . b + b0` with `e` the normalised token."""
 
     def __init__(self, config: MedGlipHeadConfig, text_dim: int) -> None:
@@ -490,7 +506,6 @@ class AlignmentHead(nn.Module):
         self.log_scale = nn.Parameter(torch.empty(1))
         self.prior_bias = -math.log((1 - config.prior_prob) / config.prior_prob)
         self.initial_log_scale = float(config.log_scale_init)
-        starts_with(kaiming_of_torch, self.text_projection)
 
     def forward(self, regions: Tensor, text: Tensor) -> tuple[Tensor, Tensor]:
         """`regions` (batch, regions, channels), `text` (batch, tokens, text_dim) -> logits and token features T."""
@@ -507,19 +522,16 @@ class MedGlipExpert(nn.Module):
         super().__init__()
         head = config.expert_head_config(modality)
         text_dim = head.text_dim or config.text_config.hidden_size
-        attention = getattr(config.text_config, "_attn_implementation", None) or "eager"
         self.backbone = AutoBackbone.from_config(config.expert_backbone_config(modality), trust_remote_code=False)
         if hasattr(self.backbone, "swin"):
             # The pyramid reads the stages' own norms; this one would be computed for nothing and get no gradient.
             self.backbone.swin.layernorm = nn.Identity()
-        self.pyramid = FeaturePyramid(self.backbone.channels, head)
-        self.positions = PositionCode(head.channels) if head.positions else None
+        self.pyramid = MedGlipFeaturePyramid(self.backbone.channels, head)
+        self.positions = MedGlipSinePositionEmbedding(head.channels) if head.positions else None
         self.text_adapter = nn.Linear(config.text_config.hidden_size, text_dim) if head.text_dim else None
-        if self.text_adapter is not None:
-            starts_with(kaiming_of_torch, self.text_adapter)
-        self.blocks = nn.ModuleList(FusionBlock(head, text_dim, attention) for _ in range(head.num_blocks))
+        self.blocks = nn.ModuleList(MedGlipFusionBlock(config, head, text_dim) for _ in range(head.num_blocks))
         self.region_norm = nn.LayerNorm(head.channels) if head.region_norm else None
-        self.alignment = AlignmentHead(head, text_dim)
+        self.alignment = MedGlipAlignmentHead(head, text_dim)
 
     def train(self, mode: bool = True) -> MedGlipExpert:
         """As `Module.train`; BatchNorm of the image encoder keeps its statistics, since detection batches are
@@ -550,7 +562,7 @@ class MedGlipExpert(nn.Module):
         return regions, tokens, logits
 
 
-class BoxHead(nn.Module):
+class MedGlipBoxHead(nn.Module):
     """Box deltas (with one learned scale per level) and centerness of one expert."""
 
     def __init__(self, config: MedGlipHeadConfig) -> None:
@@ -559,7 +571,6 @@ class BoxHead(nn.Module):
         self.centerness_projection = nn.Linear(config.channels, 1)
         self.level_scales = nn.Parameter(torch.empty(len(config.anchor_sizes)))
         self.initial_scale = float(config.box_scale_init)
-        starts_with(small_normal, self)
 
     def forward(self, regions: Tensor, level_of_region: Tensor) -> tuple[Tensor, Tensor]:
         deltas = self.box_projection(regions) * self.level_scales[level_of_region][:, None]
@@ -669,9 +680,9 @@ def alignment_focal_loss(
     """Sigmoid focal loss per region and token, not reduced (Eq. 2 of Med-GLIP on the expanded targets T')."""
     probability = logits.sigmoid()
     cross_entropy = F.binary_cross_entropy_with_logits(logits, targets, reduction="none")
-    truth = probability * targets + (1 - probability) * (1 - targets)
+    p_t = probability * targets + (1 - probability) * (1 - targets)
     alpha = focal_alpha * targets + (1 - focal_alpha) * (1 - targets)
-    return alpha * (1 - truth) ** focal_gamma * cross_entropy
+    return alpha * (1 - p_t) ** focal_gamma * cross_entropy
 
 
 def centerness_targets(anchors: Tensor, boxes: Tensor) -> Tensor:
@@ -703,7 +714,7 @@ def target_problem(boxes: Tensor, classes: Tensor, labels: int) -> str | None:
     return NORMALIZED if looks_normalized(boxes) else None
 
 
-class ImageTargets(NamedTuple):
+class MedGlipImageTargets(NamedTuple):
     """Assigned targets of one image: positive regions, their boxes, and the expanded token targets of those
     regions."""
 
@@ -713,6 +724,28 @@ class ImageTargets(NamedTuple):
 
 
 # ------------------------------------------------------------------------------------------------ models
+
+
+class MedGlipForwardKwargs(TypedDict, total=False):
+    """Arguments that `forward` accepts without effect: what transformers passes to any model, and the keys of the
+    processor's batch that only losses and post-processing read."""
+
+    output_attentions: bool | None
+    output_hidden_states: bool | None
+    token_type_ids: Tensor | None
+    text_labels: list[list[str]] | None
+    input_sizes: Tensor | None
+
+
+def check_forward_kwargs(model: nn.Module, kwargs: Mapping[str, Any]) -> None:
+    """Refuse a keyword argument that `forward` would ignore by mistake.
+
+    Raises:
+        `TypeError`: the name is not in [`MedGlipForwardKwargs`].
+    """
+    for name in kwargs:
+        if name not in MedGlipForwardKwargs.__annotations__:
+            raise TypeError(f"{type(model).__name__}.forward() got an unexpected keyword argument {name!r}")
 
 
 class MedGlipPreTrainedModel(PreTrainedModel):
@@ -726,16 +759,52 @@ class MedGlipPreTrainedModel(PreTrainedModel):
     input_modalities = ("image", "text")
     supports_gradient_checkpointing = True
     _supports_sdpa = True
-    _no_split_modules = ["FusionBlock"]
+    _no_split_modules = [
+        "MedGlipFeaturePyramid", "MedGlipSinePositionEmbedding", "MedGlipFusionBlock", "MedGlipAlignmentHead",
+        "MedGlipBoxHead",
+    ]  # fmt: skip
+
+    def _initialize_weights(self, module: Any, is_custom_code: bool = False) -> None:
+        """Initialize a module as transformers' own models do.
+
+        For custom code transformers skips modules without tensors of their own, in case `_init_weights` overwrites
+        loaded tensors. Ours uses `transformers.initialization`, which leaves them alone.
+        """
+        super()._initialize_weights(module, is_custom_code=False)
 
     @torch.no_grad()
     def _init_weights(self, module: Any) -> None:
         super()._init_weights(module)
-        if hasattr(module, "initial_weight"):
-            module.initial_weight(module.weight)
-        initialise = _INITIALISERS.get(type(module))
-        if initialise is not None:
-            initialise(module)
+        if isinstance(module, MedGlipFeaturePyramid):
+            for conv in (*module.lateral, *module.smooth, module.p6, module.p7):
+                init.kaiming_uniform_(conv.weight, a=1)
+        elif isinstance(module, MedGlipBiDirectionalAttention):
+            for linear in module.children():
+                init.xavier_uniform_(linear.weight)
+        elif isinstance(module, MedGlipFusionLayer):
+            init.constant_(module.gamma_visual, module.initial_gamma)
+            init.constant_(module.gamma_text, module.initial_gamma)
+        elif isinstance(module, MedGlipModulatedDeformConv):
+            init.kaiming_uniform_(module.weight, a=math.sqrt(5))
+            init.zeros_(module.bias)
+        elif isinstance(module, MedGlipDynamicConv):
+            for layer in module.modules():
+                if isinstance(layer, (nn.Linear, nn.Conv2d)):
+                    init.kaiming_uniform_(layer.weight, a=math.sqrt(5))
+            init.normal_(module.scale_attention.weight, std=0.01)
+        elif isinstance(module, MedGlipSinePositionEmbedding):
+            init.kaiming_uniform_(module.projection.weight, a=math.sqrt(5))
+        elif isinstance(module, MedGlipExpert) and module.text_adapter is not None:
+            init.kaiming_uniform_(module.text_adapter.weight, a=math.sqrt(5))
+        elif isinstance(module, MedGlipAlignmentHead):
+            init.kaiming_uniform_(module.text_projection.weight, a=math.sqrt(5))
+            init.zeros_(module.token_bias)
+            init.constant_(module.bias, module.prior_bias)
+            init.constant_(module.log_scale, module.initial_log_scale)
+        elif isinstance(module, MedGlipBoxHead):
+            init.normal_(module.box_projection.weight, std=0.01)
+            init.normal_(module.centerness_projection.weight, std=0.01)
+            init.constant_(module.level_scales, module.initial_scale)
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Any:
@@ -885,12 +954,12 @@ class MedGlipModel(MedGlipPreTrainedModel):
         """
         mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
         rows, inverse = input_ids, None
-        if not self.training and len(input_ids) > 1:
+        # The number of different prompts is a shape that a traced graph cannot have.
+        if not self.training and len(input_ids) > 1 and not torch.compiler.is_compiling():
             both, inverse = torch.unique(torch.stack([input_ids, mask], -1), dim=0, return_inverse=True)
             rows, mask = both[..., 0], both[..., 1]
         text_mask, positions = self._text_mask(rows, mask)
-        encoder_mask = mask if positions is None else text_mask
-        hidden = self.text_model(input_ids=rows, attention_mask=encoder_mask, position_ids=positions).last_hidden_state
+        hidden = self.text_model(input_ids=rows, attention_mask=text_mask, position_ids=positions).last_hidden_state
         features = TextFeatures(hidden, mask, text_mask)
         return features if inverse is None else TextFeatures(*(tensor[inverse] for tensor in features))
 
@@ -919,9 +988,9 @@ class MedGlipModel(MedGlipPreTrainedModel):
         modality: str | Sequence[str] | None = None,
         pixel_mask: Tensor | None = None,
         text_features: TextFeatures | None = None,
-        token_type_ids: Tensor | None = None,
+        labels: list[dict[str, Tensor]] | None = None,
         label_tokens: Tensor | None = None,
-        **kwargs: Any,
+        **kwargs: Unpack[MedGlipForwardKwargs],
     ) -> MedGlipModelOutput:
         r"""
         Args:
@@ -931,15 +1000,17 @@ class MedGlipModel(MedGlipPreTrainedModel):
                 one pass of the image encoder. One row serves the whole batch.
             attention_mask (same shape, *optional*): 1 for tokens, 0 for padding.
             modality (`list[str]` or `str`, *optional*): the expert for each image; may be left out if there is one.
-            pixel_mask (`Tensor` of shape `(batch, height, width)`, *optional*): 1 for pixels of the image. Each
-            image is
-                then computed on its own extent, as if it were alone. Without it, padding takes part, as in GLIP.
+            pixel_mask (`Tensor` of shape `(batch, height, width)`, *optional*): 1 for pixels of the image. Each image
+                is then computed on its own extent, as if it were alone. Without it, padding takes part, as in GLIP.
+                A compiled or exported graph takes only masks without padding.
             text_features ([`TextFeatures`], *optional*): from [`get_text_features`], instead of `input_ids`.
-            token_type_ids, label_tokens, kwargs: ignored here; the processor's batch can be passed whole.
+            labels, label_tokens, kwargs ([`MedGlipForwardKwargs`], *optional*): ignored; the processor's batch can be
+                passed whole.
 
         Raises:
-            `ValueError`: shapes do not fit, or the checkpoint has no such expert.
+            `ValueError`: shapes do not fit, or the checkpoint has no such expert. `TypeError`: an unknown argument.
         """
+        check_forward_kwargs(self, kwargs)
         batch = len(pixel_values)
         pixel_values = pixel_values.to(self.dtype)  # the processor's are float32
         if text_features is None:
@@ -954,7 +1025,7 @@ class MedGlipModel(MedGlipPreTrainedModel):
                 )
         text_features = TextFeatures(*(self._per_image(tensor, batch * chunks) for tensor in text_features))
         names = self.resolve_modalities(modality, batch)
-        sizes = input_sizes(pixel_values, pixel_mask)
+        sizes = image_sizes(pixel_values, pixel_mask)
         groups = group_images(names, sizes)
         outputs = [self._forward_group(pixel_values, text_features, chunks, *group) for group in groups.items()]
         shapes = pyramid_shapes(pixel_values.shape[-2:], self.config.head_config.anchor_strides)
@@ -987,9 +1058,7 @@ class MedGlipModel(MedGlipPreTrainedModel):
         names = [modality] * batch if isinstance(modality, str) else list(modality)
         if len(names) != batch:
             raise ValueError(f"{len(names)} modalities for {batch} images: give one, or one per image")
-        names = [resolve_modality(name) for name in names]
-        self.config.for_modalities(names)
-        return names
+        return self.config.require_modalities(names)
 
     def _forward_group(
         self, pixel_values: Tensor, text: TextFeatures, chunks: int, key: tuple[str, int, int], images: list[int]
@@ -1060,20 +1129,28 @@ class MedGlipModel(MedGlipPreTrainedModel):
         return regions, tokens, logits, inside
 
 
-def input_sizes(pixel_values: Tensor, pixel_mask: Tensor | None) -> list[tuple[int, int]]:
-    """Height and width in pixels of each image: the extent of its mask, or the whole input."""
+def image_sizes(pixel_values: Tensor, pixel_mask: Tensor | None) -> list[tuple[int, int]]:
+    """Return height and width in pixels of each image: the extent of its mask, or the whole input.
+
+    Raises:
+        `ValueError`: the mask has another shape, or hides all of an image.
+    """
+    batch, _, height, width = pixel_values.shape
     if pixel_mask is None:
-        return [tuple(pixel_values.shape[-2:])] * len(pixel_values)  # type: ignore[list-item]
-    if pixel_mask.shape != pixel_values.shape[:1] + pixel_values.shape[-2:]:
+        return [(height, width)] * batch
+    if pixel_mask.shape != (batch, height, width):
         raise ValueError(f"pixel_mask {tuple(pixel_mask.shape)} does not fit pixel_values {tuple(pixel_values.shape)}")
     mask = pixel_mask.bool()
-    heights, widths = mask.any(2), mask.any(1)
-    index_y = torch.arange(1, heights.shape[1] + 1, device=mask.device)
-    index_x = torch.arange(1, widths.shape[1] + 1, device=mask.device)
-    extents = torch.stack([(heights * index_y).amax(1), (widths * index_x).amax(1)], dim=1)
-    if not bool(extents.all()):
+    if torch.compiler.is_compiling():
+        # Sizes that depend on a mask's values are no shapes of a graph.
+        torch._assert_async(mask.all(), "a compiled model takes images without padding only: leave pixel_mask out")
+        return [(height, width)] * batch
+    index_y, index_x = (torch.arange(1, side + 1, device=mask.device) for side in (height, width))
+    extents = torch.stack([(mask.any(2) * index_y).amax(1), (mask.any(1) * index_x).amax(1)], dim=1)
+    sizes = [(rows, columns) for rows, columns in extents.tolist()]
+    if (0, 0) in sizes:
         raise ValueError("pixel_mask hides all of an image")
-    return [(height, width) for height, width in extents.tolist()]
+    return sizes
 
 
 def group_images(names: list[str], sizes: list[tuple[int, int]]) -> dict[tuple[str, int, int], list[int]]:
@@ -1090,6 +1167,13 @@ def pyramid_shapes(size: Sequence[int], strides: Sequence[int]) -> list[tuple[in
     return [(-(-height // stride), -(-width // stride)) for stride in strides]
 
 
+def region_levels(shapes: Sequence[tuple[int, int]], device: torch.device) -> Tensor:
+    """Return the index of the level of each region, `(regions,)`."""
+    return torch.cat(
+        [torch.full((rows * columns,), level, device=device) for level, (rows, columns) in enumerate(shapes)]
+    )
+
+
 def places_in_grid(part: list[tuple[int, int]], whole: list[tuple[int, int]], device: torch.device) -> Tensor:
     """Indices of a smaller image's regions among those of the padded grid, level after level."""
     places, start = [], 0
@@ -1103,16 +1187,32 @@ def places_in_grid(part: list[tuple[int, int]], whole: list[tuple[int, int]], de
 class MedGlipForObjectDetection(MedGlipPreTrainedModel):
     """MedGLIP with box and centerness heads: finds the regions that the phrases of a prompt name."""
 
+    # `Trainer` gives the losses' divisors of a whole optimizer step as `num_items_in_batch`.
+    accepts_loss_kwargs = True
+
     def __init__(self, config: MedGlipConfig) -> None:
         super().__init__(config)
         self.model = MedGlipModel(config)
-        self.box_heads = nn.ModuleDict({name: BoxHead(config.expert_head_config(name)) for name in config.modalities})
+        self.head_configs = {name: config.expert_head_config(name) for name in config.modalities}
+        self.box_heads = nn.ModuleDict({name: MedGlipBoxHead(head) for name, head in self.head_configs.items()})
         self.post_init()
         self._ignore_other_experts()
 
     def get_text_features(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> TextFeatures:
         """See [`MedGlipModel.get_text_features`]."""
         return self.model.get_text_features(input_ids, attention_mask)
+
+    def update_head_config(self, modality: str, **settings: Any) -> None:
+        """Change settings of one expert that shape no weights: anchors, score calibration, losses.
+
+        Args:
+            modality (`str`): the expert.
+            settings (*optional*): fields of [`MedGlipHeadConfig`] and their values.
+        """
+        (name,) = self.config.require_modalities([modality])
+        overrides = cast(dict[str, Any], self.config.expert_overrides)
+        overrides.setdefault(name, {}).setdefault("head_config", {}).update(settings)
+        self.head_configs[name] = self.config.expert_head_config(name)
 
     @can_return_tuple
     def forward(
@@ -1125,9 +1225,8 @@ class MedGlipForObjectDetection(MedGlipPreTrainedModel):
         labels: list[dict[str, Tensor]] | None = None,
         label_tokens: Tensor | None = None,
         text_features: TextFeatures | None = None,
-        token_type_ids: Tensor | None = None,
         num_items_in_batch: Tensor | None = None,
-        **kwargs: Any,
+        **kwargs: Unpack[MedGlipForwardKwargs],
     ) -> MedGlipObjectDetectionOutput:
         r"""
         Args:
@@ -1138,17 +1237,19 @@ class MedGlipForObjectDetection(MedGlipPreTrainedModel):
             label_tokens (`Tensor` of shape `(batch, labels, tokens)`, bool): the tokens of each phrase; needed with
                 `labels`.
             num_items_in_batch (`Tensor` of shape `(2,)`, *optional*): what the losses are divided by, the sum of
-                `loss_totals` over all batches and processes of an optimiser step; this batch's own when not given.
-            kwargs: ignored; the processor's batch can be passed whole.
+                `loss_totals` over all batches and processes of an optimizer step; this batch's own when not given.
+            kwargs ([`MedGlipForwardKwargs`], *optional*): ignored; the processor's batch can be passed whole.
 
         Raises:
-            `ValueError`: as [`MedGlipModel.forward`], or targets that do not fit the prompt.
+            `ValueError`: as [`MedGlipModel.forward`], or targets that do not fit the prompt. `TypeError`: an unknown
+                argument.
         """
+        check_forward_kwargs(self, kwargs)
         outputs = self.model(
             pixel_values, input_ids, attention_mask, modality, pixel_mask, text_features, return_dict=True
         )
         names = self.model.resolve_modalities(modality, len(pixel_values))
-        shapes = [(height, width) for height, width in outputs.spatial_shapes.tolist()]
+        shapes = pyramid_shapes(pixel_values.shape[-2:], self.config.head_config.anchor_strides)
         deltas, centerness, anchors = self._predict_boxes(outputs.region_features, names, shapes)
         prediction = MedGlipObjectDetectionOutput(
             logits=outputs.logits,
@@ -1162,12 +1263,12 @@ class MedGlipForObjectDetection(MedGlipPreTrainedModel):
             spatial_shapes=outputs.spatial_shapes,
             input_sizes=outputs.input_sizes,
             score_calibration=self._calibration(names, deltas.device),
-            word_mask=self._word_mask(input_ids, attention_mask, len(names)),
+            label_token_mask=self._label_token_mask(input_ids, attention_mask, len(names)),
         )
         if labels is not None:
             if attention_mask is None:
                 attention_mask = torch.ones_like(input_ids) if input_ids is not None else text_features.attention_mask
-            heads = [self.config.expert_head_config(name) for name in names]
+            heads = [self.head_configs[name] for name in names]
             topk = [head.atss_topk for head in heads]
             targets = self._assign(anchors, topk, shapes, labels, label_tokens, outputs.region_mask, prediction.logits)
             losses = self._losses(
@@ -1176,7 +1277,7 @@ class MedGlipForObjectDetection(MedGlipPreTrainedModel):
             prediction.loss_dict, prediction.loss = losses, torch.stack(list(losses.values())).sum()
         return prediction
 
-    def _word_mask(self, input_ids: Tensor | None, attention_mask: Tensor | None, batch: int) -> Tensor | None:
+    def _label_token_mask(self, input_ids: Tensor | None, attention_mask: Tensor | None, batch: int) -> Tensor | None:
         """All real tokens but the separators after the opening token: (batch, tokens)."""
         if input_ids is None or input_ids.ndim != 2:
             return None
@@ -1187,7 +1288,7 @@ class MedGlipForObjectDetection(MedGlipPreTrainedModel):
 
     def _calibration(self, names: list[str], device: torch.device) -> Tensor | None:
         """Slope and intercept of each image's expert, (1, 0) for those without: (batch, 2)."""
-        known = {name: self.config.expert_head_config(name).score_calibration for name in self.config.modalities}
+        known = {name: head.score_calibration for name, head in self.head_configs.items()}
         if not any(known.values()):
             return None
         return torch.tensor([known[name] or (1.0, 0.0) for name in names], dtype=torch.float32, device=device)
@@ -1196,19 +1297,18 @@ class MedGlipForObjectDetection(MedGlipPreTrainedModel):
         self, regions: Tensor, names: list[str], shapes: list[tuple[int, int]]
     ) -> tuple[Tensor, Tensor, list[Tensor]]:
         """Deltas and centerness of every region, each image through its own expert, and each image's anchors."""
-        counts = torch.tensor([height * width for height, width in shapes], device=regions.device)
-        levels = torch.arange(len(shapes), device=regions.device).repeat_interleave(counts)
-        levels = levels.repeat(regions.shape[1] // len(levels))
-        chunks = len(levels) // int(counts.sum())
-        anchors = {
-            name: make_anchors(shapes, self.config.expert_head_config(name), regions.device).repeat(chunks, 1)
-            for name in dict.fromkeys(names)
-        }
-        if len(anchors) == 1:
+        levels = region_levels(shapes, regions.device)
+        chunks = regions.shape[1] // len(levels)
+        levels = levels.repeat(chunks)
+        if len(set(names)) == 1:
             deltas, centerness = self.box_heads[names[0]](regions, levels)
         else:
             parts = [self.box_heads[name](regions[index], levels) for index, name in enumerate(names)]
             deltas, centerness = (torch.stack(part) for part in zip(*parts, strict=True))
+        anchors = {
+            name: make_anchors(shapes, self.head_configs[name], deltas.device).repeat(chunks, 1)
+            for name in dict.fromkeys(names)
+        }
         return deltas, centerness, [anchors[name] for name in names]
 
     def _assign(
@@ -1220,7 +1320,7 @@ class MedGlipForObjectDetection(MedGlipPreTrainedModel):
         label_tokens: Tensor | None,
         region_mask: Tensor,
         logits: Any,
-    ) -> list[ImageTargets]:
+    ) -> list[MedGlipImageTargets]:
         batch, regions, tokens = logits.shape
         if label_tokens is None:
             raise ValueError("labels need label_tokens: make the batch with MedGlipProcessor(..., labels=...)")
@@ -1229,9 +1329,7 @@ class MedGlipForObjectDetection(MedGlipPreTrainedModel):
                 f"labels of {len(labels)} images and label_tokens {tuple(label_tokens.shape)} do not fit logits "
                 f"{tuple(logits.shape)}; training takes one prompt per image, not chunks"
             )
-        level_of_region = torch.arange(len(shapes), device=logits.device).repeat_interleave(
-            torch.tensor([height * width for height, width in shapes], device=logits.device)
-        )
+        level_of_region = region_levels(shapes, logits.device)
         found = []
         for index, target in enumerate(labels):
             check_annotation(target, f"labels of image {index}")
@@ -1244,7 +1342,7 @@ class MedGlipForObjectDetection(MedGlipPreTrainedModel):
             assigned = assign_atss(anchors[index][inside], level_sizes, boxes, topk[index])
             matched = assigned[assigned >= 0]
             token_rows = label_tokens[index].to(logits.device, torch.float32)
-            found.append(ImageTargets(inside[assigned >= 0], boxes[matched], token_rows[classes[matched]]))
+            found.append(MedGlipImageTargets(inside[assigned >= 0], boxes[matched], token_rows[classes[matched]]))
         return found
 
     @torch.no_grad()
@@ -1264,7 +1362,7 @@ class MedGlipForObjectDetection(MedGlipPreTrainedModel):
         names = self.model.resolve_modalities(modality, len(labels))
         totals = torch.zeros(2, device=self.device)
         for name, target in zip(names, labels, strict=True):
-            head = self.config.expert_head_config(name)
+            head = self.head_configs[name]
             shapes = pyramid_shapes(size, head.anchor_strides)
             anchors = make_anchors(shapes, head, self.device)
             boxes = target["boxes"].to(self.device, torch.float32).reshape(-1, 4)
@@ -1276,7 +1374,7 @@ class MedGlipForObjectDetection(MedGlipPreTrainedModel):
     def _losses(
         self,
         prediction: Any,
-        targets: list[ImageTargets],
+        targets: list[MedGlipImageTargets],
         anchors: list[Tensor],
         heads: list[MedGlipHeadConfig],
         attention_mask: Tensor,
@@ -1386,37 +1484,6 @@ def _join_configs(configs: dict[str, MedGlipConfig]) -> MedGlipConfig:
     fields = {**joined.to_dict(), "modalities": names, "expert_overrides": overrides, "label_hierarchy": known}
     return MedGlipConfig.from_dict(fields)
 
-
-# ------------------------------------------------------------------------------------------------ initialisation
-
-
-def _init_fusion(module: FusionLayer) -> None:
-    init.constant_(module.gamma_visual, module.initial_gamma)
-    init.constant_(module.gamma_text, module.initial_gamma)
-
-
-def _init_deform_conv(module: ModulatedDeformConv) -> None:
-    bound = 1 / math.sqrt(module.weight[0].numel())
-    init.uniform_(module.weight, -bound, bound)
-    init.zeros_(module.bias)
-
-
-def _init_alignment(module: AlignmentHead) -> None:
-    init.zeros_(module.token_bias)
-    init.constant_(module.bias, module.prior_bias)
-    init.constant_(module.log_scale, module.initial_log_scale)
-
-
-def _init_box_head(module: BoxHead) -> None:
-    init.constant_(module.level_scales, module.initial_scale)
-
-
-_INITIALISERS: dict[type, Callable[[Any], None]] = {
-    FusionLayer: _init_fusion,
-    ModulatedDeformConv: _init_deform_conv,
-    AlignmentHead: _init_alignment,
-    BoxHead: _init_box_head,
-}
 
 # What `trust_remote_code` loads from a checkpoint's own folder.
 AUTO_MAP = {

@@ -345,9 +345,9 @@ def scale_to(target: Any, size: tuple[int, int], boxes: torch.Tensor) -> torch.T
 def phrase_tokens(outputs: Any) -> torch.Tensor:
     """
     Label tokens for outputs of one phrase per image that came from the bare tokenizer: bool (B, 1, T), all tokens but
-    the special first and last one, and but padding and separators where the outputs hold their `word_mask`.
+    the special first and last one, and but padding and separators where the outputs hold their `label_token_mask`.
     """
-    logits, mask = outputs.logits, getattr(outputs, "word_mask", None)
+    logits, mask = outputs.logits, getattr(outputs, "label_token_mask", None)
     real = torch.ones_like(logits[:, 0], dtype=torch.bool) if mask is None else mask.bool()
     place = real.cumsum(1)
     return (real & (place > 1) & (place < place[:, -1:]))[:, None]

@@ -15,7 +15,7 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import torch
 from safetensors import SafetensorError
@@ -119,8 +119,7 @@ def forget_calibration(model: MedGlipForObjectDetection, modality: str) -> None:
     """Take off the line that made the scores of an expert chances of being right, before it was trained further;
     `training.evaluate.calibration` measures a new one."""
     if model.config.expert_head_config(modality).score_calibration is not None:
-        overrides = cast(dict[str, Any], model.config.expert_overrides)
-        overrides.setdefault(modality, {}).setdefault("head_config", {})["score_calibration"] = None
+        model.update_head_config(modality, score_calibration=None)
 
 
 def _check_base(model: MedGlipForObjectDetection, record: BaseRecord, name: str) -> None:

@@ -23,8 +23,8 @@ from modeling_medglip.convert_glip_checkpoint import (
     model_from_glip,
 )
 from modeling_medglip.modeling_medglip import (
-    BiDirectionalAttention,
-    FeaturePyramid,
+    MedGlipBiDirectionalAttention,
+    MedGlipFeaturePyramid,
     MedGlipForObjectDetection,
     assign_atss,
     decode_boxes,
@@ -259,9 +259,9 @@ def switch_off_randomness(model: nn.Module) -> None:
     for module in model.modules():
         if isinstance(module, nn.Dropout):
             module.p = 0.0
-        elif isinstance(module, BiDirectionalAttention):
+        elif isinstance(module, MedGlipBiDirectionalAttention):
             module.dropout = 0.0
-        elif isinstance(module, FeaturePyramid):
+        elif isinstance(module, MedGlipFeaturePyramid):
             module.drop_block = 0.0
         elif type(module).__name__ == "SwinDropPath":
             module.drop_prob = 0.0

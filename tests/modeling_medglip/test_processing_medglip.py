@@ -556,7 +556,7 @@ def test_outputs_that_do_not_belong_to_the_inputs(processor: MedGlipProcessor) -
 def test_phrases_of_the_bare_tokenizer(processor: MedGlipProcessor) -> None:
     outputs = SimpleNamespace(logits=torch.zeros(2, 3, 6))
     assert phrase_tokens(outputs).tolist() == [[[False, True, True, True, True, False]]] * 2
-    outputs.word_mask = torch.tensor([[1, 1, 1, 1, 1, 1], [1, 1, 1, 0, 0, 0]])
+    outputs.label_token_mask = torch.tensor([[1, 1, 1, 1, 1, 1], [1, 1, 1, 0, 0, 0]])
     assert phrase_tokens(outputs)[1].tolist() == [[False, True, False, False, False, False]]
 
 

@@ -15,14 +15,14 @@ import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from modeling_medglip.cli.scripts import script_main
-from modeling_medglip.configuration_medglip import MedGlipConfig, MedGlipHeadConfig
+from modeling_medglip.configuration_medglip import MedGlipConfig
 from modeling_medglip.modeling_medglip import MedGlipForObjectDetection
 from modeling_medglip.outputs.files import write_text
 from modeling_medglip.processing_medglip import MedGlipProcessor
@@ -127,7 +127,7 @@ def calibrate(
         `ValueError`: no validation pictures of an expert, too many that cannot be read, or too few boxes in them.
     """
     config = model.config
-    clear(config)
+    clear(model)
     fitted: dict[str, dict[str, Any]] = {}
     for name in config.modalities:
         records = readable_enough(load_records(data, [name], split="validation"), {}, f"{data}: {name}")
@@ -141,18 +141,15 @@ def calibrate(
         logger.info("%s: slope %.3f, intercept %.3f from %d pictures", name, slope, intercept, len(records))
         shares = errors(records, found, (slope, intercept))
         fitted[name] = {"slope": slope, "intercept": intercept, "pictures": len(records), **shares}
-    overrides = cast(dict[str, Any], config.expert_overrides)
     for name, entry in fitted.items():
-        line = [entry["slope"], entry["intercept"]]
-        overrides.setdefault(name, {}).setdefault("head_config", {})["score_calibration"] = line
+        model.update_head_config(name, score_calibration=[entry["slope"], entry["intercept"]])
     return fitted
 
 
-def clear(config: MedGlipConfig) -> None:
-    """Forget all calibrations."""
-    cast(MedGlipHeadConfig, config.head_config).score_calibration = None
-    for changes in cast(dict[str, Any], config.expert_overrides).values():
-        changes.get("head_config", {}).pop("score_calibration", None)
+def clear(model: MedGlipForObjectDetection) -> None:
+    """Remove the score calibration of every expert."""
+    for name in model.config.modalities:
+        model.update_head_config(name, score_calibration=None)
 
 
 @script_main(also=(KeyError,))

@@ -179,8 +179,7 @@ def _resize(model: Any, processor: Any, modality: str, expert: ExpertRecipe) -> 
         processor.image_processor.modality_settings[modality]["size"] = {"height": expert.size, "width": expert.size}
     if expert.anchor_scale is not None:
         sizes = [stride * expert.anchor_scale for stride in STRIDES]
-        overrides = model.config.expert_overrides.setdefault(modality, {}).setdefault("head_config", {})
-        overrides["anchor_sizes"] = sizes
+        model.update_head_config(modality, anchor_sizes=sizes)
 
 
 @dataclass

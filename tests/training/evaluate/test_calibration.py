@@ -136,6 +136,6 @@ def test_an_older_calibration_plays_no_part(checkpoint: Path, tmp_path: Path, mo
     calibrate(model, processor, tmp_path / "data")
     calibrate(model, processor, tmp_path / "data")
     assert len(scores) == 4 and scores[0] == scores[2] and scores[1] == scores[3] and scores[0]
-    clear(model.config)
+    clear(model)
     ids = torch.ones(1, 3, dtype=torch.long)
     assert model(torch.zeros(1, 3, 64, 64), ids, modality="ct").score_calibration is None
