@@ -1,5 +1,5 @@
 # Copyright 2026 The MedGLIP authors. Licensed under the Apache License, Version 2.0.
-"""From raw folders to the data set:
+"""Build a data set from raw folders.
 
     python -m dataset_scripts.build --recipe dataset_scripts/recipes/real_data.yaml --raw DATA --out built/real
 
@@ -206,7 +206,7 @@ def _plan_text(tasks: Sequence[CaseTask], waiting: Sequence[CaseTask]) -> str:
     return f"{len(tasks)} cases of {sources} sources; {to_do}"
 
 
-class _bar:
+class _bar:  # noqa: N801 - used as a function
     """Progress bars on stderr while somebody watches."""
 
     def __enter__(self) -> Any:

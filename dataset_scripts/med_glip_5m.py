@@ -1,5 +1,5 @@
 # Copyright 2026 The MedGLIP authors. Licensed under the Apache License, Version 2.0.
-"""Builder of a set that `python -m dataset_scripts.build` made, for code that wants a builder:
+"""Builder of a set that `python -m dataset_scripts.build` made, for code that wants a builder.
 
     builder = MedGlip5M(config_name="ct", data_dir="built/med-glip")
     builder.download_and_prepare(num_proc=2); images = builder.as_dataset(split="train")

@@ -143,7 +143,7 @@ def _area_bin(fraction: float) -> int:
     """Number of the edge of `AREA_EDGES` that a share lies above, from 0."""
     if fraction < AREA_EDGES[0]:
         return 0
-    return min(len(AREA_EDGES), int(math.floor(2 * math.log10(fraction) + 1e-9)) + 11)
+    return min(len(AREA_EDGES), math.floor(2 * math.log10(fraction) + 1e-9) + 11)
 
 
 __all__ = ["AREA_EDGES", "DIMENSIONS", "Statistics"]

@@ -1,5 +1,5 @@
 # Copyright 2026 The MedGLIP authors. Licensed under the Apache License, Version 2.0.
-"""Check a built set from outside, with other routines than the ones that made it:
+"""Check a built set from outside, with other routines than the ones that made it.
 
     python -m dataset_scripts.verify built/med-glip [--table counts.md]
 

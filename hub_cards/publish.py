@@ -1,5 +1,5 @@
 # Copyright 2026 The MedGLIP authors. Licensed under the Apache License, Version 2.0.
-"""Put experts, checkpoint, data set, adapters and the Space on a Hub:
+"""Put experts, checkpoint, data set, adapters and the Space on a Hub.
 
     python -m hub_cards.publish --what experts,dataset,space --org my-hospital          # shows what would go
     python -m hub_cards.publish --what experts,dataset,space --org my-hospital --yes    # does it

@@ -245,7 +245,7 @@ def _settings_in(settings: Any, file: str) -> Iterator[tuple[str, Any]]:
 
 def _setting_problem(key: str, value: Any) -> str | None:
     """What is wrong with one value of a configuration file."""
-    if value is None or isinstance(value, bool) and not value:
+    if value is None or (isinstance(value, bool) and not value):
         return None
     if key in REFUSED_SETTINGS:
         return "is not allowed in a checkpoint: it can load or run what is not in the folder"
@@ -368,7 +368,6 @@ class MedGlipConfig(PreTrainedConfig):
             it that are keyed by modality follow the experts when some are taken out or joined.
 
     Example:
-
     ```python
     >>> from modeling_medglip import MedGlipConfig, MedGlipForObjectDetection
     >>> model = MedGlipForObjectDetection(MedGlipConfig.glip_t(modalities=("ct", "mri")))

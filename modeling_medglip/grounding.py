@@ -273,7 +273,7 @@ def _boxes(
 
 
 def place_of_labels(labels: list[str], modality: str) -> dict[str, tuple[str | None, str | None, str | None]]:
-    """label -> (label_id, category, region) in the taxonomy."""
+    """Label -> (label_id, category, region) in the taxonomy."""
     from .taxonomy import load_taxonomy
 
     places: dict[str, tuple[str | None, str | None, str | None]] = {}

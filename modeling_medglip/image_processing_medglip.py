@@ -349,7 +349,7 @@ def resized_size(height: int, width: int, size: dict[str, int]) -> tuple[int, in
     if not target:
         raise ValueError(f"size must hold height and width, or shortest_edge (and longest_edge), not {size}")
     if limit and long / short * target > limit:
-        target = int(round(limit * short / long))
+        target = round(limit * short / long)
     target = max(int(target), 1)
     if short == target:
         return height, width

@@ -181,7 +181,7 @@ class _Finder:
     def find(
         self, pictures: Iterable[tuple[int, NDArray]], name: str, spacing: tuple[float, float]
     ) -> dict[str, list[SliceBox]]:
-        """label -> boxes of all pictures, whose pixels measure `spacing` (x, y) in mm."""
+        """Label -> boxes of all pictures, whose pixels measure `spacing` (x, y) in mm."""
         found: dict[str, list[SliceBox]] = {label: [] for label in self.question.labels}
         for batch in _batches(pictures, self.batch_size):
             try:
@@ -229,7 +229,7 @@ def _batches(items: Iterable[Any], size: int) -> Iterator[list[Any]]:
 
 
 def _tracklets(boxes: dict[str, list[SliceBox]], lps: Volume, plane: str) -> dict[str, list[Tracklet]]:
-    """label -> tracklets over the slices of a plane. A structure must be seen in two slices, if there are several."""
+    """Label -> tracklets over the slices of a plane. A structure must be seen in two slices, if there are several."""
     gap = max(1, round(MAX_GAP_MM / float(lps.spacing[NORMAL_AXIS[plane]])))
     min_slices = min(2, slice_count(lps, plane))
     return {label: link_slices(found, gap, min_slices) for label, found in boxes.items()}
@@ -286,11 +286,11 @@ def _agreed(by_plane: list[list[VolumeBox]], grid: Volume) -> list[VolumeBox]:
             continue
         group, planes = [box], {box.plane}
         for other, candidate in enumerate(boxes):
-            if other > number and other not in used and candidate.plane not in planes:
-                if box_iou(box.box_ijk, candidate.box_ijk) >= CONSENSUS_IOU_THRESHOLD:
-                    group.append(candidate)
-                    planes.add(candidate.plane)
-                    used.add(other)
+            free = other > number and other not in used and candidate.plane not in planes
+            if free and box_iou(box.box_ijk, candidate.box_ijk) >= CONSENSUS_IOU_THRESHOLD:
+                group.append(candidate)
+                planes.add(candidate.plane)
+                used.add(other)
         if len(group) > 1:
             weights = [member.score for member in group]
             ijk = np.average([member.box_ijk for member in group], axis=0, weights=weights)

@@ -55,7 +55,7 @@ class Experts:
         return self.grounders[0]
 
     def trained(self) -> dict[str, list[str]]:
-        """modality -> labels that the main checkpoint was trained with."""
+        """Modality -> labels that the main checkpoint was trained with."""
         return trained_labels(self.main.model.config.to_dict())
 
     def modality_choices(self) -> list[tuple[str, str]]:

@@ -85,6 +85,7 @@ class Guard:
         self.cache, self.cache_bytes, self.arriving = cache, cache_bytes, 0
 
     async def __call__(self, scope: Message, receive: Any, send: Any) -> None:
+        """Pass a request on, or refuse it."""
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
@@ -183,12 +184,14 @@ class BoundedParser(GradioMultiPartParser):
         super().__init__(*arguments, **{**options, "max_files": MAX_PARTS, "max_fields": MAX_PARTS})
 
     def on_headers_finished(self) -> None:
+        """Check the headers of a part."""
         super().on_headers_finished()
         part = self._current_part
         if part.file is None and part.field_name == "files":
             raise MultiPartException("The upload holds no file: choose one.")
 
     def on_part_data(self, data: bytes, start: int, end: int) -> None:
+        """Write the data of a part, up to the limit."""
         part = self._current_part
         if part.file is not None:
             super().on_part_data(data, start, end)
@@ -244,6 +247,7 @@ class Page(gr.Blocks):
     """A page each of whose failures says what was wrong; gradio would show a bare "Error"."""
 
     async def process_api(self, *arguments: Any, **options: Any) -> dict[str, Any]:
+        """Run a function of the page, and hide what went wrong inside."""
         try:
             return await super().process_api(*arguments, **options)
         except gr.Error:

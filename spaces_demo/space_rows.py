@@ -62,7 +62,7 @@ def kind_of(label_id: str | None) -> str:
 
 
 def colours_of(labels: Sequence[str], boxes: Sequence[GroundedBox | VolumeBox] = ()) -> dict[str, str]:
-    """label -> colour, lesions and the rest from palettes of their own."""
+    """Label -> colour, lesions and the rest from palettes of their own."""
     kinds = {box.label: kind_of(box.label_id) for box in boxes}
     names = list(label_colours([*labels, *kinds]))
     lesions = [name for name in names if kinds.get(name) == "lesion"]

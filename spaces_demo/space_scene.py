@@ -31,7 +31,7 @@ PLANES = ("sagittal", "coronal", "axial")
 
 
 def slices_of(source: VolumeSource, modality: str, window: tuple[float, float]) -> dict[str, str]:
-    """plane -> its middle picture as a URI, what is dark in it transparent."""
+    """Plane -> its middle picture as a URI, what is dark in it transparent."""
     found = {}
     for plane, middle in zip(PLANES, middles(to_lps(source.grid)), strict=True):
         image = ReadImage(np.ascontiguousarray(source.read_slice(plane, middle)), "", modality)

@@ -18,13 +18,13 @@ os.environ.update(
 os.environ.setdefault("OMP_NUM_THREADS", "2")
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
-import ipaddress  # noqa: E402
-import socket  # noqa: E402
-from collections.abc import Iterator  # noqa: E402
-from typing import Any  # noqa: E402
+import ipaddress
+import socket
+from collections.abc import Iterator
+from typing import Any
 
-import pytest  # noqa: E402
-from hypothesis import settings  # noqa: E402
+import pytest
+from hypothesis import settings
 
 
 # Derandomised: the same examples on every machine, and no failure because one of them was slow to start.

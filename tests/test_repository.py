@@ -7,6 +7,7 @@ import ast
 import re
 import subprocess
 import sys
+import tarfile
 import tomllib
 import zipfile
 from collections.abc import Iterator
@@ -14,6 +15,8 @@ from pathlib import Path
 
 import pytest
 import yaml
+
+from tests.lower_bounds import LOWEST, lower_bounds
 
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -165,7 +168,7 @@ class TestSources:
         files = [path for path in (ROOT / folder).rglob("*.py") if path.stem not in REMOTE_CODE]
         assert [path for path in files if path.stem == path.parent.name] == []
 
-    @pytest.mark.parametrize("folder", ("modeling_medglip", "training"))
+    @pytest.mark.parametrize("folder", ["modeling_medglip", "training"])
     def test_tests_mirror_the_folders(self, folder: str) -> None:
         """A folder of tests beside every folder of code, but for the studies' detectors."""
         ours = {path.parent.relative_to(ROOT) for path in (ROOT / folder).rglob("*.py")}
@@ -220,6 +223,11 @@ class TestPackage:
             "dev",
         }
 
+    def test_the_lowest_versions_are_the_lower_bounds(self) -> None:
+        """`python -m tests.lower_bounds` writes the file that `make test-lowest` installs from."""
+        assert LOWEST.read_text(encoding="utf-8") == lower_bounds()
+        assert len(LOWEST.read_text(encoding="utf-8").splitlines()) >= len(PROJECT["project"]["dependencies"])
+
     @pytest.mark.slow
     def test_built_wheel(self, tmp_path: Path) -> None:
         command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(tmp_path), str(ROOT)]
@@ -234,6 +242,20 @@ class TestPackage:
         packed = {path for path in PACKAGE.rglob("*") if path.is_file() and "__pycache__" not in path.parts}
         assert {path.relative_to(ROOT).as_posix() for path in packed} <= names
         assert not any("__pycache__" in name or name.endswith((".bin", ".pt", ".pth", ".pkl")) for name in names)
+
+    @pytest.mark.slow
+    def test_built_source_distribution(self, tmp_path: Path) -> None:
+        """The tests in it are collected and run without the clone."""
+        command = [sys.executable, "-m", "build", "--sdist", "--no-isolation", "--outdir", str(tmp_path), str(ROOT)]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=600)
+        assert done.returncode == 0, done.stdout + done.stderr
+        with tarfile.open(next(tmp_path.glob("*.tar.gz"))) as archive:
+            archive.extractall(tmp_path, filter="data")
+        (unpacked,) = (path for path in tmp_path.iterdir() if path.is_dir())
+        for arguments in (["--collect-only", "-m", ""], ["tests/test_conftest.py", "tests/modeling_medglip/demo"]):
+            command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *arguments]
+            done = subprocess.run(command, cwd=unpacked, capture_output=True, text=True, timeout=600)
+            assert done.returncode == 0, done.stdout[-3000:]
 
     def test_typed(self) -> None:
         assert (PACKAGE / "py.typed").is_file()

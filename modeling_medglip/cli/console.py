@@ -39,6 +39,7 @@ def escape(text: str) -> str:
 
 
 def say(text: str) -> None:
+    """Print one line of text on stdout."""
     console().print(escape(text), soft_wrap=True, highlight=False)
 
 
@@ -48,6 +49,7 @@ def complain(kind: str, text: object) -> None:
 
 
 def fail(problem: object, status: int, debug: bool, cause: BaseException | None = None) -> int:
+    """Print an error, with its traceback if `debug`, and return the exit status."""
     error = problem if isinstance(problem, BaseException) else cause
     if debug and error is not None:
         traceback.print_exception(error)
@@ -63,6 +65,7 @@ def _table(columns: Sequence[str]) -> Any:
 
 
 def print_boxes(name: str, result: GroundingResult, case: DemoCase | None) -> None:
+    """Print the table of an image's boxes."""
     heading = f"{name}  [{result.image.modality}, {result.image.width}x{result.image.height}]"
     out = console()
     out.print()
@@ -101,6 +104,7 @@ def _shown_label(box: GroundedBox | VolumeBox) -> str:
 
 
 def print_volume_boxes(name: str, result: VolumeResult) -> None:
+    """Print the table of a volume's boxes."""
     shape = "x".join(map(str, result.image.shape))
     out = console()
     out.print()
@@ -114,6 +118,7 @@ def print_volume_boxes(name: str, result: VolumeResult) -> None:
 
 
 def print_rows(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Print a table."""
     table = _table(columns)
     for row in rows:
         table.add_row(*(escape(str(cell)) for cell in row))

@@ -274,6 +274,7 @@ class Job:
         return InputRecord(name, status, time.perf_counter() - start, tuple(self.written), *found, error=problem)
 
     def ground(self, image: Any) -> Any:
+        """Ground the prompt in one image."""
         """The boxes of what was read."""
         from ..grounding import ground_image
 
@@ -281,6 +282,7 @@ class Job:
         return ground_image(self.grounder, image, self.prompt, self.modality, *thresholds, self.all_boxes)
 
     def show(self, name: str, result: Any) -> None:
+        """Print the table of the boxes."""
         """Print the boxes."""
         print_boxes(name, result, self.case)
 
@@ -322,6 +324,7 @@ class VolumeJob(Job):
     axes: str | None = None
 
     def ground(self, image: Any) -> Any:
+        """Ground the prompt in the volume."""
         from ..volume_grounding import ground_volume
 
         wanted = [kind for kind in self.kinds if kind in DICOM_KINDS]
@@ -404,4 +407,5 @@ class VolumeJob(Job):
             dicom.write_segmentation(result, source, path)
 
     def show(self, name: str, result: Any) -> None:
+        """Print the table of the boxes."""
         print_volume_boxes(name, result)

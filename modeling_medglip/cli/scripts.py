@@ -27,7 +27,6 @@ def script_main(status: int = 2, also: tuple[type[Exception], ...] = ()) -> Call
         status (`int`, *optional*, defaults to 2): exit status of the expected errors `EXPECTED`.
         also (`tuple[type[Exception], ...]`, *optional*): further errors to expect, such as `KeyError` of a JSON file.
     """
-
     expected: tuple[type[Exception], ...] = (*EXPECTED, *also)
 
     def decorate(main: Main) -> Main:

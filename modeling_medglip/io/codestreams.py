@@ -7,6 +7,7 @@ states, and its markers are walked, in Python. Entropy-coded data are not looked
 
 from __future__ import annotations
 
+import itertools
 import struct
 from dataclasses import dataclass
 
@@ -286,7 +287,7 @@ def check_rle(content: bytes, segments: int) -> None:
     """
     stated = struct.unpack("<16I", content[:64]) if len(content) >= 64 else (0,) * 16
     ends = [*stated[1 : 1 + segments], len(content)]
-    if stated[0] != segments or ends[0] < 64 or any(one >= two for one, two in zip(ends, ends[1:], strict=False)):
+    if stated[0] != segments or ends[0] < 64 or any(one >= two for one, two in itertools.pairwise(ends)):
         raise _damaged("RLE", "segments that do not fit")
 
 

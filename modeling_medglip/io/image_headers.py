@@ -136,7 +136,7 @@ def _walk_jpeg(stream: IO[bytes]) -> FileHeader:
     """Check the segments up to the first scan, then the number of scans."""
     exif = parts = pixels = 0
     for marker, offset, length in _jpeg_segments(stream):
-        parts += 1
+        parts += 1  # noqa: SIM113 - the count is used after the loop
         if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
             precision, height, width = struct.unpack(">BHH", _read(stream, offset, 5).ljust(5, b"\0"))
             if precision != 8:

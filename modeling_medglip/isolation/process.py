@@ -172,6 +172,7 @@ class ReaderProcess(Reader):
     # Reading
 
     def read_image(self, path: Path, frame: int | None = None) -> ReadImage:
+        """Read an image as [`read_image`] does."""
         self._renew()
         path = Path(path)
         answer, pixels = self.request(path.name, [path], "read_image", {"path": _text(path), "frame": frame})
@@ -179,12 +180,14 @@ class ReaderProcess(Reader):
             return image_of(answer["image"], pixels)
 
     def count_frames(self, path: Path) -> int:
+        """Return how many frames or pages a file holds."""
         self._renew()
         answer, _ = self.request(path.name, [path], "count_frames", {"path": _text(path)})
         with checked(path.name):
             return max(1, int(answer["value"]))
 
     def read_header(self, path: Path, number: int | None = None) -> Header:
+        """Read the header of a volume."""
         self._renew()
         path = Path(path)
         answer, _ = self.request(path.name, [path], "read_header", {"path": _text(path), "number": number})
@@ -194,12 +197,14 @@ class ReaderProcess(Reader):
             return (i, j, k), grid.affine
 
     def open_volume(self, path: Path, number: int | None = None, detached: bool = False) -> VolumeSource:
+        """Open a volume as [`open_volume`] does."""
         self._renew()
         path = Path(path)
         arguments = {"path": _text(path), "number": number, "detached": detached}
         return IsolatedVolume(self, path.name, [path], "open_volume", arguments)
 
     def holds_slices(self, path: Path) -> bool:
+        """Return whether a folder holds DICOM slices."""
         if not _may_be_dicom(path):
             return False
         self._renew()
@@ -212,6 +217,7 @@ class ReaderProcess(Reader):
     def find_series(
         self, folder: Path, several_patients: bool = False, resample: bool = False, required: bool = True
     ) -> list[FoundSeries]:
+        """Find the DICOM series of a folder."""
         self._renew()
         options = {"folder": _text(folder), "several_patients": several_patients, "resample": resample}
         options["required"] = required
@@ -220,6 +226,7 @@ class ReaderProcess(Reader):
             return [series_of(folder, entry) for entry in answer["series"]]
 
     def open_series(self, found: FoundSeries, name: str, resample: bool = False) -> VolumeSource:
+        """Open a DICOM series as a volume."""
         self._renew()
         series = {field.name: getattr(found, field.name) for field in fields(found)}
         series["files"] = [_text(file) for file in found.files]
@@ -377,13 +384,16 @@ class IsolatedVolume(VolumeSource):
 
     @property
     def sequential(self) -> bool:
+        """Whether slices are read fastest in order."""
         return self._sequential
 
     def state_axes(self, codes: str) -> None:
+        """State where the axes run, also for later requests."""
         super().state_axes(codes)
         self._arguments["axes"], self._generation = codes, 0
 
     def stream_slices(self, plane: str) -> Iterator[tuple[int, NDArray]]:
+        """Yield index and pixels of every slice of a plane."""
         count = slice_count(self.lps, plane)
         for position in range(count):
             answer, values = self._ask("slice_at", plane=plane, position=position)
@@ -394,6 +404,7 @@ class IsolatedVolume(VolumeSource):
             yield index, self._checked_slice(plane, index, values)
 
     def decode_slice(self, plane: str, index: int) -> NDArray:
+        """Return the pixels of one slice."""
         return self._checked_slice(plane, index, self._ask("slice_of", plane=plane, index=index)[1])
 
     def _load(self) -> Volume:

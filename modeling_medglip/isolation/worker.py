@@ -19,6 +19,7 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, cast
 
@@ -244,10 +245,8 @@ class _ResourceLimits:
     def _set(self, name: str, soft: int, hard: int | None = None) -> None:
         which = getattr(self._resource, name)
         highest = self._resource.getrlimit(which)[1] if hard is None else hard
-        try:
+        with suppress(OSError, ValueError):  # a system that does not have this limit
             self._resource.setrlimit(which, (soft if highest < 0 else min(soft, highest), highest))
-        except (OSError, ValueError):  # a system that does not have this limit
-            pass
 
 
 def _address_space() -> int:
@@ -286,10 +285,8 @@ def serve(memory_mb: int, volume_mb: int, operations: type[Operations] = Operati
     next_request = _received(requests)
     sys.dont_write_bytecode = True
     for name in PRELOADED:
-        try:
+        with suppress(ImportError):  # an extra that is not installed: the reader that needs it reports it
             importlib.import_module(name)
-        except ImportError:  # an extra that is not installed: the reader that needs it will say so
-            pass
     limits = _ResourceLimits(memory_mb, volume_mb)
     known = operations(limits)
     send(answers, {"ready": True})

@@ -170,7 +170,7 @@ def _from_dict(content: dict[str, Any]) -> GroundingResult:
             entry["category"],
             entry["region"],
             entry.get("trained"),
-        )  # fmt: skip
+        )
         for entry in content["boxes"]
     )
     return GroundingResult(content["model"], info, content["prompt"], boxes, trained=content.get("trained", {}))

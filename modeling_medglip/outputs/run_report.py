@@ -152,7 +152,7 @@ def checkpoint_info(folder: Path) -> dict[str, Any]:
 
 
 def trained_labels(config: Mapping[str, Any]) -> dict[str, list[str]]:
-    """modality -> labels that the checkpoint was trained with, as its configuration states them; may be empty."""
+    """Modality -> labels that the checkpoint was trained with, as its configuration states them; may be empty."""
     hierarchy = config.get("label_hierarchy")
     stated = config.get("trained_labels") or (hierarchy or {}).get("trained_labels") or hierarchy or {}
     if not isinstance(stated, dict):

@@ -166,7 +166,7 @@ def _affine(fields: Fields, spatial: list[int]) -> tuple[NDArray[np.float64], tu
     axes = whole_numbers(fields, "dimension", 1)[0]
     vectors, notes = _vectors(fields, axes), list[str]()
     space = fields.get("space", "").lower()
-    if space not in ANATOMICAL and space not in WITHOUT_ANATOMY or fields.get("spacedimension", "3") != "3":
+    if (space not in ANATOMICAL and space not in WITHOUT_ANATOMY) or fields.get("spacedimension", "3") != "3":
         raise VolumeError(f"has an unknown space, {one_line(space, 40)!r}", "bad_affine")
     affine = np.eye(4)
     if vectors is None:

@@ -34,9 +34,9 @@ def holder(folder: Path) -> subprocess.Popen[str]:
 
 def test_a_second_one_is_refused_and_a_killed_one_leaves_nothing(tmp_path: Path) -> None:
     with holder(tmp_path / "set") as process:
-        with pytest.raises(ValueError, match=f"^set: another build .process {process.pid}. writes into this folder"):
-            with locked(tmp_path / "set"):
-                pass
+        message = f"^set: another build .process {process.pid}. writes into this folder"
+        with pytest.raises(ValueError, match=message), locked(tmp_path / "set"):
+            pass
         process.kill()
     with locked(tmp_path / "set"):
         assert not (tmp_path / "set").exists()

@@ -19,11 +19,11 @@ def test_every_rule_that_the_code_names_is_described() -> None:
     text = "\n".join(path.read_text(encoding="utf-8") for path in folder.rglob("*.py"))
     named = set(re.findall(r'(?:Rejected|reject)\("(\w+)"', text)) | set(re.findall(r'report\([^"\n]*"(\w+)"', text))
     assert named and named <= set(RULES)
-    assert EXPECTED <= set(RULES) and {tier for tier, _ in RULES.values()} == {1, 2, 3}
+    assert set(RULES) >= EXPECTED and {tier for tier, _ in RULES.values()} == {1, 2, 3}
 
 
 def test_profiles() -> None:
-    assert PROFILES == {"none": 0.0, "sa_med2d": pytest.approx(0.00153, abs=1e-5), "paper": 0.015}
+    assert {"none": 0.0, "sa_med2d": pytest.approx(0.00153, abs=1e-5), "paper": 0.015} == PROFILES
 
 
 @pytest.mark.parametrize(

@@ -278,7 +278,7 @@ class TestVolumes:
 
     def test_a_mask_file_for_each_label(self, tmp_path: Path) -> None:
         for name, low in (("liver", 0), ("spleen", 50), ("colon", 500)):
-            save_volume(tmp_path / "p1" / "segmentations" / f"{name}.nii.gz", (self.ARRAY > low).astype(np.uint8))
+            save_volume(tmp_path / "p1" / "segmentations" / f"{name}.nii.gz", (low < self.ARRAY).astype(np.uint8))
         save_volume(tmp_path / "p1" / "ct.nii.gz", self.ARRAY)
         files = {"image": "*/ct.nii.gz", "mask": "{folder}/segmentations/*.nii.gz"}
         (found,), _ = read_all(tmp_path, "volume_masks", files)

@@ -211,7 +211,7 @@ def test_numbers_stay_between_zero_and_one(modality: str, height: int, width: in
     image = rng.integers(0, min(top, np.iinfo(dtype).max), (height, width)).astype(dtype)
     pixels = MedGlipImageProcessor().normalize_image(image, modality)
     assert pixels.shape == (3, height, width) and pixels.dtype == torch.float32
-    assert 0 <= float(pixels.min()) and float(pixels.max()) <= 1
+    assert float(pixels.min()) >= 0 and float(pixels.max()) <= 1
 
 
 # Kinds of input ------------------------------------------------------------------------------------------------------

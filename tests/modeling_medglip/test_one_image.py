@@ -45,7 +45,7 @@ def test_pil_images_are_read_as_their_files(tmp_path: Path) -> None:
 def test_what_pillow_gets_wrong_is_refused(tmp_path: Path) -> None:
     tags = {256: 30, 257: 20, 258: 16, 262: 0, 277: 1, 339: 1}
     (tmp_path / "inverted.tif").write_bytes(tiff({tag: (3, [value]) for tag, value in tags.items()}, DEEP.tobytes()))
-    with Image.open(tmp_path / "inverted.tif") as image:
-        with pytest.raises(MedGlipError, match=r"^image: Pillow .* pass modeling_medglip.read_image.path..pixels"):
-            ground_image(image, "liver")
+    message = r"^image: Pillow .* pass modeling_medglip.read_image.path..pixels"
+    with Image.open(tmp_path / "inverted.tif") as image, pytest.raises(MedGlipError, match=message):
+        ground_image(image, "liver")
     assert np.array_equal(read_image(tmp_path / "inverted.tif").pixels, 65535 - DEEP)

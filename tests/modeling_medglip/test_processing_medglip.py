@@ -282,7 +282,7 @@ def test_labels_that_do_not_fit_one_prompt_are_split() -> None:
     batch = processor([IMAGE, IMAGE], [list(WORDS), ["liver"]])
     assert batch["input_ids"].shape[:2] == batch["label_tokens"].shape[:2] == (2, 3)
     assert batch["input_ids"].shape[2] <= 12
-    assert sum((words_of(processor, batch, 0, chunk) for chunk in range(3)), []) == list(WORDS)
+    assert [word for chunk in range(3) for word in words_of(processor, batch, 0, chunk)] == list(WORDS)
     assert batch["attention_mask"][1, 1:].sum() == 0 and not batch["label_tokens"][1, 1:].any()
     assert words_of(processor, batch, 1, 0) == ["liver"]
 
@@ -293,7 +293,7 @@ def test_chunks_fill_their_prompts(max_text_tokens: int, final_separator: bool) 
     encoded, _ = processor.encode_prompts([WORDS])
     ids = encoded["input_ids"] if encoded["input_ids"].ndim == 3 else encoded["input_ids"][:, None]
     assert ids.shape[2] <= max_text_tokens
-    assert sum((words_of(processor, encoded, 0, chunk) for chunk in range(ids.shape[1])), []) == list(WORDS)
+    assert [word for chunk in range(ids.shape[1]) for word in words_of(processor, encoded, 0, chunk)] == list(WORDS)
 
 
 def test_a_prompt_that_fits_exactly_is_not_split() -> None:

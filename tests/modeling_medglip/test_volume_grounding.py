@@ -208,7 +208,7 @@ def test_pictures_are_grounded_as_single_ones_are(grounder: Grounder) -> None:
     single = ground_image(grounder, image, "liver", "ct", threshold=0.0)
     best = single.boxes[0]
     assert result.boxes[0].score == pytest.approx(best.score, abs=1e-4)
-    i1, j1, k1, i2, j2, k2 = result.boxes[0].box_ijk
+    i1, j1, k1, _i2, _j2, k2 = result.boxes[0].box_ijk
     assert (i1, j1) <= (best.bbox[0] + 0.01, best.bbox[1] + 0.01) and (k1, k2) == (0, 1)
 
 

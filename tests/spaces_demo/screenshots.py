@@ -17,11 +17,11 @@ from typing import Any
 os.environ.update(HF_HUB_OFFLINE="1", HF_HUB_DISABLE_XET="1", GRADIO_ANALYTICS_ENABLED="False")
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "spaces_demo"))
 
-from modeling_medglip.grounding import load  # noqa: E402
-from space_experts import Experts  # noqa: E402
-from space_settings import Settings, quiet  # noqa: E402
-from tests.spaces_demo.browser import PHONE, browser, visit  # noqa: E402
-from tests.spaces_demo.serving import served  # noqa: E402
+from modeling_medglip.grounding import load
+from space_experts import Experts
+from space_settings import Settings, quiet
+from tests.spaces_demo.browser import PHONE, browser, visit
+from tests.spaces_demo.serving import served
 
 
 MOST_BYTES = 400_000
@@ -112,13 +112,16 @@ def main() -> None:
     options.out.mkdir(parents=True, exist_ok=True)
     quiet()
     settings = Settings()
-    with tempfile.TemporaryDirectory() as folder, browser() as started:
-        with served(Experts((load(),), settings), settings, Path(folder)) as space:
-            for name in options.only:
-                file = options.out / f"{name}.png"
-                VIEWS[name](started, space.address, file)
-                compact(file)
-                print(f"{file}: {file.stat().st_size} bytes")
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        browser() as started,
+        served(Experts((load(),), settings), settings, Path(folder)) as space,
+    ):
+        for name in options.only:
+            file = options.out / f"{name}.png"
+            VIEWS[name](started, space.address, file)
+            compact(file)
+            print(f"{file}: {file.stat().st_size} bytes")
 
 
 if __name__ == "__main__":

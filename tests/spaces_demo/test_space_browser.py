@@ -14,12 +14,12 @@ import pytest
 pytest.importorskip("gradio")
 pytest.importorskip("playwright")
 
-from modeling_medglip.grounding import load  # noqa: E402
-from modeling_medglip.outputs.results import read_boxes, validate_boxes  # noqa: E402
-from space_experts import Experts  # noqa: E402
-from space_settings import MEGABYTE, Settings  # noqa: E402
-from tests.spaces_demo.browser import CHROMIUM, PHONE, Visit, browser, visit  # noqa: E402
-from tests.spaces_demo.serving import Served, served, volume, xray  # noqa: E402
+from modeling_medglip.grounding import load
+from modeling_medglip.outputs.results import read_boxes, validate_boxes
+from space_experts import Experts
+from space_settings import MEGABYTE, Settings
+from tests.spaces_demo.browser import CHROMIUM, PHONE, Visit, browser, visit
+from tests.spaces_demo.serving import Served, served, volume, xray
 
 
 pytestmark = [

@@ -28,18 +28,18 @@ from PIL import Image
 pytest.importorskip("gradio")
 pytest.importorskip("pydicom")
 
-import app as space_app  # noqa: E402
-import space_guard  # noqa: E402
-from modeling_medglip.errors import MedGlipError  # noqa: E402
-from modeling_medglip.io.image import read_image  # noqa: E402
-from modeling_medglip.outputs.volume_results import VolumeResult  # noqa: E402
-from space_experts import Experts  # noqa: E402
-from space_guard import Unread  # noqa: E402
-from space_readers import READERS  # noqa: E402
-from space_settings import MEGABYTE, Settings, from_environment  # noqa: E402
-from tests.modeling_medglip.dicom_files import write_series  # noqa: E402
-from tests.modeling_medglip.tiny_checkpoint import save_tiny_checkpoint  # noqa: E402
-from tests.spaces_demo.serving import Served, served, tiny_experts, volume, xray  # noqa: E402
+import app as space_app
+import space_guard
+from modeling_medglip.errors import MedGlipError
+from modeling_medglip.io.image import read_image
+from modeling_medglip.outputs.volume_results import VolumeResult
+from space_experts import Experts
+from space_guard import Unread
+from space_readers import READERS
+from space_settings import MEGABYTE, Settings, from_environment
+from tests.modeling_medglip.dicom_files import write_series
+from tests.modeling_medglip.tiny_checkpoint import save_tiny_checkpoint
+from tests.spaces_demo.serving import Served, served, tiny_experts, volume, xray
 
 
 SPACE = Path(space_app.__file__).parent

@@ -17,24 +17,24 @@ import pytest
 
 pytest.importorskip("gradio")
 
-from modeling_medglip import default_checkpoint, load_taxonomy  # noqa: E402
-from modeling_medglip.errors import MedGlipError  # noqa: E402
-from modeling_medglip.outputs.results import GroundedBox  # noqa: E402
-from modeling_medglip.outputs.run_report import checkpoint_info  # noqa: E402
-from modeling_medglip.outputs.volume_results import VolumeBox  # noqa: E402
+from modeling_medglip import default_checkpoint, load_taxonomy
+from modeling_medglip.errors import MedGlipError
+from modeling_medglip.outputs.results import GroundedBox
+from modeling_medglip.outputs.run_report import checkpoint_info
+from modeling_medglip.outputs.volume_results import VolumeBox
 from modeling_medglip.volumes.geometry import (
-    PLANES,  # noqa: E402
-    corners_lps,  # noqa: E402
+    PLANES,
+    corners_lps,
 )
-from modeling_medglip.volumes.source import open_volume  # noqa: E402
-from space_guard import sweep  # noqa: E402
-from space_html import error, figure, status, table, text  # noqa: E402
-from space_rows import LESION_COLOURS, OUTSIDE, Row, colours_of, rows_of  # noqa: E402
-from space_scene import scene, scene_data  # noqa: E402
-from space_settings import MEGABYTE, from_environment  # noqa: E402
-from space_sources import Source, box_in_slice, slice_of  # noqa: E402
-from space_tree import leaves, tree  # noqa: E402
-from tests.spaces_demo.serving import volume  # noqa: E402
+from modeling_medglip.volumes.source import open_volume
+from space_guard import sweep
+from space_html import error, figure, status, table, text
+from space_rows import LESION_COLOURS, OUTSIDE, Row, colours_of, rows_of
+from space_scene import scene, scene_data
+from space_settings import MEGABYTE, from_environment
+from space_sources import Source, box_in_slice, slice_of
+from space_tree import leaves, tree
+from tests.spaces_demo.serving import volume
 
 
 HOSTILE = [

@@ -18,17 +18,17 @@ import pytest
 pytest.importorskip("gradio_client")
 pytest.importorskip("gradio")
 
-from gradio_client import Client, handle_file  # noqa: E402
+from gradio_client import Client, handle_file
 
-from modeling_medglip import load_taxonomy  # noqa: E402
-from modeling_medglip.demo.cases import package_file  # noqa: E402
-from modeling_medglip.grounding import ground_image  # noqa: E402
-from modeling_medglip.io.image import read_image  # noqa: E402
-from modeling_medglip.outputs.results import result_to_dict, validate_boxes  # noqa: E402
-from modeling_medglip.volume_grounding import ground_volume  # noqa: E402
-from space_experts import Experts  # noqa: E402
-from space_settings import MEGABYTE, Settings  # noqa: E402
-from tests.spaces_demo.serving import Served, served, tiny_experts, volume, xray  # noqa: E402
+from modeling_medglip import load_taxonomy
+from modeling_medglip.demo.cases import package_file
+from modeling_medglip.grounding import ground_image
+from modeling_medglip.io.image import read_image
+from modeling_medglip.outputs.results import result_to_dict, validate_boxes
+from modeling_medglip.volume_grounding import ground_volume
+from space_experts import Experts
+from space_settings import MEGABYTE, Settings
+from tests.spaces_demo.serving import Served, served, tiny_experts, volume, xray
 
 
 SETTINGS = Settings(upload_bytes=2 * MEGABYTE, labels=20, pictures=64, sweep_seconds=1, keep_seconds=6, examples=False)

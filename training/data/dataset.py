@@ -132,7 +132,7 @@ class GroundingDataset(Dataset):
         self.epoch = epoch
         if self.train:
             weights = np.cumsum(self._weights)
-            count = max(1, int(round(weights[-1])))
+            count = max(1, round(weights[-1]))
             start = np.random.default_rng([self.seed, epoch]).random()
             self._order = np.searchsorted(weights, (np.arange(count) + start) * weights[-1] / count, side="right")
             self._order = np.minimum(self._order, len(self.records) - 1)

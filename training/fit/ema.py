@@ -36,6 +36,7 @@ class EmaCallback(TrainerCallback):
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
+        """Move the averages towards the weights."""
         decay = min(self.decay, (1 + state.global_step) / (10 + state.global_step))
         names, values = zip(*self._trained(), strict=True)
         torch._foreach_lerp_([self.average[name] for name in names], [v.detach() for v in values], 1 - decay)

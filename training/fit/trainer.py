@@ -47,6 +47,7 @@ class EpochCallback(TrainerCallback):
     def on_epoch_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
+        """State the epoch to the data set."""
         self.dataset.set_epoch(int((state.epoch or 0) + 1e-6))
 
 
@@ -56,6 +57,7 @@ class LogCallback(TrainerCallback):
     def on_log(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: Any = None, **kwargs: Any
     ) -> None:
+        """Log the numbers of a step."""
         text = ", ".join(f"{name} {float(value):.4g}" for name, value in (logs or {}).items() if name != "epoch")
         logger.info("epoch %.2f of %g: %s", state.epoch or 0, args.num_train_epochs, text)
 

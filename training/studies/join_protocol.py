@@ -1,5 +1,5 @@
 # Copyright 2026 The MedGLIP authors. Licensed under the Apache License, Version 2.0.
-"""One table out of several runs of the protocol, such as one per modality or row:
+"""One table out of several runs of the protocol, such as one per modality or row.
 
     python -m training.studies.join_protocol docs/protocol.json runs/*/protocol.json --out docs
 

@@ -23,20 +23,20 @@ pytest.importorskip("nibabel")
 pytest.importorskip("pydicom")
 pytest.importorskip("SimpleITK")
 
-import nibabel  # noqa: E402
-import SimpleITK  # noqa: E402
+import nibabel
+import SimpleITK
 
-from modeling_medglip import cli  # noqa: E402
-from modeling_medglip.errors import MedGlipError  # noqa: E402
-from modeling_medglip.io.image import read_image  # noqa: E402
+from modeling_medglip import cli
+from modeling_medglip.errors import MedGlipError
+from modeling_medglip.io.image import read_image
 from modeling_medglip.isolation import answers
-from modeling_medglip.isolation import process as isolation  # noqa: E402
-from modeling_medglip.isolation.process import Reader, ReaderLimits, ReaderProcess  # noqa: E402
-from modeling_medglip.volumes.geometry import PLANES  # noqa: E402
-from modeling_medglip.volumes.source import VolumeSource, open_volume  # noqa: E402
+from modeling_medglip.isolation import process as isolation
+from modeling_medglip.isolation.process import Reader, ReaderLimits, ReaderProcess
+from modeling_medglip.volumes.geometry import PLANES
+from modeling_medglip.volumes.source import VolumeSource, open_volume
 
-from ..dicom_files import write_multi_frame, write_series  # noqa: E402
-from ..tiny_checkpoint import save_tiny_checkpoint  # noqa: E402
+from ..dicom_files import write_multi_frame, write_series
+from ..tiny_checkpoint import save_tiny_checkpoint
 
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -158,7 +158,7 @@ class TestTheSameValues:
             source.read_slices("axial"), open_volume(path).read_slices("axial"), strict=True
         ):
             assert index == other and np.array_equal(values, expected)
-            count += 1
+            count += 1  # noqa: SIM113
             if count == 3:
                 reader.close()
         others = [reader.open_volume(volume_file(tmp_path / f"{number}.nii")) for number in range(3)]

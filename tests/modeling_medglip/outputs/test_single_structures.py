@@ -27,9 +27,9 @@ def test_every_label_of_the_198_is_single_unless_it_is_a_pair_or_no_organ() -> N
 def test_extensions_that_are_single() -> None:
     single = {label.id for label in TAXONOMY.extensions.values() if label.single}
     assert {"spine", "uterus", "cardiomediastinum", "superior_vena_cava", "vertebra_S1"} <= single
+    vessels_and_devices = {"blood_vessel", "retinal_vessel", "pulmonary_vein", "common_carotid_artery", "tubing"}
     assert single.isdisjoint(
-        ["tubing", "surgical_instrument", "nerve", "blood_vessel", "retinal_vessel", "fetal_head", "pulmonary_vein"]
-        + ["intervertebral_disc", "common_carotid_artery"]
+        {*vessels_and_devices, "surgical_instrument", "nerve", "fetal_head", "intervertebral_disc"}
     )
 
 

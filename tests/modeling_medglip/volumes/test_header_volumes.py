@@ -245,7 +245,7 @@ def test_nrrd_headers_that_are_refused(
 @pytest.mark.parametrize("fill", [b"# c\n", b"c:=d\n"])
 def test_the_length_of_a_header_is_bounded(fill: bytes, tmp_path: Path) -> None:
     path = nrrd(tmp_path / "a.nrrd")
-    head, between, voxels = path.read_bytes().partition(b"\n\n")
+    head, _between, voxels = path.read_bytes().partition(b"\n\n")
     room = 2**16 - len(head) - 2
     path.write_bytes(head + b"\n" + fill * (room // len(fill) - 1) + b"\n" + voxels)
     assert np.array_equal(read_volume(path).array, ARRAY)

@@ -95,7 +95,7 @@ def test_the_order_of_the_boxes_plays_no_part_and_nothing_is_made_up(seed: int) 
         (c.first, c.last, c.extent) for c in chains
     }
     for chain in chains:
-        x1, y1, x2, y2 = chain.extent
+        x1, _y1, x2, _y2 = chain.extent
         assert min(b.box[0] for b in boxes) <= x1 < x2 <= max(b.box[2] for b in boxes)
         assert 0 <= chain.first <= chain.last <= 8 and 0 <= chain.score <= 1
         indices = [box.index for box in chain.boxes]

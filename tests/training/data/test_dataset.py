@@ -54,7 +54,7 @@ def test_an_example_has_what_the_collator_needs(dataset: GroundingDataset) -> No
         example = dataset[index]
         boxes, classes = example["labels"]["boxes"], example["labels"]["class_labels"]
         assert example["pixel_values"].shape == (3, SIZE, SIZE) and example["pixel_values"].dtype == torch.float32
-        assert -1 <= float(example["pixel_values"].min()) and float(example["pixel_values"].max()) <= 1
+        assert float(example["pixel_values"].min()) >= -1 and float(example["pixel_values"].max()) <= 1
         assert boxes.shape == (len(classes), 4) and boxes.dtype == torch.float32 and classes.dtype == torch.int64
         assert bool((boxes >= -1e-4).all())
         assert bool((boxes[:, 2:] + 1 <= SIZE + 1e-4).all()) and all(classes < len(example["text_labels"]))
