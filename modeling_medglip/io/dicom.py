@@ -175,7 +175,7 @@ def _palette_table(header: Any, color: str) -> tuple[int, NDArray[np.uint16], in
         if segments is None:
             raise MedGlipError(f"its {keyword} is missing")
         entries = _expanded(_words(segments, None, little) if bits > 8 else _bytes(segments, little), bits > 8)
-    if not 1 <= len(entries) or bits < 1:
+    if not len(entries) >= 1 or bits < 1:
         raise MedGlipError(f"its {keyword} is damaged")
     return first, entries[:count], bits
 

@@ -50,7 +50,7 @@ def test_boxes_are_drawn_where_they_are() -> None:
     objects = {"bbox": [[10.0, 20.0, 40.0, 20.0]], "category": [0], "segmentation": [""]}
     row = {"image": {"bytes": buffer.getvalue()}, "width": 92, "height": 46, "case": "abc", "plane": "", "index": -1}
     drawn = np.asarray(draw_annotations({**row, "objects": objects}, {0: "."}))[16:]
-    rows, columns = np.nonzero((drawn == [0xF0, 0xE4, 0x42]).all(axis=2)[round(20 * factor) :])
+    _rows, columns = np.nonzero((drawn == [0xF0, 0xE4, 0x42]).all(axis=2)[round(20 * factor) :])
     assert (columns.min(), columns.max()) == (round(10 * factor), round(50 * factor) - 1)
 
 
