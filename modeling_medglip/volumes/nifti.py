@@ -80,7 +80,7 @@ def image_affine(image: Any) -> tuple[NDArray[np.float64], tuple[str, ...]]:
     affine = np.asarray(image.affine, dtype=np.float64)
     if not isinstance(header, AnalyzeHeader):  # NIfTI's header is one, too
         return _lps_mm(affine, header), ()
-    if "xyzt_units" not in header.keys():
+    if "xyzt_units" not in header:
         return _lps_mm(affine, header), ((UNORIENTED,) if np.allclose(affine, header.get_best_affine()) else ())
     notes: tuple[str, ...] = ()
     if affine_fault(affine) is not None and int(header["qform_code"]) > 0:
@@ -106,7 +106,7 @@ def unit_note(header: Any) -> tuple[str, ...]:
 def _lps_mm(affine: NDArray[np.float64], header: Any) -> NDArray[np.float64]:
     """Convert an affine to RAS to one to LPS mm, by the unit of a NIfTI header."""
     scaled = affine * np.diag(RAS_LPS)[:, None]  # a matrix product would warn about infinite numbers
-    if isinstance(getattr(header, "structarr", None), np.ndarray) and "xyzt_units" in header.keys():
+    if isinstance(getattr(header, "structarr", None), np.ndarray) and "xyzt_units" in header:
         scaled[:3] *= UNITS.get(int(header["xyzt_units"]) & 7, ("", 1.0))[1]
     return scaled
 
