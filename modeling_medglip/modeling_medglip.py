@@ -1321,7 +1321,7 @@ class MedGlipForObjectDetection(MedGlipPreTrainedModel):
         region_mask: Tensor,
         logits: Any,
     ) -> list[MedGlipImageTargets]:
-        batch, regions, tokens = logits.shape
+        batch, _regions, tokens = logits.shape
         if label_tokens is None:
             raise ValueError("labels need label_tokens: make the batch with MedGlipProcessor(..., labels=...)")
         if label_tokens.shape[-1] != tokens or label_tokens.dim() != 3 or len(labels) != batch:
