@@ -938,9 +938,11 @@ class MedGlipModel(MedGlipPreTrainedModel):
         return self
 
     def get_input_embeddings(self) -> nn.Module:
+        """Return the word embeddings of the text encoder."""
         return self.text_model.get_input_embeddings()
 
     def set_input_embeddings(self, value: nn.Module) -> None:
+        """Replace the word embeddings of the text encoder."""
         self.text_model.set_input_embeddings(value)
 
     def get_text_features(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> TextFeatures:
