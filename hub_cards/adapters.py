@@ -21,7 +21,7 @@ from .repository import Repository, fresh
 
 FILES = (
     "adapter_config.json", "adapter_model.safetensors", "medglip_adapter.json", "processor_config.json",
-    "tokenizer.json", "tokenizer_config.json",
+    "tokenizer.json", "tokenizer_config.json", "router.safetensors",
 )  # fmt: skip
 RESULTS = "results.json"
 EMBEDDED = "the checkpoint that comes with the package `med-glip`"

@@ -16,7 +16,7 @@ from typing import Any
 
 import yaml
 
-from modeling_medglip.checkpoints.location import default_checkpoint, weights_sha256
+from modeling_medglip.checkpoints.location import default_checkpoint, weight_files, weights_sha256
 from modeling_medglip.errors import one_line
 from modeling_medglip.outputs.files import write_text
 from modeling_medglip.outputs.markdown import percent, plain, table
@@ -70,7 +70,7 @@ def render_card(checkpoint: Path, evaluation: Mapping[str, Any]) -> str:
         usage=_usage(repo, modalities[0], vocabulary),
         taxonomy=taxonomy_table(vocabulary),
         size=_taxonomy_size(),
-        parts=parts_of(config, sum(path.stat().st_size for path in checkpoint.glob("*.safetensors"))),
+        parts=parts_of(config, sum(path.stat().st_size for path in weight_files(checkpoint))),
         shown=evaluation["well_shown"],
         router=_router_text(router) if router and len(modalities) > 1 else "",
         model=f"--model {repo} " if repo else "",

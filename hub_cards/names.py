@@ -13,7 +13,8 @@ from modeling_medglip.errors import one_line
 CODE = ("configuration_medglip.py", "modeling_medglip.py", "image_processing_medglip.py", "processing_medglip.py")
 SOURCE = r"[a-z0-9][a-z0-9_]{0,63}"
 SHARD = r"-\d{5}-of-\d{5}"
-PROCESSOR = r"processor_config\.json|tokenizer\.json|tokenizer_config\.json|special_tokens_map\.json|vocab\.txt"
+TOKENIZER = r"tokenizer\.json|tokenizer_config\.json|special_tokens_map\.json|vocab\.txt"
+PROCESSOR = rf"processor_config\.json|router\.safetensors|{TOKENIZER}"
 ALLOWED = {
     "model": re.compile(
         rf"README\.md|LICENSE\.md|config\.json|evaluation\.json|licenses\.json|{PROCESSOR}|"
@@ -50,7 +51,7 @@ def problems(role: str, files: Sequence[str]) -> list[str]:
         role: one of `ALLOWED`. files: paths in the repository.
     """
     found = [f"{name} is missing" for name in NEEDED[role] if name not in files]
-    if role == "model" and not any(name.endswith(".safetensors") for name in files):
+    if role == "model" and not any(name.startswith("model") and name.endswith(".safetensors") for name in files):
         found.append("model.safetensors is missing")
     odd = [name for name in files if not ALLOWED[role].fullmatch(name)]
     kind = "an adapter" if role == "adapter" else f"a {role}"

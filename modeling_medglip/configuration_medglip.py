@@ -81,6 +81,8 @@ HUB_OPTIONS = ("cache_dir", "revision", "token", "subfolder", "local_files_only"
 # Files that the loaders read, and the most bytes that a JSON file may have (a tokenizer's vocabulary is the largest).
 READ_SUFFIXES = (".json", ".safetensors", ".txt", ".jinja", ".model")
 MAX_JSON_BYTES, MAX_TOKENIZER_BYTES = 2**24, 2**25
+# The weights of the image processor's modality router.
+ROUTER_FILE = "router.safetensors"
 # Tokenizers read config.json too, without this module's configuration class.
 SETTINGS_FILES = ("config.json", "processor_config.json", "preprocessor_config.json")
 # What a processor would load from elsewhere, or read without bounds; MedGLIP has no use for either.

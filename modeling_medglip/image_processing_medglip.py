@@ -3,6 +3,7 @@
 
 import copy
 import math
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,11 +11,20 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image, ImageOps
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
 from transformers.image_processing_utils import BaseImageProcessor, BatchFeature
 from transformers.processing_utils import ImagesKwargs
-from transformers.utils import logging
+from transformers.utils import cached_file, logging
 
-from .configuration_medglip import check_checkpoint_files, check_settings, resolve_modality
+from .configuration_medglip import (
+    HUB_OPTIONS,
+    MODALITIES,
+    ROUTER_FILE,
+    check_checkpoint_files,
+    check_settings,
+    resolve_modality,
+)
 from .processing_medglip import NORMALIZED, check_annotation, detect, looks_normalized, phrase_tokens
 
 
@@ -33,6 +43,7 @@ LUMINANCE = np.array([0.299, 0.587, 0.114], dtype=np.float32)
 ROUTER_SIDE = 96
 ROUTER_GRID = 8
 ROUTER_SAMPLED_SIDE = 192
+MAX_ROUTER_BYTES = 2**24
 # Only Hounsfield units hold large negative values; this share of such pixels settles the modality without the router.
 HOUNSFIELD_NEGATIVE = -200
 HOUNSFIELD_SHARE = 0.02
@@ -498,6 +509,44 @@ def _check_router(router: dict[str, Any]) -> None:
         raise ValueError("the router's tables do not fit together")
 
 
+def read_router(file: str | Path) -> dict[str, Any]:
+    """Read the weights of a modality router.
+
+    Args:
+        file (`str` or `Path`): safetensors with `mean` and `scale` (features,), `layers.N.weight` and `layers.N.bias`,
+            and `classes`, the rows of the last layer as indices into `MODALITIES`.
+
+    Returns:
+        `classes` (`list[str]`), `mean`, `scale`, and `layers`, a list of `weight` and `bias`; arrays of float64.
+
+    Raises:
+        `ValueError`: the file is too large, damaged, or its tensors do not fit together.
+    """
+    if Path(file).stat().st_size > MAX_ROUTER_BYTES:
+        raise ValueError(f"{ROUTER_FILE} has more than {MAX_ROUTER_BYTES} bytes")
+    try:
+        tensors = load_file(file)
+        names = [MODALITIES[index] for index in tensors.pop("classes").tolist()]
+        arrays = {name: tensor.astype(np.float64) for name, tensor in tensors.items()}
+        count = sum(name.endswith(".weight") for name in arrays)
+        layers = [{key: arrays[f"layers.{index}.{key}"] for key in ("weight", "bias")} for index in range(count)]
+        router = {"classes": names, "mean": arrays["mean"], "scale": arrays["scale"], "layers": layers}
+    except (SafetensorError, OSError, KeyError, IndexError, TypeError, AttributeError) as error:
+        raise ValueError(f"{ROUTER_FILE} is damaged ({error})") from None
+    _check_router(router)
+    return router
+
+
+def write_router(file: str | Path, router: dict[str, Any]) -> None:
+    """Write the weights of a modality router as [`read_router`] reads them, in float32."""
+    tensors = {"classes": np.array([MODALITIES.index(name) for name in router["classes"]], dtype=np.int64)}
+    tables = {"mean": router["mean"], "scale": router["scale"]}
+    for index, layer in enumerate(router["layers"]):
+        tables |= {f"layers.{index}.{key}": layer[key] for key in ("weight", "bias")}
+    tensors |= {name: np.asarray(values, dtype=np.float32) for name, values in tables.items()}
+    save_file(tensors, file)
+
+
 def softmax_of(scores: dict[str, float]) -> dict[str, float]:
     """Softmax over the values of a dictionary."""
     weights = {name: math.exp(score - max(scores.values())) for name, score in scores.items()}
@@ -597,7 +646,8 @@ class MedGlipImageProcessor(BaseImageProcessor):
         size_divisor (`int`, defaults to 32): the padded height and width are multiples of it.
         return_pixel_mask (`bool`, defaults to `True`): give the model a pixel mask, so that padding takes no part. In
             GLIP it does.
-        router (`dict`, *optional*): weights of the modality classifier, as `training/fit/router.py` writes them.
+        router (`dict`, *optional*): weights of the modality classifier, see [`read_router`]. A saved processor has
+            them in `router.safetensors`; older ones had them in their JSON file.
         router_warning (`float`, defaults to 0.7): below this probability the router's choice is logged as a warning.
     """
 
@@ -636,9 +686,41 @@ class MedGlipImageProcessor(BaseImageProcessor):
         Raises:
             `ValueError`: see [`check_checkpoint_files`].
         """
-        names = ("processor_config.json", "preprocessor_config.json")
+        names = ("processor_config.json", "preprocessor_config.json", ROUTER_FILE)
         check_checkpoint_files(pretrained_model_name_or_path, names, **kwargs)
         return super().from_pretrained(pretrained_model_name_or_path, **kwargs)
+
+    @classmethod
+    def get_image_processor_dict(
+        cls, pretrained_model_name_or_path: Any, **kwargs: Any
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Return the settings of a checkpoint, with the weights of its router, and the arguments that are left."""
+        hub = {key: kwargs[key] for key in HUB_OPTIONS if kwargs.get(key) is not None}
+        settings, left = super().get_image_processor_dict(pretrained_model_name_or_path, **kwargs)
+        source = Path(str(pretrained_model_name_or_path))
+        folder = str(source.parent if source.is_file() else pretrained_model_name_or_path)
+        file = cached_file(folder, ROUTER_FILE, _raise_exceptions_for_missing_entries=False, **hub)
+        if file is not None and settings.get("router") is None:
+            settings = {**settings, "router": read_router(file)}
+        return settings, left
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the settings; the router's weights are in a file of their own."""
+        settings = super().to_dict()
+        settings.pop("router", None)
+        return settings
+
+    def to_json_file(self, json_file_path: str | os.PathLike[str]) -> None:
+        """Write the settings, and the router beside them."""
+        super().to_json_file(json_file_path)
+        self.save_router(Path(json_file_path).parent)
+
+    def save_router(self, folder: Path) -> None:
+        """Write `router.safetensors` into a folder; remove it where this processor has no router."""
+        if self.router is None:
+            (folder / ROUTER_FILE).unlink(missing_ok=True)
+        else:
+            write_router(folder / ROUTER_FILE, self.router)
 
     @classmethod
     def from_dict(cls, image_processor_dict: dict[str, Any], **kwargs: Any) -> Any:

@@ -31,6 +31,7 @@ from transformers.utils import ModelOutput, can_return_tuple
 from .configuration_medglip import (
     HUB_OPTIONS,
     MODALITIES,
+    ROUTER_FILE,
     MedGlipConfig,
     MedGlipHeadConfig,
     check_checkpoint_files,
@@ -898,7 +899,7 @@ def _check_checkpoint(source: Any, options: dict[str, Any]) -> None:
     if any(folder.glob("shard-*-model-*.safetensors")):
         raise ValueError(f"{folder}: holds the shards of a distributed run: save the model with save_pretrained")
     pickled = sorted(file.name for pattern in PICKLED for file in folder.glob(pattern))
-    if pickled and not any(folder.glob("*.safetensors")):
+    if pickled and not any(file.name != ROUTER_FILE for file in folder.glob("*.safetensors")):
         raise ValueError(f"{folder}: {pickled[0]} is a pickled checkpoint and is not opened; {CONVERT_PICKLE}")
 
 

@@ -1,11 +1,13 @@
 # Copyright 2026 The MedGLIP authors. Licensed under the Apache License, Version 2.0.
 """Processor of MedGLIP: prompts and their label spans, training targets, and boxes out of the model's output."""
 
+import os
 import re
 import warnings
 from collections.abc import Mapping, Sequence
 from inspect import signature
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,7 +17,7 @@ from transformers.image_processing_utils import BatchFeature
 from transformers.processing_utils import ProcessorMixin
 from transformers.utils import logging
 
-from .configuration_medglip import REFUSED_FILES, check_checkpoint_files
+from .configuration_medglip import REFUSED_FILES, ROUTER_FILE, check_checkpoint_files
 
 
 logger = logging.get_logger(__name__)
@@ -23,7 +25,9 @@ logger = logging.get_logger(__name__)
 SEPARATOR = ". "
 # Most labels, and most tokens of a prompt, that a processor can be set to.
 MAX_TEXT = 100_000
-PROCESSOR_FILES = ("processor_config.json", "tokenizer_config.json", "tokenizer.json", *REFUSED_FILES[:1])
+PROCESSOR_FILES = (
+    "processor_config.json", "tokenizer_config.json", "tokenizer.json", ROUTER_FILE, *REFUSED_FILES[:1],
+)  # fmt: skip
 CANDIDATES_PER_LEVEL = 1000
 UNKNOWN_LABEL = "label {!r} has no word that the language encoder knows: boxes mean nothing"
 # A dot or comma between two digits belongs to a number ("1.5 cm"), any other ends a label.
@@ -405,6 +409,11 @@ class MedGlipProcessor(ProcessorMixin):
             raise
         except Exception as error:  # tokenizers raise bare exceptions
             raise ValueError(f"{pretrained_model_name_or_path}: its processor cannot be loaded: {error}") from error
+
+    def to_json_file(self, json_file_path: str | os.PathLike[str]) -> None:
+        """Write the settings, and the image processor's router beside them."""
+        super().to_json_file(json_file_path)
+        self.image_processor.save_router(Path(json_file_path).parent)
 
     @property
     def model_input_names(self) -> list[str]:

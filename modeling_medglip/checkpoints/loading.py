@@ -16,7 +16,7 @@ from ..errors import CheckpointError, MedGlipError, PickledCheckpointError, one_
 from ..modeling_medglip import CONVERT_PICKLE, PICKLED, MedGlipForObjectDetection
 from ..outputs.run_report import embedded_checkpoint
 from ..processing_medglip import MedGlipProcessor
-from .location import ADAPTER_FILES
+from .location import ADAPTER_FILES, weight_files
 
 
 NOT_AT_HAND = "neither in the cache nor to be had from the Hub: check the name, or give the folder of a copy"
@@ -70,7 +70,7 @@ def _check_folder(folder: Path, name: str) -> None:
         raise CheckpointError(f"checkpoint {name}: {one_line(error)}") from None
     if kind != "med-glip":
         raise CheckpointError(f"checkpoint {name}: is a {one_line(kind, 40)!r} model, not med-glip")
-    if not any(folder.glob("*.safetensors")):
+    if not weight_files(folder):
         pickled = sorted(file.name for pattern in PICKLED for file in folder.glob(pattern))
         if pickled:
             raise _pickled(name, one_line(pickled[0], 60))

@@ -15,6 +15,8 @@ from ..errors import CheckpointError, one_line
 # Modules that an adapter may hold whole, by the end of their names.
 ADAPTED_HEADS = ("box_projection", "centerness_projection", "text_projection")
 ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors", "medglip_adapter.json")
+# As `configuration_medglip.py` has it; a test keeps them equal.
+ROUTER_FILE = "router.safetensors"
 # Settings of an adapter that may differ from peft's defaults; others can read pickles, import modules or copy layers.
 ADAPTER_SETTINGS = (
     "r", "lora_alpha", "lora_dropout", "target_modules", "modules_to_save", "base_model_name_or_path",
@@ -37,10 +39,15 @@ def default_checkpoint() -> Path:
     return folder
 
 
+def weight_files(folder: Path) -> list[Path]:
+    """Return the files of a model's weights, in the order of their names; the router is none of them."""
+    return sorted(path for path in folder.glob("*.safetensors") if path.name != ROUTER_FILE)
+
+
 def weights_sha256(folder: Path) -> str:
-    """SHA-256 of a checkpoint's safetensors files, in the order of their names: which weights a measurement is of."""
+    """Return the SHA-256 of a checkpoint's weights: it says which model a measurement is of."""
     digest = hashlib.sha256()
-    for path in sorted(folder.glob("*.safetensors")):
+    for path in weight_files(folder):
         with path.open("rb") as stream:
             while piece := stream.read(2**22):
                 digest.update(piece)
@@ -101,4 +108,4 @@ def _adapter_problem(settings: dict[str, Any]) -> str | None:
     return None
 
 
-__all__ = ["check_adapter", "default_checkpoint", "weights_sha256"]
+__all__ = ["ROUTER_FILE", "check_adapter", "default_checkpoint", "weight_files", "weights_sha256"]

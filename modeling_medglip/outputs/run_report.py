@@ -142,7 +142,9 @@ def checkpoint_info(folder: Path) -> dict[str, Any]:
     config = _json(folder / "config.json")
     if not isinstance(config, dict):
         raise MedGlipError(f"checkpoint {one_line(folder.name)}: config.json is missing or cannot be read")
-    weights = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
+    from ..checkpoints.location import weight_files
+
+    weights = sum(file.stat().st_size for file in weight_files(folder))
     return {
         "modalities": [str(name) for name in config.get("modalities", ())],
         "labels": trained_labels(config),

@@ -222,5 +222,11 @@ def test_a_folder_without_what_it_needs(tmp_path: Path, capsys: pytest.CaptureFi
 def test_files_that_have_no_place(role: str, name: str) -> None:
     needed = list(names.NEEDED[role]) + (["model.safetensors"] if role == "model" else [])
     assert names.problems(role, needed) == []
+    assert role not in ("model", "adapter") or names.problems(role, [*needed, "router.safetensors"]) == []
     (found,) = names.problems(role, [*needed, name])
     assert "has no place in" in found
+
+
+def test_a_router_is_no_model() -> None:
+    files = [*names.NEEDED["model"], "router.safetensors"]
+    assert names.problems("model", files) == ["model.safetensors is missing"]

@@ -12,17 +12,26 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors import safe_open
+from safetensors.numpy import save_file
+from transformers import AutoProcessor
 
+from modeling_medglip import configuration_medglip, image_processing_medglip
+from modeling_medglip.checkpoints.location import ROUTER_FILE, weight_files, weights_sha256
 from modeling_medglip.configuration_medglip import MODALITIES
 from modeling_medglip.image_processing_medglip import (
     MedGlipImageProcessor,
     looks_like_hounsfield,
     modality_contradiction,
+    read_router,
     router_features,
     router_scores,
     softmax_of,
+    write_router,
 )
+from modeling_medglip.processing_medglip import MedGlipProcessor
 from modeling_medglip.volumes.geometry import Volume
+from tests.modeling_medglip.tiny_processor import tiny_tokenizer
 from training.data.records import GroundingRecord
 from training.fit import router as training_router
 
@@ -158,10 +167,80 @@ def test_contradictions(processor: MedGlipImageProcessor) -> None:
     assert modality_contradiction("ct", RED, MedGlipImageProcessor()) is None
 
 
-def test_the_router_is_saved_with_the_processor(tmp_path: Path, processor: MedGlipImageProcessor) -> None:
+# The file ------------------------------------------------------------------------------------------------------------
+
+
+def saved(kind: str, processor: MedGlipImageProcessor, folder: Path) -> tuple[Any, dict[str, Any]]:
+    """Save an image processor alone or in a whole processor; return the loader and the image processor's settings."""
+    if kind == "image processor":
+        processor.save_pretrained(folder)
+        settings = json.loads((folder / "preprocessor_config.json").read_text(encoding="utf-8"))
+        return lambda: MedGlipImageProcessor.from_pretrained(folder), settings
+    MedGlipProcessor(processor, tiny_tokenizer()).save_pretrained(folder)
+    settings = json.loads((folder / "processor_config.json").read_text(encoding="utf-8"))["image_processor"]
+    return lambda: AutoProcessor.from_pretrained(folder).image_processor, settings
+
+
+@pytest.mark.parametrize("kind", ["image processor", "processor"])
+def test_the_router_is_a_file_beside_the_settings(tmp_path: Path, processor: Any, kind: str) -> None:
+    load, settings = saved(kind, processor, tmp_path)
+    assert "router" not in settings
+    with safe_open(tmp_path / "router.safetensors", framework="np") as tensors:
+        assert {"classes", "mean", "scale", "layers.0.weight", "layers.1.bias"} < set(tensors.keys())
+        assert tensors.get_tensor("classes").tolist() == [0, 5] and not tensors.metadata()
+    again = load()
+    assert again.predict_modality(RED)[0] == "endoscopy"
+    assert again.modality_probabilities(RED) == pytest.approx(processor.modality_probabilities(RED), abs=1e-6)
+    load, _ = saved(kind, MedGlipImageProcessor(), tmp_path)
+    assert load().router is None
+
+
+def test_routers_of_older_checkpoints_are_read_from_their_json(tmp_path: Path, processor: Any) -> None:
     processor.save_pretrained(tmp_path)
+    (tmp_path / "router.safetensors").unlink()
+    file = tmp_path / "preprocessor_config.json"
+    settings = json.loads(file.read_text(encoding="utf-8"))
+    file.write_text(json.dumps({**settings, "router": red_router()}), encoding="utf-8")
     again = MedGlipImageProcessor.from_pretrained(tmp_path)
-    assert again.predict_modality(RED) == processor.predict_modality(RED)
+    assert again.modality_probabilities(RED) == processor.modality_probabilities(RED)
+    again.save_pretrained(tmp_path / "new")
+    assert (tmp_path / "new" / "router.safetensors").is_file()
+
+
+@pytest.mark.parametrize(
+    ("tensors", "message"),
+    [
+        (None, "router.safetensors is damaged"),
+        ({"classes": np.array([0])}, "router.safetensors is damaged"),
+        ({"mean": np.zeros(2)}, "router.safetensors is damaged"),
+        ({"classes": np.array([99]), "mean": np.zeros(2), "scale": np.zeros(2)}, "router.safetensors is damaged"),
+        ({"classes": np.array([0]), "mean": np.zeros(2), "scale": np.zeros(3)}, "tables do not fit together"),
+    ],
+)
+def test_damaged_router_files(tmp_path: Path, processor: Any, tensors: Any, message: str) -> None:
+    processor.save_pretrained(tmp_path)
+    file = tmp_path / "router.safetensors"
+    if tensors is None:
+        file.write_bytes(b"torn")
+    else:
+        save_file(tensors, file)
+    with pytest.raises(ValueError, match=message):
+        MedGlipImageProcessor.from_pretrained(tmp_path)
+
+
+def test_router_files_have_a_bounded_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_router(tmp_path / "router.safetensors", red_router())
+    monkeypatch.setattr(image_processing_medglip, "MAX_ROUTER_BYTES", 100)
+    with pytest.raises(ValueError, match="has more than 100 bytes"):
+        read_router(tmp_path / "router.safetensors")
+
+
+def test_the_router_is_no_part_of_the_model_weights(tmp_path: Path) -> None:
+    (tmp_path / "model.safetensors").write_bytes(b"weights")
+    before = weights_sha256(tmp_path)
+    write_router(tmp_path / ROUTER_FILE, red_router())
+    assert weights_sha256(tmp_path) == before and weight_files(tmp_path) == [tmp_path / "model.safetensors"]
+    assert ROUTER_FILE == configuration_medglip.ROUTER_FILE
 
 
 # Training ------------------------------------------------------------------------------------------------------------
@@ -200,7 +279,7 @@ def made_up(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_training_writes_weights_that_the_processor_takes(tmp_path: Path, made_up: None) -> None:
-    out = tmp_path / "new" / "router.json"
+    out = tmp_path / "new" / "router.safetensors"
     arguments = [
         "--data",
         "none",
@@ -215,14 +294,14 @@ def test_training_writes_weights_that_the_processor_takes(tmp_path: Path, made_u
         "--leave-one-out",
     ]
     assert training_router.main(arguments) == 0
-    router, report = json.loads(out.read_text()), json.loads((out.parent / "router_report.json").read_text())
+    router, report = read_router(out), json.loads((out.parent / "router_report.json").read_text())
     processor = MedGlipImageProcessor(router=router)
     assert processor.predict_modality(RED)[0] == "endoscopy"
     assert processor.predict_modality(record("ultrasound", 0, "train").load())[0] == "ultrasound"
     assert report["validation"]["accuracy"] == 1 and report["validation"]["by_modality"]["ct"]["pictures"] == 4
     left_out = {f"{name}/source_{n}" for name in ("ct", "endoscopy", "ultrasound") for n in (0, 1)}
     assert set(report["source_left_out"]) == left_out
-    assert out.stat().st_size < 200_000
+    assert out.stat().st_size < 30_000
     processor.save_pretrained(tmp_path / "checkpoint")
     again = ["--data", "none", "--measure", str(tmp_path / "checkpoint"), "--out", str(tmp_path / "report.json")]
     assert training_router.main(again) == 0

@@ -14,8 +14,9 @@ from typing import Any
 
 import torch
 
+from modeling_medglip.checkpoints.location import weight_files
 from modeling_medglip.cli.scripts import script_main
-from modeling_medglip.image_processing_medglip import MedGlipImageProcessor
+from modeling_medglip.image_processing_medglip import MedGlipImageProcessor, read_router
 from modeling_medglip.modalities import MODALITIES
 from modeling_medglip.modeling_medglip import MedGlipForObjectDetection
 from modeling_medglip.processing_medglip import MedGlipProcessor
@@ -82,7 +83,7 @@ def build_processor(experts: Mapping[str, Path], router: Path | None) -> MedGlip
     chosen by the router unless told."""
     processors = {name: MedGlipImageProcessor.from_pretrained(folder) for name, folder in experts.items()}
     settings = {name: processor.modality_settings[name] for name, processor in processors.items()}
-    weights = json.loads(router.read_text(encoding="utf-8")) if router else None
+    weights = read_router(router) if router else None
     image_processor = MedGlipImageProcessor(modality="auto", modality_settings=settings, router=weights)
     return MedGlipProcessor(image_processor=image_processor, tokenizer=load_tokenizer())
 
@@ -127,10 +128,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--data", default=DEFAULT_DATA, help="what the experts were trained on")
     parser.add_argument("--manifest", type=Path, default=Path("../shared/data/MANIFEST.md"), help="table of licences")
     parser.add_argument("--out", type=Path, default=EMBEDDED)
-    parser.add_argument("--router", type=Path, help="JSON that training.fit.router wrote")
+    parser.add_argument("--router", type=Path, help="file that training.fit.router wrote")
     options = parser.parse_args(argv)
     names = assemble(options.runs, options.data, options.manifest, options.out, options.router)
-    size = sum(path.stat().st_size for path in options.out.glob("*.safetensors")) / 1e6
+    size = sum(path.stat().st_size for path in weight_files(options.out)) / 1e6
     print(f"{options.out}: {', '.join(names)}; {size:.1f} MB of tensors")
     return 0
 

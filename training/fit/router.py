@@ -1,9 +1,9 @@
 # Copyright 2026 The MedGLIP authors. Licensed under the Apache License, Version 2.0.
 """Train the modality router: a small perceptron on simple features of the raw picture.
 
-`python -m training.fit.router --data out/data --out router.json` writes the weights that go into the image
-processor's JSON as `router`, and beside them `router_report.json` with the measured accuracy. With `--measure`
-the router of a checkpoint is measured instead.
+`python -m training.fit.router --data out/data --out router.safetensors` writes the weights that a checkpoint's image
+processor reads, and `router_report.json` with the measured accuracy. With `--measure` the router of a checkpoint is
+measured instead.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from modeling_medglip.image_processing_medglip import (
     resize_image,
     router_features,
     router_scores,
+    write_router,
 )
 from modeling_medglip.modalities import MODALITIES
 from modeling_medglip.outputs.files import write_text
@@ -365,7 +366,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m training.fit.router", description="Train the modality router.")
     parser.add_argument("--data", default=DEFAULT_DATA, help="built data set")
     parser.add_argument("--volumes", type=Path, default=Path("../shared/data"), help="raw volumes for further planes")
-    parser.add_argument("--out", type=Path, default=Path("router.json"))
+    parser.add_argument("--out", type=Path, default=Path("router.safetensors"))
     parser.add_argument("--draws", type=int, default=1000, help="samples per modality")
     parser.add_argument("--steps", type=int, default=2500)
     parser.add_argument("--seed", type=int, default=0)
@@ -383,7 +384,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             options.data, options.volumes, options.draws, options.steps, options.seed, options.leave_one_out
         )
         options.out.parent.mkdir(parents=True, exist_ok=True)
-        options.out.write_text(json.dumps(router) + "\n")
+        write_router(options.out, router)
         options.out.with_name(options.out.stem + "_report.json").write_text(json.dumps(report, indent=2) + "\n")
     except (ValueError, OSError) as error:
         print(f"error: {one_line(error, 300)}", file=sys.stderr)

@@ -15,6 +15,7 @@ from safetensors import safe_open
 from transformers import pipeline
 
 from modeling_medglip import MedGlipForObjectDetection, MedGlipProcessor, default_checkpoint
+from modeling_medglip.checkpoints.location import weight_files
 from modeling_medglip.configuration_medglip import MODALITIES
 from modeling_medglip.demo.cases import DemoCase, demo_cases, package_file
 from modeling_medglip.io.image import read_image
@@ -93,7 +94,7 @@ class TestFiles:
         assert max(weights) <= 48e6 and sum(weights) <= 96e6
 
     def test_half_precision_in_the_file_single_in_memory(self, ground: Grounder) -> None:
-        for path in default_checkpoint().glob("*.safetensors"):
+        for path in weight_files(default_checkpoint()):
             with safe_open(path, framework="pt") as tensors:
                 kinds = {tensors.get_slice(key).get_dtype() for key in tensors.keys()}  # noqa: SIM118
             assert kinds <= {"F16", "I64"}

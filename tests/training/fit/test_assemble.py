@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from modeling_medglip.image_processing_medglip import MedGlipImageProcessor
+from modeling_medglip.image_processing_medglip import MedGlipImageProcessor, write_router
 from modeling_medglip.modeling_medglip import MedGlipForObjectDetection
 from tests.modeling_medglip.tiny_checkpoint import biased_router, tiny_processor
 from tests.training.fit.test_trainer import tiny_model
@@ -110,8 +110,8 @@ def test_every_modality_keeps_its_expert_s_settings(tmp_path: Path, monkeypatch:
         processor = MedGlipImageProcessor(modality=name, modality_settings=settings)
         experts[name] = tmp_path / name
         processor.save_pretrained(experts[name])
-    (tmp_path / "router.json").write_text(json.dumps(biased_router("ct")), encoding="utf-8")
-    found = build_processor(experts, tmp_path / "router.json").image_processor
+    write_router(tmp_path / "router.safetensors", biased_router("ct"))
+    found = build_processor(experts, tmp_path / "router.safetensors").image_processor
     assert found.modality == "auto" and found.router is not None
     assert {name: found.modality_settings[name]["size"]["height"] for name in experts} == {"ct": 512, "fundus": 448}
     assert found.modality_settings["ct"]["mean"] == [0.4] * 3
