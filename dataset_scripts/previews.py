@@ -23,7 +23,7 @@ from pycocotools import mask as coco_mask
 
 from modeling_medglip.cli.scripts import script_main
 from modeling_medglip.outputs.files import write_bytes
-from modeling_medglip.outputs.overlay import PALETTE, contact_sheet, overlay_png
+from modeling_medglip.outputs.overlay import PALETTE, DrawnBox, contact_sheet, draw_boxes, overlay_png
 
 from .recipe import WINDOWS
 from .statistics import AREA_EDGES
@@ -170,45 +170,22 @@ def draw_annotations(row: dict[str, Any], names: dict[int, str]) -> Image.Image:
             tinted[mask] = 0.7 * tinted[mask] + 0.3 * color
     preview = Image.fromarray(tinted.astype(np.uint8))
     preview = preview.resize((max(1, round(image.width * factor)), max(1, round(image.height * factor))))
-    draw = ImageDraw.Draw(preview)
-    font = ImageFont.load_default(size=11)
-    boxes = [[value * factor for value in box] for box in objects["bbox"]]
-    for (x, y, width, height), category in zip(boxes, objects["category"], strict=True):
-        draw.rectangle((x, y, x + width - 1, y + height - 1), outline=_color(category))
+    boxes = [(x * factor, y * factor, (x + w) * factor, (y + h) * factor) for x, y, w, h in objects["bbox"]]
     # Small boxes first: their names have least room.
-    order = sorted(range(len(boxes)), key=lambda number: boxes[number][2] * boxes[number][3])
-    placed: list[tuple[float, float, float, float]] = []
-    for number in order[:: max(1, -(-len(order) // MOST_NAMES))]:
-        category = objects["category"][number]
-        style: dict[str, Any] = {"font": font, "stroke_width": 2, "stroke_fill": "black"}
-        spot = _free_position(boxes[number], draw.textbbox((0, 0), names[category], font=font), preview.size, placed)
-        draw.text(spot, names[category], fill=_color(category), **style)
+    order = sorted(range(len(boxes)), key=lambda number: objects["bbox"][number][2] * objects["bbox"][number][3])
+    named = set(order[:: max(1, -(-len(order) // MOST_NAMES))])
+    font = ImageFont.load_default(size=11)
+    drawn = [
+        DrawnBox(boxes[number], _color(category), names[category] if number in named else "")
+        for number in order
+        for category in [objects["category"][number]]
+    ]
+    draw_boxes(preview, drawn, font, 1)
     canvas = Image.new("RGB", (preview.width, preview.height + 16), "black")
     canvas.paste(preview, (0, 16))
     position = f"{row['plane']} {row['index']}" if row["plane"] else ""
     ImageDraw.Draw(canvas).text((2, 2), f"{row['case']} {position}", fill="white", font=font)
     return canvas
-
-
-def _free_position(
-    box: list[float],
-    text: tuple[float, float, float, float],
-    size: tuple[int, int],
-    placed: list[tuple[float, float, float, float]],
-) -> tuple[float, float]:
-    """Where a box's name is written: over it, within the image, lower where another name is already."""
-    width, height = text[2], text[3]
-    x = max(0.0, min(box[0] + 2, size[0] - width - 2))
-    y = start = max(0.0, min(box[1] - height - 1, size[1] - height - 2))
-    while any(
-        x < right and left < x + width and y < bottom and top < y + height for left, top, right, bottom in placed
-    ):
-        y += height
-        if y > size[1] - height:
-            y = start
-            break
-    placed.append((x, y, x + width, y + height))
-    return x, y
 
 
 def _displayed(gray: NDArray[np.float32], row: dict[str, Any]) -> NDArray[np.uint8]:

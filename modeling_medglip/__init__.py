@@ -18,12 +18,11 @@ from .registration import register_with_transformers
 if TYPE_CHECKING:
     from . import convert_glip_checkpoint
     from .configuration_medglip import MedGlipConfig, MedGlipHeadConfig
-    from .grounding import Grounder
+    from .grounding import Grounder, ground_image
     from .grounding import load as load_grounder
     from .image_processing_medglip import MedGlipImageProcessor
     from .io.image import read_image
     from .modeling_medglip import MedGlipForObjectDetection, MedGlipModel, TextFeatures
-    from .one_image import ground_image
     from .pipeline_medglip import MedicalPhraseGroundingPipeline
     from .processing_medglip import MedGlipProcessor
     from .taxonomy import load_taxonomy
@@ -44,7 +43,7 @@ _LAZY = {
     "MedGlipProcessor": "processing_medglip",
     "MedicalPhraseGroundingPipeline": "pipeline_medglip",
     "TextFeatures": "modeling_medglip",
-    "ground_image": "one_image",
+    "ground_image": "grounding",
     "ground_volume": "volume_grounding",
     "load_taxonomy": "taxonomy",
     "read_image": "io.image",

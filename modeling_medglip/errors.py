@@ -1,13 +1,29 @@
 # Copyright 2026 The MedGLIP authors. Licensed under the Apache License, Version 2.0.
-"""The errors that the package raises outside the remote-code files: one line, naming the input and the cure."""
+"""The errors that the package raises outside the remote-code files: one line, naming the input and what to do.
+
+A message names the argument that helps as Python code, such as `frame=` or `resample=True`. That is the error's hint;
+the command line shows its own option instead.
+"""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
+
+
+# Arguments that messages advise to pass.
+HINTS = ("axes", "base", "frame", "modality", "model", "number", "out", "resample", "several_patients")
+HINT = re.compile(rf"(?<!\w)({'|'.join(HINTS)})=(?:True\b|(?!\w))")
 
 
 class MedGlipError(ValueError):
     """Something the caller can put right: a bad file, checkpoint, option or label. The message is one line."""
+
+    @property
+    def hint(self) -> str | None:
+        """The argument that the message advises to pass, such as `"frame"`; `None` if it advises none."""
+        found = HINT.search(str(self))
+        return found[1] if found else None
 
 
 class UsageError(MedGlipError):
@@ -15,7 +31,7 @@ class UsageError(MedGlipError):
 
 
 class CheckpointError(UsageError):
-    """A checkpoint cannot be used: missing, incomplete, of another kind."""
+    """A checkpoint cannot be used: it is missing, incomplete, or of another kind."""
 
 
 class PickledCheckpointError(CheckpointError):
@@ -59,6 +75,8 @@ def install_hint(extra: str) -> str:
 
 
 __all__ = [
+    "HINT",
+    "HINTS",
     "CheckpointError",
     "MedGlipError",
     "PickledCheckpointError",

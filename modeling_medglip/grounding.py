@@ -1,13 +1,17 @@
 # Copyright 2026 The MedGLIP authors. Licensed under the Apache License, Version 2.0.
-"""Load a checkpoint once, then ground phrases on one picture after the other."""
+"""Load a checkpoint once, then find what phrases name in images."""
 
 from __future__ import annotations
 
 import functools
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
+from PIL import Image
 from transformers.image_processing_utils import BatchFeature
 
 from .checkpoints.adapters import load_adapted
@@ -15,20 +19,23 @@ from .checkpoints.loading import is_adapter, load_checkpoint, locate
 from .configuration_medglip import resolve_modality
 from .defaults import UNTRAINED_THRESHOLD
 from .errors import MedGlipError, UsageError, one_line
-from .image_processing_medglip import modality_contradiction
+from .image_processing_medglip import channels_first, modality_contradiction, upright_picture
+from .io.image import read_image
 from .io.image_record import ReadImage
 from .modeling_medglip import MedGlipForObjectDetection
 from .outputs.results import GroundedBox, GroundingResult, ImageInfo
 from .outputs.single_structures import best_in_image
 from .processing_medglip import UNKNOWN_LABEL, MedGlipProcessor, clean_label, split_prompt
 from .questions import Question, encode_questions, make_question
+from .taxonomy import load_taxonomy
 from .trained_labels import TrainedLabels
 
 
 MAX_LABELS = 1000
-# From this probability on, pixels that look like another modality than the stated one are worth a warning; below the
-# other one a guess from the pixels is.
-SURE, UNSURE = 0.9, 0.7
+# A contradiction between the stated modality and the pixels is reported from this probability of the router on.
+CONTRADICTION_PROBABILITY = 0.9
+# A modality that the router chose with a lower probability is reported.
+UNSURE_PROBABILITY = 0.7
 
 
 @dataclass(frozen=True)
@@ -54,19 +61,92 @@ class Grounder:
         """What the checkpoint states that it was trained with."""
         return TrainedLabels.of(self.model.config.to_dict())
 
+    @property
+    def ct_window(self) -> tuple[float, float]:
+        """(center, width) in HU of the first window through which the network sees CT; overlays show the same."""
+        settings = self.processor.image_processor.modality_settings.get("ct", {})
+        center, width = settings.get("windows", [(40.0, 400.0)])[0]
+        return float(center), float(width)
+
     def wording(self, label: str, modality: str) -> str:
         """Return the words in which the network is asked for a label; see [`TrainedLabels.wording`]."""
         return self.trained.wording(label, modality)
+
+    def encode(self, question: Question) -> dict[str, Any]:
+        """Encode a prompt once for many batches of images.
+
+        Args:
+            question ([`Question`]): labels in the words of one expert.
+
+        Returns:
+            `prompts` of [`Grounder.detect`]: tokens, labels and, if one prompt holds all labels, its text features.
+        """
+        text = encode_questions(self.processor, [question])
+        if text["input_ids"].dim() == 2:
+            tokens = {key: text[key].to(self.device) for key in ("input_ids", "attention_mask")}
+            with torch.inference_mode():
+                text["text_features"] = self.model.get_text_features(**tokens)
+        return text
+
+    def detect(
+        self,
+        images: Sequence[Any],
+        prompts: Sequence[Sequence[str]] | Mapping[str, Any],
+        modality: str | Sequence[str],
+        threshold: float = 0.3,
+        target_sizes: Sequence[tuple[int, int]] | None = None,
+        photometric_interpretation: str | None = None,
+    ) -> list[dict[str, Any]]:
+        """Run a batch of images through the processor, the model and the post-processing.
+
+        Args:
+            images (`Sequence`): arrays, PIL images or tensors, as the image processor takes them.
+            prompts (`Sequence[Sequence[str]]` or `Mapping[str, Any]`): the labels of each image, in the words for the
+                network; or one prompt for all images, from [`Grounder.encode`].
+            modality (`str` or `Sequence[str]`): of all images or of each, one of `MODALITIES`.
+            threshold (`float`, *optional*, defaults to 0.3): lowest score to keep, 0 to 1.
+            target_sizes (`Sequence[tuple[int, int]]`, *optional*): (height, width) of each image in whose pixels boxes
+                are given; pixels of the network's input when left out.
+            photometric_interpretation (`str`, *optional*): DICOM's, of all images.
+
+        Returns:
+            `list[dict]`: see [`MedGlipProcessor.post_process_grounded_object_detection`].
+
+        Raises:
+            `ValueError`: an image or a label that the processor refuses, or no expert for the modality.
+        """
+        text = dict(prompts) if isinstance(prompts, Mapping) else self.processor.encode_prompts(prompts)[0]
+        features = text.pop("text_features", None)
+        pixels = self.processor.image_processor(
+            list(images), modality=modality, photometric_interpretation=photometric_interpretation, return_tensors="pt"
+        )
+        inputs = BatchFeature({**_repeated(text, len(images)), **pixels}).to(self.device)
+        asked = inputs if features is None else {**pixels.to(self.device), "text_features": features}
+        with torch.inference_mode():
+            outputs = self.model(**asked)
+        return self.processor.post_process_grounded_object_detection(
+            outputs, inputs, threshold=threshold, target_sizes=target_sizes
+        )
+
+
+def _repeated(text: Mapping[str, Any], count: int) -> dict[str, Any]:
+    """Repeat one encoded prompt for each of `count` images; as many prompts as images stay as they are."""
+    if len(text["text_labels"]) == count:
+        return dict(text)
+    return {
+        key: value.expand(count, *value.shape[1:]) if isinstance(value, torch.Tensor) else list(value) * count
+        for key, value in text.items()
+    }
 
 
 # Loading -------------------------------------------------------------------------------------------------------------
 
 
 def resolve_device(name: str = "auto") -> torch.device:
-    """`"auto"`: CUDA, else MPS, else CPU, whichever is there first; else the named device.
+    """Return the named device; for `"auto"` the first that this machine has of CUDA, MPS and CPU.
 
     Raises:
-        `UsageError`: no such device on this machine.
+        `UsageError`: this machine has no such device.
     """
     mps = torch.backends.mps.is_available()
     if name == "auto":
@@ -87,12 +167,14 @@ def load(
     """Load a checkpoint or an adapter, and its processor, for grounding.
 
     Args:
-        model_dir_or_id: a folder, or a Hub id such as `"org/med-glip-ct"` (only then is the network asked, and only
-            for what is not in the cache); the embedded checkpoint when `None`. Of a run of `training.fit.finetune` its
-            folder, its `adapter/` or its `expert/`; an adapter is merged into its base, which is found by what it is.
-        device: `"auto"`, `"cpu"`, `"cuda"`, `"cuda:1"`, `"mps"`.
-        modality: load only this modality's expert; all when `None` or `"auto"`.
-        base: of an adapter whose base is neither the embedded checkpoint nor on the Hub: folder or id of the base.
+        model_dir_or_id (`str` or `Path`, *optional*): a folder, or a Hub id such as `"org/med-glip-ct"` (only then is
+            the network used, and only for what is not in the cache); the embedded checkpoint when `None`. Of a run of
+            `training.fit.finetune` its folder, its `adapter/` or its `expert/`; an adapter is merged into its base,
+            which is found by its checksum.
+        device (`str`, *optional*, defaults to `"auto"`): `"auto"`, `"cpu"`, `"cuda"`, `"cuda:1"`, `"mps"`.
+        modality (`str`, *optional*): load only this modality's expert; all when `None` or `"auto"`.
+        base (`str` or `Path`, *optional*): of an adapter whose base is neither the embedded checkpoint nor on the Hub:
+            folder or id of the base.
 
     Raises:
         `CheckpointError`: missing, incomplete, or no MedGLIP checkpoint. `PickledCheckpointError`: pickled tensors.
@@ -105,7 +187,7 @@ def load(
         adapted = load_adapted(source, f"adapter {name}", wanted, base)
         return Grounder(adapted.model.eval().to(chosen), adapted.processor, name, chosen)
     if base is not None:
-        raise UsageError(f"checkpoint {name}: is not an adapter: leave out --base (base= in Python)")
+        raise UsageError(f"checkpoint {name}: is not an adapter: leave out base=")
     model, processor = load_checkpoint(source, name, wanted)
     return Grounder(model.eval().to(chosen), processor, name, chosen)
 
@@ -121,10 +203,10 @@ def _known_modality(name: str) -> str:
 
 
 def prompt_labels(prompt: str) -> list[str]:
-    """The labels of a prompt, without repetitions, as the caller wrote them.
+    """Return the labels of a prompt, without repetitions, as the caller wrote them.
 
     Raises:
-        `UsageError`: none, more than `MAX_LABELS`, or bytes that are no UTF-8 text.
+        `UsageError`: no label, more than `MAX_LABELS`, or invalid UTF-8.
     """
     if not prompt.isascii() and prompt.encode("utf-8", "replace").decode("utf-8") != prompt:
         raise UsageError("the prompt is not valid UTF-8 text")
@@ -152,83 +234,183 @@ def asked_labels(grounder: Grounder, prompt: str, modality: str) -> list[str]:
 
 
 def ground_image(
-    grounder: Grounder,
-    image: ReadImage,
+    image: str | Path | Image.Image | np.ndarray | ReadImage,
     prompt: str,
     modality: str = "auto",
+    model: str | Path | Grounder | None = None,
+    device: str = "auto",
+    *,
     threshold: float = 0.3,
     untrained_threshold: float = UNTRAINED_THRESHOLD,
     all_boxes: bool = False,
+    frame: int | None = None,
 ) -> GroundingResult:
-    """Find the regions of one picture that the labels of a prompt name.
+    """Find the regions of one image that the labels of a prompt name.
 
     Args:
-        grounder: see [`load`].
-        image: see [`~modeling_medglip.io.image.read_image`].
-        prompt: labels, separated by dots, commas or lines; `"all"` for every label that the expert was trained with.
-        modality: a name, an alias, or `"auto"`: the header's, else what the pixels look like.
-        threshold: lowest score to keep, 0 to 1.
-        untrained_threshold: lowest score to keep of labels that the expert was not trained with, if that is higher.
-        all_boxes: keep every box, also several of a structure that a patient has one of, and nested ones.
+        image (`str`, `Path`, `PIL.Image.Image`, `np.ndarray` or [`ReadImage`]): a file (PNG, JPEG, TIFF, DICOM ...),
+            a PIL image, turned upright by its EXIF tag; or pixels: (height, width), or (height, width, 3) in RGB.
+        prompt (`str`): labels, separated by dots, commas or lines; `"all"` for every label that the expert was
+            trained with.
+        modality (`str`, *optional*, defaults to `"auto"`): a name or an alias; `"auto"` takes the header's, else what
+            the pixels look like.
+        model (`str`, `Path` or [`Grounder`], *optional*): checkpoint or adapter, folder or id, or what
+            `load_grounder` returned, which saves loading for every image; the embedded checkpoint when `None`.
+        device (`str`, *optional*, defaults to `"auto"`): see [`load`].
+        threshold (`float`, *optional*, defaults to 0.3): lowest score to keep, 0 to 1.
+        untrained_threshold (`float`, *optional*, defaults to 0.9): lowest score to keep of labels that the expert was
+            not trained with, if that is higher.
+        all_boxes (`bool`, *optional*, defaults to `False`): keep every box, also several of a structure that a patient
+            has one of, and nested ones.
+        frame (`int`, *optional*): of a file that holds several, counted from 1.
+
+    Returns:
+        [`GroundingResult`]: boxes in pixels of the image, best first.
 
     Raises:
-        `UsageError`: an unknown modality, no label or too many. `MedGlipError`: the checkpoint has no expert for the
-        picture, or the picture cannot be used; names the file.
+        `UsageError`: an unknown modality, no label or too many. `MedGlipError`: the image cannot be read or used, or
+        the checkpoint has no expert for it; names the file.
     """
-    prompt_labels(prompt)  # a prompt without labels is found before anything else
+    prompt_labels(prompt)  # a prompt without labels is reported before anything is read or loaded
+    read = _read(image, frame)
+    grounder = as_grounder(model, device, modality)
     try:
-        name, source, probability, notes = choose_modality(grounder, image, modality)
-        labels = asked_labels(grounder, prompt, name)
-        question = make_question(grounder.trained, labels, name)
-        boxes = _boxes(grounder, image, question, name, (threshold, untrained_threshold))
+        choice = choose_modality(grounder, read, modality)
+        question = make_question(grounder.trained, asked_labels(grounder, prompt, choice.name), choice.name)
+        boxes = _boxes(grounder, read, question, choice.name, (threshold, untrained_threshold))
     except UsageError:
         raise
     except ValueError as error:
-        raise MedGlipError(f"{image.file}: {one_line(str(error).removeprefix('image 0: '))}") from error
+        raise MedGlipError(f"{read.file}: {one_line(str(error).removeprefix('image 0: '))}") from error
     unknown = set(grounder.processor.unknown_labels(list(question.wordings.values())))
-    notes += tuple(
-        UNKNOWN_LABEL.format(one_line(label, 60)) for label in labels if question.wordings[label] in unknown
+    labels = [label for label in question.labels if question.wordings[label] in unknown]
+    warnings = (
+        *read.warnings,
+        *choice.warnings,
+        *(UNKNOWN_LABEL.format(one_line(label, 60)) for label in labels),
+        *question.notes(choice.name, max(threshold, untrained_threshold)),
     )
-    boxes = boxes if all_boxes else best_in_image(boxes, name)
-    info = ImageInfo(image.file, image.width, image.height, name, image.spacing_mm)
-    notes += question.notes(name, max(threshold, untrained_threshold))
-    warnings = (*image.warnings, *notes)
-    return GroundingResult(grounder.name, info, prompt, boxes, source, probability, warnings, question.trained)
+    return GroundingResult(
+        model=grounder.name,
+        image=ImageInfo(read.file, read.width, read.height, choice.name, read.spacing_mm),
+        prompt=prompt,
+        boxes=boxes if all_boxes else best_in_image(boxes, choice.name),
+        modality_source=choice.source,
+        modality_probability=choice.probability,
+        warnings=warnings,
+        trained=question.trained,
+        open_image=functools.partial(_read, image, frame),
+    )
 
 
-def choose_modality(
-    grounder: Grounder, image: ReadImage, modality: str = "auto"
-) -> tuple[str, str, float | None, tuple[str, ...]]:
-    """Which expert a picture goes to.
-
-    Returns:
-        the modality; where it comes from (`"given"`, `"header"`, `"pixels"`, or `"checkpoint"` if that has but one
-        expert); the router's probability if the pixels
-        decided; warnings about contradictions and doubts.
+def as_grounder(model: Any, device: str = "auto", modality: str = "auto") -> Grounder:
+    """Return a loaded checkpoint: the given one, or that of a folder or id.
 
     Raises:
-        `UsageError`: an unknown modality. `ValueError`: no expert for it, or the pixels cannot tell.
+        `UsageError`: `model` is something else. Others as [`load`].
     """
-    if modality != "auto":
-        given = _known_modality(modality)
-        _require_expert(grounder, given)
-        return given, "given", None, _contradictions(grounder, image, given)
-    if image.modality is not None:
-        _require_expert(grounder, image.modality)
-        return image.modality, "header", None, _contradictions(grounder, image, image.modality)
-    if len(grounder.modalities) == 1:
-        only = grounder.modalities[0]
-        return only, "checkpoint", None, _contradictions(grounder, image, only)
+    if isinstance(model, Grounder):
+        return model
+    if model is not None and not isinstance(model, (str, Path)):
+        raise UsageError(f"model: give a folder, an id or a Grounder, not a {type(model).__name__}")
+    return load(model, device, modality)
+
+
+def _read(image: Any, frame: int | None) -> ReadImage:
+    """Read a file, or take pixels that the caller has already."""
+    if isinstance(image, ReadImage):
+        return image
+    if isinstance(image, (str, Path)):
+        return read_image(image, frame)
+    if isinstance(image, Image.Image):
+        return ReadImage(_pixels(image), "image")
+    if isinstance(image, np.ndarray):
+        return ReadImage(image, "image")
+    raise UsageError(f"image: give a file, a PIL image or a NumPy array, not a {type(image).__name__}")
+
+
+def _pixels(image: Image.Image) -> np.ndarray:
+    """Return an upright PIL image in its own numbers: (height, width), or (height, width, 3)."""
+    try:
+        planes = channels_first(upright_picture(image))
+    except ValueError as error:
+        raise MedGlipError(f"image: {one_line(error)}") from None
+    return planes[0] if len(planes) == 1 else np.moveaxis(planes, 0, -1)
+
+
+def _boxes(
+    grounder: Grounder, image: ReadImage, question: Question, modality: str, thresholds: tuple[float, float]
+) -> tuple[GroundedBox, ...]:
+    """Return the boxes of one image over the thresholds (of trained labels, of others), best first."""
+    results = grounder.detect(
+        [image.pixels],
+        encode_questions(grounder.processor, [question]),
+        modality,
+        thresholds[0],
+        [(image.height, image.width)],
+        image.photometric_interpretation,
+    )
+    taxonomy = locate_labels(question.labels, modality)
+    return tuple(
+        GroundedBox(label, score, (left, top, right - left, bottom - top), *taxonomy[label], question.trained[label])
+        for label, score, (left, top, right, bottom) in question.answers(results[0], thresholds[1])
+    )
+
+
+def locate_labels(labels: Sequence[str], modality: str) -> dict[str, tuple[str | None, str | None, str | None]]:
+    """Return label -> (label_id, category, region) in the taxonomy; `None` for a phrase outside it."""
+    found = {label: load_taxonomy().locate(label, modality) for label in labels}
+    return {
+        label: (None, None, None) if entry is None else (entry.label_id, entry.category, entry.region)
+        for label, entry in found.items()
+    }
+
+
+# Modality ------------------------------------------------------------------------------------------------------------
+
+
+class ModalityChoice(NamedTuple):
+    """The expert that an image goes to.
+
+    Attributes:
+        name (`str`): one of `MODALITIES`.
+        source (`str`): `"given"`, `"header"`, `"pixels"`, or `"checkpoint"` if that has one expert only.
+        probability (`float` or `None`): the router's, if the pixels decided.
+        warnings (`tuple[str, ...]`): what speaks against the choice, one line each.
+    """
+
+    name: str
+    source: str
+    probability: float | None
+    warnings: tuple[str, ...]
+
+
+def choose_modality(grounder: Grounder, image: ReadImage, modality: str = "auto") -> ModalityChoice:
+    """Choose the expert that an image goes to.
+
+    Raises:
+        `UsageError`: an unknown modality. `MedGlipError`: no expert for it, or the pixels cannot tell.
+    """
+    only = grounder.modalities[0] if len(grounder.modalities) == 1 else None
+    stated = {
+        "given": None if modality == "auto" else _known_modality(modality),
+        "header": image.modality,
+        "checkpoint": only,
+    }
+    for source, name in stated.items():
+        if name is not None:
+            _require_expert(grounder, name)
+            return ModalityChoice(name, source, None, _contradictions(grounder, image, name))
     processor = grounder.processor.image_processor
     if processor.router is None:
         known = ", ".join(grounder.modalities)
         raise MedGlipError(
-            f"its modality is not known and {grounder.name} cannot tell: give --modality, one of {known}"
+            f"its modality is not known and {grounder.name} cannot tell: give modality=, one of {known}"
         )
     name, probability = processor.predict_modality(image.pixels)
     _require_expert(grounder, name)
-    note = f"taken for {name} with a probability of only {probability:.2f}: state it with --modality to be sure"
-    return name, "pixels", probability, (note,) if probability < UNSURE else ()
+    note = f"taken for {name} with a probability of only {probability:.2f}: state it with modality= to be sure"
+    return ModalityChoice(name, "pixels", probability, (note,) if probability < UNSURE_PROBABILITY else ())
 
 
 def _require_expert(grounder: Grounder, modality: str) -> None:
@@ -238,60 +420,24 @@ def _require_expert(grounder: Grounder, modality: str) -> None:
 
 
 def _contradictions(grounder: Grounder, image: ReadImage, stated: str) -> tuple[str, ...]:
-    """Warnings when header or pixels speak against the modality that is used."""
-    notes = []
+    """Return warnings when header or pixels speak against the modality that is used."""
     if image.modality not in (None, stated):
-        notes.append(f"taken as {stated}, but its header says {image.modality}")
-    else:
-        view = modality_contradiction(stated, image.pixels, grounder.processor.image_processor, SURE)
-        notes.extend([view] if view else [])
-    return tuple(notes)
-
-
-def _boxes(
-    grounder: Grounder, image: ReadImage, question: Question, modality: str, thresholds: tuple[float, float]
-) -> tuple[GroundedBox, ...]:
-    processor = grounder.processor
-    text = encode_questions(processor, [question])
-    inputs = processor(
-        images=image.pixels,
-        modality=modality,
-        photometric_interpretation=image.photometric_interpretation,
-        return_tensors="pt",
-    )
-    inputs = BatchFeature({**text, **inputs}).to(grounder.device)
-    with torch.inference_mode():
-        outputs = grounder.model(**inputs)
-    found = processor.post_process_grounded_object_detection(
-        outputs, inputs, threshold=thresholds[0], target_sizes=[(image.height, image.width)]
-    )[0]
-    places = place_of_labels(list(question.labels), modality)
-    return tuple(
-        GroundedBox(label, score, (left, top, right - left, bottom - top), *places[label], question.trained[label])
-        for label, score, (left, top, right, bottom) in question.answers(found, thresholds[1])
-    )
-
-
-def place_of_labels(labels: list[str], modality: str) -> dict[str, tuple[str | None, str | None, str | None]]:
-    """Label -> (label_id, category, region) in the taxonomy."""
-    from .taxonomy import load_taxonomy
-
-    places: dict[str, tuple[str | None, str | None, str | None]] = {}
-    for label in dict.fromkeys(labels):
-        place = load_taxonomy().locate(label, modality)
-        places[label] = (None, None, None) if place is None else (place.label_id, place.category, place.region)
-    return places
+        return (f"taken as {stated}, but its header says {image.modality}",)
+    processor = grounder.processor.image_processor
+    view = modality_contradiction(stated, image.pixels, processor, CONTRADICTION_PROBABILITY)
+    return (view,) if view else ()
 
 
 __all__ = [
     "MAX_LABELS",
     "Grounder",
+    "ModalityChoice",
+    "as_grounder",
     "asked_labels",
     "choose_modality",
     "ground_image",
     "load",
-    "locate",
-    "place_of_labels",
+    "locate_labels",
     "prompt_labels",
     "resolve_device",
 ]

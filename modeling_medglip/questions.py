@@ -1,5 +1,5 @@
 # Copyright 2026 The MedGLIP authors. Licensed under the Apache License, Version 2.0.
-"""What the network is asked for a user's labels, and its answer in the user's own words."""
+"""The labels of a prompt in the words of the network, and the boxes it finds with the labels of the user."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .processing_medglip import MedGlipProcessor, spell_out_side
 from .trained_labels import TrainedLabels
 
 
-# Labels that one warning names; the result has them all.
+# Labels that one warning names; the result has all of them.
 MOST_NAMES = 12
 Rectangle = tuple[float, float, float, float]
 
@@ -30,7 +30,7 @@ class Question:
             expert was trained with, then every other one by itself, so that it does not disturb them.
         trained (`Mapping[str, bool | None]`): label -> whether the expert was trained with it, see
             [`TrainedLabels.knows`].
-        wider (`Mapping[str, str]`): label -> the trained label that it is not told apart from, if there is one.
+        wider (`Mapping[str, str]`): label -> the trained label that the network takes it for, if there is one.
     """
 
     labels: tuple[str, ...]
@@ -47,7 +47,7 @@ class Question:
     def answers(
         self, found: Mapping[str, Any], untrained_threshold: float = 0
     ) -> Iterator[tuple[str, float, Rectangle]]:
-        """Yield label, score and box (left, top, right, bottom) of what was found, in the order that was given.
+        """Yield label, score and box (left, top, right, bottom) of every result, in the order of the results.
 
         Args:
             found (`Mapping`): of one image, as `post_process_grounded_object_detection` returns it.
@@ -60,11 +60,11 @@ class Question:
                     yield label, score, (left, top, right, bottom)
 
     def notes(self, modality: str, untrained_threshold: float) -> tuple[str, ...]:
-        """One line that names the labels that the expert was not trained with, if there are any."""
+        """Return a warning that names the labels that the expert was not trained with, if there are any."""
         if not self.untrained:
             return ()
         names = [
-            label[:60] + (f" (not told apart from {self.wider[label]})" if label in self.wider else "")
+            label[:60] + (f" (not distinguished from {self.wider[label]})" if label in self.wider else "")
             for label in self.untrained
         ]
         shown = f"boxes for them may mean nothing and are shown from a score of {untrained_threshold:g} on"

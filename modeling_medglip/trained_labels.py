@@ -1,5 +1,5 @@
 # Copyright 2026 The MedGLIP authors. Licensed under the Apache License, Version 2.0.
-"""What a checkpoint was trained to find, and the words in which its network is asked for a phrase."""
+"""The labels that a checkpoint was trained with, and the words in which its network is asked for a phrase."""
 
 from __future__ import annotations
 
@@ -40,12 +40,12 @@ class TrainedLabels:
 
     @property
     def stated(self) -> bool:
-        """Whether the checkpoint says anything."""
+        """Whether the checkpoint states any label."""
         return bool(self._by_phrase)
 
     @classmethod
     def of(cls, config: Mapping[str, Any]) -> TrainedLabels:
-        """Read what a configuration, as a dictionary, states under `label_hierarchy`."""
+        """Return the labels that a configuration, as a dictionary, states under `label_hierarchy`."""
         hierarchy = config.get("label_hierarchy")
         wordings = hierarchy.get("wordings") if isinstance(hierarchy, dict) else None
         return cls(trained_labels(config), wordings if isinstance(wordings, dict) else {})
@@ -55,8 +55,7 @@ class TrainedLabels:
         return self._labels.get(modality, ())
 
     def asked(self, labels: Sequence[str], modality: str) -> list[str]:
-        """Return the labels that are asked for: the given ones or, for `"all"` alone, every one that the expert was
-        trained with.
+        """Return the labels to ask for: the given ones or, for `"all"` alone, every trained label of the expert.
 
         Raises:
             `MedGlipError`: `"all"`, and the checkpoint does not say.
@@ -87,7 +86,7 @@ class TrainedLabels:
         return self._by_id.get(modality, {}).get(label.id) or (label.name if label.laterality else english)
 
     def knows(self, phrase: str, modality: str) -> bool | None:
-        """Whether the expert of a modality was trained with what a phrase means; `None` if it does not say.
+        """Return whether the expert of a modality was trained with what a phrase means; `None` if it does not say.
 
         A term that covers trained labels, such as `"kidney"`, counts as trained.
         """
@@ -99,8 +98,11 @@ class TrainedLabels:
         return any(label.id in self._by_id[modality] for label in covered)
 
     def wider(self, phrase: str, modality: str) -> str | None:
-        """The trained label that a phrase is a kind or a side of, if it is not trained itself: the network cannot tell
-        them apart. `"melanoma"` -> `"skin lesion"`, `"left pleural effusion"` -> `"pleural effusion"`."""
+        """Return the trained label that an untrained phrase is a kind or a side of; `None` if there is none.
+
+        The network cannot distinguish the two: `"melanoma"` -> `"skin lesion"`, `"left pleural effusion"` ->
+        `"pleural effusion"`.
+        """
         if self.knows(phrase, modality) is not False:
             return None
         label = load_taxonomy().resolve(phrase, modality)

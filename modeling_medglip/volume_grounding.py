@@ -16,8 +16,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from .boxes import iou
 from .errors import MedGlipError, UsageError, one_line
-from .grounding import Grounder, asked_labels, choose_modality, load, place_of_labels, prompt_labels
+from .grounding import Grounder, as_grounder, asked_labels, choose_modality, locate_labels, prompt_labels
 from .io.image_record import ReadImage
 from .outputs.single_structures import best_in_volume
 from .outputs.volume_results import Corner, VolumeBox, VolumeInfo, VolumeResult
@@ -27,7 +28,6 @@ from .volumes.geometry import (
     NORMAL_AXIS,
     PLANES,
     Volume,
-    box_iou,
     corners_lps,
     slice_count,
     slice_spacing,
@@ -56,35 +56,48 @@ def ground_volume(
     volume: str | Path | Volume | VolumeSource | Any,
     prompt: str,
     modality: str = "auto",
-    threshold: float = 0.3,
-    plane: str | None = None,
     model: str | Path | Grounder | None = None,
     device: str = "auto",
-    batch_size: int = 4,
-    axes: str | None = None,
-    number: int | None = None,
-    progress: Callable[[Iterable[Any], int], Iterable[Any]] | None = None,
+    *,
+    threshold: float = 0.3,
     untrained_threshold: float = UNTRAINED_THRESHOLD,
     all_boxes: bool = False,
+    plane: str | None = None,
+    axes: str | None = None,
+    number: int | None = None,
+    resample: bool = False,
+    several_patients: bool = False,
+    batch_size: int = 4,
+    progress: Callable[[Iterable[Any], int], Iterable[Any]] | None = None,
 ) -> VolumeResult:
     """Find the regions of a volume that the labels of a prompt name.
 
     Args:
-        volume: a file (see [`~volumes.reader.read_volume`]), a multi-frame DICOM file, a folder with one
-            DICOM series, a [`Volume`], a [`VolumeSource`], or an image of nibabel.
-        prompt: labels, separated by dots, commas or lines; `"all"` for every label that the expert was trained with.
-        modality: a name, an alias, or `"auto"`: the header's, else what the middle picture looks like.
-        threshold: lowest score of a box in space, 0 to 1.
-        plane: `"axial"`, `"coronal"`, `"sagittal"`; `"all"` keeps what two planes of three agree on; `None` is the
-            plane in which the slices were taken.
-        model: checkpoint folder or id, or a loaded [`Grounder`]; the embedded checkpoint when `None`.
-        axes: where the file's axes run, such as `"LPS"`, instead of what its header says; mm are then counted along
-            these axes from where the header puts the first voxel; see [`~volumes.geometry.with_axcodes`].
-        number: which volume of a 4-D file or image, counted from 1.
-        batch_size: pictures that go through the network together.
-        progress (*optional*): called with the pictures and their number; yields the pictures.
-        untrained_threshold: lowest score to keep of labels that the expert was not trained with, if that is higher.
-        all_boxes: keep every box, also several of a structure that a patient has one of.
+        volume (`str`, `Path`, [`Volume`], [`VolumeSource`] or image of nibabel): a file (see
+            [`~volumes.reader.read_volume`]), a multi-frame DICOM file, a folder with one DICOM series, or voxels.
+        prompt (`str`): labels, separated by dots, commas or lines; `"all"` for every label that the expert was
+            trained with.
+        modality (`str`, *optional*, defaults to `"auto"`): a name or an alias; `"auto"` takes the header's, else what
+            the middle slice looks like.
+        model (`str`, `Path` or [`Grounder`], *optional*): checkpoint or adapter, folder or id, or what
+            `load_grounder` returned; the embedded checkpoint when `None`.
+        device (`str`, *optional*, defaults to `"auto"`): see [`~modeling_medglip.grounding.load`].
+        threshold (`float`, *optional*, defaults to 0.3): lowest score of a box in space, 0 to 1.
+        untrained_threshold (`float`, *optional*, defaults to 0.9): lowest score to keep of labels that the expert was
+            not trained with, if that is higher.
+        all_boxes (`bool`, *optional*, defaults to `False`): keep every box, also several of a structure that a patient
+            has one of.
+        plane (`str`, *optional*): `"axial"`, `"coronal"`, `"sagittal"`; `"all"` keeps what two planes of three agree
+            on; `None` is the plane in which the slices were taken.
+        axes (`str`, *optional*): where the file's axes run, such as `"LPS"`, instead of what its header says; mm are
+            then counted along these axes from where the header puts the first voxel; see
+            [`~volumes.geometry.with_axcodes`].
+        number (`int`, *optional*): which volume of a 4-D file or image, counted from 1.
+        resample (`bool`, *optional*, defaults to `False`): take a DICOM series with uneven, missing or damaged slices,
+            interpolated.
+        several_patients (`bool`, *optional*, defaults to `False`): take a DICOM folder with files of several patients.
+        batch_size (`int`, *optional*, defaults to 4): slices that go through the network together.
+        progress (`Callable`, *optional*): called with the slices and their number; yields the slices.
 
     Returns:
         a [`VolumeResult`]: boxes in voxels of the file's own grid and in LPS mm.
@@ -94,14 +107,14 @@ def ground_volume(
         used; names the file.
     """
     prompt_labels(prompt)  # a prompt without labels is found before anything else
-    source = as_source(volume, number)
+    source = as_source(volume, number, resample, several_patients)
     if axes is not None:
         try:
             source.state_axes(axes)
         except ValueError as error:
             raise UsageError(one_line(error)) from None
     planes = _planes(plane, source)
-    grounder = model if isinstance(model, Grounder) else load(model, device, modality)
+    grounder = as_grounder(model, device, modality)
     start = time.perf_counter()
     name, origin, probability, notes = _modality(grounder, source, planes[0], modality)
     question = make_question(grounder.trained, asked_labels(grounder, prompt, name), name)
@@ -243,7 +256,7 @@ def _boxes(
     thresholds: tuple[float, float],
 ) -> tuple[VolumeBox, ...]:
     """The boxes in space over the thresholds (of trained labels, of others), best first."""
-    places = place_of_labels(list(question.labels), modality)
+    places = locate_labels(question.labels, modality)
     boxes: list[VolumeBox] = []
     for label in question.labels:
         about = (*places[label], question.trained[label])
@@ -287,7 +300,7 @@ def _agreed(by_plane: list[list[VolumeBox]], grid: Volume) -> list[VolumeBox]:
         group, planes = [box], {box.plane}
         for other, candidate in enumerate(boxes):
             free = other > number and other not in used and candidate.plane not in planes
-            if free and box_iou(box.box_ijk, candidate.box_ijk) >= CONSENSUS_IOU_THRESHOLD:
+            if free and iou(box.box_ijk, candidate.box_ijk) >= CONSENSUS_IOU_THRESHOLD:
                 group.append(candidate)
                 planes.add(candidate.plane)
                 used.add(other)

@@ -10,8 +10,8 @@ from typing import Any
 import gradio as gr
 
 from modeling_medglip.errors import UsageError
-from modeling_medglip.outputs.results import GroundingResult, result_to_dict, validate_boxes
-from modeling_medglip.outputs.volume_results import VolumeResult, volume_to_dict
+from modeling_medglip.outputs.results import GroundingResult, validate_boxes
+from modeling_medglip.outputs.volume_results import VolumeResult
 from modeling_medglip.volumes.geometry import PLANES
 from space_experts import Experts, above
 from space_guard import reason_of
@@ -29,13 +29,13 @@ class Api:
     def ground(
         self, file: str, prompt: str, modality: str, threshold: float, plane: str, slice_number: int
     ) -> dict[str, Any]:
-        """Find labels in a picture, or in one slice of a volume (the middle one for slice_number 0)."""
+        """Find labels in an image, or in one slice of a volume (the middle one for slice_number 0)."""
         return _answered(lambda: self._pictures(file, prompt, modality, threshold, plane, slice_number, "")[0])
 
     def compare(
         self, file: str, prompt: str, modality: str, second: str, threshold: float, plane: str, slice_number: int
     ) -> list[dict[str, Any]]:
-        """Two experts on one picture. second: a modality, or "1:ct" for the CT expert of the second checkpoint."""
+        """Ask two experts about one image. second: a modality, or "1:ct": CT of the second checkpoint."""
 
         def both() -> list[dict[str, Any]]:
             if not second.strip():
@@ -51,7 +51,7 @@ class Api:
         def found() -> dict[str, Any]:
             source = _source(file)
             if not source.is_volume:
-                raise UsageError(f"{source.path.name[:120]}: is no volume: /ground takes pictures")
+                raise UsageError(f"{source.path.name[:120]}: is not a volume: /ground takes images")
             volume = source.volume(self.experts.settings)
             return content(self.experts.find_in_volume(volume, prompt, modality, plane or None), threshold)
 
@@ -77,17 +77,16 @@ class Api:
             index = number - 1 if number else counts[plane or own] // 2
             image = slice_of(volume, plane or own, index)
         else:
-            image = source.picture()
+            image = source.read_image()
         return [content(result, threshold) for result in self.experts.find(image, prompt, modality, second)]
 
 
 def content(result: GroundingResult | VolumeResult, threshold: float) -> dict[str, Any]:
     """A `*.boxes.json` with what is known about the modality, and the warnings."""
-    kept = above(result, threshold)
-    made = volume_to_dict(kept) if isinstance(kept, VolumeResult) else result_to_dict(kept)
+    made = above(result, threshold).to_dict()
     validate_boxes(made, "boxes")
-    told = {"modality_source": result.modality_source, "modality_probability": result.modality_probability}
-    return {**made, **told, "warnings": list(result.warnings)}
+    modality = {"modality_source": result.modality_source, "modality_probability": result.modality_probability}
+    return {**made, **modality, "warnings": list(result.warnings)}
 
 
 def _source(file: str | None) -> Source:

@@ -13,7 +13,7 @@ from PIL import Image, ImageOps
 
 from modeling_medglip.demo.cases import demo_cases, package_file
 from modeling_medglip.errors import MedGlipError
-from modeling_medglip.outputs.overlay import display_picture
+from modeling_medglip.outputs.overlay import display_image
 from space_experts import NAMES, Experts
 from space_html import text
 from space_sources import Source, slice_of
@@ -55,7 +55,7 @@ def make_examples(experts: Experts, folder: Path) -> dict[str, Example]:
             continue
         name = NAMES.get(case.modality, case.modality)
         caption = f"{name}, phantom" if case.is_phantom else name
-        shown = display_picture(image, case.modality, experts.window())
+        shown = display_image(image, case.modality, experts.window())
         source = Source(image=image)
         made[case.id] = Example(case.id, source, case.modality, case.prompt, case.source, caption, _thumbnail(shown))
     if "mri" in experts.main.modalities:
@@ -80,12 +80,12 @@ def _volume(folder: Path) -> dict[str, Example]:
 
     middle = slice_of(open_volume(target), "axial", thinned.shape[2] * 4 // 9)
     origin = "MNI152 T1 template (average of 152 brains), shipped with nilearn; every third slice."
-    picture = _thumbnail(display_picture(middle, "mri"))
-    return {VOLUME: Example(VOLUME, source, "mri", BRAIN, origin, "MRI, volume", picture)}
+    thumbnail = _thumbnail(display_image(middle, "mri"))
+    return {VOLUME: Example(VOLUME, source, "mri", BRAIN, origin, "MRI, volume", thumbnail)}
 
 
-def _thumbnail(picture: Image.Image) -> str:
-    small = ImageOps.fit(picture, (THUMBNAIL, THUMBNAIL), Image.Resampling.LANCZOS)
+def _thumbnail(image: Image.Image) -> str:
+    small = ImageOps.fit(image, (THUMBNAIL, THUMBNAIL), Image.Resampling.LANCZOS)
     buffer = io.BytesIO()
     small.save(buffer, format="WEBP", quality=85)
     return "data:image/webp;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")

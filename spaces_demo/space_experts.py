@@ -31,7 +31,7 @@ NAMES = {
     "endoscopy": "Endoscopy",
     "fundus": "Fundus",
 }
-# Two pictures and a volume at the same time.
+# Two images and a volume at the same time.
 WORKERS = 3
 Progress = Callable[[Iterable[Any], int], Iterable[Any]]
 Result = TypeVar("Result", bound=GroundingResult | VolumeResult)
@@ -63,7 +63,7 @@ class Experts:
         return [("Automatic", "auto"), *((NAMES.get(name, name), name) for name in self.main.modalities)]
 
     def second_choices(self) -> list[tuple[str, str]]:
-        """(shown, value) of everything that can be put beside the first answer."""
+        """(shown, value) of every expert that can be compared with the first one."""
         several = len(self.grounders) > 1
         return [("None", "")] + [
             (f"{NAMES.get(name, name)} expert" + (f" of {grounder.name}" if several else ""), f"{number}:{name}")
@@ -72,29 +72,28 @@ class Experts:
         ]
 
     def window(self) -> tuple[float, float]:
-        """(centre, width) in HU that CT is shown with."""
-        settings = self.main.processor.image_processor.modality_settings.get("ct", {})
-        centre, width = settings.get("windows", [(40, 400)])[0]
-        return float(centre), float(width)
+        """Return (center, width) in HU of the window for CT."""
+        return self.main.ct_window
 
     def guess(self, image: ReadImage) -> tuple[str, str, float | None]:
-        """What a picture is taken for: modality, where that comes from, how sure the pixels are of it; `"", "", None`
-        if that cannot be told."""
+        """Return the modality of an image, where it comes from, and the router's probability; `"", "", None` if it is
+        unknown.
+        """
         try:
             return choose_modality(self.main, image)[:3]
         except ValueError:
             return "", "", None
 
     def find(self, image: ReadImage, prompt: str, modality: str, second: str = "") -> tuple[GroundingResult, ...]:
-        """The boxes of a picture down to `FAINTEST`, by one expert or two.
+        """Return the boxes of an image down to `FAINTEST`, by one expert or two.
 
         Raises:
             `MedGlipError`: see [`~modeling_medglip.grounding.ground_image`].
         """
         self._check(prompt)
         asked = [(self.main, modality), *([self._chosen(second)] if second else [])]
-        thresholds = (FAINTEST, self.settings.untrained_threshold)
-        work = [self.workers.submit(ground_image, one, image, prompt, name, *thresholds) for one, name in asked]
+        find = partial(ground_image, threshold=FAINTEST, untrained_threshold=self.settings.untrained_threshold)
+        work = [self.workers.submit(find, image, prompt, name, one) for one, name in asked]
         end = time.monotonic() + self.settings.seconds
         try:
             return tuple(one.result(max(0.0, end - time.monotonic())) for one in work)
@@ -109,17 +108,17 @@ class Experts:
         """The boxes of a volume down to `FAINTEST_IN_VOLUMES`. Raises as [`ground_volume`] does."""
         self._check(prompt)
         lps = to_lps(source.grid)
-        pictures = max(slice_count(lps, name) for name in ([plane] if plane else ("axial", "coronal", "sagittal")))
-        if pictures > self.settings.pictures:
-            raise UsageError(f"{source.name}: has {pictures} pictures, more than {self.settings.pictures}")
+        slices = max(slice_count(lps, name) for name in ([plane] if plane else ("axial", "coronal", "sagittal")))
+        if slices > self.settings.pictures:
+            raise UsageError(f"{source.name}: has {slices} slices, more than {self.settings.pictures}")
         timed = partial(
             _until, time.monotonic() + self.settings.volume_seconds, self.settings.volume_seconds, progress
         )
         work = partial(
-            ground_volume, plane=plane, model=self.main, progress=timed,
+            ground_volume, plane=plane, model=self.main, progress=timed, threshold=FAINTEST_IN_VOLUMES,
             untrained_threshold=self.settings.untrained_threshold,
         )  # fmt: skip
-        return self.workers.submit(work, source, prompt, modality, FAINTEST_IN_VOLUMES).result()
+        return self.workers.submit(work, source, prompt, modality).result()
 
     def _check(self, prompt: str) -> None:
         count = max(len(asked_labels(self.main, prompt, name)) for name in self.main.modalities)
@@ -133,11 +132,9 @@ class Experts:
         return self.grounders[int(number)], name
 
 
-def _until(
-    end: float, seconds: float, progress: Progress | None, pictures: Iterable[Any], count: int
-) -> Iterator[Any]:
+def _until(end: float, seconds: float, progress: Progress | None, slices: Iterable[Any], count: int) -> Iterator[Any]:
     """The slices of a volume, until its time is over."""
-    for item in pictures if progress is None else progress(pictures, count):
+    for item in slices if progress is None else progress(slices, count):
         if time.monotonic() > end:
             raise _too_slow(seconds)
         yield item

@@ -63,7 +63,7 @@ class Guard:
     Args:
         upload_bytes (`int`): of an upload. json_bytes (`int`): of any other request.
         seconds (`float`): that the body of a request may take to arrive.
-        hosts: names under which the server may be asked, beside those of this machine; a page of another name that a
+        hosts: names under which the server answers, besides those of this machine; a page of another name that a
             hostile name server points here (DNS rebinding) is turned away.
         any_address (`bool`): the server is bound to every address, and may be asked by any of them.
         cache (`Path`): the folder of all uploads. cache_bytes (`int`): most that it may hold.
@@ -90,25 +90,25 @@ class Guard:
             await self.app(scope, receive, send)
             return
         limit = self.upload_bytes + MARGIN if scope["path"].rstrip("/").endswith("/upload") else self.json_bytes
-        told = f"The file is too large: at most {self.upload_bytes // 2**20} MB can be uploaded."
+        message = f"The file is too large: at most {self.upload_bytes // 2**20} MB can be uploaded."
         if limit == self.json_bytes:
-            told = f"The request is too large: at most {limit // 2**10} kB."
+            message = f"The request is too large: at most {limit // 2**10} kB."
         if not self._is_known(_header(scope, b"host")):
             await _refuse(send, 421, "This server has another name: ask for it by that, or set MEDGLIP_HOSTS.")
         elif not ROUTES.fullmatch(scope["path"].removeprefix(scope.get("root_path", ""))):
             await _refuse(send, 403, "This Space has its page, endpoints and uploads only; addresses are not fetched.")
         elif _stated_length(scope) > limit:
-            await _refuse(send, 413, told)
+            await _refuse(send, 413, message)
         elif limit == self.json_bytes:
-            await _Bounded(limit, self.seconds, told, receive, send).run(self.app, scope)
+            await _Bounded(limit, self.seconds, message, receive, send).run(self.app, scope)
         else:
-            await self._upload(scope, _Bounded(limit, self.seconds, told, receive, send), send)
+            await self._upload(scope, _Bounded(limit, self.seconds, message, receive, send), send)
 
     async def _upload(self, scope: Message, request: _Bounded, send: Any) -> None:
         """Take an upload in, if there is room for all that arrives at the same time."""
         size = _stated_length(scope) or request.limit
-        kept = await asyncio.to_thread(folder_bytes, self.cache)
-        if kept + self.arriving + size > self.cache_bytes:
+        stored = await asyncio.to_thread(folder_bytes, self.cache)
+        if stored + self.arriving + size > self.cache_bytes:
             await _refuse(send, 507, "The server has no room for another upload: try again in a quarter of an hour.")
             return
         self.arriving += size
@@ -131,8 +131,8 @@ class Guard:
 class _Bounded:
     """One request whose body is counted and timed while it arrives; a refusal takes the place of the answer."""
 
-    def __init__(self, limit: int, seconds: float, told: str, receive: Any, send: Any) -> None:
-        self.limit, self.seconds, self.told = limit, seconds, told
+    def __init__(self, limit: int, seconds: float, message: str, receive: Any, send: Any) -> None:
+        self.limit, self.seconds, self.message = limit, seconds, message
         self.receive, self.send = receive, send
         self.end = time.monotonic() + seconds
         self.count, self.complete, self.started = 0, False, False
@@ -161,8 +161,8 @@ class _Bounded:
         self.count += len(message.get("body", b""))
         self.complete = not message.get("more_body", False)
         if self.count > self.limit:
-            self.refusal = (413, self.told)
-            raise ValueError(self.told)
+            self.refusal = (413, self.message)
+            raise ValueError(self.message)
         return message
 
     async def _send(self, message: Message) -> None:
@@ -353,7 +353,7 @@ def _of_uploads(move: Any) -> Any:
 
 
 def reason_of(error: Exception) -> str:
-    """What a visitor is told. What nobody foresaw goes to the server's log, not to the visitor."""
+    """Return the message for the visitor. An unexpected error goes to the log of the server instead."""
     if isinstance(error, MedGlipError):
         return str(error)
     if isinstance(error, MemoryError) or "memory" in str(error).lower():

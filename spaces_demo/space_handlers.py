@@ -22,8 +22,8 @@ from space_views import (
     Shown,
     at_slice,
     boxes_files,
+    image_of,
     open_source,
-    picture_of,
     result_html,
     status_html,
     whole_volume,
@@ -57,7 +57,7 @@ class Parts:
 
 
 class Handlers:
-    """Answers of the page. Whatever goes wrong is told where the result would be."""
+    """Answers of the page. An error is shown in the place of the result."""
 
     def __init__(self, experts: Experts, examples: Mapping[str, Example], parts: Parts) -> None:
         self.experts, self.examples, self.parts = experts, examples, parts
@@ -107,7 +107,7 @@ class Handlers:
     # Asking
 
     def find(self, shown: Shown | None, prompt: str, modality: str, second: str, threshold: float) -> Updates:
-        """Ground the picture or slice that is shown."""
+        """Ground the image or slice that is shown."""
         try:
             return self._show(self._found(shown, prompt, modality, second), threshold)
         except Exception as problem:
@@ -116,7 +116,7 @@ class Handlers:
     def _found(self, shown: Shown | None, prompt: str, modality: str, second: str) -> Shown:
         if shown is None:
             raise UsageError(f"there is nothing to look at: {EMPTY[0].lower()}{EMPTY[1:]}")
-        results = self.experts.find(picture_of(shown, self.experts), prompt, modality, second)
+        results = self.experts.find(image_of(shown, self.experts), prompt, modality, second)
         return replace(shown, results=results, volume=None)
 
     def find_all(
@@ -124,13 +124,13 @@ class Handlers:
     ) -> Updates:
         """Ground the whole volume, in the plane that is shown."""
 
-        def told(pictures: Iterable[Any], count: int) -> Iterable[Any]:
-            return pictures if progress is None else progress.tqdm(pictures, total=count, desc="Slices", unit="slices")
+        def tracked(slices: Iterable[Any], count: int) -> Iterable[Any]:
+            return slices if progress is None else progress.tqdm(slices, total=count, desc="Slices", unit="slices")
 
         try:
             if shown is None or not shown.counts:
                 raise UsageError("there is no volume to look at: upload a NIfTI file, or pick the example")
-            return self._show(whole_volume(shown, self.experts, prompt, modality, told), threshold)
+            return self._show(whole_volume(shown, self.experts, prompt, modality, tracked), threshold)
         except Exception as problem:
             return {self.parts.status: error(reason_of(problem))}
 

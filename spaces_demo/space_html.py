@@ -65,7 +65,7 @@ def hint(message: str) -> str:
 def status(
     modality: str, source: str, probability: float | None, file: str, warnings: Iterable[str] = (), extra: str = ""
 ) -> str:
-    """What the picture was taken for, and what should be known about it."""
+    """Return the modality of the image, and the warnings."""
     known = SOURCES.get(source, source)
     sure = "" if probability is None else f", {probability:.0%} sure"
     chips = [f'<span class="mg-chip mg-modality">{text(modality)} <i>{text(known + sure)}</i></span>']
@@ -74,12 +74,12 @@ def status(
     return f'<div class="mg-status">{"".join(chips)}</div>{notes}'
 
 
-# The picture ---------------------------------------------------------------------------------------------------------
+# The image -----------------------------------------------------------------------------------------------------------
 
 
-def picture_uri(picture: Image.Image) -> str:
-    """A picture as part of the page itself, so that no file of it is kept."""
-    small = picture.copy()
+def image_uri(image: Image.Image) -> str:
+    """Return an image as part of the page itself, so that no file of it is stored."""
+    small = image.copy()
     small.thumbnail((LONGEST, LONGEST), Image.Resampling.LANCZOS)
     buffer = io.BytesIO()
     small.save(buffer, format="WEBP", quality=90, method=2)
@@ -89,10 +89,10 @@ def picture_uri(picture: Image.Image) -> str:
 def figure(
     uri: str, size: tuple[int, int], ratio: float, rows: Sequence[Row], threshold: float, title: str = ""
 ) -> str:
-    """The picture with its boxes; the page's script hides those below the threshold.
+    """Return the image with its boxes; the page's script hides those below the threshold.
 
     Args:
-        size: (width, height) that the boxes refer to. ratio: shown width / height. rows: boxes of pictures.
+        size: (width, height) that the boxes refer to. ratio: shown width / height. rows: boxes of images.
     """
     caption = f"<figcaption>{text(title)}</figcaption>" if title else ""
     frames = "".join(_frame(row, size, threshold) for row in rows if isinstance(row.box, GroundedBox))
@@ -132,7 +132,7 @@ def table(rows: Sequence[Row], labels: Sequence[str], threshold: float, spacing:
     Args:
         spacing: of a volume, mm along its axes.
     """
-    columns = ("centre (L, P, S) mm", "size mm", "slices") if spacing else ("x, y", "size px")
+    columns = ("center (L, P, S) mm", "size mm", "slices") if spacing else ("x, y", "size px")
     head = "<th>label</th><th>score</th>" + _cells("th", columns)
     parts = []
     for region, group in groupby(rows, key=lambda row: row.region):
@@ -171,9 +171,9 @@ def _table_row(row: Row, threshold: float, spacing: Sequence[float]) -> str:
 
 
 def _cells(tag: str, cells: Sequence[str]) -> str:
-    """Cells of numbers; narrow pages show only the first of a volume's and the last of a picture's."""
-    kept = 0 if len(cells) > 2 else 1
-    wide = (f"<{tag}>" if place == kept else f'<{tag} class="mg-wide">' for place in range(len(cells)))
+    """Return cells of numbers; narrow pages show only the first one of a volume and the last one of an image."""
+    always = 0 if len(cells) > 2 else 1
+    wide = (f"<{tag}>" if index == always else f'<{tag} class="mg-wide">' for index in range(len(cells)))
     return "".join(f"{start}{cell}</{tag}>" for start, cell in zip(wide, cells, strict=True))
 
 
@@ -184,5 +184,5 @@ def _picture_cells(box: GroundedBox) -> tuple[str, str]:
 
 def _volume_cells(box: VolumeBox, spacing: Sequence[float]) -> tuple[str, str, str]:
     sides = [(box.box_ijk[axis + 3] - box.box_ijk[axis]) * spacing[axis] for axis in range(3)]
-    centre = ", ".join(f"{value:.0f}" for value in box.centre_lps_mm)
-    return centre, " × ".join(f"{side:.0f}" for side in sides), str(box.slices)
+    center = ", ".join(f"{value:.0f}" for value in box.center_lps_mm)
+    return center, " × ".join(f"{side:.0f}" for side in sides), str(box.slices)

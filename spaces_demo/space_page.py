@@ -41,7 +41,7 @@ client = Client("ADDRESS_OF_THIS_PAGE")
 boxes = client.predict(file=handle_file("ct.nii.gz"), prompt="liver. spleen.", api_name="/ground_volume")
 ```
 
-**Boxes.** Lesions have dashed frames in warm colours and stand under the organ that they lie in. A search keeps what
+**Boxes.** Lesions have dashed frames in warm colors and stand under the organ that they lie in. A search keeps what
 it finds down to a score of 0.05, in whole volumes 0.15; the threshold hides some of it, without another search.
 
 **Your files** stay on this server until a quarter of an hour after their last use. Nothing is sent elsewhere, logged
@@ -95,9 +95,9 @@ def _layout(experts: Experts, examples: Mapping[str, Example]) -> tuple[Parts, d
                 second = gr.DownloadButton("Second expert's boxes (JSON)", visible=False, size="md")
             with gr.Accordion("About, privacy and use from programs", open=False):
                 gr.Markdown(ABOUT)
-    kept = {name: asked[name] for name in Parts.__dataclass_fields__ if name in asked}
+    given = {name: asked[name] for name in Parts.__dataclass_fields__ if name in asked}
     shown = gr.State(None, time_to_live=3600)
-    parts = Parts(shown=shown, status=status, result=result, download=download, download_second=second, **kept)
+    parts = Parts(shown=shown, status=status, result=result, download=download, download_second=second, **given)
     return parts, {"threshold": threshold, "examples": asked["examples"], "find": asked["find"]}
 
 

@@ -6,14 +6,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from modeling_medglip.outputs.overlay import label_colours
+from modeling_medglip.outputs.overlay import label_colors
 from modeling_medglip.outputs.results import GroundedBox
 from modeling_medglip.outputs.volume_results import VolumeBox
 from modeling_medglip.taxonomy import load_taxonomy
 
 
-# Warm colours are for lesions only.
-LESION_COLOURS = ("#FF6B4A", "#FF7AC6", "#FFB000")
+# Warm colors are for lesions only.
+LESION_COLORS = ("#FF6B4A", "#FF7AC6", "#FFB000")
 ORGAN_COLOURS = ("#56B4E9", "#F0E442", "#2FC69A", "#B9A3FF", "#FFFFFF", "#8CE0E8", "#C6E377", "#9BB8FF")
 OUTSIDE = "outside the taxonomy"
 # A lesion lies in an organ if so much of its box does.
@@ -29,7 +29,7 @@ class Row:
     Attributes:
         number: place in the result. kind: `"organ"`, `"substructure"`, `"lesion"`, `"other"`, or `"phrase"` for what
             is outside the taxonomy.
-        region, category: their names. inside: label of the organ that a lesion's box lies in.
+        region, category: their names. inside: label of the organ whose box holds a lesion's box.
     """
 
     number: int
@@ -45,11 +45,11 @@ def rows_of(boxes: Sequence[GroundedBox | VolumeBox], labels: Sequence[str]) -> 
     """The best `MOST` boxes, grouped; regions and categories by their best score.
 
     Args:
-        labels: all labels of the prompt, whose places decide the colours.
+        labels: all labels of the prompt, whose positions decide the colors.
     """
     shown = sorted(boxes, key=lambda box: -box.score)[:MOST]
-    colours = colours_of(labels, shown)
-    rows = [_row(number, box, colours[box.label], shown) for number, box in enumerate(shown)]
+    colors = colors_of(labels, shown)
+    rows = [_row(number, box, colors[box.label], shown) for number, box in enumerate(shown)]
     regions = list(dict.fromkeys(row.region for row in rows))
     categories = list(dict.fromkeys((row.region, row.category) for row in rows))
     rows.sort(key=lambda row: (regions.index(row.region), categories.index((row.region, row.category)), row.number))
@@ -61,14 +61,14 @@ def kind_of(label_id: str | None) -> str:
     return load_taxonomy().label(label_id).granularity if label_id else "phrase"
 
 
-def colours_of(labels: Sequence[str], boxes: Sequence[GroundedBox | VolumeBox] = ()) -> dict[str, str]:
-    """Label -> colour, lesions and the rest from palettes of their own."""
+def colors_of(labels: Sequence[str], boxes: Sequence[GroundedBox | VolumeBox] = ()) -> dict[str, str]:
+    """Return label -> color; lesions and other labels have separate palettes."""
     kinds = {box.label: kind_of(box.label_id) for box in boxes}
-    names = list(label_colours([*labels, *kinds]))
+    names = list(label_colors([*labels, *kinds]))
     lesions = [name for name in names if kinds.get(name) == "lesion"]
     others = [name for name in names if name not in lesions]
     return {name: ORGAN_COLOURS[place % len(ORGAN_COLOURS)] for place, name in enumerate(others)} | {
-        name: LESION_COLOURS[place % len(LESION_COLOURS)] for place, name in enumerate(lesions)
+        name: LESION_COLORS[place % len(LESION_COLORS)] for place, name in enumerate(lesions)
     }
 
 
@@ -97,7 +97,7 @@ def _organ(lesion: GroundedBox | VolumeBox, others: Sequence[GroundedBox | Volum
 
 
 def _share(inner: GroundedBox | VolumeBox, outer: GroundedBox | VolumeBox) -> float:
-    """How much of one box lies in another."""
+    """Return the share of one box that lies in another."""
     first, second = _edges(inner), _edges(outer)
     half = len(first) // 2
     common = whole = 1.0

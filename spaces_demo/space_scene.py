@@ -1,7 +1,7 @@
 # Copyright 2026 The MedGLIP authors. Licensed under the Apache License, Version 2.0.
 """Boxes of a volume in space: three slices and the boxes, as data that the page's script draws.
 
-The script needs no library and no graphics driver: seen without perspective, a slice is a sheared picture.
+The script needs no library and no graphics driver: seen without perspective, a slice is a sheared image.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image
 
 from modeling_medglip.io.image_record import ReadImage
-from modeling_medglip.outputs.overlay import display_picture
+from modeling_medglip.outputs.overlay import display_image
 from modeling_medglip.outputs.volume_results import VolumeBox
 from modeling_medglip.volumes.geometry import Volume, to_lps
 from modeling_medglip.volumes.source import VolumeSource
@@ -31,16 +31,16 @@ PLANES = ("sagittal", "coronal", "axial")
 
 
 def slices_of(source: VolumeSource, modality: str, window: tuple[float, float]) -> dict[str, str]:
-    """Plane -> its middle picture as a URI, what is dark in it transparent."""
+    """Return plane -> its middle slice as a URI; dark pixels are transparent."""
     found = {}
     for plane, middle in zip(PLANES, middles(to_lps(source.grid)), strict=True):
         image = ReadImage(np.ascontiguousarray(source.read_slice(plane, middle)), "", modality)
-        found[plane] = _uri(display_picture(image, modality, window))
+        found[plane] = _uri(display_image(image, modality, window))
     return found
 
 
 def middles(lps: Volume) -> list[int]:
-    """Index of the middle picture along each axis."""
+    """Return the index of the middle slice along each axis."""
     return [int(length) // 2 for length in lps.array.shape]
 
 
@@ -63,7 +63,7 @@ def scene(grid: Volume, slices: dict[str, str], rows: Sequence[Row], threshold: 
 def scene_data(grid: Volume, slices: dict[str, str], rows: Sequence[Row], threshold: float) -> dict[str, Any]:
     """Everything in voxels along the left, the back and the head, from the middle slices; `axes` are those in mm."""
     lps = to_lps(grid)
-    centre = np.array(middles(lps)) + 0.5
+    center = np.array(middles(lps)) + 0.5
     ends = np.array(lps.array.shape)
     boxes = []
     for row in rows:
@@ -71,11 +71,11 @@ def scene_data(grid: Volume, slices: dict[str, str], rows: Sequence[Row], thresh
             low, high = extent_lps(row.box, grid)
             entry = {"number": row.number, "label": row.box.label[:60], "score": round(row.box.score, 6)}
             entry |= {"colour": row.colour, "untrained": row.box.trained is False}
-            boxes.append({**entry, "low": _rounded(low - centre), "high": _rounded(high - centre)})
+            boxes.append({**entry, "low": _rounded(low - center), "high": _rounded(high - center)})
     return {
         "axes": [_rounded(lps.affine[:3, axis]) for axis in range(3)],
-        "low": _rounded(-centre),
-        "high": _rounded(ends - centre),
+        "low": _rounded(-center),
+        "high": _rounded(ends - center),
         "slices": [slices.get(plane, "") for plane in PLANES],
         "boxes": boxes,
         "threshold": threshold,
@@ -86,9 +86,9 @@ def _rounded(values: Any) -> list[float]:
     return [round(float(value), 3) for value in values]
 
 
-def _uri(picture: Image.Image) -> str:
-    picture.thumbnail((LONGEST, LONGEST))
-    picture.putalpha(picture.convert("L").point([255 if value > DARK else 0 for value in range(256)]))
+def _uri(image: Image.Image) -> str:
+    image.thumbnail((LONGEST, LONGEST))
+    image.putalpha(image.convert("L").point([255 if value > DARK else 0 for value in range(256)]))
     buffer = io.BytesIO()
-    picture.save(buffer, format="WEBP", quality=80)
+    image.save(buffer, format="WEBP", quality=80)
     return "data:image/webp;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")

@@ -31,7 +31,7 @@ class Settings:
             the same time; volumes go one by one.
         seconds, volume_seconds: that grounding an image, or a volume, may take. body_seconds: that a request may take
             to arrive. json_bytes: of requests that are no upload.
-        hosts: names under which the server may be asked, beside those of this machine.
+        hosts: names under which the server answers, besides those of this machine.
         sessions: pages whose results are remembered. examples: whether the page has any.
     """
 

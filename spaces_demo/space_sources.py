@@ -1,5 +1,5 @@
 # Copyright 2026 The MedGLIP authors. Licensed under the Apache License, Version 2.0.
-"""What a visitor looks at: an upload or an example, a picture or a volume, opened anew for every request.
+"""The input of a visitor: an upload or an example, an image or a volume, opened again for every request.
 
 Files are decoded in worker processes only.
 """
@@ -36,7 +36,7 @@ GONE = "the upload has been deleted from the server: upload the file again"
 
 @dataclass(frozen=True)
 class Source:
-    """A file, or a picture in memory (`image`)."""
+    """A file, or an image in memory (`image`)."""
 
     path: Path = Path()
     image: ReadImage | None = None
@@ -46,8 +46,12 @@ class Source:
         """Whether it has slices."""
         return self.image is None and is_volume_file(self.path)
 
-    def picture(self) -> ReadImage:
-        """A picture. Raises `MedGlipError` naming the file."""
+    def read_image(self) -> ReadImage:
+        """Return the image.
+
+        Raises:
+            `MedGlipError`: it cannot be read; names the file.
+        """
         if self.image is not None:
             return self.image
         self._keep()
@@ -78,13 +82,13 @@ class Source:
 
 
 def planes_of(source: VolumeSource) -> tuple[str, dict[str, int]]:
-    """The plane in which a volume was taken, and plane -> number of its pictures."""
+    """Return the plane in which a volume was taken, and plane -> number of its slices."""
     lps = to_lps(source.grid)
     return acquisition_plane(source.grid, source.stacked), {plane: slice_count(lps, plane) for plane in PLANES}
 
 
 def slice_of(source: VolumeSource, plane: str, index: int) -> ReadImage:
-    """One picture of a volume, counted from 0; the nearest one if there is none of that number."""
+    """Return one slice of a volume, counted from 0; the nearest one for a number beyond the ends."""
     lps = to_lps(source.grid)
     columns, rows = (axis for axis in range(3) if axis != NORMAL_AXIS[plane])
     inside = min(max(index, 0), slice_count(lps, plane) - 1)
@@ -94,13 +98,13 @@ def slice_of(source: VolumeSource, plane: str, index: int) -> ReadImage:
 
 
 def box_in_slice(box: VolumeBox, grid: Volume, plane: str, index: int) -> GroundedBox | None:
-    """Where a box in space cuts one picture of a plane, `None` if it does not."""
+    """Return where a box in space cuts one slice of a plane, `None` if it does not."""
     across = NORMAL_AXIS[plane]
     columns, rows = (axis for axis in range(3) if axis != across)
     low, high = extent_lps(box, grid)
     if not low[across] <= index + 0.5 <= high[across]:
         return None
-    # Coronal and sagittal pictures have the head on top: their rows run down.
+    # Coronal and sagittal slices have the head on top: their rows run down.
     top = low[rows] if plane == "axial" else to_lps(grid).array.shape[rows] - high[rows]
     size = (low[columns], top, high[columns] - low[columns], high[rows] - low[rows])
     return GroundedBox(box.label, box.score, size, box.label_id, box.category, box.region, box.trained)

@@ -1,5 +1,5 @@
 # Copyright 2026 The MedGLIP authors. Licensed under the Apache License, Version 2.0.
-"""What one page shows, kept between its requests, and how that becomes HTML and files."""
+"""What one page shows, stored between its requests, and how that becomes HTML and files."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from gradio.processing_utils import save_bytes_to_cache
 from modeling_medglip.grounding import prompt_labels
 from modeling_medglip.io.image_record import ReadImage
 from modeling_medglip.outputs.files import output_names, safe_stem
-from modeling_medglip.outputs.overlay import display_picture
+from modeling_medglip.outputs.overlay import display_image
 from modeling_medglip.outputs.results import GroundingResult, write_boxes
 from modeling_medglip.outputs.volume_results import VolumeResult, write_volume_boxes
 from space_experts import NAMES, Experts, Progress, above
-from space_html import figure, picture_uri, status, table
+from space_html import figure, image_uri, status, table
 from space_rows import Row, rows_of
 from space_scene import scene, slices_of
 from space_sources import Source, box_in_slice, planes_of, slice_of
@@ -31,10 +31,10 @@ class Shown:
     """What a page shows.
 
     Attributes:
-        source: what is looked at. uri, size, ratio: the picture as it is shown, see [`figure`].
+        source: what is looked at. uri, size, ratio: the image as it is shown, see [`figure`].
         guessed: modality, where it comes from, how sure.
-        plane, index, counts: of a volume; pictures per plane.
-        results: of the picture, one or two. volume: of the whole volume; slices: its middle ones, see
+        plane, index, counts: of a volume; slices per plane.
+        results: of the image, one or two. volume: of the whole volume; slices: its middle ones, see
             [`slices_of`].
     """
 
@@ -61,14 +61,14 @@ class Shown:
 def open_source(source: Source, experts: Experts) -> Shown:
     """Look at something new. Raises `MedGlipError` if it cannot be."""
     if not source.is_volume:
-        image = source.picture()
-        return _with_picture(Shown(source, image.file, "", (1, 1), 1.0, experts.guess(image)), image, experts)
+        image = source.read_image()
+        return _with_image(Shown(source, image.file, "", (1, 1), 1.0, experts.guess(image)), image, experts)
     volume = source.volume(experts.settings)
     plane, counts = planes_of(volume)
     index = counts[plane] // 2
     image = slice_of(volume, plane, index)
     shown = Shown(source, volume.name, "", (1, 1), 1.0, experts.guess(image), plane, index, tuple(counts.items()))
-    return _with_picture(replace(shown, notes=tuple(volume.notes)), image, experts)
+    return _with_image(replace(shown, notes=tuple(volume.notes)), image, experts)
 
 
 def at_slice(shown: Shown, plane: str, index: int, experts: Experts) -> Shown:
@@ -77,7 +77,7 @@ def at_slice(shown: Shown, plane: str, index: int, experts: Experts) -> Shown:
     plane = plane if plane in counts else shown.plane
     index = min(max(index, 0), counts[plane] - 1)
     image = slice_of(shown.source.volume(experts.settings), plane, index)
-    return _with_picture(replace(shown, plane=plane, index=index, results=()), image, experts)
+    return _with_image(replace(shown, plane=plane, index=index, results=()), image, experts)
 
 
 def whole_volume(shown: Shown, experts: Experts, prompt: str, modality: str, progress: Progress | None) -> Shown:
@@ -88,19 +88,19 @@ def whole_volume(shown: Shown, experts: Experts, prompt: str, modality: str, pro
     return replace(shown, results=(), volume=result, slices=tuple(slices.items()))
 
 
-def picture_of(shown: Shown, experts: Experts) -> ReadImage:
-    """The picture or slice that is shown, in its own numbers."""
+def image_of(shown: Shown, experts: Experts) -> ReadImage:
+    """Return the image or slice that is shown, in its own numbers."""
     if shown.source.is_volume:
         return slice_of(shown.source.volume(experts.settings), shown.plane, shown.index)
-    return shown.source.picture()
+    return shown.source.read_image()
 
 
-def _with_picture(shown: Shown, image: ReadImage, experts: Experts) -> Shown:
-    picture = display_picture(image, shown.guessed[0], experts.window())
+def _with_image(shown: Shown, image: ReadImage, experts: Experts) -> Shown:
+    displayed = display_image(image, shown.guessed[0], experts.window())
     ratio = image.width / image.height
     if image.spacing_mm is not None:
         ratio *= image.spacing_mm[0] / image.spacing_mm[1]
-    return replace(shown, uri=picture_uri(picture), size=(image.width, image.height), ratio=min(max(ratio, 0.2), 5.0))
+    return replace(shown, uri=image_uri(displayed), size=(image.width, image.height), ratio=min(max(ratio, 0.2), 5.0))
 
 
 # HTML ----------------------------------------------------------------------------------------------------------------
@@ -123,7 +123,7 @@ def status_html(shown: Shown, threshold: float) -> str:
 
 
 def result_html(shown: Shown, threshold: float) -> str:
-    """The picture with its boxes and their table; two of both, side by side, for two experts."""
+    """Return the image with its boxes and their table; two of both, side by side, for two experts."""
     if shown.volume is not None:
         return f'<div class="mg-results">{_volume_html(shown, shown.volume, threshold)}</div>'
     if not shown.results:
@@ -134,8 +134,8 @@ def result_html(shown: Shown, threshold: float) -> str:
         rows = rows_of(result.boxes, labels)
         name = NAMES.get(result.image.modality, result.image.modality)
         title = f"{name} expert of {result.model}" if len(shown.results) > 1 else ""
-        picture = figure(shown.uri, shown.size, shown.ratio, rows, threshold, title)
-        parts.append(f"<div>{picture}{table(rows, labels, threshold)}</div>")
+        drawn = figure(shown.uri, shown.size, shown.ratio, rows, threshold, title)
+        parts.append(f"<div>{drawn}{table(rows, labels, threshold)}</div>")
     double = " mg-double" if len(parts) > 1 else ""
     return f'<div class="mg-results{double}">{"".join(parts)}</div>'
 
@@ -148,10 +148,10 @@ def _volume_html(shown: Shown, result: VolumeResult, threshold: float) -> str:
     for row in rows:
         box = box_in_slice(result.boxes[row.number], grid, shown.plane, shown.index)
         cut += [replace(row, box=box)] if box is not None else []
-    picture = figure(shown.uri, shown.size, shown.ratio, cut, threshold, f"{shown.plane} slice {shown.index + 1}")
+    drawn = figure(shown.uri, shown.size, shown.ratio, cut, threshold, f"{shown.plane} slice {shown.index + 1}")
     space = scene(grid, dict(shown.slices), rows, threshold)
     below = table(rows, labels, threshold, result.image.spacing_mm)
-    return f'<div><div class="mg-pair">{picture}{space}</div>{below}</div>'
+    return f'<div><div class="mg-pair">{drawn}{space}</div>{below}</div>'
 
 
 # Files ---------------------------------------------------------------------------------------------------------------
@@ -159,11 +159,13 @@ def _volume_html(shown: Shown, result: VolumeResult, threshold: float) -> str:
 
 def boxes_file(result: GroundingResult | VolumeResult, threshold: float, cache: str, suffix: str = "") -> str:
     """A `*.boxes.json` of the boxes above the threshold, written by the package, in the server's cache."""
-    kept = above(result, threshold)
+    shown_result = above(result, threshold)
     name = output_names(safe_stem(result.image.file) + suffix)[0]
     with tempfile.TemporaryDirectory(prefix="medglip-") as folder:
         path = Path(folder, name)
-        write_volume_boxes(kept, path) if isinstance(kept, VolumeResult) else write_boxes(kept, path)
+        write_volume_boxes(shown_result, path) if isinstance(shown_result, VolumeResult) else write_boxes(
+            shown_result, path
+        )
         return save_bytes_to_cache(path.read_bytes(), name, cache)
 
 

@@ -265,9 +265,7 @@ def find_base(
     if isinstance(said, str) and HUB_ID.match(said) and not Path(said).exists():
         return load_checkpoint(said, said, record.modality)[0], said
     known = f" ({one_line(said, 60)!r})" if isinstance(said, str) else ""
-    raise CheckpointError(
-        f"{name}: its base{known} is not the embedded checkpoint: give it with --base DIR (base= in Python)"
-    )
+    raise CheckpointError(f"{name}: its base{known} is not the embedded checkpoint: give its folder or id as base=")
 
 
 def example_prompt(labels: Iterable[str]) -> str:
@@ -298,7 +296,7 @@ def merge_adapter(source: str | Path, out: Path, base: str | Path | None = None)
         raise CheckpointError(f"checkpoint {name}: is not an adapter: there is nothing to merge")
     shown = one_line(out.name, 80)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UsageError(f"--out {shown}: is not empty: choose a new folder")
+        raise UsageError(f"{shown}: is not empty: choose a new folder (out=)")
     merged = load_adapted(found, f"adapter {name}", base=base)
     try:
         out.mkdir(parents=True, exist_ok=True)
@@ -307,7 +305,8 @@ def merge_adapter(source: str | Path, out: Path, base: str | Path | None = None)
         rows = _licenses(merged.base, merged.model.config.modalities[0], name)
         write_text(out / "licenses.json", json.dumps(rows, indent=1) + "\n")
     except OSError as error:
-        raise UsageError(f"--out {shown}: cannot be written ({one_line(error.strerror or error)})") from None
+        reason = one_line(error.strerror or error)
+        raise UsageError(f"{shown}: cannot be written ({reason}): choose another folder (out=)") from None
     return out
 
 

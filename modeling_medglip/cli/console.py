@@ -1,5 +1,5 @@
 # Copyright 2026 The MedGLIP authors. Licensed under the Apache License, Version 2.0.
-"""What the console script says: boxes as tables, one line per problem, progress bars on a terminal."""
+"""What the console script prints: boxes as tables, one line per problem, progress bars on a terminal."""
 
 from __future__ import annotations
 
@@ -8,24 +8,24 @@ import traceback
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from ..errors import listed, one_line
+from ..errors import HINT, MedGlipError, one_line
 
 
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import Progress
 
-    from ..demo.cases import DemoCase
-    from ..outputs.results import GroundedBox, GroundingResult
-    from ..outputs.volume_results import VolumeBox, VolumeResult
+    from ..outputs.base import BaseResult
 
 
+# Options whose names differ from those of the arguments that the library's messages advise.
+FLAGS = {"number": "--volume"}
 # The display of bars that is on the screen, if one is.
 _shown: list[Progress] = []
 
 
 def console() -> Console:
-    """Standard output; wide enough for whole rows when it is no terminal."""
+    """Return stdout as a console, wide enough for whole rows when it is no terminal."""
     from rich.console import Console
 
     return Console() if sys.stdout.isatty() else Console(width=160, color_system=None)
@@ -38,83 +38,59 @@ def escape(text: str) -> str:
     return markup.escape(text)
 
 
-def say(text: str) -> None:
-    """Print one line of text on stdout."""
+def in_flags(text: object) -> str:
+    """Return a message of the library with the options of the command line: `frame=` -> `--frame`."""
+    return HINT.sub(lambda found: FLAGS.get(found[1], f"--{found[1].replace('_', '-')}"), str(text))
+
+
+def reason_of(error: BaseException, name: str) -> str:
+    """Return why an input or output failed, as one line.
+
+    Args:
+        error (`BaseException`): what was raised. An unexpected one is named by its type alone: its text may quote a
+            header.
+        name (`str`): of the input or output.
+    """
+    if isinstance(error, MedGlipError):
+        return in_flags(error)
+    if isinstance(error, MemoryError) or "memory" in str(error).lower():
+        return f"{name}: not enough memory"
+    return f"{name}: unexpected {type(error).__name__}; --debug shows where"
+
+
+def echo(text: str) -> None:
+    """Print a line on stdout."""
     console().print(escape(text), soft_wrap=True, highlight=False)
 
 
-def complain(kind: str, text: object) -> None:
-    """One line on stderr."""
-    print(f"medglip: {kind}: {one_line(text, 500)}", file=sys.stderr, flush=True)
+def warn(kind: str, text: object) -> None:
+    """Print a line on stderr, such as `medglip: warning: scan.png: ...`."""
+    print(f"medglip: {kind}: {one_line(in_flags(text), 500)}", file=sys.stderr, flush=True)
 
 
 def fail(problem: object, status: int, debug: bool, cause: BaseException | None = None) -> int:
-    """Print an error, with its traceback if `debug`, and return the exit status."""
+    """Print an error, with its traceback where `debug` is set, and return the exit status."""
     error = problem if isinstance(problem, BaseException) else cause
     if debug and error is not None:
         traceback.print_exception(error)
-    complain("error", problem)
+    warn("error", problem)
     return status
 
 
 def _table(columns: Sequence[str]) -> Any:
-    """A table of rich, without lines."""
+    """Return a table of rich, without lines."""
     from rich.table import Table
 
     return Table(*columns, box=None, pad_edge=False, padding=(0, 2, 0, 0))
 
 
-def print_boxes(name: str, result: GroundingResult, case: DemoCase | None) -> None:
-    """Print the table of an image's boxes."""
-    heading = f"{name}  [{result.image.modality}, {result.image.width}x{result.image.height}]"
+def print_result(name: str, result: BaseResult, note: str = "") -> None:
+    """Print the boxes of an input as a table, below a heading and a note."""
     out = console()
     out.print()
-    out.print(escape(heading), style="bold", highlight=False, soft_wrap=True)
-    if case is not None:
-        out.print(escape(case.source), highlight=False, soft_wrap=True, style="magenta" if case.is_phantom else "")
-    spacing = result.image.spacing_mm
-    columns = ("label", "score", "x", "y", "width", "height", *(["size, mm"] if spacing else []))
-    rows = []
-    for box in result.boxes:
-        size = [" ".join(f"{value:.0f}" for value in box.size_mm(spacing))] if spacing else []
-        rows.append((_shown_label(box), f"{box.score:.2f}", *(f"{value:.1f}" for value in box.bbox), *size))
-    _print_found(out, columns, rows, result.not_found)
-
-
-def _print_found(
-    out: Console, columns: Sequence[str], rows: Sequence[Sequence[str]], not_found: Sequence[str]
-) -> None:
-    """Print the boxes as a table, and below it what was asked for and not found."""
-    if rows:
-        table = _table(columns)
-        for column in table.columns[1:]:
-            column.justify, column.no_wrap = "right", True
-        for row in rows:
-            table.add_row(*row)
-        out.print(table)
-    else:
-        out.print("nothing found above the threshold", style="dim")
-    if not_found:
-        out.print(escape(f"not found: {listed(not_found)}"), style="dim", highlight=False, soft_wrap=True)
-
-
-def _shown_label(box: GroundedBox | VolumeBox) -> str:
-    """A box's label, marked if the checkpoint was not trained with it."""
-    return escape(one_line(box.label, 80)) + (" (not trained)" if box.trained is False else "")
-
-
-def print_volume_boxes(name: str, result: VolumeResult) -> None:
-    """Print the table of a volume's boxes."""
-    shape = "x".join(map(str, result.image.shape))
-    out = console()
-    out.print()
-    out.print(escape(f"{name}  [{result.image.modality}, {shape}]"), style="bold", highlight=False, soft_wrap=True)
-    columns = ("label", "score", "center, LPS mm", "size, LR AP HF mm", "slices")
-    rows = []
-    for box in result.boxes:
-        cells = [" ".join(f"{value:.0f}" for value in values) for values in (box.centre_lps_mm, box.size_lps_mm)]
-        rows.append((_shown_label(box), f"{box.score:.2f}", *cells, str(box.slices)))
-    _print_found(out, columns, rows, result.not_found)
+    out.print(escape(result.heading(name)), style="bold", highlight=False, soft_wrap=True)
+    for text in filter(None, (note, result.table())):
+        out.print(escape(text), highlight=False, soft_wrap=True)
 
 
 def print_rows(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
@@ -126,17 +102,17 @@ def print_rows(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
 
 
 def progress(items: list[Any]) -> Iterator[Any]:
-    """The items one by one, with a bar on stderr while there are several and somebody watches."""
+    """Yield the items, with a bar on stderr if there are several and stderr is a terminal."""
     yield from _bar(items, len(items), "images")
 
 
-def slices(pictures: Iterable[Any], count: int) -> Iterator[Any]:
-    """The pictures of a volume, likewise."""
-    yield from _bar(pictures, count, "slices")
+def slices(items: Iterable[Any], count: int) -> Iterator[Any]:
+    """Yield the slices of a volume, with a bar as in [`progress`]."""
+    yield from _bar(items, count, "slices")
 
 
 def _bar(items: Iterable[Any], count: int, description: str) -> Iterator[Any]:
-    """Bars within each other share one display, or they would overwrite each other."""
+    """Yield items with a bar. Bars within each other share one display, or they would overwrite each other."""
     if count < 2 or not sys.stderr.isatty():
         yield from items
         return

@@ -1,5 +1,5 @@
 # Copyright 2026 The MedGLIP authors. Licensed under the Apache License, Version 2.0.
-"""What `medglip` checks of its options before PyTorch is imported or any process is started."""
+"""Options that several commands share, and checks of options before PyTorch is imported or a process is started."""
 
 from __future__ import annotations
 
@@ -8,20 +8,33 @@ import re
 import socket
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
+
+import typer
 
 from ..errors import UsageError, one_line
 from ..modalities import resolve_modality
 
 
+Model = Annotated[
+    str | None, typer.Option("--model", metavar="DIR_OR_ID", help="Checkpoint, adapter or run: a folder, or a Hub id.")
+]
+Base = Annotated[
+    str | None, typer.Option("--base", metavar="DIR_OR_ID", help="Of an adapter: what it was trained on.")
+]
+Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1, mps.")]
+Threshold = Annotated[float, typer.Option("--threshold", min=0.0, max=1.0, help="Lowest score to keep.")]
+Out = Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder for overlays and boxes.")]
+Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of errors.")]
+
 MAX_PROMPTS_BYTES = 2**20
 PLANES = ("axial", "coronal", "sagittal", "all")
 DEVICE = re.compile(r"auto|cpu|mps|cuda(:[0-9]{1,3})?")
-# Of each axis the sides that it can run to.
-SIDES = ("LR", "PA", "SI")
-# What no label can consist of alone.
+# The two directions of each axis of the patient.
+DIRECTIONS = ("LR", "PA", "SI")
+# Characters that do not make a label by themselves.
 NO_LABEL = re.compile(r"[.;,\[\]<>_\s]+")
-TABLE_ENDINGS = {"--report": ".json", "--csv": ".csv"}
+TABLE_SUFFIXES = {"--report": ".json", "--csv": ".csv"}
 COMMENT = re.compile(r"(?:^|\s)#.*")
 
 
@@ -94,17 +107,19 @@ def check_device(name: str) -> None:
 
 def check_axes(axes: str | None) -> None:
     """Raise `UsageError` unless three letters say where three axes run."""
-    pairs = [next((pair for pair in SIDES if letter in pair), "") for letter in (axes or "LPS").upper()]
-    if sorted(pairs) != sorted(SIDES):
+    pairs = [next((pair for pair in DIRECTIONS if letter in pair), "") for letter in (axes or "LPS").upper()]
+    if sorted(pairs) != sorted(DIRECTIONS):
         raise usage_error(f"--axes {one_line(axes, 40)!r}: give three letters such as LPS or RAS, one of each pair")
 
 
 def check_out(out: Path) -> None:
     """Raise `UsageError` for a folder that can neither be used nor made."""
-    place = next((parent for parent in (out, *out.absolute().parents) if parent.exists()), out)
-    if not place.is_dir():
-        raise usage_error(f"--out {one_line(out.name, 120)}: cannot be made ({one_line(place.name, 120)} is a file)")
-    if not os.access(place, os.W_OK | os.X_OK):
+    existing = next((parent for parent in (out, *out.absolute().parents) if parent.exists()), out)
+    if not existing.is_dir():
+        raise usage_error(
+            f"--out {one_line(out.name, 120)}: cannot be made ({one_line(existing.name, 120)} is a file)"
+        )
+    if not os.access(existing, os.W_OK | os.X_OK):
         raise usage_error(f"--out {one_line(out.name, 120)}: cannot be written to")
 
 
@@ -160,14 +175,14 @@ def check_table(option: str, path: Path | None, taken: Iterable[Path], out: Path
     if path is None:
         return
     name = f"{option} {one_line(path.name, 120)}"
-    above = {canonical_path(place) for place in (path, *path.absolute().parents)}
-    # A folder of inputs may hold the table, whose ending is that of no input.
-    beside = path.suffix.lower() == TABLE_ENDINGS[option]
-    if above & {canonical_path(place) for place in taken if not (beside and place.is_dir())}:
+    above = {canonical_path(parent) for parent in (path, *path.absolute().parents)}
+    # A folder of inputs may hold the table, whose suffix is that of no input.
+    in_inputs = path.suffix.lower() == TABLE_SUFFIXES[option]
+    if above & {canonical_path(other) for other in taken if not (in_inputs and other.is_dir())}:
         raise usage_error(f"{name}: is an input or a result of this run, or below one: choose another name")
     if path.exists() and not path.is_file() and not path.is_dir():
         raise usage_error(f"{name}: is not a plain file")
-    if path.is_dir() or canonical_path(path) in {canonical_path(place) for place in (out, *out.absolute().parents)}:
+    if path.is_dir() or canonical_path(path) in {canonical_path(parent) for parent in (out, *out.absolute().parents)}:
         raise usage_error(f"{name}: is a folder: give a file")
     folder = next((parent for parent in path.absolute().parents if parent.exists()), path.parent)
     if not folder.is_dir() or not os.access(folder, os.W_OK):
@@ -191,6 +206,12 @@ def check_port(port: int | None) -> None:
 
 
 __all__ = [
+    "Base",
+    "Debug",
+    "Device",
+    "Model",
+    "Out",
+    "Threshold",
     "check_axes",
     "check_device",
     "check_modality",

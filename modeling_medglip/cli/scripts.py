@@ -1,5 +1,5 @@
 # Copyright 2026 The MedGLIP authors. Licensed under the Apache License, Version 2.0.
-"""What the command lines beside `medglip` share (`python -m training.evaluate` and the like): how they end."""
+"""How scripts such as `python -m training.evaluate` end: exit status, and one line for an error."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from ..errors import one_line
+from .console import in_flags
 
 
 Main = Callable[..., int]
@@ -50,7 +51,7 @@ def script_main(status: int = 2, also: tuple[type[Exception], ...] = ()) -> Call
 
 def fail_script(text: object, status: int = 2) -> int:
     """Print an error as one line on stderr and return the exit status."""
-    print(f"error: {one_line(text)}", file=sys.stderr, flush=True)
+    print(f"error: {one_line(in_flags(text))}", file=sys.stderr, flush=True)
     return status
 
 

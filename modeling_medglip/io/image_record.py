@@ -77,7 +77,7 @@ def choose_frame(frame: int | None, count: int) -> tuple[str, ...]:
     if frame is not None and not 1 <= frame <= count:
         raise MedGlipError(f"has no frame {frame}: it holds {count}")
     if frame is None and count > 1:
-        return (f"holds {count} frames; only the first is used (choose another with --frame)",)
+        return (f"holds {count} frames; only the first is used (choose another with frame=)",)
     return ()
 
 

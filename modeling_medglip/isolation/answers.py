@@ -29,12 +29,12 @@ DTYPES = tuple(np.dtype(kind) for kind in "bBhHiIlLqQefdg")
 
 
 class AnswerTooLarge(Exception):
-    """The array of an answer is larger than what is taken."""
+    """The array of an answer exceeds the limit."""
 
 
 @contextmanager
 def checked(name: str) -> Iterator[None]:
-    """Turn what is wrong with an answer, whose sender may be compromised, into an error that names the input."""
+    """Turn an invalid answer, whose sender may be compromised, into an error that names the input."""
     try:
         yield
     except MedGlipError:

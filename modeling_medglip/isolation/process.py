@@ -210,7 +210,7 @@ class ReaderProcess(Reader):
         self._renew()
         try:
             answer, _ = self.request(path.name, [path], "holds_slices", {"path": _text(path)})
-        except MedGlipError:  # whatever is wrong with it, reading it will tell
+        except MedGlipError:  # reading it reports what is wrong
             return False
         return answer.get("value") is True
 
@@ -334,7 +334,7 @@ class ReaderProcess(Reader):
                 cause = signal.Signals(-status).name
             except ValueError:
                 cause = f"status {status}"
-            reason = f"its decoder crashed ({cause}): the file is damaged, or made to do harm"
+            reason = f"its decoder crashed ({cause}): the file is damaged, or malicious"
         return VolumeError(f"{name}: {reason}", "unreadable")
 
     def _error(self, name: str, error: Any) -> MedGlipError:
@@ -351,7 +351,7 @@ class ReaderProcess(Reader):
 
 
 class _Closed(MedGlipError):
-    """The worker has closed a volume, or is another one than the volume was opened in."""
+    """The worker has closed a volume, or was replaced since the volume was opened."""
 
 
 class IsolatedVolume(VolumeSource):
@@ -448,7 +448,7 @@ def _files_below(folder: Path) -> list[Path]:
 def _size(file: Path) -> int:
     try:
         return file.stat().st_size
-    except (OSError, ValueError):  # reading it will tell
+    except (OSError, ValueError):  # reading it reports the problem
         return 0
 
 
@@ -460,7 +460,7 @@ def _may_be_dicom(path: Path) -> bool:
 
 
 def _text(path: Path) -> str:
-    """A path as the worker opens it, whatever this process's working folder is by then."""
+    """Return an absolute path: the worker has its own working folder."""
     return os.fspath(path.absolute())
 
 

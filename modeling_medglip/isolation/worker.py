@@ -234,7 +234,7 @@ class _ResourceLimits:
         """Most memory that was in use, in MiB; 0 if that is unknown."""
         if self._resource is None:
             return 0
-        try:  # what `getrusage` tells on Linux begins with the parent's memory
+        try:  # on Linux, `getrusage` includes the memory of the parent
             (peak,) = re.findall(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
             return int(peak) // 1024
         except (OSError, ValueError):
@@ -250,7 +250,7 @@ class _ResourceLimits:
 
 
 def _address_space() -> int:
-    """Bytes that this process has mapped."""
+    """Return the bytes that this process has mapped."""
     try:
         return int(Path("/proc/self/statm").read_text().split()[0]) * os.sysconf("SC_PAGESIZE")
     except OSError:
@@ -258,7 +258,7 @@ def _address_space() -> int:
 
 
 def _channels() -> tuple[BinaryIO, BinaryIO]:
-    """Requests and answers; what libraries print goes nowhere."""
+    """Return the pipes of requests and answers; output of libraries is discarded."""
     requests, answers = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
     nowhere = os.open(os.devnull, os.O_RDWR)
     for standard in (0, 1, 2):
@@ -267,7 +267,7 @@ def _channels() -> tuple[BinaryIO, BinaryIO]:
 
 
 def _received(requests: BinaryIO) -> Callable[[], dict[str, Any]]:
-    """A thread takes requests in, so that the end of the parent ends this process whatever it does."""
+    """Receive requests in a thread, so that the end of the parent ends this process at any time."""
     waiting: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
 
     def receive() -> None:

@@ -1,5 +1,5 @@
 # Copyright 2026 The MedGLIP authors. Licensed under the Apache License, Version 2.0.
-"""Files of results: their names, and atomic writing."""
+"""Names of result files, and atomic writing."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ RESERVED_STEMS = {"con", "prn", "aux", "nul", *(f"{port}{n}" for port in ("com",
 
 
 def to_json(content: Any) -> str:
-    """JSON for people: indented, but lists of numbers on one line."""
+    """Return JSON for people: indented, but lists of numbers on one line."""
     text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False)
-    # a line break never occurs inside a JSON string, so only lists match
+    # A line break never occurs inside a JSON string, so only lists match.
     return re.sub(r"\[\n\s+([-\d.,e+\s]+?)\n\s+\]", lambda found: f"[{' '.join(found[1].split())}]", text) + "\n"
 
 
@@ -30,13 +30,17 @@ def write_text(path: str | Path, text: str) -> Path:
     """Write a text file atomically (UTF-8), making its folder if needed.
 
     Raises:
-        `MedGlipError`: the place cannot be written to.
+        `MedGlipError`: the file cannot be written.
     """
     return write_bytes(path, text.encode("utf-8", "replace"))
 
 
 def write_bytes(path: str | Path, content: bytes) -> Path:
-    """Write a file atomically, making its folder if needed. Raises `MedGlipError` when that is not possible."""
+    """Write a file atomically, making its folder if needed.
+
+    Raises:
+        `MedGlipError`: names the file that cannot be written.
+    """
     write_files({Path(path): content})
     return Path(path)
 
@@ -64,7 +68,7 @@ def write_files(contents: Mapping[Path, bytes]) -> None:
         raise MedGlipError(f"{one_line(path.name)}: cannot be written ({one_line(error.strerror)})") from error
     finally:
         for file, part in parts.items():
-            with suppress(OSError):  # a folder that is none has nothing to remove
+            with suppress(OSError):  # the folder may not exist
                 part.unlink(missing_ok=True)
                 if len(placed) < len(parts) and file in placed:
                     file.unlink(missing_ok=True)
@@ -95,7 +99,7 @@ def atomic_writer(path: str | Path) -> Iterator[BinaryIO]:
 
 
 def safe_stem(name: str) -> str:
-    """A file name -> its stem, fit for any file system: letters, digits, `.`, `-`, `_`, at most 100 bytes."""
+    """Return the stem of a file name, fit for any file system: letters, digits, `.`, `-`, `_`, at most 100 bytes."""
     readable = unicodedata.normalize("NFKC", name.encode("utf-8", "replace").decode("utf-8"))
     stem = Path(readable.replace("\\", "/")).name
     stem = stem[:-7] if stem.lower().endswith(".nii.gz") else Path(stem).stem
@@ -107,7 +111,7 @@ def safe_stem(name: str) -> str:
 
 
 def output_stems(inputs: Iterable[str | Path], folder: str | Path) -> list[str]:
-    """A stem for the outputs of every input, in order: no two alike, and none that would overwrite an input.
+    """Return a stem for the outputs of every input, in order: no two alike, and none that would overwrite an input.
 
     The second input of a stem gets `-2` and so on, so that a second run gives the same names.
     """
@@ -128,28 +132,28 @@ def output_stems(inputs: Iterable[str | Path], folder: str | Path) -> list[str]:
 
 
 def output_names(stem: str) -> tuple[str, str]:
-    """Names of the two files of one image: (`<stem>.boxes.json`, `<stem>.png`)."""
+    """Return the names of the two files of one image: (`<stem>.boxes.json`, `<stem>.png`)."""
     return f"{stem}.boxes.json", f"{stem}.png"
 
 
 def volume_output_names(stem: str) -> dict[str, str]:
-    """Kind -> name of the files that a volume's boxes can be written to as well."""
+    """Return kind -> name of the further files that the boxes of a volume can be written to."""
     endings = {"slicer": "mrk.json", "nifti": "boxes.nii.gz", "sr": "sr.dcm", "seg": "seg.dcm"}
     return {kind: f"{stem}.{ending}" for kind, ending in endings.items()}
 
 
 def color_table_name(stem: str) -> str:
-    """Name of the color table that says which value of a label map is which label."""
+    """Return the name of the color table, which lists the value of every label in a label map."""
     return f"{stem}.labels.ctbl"
 
 
 def all_output_names(stem: str) -> tuple[str, ...]:
-    """Names of all files that may be written for one input."""
+    """Return the names of all files that may be written for one input."""
     return (*output_names(stem), *volume_output_names(stem).values(), color_table_name(stem))
 
 
 def canonical_path(path: str | Path) -> str:
-    """A path in the one form that all its spellings share, also where file systems ignore case or Unicode form."""
+    """Return the form of a path that all its spellings share, also where file systems ignore case or Unicode form."""
     try:
         resolved = os.path.realpath(path)
     except OSError:  # a link on the way that may not be read
@@ -158,7 +162,7 @@ def canonical_path(path: str | Path) -> str:
 
 
 def fold_name(name: str) -> str:
-    """A name as file systems of macOS and Windows compare it: without case, in decomposed Unicode form.
+    """Return a name as file systems of macOS and Windows compare it: without case, in decomposed Unicode form.
 
     Applied everywhere, since a disk of such a system may be mounted anywhere.
     """

@@ -1,5 +1,5 @@
 # Copyright 2026 The MedGLIP authors. Licensed under the Apache License, Version 2.0.
-"""Markdown of pages and cards: tables of figures, and text of others, such as labels, shown as it is."""
+"""Markdown of pages and cards: tables of numbers, and untrusted text, such as labels, escaped."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ SPECIAL = re.compile(r"([\\`*_{}\[\]()#+!|~])")
 
 
 def plain(text: object) -> str:
-    """Text for a table or a line of Markdown: one line, no HTML, no links, no column of its own.
+    """Escape text for a table or a line of Markdown: one line, no HTML, no links, no further column.
 
-    Underscores within words stay, since they mean nothing there. Addresses do not become links by themselves.
+    Underscores within words stay: they mean nothing there. Addresses do not become links.
     """
     escaped = SPECIAL.sub(r"\\\1", html.escape(one_line(str(text), 200), quote=False))
     inert = escaped.replace("://", "&#58;//").replace("@", "&#64;")
@@ -26,17 +26,17 @@ def plain(text: object) -> str:
 
 
 def percent(value: float | None, digits: int = 1) -> str:
-    """A share (0..1) in per cent, or a dash."""
+    """Return a share (0..1) in percent, or a dash."""
     return "-" if value is None else f"{100 * value:.{digits}f}"
 
 
 def with_interval(value: float | None, edges: Sequence[float] | None) -> str:
-    """A share in per cent with its 95 % interval, where that was measured."""
+    """Return a share in percent with its 95 % interval, where that was measured."""
     return percent(value) if edges is None else f"{percent(value)} ({percent(edges[0])} to {percent(edges[1])})"
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
-    """A Markdown table; the first column is text, the others are numbers."""
+    """Return a Markdown table; the first column is text, the others are numbers."""
     lines = [header, ["---", *["---:"] * (len(header) - 1)], *rows]
     return "\n".join("| " + " | ".join(str(cell) for cell in line) + " |" for line in lines) + "\n"
 

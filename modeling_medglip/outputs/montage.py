@@ -1,10 +1,11 @@
 # Copyright 2026 The MedGLIP authors. Licensed under the Apache License, Version 2.0.
-"""A picture of a volume's boxes: for every box found the slices that show it best."""
+"""An image of a volume's boxes: for every label the slices that show it best."""
 
 from __future__ import annotations
 
 import colorsys
 from collections.abc import Sequence
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,112 +16,144 @@ from ..io.image_record import ReadImage
 from ..volumes.geometry import Volume, slice_count, slice_spacing
 from ..volumes.linking import SliceBox
 from ..volumes.source import VolumeSource
-from .overlay import PALETTE, PANEL, contact_sheet, display_picture, draw_dashed, drawable
-from .volume_results import VolumeBox, VolumeResult
+from .overlay import (
+    PALETTE,
+    PANEL,
+    SOFT_TISSUE,
+    DrawnBox,
+    contact_sheet,
+    display_image,
+    draw_boxes,
+    drawable,
+    scaled,
+)
 
 
-# Labels that are shown; two side by side when there are many.
+# Labels that are shown; from `FEW` on there are two in a row.
 MOST, FEW, CELL = 24, 3, 420
-# Height of a line of text, and the longer side of a panel's picture.
+# Height of a line of text, and the longer side of a panel's image, in pixels.
 LINE, SIDE = 30, 640
-# Further colours turn by this share of the circle, so that neighbours differ most.
-TURN = 0.618
+# Share of the color circle between further colors, so that neighbors differ most.
+HUE_STEP = 0.618
+
+
+class MontageBox(Protocol):
+    """What a montage needs of a box in space, such as [`~modeling_medglip.outputs.volume_results.VolumeBox`]."""
+
+    @property
+    def label(self) -> str:
+        """What the box was asked as."""
+
+    @property
+    def plane(self) -> str:
+        """The plane of the slices in `best`."""
+
+    @property
+    def best(self) -> Sequence[SliceBox]:
+        """The slices with the best scores, and the box in each."""
+
+    @property
+    def trained(self) -> bool | None:
+        """Whether the checkpoint was trained with the label."""
 
 
 def draw_montage(
-    source: VolumeSource, result: VolumeResult, labels: Sequence[str], window: tuple[float, float] | None = None
+    source: VolumeSource,
+    boxes: Sequence[MontageBox],
+    labels: Sequence[str],
+    modality: str,
+    not_found: Sequence[str] = (),
+    window: tuple[float, float] = SOFT_TISSUE,
 ) -> Image.Image | None:
-    """Rows of pictures, one for the best box of every label, with its three best slices; `None` without any box.
+    """Draw the best box of every label in the slices that show it best.
 
     Args:
-        source: what was grounded. labels: of the prompt, whose places decide the colours.
-        window: (centre, width) in HU of CT pictures.
+        source ([`VolumeSource`]): what was grounded.
+        boxes (`Sequence[MontageBox]`): best score first.
+        labels (`Sequence[str]`): of the prompt; their positions decide the colors.
+        modality (`str`): one of `MODALITIES`.
+        not_found (`Sequence[str]`, *optional*): labels to name below as not found.
+        window (`tuple[float, float]`, *optional*, defaults to `(40, 400)`): (center, width) in HU of CT.
 
     Returns:
-        RGB; nothing of the file but pixels, labels, scores and slice numbers is in it. Labels for which there is no
-        room are named below it.
+        `PIL.Image.Image`: RGB, `None` without a box. It shows pixels, labels, scores and slice numbers, and nothing
+        else of the file.
     """
-    rows, missing = shown_boxes(result)
-    colours = distinct_colours(labels)
+    rows, missing = shown_boxes(boxes)
+    colors = distinct_colors(labels)
     wanted = {(box.plane, shown.index) for box in rows for shown in box.best}
-    pictures = {place: np.ascontiguousarray(source.read_slice(*place)) for place in sorted(wanted)}
+    slices = {key: np.ascontiguousarray(source.read_slice(*key)) for key in sorted(wanted)}
     panels = []
     for box in rows:
-        colour = colours.get(box.label, PALETTE[0])
+        color = colors.get(box.label, PALETTE[0])
         row = [
-            _panel(box, seen, pictures[box.plane, seen.index], source.lps, result, colour, window) for seen in box.best
+            _panel(box, seen, slices[box.plane, seen.index], source.lps, modality, color, window) for seen in box.best
         ]
         panels += row + [Image.new("RGB", (8, 8), PANEL)] * (3 - len(row))
     if not panels:
         return None
     sheet = contact_sheet(panels, columns=3 if len(rows) <= FEW else 6, cell=CELL)
-    for told, names in (("found, but not shown", missing), ("not found", result.not_found)):
+    for text, names in (("found, but not shown", missing), ("not found", not_found)):
         if names:
-            sheet = _with_line(sheet, f"{told}: {listed([drawable(name) for name in names], 40)}")
+            sheet = _with_line(sheet, f"{text}: {listed([drawable(name) for name in names], 40)}")
     return sheet
 
 
-def shown_boxes(result: VolumeResult) -> tuple[list[VolumeBox], list[str]]:
-    """The best box of every label that a montage has room for, and the labels that it has none for."""
-    best: dict[str, VolumeBox] = {}
-    for box in result.boxes:
+def shown_boxes(boxes: Sequence[MontageBox]) -> tuple[list[MontageBox], list[str]]:
+    """Return the best box of every label that a montage has room for, and the labels that it has none for."""
+    best: dict[str, MontageBox] = {}
+    for box in boxes:
         best.setdefault(box.label, box)
     return list(best.values())[:MOST], list(best)[MOST:]
 
 
-def distinct_colours(labels: Sequence[str]) -> dict[str, str]:
-    """A colour of its own for every label, by its place in the prompt: those of overlays, then other hues."""
+def distinct_colors(labels: Sequence[str]) -> dict[str, str]:
+    """Return a different color for every label, by its position in the prompt: those of overlays, then other hues."""
     names = list(dict.fromkeys(labels))
-    colours = list(PALETTE)
+    colors = list(PALETTE)
     for number in range(len(names) - len(PALETTE)):
-        hue, light = number * TURN % 1.0, (0.95, 0.72, 0.85)[number % 3]
+        hue, light = number * HUE_STEP % 1.0, (0.95, 0.72, 0.85)[number % 3]
         red, green, blue = colorsys.hsv_to_rgb(hue, (0.85, 0.5)[number % 2], light)
-        colours.append(f"#{round(red * 255):02X}{round(green * 255):02X}{round(blue * 255):02X}")
-    return dict(zip(names, colours, strict=False))
+        colors.append(f"#{round(red * 255):02X}{round(green * 255):02X}{round(blue * 255):02X}")
+    return dict(zip(names, colors, strict=False))
 
 
 def _panel(
-    box: VolumeBox,
+    box: MontageBox,
     seen: SliceBox,
     pixels: NDArray,
     lps: Volume,
-    result: VolumeResult,
-    colour: str,
-    window: tuple[float, float] | None,
+    modality: str,
+    color: str,
+    window: tuple[float, float],
 ) -> Image.Image:
-    """A picture with its box, as long as it is in the patient, under it label, score and place."""
-    shown = [window] if window else []
-    picture = display_picture(ReadImage(pixels, "", result.image.modality), result.image.modality, *shown)
+    """Return a slice with its box, in the proportions of the patient; below it label, score and slice number."""
+    image = display_image(ReadImage(pixels, "", modality), modality, window)
     across, down = slice_spacing(lps, box.plane)
-    width, height = picture.width * across, picture.height * down
+    width, height = image.width * across, image.height * down
     factor = SIDE / max(width, height)
     size = (max(1, round(width * factor)), max(1, round(height * factor)))
-    canvas = picture.resize(size, Image.Resampling.BICUBIC)
-    x, y = size[0] / picture.width, size[1] / picture.height
-    x1, y1, x2, y2 = seen.box
-    frame, pen = (x1 * x, y1 * y, x2 * x - 1, y2 * y - 1), ImageDraw.Draw(canvas)
-    if box.trained is False:
-        draw_dashed(pen, frame, colour, 3)
-    else:
-        pen.rectangle(frame, outline=colour, width=3)
+    canvas = image.resize(size, Image.Resampling.BICUBIC)
+    xyxy = scaled(seen.box, (size[0] / image.width, size[1] / image.height))
+    draw_boxes(canvas, [DrawnBox(xyxy, color, dashed=box.trained is False)], width=3)
     count = slice_count(lps, box.plane)
     text = f"{one_line(drawable(box.label), 40)} {seen.score:.2f}, {box.plane} {seen.index + 1} of {count}"
-    return _with_line(canvas, text, colour)
+    return _with_line(canvas, text, color)
 
 
-def _with_line(picture: Image.Image, text: str, colour: str = "#FFFFFF") -> Image.Image:
-    """The picture with a line of text below it, made smaller until it fits."""
-    canvas = Image.new("RGB", (max(picture.width, 320), picture.height + LINE), PANEL)
-    canvas.paste(picture, ((canvas.width - picture.width) // 2, 0))
+def _with_line(image: Image.Image, text: str, color: str = "#FFFFFF") -> Image.Image:
+    """Return an image with a line of text below it, made smaller until it fits."""
+    canvas = Image.new("RGB", (max(image.width, 320), image.height + LINE), PANEL)
+    canvas.paste(image, ((canvas.width - image.width) // 2, 0))
     size = 20
     while size > 8 and ImageFont.load_default(size=size).getlength(text) > canvas.width - 8:
         size -= 1
-    font, kept, shown = ImageFont.load_default(size=size), text, text
-    while kept and font.getlength(shown) > canvas.width - 8:
-        kept = kept[: int(len(kept) * 0.9)]
-        shown = kept.rstrip() + "..."
-    ImageDraw.Draw(canvas).text((4, picture.height + 3), shown, fill=colour, font=font)
+    font, rest, shown = ImageFont.load_default(size=size), text, text
+    while rest and font.getlength(shown) > canvas.width - 8:
+        rest = rest[: int(len(rest) * 0.9)]
+        shown = rest.rstrip() + "..."
+    ImageDraw.Draw(canvas).text((4, image.height + 3), shown, fill=color, font=font)
     return canvas
 
 
-__all__ = ["distinct_colours", "draw_montage", "shown_boxes"]
+__all__ = ["distinct_colors", "draw_montage", "shown_boxes"]

@@ -1,5 +1,8 @@
 # Copyright 2026 The MedGLIP authors. Licensed under the Apache License, Version 2.0.
-"""Pictures for people: the image with its boxes, their labels and scores, and a legend. Pillow only."""
+"""Images for people: an image with its boxes, their labels and scores, and a legend. Pillow only.
+
+[`draw_boxes`] is the one function that draws boxes; overlays, montages and contact sheets call it.
+"""
 
 from __future__ import annotations
 
@@ -7,20 +10,23 @@ import io
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageColor, ImageDraw, ImageFont
 
+from ..boxes import intersection
 from ..errors import one_line
 from ..io.image_record import ReadImage
 from ..taxonomy import load_taxonomy
-from .results import GroundedBox, GroundingResult
 
 
-# Okabe and Ito's colours, which the colour-blind tell apart, in an order in which the first ones differ most.
+# Okabe and Ito's colors, which the color-blind tell apart, in an order in which the first ones differ most.
 PALETTE = ("#F0E442", "#56B4E9", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#FFFFFF", "#0072B2")
-SHORT_LIMIT, LONG_LIMIT = 800, 1600
+# The longer side of an overlay, in pixels: smaller images are enlarged, larger ones reduced.
+MIN_SIDE, MAX_SIDE = 800, 1600
 PANEL = (24, 24, 28)
+# (center, width) in HU.
 SOFT_TISSUE = (40.0, 400.0)
 LIGATURES = str.maketrans(
     {"ß": "ss", "œ": "oe", "Œ": "OE", "æ": "ae", "Æ": "AE", "ø": "o", "Ø": "O", "ł": "l", "Ł": "L"}
@@ -29,19 +35,67 @@ Rectangle = tuple[float, float, float, float]
 Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
 
+class LabeledBox(Protocol):
+    """What an overlay needs of a box, such as [`~modeling_medglip.outputs.results.GroundedBox`]."""
+
+    @property
+    def label(self) -> str:
+        """What the box was asked as."""
+
+    @property
+    def score(self) -> float:
+        """0 to 1."""
+
+    @property
+    def xyxy(self) -> Rectangle:
+        """(left, top, right, bottom) in pixels of the image."""
+
+    @property
+    def trained(self) -> bool | None:
+        """Whether the checkpoint was trained with the label."""
+
+
 @dataclass(frozen=True)
-class _Chip:
-    """A label on its coloured ground, and where it may be put, best place first."""
+class DrawnBox:
+    """A box as [`draw_boxes`] draws it.
+
+    Args:
+        xyxy (`tuple[float, float, float, float]`): (left, top, right, bottom) in pixels of the image; width is
+            right - left.
+        color (`str`): such as `"#F0E442"`.
+        text (`str`, *optional*): the label at the box, shortened to fit the image; none where empty.
+        suffix (`str`, *optional*): the end of the label, which is never cut, such as `" 0.91"`.
+        dashed (`bool`, *optional*, defaults to `False`): for labels that the checkpoint was not trained with.
+    """
+
+    xyxy: Rectangle
+    color: str
+    text: str = ""
+    suffix: str = ""
+    dashed: bool = False
+
+
+@dataclass(frozen=True)
+class _Tag:
+    """A label on a colored ground, and the positions where it may be put, best first."""
 
     text: str
-    colour: str
+    color: str
     size: tuple[int, int]
-    places: list[tuple[float, float]]
+    positions: list[tuple[float, float]]
 
 
-def display_picture(image: ReadImage, modality: str, window: tuple[float, float] = SOFT_TISSUE) -> Image.Image:
-    """The image as RGB for a screen: CT through a window (centre, width in HU), other grey pictures stretched from
-    the 0.5th to the 99.5th percentile, MONOCHROME1 inverted, colour as it is."""
+def display_image(image: ReadImage, modality: str, window: tuple[float, float] = SOFT_TISSUE) -> Image.Image:
+    """Return an image in RGB for a screen.
+
+    CT is shown through a window, other grey images are stretched from the 0.5th to the 99.5th percentile, MONOCHROME1
+    is inverted, colors stay as they are.
+
+    Args:
+        image ([`ReadImage`]): pixels in their own numbers.
+        modality (`str`): one of `MODALITIES`.
+        window (`tuple[float, float]`, *optional*, defaults to `(40, 400)`): (center, width) in HU of CT.
+    """
     pixels = image.pixels
     if pixels.ndim == 3:
         return Image.fromarray(np.ascontiguousarray(pixels[..., :3], dtype=np.uint8)).convert("RGB")
@@ -57,56 +111,104 @@ def display_picture(image: ReadImage, modality: str, window: tuple[float, float]
     return Image.fromarray((grey * 255).round().astype(np.uint8)).convert("RGB")
 
 
-def label_colours(labels: Sequence[str]) -> dict[str, str]:
-    """A fixed colour for every label, by its place in the prompt; after eight labels the colours start again."""
+def label_colors(labels: Sequence[str]) -> dict[str, str]:
+    """Return a color for every label, by its position in the prompt; after eight labels the colors start again."""
     return {label: PALETTE[index % len(PALETTE)] for index, label in enumerate(dict.fromkeys(labels))}
 
 
 def draw_overlay(
-    picture: Image.Image, result: GroundingResult, labels: Sequence[str] = (), title: str = "", banner: str = ""
+    image: Image.Image, boxes: Sequence[LabeledBox], labels: Sequence[str] = (), title: str = "", banner: str = ""
 ) -> Image.Image:
-    """The picture with its boxes, under it a legend.
+    """Draw boxes on an image, and a legend below it.
 
     Args:
-        picture: RGB, of the size that the boxes refer to.
-        result: the boxes.
-        labels: all labels of the prompt, so that those without a box are named too.
-        title: a line over the legend, for example modality and file.
-        banner: a warning in a coloured bar at the top, for example that the picture is a phantom.
+        image (`PIL.Image.Image`): RGB, of the size that the boxes refer to.
+        boxes (`Sequence[LabeledBox]`): best score first.
+        labels (`Sequence[str]`, *optional*): all labels of the prompt; the legend names those without a box too.
+        title (`str`, *optional*): a line above the legend, such as modality and file.
+        banner (`str`, *optional*): a warning in a colored bar at the top.
 
     Returns:
-        RGB, at least 800 pixels on its longer side, larger pictures at most 1600.
+        `PIL.Image.Image`: RGB; its longer side has 800 pixels at least, 1600 at most.
     """
-    names = list(dict.fromkeys([*labels, *(box.label for box in result.boxes)]))
-    colours = label_colours(names)
-    factor = _scale(picture.size)
-    size = (max(1, round(picture.width * factor)), max(1, round(picture.height * factor)))
+    colors = label_colors([*labels, *(box.label for box in boxes)])
+    factor = _scale(image.size)
+    size = (max(1, round(image.width * factor)), max(1, round(image.height * factor)))
     canvas = Image.new("RGB", (max(size[0], 320), max(size[1], 120)), PANEL)
     offset = ((canvas.width - size[0]) // 2, (canvas.height - size[1]) // 2)
-    canvas.paste(picture.convert("RGB").resize(size, Image.Resampling.BICUBIC), offset)
+    canvas.paste(image.convert("RGB").resize(size, Image.Resampling.BICUBIC), offset)
     font = ImageFont.load_default(size=_font_size(canvas.size))
-    ratio = (size[0] / picture.width, size[1] / picture.height)
-    frames = [_frame(box, ratio, offset) for box in result.boxes]
-    _draw_boxes(canvas, result.boxes, frames, colours, font)
-    parts = [canvas, _legend(canvas.width, result.boxes, colours, title, font)]
+    ratio = (size[0] / image.width, size[1] / image.height)
+    drawn = [
+        DrawnBox(
+            scaled(box.xyxy, ratio, offset), colors[box.label], box.label, f" {box.score:.2f}", box.trained is False
+        )
+        for box in boxes
+    ]
+    draw_boxes(canvas, drawn, font)
+    parts = [canvas, _legend(canvas.width, boxes, colors, title, font)]
     if banner:
         parts.insert(0, _banner(canvas.width, banner, font))
     return _stack(parts)
 
 
-def overlay_png(picture: Image.Image) -> bytes:
-    """A picture as PNG, without any metadata."""
+def scaled(xyxy: Rectangle, ratio: tuple[float, float], offset: tuple[int, int] = (0, 0)) -> Rectangle:
+    """Map a box to an image that was resized by `ratio` (x, y) and pasted at `offset` (x, y)."""
+    left, top, right, bottom = xyxy
+    return (
+        left * ratio[0] + offset[0],
+        top * ratio[1] + offset[1],
+        right * ratio[0] + offset[0],
+        bottom * ratio[1] + offset[1],
+    )
+
+
+def draw_boxes(
+    image: Image.Image, boxes: Sequence[DrawnBox], font: Font | None = None, width: int | None = None
+) -> None:
+    """Draw boxes and their labels on an image, in place.
+
+    All frames come first, the last box at the bottom, then all labels, so that no frame crosses a label.
+
+    Args:
+        image (`PIL.Image.Image`): RGB.
+        boxes (`Sequence[DrawnBox]`): the most important first.
+        font (`ImageFont`, *optional*): of the labels; by the size of the image when left out.
+        width (`int`, *optional*): of the frames in pixels; by the size of the image when left out.
+    """
+    pen = ImageDraw.Draw(image)
+    font = ImageFont.load_default(size=_font_size(image.size)) if font is None else font
+    line = max(2, round(min(image.size) / 260)) if width is None else width
+    frames = [(box.xyxy[0], box.xyxy[1], box.xyxy[2] - 1, box.xyxy[3] - 1) for box in boxes]
+    for box, (left, top, right, bottom) in reversed(list(zip(boxes, frames, strict=True))):
+        right, bottom = max(right, left + 1), max(bottom, top + 1)
+        if box.dashed:
+            _draw_dashed(pen, (left, top, right, bottom), box.color, line)
+            continue
+        pen.rectangle([left - 1, top - 1, right + 1, bottom + 1], outline="black", width=line + 2)
+        pen.rectangle([left, top, right, bottom], outline=box.color, width=line)
+    taken: list[Rectangle] = []
+    for box, frame in zip(boxes, frames, strict=True):
+        if box.text:
+            tag = _tag(pen, box, frame, font, image.width)
+            x, y = _best_position(tag, taken, frames, image.size)
+            _draw_tag(pen, tag, (x, y), font)
+            taken.append((x, y, x + tag.size[0], y + tag.size[1]))
+
+
+def overlay_png(image: Image.Image) -> bytes:
+    """Encode an image as PNG, without metadata."""
     buffer = io.BytesIO()
-    picture.save(buffer, format="PNG", optimize=False, compress_level=6)
+    image.save(buffer, format="PNG", optimize=False, compress_level=6)
     return buffer.getvalue()
 
 
-def contact_sheet(pictures: Sequence[Image.Image], columns: int = 3, cell: int = 480) -> Image.Image:
-    """Several overlays on one sheet, each fitted into a square cell of `cell` pixels."""
-    rows = -(-len(pictures) // columns)
+def contact_sheet(images: Sequence[Image.Image], columns: int = 3, cell: int = 480) -> Image.Image:
+    """Put images on one sheet, each fitted into a square cell of `cell` pixels."""
+    rows = -(-len(images) // columns)
     sheet = Image.new("RGB", (columns * cell, max(rows, 1) * cell), PANEL)
-    for index, picture in enumerate(pictures):
-        small = picture.copy()
+    for index, image in enumerate(images):
+        small = image.copy()
         small.thumbnail((cell - 12, cell - 12), Image.Resampling.LANCZOS)
         left = (index % columns) * cell + (cell - small.width) // 2
         sheet.paste(small, (left, (index // columns) * cell + (cell - small.height) // 2))
@@ -115,59 +217,20 @@ def contact_sheet(pictures: Sequence[Image.Image], columns: int = 3, cell: int =
 
 def _scale(size: tuple[int, int]) -> float:
     longest = max(size)
-    if longest < SHORT_LIMIT:
-        return SHORT_LIMIT / longest
-    return min(1.0, LONG_LIMIT / longest)
+    if longest < MIN_SIDE:
+        return MIN_SIDE / longest
+    return min(1.0, MAX_SIDE / longest)
 
 
 def _font_size(size: tuple[int, int]) -> int:
     return int(np.clip(round(min(size) / 40), 13, 40))
 
 
-def _frame(box: GroundedBox, ratio: tuple[float, float], offset: tuple[int, int]) -> Rectangle:
-    """The box in pixels of the canvas."""
-    left, top, right, bottom = box.xyxy
-    return (
-        left * ratio[0] + offset[0],
-        top * ratio[1] + offset[1],
-        right * ratio[0] + offset[0] - 1,
-        bottom * ratio[1] + offset[1] - 1,
-    )
-
-
-def _draw_boxes(
-    canvas: Image.Image,
-    boxes: Sequence[GroundedBox],
-    frames: Sequence[Rectangle],
-    colours: dict[str, str],
-    font: Font,
-) -> None:
-    """Frames first, worst score first, then all labels, so that no frame crosses a label."""
-    pen = ImageDraw.Draw(canvas)
-    line = max(2, round(min(canvas.size) / 260))
-    for box, frame in sorted(zip(boxes, frames, strict=True), key=lambda pair: pair[0].score):
-        left, top, right, bottom = frame
-        right, bottom = max(right, left + 1), max(bottom, top + 1)
-        if box.trained is False:
-            draw_dashed(pen, (left, top, right, bottom), colours[box.label], line)
-            continue
-        pen.rectangle([left - 1, top - 1, right + 1, bottom + 1], outline="black", width=line + 2)
-        pen.rectangle([left, top, right, bottom], outline=colours[box.label], width=line)
-    taken: list[Rectangle] = []
-    for box, frame in sorted(zip(boxes, frames, strict=True), key=lambda pair: -pair[0].score):
-        chip = _chip(pen, box, frame, colours[box.label], font, canvas.width)
-        place = _best_place(chip, taken, frames, canvas.size)
-        _draw_chip(pen, chip, place, font)
-        taken.append((place[0], place[1], place[0] + chip.size[0], place[1] + chip.size[1]))
-
-
-def draw_dashed(pen: ImageDraw.ImageDraw, frame: Rectangle, colour: str, width: int) -> None:
-    """Draw the dashed frame of a label that the checkpoint was not trained with.
+def _draw_dashed(pen: ImageDraw.ImageDraw, frame: Rectangle, color: str, width: int) -> None:
+    """Draw a dashed frame with dark gaps, so that it shows on every ground.
 
     Args:
-        pen (`ImageDraw.ImageDraw`): draws on the image.
         frame (`tuple[float, float, float, float]`): left, top, right and bottom in pixels of the image.
-        colour (`str`): of the dashes; the gaps are dark, so that the frame shows on every ground.
         width (`int`): of the line, in pixels; dashes are four times, gaps twice as long.
     """
     left, top, right, bottom = frame
@@ -175,65 +238,52 @@ def draw_dashed(pen: ImageDraw.ImageDraw, frame: Rectangle, colour: str, width: 
     inner_x, inner_y = max(left, right - width + 1), max(top, bottom - width + 1)
     for x in np.arange(left, right, 6 * width):
         for y in (top, inner_y):
-            pen.rectangle((x, y, min(x + 4 * width, right), y + width - 1), fill=colour)
+            pen.rectangle((x, y, min(x + 4 * width, right), y + width - 1), fill=color)
     for y in np.arange(top, bottom, 6 * width):
         for x in (left, inner_x):
-            pen.rectangle((x, y, x + width - 1, min(y + 4 * width, bottom)), fill=colour)
+            pen.rectangle((x, y, x + width - 1, min(y + 4 * width, bottom)), fill=color)
 
 
-def _chip(
-    pen: ImageDraw.ImageDraw,
-    box: GroundedBox,
-    frame: Rectangle,
-    colour: str,
-    font: Font,
-    limit: int,
-) -> _Chip:
-    text = _fitted(pen, drawable(box.label), f" {box.score:.2f}", font, limit - 8)
+def _tag(pen: ImageDraw.ImageDraw, box: DrawnBox, frame: Rectangle, font: Font, limit: int) -> _Tag:
+    text = _fitted(pen, drawable(box.text), box.suffix, font, limit - 8)
     width, height = _text_size(pen, text, font)
     width, height = width + 8, height + 6
     left, top, right, bottom = frame
-    places = [
+    positions = [
         (left - 1, top - height - 1), (left - 1, bottom + 2), (left + 3, top + 3), (left + 3, bottom - height - 3),
         (right - width + 1, top - height - 1), (right - width + 1, bottom + 2), (right - width - 3, top + 3),
         (right - width - 3, bottom - height - 3), (right + 3, top), (left - width - 3, top),
         (right + 3, bottom - height), (left - width - 3, bottom - height),
     ]  # fmt: skip
-    return _Chip(text, colour, (width, height), places)
+    return _Tag(text, box.color, (width, height), positions)
 
 
-def _best_place(
-    chip: _Chip, taken: Sequence[Rectangle], frames: Sequence[Rectangle], size: tuple[int, int]
+def _best_position(
+    tag: _Tag, taken: Sequence[Rectangle], frames: Sequence[Rectangle], size: tuple[int, int]
 ) -> tuple[float, float]:
-    """The place that hides no other label and as little as possible of any box; always within the canvas."""
-    width, height = chip.size
+    """Return the position that hides no other label and as little as possible of any box, within the image."""
+    width, height = tag.size
     best, least = (0.0, 0.0), float("inf")
-    for x, y in chip.places:
+    for x, y in tag.positions:
         inside = (min(max(x, 0), size[0] - width), min(max(y, 0), size[1] - height))
         covered = (*inside, inside[0] + width, inside[1] + height)
         moved = abs(inside[0] - x) + abs(inside[1] - y)
-        hidden = sum(_overlap(covered, other) for other in frames) / (width * height)
-        cost = 1000 * sum(_overlap(covered, other) for other in taken) + hidden + moved / height
+        hidden = sum(intersection(covered, other) for other in frames) / (width * height)
+        cost = 1000 * sum(intersection(covered, other) for other in taken) + hidden + moved / height
         if cost < least:
             best, least = inside, cost
     return best
 
 
-def _overlap(first: Rectangle, other: Rectangle) -> float:
-    width = min(first[2], other[2]) - max(first[0], other[0])
-    height = min(first[3], other[3]) - max(first[1], other[1])
-    return max(0.0, width) * max(0.0, height)
+def _draw_tag(pen: ImageDraw.ImageDraw, tag: _Tag, position: tuple[float, float], font: Font) -> None:
+    x, y = position
+    pen.rectangle([x, y, x + tag.size[0] - 1, y + tag.size[1] - 1], fill=tag.color, outline="black")
+    pen.text((x + 4, y + 3), tag.text, fill=_ink(tag.color), font=font, anchor=_anchor(font))
 
 
-def _draw_chip(pen: ImageDraw.ImageDraw, chip: _Chip, place: tuple[float, float], font: Font) -> None:
-    x, y = place
-    pen.rectangle([x, y, x + chip.size[0] - 1, y + chip.size[1] - 1], fill=chip.colour, outline="black")
-    pen.text((x + 4, y + 3), chip.text, fill=_ink(chip.colour), font=font, anchor=_anchor(font))
-
-
-def _ink(colour: str) -> str:
-    """Black or white, whichever is easier to read on the colour."""
-    red, green, blue = (int(colour[i : i + 2], 16) for i in (1, 3, 5))
+def _ink(color: str) -> str:
+    """Return black or white, whichever is easier to read on a color."""
+    red, green, blue = ImageColor.getrgb(color)[:3]
     return "black" if 0.299 * red + 0.587 * green + 0.114 * blue > 110 else "white"
 
 
@@ -242,24 +292,27 @@ def _anchor(font: Font) -> str | None:
 
 
 def _text_size(pen: ImageDraw.ImageDraw, text: str, font: Font) -> tuple[int, int]:
-    """(width, height) in pixels; the height is that of the tallest letters, so that all labels are alike."""
+    """Return (width, height) in pixels; the height is that of the tallest letters, the same for all labels."""
     width = pen.textlength(text, font=font)
     height = pen.textbbox((0, 0), "Ag|", font=font)[3]
     return int(np.ceil(width)), int(np.ceil(height))
 
 
-def _fitted(pen: ImageDraw.ImageDraw, text: str, tail: str, font: Font, limit: int) -> str:
-    """`text + tail`, the text shortened with dots until both fit into `limit` pixels."""
-    if _text_size(pen, text + tail, font)[0] <= limit:
-        return text + tail
-    while text and _text_size(pen, f"{text}...{tail}", font)[0] > limit:
+def _fitted(pen: ImageDraw.ImageDraw, text: str, suffix: str, font: Font, limit: int) -> str:
+    """Return `text + suffix`, the text shortened with dots until both fit into `limit` pixels."""
+    if _text_size(pen, text + suffix, font)[0] <= limit:
+        return text + suffix
+    while text and _text_size(pen, f"{text}...{suffix}", font)[0] > limit:
         text = text[:-1]
-    return f"{text.rstrip()}...{tail}"
+    return f"{text.rstrip()}...{suffix}"
 
 
 def drawable(text: str) -> str:
-    """Put a text into ASCII, the only letters of Pillow's own font: accents go, and of what is left labels that the
-    taxonomy knows get their English name: `"riñón"` -> `"rinon"`, `"左肾"` -> `"left kidney"`."""
+    """Return a text in ASCII, the only letters of Pillow's default font.
+
+    Accents go; labels in other scripts get their English name where the taxonomy knows them: `"riñón"` -> `"rinon"`,
+    `"左肾"` -> `"left kidney"`.
+    """
     plain = unicodedata.normalize("NFKD", text.translate(LIGATURES))
     plain = "".join(c for c in plain if not unicodedata.combining(c))
     shown = plain if plain.isascii() else load_taxonomy().english(text) or plain
@@ -268,20 +321,20 @@ def drawable(text: str) -> str:
 
 def _legend(
     width: int,
-    boxes: Sequence[GroundedBox],
-    colours: dict[str, str],
+    boxes: Sequence[LabeledBox],
+    colors: dict[str, str],
     title: str,
     font: Font,
 ) -> Image.Image:
-    """Under the picture: the title, and every label of the prompt with its colour and its number of boxes."""
+    """Return the panel below an image: the title, and every label with its color and its number of boxes."""
     scratch = ImageDraw.Draw(Image.new("RGB", (8, 8)))
     height = _text_size(scratch, "Ag|", font)[1] + 8
     entries = []
-    for label, colour in colours.items():
+    for label, color in colors.items():
         scores = [box.score for box in boxes if box.label == label]
         count = f" x{len(scores)}" if len(scores) > 1 else ""
         text = _fitted(scratch, drawable(label), count if scores else ": not found", font, width - height - 24)
-        entries.append((text, colour, bool(scores)))
+        entries.append((text, color, bool(scores)))
     rows: list[list[tuple[str, str, bool]]] = [[]]
     used = 0
     for entry in entries:
@@ -310,9 +363,9 @@ def _fill_legend(
         y += height
     for row in rows:
         x = 8
-        for text, colour, found in row:
+        for text, color, found in row:
             swatch = [x, y + 4, x + height - 9, y + height - 5]
-            pen.rectangle(swatch, fill=colour if found else None, outline=colour)
+            pen.rectangle(swatch, fill=color if found else None, outline=color)
             pen.text((x + height, y + 3), text, fill="white" if found else "#9A9AA0", font=font, anchor=_anchor(font))
             x += _text_size(pen, text, font)[0] + height + 12
         y += height
@@ -328,7 +381,7 @@ def _banner(width: int, text: str, font: Font) -> Image.Image:
 
 
 def _stack(parts: Sequence[Image.Image]) -> Image.Image:
-    """Pictures of one width, one under the other."""
+    """Stack images of one width."""
     sheet = Image.new("RGB", (parts[0].width, sum(part.height for part in parts)), PANEL)
     y = 0
     for part in parts:
@@ -337,4 +390,16 @@ def _stack(parts: Sequence[Image.Image]) -> Image.Image:
     return sheet
 
 
-__all__ = ["PALETTE", "contact_sheet", "display_picture", "draw_overlay", "drawable", "label_colours", "overlay_png"]
+__all__ = [
+    "PALETTE",
+    "PANEL",
+    "DrawnBox",
+    "contact_sheet",
+    "display_image",
+    "draw_boxes",
+    "draw_overlay",
+    "drawable",
+    "label_colors",
+    "overlay_png",
+    "scaled",
+]

@@ -1,21 +1,30 @@
 # Copyright 2026 The MedGLIP authors. Licensed under the Apache License, Version 2.0.
-"""Grounded boxes as plain data, and the `*.boxes.json` files that hold them.
+"""The boxes of an image, and the `*.boxes.json` files that hold them.
 
-Files are the same, byte for byte, for the same boxes: no time, no path, no name of a machine is in them.
+Files are the same, byte for byte, for the same boxes: they hold no time, no path and no name of a machine.
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from ..errors import MedGlipError, one_line
 from ..io.text_files import read_json
 from ..modalities import MODALITIES
+from .base import BaseResult, optional_library
 from .files import to_json, write_text
+
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from ..io.image_record import ReadImage
 
 
 SCHEMA = "medglip/boxes@1"
@@ -28,14 +37,16 @@ BORDER = 0.5
 
 @dataclass(frozen=True)
 class GroundedBox:
-    """One found box.
+    """One box in an image.
 
-    Attributes:
-        label: the caller's own string.
-        score: 0 to 1.
-        bbox: (x, y, width, height) in pixels of the image; x and y of the top left corner, not rounded.
-        label_id, category, region: ids in the taxonomy, `None` for a phrase outside it.
-        trained: whether the expert was trained with the label; `None` if the checkpoint does not say.
+    Args:
+        label (`str`): as the user wrote it.
+        score (`float`): 0 to 1.
+        bbox (`tuple[float, float, float, float]`): (x, y, width, height) in pixels of the image; x and y of the top
+            left corner, not rounded.
+        label_id, category, region (`str`, *optional*): ids in the taxonomy; `None` for a phrase outside it.
+        trained (`bool`, *optional*): whether the expert was trained with the label; `None` if the checkpoint does not
+            say.
     """
 
     label: str
@@ -47,7 +58,7 @@ class GroundedBox:
     trained: bool | None = None
 
     def size_mm(self, spacing_mm: tuple[float, float]) -> tuple[float, float]:
-        """Width and height in mm, for pixels that measure `spacing_mm` (x, y)."""
+        """Return (width, height) in mm, for pixels that measure `spacing_mm` (x, y)."""
         return self.bbox[2] * spacing_mm[0], self.bbox[3] * spacing_mm[1]
 
     @property
@@ -59,7 +70,7 @@ class GroundedBox:
 
 @dataclass(frozen=True)
 class ImageInfo:
-    """What a result says about its image: base name of the file, size in pixels, modality, spacing (x, y) in mm."""
+    """The image of a result: base name of the file, size in pixels, modality, spacing (x, y) in mm."""
 
     file: str
     width: int
@@ -69,18 +80,20 @@ class ImageInfo:
 
 
 @dataclass(frozen=True)
-class GroundingResult:
-    """The boxes of one image.
+class GroundingResult(BaseResult):
+    """The boxes of one image. `print` shows them as a table.
 
-    Attributes:
-        model: name of the checkpoint.
-        image: see [`ImageInfo`].
-        prompt: as the caller gave it.
-        boxes: best score first.
-        trained: asked label -> whether the expert was trained with it; `None` if the checkpoint does not say.
-        modality_source: `"given"`, `"header"`, `"pixels"` or `"checkpoint"`; not stored.
-        modality_probability: how sure the router was when the pixels decided; not stored.
-        warnings: one line each; not stored.
+    Args:
+        model (`str`): name of the checkpoint.
+        image ([`ImageInfo`]): the image.
+        prompt (`str`): as the user gave it.
+        boxes (`tuple[GroundedBox, ...]`): best score first.
+        modality_source (`str`): `"given"`, `"header"`, `"pixels"` or `"checkpoint"`; not stored.
+        modality_probability (`float`, *optional*): the router's, when the pixels decided; not stored.
+        warnings (`tuple[str, ...]`): one line each; not stored.
+        trained (`Mapping[str, bool | None]`): asked label -> whether the expert was trained with it; `None` if the
+            checkpoint does not say.
+        open_image (`Callable`, *optional*): reads the image again, for [`plot`]; not stored.
     """
 
     model: str
@@ -91,44 +104,131 @@ class GroundingResult:
     modality_probability: float | None = field(default=None, compare=False)
     warnings: tuple[str, ...] = field(default=(), compare=False)
     trained: Mapping[str, bool | None] = field(default_factory=dict)
+    open_image: Callable[[], ReadImage] | None = field(default=None, compare=False, repr=False)
 
-    @property
-    def not_found(self) -> tuple[str, ...]:
-        """The labels that were asked for and have no box, in the order of the prompt."""
-        return labels_without_box(self.trained, self.boxes)
+    def heading(self, name: str | None = None) -> str:
+        """Return the first line of the text: name of the input, modality, width and height in pixels."""
+        return f"{name or self.image.file}  [{self.image.modality}, {self.image.width}x{self.image.height}]"
+
+    def _cells(self) -> tuple[Sequence[str], list[list[str]]]:
+        spacing = self.image.spacing_mm
+        columns = ["x", "y", "width", "height", *(["size, mm"] if spacing else [])]
+        cells = [[f"{value:.1f}" for value in box.bbox] for box in self.boxes]
+        if spacing:
+            for box, own in zip(self.boxes, cells, strict=True):
+                own.append(" ".join(f"{value:.0f}" for value in box.size_mm(spacing)))
+        return columns, cells
+
+    def _position(self, box: GroundedBox) -> dict[str, Any]:
+        position: dict[str, Any] = dict(zip(("x", "y", "width", "height"), rounded(box.bbox), strict=True))
+        if self.image.spacing_mm is not None:
+            position["size_mm"] = rounded(box.size_mm(self.image.spacing_mm))
+        return position
+
+    def plot(
+        self,
+        image: ReadImage | Image.Image | None = None,
+        title: str = "",
+        banner: str = "",
+        window: tuple[float, float] = (40.0, 400.0),
+    ) -> Image.Image:
+        """Draw the boxes and a legend.
+
+        Args:
+            image ([`ReadImage`] or `PIL.Image.Image`, *optional*): the image; without it the one that was grounded is
+                read again.
+            title (`str`, *optional*): a line above the legend; modality and file when left out.
+            banner (`str`, *optional*): a warning in a colored bar at the top.
+            window (`tuple[float, float]`, *optional*, defaults to `(40, 400)`): (center, width) in HU of CT.
+
+        Returns:
+            `PIL.Image.Image`: RGB.
+
+        Raises:
+            `MedGlipError`: no image is given, and this result came from a file of boxes.
+        """
+        from ..io.image_record import ReadImage
+        from .overlay import display_image, draw_overlay
+
+        if image is None and self.open_image is None:
+            raise MedGlipError(f"{self.image.file}: the result has no image: give it to plot")
+        shown = self.open_image() if image is None and self.open_image is not None else image
+        if isinstance(shown, ReadImage):
+            shown = display_image(shown, self.image.modality, window)
+        assert shown is not None
+        title = title or f"{self.image.modality}: {self.image.file}"
+        return draw_overlay(shown, self.boxes, list(self.trained), title, banner)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the content of a `*.boxes.json` file. Pixels are rounded to 2 digits, scores to 4."""
+        boxes = []
+        for box in self.boxes:
+            entry: dict[str, Any] = {"label": box.label, "score": round(box.score, 4), "bbox": rounded(box.bbox)}
+            entry.update(label_id=box.label_id, category=box.category, region=box.region)
+            entry |= {"trained": box.trained} if self.trained else {}
+            if self.image.spacing_mm is not None:
+                entry["size_mm"] = rounded(box.size_mm(self.image.spacing_mm))
+            boxes.append(entry)
+        image = asdict(self.image)
+        image["spacing_mm"] = None if self.image.spacing_mm is None else list(self.image.spacing_mm)
+        content = {"schema": SCHEMA, "model": self.model, "image": image, "prompt": self.prompt}
+        asked: dict[str, Any] = {}
+        if self.trained:
+            asked = {"trained": dict(self.trained), "not_found": list(self.not_found)}
+        return {**content, **asked, "boxes": boxes}
+
+    def to_coco(self, image_id: int = 1) -> dict[str, Any]:
+        """Return a COCO data set of this image, whose annotations have a `score`.
+
+        Args:
+            image_id (`int`, *optional*, defaults to 1): id of the image.
+        """
+        values = self.label_values
+        size = {"width": self.image.width, "height": self.image.height}
+        annotations = [
+            {
+                "id": number,
+                "image_id": image_id,
+                "category_id": values[box.label],
+                "bbox": list(box.bbox),
+                "area": box.bbox[2] * box.bbox[3],
+                "iscrowd": 0,
+                "score": box.score,
+            }
+            for number, box in enumerate(self.boxes, start=1)
+        ]
+        return {
+            "images": [{"id": image_id, "file_name": self.image.file, **size}],
+            "annotations": annotations,
+            "categories": [{"id": value, "name": label} for label, value in values.items()],
+        }
+
+    def to_supervision(self) -> Any:
+        """Return `supervision.Detections`: boxes in pixels, classes counted from 0 in the order of the prompt.
+
+        Raises:
+            `MedGlipError`: supervision is not installed.
+        """
+        supervision = optional_library("supervision")
+        values = self.label_values
+        return supervision.Detections(
+            xyxy=np.array([box.xyxy for box in self.boxes], np.float32).reshape(-1, 4),
+            confidence=np.array([box.score for box in self.boxes], np.float32),
+            class_id=np.array([values[box.label] - 1 for box in self.boxes], int),
+            data={"class_name": np.array([box.label for box in self.boxes], str)},
+        )
 
 
-def labels_without_box(labels: Iterable[str], boxes: Iterable[Any]) -> tuple[str, ...]:
-    """Return the labels that no box has."""
-    found = {box.label for box in boxes}
-    return tuple(label for label in labels if label not in found)
-
-
-def result_to_dict(result: GroundingResult) -> dict[str, Any]:
-    """The content of a `*.boxes.json` file. Pixels are rounded to 2 digits, scores to 4."""
-    boxes = []
-    for box in result.boxes:
-        entry: dict[str, Any] = {"label": box.label, "score": round(box.score, 4)}
-        entry["bbox"] = [round(value, 2) for value in box.bbox]
-        entry.update(label_id=box.label_id, category=box.category, region=box.region)
-        entry |= {"trained": box.trained} if result.trained else {}
-        if result.image.spacing_mm is not None:
-            entry["size_mm"] = [round(value, 2) for value in box.size_mm(result.image.spacing_mm)]
-        boxes.append(entry)
-    image = asdict(result.image)
-    image["spacing_mm"] = None if result.image.spacing_mm is None else list(result.image.spacing_mm)
-    content = {"schema": SCHEMA, "model": result.model, "image": image, "prompt": result.prompt}
-    asked: dict[str, Any] = {}
-    if result.trained:
-        asked = {"trained": dict(result.trained), "not_found": list(result.not_found)}
-    return {**content, **asked, "boxes": boxes}
+def rounded(values: Sequence[float], digits: int = 2) -> list[float]:
+    """Return numbers as files hold them."""
+    return [round(float(value), digits) for value in values]
 
 
 def write_boxes(result: GroundingResult, path: str | Path) -> Path:
-    """Write a `*.boxes.json` file; a reader sees the old file or the whole new one, never half of it.
+    """Write a `*.boxes.json` file atomically.
 
     Raises:
-        `MedGlipError`: the result is not valid (a box outside its image ...) or the place cannot be written to.
+        `MedGlipError`: the result is not valid (a box outside its image ...) or the file cannot be written.
     """
     return write_text(path, boxes_json(result, Path(path).name))
 
@@ -139,7 +239,7 @@ def boxes_json(result: GroundingResult, name: str = "boxes") -> str:
     Raises:
         `MedGlipError`: the result is not valid (a box outside its image ...); names `name`.
     """
-    content = result_to_dict(result)
+    content = result.to_dict()
     validate_boxes(content, name)
     return to_json(content)
 
@@ -180,13 +280,13 @@ def _from_dict(content: dict[str, Any]) -> GroundingResult:
 
 
 def validate_boxes(content: Any, name: str = "boxes") -> None:
-    """Check the content of a `*.boxes.json` file. Keys beyond the schema's are allowed.
+    """Check the content of a `*.boxes.json` file; further keys are allowed.
 
     Raises:
         `MedGlipError`: names `name` and the first thing that is wrong.
     """
     if not isinstance(content, dict) or content.get("schema") != SCHEMA:
-        raise MedGlipError(f"{name}: is no {SCHEMA} file")
+        raise MedGlipError(f"{name}: is not a {SCHEMA} file")
     for key in ("model", "prompt"):
         _require(isinstance(content.get(key), str), name, f"{key} must be a string")
     trained = content.get("trained", {})
@@ -250,7 +350,7 @@ __all__ = [
     "ImageInfo",
     "boxes_json",
     "read_boxes",
-    "result_to_dict",
+    "rounded",
     "validate_boxes",
     "write_boxes",
 ]

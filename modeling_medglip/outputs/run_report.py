@@ -1,5 +1,5 @@
 # Copyright 2026 The MedGLIP authors. Licensed under the Apache License, Version 2.0.
-"""What `medglip ground --report` writes, and what `medglip env` and `medglip info` tell. Plain data, no torch models.
+"""The manifest of a run, and what `medglip env` and `medglip info` print: plain data, without PyTorch models.
 
 Nothing here names a host, a user or a folder.
 """
@@ -27,13 +27,16 @@ RESEARCH_USE = "Research use only, not a medical device."
 class InputRecord:
     """What became of one input.
 
-    Attributes:
-        file: base name. outputs: base names of the files written.
-        status: `"done"`, `"failed"`, or `"not done"` if the run was interrupted before or while it was grounded.
-        seconds: for reading, grounding and writing.
-        boxes: number of boxes found.
-        modality, modality_source: which expert, and who said so: `"given"`, `"header"`, `"pixels"` or `"checkpoint"`.
-        warnings: one line each. error: the reason of a failure.
+    Args:
+        file (`str`): base name.
+        status (`str`): `"done"`, `"failed"`, or `"not done"` if the run was interrupted before its end.
+        seconds (`float`): for reading, grounding and writing.
+        outputs (`tuple[str, ...]`): base names of the written files.
+        boxes (`int`): number of boxes.
+        modality, modality_source (`str`, *optional*): the expert, and why it was chosen: `"given"`, `"header"`,
+            `"pixels"` or `"checkpoint"`.
+        warnings (`tuple[str, ...]`): one line each.
+        error (`str`, *optional*): the reason of a failure.
     """
 
     file: str
@@ -57,7 +60,7 @@ def build_run_report(
     seconds: float,
     versions: Mapping[str, str],
 ) -> dict[str, Any]:
-    """The manifest of one run of `medglip ground`; a pure function of its arguments."""
+    """Build the manifest of one run of `medglip ground`; a pure function of its arguments."""
     inputs = []
     for record in records:
         entry = asdict(record)
@@ -81,7 +84,7 @@ def build_run_report(
 
 
 def package_version(name: str = "med-glip") -> str:
-    """Installed version of a distribution, `"not installed"` if it is none."""
+    """Return the installed version of a distribution, or `"not installed"`."""
     import importlib.metadata
 
     try:
@@ -91,7 +94,7 @@ def package_version(name: str = "med-glip") -> str:
 
 
 def versions() -> dict[str, str]:
-    """Versions of this package, Python and what matters to results."""
+    """Return the versions of this package, of Python and of the libraries that matter to results."""
     return {
         "med-glip": package_version(),
         "python": platform.python_version(),
@@ -100,7 +103,7 @@ def versions() -> dict[str, str]:
 
 
 def environment() -> dict[str, str]:
-    """What a bug report should say: versions, system, devices, threads, offline flags. Imports torch."""
+    """Return what a bug report needs: versions, system, devices, threads, offline flags. Imports torch."""
     import torch
 
     cuda = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
@@ -120,21 +123,21 @@ def environment() -> dict[str, str]:
 
 
 def embedded_checkpoint() -> Path:
-    """Folder of the checkpoint that comes with the package.
+    """Return the folder of the checkpoint that comes with the package.
 
     Raises:
-        `CheckpointError`: it was installed without.
+        `CheckpointError`: the package was installed without it.
     """
     from ..checkpoints.location import default_checkpoint
 
     try:
         return Path(default_checkpoint())
     except FileNotFoundError:
-        raise CheckpointError("the embedded checkpoint is missing: reinstall med-glip, or give --model") from None
+        raise CheckpointError("the embedded checkpoint is missing: reinstall med-glip, or give model=") from None
 
 
 def checkpoint_info(folder: Path) -> dict[str, Any]:
-    """Modalities, labels per modality, size and licences of a checkpoint folder, from its JSON files alone.
+    """Return modalities, labels per modality, size and licenses of a checkpoint folder, from its JSON files alone.
 
     Raises:
         `MedGlipError`: config.json is missing or unreadable.
@@ -154,7 +157,7 @@ def checkpoint_info(folder: Path) -> dict[str, Any]:
 
 
 def trained_labels(config: Mapping[str, Any]) -> dict[str, list[str]]:
-    """Modality -> labels that the checkpoint was trained with, as its configuration states them; may be empty."""
+    """Return modality -> labels that the checkpoint was trained with, as its configuration states them."""
     hierarchy = config.get("label_hierarchy")
     stated = config.get("trained_labels") or (hierarchy or {}).get("trained_labels") or hierarchy or {}
     if not isinstance(stated, dict):
@@ -167,7 +170,7 @@ def trained_labels(config: Mapping[str, Any]) -> dict[str, list[str]]:
 
 
 def license_rows(content: Any) -> list[dict[str, str]]:
-    """One row per part with its licence: the code, the weights, and every source of training images."""
+    """Return one row per part with its license: the code, the weights, and every source of training images."""
     rows = [
         {"part": "code", "license": "Apache-2.0", "modality": "", "remarks": "this package"},
         {
@@ -184,7 +187,7 @@ def license_rows(content: Any) -> list[dict[str, str]]:
 
 
 def taxonomy_counts() -> dict[str, int]:
-    """Sizes of the label taxonomy, and how many of its codes nobody has checked."""
+    """Return the sizes of the label taxonomy, and how many of its codes are unverified."""
     from ..taxonomy import load_taxonomy
 
     taxonomy = load_taxonomy()
@@ -197,7 +200,7 @@ def taxonomy_counts() -> dict[str, int]:
 
 
 def _json(path: Path) -> Any:
-    """Parsed content of a file, `None` if there is none that can be read."""
+    """Return the parsed content of a file, `None` if it cannot be read."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):

@@ -1,19 +1,20 @@
 # Copyright 2026 The MedGLIP authors. Licensed under the Apache License, Version 2.0.
-"""One box for a structure that a patient has one of: the taxonomy knows which, the scores and sizes say which box."""
+"""Keep one box of a structure that a patient has one of. The taxonomy lists these structures."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol, TypeVar
 
+from ..boxes import containment
 from ..taxonomy import load_taxonomy
 from .results import GroundedBox
 from .volume_results import VolumeBox
 
 
-# A lower-scored box of a label is left out if this share of the smaller box lies inside a better one of the label.
+# A box is dropped if this share of the smaller one lies inside a better box of its label.
 NESTED_SHARE = 0.8
-# Boxes in space that reach this share of a label's best score compete for its place.
+# Boxes in space that reach this share of a label's best score are candidates for its one box.
 CLOSE_SCORE = 0.8
 
 
@@ -39,14 +40,17 @@ def best_in_image(boxes: Sequence[GroundedBox], modality: str | None = None) -> 
     """Keep the best box of single structures, and of others no box that lies inside a better one of its label.
 
     Args:
-        boxes: of one image, best score first. modality (`str`, *optional*): resolves labels with several meanings.
+        boxes (`Sequence[GroundedBox]`): of one image, best score first.
+        modality (`str`, *optional*): resolves labels with several meanings.
     """
     best = _best_of_single(boxes, modality, lambda box: box.score)
-    kept: list[GroundedBox] = []
+    results: list[GroundedBox] = []
     for box in best:
-        if not any(box.label == other.label and _nested(box, other) for other in kept):
-            kept.append(box)
-    return tuple(kept)
+        if not any(
+            box.label == other.label and containment(box.xyxy, other.xyxy) >= NESTED_SHARE for other in results
+        ):
+            results.append(box)
+    return tuple(results)
 
 
 def best_in_volume(boxes: Sequence[VolumeBox], modality: str | None = None) -> tuple[VolumeBox, ...]:
@@ -55,7 +59,8 @@ def best_in_volume(boxes: Sequence[VolumeBox], modality: str | None = None) -> t
     Of boxes that score nearly as well, one that many slices show counts more than a few lucky slices elsewhere.
 
     Args:
-        boxes: of one volume, best score first. modality (`str`, *optional*): resolves labels with several meanings.
+        boxes (`Sequence[VolumeBox]`): of one volume, best score first.
+        modality (`str`, *optional*): resolves labels with several meanings.
     """
     return _best_of_single(boxes, modality, lambda box: box.score * box.slices**0.5)
 
@@ -69,14 +74,6 @@ def _best_of_single(
         least = CLOSE_SCORE * max(box.score for box in own)
         best[label] = max((box for box in own if box.score >= least), key=rank)
     return tuple(box for box in boxes if best.get(box.label, box) is box)
-
-
-def _nested(box: GroundedBox, other: GroundedBox) -> bool:
-    left, top, right, bottom = box.xyxy
-    width = min(right, other.xyxy[2]) - max(left, other.xyxy[0])
-    height = min(bottom, other.xyxy[3]) - max(top, other.xyxy[1])
-    smaller = min(box.bbox[2] * box.bbox[3], other.bbox[2] * other.bbox[3])
-    return max(width, 0.0) * max(height, 0.0) >= NESTED_SHARE * smaller
 
 
 __all__ = ["NESTED_SHARE", "best_in_image", "best_in_volume", "single_labels"]

@@ -18,7 +18,7 @@ from ..errors import one_line
 from ..volumes.geometry import corners_lps
 from ..volumes.source import VolumeSource
 from .files import to_json, write_text
-from .overlay import label_colours
+from .overlay import label_colors
 from .volume_results import VolumeBox, VolumeResult
 
 
@@ -115,7 +115,7 @@ def write_color_table(labels: Sequence[str], path: str | Path) -> Path:
         `MedGlipError`: the file cannot be written.
     """
     lines = ["# values of the label map", "0 background 0 0 0 0"]
-    for value, (label, color) in enumerate(label_colours(labels).items(), start=1):
+    for value, (label, color) in enumerate(label_colors(labels).items(), start=1):
         red, green, blue = (int(color[start : start + 2], 16) for start in (1, 3, 5))
         lines.append(f"{value} {'_'.join(one_line(label, 120).split()).lstrip('#') or '_'} {red} {green} {blue} 255")
     return write_text(path, "\n".join(lines) + "\n")

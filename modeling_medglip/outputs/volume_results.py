@@ -1,20 +1,26 @@
 # Copyright 2026 The MedGLIP authors. Licensed under the Apache License, Version 2.0.
-"""Boxes in space as plain data, and the `*.boxes.json` files that hold them."""
+"""The boxes of a volume, and the `*.boxes.json` files that hold them."""
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import permutations
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ..errors import MedGlipError
 from ..volumes.linking import SliceBox
+from .base import BaseResult
 from .files import to_json, write_text
-from .results import SCHEMA, labels_without_box, validate_boxes
+from .results import SCHEMA, rounded, validate_boxes
+
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 
 Corner = tuple[float, float, float]
@@ -23,22 +29,25 @@ MEANING = {
     "box_ijk": "edges in voxels of the file's own grid: i1 j1 k1 i2 j2 k2, voxel 0 covers 0 to 1",
     "corners_lps_mm": "mm, x to the patient's left, y to the back, z to the head",
     "size_lps_mm": "mm from side to side, from front to back, from feet to head",
-    "label_values": "of the label map that --write nifti makes",
-    "best_slices": "pictures of the box's plane, from 0 at the patient's right, front or feet",
+    "label_values": "of the label map, a file of its own (.boxes.nii.gz)",
+    "best_slices": "slices of the box's plane, from 0 at the patient's right, front or feet",
 }
 
 
 @dataclass(frozen=True)
 class VolumeBox:
-    """One found box in space.
+    """One box in a volume.
 
-    Attributes:
-        label: the caller's own string. score: 0 to 1.
-        box_ijk: (i1, j1, k1, i2, j2, k2) in voxels of the file's own grid, edges: voxel 0 covers 0 to 1.
-        corners_lps_mm: 8 corners in LPS mm (DICOM's patient frame); i runs fastest, then j, then k.
-        plane: whose pictures were looked at. slices: how many of them show the box. best: up to three of these with
-            the best scores, with their indices (along the LPS axis that the plane cuts) and boxes.
-        label_id, category, region, trained: as in [`~modeling_medglip.outputs.results.GroundedBox`].
+    Args:
+        label (`str`): as the user wrote it.
+        score (`float`): 0 to 1.
+        box_ijk (`tuple`): (i1, j1, k1, i2, j2, k2) in voxels of the file's grid, edges: voxel 0 covers 0 to 1.
+        corners_lps_mm (`tuple`): 8 corners in LPS mm (DICOM's patient frame); i runs fastest, then j, then k.
+        plane (`str`): the plane of the slices that were searched.
+        slices (`int`): how many slices show the box.
+        best (`tuple[SliceBox, ...]`): up to three of these with the best scores, with their indices (along the LPS
+            axis normal to the plane) and boxes.
+        label_id, category, region, trained (*optional*): see [`~modeling_medglip.outputs.results.GroundedBox`].
     """
 
     label: str
@@ -54,10 +63,16 @@ class VolumeBox:
     trained: bool | None = None
 
     @property
-    def centre_lps_mm(self) -> Corner:
-        """Middle of the box in LPS mm."""
+    def center_lps_mm(self) -> Corner:
+        """Center of the box in LPS mm."""
         x, y, z = (sum(corner[axis] for corner in self.corners_lps_mm) / 8 for axis in range(3))
         return x, y, z
+
+    @property
+    def centre_lps_mm(self) -> Corner:
+        """The old name of `center_lps_mm`."""
+        warnings.warn("VolumeBox.centre_lps_mm is now center_lps_mm", FutureWarning, stacklevel=2)
+        return self.center_lps_mm
 
     @property
     def size_lps_mm(self) -> Corner:
@@ -71,7 +86,7 @@ class VolumeBox:
 
 @dataclass(frozen=True)
 class VolumeInfo:
-    """What a result says about its volume: base name of the file, voxels and mm along the array's axes, modality."""
+    """The volume of a result: base name of the file, voxels and mm along the array's axes, modality."""
 
     file: str
     shape: tuple[int, int, int]
@@ -80,16 +95,19 @@ class VolumeInfo:
 
 
 @dataclass(frozen=True)
-class VolumeResult:
-    """The boxes of one volume.
+class VolumeResult(BaseResult):
+    """The boxes of one volume. `print` shows them as a table.
 
-    Attributes:
-        model: name of the checkpoint. image: see [`VolumeInfo`]. prompt: as the caller gave it.
-        trained: as in [`~modeling_medglip.outputs.results.GroundingResult`].
-        boxes: best score first. plane: the plane that was looked at (`"all"`: a consensus of three).
-        slice_boxes: plane -> label -> the boxes of single pictures that were linked; not stored.
-        slices, seconds: how many pictures were looked at, and how long that took; not stored.
-        modality_source, modality_probability, warnings: as in [`~modeling_medglip.outputs.results.GroundingResult`].
+    Args:
+        model (`str`): name of the checkpoint.
+        image ([`VolumeInfo`]): the volume.
+        prompt (`str`): as the user gave it.
+        boxes (`tuple[VolumeBox, ...]`): best score first.
+        plane (`str`): the plane that was searched (`"all"`: a consensus of three).
+        slice_boxes (`Mapping`): plane -> label -> the boxes of single slices before linking; not stored.
+        slices (`int`), seconds (`float`): how many slices were searched, and how long that took; not stored.
+        modality_source, modality_probability, warnings, trained: see
+            [`~modeling_medglip.outputs.results.GroundingResult`].
     """
 
     model: str
@@ -105,51 +123,76 @@ class VolumeResult:
     warnings: tuple[str, ...] = field(default=(), compare=False)
     trained: Mapping[str, bool | None] = field(default_factory=dict)
 
-    @property
-    def label_values(self) -> dict[str, int]:
-        """Label -> its value in a label map: 1 for the first label that was asked for, and so on."""
-        return {label: value for value, label in enumerate(self.trained, start=1)}
+    def heading(self, name: str | None = None) -> str:
+        """Return the first line of the text: name of the input, modality and shape in voxels."""
+        return f"{name or self.image.file}  [{self.image.modality}, {'x'.join(map(str, self.image.shape))}]"
 
-    @property
-    def not_found(self) -> tuple[str, ...]:
-        """The labels that were asked for and have no box, in the order of the prompt."""
-        return labels_without_box(self.trained, self.boxes)
+    def _cells(self) -> tuple[Sequence[str], list[list[str]]]:
+        cells = [
+            [" ".join(f"{value:.0f}" for value in values) for values in (box.center_lps_mm, box.size_lps_mm)]
+            + [str(box.slices)]
+            for box in self.boxes
+        ]
+        return ("center, LPS mm", "size, LR AP HF mm", "slices"), cells
 
+    def _position(self, box: VolumeBox) -> dict[str, Any]:
+        return {
+            "box_ijk": rounded(box.box_ijk),
+            "center_lps_mm": rounded(box.center_lps_mm),
+            "size_lps_mm": rounded(box.size_lps_mm),
+        }
 
-def volume_to_dict(result: VolumeResult) -> dict[str, Any]:
-    """The content of a `*.boxes.json` file, which says itself what its numbers mean. Voxels are rounded to 2 digits,
-    mm to 3, scores to 4.
+    def plot(self, volume: Any, window: tuple[float, float] = (40.0, 400.0)) -> Image.Image | None:
+        """Draw the slices that show each label best.
 
-    `bbox` is the box in the plane of the array's first two axes, so that readers of 2-D files find what they expect.
-    """
-    width, height, depth = result.image.shape
-    boxes = []
-    for box in result.boxes:
-        i1, j1, k1, i2, j2, k2 = (round(value, 2) for value in box.box_ijk)
-        entry: dict[str, Any] = {"label": box.label, "score": round(box.score, 4)}
-        entry["bbox"] = [i1, j1, round(i2 - i1, 2), round(j2 - j1, 2)]
-        entry["box_ijk"] = [i1, j1, k1, i2, j2, k2]
-        entry["corners_lps_mm"] = [[round(value, 3) for value in corner] for corner in box.corners_lps_mm]
-        entry["size_lps_mm"] = [round(value, 2) for value in box.size_lps_mm]
-        entry.update(plane=box.plane, slices=box.slices, best_slices=[shown.index for shown in box.best])
-        entry.update(label_id=box.label_id, category=box.category, region=box.region)
-        entry |= {"trained": box.trained} if result.trained else {}
-        boxes.append(entry)
-    image = {"file": result.image.file, "width": width, "height": height, "depth": depth}
-    image |= {"modality": result.image.modality, "spacing_mm": [round(value, 4) for value in result.image.spacing_mm]}
-    content = {"schema": SCHEMA, "model": result.model, "image": image, "prompt": result.prompt}
-    asked: dict[str, Any] = {}
-    if result.trained:
-        asked = {"trained": dict(result.trained), "not_found": list(result.not_found)}
-        asked["label_values"] = result.label_values
-    return {**content, **asked, "plane": result.plane, "meaning": MEANING, "boxes": boxes}
+        Args:
+            volume (`str`, `Path`, [`Volume`], [`VolumeSource`] or image of nibabel): what was grounded. A result
+                does not keep it: it may be large.
+            window (`tuple[float, float]`, *optional*, defaults to `(40, 400)`): (center, width) in HU of CT.
+
+        Returns:
+            `PIL.Image.Image`: RGB; `None` if there is no box.
+        """
+        from ..volumes.inputs import as_source
+        from .montage import draw_montage
+
+        labels = list(self.trained)
+        return draw_montage(as_source(volume), self.boxes, labels, self.image.modality, self.not_found, window)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the content of a `*.boxes.json` file, which says itself what its numbers mean.
+
+        Voxels are rounded to 2 digits, mm to 3, scores to 4. `bbox` is the box in the plane of the array's first two
+        axes, so that readers of 2-D files find what they expect.
+        """
+        width, height, depth = self.image.shape
+        boxes = []
+        for box in self.boxes:
+            i1, j1, k1, i2, j2, k2 = rounded(box.box_ijk)
+            entry: dict[str, Any] = {"label": box.label, "score": round(box.score, 4)}
+            entry["bbox"] = [i1, j1, round(i2 - i1, 2), round(j2 - j1, 2)]
+            entry["box_ijk"] = [i1, j1, k1, i2, j2, k2]
+            entry["corners_lps_mm"] = [rounded(corner, 3) for corner in box.corners_lps_mm]
+            entry["size_lps_mm"] = rounded(box.size_lps_mm)
+            entry.update(plane=box.plane, slices=box.slices, best_slices=[shown.index for shown in box.best])
+            entry.update(label_id=box.label_id, category=box.category, region=box.region)
+            entry |= {"trained": box.trained} if self.trained else {}
+            boxes.append(entry)
+        image = {"file": self.image.file, "width": width, "height": height, "depth": depth}
+        image |= {"modality": self.image.modality, "spacing_mm": rounded(self.image.spacing_mm, 4)}
+        content = {"schema": SCHEMA, "model": self.model, "image": image, "prompt": self.prompt}
+        asked: dict[str, Any] = {}
+        if self.trained:
+            asked = {"trained": dict(self.trained), "not_found": list(self.not_found)}
+            asked["label_values"] = self.label_values
+        return {**content, **asked, "plane": self.plane, "meaning": MEANING, "boxes": boxes}
 
 
 def write_volume_boxes(result: VolumeResult, path: str | Path) -> Path:
     """Write a `*.boxes.json` file.
 
     Raises:
-        `MedGlipError`: the result is not valid (a box outside its volume ...) or the place cannot be written to.
+        `MedGlipError`: the result is not valid (a box outside its volume ...) or the file cannot be written.
     """
     return write_text(path, volume_boxes_json(result, Path(path).name))
 
@@ -160,7 +203,7 @@ def volume_boxes_json(result: VolumeResult, name: str = "boxes") -> str:
     Raises:
         `MedGlipError`: the result is not valid (a box outside its volume ...); names `name`.
     """
-    content = volume_to_dict(result)
+    content = result.to_dict()
     validate_boxes(content, name)
     depth = content["image"]["depth"]
     for number, box in enumerate(content["boxes"]):
@@ -170,4 +213,4 @@ def volume_boxes_json(result: VolumeResult, name: str = "boxes") -> str:
     return to_json(content)
 
 
-__all__ = ["VolumeBox", "VolumeInfo", "VolumeResult", "volume_boxes_json", "volume_to_dict", "write_volume_boxes"]
+__all__ = ["VolumeBox", "VolumeInfo", "VolumeResult", "volume_boxes_json", "write_volume_boxes"]

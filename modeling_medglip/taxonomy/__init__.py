@@ -1,7 +1,7 @@
 # Copyright 2026 The MedGLIP authors. Licensed under the Apache License, Version 2.0.
 """The label taxonomy: 198 labels in 38 anatomical categories in 6 body regions, and the phrases that mean them.
 
-The data and its doubts are in `taxonomy.yaml`; it is read once, on first use.
+The data is in `taxonomy.yaml`, with notes on what is uncertain; it is read once, on first use.
 
 ```python
 >>> from modeling_medglip.taxonomy import load_taxonomy
@@ -48,8 +48,8 @@ class Taxonomy:
     """The whole taxonomy with its look-ups. Made by [`load_taxonomy`].
 
     Attributes:
-        regions, categories, labels, extensions: read-only mappings from id to object; `labels` holds the 198.
-        ambiguous: phrases that are known to have several meanings, with the ids of those labels.
+        regions, categories, labels, extensions (`Mapping[str, Any]`): id -> object, read-only; `labels` holds the 198.
+        ambiguous (`Mapping[str, tuple[str, ...]]`): phrases with several meanings, and the ids of those labels.
     """
 
     regions: Mapping[str, Region]
@@ -131,7 +131,7 @@ class Taxonomy:
         return None if key == normalize_phrase(phrase) else key
 
     def _key(self, phrase: str) -> str:
-        """The normal form of a phrase under which it is known, its plain normal form if it is not."""
+        """Return the normal form under which the taxonomy lists a phrase, its plain normal form if it does not."""
         plain = normalize_phrase(phrase)
         foreign = (reading for language in self._languages for reading in language.readings(phrase))
         keys = map(normalize_phrase, (plain, BOTH_SIDES.sub(" ", plain), *foreign))
@@ -190,7 +190,7 @@ def _read_only(languages: tuple[Language, ...], *parts: dict[str, Any]) -> Taxon
 
 
 def _usual(labels: tuple[Label, ...], modality: str | None) -> tuple[Label, ...]:
-    """Those labels that are usual in a modality, all of them where none is given."""
+    """Return the labels that are usual in a modality, all of them without one."""
     if modality is None:
         return labels
     name = resolve_modality(modality)
@@ -205,7 +205,7 @@ def load_taxonomy() -> Taxonomy:
 
 
 def means_a_side(phrase: str) -> bool:
-    """Whether a phrase names a side, or may be short for one that does (`"LV"`): mirrored, it means another thing."""
+    """Return whether a phrase names a side or abbreviates one (`"LV"`), so that a flip changes what it means."""
     return names_a_side(phrase) or any(names_a_side(label.name) for label in load_taxonomy().candidates(phrase))
 
 
@@ -238,7 +238,7 @@ def taxonomy_from_document(document: Mapping[str, Any]) -> Taxonomy:
 
 
 def _phrase_index(labels: Iterable[Label], ambiguous: Mapping[str, tuple[str, ...]]) -> dict[str, tuple[str, ...]]:
-    """Map each normalised phrase to the ids it means."""
+    """Map each normalized phrase to the ids it means."""
     index = {normalize_phrase(phrase): ids for phrase, ids in ambiguous.items()}
     listed = frozenset(index)
     for label in labels:
@@ -252,7 +252,7 @@ def _phrase_index(labels: Iterable[Label], ambiguous: Mapping[str, tuple[str, ..
 
 
 def _group_index(terms: Iterable[Mapping[str, Any]], entries: Entries) -> dict[str, tuple[str, ...]]:
-    """Map each normalised term to the ids it covers. The first wins: named groups, pairs, categories, regions."""
+    """Map each normalized term to the ids it covers. The first wins: named groups, pairs, categories, regions."""
     labels = tuple(entries.labels.values())
     groups: dict[str, tuple[str, ...]] = {}
     for row in terms:
@@ -284,7 +284,7 @@ def _pairs(labels: Iterable[Label]) -> dict[str, tuple[str, ...]]:
 
 
 def _members(row: Mapping[str, Any], labels: Iterable[Label]) -> tuple[str, ...]:
-    """Ids of a group, in the file's order."""
+    """Return the ids of a group, in the order of the file."""
     patterns = row.get("members", ())
     ids = tuple(
         label.id

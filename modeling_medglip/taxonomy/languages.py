@@ -49,7 +49,7 @@ class Language:
                 yield " ".join(part for part in (*sides, self.names.get(name, name), number) if part)
 
     def _words(self, text: str) -> list[str]:
-        """The words of a text that say something."""
+        """Return the words of a text without articles and prepositions."""
         fillers = "|".join(map(re.escape, self.fillers))
         return side_words(re.sub(rf"\b(?:{fillers})\b", " ", text).split())
 

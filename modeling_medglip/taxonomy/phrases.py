@@ -106,7 +106,7 @@ def side_words(tokens: list[str]) -> list[str]:
 
 
 def _side_word(tokens: list[str], index: int) -> str:
-    """The token at an index, written out if it is short for a side."""
+    """Return the token at an index, written out if it abbreviates a side."""
     token = tokens[index]
     if token in _SIDE_WORDS:
         return _SIDE_WORDS[token]
@@ -120,7 +120,7 @@ def _side_word(tokens: list[str], index: int) -> str:
 
 
 def side_of(phrase: str) -> str | None:
-    """The side that a phrase names, `"left"` or `"right"`; `None` for none or both.
+    """Return the side that a phrase names, `"left"` or `"right"`; `None` for none or both.
 
     `"Kidney_L"`, `"lt lung"`, `"right-sided effusion"` and `"rib 5 (right)"` have one.
     """

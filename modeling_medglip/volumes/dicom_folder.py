@@ -94,10 +94,10 @@ def find_series(
     others = len(files) - len(images) - len(broken)
     if broken and not resample:
         told = f"{one_line(broken[0].path.name, 60)}: is {'empty' if broken[0].kind == EMPTY else 'damaged'}"
-        raise MedGlipError(f"{name}: {told}, and may be a slice: mend or remove it, or leave it out (--resample)")
+        raise MedGlipError(f"{name}: {told}, and may be a slice: repair or remove it, or leave it out (resample=True)")
     patients = {file.patient for file in images if not file.flat}
     if len(patients) > 1 and not several_patients:
-        told = f"holds files of {len(patients)} patients: give a folder for each, or --several-patients"
+        told = f"holds files of {len(patients)} patients: give a folder for each, or pass several_patients=True"
         raise MedGlipError(f"{name}: {told}")
     groups: dict[tuple[Any, ...], list[_File]] = {}
     for file in images:

@@ -45,7 +45,7 @@ ORIENTATION_TOLERANCE = 1e-3
 SPACING_TOLERANCE_MM = 1e-3
 # The cosine between the normals of a scout and the slices is below this.
 MAX_SCOUT_COSINE = 0.98
-FRAME_BY_FRAME = "ground its frames one by one (--frame)"
+FRAME_BY_FRAME = "ground its frames one by one (frame=)"
 # Required elements: their names in messages and how many numbers they hold.
 REQUIRED = {
     "ImageOrientationPatient": ("orientation", 6),
@@ -367,7 +367,7 @@ def _uneven(along: NDArray[np.float64], planes: Sequence[_Plane]) -> str:
         return ""
     name = planes[int(wrong[0]) if len(wrong) else int(np.flatnonzero(off)[0]) - 1].piece.name
     span = f"distances of slices from {distances.min():.2f} to {distances.max():.2f} mm"
-    return f"{span}, the first uneven one after {name}: slices are missing, or --resample them"
+    return f"{span}, the first uneven one after {name}: slices are missing, or interpolate them (resample=True)"
 
 
 def _step(planes: Sequence[_Plane], along: NDArray[np.float64]) -> tuple[NDArray[np.float64], tuple[Any, ...]]:

@@ -344,32 +344,6 @@ def box_voxels(box_ijk: Sequence[float], shape: Sequence[int]) -> tuple[slice, s
     return i, j, k
 
 
-def box_iou(first: Sequence[float], other: Sequence[float]) -> float:
-    """Return the IoU of two boxes of any number of axes: all low edges, then all high edges."""
-    common = _common(first, other)
-    total = _size(first) + _size(other) - common
-    return common / total if total > 0 else 0.0
-
-
-def box_containment(first: Sequence[float], other: Sequence[float]) -> float:
-    """Return the share of the smaller of two boxes that lies in the other."""
-    smaller = min(_size(first), _size(other))
-    return _common(first, other) / smaller if smaller > 0 else 0.0
-
-
-def _common(first: Sequence[float], other: Sequence[float]) -> float:
-    """Size of the overlap of two boxes."""
-    axes = len(first) // 2
-    sides = (min(first[n + axes], other[n + axes]) - max(first[n], other[n]) for n in range(axes))
-    return math.prod(max(side, 0.0) for side in sides)
-
-
-def _size(box: Sequence[float]) -> float:
-    """Area or volume of a box."""
-    axes = len(box) // 2
-    return math.prod(box[n + axes] - box[n] for n in range(axes))
-
-
 def _axes(plane: str) -> tuple[int, int, int, bool]:
     if plane not in _PLANE_AXES:
         raise ValueError(f"plane {plane!r}: choose one of {', '.join(PLANES)}")
@@ -385,8 +359,6 @@ __all__ = [
     "Volume",
     "affine_fault",
     "axcodes_affine",
-    "box_containment",
-    "box_iou",
     "box_voxels",
     "closest_axes",
     "corners_lps",

@@ -16,17 +16,20 @@ from .reader import is_volume_file
 from .source import VolumeSource, open_volume
 
 
-def as_source(volume: Any, number: int | None = None) -> VolumeSource:
-    """Whatever is grounded, picture by picture.
+def as_source(
+    volume: Any, number: int | None = None, resample: bool = False, several_patients: bool = False
+) -> VolumeSource:
+    """Open whatever [`~modeling_medglip.ground_volume`] takes.
 
     Args:
-        number: which volume of a 4-D one, counted from 1.
+        number (`int`, *optional*): which volume of a 4-D one, counted from 1.
+        resample, several_patients (`bool`, *optional*, defaults to `False`): see [`open_path`].
 
     Raises:
         `UsageError`: something else, or a number for what is not 4-D. `MedGlipError`: it cannot be read or used.
     """
     if isinstance(volume, (str, Path)):
-        return open_path(Path(volume), number)
+        return open_path(Path(volume), number, resample, several_patients)
     if hasattr(volume, "affine") and hasattr(volume, "dataobj"):
         return _of_nibabel(volume, number)
     if not isinstance(volume, (VolumeSource, Volume)):
@@ -37,8 +40,15 @@ def as_source(volume: Any, number: int | None = None) -> VolumeSource:
     return volume if isinstance(volume, VolumeSource) else VolumeSource(volume)
 
 
-def open_path(path: Path, number: int | None = None) -> VolumeSource:
-    """A volume file, a multi-frame DICOM file, or the only series of a DICOM folder.
+def open_path(
+    path: Path, number: int | None = None, resample: bool = False, several_patients: bool = False
+) -> VolumeSource:
+    """Open a volume file, a multi-frame DICOM file, or the only series of a DICOM folder.
+
+    Args:
+        number (`int`, *optional*): which volume of a 4-D file, counted from 1.
+        resample (`bool`, *optional*, defaults to `False`): interpolate uneven, missing or damaged slices of a series.
+        several_patients (`bool`, *optional*, defaults to `False`): take a folder with files of several patients.
 
     Raises:
         `MedGlipError`: it cannot be read, or the folder has several series; names it.
@@ -54,14 +64,14 @@ def open_path(path: Path, number: int | None = None) -> VolumeSource:
         if not holds_slices(path):
             told = "holds no slices with a place in space: give the folder of its series, or ground it as an image"
             raise MedGlipError(f"{name}: {told}")
-        return open_series(FoundSeries((path,)), path.name)
-    found = find_series(path)
+        return open_series(FoundSeries((path,)), path.name, resample)
+    found = find_series(path, several_patients, resample)
     series = [one for one in found if not one.flat] or found
     if len(series) > 1:
         numbers = ", ".join("none" if one.number is None else str(one.number) for one in series[:8])
         how = "choose one with modeling_medglip.volumes.dicom_folder.find_series and open_series"
         raise MedGlipError(f"{name}: holds {len(series)} series (numbers {numbers}): {how}")
-    return open_series(series[0], path.resolve().name)
+    return open_series(series[0], path.resolve().name, resample)
 
 
 def _of_nibabel(image: Any, number: int | None) -> VolumeSource:

@@ -85,7 +85,7 @@ def _swapped(sided: Sequence[_SidedBox]) -> Iterator[str]:
     for left, right in product(sided, sided):
         if (left.side, right.side) != ("left", "right"):
             continue
-        same = left.pair == right.pair and left.box.centre_lps_mm[0] <= right.box.centre_lps_mm[0]
+        same = left.pair == right.pair and left.box.center_lps_mm[0] <= right.box.center_lps_mm[0]
         other = left.paired and right.paired and left.extent[1] < right.extent[0]
         if same or other:
             yield f"{left.name} lies to the patient's right of {right.name}: check the orientation of the file"

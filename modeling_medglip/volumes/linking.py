@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .geometry import box_containment, box_iou
+from ..boxes import containment, iou
 
 
 # Boxes of neighboring slices belong together from this IoU on, or if this share of the smaller box lies in the other.
@@ -110,7 +110,7 @@ def _distinct(boxes: Sequence[SliceBox]) -> list[SliceBox]:
     kept_boxes: list[SliceBox] = []
     for box in sorted(boxes, key=lambda b: (-b.score, b.box)):
         better = (other for other in kept_boxes if box.score < MERGE_SCORE_RATIO * other.score)
-        if not any(box_containment(box.box, other.box) >= MERGE_CONTAINMENT_THRESHOLD for other in better):
+        if not any(containment(box.box, other.box) >= MERGE_CONTAINMENT_THRESHOLD for other in better):
             kept_boxes.append(box)
     return kept_boxes
 
@@ -139,9 +139,9 @@ def _extend(active: list[list[SliceBox]], boxes: Sequence[SliceBox]) -> list[lis
 
 def _link_overlap(first: Sequence[float], other: Sequence[float]) -> float:
     """Return the IoU of two boxes, 0 where they do not belong together."""
-    iou = box_iou(first, other)
-    linked = iou >= LINK_IOU_THRESHOLD or box_containment(first, other) >= LINK_CONTAINMENT_THRESHOLD
-    return iou if linked else 0.0
+    overlap = iou(first, other)
+    linked = overlap >= LINK_IOU_THRESHOLD or containment(first, other) >= LINK_CONTAINMENT_THRESHOLD
+    return overlap if linked else 0.0
 
 
 def _trim_ends(boxes: list[SliceBox]) -> Tracklet:
@@ -172,7 +172,7 @@ def _shows_same(tracklet: Tracklet, better: Tracklet, gap: int) -> bool:
     """Whether two tracklets share or neighbor slices, and the smaller extent lies mostly in the other."""
     if tracklet.first > better.last + gap + 1 or better.first > tracklet.last + gap + 1:
         return False
-    return box_containment(tracklet.extent, better.extent) >= MERGE_CONTAINMENT_THRESHOLD
+    return containment(tracklet.extent, better.extent) >= MERGE_CONTAINMENT_THRESHOLD
 
 
 def _union(first: Tracklet, other: Tracklet) -> Tracklet:

@@ -1,8 +1,9 @@
 # Copyright 2026 The MedGLIP authors. Licensed under the Apache License, Version 2.0.
-"""Loading checkpoints, good and bad, and grounding one picture."""
+"""Loading checkpoints, good and bad, and grounding one image."""
 
 from __future__ import annotations
 
+import inspect
 import json
 import pickle
 import shutil
@@ -12,15 +13,25 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from modeling_medglip import grounding
+from modeling_medglip import ground_volume, grounding
 from modeling_medglip.errors import CheckpointError, MedGlipError, PickledCheckpointError, UsageError
 from modeling_medglip.grounding import Grounder, choose_modality, ground_image, load, prompt_labels, resolve_device
+from modeling_medglip.io.image import read_image
 from modeling_medglip.io.image_record import ReadImage
-from modeling_medglip.outputs.results import result_to_dict, validate_boxes
+from modeling_medglip.outputs.results import validate_boxes
+from modeling_medglip.questions import make_question
 from modeling_medglip.trained_labels import TrainedLabels
+from tests.modeling_medglip.image_files import chunk, png, tiff
 from tests.modeling_medglip.tiny_checkpoint import biased_router, save_tiny_checkpoint
+
+
+GREY = np.arange(20 * 30, dtype=np.uint8).reshape(20, 30)
+DEEP = GREY.astype(np.uint16) * 200
+EXIF = Image.Exif()
+EXIF[0x0112] = 6
 
 
 @pytest.fixture(scope="module")
@@ -230,21 +241,21 @@ class TestModality:
         processor = grounder.processor.image_processor
         monkeypatch.setattr(processor, "router", biased_router("ct", 0.6))
         name, _, _, notes = choose_modality(grounder, picture())
-        assert name == "ct" and "only 0.60: state it with --modality" in notes[0]
+        assert name == "ct" and "only 0.60: state it with modality=" in notes[0]
         assert choose_modality(grounder, picture(modality="fundus"))[3] == ()
 
     def test_without_router_or_expert(self, grounder: Grounder, monkeypatch: pytest.MonkeyPatch) -> None:
         with pytest.raises(MedGlipError, match="tiny has no expert for mri: it has ct, fundus"):
             choose_modality(grounder, picture(modality="mri"))
         monkeypatch.setattr(grounder.processor.image_processor, "router", None)
-        with pytest.raises(MedGlipError, match="give --modality, one of ct, fundus"):
+        with pytest.raises(MedGlipError, match="give modality=, one of ct, fundus"):
             choose_modality(grounder, picture())
 
 
 class TestGrounding:
     def test_boxes_are_valid_and_know_the_taxonomy(self, grounder: Grounder) -> None:
         result = ground_image(
-            grounder, picture(modality="ct", spacing_mm=(1.0, 2.0)), "Liver. odd thing", threshold=0.1
+            picture(modality="ct", spacing_mm=(1.0, 2.0)), "Liver. odd thing", model=grounder, threshold=0.1
         )
         assert result.boxes and result.image.modality == "ct" and result.image.spacing_mm == (1.0, 2.0)
         assert {box.label for box in result.boxes} <= {"Liver", "odd thing"}
@@ -255,38 +266,38 @@ class TestGrounding:
             assert -0.01 <= left < right <= 60.01 and -0.01 <= top < bottom <= 40.01
             expected = ("liver", "abdomen") if box.label == "Liver" else (None, None)
             assert (box.label_id, box.region) == expected
-        validate_boxes(result_to_dict(result))
+        validate_boxes(result.to_dict())
 
     def test_deterministic(self, grounder: Grounder) -> None:
-        first, second = (ground_image(grounder, picture(), "liver", "ct", 0.1) for _ in range(2))
+        first, second = (ground_image(picture(), "liver", "ct", grounder, threshold=0.1) for _ in range(2))
         assert first == second and first.boxes
 
     def test_a_high_threshold_leaves_nothing(self, grounder: Grounder) -> None:
-        assert ground_image(grounder, picture(), "liver", "ct", 1.0).boxes == ()
+        assert ground_image(picture(), "liver", "ct", grounder, threshold=1.0).boxes == ()
 
     def test_warnings_are_collected(self, grounder: Grounder) -> None:
-        result = ground_image(grounder, picture(modality="ct", warnings=("from reading",)), "liver")
+        result = ground_image(picture(modality="ct", warnings=("from reading",)), "liver", model=grounder)
         assert result.warnings[0] == "from reading" and "pixels look like" in result.warnings[1]
         assert result.modality_source == "header"
 
     def test_unknown_words_are_warned_of(self, grounder: Grounder) -> None:
-        result = ground_image(grounder, picture(modality="fundus"), "liver. \u2603")
+        result = ground_image(picture(modality="fundus"), "liver. \u2603", model=grounder)
         unknown, untrained = result.warnings
         assert unknown == "label '\u2603' has no word that the language encoder knows: boxes mean nothing"
         assert untrained.startswith("not trained in fundus: liver, \u2603: boxes for them may mean nothing")
 
     def test_failures_name_the_file(self, grounder: Grounder) -> None:
         with pytest.raises(MedGlipError, match="^scan.png: checkpoint tiny has no expert") as caught:
-            ground_image(grounder, picture(modality="mri"), "liver")
+            ground_image(picture(modality="mri"), "liver", model=grounder)
         assert not isinstance(caught.value, UsageError)
         with pytest.raises(MedGlipError, match="^scan.png: the label .* tokens"):
-            ground_image(grounder, picture(), "liver " * 300, "ct")
+            ground_image(picture(), "liver " * 300, "ct", grounder)
         with pytest.raises(UsageError, match="unknown modality"):
-            ground_image(grounder, picture(), "liver", "pet")
+            ground_image(picture(), "liver", "pet", grounder)
 
     def test_many_labels(self, grounder: Grounder) -> None:
         prompt = ". ".join(f"left lung {number}" for number in range(60))
-        assert ground_image(grounder, picture(), prompt, "ct", 0.1, 0.1).boxes
+        assert ground_image(picture(), prompt, "ct", grounder, threshold=0.1, untrained_threshold=0.1).boxes
 
 
 class TestTrained:
@@ -295,15 +306,15 @@ class TestTrained:
     PROMPT = "liver. LIVER tissue. the spleen. optic disc"
 
     def test_every_label_and_box_says_whether_it_was_trained(self, grounder: Grounder) -> None:
-        result = ground_image(grounder, picture(), self.PROMPT, "ct", 0.1, 0.1)
+        result = ground_image(picture(), self.PROMPT, "ct", grounder, threshold=0.1, untrained_threshold=0.1)
         assert result.trained == {"liver": True, "LIVER tissue": False, "the spleen": True, "optic disc": False}
         assert {box.label: box.trained for box in result.boxes} == result.trained
-        content = result_to_dict(result)
+        content = result.to_dict()
         validate_boxes(content)
         assert content["trained"] == result.trained and all("trained" in box for box in content["boxes"])
 
     def test_untrained_labels_need_more(self, grounder: Grounder) -> None:
-        result = ground_image(grounder, picture(), self.PROMPT, "ct", 0.1, 1.0)
+        result = ground_image(picture(), self.PROMPT, "ct", grounder, threshold=0.1, untrained_threshold=1.0)
         assert {box.label for box in result.boxes} == {"liver", "the spleen"}
         assert result.warnings[-1] == (
             "not trained in ct: LIVER tissue, optic disc: boxes for them may mean nothing and are shown from a score "
@@ -312,7 +323,7 @@ class TestTrained:
 
     def test_other_phrases_and_their_order_change_nothing(self, grounder: Grounder) -> None:
         def found(prompt: str) -> list[tuple[float, ...]]:
-            boxes = ground_image(grounder, picture(), prompt, "ct", 0.1, 0.1).boxes
+            boxes = ground_image(picture(), prompt, "ct", grounder, threshold=0.1, untrained_threshold=0.1).boxes
             return [(*box.bbox, box.score) for box in boxes if box.label in ("liver", "spleen")]
 
         alone = found("liver. spleen")
@@ -320,14 +331,21 @@ class TestTrained:
         np.testing.assert_allclose(found("spleen. banana. liver. optic disc"), alone, atol=1e-3)
 
     def test_one_label_in_several_words(self, grounder: Grounder) -> None:
-        result = ground_image(grounder, picture(), "lt kidney. kidney (L). left kidney. spleen", "ct", 0.1, 0.1)
+        result = ground_image(
+            picture(),
+            "lt kidney. kidney (L). left kidney. spleen",
+            "ct",
+            grounder,
+            threshold=0.1,
+            untrained_threshold=0.1,
+        )
         boxes = {name: [box.bbox for box in result.boxes if box.label == name] for name in result.trained}
         assert boxes["lt kidney"] and boxes["lt kidney"] == boxes["kidney (L)"] == boxes["left kidney"]
 
     def test_nothing_stated_holds_nothing_back(self, grounder: Grounder) -> None:
         silent = Grounder(grounder.model, grounder.processor, "silent", grounder.device)
         silent.__dict__["trained"] = TrainedLabels({})
-        result = ground_image(silent, picture(), "banana", "ct", 0.1)
+        result = ground_image(picture(), "banana", "ct", silent, threshold=0.1)
         assert result.boxes and result.trained == {"banana": None}
         assert not any("trained" in warning for warning in result.warnings)
 
@@ -335,3 +353,74 @@ class TestTrained:
 def test_the_checkpoint_is_safetensors_and_small(folder: Path) -> None:
     assert (folder / "model.safetensors").stat().st_size < 2_000_000
     assert json.loads((folder / "config.json").read_text(encoding="utf-8"))["model_type"] == "med-glip"
+
+
+def test_images_and_volumes_are_grounded_alike() -> None:
+    image, volume = (
+        list(inspect.signature(function).parameters.values()) for function in (ground_image, ground_volume)
+    )
+    assert image[1:8] == volume[1:8]
+    assert [parameter.name for parameter in image[1:8]] == [
+        "prompt", "modality", "model", "device", "threshold", "untrained_threshold", "all_boxes"
+    ]  # fmt: skip
+
+
+def test_a_model_of_another_type_is_refused(grounder: Grounder) -> None:
+    for ground in (lambda: ground_image(picture(), "liver", "ct", 0.3), lambda: grounding.as_grounder(grounder.model)):
+        with pytest.raises(UsageError, match="^model: give a folder, an id or a Grounder, not a "):
+            ground()
+
+
+class TestDetect:
+    LABELS = (["liver"], ["spleen", "liver"])
+
+    def test_a_batch_is_what_single_images_are(self, grounder: Grounder) -> None:
+        images = [picture().pixels, picture().pixels[:30]]
+        sizes, names = [(40, 60), (30, 60)], ["ct", "fundus"]
+        batch = grounder.detect(images, self.LABELS, names, 0.1, sizes)
+        for number, result in enumerate(batch):
+            (alone,) = grounder.detect([images[number]], [self.LABELS[number]], names[number], 0.1, [sizes[number]])
+            assert result["text_labels"] == alone["text_labels"] and len(result["scores"])
+            torch.testing.assert_close(result["boxes"], alone["boxes"], atol=1e-3, rtol=0)
+            assert float(result["boxes"][:, 2].max()) <= 60.01
+
+    def test_a_prompt_that_was_encoded_once(self, grounder: Grounder) -> None:
+        question = make_question(grounder.trained, ["liver", "spleen"], "ct")
+        encoded = grounder.encode(question)
+        assert "text_features" in encoded
+        images = [picture().pixels, picture().pixels[::-1]]
+        shared = grounder.detect(images, encoded, "ct", 0.1)
+        each = grounder.detect(images, question.groups * 2, "ct", 0.1)
+        for first, second in zip(shared, each, strict=True):
+            assert first["text_labels"] == second["text_labels"] and len(first["scores"])
+            torch.testing.assert_close(first["boxes"], second["boxes"], atol=1e-3, rtol=0)
+
+
+def saved(folder: Path) -> dict[str, Path]:
+    """Files of kinds that a plain conversion of the PIL image gets wrong."""
+    files = {name: folder / name for name in ("turned.jpg", "hidden.png", "deep.png", "deep_hidden.png")}
+    Image.fromarray(GREY).save(files["turned.jpg"], exif=EXIF)
+    files["hidden.png"].write_bytes(png(0, 8, GREY[..., None].astype(int), chunk(b"tRNS", b"\0\7")))
+    Image.fromarray(DEEP).save(files["deep.png"])
+    files["deep_hidden.png"].write_bytes(
+        png(0, 16, DEEP[..., None], chunk(b"tRNS", DEEP[:1, 7].astype(">u2").tobytes()))
+    )
+    return files
+
+
+def test_pil_images_are_read_as_their_files(tmp_path: Path) -> None:
+    for name, path in saved(tmp_path).items():
+        with Image.open(path) as image:
+            found = grounding._read(image, None).pixels
+        expected = read_image(path).pixels
+        grey = found if found.ndim == 2 else found[..., 0]
+        assert grey.dtype == expected.dtype and np.array_equal(grey, expected), name
+
+
+def test_what_pillow_gets_wrong_is_refused(tmp_path: Path) -> None:
+    tags = {256: 30, 257: 20, 258: 16, 262: 0, 277: 1, 339: 1}
+    (tmp_path / "inverted.tif").write_bytes(tiff({tag: (3, [value]) for tag, value in tags.items()}, DEEP.tobytes()))
+    message = r"^image: Pillow .* pass modeling_medglip.read_image.path..pixels"
+    with Image.open(tmp_path / "inverted.tif") as image, pytest.raises(MedGlipError, match=message):
+        ground_image(image, "liver")
+    assert np.array_equal(read_image(tmp_path / "inverted.tif").pixels, 65535 - DEEP)

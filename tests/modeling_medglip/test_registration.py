@@ -57,7 +57,7 @@ def test_transformers_knows_the_classes(order: str) -> None:
 
 @pytest.mark.parametrize(
     "module",
-    "cli cli.jobs io.dicom io.image outputs.results taxonomy volumes volumes.dicom_folder volumes.source".split(),
+    "cli cli.tasks io.dicom io.image outputs.results taxonomy volumes volumes.dicom_folder volumes.source".split(),
 )
 def test_modules_without_a_network_import_no_torch(module: str) -> None:
     code = (

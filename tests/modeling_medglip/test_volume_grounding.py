@@ -16,11 +16,10 @@ import pytest
 from modeling_medglip import volume_grounding
 from modeling_medglip.errors import MedGlipError, UsageError
 from modeling_medglip.grounding import Grounder, load
-from modeling_medglip.outputs.montage import draw_montage
-from modeling_medglip.outputs.volume_results import VolumeBox, volume_to_dict, write_volume_boxes
+from modeling_medglip.outputs.volume_results import VolumeBox, write_volume_boxes
 from modeling_medglip.questions import Question
 from modeling_medglip.volume_grounding import ground_volume
-from modeling_medglip.volumes.geometry import Volume, box_iou
+from modeling_medglip.volumes.geometry import Volume
 from modeling_medglip.volumes.laterality import laterality_warnings
 from modeling_medglip.volumes.linking import SliceBox
 from modeling_medglip.volumes.source import VolumeSource
@@ -126,7 +125,7 @@ def test_the_json_says_where_everything_is(bright: Grounder, tmp_path: Path) -> 
     result = ground_volume(body(), "left kidney", model=bright)
     path = write_volume_boxes(result, tmp_path / "a.boxes.json")
     content = json.loads(path.read_text(encoding="utf-8"))
-    assert content == volume_to_dict(result)
+    assert content == result.to_dict()
     assert content["image"] == {
         "file": "volume", "width": 30, "height": 24, "depth": 20, "modality": "ct", "spacing_mm": [0.8, 0.9, 2.5],
     }  # fmt: skip
@@ -149,15 +148,9 @@ def test_a_box_outside_its_volume_is_not_written(bright: Grounder, tmp_path: Pat
 def test_a_montage_shows_the_best_slices(bright: Grounder) -> None:
     source = VolumeSource(body())
     result = ground_volume(source, "left kidney. right kidney.", model=bright)
-    picture = draw_montage(source, result, ["left kidney", "right kidney"])
-    assert picture is not None and picture.size == (3 * 420, 2 * 420)
-    assert draw_montage(source, ground_volume(source, "left kidney", threshold=0.95, model=bright), []) is None
-
-
-def test_overlap_in_space() -> None:
-    assert box_iou((0, 0, 0, 2, 2, 2), (0, 0, 0, 2, 2, 2)) == 1.0
-    assert box_iou((0, 0, 0, 2, 2, 2), (1, 0, 0, 3, 2, 2)) == pytest.approx(1 / 3)
-    assert box_iou((0, 0, 0, 2, 2, 2), (2, 0, 0, 3, 2, 2)) == 0.0
+    montage = result.plot(source)
+    assert montage is not None and montage.size == (3 * 420, 2 * 420)
+    assert ground_volume(source, "left kidney", threshold=0.95, model=bright).plot(body()) is None
 
 
 @pytest.mark.parametrize(("given", "said"), [(3, "cannot ground a int"), (object(), "cannot ground a object")])
@@ -205,7 +198,7 @@ def test_pictures_are_grounded_as_single_ones_are(grounder: Grounder) -> None:
     volume = scan(1)
     result = ground_volume(volume, "liver", "ct", threshold=0.0, model=grounder)
     image = ReadImage(np.ascontiguousarray(volume.array[:, :, 0].T), "a")
-    single = ground_image(grounder, image, "liver", "ct", threshold=0.0)
+    single = ground_image(image, "liver", "ct", grounder, threshold=0.0)
     best = single.boxes[0]
     assert result.boxes[0].score == pytest.approx(best.score, abs=1e-4)
     i1, j1, k1, _i2, _j2, k2 = result.boxes[0].box_ijk

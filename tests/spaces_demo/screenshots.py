@@ -94,7 +94,7 @@ VIEWS = {view.__name__: view for view in (desktop, dark, volume, labels, error, 
 
 
 def compact(file: Path) -> None:
-    """At most 256 colours if the file is too large otherwise."""
+    """At most 256 colors if the file is too large otherwise."""
     from PIL import Image
 
     if file.stat().st_size > MOST_BYTES:

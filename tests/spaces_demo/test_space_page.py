@@ -77,7 +77,7 @@ class TestPictures:
         middle = (scores[len(scores) // 2] + scores[len(scores) // 2 - 1]) / 2
         for threshold in (FAINTEST, middle, 0.99):
             direct = ground_image(
-                tiny.main, image, "optic disc. cup. vessel", "fundus", threshold, untrained_threshold=0.0
+                image, "optic disc. cup. vessel", "fundus", tiny.main, threshold=threshold, untrained_threshold=0.0
             )
             assert above(all_of_them, threshold) == direct
         assert len(all_of_them.boxes) > len(above(all_of_them, middle).boxes) > 0
@@ -238,7 +238,7 @@ class TestStarting:
         capsys: pytest.CaptureFixture[str],
     ) -> None:
         if missing == "clone":
-            monkeypatch.setattr(cli, "__file__", str(tmp_path / "modeling_medglip" / "cli.py"))
+            monkeypatch.setattr(cli.demo, "SPACE", tmp_path / "spaces_demo" / "app.py")
         else:
             monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
         assert cli.main(["demo", "--space"]) == 2

@@ -29,7 +29,7 @@ from modeling_medglip.volumes.geometry import (
 from modeling_medglip.volumes.source import open_volume
 from space_guard import sweep
 from space_html import error, figure, status, table, text
-from space_rows import LESION_COLOURS, OUTSIDE, Row, colours_of, rows_of
+from space_rows import LESION_COLORS, OUTSIDE, Row, colors_of, rows_of
 from space_scene import scene, scene_data
 from space_settings import MEGABYTE, from_environment
 from space_sources import Source, box_in_slice, slice_of
@@ -106,11 +106,11 @@ class TestRows:
         assert regions == sorted(regions, key=regions.index) and len(set(regions)) == 3
         assert rows[-1].region == OUTSIDE and rows[-1].kind == "phrase"
 
-    def test_lesions_have_colours_of_their_own(self) -> None:
+    def test_lesions_have_colors_of_their_own(self) -> None:
         boxes = [grounded(name, 0.5, (0, 0, 9, 9)) for name in ("left lung", "lung nodule", "pleural effusion")]
-        colours = colours_of(["lung nodule", "left lung", "pleural effusion"], boxes)
-        assert {name for name, colour in colours.items() if colour in LESION_COLOURS} >= {"lung nodule"}
-        assert colours["left lung"] not in LESION_COLOURS
+        colors = colors_of(["lung nodule", "left lung", "pleural effusion"], boxes)
+        assert {name for name, colour in colors.items() if colour in LESION_COLORS} >= {"lung nodule"}
+        assert colors["left lung"] not in LESION_COLORS
 
     def test_number_is_the_place_by_score(self) -> None:
         boxes = [grounded("liver", 0.2, (0, 0, 9, 9)), grounded("spleen", 0.8, (0, 0, 9, 9))]
@@ -246,7 +246,7 @@ def test_sweeping_spares_what_is_in_use(tmp_path: Path) -> None:
 
 def test_upload_that_was_swept_away_is_told(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="deleted from the server: upload the file again"):
-        Source(tmp_path / "gone.png").picture()
+        Source(tmp_path / "gone.png").read_image()
 
 
 @pytest.mark.parametrize("name", ["a.nhdr", "a.mhd"])

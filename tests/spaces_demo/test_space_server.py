@@ -24,7 +24,7 @@ from modeling_medglip import load_taxonomy
 from modeling_medglip.demo.cases import package_file
 from modeling_medglip.grounding import ground_image
 from modeling_medglip.io.image import read_image
-from modeling_medglip.outputs.results import result_to_dict, validate_boxes
+from modeling_medglip.outputs.results import validate_boxes
 from modeling_medglip.volume_grounding import ground_volume
 from space_experts import Experts
 from space_settings import MEGABYTE, Settings
@@ -60,9 +60,7 @@ class TestAnswers:
         """The same boxes as the package's, with what the modality rests on."""
         file = xray(tmp_path)
         answer = client.predict(file=handle_file(file), prompt="optic disc. cup", threshold=0.4, api_name="/ground")
-        expected = result_to_dict(
-            ground_image(space.experts.main, read_image(file), "optic disc. cup", "auto", threshold=0.4)
-        )
+        expected = ground_image(read_image(file), "optic disc. cup", model=space.experts.main, threshold=0.4).to_dict()
         assert expected["boxes"] and {key: answer[key] for key in expected} == expected
         assert answer["modality_source"] == "pixels" and answer["modality_probability"] > 0.9
         validate_boxes(answer)
@@ -102,7 +100,7 @@ class TestAnswers:
         answer = client.predict(
             file=handle_file(file), prompt="liver", modality="ct", threshold=0.2, api_name="/ground_volume"
         )
-        found = ground_volume(file, "liver", "ct", 0.15, model=space.experts.main)
+        found = ground_volume(file, "liver", "ct", space.experts.main, threshold=0.15)
         kept = [box for box in found.boxes if box.score >= 0.2]
         assert kept and len(answer["boxes"]) == len(kept)
         assert np.allclose(answer["boxes"][0]["corners_lps_mm"], kept[0].corners_lps_mm, atol=1e-3)
@@ -144,10 +142,10 @@ class TestBadInput:
     def test_too_many_slices(self, client: Client, tmp_path: Path) -> None:
         file = volume(tmp_path, "long.nii.gz", (8, 8, 65))
         message = refusal(client, file, endpoint="/ground_volume", plane="axial")
-        assert "has 65 pictures, more than 64" in message
+        assert "has 65 slices, more than 64" in message
 
     def test_picture_where_a_volume_is_asked_for(self, client: Client, tmp_path: Path) -> None:
-        assert "is no volume" in refusal(client, xray(tmp_path), endpoint="/ground_volume")
+        assert "is not a volume" in refusal(client, xray(tmp_path), endpoint="/ground_volume")
 
     @pytest.mark.parametrize(
         ("prompt", "reason"),

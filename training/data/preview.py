@@ -12,10 +12,9 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
-from torchvision.utils import draw_bounding_boxes
 
 from modeling_medglip.outputs.files import write_bytes
-from modeling_medglip.outputs.overlay import contact_sheet, label_colours, overlay_png
+from modeling_medglip.outputs.overlay import DrawnBox, contact_sheet, draw_boxes, label_colors, overlay_png
 from modeling_medglip.taxonomy import load_taxonomy
 
 from .dataset import GroundingDataset
@@ -66,11 +65,12 @@ def picture(dataset: GroundingDataset, index: int) -> Image.Image:
     mean, std = (torch.tensor(settings[name], dtype=torch.float32).reshape(3, 1, 1) for name in ("mean", "std"))
     pixels = (example["pixel_values"] * std + mean).clamp(0, 1).mul(255).round().byte()
     phrases = [example["text_labels"][number] for number in example["labels"]["class_labels"].tolist()]
-    colours = label_colours(example["text_labels"])
-    boxes = example["labels"]["boxes"] + torch.tensor([0, 0, 1, 1])
-    if len(boxes):
-        pixels = draw_bounding_boxes(pixels, boxes, phrases, [colours[phrase] for phrase in phrases], width=2)
-    return Image.fromarray(pixels.permute(1, 2, 0).numpy())
+    colors = label_colors(example["text_labels"])
+    boxes = (example["labels"]["boxes"] + torch.tensor([0, 0, 1, 1])).tolist()
+    image = Image.fromarray(pixels.permute(1, 2, 0).numpy())
+    drawn = [DrawnBox(tuple(box), colors[phrase], phrase) for box, phrase in zip(boxes, phrases, strict=True)]
+    draw_boxes(image, drawn)
+    return image
 
 
 def write_sheet(dataset: GroundingDataset, path: Path, count: int = SHOWN) -> Path:

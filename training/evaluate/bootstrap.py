@@ -14,8 +14,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from modeling_medglip.boxes import box_iou
+
 from ..data.records import GroundingRecord
-from .metrics import Detections, box_iou
+from .metrics import Detections
 
 
 THRESHOLDS = np.linspace(0.5, 0.95, 10)

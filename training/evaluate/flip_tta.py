@@ -9,8 +9,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from modeling_medglip.boxes import box_iou
+
 from ..data.records import GroundingRecord
-from .metrics import OVERLAP, Detections, box_iou
+from .metrics import OVERLAP, Detections
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
+from modeling_medglip.boxes import box_iou
+
 from ..data.records import GroundingRecord
 
 
@@ -59,15 +61,6 @@ class LabelScore:
     ap75: float = 0.0
     sizes: Mapping[str, float] = field(default_factory=dict)
     curve: tuple[float, ...] = ()
-
-
-def box_iou(first: NDArray[np.float32], second: NDArray[np.float32]) -> NDArray[np.float64]:
-    """Intersection over union `(n, m)` of boxes `(n, 4)` and `(m, 4)`, xyxy continuous."""
-    low = np.maximum(first[:, None, :2], second[None, :, :2])
-    high = np.minimum(first[:, None, 2:], second[None, :, 2:])
-    inside = np.clip(high - low, 0, None).prod(axis=2).astype(np.float64)
-    areas = [(boxes[:, 2:] - boxes[:, :2]).prod(axis=1) for boxes in (first, second)]
-    return inside / np.maximum(areas[0][:, None] + areas[1][None] - inside, 1e-9)
 
 
 def average_precision(

@@ -8,8 +8,10 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from modeling_medglip.boxes import box_iou
+
 from ..data.records import GroundingRecord
-from .metrics import OVERLAP, Detections, box_iou, right_boxes
+from .metrics import OVERLAP, Detections, right_boxes
 
 
 # False boxes per picture at which FROC is read, as in the LUNA16 challenge.

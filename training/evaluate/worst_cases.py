@@ -7,12 +7,19 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageDraw
+from PIL import Image
 
 from modeling_medglip.io.image_record import ReadImage
 from modeling_medglip.outputs.files import write_bytes
-from modeling_medglip.outputs.overlay import contact_sheet, display_picture, draw_overlay, overlay_png
-from modeling_medglip.outputs.results import GroundedBox, GroundingResult, ImageInfo
+from modeling_medglip.outputs.overlay import (
+    DrawnBox,
+    contact_sheet,
+    display_image,
+    draw_boxes,
+    draw_overlay,
+    overlay_png,
+)
+from modeling_medglip.outputs.results import GroundedBox
 
 from ..data.records import GroundingRecord
 from .metrics import Detections, right_boxes
@@ -53,18 +60,16 @@ def write_worst_cases(
 
 def case(record: GroundingRecord, found: Detections, threshold: float) -> Image.Image:
     """One picture with its true boxes and those found over a threshold."""
-    picture = display_picture(ReadImage(record.load(), record.image_id), record.modality)
-    pen = ImageDraw.Draw(picture)
-    width = max(1, round(max(picture.size) / 300))
-    for box in record.boxes:
-        pen.rectangle([float(value) for value in box], outline="white", width=width)
+    shown = display_image(ReadImage(record.load(), record.image_id), record.modality)
+    true_boxes = [
+        DrawnBox((left, top, right, bottom), "white") for left, top, right, bottom in np.asarray(record.boxes).tolist()
+    ]
+    draw_boxes(shown, true_boxes, width=max(1, round(max(shown.size) / 300)))
     boxes = tuple(
         GroundedBox(label, float(score), (float(x), float(y), float(right - x), float(bottom - y)))
         for label, score, (x, y, right, bottom) in zip(found.labels, found.scores, found.boxes, strict=True)
         if score > threshold
     )
-    info = ImageInfo(record.image_id, *picture.size, record.modality)
     true = ", ".join(dict.fromkeys(record.labels)) or "nothing"
-    result = GroundingResult("", info, "", boxes)
     names = sorted({*record.labels, *(box.label for box in boxes)})
-    return draw_overlay(picture, result, names, title=f"{record.source}, {record.image_id}: {true} (white)")
+    return draw_overlay(shown, boxes, names, title=f"{record.source}, {record.image_id}: {true} (white)")

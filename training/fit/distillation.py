@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from modeling_medglip.boxes import box_iou
 from modeling_medglip.taxonomy.phrases import normalize_phrase
 
 from ..data.prompts import Vocabulary
@@ -89,6 +90,4 @@ def _joined(record: GroundingRecord, found: Detections, asked: Sequence[str]) ->
 
 def _apart(doubtful: Any, believed: Any) -> bool:
     """Whether one of the doubtful boxes hardly touches any that is believed."""
-    from ..evaluate.metrics import box_iou
-
     return bool((box_iou(doubtful, believed).max(axis=1) < 0.3).any())

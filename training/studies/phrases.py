@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 import yaml
 
+from modeling_medglip.boxes import box_iou
 from modeling_medglip.configuration_medglip import MODALITIES
 from modeling_medglip.grounding import Grounder, ground_image, load
 from modeling_medglip.io.image import read_image
@@ -30,8 +31,6 @@ from modeling_medglip.outputs.results import GroundedBox
 from modeling_medglip.processing_medglip import clean_label
 from modeling_medglip.taxonomy.phrases import side_of
 from modeling_medglip.trained_labels import UNTRAINED_THRESHOLD
-
-from ..evaluate.metrics import box_iou
 
 
 PHRASES = Path(__file__).with_name("phrases.yaml")
@@ -64,7 +63,7 @@ def annotated_images(folder: Path, limit: int) -> Iterator[tuple[ReadImage, dict
 
 def asked(grounder: Grounder, image: ReadImage, labels: Sequence[str], modality: str) -> dict[str, GroundedBox]:
     """The best box of every label that has one, however faint."""
-    result = ground_image(grounder, image, "; ".join(labels), modality, LOWEST, 0)
+    result = ground_image(image, "; ".join(labels), modality, grounder, threshold=LOWEST, untrained_threshold=0)
     best: dict[str, GroundedBox] = {}
     for box in result.boxes:
         best.setdefault(clean_label(box.label), box)

@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from modeling_medglip.boxes import iou
 from modeling_medglip.errors import MedGlipError, one_line
 from modeling_medglip.grounding import Grounder, load
 from modeling_medglip.io.text_files import load_yaml
@@ -30,7 +31,6 @@ from modeling_medglip.volume_grounding import ground_volume
 from modeling_medglip.volumes.dicom_folder import find_series, open_series
 from modeling_medglip.volumes.geometry import (
     Volume,
-    box_iou,
     extract_slice,
     on_grid,
     slice_count,
@@ -152,13 +152,15 @@ def measure_case(case: Mapping[str, Any], raw: Path, grounder: Grounder) -> dict
         masks = {label: _turned(mask, source.grid, stated) for label, mask in masks.items()}
         source.state_axes(case["axes"])
     prompt = ". ".join(masks)
-    result = ground_volume(source, prompt, case["modality"], LOW, case.get("plane"), grounder, untrained_threshold=0)
+    result = ground_volume(
+        source, prompt, case["modality"], grounder, threshold=LOW, untrained_threshold=0, plane=case.get("plane")
+    )
     records, detections = single_pictures(masks, result.slice_boxes[result.plane], source.grid, result.plane)
     precision = average_precision(records, detections)
     labels = {}
     for label, mask in masks.items():
         boxes = [box for box in result.boxes if box.label == label and box.score >= THRESHOLD]
-        overlap = box_iou(boxes[0].box_ijk, box_of_mask(mask, source.grid)) if boxes else 0.0
+        overlap = iou(boxes[0].box_ijk, box_of_mask(mask, source.grid)) if boxes else 0.0
         labels[label] = {
             "iou": overlap,
             "score": boxes[0].score if boxes else None,
@@ -195,11 +197,16 @@ def order_error(case: Mapping[str, Any], raw: Path, grounder: Grounder) -> dict[
         source.state_axes(case["axes"])
     prompt = ". ".join(label for values in case["labels"].values() for label in values.values())
     plane = _asked_plane(source, case)
-    first = ground_volume(source, prompt, case["modality"], THRESHOLD, plane, grounder)
+    first = ground_volume(source, prompt, case["modality"], grounder, threshold=THRESHOLD, plane=plane)
     worst = 0.0
     for order, signs in ORDERS:
         other = ground_volume(
-            reordered(source.volume(), order, signs), prompt, case["modality"], THRESHOLD, plane, grounder
+            reordered(source.volume(), order, signs),
+            prompt,
+            case["modality"],
+            grounder,
+            threshold=THRESHOLD,
+            plane=plane,
         )
         pairs = zip(_sorted_corners(first), _sorted_corners(other), strict=False)
         same = [box.label for box in first.boxes] == [box.label for box in other.boxes]

@@ -103,7 +103,9 @@ class TestLoading:
             "0"
         )
         change(run / "adapter", BASE_FILE, **known)
-        with pytest.raises(CheckpointError, match=r"^adapter mine: its base \('./base'\) is not .* --base DIR"):
+        with pytest.raises(
+            CheckpointError, match=r"^adapter mine: its base \('./base'\) is not .* give its folder or id as base="
+        ):
             load(run, "cpu")
         with pytest.raises(CheckpointError, match="^adapter mine: an adapter for another base"):
             load(run, "cpu", base=base)
@@ -170,7 +172,7 @@ class TestMerging:
             merge_adapter(base, tmp_path / "out")
         (tmp_path / "full").mkdir()
         (tmp_path / "full" / "file").touch()
-        with pytest.raises(UsageError, match="^--out full: is not empty"):
+        with pytest.raises(UsageError, match="^full: is not empty: choose a new folder .out=.$"):
             merge_adapter(trained, tmp_path / "full", base)
 
 

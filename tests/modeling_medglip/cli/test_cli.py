@@ -150,10 +150,10 @@ class TestOneInputAmongSeveral:
         other.write_bytes(scan.read_bytes())
         whole = grounding.ground_image
 
-        def fail_once(grounder: Any, image: Any, *rest: Any) -> Any:
+        def fail_once(image: Any, *rest: Any, **options: Any) -> Any:
             if image.file == scan.name:
                 raise RuntimeError(text)
-            return whole(grounder, image, *rest)
+            return whole(image, *rest, **options)
 
         monkeypatch.setattr("modeling_medglip.grounding.ground_image", fail_once)
         lines = medglip("ground", scan, other, "--prompt", "liver", "--model", tiny, "--out", tmp_path / "out")
@@ -220,7 +220,7 @@ class TestUsage:
         def surprise() -> None:
             raise RuntimeError("first\nsecond")
 
-        monkeypatch.setattr("modeling_medglip.outputs.run_report.environment", surprise)
+        monkeypatch.setattr("modeling_medglip.cli.info.environment", surprise)
         lines = medglip("env")
         assert lines.status == 1
         assert lines.err == "medglip: error: unexpected RuntimeError: first second (--debug shows where)\n"
@@ -229,7 +229,7 @@ class TestUsage:
         def interrupt() -> None:
             raise KeyboardInterrupt
 
-        monkeypatch.setattr("modeling_medglip.outputs.run_report.environment", interrupt)
+        monkeypatch.setattr("modeling_medglip.cli.info.environment", interrupt)
         lines = medglip("env")
         assert lines.status == 130 and lines.err == "medglip: error: interrupted\n"
 
@@ -380,7 +380,7 @@ class TestVolumes:
         given = ["--prompt", "liver. spleen.", "--model", tiny, "--threshold", "0.0", "--modality", "ct", "--out", out]
         status, said, errors = self.run(capsys, "ground", tmp_path / "scan.nii.gz", tmp_path / "study", *given)
         assert (status, errors) == (0, ""), errors
-        assert "scan.nii.gz: 5 axial pictures" in said and "study: 5 axial pictures" in said
+        assert "scan.nii.gz: 5 axial slices" in said and "study: 5 axial slices" in said
         assert sorted(path.name for path in out.iterdir()) == [
             "scan.boxes.json",
             "scan.png",
@@ -399,7 +399,7 @@ class TestVolumes:
         status, said, _ = self.run(
             capsys, "ground", tmp_path / "scan.nii", *given, "--plane", "coronal", "--report", report
         )
-        assert status == 0 and "9 coronal pictures" in said
+        assert status == 0 and "9 coronal slices" in said
         assert json.loads(report.read_text(encoding="utf-8"))["done"] == 1
         status, _, errors = self.run(capsys, "ground", tmp_path / "scan.nii", *given, "--plane", "slanted")
         assert status == 2 and "choose one of axial" in errors
@@ -435,7 +435,7 @@ class TestVolumes:
         assert status == 1 and "good.nii  [ct, 8x9x3]" in said
         assert [line for line in errors.splitlines() if "error" in line] == [
             "medglip: error: empty: holds no image, volume or DICOM series (0 other files)",
-            "medglip: error: two: holds files of 2 patients: give a folder for each, or --several-patients",
+            "medglip: error: two: holds files of 2 patients: give a folder for each, or pass --several-patients",
             "medglip: error: broken.nii: is not a NIfTI file",
         ]
         status, said, _ = self.run(capsys, "ground", tmp_path / "two", *given, "--several-patients")

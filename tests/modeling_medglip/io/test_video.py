@@ -41,7 +41,7 @@ def test_frames(name: str, frame: int, tmp_path: Path) -> None:
 
 def test_the_first_frame_comes_with_a_warning(tmp_path: Path) -> None:
     image = read_image(video(tmp_path / "scan.mp4", 3))
-    assert image.warnings == ("holds 3 frames; only the first is used (choose another with --frame)",)
+    assert image.warnings == ("holds 3 frames; only the first is used (choose another with frame=)",)
     with pytest.raises(MedGlipError, match="scan.mp4: has no frame 4: it holds 3"):
         read_image(tmp_path / "scan.mp4", 4)
 

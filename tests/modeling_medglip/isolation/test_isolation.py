@@ -169,8 +169,8 @@ class TestHostileDecoders:
     @pytest.mark.parametrize(
         ("behavior", "reason"),
         [
-            ("crash", "its decoder crashed (SIGABRT): the file is damaged, or made to do harm"),
-            ("exit", "its decoder crashed (status 7): the file is damaged, or made to do harm"),
+            ("crash", "its decoder crashed (SIGABRT): the file is damaged, or malicious"),
+            ("exit", "its decoder crashed (status 7): the file is damaged, or malicious"),
             ("surprise", "cannot be read (unexpected RuntimeError)"),
             ("lie", "its decoder gave an invalid answer"),
             ("dates", "its decoder crashed"),

@@ -1,18 +1,24 @@
 # Copyright 2026 The MedGLIP authors. Licensed under the Apache License, Version 2.0.
-"""The `*.boxes.json` files, and the names of output files."""
+"""Results: as text, as data of other libraries, as `*.boxes.json` files; and the names of output files."""
 
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import ImageColor
 
 from modeling_medglip.errors import MedGlipError
+from modeling_medglip.io.image_record import ReadImage
 from modeling_medglip.outputs.files import (
     canonical_path,
     fold_name,
@@ -22,12 +28,12 @@ from modeling_medglip.outputs.files import (
     to_json,
     write_bytes,
 )
+from modeling_medglip.outputs.overlay import PALETTE
 from modeling_medglip.outputs.results import (
     GroundedBox,
     GroundingResult,
     ImageInfo,
     read_boxes,
-    result_to_dict,
     validate_boxes,
     write_boxes,
 )
@@ -46,7 +52,7 @@ RESULT = GroundingResult(
 
 
 def test_content_is_the_schema_exactly() -> None:
-    content = result_to_dict(RESULT)
+    content = RESULT.to_dict()
     assert content == {
         "schema": "medglip/boxes@1",
         "model": "med-glip-unified",
@@ -66,10 +72,88 @@ def test_content_is_the_schema_exactly() -> None:
     assert list(content) == ["schema", "model", "image", "prompt", "boxes"]
 
 
+def test_print_is_a_table() -> None:
+    asked = replace(RESULT, trained={"Liver": True, "odd thing": False, "spleen": True})
+    untrained = replace(asked, boxes=(asked.boxes[0], replace(asked.boxes[1], trained=False)))
+    assert str(untrained) == "\n".join(
+        [
+            "scan.dcm  [ct, 100x50]",
+            "label                    score    x    y  width  height  size, mm",
+            "Liver                     0.91  1.0  2.0   30.1    40.0     15 30",
+            "odd thing (not trained)   0.50  0.0  0.0  100.0    50.0     50 38",
+            "not found: spleen",
+        ]
+    )
+    assert str(replace(RESULT, boxes=())).splitlines()[1:] == ["nothing found above the threshold"]
+    assert "boxes=" in repr(RESULT)
+    named = replace(RESULT, boxes=(GroundedBox("<b>", 0.5, (0, 0, 1, 1)),))
+    assert "&lt;b&gt;" in named._repr_html_() and "<b>" not in named._repr_html_()
+
+
+def test_coco() -> None:
+    content = replace(RESULT, trained={"spleen": True, "Liver": True, "odd thing": False}).to_coco(image_id=7)
+    assert content["categories"] == [
+        {"id": 1, "name": "spleen"},
+        {"id": 2, "name": "Liver"},
+        {"id": 3, "name": "odd thing"},
+    ]
+    assert content["images"] == [{"id": 7, "file_name": "scan.dcm", "width": 100, "height": 50}]
+    first = content["annotations"][0]
+    assert first == {
+        "id": 1, "image_id": 7, "category_id": 2, "bbox": [1.0, 2.0, 30.123456, 40.0], "area": 30.123456 * 40,
+        "iscrowd": 0, "score": 0.91237,
+    }  # fmt: skip
+    json.dumps(content)
+
+
+def test_rows() -> None:
+    rows = replace(RESULT, trained={"Liver": True, "odd thing": False, "left kidney": True}).to_rows(frame=3)
+    assert [row["label"] for row in rows] == ["Liver", "odd thing", "left kidney"]
+    assert rows[0] == {
+        "file": "scan.dcm", "modality": "ct", "frame": 3, "label": "Liver", "label_id": "liver", "trained": None,
+        "found": True, "score": 0.9124, "x": 1.0, "y": 2.0, "width": 30.12, "height": 40.0, "size_mm": [15.06, 30.0],
+    }  # fmt: skip
+    assert rows[2]["label_id"] == "kidney_left" and rows[2]["found"] is False and "x" not in rows[2]
+
+
+def test_pandas() -> None:
+    pandas = pytest.importorskip("pandas")
+    frame = RESULT.to_pandas()
+    assert isinstance(frame, pandas.DataFrame) and frame["score"].tolist() == [0.9124, 0.5]
+
+
+def test_supervision(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "supervision", SimpleNamespace(Detections=lambda **fields: fields))
+    detections = replace(RESULT, trained={"odd thing": False, "Liver": True}).to_supervision()
+    np.testing.assert_allclose(detections["xyxy"], [[1, 2, 31.123456, 42], [0, 0, 100, 50]], rtol=1e-6)
+    assert detections["class_id"].tolist() == [1, 0] and detections["confidence"].tolist() == pytest.approx(
+        [0.91237, 0.5]
+    )
+    assert detections["data"]["class_name"].tolist() == ["Liver", "odd thing"]
+    assert replace(RESULT, boxes=()).to_supervision()["xyxy"].shape == (0, 4)
+
+
+@pytest.mark.parametrize(("library", "convert"), [("pandas", "to_pandas"), ("supervision", "to_supervision")])
+def test_missing_libraries_are_named(library: str, convert: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, library, None)
+    with pytest.raises(MedGlipError, match=f"^{library} is not installed: pip install {library}$"):
+        getattr(RESULT, convert)()
+
+
+def test_plot() -> None:
+    with pytest.raises(MedGlipError, match="scan.dcm: the result has no image: give it to plot"):
+        RESULT.plot()
+    image = ReadImage(np.zeros((50, 100), np.uint8), "scan.dcm")
+    given, opened = RESULT.plot(image), replace(RESULT, open_image=lambda: image).plot()
+    assert given == opened and given.width == 800
+    assert (np.asarray(given) == ImageColor.getrgb(PALETTE[0])).all(-1).any()
+    assert replace(RESULT, open_image=lambda: image) == RESULT
+
+
 def test_write_and_read_again(tmp_path: Path) -> None:
     path = write_boxes(RESULT, tmp_path / "new" / "scan.boxes.json")
     again = read_boxes(path)
-    assert result_to_dict(again) == result_to_dict(RESULT)
+    assert again.to_dict() == RESULT.to_dict()
     assert [file.name for file in path.parent.iterdir()] == ["scan.boxes.json"]
     before = path.read_bytes()
     assert write_boxes(RESULT, path).read_bytes() == before and b"not stored" not in before
@@ -96,13 +180,13 @@ def test_a_place_that_cannot_be_written(tmp_path: Path) -> None:
 
 
 def changed(change: Callable[[dict[str, Any]], object]) -> dict[str, Any]:
-    content = json.loads(json.dumps(result_to_dict(RESULT)))
+    content = json.loads(json.dumps(RESULT.to_dict()))
     change(content)
     return content
 
 
 BAD: list[tuple[str, Callable[[dict[str, Any]], object]]] = [
-    ("is no medglip/boxes@1 file", lambda c: c.update(schema="medglip/boxes@2")),
+    ("is not a medglip/boxes@1 file", lambda c: c.update(schema="medglip/boxes@2")),
     ("model must be", lambda c: c.pop("model")),
     ("prompt must be", lambda c: c.update(prompt=None)),
     ("image must be", lambda c: c.update(image=[])),
@@ -141,7 +225,7 @@ def test_more_keys_are_allowed() -> None:
     ("content", "problem"),
     [
         (b"", "not valid JSON"),
-        (b"[1, 2]", "no medglip/boxes@1 file"),
+        (b"[1, 2]", "not a medglip/boxes@1 file"),
         (b'{"schema": NaN}', "NaN is not a number"),
         (b"\xff\xfe", "not valid JSON"),
         (b"[" * 100_000, "not valid JSON"),

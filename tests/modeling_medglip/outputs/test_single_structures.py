@@ -8,9 +8,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from modeling_medglip.outputs.results import GroundedBox, GroundingResult, ImageInfo, result_to_dict
+from modeling_medglip.outputs.results import GroundedBox, GroundingResult, ImageInfo
 from modeling_medglip.outputs.single_structures import best_in_image, best_in_volume, single_labels
-from modeling_medglip.outputs.volume_results import VolumeBox, VolumeInfo, VolumeResult, volume_to_dict
+from modeling_medglip.outputs.volume_results import VolumeBox, VolumeInfo, VolumeResult
 from modeling_medglip.taxonomy import load_taxonomy
 
 
@@ -92,10 +92,10 @@ def test_what_was_asked_for_and_not_found_is_listed() -> None:
         "m", ImageInfo("a.png", 50, 50, "ct"), "", (image_box("heart", 0.9, 0, 0, 9, 9),), trained=trained
     )
     assert image.not_found == ("liver", "something")
-    assert result_to_dict(image)["not_found"] == ["liver", "something"]
+    assert image.to_dict()["not_found"] == ["liver", "something"]
     info = VolumeInfo("a.nii", (20, 20, 20), (1.0, 1.0, 1.0), "ct")
     volume = VolumeResult("m", info, "", (volume_box("liver", 0.9, 3),), trained=trained)
-    assert volume_to_dict(volume)["not_found"] == ["heart", "something"]
+    assert volume.to_dict()["not_found"] == ["heart", "something"]
 
 
 @pytest.mark.parametrize(

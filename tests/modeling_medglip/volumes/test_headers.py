@@ -136,7 +136,7 @@ def test_one_volume_of_several(ending: str, number: int, tmp_path: Path) -> None
 def test_which_of_several_must_be_said(tmp_path: Path) -> None:
     image = nibabel.Nifti1Image(np.zeros((3, 4, 5, 2), np.int16), AFFINE)
     nibabel.save(image, tmp_path / "a.nii")
-    with pytest.raises(VolumeError, match=r"choose a volume from 1 to 2 \(--volume\)"):
+    with pytest.raises(VolumeError, match=r"choose a volume from 1 to 2 \(number=\)"):
         read_volume(tmp_path / "a.nii")
     with pytest.raises(VolumeError, match="has 2 volumes and no volume 3"):
         read_volume(tmp_path / "a.nii", 3)
@@ -250,6 +250,6 @@ def test_one_volume_of_a_nrrd_of_several(number: int, tmp_path: Path) -> None:
     path = nrrd(tmp_path / "a.nrrd", "", several)
     assert np.array_equal(read_volume(path, number).array, several[..., number - 1])
     assert read_header(path, number)[0] == (4, 5, 6)
-    refused(path, r"choose a volume from 1 to 2 \(--volume\)", "not_3d")
+    refused(path, r"choose a volume from 1 to 2 \(number=\)", "not_3d")
     with pytest.raises(VolumeError, match="has 2 volumes and no volume 3"):
         read_volume(path, 3)

@@ -14,7 +14,7 @@ from PIL import Image, ImageColor
 
 from modeling_medglip.grounding import Grounder, load
 from modeling_medglip.outputs import montage
-from modeling_medglip.outputs.montage import distinct_colours, draw_montage, shown_boxes
+from modeling_medglip.outputs.montage import distinct_colors, draw_montage, shown_boxes
 from modeling_medglip.outputs.volume_results import VolumeBox
 from modeling_medglip.volume_grounding import MAX_GAP_MM, _agreed, _tracklets, ground_volume
 from modeling_medglip.volumes.geometry import Volume, empty_grid, slice_spacing, to_lps
@@ -124,12 +124,12 @@ def test_the_network_sees_square_pixels_and_boxes_lie_in_the_file_s(
     volume = Volume(
         np.random.default_rng(0).integers(-900, 900, (40, 36, 6)).astype(np.int16), np.diag([1.0, 1, 5, 1])
     )
-    result = ground_volume(volume, "liver", "ct", 0.0, "coronal", grounder)
+    result = ground_volume(volume, "liver", "ct", grounder, threshold=0.0, plane="coronal")
     assert set(shapes) == {(30, 40)}
     assert result.boxes and all(0 <= box.box_ijk[2] < box.box_ijk[5] <= 6 for box in result.boxes)
     assert max(box.box_ijk[5] - box.box_ijk[2] for box in result.boxes) > 3
     shapes.clear()
-    ground_volume(volume, "liver", "ct", 0.0, "axial", grounder)
+    ground_volume(volume, "liver", "ct", grounder, threshold=0.0, plane="axial")
     assert set(shapes) == {(36, 40)}
 
 
@@ -157,7 +157,7 @@ def boxed(labels: Sequence[str], best: Sequence[int], plane: str = "axial") -> A
 def test_the_montage_shows_the_pictures_that_it_names() -> None:
     """The bar of each picture is where it is in that slice, so that no slice stands for another."""
     source, result = boxed(["liver"], [4, 1, 3])
-    sheet = draw_montage(source, result, ["liver"])
+    sheet = draw_montage(source, result.boxes, ["liver"], "ct")
     assert sheet is not None
     pixels = np.asarray(sheet.convert("L")).astype(int)
     for place, index in enumerate((4, 1, 3)):
@@ -176,17 +176,17 @@ def test_panels_are_as_long_as_the_patient_is(plane: str, ratio: float, monkeypa
         montage, "contact_sheet", lambda pictures, **k: (panels.extend(pictures), own(pictures, **k))[1]
     )
     source, result = boxed(["liver"], [2], plane)
-    draw_montage(source, result, ["liver"])
+    draw_montage(source, result.boxes, ["liver"], "ct")
     assert panels[0].width == 640 and panels[0].height - montage.LINE == pytest.approx(640 * ratio, abs=1)
 
 
 def test_labels_have_colours_of_their_own() -> None:
     labels = ["liver", "spleen", "aorta"]
     source, result = boxed(labels, [2])
-    sheet = draw_montage(source, result, labels)
+    sheet = draw_montage(source, result.boxes, labels, "ct")
     assert sheet is not None
     pixels = np.asarray(sheet).reshape(-1, sheet.width, 3)
-    colours = distinct_colours(labels)
+    colours = distinct_colors(labels)
     assert len(set(colours.values())) == 3
     for row, label in enumerate(labels):
         band = pixels[row * 420 : (row + 1) * 420].reshape(-1, 3).astype(int)
@@ -195,18 +195,19 @@ def test_labels_have_colours_of_their_own() -> None:
 
 
 def test_sixty_colours_differ() -> None:
-    colours = [
-        np.array(ImageColor.getrgb(colour)) for colour in distinct_colours([str(n) for n in range(60)]).values()
-    ]
+    colours = [np.array(ImageColor.getrgb(colour)) for colour in distinct_colors([str(n) for n in range(60)]).values()]
     assert min(np.abs(a - b).sum() for a, b in combinations(colours, 2)) > 15
 
 
 def test_labels_without_room_are_told() -> None:
     labels = [f"label {number}" for number in range(27)]
     source, result = boxed(labels, [2])
-    shown, missing = shown_boxes(result)
+    shown, missing = shown_boxes(result.boxes)
     assert [box.label for box in shown] == labels[:24] and missing == labels[24:]
-    full, fewer = draw_montage(source, result, labels), draw_montage(source, boxed(labels[:24], [2])[1], labels)
+    full, fewer = (
+        draw_montage(source, result.boxes, labels, "ct"),
+        draw_montage(source, boxed(labels[:24], [2])[1].boxes, labels, "ct"),
+    )
     assert full is not None and fewer is not None and full.height == fewer.height + montage.LINE
 
 

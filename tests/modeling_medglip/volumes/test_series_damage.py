@@ -193,7 +193,7 @@ def test_patients_with_one_series_number_are_not_mixed(tmp_path: Path) -> None:
     for number in range(4, 8):
         fields = {"PatientID": "B1", "SeriesInstanceUID": "1.2.9"}
         slice_dataset(number, [-5, -7, 40 + 2.0 * number], **fields).save_as(tmp_path / "two" / f"b{number}.dcm")
-    with pytest.raises(MedGlipError, match="2 patients: give a folder for each, or --several-patients"):
+    with pytest.raises(MedGlipError, match="2 patients: give a folder for each, or pass several_patients=True"):
         find_series(tmp_path / "two")
     found = find_series(tmp_path / "two", several_patients=True)
     owners = [{str(pydicom.dcmread(path).PatientID) for path in series.files} for series in found]
@@ -249,7 +249,7 @@ def test_damaged_slices_are_not_lost(damage: Callable[[Path], None], which: int,
     paths = write_series(tmp_path / "scan", count=7)
     damage(paths[which])
     kind = "empty" if damage is empty else "damaged"
-    refused(tmp_path / "scan", rf"{paths[which].name}: is {kind}, and may be a slice: .*--resample")
+    refused(tmp_path / "scan", rf"{paths[which].name}: is {kind}, and may be a slice: .*resample=True")
     source = opened(tmp_path / "scan", resample=True)
     assert f"1 damaged files left out: {paths[which].name}" in source.notes
     assert source.grid.array.shape[2] == (7 if which == 3 else 6)
@@ -286,7 +286,7 @@ def test_a_missing_frame_is_named_or_interpolated(tmp_path: Path) -> None:
     slices = write_series(tmp_path / "slices", count=6)
     whole = read_series(slices).volume
     enhanced(tmp_path / "scan", [slices[number] for number in (5, 0, 1, 3, 4)])
-    refused(tmp_path / "scan", "the first uneven one after e.dcm: frame 3: slices are missing, or --resample")
+    refused(tmp_path / "scan", "after e.dcm: frame 3: slices are missing, or interpolate them .resample=True")
     source = opened(tmp_path / "scan", resample=True)
     np.testing.assert_allclose(source.grid.affine, whole.affine)
     found = source.volume().array
@@ -366,7 +366,7 @@ def test_frames_that_are_no_stack_cannot_be_put_in_folders(
     dataset.save_as(path)
     error = refused(tmp_path / "scan", "ground its frames one by one")
     assert isinstance(error, VolumeError) and error.rule == rule
-    assert "folder for each" not in str(error) and "--frame" in str(error)
+    assert "folder for each" not in str(error) and "frame=" in str(error) and error.hint == "frame"
 
 
 def test_frames_in_color_are_grounded_one_by_one(tmp_path: Path) -> None:

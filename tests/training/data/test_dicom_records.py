@@ -105,5 +105,5 @@ def test_a_crash_of_a_decoder_costs_that_image(ending: str, tmp_path: Path, monk
         kept = readable(load_records(data, "ct"), broken)
     assert [record.image_id for record in kept] == [f"sound{ending}"]
     assert list(broken.values()) == [
-        f"crash{ending}: its decoder crashed (SIGABRT): the file is damaged, or made to do harm"
+        f"crash{ending}: its decoder crashed (SIGABRT): the file is damaged, or malicious"
     ]

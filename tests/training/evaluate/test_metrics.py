@@ -11,7 +11,6 @@ from training.evaluate.metrics import (
     Detections,
     annotated_only,
     average_precision,
-    box_iou,
     precision_recall,
     right_boxes,
     side_confusion,
@@ -28,12 +27,6 @@ KIDNEYS = record([LEFT, RIGHT], ["left kidney", "right kidney"], ["left kidney",
 def detections(*found: tuple[str, float, list[float]]) -> Detections:
     boxes = np.array([box for _, _, box in found], dtype=np.float32).reshape(-1, 4)
     return Detections(tuple(n for n, _, _ in found), np.array([s for _, s, _ in found], dtype=np.float32), boxes)
-
-
-def test_intersection_over_union() -> None:
-    boxes = np.array([[0, 0, 10, 10], [5, 0, 15, 10]], dtype=np.float32)
-    np.testing.assert_allclose(box_iou(boxes, boxes), [[1, 1 / 3], [1 / 3, 1]])
-    assert box_iou(boxes, np.array([[20, 20, 30, 30]], dtype=np.float32)).max() == 0
 
 
 def test_perfect_boxes_score_one() -> None:

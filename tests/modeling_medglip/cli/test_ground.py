@@ -132,9 +132,9 @@ def test_all_frames(name: str, ground: Run, tmp_path: Path) -> None:
 
 
 def test_too_many_frames(ground: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("modeling_medglip.cli.jobs.MAX_FRAMES", 2)
+    monkeypatch.setattr("modeling_medglip.cli.inputs.MAX_FRAMES", 2)
     status, _, errors = ground(cine(tmp_path / "cine.gif"), "--frame", "all")
-    told = "medglip: error: cine.gif: has 5 frames, more than 2: thin them out, --every 3"
+    told = "medglip: error: cine.gif: has 5 frames, more than 2: take fewer, --every 3"
     assert status == 1 and errors.splitlines() == [told]
 
 
@@ -227,10 +227,10 @@ def test_an_interruption_keeps_what_was_done(ground: Run, tmp_path: Path, monkey
     inputs = [png(tmp_path / f"{name}.png") for name in "abc"]
     whole = overlay.draw_overlay
 
-    def interrupt(picture: Any, result: Any, *rest: Any) -> Any:
-        if result.image.file == "b.png":
+    def interrupt(image: Any, boxes: Any, labels: Any, title: str, banner: str) -> Any:
+        if title.endswith("b.png"):
             raise KeyboardInterrupt
-        return whole(picture, result, *rest)
+        return whole(image, boxes, labels, title, banner)
 
     monkeypatch.setattr(overlay, "draw_overlay", interrupt)
     status, _, errors = ground(*inputs, "--report", tmp_path / "run.json", "--csv", tmp_path / "t.csv")

@@ -51,7 +51,7 @@ def enhanced(tmp_path: Path) -> Path:
 
 def test_a_multi_frame_file_is_a_volume(ground: Run, enhanced: Path, tmp_path: Path) -> None:
     status, said, errors = ground(enhanced, "--write", "seg", "--write", "nifti")
-    assert (status, errors) == (0, "") and "enhanced.dcm: 5 axial pictures" in said
+    assert (status, errors) == (0, "") and "enhanced.dcm: 5 axial slices" in said
     endings = ("boxes.json", "boxes.nii.gz", "labels.ctbl", "png", "seg.dcm")
     assert names(tmp_path / "out") == [f"enhanced.{end}" for end in endings]
 
@@ -70,7 +70,7 @@ def test_options_of_volumes_are_not_for_pictures(option: tuple[Any, ...], ground
     Image.fromarray(np.zeros((9, 9), np.uint8)).save(tmp_path / "a.png")
     status, _, errors = ground(tmp_path / "a.png", *option)
     assert (status, errors) == (
-        2, f"medglip: error: {option[0]} is for volumes, and a.png is a picture: ground it in a run of its own\n",
+        2, f"medglip: error: {option[0]} is for volumes, and a.png is an image: ground it in a run of its own\n",
     )  # fmt: skip
     assert not (tmp_path / "out").exists()
 
@@ -79,7 +79,7 @@ def test_options_of_pictures_are_not_for_volumes(ground: Run, tmp_path: Path) ->
     series(tmp_path / "study")
     for path in (nifti(tmp_path / "a.nii"), tmp_path / "study"):
         status, _, errors = ground(path, "--frame", 1)
-        assert status == 2 and f"--frame is for pictures, and {path.name} is a volume" in errors
+        assert status == 2 and f"--frame is for images, and {path.name} is a volume" in errors
     status, _, errors = ground(tmp_path / "study", "--volume", 1)
     assert status == 2 and "--volume is for 4-D files, and study is DICOM" in errors
 
@@ -165,9 +165,9 @@ def test_nothing_found_is_no_failure(ground: Run, tmp_path: Path) -> None:
 def test_a_resampled_series_is_reported_on_its_own_slices(ground: Run, tmp_path: Path) -> None:
     series(tmp_path / "study", count=7)[3].unlink()
     status, _, errors = ground(tmp_path / "study")
-    assert status == 1 and "or --resample them" in errors
+    assert status == 1 and "or interpolate them (--resample)" in errors
     status, said, errors = ground(tmp_path / "study", "--resample", *KINDS)
-    assert status == 0 and "7 axial pictures" in said
+    assert status == 0 and "7 axial slices" in said
     assert errors == "medglip: warning: study: resampled: 7 even slices from 6\n"
     assert {"study.sr.dcm", "study.seg.dcm"} <= set(names(tmp_path / "out"))
 
@@ -187,7 +187,7 @@ def test_the_report_holds_all_options(ground: Run, tmp_path: Path) -> None:
         tmp_path / "run.json",
     )
     status, said, errors = ground(tmp_path / "a.nii", *given)
-    assert status == 0 and "9 coronal pictures" in said, errors
+    assert status == 0 and "9 coronal slices" in said, errors
     options = json.loads((tmp_path / "run.json").read_text(encoding="utf-8"))["options"]
     expected = {"plane": "coronal", "volume": 2, "axes": "RAS", "write": ["slicer"], "resample": False}
     expected |= {"several_patients": False, "frame": None, "threshold": 0.0, "prompt": "liver", "modality": "ct"}

@@ -1,0 +1,95 @@
+# Copyright 2026 The MedGLIP authors. Licensed under the Apache License, Version 2.0.
+"""What the commands that run a network share: quiet libraries, the loaded checkpoint, the folder, the last lines."""
+
+from __future__ import annotations
+
+import logging
+import os
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..errors import UsageError, one_line
+from ..outputs.run_report import RESEARCH_USE, InputRecord
+from .console import echo, warn
+
+
+if TYPE_CHECKING:
+    from ..grounding import Grounder
+
+
+@contextmanager
+def quiet_libraries(debug: bool) -> Iterator[None]:
+    """Suppress warnings and log messages of other libraries inside the block, unless `debug` is set."""
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    if debug:
+        yield
+        return
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        # The package's own warnings come with the results.
+        loggers = [logging.getLogger(name) for name in ("huggingface_hub", "modeling_medglip")]
+        levels = [logger.level for logger in loggers]
+        try:
+            for logger in loggers:
+                logger.setLevel(logging.ERROR)
+            yield
+        finally:
+            for logger, level in zip(loggers, levels, strict=True):
+                logger.setLevel(level)
+
+
+def quiet_transformers(debug: bool) -> None:
+    """Suppress warnings and loading bars of transformers, unless `debug` is set. Imports PyTorch."""
+    from transformers.utils import logging as transformers_logging
+
+    if not debug:
+        transformers_logging.set_verbosity_error()
+        transformers_logging.disable_progress_bar()
+
+
+def load_model(
+    model: str | None, device: str, modality: str | None = None, base: str | None = None, debug: bool = False
+) -> Grounder:
+    """Load a checkpoint and print its name and device.
+
+    Args:
+        model, device, modality, base: see [`~modeling_medglip.grounding.load`].
+        debug (`bool`, *optional*, defaults to `False`): show what transformers logs.
+    """
+    quiet_transformers(debug)
+    from ..grounding import load
+
+    grounder = load(model, device, modality, base)
+    echo(f"{grounder.name} on {grounder.device}")
+    if not grounder.trained.stated:
+        warn("warning", f"{grounder.name} does not state what it was trained with: no label is held back")
+    return grounder
+
+
+def make_folder(out: Path) -> None:
+    """Make the folder of the results.
+
+    Raises:
+        `UsageError`: that is not possible.
+    """
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"--out {one_line(out.name)}: cannot be made ({one_line(error.strerror)})") from None
+
+
+def finish(records: Sequence[InputRecord], out: Path) -> int:
+    """Print the last lines of a run and return its exit status."""
+    done = [record for record in records if record.status == "done"]
+    echo("")
+    if done:
+        mean = sum(record.seconds for record in done) / len(done)
+        echo(f"{len(done)} of {len(records)} images done, {mean:.2f} s each; written to {out}")
+    echo(RESEARCH_USE)
+    return 0 if len(done) == len(records) else 1
+
+
+__all__ = ["finish", "load_model", "make_folder", "quiet_libraries", "quiet_transformers"]

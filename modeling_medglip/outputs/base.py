@@ -1,0 +1,127 @@
+# Copyright 2026 The MedGLIP authors. Licensed under the Apache License, Version 2.0.
+"""What results of images and of volumes share: their text, and their conversions to other libraries."""
+
+from __future__ import annotations
+
+import html
+import importlib
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ..errors import MedGlipError, listed, one_line
+from ..taxonomy import load_taxonomy
+
+
+class BaseResult(ABC):
+    """The boxes of one input.
+
+    Attributes:
+        image: what is known of the input: `file`, `modality` ...
+        boxes (`tuple`): best score first.
+        trained (`Mapping[str, bool | None]`): asked label -> whether the expert was trained with it.
+    """
+
+    image: Any
+    boxes: tuple[Any, ...]
+    trained: Mapping[str, bool | None]
+
+    @property
+    def not_found(self) -> tuple[str, ...]:
+        """The labels that were asked for and have no box, in the order of the prompt."""
+        found = {box.label for box in self.boxes}
+        return tuple(label for label in self.trained if label not in found)
+
+    @property
+    def label_values(self) -> dict[str, int]:
+        """Label -> its number: 1 for the first label that was asked for, and so on."""
+        labels = dict.fromkeys([*self.trained, *(box.label for box in self.boxes)])
+        return {label: value for value, label in enumerate(labels, start=1)}
+
+    @abstractmethod
+    def heading(self, name: str | None = None) -> str:
+        """Return the first line of the text: name of the input, modality and size."""
+
+    @abstractmethod
+    def to_dict(self) -> dict[str, Any]:
+        """Return the content of a `*.boxes.json` file."""
+
+    @abstractmethod
+    def _cells(self) -> tuple[Sequence[str], list[list[str]]]:
+        """Return the columns of the text after label and score, and their cells for each box."""
+
+    @abstractmethod
+    def _position(self, box: Any) -> dict[str, Any]:
+        """Return the columns of a table that say where a box is."""
+
+    def table(self) -> str:
+        """Return the boxes as lines of text, and the labels without a box below."""
+        columns, cells = self._cells()
+        rows = [["label", "score", *columns]]
+        for box, own in zip(self.boxes, cells, strict=True):
+            label = one_line(box.label, 80) + (" (not trained)" if box.trained is False else "")
+            rows.append([label, f"{box.score:.2f}", *own])
+        lines = text_table(rows) if self.boxes else ["nothing found above the threshold"]
+        return "\n".join([*lines, *([f"not found: {listed(self.not_found)}"] if self.not_found else [])])
+
+    def __str__(self) -> str:
+        return f"{self.heading()}\n{self.table()}"
+
+    def _repr_html_(self) -> str:
+        """Return the text for a notebook."""
+        return f"<pre>{html.escape(str(self))}</pre>"
+
+    def to_rows(self, frame: int | None = None) -> list[dict[str, Any]]:
+        """Return a row for each box, then for each label without one.
+
+        Args:
+            frame (`int`, *optional*): which frame of its file the image is, counted from 1.
+
+        Returns:
+            column -> value, as in `csv_table.COLUMNS`; columns that do not apply are missing.
+        """
+        common = {"file": one_line(self.image.file, 120), "modality": self.image.modality, "frame": frame}
+        rows = []
+        for box in self.boxes:
+            about = {"label": box.label, "label_id": box.label_id, "trained": box.trained}
+            rows.append({**common, **about, "found": True, "score": round(box.score, 4), **self._position(box)})
+        for label in self.not_found:
+            entry = load_taxonomy().locate(label, self.image.modality)
+            about = {"label": label, "label_id": entry and entry.label_id, "trained": self.trained[label]}
+            rows.append({**common, **about, "found": False})
+        return rows
+
+    def to_pandas(self) -> Any:
+        """Return the rows of [`to_rows`] as a `pandas.DataFrame`.
+
+        Raises:
+            `MedGlipError`: pandas is not installed.
+        """
+        return optional_library("pandas").DataFrame(self.to_rows())
+
+
+def text_table(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Return lines of text with aligned columns: the first to the left, the others to the right."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return [
+        "  ".join(
+            cell.rjust(width) if index else cell.ljust(width)
+            for index, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    ]
+
+
+def optional_library(name: str) -> Any:
+    """Import a library that the package does not need itself.
+
+    Raises:
+        `MedGlipError`: it is not installed.
+    """
+    try:
+        return importlib.import_module(name)
+    except ImportError:
+        raise MedGlipError(f"{name} is not installed: pip install {name}") from None
+
+
+__all__ = ["BaseResult", "optional_library", "text_table"]
