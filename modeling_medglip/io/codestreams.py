@@ -57,9 +57,9 @@ def check_jpeg(content: bytes, frames: set[int]) -> Codestream:
     kind, adobe = 0, False
     if content[:2] != b"\xff\xd8":
         raise _damaged("JPEG", "no start")
-    place = 2
+    position = 2
     while True:
-        marker, start, end = _segment(content, place)
+        marker, start, end = _segment(content, position)
         body = content[start:end]
         if marker in FRAMES:
             if found is not None or marker not in frames:
@@ -78,27 +78,27 @@ def check_jpeg(content: bytes, frames: set[int]) -> Codestream:
             break
         elif marker == EOI:
             raise _damaged("JPEG", "no scan")
-        place = end
+        position = end
     if content.rfind(b"\xff\xd9", end) < 0:
         raise _damaged("JPEG", "cut short")
     return Codestream(content, found.width, found.height, found.samples, found.precision, True if adobe else None)
 
 
-def _segment(content: bytes, place: int) -> tuple[int, int, int]:
+def _segment(content: bytes, position: int) -> tuple[int, int, int]:
     """Find the next marker: its second byte, and where its content begins and ends."""
-    if content[place : place + 1] != b"\xff":
+    if content[position : position + 1] != b"\xff":
         raise _damaged("JPEG", "no marker where one should be")
-    while content[place + 1 : place + 2] == b"\xff":  # fill bytes
-        place += 1
-    if place + 2 > len(content) - 1:
+    while content[position + 1 : position + 2] == b"\xff":  # fill bytes
+        position += 1
+    if position + 2 > len(content) - 1:
         raise _damaged("JPEG", "cut short")
-    marker = content[place + 1]
+    marker = content[position + 1]
     if marker in ALONE or marker == EOI:
-        return marker, place + 2, place + 2
-    length = int.from_bytes(content[place + 2 : place + 4])
-    if length < 2 or place + 2 + length > len(content):
-        raise _damaged("JPEG", "a segment that does not fit")
-    return marker, place + 4, place + 2 + length
+        return marker, position + 2, position + 2
+    length = int.from_bytes(content[position + 2 : position + 4])
+    if length < 2 or position + 2 + length > len(content):
+        raise _damaged("JPEG", "a segment of the wrong size")
+    return marker, position + 4, position + 2 + length
 
 
 def _jpeg_frame(content: bytes, body: bytes) -> Codestream:
@@ -126,56 +126,56 @@ def _check_scan(body: bytes, frame: Codestream, kind: int) -> None:
     else:
         sound = start <= end <= 63
     if not sound:
-        raise _damaged("JPEG", "a scan with settings that do not exist")
+        raise _damaged("JPEG", "a scan with invalid settings")
 
 
 def _check_huffman(body: bytes) -> None:
-    place = 0
-    while place < len(body):
-        counts = body[place + 1 : place + 17]
+    position = 0
+    while position < len(body):
+        counts = body[position + 1 : position + 17]
         total = sum(counts)
-        kind, number = body[place] >> 4, body[place] & 15
+        kind, number = body[position] >> 4, body[position] & 15
         code = 0
         for length, count in enumerate(counts, start=1):
             code = (code << 1) + count
             if code > 1 << length:
-                raise _damaged("JPEG", "a Huffman table that is none")
-        symbols = body[place + 17 : place + 17 + total]
+                raise _damaged("JPEG", "an invalid Huffman table")
+        symbols = body[position + 17 : position + 17 + total]
         if len(counts) < 16 or len(symbols) < total or total > 256 or kind > 1 or number > 3:
-            raise _damaged("JPEG", "a Huffman table that is none")
-        place += 17 + total
+            raise _damaged("JPEG", "an invalid Huffman table")
+        position += 17 + total
 
 
 def _check_quantization(body: bytes) -> None:
-    place = 0
-    while place < len(body):
-        size = 1 + 64 * (1 + (body[place] >> 4))
-        if body[place] >> 4 > 1 or body[place] & 15 > 3 or place + size > len(body):
-            raise _damaged("JPEG", "a quantization table that is none")
-        place += size
+    position = 0
+    while position < len(body):
+        size = 1 + 64 * (1 + (body[position] >> 4))
+        if body[position] >> 4 > 1 or body[position] & 15 > 3 or position + size > len(body):
+            raise _damaged("JPEG", "an invalid quantization table")
+        position += size
 
 
 def check_jpeg_2000(content: bytes) -> Codestream:
     """Walk the boxes, markers and tile-parts of JPEG 2000 data.
 
     Raises:
-        `MedGlipError`: a damaged marker, sizes or settings that do not exist, or less data than stated.
+        `MedGlipError`: a damaged marker, invalid sizes or settings, or less data than stated.
     """
     content = _without_boxes(content)
     if content[:4] != b"\xff\x4f\xff\x51":
         raise _damaged("JPEG 2000", "no start")
     found, tiles = _jpeg_2000_size(content)
-    place, seen = 2, set[int]()
+    position, seen = 2, set[int]()
     while True:
-        marker, body, end = _jpeg_2000_segment(content, place)
+        marker, body, end = _jpeg_2000_segment(content, position)
         if marker == SOT:
             break
         seen.add(marker)
         _check_main(marker, body, found.samples)
-        place = end
+        position = end
     if not {COD, QCD} <= seen:
         raise _damaged("JPEG 2000", "no coding style or quantization")
-    _check_parts(content, place, tiles)
+    _check_parts(content, position, tiles)
     return found
 
 
@@ -183,17 +183,17 @@ def _without_boxes(content: bytes) -> bytes:
     """Take the codestream out of JP2 boxes."""
     if content[4:8] != b"jP  ":
         return content
-    place = 0
-    while place + 8 <= len(content):
-        length, kind = struct.unpack(">I4s", content[place : place + 8])
+    position = 0
+    while position + 8 <= len(content):
+        length, kind = struct.unpack(">I4s", content[position : position + 8])
         head = 8
-        if length == 1:  # the length stands in the eight bytes that follow
-            length, head = int.from_bytes(content[place + 8 : place + 16]), 16
+        if length == 1:  # the length is in the next eight bytes
+            length, head = int.from_bytes(content[position + 8 : position + 16]), 16
         if kind == b"jp2c":
-            return content[place + head : place + length if length else None]
+            return content[position + head : position + length if length else None]
         if length < head:  # 0 means up to the end, which only a codestream may
             break
-        place += length
+        position += length
     raise _damaged("JPEG 2000", "no codestream in its boxes")
 
 
@@ -207,19 +207,19 @@ def _jpeg_2000_size(content: bytes) -> tuple[Codestream, int]:
     if len({bytes(part) for part in parts}) != 1 or parts[0][1:] != b"\1\1":
         raise MedGlipError("its JPEG 2000 data have components of several sizes or depths, which are not supported")
     if not (x0 < x1 and y0 < y1 and tile_x <= x0 < tile_x + width and tile_y <= y0 < tile_y + height):
-        raise _damaged("JPEG 2000", "a size that does not exist")
+        raise _damaged("JPEG 2000", "an invalid size")
     tiles = -(-(x1 - tile_x) // width) * -(-(y1 - tile_y) // height)
     if tiles > MAX_TILES:
         raise _damaged("JPEG 2000", f"{tiles} tiles")
     return Codestream(content, x1 - x0, y1 - y0, samples, (parts[0][0] & 127) + 1), tiles
 
 
-def _jpeg_2000_segment(content: bytes, place: int) -> tuple[int, bytes, int]:
+def _jpeg_2000_segment(content: bytes, position: int) -> tuple[int, bytes, int]:
     """Find the next marker of a JPEG 2000 header: its second byte, content and end."""
-    length = int.from_bytes(content[place + 2 : place + 4])
-    if content[place : place + 1] != b"\xff" or length < 2 or place + 2 + length > len(content):
-        raise _damaged("JPEG 2000", "a segment that does not fit")
-    return content[place + 1], content[place + 4 : place + 2 + length], place + 2 + length
+    length = int.from_bytes(content[position + 2 : position + 4])
+    if content[position : position + 1] != b"\xff" or length < 2 or position + 2 + length > len(content):
+        raise _damaged("JPEG 2000", "a segment of the wrong size")
+    return content[position + 1], content[position + 4 : position + 2 + length], position + 2 + length
 
 
 def _check_main(marker: int, body: bytes, samples: int) -> None:
@@ -236,7 +236,7 @@ def _check_main(marker: int, body: bytes, samples: int) -> None:
         style = body[0] & 31 if body else 3
         steps = len(body) - 1
         if style > 2 or not 1 <= steps <= 194 or (style == 1 and steps != 2) or (style == 2 and steps % 2):
-            raise _damaged("JPEG 2000", "a quantization that does not exist")
+            raise _damaged("JPEG 2000", "an invalid quantization")
 
 
 def _check_coding(body: bytes, precincts: int, sound: bool) -> None:
@@ -248,35 +248,35 @@ def _check_coding(body: bytes, precincts: int, sound: bool) -> None:
         # A precinct of one sample is sound at the lowest level only.
         sound = sound and all(size & 15 and size >> 4 for size in body[6:])
     if not sound:
-        raise _damaged("JPEG 2000", "a coding style that does not exist")
+        raise _damaged("JPEG 2000", "an invalid coding style")
 
 
-def _check_parts(content: bytes, place: int, tiles: int) -> None:
+def _check_parts(content: bytes, position: int, tiles: int) -> None:
     """Walk from tile-part to tile-part up to the end; every tile must be there."""
     seen = set[int]()
     for _ in range(MAX_PARTS):
-        if content[place : place + 2] == b"\xff\xd9":
+        if content[position : position + 2] == b"\xff\xd9":
             if len(seen) < tiles:
                 raise _damaged("JPEG 2000", f"{len(seen)} tiles of {tiles}")
             return
-        if content[place : place + 4] != b"\xff\x90\x00\x0a" or place + 12 > len(content):
+        if content[position : position + 4] != b"\xff\x90\x00\x0a" or position + 12 > len(content):
             raise _damaged("JPEG 2000", "cut short")
-        tile, length = struct.unpack(">HI", content[place + 4 : place + 10])
+        tile, length = struct.unpack(">HI", content[position + 4 : position + 10])
         seen.add(tile)
-        end = place + length if length else content.rfind(b"\xff\xd9")  # the last part may leave it open
-        if tile >= tiles or end > len(content) or end < place + 14:
-            raise _damaged("JPEG 2000", "a tile that does not fit")
-        _check_part(content, place + 12, end)
-        place = end
+        end = position + length if length else content.rfind(b"\xff\xd9")  # the last part may leave it open
+        if tile >= tiles or end > len(content) or end < position + 14:
+            raise _damaged("JPEG 2000", "a tile of the wrong size")
+        _check_part(content, position + 12, end)
+        position = end
     raise _damaged("JPEG 2000", "too many tiles")
 
 
-def _check_part(content: bytes, place: int, end: int) -> None:
+def _check_part(content: bytes, position: int, end: int) -> None:
     """Walk the header of a tile-part up to its data."""
-    while content[place : place + 2] != b"\xff\x93":
-        _, _, place = _jpeg_2000_segment(content, place)
-        if place + 2 > end:
-            raise _damaged("JPEG 2000", "a tile that does not fit")
+    while content[position : position + 2] != b"\xff\x93":
+        _, _, position = _jpeg_2000_segment(content, position)
+        if position + 2 > end:
+            raise _damaged("JPEG 2000", "a tile of the wrong size")
 
 
 def check_rle(content: bytes, segments: int) -> None:
@@ -288,7 +288,7 @@ def check_rle(content: bytes, segments: int) -> None:
     stated = struct.unpack("<16I", content[:64]) if len(content) >= 64 else (0,) * 16
     ends = [*stated[1 : 1 + segments], len(content)]
     if stated[0] != segments or ends[0] < 64 or any(one >= two for one, two in itertools.pairwise(ends)):
-        raise _damaged("RLE", "segments that do not fit")
+        raise _damaged("RLE", "segments of the wrong size")
 
 
 def _damaged(kind: str, what: str) -> MedGlipError:

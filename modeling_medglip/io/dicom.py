@@ -69,7 +69,7 @@ def _opened(stream: IO[bytes]) -> Iterator[DicomFile]:
             yield opened
     except (MedGlipError, MemoryError):
         raise
-    except Exception as error:  # damaged files make pydicom raise nearly anything
+    except Exception as error:  # pydicom raises nearly anything for damaged files
         raise MedGlipError(f"is a damaged or unreadable DICOM file ({type(error).__name__})") from error
 
 
@@ -145,7 +145,7 @@ def palette_colors(pixels: NDArray, header: Any) -> NDArray[np.uint8]:
         `MedGlipError`: the palette is missing, or damaged.
     """
     tables = [_palette_table(header, color) for color in PALETTE_COLORS]
-    # The depth is that of all three tables; 8-bit entries may be stored as 16-bit ones, and the other way round.
+    # The depth is that of all three tables; 8-bit entries may be stored as 16-bit ones, and vice versa.
     largest = max(int(entries.max()) for _, entries, _ in tables)
     depth = max(depth for _, _, depth in tables)
     shift = (0 if largest < 256 else 8) if depth in (8, 16) else max(0, depth - 8)
@@ -206,33 +206,33 @@ def _expanded(codes: NDArray[np.uint16], wide: bool) -> NDArray[np.uint16]:
         wide (`bool`): they are words, not bytes.
     """
     entries: list[int] = []
-    place, size = 0, 2 if wide else 4
-    while place + 1 < len(codes):
-        if codes[place] != 2:
-            place = _add_segment(entries, codes, place)
+    position, size = 0, 2 if wide else 4
+    while position + 1 < len(codes):
+        if codes[position] != 2:
+            position = _add_segment(entries, codes, position)
             continue
-        # Segments from elsewhere: their number, then where they begin, in bytes.
-        offset = codes[place + 2 : place + 2 + size].tolist()
+        # Indirect segments: their number, then the byte at which they begin.
+        offset = codes[position + 2 : position + 2 + size].tolist()
         start = sum(part << (n * (16 if wide else 8)) for n, part in enumerate(offset)) // (2 if wide else 1)
-        for _ in range(int(codes[place + 1])):
+        for _ in range(int(codes[position + 1])):
             start = _add_segment(entries, codes, start)
-        place += 2 + size
+        position += 2 + size
     return np.array(entries, np.uint16)
 
 
-def _add_segment(entries: list[int], codes: NDArray[np.uint16], place: int) -> int:
+def _add_segment(entries: list[int], codes: NDArray[np.uint16], position: int) -> int:
     """Add the entries of a discrete (0) or linear (1) segment and return the index of the next one."""
-    if place + 2 >= len(codes):
+    if position + 2 >= len(codes):
         raise MedGlipError("its palette is cut short")
-    opcode, length, values = int(codes[place]), int(codes[place + 1]), codes[place + 2 :]
+    opcode, length, values = int(codes[position]), int(codes[position + 1]), codes[position + 2 :]
     if opcode == 0 and 0 < length <= len(values):
         entries += values[:length].tolist()
-        end = place + 2 + length
+        end = position + 2 + length
     elif opcode == 1 and length and entries:
         entries += np.rint(np.linspace(entries[-1], int(values[0]), length + 1)[1:]).astype(int).tolist()
-        end = place + 3
+        end = position + 3
     else:
-        raise MedGlipError("its palette has a segment that does not exist")
+        raise MedGlipError("its palette has an invalid segment")
     if len(entries) > MAX_PALETTE_ENTRIES:
         raise MedGlipError("its palette has more entries than a palette can have")
     return end

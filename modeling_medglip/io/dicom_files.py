@@ -1,7 +1,7 @@
 # Copyright 2026 The MedGLIP authors. Licensed under the Apache License, Version 2.0.
-"""Opens DICOM files that are not trusted. Every DICOM file that the project reads passes through [`open_dicom`].
+"""Open untrusted DICOM files. Every DICOM file that the project reads is opened by [`open_dicom`].
 
-A file is refused before it costs memory or time: pipes and devices, deflated data sets that inflate beyond what their
+Files are refused before they cost memory or time: pipes and devices, deflated data sets that inflate beyond what their
 pixels need, too many elements, too deep nesting. References to other files are never followed. pydicom's own messages
 may quote header values, names among them; they are never passed on.
 """
@@ -23,16 +23,16 @@ from .quiet import silent
 
 
 MAX_BYTES = 2**32
-# One value of a header, or the bytes beside the pixels of a deflated file. Structure sets and enhanced files of
+# Largest value of a header, and bytes besides the pixels of a deflated file. Structure sets and enhanced files of
 # thousands of frames take some tens of megabytes.
 MAX_HEADER_BYTES = 2**26
 MAX_INFLATED_BYTES = 2**29
-# pydicom reads two or three times per element. Enhanced files of ten thousand frames take two million reads.
+# pydicom reads two or three times per element; enhanced files of ten thousand frames take two million reads.
 MAX_READS = 4_000_000
 MAX_ITEMS = 500_000
 ITEM = b"\xfe\xff\x00\xe0"
 PIXEL_KEYWORDS = {0x7FE00008: "FloatPixelData", 0x7FE00009: "DoubleFloatPixelData", 0x7FE00010: "PixelData"}
-# What the pixels of a file are read by.
+# Elements that describe the pixels.
 PIXEL_TAGS = [
     "Rows", "Columns", "NumberOfFrames", "SamplesPerPixel", "PhotometricInterpretation", "PlanarConfiguration",
     "BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation", "ExtendedOffsetTable",
@@ -62,14 +62,14 @@ class DicomFile:
 
 
 class _LimitedStream:
-    """A stream that refuses more reads, or larger ones, than sound files need."""
+    """A stream that refuses more or larger reads than valid files need."""
 
     def __init__(self, stream: IO[bytes], most: int) -> None:
         self.stream, self.most, self.reads, self.items = stream, most, 0, 0
         self.seek, self.tell = stream.seek, stream.tell
 
     def read(self, size: int = -1) -> bytes:
-        """Read as the stream does; `MedGlipError` beyond the limits."""
+        """Read from the stream. Raises `MedGlipError` beyond the limits."""
         self.reads += 1
         content = self.stream.read(self.most + 1 if size < 0 else min(size, self.most + 1))
         if len(content) > self.most:
@@ -82,7 +82,12 @@ class _LimitedStream:
 
 
 def limited(stream: IO[bytes], most: int = MAX_HEADER_BYTES) -> Any:
-    """Wrap a stream, so that pydicom cannot read a value of more than `most` bytes, or too many of them."""
+    """Wrap a stream so that reading too large or too many values fails.
+
+    Args:
+        stream (`IO[bytes]`): the file.
+        most (`int`, *optional*): bytes of the largest value.
+    """
     return _LimitedStream(stream, most)
 
 
@@ -117,8 +122,12 @@ def require_pydicom() -> None:
 def read_header(file: str | Path | IO[bytes], tags: Sequence[str] | None = None) -> Any:
     """Read the elements of a DICOM file before its pixels.
 
-    Args, Raises:
-        as [`open_dicom`].
+    Args:
+        file (`str`, `Path` or binary stream): see [`open_dicom`].
+        tags (`Sequence[str]`, *optional*): keywords of the elements to keep; all of them by default.
+
+    Raises:
+        `MedGlipError`: as [`open_dicom`].
     """
     with open_dicom(file, tags) as opened:
         return opened.header
@@ -126,6 +135,9 @@ def read_header(file: str | Path | IO[bytes], tags: Sequence[str] | None = None)
 
 def read_dataset(file: str | Path) -> Any:
     """Read a DICOM file with its pixels.
+
+    Args:
+        file (`str` or `Path`): the file.
 
     Raises:
         `MedGlipError`: as [`open_dicom`].
@@ -141,20 +153,26 @@ def read_dataset(file: str | Path) -> Any:
 
 
 def is_marked(path: Path) -> bool:
-    """Tell whether a file begins as DICOM files do.
+    """Return whether a file begins as DICOM files do.
+
+    Args:
+        path (`Path`): any file.
 
     Raises:
-        `MedGlipError`: no plain file.
+        `MedGlipError`: not a regular file.
     """
     with open_plain(path) as stream:
         return stream.read(132)[128:] == b"DICM"
 
 
 def open_plain(path: Path) -> IO[bytes]:
-    """Open a file after it is known that this neither blocks nor never ends.
+    """Open a regular file of limited size, so that reading it neither blocks nor goes on forever.
+
+    Args:
+        path (`Path`): any file.
 
     Raises:
-        `MedGlipError`: no plain file, too large, or it cannot be opened; one line without the file's name.
+        `MedGlipError`: not a regular file, too large, or it cannot be opened; one line without the file's name.
     """
     try:
         status = path.stat()
@@ -177,7 +195,7 @@ def _opened(stream: IO[bytes], tags: Sequence[str] | None) -> DicomFile:
         raise
     except RecursionError:
         raise MedGlipError("its header is nested too deeply") from None
-    except Exception as error:  # damaged files make pydicom raise nearly anything
+    except Exception as error:  # pydicom raises nearly anything for damaged files
         raise MedGlipError(f"is a damaged or unreadable DICOM file ({type(error).__name__})") from None
 
 
@@ -199,7 +217,7 @@ def _read(stream: IO[bytes], tags: Sequence[str] | None) -> DicomFile:
 
 
 def _meta(stream: IO[bytes]) -> Any:
-    """Read the file meta information, empty where there is none; the stream stands behind it."""
+    """Read the file meta information, empty if missing; the stream is then behind it."""
     import pydicom
 
     stream.seek(0)
@@ -212,14 +230,14 @@ def _header(stream: IO[bytes], tags: Sequence[str] | None) -> Any:
     import pydicom
 
     wanted: Any = None if tags is None else list(tags)
-    # Larger values are passed over, and refused if something asks for them.
+    # Larger values are skipped, and refused when they are read later.
     return pydicom.dcmread(
         limited(stream), force=True, stop_before_pixels=True, specific_tags=wanted, defer_size=MAX_HEADER_BYTES
     )
 
 
 def _plain_syntax(header: Any) -> Any:
-    """Guess the transfer syntax of a file that states none, as it was read."""
+    """Return the transfer syntax by which a file without one was read."""
     import pydicom
 
     implicit, little = header.original_encoding
@@ -271,10 +289,10 @@ def _at_pixels(header: Any, stream: IO[bytes]) -> DicomFile:
     if keyword is None:
         return DicomFile(header, stream)
     explicit = start[4:6] in (b"OB", b"OW", b"OF", b"OD", b"UN")
-    place = stream.tell() - (0 if explicit else len(start) - 8)
+    position = stream.tell() - (0 if explicit else len(start) - 8)
     length = struct.unpack(f"{order}I", start[8:12] if explicit else start[4:8])[0]
     vr = start[4:6].decode() if explicit else "OW"
-    return DicomFile(header, stream, place, keyword, vr, None if length == 0xFFFFFFFF else length)
+    return DicomFile(header, stream, position, keyword, vr, None if length == 0xFFFFFFFF else length)
 
 
 __all__ = [

@@ -1,8 +1,8 @@
 # Copyright 2026 The MedGLIP authors. Licensed under the Apache License, Version 2.0.
-"""Stored numbers of the frames of an open DICOM file, by a decoder that is chosen here. Needs pydicom.
+"""Decode the stored numbers of the frames of an open DICOM file. Needs pydicom.
 
-What a header leaves out gets the usual value, with a warning. What a frame's compressed data state of themselves must
-agree with the header before a native decoder sees them.
+Missing elements get their usual value, with a warning. Sizes and precision of compressed data must agree with the
+header before a native decoder sees the data.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ COLOR = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT")
 PALETTE = "PALETTE COLOR"
 JPEG_EXTENDED = "1.2.840.10008.1.2.4.51"
 RLE = "1.2.840.10008.1.2.5"
-# Of each compressed transfer syntax, pydicom's decoders in the order of trust: gdcm, which ends the process on damaged
-# data more often than others, only where it is the last.
+# pydicom's decoders of each compressed transfer syntax, most robust first: gdcm, which crashes on damaged data more
+# often than others, comes last.
 DECODERS = {
     "1.2.840.10008.1.2.4.50": ("pillow",),
     JPEG_EXTENDED: ("pillow", "pylibjpeg"),
@@ -40,7 +40,7 @@ DECODERS = {
     "1.2.840.10008.1.2.4.203": ("pylibjpeg",),
     RLE: ("pydicom",),
 }
-# Kinds of JPEG frame by transfer syntax; progressive ones are no DICOM but met, and sound.
+# Kinds of JPEG frames by transfer syntax. Progressive ones violate DICOM, but occur.
 JPEG_FRAMES = {
     "1.2.840.10008.1.2.4.50": {0xC0, 0xC1, 0xC2},
     JPEG_EXTENDED: {0xC0, 0xC1, 0xC2},
@@ -55,13 +55,18 @@ JPEG_FRAMES = {
 class PixelFormat:
     """How the pixels of a file are stored, checked and completed.
 
-    Attributes:
-        rows, columns, frames, samples: numbers of them; 1 or 3 samples per pixel.
-        allocated, stored, high_bit: bits of a sample's place, bits in use, and the highest of these.
-        signed: samples are signed.
-        planar: each color stands by itself (native pixels only).
-        photometric: PhotometricInterpretation, one of `GREY`, `COLOR` or `PALETTE`.
-        warnings: what was left out and assumed, one line each.
+    Args:
+        rows (`int`): pixels along y.
+        columns (`int`): pixels along x.
+        frames (`int`): number of frames.
+        samples (`int`): per pixel, 1 or 3.
+        allocated (`int`): bits per sample.
+        stored (`int`): bits in use.
+        high_bit (`int`): the highest bit in use.
+        signed (`bool`): samples are signed.
+        planar (`int`): 1 if each color has a plane of its own (native pixels only).
+        photometric (`str`): PhotometricInterpretation, one of `GREY`, `COLOR` or `PALETTE`.
+        warnings (`tuple[str, ...]`, *optional*): assumptions for missing elements, one line each.
     """
 
     rows: int
@@ -78,12 +83,12 @@ class PixelFormat:
 
     @property
     def largest(self) -> int:
-        """The largest number that fits; of one-bit images, that of [`read_frame`]."""
+        """The largest stored number; 255 for one-bit images, see [`read_frame`]."""
         return 255 if self.stored == 1 else 2 ** (self.stored - int(self.signed)) - 1
 
     @property
     def frame_bytes(self) -> int:
-        """Bytes of a frame, stored plainly."""
+        """Bytes of an uncompressed frame."""
         return -(-self.rows * self.columns * self.samples * self.allocated // 8)
 
 
@@ -91,9 +96,10 @@ class PixelFormat:
 class Frame:
     """A decoded frame.
 
-    Attributes:
-        pixels: (rows, columns) or (rows, columns, 3) stored numbers; one-bit images as 0 and 255.
-        photometric: what they show now, which a decoder may have changed to `"RGB"`.
+    Args:
+        pixels (`np.ndarray` of shape `(rows, columns)` or `(rows, columns, 3)`): stored numbers; one-bit images as 0
+            and 255.
+        photometric (`str`): PhotometricInterpretation of the pixels, which a decoder may have changed to `"RGB"`.
     """
 
     pixels: NDArray
@@ -107,7 +113,7 @@ def pixel_format(opened: DicomFile) -> PixelFormat:
         opened ([`DicomFile`]): with what `PIXEL_TAGS` name in its header.
 
     Raises:
-        `MedGlipError`: an element that cannot be done without, or that contradicts others; names it.
+        `MedGlipError`: a required element is missing or contradicts others; names it.
     """
     header, notes = opened.header, list[str]()
     stated = str(header.get("PhotometricInterpretation") or "").strip().upper()
@@ -121,7 +127,7 @@ def pixel_format(opened: DicomFile) -> PixelFormat:
     if allocated not in (1, 8, 16, 32, 64):
         shown = "missing" if allocated is None else allocated
         raise MedGlipError(f"its BitsAllocated is {shown}: only 1, 8, 16, 32 and 64 are supported")
-    whole = opened.pixel_keyword == "PixelData"  # the others are floats, of which these elements say nothing
+    whole = opened.pixel_keyword == "PixelData"  # float pixels do not use these elements
     stored, high_bit = _bits(header, allocated, notes) if whole else (allocated, allocated - 1)
     sign = _number(header, "PixelRepresentation")
     if whole and sign not in (0, 1):
@@ -184,11 +190,12 @@ def read_frame(opened: DicomFile, stored_as: PixelFormat, index: int = 0) -> Fra
     """Decode a frame.
 
     Args:
-        opened ([`DicomFile`]): an open file. stored_as ([`PixelFormat`]): of the same.
+        opened ([`DicomFile`]): an open file.
+        stored_as ([`PixelFormat`]): of the file.
         index (`int`, *optional*, defaults to 0): the frame, counted from 0.
 
     Raises:
-        `MedGlipError`: no pixels, no decoder, or damaged data.
+        `MedGlipError`: missing pixels, no decoder, or damaged data.
     """
     if opened.pixel_start is None:
         raise MedGlipError("holds no pixel data, or is cut short before them")
@@ -202,7 +209,7 @@ def read_frame(opened: DicomFile, stored_as: PixelFormat, index: int = 0) -> Fra
                 pixels, photometric, precision = _native(opened, stored_as, index)
     except (MedGlipError, MemoryError):
         raise
-    except Exception as error:  # decoders raise nearly anything
+    except Exception as error:  # decoders raise nearly anything for damaged data
         raise MedGlipError(f"its pixels cannot be decoded: damaged or cut short ({type(error).__name__})") from None
     pixels = used_bits(pixels, stored_as, precision)
     if stored_as.stored == 1 and stored_as.samples == 1 and stored_as.photometric in GREY:
@@ -211,10 +218,12 @@ def read_frame(opened: DicomFile, stored_as: PixelFormat, index: int = 0) -> Fra
 
 
 def used_bits(pixels: NDArray, stored_as: PixelFormat, precision: int) -> NDArray:
-    """Keep the bits in use: others may hold overlays, or anything (PS3.5 8.1.1); the sign of signed numbers is right.
+    """Return pixels without unused bits, which may hold overlays or noise (PS3.5 8.1.1); signs are extended.
 
     Args:
-        pixels: of any shape, as decoded. precision (`int`): the bits that were decoded.
+        pixels (`np.ndarray`): of any shape, as decoded.
+        stored_as ([`PixelFormat`]): of the file.
+        precision (`int`): bits that were decoded.
     """
     if pixels.dtype.kind == "f":
         return pixels
@@ -280,7 +289,7 @@ def _encapsulated(opened: DicomFile, stored_as: PixelFormat, index: int) -> tupl
     syntax = opened.header.file_meta.TransferSyntaxUID
     name = _decoder_name(syntax, stored_as)
     found = _checked(str(syntax), _compressed(opened, stored_as, index), stored_as)
-    # The decoders' own containers are as large as the precision wants them.
+    # Decoders return the smallest type that holds the precision.
     container = 8 if found.precision <= 8 else 16 if found.precision <= 16 else 32
     options = _options(stored_as)
     if str(syntax) != RLE:
@@ -317,7 +326,7 @@ def _compressed(opened: DicomFile, stored_as: PixelFormat, index: int) -> bytes:
     opened.stream.seek(opened.pixel_start or 0)
     header = opened.header
     tables = [header.get(name) for name in ("ExtendedOffsetTable", "ExtendedOffsetTableLengths")]
-    # Compressed data larger than this do not belong to such a frame; RLE data may grow by half.
+    # Most bytes of compressed data of a frame; RLE data may grow by half.
     most = 2 * stored_as.frame_bytes + 2**16
     content = pydicom.encaps.get_frame(
         limited(opened.stream, most + 8 * stored_as.frames),

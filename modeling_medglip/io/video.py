@@ -1,8 +1,8 @@
 # Copyright 2026 The MedGLIP authors. Licensed under the Apache License, Version 2.0.
-"""Frames of a video (MP4, QuickTime, AVI) as [`ReadImage`]s. Needs PyAV (the extra `video`).
+"""Read frames of a video (MP4, QuickTime, AVI) as [`ReadImage`]s. Needs PyAV (the extra `video`).
 
-The container's kind is stated, never guessed: FFmpeg would take a playlist for a video and open the files that it
-names. Nothing but the file itself is read.
+The container format follows from the file's name: when FFmpeg guesses, it may take a playlist for a video and open the
+files that it names. Only the file itself is read.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from ..errors import MedGlipError, install_hint
 from .image_record import ReadImage, check_pixels, choose_frame
 
 
-# Name of FFmpeg's demuxer -> endings of the files that it reads.
+# FFmpeg's demuxer -> endings of the files that it reads.
 CONTAINERS = {"mov": (".mp4", ".m4v", ".mov"), "avi": (".avi",)}
 OPTIONS = {"enable_drefs": "0", "use_absolute_path": "0", "protocol_whitelist": "none"}
 MAX_FRAMES = 100_000
-# Pixels that may be decoded to reach a frame.
+# Most pixels to decode on the way to a frame.
 MAX_DECODED_PIXELS = 2**30
 
 
@@ -32,10 +32,10 @@ def read_video(stream: IO[bytes], ending: str, frame: int | None = None) -> Read
     Args:
         stream (`IO[bytes]`): a seekable file at its start.
         ending (`str`): of the file's name, one of `CONTAINERS`.
-        frame (`int`, *optional*): counted from 1, in the order in which they are shown; the first when not given.
+        frame (`int`, *optional*): counted from 1, in display order; the first by default.
 
     Returns:
-        an image without a name: (height, width, 3) uint8 RGB, turned as the file says.
+        [`ReadImage`]: without a name; (height, width, 3) uint8 RGB, rotated as the file says.
 
     Raises:
         `MedGlipError`: PyAV is missing, or the file is not a video, too large or damaged.
@@ -48,14 +48,22 @@ def read_video(stream: IO[bytes], ending: str, frame: int | None = None) -> Read
 
 
 def count_video_frames(stream: IO[bytes], ending: str) -> int:
-    """Return how many frames an open video holds, without decoding them. Raises as [`read_video`]."""
+    """Return how many frames an open video holds, without decoding them.
+
+    Args:
+        stream (`IO[bytes]`): a seekable file at its start.
+        ending (`str`): of the file's name, one of `CONTAINERS`.
+
+    Raises:
+        `MedGlipError`: as [`read_video`].
+    """
     with _opened(stream, ending) as (container, video):
         return len(_times(container, video))
 
 
 @contextmanager
 def _opened(stream: IO[bytes], ending: str) -> Iterator[tuple[Any, Any]]:
-    """The container and its first video stream. Every failure inside the block becomes a `MedGlipError`."""
+    """Open a container and its first video stream. Every failure inside the block becomes a `MedGlipError`."""
     try:
         import av
     except ImportError:
@@ -71,12 +79,12 @@ def _opened(stream: IO[bytes], ending: str) -> Iterator[tuple[Any, Any]]:
             yield container, video
     except (MedGlipError, MemoryError):
         raise
-    except Exception as error:  # damaged files make FFmpeg raise nearly anything
-        raise MedGlipError("is a damaged video, or of a kind that cannot be read: save its frames as PNG") from error
+    except Exception as error:  # FFmpeg raises nearly anything for damaged files
+        raise MedGlipError("is a damaged video, or of an unsupported kind: save its frames as PNG") from error
 
 
 def _times(container: Any, video: Any) -> list[int | None]:
-    """When each frame is shown, in the stream's own unit and in order; `None` for all if one of them is not stated."""
+    """Return the display time of each frame, sorted, in units of the stream; all `None` if one is not stated."""
     packets = (packet.pts for packet in container.demux(video) if packet.size)
     times = list(islice(packets, MAX_FRAMES + 1))
     if not times:
@@ -88,7 +96,7 @@ def _times(container: Any, video: Any) -> list[int | None]:
 
 
 def _decoded(container: Any, video: Any, times: list[int | None], index: int) -> np.ndarray:
-    """One frame, decoded from the key frame before it; from the first one where times are not stated."""
+    """Decode one frame from the key frame before it, or from the first frame where times are not stated."""
     wanted, left = times[index], index
     container.seek(min((time for time in times[:1] if time is not None), default=0) if wanted is None else wanted,
                    stream=video)  # fmt: skip

@@ -1,8 +1,8 @@
 # Copyright 2026 The MedGLIP authors. Licensed under the Apache License, Version 2.0.
-"""Boxes of a DICOM series as DICOM: a measurement report (SR, TID 1500), and a segmentation (SEG). Through highdicom.
+"""Write boxes of a DICOM series as a measurement report (SR, TID 1500) or a segmentation (SEG). Needs highdicom.
 
-Both belong to the patient and the study of the series, as DICOM wants it: they are the only outputs of this package
-that hold anything of the patient. Codes are SNOMED CT's where somebody has checked them, else the project's own.
+Both belong to the patient and the study of the series, as DICOM requires; they are the only outputs of this package
+that hold patient data. Codes are SNOMED CT's where they have been checked, else the project's own.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ from .run_report import package_version
 from .volume_results import VolumeBox, VolumeResult
 
 
-MAKER, PRODUCT = "MedGLIP", "med-glip"
-# Codes of our own, by the rule for private schemes (PS3.16, 8.2: 99 at the beginning).
+MANUFACTURER, MODEL_NAME = "MedGLIP", "med-glip"
+# Coding scheme of the project's own codes; private schemes begin with 99 (PS3.16, 8.2).
 SCHEME = "99MEDGLIP"
-# The pixels of a file, one bit each: DICOM counts their bytes in 32 bits.
+# Largest pixel data, one bit a pixel: DICOM states their length in 32 bits.
 MAX_SEG_BYTES = 2**32 - 2
-# What an image must hold, if with an empty value (type 2 in PS3.3), and de-identified ones may lack.
+# Required elements that may be empty (type 2 in PS3.3), which de-identified images may lack.
 MAY_BE_EMPTY = (
     "PatientID", "PatientName", "PatientBirthDate", "PatientSex", "AccessionNumber", "StudyID", "StudyDate",
     "StudyTime", "ReferringPhysicianName",
@@ -42,12 +42,17 @@ SR_SERIES, SEG_SERIES = 9901, 9902
 def write_report(result: VolumeResult, source: VolumeSource, path: str | Path) -> Path:
     """Write a structured report with a volumetric region for every box: a rectangle in each of its slices.
 
+    Args:
+        result ([`VolumeResult`]): the boxes.
+        source ([`VolumeSource`]): the DICOM series that was grounded.
+        path (`str` or `Path`): the file to write.
+
     Raises:
-        `MedGlipError`: no DICOM series, no box, or highdicom refuses its headers; names the input.
+        `MedGlipError`: not a DICOM series, no box, or highdicom refuses its headers; names the input.
     """
     highdicom, datasets = _datasets(source)
     if not result.boxes:
-        raise MedGlipError(f"{source.name}: nothing was found, and a report without a region is none")
+        raise MedGlipError(f"{source.name}: nothing was found, and a report needs at least one region")
     try:
         groups = [_group(box, number, source, datasets, highdicom) for number, box in enumerate(result.boxes, start=1)]
         report = highdicom.sr.MeasurementReport(
@@ -63,26 +68,31 @@ def write_report(result: VolumeResult, source: VolumeSource, path: str | Path) -
             series_instance_uid=highdicom.UID(),
             sop_instance_uid=highdicom.UID(),
             instance_number=1,
-            manufacturer=MAKER,
+            manufacturer=MANUFACTURER,
             series_description="MedGLIP boxes, research use only",
         )
-    except Exception as error:  # headers make highdicom and pydicom raise nearly anything
+    except Exception as error:  # highdicom and pydicom raise nearly anything for damaged headers
         raise _refused(source, "report", error) from error
     return _write(document, path)
 
 
 def write_segmentation(result: VolumeResult, source: VolumeSource, path: str | Path) -> Path:
-    """Write a segmentation with a segment for every box, filled; frames in which a segment has nothing are left out.
+    """Write a segmentation with a filled segment for every box; empty frames are left out.
 
-    Frame by frame: highdicom makes the header from masks of one pixel per slice, which is enough to know what frames
-    there are; the rectangles of the boxes are put in their place as the file's pixels.
+    To keep one frame in memory, highdicom makes the header from masks of one pixel per slice, and the rectangles of
+    the boxes replace its pixels.
+
+    Args:
+        result ([`VolumeResult`]): the boxes.
+        source ([`VolumeSource`]): the DICOM series that was grounded.
+        path (`str` or `Path`): the file to write.
 
     Raises:
-        `MedGlipError`: no DICOM series, no box, too many voxels, or highdicom refuses its headers; names the input.
+        `MedGlipError`: not a DICOM series, no box, too many voxels, or highdicom refuses its headers; names the input.
     """
     highdicom, datasets = _datasets(source)
     if not result.boxes:
-        raise MedGlipError(f"{source.name}: nothing was found, and a segmentation without a segment is none")
+        raise MedGlipError(f"{source.name}: nothing was found, and a segmentation needs at least one segment")
     columns, rows = (int(length) for length in source.grid.array.shape[:2])
     covered = [slices_of(box, source) for box in result.boxes]
     size = -(-sum(len(slices) for slices in covered) * rows * columns // 8)
@@ -97,7 +107,7 @@ def write_segmentation(result: VolumeResult, source: VolumeSource, path: str | P
         document.Rows, document.Columns = rows, columns
         rectangles = [_rectangle(box, (rows, columns)) for box in result.boxes]
         document.PixelData = _packed(rectangles[number - 1] for number in numbers)
-    except Exception as error:  # headers make highdicom and pydicom raise nearly anything
+    except Exception as error:  # highdicom and pydicom raise nearly anything for damaged headers
         raise _refused(source, "segmentation", error) from error
     return _write(document, path)
 
@@ -109,10 +119,18 @@ def _segmentation(
     datasets: Sequence[Any],
     highdicom: Any,
 ) -> Any:
-    """The data set of a segmentation, of one pixel a frame. `covered`: the slices of each box."""
+    """Return the data set of a segmentation with one pixel per frame.
+
+    Args:
+        boxes (`Sequence[VolumeBox]`): one segment each.
+        covered (`Sequence[Sequence[int]]`): the slices of each box.
+        source ([`VolumeSource`]): the series.
+        datasets (`Sequence[pydicom.Dataset]`): headers of its files.
+        highdicom: the module.
+    """
     used = sorted({number for slices in covered for number in slices})
     by_frame = source.dicom_slices[0].frame is not None
-    # All frames of a multi-frame file, in its own order; of single files those that are needed.
+    # All frames of a multi-frame file, in its own order; only the needed ones of single files.
     order = (
         sorted(range(len(source.dicom_slices)), key=lambda n: source.dicom_slices[n].frame or 0) if by_frame else used
     )
@@ -124,7 +142,7 @@ def _segmentation(
     for image in images:
         image.Rows = image.Columns = 1
     algorithm = highdicom.AlgorithmIdentificationSequence(
-        MAKER, _code("123109", "DCM", "Artificial Intelligence", highdicom), package_version()
+        MANUFACTURER, _code("123109", "DCM", "Artificial Intelligence", highdicom), package_version()
     )
     segments = [
         highdicom.seg.SegmentDescription(
@@ -147,8 +165,8 @@ def _segmentation(
             series_number=SEG_SERIES,
             sop_instance_uid=highdicom.UID(),
             instance_number=1,
-            manufacturer=MAKER,
-            manufacturer_model_name=PRODUCT,
+            manufacturer=MANUFACTURER,
+            manufacturer_model_name=MODEL_NAME,
             software_versions=package_version(),
             device_serial_number="none",
             series_description="MedGLIP boxes, research use only",
@@ -160,7 +178,7 @@ def _segmentation(
 
 
 def _rectangle(box: VolumeBox, shape: tuple[int, int]) -> NDArray[np.uint8]:
-    """(rows, columns) of 0 and 1: the box in each of its slices."""
+    """Return the mask (rows, columns) of 0 and 1 of a box in each of its slices."""
     i, j, _ = box_voxels(box.box_ijk, (shape[1], shape[0], 1))
     mask = np.zeros(shape, np.uint8)
     mask[j, i] = 1
@@ -168,7 +186,7 @@ def _rectangle(box: VolumeBox, shape: tuple[int, int]) -> NDArray[np.uint8]:
 
 
 def _packed(frames: Iterable[NDArray[np.uint8]]) -> bytes:
-    """Frames of 0 and 1 as one bit a pixel, without gaps between frames, to an even number of bytes (PS3.5 8.1.1)."""
+    """Pack frames of 0 and 1 as one bit per pixel, without gaps, to an even number of bytes (PS3.5 8.1.1)."""
     packed, rest = bytearray(), np.zeros(0, np.uint8)
     for frame in frames:
         bits = np.concatenate([rest, frame.ravel()])
@@ -181,9 +199,9 @@ def _packed(frames: Iterable[NDArray[np.uint8]]) -> bytes:
 
 
 def _datasets(source: VolumeSource) -> tuple[Any, list[Any]]:
-    """highdicom, and the headers of the series' files in the order of its slices."""
+    """Return highdicom, and the headers of the series' files in the order of its slices."""
     if not source.dicom_slices:
-        raise MedGlipError(f"{source.name}: is no DICOM series, which reports and segmentations refer to")
+        raise MedGlipError(f"{source.name}: is not a DICOM series, which reports and segmentations refer to")
     try:
         import highdicom
     except ModuleNotFoundError:
@@ -193,13 +211,13 @@ def _datasets(source: VolumeSource) -> tuple[Any, list[Any]]:
             datasets = [read_header(file) for file in source.dicom_files]
             for dataset in datasets:
                 _complete(dataset)
-    except Exception as error:  # damaged files make pydicom raise nearly anything
+    except Exception as error:  # pydicom raises nearly anything for damaged files
         raise _refused(source, "report or segmentation", error) from error
     return highdicom, datasets
 
 
 def _complete(dataset: Any) -> None:
-    """Empty values where de-identified files have none; and what all frames share where highdicom looks for it."""
+    """Add empty values that de-identified files lack, and shared functional groups where highdicom expects them."""
     shared = (dataset.get("SharedFunctionalGroupsSequence") or [None])[0]
     for keyword in ("PixelMeasuresSequence", "PlaneOrientationSequence") if shared is not None else ():
         if keyword not in shared and (item := functional_item(dataset, 0, keyword)) is not None:
@@ -208,18 +226,18 @@ def _complete(dataset: Any) -> None:
         if keyword not in dataset:
             setattr(dataset, keyword, "")
     if "SpecificCharacterSet" in dataset and not dataset.SpecificCharacterSet:
-        del dataset.SpecificCharacterSet  # empty means the default, which highdicom does not know
+        del dataset.SpecificCharacterSet  # an empty value means the default, which highdicom refuses
 
 
 def _refused(source: VolumeSource, kind: str, error: Exception) -> MedGlipError:
-    # What highdicom says may quote the header.
+    # highdicom's message may quote the header.
     return MedGlipError(f"{source.name}: no {kind} can be made of its headers ({type(error).__name__})")
 
 
 def _group(box: VolumeBox, number: int, source: VolumeSource, datasets: Sequence[Any], highdicom: Any) -> Any:
-    """The box as a volumetric region: the same rectangle in every slice that it covers."""
+    """Return a box as a volumetric region: the same rectangle in every slice that it covers."""
     x1, y1, _, x2, y2, _ = box.box_ijk
-    # Pixel (0, 0) of a picture covers 0 to 1 here as there (PS3.3 C.18.6.1.2).
+    # Pixel (0, 0) covers 0 to 1, as in PS3.3 C.18.6.1.2.
     rectangle = np.array([[x1, y1], [x2, y1], [x2, y2], [x1, y2], [x1, y1]], dtype=np.float64)
     regions = []
     for index in slices_of(box, source):
@@ -239,13 +257,18 @@ def _group(box: VolumeBox, number: int, source: VolumeSource, datasets: Sequence
         referenced_regions=regions,
         finding_type=_concept(box, highdicom),
         finding_category=_category(box, highdicom),
-        algorithm_id=highdicom.sr.AlgorithmIdentification(name=MAKER, version=package_version()),
+        algorithm_id=highdicom.sr.AlgorithmIdentification(name=MANUFACTURER, version=package_version()),
         measurements=[score],
     )
 
 
 def slices_of(box: VolumeBox, source: VolumeSource) -> list[int]:
-    """The slices of the series whose centres lie in a box; at least the nearest one, where none does."""
+    """Return the slices of the series whose centers lie in a box, or else the nearest one.
+
+    Args:
+        box ([`VolumeBox`]): in voxels of the series' volume.
+        source ([`VolumeSource`]): the series.
+    """
     low, high = box.box_ijk[2] - 0.5, box.box_ijk[5] - 0.5
     positions = [slice_.position for slice_ in source.dicom_slices]
     inside = [number for number, position in enumerate(positions) if low <= position < high]
@@ -254,7 +277,7 @@ def slices_of(box: VolumeBox, source: VolumeSource) -> list[int]:
 
 def _observer(result: VolumeResult, highdicom: Any) -> Any:
     device = highdicom.sr.DeviceObserverIdentifyingAttributes(
-        uid=highdicom.UID(), name=one_line(result.model, 64), manufacturer_name=MAKER, model_name=PRODUCT
+        uid=highdicom.UID(), name=one_line(result.model, 64), manufacturer_name=MANUFACTURER, model_name=MODEL_NAME
     )
     kind = _code("121007", "DCM", "Device", highdicom)
     return highdicom.sr.ObservationContext(observer_device_context=highdicom.sr.ObserverContext(kind, device))
@@ -268,7 +291,7 @@ def _category(box: VolumeBox, highdicom: Any) -> Any:
 
 
 def _concept(box: VolumeBox, highdicom: Any) -> Any:
-    """What was found, as a code: SNOMED CT's if it is checked, else one of our own with the caller's words."""
+    """Return the code of a box's label: SNOMED CT's if it is checked, else the project's own."""
     label = load_taxonomy().resolve(box.label)
     meaning = one_line(box.label, 64)
     if label is None:

@@ -14,7 +14,7 @@ from ..errors import MedGlipError, one_line
 
 
 # Bytes of slices that are kept in memory; more of them go to a temporary file without a name.
-MAX_MEMORY = 2**25
+MAX_MEMORY = 2**23
 
 
 class SliceSpool:

@@ -102,7 +102,7 @@ def test_an_empty_character_set_is_the_default_one(tmp_path: Path) -> None:
 def test_what_cannot_be_written(write: Any, source: VolumeSource, result: VolumeResult, tmp_path: Path) -> None:
     with pytest.raises(MedGlipError, match="scan: nothing was found"):
         write(dataclasses.replace(result, boxes=()), source, tmp_path / "a.dcm")
-    with pytest.raises(MedGlipError, match="volume: is no DICOM series"):
+    with pytest.raises(MedGlipError, match="volume: is not a DICOM series"):
         write(result, VolumeSource(empty_grid((4, 4, 4), np.eye(4))), tmp_path / "a.dcm")
     assert not (tmp_path / "a.dcm").exists()
 
