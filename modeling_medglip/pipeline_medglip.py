@@ -18,9 +18,10 @@ from transformers.pipelines import PIPELINE_REGISTRY
 from transformers.utils import logging
 
 from .configuration_medglip import MedGlipConfig
+from .defaults import UNTRAINED_THRESHOLD
 from .processing_medglip import MedGlipProcessor, prompts_per_image
 from .questions import Question, encode_questions, make_question
-from .trained_labels import UNTRAINED_THRESHOLD, TrainedLabels
+from .trained_labels import TrainedLabels
 
 
 logger = logging.get_logger(__name__)

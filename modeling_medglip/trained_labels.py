@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
-from .defaults import ALL_LABELS, UNTRAINED_THRESHOLD
+from .defaults import ALL_LABELS
 from .errors import MedGlipError
 from .outputs.run_report import trained_labels
 from .taxonomy import load_taxonomy
@@ -113,4 +113,4 @@ class TrainedLabels:
         return next(filter(None, above), None)
 
 
-__all__ = ["UNTRAINED_THRESHOLD", "TrainedLabels"]
+__all__ = ["TrainedLabels"]

@@ -17,13 +17,13 @@ import torch
 from numpy.typing import NDArray
 
 from .boxes import iou
+from .defaults import UNTRAINED_THRESHOLD
 from .errors import MedGlipError, UsageError, one_line
 from .grounding import Grounder, as_grounder, asked_labels, choose_modality, locate_labels, prompt_labels
 from .io.image_record import ReadImage
 from .outputs.single_structures import best_in_volume
 from .outputs.volume_results import Corner, VolumeBox, VolumeInfo, VolumeResult
 from .questions import Question, encode_questions, make_question
-from .trained_labels import UNTRAINED_THRESHOLD
 from .volumes.geometry import (
     NORMAL_AXIS,
     PLANES,

@@ -7,7 +7,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from modeling_medglip.trained_labels import UNTRAINED_THRESHOLD
+from modeling_medglip.defaults import UNTRAINED_THRESHOLD
 
 
 MEGABYTE = 2**20

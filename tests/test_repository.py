@@ -27,6 +27,22 @@ SOURCES = sorted(path for folder in SOURCE_FOLDERS for path in (ROOT / folder).r
 DOCUMENTS = [path for folder in (".", "docs", "training", "dataset_scripts") for path in (ROOT / folder).glob("*.md")]
 REMOTE_CODE = ("configuration_medglip", "modeling_medglip", "image_processing_medglip", "processing_medglip")
 MEGABYTE = 10**6
+PRIVATE_WORDS = {
+    "picture", "pictures", "told", "odd", "cure", "cures", "specks", "lot", "lots", "complain", "complains",
+    "remember", "slab", "slabs", "doubt", "doubts", "mirrored", "marks",
+}  # fmt: skip
+# Folders and pages whose words are plain; the others follow.
+PLAIN_FOLDERS = {"demo", "io", "isolation", "checkpoints", "cli", "errors.py"}
+PLAIN = [
+    *(
+        path
+        for name in PLAIN_FOLDERS
+        for path in (*(PACKAGE / name).rglob("*.py"), PACKAGE / name)
+        if path.suffix == ".py"
+    ),
+    *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "SECURITY.md")),
+    *(ROOT / "docs" / name for name in ("README.md", "python.md", "command-line.md", "installation.md")),
+]
 
 FORBIDDEN_MODULES = {"pickle", "cPickle", "_pickle", "dill", "cloudpickle", "joblib", "shelve", "marshal", "telnetlib"}
 FORBIDDEN_NAMES = {"eval", "exec", "compile", "__import__"}
@@ -75,6 +91,16 @@ def imports_of(name: str, path: Path) -> set[str]:
     return (
         found - {name} if path.name not in ("__init__.py", "registration.py") or path.parent.parent != ROOT else set()
     )
+
+
+def foreign_exports(tree: ast.Module) -> set[str]:
+    """The names in a module's `__all__` that it does not define itself."""
+    lists = (node.value for node in tree.body if isinstance(node, ast.Assign) and dotted(node.targets[0]) == "__all__")
+    exported = {item.value for value in lists if isinstance(value, ast.List | ast.Tuple) for item in value.elts}
+    kinds = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
+    defined = {node.name for node in ast.walk(tree) if isinstance(node, kinds)}
+    defined |= {node.id for node in ast.walk(tree) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
+    return exported - defined
 
 
 def circle_in(graph: dict[str, set[str]]) -> list[str]:
@@ -162,6 +188,22 @@ class TestSources:
         # Remote code cannot be split over more files.
         lines = {path: path.read_text("utf-8").count("\n") for path in SOURCES if path.stem not in REMOTE_CODE}
         assert {path: count for path, count in lines.items() if count > 500} == {}
+
+    @pytest.mark.parametrize("folder", SOURCE_FOLDERS)
+    def test_only_packages_export_names_of_other_modules(self, folder: str) -> None:
+        modules = [path for path in (ROOT / folder).rglob("*.py") if path.name != "__init__.py"]
+        exported = {path: foreign_exports(ast.parse(path.read_text(encoding="utf-8"))) for path in modules}
+        assert {path: names for path, names in exported.items() if names} == {}
+
+    def test_the_check_of_exports_itself(self) -> None:
+        code = "from .a import b\nC = 1\ndef d(): ...\n__all__ = ['C', 'b', 'd']"
+        assert foreign_exports(ast.parse(code)) == {"b"}
+
+    @pytest.mark.parametrize("path", PLAIN, ids=lambda path: path.relative_to(ROOT).as_posix())
+    def test_words_are_those_of_the_field(self, path: Path) -> None:
+        """An image, a slice or a frame is no picture, a hint no cure, and so on; in names as in prose."""
+        words = re.findall(r"[A-Za-z][a-z]*", path.read_text(encoding="utf-8"))
+        assert {word for word in words if word.lower() in PRIVATE_WORDS} == set()
 
     @pytest.mark.parametrize("folder", SOURCE_FOLDERS)
     def test_no_file_repeats_the_name_of_its_folder(self, folder: str) -> None:

@@ -12,7 +12,6 @@ from typing import Any
 from modeling_medglip.errors import MedGlipError, one_line
 from modeling_medglip.io.coco import (
     MOST_DOUBTFUL,
-    AnnotationError,
     CocoFile,
     annotation_region,
     image_folders,
@@ -21,6 +20,7 @@ from modeling_medglip.io.coco import (
     read_coco,
     stated_boxes,
 )
+from modeling_medglip.io.coco_shapes import AnnotationError
 
 from ..records import AnnotatedImage, Annotation, Case, Rejected, inside
 from .base import Reader, read_annotated

@@ -286,7 +286,6 @@ def shown(value: object) -> str:
 
 __all__ = [
     "MOST_DOUBTFUL",
-    "AnnotationError",
     "CocoFile",
     "Region",
     "annotation_region",

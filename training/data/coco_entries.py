@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from modeling_medglip.io.coco import AnnotationError, CocoFile, annotation_region, image_size, shown
-from modeling_medglip.io.coco_shapes import fit_box
+from modeling_medglip.io.coco import CocoFile, annotation_region, image_size, shown
+from modeling_medglip.io.coco_shapes import AnnotationError, fit_box
 
 
 # What steers a terminal, or turns the order of what is read. Other marks without a shape belong to some scripts.

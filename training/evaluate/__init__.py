@@ -465,7 +465,7 @@ def _adapted(model: Any, folder: str, asked: Sequence[str] | None) -> tuple[Any,
     Raises:
         `ValueError`: no adapter for this model, or others than its modalities are asked for.
     """
-    from ..fit.lora import adapted_experts, load_adapter
+    from modeling_medglip.checkpoints.adapters import adapted_experts, load_adapter
 
     model = load_adapter(model, folder).get_base_model()
     own = adapted_experts(model)

@@ -28,6 +28,7 @@ from torch import nn
 from transformers import HfArgumentParser
 
 from modeling_medglip import default_checkpoint
+from modeling_medglip.checkpoints.adapters import forget_calibration
 from modeling_medglip.cli.scripts import fail_script, script_main
 from modeling_medglip.errors import one_line
 from modeling_medglip.image_processing_medglip import MedGlipImageProcessor
@@ -46,11 +47,11 @@ from ..data.wordings import stated
 from ..loading import load_checkpoint
 from .closing import closing
 from .distillation import known_labels, with_known
-from .lora import add_adapter, forget_calibration, save_adapter
+from .lora import add_adapter, save_adapter
 from .processes import process_state, shards_weights, united, worker_message
 from .recipe import RENAMED, ExpertRecipe, Recipe, load_recipe
 from .run_identity import claim, run_identity
-from .run_report import Scores, measure, write_run
+from .run_report import measure, write_run
 from .trainer import freeze, train_expert
 
 
@@ -474,7 +475,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-__all__ = ["Scores", "Settings", "load_base", "load_data", "main", "run"]
+__all__ = ["Settings", "load_base", "load_data", "main", "run"]
 
 if __name__ == "__main__":
     raise SystemExit(main())

@@ -17,8 +17,6 @@ from modeling_medglip.checkpoints.adapters import (
     SCHEMA,
     adapted_experts,
     fingerprint,
-    forget_calibration,
-    load_adapter,
 )
 from modeling_medglip.checkpoints.location import ADAPTED_HEADS
 from modeling_medglip.modeling_medglip import MedGlipForObjectDetection
@@ -97,12 +95,7 @@ def save_adapter(model: Any, folder: Path) -> None:
 
 
 __all__ = [
-    "BASE_FILE",
-    "adapted_experts",
     "adapted_layers",
     "add_adapter",
-    "fingerprint",
-    "forget_calibration",
-    "load_adapter",
     "save_adapter",
 ]

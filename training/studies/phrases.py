@@ -23,6 +23,7 @@ import yaml
 
 from modeling_medglip.boxes import box_iou
 from modeling_medglip.configuration_medglip import MODALITIES
+from modeling_medglip.defaults import UNTRAINED_THRESHOLD
 from modeling_medglip.grounding import Grounder, ground_image, load
 from modeling_medglip.io.image import read_image
 from modeling_medglip.io.image_record import ReadImage
@@ -30,7 +31,6 @@ from modeling_medglip.outputs.markdown import table
 from modeling_medglip.outputs.results import GroundedBox
 from modeling_medglip.processing_medglip import clean_label
 from modeling_medglip.taxonomy.phrases import side_of
-from modeling_medglip.trained_labels import UNTRAINED_THRESHOLD
 
 
 PHRASES = Path(__file__).with_name("phrases.yaml")

@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
+from modeling_medglip.checkpoints.adapters import BASE_FILE, load_adapter
 from modeling_medglip.checkpoints.location import ADAPTED_HEADS
 from modeling_medglip.modeling_medglip import MedGlipForObjectDetection
 from modeling_medglip.processing_medglip import MedGlipProcessor
@@ -20,7 +21,7 @@ from tests.modeling_medglip.tiny_checkpoint import save_tiny_checkpoint
 from training import evaluate
 from training.fit import finetune
 from training.fit.finetune import HELP, Settings, load_base, load_data, main, resolved_recipe, run
-from training.fit.lora import BASE_FILE, adapted_layers, add_adapter, load_adapter, save_adapter
+from training.fit.lora import adapted_layers, add_adapter, save_adapter
 from training.fit.recipe import load_recipe
 
 from ..tiny_data import make_data, save_coco, trunk_picture

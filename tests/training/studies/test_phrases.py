@@ -13,8 +13,9 @@ from PIL import Image
 
 from modeling_medglip.checkpoints.location import default_checkpoint
 from modeling_medglip.configuration_medglip import MODALITIES
+from modeling_medglip.defaults import UNTRAINED_THRESHOLD
 from modeling_medglip.outputs.results import GroundedBox
-from modeling_medglip.trained_labels import UNTRAINED_THRESHOLD, TrainedLabels
+from modeling_medglip.trained_labels import TrainedLabels
 from training.studies import phrases as phrase_study
 from training.studies.phrases import FORMS, PHRASES, THRESHOLDS, annotated_images, render_page, share, study_sides
 
