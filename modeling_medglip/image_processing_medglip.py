@@ -4,7 +4,7 @@
 import copy
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +13,10 @@ import torch
 from PIL import Image, ImageOps
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
-from transformers.image_processing_utils import BaseImageProcessor, BatchFeature
-from transformers.processing_utils import ImagesKwargs
+from torchvision.ops import nms
+from transformers.image_processing_backends import TorchvisionBackend
+from transformers.image_processing_utils import BatchFeature
+from transformers.processing_utils import ImagesKwargs, Unpack
 from transformers.utils import cached_file, logging
 
 from .configuration_medglip import (
@@ -25,7 +27,6 @@ from .configuration_medglip import (
     check_settings,
     resolve_modality,
 )
-from .processing_medglip import NORMALIZED, check_annotation, detect, looks_normalized, phrase_tokens
 
 
 logger = logging.get_logger(__name__)
@@ -40,6 +41,7 @@ PICTURE_FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "GIF", "WEBP", "PPM")
 BIT_DEPTHS = (8, 10, 12, 14, 16)
 INTENSITIES = ("hounsfield", "percentile", "nonzero_percentile", "range")
 LUMINANCE = np.array([0.299, 0.587, 0.114], dtype=np.float32)
+CANDIDATES_PER_LEVEL = 1000
 ROUTER_SIDE = 96
 ROUTER_GRID = 8
 ROUTER_SAMPLED_SIDE = 192
@@ -75,18 +77,22 @@ DEFAULT_MODALITY_SETTINGS: dict[str, dict[str, Any]] = {
 
 
 class MedGlipImageProcessorKwargs(ImagesKwargs, total=False):
-    """Keyword arguments of [`MedGlipImageProcessor`] beyond those of every image processor; see its `preprocess`."""
+    """Settings of [`MedGlipImageProcessor`] beyond those of every image processor."""
 
-    modality: str | list[str] | None
-    pixel_mask: Any
-    annotations: Any
-    photometric_interpretation: str | list[str | None] | None
-    volume_statistics: Any
+    modality: Any
     modality_settings: dict[str, dict[str, Any]] | None
     size_divisor: int
     return_pixel_mask: bool
     router: dict[str, Any] | None
     router_warning: float
+
+
+class MedGlipImagesKwargs(MedGlipImageProcessorKwargs, total=False):
+    """Arguments of [`MedGlipImageProcessor.preprocess`]: its settings, and what belongs to single images."""
+
+    pixel_mask: Any
+    photometric_interpretation: Any
+    volume_statistics: Any
 
 
 # Reading one picture -------------------------------------------------------------------------------------------------
@@ -629,7 +635,197 @@ def _limits_per_image(limits: Any, count: int) -> list[Any]:
     return _per_image(list(limits), count, True, "volume_statistics")
 
 
-class MedGlipImageProcessor(BaseImageProcessor):
+# Boxes ---------------------------------------------------------------------------------------------------------------
+
+NORMALIZED = (
+    "the boxes all lie within 0..1, as DETR's normalized ones do; expected are x1, y1, x2, y2 in pixels, not shares "
+    "of the image and not center, width, height"
+)
+
+
+EXPECTED_ANNOTATION = (
+    "expected is {'boxes': x1, y1, x2, y2 in pixels, 'class_labels': positions in the prompt}, and no COCO entry"
+)
+
+
+def check_annotation(annotation: Any, name: str) -> None:
+    """
+    Refuse what is no annotation of an image.
+
+    Raises:
+        `ValueError`: beginning with `name`, with the form that is expected.
+    """
+    if not isinstance(annotation, Mapping) or not {"boxes", "class_labels"} <= set(annotation):
+        raise ValueError(f"{name}: {EXPECTED_ANNOTATION}")
+
+
+def looks_normalized(boxes: torch.Tensor) -> bool:
+    """Whether all boxes (n, 4) of an image lie within 0..1 and are no whole pixels: shares of the image's size."""
+    inside = (boxes >= 0) & (boxes <= 1)
+    return len(boxes) > 0 and bool(inside.all()) and bool((boxes != boxes.round()).any())
+
+
+# Boxes out of the model's output -------------------------------------------------------------------------------------
+
+
+def label_scores(logits: torch.Tensor, label_tokens: torch.Tensor) -> torch.Tensor:
+    """
+    Mean over a label's tokens of their probabilities.
+
+    Args:
+        logits: (chunks, regions, tokens) before the sigmoid.
+        label_tokens: bool (chunks, labels, tokens).
+
+    Returns:
+        (chunks, regions, labels) in [0, 1]; 0 for labels without tokens.
+    """
+    weights = label_tokens.to(logits.device, torch.float32)
+    weights = weights / weights.sum(-1, keepdim=True).clamp(min=1)
+    return logits.float().sigmoid() @ weights.transpose(1, 2)
+
+
+def _candidates(
+    scores: torch.Tensor, centerness: torch.Tensor, level_sizes: Sequence[int], pre_nms_threshold: float
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    """
+    The best `CANDIDATES_PER_LEVEL` pairs of region and label of every level, ranked by score times centerness.
+
+    Returns:
+        chunk, region and label index, and sqrt(score * centerness), each of shape (candidates,).
+    """
+    ranking = torch.where(scores > pre_nms_threshold, scores * centerness[..., None], -1.0)
+    labels, start, found = scores.shape[-1], 0, []
+    for size in level_sizes:
+        flat = ranking[:, start : start + size].flatten(1)
+        best, order = flat.topk(min(CANDIDATES_PER_LEVEL, flat.shape[1]), dim=1)
+        chunk, place = (best >= 0).nonzero(as_tuple=True)
+        order = order[chunk, place]
+        region = start + torch.div(order, labels, rounding_mode="floor")
+        found.append((chunk, region, order % labels, best[chunk, place].sqrt()))
+        start += size
+    chunk, region, label, score = (torch.cat(part) for part in zip(*found, strict=True))
+    return chunk, region, label, score
+
+
+def calibrated(score: torch.Tensor, calibration: torch.Tensor | None) -> torch.Tensor:
+    """Scores (n,) -> chances of being right: sigmoid(slope * logit + intercept); unchanged without a calibration."""
+    if calibration is None:
+        return score
+    slope, intercept = calibration.to(score.device, torch.float32)
+    return (slope * score.logit(eps=1e-6) + intercept).sigmoid()
+
+
+def nms_per_label(boxes: torch.Tensor, scores: torch.Tensor, labels: torch.Tensor, threshold: float) -> torch.Tensor:
+    """
+    Indices that survive non-maximum suppression within each label, best score first.
+
+    Args:
+        boxes: (n, 4) xyxy where width = x2 - x1. scores: (n,). labels: (n,) int.
+        threshold (`float`): boxes of one label that overlap a better one by more (intersection over union) go.
+
+    torchvision's `batched_nms` adds an offset per label to the coordinates, which rounds them in float32.
+    """
+    kept = [torch.empty(0, dtype=torch.int64, device=boxes.device)]
+    for label in labels.unique():
+        members = (labels == label).nonzero()[:, 0]
+        kept.append(members[nms(boxes[members], scores[members], threshold)])
+    indices = torch.cat(kept)
+    return indices[scores[indices].argsort(descending=True, stable=True)]
+
+
+@torch.no_grad()
+def post_process_boxes(
+    outputs: Any,
+    label_tokens: torch.Tensor,
+    threshold: float = 0.3,
+    target_sizes: Any = None,
+    nms_threshold: float = 0.6,
+    max_detections: int = 100,
+    pre_nms_threshold: float = 0.05,
+    legacy_boxes: bool = False,
+    input_sizes: Any = None,
+) -> list[dict[str, torch.Tensor]]:
+    """
+    GLIP's post-processing, for every image of a batch.
+
+    Args:
+        outputs: with `logits` (B, R, T), `centerness` (B, R), `pred_boxes` (B, R, 4), `input_sizes` (B, 2) and
+            `spatial_shapes` (levels, 2). With C chunks of labels R is C times the regions, chunk after chunk.
+            `score_calibration` (B, 2), where there is one, turns final scores into chances of being right.
+        label_tokens: bool (B, L, T) or (B, C, L, T).
+        threshold (`float`): lowest final score, sqrt(label score * centerness) and calibrated, to keep.
+        target_sizes (*optional*): (B, 2) height and width of the original images; `None` keeps pixels of the input.
+        nms_threshold, max_detections, pre_nms_threshold: as in GLIP.
+        legacy_boxes (`bool`): GLIP's own numbers, where width = x2 - x1 + 1, instead of width = x2 - x1.
+        input_sizes (*optional*): (B, 2) height and width of the images in the input, instead of the outputs' own.
+
+    Returns:
+        per image `scores` (n,), `labels` (n,) (label index; chunk after chunk), `boxes` (n, 4) xyxy, best first; no
+        gradients.
+    """
+    tokens = label_tokens if label_tokens.ndim == 4 else label_tokens[:, None]
+    batch, chunks = tokens.shape[:2]
+    logits = outputs.logits
+    if len(logits) != batch or logits.shape[1] % chunks or logits.shape[-1] != tokens.shape[-1]:
+        raise ValueError(f"the outputs {tuple(logits.shape)} do not belong to the label tokens {tuple(tokens.shape)}")
+    if not bool(torch.isfinite(logits).all() and torch.isfinite(outputs.centerness).all()):
+        raise ValueError("the model gave numbers that are not finite: its weights or its precision are at fault")
+    if isinstance(target_sizes, (int, float)):
+        raise ValueError("target_sizes holds (height, width) for each image, not a number: pass it by its name")
+    if target_sizes is not None and len(target_sizes) != batch:
+        raise ValueError(f"{batch} images but {len(target_sizes)} target_sizes")
+    shapes = getattr(outputs, "spatial_shapes", None)
+    levels = [logits.shape[1] // chunks] if shapes is None else [int(rows) * int(columns) for rows, columns in shapes]
+    sizes = outputs.input_sizes if input_sizes is None else input_sizes
+    calibration = getattr(outputs, "score_calibration", None)
+    results = []
+    for index in range(batch):
+        scores = label_scores(logits[index].view(chunks, sum(levels), -1), tokens[index])
+        centerness = outputs.centerness[index].float().sigmoid().view(chunks, sum(levels))
+        chunk, region, label, score = _candidates(scores, centerness, levels, pre_nms_threshold)
+        first_label = tokens[index].any(-1).sum(-1).cumsum(0) - tokens[index].any(-1).sum(-1)
+        score = calibrated(score, None if calibration is None else calibration[index])
+        label = label + first_label.to(label.device)[chunk]
+        boxes = outputs.pred_boxes[index].float().view(chunks, sum(levels), 4)[chunk, region]
+        size = int(sizes[index][0]), int(sizes[index][1])
+        boxes = clip_legacy(boxes, size) + boxes.new_tensor([0, 0, 1, 1])
+        keep = nms_per_label(boxes, score, label, nms_threshold)[:max_detections]
+        keep = keep[score[keep] > threshold]
+        boxes = boxes[keep] - boxes.new_tensor([0, 0, 1, 1]) if legacy_boxes else boxes[keep]
+        if target_sizes is not None:
+            boxes = boxes * scale_to(target_sizes[index], size, boxes)
+        results.append({"scores": score[keep], "labels": label[keep], "boxes": boxes})
+    return results
+
+
+def clip_legacy(boxes: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+    """Boxes (n, 4) in GLIP's convention, clipped to an image of `size` (height, width): 0..width-1, 0..height-1."""
+    return boxes.clamp(min=0).minimum(boxes.new_tensor([size[1], size[0], size[1], size[0]]) - 1)
+
+
+def scale_to(target: Any, size: tuple[int, int], boxes: torch.Tensor) -> torch.Tensor:
+    """Factors (4,) from xyxy pixels of an image of `size` (height, width) to those of `target` (height, width)."""
+    height, width = (float(side) for side in target)
+    return boxes.new_tensor([width / size[1], height / size[0]] * 2)
+
+
+def phrase_tokens(outputs: Any) -> torch.Tensor:
+    """
+    Label tokens for outputs of one phrase per image that came from the bare tokenizer: bool (B, 1, T), all tokens but
+    the special first and last one, and but padding and separators where the outputs hold their `label_token_mask`.
+    """
+    logits, mask = outputs.logits, getattr(outputs, "label_token_mask", None)
+    real = torch.ones_like(logits[:, 0], dtype=torch.bool) if mask is None else mask.bool()
+    place = real.cumsum(1)
+    return (real & (place > 1) & (place < place[:, -1:]))[:, None]
+
+
+def as_arrays(data: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a batch whose tensors are NumPy arrays."""
+    return {key: value.cpu().numpy() if isinstance(value, torch.Tensor) else value for key, value in data.items()}
+
+
+class MedGlipImageProcessor(TorchvisionBackend):
     r"""
     Turns medical pictures of any modality into a batch for MedGLIP.
 
@@ -653,6 +849,11 @@ class MedGlipImageProcessor(BaseImageProcessor):
 
     model_input_names = ["pixel_values", "pixel_mask", "modality"]
     valid_kwargs = MedGlipImageProcessorKwargs
+    do_resize = True
+    do_rescale = True
+    do_normalize = True
+    do_pad = True
+    return_tensors = "pt"
 
     def __init__(
         self,
@@ -705,10 +906,11 @@ class MedGlipImageProcessor(BaseImageProcessor):
         return settings, left
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the settings; the router's weights are in a file of their own."""
+        """Return the settings that differ from the class's own; the router's weights are in a file of their own."""
         settings = super().to_dict()
         settings.pop("router", None)
-        return settings
+        general = ImagesKwargs.__annotations__
+        return {k: v for k, v in settings.items() if k not in general or v != getattr(type(self), k, None)}
 
     def to_json_file(self, json_file_path: str | os.PathLike[str]) -> None:
         """Write the settings, and the router beside them."""
@@ -736,11 +938,6 @@ class MedGlipImageProcessor(BaseImageProcessor):
             raise
         except Exception as error:  # a wrong type makes nearly anything
             raise ValueError(f"processor_config.json does not describe an image processor: {error}") from error
-
-    @property
-    def backend(self) -> str:
-        """`str`: what `AutoImageProcessor` calls this kind of processor."""
-        return "torchvision"
 
     @staticmethod
     def _complete(name: str, given: dict[str, Any]) -> dict[str, Any]:
@@ -886,10 +1083,6 @@ class MedGlipImageProcessor(BaseImageProcessor):
 
     # The batch -------------------------------------------------------------------------------------------------------
 
-    def __call__(self, images: Any, **kwargs: Any) -> BatchFeature:
-        """See `preprocess`."""
-        return self.preprocess(images, **kwargs)
-
     def fetch_images(self, image_url_or_urls: Any) -> Any:
         """Paths and PIL images -> upright PIL images; others stay as they are. Addresses on the network raise
         `ValueError`."""
@@ -899,7 +1092,7 @@ class MedGlipImageProcessor(BaseImageProcessor):
             return upright_picture(image_url_or_urls)
         return _open_picture(image_url_or_urls) if isinstance(image_url_or_urls, (str, Path)) else image_url_or_urls
 
-    def preprocess(
+    def preprocess(  # type: ignore[misc]
         self,
         images: Any,
         modality: str | Sequence[str] | None = None,
@@ -907,44 +1100,69 @@ class MedGlipImageProcessor(BaseImageProcessor):
         annotations: Any = None,
         photometric_interpretation: str | Sequence[str | None] | None = None,
         volume_statistics: Any = None,
-        size: dict[str, int] | None = None,
-        do_resize: bool = True,
-        do_rescale: bool = True,
-        do_normalize: bool = True,
-        input_data_format: str | None = None,
-        return_tensors: str | None = "pt",
+        **kwargs: Unpack[MedGlipImageProcessorKwargs],
     ) -> BatchFeature:
         """
-        Pictures -> batch.
+        Return the batch of one or several images.
 
         Args:
-            images: one picture or a list of pictures of any size and modality (see `normalize_image`).
+            images: one image or a list of images of any size and modality (see `normalize_image`).
             modality (`str` or `list[str]`, *optional*): for all or for each; the processor's own if not given.
-            pixel_mask (*optional*): (h, w), or one per image (`None` for a whole one): true where the picture counts.
-            annotations (*optional*): per image `{"boxes": (n, 4) xyxy pixels of the picture, x2 = x + width,
+            pixel_mask (*optional*): (h, w), or one per image (`None` for a whole one): true where the image counts.
+            annotations (*optional*): per image `{"boxes": (n, 4) xyxy pixels of the image, x2 = x + width,
                 "class_labels": (n,)}`.
             photometric_interpretation, volume_statistics (*optional*): see `normalize_image`; for all or for each.
             size (`dict`, *optional*): instead of the modality's own.
-            do_resize (`bool`): resize. do_rescale (`bool`): `False` means the images are (3, h, w) in [0, 1] already.
-            do_normalize (`bool`): subtract the mean, divide by the standard deviation.
+            do_resize (`bool`, defaults to `True`): resize.
+            do_rescale (`bool`, defaults to `True`): `False` means the images are (3, h, w) in [0, 1] already.
+            do_normalize (`bool`, defaults to `True`): subtract the mean, divide by the standard deviation.
+            do_pad (`bool`, defaults to `True`): pad to a common size, a multiple of `size_divisor`; `False` needs
+                images of one size.
+            device (`str` or `torch.device`, *optional*): where images are resized and the batch is made.
             input_data_format (`str`, *optional*): `"channels_first"` or `"channels_last"` for arrays.
-            return_tensors (`str`, *optional*): `"pt"` or `"np"`.
+            return_tensors (`str`, *optional*, defaults to `"pt"`): `"pt"` or `"np"`.
 
         Returns:
             `pixel_values` (B, 3, H, W) float32, zero wherever `pixel_mask` is; `pixel_mask` (B, H, W) int64;
             `modality` list of B names; with annotations `labels`, a list of `{"boxes": (n, 4) xyxy pixels of the
             padded input where width = x2 - x1 + 1, "class_labels": (n,)}`. `input_sizes` (B, 2) appears only where a
-            mask hides the right or lower border of a picture.
+            mask hides the right or lower border of an image.
 
         Raises:
-            `ValueError`: naming the number of the image and what is wrong with it.
+            `ValueError`: naming the number of the image and what is wrong with it. `TypeError`: an unknown argument.
         """
-        pictures, batched = _as_batch(images)
-        if not pictures:
+        for name in kwargs:
+            if name not in self.valid_kwargs.__annotations__:
+                raise TypeError(f"{type(self).__name__}.preprocess() got an unexpected keyword argument {name!r}")
+        per_image = {
+            "pixel_mask": pixel_mask,
+            "annotations": annotations,
+            "photometric_interpretation": photometric_interpretation,
+            "volume_statistics": volume_statistics,
+        }
+        return super().preprocess(images, image_like_kwargs=per_image, modality=modality, **kwargs)
+
+    def _validate_preprocess_kwargs(self, **kwargs: Any) -> None:
+        """Check nothing more: mean, standard deviation and scale belong to each modality's settings."""
+
+    def _preprocess_image_like_inputs(
+        self,
+        images: Any,
+        *,
+        modality: Any,
+        pixel_mask: Any,
+        annotations: Any,
+        photometric_interpretation: Any,
+        volume_statistics: Any,
+        **kwargs: Any,
+    ) -> BatchFeature:
+        """Return the batch; `kwargs` are the same for all images."""
+        images, batched = _as_batch(images)
+        if not images:
             raise ValueError("no image was given")
-        count = len(pictures)
+        count = len(images)
         options = zip(
-            pictures,
+            images,
             _per_image(modality, count, batched, "modality"),
             _per_image(pixel_mask, count, batched, "pixel_mask"),
             _per_image(annotations, count, batched, "annotations"),
@@ -952,21 +1170,22 @@ class MedGlipImageProcessor(BaseImageProcessor):
             _limits_per_image(volume_statistics, count),
             strict=True,
         )
-        if any(lost_levels(picture) for picture in pictures):
+        if any(lost_levels(image) for image in images):
             logger.warning(LOST_LEVELS)
         prepared = []
-        for index, (picture, name, mask, annotation, photometric, limits) in enumerate(options):
+        for index, (image, name, mask, annotation, photometric, limits) in enumerate(options):
             try:
-                name = self.choose_modality(picture, name)
-                image = (
-                    self.normalize_image(picture, name, mask, limits, photometric, input_data_format)
-                    if do_rescale
-                    else torch.from_numpy(channels_first(picture, input_data_format).astype(np.float32))
+                name = self.choose_modality(image, name)
+                data_format = kwargs["input_data_format"]
+                pixels = (
+                    self.normalize_image(image, name, mask, limits, photometric, data_format)
+                    if kwargs["do_rescale"]
+                    else torch.from_numpy(channels_first(image, data_format).astype(np.float32))
                 )
-                prepared.append(self._prepare(image, name, mask, annotation, size, do_resize, do_normalize))
+                prepared.append(self._prepare(pixels.to(kwargs["device"]), name, mask, annotation, kwargs))
             except ValueError as error:
                 raise ValueError(f"image {index}: {error}") from None
-        return self._collate(prepared, return_tensors)
+        return self._collate(prepared, kwargs)
 
     def _prepare(
         self,
@@ -974,43 +1193,44 @@ class MedGlipImageProcessor(BaseImageProcessor):
         modality: str,
         pixel_mask: Any,
         annotation: dict[str, Any] | None,
-        size: dict[str, int] | None,
-        do_resize: bool,
-        do_normalize: bool,
+        options: Mapping[str, Any],
     ) -> dict[str, Any]:
         """(3, h, w) in [0, 1] -> `pixels` (3, h', w'), bool `mask` (h', w'), `modality`, and the scaled `labels`."""
         shape = (image.shape[1], image.shape[2])
-        target = resized_size(*shape, size or self.modality_settings[modality]["size"]) if do_resize else shape
+        size = options["size"] or self.modality_settings[modality]["size"]
+        target = resized_size(*shape, size) if options["do_resize"] else shape
         pixels = resize_image(image, target)
-        pixels = self.standardize(pixels, modality) if do_normalize else pixels
+        pixels = self.standardize(pixels, modality) if options["do_normalize"] else pixels
         checked = self._check_mask(pixel_mask, shape)
-        mask = torch.ones(target, dtype=torch.bool)
+        mask = torch.ones(target, dtype=torch.bool, device=image.device)
         if checked is not None:
-            mask = _resize_mask(torch.from_numpy(checked), target)
+            mask = _resize_mask(torch.from_numpy(checked).to(image.device), target)
         labels = None if annotation is None else scale_annotation(annotation, shape, target)
         return {"pixels": pixels * mask, "mask": mask, "modality": modality, "labels": labels}
 
-    def _collate(self, prepared: list[dict[str, Any]], return_tensors: str | None) -> BatchFeature:
-        """Pad to the batch maximum rounded up to `size_divisor`, right and bottom, with zeros."""
+    def _collate(self, prepared: list[dict[str, Any]], options: Mapping[str, Any]) -> BatchFeature:
+        """Pad right and bottom with zeros to the largest size, rounded up to `size_divisor`."""
         sizes = torch.tensor([tuple(part["mask"].shape) for part in prepared])
-        height, width = (-(-int(side) // self.size_divisor) * self.size_divisor for side in sizes.amax(0))
-        pixel_values = torch.zeros(len(prepared), 3, height, width)
-        pixel_mask = torch.zeros(len(prepared), height, width, dtype=torch.int64)
+        if not options["do_pad"] and len(sizes.unique(dim=0)) > 1:
+            raise ValueError("images of different sizes make no batch without padding: leave do_pad out")
+        divisor = options["size_divisor"] if options["do_pad"] else 1
+        height, width = (-(-int(side) // divisor) * divisor for side in sizes.amax(0))
+        device = prepared[0]["pixels"].device
+        pixel_values = torch.zeros(len(prepared), 3, height, width, device=device)
+        pixel_mask = torch.zeros(len(prepared), height, width, dtype=torch.int64, device=device)
         for index, part in enumerate(prepared):
             rows, columns = part["mask"].shape
             pixel_values[index, :, :rows, :columns] = part["pixels"]
             pixel_mask[index, :rows, :columns] = part["mask"]
         data: dict[str, Any] = {"pixel_values": pixel_values, "modality": [part["modality"] for part in prepared]}
-        if self.return_pixel_mask:
+        if options["return_pixel_mask"]:
             data["pixel_mask"] = pixel_mask
         hidden_border = any(not (part["mask"][-1].any() and part["mask"][:, -1].any()) for part in prepared)
-        if hidden_border or not self.return_pixel_mask:
+        if hidden_border or not options["return_pixel_mask"]:
             data["input_sizes"] = sizes
         if any(part["labels"] is not None for part in prepared):
             data["labels"] = [part["labels"] for part in prepared]
-        if return_tensors not in (None, "pt"):
-            data = {key: value.numpy() if isinstance(value, torch.Tensor) else value for key, value in data.items()}
-        return BatchFeature(data)
+        return BatchFeature(data if options["return_tensors"] in (None, "pt") else as_arrays(data))
 
     def post_process_object_detection(
         self, outputs: Any, threshold: float = 0.1, target_sizes: Any = None
@@ -1025,7 +1245,7 @@ class MedGlipImageProcessor(BaseImageProcessor):
         Returns:
             per image `scores` (n,), `boxes` (n, 4) xyxy pixels, `labels` (n,) zeros; best first.
         """
-        return detect(outputs, phrase_tokens(outputs), threshold, target_sizes)
+        return post_process_boxes(outputs, phrase_tokens(outputs), threshold, target_sizes)
 
     # The modality ----------------------------------------------------------------------------------------------------
 

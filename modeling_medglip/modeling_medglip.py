@@ -38,7 +38,7 @@ from .configuration_medglip import (
     merge_hierarchies,
     resolve_modality,
 )
-from .processing_medglip import NORMALIZED, check_annotation, looks_normalized
+from .image_processing_medglip import NORMALIZED, check_annotation, looks_normalized
 
 
 # Names of pickled checkpoints, which can run code when they are read, and what to do about one.

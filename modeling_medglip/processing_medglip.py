@@ -5,19 +5,18 @@ import os
 import re
 import warnings
 from collections.abc import Mapping, Sequence
-from inspect import signature
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torchvision.ops import nms
 from transformers.image_processing_utils import BatchFeature
-from transformers.processing_utils import ProcessorMixin
+from transformers.processing_utils import ProcessingKwargs, ProcessorMixin, TextKwargs
 from transformers.utils import logging
 
 from .configuration_medglip import REFUSED_FILES, ROUTER_FILE, check_checkpoint_files
+from .image_processing_medglip import MedGlipImagesKwargs, as_arrays, check_annotation, post_process_boxes
 
 
 logger = logging.get_logger(__name__)
@@ -28,7 +27,6 @@ MAX_TEXT = 100_000
 PROCESSOR_FILES = (
     "processor_config.json", "tokenizer_config.json", "tokenizer.json", ROUTER_FILE, *REFUSED_FILES[:1],
 )  # fmt: skip
-CANDIDATES_PER_LEVEL = 1000
 UNKNOWN_LABEL = "label {!r} has no word that the language encoder knows: boxes mean nothing"
 # A dot or comma between two digits belongs to a number ("1.5 cm"), any other ends a label.
 # Nor does one in brackets ("kidney (lt.)").
@@ -174,187 +172,10 @@ def join_labels(labels: Sequence[str], final_separator: bool) -> tuple[str, np.n
     return SEPARATOR.join(labels) + (SEPARATOR.strip() if final_separator else ""), np.array(spans)
 
 
-# Boxes ---------------------------------------------------------------------------------------------------------------
+class MedGlipProcessorKwargs(ProcessingKwargs, total=False):
+    """Keyword arguments of [`MedGlipProcessor`]; see its `__call__`."""
 
-NORMALIZED = (
-    "the boxes all lie within 0..1, as DETR's normalized ones do; expected are x1, y1, x2, y2 in pixels, not shares "
-    "of the image and not center, width, height"
-)
-
-
-EXPECTED_ANNOTATION = (
-    "expected is {'boxes': x1, y1, x2, y2 in pixels, 'class_labels': positions in the prompt}, and no COCO entry"
-)
-
-
-def check_annotation(annotation: Any, name: str) -> None:
-    """
-    Refuse what is no annotation of an image.
-
-    Raises:
-        `ValueError`: beginning with `name`, with the form that is expected.
-    """
-    if not isinstance(annotation, Mapping) or not {"boxes", "class_labels"} <= set(annotation):
-        raise ValueError(f"{name}: {EXPECTED_ANNOTATION}")
-
-
-def looks_normalized(boxes: torch.Tensor) -> bool:
-    """Whether all boxes (n, 4) of an image lie within 0..1 and are no whole pixels: shares of the image's size."""
-    inside = (boxes >= 0) & (boxes <= 1)
-    return len(boxes) > 0 and bool(inside.all()) and bool((boxes != boxes.round()).any())
-
-
-# Boxes out of the model's output -------------------------------------------------------------------------------------
-
-
-def label_scores(logits: torch.Tensor, label_tokens: torch.Tensor) -> torch.Tensor:
-    """
-    Mean over a label's tokens of their probabilities.
-
-    Args:
-        logits: (chunks, regions, tokens) before the sigmoid.
-        label_tokens: bool (chunks, labels, tokens).
-
-    Returns:
-        (chunks, regions, labels) in [0, 1]; 0 for labels without tokens.
-    """
-    weights = label_tokens.to(logits.device, torch.float32)
-    weights = weights / weights.sum(-1, keepdim=True).clamp(min=1)
-    return logits.float().sigmoid() @ weights.transpose(1, 2)
-
-
-def _candidates(
-    scores: torch.Tensor, centerness: torch.Tensor, level_sizes: Sequence[int], pre_nms_threshold: float
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-    """
-    The best `CANDIDATES_PER_LEVEL` pairs of region and label of every level, ranked by score times centerness.
-
-    Returns:
-        chunk, region and label index, and sqrt(score * centerness), each of shape (candidates,).
-    """
-    ranking = torch.where(scores > pre_nms_threshold, scores * centerness[..., None], -1.0)
-    labels, start, found = scores.shape[-1], 0, []
-    for size in level_sizes:
-        flat = ranking[:, start : start + size].flatten(1)
-        best, order = flat.topk(min(CANDIDATES_PER_LEVEL, flat.shape[1]), dim=1)
-        chunk, place = (best >= 0).nonzero(as_tuple=True)
-        order = order[chunk, place]
-        region = start + torch.div(order, labels, rounding_mode="floor")
-        found.append((chunk, region, order % labels, best[chunk, place].sqrt()))
-        start += size
-    chunk, region, label, score = (torch.cat(part) for part in zip(*found, strict=True))
-    return chunk, region, label, score
-
-
-def calibrated(score: torch.Tensor, calibration: torch.Tensor | None) -> torch.Tensor:
-    """Scores (n,) -> chances of being right: sigmoid(slope * logit + intercept); unchanged without a calibration."""
-    if calibration is None:
-        return score
-    slope, intercept = calibration.to(score.device, torch.float32)
-    return (slope * score.logit(eps=1e-6) + intercept).sigmoid()
-
-
-def nms_per_label(boxes: torch.Tensor, scores: torch.Tensor, labels: torch.Tensor, threshold: float) -> torch.Tensor:
-    """
-    Indices that survive non-maximum suppression within each label, best score first.
-
-    Args:
-        boxes: (n, 4) xyxy where width = x2 - x1. scores: (n,). labels: (n,) int.
-        threshold (`float`): boxes of one label that overlap a better one by more (intersection over union) go.
-    """
-    kept = [torch.empty(0, dtype=torch.int64, device=boxes.device)]
-    for label in labels.unique():
-        members = (labels == label).nonzero()[:, 0]
-        kept.append(members[nms(boxes[members], scores[members], threshold)])
-    indices = torch.cat(kept)
-    return indices[scores[indices].argsort(descending=True, stable=True)]
-
-
-@torch.no_grad()
-def detect(
-    outputs: Any,
-    label_tokens: torch.Tensor,
-    threshold: float = 0.3,
-    target_sizes: Any = None,
-    nms_threshold: float = 0.6,
-    max_detections: int = 100,
-    pre_nms_threshold: float = 0.05,
-    legacy_boxes: bool = False,
-    input_sizes: Any = None,
-) -> list[dict[str, torch.Tensor]]:
-    """
-    GLIP's post-processing, for every image of a batch.
-
-    Args:
-        outputs: with `logits` (B, R, T), `centerness` (B, R), `pred_boxes` (B, R, 4), `input_sizes` (B, 2) and
-            `spatial_shapes` (levels, 2). With C chunks of labels R is C times the regions, chunk after chunk.
-            `score_calibration` (B, 2), where there is one, turns final scores into chances of being right.
-        label_tokens: bool (B, L, T) or (B, C, L, T).
-        threshold (`float`): lowest final score, sqrt(label score * centerness) and calibrated, to keep.
-        target_sizes (*optional*): (B, 2) height and width of the original images; `None` keeps pixels of the input.
-        nms_threshold, max_detections, pre_nms_threshold: as in GLIP.
-        legacy_boxes (`bool`): GLIP's own numbers, where width = x2 - x1 + 1, instead of width = x2 - x1.
-        input_sizes (*optional*): (B, 2) height and width of the images in the input, instead of the outputs' own.
-
-    Returns:
-        per image `scores` (n,), `labels` (n,) (label index; chunk after chunk), `boxes` (n, 4) xyxy, best first; no
-        gradients.
-    """
-    tokens = label_tokens if label_tokens.ndim == 4 else label_tokens[:, None]
-    batch, chunks = tokens.shape[:2]
-    logits = outputs.logits
-    if len(logits) != batch or logits.shape[1] % chunks or logits.shape[-1] != tokens.shape[-1]:
-        raise ValueError(f"the outputs {tuple(logits.shape)} do not belong to the label tokens {tuple(tokens.shape)}")
-    if not bool(torch.isfinite(logits).all() and torch.isfinite(outputs.centerness).all()):
-        raise ValueError("the model gave numbers that are not finite: its weights or its precision are at fault")
-    if isinstance(target_sizes, (int, float)):
-        raise ValueError("target_sizes holds (height, width) for each image, not a number: pass it by its name")
-    if target_sizes is not None and len(target_sizes) != batch:
-        raise ValueError(f"{batch} images but {len(target_sizes)} target_sizes")
-    shapes = getattr(outputs, "spatial_shapes", None)
-    levels = [logits.shape[1] // chunks] if shapes is None else [int(rows) * int(columns) for rows, columns in shapes]
-    sizes = outputs.input_sizes if input_sizes is None else input_sizes
-    calibration = getattr(outputs, "score_calibration", None)
-    results = []
-    for index in range(batch):
-        scores = label_scores(logits[index].view(chunks, sum(levels), -1), tokens[index])
-        centerness = outputs.centerness[index].float().sigmoid().view(chunks, sum(levels))
-        chunk, region, label, score = _candidates(scores, centerness, levels, pre_nms_threshold)
-        first_label = tokens[index].any(-1).sum(-1).cumsum(0) - tokens[index].any(-1).sum(-1)
-        score = calibrated(score, None if calibration is None else calibration[index])
-        label = label + first_label.to(label.device)[chunk]
-        boxes = outputs.pred_boxes[index].float().view(chunks, sum(levels), 4)[chunk, region]
-        size = int(sizes[index][0]), int(sizes[index][1])
-        boxes = clip_legacy(boxes, size) + boxes.new_tensor([0, 0, 1, 1])
-        keep = nms_per_label(boxes, score, label, nms_threshold)[:max_detections]
-        keep = keep[score[keep] > threshold]
-        boxes = boxes[keep] - boxes.new_tensor([0, 0, 1, 1]) if legacy_boxes else boxes[keep]
-        if target_sizes is not None:
-            boxes = boxes * scale_to(target_sizes[index], size, boxes)
-        results.append({"scores": score[keep], "labels": label[keep], "boxes": boxes})
-    return results
-
-
-def clip_legacy(boxes: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
-    """Boxes (n, 4) in GLIP's convention, clipped to an image of `size` (height, width): 0..width-1, 0..height-1."""
-    return boxes.clamp(min=0).minimum(boxes.new_tensor([size[1], size[0], size[1], size[0]]) - 1)
-
-
-def scale_to(target: Any, size: tuple[int, int], boxes: torch.Tensor) -> torch.Tensor:
-    """Factors (4,) from xyxy pixels of an image of `size` (height, width) to those of `target` (height, width)."""
-    height, width = (float(side) for side in target)
-    return boxes.new_tensor([width / size[1], height / size[0]] * 2)
-
-
-def phrase_tokens(outputs: Any) -> torch.Tensor:
-    """
-    Label tokens for outputs of one phrase per image that came from the bare tokenizer: bool (B, 1, T), all tokens but
-    the special first and last one, and but padding and separators where the outputs hold their `label_token_mask`.
-    """
-    logits, mask = outputs.logits, getattr(outputs, "label_token_mask", None)
-    real = torch.ones_like(logits[:, 0], dtype=torch.bool) if mask is None else mask.bool()
-    place = real.cumsum(1)
-    return (real & (place > 1) & (place < place[:, -1:]))[:, None]
+    images_kwargs: MedGlipImagesKwargs  # type: ignore[misc]
 
 
 class MedGlipProcessor(ProcessorMixin):
@@ -368,6 +189,8 @@ class MedGlipProcessor(ProcessorMixin):
             further prompts ("chunks") that share one pass of the image encoder.
         final_separator (`bool`, defaults to `True`): close the last label with a dot too. GLIP has none.
     """
+
+    valid_processor_kwargs = MedGlipProcessorKwargs  # type: ignore[assignment]
 
     def __init__(
         self,
@@ -427,10 +250,7 @@ class MedGlipProcessor(ProcessorMixin):
         modality: str | Sequence[str] | None = None,
         annotations: Any = None,
         labels: Any = None,
-        return_tensors: str | None = "pt",
-        padding: bool | str | None = True,
-        truncation: bool | str | None = None,
-        **kwargs: Any,
+        **kwargs: Any,  # with `Unpack`, type checkers would refuse the flat names
     ) -> BatchFeature:
         """
         Pictures and prompts -> the model's batch: `model(**processor(images=image, text="liver. spleen."))`.
@@ -444,10 +264,10 @@ class MedGlipProcessor(ProcessorMixin):
             annotations, labels (*optional*): the same thing under two names, for training: per image `{"boxes": (n, 4)
                 xyxy pixels of the original image with x2 = x + width, "class_labels": n positions in that image's
                 labels, or the labels themselves}`.
-            return_tensors (`str`, *optional*): `"pt"` or `"np"`.
-            padding, truncation: taken and not needed: prompts are padded to the longest, and what does not fit goes
-                into further chunks.
-            kwargs: for the image processor (`pixel_mask`, `photometric_interpretation`, `volume_statistics`, `size`).
+            kwargs ([`MedGlipProcessorKwargs`], *optional*): arguments of the image processor and of the tokenizer, by
+                their own names or in the groups `images_kwargs`, `text_kwargs` and `common_kwargs`. `device` moves the
+                whole batch. `padding` and `truncation` have no effect: prompts are padded to the longest, and labels
+                that do not fit go into further chunks.
 
         Returns:
             what the image processor gives, `input_ids` and `attention_mask` (B, T), `label_tokens` bool (B, L, T)
@@ -456,12 +276,14 @@ class MedGlipProcessor(ProcessorMixin):
 
         Raises:
             `ValueError`: an empty prompt, too many labels, prompts or annotations that do not fit the images, a box
-            outside its image, and what the image processor refuses.
+            outside its image, and what the image processor refuses. `TypeError`: an unknown argument.
         """
         if images is None and text is None:
             raise ValueError("give images, text or both")
+        options = self._options(kwargs)
+        modality = options.pop("modality", None) if modality is None else modality
         if images is None:
-            self._check_unused(modality, kwargs)
+            self._check_modality(modality)
         batched = isinstance(images, (list, tuple)) or getattr(images, "ndim", 0) == 4
         count = len(images) if batched else 1
         targets = annotations if annotations is not None else labels
@@ -481,20 +303,31 @@ class MedGlipProcessor(ProcessorMixin):
                     for index, (target, names) in enumerate(zip(targets, encoded["text_labels"], strict=True))
                 ]
         if images is not None:
-            data.update(self.image_processor(images, modality=modality, annotations=targets, **kwargs))
-        if return_tensors not in (None, "pt"):
-            data = {key: value.numpy() if isinstance(value, torch.Tensor) else value for key, value in data.items()}
-        return BatchFeature(data)
+            data.update(self.image_processor(images, modality=modality, annotations=targets, **options))
+        if options.get("return_tensors") not in (None, "pt"):
+            return BatchFeature(as_arrays(data))
+        batch = BatchFeature(data)
+        return batch if options.get("device") is None else batch.to(options["device"])
 
-    def _check_unused(self, modality: str | Sequence[str] | None, options: dict[str, Any]) -> None:
-        """Check what is meant for images where there are none.
+    def _options(self, kwargs: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the image processor's arguments, from their group or by their own names.
 
         Raises:
-            `ValueError`: an unknown modality. `TypeError`: an unknown argument.
+            `TypeError`: an unknown argument.
         """
-        unknown = sorted(set(options) - set(signature(self.image_processor.preprocess).parameters))
-        if unknown:
-            raise TypeError(f"MedGlipProcessor got an unexpected keyword argument {unknown[0]!r}")
+        groups = MedGlipProcessorKwargs.__annotations__
+        known = {*groups, "common_kwargs", *groups["images_kwargs"].__annotations__}
+        for name in kwargs:
+            if name not in known and name not in TextKwargs.__annotations__:
+                raise TypeError(f"MedGlipProcessor got an unexpected keyword argument {name!r}")
+        return self._merge_kwargs(**kwargs)["images_kwargs"]
+
+    def _check_modality(self, modality: str | Sequence[str] | None) -> None:
+        """Check the modality of images that come later.
+
+        Raises:
+            `ValueError`: an unknown modality.
+        """
         for name in [modality] if isinstance(modality, str) else modality or ():
             if name != "auto":
                 self.image_processor.resolve(name)
@@ -594,7 +427,8 @@ class MedGlipProcessor(ProcessorMixin):
             threshold (`float`, defaults to 0.3): lowest score to keep.
             target_sizes (*optional*): per image (height, width) of the original; boxes are in its pixels. `None` keeps
                 pixels of the model's input.
-            nms_threshold, max_detections, pre_nms_threshold, legacy_boxes: see [`detect`].
+            nms_threshold, max_detections, pre_nms_threshold, legacy_boxes: see
+                [`~image_processing_medglip.post_process_boxes`].
             input_ids, box_threshold (*optional*): Grounding DINO's names of `inputs` and `threshold`.
             text_threshold (`float`, *optional*): Grounding DINO's, without effect: a box belongs to one whole label.
 
@@ -614,7 +448,7 @@ class MedGlipProcessor(ProcessorMixin):
             inputs = self._read_back(inputs, len(outputs.logits))
         if inputs is None or "label_tokens" not in inputs:
             raise ValueError("inputs hold no label_tokens: pass the batch that the processor made for these outputs")
-        found = detect(
+        found = post_process_boxes(
             outputs,
             torch.as_tensor(inputs["label_tokens"]),
             threshold,

@@ -22,6 +22,7 @@ from modeling_medglip.convert_glip_checkpoint import (
     convert_state_dict,
     model_from_glip,
 )
+from modeling_medglip.image_processing_medglip import post_process_boxes
 from modeling_medglip.modeling_medglip import (
     MedGlipBiDirectionalAttention,
     MedGlipFeaturePyramid,
@@ -30,7 +31,6 @@ from modeling_medglip.modeling_medglip import (
     decode_boxes,
     make_anchors,
 )
-from modeling_medglip.processing_medglip import detect
 
 
 FIXTURES = Path(__file__).parent.parent / "fixtures"
@@ -119,7 +119,7 @@ def test_detections_of_the_original_outputs(recorded: dict[str, Tensor]) -> None
         spatial_shapes=torch.tensor([level.shape[1:] for level in by_level(recorded, "box_deltas")]),
         input_sizes=torch.tensor([[160, 192]]),
     )
-    (found,) = detect(outputs, label_tokens, threshold=0.0, legacy_boxes=True)
+    (found,) = post_process_boxes(outputs, label_tokens, threshold=0.0, legacy_boxes=True)
     order = recorded["detections.scores"].argsort(descending=True, stable=True)
     assert len(order) == len(found["scores"]) > 50
     assert torch.allclose(found["scores"], recorded["detections.scores"][order], atol=1e-5)

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from modeling_medglip import MedGlipForObjectDetection, MedGlipProcessor
-from modeling_medglip.processing_medglip import looks_normalized
+from modeling_medglip.image_processing_medglip import looks_normalized
 
 from .tiny_checkpoint import tiny_config
 from .tiny_processor import made_up_outputs, tiny_processor

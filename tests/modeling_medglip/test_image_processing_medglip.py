@@ -13,6 +13,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
+from transformers.image_processing_backends import TorchvisionBackend
 
 from modeling_medglip.configuration_medglip import MODALITIES
 from modeling_medglip.image_processing_medglip import (
@@ -617,3 +618,55 @@ def test_lists_must_be_as_long_as_the_images(processor: MedGlipImageProcessor, a
 def test_no_images(processor: MedGlipImageProcessor) -> None:
     with pytest.raises(ValueError, match="no image"):
         processor([])
+
+
+# Conventions of transformers -----------------------------------------------------------------------------------------
+
+
+def test_it_is_a_torchvision_processor(processor: MedGlipImageProcessor) -> None:
+    assert isinstance(processor, TorchvisionBackend) and processor.backend == "torchvision"
+
+
+def test_images_are_prepared_on_the_given_device(
+    processor: MedGlipImageProcessor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prepared: list[dict[str, Any]] = []
+    monkeypatch.setattr(MedGlipImageProcessor, "_collate", lambda self, parts, options: prepared.extend(parts))
+    processor(GREY, pixel_mask=np.ones((40, 30)), device="meta")
+    assert prepared[0]["pixels"].device.type == prepared[0]["mask"].device.type == "meta"
+    processor(GREY)
+    assert prepared[1]["pixels"].device.type == "cpu"
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_gpu_gives_the_same_batch(processor: MedGlipImageProcessor) -> None:
+    batch, expected = processor([GREY, COLOUR], device="cuda"), processor([GREY, COLOUR])
+    assert batch["pixel_values"].is_cuda and batch["pixel_mask"].is_cuda
+    torch.testing.assert_close(batch["pixel_values"].cpu(), expected["pixel_values"], atol=1e-4, rtol=0)
+
+
+def test_padding_can_be_left_out(processor: MedGlipImageProcessor) -> None:
+    sized = {"modality": "xray", "size": {"height": 50, "width": 70}}
+    assert processor(GREY, **sized)["pixel_values"].shape == (1, 3, 64, 96)
+    batch = processor([GREY, GREY], **sized, do_pad=False)
+    assert batch["pixel_values"].shape == (2, 3, 50, 70) and batch["pixel_mask"].all()
+    with pytest.raises(ValueError, match="images of different sizes make no batch without padding"):
+        processor([GREY, GREY[:20]], modality="xray", do_resize=False, do_pad=False)
+    never = MedGlipImageProcessor("xray", do_pad=False)
+    assert never(GREY, size={"height": 50, "width": 70})["pixel_values"].shape == (1, 3, 50, 70)
+
+
+def test_only_settings_of_its_own_are_stored(tmp_path: Path) -> None:
+    MedGlipImageProcessor("xray").save_pretrained(tmp_path)
+    stored = json.loads((tmp_path / "preprocessor_config.json").read_text(encoding="utf-8"))
+    assert set(stored) == {
+        "auto_map", "image_processor_type", "modality", "modality_settings", "return_pixel_mask", "router_warning",
+        "size_divisor",
+    }  # fmt: skip
+    MedGlipImageProcessor("xray", do_normalize=False).save_pretrained(tmp_path)
+    assert not MedGlipImageProcessor.from_pretrained(tmp_path).do_normalize
+
+
+def test_unknown_arguments_are_refused(processor: MedGlipImageProcessor) -> None:
+    with pytest.raises(TypeError, match="unexpected keyword argument 'modalty'"):
+        processor(GREY, modalty="xray")

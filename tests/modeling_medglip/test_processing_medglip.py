@@ -20,13 +20,15 @@ from transformers import AutoImageProcessor, AutoProcessor, AutoTokenizer
 
 import modeling_medglip
 from modeling_medglip import MedGlipProcessor
-from modeling_medglip.processing_medglip import (
-    clean_label,
+from modeling_medglip.image_processing_medglip import (
     clip_legacy,
-    detect,
     label_scores,
     nms_per_label,
     phrase_tokens,
+    post_process_boxes,
+)
+from modeling_medglip.processing_medglip import (
+    clean_label,
     prompts_per_image,
     spell_out_side,
     split_prompt,
@@ -488,7 +490,7 @@ def test_each_level_gives_at_most_a_thousand_candidates() -> None:
         spatial_shapes=torch.tensor([[30, 50], [2, 2]]),
     )
     tokens = torch.ones(1, 1, 1, dtype=torch.bool)
-    (result,) = detect(outputs, tokens, 0.0, nms_threshold=1.0, max_detections=5000)
+    (result,) = post_process_boxes(outputs, tokens, 0.0, nms_threshold=1.0, max_detections=5000)
     assert len(result["scores"]) == 1004
 
 
@@ -588,6 +590,31 @@ def test_saved_and_loaded(tmp_path: Path) -> None:
     assert AutoTokenizer.from_pretrained(tmp_path).is_fast
 
 
+def test_arguments_may_come_in_groups(processor: MedGlipProcessor) -> None:
+    size = {"height": 64, "width": 64}
+    flat = processor(IMAGE, "liver", modality="ct", size=size, do_pad=False)
+    grouped = processor(IMAGE, "liver", images_kwargs={"modality": "ct", "size": size, "do_pad": False})
+    assert torch.equal(flat["pixel_values"], grouped["pixel_values"]) and grouped["modality"] == ["ct"]
+    arrays = processor(IMAGE, "liver", text_kwargs={"padding": "longest"}, common_kwargs={"return_tensors": "np"})
+    assert isinstance(arrays["pixel_values"], np.ndarray) and isinstance(arrays["input_ids"], np.ndarray)
+    mask = np.eye(32)
+    masked = processor(IMAGE, images_kwargs={"pixel_mask": mask})["pixel_mask"]
+    assert torch.equal(masked, processor(IMAGE, pixel_mask=mask)["pixel_mask"])
+    with pytest.raises(ValueError, match="size was passed two times"):
+        processor(IMAGE, "liver", size=size, images_kwargs={"size": size})
+
+
+@pytest.mark.parametrize("arguments", [{"sizes": 3}, {"images_kwarg": {}}, {"text": "liver", "treshold": 1}])
+def test_unknown_arguments_are_refused(processor: MedGlipProcessor, arguments: dict[str, Any]) -> None:
+    with pytest.raises(TypeError, match="MedGlipProcessor got an unexpected keyword argument"):
+        processor(IMAGE, **arguments)
+
+
+def test_the_device_is_that_of_the_whole_batch(processor: MedGlipProcessor, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(type(processor.image_processor), "preprocess", lambda *args, **kwargs: {})
+    assert processor(IMAGE, "liver", device="meta")["input_ids"].device.type == "meta"
+
+
 def test_input_names(processor: MedGlipProcessor) -> None:
     batch = processor(IMAGE, "liver")
     assert set(batch) == set(processor.model_input_names)
@@ -623,8 +650,8 @@ def test_remote_code_imports_only_what_travels_with_it(name: str) -> None:
         if isinstance(node, ast.Import)
         for alias in node.names
     }
-    flat = {".configuration_medglip", ".modeling_medglip", ".image_processing_medglip", ".processing_medglip"}
-    libraries = {"torch", "torchvision", "transformers", "numpy", "PIL"}
+    flat = {".configuration_medglip"} | ({".image_processing_medglip"} if name == "processing_medglip" else set())
+    libraries = {"torch", "torchvision", "transformers", "safetensors", "numpy", "PIL"}
     assert imported <= flat | libraries | set(sys.stdlib_module_names)
 
 
