@@ -17,7 +17,7 @@ import os
 import secrets
 import shutil
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +54,7 @@ def build(
     square_pixels: bool = False,
     seed: int = 0,
     name: str = "med-glip",
-    say: Any = print,
+    echo: Callable[[str], None] = print,
     previews: bool = False,
     engine: str = "local",
     rejections: Sequence[Rejection] = (),
@@ -66,7 +66,7 @@ def build(
         out: the data set. work: where finished cases are kept (default: `<out>.work` beside it); private, since its
             `cases.jsonl` tells which pseudonym is which file, and `rejected.jsonl` has the report's rows in full.
         workers: processes. profile: see `quality.PROFILES`. square_pixels: resample images of volumes.
-        seed: for splits that no source decides. name: of the data set. say: told the plan.
+        seed: for splits that no source decides. name: of the data set. echo: called with the plan.
         previews: draw plots and contact sheets too. engine: `"local"` or `"ray"`, see `engines.py`.
         rejections: rows of the report for sources that are not among the recipes.
 
@@ -96,7 +96,7 @@ def build(
             for task in tasks
             if not is_done(_folder(work, task, options), fingerprint(task.reader, task.case, options))
         ]
-        say(_plan_text(tasks, waiting))
+        echo(_plan_text(tasks, waiting))
         with _bar() as watch:
             for _ in watch(run(waiting, options, work, workers, engine), "cases", len(waiting)):
                 pass

@@ -8,13 +8,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
+from huggingface_hub import CardData
 
 from modeling_medglip.outputs.markdown import plain
 
 from .catalog import load_catalog
 from .hierarchy import Classes
-from .recipe import Recipe
+from .recipe import SPLITS, Recipe
 from .schema import COLUMNS, OBJECT_COLUMNS, yaml_features, yaml_label_features
 from .statistics import Statistics
 
@@ -29,50 +29,75 @@ def write_card(
     content_hash: str,
 ) -> None:
     """Write `README.md` into a built set."""
-    header = yaml.safe_dump(
-        metadata(name, classes, statistics, content_hash), sort_keys=False, allow_unicode=True, width=1000
-    )
-    text = "\n".join(_body(name, recipes, statistics, split_hashes))
-    (out / "README.md").write_text(f"---\n{header}---\n\n{text}\n", encoding="utf-8")
+    body = "\n".join(_body(name, recipes, statistics, split_hashes))
+    header = metadata(name, classes, statistics, content_hash)
+    (out / "README.md").write_text(with_header(header, body), encoding="utf-8")
+
+
+def with_header(header: Mapping[str, Any], body: str) -> str:
+    """Return a card: a YAML header and Markdown text.
+
+    `CardData` keeps every key; `ModelCardData` would drop the split of results in `model-index`.
+
+    Args:
+        header (`Mapping`): Keys in the order in which they are written.
+        body (`str`): Markdown.
+    """
+    return f"---\n{CardData(**header).to_yaml()}\n---\n\n{body.strip()}\n"
 
 
 def metadata(name: str, classes: Classes, statistics: Statistics, content_hash: str) -> dict[str, Any]:
-    """The YAML header: one config per modality, and `labels`.
+    """Return the YAML header: one config per modality, and `labels`.
 
-    `datasets` caches a local folder by its name and its `dataset_info`. The hash of the content is in there, so that a
-    set that was built again is not answered with the older one.
+    `datasets` caches a local folder by its name and its `dataset_info`. The content hash in it makes a rebuilt set
+    distinct.
     """
-    description = f"Medical images with boxes and masks. Content {content_hash}."
-    configs: list[dict[str, Any]] = []
-    info: list[dict[str, Any]] = []
-    modalities = sorted({modality for modality, _ in statistics.split_images})
-    for modality in modalities:
-        splits = [split for split in ("train", "validation", "test") if statistics.split_images[modality, split]]
-        files = [{"split": split, "path": f"{modality}/{split}-*.parquet"} for split in splits]
-        configs.append({"config_name": modality, "data_files": files})
-        sizes = [
-            {
-                "name": split,
-                "num_bytes": statistics.split_bytes[modality, split],
-                "num_examples": statistics.split_images[modality, split],
-            }
-            for split in splits
-        ]
-        features = yaml_features(list(classes.names))
-        info.append({"config_name": modality, "description": description, "features": features, "splits": sizes})
-    configs.append({"config_name": "labels", "data_files": [{"split": "train", "path": "labels/train-*.parquet"}]})
+    sizes = {key: (count, statistics.split_bytes[key]) for key, count in statistics.split_images.items()}
+    modalities = sorted({modality for modality, _ in sizes})
+    features = dict.fromkeys(modalities, yaml_features(list(classes.names)))
     labels = {"name": "train", "num_bytes": len(str(classes.rows)), "num_examples": len(classes.rows)}
-    features = yaml_label_features()
-    info.append({"config_name": "labels", "description": description, "features": features, "splits": [labels]})
-    configs[0]["default"] = True
+    label_info = {"features": yaml_label_features(), "splits": [labels]}
     return {
         "pretty_name": name,
         "license": "other",
         "task_categories": ["object-detection", "zero-shot-object-detection"],
         "tags": ["medical", "visual-grounding", *modalities],
-        "configs": configs,
-        "dataset_info": info,
+        **card_configs(sizes, features, label_info, content_hash),
     }
+
+
+def card_configs(
+    sizes: Mapping[tuple[str, str], tuple[int, int]],
+    features: Mapping[str, Any],
+    label_info: Mapping[str, Any],
+    content_hash: str,
+) -> dict[str, Any]:
+    """Return `configs` and `dataset_info` of a card.
+
+    Args:
+        sizes (`Mapping`): (modality, split) -> number of images and of bytes.
+        features (`Mapping`): Modality -> the `features` of its config.
+        label_info (`Mapping`): `features` and `splits` of the config `labels`.
+        content_hash (`str`): Short hash of the content.
+    """
+    description = f"Medical images with boxes and masks. Content {content_hash}."
+    configs: list[dict[str, Any]] = []
+    info: list[dict[str, Any]] = []
+    for modality in sorted({modality for modality, _ in sizes}):
+        splits = [split for split in SPLITS if sizes.get((modality, split), (0, 0))[0]]
+        files = [{"split": split, "path": f"{modality}/{split}-*.parquet"} for split in splits]
+        configs.append({"config_name": modality, "data_files": files})
+        counts = [
+            {"name": split, "num_bytes": sizes[modality, split][1], "num_examples": sizes[modality, split][0]}
+            for split in splits
+        ]
+        config = {"config_name": modality, "description": description}
+        info.append({**config, "features": features[modality], "splits": counts})
+    configs.append({"config_name": "labels", "data_files": [{"split": "train", "path": "labels/train-*.parquet"}]})
+    labels = {"config_name": "labels", "description": description}
+    info.append({**labels, "features": label_info["features"], "splits": label_info["splits"]})
+    configs[0]["default"] = True
+    return {"configs": configs, "dataset_info": info}
 
 
 def _body(name: str, recipes: Sequence[Recipe], statistics: Statistics, split_hashes: Mapping[str, str]) -> list[str]:
@@ -117,4 +142,4 @@ def _body(name: str, recipes: Sequence[Recipe], statistics: Statistics, split_ha
     return lines
 
 
-__all__ = ["metadata", "write_card"]
+__all__ = ["card_configs", "metadata", "with_header", "write_card"]

@@ -57,7 +57,7 @@ def map_label(recipe: Recipe, name: str) -> MappedLabel:
 
 
 def annotated_labels(recipe: Recipe) -> list[str]:
-    """The names (as in `MappedLabel.name`) of all labels that the source annotations: only these can be absent."""
+    """The names (as in `MappedLabel.name`) of all labels that the source annotates: only these can be absent."""
     return sorted({map_label(recipe, name).name for name, target in recipe.labels.items() if target != EXCLUDE})
 
 

@@ -1,5 +1,5 @@
 # Copyright 2026 The MedGLIP authors. Licensed under the Apache License, Version 2.0.
-"""Parquet shards of a config's split, written in row groups that are small enough to stream."""
+"""Write the Parquet shards of a split, in row groups that are small enough to stream."""
 
 from __future__ import annotations
 
@@ -16,10 +16,12 @@ BYTES_PER_SHARD = 400 * 2**20
 
 
 class ParquetWriter:
-    """Writes `<folder>/<split>-00000-of-00003.parquet` ...
+    """Write `<folder>/<split>-00000-of-00003.parquet` ...
 
     Args:
-        folder, split: where. schema: see `schema.arrow_schema`.
+        folder (`Path`): Folder of the config.
+        split (`str`): Split, part of the file names.
+        schema (`pa.Schema`): See `schema.arrow_schema`.
     """
 
     def __init__(self, folder: Path, split: str, schema: pa.Schema) -> None:
@@ -32,15 +34,26 @@ class ParquetWriter:
         self._group_bytes = self._shard_bytes = 0
 
     def add(self, row: dict[str, Any], size: int = 0) -> None:
-        """One row; `size`: bytes of what is large in it."""
+        """Add a row.
+
+        Args:
+            row (`dict`): Values by column.
+            size (`int`, *optional*, defaults to 0): Number of bytes of the large values.
+        """
         self._group.append(row)
         self._group_bytes += size
         self.rows += 1
         if len(self._group) >= ROWS_PER_GROUP or self._group_bytes >= BYTES_PER_GROUP:
             self._flush()
 
+    def add_table(self, table: pa.Table) -> None:
+        """Write rows of the schema as a row group of their own."""
+        self._flush()
+        self.rows += table.num_rows
+        self._write(table, table.nbytes)
+
     def close(self) -> list[Path]:
-        """Finish, and give the shards their names; the paths of all shards."""
+        """Close the last shard, rename all shards with their number, and return their paths."""
         self._flush()
         if self._file is None and not self._shards:
             self._open()
@@ -65,9 +78,12 @@ class ParquetWriter:
     def _flush(self) -> None:
         if not self._group:
             return
-        self._open().write_table(pa.Table.from_pylist(self._group, schema=self.schema))
-        self._shard_bytes += self._group_bytes
+        self._write(pa.Table.from_pylist(self._group, schema=self.schema), self._group_bytes)
         self._group, self._group_bytes = [], 0
+
+    def _write(self, table: pa.Table, size: int) -> None:
+        self._open().write_table(table)
+        self._shard_bytes += size
         if self._shard_bytes >= BYTES_PER_SHARD and self._file is not None:
             self._file.close()
             self._file = None

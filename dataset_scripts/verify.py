@@ -105,8 +105,7 @@ def _check_image(
     shape = "x".join(map(str, pixels.shape))
     if hashlib.sha256(f"{pixels.dtype.str} {shape} ".encode() + pixels.tobytes()).hexdigest() != image["sha256"]:
         findings.faults.append(f"{name}: the pixels have another hash")
-    if unknown := set(png_chunks(path.read_bytes())) - PLAIN_CHUNKS:
-        findings.faults.append(f"{name}: holds metadata ({', '.join(sorted(chunk.decode() for chunk in unknown))})")
+    findings.faults.extend(f"{name}: {fault}" for fault in png_metadata(path.read_bytes()))
     for entry in annotations:
         findings.boxes += 1
         if problem := box_problem(entry, image):
@@ -117,13 +116,20 @@ def _check_image(
         findings.faults.append(f"{name}: COCO and Parquet differ")
 
 
-def png_chunks(content: bytes) -> list[bytes]:
-    """The kinds of chunks of a PNG file, in order."""
-    kinds, offset = [], 8
-    while offset + 8 <= len(content):
+def png_metadata(content: bytes) -> Iterator[str]:
+    """Yield what a PNG file holds beside pixels."""
+    if content[:8] != b"\x89PNG\r\n\x1a\n":
+        yield "is not a PNG file"
+        return
+    kinds: list[bytes] = []
+    offset = 8
+    while offset + 12 <= len(content) and (not kinds or kinds[-1] != b"IEND"):
         kinds.append(content[offset + 4 : offset + 8])
         offset += 12 + int.from_bytes(content[offset : offset + 4], "big")
-    return kinds
+    if unknown := set(kinds) - PLAIN_CHUNKS:
+        yield f"holds metadata ({', '.join(sorted(kind.decode('latin-1') for kind in unknown))})"
+    elif offset != len(content) or kinds[-1:] != [b"IEND"]:
+        yield "holds more than its pixels, or is cut short"
 
 
 def box_problem(entry: dict[str, Any], image: dict[str, Any]) -> str | None:

@@ -7,20 +7,20 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dataset_scripts.card import card_configs, with_header
 from modeling_medglip.outputs.markdown import plain, table
 
-from .front_matter import join
-from .licences import license_id
+from .gates.licenses import license_id
 
 
 if TYPE_CHECKING:
-    from .dataset_counts import Counts
+    from .stage.dataset_counts import Counts
 
 TEMPLATE = Path(__file__).parent / "templates" / "dataset.md"
-# Numbers of pictures from which the Hub's size categories begin.
+# Numbers of images from which the Hub's size categories begin.
 SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"), (10**7, "1M<n<10M"))
 GATE_TEXT: dict[str, Any] = {
-    "extra_gated_prompt": "For research use only. You will keep each source's licence, and will not try to find out "
+    "extra_gated_prompt": "For research use only. You will keep each source's license, and will not try to find out "
     "who the patients are.",
     "extra_gated_fields": {"Affiliation": "text", "I agree": "checkbox"},
 }
@@ -60,7 +60,7 @@ def render_dataset_card(
         quality=_quality(quality),
         **{kind: f"{counts.total(kind):,}" for kind in ("images", "boxes", "masks")},
     )
-    return join(dataset_header(repo, header, counts, shared, gated), body)
+    return with_header(dataset_header(repo, header, counts, shared, gated), body)
 
 
 def dataset_header(
@@ -69,24 +69,10 @@ def dataset_header(
     """The YAML: configs and features of the built set, cut down to what is published."""
     modalities = sorted({modality for modality, _ in counts.splits})
     info = {row["config_name"]: row for row in built["dataset_info"]}
-    description = f"Medical pictures with boxes and masks. Content {counts.content.hexdigest()[:16]}."
-    configs: list[dict[str, Any]] = []
-    infos: list[dict[str, Any]] = []
-    for modality in modalities:
-        splits = [part for part in ("train", "validation", "test") if (modality, part) in counts.splits]
-        files = [{"split": part, "path": f"{modality}/{part}-*.parquet"} for part in splits]
-        configs.append({"config_name": modality, "data_files": files})
-        sizes = [
-            {"name": part, "num_bytes": counts.splits[modality, part][1],
-             "num_examples": counts.splits[modality, part][0]}
-            for part in splits
-        ]  # fmt: skip
-        infos.append({**info[modality], "description": description, "splits": sizes})
-    configs.append({"config_name": "labels", "data_files": [{"split": "train", "path": "labels/train-*.parquet"}]})
-    infos.append({**info["labels"], "description": description})
-    configs[0] = {**configs[0], "default": True}
+    sizes = {key: (images, size) for key, (images, size) in counts.splits.items()}
+    features = {modality: info[modality]["features"] for modality in modalities}
     ids = {license_id(row.get("license")) for row in shared}
-    total = sum(pictures for pictures, _ in counts.splits.values())
+    total = sum(images for images, _ in counts.splits.values())
     one = next(iter(ids)) if len(ids) == 1 else None
     several: dict[str, Any] = {"license": "other", "license_name": "per-source", "license_link": "provenance.json"}
     return {
@@ -97,8 +83,7 @@ def dataset_header(
         "size_categories": [next((name for top, name in SIZES if total < top), "n>10M")],
         "tags": ["medical", "visual-grounding", *modalities],
         **(GATE_TEXT if gated else {}),
-        "configs": configs,
-        "dataset_info": infos,
+        **card_configs(sizes, features, info["labels"], counts.content.hexdigest()[:16]),
     }
 
 
@@ -108,10 +93,10 @@ def _labels(counts: Counts) -> list[str]:
 
 def _splits(counts: Counts) -> str:
     rows = [
-        [modality, part, f"{pictures:,}", f"{size / 1e6:.1f}"]
-        for (modality, part), (pictures, size) in sorted(counts.splits.items())
+        [modality, part, f"{images:,}", f"{size / 1e6:.1f}"]
+        for (modality, part), (images, size) in sorted(counts.splits.items())
     ]
-    return table(["config", "split", "pictures", "MB"], rows)
+    return table(["config", "split", "images", "MB"], rows)
 
 
 def _features(header: Mapping[str, Any], config: str) -> str:
@@ -138,7 +123,7 @@ def _type(feature: Any) -> str:
 def _counted(counts: Counts, by: str, title: str, most: int | None = None) -> str:
     found = sorted({value for own, value in counts.images if own == by}, key=lambda v: (-counts.boxes[by, v], v))
     rows = [[plain(v), counts.images[by, v], counts.boxes[by, v], counts.masks[by, v]] for v in found[:most]]
-    text = table([title, "pictures", "boxes", "masks"], rows)
+    text = table([title, "images", "boxes", "masks"], rows)
     return text if most is None or len(found) <= most else f"{text}\nand {len(found) - most} rarer ones.\n"
 
 
@@ -148,14 +133,14 @@ def _sources(rows: Sequence[Mapping[str, Any]]) -> str:
          row["images"]]
         for row in rows
     ]  # fmt: skip
-    return table(["source", "modality", "licence as it is stated", "taken for", "pictures"], cells)
+    return table(["source", "modality", "license as it is stated", "taken for", "images"], cells)
 
 
 def _withheld(rows: Sequence[tuple[Mapping[str, Any], str]]) -> str:
     if not rows:
         return "None.\n"
     cells = [[plain(row["name"]), row["modality"], plain(row["license"] or "not known"), why] for row, why in rows]
-    return table(["source", "modality", "licence as it is stated", "why"], cells).replace("---:", "---")
+    return table(["source", "modality", "license as it is stated", "why"], cells, numbers=False)
 
 
 def _quality(report: Mapping[str, Any]) -> str:

@@ -9,21 +9,20 @@ from __future__ import annotations
 import argparse
 import json
 import re
-import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from dataset_scripts.card import with_header
 from modeling_medglip.checkpoints.location import default_checkpoint, weight_files, weights_sha256
-from modeling_medglip.errors import one_line
+from modeling_medglip.cli.scripts import script_main
 from modeling_medglip.outputs.files import write_text
 from modeling_medglip.outputs.markdown import percent, plain, table
 from modeling_medglip.taxonomy import load_taxonomy
 
-from .front_matter import join
-from .measured import blocks, evaluation_of, model_index
+from .evaluation_tables import blocks, evaluation_of, model_index
 
 
 ROOT = Path(__file__).parent.parent
@@ -54,8 +53,9 @@ def render_card(checkpoint: Path, evaluation: Mapping[str, Any]) -> str:
 
     Args:
         checkpoint: with `config.json` and `licenses.json`.
-        evaluation: of its modalities, see [`~hub_cards.measured.evaluation_of`]; beside it, if measured, `calibration`
-            and `router`, and for a repository `publication`: its id (`repo`), that of its data set, and the gate.
+        evaluation: of its modalities, see [`~hub_cards.evaluation_tables.evaluation_of`]; beside it, if measured,
+            `calibration` and `router`, and for a repository `publication`: its id (`repo`), that of its data set, and
+            the gate.
     """
     config = json.loads((checkpoint / "config.json").read_text(encoding="utf-8"))
     modalities = [str(name) for name in config["modalities"]]
@@ -79,7 +79,7 @@ def render_card(checkpoint: Path, evaluation: Mapping[str, Any]) -> str:
         citation=citation(),
         **blocks(evaluation, evaluation.get("calibration")),
     )  # fmt: skip
-    return join(_header(modalities, evaluation, publication), body)
+    return with_header(_header(modalities, evaluation, publication), body)
 
 
 def _taxonomy_size() -> str:
@@ -150,7 +150,7 @@ def taxonomy_table(vocabulary: Mapping[str, Sequence[str]]) -> str:
             place = taxonomy.locate(label, modality)
             where = ["-", "-", "-"] if place is None else [place.label_id, place.category, place.region]
             rows.append([f"{modality}: {plain(label)}", *(cell or "-" for cell in where)])
-    return _words(["label", "id", "category", "region"], rows)
+    return table(["label", "id", "category", "region"], rows, numbers=False)
 
 
 def parts_of(config: Mapping[str, Any], size: int) -> str:
@@ -175,8 +175,8 @@ def license_rows(checkpoint: Path, modalities: Sequence[str]) -> list[dict[str, 
     try:
         rows = json.loads((checkpoint / "licenses.json").read_text(encoding="utf-8"))
     except OSError:
-        cure = "a list of {source, upstream, modality, license} of its training data"
-        raise ValueError(f"{checkpoint.name}: has no licenses.json: write one, {cure}") from None
+        hint = "a list of {source, upstream, modality, license} of its training data"
+        raise ValueError(f"{checkpoint.name}: has no licenses.json: write one, {hint}") from None
     own = [row for row in rows if row["modality"] in modalities]
     missing = [name for name in modalities if name not in {row["modality"] for row in own}]
     if missing:
@@ -185,18 +185,13 @@ def license_rows(checkpoint: Path, modalities: Sequence[str]) -> list[dict[str, 
 
 
 def sources_table(rows: Iterable[Mapping[str, str]]) -> str:
-    """Source by source: upstream set, modality, licence."""
+    """Source by source: upstream set, modality, license."""
     cells = [[plain(row[key]) for key in ("source", "upstream", "modality", "license")] for row in rows]
-    return _words(["source", "upstream set", "modality", "licence"], cells)
-
-
-def _words(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A table of words, none of them numbers."""
-    return table(header, rows).replace("---:", "---")
+    return table(["source", "upstream set", "modality", "license"], cells, numbers=False)
 
 
 def _router_text(router: Mapping[str, Any]) -> str:
-    """The accuracy of the router on validation pictures as they are, and on varied copies."""
+    """The accuracy of the router on validation images as they are, and on varied copies."""
     own, varied = router["validation"], router["validation_augmented"]
     by_modality = own["by_modality"]
     total = sum(entry["pictures"] for entry in by_modality.values())
@@ -205,9 +200,9 @@ def _router_text(router: Mapping[str, Any]) -> str:
         [name, entry["pictures"], percent(entry["accuracy"]), percent(varied["by_modality"][name]["accuracy"])]
         for name, entry in by_modality.items()
     ]
-    told = "## Modality from the pixels\n\nMade by `python -m training.fit.router` for all modalities of the embedded"
-    told += ' checkpoint; `modality="auto"` uses it:\n\n'
-    return f"{told}{table(['modality', 'validation pictures', 'right %', 'right %, cropped, compressed'], rows)}\n"
+    text = "## Modality from the pixels\n\nMade by `python -m training.fit.router` for all modalities of the embedded"
+    text += ' checkpoint; `modality="auto"` uses it:\n\n'
+    return f"{text}{table(['modality', 'validation images', 'right %', 'right %, cropped, compressed'], rows)}\n"
 
 
 def citation() -> str:
@@ -250,13 +245,13 @@ def check_weights(checkpoint: Path, evaluation: Mapping[str, Any]) -> None:
         `ValueError`: it is of others, does not say of which, or is averaged with mirror images.
     """
     if evaluation.get("mirror"):
-        cure = "measure it without --mirror"
+        hint = "measure it without --mirror"
         raise ValueError(
-            f"{checkpoint.name}: the evaluation is averaged with mirror images, which nobody gets: {cure}"
+            f"{checkpoint.name}: the evaluation is averaged with mirror images, which nobody gets: {hint}"
         )
     if evaluation.get("weights_sha256") != weights_sha256(checkpoint):
-        cure = f"measure it with python -m training.evaluate --model {checkpoint.name}"
-        raise ValueError(f"{checkpoint.name}: the evaluation is not of these weights: {cure}, and give --results")
+        hint = f"measure it with python -m training.evaluate --model {checkpoint.name}"
+        raise ValueError(f"{checkpoint.name}: the evaluation is not of these weights: {hint}, and give --results")
 
 
 def write_card(checkpoint: Path, results: Path) -> Path:
@@ -274,17 +269,14 @@ def write_card(checkpoint: Path, results: Path) -> Path:
     return card
 
 
+@script_main(status=1, also=(KeyError,))
 def main(argv: Sequence[str] | None = None) -> int:
-    """Command line; returns the exit status."""
+    """Run the command line."""
     parser = argparse.ArgumentParser(prog="python -m hub_cards.model_card", description="Write a checkpoint's card.")
     parser.add_argument("--checkpoint", type=Path, default=Path(default_checkpoint()))
     parser.add_argument("--results", type=Path, default=RESULTS, help="results.json; what else was measured beside it")
     options = parser.parse_args(argv)
-    try:
-        print(write_card(options.checkpoint, options.results).name)
-    except (OSError, ValueError, KeyError) as error:
-        print(f"error: {options.checkpoint.name}: {one_line(error)}", file=sys.stderr)
-        return 1
+    print(write_card(options.checkpoint, options.results).name)
     return 0
 
 

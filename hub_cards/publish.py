@@ -4,7 +4,7 @@
     python -m hub_cards.publish --what experts,dataset,space --org my-hospital          # shows what would go
     python -m hub_cards.publish --what experts,dataset,space --org my-hospital --yes    # does it
 
-Everything is staged in a folder first and goes through the gates: licences, privacy, cards. Without `--yes` nothing
+Everything is staged in a folder first and goes through the gates: licenses, privacy, cards. Without `--yes` nothing
 leaves the machine. Repositories are private unless `--public` is given. A second run sends only what has changed.
 """
 
@@ -15,21 +15,23 @@ import os
 import re
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
+from modeling_medglip.cli.scripts import fail_script, script_main
 from modeling_medglip.errors import one_line
 from modeling_medglip.modalities import resolve_modality
 
-from .check import problems
-from .experts import UNIFIED
-from .repository import GATES, Repository, open_stage, repository_id
+from .check import check_folder
+from .stage.models import UNIFIED
+from .stage.repository import GATES, Repository, open_stage, repository_id
 
 
 WHAT = ("experts", "unified", "dataset", "space", "adapter")
 
 
-def plan(options: argparse.Namespace) -> list[Repository]:
-    """Stage everything that is asked for, models first, and look at it.
+def stage_all(options: argparse.Namespace) -> list[Repository]:
+    """Stage and check everything that is requested, models first.
 
     Raises:
         `ValueError`, `OSError`: something cannot be staged; names it.
@@ -39,69 +41,73 @@ def plan(options: argparse.Namespace) -> list[Repository]:
     what = list(options.what)
     if "space" in what and not options.space_model and "unified" not in what:
         what.append("unified")  # the Space loads it
-    found: list[Repository] = []
+    staged: list[Repository] = []
     for part in WHAT:
         if part in what:
             print(f"staging: {part}", file=sys.stderr)
             try:
-                found += _staged(part, options)
+                staged += _staged(part, options)
             except (KeyError, TypeError, AttributeError, IndexError) as error:
                 text = one_line(error, 80)
                 raise ValueError(f"{part}: an input is not complete ({type(error).__name__} {text})") from None
-    _distinct(found)
-    for repository in found:
-        repository.frozen = repository.hashes()
-        repository.problems += problems(repository.kind, repository.folder)
-    return found
+    _distinct(staged)
+    return [
+        replace(
+            repository, checked_hashes=repository.hashes(), refusals=check_folder(repository.kind, repository.folder)
+        )
+        for repository in staged
+    ]
 
 
-def _distinct(found: Sequence[Repository]) -> None:
+def _distinct(staged: Sequence[Repository]) -> None:
     """Refuse two repositories of one name, or in one folder."""
-    names = [f"{repository.kind} {repository.id}" for repository in found]
-    folders = [str(repository.folder) for repository in found]
-    for places in (names, folders):
-        twice = next((number for number, place in enumerate(places) if places.count(place) > 1), None)
+    names = [f"{repository.kind} {repository.id}" for repository in staged]
+    folders = [str(repository.folder) for repository in staged]
+    for values in (names, folders):
+        twice = next((index for index, value in enumerate(values) if values.count(value) > 1), None)
         if twice is not None:
-            raise ValueError(f"{found[twice].id}: two things of that name: give one another, such as --adapter-name")
+            raise ValueError(
+                f"{staged[twice].id}: two repositories have this name: rename one, such as with --adapter-name"
+            )
 
 
 def _staged(what: str, options: argparse.Namespace) -> list[Repository]:
     stage: Path = options.stage
-    settings = {"private": not options.public, "gated": options.gated}
+    visibility = {"private": not options.public, "gated": options.gated}
     if what in ("experts", "unified"):
-        from .experts import model_repositories
         from .model_card import check_weights, read_measured
+        from .stage.models import model_repositories
 
         evaluation = read_measured(options.results)
         check_weights(options.checkpoint, evaluation)
         modalities = options.modality or _modalities(options.checkpoint)
         own = (options.checkpoint, modalities, options.org, stage, evaluation, what == "unified", _datasets(options))
-        return model_repositories(*own, **settings)
+        return model_repositories(*own, **visibility)
     if what == "dataset":
-        from .dataset_files import stage_dataset
+        from .stage.dataset import stage_dataset
 
         repo = repository_id(options.org, options.dataset_name)
         folder = stage / f"dataset-{options.dataset_name}"
-        return [stage_dataset(options.data, repo, folder, **settings, with_all=options.all_sources)]
+        return [stage_dataset(options.data, repo, folder, **visibility, with_all=options.all_sources)]
     if what == "space":
-        from .space import stage_space
+        from .stage.space import stage_space
 
         model = options.space_model or repository_id(options.org, UNIFIED)
         name = repository_id(options.org, options.space_name)
-        return [stage_space(name, str(model), stage / f"space-{options.space_name}", settings["private"])]
-    from .adapters import stage_adapter
+        return [stage_space(name, str(model), stage / f"space-{options.space_name}", visibility["private"])]
+    from .stage.adapters import stage_adapter
 
     if options.adapter is None:
         raise ValueError("--what adapter needs --adapter RUN, the folder of a run with --lora")
     name = options.adapter_name or f"med-glip-lora-{options.adapter.resolve().name}"
-    return [stage_adapter(options.adapter, repository_id(options.org, name), stage / name, options.base, **settings)]
+    return [stage_adapter(options.adapter, repository_id(options.org, name), stage / name, options.base, **visibility)]
 
 
 def _datasets(options: argparse.Namespace) -> dict[str, str]:
-    """Modality -> id of the data set, where that is published too and has pictures of it."""
+    """Modality -> id of the data set, where that is published too and has images of it."""
     if "dataset" not in options.what:
         return {}
-    from .dataset_files import shared_modalities
+    from .stage.dataset import shared_modalities
 
     return dict.fromkeys(shared_modalities(options.data), repository_id(options.org, options.dataset_name))
 
@@ -118,18 +124,18 @@ def _modalities(checkpoint: Path) -> list[str]:
 def describe(repository: Repository) -> str:
     """One repository as text: settings, every file with its size, gates."""
     files = repository.files()
-    door = "private" if repository.private else "public"
+    visibility = "private" if repository.private else "public"
     gate = f", gated ({repository.gated})" if repository.gated != "no" else ""
     lines = [
-        f"{repository.kind} {repository.id}: {door}{gate}, licence: {repository.license}, "
+        f"{repository.kind} {repository.id}: {visibility}{gate}, license: {repository.license}, "
         f"{len(files)} files, {repository.bytes / 1e6:.1f} MB"
     ]
     lines += [f"  {size(path.stat().st_size):>9}  {one_line(name, 100)}" for name, path in files.items()]
     lines += [f"  variable {name} = {value}" for name, value in repository.variables.items()]
     lines += [f"  note: {note}" for note in repository.notes]
-    lines += [f"  REFUSED: {one_line(problem, 200)}" for problem in repository.problems]
-    if not repository.problems:
-        lines.append("  gates passed: licences, privacy, card")
+    lines += [f"  REFUSED: {one_line(refusal, 200)}" for refusal in repository.refusals]
+    if not repository.refusals:
+        lines.append("  gates passed: licenses, privacy, card")
     return "\n".join(lines)
 
 
@@ -181,8 +187,8 @@ def _whats(text: str) -> list[str]:
     return asked
 
 
-def _quiet() -> None:
-    """Bars of other libraries, one for every expert, would bury what is shown."""
+def _hide_progress_bars() -> None:
+    """Hide the progress bars of transformers, one for every expert."""
     from transformers.utils import logging
 
     logging.disable_progress_bar()
@@ -201,32 +207,28 @@ def _tag(text: str) -> str:
     return text
 
 
+@script_main()
 def main(argv: Sequence[str] | None = None) -> int:
-    """Command line; returns the exit status: 1 a gate is shut, 2 wrong usage or a Hub that refuses."""
+    """Run the command line; return the exit status: 1 a gate is shut, 2 wrong usage or a Hub that refuses."""
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     options = parser().parse_args(argv)
-    try:
-        repository_id(options.org, "name")
-        _quiet()
-        repositories = plan(options)
-        for repository in repositories:
-            print(describe(repository), end="\n\n")
-        total = sum(repository.bytes for repository in repositories)
-        print(f"{len(repositories)} repositories, {size(total)}; staged in {options.stage}")
-        if any(repository.problems for repository in repositories):
-            print("error: nothing was sent: mend what is REFUSED above", file=sys.stderr)
-            return 1
-        if not options.yes:
-            print("nothing was sent: this was a dry run, --yes does it")
-            return 0
-        from .upload import upload
-
-        for sent in upload(repositories, options.tag, options.replace, print):
-            print(f"{sent.id}: {'new commit' if sent.new else 'unchanged at'} {sent.commit[:10]}")
+    repository_id(options.org, "name")
+    _hide_progress_bars()
+    repositories = stage_all(options)
+    for repository in repositories:
+        print(describe(repository), end="\n\n")
+    total = sum(repository.bytes for repository in repositories)
+    print(f"{len(repositories)} repositories, {size(total)}; staged in {options.stage}")
+    if any(repository.refusals for repository in repositories):
+        return fail_script("nothing was sent: correct what is REFUSED above", 1)
+    if not options.yes:
+        print("nothing was sent: this was a dry run, --yes does it")
         return 0
-    except (ValueError, OSError) as error:
-        print(f"error: {one_line(error, 300)}", file=sys.stderr)
-        return 2
+    from .upload import upload
+
+    for result in upload(repositories, options.tag, options.replace, print):
+        print(f"{result.id}: {'new commit' if result.new else 'unchanged at'} {result.commit[:10]}")
+    return 0
 
 
 if __name__ == "__main__":

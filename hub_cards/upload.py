@@ -18,16 +18,16 @@ from typing import Any
 
 from modeling_medglip.errors import one_line
 
-from .repository import Repository
+from .stage.repository import Repository
 
 
 # Says that a repository was published by this command, and may be changed by it.
 MARKER = ".medglip-published.json"
-Say = Callable[[str], None]
+Echo = Callable[[str], None]
 
 
 @dataclass(frozen=True)
-class Sent:
+class UploadResult:
     """What became of one repository: the commit it is at, and whether that is new."""
 
     id: str
@@ -36,7 +36,7 @@ class Sent:
 
 
 @dataclass(frozen=True)
-class There:
+class RemoteState:
     """What a repository is now: path -> hash of its files, whether only its owners see it, and its gate."""
 
     files: dict[str, str]
@@ -44,7 +44,7 @@ class There:
     gated: str | bool
 
 
-def upload(repositories: Sequence[Repository], tag: str | None, replace: bool, say: Say) -> list[Sent]:
+def upload(repositories: Sequence[Repository], tag: str | None, replace: bool, echo: Echo) -> list[UploadResult]:
     """Publish, after the token, all names and what is there were looked at; nothing is sent before.
 
     Args:
@@ -59,19 +59,19 @@ def upload(repositories: Sequence[Repository], tag: str | None, replace: bool, s
     from huggingface_hub import HfApi
 
     api = HfApi()
-    with _told("the Hub"):
+    with _hub_errors("the Hub"):
         user = api.whoami(cache=False).get("name") if _has_token() else None
     if not user:
         raise ValueError("no token: log in with `hf auth login`, or set HF_TOKEN to one that may write")
-    there: dict[str, There | None] = {}
+    remote: dict[str, RemoteState | None] = {}
     for repository in repositories:
-        with _told(repository.id):
-            known = there[_key(repository)] = _look(api, repository)
+        with _hub_errors(repository.id):
+            known = remote[_key(repository)] = _remote_state(api, repository)
             if known is not None:
                 _check_name(api, repository, known, replace)
-                _check_door(repository, known)
+                _check_visibility(repository, known)
                 _check_tag(api, repository, tag)
-    return [_send(api, repository, there[_key(repository)], tag, say) for repository in repositories]
+    return [_send(api, repository, remote[_key(repository)], tag, echo) for repository in repositories]
 
 
 def _key(repository: Repository) -> str:
@@ -84,13 +84,13 @@ def _has_token() -> bool:
     return bool(get_token())
 
 
-def _look(api: Any, repository: Repository) -> There | None:
+def _remote_state(api: Any, repository: Repository) -> RemoteState | None:
     """What a repository is now; `None` if there is none."""
     from huggingface_hub.errors import RepositoryNotFoundError
 
     try:
         info = api.repo_info(repository.id, repo_type=repository.kind)
-        return There(_files(api, repository), bool(info.private), getattr(info, "gated", False) or False)
+        return RemoteState(_files(api, repository), bool(info.private), getattr(info, "gated", False) or False)
     except RepositoryNotFoundError:
         return None
 
@@ -104,12 +104,12 @@ def _hash_there(entry: Any) -> str:
     return str(entry.lfs.sha256 if entry.lfs is not None else entry.blob_id)
 
 
-def _check_name(api: Any, repository: Repository, there: There, replace: bool) -> None:
+def _check_name(api: Any, repository: Repository, remote: RemoteState, replace: bool) -> None:
     """Refuse a repository that somebody, or this command, made for something else."""
-    if replace or set(there.files) <= {".gitattributes"}:
+    if replace or set(remote.files) <= {".gitattributes"}:
         return
     role = None
-    if MARKER in there.files:
+    if MARKER in remote.files:
         path = api.hf_hub_download(repository.id, MARKER, repo_type=repository.kind)
         try:
             role = json.loads(Path(path).read_text(encoding="utf-8")).get("role")
@@ -120,11 +120,11 @@ def _check_name(api: Any, repository: Repository, there: There, replace: bool) -
         raise ValueError(f"{repository.id}: is taken, by {whose}: choose another name, or --replace what is there")
 
 
-def _check_door(repository: Repository, there: There) -> None:
+def _check_visibility(repository: Repository, remote: RemoteState) -> None:
     """Refuse to put what should be private into what everybody sees."""
-    if repository.private and not there.private:
-        cure = "make it private there first, or say --public"
-        raise ValueError(f"{repository.id}: is public there, and private was asked for: {cure}")
+    if repository.private and not remote.private:
+        hint = "make it private there first, or pass --public"
+        raise ValueError(f"{repository.id}: is public there, and private was asked for: {hint}")
 
 
 def _check_tag(api: Any, repository: Repository, tag: str | None) -> None:
@@ -137,11 +137,11 @@ def _has_tag(api: Any, repository: Repository, tag: str) -> bool:
     return any(ref.name == tag for ref in api.list_repo_refs(repository.id, repo_type=repository.kind).tags)
 
 
-def changes(repository: Repository, there: dict[str, str]) -> list[str]:
+def changes(repository: Repository, remote: dict[str, str]) -> list[str]:
     """Paths of a repository that differ from what is there; those to be removed are among them."""
     own = {**repository.files(), MARKER: None}
-    differing = [path for path, file in own.items() if there.get(path) not in _hashes(repository, path, file)]
-    return sorted([*differing, *(set(there) - set(own) - {".gitattributes"})])
+    differing = [path for path, file in own.items() if remote.get(path) not in _hashes(repository, path, file)]
+    return sorted([*differing, *(set(remote) - set(own) - {".gitattributes"})])
 
 
 def _hashes(repository: Repository, path: str, file: Path | None) -> tuple[str, str]:
@@ -159,35 +159,35 @@ def marker(repository: Repository) -> bytes:
     return (json.dumps(content, indent=1) + "\n").encode()
 
 
-def _send(api: Any, repository: Repository, there: There | None, tag: str | None, say: Say) -> Sent:
-    wanted = changes(repository, there.files if there else {})
+def _send(api: Any, repository: Repository, remote: RemoteState | None, tag: str | None, echo: Echo) -> UploadResult:
+    wanted = changes(repository, remote.files if remote else {})
     operations = _operations(repository, wanted)
-    with _told(repository.id):
-        _make(api, repository, there)
+    with _hub_errors(repository.id):
+        _make(api, repository, remote)
         if wanted:
             removed = [path for path in wanted if path not in repository.files() and path != MARKER]
-            say(f"{repository.id}: sending {len(wanted) - len(removed)} of {len(repository.files()) + 1} files")
+            echo(f"{repository.id}: sending {len(wanted) - len(removed)} of {len(repository.files()) + 1} files")
             if removed:
-                say(f"{repository.id}: removing {len(removed)}: {one_line(', '.join(removed), 200)}")
+                echo(f"{repository.id}: removing {len(removed)}: {one_line(', '.join(removed), 200)}")
             message = f"Publish {repository.id.rsplit('/', 1)[-1]}"
             info = api.create_commit(repository.id, operations, repo_type=repository.kind, commit_message=message)
             commit = str(info.oid)
         else:
-            say(f"{repository.id}: nothing has changed")
+            echo(f"{repository.id}: nothing has changed")
             commit = str(api.repo_info(repository.id, repo_type=repository.kind).sha)
         _open(api, repository)
         if tag is not None and not _has_tag(api, repository, tag):
             api.create_tag(repository.id, tag=tag, revision=commit, repo_type=repository.kind)
-    return Sent(repository.id, commit, bool(wanted))
+    return UploadResult(repository.id, commit, bool(wanted))
 
 
-def _make(api: Any, repository: Repository, there: There | None) -> None:
+def _make(api: Any, repository: Repository, remote: RemoteState | None) -> None:
     """Create a repository, closed before anything is in it; shut the gate that was asked for."""
     kind = {"repo_type": repository.kind}
-    if there is None:
+    if remote is None:
         sdk = {"space_sdk": "gradio"} if repository.kind == "space" else {}
         api.create_repo(repository.id, private=True, exist_ok=True, **kind, **sdk)
-    if repository.gated != "no" and (there is None or there.gated != repository.gated):
+    if repository.gated != "no" and (remote is None or remote.gated != repository.gated):
         api.update_repo_settings(repository.id, gated=repository.gated, **kind)
     for name, value in repository.variables.items():
         api.add_space_variable(repository.id, name, value)
@@ -208,7 +208,7 @@ def _operations(repository: Repository, wanted: Sequence[str]) -> list[Any]:
     from huggingface_hub import CommitOperationAdd, CommitOperationDelete
 
     files = repository.files()
-    if set(files) != set(repository.frozen):
+    if set(files) != set(repository.checked_hashes):
         raise ValueError(f"{repository.id}: files came or went since they were looked at: give the command again")
     operations: list[Any] = []
     for path in wanted:
@@ -216,7 +216,7 @@ def _operations(repository: Repository, wanted: Sequence[str]) -> list[Any]:
             operations.append(CommitOperationAdd(path, marker(repository)))
         elif path in files:
             operation = CommitOperationAdd(path, str(files[path]))
-            if operation.upload_info.sha256.hex() != repository.frozen[path]:
+            if operation.upload_info.sha256.hex() != repository.checked_hashes[path]:
                 raise ValueError(f"{repository.id}: {path} has changed since it was looked at: give the command again")
             operations.append(operation)
         else:
@@ -225,7 +225,7 @@ def _operations(repository: Repository, wanted: Sequence[str]) -> list[Any]:
 
 
 @contextmanager
-def _told(what: str) -> Iterator[None]:
+def _hub_errors(what: str) -> Iterator[None]:
     """Answers of a Hub as one line that says what to do."""
     from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 
@@ -258,4 +258,4 @@ def _advice(error: Any) -> str:
     return f"{one_line(getattr(error, 'server_message', None) or error, 200)} ({status})"
 
 
-__all__ = ["MARKER", "Sent", "changes", "marker", "upload"]
+__all__ = ["MARKER", "UploadResult", "changes", "marker", "upload"]

@@ -111,4 +111,4 @@ def _write_raw_data(folder: Path) -> None:
     recipe.write_text(VOLUME_RECIPE.replace("Abdomen of mine}", "Abdomen of mine, license: CC0}"), encoding="utf-8")
     write_volumes(folder / "raw")
     (folder / "names.txt").write_text("liver\nkidney_left\n", encoding="utf-8")
-    build(load_recipes(recipe), folder / "raw", folder / "out" / "data", say=lambda text: None)
+    build(load_recipes(recipe), folder / "raw", folder / "out" / "data", echo=lambda text: None)

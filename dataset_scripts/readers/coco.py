@@ -49,7 +49,7 @@ class CocoReader(Reader):
             for case in self._cases_of(str(name), split):
                 if case.key in results:
                     self.reject("duplicate_id", "a file name in several files")
-                    # What either file annotations is there.
+                    # What either file annotates is in the image.
                     for part in ("annotations", "of_unknown_image"):
                         results[case.key].parts[part].extend(case.parts[part])
                 else:

@@ -35,9 +35,15 @@ def with_interval(value: float | None, edges: Sequence[float] | None) -> str:
     return percent(value) if edges is None else f"{percent(value)} ({percent(edges[0])} to {percent(edges[1])})"
 
 
-def table(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
-    """Return a Markdown table; the first column is text, the others are numbers."""
-    lines = [header, ["---", *["---:"] * (len(header) - 1)], *rows]
+def table(header: Sequence[str], rows: Iterable[Sequence[Any]], numbers: bool = True) -> str:
+    """Return a Markdown table whose first column is text.
+
+    Args:
+        header (`Sequence[str]`): Names of the columns.
+        rows (`Iterable[Sequence]`): One cell per column.
+        numbers (`bool`, *optional*, defaults to `True`): Align the other columns to the right.
+    """
+    lines = [header, ["---", *["---:" if numbers else "---"] * (len(header) - 1)], *rows]
     return "\n".join("| " + " | ".join(str(cell) for cell in line) + " |" for line in lines) + "\n"
 
 

@@ -109,7 +109,7 @@ def ours(raw: Path, out: Path, workers: int = 1) -> int:
         "bench", "ct", "volume_labelmap", files={"image": "*_ct.nii.gz", "labelmap": "{stem}_seg.nii.gz"},
         values=LABELS, labels=TARGETS, window=WINDOW, confirmed=True,
     )  # fmt: skip
-    return build([recipe], raw, out, workers=workers, say=lambda text: None).images
+    return build([recipe], raw, out, workers=workers, echo=lambda text: None).images
 
 
 def timed(action: Callable[[Path, Path], int], raw: Path) -> tuple[float, int]:

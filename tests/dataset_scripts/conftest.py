@@ -20,5 +20,5 @@ def small_set(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_polyps(raw)
     write_volumes(raw)
     recipes = [recipe for path in write_recipes(raw) for recipe in load_recipes(path)]
-    build(recipes, raw, raw / "set", say=lambda text: None)
+    build(recipes, raw, raw / "set", echo=lambda text: None)
     return raw / "set"

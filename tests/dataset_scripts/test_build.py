@@ -48,7 +48,7 @@ def recipes(raw: Path) -> list[Recipe]:
 @pytest.fixture(scope="module")
 def built(raw: Path, recipes: list[Recipe], tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("built") / "set"
-    summary = build(recipes, raw, out, say=lambda text: None)
+    summary = build(recipes, raw, out, echo=lambda text: None)
     assert not summary.failed and set(summary.rejected) == {"empty_slice", "incomplete_header"}
     return out
 
@@ -143,7 +143,7 @@ class TestContents:
         patients = []
         for number in range(2):
             out = tmp_path / str(number) / "set"
-            build([recipe], raw, out, say=lambda text: None)
+            build([recipe], raw, out, echo=lambda text: None)
             table = load_dataset(str(out), "endoscopy", split="train", cache_dir=str(tmp_path / "cache"))
             patients.append(set(table["patient"]))
         assert len(patients[0]) == len(patients[1]) and not patients[0] & patients[1]
@@ -196,7 +196,7 @@ class TestPrivacy:
             "mine", "ct", "volume_masks", files={"image": "*/ct.nii.gz", "mask": "{folder}/*.nii.gz"},
             labels={"liver": "liver"},
         )  # fmt: skip
-        summary = build([recipe], tmp_path / "raw", tmp_path / "set", say=lambda text: None)
+        summary = build([recipe], tmp_path / "raw", tmp_path / "set", echo=lambda text: None)
         assert summary.rejected["undefined_label"]["mine"] > 0 and summary.images > 0
         assert not any(CANARY.encode() in content for content in tree(tmp_path / "set").values())
         assert CANARY in (tmp_path / "set.work" / "rejected.jsonl").read_text(encoding="utf-8")
@@ -204,7 +204,7 @@ class TestPrivacy:
     def test_another_key_gives_other_pseudonyms(
         self, raw: Path, recipes: list[Recipe], tmp_path: Path, built: Path
     ) -> None:
-        build(recipes, raw, tmp_path / "set", say=lambda text: None)
+        build(recipes, raw, tmp_path / "set", echo=lambda text: None)
         ours = {entry["case"] for coco in coco_files(tmp_path / "set").values() for entry in coco.dataset["images"]}
         theirs = {entry["case"] for coco in coco_files(built).values() for entry in coco.dataset["images"]}
         assert len(ours) == len(theirs) and not ours & theirs
@@ -233,7 +233,7 @@ class TestResuming:
         (cases[1] / "case.json").write_text('{"half', encoding="utf-8")
         (tmp_path / "set.work" / "parts" / "abc").mkdir(parents=True)
         (tmp_path / ".set.new" / "ct").mkdir(parents=True)
-        build(recipes, raw, tmp_path / "set", say=lambda text: None)
+        build(recipes, raw, tmp_path / "set", echo=lambda text: None)
         assert tree(tmp_path / "set") == tree(built)
         assert sorted(path.name for path in tmp_path.iterdir()) == ["set", "set.work"]
 
@@ -253,12 +253,12 @@ class TestResuming:
     def test_nothing_is_done_twice(self, raw: Path, recipes: list[Recipe], built: Path, tmp_path: Path) -> None:
         shutil.copytree(built.with_name("set.work"), tmp_path / "set.work")
         said: list[str] = []
-        build(recipes, raw, tmp_path / "set", say=said.append)
+        build(recipes, raw, tmp_path / "set", echo=said.append)
         assert said == ["7 cases of 2 sources; 0 to do, 0.0 MB to read, at most 0 images"]
 
     def test_the_plan_counts_pictures_from_headers(self, raw: Path, recipes: list[Recipe], tmp_path: Path) -> None:
         said: list[str] = []
-        build(recipes, raw, tmp_path / "set", say=said.append)
+        build(recipes, raw, tmp_path / "set", echo=said.append)
         slices, frames = 3 * (12 + 5), 4  # axial every slice, coronal every fourth of 20
         assert said[0].startswith("7 cases of 2 sources; 7 to do, ")
         assert said[0].endswith(f" MB to read, at most {slices + frames} images")
@@ -270,7 +270,7 @@ class TestResuming:
         whole, count = image.read_bytes(), len(list((tmp_path / "polyps" / "images").iterdir()))
         for content, images in ((whole[:100], count - 1), (whole, count)):
             image.write_bytes(content)
-            assert build([recipe], tmp_path, tmp_path / "set", say=lambda text: None).images == images
+            assert build([recipe], tmp_path, tmp_path / "set", echo=lambda text: None).images == images
 
     def test_lists_that_changed_are_read_again(self, tmp_path: Path) -> None:
         raw = tmp_path / "raw"
@@ -281,13 +281,13 @@ class TestResuming:
         for box in ([1, 1, 9, 9], [20, 10, 5, 5]):
             entry = {"image": "a.png", "split": "train", "objects": [{"label": "polyp", "bbox_xywh": box}]}
             (raw / "list.json").write_text(json.dumps({"images": [entry]}), encoding="utf-8")
-            build([recipe], raw, tmp_path / "set", say=lambda text: None)
+            build([recipe], raw, tmp_path / "set", echo=lambda text: None)
             (coco,) = coco_files(tmp_path / "set").values()
             assert [entry["bbox"] for entry in coco.dataset["annotations"]] == [box]
 
     def test_other_options_are_done_anew(self, raw: Path, recipes: list[Recipe], tmp_path: Path) -> None:
-        build(recipes, raw, tmp_path / "set", say=lambda text: None)
-        summary = build(recipes, raw, tmp_path / "set", profile="paper", say=lambda text: None)
+        build(recipes, raw, tmp_path / "set", echo=lambda text: None)
+        summary = build(recipes, raw, tmp_path / "set", profile="paper", echo=lambda text: None)
         assert summary.rejected["min_area"]["abdomen_of_mine"] > 0
 
 
@@ -337,7 +337,7 @@ class TestCommand:
             path = next((tmp_path / "raw" / "polyps" / folder).glob(f"*0_0{end}.png"))
             path.rename(path.with_name(f"odd\udcff{end}.png"))
         (recipe,) = load_recipes(raw / "polyps.yaml")
-        summary = build([recipe], tmp_path / "raw", tmp_path / "set", say=lambda text: None)
+        summary = build([recipe], tmp_path / "raw", tmp_path / "set", echo=lambda text: None)
         assert summary.images == 4 and not summary.failed
 
     def test_one_source(self, raw: Path, tmp_path: Path) -> None:
@@ -424,7 +424,7 @@ class TestCommand:
 
 def test_square_pixels(raw: Path, recipes: list[Recipe], tmp_path: Path) -> None:
     chosen: list[Any] = [recipe for recipe in recipes if recipe.modality == "ct"]
-    build(chosen, raw, tmp_path / "set", square_pixels=True, say=lambda text: None)
+    build(chosen, raw, tmp_path / "set", square_pixels=True, echo=lambda text: None)
     sizes = {
         (row["plane"], row["width"], row["height"])
         for row in coco_files(tmp_path / "set")["ct/train"].dataset["images"]

@@ -75,7 +75,7 @@ def test_settings_that_do_not_fit_stop_the_build_before_any_work(
     files = {"image": "images/*.png", "mask": "masks/{stem}_mask.png", "label": "polyp"}
     recipe = Recipe("mine", "endoscopy", "mask_folder", "polyps", files, clinical={**SETTINGS, **change})
     with pytest.raises(ValueError, match=f"mine: clinical: .*{message}"):
-        build([recipe], tmp_path, tmp_path / "set", say=lambda text: None)
+        build([recipe], tmp_path, tmp_path / "set", echo=lambda text: None)
     with pytest.raises(ValueError, match="needs table, id"):
         check_clinical_keys({"matches": "(.*)"}, tmp_path)
     check_clinical_keys(SETTINGS, tmp_path / "polyps")
@@ -97,7 +97,7 @@ def test_they_reach_the_data_set_and_nothing_else_does(tmp_path: Path) -> None:
     (tmp_path / "polyps" / "facts.csv").write_text(table, encoding="utf-8")
     files = {"image": "images/*.png", "mask": "masks/{stem}_mask.png", "label": "polyp"}
     recipe = Recipe("mine", "endoscopy", "mask_folder", "polyps", files, labels={"polyp": "polyp"}, clinical=SETTINGS)
-    build([recipe], tmp_path, tmp_path / "set", say=lambda text: None)
+    build([recipe], tmp_path, tmp_path / "set", echo=lambda text: None)
     rows = [row for path in (tmp_path / "set" / "endoscopy").iterdir() for row in pq.read_table(path).to_pylist()]
     assert sorted(row["age_band"] for row in rows) == ["40-49", "50-59", "60-69", "70-79"]
     assert {row["diagnosis"] for row in rows} == {"adenoma"} and {row["history"] for row in rows} == {"smoker"}

@@ -41,7 +41,7 @@ def patient(raw: Path, name: str = "patient") -> list[Path]:
 
 def built(raw: Path, out: Path, files: dict[str, Any], **fields: Any) -> dict[str, Any]:
     recipe = Recipe("mine", "ct", "dicom_series", files=files, labels=LABELS, confirmed=True, **fields)
-    build([recipe], raw, out, say=lambda text: None)
+    build([recipe], raw, out, echo=lambda text: None)
     rows = [json.loads(line) for line in (out / "quality" / "rows.jsonl").read_text(encoding="utf-8").splitlines()]
     found: dict[str, Any] = {"rules": {row["rule"] for row in rows}, "rows": rows, "boxes": []}
     for coco in coco_files(out).values():

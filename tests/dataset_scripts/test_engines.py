@@ -42,7 +42,7 @@ def recipes(raw: Path) -> list[Recipe]:
 def built(recipes: list[Recipe], raw: Path, folder: Path, **options: object) -> dict[str, bytes]:
     (folder / "set.work").mkdir(parents=True)
     (folder / "set.work" / "pseudonyms.key").write_text(KEY, encoding="ascii")
-    build(recipes, raw, folder / "set", say=lambda text: None, **options)  # type: ignore[arg-type]
+    build(recipes, raw, folder / "set", echo=lambda text: None, **options)  # type: ignore[arg-type]
     return tree(folder / "set")
 
 
@@ -102,9 +102,9 @@ def test_a_case_that_ends_its_process_costs_that_case(
     monkeypatch.setitem(READERS, "mask_folder", _Harmful)
     monkeypatch.setattr(engines, "SECONDS", 1.0)
     polyps = [recipe for recipe in recipes if recipe.layout == "mask_folder"]
-    summary = build(polyps, raw, tmp_path / "set", say=lambda text: None)
+    summary = build(polyps, raw, tmp_path / "set", echo=lambda text: None)
     assert (summary.images, summary.rejected) == (3, {"unreadable": {polyps[0].source: 3}})
     rows = (tmp_path / "set.work" / "rejected.jsonl").read_text(encoding="utf-8")
     assert rows.count("a decoder crashed on it, or took too long") == 2 and rows.count("not enough memory") == 1
     monkeypatch.setitem(READERS, "mask_folder", MaskFolderReader)  # and tried again
-    assert build(polyps, raw, tmp_path / "set", say=lambda text: None).images == 6
+    assert build(polyps, raw, tmp_path / "set", echo=lambda text: None).images == 6

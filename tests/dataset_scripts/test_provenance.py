@@ -39,7 +39,7 @@ def test_a_built_set_has_a_row_for_every_source(tmp_path: Path) -> None:
     raw = tmp_path / "raw"
     write_volumes(raw), write_polyps(raw)
     recipes = [recipe for path in write_recipes(raw) for recipe in load_recipes(path)]
-    build(recipes, raw, tmp_path / "set", say=lambda text: None)
+    build(recipes, raw, tmp_path / "set", echo=lambda text: None)
     content = json.loads((tmp_path / "set" / "sources.json").read_text(encoding="utf-8"))
     assert content["schema"] == "medglip/sources@1" and len(content["content_hash"]) == 16
     images: Counter[str] = Counter()

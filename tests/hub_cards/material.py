@@ -9,7 +9,7 @@ from typing import Any
 
 from dataset_scripts.build import build
 from dataset_scripts.recipe import load_recipes
-from hub_cards.repository import open_stage
+from hub_cards.stage.repository import open_stage
 from modeling_medglip.checkpoints.location import weights_sha256
 from tests.dataset_scripts.raw_data import write_polyps, write_recipes, write_volumes
 from tests.modeling_medglip.tiny_checkpoint import save_tiny_checkpoint
@@ -60,7 +60,7 @@ def write_results(folder: Path, checkpoint: Path) -> Path:
 
 
 def write_checkpoint(folder: Path, *labels: str) -> Path:
-    """The small checkpoint with licences of both experts; more labels may be said to be trained."""
+    """The small checkpoint with licenses of both experts; more labels may be said to be trained."""
     save_tiny_checkpoint(folder)
     rows = [
         {
@@ -87,10 +87,10 @@ def staged_in(folder: Path) -> Path:
 
 
 def build_set(folder: Path) -> Path:
-    """A built set of two sources: polyps (CC0), and volumes whose licence nobody knows."""
+    """A built set of two sources: polyps (CC0), and volumes whose license nobody knows."""
     raw = folder / "raw"
     write_volumes(raw)
     write_polyps(raw)
     recipes = [recipe for path in write_recipes(raw) for recipe in load_recipes(path)]
-    build(recipes, raw, folder / "set", say=lambda text: None)
+    build(recipes, raw, folder / "set", echo=lambda text: None)
     return folder / "set"

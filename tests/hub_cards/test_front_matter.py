@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from hub_cards.front_matter import join, problems, split
+from dataset_scripts.card import with_header
+from hub_cards.gates.front_matter import check_header, split
 
 
 MODEL: dict[str, Any] = {
@@ -34,62 +35,62 @@ GOOD = {"model": MODEL, "dataset": DATASET, "space": SPACE}
 
 @pytest.mark.parametrize("kind", GOOD)
 def test_good_headers(kind: str) -> None:
-    assert problems(kind, GOOD[kind], FILES[kind]) == []
+    assert check_header(kind, GOOD[kind], FILES[kind]) == []
 
 
 @pytest.mark.parametrize(
     ("kind", "changes", "said"),
     [
         ("model", {"license": "my-own"}, "license 'my-own' is not one of"),
-        ("model", {"license_link": "gone.md"}, "is no file of the repository"),
+        ("model", {"license_link": "gone.md"}, "is not a file of the repository"),
         ("model", {"license_name": ""}, "needs license_name and license_link"),
-        ("model", {"pipeline_tag": "magic"}, "pipeline_tag 'magic' is no task"),
+        ("model", {"pipeline_tag": "magic"}, "pipeline_tag 'magic' is not a task"),
         ("model", {"library_name": "peft"}, "an adapter needs base_model"),
-        ("model", {"base_model": "not an id"}, "is no id on the Hub"),
-        ("model", {"datasets": ["x"]}, "'x' is no id on the Hub"),
+        ("model", {"base_model": "not an id"}, "is not an id on the Hub"),
+        ("model", {"datasets": ["x"]}, "'x' is not an id on the Hub"),
         ("model", {"tags": "ct"}, "tags must be a list"),
         ("model", {"telemetry": True}, "unknown key telemetry"),
         ("model", {"model-index": [{"results": []}]}, "needs a name and results"),
         ("model", {"model-index": [{"name": "x", "results": [{"task": {}}]}]}, "every result needs task"),
-        ("dataset", {"task_categories": ["magic"]}, "'magic' is no task"),
+        ("dataset", {"task_categories": ["magic"]}, "'magic' is not a task"),
         ("dataset", {"configs": []}, "name different configs"),
         ("dataset", {"dataset_info": [{"config_name": "ct", "splits": []}]}, "name different splits"),
         ("space", {"colorFrom": "pinkish"}, "colorFrom must be one of"),
         ("space", {"sdk": "docker"}, "sdk must be gradio"),
-        ("space", {"app_file": "run.py"}, "app_file 'run.py' is no file"),
+        ("space", {"app_file": "run.py"}, "app_file 'run.py' is not a file"),
         ("space", {"sdk_version": "6"}, "sdk_version must be three numbers"),
         ("space", {"short_description": "x" * 61}, "more than 60"),
     ],
 )
 def test_what_is_wrong_is_named(kind: str, changes: dict[str, Any], said: str) -> None:
-    found = problems(kind, {**GOOD[kind], **changes}, FILES[kind])
+    found = check_header(kind, {**GOOD[kind], **changes}, FILES[kind])
     assert any(said in line for line in found), found
 
 
 @pytest.mark.parametrize(("kind", "key"), [("model", "license"), ("dataset", "configs"), ("space", "sdk_version")])
 def test_what_is_missing_is_named(kind: str, key: str) -> None:
     header = {name: value for name, value in GOOD[kind].items() if name != key}
-    assert f"README.md: {key} is missing" in problems(kind, header, FILES[kind])
+    assert f"README.md: {key} is missing" in check_header(kind, header, FILES[kind])
 
 
 def test_metrics_must_be_numbers() -> None:
     (entry,) = MODEL["model-index"]
     (result,) = entry["results"]
     broken = [{**entry, "results": [{**result, "metrics": [{"type": "ap", "value": "high"}]}]}]
-    assert "value that is a number" in problems("model", {**MODEL, "model-index": broken}, FILES["model"])[0]
+    assert "value that is a number" in check_header("model", {**MODEL, "model-index": broken}, FILES["model"])[0]
 
 
 def test_configs_name_files_that_are_there() -> None:
-    assert problems("dataset", DATASET, ["other.parquet"])[0].endswith("no file is named ct/train-*.parquet")
+    assert check_header("dataset", DATASET, ["other.parquet"])[0].endswith("no file is named ct/train-*.parquet")
 
 
 def test_a_data_set_has_no_code() -> None:
-    assert "Python files" in problems("dataset", DATASET, [*FILES["dataset"], "med.py"])[0]
+    assert "Python files" in check_header("dataset", DATASET, [*FILES["dataset"], "med.py"])[0]
 
 
 @pytest.mark.parametrize("value", ["a: b", "---\nlicense: mit", "x\n---\ny", '"', "- item", "{a}", "\u2028", "yes"])
 def test_values_stay_values(value: str) -> None:
-    header, body = split(join({"title": value, "tags": [value]}, "text"))
+    header, body = split(with_header({"title": value, "tags": [value]}, "text"))
     assert header == {"title": value, "tags": [value]} and body.strip() == "text"
 
 

@@ -1,5 +1,5 @@
 # Copyright 2026 The MedGLIP authors. Licensed under the Apache License, Version 2.0.
-"""The gates: licences that open, what must not leave, and the check of a folder."""
+"""The gates: licenses that open, what must not leave, and the check of a folder."""
 
 from __future__ import annotations
 
@@ -15,9 +15,11 @@ from PIL.PngImagePlugin import PngInfo
 from safetensors.torch import save_file
 
 from dataset_scripts.schema import COLUMNS, LABEL_COLUMNS, OBJECT_COLUMNS
-from hub_cards import check, names, privacy
-from hub_cards.licences import license_id, why_not
-from hub_cards.repository import Repository, repository_id
+from dataset_scripts.verify import png_metadata
+from hub_cards import check
+from hub_cards.gates import file_names, privacy
+from hub_cards.gates.licenses import license_id, why_not
+from hub_cards.stage.repository import Repository, repository_id
 
 
 @pytest.mark.parametrize(
@@ -35,7 +37,7 @@ from hub_cards.repository import Repository, repository_id
             "MIT repo; data research/education only", "Apache-2.0 repo (data not separately licensed)", "mit",
             'README: "Unknown"', "Kaggle competition terms", "nur mit Genehmigung der Klinik", "not CC BY 4.0",
             "CC BY 4.0, no redistribution", "images not public domain", "CC BY-NC-SA 3.0; code MIT",
-            "MIT licence for code, images belong to the hospital", "Data use agreement; CC BY 4.0", "CC BY 4.0x",
+            "MIT license for code, images belong to the hospital", "Data use agreement; CC BY 4.0", "CC BY 4.0x",
         )),
     ],
 )  # fmt: skip
@@ -69,10 +71,10 @@ def test_access_and_confirmation_count_too() -> None:
         ("x.json", '"hf_' + "a" * 34 + '"', "a token"),
         ("x.json", "not json", "is no JSON"),
         ("x.txt", "a\0b", "control characters"),
-        ("scan.dcm", "x", "files of the kind .dcm are not published"),
+        ("scan.dcm", "x", "is an image that the package does not carry"),
         ("scan.nii.gz", "x", "files of the kind .gz"),
         ("weights.bin", "x", "files of the kind .bin"),
-        ("picture.png", "x", "files of the kind .png"),
+        ("picture.png", "x", "is an image that the package does not carry"),
         ("notes", "x", "without an ending"),
         ("py.typed", "x", "is not empty"),
         ("model.safetensors", "x" * 100, "is no safetensors file"),
@@ -83,7 +85,7 @@ def test_what_must_not_leave(name: str, text: str, said: str, tmp_path: Path) ->
     path = tmp_path / name
     path.parent.mkdir(exist_ok=True)
     path.write_text(text, encoding="utf-8")
-    found = privacy.findings(tmp_path)
+    found = privacy.check_privacy(tmp_path)
     assert found and all(line.startswith(f"{name}: ") and "doe" not in line.lower() for line in found)
     assert any(said in line for line in found), found
 
@@ -94,18 +96,18 @@ def test_what_must_not_leave(name: str, text: str, said: str, tmp_path: Path) ->
 )
 def test_what_may_leave(text: str, tmp_path: Path) -> None:
     (tmp_path / "README.md").write_text(text, encoding="utf-8")
-    assert privacy.findings(tmp_path) == []
+    assert privacy.check_privacy(tmp_path) == []
 
 
 def test_text_is_utf_8(tmp_path: Path) -> None:
     (tmp_path / "x.txt").write_bytes("Doe".encode("utf-16"))
-    assert privacy.findings(tmp_path) == ["x.txt: is no text of UTF-8"]
+    assert privacy.check_privacy(tmp_path) == ["x.txt: is no text of UTF-8"]
 
 
 def test_the_machine_and_its_user_are_nobodys_business(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(privacy.socket, "gethostname", lambda: "ward7-ct")
     (tmp_path / "x.md").write_text("made on ward7-ct", encoding="utf-8")
-    assert privacy.findings(tmp_path) == ["x.md: holds the name of this machine in line 1"]
+    assert privacy.check_privacy(tmp_path) == ["x.md: holds the name of this machine in line 1"]
 
 
 @pytest.mark.parametrize(
@@ -117,7 +119,7 @@ def test_tensors_and_nothing_else(metadata: dict | None, tail: bytes, said: list
     path = tmp_path / "m.safetensors"
     save_file({"a": torch.zeros(3)}, path, metadata=metadata)
     path.write_bytes(path.read_bytes() + tail)
-    assert privacy.findings(tmp_path) == said
+    assert privacy.check_privacy(tmp_path) == said
 
 
 def png(text: str = "") -> bytes:
@@ -136,11 +138,11 @@ def png(text: str = "") -> bytes:
         (png() + b"DICM", ["holds more than its pixels, or is cut short"]),
         (png() + b"\0\0\0\4IDATDoe!\0\0\0\0", ["holds more than its pixels, or is cut short"]),
         (png()[:-4], ["holds more than its pixels, or is cut short"]),
-        (b"\xff\xd8\xff", ["is no PNG file"]),
+        (b"\xff\xd8\xff", ["is not a PNG file"]),
     ],
 )
 def test_pictures_hold_nothing_but_pixels(content: bytes, said: list[str]) -> None:
-    assert list(privacy.picture_metadata(content)) == said
+    assert list(png_metadata(content)) == said
 
 
 ROW = {"case": "00aa11bb22cc", "patient": "2dbe2ad45363", "image": {"bytes": png(), "path": "00aa11bb22cc_3.png"}}
@@ -153,9 +155,9 @@ ROW = {"case": "00aa11bb22cc", "patient": "2dbe2ad45363", "image": {"bytes": png
         ({"patient": "DOE^JANE"}, "its column patient holds something else than pseudonyms"),
         ({"case": "19700101"}, "its column case holds something else than pseudonyms"),
         ({"patient_name": "Doe"}, "has the column 'patient_name', which no built set has"),
-        ({"image": {"bytes": png("Doe"), "path": None}}, "a picture in it holds metadata (tEXt)"),
-        ({"image": {"bytes": png(), "path": "DOE.png"}}, "a picture in it has a name that is not its case's"),
-        ({"image": {"bytes": None, "path": None}}, "a picture in it is missing"),
+        ({"image": {"bytes": png("Doe"), "path": None}}, "an image in it holds metadata (tEXt)"),
+        ({"image": {"bytes": png(), "path": "DOE.png"}}, "an image in it has a name that is not its case's"),
+        ({"image": {"bytes": None, "path": None}}, "an image in it is missing"),
         ({"sex": "Jane"}, "its column sex holds something else than it should"),
         ({"diagnosis": "see /home/doe"}, "its column diagnosis holds a path of this machine"),
         ({"synonyms": ["a", "doe@clinic.example"]}, "its column synonyms holds an e-mail address"),
@@ -166,14 +168,14 @@ ROW = {"case": "00aa11bb22cc", "patient": "2dbe2ad45363", "image": {"bytes": png
 )
 def test_tables_are_opened(changes: dict, said: str | None, tmp_path: Path) -> None:
     pq.write_table(pa.Table.from_pylist([{**ROW, **changes}]), tmp_path / "a.parquet")
-    found = privacy.findings(tmp_path)
+    found = privacy.check_privacy(tmp_path)
     assert found == [] if said is None else len(found) == 1 and said in found[0], found
 
 
 def test_a_schema_with_a_text_of_its_own(tmp_path: Path) -> None:
     table = pa.Table.from_pylist([{"width": 1}]).replace_schema_metadata({"station": "CT-1"})
     pq.write_table(table, tmp_path / "a.parquet")
-    assert privacy.findings(tmp_path) == ["a.parquet: its schema carries metadata"]
+    assert privacy.check_privacy(tmp_path) == ["a.parquet: its schema carries metadata"]
 
 
 def test_the_columns_are_the_builders() -> None:
@@ -189,7 +191,7 @@ def test_links_are_refused(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     (tmp_path / "secret.txt").write_text("x", encoding="utf-8")
     (tmp_path / "a" / "b.txt").symlink_to(tmp_path / "secret.txt")
-    assert privacy.findings(tmp_path / "a") == ["b.txt: is a link"]
+    assert privacy.check_privacy(tmp_path / "a") == ["b.txt: is a link"]
     assert Repository("o/n", "model", tmp_path / "a", "mit", "expert").files() == {}
 
 
@@ -202,12 +204,12 @@ def test_names_that_no_hub_has(name: str) -> None:
 
 def test_a_folder_without_what_it_needs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "config.json").write_text("{}", encoding="utf-8")
-    found = check.problems("model", tmp_path)
+    found = check.check_folder("model", tmp_path)
     assert "README.md is missing" in found and "model.safetensors is missing" in found
     assert check.main([str(tmp_path), "--kind", "model"]) == 1
     assert "modeling_medglip.py is missing" in capsys.readouterr().out
     assert check.main([str(tmp_path / "gone"), "--kind", "model"]) == 2
-    assert capsys.readouterr().err == "error: gone: is no folder\n"
+    assert capsys.readouterr().err == "error: gone: is not a folder\n"
 
 
 @pytest.mark.parametrize(
@@ -220,13 +222,24 @@ def test_a_folder_without_what_it_needs(tmp_path: Path, capsys: pytest.CaptureFi
     ],
 )  # fmt: skip
 def test_files_that_have_no_place(role: str, name: str) -> None:
-    needed = list(names.NEEDED[role]) + (["model.safetensors"] if role == "model" else [])
-    assert names.problems(role, needed) == []
-    assert role not in ("model", "adapter") or names.problems(role, [*needed, "router.safetensors"]) == []
-    (found,) = names.problems(role, [*needed, name])
-    assert "has no place in" in found
+    needed = list(file_names.NEEDED[role]) + (["model.safetensors"] if role == "model" else [])
+    assert file_names.check_file_names(role, needed) == []
+    assert role not in ("model", "adapter") or file_names.check_file_names(role, [*needed, "router.safetensors"]) == []
+    (found,) = file_names.check_file_names(role, [*needed, name])
+    assert "does not belong in the repository" in found
 
 
 def test_a_router_is_no_model() -> None:
-    files = [*names.NEEDED["model"], "router.safetensors"]
-    assert names.problems("model", files) == ["model.safetensors is missing"]
+    files = [*file_names.NEEDED["model"], "router.safetensors"]
+    assert file_names.check_file_names("model", files) == ["model.safetensors is missing"]
+
+
+def test_images_leave_only_if_the_package_carries_them(tmp_path: Path) -> None:
+    packaged = sorted(privacy.DEMO_IMAGES.glob("*.jpg"))[0]
+    copy = tmp_path / packaged.name
+    copy.write_bytes(packaged.read_bytes())
+    assert list(privacy.of_file(copy)) == []
+    copy.write_bytes(packaged.read_bytes() + b"x")
+    assert list(privacy.of_file(copy)) == ["is an image that the package does not carry"]
+    (tmp_path / "scan.dcm").write_bytes(b"DICM")
+    assert list(privacy.of_file(tmp_path / "scan.dcm")) == ["is an image that the package does not carry"]

@@ -10,10 +10,11 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from hub_cards import check, front_matter, measured, model_card
-from hub_cards.experts import stage_model
+from hub_cards import check, evaluation_tables, model_card
+from hub_cards.gates import front_matter
 from hub_cards.model_card import RESULTS, main, read_measured, render_card, render_license
-from hub_cards.repository import fresh
+from hub_cards.stage.models import stage_model
+from hub_cards.stage.repository import empty_folder
 from modeling_medglip.checkpoints.location import default_checkpoint
 from modeling_medglip.demo import phantoms
 from training.evaluate import report
@@ -32,7 +33,7 @@ HOSTILE = [
 
 
 def measured_of(*modalities: str, **publication: Any) -> dict[str, Any]:
-    own = {**measured.evaluation_of(evaluation(), list(modalities)), "calibration": calibration()}
+    own = {**evaluation_tables.evaluation_of(evaluation(), list(modalities)), "calibration": calibration()}
     return {**own, "publication": publication} if publication else own
 
 
@@ -54,7 +55,7 @@ def folder(checkpoint: Path, tmp_path: Path) -> Path:
     stage = staged_in(tmp_path / "stage")
     own = {**evaluation(checkpoint), "calibration": calibration()}
     publication = {"repo": "org/med-glip", "dataset": None, "gated": False}
-    stage_model(checkpoint, ["ct", "fundus"], fresh(stage / "med-glip"), own, publication)
+    stage_model(checkpoint, ["ct", "fundus"], empty_folder(stage / "med-glip"), own, publication)
     return stage / "med-glip"
 
 
@@ -63,7 +64,7 @@ def test_every_part_comes_from_a_file(checkpoint: Path) -> None:
     assert "| ct: liver | 40 | 5 | 90.0 | 45.0 |" in text and "| ct | 80 | 12 | 70.0 (58.3 to 71.4) |" in text
     assert "| ct | 0.210 | 0.040 | 0.060 |" in text and "| fundus | 0.210 | - | 0.060 |" in text
     assert "| ct: spleen | 40 | 5 | 50.0 |" in text and "other side of the patient in 25.0 %" in text
-    assert "0.50 false boxes per picture without anything (4 pictures)" in text
+    assert "0.50 false boxes per image without anything (4 images)" in text
     assert "| set_ct | Set \\| ct | ct | CC0 |" in text, "a bar in a source's name is no column"
     assert "| ct: liver | liver |" in text and "arXiv:2508.10528" in text
     assert "not a medical device" in text.lower() and "--model org/med-glip " in text
@@ -80,7 +81,7 @@ def test_an_expert_tells_its_own_figures_only(checkpoint: Path) -> None:
     metrics = header["model-index"][0]["results"][0]["metrics"]
     assert [(row["name"], row["value"]) for row in metrics] == [("AP", 47.5), ("AP50", 95.0), ("AP75", 23.75)]
     assert header["extra_gated_prompt"] and 'text="optic disc."' in text
-    assert front_matter.problems("model", header, ["LICENSE.md"]) == []
+    assert front_matter.check_header("model", header, ["LICENSE.md"]) == []
 
 
 @pytest.mark.parametrize("label", HOSTILE)
@@ -113,16 +114,16 @@ def test_labels_of_others_are_text(label: str, checkpoint: Path) -> None:
 def test_a_card_that_its_files_do_not_give_fails(old: str, new: str, folder: Path) -> None:
     card = folder / "README.md"
     text = card.read_text(encoding="utf-8")
-    assert check.problems("model", folder) == [] and old in text
+    assert check.check_folder("model", folder) == [] and old in text
     card.write_text(text.replace(old, new), encoding="utf-8")
-    (found,) = check.problems("model", folder)
+    (found,) = check.check_folder("model", folder)
     assert found.startswith("README.md: ")
 
 
 def test_words_by_hand_may_follow(folder: Path) -> None:
     card = folder / "README.md"
     card.write_text(card.read_text(encoding="utf-8") + "\n## At our hospital\n\nAsk us.\n", encoding="utf-8")
-    assert check.problems("model", folder) == []
+    assert check.check_folder("model", folder) == []
 
 
 @pytest.mark.parametrize(
@@ -137,13 +138,13 @@ def test_words_by_hand_may_follow(folder: Path) -> None:
 )
 def test_files_that_do_not_belong_together(name: str, content: str, said: str, folder: Path) -> None:
     (folder / name).write_text(content, encoding="utf-8")
-    assert any(said in line for line in check.problems("model", folder)), check.problems("model", folder)
+    assert any(said in line for line in check.check_folder("model", folder)), check.check_folder("model", folder)
 
 
 @pytest.mark.parametrize("name", ["evaluation.json", "tokenizer.json", "modeling_medglip.py"])
 def test_what_is_missing_is_named(name: str, folder: Path) -> None:
     (folder / name).unlink()
-    assert check.problems("model", folder) == [f"{name} is missing"]
+    assert check.check_folder("model", folder) == [f"{name} is missing"]
 
 
 def test_figures_of_other_weights_are_refused(checkpoint: Path, tmp_path: Path) -> None:
@@ -164,9 +165,9 @@ def test_labels_without_a_figure(checkpoint: Path) -> None:
 
 def test_what_was_not_measured_is_said() -> None:
     with pytest.raises(ValueError, match="does not have mri"):
-        measured.evaluation_of(evaluation(), ["mri"])
+        evaluation_tables.evaluation_of(evaluation(), ["mri"])
     with pytest.raises(ValueError, match="is no evaluation|are no evaluation"):
-        measured.evaluation_of({"schema": "x", "modalities": {}}, [])
+        evaluation_tables.evaluation_of({"schema": "x", "modalities": {}}, [])
 
 
 def test_the_licence_names_every_source(checkpoint: Path) -> None:

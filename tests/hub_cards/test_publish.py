@@ -13,10 +13,10 @@ import torch
 from safetensors.torch import save_file
 
 from hub_cards import publish
-from hub_cards.adapters import stage_adapter
-from hub_cards.check import problems
+from hub_cards.check import check_folder
 from hub_cards.publish import main, size
-from hub_cards.space import requirements
+from hub_cards.stage.adapters import stage_adapter
+from hub_cards.stage.space import requirements
 
 from .material import staged_in, write_checkpoint, write_results
 
@@ -59,11 +59,11 @@ def test_a_dry_run_opens_no_connection(
     monkeypatch.setattr(socket, "getaddrinfo", refuse)
     assert main(["--what", "experts", *arguments]) == 0
     said = capsys.readouterr().out
-    for line in ("model clinic/med-glip-ct: private, licence: research only", "model clinic/med-glip-fundus"):
+    for line in ("model clinic/med-glip-ct: private, license: research only", "model clinic/med-glip-fundus"):
         assert line in said
     for name in ("README.md", "evaluation.json", "modeling_medglip.py", "model.safetensors", "LICENSE.md"):
         assert f"  {name}" in said
-    assert said.count("gates passed: licences, privacy, card") == 2
+    assert said.count("gates passed: licenses, privacy, card") == 2
     assert "nothing was sent: this was a dry run, --yes does it" in said
     assert sorted(path.name for path in (tmp_path / "stage").iterdir() if path.is_dir()) == [
         "med-glip-ct",
@@ -78,14 +78,14 @@ def test_the_unified_checkpoint_and_one_expert(arguments: list[str], tmp_path: P
     assert config["dtype"] == "float32" and "AutoModel" in config["auto_map"]
     own = json.loads((tmp_path / "stage" / "med-glip" / "evaluation.json").read_text(encoding="utf-8"))
     assert list(own["modalities"]) == ["ct"] and list(own["calibration"]["modalities"]) == ["ct"]
-    licences = json.loads((tmp_path / "stage" / "med-glip-ct" / "licenses.json").read_text(encoding="utf-8"))
-    assert [row["modality"] for row in licences] == ["ct"]
+    licenses = json.loads((tmp_path / "stage" / "med-glip-ct" / "licenses.json").read_text(encoding="utf-8"))
+    assert [row["modality"] for row in licenses] == ["ct"]
 
 
 def test_a_shut_gate_sends_nothing(
     arguments: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(publish, "problems", lambda kind, folder: ["README.md: holds a path of this machine"])
+    monkeypatch.setattr(publish, "check_folder", lambda kind, folder: ["README.md: holds a path of this machine"])
     monkeypatch.setenv("HF_TOKEN", "hf_writer")
     assert main(["--what", "experts", "--modality", "ct", "--yes", *arguments]) == 1
     said = capsys.readouterr()
@@ -198,7 +198,7 @@ def test_an_incomplete_evaluation_is_one_line(
 class TestAdapters:
     def test_what_goes(self, tmp_path: Path) -> None:
         made = stage_adapter(write_run(tmp_path / "run"), "clinic/lora", staged_in(tmp_path / "s") / "out")
-        assert problems("model", made.folder) == [] and made.private
+        assert check_folder("model", made.folder) == [] and made.private
         assert "optimizer.pt" not in made.files() and "adapter_model.safetensors" in made.files()
         text = (made.folder / "README.md").read_text(encoding="utf-8")
         assert "base_model: clinic/med-glip-ct" in text and "<b>" not in text
@@ -212,7 +212,7 @@ class TestAdapters:
         (run / "results.json").write_text(json.dumps(results), encoding="utf-8")
         made = stage_adapter(run, "clinic/lora", staged_in(tmp_path / "s") / "out")
         text = (made.folder / "README.md").read_text(encoding="utf-8")
-        assert "Nothing was measured: no validation picture has a box." in text and "**mean** | - |" not in text
+        assert "Nothing was measured: no validation image has a box." in text and "**mean** | - |" not in text
 
     def test_a_base_on_this_machine_is_no_base(self, tmp_path: Path) -> None:
         run = write_run(tmp_path / "run", "checkpoint")
@@ -223,7 +223,7 @@ class TestAdapters:
         assert config["base_model_name_or_path"] == "clinic/med-glip"
 
     def test_the_embedded_base_is_no_id_on_the_hub(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("hub_cards.adapters._base", lambda *_, **__: None)
+        monkeypatch.setattr("hub_cards.stage.adapters._base", lambda *_, **__: None)
         stage_adapter(write_run(tmp_path / "run"), "clinic/lora", staged_in(tmp_path / "s") / "out")
         config = json.loads((tmp_path / "s" / "out" / "adapter_config.json").read_text(encoding="utf-8"))
         assert config["base_model_name_or_path"] == "./embedded", "transformers asks the Hub for anything else"
@@ -232,7 +232,7 @@ class TestAdapters:
         made = stage_adapter(write_run(tmp_path / "run"), "clinic/lora", staged_in(tmp_path / "s") / "out")
         card = made.folder / "README.md"
         card.write_text(card.read_text(encoding="utf-8").replace("70.0", "99.0"), encoding="utf-8")
-        (found,) = problems("model", made.folder)
+        (found,) = check_folder("model", made.folder)
         assert found.startswith("README.md: ") and "99.0" in found
 
     def test_no_adapter(self, tmp_path: Path) -> None:
@@ -244,7 +244,7 @@ class TestAdapters:
     ) -> None:
         run = ["--adapter", str(write_run(tmp_path / "run")), "--adapter-name", "med-glip-ct"]
         assert main(["--what", "experts,adapter", *arguments, *run]) == 2
-        assert "two things of that name" in capsys.readouterr().err
+        assert "two repositories have this name" in capsys.readouterr().err
 
     @pytest.mark.parametrize("part", ["settings", "after", "pictures"])
     def test_incomplete_results(self, part: str, tmp_path: Path) -> None:

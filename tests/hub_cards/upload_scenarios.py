@@ -25,14 +25,14 @@ def scenario(function: Callable[[Hub, Path], Any]) -> Callable[[Hub, Path], Any]
 
 def staged(folder: Path, name: str = ID, kind: str = "model", **settings: Any) -> Any:
     """A small repository of a text and two large files."""
-    from hub_cards.repository import Repository as Staged
+    from hub_cards.stage.repository import Repository as Staged
 
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "README.md").write_text("---\nlicense: mit\n---\n\ntext\n", encoding="utf-8")
     (folder / "one.safetensors").write_bytes(b"1" * 2000)
     (folder / "two.safetensors").write_bytes(b"2" * 3000)
     made = Staged(name, kind, folder, "mit", settings.pop("role", "expert"), **settings)
-    made.frozen = made.hashes()
+    made.checked_hashes = made.hashes()
     return made
 
 
@@ -84,7 +84,7 @@ def changed(hub: Hub, folder: Path) -> Any:
     hub.uploaded.clear()
     (folder / "two.safetensors").unlink()
     (folder / "three.safetensors").write_bytes(b"3")
-    repository.frozen = repository.hashes()
+    repository.checked_hashes = repository.hashes()
     return {"sent": send(repository), "uploaded": len(hub.uploaded), **state(hub)}
 
 
@@ -140,7 +140,7 @@ def tag_taken(hub: Hub, folder: Path) -> Any:
     repository = staged(folder)
     send(repository, tag="v1")
     (folder / "one.safetensors").write_bytes(b"other")
-    repository.frozen = repository.hashes()
+    repository.checked_hashes = repository.hashes()
     refused, after = send(repository, tag="v1"), state(hub)
     return {"refused": refused, "after": after, "next": send(repository, tag="v2"),
             "tags": sorted(hub.repositories["model", ID].tags)}  # fmt: skip
@@ -153,7 +153,7 @@ def back_to_a_tag(hub: Hub, folder: Path) -> Any:
     send(repository, tag="v1")
     send(staged(folder, role="expert"), tag="v1")
     (folder / "one.safetensors").write_bytes(b"other")
-    repository.frozen = repository.hashes()
+    repository.checked_hashes = repository.hashes()
     send(repository)
     kept = send(repository, tag="v1")
     again = staged(folder)

@@ -48,7 +48,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
         VOLUME_RECIPE.replace("abdomen_of_mine", "deep_ct").replace("confirmed: true", "bits: 16"), encoding="utf-8"
     )
     recipes = [recipe for name in ("polyps", "abdomen", "deep") for recipe in load_recipes(raw / f"{name}.yaml")]
-    build(recipes, raw, raw / "set", say=lambda text: None)
+    build(recipes, raw, raw / "set", echo=lambda text: None)
     return raw / "set"
 
 

@@ -9,14 +9,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from dataset_scripts.card import with_header
 from modeling_medglip.checkpoints.adapters import base_record, embedded_base, example_prompt
 from modeling_medglip.modalities import resolve_modality
 from modeling_medglip.outputs.files import write_text
 from modeling_medglip.outputs.markdown import percent, plain, table
 
-from .front_matter import ID, join
-from .model_card import GATE_TEXT, TEMPLATES
-from .repository import Repository, fresh
+from ..gates.front_matter import ID
+from ..model_card import GATE_TEXT, TEMPLATES
+from .repository import Repository, empty_folder
 
 
 FILES = (
@@ -41,7 +42,7 @@ def stage_adapter(
     """
     config, results = _read(run)
     known = _base(run, str(base or config.get("base_model_name_or_path")), given=base is not None)
-    fresh(folder)
+    empty_folder(folder)
     for name in FILES:
         if (run / "adapter" / name).is_file():
             shutil.copyfile(run / "adapter" / name, folder / name)
@@ -64,7 +65,7 @@ def _base(run: Path, said: str, given: bool) -> str | None:
         return said
     record = None if given else base_record(run / "adapter", run.name)
     if record is None or embedded_base(record) is None:
-        raise ValueError(f"{run.name}: its base {said[:40]!r} is no id on the Hub: give it with --base owner/name")
+        raise ValueError(f"{run.name}: its base {said[:40]!r} is not an id on the Hub: give it with --base owner/name")
     return None
 
 
@@ -102,7 +103,7 @@ def adapter_card(results: Mapping[str, Any]) -> str:
         own=_own(results),
         known=_known(results),
     )  # fmt: skip
-    return join(header, body)
+    return with_header(header, body)
 
 
 def scores_table(before: Mapping[str, Any], after: Mapping[str, Any]) -> str:
@@ -117,7 +118,7 @@ def scores_table(before: Mapping[str, Any], after: Mapping[str, Any]) -> str:
 
 def _own(results: Mapping[str, Any]) -> str:
     if not results["after"]["labels"]:
-        return "Nothing was measured: no validation picture has a box.\n"
+        return "Nothing was measured: no validation image has a box.\n"
     return scores_table(results["before"], results["after"])
 
 

@@ -16,6 +16,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import modeling_medglip
+from dataset_scripts.verify import png_metadata
+
 
 PATTERNS = {
     "a path of this machine": re.compile(
@@ -74,12 +77,12 @@ NUMBER_COLUMNS = frozenset(
 )  # fmt: skip
 # Run lengths of masks: COCO's own alphabet.
 SEGMENTATION = "objects.segmentation"
-PIXELS_ONLY = (b"IHDR", b"PLTE", b"IDAT", b"IEND")
+DEMO_IMAGES = Path(modeling_medglip.__file__).parent / "demo" / "images"
 LONGEST_TEXT = 50_000_000
 LONGEST_HEADER = 100_000_000
 
 
-def findings(folder: Path) -> list[str]:
+def check_privacy(folder: Path) -> list[str]:
     """One line for everything that must not leave in a folder, with the name of the file."""
     found = []
     for path in sorted(folder.rglob("*")):
@@ -95,6 +98,7 @@ def of_file(path: Path) -> Iterator[str]:
     """What must not leave in one file."""
     readers: dict[str, Callable[[Path], Iterator[str]]] = {
         ".json": _of_json, ".safetensors": _of_tensors, ".parquet": _of_table, ".typed": _of_marker,
+        **dict.fromkeys((".png", ".jpg", ".dcm"), _of_demo_image),
         **dict.fromkeys((".md", ".yaml", ".txt", ".py", ".css", ".js"), of_text),
     }  # fmt: skip
     reader = readers.get(path.suffix.lower())
@@ -126,6 +130,13 @@ def of_text(path: Path) -> Iterator[str]:
 def _of_marker(path: Path) -> Iterator[str]:
     if path.stat().st_size:
         yield "is not empty"
+
+
+def _of_demo_image(path: Path) -> Iterator[str]:
+    """Yield a fault unless an image is, byte by byte, a demo image of the package, whose license is stated there."""
+    packaged = DEMO_IMAGES / path.name
+    if not packaged.is_file() or packaged.read_bytes() != path.read_bytes():
+        yield "is an image that the package does not carry"
 
 
 def _of_json(path: Path) -> Iterator[str]:
@@ -183,9 +194,9 @@ def _of_table(path: Path) -> Iterator[str]:
             yield "its schema carries metadata"
             return
         known = {*TEXT_COLUMNS, *NUMBER_COLUMNS, SEGMENTATION, "image"}
-        odd = [name for name, _ in _columns(schema) if name not in known]
-        if odd:
-            yield f"has the column {odd[0][:40]!r}, which no built set has"
+        unknown = [name for name, _ in _columns(schema) if name not in known]
+        if unknown:
+            yield f"has the column {unknown[0][:40]!r}, which no built set has"
             return
         for group in range(file.num_row_groups):
             found = next(_of_rows(file.read_row_group(group)), None)
@@ -209,7 +220,7 @@ def _of_rows(table: Any) -> Iterator[str]:
     for name in table.schema.names:
         column = table[name]
         if name == "image":
-            yield from _of_pictures(table)
+            yield from _of_images(table)
         elif name == "objects":
             for part in column.to_pylist():
                 yield from (text for key, value in part.items() for text in _of_values(f"objects.{key}", value))
@@ -234,35 +245,18 @@ def _of_values(name: str, values: Any) -> Iterator[str]:
         yield f"its column {name} holds bytes"
 
 
-def _of_pictures(table: Any) -> Iterator[str]:
-    """Pictures are PNG files of pixels alone, named by nothing but their case."""
+def _of_images(table: Any) -> Iterator[str]:
+    """Images are PNG files of pixels alone, named by nothing but their case."""
     cases = table["case"].to_pylist() if "case" in table.schema.names else []
-    for number, picture in enumerate(table["image"].to_pylist()):
-        content, name = (picture or {}).get("bytes"), (picture or {}).get("path") or ""
+    for number, image in enumerate(table["image"].to_pylist()):
+        content, name = (image or {}).get("bytes"), (image or {}).get("path") or ""
         case = cases[number] if number < len(cases) else ""
         if not re.fullmatch(rf"(?:{re.escape(str(case))}[\w-]*\.png)?", name):
-            yield "a picture in it has a name that is not its case's"
+            yield "an image in it has a name that is not its case's"
         if not content:
-            yield "a picture in it is missing"
+            yield "an image in it is missing"
         else:
-            yield from (f"a picture in it {what}" for what in picture_metadata(content))
+            yield from (f"an image in it {what}" for what in png_metadata(content))
 
 
-def picture_metadata(content: bytes) -> Iterator[str]:
-    """What a PNG file holds beside pixels."""
-    if content[:8] != b"\x89PNG\r\n\x1a\n":
-        yield "is no PNG file"
-        return
-    kinds: list[bytes] = []
-    place = 8
-    while place + 12 <= len(content) and (not kinds or kinds[-1] != b"IEND"):
-        kinds.append(content[place + 4 : place + 8])
-        place += 12 + int.from_bytes(content[place : place + 4], "big")
-    odd = sorted({kind.decode("latin-1") for kind in kinds} - {kind.decode() for kind in PIXELS_ONLY})
-    if odd:
-        yield f"holds metadata ({', '.join(odd)})"
-    elif place != len(content) or kinds[-1:] != [b"IEND"]:
-        yield "holds more than its pixels, or is cut short"
-
-
-__all__ = ["findings", "of_file", "picture_metadata"]
+__all__ = ["check_privacy", "of_file"]

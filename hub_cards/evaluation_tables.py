@@ -32,7 +32,7 @@ def evaluation_of(results: Mapping[str, Any], modalities: list[str]) -> dict[str
 def model_index(name: str, evaluation: Mapping[str, Any]) -> list[dict[str, Any]]:
     """The `model-index` of a card's header; values in per cent.
 
-    The pictures are those of the built set, sources that may not be passed on among them, so no set on a Hub is named.
+    The images are those of the built set, sources that may not be passed on among them, so no set on a Hub is named.
     """
     results: list[dict[str, Any]] = []
     for modality, found in evaluation["modalities"].items():
@@ -128,10 +128,10 @@ def _sides_and_false_boxes(modalities: Mapping[str, Any]) -> Iterator[str]:
     for name, found in modalities.items():
         share, empty = found["side_confusion"]["share"], found["negatives"]
         if share is not None:
-            yield f"- {name}: best box on the other side of the patient in {percent(share)} % of pictures\n"
+            yield f"- {name}: best box on the other side of the patient in {percent(share)} % of images\n"
         if empty["pictures"]:
-            text = f"{empty['boxes_per_image']:.2f} false boxes per picture without anything"
-            yield f"- {name}: {text} ({empty['pictures']} pictures)\n"
+            text = f"{empty['boxes_per_image']:.2f} false boxes per image without anything"
+            yield f"- {name}: {text} ({empty['pictures']} images)\n"
 
 
 __all__ = ["EVALUATION", "blocks", "evaluation_of", "model_index"]

@@ -8,13 +8,14 @@ import shutil
 import tomllib
 from pathlib import Path
 
+from dataset_scripts.card import with_header
 from modeling_medglip.outputs.files import write_text
 
-from .front_matter import join, split
-from .repository import Repository, fresh
+from ..gates.front_matter import split
+from .repository import Repository, empty_folder
 
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 SPACE = ROOT / "spaces_demo"
 PACKAGE = ROOT / "modeling_medglip"
 MODEL_VARIABLE = "MEDGLIP_MODEL"
@@ -34,13 +35,15 @@ def stage_space(repo: str, model: str, folder: Path, private: bool = True, sourc
     """
     if not (source / "app.py").is_file():
         raise ValueError(f"{source.name}: holds no app.py: publish the Space from a clone")
-    shutil.copytree(source, fresh(folder), ignore=shutil.ignore_patterns(*LEFT_OUT, "__init__.py"), dirs_exist_ok=True)
+    shutil.copytree(
+        source, empty_folder(folder), ignore=shutil.ignore_patterns(*LEFT_OUT, "__init__.py"), dirs_exist_ok=True
+    )
     shutil.copytree(PACKAGE, folder / PACKAGE.name, ignore=shutil.ignore_patterns(*LEFT_OUT))
     shutil.copyfile(ROOT / "LICENSE", folder / "LICENSE.txt")
     write_text(folder / "requirements.txt", requirements())
     readme = folder / "README.md"
     header, body = split(readme.read_text(encoding="utf-8"))
-    readme.write_text(join({**header, "models": [model]}, body), encoding="utf-8")
+    readme.write_text(with_header({**header, "models": [model]}, body), encoding="utf-8")
     notes = [f"loads {model} (variable {MODEL_VARIABLE})"]
     if private:
         notes.append("if that model is private, give the Space a secret HF_TOKEN that may read it")

@@ -1,7 +1,7 @@
 # Copyright 2026 The MedGLIP authors. Licensed under the Apache License, Version 2.0.
-"""The data set's repository: the pictures of sources that may be passed on, and the recipes alone of the others.
+"""The data set's repository: the images of sources that may be passed on, and the recipes alone of the others.
 
-Works on what `dataset_scripts.build` left, file by file and row group by row group; no picture is opened.
+Works on what `dataset_scripts.build` left, file by file and row group by row group; no image is opened.
 """
 
 from __future__ import annotations
@@ -15,16 +15,17 @@ from typing import Any
 
 import yaml
 
+from dataset_scripts.parquet_writer import ParquetWriter
 from modeling_medglip.errors import one_line
 from modeling_medglip.modalities import MODALITIES
 from modeling_medglip.outputs.files import to_json, write_text
 
-from .dataset_card import render_dataset_card
-from .dataset_counts import counted
-from .front_matter import split
-from .licences import license_id, why_not
-from .names import SOURCE
-from .repository import Repository, fresh
+from ..dataset_card import render_dataset_card
+from ..gates.file_names import SOURCE
+from ..gates.front_matter import split
+from ..gates.licenses import license_id, why_not
+from .dataset_counts import count_files
+from .repository import Repository, empty_folder
 
 
 SOURCES = "sources.json"
@@ -43,36 +44,36 @@ def stage_dataset(
 
     Args:
         built: a folder that `dataset_scripts.build` made. repo: `owner/name`. folder: below a stage.
-        with_all: take every source, whatever its licence: for an archive that only its owners see.
+        with_all: take every source, whatever its license: for an archive that only its owners see.
 
     Raises:
         `ValueError`: no built set, no source that may be passed on, or `with_all` for something public.
     """
     if with_all and not private:
-        raise ValueError("--all-sources is for private repositories only: some licences do not allow passing on")
+        raise ValueError("--all-sources is for private repositories only: some licenses do not allow passing on")
     rows = read_sources(built)
     shared, withheld = gate(rows, with_all)
     if not shared:
         raise ValueError(f"{built.name}: no source of it may be passed on")
     header, _ = split((built / "README.md").read_text(encoding="utf-8"))
-    fresh(folder)
+    empty_folder(folder)
     _copy(built, folder, {(row["source"], row["modality"]) for row in shared}, header)
     shutil.copytree(built / "labels", folder / "labels")
     shutil.copyfile(built / "label_hierarchy.json", folder / "label_hierarchy.json")
     _quality(built, folder, {row["source"] for row in shared})
     _write_recipes(folder, rows)
-    told = [{key: row[key] for key in row if key != "recipe"} for row in rows]
-    provenance = {"schema": SCHEMA, "repo": repo, "gated": gated != "no", "all_sources": with_all, "sources": told}
+    stated = [{key: row[key] for key in row if key != "recipe"} for row in rows]
+    provenance = {"schema": SCHEMA, "repo": repo, "gated": gated != "no", "all_sources": with_all, "sources": stated}
     write_text(folder / PROVENANCE, to_json(provenance))
     write_text(folder / "README.md", render_card(folder, header))
-    notes = [f"{len(shared)} sources with pictures, {len(withheld)} as recipes only"]
+    notes = [f"{len(shared)} sources with images, {len(withheld)} as recipes only"]
     notes += [f"goes: {_named(row)}, taken for {license_id(row['license'])}" for row in shared]
     notes += [f"recipe only: {_named(row)}: {why}" for row, why in withheld]
     return Repository(repo, "dataset", folder, "per source", "dataset", private, gated, notes=notes)
 
 
 def _named(row: Mapping[str, Any]) -> str:
-    return f"{row['source']} ({row['modality']}), licence {one_line(row['license'] or 'not known', 80)!r}"
+    return f"{row['source']} ({row['modality']}), license {one_line(row['license'] or 'not known', 80)!r}"
 
 
 def read_sources(built: Path) -> list[dict[str, Any]]:
@@ -95,7 +96,7 @@ def _source_row(row: Mapping[str, Any]) -> dict[str, Any]:
         raise ValueError("a source's name or modality")
     accesses = (None, "open", "registration", "DUA", "unknown")
     if not isinstance(row["license"], str | None) or row["access"] not in accesses:
-        raise ValueError("a licence")
+        raise ValueError("a license")
     kept = {key: row[key] for key in ("source", "modality", "license", "access")}
     counts = {"confirmed": row["confirmed"] is True, "images": int(row["images"])}
     return {**kept, "name": str(row["name"]), **counts, "recipe": str(row.get("recipe", ""))}
@@ -104,13 +105,13 @@ def _source_row(row: Mapping[str, Any]) -> dict[str, Any]:
 def gate(
     rows: Sequence[Mapping[str, Any]], with_all: bool = False
 ) -> tuple[list[Mapping[str, Any]], list[tuple[Mapping[str, Any], str]]]:
-    """Sources whose pictures go, and the others with the reason."""
+    """Sources whose images go, and the others with the reason."""
     reasons = [(row, None if with_all else why_not(row["license"], row["access"], row["confirmed"])) for row in rows]
     return [row for row, why in reasons if why is None], [(row, why) for row, why in reasons if why is not None]
 
 
 def shared_modalities(built: Path) -> set[str]:
-    """The modalities of which a published set would have pictures."""
+    """The modalities of which a published set would have images."""
     return {str(row["modality"]) for row in gate(read_sources(built))[0]}
 
 
@@ -120,19 +121,19 @@ def render_card(folder: Path, header: Mapping[str, Any]) -> str:
     shared, withheld = gate(provenance["sources"], provenance["all_sources"])
     quality = json.loads((folder / "quality" / "report.json").read_text(encoding="utf-8"))
     own = (str(provenance["repo"]), bool(provenance["gated"]))
-    return render_dataset_card(own, header, counted(folder, header), shared, withheld, quality)
+    return render_dataset_card(own, header, count_files(folder, header), shared, withheld, quality)
 
 
-def check(folder: Path) -> list[str]:
-    """What is wrong with a folder's sources: pictures of one that may not be passed on, or of none that is named."""
+def check_sources(folder: Path) -> list[str]:
+    """What is wrong with a folder's sources: images of one that may not be passed on, or of none that is named."""
     provenance = json.loads((folder / PROVENANCE).read_text(encoding="utf-8"))
     if provenance.get("schema") != SCHEMA:
         return [f"{PROVENANCE}: is not what this command writes"]
     shared, _ = gate(provenance["sources"], provenance["all_sources"])
     allowed = {(row["source"], row["modality"]) for row in shared}
     header, _ = split((folder / "README.md").read_text(encoding="utf-8"))
-    odd = sorted(counted(folder, header).pairs - allowed)
-    return [f"{modality}: holds pictures of {source[:40]}, which may not be passed on" for source, modality in odd]
+    unknown = sorted(count_files(folder, header).pairs - allowed)
+    return [f"{modality}: holds images of {source[:40]}, which may not be passed on" for source, modality in unknown]
 
 
 # Files ---------------------------------------------------------------------------------------------------------------
@@ -149,31 +150,23 @@ def _copy(built: Path, folder: Path, pairs: set[Pair], header: Mapping[str, Any]
 
 
 def _filter(files: Sequence[Path], folder: Path, part: str, sources: set[str]) -> None:
-    """Rows of some sources out of a split's shards, row group by row group, into shards of the same kind."""
+    """Copy the rows of some sources of a split, row group by row group, into shards of the same form."""
     import pyarrow as pa
     import pyarrow.compute as pc
     import pyarrow.parquet as pq
 
     wanted = pa.array(sorted(sources))
-    written: list[Path] = []
+    writer: ParquetWriter | None = None
     for file in files:
-        writer: Any = None
         reader = pq.ParquetFile(file)
         for group in range(reader.num_row_groups):
             table = reader.read_row_group(group)
             table = table.filter(pc.is_in(table["source"], value_set=wanted))
-            if not table.num_rows:
-                continue
-            if writer is None:
-                folder.mkdir(exist_ok=True)
-                written.append(folder / f".{part}-{len(written):05d}")
-                packed = {"objects.segmentation.list.element": "zstd"}
-                writer = pq.ParquetWriter(written[-1], table.schema, compression=packed, write_page_index=True)
-            writer.write_table(table)
-        if writer is not None:
-            writer.close()
-    for number, path in enumerate(written):
-        path.rename(folder / f"{part}-{number:05d}-of-{len(written):05d}.parquet")
+            if table.num_rows:
+                writer = writer or ParquetWriter(folder, part, table.schema)
+                writer.add_table(table)
+    if writer is not None:
+        writer.close()
 
 
 def _quality(built: Path, folder: Path, sources: set[str]) -> None:
@@ -202,4 +195,4 @@ def _write_recipes(folder: Path, rows: Sequence[Mapping[str, Any]]) -> None:
         write_text(folder / "recipes" / f"{row['source']}_{row['modality']}.yaml", text)
 
 
-__all__ = ["check", "gate", "read_sources", "render_card", "shared_modalities", "stage_dataset"]
+__all__ = ["check_sources", "gate", "read_sources", "render_card", "shared_modalities", "stage_dataset"]

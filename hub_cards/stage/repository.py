@@ -18,7 +18,7 @@ STAGE_MARKER = ".medglip-stage"
 NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]{0,95}$")
 
 
-@dataclass
+@dataclass(frozen=True)
 class Repository:
     """What is published under one name.
 
@@ -39,8 +39,8 @@ class Repository:
     gated: str = "no"
     variables: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
-    problems: list[str] = field(default_factory=list)
-    frozen: dict[str, str] = field(default_factory=dict)
+    refusals: list[str] = field(default_factory=list)
+    checked_hashes: dict[str, str] = field(default_factory=dict)
 
     def files(self) -> dict[str, Path]:
         """Path in the repository -> file, sorted. Links are not followed."""
@@ -92,7 +92,7 @@ def open_stage(stage: Path, inputs: Iterable[Path]) -> None:
     (stage / STAGE_MARKER).write_text("what lies here may be deleted at any time\n", encoding="utf-8")
 
 
-def fresh(folder: Path) -> Path:
+def empty_folder(folder: Path) -> Path:
     """An empty folder below a stage that [`open_stage`] took."""
     if not (folder.parent / STAGE_MARKER).is_file():
         raise ValueError(f"{folder.parent.name}: was not made for staging")
@@ -101,4 +101,4 @@ def fresh(folder: Path) -> Path:
     return folder
 
 
-__all__ = ["GATES", "KINDS", "Repository", "fresh", "open_stage", "repository_id"]
+__all__ = ["GATES", "KINDS", "Repository", "empty_folder", "open_stage", "repository_id"]

@@ -1,6 +1,6 @@
 # Copyright 2026 The MedGLIP authors. Licensed under the Apache License, Version 2.0.
 """Model repositories: one per expert, and the checkpoint that holds them all. Each is complete: weights, processor,
-the code that runs it, licences, the evaluation, and the card made from it."""
+the code that runs it, licenses, the evaluation, and the card made from it."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from typing import Any
 from modeling_medglip.errors import one_line
 from modeling_medglip.outputs.files import write_text
 
-from .measured import EVALUATION, evaluation_of
-from .model_card import license_rows, render_card, render_license
-from .repository import Repository, fresh, repository_id
+from ..evaluation_tables import EVALUATION, evaluation_of
+from ..model_card import license_rows, render_card, render_license
+from .repository import Repository, empty_folder, repository_id
 
 
 SHARD_SIZE = "40MB"
@@ -97,8 +97,8 @@ def model_repositories(
     """Stage the experts one by one, or the checkpoint with all of them.
 
     Args:
-        datasets: modality -> id of the data set that is published with pictures of it.
-        stage: see [`~hub_cards.repository.open_stage`].
+        datasets: modality -> id of the data set that is published with images of it.
+        stage: see [`~hub_cards.stage.repository.open_stage`].
     """
     groups = [(UNIFIED, list(modalities))] if unified else [(expert_name(name), [name]) for name in modalities]
     made = []
@@ -106,7 +106,7 @@ def model_repositories(
         repo = repository_id(owner, name)
         dataset = next((datasets[modality] for modality in own if modality in datasets), None)
         publication = {"repo": repo, "dataset": dataset, "gated": gated != "no"}
-        stage_model(checkpoint, own, fresh(stage / name), evaluation, publication)
+        stage_model(checkpoint, own, empty_folder(stage / name), evaluation, publication)
         role = "unified" if unified else "expert"
         made.append(Repository(repo, "model", stage / name, "research only", role, private, gated))
     return made

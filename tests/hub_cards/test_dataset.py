@@ -12,9 +12,9 @@ import pytest
 import yaml
 from datasets import load_dataset
 
-from hub_cards.check import problems
-from hub_cards.dataset_files import gate, stage_dataset
-from hub_cards.front_matter import split
+from hub_cards.check import check_folder
+from hub_cards.gates.front_matter import split
+from hub_cards.stage.dataset import gate, stage_dataset
 from tests.dataset_scripts.raw_data import CANARY
 
 from .material import build_set, staged_in
@@ -36,7 +36,7 @@ def test_the_licence_decides(built: Path, staged: Path) -> None:
     shared, withheld = gate(json.loads((built / "sources.json").read_text(encoding="utf-8"))["sources"])
     assert [row["source"] for row in shared] == ["polyps_of_mine"]
     assert [(row["source"], why) for row, why in withheld] == [
-        ("abdomen_of_mine", "its licence is not known to allow it")
+        ("abdomen_of_mine", "its license is not known to allow it")
     ]
     assert not (staged / "ct").exists() and (staged / "endoscopy").is_dir()
     assert (staged / "recipes" / "abdomen_of_mine_ct.yaml").is_file()
@@ -48,7 +48,7 @@ def test_rows_are_those_of_the_built_set(built: Path, staged: Path) -> None:
 
 
 def test_the_gates_are_passed_and_datasets_loads_it(staged: Path, tmp_path: Path) -> None:
-    assert problems("dataset", staged) == []
+    assert check_folder("dataset", staged) == []
     rows = load_dataset(str(staged), "endoscopy", split="train", cache_dir=str(tmp_path))
     labels = load_dataset(str(staged), "labels", split="train", cache_dir=str(tmp_path))
     assert rows.features["objects"]["category"].feature.names == labels["name"]
@@ -60,9 +60,9 @@ def test_the_gates_are_passed_and_datasets_loads_it(staged: Path, tmp_path: Path
 def test_the_card_counts_what_is_there(staged: Path) -> None:
     header, body = split((staged / "README.md").read_text(encoding="utf-8"))
     assert header["license"] == "cc0-1.0" and header["size_categories"] == ["n<1K"]
-    assert "4 pictures, 8 boxes,\n8 masks" in body and "| polyp | 4 | 8 | 8 |" in body
+    assert "4 images, 8 boxes,\n8 masks" in body and "| polyp | 4 | 8 | 8 |" in body
     assert "| Polyps of mine | endoscopy | CC0 | cc0-1.0 | 4 |" in body
-    assert "| Abdomen of mine | ct | not known | its licence is not known to allow it |" in body
+    assert "| Abdomen of mine | ct | not known | its license is not known to allow it |" in body
     assert "| objects.category | list of class label |" in body and "pseudonyms" in body
     assert 'load_dataset("clinic/set", "endoscopy", split="train")' in body
 
@@ -82,7 +82,7 @@ def test_all_sources_are_for_private_archives(built: Path, tmp_path: Path) -> No
     with pytest.raises(ValueError, match="private repositories only"):
         stage_dataset(built, "clinic/set", staged_in(tmp_path / "s") / "a", private=False, with_all=True)
     stage_dataset(built, "clinic/set", staged_in(tmp_path / "s") / "b", with_all=True)
-    assert (tmp_path / "s" / "b" / "ct").is_dir() and problems("dataset", tmp_path / "s" / "b") == []
+    assert (tmp_path / "s" / "b" / "ct").is_dir() and check_folder("dataset", tmp_path / "s" / "b") == []
 
 
 def test_a_gate_for_those_who_download(built: Path, tmp_path: Path) -> None:
@@ -107,7 +107,7 @@ def test_names_of_sources_are_text(name: str, built: Path, tmp_path: Path) -> No
     text = (tmp_path / "s" / "out" / "README.md").read_text(encoding="utf-8")
     header, body = split(text)
     assert header["license"] == "cc0-1.0" and "<script" not in text and "](javascript" not in body
-    assert problems("dataset", tmp_path / "s" / "out") == []
+    assert check_folder("dataset", tmp_path / "s" / "out") == []
     row = next(line for line in body.splitlines() if "| cc0-1.0 |" in line)
     assert row.replace("\\|", "").count("|") == 6
 
@@ -155,13 +155,14 @@ def test_the_check_looks_at_sources_again(staged: Path, tmp_path: Path) -> None:
     content["sources"] = [{**row, "license": "hospital only"} for row in content["sources"]]
     path.write_text(json.dumps(content), encoding="utf-8")
     assert any(
-        "holds pictures of polyps_of_mine, which may not be passed on" in line for line in problems("dataset", folder)
+        "holds images of polyps_of_mine, which may not be passed on" in line
+        for line in check_folder("dataset", folder)
     )
 
 
 @pytest.mark.parametrize(
     ("old", "new"),
-    [("4 pictures, 8 boxes", "4,000,000 pictures, 8 boxes"), ("num_examples: ", "num_examples: 9"), ("CC0", "MIT"),
+    [("4 images, 8 boxes", "4,000,000 images, 8 boxes"), ("num_examples: ", "num_examples: 9"), ("CC0", "MIT"),
      ("license: cc0-1.0", "license: mit"), ("train `", "train `0")],
 )  # fmt: skip
 def test_a_card_that_its_files_do_not_give(old: str, new: str, staged: Path, tmp_path: Path) -> None:
@@ -169,7 +170,7 @@ def test_a_card_that_its_files_do_not_give(old: str, new: str, staged: Path, tmp
     text = (folder / "README.md").read_text(encoding="utf-8")
     assert old in text
     (folder / "README.md").write_text(text.replace(old, new), encoding="utf-8")
-    assert any(line.startswith("README.md: ") for line in problems("dataset", folder))
+    assert any(line.startswith("README.md: ") for line in check_folder("dataset", folder))
 
 
 @pytest.mark.parametrize(

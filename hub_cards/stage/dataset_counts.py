@@ -17,8 +17,8 @@ class Counts:
 
     Attributes:
         images, boxes, masks: ("modality" | "source" | "region" | "label", value) -> number.
-        splits: (modality, split) -> [pictures, bytes]. patients: split -> pseudonyms with their source.
-        pairs: (source, modality) that occur. content: hash of which pictures are in which split.
+        splits: (modality, split) -> [images, bytes]. patients: split -> pseudonyms with their source.
+        pairs: (source, modality) that occur. content: hash of which images are in which split.
     """
 
     images: Counter[tuple[str, str]] = field(default_factory=Counter)
@@ -30,7 +30,7 @@ class Counts:
     content: Any = field(default_factory=hashlib.sha256)
 
     def add(self, row: Mapping[str, Any], modality: str, part: str, names: Sequence[str]) -> None:
-        """Count one row of a Parquet file, whose picture is left out but for its size, `bytes`."""
+        """Count one row of a Parquet file, whose image is left out but for its size, `bytes`."""
         number = self.splits.setdefault((modality, part), [0, 0])
         number[0] += 1
         number[1] += int(row["bytes"])
@@ -59,7 +59,7 @@ class Counts:
         }
 
 
-def counted(folder: Path, header: Mapping[str, Any]) -> Counts:
+def count_files(folder: Path, header: Mapping[str, Any]) -> Counts:
     """Count the Parquet files of a folder, but for the config `labels`.
 
     Args:
@@ -95,4 +95,4 @@ def class_names(info: Mapping[str, Any]) -> list[str]:
     return [str(names[key]) for key in sorted(names, key=int)]
 
 
-__all__ = ["Counts", "class_names", "counted"]
+__all__ = ["Counts", "class_names", "count_files"]

@@ -1,6 +1,8 @@
 # Copyright 2026 The MedGLIP authors. Licensed under the Apache License, Version 2.0.
-"""The files that a repository of each kind may have, and those it cannot be without. Anything else is refused by its
-name: a name can be a patient's too."""
+"""The files that a repository of each kind may and must have.
+
+Any other file is refused: its name may be that of a patient.
+"""
 
 from __future__ import annotations
 
@@ -31,6 +33,7 @@ ALLOWED = {
     "space": re.compile(
         r"README\.md|LICENSE\.txt|requirements\.txt|app\.py|space(?:_[a-z_]+)?\.(?:py|css|js)|"
         r"modeling_medglip/(?:[a-z]+/)?[a-z_]+\.(?:py|yaml)|modeling_medglip/py\.typed"
+        r"|modeling_medglip/demo/images/(?:LICENSES\.md|[a-z_]+\.(?:png|jpg|dcm))"
     ),
 }
 NEEDED = {
@@ -44,18 +47,19 @@ NEEDED = {
 }  # fmt: skip
 
 
-def problems(role: str, files: Sequence[str]) -> list[str]:
-    """What is missing, and what has no place there, one line each.
+def check_file_names(role: str, files: Sequence[str]) -> list[str]:
+    """Return which files are missing and which do not belong there, one line each.
 
     Args:
-        role: one of `ALLOWED`. files: paths in the repository.
+        role (`str`): One of `ALLOWED`.
+        files (`Sequence[str]`): Paths in the repository.
     """
-    found = [f"{name} is missing" for name in NEEDED[role] if name not in files]
+    faults = [f"{name} is missing" for name in NEEDED[role] if name not in files]
     if role == "model" and not any(name.startswith("model") and name.endswith(".safetensors") for name in files):
-        found.append("model.safetensors is missing")
-    odd = [name for name in files if not ALLOWED[role].fullmatch(name)]
+        faults.append("model.safetensors is missing")
+    unknown = [name for name in files if not ALLOWED[role].fullmatch(name)]
     kind = "an adapter" if role == "adapter" else f"a {role}"
-    return [*found, *(f"{one_line(name, 60)!r} has no place in {kind}'s repository" for name in odd)]
+    return [*faults, *(f"{one_line(name, 60)!r} does not belong in the repository of {kind}" for name in unknown)]
 
 
-__all__ = ["ALLOWED", "CODE", "NEEDED", "problems"]
+__all__ = ["ALLOWED", "CODE", "NEEDED", "check_file_names"]

@@ -1,8 +1,8 @@
 # Copyright 2026 The MedGLIP authors. Licensed under the Apache License, Version 2.0.
-"""The YAML header of cards: written by a safe dumper, and checked without a network.
+"""Write, read and check the YAML headers of cards, without a network.
 
-The Hub checks headers only when they arrive, and takes unknown tasks silently. The identifiers below are those of the
-Hub that this project uses; another one is an error here, to be added on purpose.
+The Hub checks headers on arrival and accepts unknown tasks silently. The identifiers below are those of the Hub that
+this project uses; any other one is an error here, to be added on purpose.
 """
 
 from __future__ import annotations
@@ -13,6 +13,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import yaml
+from huggingface_hub import RepoCard
+
+from modeling_medglip.errors import one_line
 
 
 LICENSES = frozenset(
@@ -25,7 +28,7 @@ TASKS = frozenset(
     {"object-detection", "zero-shot-object-detection", "image-segmentation", "visual-question-answering"}
 )
 LIBRARIES = frozenset({"transformers", "peft"})
-COLOURS = frozenset({"red", "yellow", "green", "blue", "indigo", "purple", "pink", "gray"})
+COLORS = frozenset({"red", "yellow", "green", "blue", "indigo", "purple", "pink", "gray"})
 ID = re.compile(r"^[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*$")
 # Keys that a card of this project may have: (type, must it be there). Types as in JSON.
 MODEL: dict[str, tuple[type, bool]] = {
@@ -49,40 +52,36 @@ SPACE: dict[str, tuple[type, bool]] = {
 KEYS = {"model": MODEL, "dataset": DATASET, "space": SPACE}
 
 
-def join(header: Mapping[str, Any], body: str) -> str:
-    """A card: header and text."""
-    text = yaml.safe_dump(dict(header), sort_keys=False, allow_unicode=True, width=1000)
-    return f"---\n{text}---\n\n{body.strip()}\n"
-
-
 def split(card: str) -> tuple[dict[str, Any], str]:
-    """Header and text of a card.
-
-    Raises:
-        `ValueError`: it has no header that is YAML.
-    """
-    match = re.match(r"---\n(.*?)\n---\n(.*)", card, re.DOTALL)
-    if match is None:
-        raise ValueError("README.md has no YAML header between two lines of ---")
-    try:
-        header = yaml.safe_load(match[1])
-    except yaml.YAMLError as error:
-        raise ValueError(f"README.md: its header is no YAML ({getattr(error, 'problem', None)})") from None
-    if not isinstance(header, dict):
-        raise ValueError("README.md: its header is no mapping")
-    return header, match[2]
-
-
-def problems(kind: str, header: Mapping[str, Any], files: Sequence[str]) -> list[str]:
-    """What is wrong with a header, one line each.
+    """Split a card into header and text.
 
     Args:
-        kind: `"model"`, `"dataset"` or `"space"`. files: paths in the repository.
+        card (`str`): Content of a `README.md`.
+
+    Raises:
+        `ValueError`: The card has no header, or the header is not a YAML mapping.
     """
-    return [f"README.md: {text}" for text in _problems(kind, header, files)]
+    if not card.startswith("---\n"):
+        raise ValueError("README.md has no YAML header between two lines of ---")
+    try:
+        parsed = RepoCard(card)
+    except (yaml.YAMLError, ValueError, TypeError) as error:
+        raise ValueError(f"README.md: its header is not a YAML mapping ({one_line(error, 100)})") from None
+    return parsed.data.to_dict(), parsed.text
 
 
-def _problems(kind: str, header: Mapping[str, Any], files: Sequence[str]) -> Iterator[str]:
+def check_header(kind: str, header: Mapping[str, Any], files: Sequence[str]) -> list[str]:
+    """Return what is wrong with a header, one line each.
+
+    Args:
+        kind (`str`): `"model"`, `"dataset"` or `"space"`.
+        header (`Mapping`): The header as [`split`] returns it.
+        files (`Sequence[str]`): Paths in the repository.
+    """
+    return [f"README.md: {text}" for text in _faults(kind, header, files)]
+
+
+def _faults(kind: str, header: Mapping[str, Any], files: Sequence[str]) -> Iterator[str]:
     known = KEYS[kind]
     yield from (f"unknown key {key!s:.40}" for key in header if key not in known)
     for key, (form, needed) in known.items():
@@ -94,7 +93,7 @@ def _problems(kind: str, header: Mapping[str, Any], files: Sequence[str]) -> Ite
     if any(not isinstance(header.get(key, known[key][0]()), known[key][0]) for key in known):
         return
     yield from _license(header, files)
-    yield from (f"{value!r:.60} is no id on the Hub" for value in _ids(header) if not ID.match(str(value)))
+    yield from (f"{value!r:.60} is not an id on the Hub" for value in _ids(header) if not ID.match(str(value)))
     checks = {"model": _model, "dataset": _dataset, "space": _space}
     yield from checks[kind](header, files)
 
@@ -107,7 +106,7 @@ def _license(header: Mapping[str, Any], files: Sequence[str]) -> Iterator[str]:
     if license_ == "other" and "sdk" not in header and not (header.get("license_name") and link):
         yield "license other needs license_name and license_link"
     if link and "://" not in link and link not in files:
-        yield f"license_link {link!r:.40} is no file of the repository"
+        yield f"license_link {link!r:.40} is not a file of the repository"
 
 
 def _ids(header: Mapping[str, Any]) -> list[Any]:
@@ -117,7 +116,7 @@ def _ids(header: Mapping[str, Any]) -> list[Any]:
 
 def _model(header: Mapping[str, Any], files: Sequence[str]) -> Iterator[str]:
     if header.get("pipeline_tag") not in TASKS:
-        yield f"pipeline_tag {header.get('pipeline_tag')!r:.40} is no task of ours"
+        yield f"pipeline_tag {header.get('pipeline_tag')!r:.40} is not a task of this project"
     if header.get("library_name") not in LIBRARIES:
         yield f"library_name must be one of {', '.join(sorted(LIBRARIES))}"
     # `medglip_adapter.json` knows the base by its content, also the one that comes with the package.
@@ -142,7 +141,11 @@ def _index_entry(entry: Any) -> Iterator[str]:
 
 
 def _dataset(header: Mapping[str, Any], files: Sequence[str]) -> Iterator[str]:
-    yield from (f"{task!r:.40} is no task of ours" for task in header.get("task_categories", ()) if task not in TASKS)
+    yield from (
+        f"{task!r:.40} is not a task of this project"
+        for task in header.get("task_categories", ())
+        if task not in TASKS
+    )
     configs = {str(entry.get("config_name")): entry for entry in header.get("configs", ())}
     info = {str(entry.get("config_name")): entry for entry in header.get("dataset_info", ())}
     if set(configs) != set(info):
@@ -160,16 +163,16 @@ def _dataset(header: Mapping[str, Any], files: Sequence[str]) -> Iterator[str]:
 
 def _space(header: Mapping[str, Any], files: Sequence[str]) -> Iterator[str]:
     for key in ("colorFrom", "colorTo"):
-        if header.get(key) not in COLOURS:
-            yield f"{key} must be one of {', '.join(sorted(COLOURS))}"
+        if header.get(key) not in COLORS:
+            yield f"{key} must be one of {', '.join(sorted(COLORS))}"
     if header.get("sdk") != "gradio":
         yield "sdk must be gradio"
     if header.get("app_file") not in files:
-        yield f"app_file {header.get('app_file')!r:.40} is no file of the repository"
+        yield f"app_file {header.get('app_file')!r:.40} is not a file of the repository"
     if not re.fullmatch(r"\d+\.\d+\.\d+", str(header.get("sdk_version"))):
         yield "sdk_version must be three numbers"
     if len(str(header.get("short_description", ""))) > 60:
         yield "short_description has more than 60 characters"
 
 
-__all__ = ["LICENSES", "join", "problems", "split"]
+__all__ = ["LICENSES", "check_header", "split"]
