@@ -136,7 +136,7 @@ def _of_demo_image(path: Path) -> Iterator[str]:
     """Yield a fault unless an image is, byte by byte, a demo image of the package, whose license is stated there."""
     packaged = DEMO_IMAGES / path.name
     if not packaged.is_file() or packaged.read_bytes() != path.read_bytes():
-        yield "is an image that the package does not carry"
+        yield "is not an image of the package"
 
 
 def _of_json(path: Path) -> Iterator[str]:

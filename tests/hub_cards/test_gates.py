@@ -71,10 +71,10 @@ def test_access_and_confirmation_count_too() -> None:
         ("x.json", '"hf_' + "a" * 34 + '"', "a token"),
         ("x.json", "not json", "is no JSON"),
         ("x.txt", "a\0b", "control characters"),
-        ("scan.dcm", "x", "is an image that the package does not carry"),
+        ("scan.dcm", "x", "is not an image of the package"),
         ("scan.nii.gz", "x", "files of the kind .gz"),
         ("weights.bin", "x", "files of the kind .bin"),
-        ("picture.png", "x", "is an image that the package does not carry"),
+        ("picture.png", "x", "is not an image of the package"),
         ("notes", "x", "without an ending"),
         ("py.typed", "x", "is not empty"),
         ("model.safetensors", "x" * 100, "is no safetensors file"),
@@ -240,6 +240,6 @@ def test_images_leave_only_if_the_package_carries_them(tmp_path: Path) -> None:
     copy.write_bytes(packaged.read_bytes())
     assert list(privacy.of_file(copy)) == []
     copy.write_bytes(packaged.read_bytes() + b"x")
-    assert list(privacy.of_file(copy)) == ["is an image that the package does not carry"]
+    assert list(privacy.of_file(copy)) == ["is not an image of the package"]
     (tmp_path / "scan.dcm").write_bytes(b"DICM")
-    assert list(privacy.of_file(tmp_path / "scan.dcm")) == ["is an image that the package does not carry"]
+    assert list(privacy.of_file(tmp_path / "scan.dcm")) == ["is not an image of the package"]
