@@ -1,19 +1,20 @@
 # Copyright 2026 The MedGLIP authors. Licensed under the Apache License, Version 2.0.
-"""Ground phrases in a volume: picture by picture, then boxes in space.
+"""Ground phrases in a volume: detect boxes slice by slice, then link them to boxes in space.
 
-The prompt is read by the language encoder once; of the volume one batch of pictures is in memory at a time, where the
-file allows it; what stays of a picture is its boxes.
+The prompt is encoded once. One batch of slices is in memory at a time, where the file allows it.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from .boxes import iou
@@ -23,7 +24,7 @@ from .grounding import Grounder, as_grounder, asked_labels, choose_modality, loc
 from .io.image_record import ReadImage
 from .outputs.single_structures import best_in_volume
 from .outputs.volume_results import Corner, VolumeBox, VolumeInfo, VolumeResult
-from .questions import Question, encode_questions, make_question
+from .questions import Question, make_question
 from .volumes.geometry import (
     NORMAL_AXIS,
     PLANES,
@@ -33,7 +34,6 @@ from .volumes.geometry import (
     slice_spacing,
     slices_extent,
     to_file,
-    to_lps,
 )
 from .volumes.header import UNORIENTED
 from .volumes.inputs import as_source
@@ -48,6 +48,8 @@ SLICE_THRESHOLD_RATIO = 0.5
 # Slices without a box that a structure may span, in mm.
 MAX_GAP_MM = 5.0
 CONSENSUS = "all"
+# Fields of a box that the taxonomy fills.
+LABEL_FIELDS = ("label_id", "category", "region")
 # Boxes of two planes show the same structure from this IoU on.
 CONSENSUS_IOU_THRESHOLD = 0.25
 
@@ -106,7 +108,7 @@ def ground_volume(
         `UsageError`: an unknown modality, plane or device, no label. `MedGlipError`: a volume that cannot be read or
         used; names the file.
     """
-    prompt_labels(prompt)  # a prompt without labels is found before anything else
+    prompt_labels(prompt)  # refuse an empty prompt before anything is read
     source = as_source(volume, number, resample, several_patients)
     if axes is not None:
         try:
@@ -118,29 +120,27 @@ def ground_volume(
     start = time.perf_counter()
     name, origin, probability, notes = _modality(grounder, source, planes[0], modality)
     question = make_question(grounder.trained, asked_labels(grounder, prompt, name), name)
-    finder = _Finder(grounder, question, name, threshold * SLICE_THRESHOLD_RATIO, batch_size)
-    single: dict[str, dict[str, list[SliceBox]]] = {}
-    count = 0
-    for own in planes:
-        pictures = slice_count(source.lps, own)
-        shown = source.read_slices(own) if progress is None else progress(source.read_slices(own), pictures)
-        single[own] = finder.find(shown, source.name, slice_spacing(source.lps, own))
-        count += pictures
-    found = {own: _tracklets(boxes, source.lps, own) for own, boxes in single.items()}
-    boxes = _boxes(found, source.grid, question, name, (threshold, untrained_threshold))
+    search = _SliceSearch(grounder, question, name, threshold * SLICE_THRESHOLD_RATIO, max(1, batch_size), progress)
+    slice_boxes = {one: search.run(source, one) for one in planes}
+    boxes = _boxes(slice_boxes, source, question, name, (threshold, untrained_threshold))
+    best = best_in_volume(boxes, name)
     notes += question.notes(name, max(threshold, untrained_threshold))
     notes += tuple(note for note in source.notes if axes is None or note != UNORIENTED)
-    best = best_in_volume(boxes, name)
-    notes += laterality_warnings(best)
-    grid = source.grid
-    i, j, k = (int(length) for length in grid.array.shape)
-    x, y, z = (float(value) for value in grid.spacing)
-    info = VolumeInfo(source.name, (i, j, k), (x, y, z), name)
-    shown_plane = planes[0] if len(planes) == 1 else CONSENSUS
-    seconds = time.perf_counter() - start
-    seen = (shown_plane, single, count, seconds)
-    boxes = boxes if all_boxes else best
-    return VolumeResult(grounder.name, info, prompt, boxes, *seen, origin, probability, notes, question.trained)
+    x, y, z = (float(value) for value in source.grid.spacing)
+    return VolumeResult(
+        grounder.name,
+        VolumeInfo(source.name, source.grid.shape, (x, y, z), name),
+        prompt,
+        boxes if all_boxes else best,
+        plane=planes[0] if len(planes) == 1 else CONSENSUS,
+        slice_boxes=slice_boxes,
+        slices=sum(slice_count(source.lps, one) for one in planes),
+        seconds=time.perf_counter() - start,
+        modality_source=origin,
+        modality_probability=probability,
+        warnings=notes + laterality_warnings(best),
+        trained=question.trained,
+    )
 
 
 def _planes(plane: str | None, source: VolumeSource) -> tuple[str, ...]:
@@ -156,12 +156,10 @@ def _planes(plane: str | None, source: VolumeSource) -> tuple[str, ...]:
 def _modality(
     grounder: Grounder, source: VolumeSource, plane: str, modality: str
 ) -> tuple[str, str, float | None, tuple[str, ...]]:
-    """As [`choose_modality`], by the middle picture."""
-    middle = _middle_slice(source, plane)
-    size = square_size((middle.shape[0], middle.shape[1]), slice_spacing(source.lps, plane))
-    image = ReadImage(np.ascontiguousarray(resize(middle, size)), source.name, source.modality)
+    """Choose the modality by the middle slice, see [`choose_modality`]."""
+    pixels = _square(_middle_slice(source, plane), slice_spacing(source.lps, plane))
     try:
-        return choose_modality(grounder, image, modality)
+        return choose_modality(grounder, ReadImage(pixels, source.name, source.modality), modality)
     except UsageError:
         raise
     except ValueError as error:
@@ -169,148 +167,139 @@ def _modality(
 
 
 def _middle_slice(source: VolumeSource, plane: str) -> NDArray:
-    """Return the middle slice of a plane; slices that are decoded on the way to it are kept."""
+    """Return the middle slice of a plane; the slices that are decoded before it are kept."""
     middle = slice_count(source.lps, plane) // 2
     if source.sequential and source.streams(plane):
         return next(pixels for index, pixels in source.read_slices(plane) if index == middle)
     return source.read_slice(plane, middle)
 
 
-class _Finder:
-    """Grounds the labels of one prompt in many pictures of one modality."""
+def _square(pixels: NDArray, spacing: tuple[float, float]) -> NDArray:
+    """Resize a slice to square pixels."""
+    rows, columns = pixels.shape
+    return np.ascontiguousarray(resize(pixels, square_size((rows, columns), spacing)))
 
-    def __init__(
-        self, grounder: Grounder, question: Question, modality: str, threshold: float, batch_size: int
-    ) -> None:
-        self.grounder, self.question, self.modality = grounder, question, modality
-        self.threshold, self.batch_size = threshold, max(1, batch_size)
-        text = encode_questions(grounder.processor, [question])
-        self.label_tokens, self.wordings = text["label_tokens"], text["text_labels"]
-        self.text = {key: text[key].to(grounder.device) for key in ("input_ids", "attention_mask")}
-        if self.text["input_ids"].dim() == 2:  # one prompt holds all labels: its features serve every batch
-            with torch.inference_mode():
-                self.text = {"text_features": grounder.model.get_text_features(**self.text)}
 
-    def find(
-        self, pictures: Iterable[tuple[int, NDArray]], name: str, spacing: tuple[float, float]
-    ) -> dict[str, list[SliceBox]]:
-        """Label -> boxes of all pictures, whose pixels measure `spacing` (x, y) in mm."""
+@dataclass(frozen=True)
+class _SliceSearch:
+    """Detects the labels of one prompt in slices of one modality."""
+
+    grounder: Grounder
+    question: Question
+    modality: str
+    threshold: float
+    batch_size: int
+    progress: Callable[[Iterable[Any], int], Iterable[Any]] | None
+
+    @cached_property
+    def prompt(self) -> dict[str, Any]:
+        """The encoded prompt."""
+        return self.grounder.encode(self.question)
+
+    def run(self, source: VolumeSource, plane: str) -> dict[str, list[SliceBox]]:
+        """Return label -> boxes in the slices of a plane."""
         found: dict[str, list[SliceBox]] = {label: [] for label in self.question.labels}
-        for batch in _batches(pictures, self.batch_size):
+        spacing = slice_spacing(source.lps, plane)
+        slices: Iterable[tuple[int, NDArray]] = source.read_slices(plane)
+        if self.progress is not None:
+            slices = self.progress(slices, slice_count(source.lps, plane))
+        for batch in _batches(slices, self.batch_size):
+            sizes = [(pixels.shape[0], pixels.shape[1]) for _, pixels in batch]
+            images = [_square(pixels, spacing) for _, pixels in batch]
             try:
-                results = self._ground([picture for _, picture in batch], spacing)
+                results = self.grounder.detect(images, self.prompt, self.modality, self.threshold, sizes)
             except ValueError as error:
-                raise MedGlipError(f"{name}: picture {batch[0][0]}: {one_line(error)}") from error
+                raise MedGlipError(f"{source.name}: slice {batch[0][0]}: {one_line(error)}") from error
             for (index, _), result in zip(batch, results, strict=True):
                 for label, score, box in self.question.answers(result):
                     found[label].append(SliceBox(index, box, score))
         return found
 
-    def _ground(self, pictures: list[NDArray], spacing: tuple[float, float]) -> list[dict[str, Any]]:
-        """Of each picture boxes in its own pixels; the network is shown square ones."""
-        processor, model = self.grounder.processor, self.grounder.model
-        sizes = [(picture.shape[0], picture.shape[1]) for picture in pictures]
-        arrays = [
-            np.ascontiguousarray(resize(picture, square_size(size, spacing)))
-            for picture, size in zip(pictures, sizes, strict=True)
-        ]
-        inputs = processor.image_processor(arrays, modality=self.modality, return_tensors="pt")
-        count = len(arrays)
-        text = self.text
-        if "text_features" not in text:
-            text = {key: value.expand(count, *value.shape[1:]) for key, value in text.items()}
-        with torch.inference_mode():
-            outputs = model(
-                pixel_values=inputs["pixel_values"].to(self.grounder.device), modality=self.modality, **text
-            )
-        asked = {"label_tokens": self.label_tokens.expand(count, *self.label_tokens.shape[1:])}
-        asked["text_labels"] = self.wordings * count
-        return processor.post_process_grounded_object_detection(
-            outputs, {**inputs, **asked}, threshold=self.threshold, target_sizes=sizes
-        )
 
-
-def _batches(items: Iterable[Any], size: int) -> Iterator[list[Any]]:
-    batch: list[Any] = []
-    for item in items:
-        batch.append(item)
-        if len(batch) == size:
-            yield batch
-            batch = []
-    if batch:
+def _batches(items: Iterable[tuple[int, NDArray]], size: int) -> Iterator[list[tuple[int, NDArray]]]:
+    iterator = iter(items)
+    while batch := list(islice(iterator, size)):
         yield batch
 
 
-def _tracklets(boxes: dict[str, list[SliceBox]], lps: Volume, plane: str) -> dict[str, list[Tracklet]]:
-    """Label -> tracklets over the slices of a plane. A structure must be seen in two slices, if there are several."""
-    gap = max(1, round(MAX_GAP_MM / float(lps.spacing[NORMAL_AXIS[plane]])))
-    min_slices = min(2, slice_count(lps, plane))
-    return {label: link_slices(found, gap, min_slices) for label, found in boxes.items()}
-
-
 def _boxes(
-    found: dict[str, dict[str, list[Tracklet]]],
-    grid: Volume,
+    slice_boxes: Mapping[str, Mapping[str, Sequence[SliceBox]]],
+    source: VolumeSource,
     question: Question,
     modality: str,
     thresholds: tuple[float, float],
 ) -> tuple[VolumeBox, ...]:
-    """The boxes in space over the thresholds (of trained labels, of others), best first."""
-    places = locate_labels(question.labels, modality)
+    """Return the boxes in space over the thresholds (of trained labels, of others), best first."""
+    locations = locate_labels(question.labels, modality)
     boxes: list[VolumeBox] = []
     for label in question.labels:
-        about = (*places[label], question.trained[label])
+        about = {**dict(zip(LABEL_FIELDS, locations[label], strict=True)), "trained": question.trained[label]}
         by_plane = [
-            [_box(label, tracklet, plane, grid, about) for tracklet in tracklets[label]]
-            for plane, tracklets in found.items()
+            [
+                _volume_box(label, tracklet, plane, source, about)
+                for tracklet in _tracklets(found[label], source.lps, plane)
+            ]
+            for plane, found in slice_boxes.items()
         ]
-        boxes += by_plane[0] if len(by_plane) == 1 else _agreed(by_plane, grid)
+        boxes += by_plane[0] if len(by_plane) == 1 else _consensus(by_plane, source.grid)
     least = {label: max(thresholds) if label in question.untrained else thresholds[0] for label in question.labels}
-    kept = [box for box in boxes if box.score >= least[box.label]]
-    return tuple(sorted(kept, key=lambda box: (-box.score, box.label, box.box_ijk)))
+    kept_boxes = [box for box in boxes if box.score >= least[box.label]]
+    return tuple(sorted(kept_boxes, key=lambda box: (-box.score, box.label, box.box_ijk)))
 
 
-def _box(label: str, tracklet: Tracklet, plane: str, grid: Volume, about: tuple[Any, Any, Any, Any]) -> VolumeBox:
-    low, high = slices_extent(to_lps(grid), plane, tracklet.extent, tracklet.first, tracklet.last)
-    seen = (plane, len(tracklet.boxes), tracklet.best)
-    return _made(label, tracklet.score, to_file(grid, low, high), grid, seen, about)
+def _tracklets(boxes: Sequence[SliceBox], lps: Volume, plane: str) -> list[Tracklet]:
+    """Link the boxes of one label. A structure must be seen in two slices, if there are several."""
+    gap = max(1, round(MAX_GAP_MM / float(lps.spacing[NORMAL_AXIS[plane]])))
+    return link_slices(boxes, gap, min(2, slice_count(lps, plane)))
 
 
-def _made(
+def _volume_box(
     label: str,
-    score: float,
-    ijk: Sequence[float],
-    grid: Volume,
-    seen: tuple[str, int, tuple[SliceBox, ...]],
-    about: tuple[Any, Any, Any, Any],
+    tracklet: Tracklet,
+    plane: str,
+    source: VolumeSource,
+    about: Mapping[str, Any],
 ) -> VolumeBox:
-    i1, j1, k1, i2, j2, k2 = (float(value) for value in ijk)
-    corners: tuple[Corner, ...] = tuple((float(x), float(y), float(z)) for x, y, z in corners_lps(grid, tuple(ijk)))
-    return VolumeBox(label, score, (i1, j1, k1, i2, j2, k2), corners, *seen, *about)
+    low, high = slices_extent(source.lps, plane, tracklet.extent, tracklet.first, tracklet.last)
+    position = _position(source.grid, to_file(source.grid, low, high))
+    return VolumeBox(label, tracklet.score, *position, plane, len(tracklet.boxes), tracklet.best, **about)
 
 
-def _agreed(by_plane: list[list[VolumeBox]], grid: Volume) -> list[VolumeBox]:
-    """Boxes that at least two planes agree on: the mean of their edges, weighted by score."""
+def _position(
+    grid: Volume, box_ijk: Sequence[float]
+) -> tuple[tuple[float, float, float, float, float, float], tuple[Corner, ...]]:
+    """Return a box in voxels, and its corners in LPS mm."""
+    i1, j1, k1, i2, j2, k2 = (float(value) for value in box_ijk)
+    corners = corners_lps(grid, tuple(box_ijk))
+    return (i1, j1, k1, i2, j2, k2), tuple((float(x), float(y), float(z)) for x, y, z in corners)
+
+
+def _consensus(by_plane: list[list[VolumeBox]], grid: Volume) -> list[VolumeBox]:
+    """Return the boxes that at least two planes agree on: the mean of their edges, weighted by score."""
     boxes = sorted((box for boxes in by_plane for box in boxes), key=lambda box: -box.score)
     agreed: list[VolumeBox] = []
     used: set[int] = set()
     for number, box in enumerate(boxes):
         if number in used:
             continue
-        group, planes = [box], {box.plane}
-        for other, candidate in enumerate(boxes):
-            free = other > number and other not in used and candidate.plane not in planes
-            if free and iou(box.box_ijk, candidate.box_ijk) >= CONSENSUS_IOU_THRESHOLD:
-                group.append(candidate)
-                planes.add(candidate.plane)
+        group = [box]
+        for other in range(number + 1, len(boxes)):
+            seen = {member.plane for member in group}
+            overlaps = iou(box.box_ijk, boxes[other].box_ijk) >= CONSENSUS_IOU_THRESHOLD
+            if other not in used and boxes[other].plane not in seen and overlaps:
+                group.append(boxes[other])
                 used.add(other)
         if len(group) > 1:
-            weights = [member.score for member in group]
-            ijk = np.average([member.box_ijk for member in group], axis=0, weights=weights)
-            seen = (box.plane, box.slices, box.best)
-            about = (box.label_id, box.category, box.region, box.trained)
-            agreed.append(_made(box.label, float(np.mean(weights)), ijk.tolist(), grid, seen, about))
+            agreed.append(_weighted_mean(group, grid))
     return agreed
+
+
+def _weighted_mean(group: Sequence[VolumeBox], grid: Volume) -> VolumeBox:
+    """Return the first box with the mean score and the weighted mean edges of all."""
+    scores = [box.score for box in group]
+    edges = np.average([box.box_ijk for box in group], axis=0, weights=scores)
+    box_ijk, corners = _position(grid, edges.tolist())
+    return replace(group[0], score=float(np.mean(scores)), box_ijk=box_ijk, corners_lps_mm=corners)
 
 
 __all__ = ["ground_volume"]

@@ -36,16 +36,16 @@ STATES_NOTHING: Any = SimpleNamespace(config=SimpleNamespace(to_dict=dict))
 
 
 class Bright:
-    """Finds, for each label, the box round the pixels of one value."""
+    """Finds, for each label, the box around the pixels of one value."""
 
-    def __init__(self, grounder: Any, question: Question, modality: str, threshold: float, batch_size: int) -> None:
+    def __init__(self, grounder: Any, question: Question, *arguments: Any) -> None:
         self.labels = question.labels
 
-    def find(self, pictures: Any, name: str, spacing: tuple[float, float]) -> dict[str, list[SliceBox]]:
+    def run(self, source: VolumeSource, plane: str) -> dict[str, list[SliceBox]]:
         found: dict[str, list[SliceBox]] = {label: [] for label in self.labels}
-        for index, picture in pictures:
+        for index, pixels in source.read_slices(plane):
             for label in self.labels:
-                rows, columns = np.nonzero(picture == LABELS.get(label, -1))
+                rows, columns = np.nonzero(pixels == LABELS.get(label, -1))
                 if len(rows):
                     corners = (columns.min(), rows.min(), columns.max() + 1, rows.max() + 1)
                     x1, y1, x2, y2 = (float(value) for value in corners)
@@ -56,7 +56,7 @@ class Bright:
 @pytest.fixture
 def bright(monkeypatch: pytest.MonkeyPatch) -> Grounder:
     grounder = Grounder(STATES_NOTHING, None, "bright", None)  # type: ignore[arg-type]
-    monkeypatch.setattr(volume_grounding, "_Finder", Bright)
+    monkeypatch.setattr(volume_grounding, "_SliceSearch", Bright)
     monkeypatch.setattr(volume_grounding, "_modality", lambda *arguments: ("ct", "given", None, ()))
     return grounder
 
@@ -230,12 +230,12 @@ def test_slices_count_from_half_of_the_threshold_on(
         def __init__(self, *arguments: Any) -> None:
             self.threshold = arguments[3]
 
-        def find(self, pictures: Any, *_: Any) -> dict[str, list[SliceBox]]:
+        def run(self, *_: Any) -> dict[str, list[SliceBox]]:
             scores = {2: faint, 3: 0.9, 4: faint}
             boxes = [SliceBox(n, (2.0, 2.0, 8.0, 8.0), score) for n, score in scores.items()]
             return {"block": [box for box in boxes if box.score >= self.threshold]}
 
-    monkeypatch.setattr(volume_grounding, "_Finder", Ends)
+    monkeypatch.setattr(volume_grounding, "_SliceSearch", Ends)
     monkeypatch.setattr("modeling_medglip.volumes.linking.END_SCORE_RATIO", 0.0)
     found = ground_volume(body(), "block", model=bright, threshold=0.3, plane="axial").boxes
     assert [box.box_ijk[5] - box.box_ijk[2] for box in found] == spans

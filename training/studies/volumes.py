@@ -1,10 +1,10 @@
 # Copyright 2026 The MedGLIP authors. Licensed under the Apache License, Version 2.0.
-"""Boxes in space against masks: IoU in space and AP of the single pictures, per label.
+"""Compare boxes in space with masks: IoU in space and AP of the single slices, per label.
 
     python -m training.studies.volumes --raw ../shared/data --out docs/volumes.json
 
-grounds the volumes of `volume_cases.yaml` with all labels of their masks and writes the same as Markdown, with the
-figures of `volume_benchmark.json` beside it, if it is there (`--page` writes the Markdown alone, from both files).
+grounds the volumes of `volume_cases.yaml` with all labels of their masks, and writes the results as JSON and Markdown.
+The Markdown includes `volume_benchmark.json` of the same folder; `--page` writes it alone, from both files.
 """
 
 from __future__ import annotations
@@ -49,14 +49,17 @@ from .report_roundtrip import roundtrip
 
 SCHEMA = "medglip/volumes@1"
 CASES = Path(__file__).with_name("volume_cases.yaml")
-# Single pictures are measured with all boxes; boxes in space count from the default threshold on.
-LOW, THRESHOLD = 0.1, 0.3
-# Orders of axes that the first volume is stored in as well.
+# AP counts boxes of single slices from the lower score on; boxes in space count from the default threshold on.
+SLICE_THRESHOLD, THRESHOLD = 0.1, 0.3
+# Orders and directions of axes in which the first volume is also stored.
 ORDERS = (((0, 1, 2), (-1, 1, 1)), ((1, 0, 2), (1, 1, 1)), ((2, 1, 0), (1, -1, 1)), ((2, 0, 1), (-1, -1, -1)))
 
 
 def open_case(image: Path) -> VolumeSource:
-    """A volume file, or the only series of a folder.
+    """Open a volume file, or the only series of a folder.
+
+    Args:
+        image (`Path`): the file or folder.
 
     Raises:
         `MedGlipError`: it cannot be read, or the folder has several series.
@@ -70,16 +73,24 @@ def open_case(image: Path) -> VolumeSource:
 
 
 def label_masks(files: Mapping[str, Mapping[int, str]], raw: Path, grid: Volume) -> dict[str, NDArray[np.bool_]]:
-    """Label -> mask on the grid of `to_lps(grid)`.
+    """Read label maps.
+
+    Args:
+        files (`Mapping[str, Mapping[int, str]]`): file -> value -> label.
+        raw (`Path`): folder of the files.
+        grid ([`Volume`]): of the image.
+
+    Returns:
+        `dict[str, np.ndarray]`: label -> mask on the canonical grid.
 
     Raises:
-        `MedGlipError`: a map that cannot be read or lies elsewhere.
+        `MedGlipError`: a map that cannot be read, or of another grid.
     """
     masks: dict[str, NDArray[np.bool_]] = {}
     for name, values in files.items():
         placed = on_grid(read_volume(raw / name), grid)
         if placed is None:
-            raise MedGlipError(f"{Path(name).name}: does not lie on the grid of its volume")
+            raise MedGlipError(f"{Path(name).name}: is not on the grid of its volume")
         for value, label in values.items():
             mask = placed.array == value
             if mask.any():
@@ -88,39 +99,50 @@ def label_masks(files: Mapping[str, Mapping[int, str]], raw: Path, grid: Volume)
 
 
 def box_of_mask(mask: NDArray[np.bool_], grid: Volume) -> tuple[float, ...]:
-    """(i1, j1, k1, i2, j2, k2) of a mask on the LPS grid, in voxels of the file's own grid."""
-    places = np.argwhere(mask)
-    return to_file(grid, places.min(axis=0), places.max(axis=0) + 1)
+    """Return the box (i1, j1, k1, i2, j2, k2) around a mask, in voxels of the file.
+
+    Args:
+        mask (`np.ndarray`): on the canonical grid.
+        grid ([`Volume`]): of the file.
+    """
+    voxels = np.argwhere(mask)
+    return to_file(grid, voxels.min(axis=0), voxels.max(axis=0) + 1)
 
 
-def single_pictures(
+def single_slices(
     masks: Mapping[str, NDArray[np.bool_]], found: Mapping[str, Sequence[SliceBox]], grid: Volume, plane: str
 ) -> tuple[list[GroundingRecord], list[Detections]]:
-    """Every picture of a plane with the true boxes of its masks (one per label, round all of it), and what was
-    found."""
+    """Return every slice of a plane with the boxes of its masks, one per label, and what was detected in it.
+
+    Args:
+        masks (`Mapping[str, np.ndarray]`): label -> mask on the canonical grid.
+        found (`Mapping[str, Sequence[SliceBox]]`): label -> boxes of all slices.
+        grid ([`Volume`]): of the file.
+        plane (`str`): one of `PLANES`.
+    """
     lps = to_lps(grid)
     records, detections = [], []
     labels = tuple(sorted(masks))
     for index in range(slice_count(lps, plane)):
         boxes, names = [], []
         for label in labels:
-            picture = extract_slice(Volume(masks[label], lps.affine), plane, index)[0]
-            rows, columns = np.nonzero(picture)
+            pixels = extract_slice(Volume(masks[label], lps.affine), plane, index)[0]
+            rows, columns = np.nonzero(pixels)
             if len(rows):
                 boxes.append([columns.min(), rows.min(), columns.max() + 1, rows.max() + 1])
                 names.append(label)
-        own = [(label, box) for label in labels for box in found.get(label, ()) if box.index == index]
-        own.sort(key=lambda pair: -pair[1].score)
-        height, width = picture.shape
+        detected = [(label, box) for label in labels for box in found.get(label, ()) if box.index == index]
+        detected.sort(key=lambda pair: -pair[1].score)
+        height, width = pixels.shape
         records.append(_record(index, boxes, names, labels, (width, height)))
-        scores = np.array([box.score for _, box in own], np.float32)
-        corners = np.array([box.box for _, box in own], np.float32).reshape(-1, 4)
-        detections.append(Detections(tuple(label for label, _ in own), scores, corners))
+        scores = np.array([box.score for _, box in detected], np.float32)
+        corners = np.array([box.box for _, box in detected], np.float32).reshape(-1, 4)
+        detections.append(Detections(tuple(label for label, _ in detected), scores, corners))
     return records, detections
 
 
-def _turned(mask: NDArray[np.bool_], old: Volume, new: Volume) -> NDArray[np.bool_]:
-    """A mask on the LPS grid of a volume, on that of the same voxels with other axes."""
+def _reoriented(mask: NDArray[np.bool_], old: Volume, new: Volume) -> NDArray[np.bool_]:
+    """Convert a mask from the canonical grid of a volume to that of the same voxels with other axes."""
     stored = Volume(mask, to_lps(old).affine)
     back = np.empty(old.array.shape, bool)
     whole = to_lps(replace(old, array=back))
@@ -142,20 +164,26 @@ def measure_case(case: Mapping[str, Any], raw: Path, grounder: Grounder) -> dict
 
     Returns:
         `image`, `seen`, `plane`, `slices`, `seconds`, and `labels`: IoU in space of the best-scored box (0 if there is
-        none over the threshold), its score, how many boxes there are, and AP50 and AP of the single pictures.
+        none over the threshold), its score, how many boxes there are, and AP50 and AP of the single slices.
     """
     source = open_case(raw / case["image"])
-    # The maps lie as their image does, whatever both headers say.
+    # Label maps have the grid of their image, whatever both headers say.
     masks = label_masks(case["labels"], raw, source.grid)
     if "axes" in case:
         stated = with_axcodes(source.grid, case["axes"])
-        masks = {label: _turned(mask, source.grid, stated) for label, mask in masks.items()}
+        masks = {label: _reoriented(mask, source.grid, stated) for label, mask in masks.items()}
         source.state_axes(case["axes"])
     prompt = ". ".join(masks)
     result = ground_volume(
-        source, prompt, case["modality"], grounder, threshold=LOW, untrained_threshold=0, plane=case.get("plane")
+        source,
+        prompt,
+        case["modality"],
+        grounder,
+        threshold=SLICE_THRESHOLD,
+        untrained_threshold=0,
+        plane=case.get("plane"),
     )
-    records, detections = single_pictures(masks, result.slice_boxes[result.plane], source.grid, result.plane)
+    records, detections = single_slices(masks, result.slice_boxes[result.plane], source.grid, result.plane)
     precision = average_precision(records, detections)
     labels = {}
     for label, mask in masks.items():
@@ -175,7 +203,13 @@ def measure_case(case: Mapping[str, Any], raw: Path, grounder: Grounder) -> dict
 
 
 def reordered(volume: Volume, order: Sequence[int], signs: Sequence[int]) -> Volume:
-    """The same voxels in the same places, stored with other axes."""
+    """Return the same voxels at the same positions, stored with other axes.
+
+    Args:
+        volume ([`Volume`]): the volume.
+        order (`Sequence[int]`): axis of the volume for each new axis.
+        signs (`Sequence[int]`): -1 for axes to flip.
+    """
     array, affine = volume.array.transpose(order), volume.affine[:, [*order, 3]].copy()
     for axis, sign in enumerate(signs):
         if sign < 0:
@@ -196,7 +230,7 @@ def order_error(case: Mapping[str, Any], raw: Path, grounder: Grounder) -> dict[
     if "axes" in case:
         source.state_axes(case["axes"])
     prompt = ". ".join(label for values in case["labels"].values() for label in values.values())
-    plane = _asked_plane(source, case)
+    plane = _searched_plane(source, case)
     first = ground_volume(source, prompt, case["modality"], grounder, threshold=THRESHOLD, plane=plane)
     worst = 0.0
     for order, signs in ORDERS:
@@ -213,32 +247,36 @@ def order_error(case: Mapping[str, Any], raw: Path, grounder: Grounder) -> dict[
         distances = [float(np.linalg.norm(a - b, axis=1).max()) for a, b in pairs]
         worst = max(worst, *distances, 0.0) if same else float("inf")
     voxels = worst / float(source.grid.spacing.max())
-    told = {"image": _shown_name(case), "orders": len(ORDERS), "boxes": len(first.boxes)}
-    return {**told, "voxels": voxels if np.isfinite(voxels) else None}
+    summary = {"image": _shown_name(case), "orders": len(ORDERS), "boxes": len(first.boxes)}
+    return {**summary, "voxels": voxels if np.isfinite(voxels) else None}
 
 
 def _shown_name(case: Mapping[str, Any]) -> str:
     return "/".join(Path(case["image"]).parts[-2:])
 
 
-def _asked_plane(source: VolumeSource, case: Mapping[str, Any]) -> str:
-    """The plane that is looked at, whatever the axes' order says."""
+def _searched_plane(source: VolumeSource, case: Mapping[str, Any]) -> str:
+    """Return the plane to search in every order of axes."""
     plane: str = case.get("plane") or acquisition_plane(source.grid, source.stacked)
     return plane
 
 
 def _sorted_corners(result: VolumeResult) -> list[NDArray[np.float64]]:
-    """The corners (8, 3) of every box, in an order that does not depend on the file's axes."""
+    """Return the corners (8, 3) of every box, in an order that does not depend on the file's axes."""
     return [np.array(sorted(tuple(np.round(corner, 3)) for corner in box.corners_lps_mm)) for box in result.boxes]
 
 
 def long_scan(found: Mapping[str, Any]) -> str:
-    """What `tests.benchmarks.bench_volume` has measured, as Markdown."""
+    """Return the results of `tests.benchmarks.bench_volume` as Markdown.
+
+    Args:
+        found (`Mapping[str, Any]`): content of `volume_benchmark.json`.
+    """
     rows = [
         ["slices of 512 x 512", str(found["slices"])],
         ["peak memory of the command, GB", f"{found['peak_bytes'] / 1e9:.2f}"],
         ["slices per second as a volume", f"{found['slices_per_second']:.2f}"],
-        ["pictures per second one by one", f"{found['single_slices_per_second']:.2f}"],
+        ["slices per second one by one", f"{found['single_slices_per_second']:.2f}"],
         ["ratio", f"{found['ratio']:.1f}"],
     ]
     about = (
@@ -249,13 +287,18 @@ def long_scan(found: Mapping[str, Any]) -> str:
 
 
 def page(found: Mapping[str, Any], benchmark: Mapping[str, Any] | None = None) -> str:
-    """The figures as Markdown."""
+    """Return the results as Markdown.
+
+    Args:
+        found (`Mapping[str, Any]`): content of the JSON file.
+        benchmark (`Mapping[str, Any]`, *optional*): content of `volume_benchmark.json`.
+    """
     lines = [
         "# Boxes in space", "",
         "Made by `python -m training.studies.volumes`: every volume is asked for the labels of its masks. **IoU** is",
-        "that of the box with the best score in space with the box round the mask; **AP50** and **AP** are those of",
-        "its single pictures, in per cent. Slices of volumes that are marked were trained on, so that their rows only",
-        "show that boxes of pictures become the right boxes in space.", "",
+        "that of the best-scored box in space with the box around the mask; **AP50** and **AP** are those of its",
+        "single slices, in percent. The rows of volumes that were trained on only show that boxes of slices become",
+        "the right boxes in space.", "",
     ]  # fmt: skip
     rows = []
     for case in found["cases"]:
@@ -278,7 +321,7 @@ def page(found: Mapping[str, Any], benchmark: Mapping[str, Any] | None = None) -
     off = (
         "not the same" if orders["voxels"] is None else f"off by at most {orders['voxels']:.3f} voxels in the patient"
     )
-    after = f"\nStored in {orders['orders']} other orders of axes (mirrored, transposed), the {orders['boxes']} boxes"
+    after = f"\nStored in {orders['orders']} other orders of axes (flipped, transposed), the {orders['boxes']} boxes"
     after += f"\nof {orders['image']} are {off}.\n"
     after += "".join(_read_back(case) for case in found["cases"] if "read_back" in case)
     measured = table(["volume: label", "boxes", "IoU in space", "AP50", "AP"], rows) + after
@@ -286,7 +329,7 @@ def page(found: Mapping[str, Any], benchmark: Mapping[str, Any] | None = None) -
 
 
 def _read_back(case: Mapping[str, Any]) -> str:
-    """What became of a series' boxes in DICOM."""
+    """Return how a series' boxes survived a round trip through DICOM."""
     back = case["read_back"]
     lines = [
         "",
@@ -304,8 +347,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--raw", type=Path, default=Path("../shared/data"), help="folder that the cases lie below")
     parser.add_argument("--cases", type=Path, default=CASES)
     parser.add_argument("--model", help="checkpoint folder or id (default: the embedded one)")
-    parser.add_argument("--out", type=Path, help="JSON file; the same as Markdown is written beside it")
-    parser.add_argument("--page", action="store_true", help="write the Markdown alone, from the JSON files beside it")
+    parser.add_argument("--out", type=Path, help="JSON file; its folder gets the same as Markdown")
+    parser.add_argument("--page", action="store_true", help="write the Markdown alone, from the JSON files")
     options = parser.parse_args(argv)
     if options.page and not options.out:
         parser.error("--page needs --out")

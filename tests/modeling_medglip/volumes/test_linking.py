@@ -107,3 +107,11 @@ def test_boxes_belong_together_from_an_iou_of_three_tenths(shift: float, chains:
     """Squares of 10 pixels that are moved by this much: IoU 0.32, 0.29 and 0.20, less than half in common."""
     boxes = [SliceBox(0, (0.0, 0.0, 10.0, 10.0), 0.8), SliceBox(1, (shift, 0.0, 10.0 + shift, 10.0), 0.8)]
     assert len(link_slices(boxes)) == chains
+
+
+@pytest.mark.parametrize(("overlap", "last"), [(6, 2), (8, 5)])
+def test_boxes_inside_others_belong_together_from_a_share_of_seven_tenths(overlap: int, last: int) -> None:
+    """Of a faint smaller box this many tenths lie in the larger one; the IoU is below 0.3 in both cases."""
+    larger, smaller = (0.0, 0.0, 20.0, 20.0), (20.0 - overlap, 0.0, 30.0 - overlap, 10.0)
+    (tracklet,) = link_slices([*column(range(3), larger, 0.9), *column(range(3, 6), smaller, 0.45)])
+    assert (tracklet.first, tracklet.last) == (0, last)

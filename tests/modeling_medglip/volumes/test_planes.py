@@ -16,7 +16,7 @@ from modeling_medglip.grounding import Grounder, load
 from modeling_medglip.outputs import montage
 from modeling_medglip.outputs.montage import distinct_colors, draw_montage, shown_boxes
 from modeling_medglip.outputs.volume_results import VolumeBox
-from modeling_medglip.volume_grounding import MAX_GAP_MM, _agreed, _tracklets, ground_volume
+from modeling_medglip.volume_grounding import MAX_GAP_MM, _consensus, _tracklets, ground_volume
 from modeling_medglip.volumes.geometry import Volume, empty_grid, slice_spacing, to_lps
 from modeling_medglip.volumes.linking import SliceBox
 from modeling_medglip.volumes.source import VolumeSource
@@ -38,7 +38,7 @@ def seen(plane: str, ijk: Sequence[float], score: float) -> VolumeBox:
 
 def test_edges_are_weighted_by_score() -> None:
     boxes = [[seen("axial", (0, 0, 0, 10, 10, 10), 0.9)], [seen("coronal", (4, 0, 0, 10, 10, 10), 0.3)], []]
-    (box,) = _agreed(boxes, GRID)
+    (box,) = _consensus(boxes, GRID)
     assert box.box_ijk == pytest.approx((1, 0, 0, 10, 10, 10)) and box.score == pytest.approx(0.6)
     assert box.plane == "axial"
 
@@ -47,25 +47,25 @@ def test_edges_are_weighted_by_score() -> None:
 def test_what_one_plane_sees_is_left_out(which: int) -> None:
     boxes: list[list[VolumeBox]] = [[], [], []]
     boxes[which] = [seen(("axial", "coronal", "sagittal")[which], (0, 0, 0, 10, 10, 10), 0.9)]
-    assert _agreed(boxes, GRID) == []
+    assert _consensus(boxes, GRID) == []
 
 
 @pytest.mark.parametrize(("low", "agree"), [(5.9, True), (6.1, False), (11, False)])
 def test_planes_agree_from_a_quarter_of_overlap_on(low: float, agree: bool) -> None:
     """(10 - low) / (10 + low) is the IoU of these: a quarter at 6."""
     boxes = [[seen("axial", (0, 0, 0, 10, 10, 10), 0.9)], [seen("coronal", (low, 0, 0, 10 + low, 10, 10), 0.8)]]
-    assert len(_agreed(boxes, GRID)) == agree
+    assert len(_consensus(boxes, GRID)) == agree
 
 
 def test_two_boxes_of_one_plane_are_no_agreement() -> None:
     same = [seen("axial", (0, 0, 0, 10, 10, 10), 0.9), seen("axial", (1, 0, 0, 10, 10, 10), 0.8)]
-    assert _agreed([same, []], GRID) == []
+    assert _consensus([same, []], GRID) == []
 
 
 def test_two_structures_stay_two() -> None:
     left, right = (0, 0, 0, 10, 10, 10), (20, 0, 0, 30, 10, 10)
     planes = [[seen(plane, left, 0.9), seen(plane, right, 0.7)] for plane in ("axial", "coronal", "sagittal")]
-    found = _agreed(planes, GRID)
+    found = _consensus(planes, GRID)
     np.testing.assert_allclose([box.box_ijk for box in found], [left, right], atol=1e-9)
     assert [box.score for box in found] == pytest.approx([0.9, 0.7])
 
@@ -81,7 +81,7 @@ def test_gaps_are_bridged_in_mm(thickness: float, bridged: int) -> None:
     for empty, count in ((bridged, 1), (bridged + 1, 2)):
         places = [0, 1, 2, 3 + empty, 4 + empty]
         boxes = [SliceBox(place, (5.0, 5.0, 20.0, 20.0), 0.9) for place in places]
-        assert len(_tracklets({"liver": boxes}, to_lps(grid), "axial")["liver"]) == count, empty
+        assert len(_tracklets(boxes, to_lps(grid), "axial")) == count, empty
 
 
 # Square pixels -------------------------------------------------------------------------------------------------------

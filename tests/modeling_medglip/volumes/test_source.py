@@ -266,7 +266,7 @@ class TestOnePass:
             return "ct", "pixels", None, ()
 
         monkeypatch.setattr(volume_grounding, "choose_modality", choose)
-        monkeypatch.setattr(volume_grounding, "_Finder", Bright)
+        monkeypatch.setattr(volume_grounding, "_SliceSearch", Bright)
         result = ground_volume(source, "left kidney", model=Grounder(STATES_NOTHING, None, "", None))  # type: ignore[arg-type]
         assert np.array_equal(seen[0], array[:, :, 3].T) and result.boxes[0].box_ijk == (2, 2, 2, 6, 6, 5)
         assert draw_montage(source, result, ["left kidney"]) is not None

@@ -22,7 +22,7 @@ from training.studies.volumes import reordered
 @pytest.fixture
 def bright(monkeypatch: pytest.MonkeyPatch) -> None:
     """The bright blocks stand for what the network finds."""
-    monkeypatch.setattr(volume_grounding, "_Finder", Bright)
+    monkeypatch.setattr(volume_grounding, "_SliceSearch", Bright)
     monkeypatch.setattr(volume_grounding, "_modality", lambda *arguments: ("ct", "given", None, ()))
     grounder = Grounder(STATES_NOTHING, None, "bright", None)  # type: ignore[arg-type]
     monkeypatch.setattr(evaluate_volumes, "load", lambda name: grounder)
