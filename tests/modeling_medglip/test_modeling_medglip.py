@@ -802,6 +802,7 @@ class TestSaving:
         with pytest.raises(ValueError, match="pytorch_model.bin is a pickled checkpoint and is not opened"):
             MedGlipForObjectDetection.from_pretrained(tmp_path)
 
+    @pytest.mark.slow  # starts a process
     def test_remote_code_works_without_the_package(self, model: MedGlipForObjectDetection, tmp_path: Path) -> None:
         model.save_pretrained(tmp_path / "hub")
         config = json.loads((tmp_path / "hub" / "config.json").read_text())

@@ -176,6 +176,7 @@ class TestMerging:
             merge_adapter(trained, tmp_path / "full", base)
 
 
+@pytest.mark.slow  # starts a process
 def test_the_command_grounds_with_an_adapter(
     trained: Path, base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -178,17 +178,22 @@ class TestWords:
             assert score == pytest.approx(second_score, abs=1e-4) and box == pytest.approx(second_box, abs=0.1)
 
 
+@pytest.fixture(scope="module")
+def finder() -> Any:
+    """The pipeline of transformers, loaded once."""
+    return pipeline("zero-shot-object-detection", model=str(default_checkpoint()))
+
+
 class TestStockPipeline:
     @pytest.mark.parametrize(
         ("case", "label"),
         [("xray_chest", "right lung"), ("endoscopy_phantom", "polyp"), ("xray_chest", "left lung")],
     )
     def test_a_dot_changes_little_and_gives_the_processor_s_score(
-        self, ground: Grounder, case: str, label: str
+        self, ground: Grounder, finder: Any, case: str, label: str
     ) -> None:
         pixels, modality = CASES[case].load().pixels, CASES[case].modality
         (score, box), *_ = ground(pixels, [label], modality)[label]
-        finder = pipeline("zero-shot-object-detection", model=str(default_checkpoint()))
         picture = Image.fromarray(pixels)
         with_dot, bare = (finder(picture, candidate_labels=[text])[0] for text in (f"{label}.", label))
         assert with_dot["score"] == bare["score"] == pytest.approx(score, abs=0.01)
