@@ -152,7 +152,7 @@ def read_dataset(file: str | Path) -> Any:
         return dataset
 
 
-def is_marked(path: Path) -> bool:
+def has_dicom_prefix(path: Path) -> bool:
     """Return whether a file begins as DICOM files do.
 
     Args:
@@ -299,7 +299,7 @@ __all__ = [
     "MAX_BYTES",
     "PIXEL_TAGS",
     "DicomFile",
-    "is_marked",
+    "has_dicom_prefix",
     "limited",
     "open_dicom",
     "open_plain",

@@ -21,7 +21,7 @@ from typing import Any, Self
 from numpy.typing import NDArray
 
 from ..errors import MedGlipError, UsageError, one_line
-from ..io.dicom_files import is_marked
+from ..io.dicom_files import has_dicom_prefix
 from ..io.image import DICOM_ENDINGS, count_frames, read_image
 from ..io.image_record import ReadImage
 from ..modalities import MODALITIES
@@ -454,7 +454,7 @@ def _size(file: Path) -> int:
 
 def _may_be_dicom(path: Path) -> bool:
     try:
-        return is_marked(path) or path.name.lower().endswith(DICOM_ENDINGS)
+        return has_dicom_prefix(path) or path.name.lower().endswith(DICOM_ENDINGS)
     except MedGlipError:
         return False
 

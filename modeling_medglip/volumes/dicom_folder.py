@@ -16,7 +16,7 @@ from typing import Any
 
 from ..errors import MedGlipError, one_line
 from ..io.dicom import DERIVED_CODES, functional_item
-from ..io.dicom_files import is_marked, read_header, require_pydicom
+from ..io.dicom_files import has_dicom_prefix, read_header, require_pydicom
 from ..io.folders import MAX_FILES, is_named_input, is_output
 from ..io.image import DICOM_ENDINGS
 from ..io.quiet import silent
@@ -93,12 +93,14 @@ def find_series(
     broken = [*empty, *(file for file in files if file.kind == BROKEN)]
     others = len(files) - len(images) - len(broken)
     if broken and not resample:
-        told = f"{one_line(broken[0].path.name, 60)}: is {'empty' if broken[0].kind == EMPTY else 'damaged'}"
-        raise MedGlipError(f"{name}: {told}, and may be a slice: repair or remove it, or leave it out (resample=True)")
+        reason = f"{one_line(broken[0].path.name, 60)}: is {'empty' if broken[0].kind == EMPTY else 'damaged'}"
+        raise MedGlipError(
+            f"{name}: {reason}, and may be a slice: repair or remove it, or leave it out (resample=True)"
+        )
     patients = {file.patient for file in images if not file.flat}
     if len(patients) > 1 and not several_patients:
-        told = f"holds files of {len(patients)} patients: give a folder for each, or pass several_patients=True"
-        raise MedGlipError(f"{name}: {told}")
+        reason = f"holds files of {len(patients)} patients: give a folder for each, or pass several_patients=True"
+        raise MedGlipError(f"{name}: {reason}")
     groups: dict[tuple[Any, ...], list[_File]] = {}
     for file in images:
         groups.setdefault(() if file.flat else (file.patient, file.key), []).append(file)
@@ -215,7 +217,7 @@ def holds_slices(path: Path) -> bool:
         path (`Path`): any file.
     """
     try:
-        if not is_marked(path) and not path.name.lower().endswith(DICOM_ENDINGS):
+        if not has_dicom_prefix(path) and not path.name.lower().endswith(DICOM_ENDINGS):
             return False
         tags = ["NumberOfFrames", "Modality", "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"]
         with silent("pydicom"):

@@ -2,7 +2,7 @@
 """Map array indices of volumes to patient coordinates, and cut slices in radiological convention.
 
 Coordinates are millimeters in DICOM's patient frame, LPS: x grows to the patient's left, y to the back, z to the head
-(PS3.3 C.7.6.2.1.1). An integer index is the center of a voxel. Left is the patient's left, whatever way an array runs.
+(PS3.3 C.7.6.2.1.1). An integer index is the center of a voxel. Left is always the patient's left.
 The canonical grid of a volume is that of [`to_lps`]; [`to_file`] maps boxes on it back to the file's own voxels.
 """
 
@@ -28,7 +28,7 @@ RAS_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 # The sides that letters of axis codes name: (LPS axis, direction). Not `nibabel.orientations`, since nibabel is an
 # optional dependency.
 SIDES = {"L": (0, 1), "R": (0, -1), "P": (1, 1), "A": (1, -1), "S": (2, 1), "I": (2, -1)}
-# Directions with a smaller determinant lie in one plane.
+# Directions with a smaller determinant are coplanar.
 MIN_DETERMINANT = 1e-6
 Box = tuple[float, float, float, float]
 

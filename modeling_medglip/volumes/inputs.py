@@ -22,8 +22,10 @@ def as_source(
     """Open whatever [`~modeling_medglip.ground_volume`] takes.
 
     Args:
+        volume (`str`, `Path`, [`VolumeSource`], [`Volume`] or image of nibabel): what to open.
         number (`int`, *optional*): which volume of a 4-D one, counted from 1.
-        resample, several_patients (`bool`, *optional*, defaults to `False`): see [`open_path`].
+        resample (`bool`, *optional*, defaults to `False`): see [`open_path`].
+        several_patients (`bool`, *optional*, defaults to `False`): see [`open_path`].
 
     Raises:
         `UsageError`: something else, or a number for what is not 4-D. `MedGlipError`: it cannot be read or used.
@@ -46,6 +48,7 @@ def open_path(
     """Open a volume file, a multi-frame DICOM file, or the only series of a DICOM folder.
 
     Args:
+        path (`Path`): the file or folder.
         number (`int`, *optional*): which volume of a 4-D file, counted from 1.
         resample (`bool`, *optional*, defaults to `False`): interpolate uneven, missing or damaged slices of a series.
         several_patients (`bool`, *optional*, defaults to `False`): take a folder with files of several patients.
@@ -62,8 +65,10 @@ def open_path(
 
     if not path.is_dir():
         if not holds_slices(path):
-            told = "holds no slices with a place in space: give the folder of its series, or ground it as an image"
-            raise MedGlipError(f"{name}: {told}")
+            reason = (
+                "holds no slices with a position in space: give the folder of its series, or ground it as an image"
+            )
+            raise MedGlipError(f"{name}: {reason}")
         return open_series(FoundSeries((path,)), path.name, resample)
     found = find_series(path, several_patients, resample)
     series = [one for one in found if not one.flat] or found

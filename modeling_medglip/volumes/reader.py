@@ -172,7 +172,7 @@ def _named(file: Path, read: Callable[[], Read]) -> Read:
         raise VolumeError(f"{one_line(file.name, 120)}: {error}", error.rule) from error
     except MemoryError:
         raise
-    except Exception as error:  # damaged files make decoders raise nearly anything
+    except Exception as error:  # decoders raise nearly anything for damaged files
         reason = one_line(getattr(error, "strerror", None) or type(error).__name__, 80)
         raise VolumeError(f"{one_line(file.name, 120)}: is damaged or cut short ({reason})", "unreadable") from error
 

@@ -217,7 +217,7 @@ def test_folders_and_files_of_dicom_in_python(tiny: str, enhanced: Path, tmp_pat
     with pytest.raises(UsageError, match="slices: number chooses a volume of a 4-D file, and this is DICOM"):
         ground_volume(tmp_path / "slices", "liver", "ct", model=model, number=1)
     one = sorted((tmp_path / "slices").iterdir())[0]
-    with pytest.raises(MedGlipError, match=f"{one.name}: holds no slices with a place in space: give"):
+    with pytest.raises(MedGlipError, match=f"{one.name}: holds no slices with a position in space: give"):
         ground_volume(one, "liver", "ct", model=model)
     series(tmp_path / "slices" / "more", SeriesInstanceUID="1.2.3", SeriesNumber=9)
     with pytest.raises(MedGlipError, match=r"slices: holds 2 series \(numbers 1, 9\): choose one with .*find_series"):
