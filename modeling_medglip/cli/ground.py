@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import functools
 import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -43,7 +42,7 @@ class GroundCommand(GroundRequest):
                     grounder = load_model(self.model, self.device, self.modality, self.base, self.debug)
                     for one, stem in progress(list(zip(inputs, stems, strict=True))):
                         task = make_task(self, grounder, stem, one)
-                        records.append(task.run(one.name, functools.partial(one.read, reader)))
+                        records.append(task.run(one.name, one.opener(reader)))
                         rows += task.rows
             except KeyboardInterrupt:
                 interrupted = True

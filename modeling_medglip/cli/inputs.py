@@ -50,9 +50,9 @@ class Input:
         """The file that is read."""
         return self.source or self.path
 
-    def read(self, reader: Reader) -> ReadImage | VolumeSource:
-        """Read the image, or open the volume."""
-        return reader.read_image(self.file, self.frame) if self.open is None else self.open()
+    def opener(self, reader: Reader) -> Callable[[], ReadImage | VolumeSource]:
+        """Return the call that reads the image, or opens the volume."""
+        return self.open or partial(reader.read_image, self.file, self.frame)
 
 
 @dataclass(frozen=True)

@@ -371,6 +371,14 @@ def test_a_model_of_another_type_is_refused(grounder: Grounder) -> None:
             ground()
 
 
+def test_a_result_draws_the_image_that_was_grounded(grounder: Grounder, tmp_path: Path) -> None:
+    image = picture()
+    Image.fromarray(image.pixels).save(tmp_path / "scan.png")
+    for given in (tmp_path / "scan.png", image.pixels, image):
+        result = ground_image(given, "liver", "ct", grounder, threshold=0.1)
+        assert result.boxes and result.plot(title="liver") == result.plot(image, title="liver")
+
+
 class TestDetect:
     LABELS = (["liver"], ["spleen", "liver"])
 

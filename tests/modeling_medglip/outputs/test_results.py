@@ -37,6 +37,7 @@ from modeling_medglip.outputs.results import (
     validate_boxes,
     write_boxes,
 )
+from modeling_medglip.outputs.volume_results import VolumeBox, VolumeInfo, VolumeResult
 
 
 RESULT = GroundingResult(
@@ -88,6 +89,28 @@ def test_print_is_a_table() -> None:
     assert "boxes=" in repr(RESULT)
     named = replace(RESULT, boxes=(GroundedBox("<b>", 0.5, (0, 0, 1, 1)),))
     assert "&lt;b&gt;" in named._repr_html_() and "<b>" not in named._repr_html_()
+
+
+def test_print_of_a_volume() -> None:
+    corners = tuple((float(x), float(y), float(z)) for z in (0, 30) for y in (0, 20) for x in (0, 10))
+    box = VolumeBox("liver", 0.876, (0, 0, 0, 10, 20, 30), corners, "axial", 7, label_id="liver", trained=True)
+    info = VolumeInfo("scan.nii.gz", (64, 48, 30), (1.0, 1.0, 1.0), "ct")
+    result = VolumeResult("m", info, "liver. spleen", (box,), trained={"liver": True, "spleen": True})
+    assert str(result).splitlines() == [
+        "scan.nii.gz  [ct, 64x48x30]",
+        "label  score  center, LPS mm  size, LR AP HF mm  slices",
+        "liver   0.88         5 10 15           10 20 30       7",
+        "not found: spleen",
+    ]
+    first, second = result.to_rows()
+    assert (first["box_ijk"], first["center_lps_mm"]) == ([0, 0, 0, 10, 20, 30], [5, 10, 15])
+    assert second["label"] == "spleen" and second["found"] is False
+
+
+def test_old_name_of_the_center() -> None:
+    corners = tuple((float(x), float(y), float(z)) for z in (0, 30) for y in (0, 20) for x in (0, 10))
+    with pytest.warns(FutureWarning, match="is now center_lps_mm"):
+        assert VolumeBox("liver", 0.9, (0, 0, 0, 1, 1, 1), corners, "axial", 1).centre_lps_mm == (5, 10, 15)
 
 
 def test_coco() -> None:
