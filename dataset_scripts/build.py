@@ -62,7 +62,8 @@ def build(
     """Build a data set; see the module's text.
 
     Args:
-        recipes: the sources. raw: the folder that their roots lie in.
+        recipes (`Sequence[Recipe]`): The sources.
+        raw (`Path`): The folder that contains their roots.
         out: the data set. work: where finished cases are kept (default: `<out>.work` beside it); private, since its
             `cases.jsonl` tells which pseudonym is which file, and `rejected.jsonl` has the report's rows in full.
         workers: processes. profile: see `quality.PROFILES`. square_pixels: resample images of volumes.
@@ -79,7 +80,7 @@ def build(
     if workers < 1:
         raise ValueError(f"workers {workers}: at least 1")
     if out.resolve() == work.resolve() or out.resolve() in work.resolve().parents:
-        raise ValueError("the work folder must lie outside the data set: it names the raw files")
+        raise ValueError("the work folder must be outside the data set: it names the raw files")
     require_built_set(out)
     with locked(out), locked(work):
         work.mkdir(parents=True, exist_ok=True)
@@ -97,7 +98,7 @@ def build(
             if not is_done(_folder(work, task, options), fingerprint(task.reader, task.case, options))
         ]
         echo(_plan_text(tasks, waiting))
-        with _bar() as watch:
+        with _ProgressBar() as watch:
             for _ in watch(run(waiting, options, work, workers, engine), "cases", len(waiting)):
                 pass
             folders = [_folder(work, task, options) for task in tasks]
@@ -106,7 +107,7 @@ def build(
 
 
 def plan_tasks(recipes: Sequence[Recipe], raw: Path) -> tuple[list[CaseTask], list[Rejection]]:
-    """All cases of all sources, in the order that decides their numbers, and what the readers left out."""
+    """Return the cases of all sources, in the order that decides their numbers, and what the readers rejected."""
     tasks: list[CaseTask] = []
     rejections: list[Rejection] = []
     readers = 0
@@ -128,7 +129,7 @@ def plan_tasks(recipes: Sequence[Recipe], raw: Path) -> tuple[list[CaseTask], li
 
 
 def _tasks_of(reader: Reader) -> list[CaseTask]:
-    """The cases of one source; what goes wrong is a row of the report and costs this source only."""
+    """Return the cases of one source; a failure is a row of the report and affects this source only."""
     try:
         cases = reader.cases()
     except Rejected as error:
@@ -185,7 +186,7 @@ def _key(work: Path) -> bytes:
 
 
 def _write_private(work: Path, tasks: Iterable[CaseTask], options: BuildOptions) -> None:
-    """Which pseudonym is which raw file. Stays in the work folder."""
+    """Write which pseudonym is which raw file, into the work folder only."""
     part = work / f".{PRIVATE_FILE}.part"
     with part.open("w", encoding="utf-8", errors="surrogateescape") as stream:
         for task in tasks:
@@ -206,8 +207,8 @@ def _plan_text(tasks: Sequence[CaseTask], waiting: Sequence[CaseTask]) -> str:
     return f"{len(tasks)} cases of {sources} sources; {to_do}"
 
 
-class _bar:  # noqa: N801 - used as a function
-    """Progress bars on stderr while somebody watches."""
+class _ProgressBar:
+    """Show progress bars on stderr if it is a terminal."""
 
     def __enter__(self) -> Any:
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())

@@ -175,7 +175,7 @@ def paper_rows(sources: Sequence[CatalogSource], built: Path | None = None) -> l
     """(what, the paper's figure, ours) for everything the paper counts; images and boxes are those of a built set.
 
     Raises:
-        `ValueError`: the folder is no built set.
+        `ValueError`: The folder is not a built set.
     """
     taxonomy = load_taxonomy()
     ours = {
@@ -199,7 +199,7 @@ def _built_counts(built: Path) -> dict[str, str]:
 
     path = built / "statistics" / "counts.parquet"
     if not path.is_file():
-        raise ValueError(f"{built.name}: is no data set that this project built")
+        raise ValueError(f"{built.name}: is not a data set that this project built")
     rows = [row for row in pq.read_table(path).to_pylist() if row["by"] == "modality"]
     totals = {name: sum(row[name] for row in rows) for name in ("images", "boxes", "masks")}
     return {

@@ -71,7 +71,7 @@ def check_clinical_keys(keys: Mapping[str, Any], root: Path) -> None:
         columns = next(csv.reader(_lines(path), strict=True), [])
     except (Rejected, ValueError, csv.Error):
         name = one_line(keys["table"], 80)
-        raise ValueError(f"clinical: {name!r} is no table below the source's folder") from None
+        raise ValueError(f"clinical: {name!r} is not a table below the folder of the source") from None
     named = [keys["id"], *(keys[key] for key in ("age", "sex") if key in keys)]
     for fact in ("diagnosis", "history"):
         if fact in keys:

@@ -1,5 +1,5 @@
 # Copyright 2026 The MedGLIP authors. Licensed under the Apache License, Version 2.0.
-"""From a source's own names to the taxonomy. The own name is always kept; what lies outside stays open-vocabulary."""
+"""Map the labels of a source to the taxonomy. Labels outside the taxonomy stay open-vocabulary."""
 
 from __future__ import annotations
 

@@ -13,13 +13,13 @@ from filelock import FileLock, Timeout
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Hold the lock of a folder, a file beside it, or raise at once.
+    """Hold the lock of a folder, a file next to it, or raise at once.
 
     Args:
-        folder (`Path`): it need not exist.
+        folder (`Path`): The folder; it need not exist.
 
     Raises:
-        `ValueError`: another process holds it; names that process.
+        `ValueError`: Another process holds the lock.
     """
     folder = folder.resolve()
     path = folder.with_name(f".{folder.name}.lock")

@@ -1,5 +1,5 @@
 # Copyright 2026 The MedGLIP authors. Licensed under the Apache License, Version 2.0.
-"""All finished cases -> the data set: duplicates, splits, numbers, COCO, Parquet, labels, report, card.
+"""Merge the finished cases into the data set: duplicates, splits, numbers, COCO, Parquet, labels, report, card.
 
 Two passes over the `case.json` files in a fixed order: the first for what concerns all of them (duplicates, splits,
 open labels), the second writes. Memory holds a few numbers per image, never images or masks.
@@ -282,8 +282,8 @@ def _row(
 
 
 def _coco_image(row: dict[str, Any], image: dict[str, Any], license_: str | None) -> dict[str, Any]:
-    kept = ("source", "case", "patient", "plane", "index", "origin", "right", "down", "window", "annotated", "sha256")
-    values = {key: row[key] for key in (*kept, *FACTS)}
+    keys = ("source", "case", "patient", "plane", "index", "origin", "right", "down", "window", "annotated", "sha256")
+    values = {key: row[key] for key in (*keys, *FACTS)}
     return {
         "id": row["image_id"],
         "file_name": image["file"],
@@ -301,11 +301,11 @@ def _coco_annotations(row: dict[str, Any], image: dict[str, Any]) -> list[dict[s
     for number, category, entry in zip(
         row["objects"]["id"], row["objects"]["category"], image["annotations"], strict=True
     ):
-        kept = {key: value for key, value in entry.items() if key not in ("category", "name") and value is not None}
+        values = {key: value for key, value in entry.items() if key not in ("category", "name") and value is not None}
         if entry["segmentation"] is None:  # pycocotools cannot work without one: the box's outline, and said to be so
-            kept |= {"segmentation": [_outline(entry["bbox"])], "box_only": True}
+            values |= {"segmentation": [_outline(entry["bbox"])], "box_only": True}
         base = {"id": number, "image_id": row["image_id"], "category_id": category, "iscrowd": 0}
-        annotations.append({**base, **kept, "anatomy": entry["category"]})
+        annotations.append({**base, **values, "anatomy": entry["category"]})
     return annotations
 
 

@@ -41,10 +41,10 @@ def write_previews(out: Path) -> list[Path]:
     """Write all plots and sheets of a built set; their paths.
 
     Raises:
-        `ValueError`: the folder is no built set.
+        `ValueError`: The folder is not a built set.
     """
     if not (out / "statistics" / "counts.parquet").is_file():
-        raise ValueError(f"{out.name}: is no data set that this project built")
+        raise ValueError(f"{out.name}: is not a data set that this project built")
     return [*_plots(out / "statistics"), *_sheets(out)]
 
 

@@ -76,7 +76,7 @@ def _propose(name: str, modality: str, with_language: bool) -> Proposal:
     scores = _spelling_scores(name)
     if with_language:
         scores = SPELLING * scores + (1 - SPELLING) * _meaning_scores(name)
-    # Of a sided pair the wrong side is no suggestion.
+    # Do not suggest the wrong side of a pair.
     side = next((word for word in normalize_phrase(name).split() if word in ("left", "right")), None)
     labels = _labels()
     order = [i for i in np.argsort(-scores) if side is None or labels[i].laterality in (None, side)][:SUGGESTIONS]
@@ -185,7 +185,7 @@ def as_yaml(proposals: Sequence[Proposal]) -> str:
 
 
 def _quoted(text: str) -> str:
-    """A YAML string that stays one, whatever is in it."""
+    """Quote text as a YAML string."""
     import json
 
     return json.dumps(text, ensure_ascii=False)

@@ -57,12 +57,12 @@ def source_row(recipe: Recipe, images: int) -> dict[str, Any]:
 def stated(recipe: Recipe) -> dict[str, Any]:
     """What a recipe says, without what is so by default: `load_recipes` reads it again."""
     values = asdict(recipe)
-    kept = {}
+    changed = {}
     for entry in fields(Recipe):
         default = entry.default_factory() if entry.default_factory is not MISSING else entry.default
         if values[entry.name] != default:
-            kept[entry.name] = _listed(values[entry.name])
-    return kept
+            changed[entry.name] = _listed(values[entry.name])
+    return changed
 
 
 def _listed(value: Any) -> Any:

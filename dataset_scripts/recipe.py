@@ -164,7 +164,7 @@ def _rows(file: Path) -> list[dict[str, Any]]:
     except yaml.YAMLError as error:
         raise ValueError(f"{name}: cannot be read ({one_line(getattr(error, 'problem', None) or error)})") from None
     if not isinstance(document, dict):
-        raise ValueError(f"{name}: is no recipe")
+        raise ValueError(f"{name}: is not a recipe")
     rows = document.get("recipes", [document])
     defaults = document.get("defaults", {})
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in [defaults, *rows]):

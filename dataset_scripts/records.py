@@ -1,5 +1,5 @@
 # Copyright 2026 The MedGLIP authors. Licensed under the Apache License, Version 2.0.
-"""What flows through the build: a case as its files, then as pixels with annotations, and what is turned away.
+"""The data of a build: a case as files, then as pixels with annotations, and what is rejected.
 
 Case (files) -> Image or LabelledVolume (pixels and annotations) -> images with boxes (plain JSON, see boxes.py).
 """
@@ -17,10 +17,11 @@ from modeling_medglip.volumes.geometry import SlicePlane, Volume
 
 
 class Rejected(Exception):
-    """A case, image or annotation that is turned away.
+    """A case, image or annotation that is rejected.
 
     Attributes:
-        rule: one of `quality.RULES`. value: what was found, in few words and without any text out of a file's header.
+        rule (`str`): One of `quality.RULES`.
+        value (`str`): The reason in few words, without text from the header of a file.
     """
 
     def __init__(self, rule: str, value: str = "") -> None:
@@ -52,10 +53,10 @@ class Case:
     """The files that belong together: one image, or one volume, with its annotations.
 
     Attributes:
-        key: unique within the source and stable: the relative path of the image or volume.
-        patient: key of the patient, never shown; equal for everything that must stay in one split.
-        split: `"train"`, `"validation"`, `"test"` where the source has an official split, else `None`.
-        parts: what the reader needs, by name.
+        key (`str`): Relative path of the image or volume, unique within the source.
+        patient (`str`): Key of the patient, never shown; equal for everything that must stay in one split.
+        split (`str`, *optional*): `"train"`, `"validation"` or `"test"` where the source has an official split.
+        parts (`dict`): What the reader needs, by name.
     """
 
     key: str
@@ -69,12 +70,12 @@ class Annotation:
     """One thing that was annotated in an image: a mask, or only a box.
 
     Attributes:
-        label: the source's own name.
-        mask: (h, w) bool of the whole image or of a part of it, or `None`.
-        box: (x1, y1, x2, y2) in pixels, continuous, where there is no mask.
-        corner: column and row of the mask's first pixel in the image.
-        issue: (rule, value) of what is wrong with the annotation, for the report. With neither mask nor box nothing
-            of it can be used, and its label is left open in the image.
+        label (`str`): Name that the source uses.
+        mask (`np.ndarray` of shape `(h, w)`, *optional*): Bool, of the whole image or of a part of it.
+        box (`tuple[float, float, float, float]`, *optional*): (x1, y1, x2, y2) in continuous pixels.
+        corner (`tuple[int, int]`): Column and row of the first pixel of the mask in the image.
+        issue (`tuple[str, str]`, *optional*): Rule and value of what is wrong with the annotation, for the report.
+            With neither mask nor box nothing of it can be used, and its label is left open in the image.
     """
 
     label: str
@@ -100,11 +101,11 @@ class AnnotatedImage:
     """A 2-D image with its annotations.
 
     Attributes:
-        pixels: (h, w) or (h, w, 3), uint8 or uint16, as they are stored.
-        annotations: what was annotated.
-        item: `""`, or which image of the case, such as `"axial 12"`.
-        geometry: where it lies in the patient, for images cut from volumes.
-        window: value of gray 0 and of the highest gray, where pixels were made from values.
+        pixels (`np.ndarray` of shape `(h, w)` or `(h, w, 3)`): Uint8 or uint16, as they are stored.
+        annotations (`tuple[Annotation, ...]`): Masks and boxes.
+        item (`str`): Plane and index of a slice, such as `"axial 12"`; empty for 2-D images.
+        geometry ([`SlicePlane`], *optional*): Position of a slice in the patient, in LPS mm.
+        window (`tuple[float, float]`, *optional*): Values of the lowest and the highest gray level of a slice.
     """
 
     pixels: NDArray
@@ -119,9 +120,9 @@ class LabeledVolume:
     """A volume with label maps on its grid.
 
     Attributes:
-        volume: the image.
-        labelmaps: label maps on the image's grid, each with its names: value -> the source's own label.
-        notes: (rule, value) of what was mended on reading.
+        volume ([`Volume`]): The image.
+        labelmaps (`tuple`): Label maps on the grid of the image, each with value -> label of the source.
+        notes (`tuple`): Rule and value of what was corrected on reading.
     """
 
     volume: Volume
@@ -130,7 +131,11 @@ class LabeledVolume:
 
 
 def inside(root: Path, name: Any) -> Path:
-    """A file below `root`, given by a name out of an annotation file.
+    """Return a file below `root` by a name from an annotation file.
+
+    Args:
+        root (`Path`): Folder of the source.
+        name (`Any`): The name; anything but relative text is refused.
 
     Raises:
         `Rejected`: `leaves_folder`, for absolute names, `..`, and links that lead out; `missing_file`;
@@ -142,7 +147,7 @@ def inside(root: Path, name: Any) -> Path:
         raise Rejected("leaves_folder", "absolute or climbing file name")
     path = root / name
     try:
-        # Reading a pipe would wait for ever.
+        # Reading from a pipe would block.
         if not path.is_file():
             raise Rejected("missing_file")
         if not path.resolve().is_relative_to(root.resolve()):

@@ -87,7 +87,7 @@ LABEL_COLUMNS: dict[str, Column] = {
     "kind_of": _value(pa.string(), "string", "label that this one is a special case of"),
     "extension": _value(pa.bool_(), "bool", "outside the 198"),
     "synonyms": _list(pa.string(), "string", "other phrases"),
-    "codes": _list(pa.string(), "string", "identifiers in terminologies; `?` marks those that nobody has checked"),
+    "codes": _list(pa.string(), "string", "identifiers in terminologies; `?` marks unchecked ones"),
 }
 
 

@@ -31,8 +31,11 @@ class SplitImage:
     """What splitting needs to know of one image.
 
     Attributes:
-        patient: (family, lot). split: the official one or `None`. sha256, perceptual_hash: of its pixels.
-        compare: whether looking alike counts; not for slices of volumes, where different patients often do.
+        patient (`tuple[str, str]`): Family and split key.
+        split (`str`, *optional*): The official split.
+        sha256 (`str`): Of the pixels.
+        perceptual_hash (`str`): Of the pixels, 256 bits in hexadecimal digits.
+        compare (`bool`): Whether to compare perceptual hashes; not for slices, which are alike across patients.
     """
 
     patient: Patient

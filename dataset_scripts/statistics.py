@@ -140,7 +140,7 @@ def _range(low: int, high: int | None) -> str:
 
 
 def _area_bin(fraction: float) -> int:
-    """Number of the edge of `AREA_EDGES` that a share lies above, from 0."""
+    """Return the index of the bin of `AREA_EDGES` that contains a fraction."""
     if fraction < AREA_EDGES[0]:
         return 0
     return min(len(AREA_EDGES), math.floor(2 * math.log10(fraction) + 1e-9) + 11)

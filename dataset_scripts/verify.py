@@ -51,8 +51,11 @@ class Findings:
 def verify(out: Path) -> Findings:
     """Check a built set.
 
+    Args:
+        out (`Path`): Folder of the set.
+
     Raises:
-        `ValueError`: the folder is none.
+        `ValueError`: The folder is not a built set.
     """
     files = sorted(out.glob("coco/*/*.json"))
     if not files:

@@ -1,5 +1,5 @@
 # Copyright 2026 The MedGLIP authors. Licensed under the Apache License, Version 2.0.
-"""The figures of a model card, all of them out of the evaluation file beside it."""
+"""Render the tables of a model card from its evaluation file."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def evaluation_of(results: Mapping[str, Any], modalities: list[str]) -> dict[str
     """The part of an evaluation that is about some modalities.
 
     Raises:
-        `ValueError`: it is none, or one of them was not measured.
+        `ValueError`: The results are not an evaluation, or a modality was not measured.
     """
     if results.get("schema") != SCHEMA:
         raise ValueError("the results are no evaluation: make them with python -m training.evaluate")

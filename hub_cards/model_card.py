@@ -227,11 +227,11 @@ def read_measured(results: Path) -> dict[str, Any]:
     """An evaluation with the calibration and the router's figures beside it, where they were measured.
 
     Raises:
-        `OSError`, `ValueError`: the evaluation cannot be read, or is none.
+        `OSError`, `ValueError`: The evaluation cannot be read.
     """
     evaluation = json.loads(results.read_text(encoding="utf-8"))
     if not isinstance(evaluation, dict):
-        raise ValueError(f"{results.name}: is no evaluation: make it with python -m training.evaluate")
+        raise ValueError(f"{results.name}: is not an evaluation: make it with python -m training.evaluate")
     for name in ("calibration", "router"):
         path = results.with_name(f"{name}.json")
         evaluation[name] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
@@ -242,12 +242,12 @@ def check_weights(checkpoint: Path, evaluation: Mapping[str, Any]) -> None:
     """Refuse an evaluation that is not of a checkpoint's weights as people will use them.
 
     Raises:
-        `ValueError`: it is of others, does not say of which, or is averaged with mirror images.
+        `ValueError`: it is of others, does not say of which, or is averaged with flipped images.
     """
     if evaluation.get("mirror"):
         hint = "measure it without --mirror"
         raise ValueError(
-            f"{checkpoint.name}: the evaluation is averaged with mirror images, which nobody gets: {hint}"
+            f"{checkpoint.name}: the evaluation is averaged with flipped images, unlike predictions: {hint}"
         )
     if evaluation.get("weights_sha256") != weights_sha256(checkpoint):
         hint = f"measure it with python -m training.evaluate --model {checkpoint.name}"

@@ -203,13 +203,15 @@ def _modality(text: str) -> str:
 
 def _tag(text: str) -> str:
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,60}", text) or ".." in text or text in ("main", "HEAD"):
-        raise argparse.ArgumentTypeError(f"{text[:40]!r} is no name of a revision: letters, digits, '.', '_' and '-'")
+        raise argparse.ArgumentTypeError(
+            f"{text[:40]!r} is not a valid revision name: letters, digits, '.', '_' and '-'"
+        )
     return text
 
 
 @script_main()
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line; return the exit status: 1 a gate is shut, 2 wrong usage or a Hub that refuses."""
+    """Run the command line; the exit status is 1 if a gate refuses, 2 for wrong usage or an error of the Hub."""
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     options = parser().parse_args(argv)
     repository_id(options.org, "name")

@@ -28,7 +28,7 @@ Echo = Callable[[str], None]
 
 @dataclass(frozen=True)
 class UploadResult:
-    """What became of one repository: the commit it is at, and whether that is new."""
+    """The commit of a published repository, and whether it is new."""
 
     id: str
     commit: str
@@ -37,7 +37,7 @@ class UploadResult:
 
 @dataclass(frozen=True)
 class RemoteState:
-    """What a repository is now: path -> hash of its files, whether only its owners see it, and its gate."""
+    """A repository on the Hub: path -> hash of its files, whether it is private, and its gate."""
 
     files: dict[str, str]
     private: bool
@@ -85,7 +85,7 @@ def _has_token() -> bool:
 
 
 def _remote_state(api: Any, repository: Repository) -> RemoteState | None:
-    """What a repository is now; `None` if there is none."""
+    """Return the remote state of a repository, or `None` if it does not exist."""
     from huggingface_hub.errors import RepositoryNotFoundError
 
     try:
@@ -105,7 +105,7 @@ def _hash_there(entry: Any) -> str:
 
 
 def _check_name(api: Any, repository: Repository, remote: RemoteState, replace: bool) -> None:
-    """Refuse a repository that somebody, or this command, made for something else."""
+    """Refuse a repository that this command did not publish, or published for another role."""
     if replace or set(remote.files) <= {".gitattributes"}:
         return
     role = None
@@ -117,11 +117,11 @@ def _check_name(api: Any, repository: Repository, remote: RemoteState, replace: 
             role = None
     if role != repository.role:
         whose = f"this command's {one_line(role, 20)}" if role else "something that this command did not publish"
-        raise ValueError(f"{repository.id}: is taken, by {whose}: choose another name, or --replace what is there")
+        raise ValueError(f"{repository.id}: is taken by {whose}: choose another name, or --replace what is there")
 
 
 def _check_visibility(repository: Repository, remote: RemoteState) -> None:
-    """Refuse to put what should be private into what everybody sees."""
+    """Refuse to publish a private repository into a public one."""
     if repository.private and not remote.private:
         hint = "make it private there first, or pass --public"
         raise ValueError(f"{repository.id}: is public there, and private was asked for: {hint}")
@@ -139,9 +139,9 @@ def _has_tag(api: Any, repository: Repository, tag: str) -> bool:
 
 def changes(repository: Repository, remote: dict[str, str]) -> list[str]:
     """Paths of a repository that differ from what is there; those to be removed are among them."""
-    own = {**repository.files(), MARKER: None}
-    differing = [path for path, file in own.items() if remote.get(path) not in _hashes(repository, path, file)]
-    return sorted([*differing, *(set(remote) - set(own) - {".gitattributes"})])
+    local = {**repository.files(), MARKER: None}
+    differing = [path for path, file in local.items() if remote.get(path) not in _hashes(repository, path, file)]
+    return sorted([*differing, *(set(remote) - set(local) - {".gitattributes"})])
 
 
 def _hashes(repository: Repository, path: str, file: Path | None) -> tuple[str, str]:
@@ -182,7 +182,7 @@ def _send(api: Any, repository: Repository, remote: RemoteState | None, tag: str
 
 
 def _make(api: Any, repository: Repository, remote: RemoteState | None) -> None:
-    """Create a repository, closed before anything is in it; shut the gate that was asked for."""
+    """Create a private repository, and close the requested gate before any file is sent."""
     kind = {"repo_type": repository.kind}
     if remote is None:
         sdk = {"space_sdk": "gradio"} if repository.kind == "space" else {}
@@ -194,7 +194,7 @@ def _make(api: Any, repository: Repository, remote: RemoteState | None) -> None:
 
 
 def _open(api: Any, repository: Repository) -> None:
-    """Last of all: let everybody see what was asked to be public."""
+    """Make a repository public as the last step, if requested."""
     if not repository.private and api.repo_info(repository.id, repo_type=repository.kind).private:
         api.update_repo_settings(repository.id, private=False, repo_type=repository.kind)
 
@@ -226,7 +226,7 @@ def _operations(repository: Repository, wanted: Sequence[str]) -> list[Any]:
 
 @contextmanager
 def _hub_errors(what: str) -> Iterator[None]:
-    """Answers of a Hub as one line that says what to do."""
+    """Turn errors of the Hub into one line that says what to do."""
     from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 
     try:

@@ -1,5 +1,5 @@
 # Copyright 2026 The MedGLIP authors. Licensed under the Apache License, Version 2.0.
-"""The interface of all readers: list the cases of a raw folder, then read one case."""
+"""The interface of the readers: list the cases of a raw folder, then read one case."""
 
 from __future__ import annotations
 
@@ -144,7 +144,7 @@ class Reader(ABC):
             return self.split(key)
         known = SPLIT_WORDS.get(str(word).strip().lower())
         if known is None:
-            self.reject("bad_annotations", "a split that is none of train, validation, test")
+            self.reject("bad_annotations", "a split other than train, validation, test")
         return known
 
     def patient(self, key: str) -> str:
@@ -238,7 +238,7 @@ def glob_safe(text: str) -> str:
 
 @dataclass(frozen=True)
 class SourceImage:
-    """An upright image, and where its annotations lie.
+    """An upright image, and the orientation of its annotations.
 
     Attributes:
         pixels: `(h, w)` or `(h, w, 3)`, uint8 or uint16, upright.

@@ -68,7 +68,7 @@ class SideFileReader(Reader):
 
 
 class VocReader(SideFileReader):
-    """Pascal VOC XML beside images.
+    """Pascal VOC XML files, one per image.
 
     `files: {image: "JPEGImages/*.jpg", annotation: "Annotations/{stem}.xml"}`.
 
@@ -103,7 +103,7 @@ def _xml(text: str) -> ElementTree.Element:
 
 
 class YoloReader(SideFileReader):
-    """YOLO text files beside images.
+    """YOLO text files, one per image.
 
     `files: {image: "images/*.jpg", annotation: "labels/{stem}.txt"}` and the recipe's `values` (number -> label).
 
@@ -207,7 +207,7 @@ class CsvBoxesReader(Reader):
             try:
                 x1, y1, x2, y2 = (float(text or "") for text in texts)
             except ValueError:
-                annotations.append(Annotation(label, issue=("bad_annotations", "a box that is no four numbers")))
+                annotations.append(Annotation(label, issue=("bad_annotations", "a box without four numbers")))
                 continue
             if form == "xywh":
                 x2, y2 = x1 + x2, y1 + y2

@@ -37,7 +37,7 @@ class ManifestReader(Reader):
             entries = list(read_json(path, MAX_MANIFEST_BYTES)["images"])
         except (ValueError, KeyError, TypeError) as error:
             reason = one_line(error, 120) if isinstance(error, MedGlipError) else type(error).__name__
-            raise ValueError(f"{self.recipe.source}: {path.name} is no such manifest ({reason})") from None
+            raise ValueError(f"{self.recipe.source}: {path.name} is not a valid manifest ({reason})") from None
         cases: dict[str, Case] = {}
         for entry in entries:
             if not isinstance(entry, dict) or not isinstance(entry.get("image"), str):

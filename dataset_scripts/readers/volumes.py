@@ -67,7 +67,9 @@ class LabelmapReader(Reader):
             content = read_json(inside(self.root, str(self.recipe.files["values"])))
             return {**{int(value): str(name) for value, name in content.items()}, **self.recipe.values}
         except (ValueError, AttributeError):
-            raise Rejected("bad_annotations", "the file of values is no mapping of whole numbers to labels") from None
+            raise Rejected(
+                "bad_annotations", "the file of values is not a mapping of whole numbers to labels"
+            ) from None
 
 
 class MaskVolumesReader(Reader):

@@ -116,10 +116,10 @@ def of_text(path: Path) -> Iterator[str]:
     try:
         text = path.read_bytes().decode("utf-8")
     except UnicodeDecodeError:
-        yield "is no text of UTF-8"
+        yield "is not UTF-8 text"
         return
     if any(ord(char) < 32 and char not in "\t\n\r" for char in text):
-        yield "is no text: it holds control characters"
+        yield "is not text: it holds control characters"
         return
     for what, pattern in {**PATTERNS, **_own_names()}.items():
         match = pattern.search(text)
@@ -146,7 +146,7 @@ def _of_json(path: Path) -> Iterator[str]:
         try:
             json.loads(path.read_text(encoding="utf-8"))
         except ValueError:
-            yield "is no JSON"
+            yield "is not JSON"
 
 
 def _of_tensors(path: Path) -> Iterator[str]:
@@ -155,13 +155,13 @@ def _of_tensors(path: Path) -> Iterator[str]:
     with path.open("rb") as stream:
         length = int.from_bytes(stream.read(8), "little")
         if not 2 <= length <= min(LONGEST_HEADER, size - 8):
-            yield "is no safetensors file"
+            yield "is not a safetensors file"
             return
         try:
             header = json.loads(stream.read(length))
             ends = [int(entry["data_offsets"][1]) for name, entry in header.items() if name != "__metadata__"]
         except (ValueError, KeyError, TypeError, IndexError, AttributeError):
-            yield "is no safetensors file"
+            yield "is not a safetensors file"
             return
     if max(ends, default=0) + 8 + length != size:
         yield "holds more than its header says"
@@ -204,7 +204,7 @@ def _of_table(path: Path) -> Iterator[str]:
                 yield found
                 return
     except (pa.ArrowException, OSError, UnicodeDecodeError):
-        yield "is no Parquet file that can be read"
+        yield "is not a readable Parquet file"
 
 
 def _columns(schema: Any) -> Iterator[tuple[str, Any]]:

@@ -32,7 +32,7 @@ SOURCES = "sources.json"
 PROVENANCE = "provenance.json"
 SCHEMA = "medglip/published-sources@1"
 SPLITS = ("train", "validation", "test")
-# Of a recipe these say which files of whom lie where: names that were never made pseudonyms may be among them.
+# Keys of a recipe that may hold file names or names of patients.
 PRIVATE_KEYS = ("splits", "root")
 Pair = tuple[str, str]
 
@@ -82,7 +82,7 @@ def read_sources(built: Path) -> list[dict[str, Any]]:
     Raises:
         `ValueError`: it is not there, or not what the builder writes.
     """
-    text = "is no built data set, or one of an older version: build it with python -m dataset_scripts.build"
+    text = "is not a built data set, or one of an older version: build it with python -m dataset_scripts.build"
     try:
         rows = json.loads((built / SOURCES).read_text(encoding="utf-8"))["sources"]
         checked = [_source_row(row) for row in rows]

@@ -1,5 +1,5 @@
 # Copyright 2026 The MedGLIP authors. Licensed under the Apache License, Version 2.0.
-"""A repository as it will be on the Hub: a staged folder, and the settings beside it."""
+"""A repository as it will be on the Hub: a staged folder and its settings."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Repository:
         id: `owner/name`. kind: one of `KINDS`. folder: holds exactly the files that go.
         license: in words, for people. private: only its owners see it. gated: one of `GATES`.
         role: what it is to us, of one name with another: `"expert"`, `"unified"`, `"adapter"`, `"dataset"`, `"space"`.
-        variables: of a Space. notes: what should be known before it goes. problems: why it must not go.
+        variables: of a Space. notes: what should be known before it goes. refusals: why it must not be published.
         frozen: path -> SHA-256 of what was looked at; nothing else is sent.
     """
 
@@ -69,7 +69,7 @@ def repository_id(owner: str, name: str) -> str:
     """
     for part in (owner, name):
         if not NAME.fullmatch(part) or ".." in part or "--" in part:
-            raise ValueError(f"{part[:40]!r} is no name on the Hub: letters, digits, '.', '_' and '-'")
+            raise ValueError(f"{part[:40]!r} is not a valid name on the Hub: letters, digits, '.', '_' and '-'")
     return f"{owner}/{name}"
 
 
@@ -77,19 +77,19 @@ def open_stage(stage: Path, inputs: Iterable[Path]) -> None:
     """Take a folder for staging: an empty one, or one that was taken before. What is in it may be deleted.
 
     Raises:
-        `ValueError`: it holds something else, or an input lies in it or it in an input.
+        `ValueError`: The folder holds something else, or contains an input, or an input contains it.
     """
     own = stage.resolve()
     for path in inputs:
         other = path.resolve()
         if own == other or own in other.parents or other in own.parents:
-            raise ValueError(f"--stage {stage.name}: {path.name} lies in it, or it in that: choose another folder")
+            raise ValueError(f"--stage {stage.name}: contains {path.name} or is inside it: choose another folder")
     if stage.exists() and not stage.is_dir():
         raise ValueError(f"--stage {stage.name}: is a file: choose a folder")
     if stage.exists() and any(stage.iterdir()) and not (stage / STAGE_MARKER).is_file():
         raise ValueError(f"--stage {stage.name}: is not empty and was not made by this command: choose another folder")
     stage.mkdir(parents=True, exist_ok=True)
-    (stage / STAGE_MARKER).write_text("what lies here may be deleted at any time\n", encoding="utf-8")
+    (stage / STAGE_MARKER).write_text("what is here may be deleted at any time\n", encoding="utf-8")
 
 
 def empty_folder(folder: Path) -> Path:

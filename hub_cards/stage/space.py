@@ -1,6 +1,8 @@
 # Copyright 2026 The MedGLIP authors. Licensed under the Apache License, Version 2.0.
-"""The Space's repository: its own files, and the package beside them, since a Space installs from public indexes only.
-The weights stay in the model's repository, whose id the Space has as a variable."""
+"""Stage the repository of the Space: its files and the package, since a Space installs from public indexes only.
+
+The weights stay in the repository of the model, whose id is a variable of the Space.
+"""
 
 from __future__ import annotations
 

@@ -104,7 +104,7 @@ def test_a_built_sets_counts_stand_beside_the_papers(small_set: Path, capsys: py
     assert rows["images"] == ("2,720,979", str(images)) and "boxes" in rows["annotations"][1]
     assert main(["--paper", "--built", str(small_set)]) == 0 and str(images) in capsys.readouterr().out
     assert main(["--paper", "--built", "nowhere"]) == 2
-    assert "nowhere: is no data set" in capsys.readouterr().err
+    assert "nowhere: is not a data set" in capsys.readouterr().err
 
 
 def test_a_region_that_no_source_has(capsys: pytest.CaptureFixture[str]) -> None:

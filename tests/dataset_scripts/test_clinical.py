@@ -63,8 +63,8 @@ def test_tables(tmp_path: Path) -> None:
         ({"age": "old", "sex": "kind"}, "has no column old, kind"),
         ({"diagnosis": {"column": "found", "values": {}}}, "has no column found"),
         ({"history": "smoker"}, "history needs column and values"),
-        ({"table": "none.csv"}, "'none.csv' is no table"),
-        ({"table": "../facts.csv"}, "'../facts.csv' is no table"),
+        ({"table": "none.csv"}, "'none.csv' is not a table"),
+        ({"table": "../facts.csv"}, "'../facts.csv' is not a table"),
     ],
 )
 def test_settings_that_do_not_fit_stop_the_build_before_any_work(

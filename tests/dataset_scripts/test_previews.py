@@ -74,7 +74,7 @@ def test_deep_ct_is_shown_through_the_usual_window() -> None:
 
 def test_command(built: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([str(built)]) == 0 and "8 images" in capsys.readouterr().out
-    assert main([str(tmp_path)]) == 2 and "is no data set" in capsys.readouterr().err
+    assert main([str(tmp_path)]) == 2 and "is not a data set" in capsys.readouterr().err
 
 
 def test_the_old_name_of_the_command_works_and_warns() -> None:

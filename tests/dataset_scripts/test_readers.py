@@ -214,7 +214,7 @@ class TestManifest:
     @pytest.mark.parametrize("text", ["{", "[]", '{"images": 3}'])
     def test_what_is_no_manifest(self, tmp_path: Path, text: str) -> None:
         (tmp_path / "list.json").write_text(text, encoding="utf-8")
-        with pytest.raises(ValueError, match="mine: list.json is no such manifest"):
+        with pytest.raises(ValueError, match="mine: list.json is not a valid manifest"):
             read_all(tmp_path, "manifest", {"manifest": "list.json"})
 
 

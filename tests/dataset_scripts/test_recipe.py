@@ -43,7 +43,7 @@ def test_defaults_and_several_recipes(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("[1, 2]", "is no recipe"),
+        ("[1, 2]", "is not a recipe"),
         ("source: [", "cannot be read"),
         ("source: a\nlayout: manifest\n", "say which modality"),
         ("source: a\nmodality: pet\nlayout: manifest\n", "unknown modality"),

@@ -113,7 +113,7 @@ def test_names_of_sources_are_text(name: str, built: Path, tmp_path: Path) -> No
 
 
 def test_bad_input(built: Path, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="is no built data set"):
+    with pytest.raises(ValueError, match="is not a built data set"):
         stage_dataset(tmp_path, "clinic/set", staged_in(tmp_path / "s") / "out")
     folder = tmp_path / "set"
     shutil.copytree(built, folder)
@@ -189,7 +189,7 @@ def test_hostile_rows_of_sources(change: dict, built: Path, tmp_path: Path) -> N
     content = json.loads((folder / "sources.json").read_text(encoding="utf-8"))
     content["sources"][0] |= change
     (folder / "sources.json").write_text(json.dumps(content), encoding="utf-8")
-    with pytest.raises(ValueError, match="is no built data set"):
+    with pytest.raises(ValueError, match="is not a built data set"):
         stage_dataset(folder, "clinic/set", staged_in(tmp_path / "s") / "out")
     assert not list(tmp_path.rglob("*escaped*"))
 

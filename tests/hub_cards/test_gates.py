@@ -69,7 +69,7 @@ def test_access_and_confirmation_count_too() -> None:
         ("x.js", "uid = '2.25.329800735698586629295641978511506172918'", "a DICOM identifier"),
         ("x.css", "doe@clinic.example", "an e-mail address"),
         ("x.json", '"hf_' + "a" * 34 + '"', "a token"),
-        ("x.json", "not json", "is no JSON"),
+        ("x.json", "not json", "is not JSON"),
         ("x.txt", "a\0b", "control characters"),
         ("scan.dcm", "x", "is not an image of the package"),
         ("scan.nii.gz", "x", "files of the kind .gz"),
@@ -77,8 +77,8 @@ def test_access_and_confirmation_count_too() -> None:
         ("picture.png", "x", "is not an image of the package"),
         ("notes", "x", "without an ending"),
         ("py.typed", "x", "is not empty"),
-        ("model.safetensors", "x" * 100, "is no safetensors file"),
-        ("a.parquet", "x" * 100, "is no Parquet file"),
+        ("model.safetensors", "x" * 100, "is not a safetensors file"),
+        ("a.parquet", "x" * 100, "is not a readable Parquet file"),
     ],
 )
 def test_what_must_not_leave(name: str, text: str, said: str, tmp_path: Path) -> None:
@@ -101,7 +101,7 @@ def test_what_may_leave(text: str, tmp_path: Path) -> None:
 
 def test_text_is_utf_8(tmp_path: Path) -> None:
     (tmp_path / "x.txt").write_bytes("Doe".encode("utf-16"))
-    assert privacy.check_privacy(tmp_path) == ["x.txt: is no text of UTF-8"]
+    assert privacy.check_privacy(tmp_path) == ["x.txt: is not UTF-8 text"]
 
 
 def test_the_machine_and_its_user_are_nobodys_business(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -197,7 +197,7 @@ def test_links_are_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["../x", "a/b", "", ".hidden", "a b", "<b>", "a" * 97, "a--b", "a..b"])
 def test_names_that_no_hub_has(name: str) -> None:
-    with pytest.raises(ValueError, match="is no name on the Hub"):
+    with pytest.raises(ValueError, match="is not a valid name on the Hub"):
         repository_id("owner", name)
     assert repository_id("my-hospital", "med-glip-5m") == "my-hospital/med-glip-5m"
 

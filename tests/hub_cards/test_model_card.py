@@ -153,7 +153,7 @@ def test_figures_of_other_weights_are_refused(checkpoint: Path, tmp_path: Path) 
     for other in ({**own, "weights_sha256": "0" * 64}, {**own, "weights_sha256": None}, {"modalities": {}}):
         with pytest.raises(ValueError, match="not of these weights: measure it with"):
             model_card.check_weights(checkpoint, other)
-    with pytest.raises(ValueError, match="averaged with mirror images"):
+    with pytest.raises(ValueError, match="averaged with flipped images"):
         model_card.check_weights(checkpoint, {**own, "mirror": True})
 
 

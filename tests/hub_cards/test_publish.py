@@ -96,9 +96,9 @@ def test_a_shut_gate_sends_nothing(
     ("more", "said"),
     [
         (["--what", "adapter"], "needs --adapter RUN"),
-        (["--what", "dataset", "--data", "nowhere"], "nowhere: is no built data set"),
+        (["--what", "dataset", "--data", "nowhere"], "nowhere: is not a built data set"),
         (["--what", "experts", "--modality", "mri"], "mri"),
-        (["--what", "experts", "--org", "../etc"], "is no name on the Hub"),
+        (["--what", "experts", "--org", "../etc"], "is not a valid name on the Hub"),
         (["--what", "experts", "--results", "nowhere.json"], "nowhere.json"),
         (["--what", "experts", "--modality", "ct", "--yes"], "HF_HUB_OFFLINE|no token"),
     ],
@@ -144,7 +144,7 @@ class TestTheStage:
         (stage / "med-glip-lora-x").mkdir()
         (stage / "med-glip-lora-x" / "weights").write_text("mine", encoding="utf-8")
         assert main(["--what", "adapter", *arguments, option, str(stage / "med-glip-lora-x")]) == 2
-        assert "lies in it, or it in that" in capsys.readouterr().err
+        assert "or is inside it: choose another folder" in capsys.readouterr().err
         assert (stage / "med-glip-lora-x" / "weights").is_file()
 
 

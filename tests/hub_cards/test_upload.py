@@ -109,7 +109,7 @@ def test_only_what_was_looked_at_is_sent(said: dict[str, Any]) -> None:
 
 
 def test_names_of_other_things_are_taken(said: dict[str, Any]) -> None:
-    assert "is taken, by this command's expert" in said["other_role"]["refused"]
+    assert "is taken by this command's expert" in said["other_role"]["refused"]
     assert "did not publish" in said["somebodys_readme"]["refused"] and said["somebodys_readme"]["commits"] == 1
 
 
