@@ -54,7 +54,7 @@ def metadata(name: str, classes: Classes, statistics: Statistics, content_hash: 
     """
     sizes = {key: (count, statistics.split_bytes[key]) for key, count in statistics.split_images.items()}
     modalities = sorted({modality for modality, _ in sizes})
-    features = dict.fromkeys(modalities, yaml_features(list(classes.names)))
+    features = {modality: yaml_features(list(classes.names)) for modality in modalities}
     labels = {"name": "train", "num_bytes": len(str(classes.rows)), "num_examples": len(classes.rows)}
     label_info = {"features": yaml_label_features(), "splits": [labels]}
     return {

@@ -8,6 +8,7 @@ import json
 import os
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -32,8 +33,12 @@ def staged(folder: Path, name: str = ID, kind: str = "model", **settings: Any) -
     (folder / "one.safetensors").write_bytes(b"1" * 2000)
     (folder / "two.safetensors").write_bytes(b"2" * 3000)
     made = Staged(name, kind, folder, "mit", settings.pop("role", "expert"), **settings)
-    made.checked_hashes = made.hashes()
-    return made
+    return checked(made)
+
+
+def checked(repository: Any) -> Any:
+    """The repository with the hashes of its present files."""
+    return replace(repository, checked_hashes=repository.hashes())
 
 
 def send(*repositories: Any, tag: str | None = None, replace: bool = False, token: str | None = "hf_writer") -> Any:
@@ -84,7 +89,7 @@ def changed(hub: Hub, folder: Path) -> Any:
     hub.uploaded.clear()
     (folder / "two.safetensors").unlink()
     (folder / "three.safetensors").write_bytes(b"3")
-    repository.checked_hashes = repository.hashes()
+    repository = checked(repository)
     return {"sent": send(repository), "uploaded": len(hub.uploaded), **state(hub)}
 
 
@@ -140,7 +145,7 @@ def tag_taken(hub: Hub, folder: Path) -> Any:
     repository = staged(folder)
     send(repository, tag="v1")
     (folder / "one.safetensors").write_bytes(b"other")
-    repository.checked_hashes = repository.hashes()
+    repository = checked(repository)
     refused, after = send(repository, tag="v1"), state(hub)
     return {"refused": refused, "after": after, "next": send(repository, tag="v2"),
             "tags": sorted(hub.repositories["model", ID].tags)}  # fmt: skip
@@ -153,7 +158,7 @@ def back_to_a_tag(hub: Hub, folder: Path) -> Any:
     send(repository, tag="v1")
     send(staged(folder, role="expert"), tag="v1")
     (folder / "one.safetensors").write_bytes(b"other")
-    repository.checked_hashes = repository.hashes()
+    repository = checked(repository)
     send(repository)
     kept = send(repository, tag="v1")
     again = staged(folder)
