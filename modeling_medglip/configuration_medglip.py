@@ -147,7 +147,7 @@ def _check_file(file: Path, folder: Path) -> None:
     if stat.S_ISDIR(status.st_mode):
         return
     if not stat.S_ISREG(status.st_mode):
-        raise ValueError(f"{file.name} is no regular file")
+        raise ValueError(f"{file.name} is not a regular file")
     home, target = folder.resolve(), file.resolve()
     # The Hub's cache keeps the contents beside its snapshots and links to them.
     caches = (parent.parent / "blobs" for parent in home.parents if parent.name == "snapshots")
@@ -174,7 +174,7 @@ def _check_index(file: Path) -> None:
     try:
         shards = set(read_json(file)["weight_map"].values())
     except (KeyError, TypeError, AttributeError):
-        raise ValueError(f"{file.name} is no index of a checkpoint") from None
+        raise ValueError(f"{file.name} is not an index of a checkpoint") from None
     for shard in shards:
         if not isinstance(shard, str) or not SHARD_NAME.fullmatch(shard):
             raise ValueError(
@@ -254,7 +254,7 @@ def _setting_problem(key: str, value: Any) -> str | None:
     if key in ("attn_implementation", "_attn_implementation") and value not in ATTENTION:
         return f"must be one of {', '.join(ATTENTION)}, not {str(value)[:60]!r}"
     if key in ("dtype", "torch_dtype") and not PRECISION.fullmatch(str(value)):
-        return f"is no floating-point type: {str(value)[:60]!r}"
+        return f"is not a floating-point type: {str(value)[:60]!r}"
     if key == "backbone" and isinstance(value, str) and not PLAIN_NAME.fullmatch(value):
         return f"must be the name of an architecture, not {value[:60]!r}"
     if isinstance(value, float) and not math.isfinite(value):
@@ -342,9 +342,9 @@ class MedGlipHeadConfig(PreTrainedConfig):
             raise ValueError(f"channels {self.channels} is not a multiple of groups {self.groups}")
         if len(self.anchor_sizes) != len(self.anchor_strides):
             raise ValueError("anchor_sizes and anchor_strides need one number per level")
-        line = self.score_calibration
-        if line is not None and (len(line) != 2 or not line[0] > 0):
-            raise ValueError(f"score_calibration must be a positive slope and an intercept, got {line}")
+        calibration = self.score_calibration
+        if calibration is not None and (len(calibration) != 2 or not calibration[0] > 0):
+            raise ValueError(f"score_calibration must be a positive slope and an intercept, got {calibration}")
 
 
 @strict

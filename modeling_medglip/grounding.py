@@ -19,7 +19,7 @@ from .checkpoints.loading import is_adapter, load_checkpoint, locate
 from .configuration_medglip import resolve_modality
 from .defaults import UNTRAINED_THRESHOLD
 from .errors import MedGlipError, UsageError, one_line
-from .image_processing_medglip import channels_first, modality_contradiction, upright_picture
+from .image_processing_medglip import channels_first, modality_contradiction, upright_image
 from .io.image import read_image
 from .io.image_record import ReadImage
 from .modeling_medglip import MedGlipForObjectDetection
@@ -332,7 +332,7 @@ def _read(image: Any, frame: int | None) -> ReadImage:
 def _pixels(image: Image.Image) -> np.ndarray:
     """Return an upright PIL image in its own numbers: (height, width), or (height, width, 3)."""
     try:
-        planes = channels_first(upright_picture(image))
+        planes = channels_first(upright_image(image))
     except ValueError as error:
         raise MedGlipError(f"image: {one_line(error)}") from None
     return planes[0] if len(planes) == 1 else np.moveaxis(planes, 0, -1)

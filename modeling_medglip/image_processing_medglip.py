@@ -1,5 +1,5 @@
 # Copyright 2026 The MedGLIP authors. Licensed under the Apache License, Version 2.0.
-"""Image processor of MedGLIP: intensity normalisation per modality, resizing, padding, and the modality router."""
+"""Image processor of MedGLIP: intensity normalization per modality, resizing, padding, and the modality router."""
 
 import copy
 import math
@@ -31,12 +31,12 @@ from .configuration_medglip import (
 
 logger = logging.get_logger(__name__)
 
-# A picture of this size takes about 2 GB while it is prepared.
+# An image of this size takes about 2 GB while it is prepared.
 MAX_PIXELS = 2**26
 # Longest side in pixels of the model's input.
 MAX_SIDE = 4096
-# Formats that are plain pictures. Pillow knows others that start programs (EPS) or that nobody needs here.
-PICTURE_FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "GIF", "WEBP", "PPM")
+# Formats that are plain images. Pillow knows others that start programs (EPS) or that nobody needs here.
+IMAGE_FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "GIF", "WEBP", "PPM")
 # Bits that detectors and cameras store a grey level in.
 BIT_DEPTHS = (8, 10, 12, 14, 16)
 INTENSITIES = ("hounsfield", "percentile", "nonzero_percentile", "range")
@@ -49,7 +49,7 @@ MAX_ROUTER_BYTES = 2**24
 # Only Hounsfield units hold large negative values; this share of such pixels settles the modality without the router.
 HOUNSFIELD_NEGATIVE = -200
 HOUNSFIELD_SHARE = 0.02
-# Deducing the window of a CT picture: HU of its two peaks, how much further from air soft tissue lies than
+# Deducing the window of a CT image: HU of its two peaks, how much further from air soft tissue lies than
 # fat, and the ranges that windows have.
 AIR_HU, SOFT_TISSUE_HU = -1000.0, 50.0
 FAT_STEP = (1.08, 1.35)
@@ -95,7 +95,7 @@ class MedGlipImagesKwargs(MedGlipImageProcessorKwargs, total=False):
     volume_statistics: Any
 
 
-# Reading one picture -------------------------------------------------------------------------------------------------
+# Reading one image -------------------------------------------------------------------------------------------------
 
 
 def _array_from_pil(image: Image.Image) -> np.ndarray:
@@ -130,13 +130,13 @@ def _is_misread(image: Image.Image) -> bool:
         bits, sample_format = max(tags.get(258, (1,))), max(tags.get(339, (1,)))
         white_is_zero, planes = tags.get(262, 0) == 0, tags.get(284, 1) == 2
         swapped = tags.prefix == b"MM" and tags.get(259, 1) != 1 and (bits == 32 or sample_format == 2)
-        odd = (bits, sample_format) in ((8, 2), (32, 1))
-        return swapped or odd or (planes and image.mode == "LA") or (bits > 8 and (white_is_zero or planes))
+        unsupported = (bits, sample_format) in ((8, 2), (32, 1))
+        return swapped or unsupported or (planes and image.mode == "LA") or (bits > 8 and (white_is_zero or planes))
     raw_modes = {str(tile.args) for tile in getattr(image, "tile", ())}
     return "LA;16B" in raw_modes or ("transparency" in image.info and bool(raw_modes & {"L;2", "L;4", "RGB;16B"}))
 
 
-def upright_picture(image: Image.Image) -> Image.Image:
+def upright_image(image: Image.Image) -> Image.Image:
     """
     Return a PIL image turned upright by its EXIF tag, as transformers' `load_image` does.
 
@@ -149,25 +149,25 @@ def upright_picture(image: Image.Image) -> Image.Image:
     return ImageOps.exif_transpose(image)
 
 
-def _open_picture(path: str | Path) -> Image.Image:
-    """Open a local picture file, turned upright by its EXIF tag. Addresses on the network are refused."""
+def _open_image(path: str | Path) -> Image.Image:
+    """Open a local image file, turned upright by its EXIF tag. Addresses on the network are refused."""
     if str(path).startswith(("http://", "https://", "ftp://", "data:")):
         raise ValueError(f"{str(path)[:80]}: images are read from files only; download it first")
     Image.init()  # or Pillow does not know all of the formats yet
     name = Path(path).name
     try:
         # By its name Pillow would map a turned TIFF into memory with its sides swapped.
-        with open(path, "rb") as stream, Image.open(stream, formats=PICTURE_FORMATS) as image:
-            return upright_picture(image)
+        with open(path, "rb") as stream, Image.open(stream, formats=IMAGE_FORMATS) as image:
+            return upright_image(image)
     except Image.UnidentifiedImageError:
-        raise ValueError(f"{name}: cannot be read as a picture (none of {', '.join(PICTURE_FORMATS)})") from None
+        raise ValueError(f"{name}: cannot be read as an image (none of {', '.join(IMAGE_FORMATS)})") from None
     except Image.DecompressionBombError:
-        raise ValueError(f"{name}: cannot be read as a picture (more than {MAX_PIXELS} pixels)") from None
+        raise ValueError(f"{name}: cannot be read as an image (more than {MAX_PIXELS} pixels)") from None
     except ValueError as error:
         raise ValueError(f"{name}: {error}") from None
     except Exception as error:  # damaged files make Pillow raise nearly anything, with the whole path in its messages
         reason = getattr(error, "strerror", None) or "damaged or cut short"
-        raise ValueError(f"{name}: cannot be read as a picture ({reason})") from None
+        raise ValueError(f"{name}: cannot be read as an image ({reason})") from None
 
 
 # From this share of white pixels on, a grey image in RGB has probably lost levels.
@@ -202,23 +202,23 @@ def _channel_axis(shape: tuple[int, ...], is_tensor: bool, input_data_format: st
     for axis in order:
         if shape[axis] in (1, 3, 4):
             return axis
-    raise ValueError(f"an array of shape {tuple(shape)} is no picture: pass (h, w), (h, w, 3), (3, h, w) or one slice")
+    raise ValueError(f"an array of shape {tuple(shape)} is not an image: pass (h, w), (h, w, 3) or (3, h, w)")
 
 
 def channels_first(image: Any, input_data_format: str | None = None) -> np.ndarray:
     """
-    Any picture -> array (1 or 3, h, w) in its own numbers.
+    Any image -> array (1 or 3, h, w) in its own numbers.
 
     Args:
-        image: PIL picture (any mode), array or tensor (h, w), (h, w, c), (c, h, w) with c of 1, 3 or 4, or a path.
+        image: PIL image (any mode), array or tensor (h, w), (h, w, c), (c, h, w) with c of 1, 3 or 4, or a path.
         input_data_format (`str`, *optional*): `"channels_first"` or `"channels_last"`; guessed when not given.
 
     Raises:
-        `ValueError`: no picture, no pixels, too many pixels, or values that are not finite numbers.
+        `ValueError`: not an image, no pixels, too many pixels, or values that are not finite numbers.
     """
     is_tensor = isinstance(image, torch.Tensor)
     if isinstance(image, (str, Path)):
-        image = _open_picture(image)
+        image = _open_image(image)
     if isinstance(image, Image.Image):
         _check_pixels(image.height, image.width)
         array, input_data_format = _array_from_pil(image), "channels_last"
@@ -228,9 +228,9 @@ def channels_first(image: Any, input_data_format: str | None = None) -> np.ndarr
     elif isinstance(image, np.ndarray):
         array = image
     else:
-        raise ValueError(f"{type(image).__name__} is no picture; pass a PIL image, an array, a tensor or a path")
+        raise ValueError(f"{type(image).__name__} is not an image; pass a PIL image, an array, a tensor or a path")
     if array.dtype.kind not in "buif" or array.ndim not in (2, 3):
-        raise ValueError(f"an array of type {array.dtype} and shape {array.shape} is no picture")
+        raise ValueError(f"an array of type {array.dtype} and shape {array.shape} is not an image")
     if array.ndim == 3:
         array = np.moveaxis(array, _channel_axis(array.shape, is_tensor, input_data_format), 0)
     else:
@@ -243,13 +243,13 @@ def channels_first(image: Any, input_data_format: str | None = None) -> np.ndarr
 
 
 def _drop_alpha(array: np.ndarray) -> np.ndarray:
-    """(4, h, w) -> (3, h, w) over black, the background of medical pictures."""
+    """(4, h, w) -> (3, h, w) over black, the background of medical images."""
     full = float(np.iinfo(array.dtype).max) if array.dtype.kind in "ui" else 1.0
     alpha = array[3].astype(np.float32) / full
     if alpha.min() >= 1:
         return array[:3]
-    colours = array[:3] * alpha
-    return (colours.round() if array.dtype.kind in "ui" else colours).astype(array.dtype)
+    colors = array[:3] * alpha
+    return (colors.round() if array.dtype.kind in "ui" else colors).astype(array.dtype)
 
 
 def luminance(array: np.ndarray) -> np.ndarray:
@@ -261,8 +261,8 @@ def luminance(array: np.ndarray) -> np.ndarray:
 
 
 def unit_range(array: np.ndarray) -> np.ndarray:
-    """Picture values -> float32 in [0, 1]: floats as they are (or / 255), whole numbers by the smallest of the
-    `BIT_DEPTHS` that holds them, since 12-bit pictures come in 16-bit files
+    """Image values -> float32 in [0, 1]: floats as they are (or / 255), whole numbers by the smallest of the
+    `BIT_DEPTHS` that holds them, since 12-bit images come in 16-bit files
     (scale the dark frames of a series yourself)."""
     values = array.astype(np.float32)
     low, high = float(values.min()), float(values.max())
@@ -271,11 +271,11 @@ def unit_range(array: np.ndarray) -> np.ndarray:
     else:
         full = next((2.0**bits - 1 for bits in BIT_DEPTHS if high < 2**bits), 65535.0)
     if low < 0 or high > full:
-        raise ValueError(f"values {low:g} to {high:g} are outside a picture's range; scale them to 0..1 or 0..255")
+        raise ValueError(f"values {low:g} to {high:g} are outside an image's range; scale them to 0..1 or 0..255")
     return values / full
 
 
-def is_picture(array: np.ndarray) -> bool:
+def has_grey_levels(array: np.ndarray) -> bool:
     """Whether numbers are grey levels (unsigned, or floats within 0..1) rather than measured units, which may be
     negative."""
     if array.dtype.kind == "u":
@@ -285,7 +285,7 @@ def is_picture(array: np.ndarray) -> bool:
 
 def estimate_window(pixels: np.ndarray) -> tuple[float, float] | None:
     """
-    Estimate the Hounsfield units of grey 0 and grey 255 of a CT picture.
+    Estimate the Hounsfield units of grey 0 and grey 255 of a CT image.
 
     Two peaks of the smoothed grey histogram are used: air round the patient (-1000 HU) and soft tissue (about 50
     HU). For wide
@@ -295,7 +295,7 @@ def estimate_window(pixels: np.ndarray) -> tuple[float, float] | None:
         pixels: uint8 (h, w).
 
     Returns:
-        low and high in HU, or `None` when the picture has no two clear peaks.
+        low and high in HU, or `None` when the image has no two clear peaks.
     """
     counts = np.bincount(pixels.ravel(), minlength=256).astype(np.float64)
     counts[0] = min(counts[0], counts[1])  # padding outside the field of view
@@ -314,9 +314,9 @@ def estimate_window(pixels: np.ndarray) -> tuple[float, float] | None:
 
 def deduced_hounsfield(array: np.ndarray) -> np.ndarray | None:
     """
-    (1 or 3, h, w) of a CT picture in grey levels -> float32 (h, w) in approximate HU, `None` when that cannot be done.
+    (1 or 3, h, w) of a CT image in grey levels -> float32 (h, w) in approximate HU, `None` when that cannot be done.
 
-    Deeper pictures than 8 bits often hold HU plus an offset, 1024 or (DeepLesion) 32768; where the estimated window
+    Deeper images than 8 bits often hold HU plus an offset, 1024 or (DeepLesion) 32768; where the estimated window
     has about one HU per grey level, the offset that fits is taken instead.
     """
     grey = luminance(array)
@@ -386,7 +386,7 @@ def _resize_mask(mask: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
     return torch.nn.functional.interpolate(mask[None, None].float(), size=size, mode="nearest-exact")[0, 0] > 0.5
 
 
-# The router's view of a picture -------------------------------------------------------------------------------------
+# The router's view of an image -------------------------------------------------------------------------------------
 
 
 def looks_like_hounsfield(array: np.ndarray) -> bool:
@@ -402,7 +402,7 @@ def _router_sample(array: np.ndarray) -> np.ndarray:
     return array[:, ::step, ::step].astype(np.float32)
 
 
-def _router_picture(sample: np.ndarray) -> np.ndarray:
+def _router_image(sample: np.ndarray) -> np.ndarray:
     """(1 or 3, h, w) raw -> float64 (3, ROUTER_SIDE, ROUTER_SIDE) in [0, 1], stretched by its percentiles."""
     small = resize_image(torch.from_numpy(sample), (ROUTER_SIDE, ROUTER_SIDE)).numpy()
     low, high = np.percentile(luminance(small), [0.5, 99.5])
@@ -416,13 +416,13 @@ def _blocks(plane: np.ndarray, grid: int) -> np.ndarray:
     return plane[: grid * step, : grid * step].reshape(grid, step, grid, step).mean((1, 3)).ravel()
 
 
-def _colour_features(picture: np.ndarray) -> list[np.ndarray]:
-    red, green, blue = picture
-    saturation = picture.max(0) - picture.min(0)
-    coloured = [(saturation > level).mean() for level in (0.02, 0.1, 0.3)]
+def _color_features(image: np.ndarray) -> list[np.ndarray]:
+    red, green, blue = image
+    saturation = image.max(0) - image.min(0)
+    colored = [(saturation > level).mean() for level in (0.02, 0.1, 0.3)]
     shares = [((red - green) > 0.1).mean(), ((red - blue) > 0.2).mean(), ((blue - red) > 0.05).mean()]
     moments = [saturation.mean(), saturation.std(), (red - green).mean(), (green - blue).mean(), (red - green).std()]
-    return [np.array(coloured + shares + moments), _blocks(red - green, 4), _blocks(green - blue, 4)]
+    return [np.array(colored + shares + moments), _blocks(red - green, 4), _blocks(green - blue, 4)]
 
 
 def _grey_features(grey: np.ndarray) -> list[np.ndarray]:
@@ -476,13 +476,13 @@ def _grain(sample: np.ndarray) -> np.ndarray:
 
 def router_features(image: Any, input_data_format: str | None = None) -> np.ndarray:
     """
-    Numbers that tell modalities apart, whatever the units: colour, histogram, radial profile, borders, edges and their
-    directions, texture, grain, and a coarse thumbnail. A picture as for `channels_first` -> float64 (features,).
+    Numbers that tell modalities apart, whatever the units: color, histogram, radial profile, borders, edges and their
+    directions, texture, grain, and a coarse thumbnail. An image as for `channels_first` -> float64 (features,).
     """
     sample = _router_sample(channels_first(image, input_data_format))
-    picture = _router_picture(sample)
-    grey = np.tensordot(LUMINANCE.astype(np.float64), picture, axes=1)
-    parts = [*_colour_features(picture), *_grey_features(grey), _orientations(grey), _texture(grey), _grain(sample)]
+    image = _router_image(sample)
+    grey = np.tensordot(LUMINANCE.astype(np.float64), image, axes=1)
+    parts = [*_color_features(image), *_grey_features(grey), _orientations(grey), _texture(grey), _grain(sample)]
     return np.concatenate(parts)
 
 
@@ -567,7 +567,7 @@ def modality_contradiction(
 
     Args:
         stated (`str`): modality or alias, for example DICOM's `Modality`.
-        image: the picture, as for `normalize_image`.
+        image: the image, as for `normalize_image`.
         processor ([`MedGlipImageProcessor`]): with router weights (without them nothing is said).
         sure (`float`): probability from which the router's view counts.
     """
@@ -584,11 +584,11 @@ def scale_annotation(
     annotation: dict[str, Any], shape: tuple[int, int], target: tuple[int, int]
 ) -> dict[str, torch.Tensor]:
     """
-    `{"boxes": (n, 4) xyxy pixels with x2 = x + width, "class_labels": (n,)}` of a picture of `shape` (height, width)
-    -> the same of the picture resized to `target`, in GLIP's convention (width = x2 - x1 + 1).
+    `{"boxes": (n, 4) xyxy pixels with x2 = x + width, "class_labels": (n,)}` of an image of `shape` (height, width)
+    -> the same of the image resized to `target`, in GLIP's convention (width = x2 - x1 + 1).
 
     Raises:
-        `ValueError`: a box is not finite, has no area or lies more than half a pixel outside the picture.
+        `ValueError`: a box is not finite, has no area or lies more than half a pixel outside the image.
     """
     check_annotation(annotation, "annotations")
     boxes = torch.as_tensor(np.asarray(annotation["boxes"], dtype=np.float32)).reshape(-1, 4)
@@ -611,7 +611,7 @@ def scale_annotation(
 
 
 def _as_batch(images: Any) -> tuple[list[Any], bool]:
-    """(list of single pictures, whether a batch was given): a list, or a 4-D array or tensor, is a batch."""
+    """(list of single images, whether a batch was given): a list, or a 4-D array or tensor, is a batch."""
     if isinstance(images, (list, tuple)):
         return list(images), True
     if isinstance(images, (np.ndarray, torch.Tensor)) and images.ndim == 4:
@@ -827,15 +827,15 @@ def as_arrays(data: Mapping[str, Any]) -> dict[str, Any]:
 
 class MedGlipImageProcessor(TorchvisionBackend):
     r"""
-    Turns medical pictures of any modality into a batch for MedGLIP.
+    Turns medical images of any modality into a batch for MedGLIP.
 
     Args:
-        modality (`str`, defaults to `"auto"`): what a picture is when the call does not say so. `"auto"`: the router.
+        modality (`str`, defaults to `"auto"`): what an image is when the call does not say so. `"auto"`: the router.
         modality_settings (`dict[str, dict]`, *optional*): for every modality the checkpoint knows: `size`
             (`{"height", "width"}` stretches, `{"shortest_edge", "longest_edge"}` keeps the shape), `intensity` (one of
             `"hounsfield"`, `"percentile"`, `"nonzero_percentile"`, `"range"`), `percentiles` (low, high in per cent),
-            `windows` (centre and width in HU: three become the channels, a single one fills all), `deduce_window`
-            (whether CT pictures of grey levels are turned back into approximate HU, see `estimate_window`), `mean` and
+            `windows` (center and width in HU: three become the channels, a single one fills all), `deduce_window`
+            (whether CT images of grey levels are turned back into approximate HU, see `estimate_window`), `mean` and
             `std` per
             channel after scaling to [0, 1], and `channel_order` (`"RGB"` or `"BGR"`; mean and std are in that order).
             Keys left out take the modality's defaults.
@@ -947,7 +947,7 @@ class MedGlipImageProcessor(TorchvisionBackend):
             if settings[key] not in choices:
                 raise ValueError(f"{key} of {name} must be one of {', '.join(choices)}, not {settings[key]!r}")
         if settings["intensity"] == "hounsfield" and len(settings.get("windows") or ()) not in (1, 3):
-            raise ValueError(f"{name} needs one or three windows of centre and width in HU")
+            raise ValueError(f"{name} needs one or three windows of center and width in HU")
         sides = [side for side in settings["size"].values() if side is not None]
         if not all(isinstance(side, int) and 0 < side <= MAX_SIDE for side in sides):
             raise ValueError(f"size of {name} must hold sides of 1 to {MAX_SIDE} pixels, not {settings['size']}")
@@ -957,7 +957,7 @@ class MedGlipImageProcessor(TorchvisionBackend):
             if numbers.shape != ((2,) if key == "percentiles" else (3,)) or not np.isfinite(numbers).all():
                 raise ValueError(f"{key} of {name} must be {3 - (key == 'percentiles')} finite numbers")
         if np.asarray(settings.get("windows") or [[0, 1]], dtype=np.float64).shape[1:] != (2,):
-            raise ValueError(f"windows of {name} must be pairs of centre and width in HU")
+            raise ValueError(f"windows of {name} must be pairs of center and width in HU")
         return settings
 
     def resolve(self, modality: str) -> str:
@@ -1005,20 +1005,20 @@ class MedGlipImageProcessor(TorchvisionBackend):
         input_data_format: str | None = None,
     ) -> torch.Tensor:
         """
-        One picture -> float32 (3, h, w) in [0, 1], before resizing and before mean and standard deviation.
+        One image -> float32 (3, h, w) in [0, 1], before resizing and before mean and standard deviation.
 
         Args:
-            image: PIL picture, array, tensor or path. CT arrays that are signed, or of floats that leave [0, 1], are
+            image: PIL image, array, tensor or path. CT arrays that are signed, or of floats that leave [0, 1], are
                 Hounsfield units; unsigned ones of any depth are grey levels with a window or an offset (1024, 32768)
                 that is deduced.
             modality (`str`): a modality or an alias, not `"auto"`.
-            pixel_mask (*optional*): (h, w), true where the picture is real. Statistics come from there; outside is 0.
+            pixel_mask (*optional*): (h, w), true where the image is real. Statistics come from there; outside is 0.
             volume_statistics (`tuple[float, float]`, *optional*): what the method of that name gave for the volume.
             photometric_interpretation (`str`, *optional*): DICOM's; `"MONOCHROME1"` inverts the grey levels.
             input_data_format (`str`, *optional*): `"channels_first"` or `"channels_last"` for arrays.
 
         Raises:
-            `ValueError`: an unknown modality, or an image that is none (see `channels_first`).
+            `ValueError`: an unknown modality, or not an image (see `channels_first`).
         """
         settings = self.modality_settings[self.resolve(modality)]
         array = channels_first(image, input_data_format)
@@ -1041,7 +1041,7 @@ class MedGlipImageProcessor(TorchvisionBackend):
         limits: tuple[float, float] | None,
         inverted: bool,
     ) -> np.ndarray:
-        """(h, w) grey levels -> (1, h, w) in [0, 1], between the given limits or the picture's own percentiles."""
+        """(h, w) grey levels -> (1, h, w) in [0, 1], between the given limits or the image's own percentiles."""
         if limits is None:
             inside = grey if mask is None else grey[mask]
             if inverted:
@@ -1054,15 +1054,15 @@ class MedGlipImageProcessor(TorchvisionBackend):
 
     @staticmethod
     def _hounsfield(array: np.ndarray, settings: dict[str, Any]) -> np.ndarray | None:
-        """(h, w) in HU: measured, or deduced from a picture; `None` when that cannot be done."""
-        if not is_picture(array):
+        """(h, w) in HU: measured, or deduced from an image; `None` when that cannot be done."""
+        if not has_grey_levels(array):
             return luminance(array)
         return deduced_hounsfield(array) if settings.get("deduce_window") else None
 
     @staticmethod
     def _windows(hounsfield: np.ndarray, windows: list[list[float]]) -> np.ndarray:
         """(h, w) in HU -> (len(windows), h, w) in [0, 1]."""
-        return np.stack([((hounsfield - centre) / width + 0.5).clip(0, 1) for centre, width in windows])
+        return np.stack([((hounsfield - center) / width + 0.5).clip(0, 1) for center, width in windows])
 
     @staticmethod
     def _check_mask(pixel_mask: Any, shape: tuple[int, ...]) -> np.ndarray | None:
@@ -1089,8 +1089,8 @@ class MedGlipImageProcessor(TorchvisionBackend):
         if isinstance(image_url_or_urls, (list, tuple)):
             return [self.fetch_images(image) for image in image_url_or_urls]
         if isinstance(image_url_or_urls, Image.Image):
-            return upright_picture(image_url_or_urls)
-        return _open_picture(image_url_or_urls) if isinstance(image_url_or_urls, (str, Path)) else image_url_or_urls
+            return upright_image(image_url_or_urls)
+        return _open_image(image_url_or_urls) if isinstance(image_url_or_urls, (str, Path)) else image_url_or_urls
 
     def preprocess(  # type: ignore[misc]
         self,
@@ -1269,7 +1269,7 @@ class MedGlipImageProcessor(TorchvisionBackend):
         What the pixels look like: (modality, probability between 0 and 1), among those of this checkpoint.
 
         Raises:
-            `ValueError`: the processor holds no router weights, or the image is none.
+            `ValueError`: the processor holds no router weights, or the image is invalid.
         """
         probabilities = self.modality_probabilities(image)
         name = max(probabilities, key=lambda key: probabilities[key])

@@ -47,7 +47,7 @@ CONVERT_PICKLE = (
     "where you trust it, convert it to safetensors first: "
     'safetensors.torch.save_file(torch.load(file, weights_only=True), "model.safetensors")'
 )
-# How many more parameters than its files hold a configuration may describe, before the lack is told tensor by tensor.
+# How many more parameters than its files hold a configuration may describe before it is refused outright.
 SPARE_PARAMETERS = 2**27
 # The logit of a region outside its own image: its probability is exactly 0 in float32.
 OUTSIDE_LOGIT = -50000.0
@@ -61,7 +61,7 @@ class MedGlipModelOutput(ModelOutput):
     """
     Args:
         logits (`Tensor` of shape `(batch, regions, tokens)`): alignment S before the sigmoid. Regions are the
-        places of
+        cells of
             levels P3..P7 in row-major order; with prompts in chunks `(batch, chunks * regions, tokens)`.
         region_features (`Tensor` of shape `(batch, regions, channels)`): F of Eq. (1), after the fusion.
         token_features (`Tensor` of shape `(batch, tokens, channels)` or `(batch, chunks, tokens, channels)`): T of
@@ -266,7 +266,7 @@ class MedGlipBiDirectionalAttention(nn.Module):
 
 
 class MedGlipFusionLayer(nn.Module):
-    """Pre-norm bi-directional cross-attention; the residual starts from the normalised tensors, as in GLIP's
+    """Pre-norm bi-directional cross-attention; the residual starts from the normalized tensors, as in GLIP's
     VLFuse."""
 
     def __init__(self, config: MedGlipConfig, head_config: MedGlipHeadConfig, text_dim: int) -> None:
@@ -497,7 +497,7 @@ def unflatten_levels(visual: Tensor, shapes: Sequence[torch.Size]) -> list[Tenso
 
 
 class MedGlipAlignmentHead(nn.Module):
-    """Alignment of regions with tokens: `x . W(e / 2) / exp(log_scale) + e . b + b0` with `e` the normalised token."""
+    """Alignment of regions with tokens: `x . W(e / 2) / exp(log_scale) + e . b + b0` with `e` the normalized token."""
 
     def __init__(self, config: MedGlipHeadConfig, text_dim: int) -> None:
         super().__init__()
@@ -612,9 +612,9 @@ def make_anchors(shapes: Iterable[tuple[int, int]], config: MedGlipHeadConfig, d
     """One square anchor per place: (regions, 4) xyxy pixels in GLIP's +1 convention."""
     levels = []
     for (height, width), size, stride in zip(shapes, config.anchor_sizes, config.anchor_strides, strict=True):
-        centre, half = (stride - 1) / 2, (size - 1) / 2
-        y = torch.arange(height, device=device, dtype=torch.float32) * stride + centre
-        x = torch.arange(width, device=device, dtype=torch.float32) * stride + centre
+        center, half = (stride - 1) / 2, (size - 1) / 2
+        y = torch.arange(height, device=device, dtype=torch.float32) * stride + center
+        x = torch.arange(width, device=device, dtype=torch.float32) * stride + center
         y, x = torch.meshgrid(y, x, indexing="ij")
         levels.append(torch.stack([x - half, y - half, x + half, y + half], dim=-1).view(-1, 4))
     return torch.cat(levels)
@@ -623,12 +623,12 @@ def make_anchors(shapes: Iterable[tuple[int, int]], config: MedGlipHeadConfig, d
 def decode_boxes(deltas: Tensor, anchors: Tensor) -> Tensor:
     """Deltas (..., regions, 4) on anchors (regions, 4) -> xyxy boxes, +1 convention."""
     sizes = anchors[:, 2:] - anchors[:, :2] + 1
-    centres = (anchors[:, 2:] + anchors[:, :2]) / 2
+    centers = (anchors[:, 2:] + anchors[:, :2]) / 2
     weights = deltas.new_tensor(DELTA_WEIGHTS)
     moved = deltas / weights
-    predicted_centres = moved[..., :2] * sizes + centres
+    predicted_centers = moved[..., :2] * sizes + centers
     half = (moved[..., 2:].clamp(max=MAX_LOG_RATIO).exp() * sizes - 1) / 2
-    return torch.cat([predicted_centres - half, predicted_centres + half], dim=-1)
+    return torch.cat([predicted_centers - half, predicted_centers + half], dim=-1)
 
 
 def pixel_iou(first: Tensor, second: Tensor) -> Tensor:
@@ -695,7 +695,7 @@ def centerness_targets(anchors: Tensor, boxes: Tensor) -> Tensor:
 
 
 def mean_over_processes(value: Tensor) -> Tensor:
-    """The mean of a number over all distributed processes, at least 1 (GLIP's normaliser)."""
+    """The mean of a number over all distributed processes, at least 1 (GLIP's normalizer)."""
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         value = value.clone()
         torch.distributed.all_reduce(value)
@@ -1121,7 +1121,7 @@ class MedGlipModel(MedGlipPreTrainedModel):
         for (part_regions, part_tokens, part_logits), ((_, height, width), images) in zip(
             outputs, groups, strict=True
         ):
-            places = places_in_grid(
+            places = grid_indices(
                 pyramid_shapes((height, width), self.config.head_config.anchor_strides), shapes, regions.device
             )
             rows = torch.tensor(images, device=regions.device)
@@ -1177,7 +1177,7 @@ def region_levels(shapes: Sequence[tuple[int, int]], device: torch.device) -> Te
     )
 
 
-def places_in_grid(part: list[tuple[int, int]], whole: list[tuple[int, int]], device: torch.device) -> Tensor:
+def grid_indices(part: list[tuple[int, int]], whole: list[tuple[int, int]], device: torch.device) -> Tensor:
     """Indices of a smaller image's regions among those of the padded grid, level after level."""
     places, start = [], 0
     for (rows, columns), (height, width) in zip(part, whole, strict=True):
@@ -1384,7 +1384,7 @@ class MedGlipForObjectDetection(MedGlipPreTrainedModel):
         region_mask: Tensor,
         totals: Tensor | None = None,
     ) -> dict[str, Tensor]:
-        """The three losses of GLIP in float32, normalised by the positives of all processes, or by `totals`; each
+        """The three losses of GLIP in float32, normalized by the positives of all processes, or by `totals`; each
         image counts with its own expert's settings."""
         logits = prediction.logits.float()
         alpha = logits.new_tensor([head.focal_alpha for head in heads])[:, None, None]
@@ -1407,8 +1407,8 @@ class MedGlipForObjectDetection(MedGlipPreTrainedModel):
         weight = whole.clamp(min=1e-6)
         shares = [central.new_full((len(t.positive),), h.box_loss_weight) for t, h in zip(targets, heads, strict=True)]
         box = (generalized_box_iou_loss(boxes, wanted) * central * torch.cat(shares)).sum() / weight
-        centre = F.binary_cross_entropy_with_logits(centerness, central, reduction="sum") / positives
-        return {"loss_alignment": alignment, "loss_box": box, "loss_centerness": centre}
+        center = F.binary_cross_entropy_with_logits(centerness, central, reduction="sum") / positives
+        return {"loss_alignment": alignment, "loss_box": box, "loss_centerness": center}
 
     # -------------------------------------------------------------------------------------------- experts
 

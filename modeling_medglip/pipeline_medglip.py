@@ -148,7 +148,7 @@ class MedicalPhraseGroundingPipeline(Pipeline):
             for request, name in zip(requests, inputs["modality"], strict=True)
         ]
         inputs = BatchFeature({**encode_questions(self.processor, questions), **inputs})
-        sizes = [picture_size(image) for image in images]
+        sizes = [image_size(image) for image in images]
         return {"inputs": inputs, "target_sizes": sizes, "questions": questions}
 
     def _forward(self, model_inputs: dict[str, Any], **options: Any) -> dict[str, Any]:
@@ -237,7 +237,7 @@ def _listed(images: Any) -> list[Any]:
     return list(images) if isinstance(images, Iterable) else [images[index] for index in range(len(images))]
 
 
-def picture_size(image: Any) -> tuple[int, int]:
+def image_size(image: Any) -> tuple[int, int]:
     """Height and width in pixels of a PIL image, an array or a tensor (channels last or first)."""
     if isinstance(image, Image.Image):
         return image.height, image.width

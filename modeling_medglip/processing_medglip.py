@@ -131,8 +131,8 @@ def prompts_per_image(text: Any, count: int, batched: bool) -> list[list[str]]:
         # ["liver. spleen."] is a prompt in a list, as detectors of transformers take it
         return [split_prompt(text[0]) if len(text) == 1 and PROMPT_IN_A_LIST.search(text[0]) else list(text)]
     if len(text) != count:
-        cure = "pass a list of labels for each image, or one string for all" if flat else "pass one per image"
-        raise ValueError(f"{count} images but {len(text)} prompts: {cure}")
+        hint = "pass a list of labels for each image, or one string for all" if flat else "pass one per image"
+        raise ValueError(f"{count} images but {len(text)} prompts: {hint}")
     prompts = [split_prompt(part) if isinstance(part, str) else list(part) for part in text]
     if not all(isinstance(label, str) for prompt in prompts for label in prompt):
         raise ValueError("every label must be a string")
@@ -253,10 +253,10 @@ class MedGlipProcessor(ProcessorMixin):
         **kwargs: Any,  # with `Unpack`, type checkers would refuse the flat names
     ) -> BatchFeature:
         """
-        Pictures and prompts -> the model's batch: `model(**processor(images=image, text="liver. spleen."))`.
+        Return the model's batch for images and prompts: `model(**processor(images=image, text="liver. spleen."))`.
 
         Args:
-            images: one picture or a list (see [`MedGlipImageProcessor`]).
+            images: one image or a list (see [`MedGlipImageProcessor`]).
             text: `"liver. spleen."` for all images; `["liver", "spleen"]`, the labels of a single image; for a list of
                 images one prompt each; or a list of labels for each image. A label in a list may hold dots and commas;
                 only a single `["liver. spleen."]`, of several parts that all end with a dot, is a prompt.

@@ -22,7 +22,7 @@ from modeling_medglip.image_processing_medglip import (
     MedGlipImageProcessor,
     channels_first,
     deduced_hounsfield,
-    is_picture,
+    has_grey_levels,
     luminance,
     resize_image,
     resized_size,
@@ -296,9 +296,9 @@ def test_exif_turns_the_picture(tmp_path: Path) -> None:
 
 
 def test_grey_levels_and_units_are_told_apart() -> None:
-    assert is_picture(np.zeros((1, 2, 2), np.uint8)) and is_picture(np.array([0.0, 1.0]))
-    assert is_picture(np.zeros((1, 2, 2), np.uint16))
-    assert not is_picture(np.array([0.0, 40.0])) and not is_picture(np.zeros((1, 2, 2), np.int16))
+    assert has_grey_levels(np.zeros((1, 2, 2), np.uint8)) and has_grey_levels(np.array([0.0, 1.0]))
+    assert has_grey_levels(np.zeros((1, 2, 2), np.uint16))
+    assert not has_grey_levels(np.array([0.0, 40.0])) and not has_grey_levels(np.zeros((1, 2, 2), np.int16))
     assert unit_range(np.array([0, 51, 255], dtype=np.int32)).tolist() == pytest.approx([0, 0.2, 1])
     assert unit_range(np.array([0.0, 51, 255])).tolist() == pytest.approx([0, 0.2, 1])
 
@@ -486,7 +486,7 @@ SMALL_ROUTER = {
         ({"modality_settings": {"ct": {"size": {"height": 100_000, "width": 100_000}}}}, "sides of 1 to 4096 pixels"),
         ({"modality_settings": {"ct": {"size": {"shortest_edge": 10**5}}}}, "sides of 1 to 4096 pixels"),
         ({"modality_settings": {"ct": {"size": {"height": "512", "width": 512}}}}, "sides of 1 to 4096 pixels"),
-        ({"modality_settings": {"ct": {"windows": [[1, 2, 3]]}}}, "pairs of centre and width"),
+        ({"modality_settings": {"ct": {"windows": [[1, 2, 3]]}}}, "pairs of center and width"),
         ({"modality_settings": {"ct": {"windows": [[0, 1]] * 5000}}}, "one or three windows"),
         ({"modality_settings": {"ct": {"mean": [0.5]}}}, "mean of ct must be 3 finite numbers"),
         ({"modality_settings": {"ct": {"std": [float("nan")] * 3}}}, "std .*finite"),
@@ -548,13 +548,13 @@ def test_bad_settings(settings: dict[str, Any], message: str) -> None:
         (np.zeros((0, 5), np.uint8), "no pixels"),
         (np.array([[np.nan, 1.0]]), "NaN"),
         (np.array([[np.inf, 1.0]]), "NaN or infinite"),
-        (np.zeros((20, 30, 40), np.uint8), "no picture"),
-        (np.zeros((2, 2), dtype=complex), "no picture"),
-        (np.zeros(7), "no picture"),
+        (np.zeros((20, 30, 40), np.uint8), "not an image"),
+        (np.zeros((2, 2), dtype=complex), "not an image"),
+        (np.zeros(7), "not an image"),
         ("https://example.org/a.png", "read from files only"),
         ("missing.png", "missing.png: cannot be read"),
-        ({"a": 1}, "dict is no picture"),
-        (None, "NoneType is no picture"),
+        ({"a": 1}, "dict is not an image"),
+        (None, "NoneType is not an image"),
     ],
 )
 def test_what_is_no_picture(processor: MedGlipImageProcessor, image: Any, message: str) -> None:
@@ -574,7 +574,7 @@ def test_only_plain_picture_formats_are_opened(tmp_path: Path, processor: MedGli
     Image.fromarray(COLOUR).save(tmp_path / "drawing.eps")
     (tmp_path / "drawing.png").write_bytes((tmp_path / "drawing.eps").read_bytes())
     for name in ("drawing.eps", "drawing.png"):
-        with pytest.raises(ValueError, match=f"{name}: cannot be read as a picture") as error:
+        with pytest.raises(ValueError, match=f"{name}: cannot be read as an image") as error:
             processor(tmp_path / name)
         assert str(tmp_path) not in str(error.value)
 
@@ -591,7 +591,7 @@ def test_files_that_are_no_pictures(tmp_path: Path, processor: MedGlipImageProce
     [([-5, 3], np.int16), ([0, 300], np.float32), ([0, 70000], np.int32), ([-1.0, 0.5], np.float32)],
 )
 def test_colours_outside_their_range(processor: MedGlipImageProcessor, values: list[float], dtype: Any) -> None:
-    with pytest.raises(ValueError, match="outside a picture's range"):
+    with pytest.raises(ValueError, match="outside an image's range"):
         processor.normalize_image(np.array([values], dtype=dtype), "fundus")
 
 

@@ -31,10 +31,10 @@ from modeling_medglip.modeling_medglip import (
     assign_atss,
     decode_boxes,
     deform_conv_by_sampling,
+    grid_indices,
     group_images,
     image_sizes,
     label_segments,
-    places_in_grid,
     pyramid_shapes,
     segment_positions,
 )
@@ -453,7 +453,7 @@ class TestExperts:
         whole = pyramid_shapes((96, 96), (8, 16, 32, 64, 128))
         for index, (name, height, width) in enumerate(sizes):
             alone = two_experts(batch[index : index + 1, :, :height, :width], ids, text_mask, name)
-            places = places_in_grid(pyramid_shapes((height, width), (8, 16, 32, 64, 128)), whole, torch.device("cpu"))
+            places = grid_indices(pyramid_shapes((height, width), (8, 16, 32, 64, 128)), whole, torch.device("cpu"))
             assert torch.allclose(together.logits[index, places], alone.logits[0], atol=1e-5)
             assert torch.allclose(together.pred_boxes[index, places], alone.pred_boxes[0], atol=1e-3)
             outside = torch.ones(together.logits.shape[1], dtype=torch.bool)

@@ -20,7 +20,7 @@ from modeling_medglip.pipeline_medglip import (
     TASK,
     MedicalPhraseGroundingPipeline,
     ZeroShotObjectDetectionTask,
-    picture_size,
+    image_size,
     register_pipeline,
 )
 from modeling_medglip.trained_labels import TrainedLabels
@@ -183,7 +183,7 @@ def test_lists_that_do_not_fit(grounder: MedicalPhraseGroundingPipeline) -> None
     ],
 )
 def test_picture_size(image: Any, size: tuple[int, int]) -> None:
-    assert picture_size(image) == size
+    assert image_size(image) == size
 
 
 @pytest.fixture(scope="module")

@@ -98,4 +98,4 @@ def test_definitions_that_stand_twice_are_equal() -> None:
     assert modalities.MODALITY_ALIASES == configuration_medglip.MODALITY_ALIASES
     assert inspect.getsource(modalities.resolve_modality) == inspect.getsource(configuration_medglip.resolve_modality)
     assert image_record.MAX_PIXELS == image_processing_medglip.MAX_PIXELS
-    assert image_io.IMAGE_FORMATS == image_processing_medglip.PICTURE_FORMATS
+    assert image_io.IMAGE_FORMATS == image_processing_medglip.IMAGE_FORMATS

@@ -349,7 +349,7 @@ def test_a_fan_is_black_outside_and_untouched_inside() -> None:
 
 
 def test_flow_colours_are_spots_on_grey() -> None:
-    coloured = training_router.flow_colours(GREY[None], np.random.default_rng(1))
+    coloured = training_router.flow_colors(GREY[None], np.random.default_rng(1))
     changed = (coloured != GREY).any(0)
     assert coloured.shape == (3, *GREY.shape) and 0 < changed.mean() < 0.3
     assert (coloured[:, changed].max(0) > coloured[:, changed].min(0)).all()

@@ -1,5 +1,5 @@
 # Copyright 2026 The MedGLIP authors. Licensed under the Apache License, Version 2.0.
-"""Train the modality router: a small perceptron on simple features of the raw picture.
+"""Train the modality router: a small perceptron on simple features of the raw image.
 
 `python -m training.fit.router --data out/data --out router.safetensors` writes the weights that a checkpoint's image
 processor reads, and `router_report.json` with the measured accuracy. With `--measure` the router of a checkpoint is
@@ -45,9 +45,9 @@ from ..data.validation import check_options, readable_enough
 LARGEST_SIDE = 256
 HIDDEN = 24
 SIGNIFICANT_DIGITS = 4
-# A picture's chance is its source's size to this power: 0 treats pictures alike, -1 sources.
+# An image's chance is its source's size to this power: 0 treats images alike, -1 sources.
 SOURCE_POWER = -0.35
-# Shares of the varied ultrasound pictures that are cut to a sector, and that get coloured spots.
+# Shares of the varied ultrasound images that are cut to a sector, and that get colored spots.
 FAN_SHARE, FLOW_SHARE = 0.3, 0.2
 # Volumes whose slices in further planes join the training: modality, source, file. The brain's header says RAS where
 # its axes run left, down, front: what is axial there by the header is coronal.
@@ -56,36 +56,36 @@ EXTRA_VOLUMES = (
     ("ct", "totalsegmentator_example", "example_ct.nii.gz"),
 )
 PLANES = {"mri": ("sagittal", "axial"), "ct": ("sagittal", "coronal")}
-# Displays of Hounsfield units that a picture of a CT slice may come in: centre and width.
+# Displays of Hounsfield units that an image of a CT slice may come in: center and width.
 CT_WINDOWS = ((40, 400), (-600, 1500), (400, 1800), (40, 80), (50, 350), (0, 2000))
 
-Picture = NDArray[Any]
+Pixels = NDArray[Any]
 
 
-# Pictures and their augmentation -------------------------------------------------------------------------------------
+# Images and their augmentation -------------------------------------------------------------------------------------
 
 
-def load_picture(record: GroundingRecord) -> Picture:
+def load_image(record: GroundingRecord) -> Pixels:
     """Pixels of a record as float32 (c, h, w), at most `LARGEST_SIDE` long, in its own units."""
     array = torch.from_numpy(channels_first(record.load()).astype(np.float32))
     factor = min(1.0, LARGEST_SIDE / max(array.shape[1:]))
     return resize_image(array, (round(array.shape[1] * factor), round(array.shape[2] * factor))).numpy()
 
 
-def to_bytes(picture: Picture, is_hounsfield: bool, rng: np.random.Generator) -> NDArray[np.uint8]:
+def to_bytes(image: Pixels, is_hounsfield: bool, rng: np.random.Generator) -> NDArray[np.uint8]:
     """Display values: a random window for Hounsfield units, all of the range for other measured units."""
     if is_hounsfield:
-        centre, width = CT_WINDOWS[rng.integers(len(CT_WINDOWS))]
-        picture = (picture - centre) / width * 255 + 127.5
-    elif picture.max() > 255 or picture.min() < 0:
-        low, high = np.percentile(picture, [0, 99.5 + 0.5 * rng.random()])
-        picture = (picture - low) / max(high - low, 1e-6) * 255
-    return picture.clip(0, 255).round().astype(np.uint8)
+        center, width = CT_WINDOWS[rng.integers(len(CT_WINDOWS))]
+        image = (image - center) / width * 255 + 127.5
+    elif image.max() > 255 or image.min() < 0:
+        low, high = np.percentile(image, [0, 99.5 + 0.5 * rng.random()])
+        image = (image - low) / max(high - low, 1e-6) * 255
+    return image.clip(0, 255).round().astype(np.uint8)
 
 
-def augment(picture: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.uint8]:
-    """A varied copy of a display picture (c, h, w): crop or border, flip, size, grey levels, noise, JPEG."""
-    values = _crop_or_pad(picture.astype(np.float32), rng)
+def augment(image: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.uint8]:
+    """A varied copy of a display image (c, h, w): crop or border, flip, size, grey levels, noise, JPEG."""
+    values = _crop_or_pad(image.astype(np.float32), rng)
     values = values[:, :, ::-1] if rng.random() < 0.5 else values
     if rng.random() < 0.1:
         values = np.rot90(values, int(rng.integers(1, 4)), axes=(1, 2))
@@ -103,7 +103,7 @@ def augment(picture: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.
     return jpeg(values, int(rng.integers(35, 96))) if rng.random() < 0.6 else values
 
 
-def _crop_or_pad(values: Picture, rng: np.random.Generator) -> Picture:
+def _crop_or_pad(values: Pixels, rng: np.random.Generator) -> Pixels:
     height, width = values.shape[1:]
     if rng.random() < 0.5:
         rows, columns = (int(side * rng.uniform(0.65, 1)) for side in (height, width))
@@ -137,26 +137,26 @@ def draw(records: Sequence[GroundingRecord], count: int, rng: np.random.Generato
     return drawn
 
 
-def fan(picture: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.uint8]:
-    """(c, h, w) cut to a random sector on black, the shape in which curved ultrasound probes show their pictures."""
-    height, width = picture.shape[1:]
+def fan(image: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.uint8]:
+    """(c, h, w) cut to a random sector on black, the shape in which curved ultrasound probes show their images."""
+    height, width = image.shape[1:]
     y, x = np.mgrid[0:height, 0:width]
     tip = -rng.uniform(0, 0.35) * height, rng.uniform(0.4, 0.6) * width
     angle, radius = np.arctan2(x - tip[1], y - tip[0]), np.hypot(x - tip[1], y - tip[0])
     inside = (np.abs(angle) < rng.uniform(0.45, 0.85)) & (radius < rng.uniform(0.9, 1.05) * (height - tip[0]))
-    return picture * (inside & (radius > -tip[0] * rng.uniform(1.0, 1.15))).astype(np.uint8)
+    return image * (inside & (radius > -tip[0] * rng.uniform(1.0, 1.15))).astype(np.uint8)
 
 
-def flow_colours(picture: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.uint8]:
-    """(c, h, w) -> (3, h, w) with one or two coloured spots, as Doppler ultrasound and on-screen marks have them."""
-    coloured = np.array(np.broadcast_to(picture, (3, *picture.shape[1:])))
-    y, x = np.mgrid[0 : picture.shape[1], 0 : picture.shape[2]] / np.array(picture.shape[1:])[:, None, None]
+def flow_colors(image: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.uint8]:
+    """(c, h, w) -> (3, h, w) with one or two colored spots, as Doppler ultrasound and on-screen marks have them."""
+    colored = np.array(np.broadcast_to(image, (3, *image.shape[1:])))
+    y, x = np.mgrid[0 : image.shape[1], 0 : image.shape[2]] / np.array(image.shape[1:])[:, None, None]
     for _ in range(rng.integers(1, 3)):
-        centre, radius = rng.uniform(0.15, 0.85, 2), rng.uniform(0.02, 0.15, 2)
-        spot = np.hypot((y - centre[0]) / radius[0], (x - centre[1]) / radius[1]) < 1
-        colour = np.array([(220, 40, 20), (20, 60, 220), (230, 200, 40)])[rng.integers(3)]
-        coloured[:, spot] = (coloured[:, spot] * 0.4 + colour[:, None] * 0.6).astype(np.uint8)
-    return coloured
+        center, radius = rng.uniform(0.15, 0.85, 2), rng.uniform(0.02, 0.15, 2)
+        spot = np.hypot((y - center[0]) / radius[0], (x - center[1]) / radius[1]) < 1
+        color = np.array([(220, 40, 20), (20, 60, 220), (230, 200, 40)])[rng.integers(3)]
+        colored[:, spot] = (colored[:, spot] * 0.4 + color[:, None] * 0.6).astype(np.uint8)
+    return colored
 
 
 def sagittal_and_coronal(volumes: Path) -> list[GroundingRecord]:
@@ -197,17 +197,17 @@ def feature_table(
     records: Sequence[GroundingRecord], indices: Sequence[int], rng: np.random.Generator, plain_share: float
 ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
     """Features (n, f) and classes (n,) of the chosen records; `plain_share` of them without augmentation."""
-    cache: dict[int, Picture] = {}
+    cache: dict[int, Pixels] = {}
     rows = []
     for index in indices:
         if index not in cache:
-            cache[index] = load_picture(records[index])
-        picture = to_bytes(cache[index], records[index].is_hounsfield, rng)
+            cache[index] = load_image(records[index])
+        image = to_bytes(cache[index], records[index].is_hounsfield, rng)
         plain = rng.random() < plain_share
         if not plain and records[index].modality == "ultrasound":
-            picture = fan(picture, rng) if rng.random() < FAN_SHARE else picture
-            picture = flow_colours(picture, rng) if rng.random() < FLOW_SHARE else picture
-        rows.append(router_features(picture if plain else augment(picture, rng), "channels_first"))
+            image = fan(image, rng) if rng.random() < FAN_SHARE else image
+            image = flow_colors(image, rng) if rng.random() < FLOW_SHARE else image
+        rows.append(router_features(image if plain else augment(image, rng), "channels_first"))
     return np.stack(rows), np.array([MODALITIES.index(records[index].modality) for index in indices])
 
 

@@ -140,7 +140,7 @@ class TestShards:
     def test_damaged_indices(self, copy: Path, content: str) -> None:
         (copy / "model.safetensors.index.json").write_text(content, encoding="utf-8")
         with pytest.raises(
-            ValueError, match="index.json (is no index of a checkpoint|cannot be read)|only plain names"
+            ValueError, match="index.json (is not an index of a checkpoint|cannot be read)|only plain names"
         ):
             check_checkpoint_files(copy)
 
@@ -183,9 +183,9 @@ class TestFiles:
     def test_a_pipe_is_not_waited_for(self, copy: Path, name: str) -> None:
         (copy / name).unlink()
         os.mkfifo(copy / name)
-        with pytest.raises(CheckpointError, match=f"{name} is no regular file"):
+        with pytest.raises(CheckpointError, match=f"{name} is not a regular file"):
             load(copy, "cpu")
-        with pytest.raises(ValueError, match=f"{name} is no regular file"):
+        with pytest.raises(ValueError, match=f"{name} is not a regular file"):
             load_checkpoint(str(copy))
 
     @pytest.mark.parametrize("name", ["config.json", "processor_config.json", "model.safetensors.index.json"])
