@@ -112,6 +112,8 @@ def read_header(path: str | Path, number: int | None = None, *, detached: bool =
     """Return shape and affine (LPS mm) of a volume that [`read_volume`] reads, without its voxels.
 
     Args:
+        path (`str` or `Path`): as in [`read_volume`].
+        number (`int`, *optional*): as in [`read_volume`].
         detached (`bool`, *optional*, defaults to `False`): as in [`read_volume`].
 
     Raises:
@@ -125,6 +127,8 @@ def volume_header(path: str | Path, number: int | None = None, *, detached: bool
     """Return the checked header of a volume file.
 
     Args:
+        path (`str` or `Path`): as in [`read_volume`].
+        number (`int`, *optional*): as in [`read_volume`].
         detached (`bool`, *optional*, defaults to `False`): as in [`read_volume`].
 
     Raises:

@@ -129,3 +129,30 @@ def test_reports_and_segmentations_refer_to_the_series_own_slices(tmp_path: Path
     assert sorted(places) == pytest.approx([42, 44, 48])
     ((mask, _),) = read_segmentation(tmp_path / "a.seg.dcm")
     assert int(mask.array.sum()) == 7 * 5 * 3
+
+
+@pytest.mark.parametrize(("distance", "even"), [(1.09, False), (1.03, True)])
+def test_distances_that_drift_are_uneven(tmp_path: Path, distance: float, even: bool) -> None:
+    """Each distance is near the median, but the middle slice is 0.45 or 0.15 of it off an even stack."""
+    paths = ramp(tmp_path / "scan", (*range(11), *(10 + distance * n for n in range(1, 11))))
+    if even:
+        assert index_series(paths).reader.shape[2] == 21
+    else:
+        with pytest.raises(VolumeError, match="slices are missing"):
+            index_series(paths)
+
+
+@pytest.mark.parametrize(("degrees", "left_out"), [(25, True), (8, False)])
+def test_a_single_slice_across_the_others_is_left_out(tmp_path: Path, degrees: float, left_out: bool) -> None:
+    paths = ramp(tmp_path / "scan", (0.0, 2.0, 4.0, 6.0))
+    cosine, sine = (round(float(part(np.radians(degrees))), 6) for part in (np.cos, np.sin))
+    scout = slice_dataset(9, [-5, -7, 60], ImageOrientationPatient=[1, 0, 0, 0, cosine, sine])
+    scout.save_as(tmp_path / "scan" / "scout.dcm")
+    if left_out:
+        series = index_series([*paths, tmp_path / "scan" / "scout.dcm"])
+        assert len(series.files) == 4 and series.notes == (
+            ("mixed_series", "scout.dcm left out, across the other slices"),
+        )
+    else:
+        with pytest.raises(VolumeError, match="scout.dcm: has another orientation"):
+            index_series([*paths, tmp_path / "scan" / "scout.dcm"])
