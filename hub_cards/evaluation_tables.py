@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from modeling_medglip.outputs.markdown import percent, plain, table, with_interval
+from training.evaluate.tables import calibration_table, threshold_table
 
 
 EVALUATION = "evaluation.json"
@@ -52,7 +53,7 @@ def blocks(evaluation: Mapping[str, Any], calibration: Mapping[str, Any] | None)
     modalities: dict[str, Any] = evaluation["modalities"]
     return {
         "summary": _summary(modalities),
-        "threshold": _threshold(modalities),
+        "threshold": threshold_table(modalities),
         "calibration": _calibration(modalities, calibration),
         "labels": _labels(modalities, int(evaluation["well_shown"])),
         "failures": _failures(modalities, int(evaluation["well_shown"])),
@@ -68,28 +69,11 @@ def _summary(modalities: Mapping[str, Any]) -> str:
     return table(header, rows)
 
 
-def _threshold(modalities: Mapping[str, Any]) -> str:
-    header = ["modality", "threshold", "boxes that are right %", "true boxes found %", "wrong boxes per image"]
-    rows = []
-    for name, found in modalities.items():
-        at = found["at_threshold"]
-        wrong = f"{at['wrong_per_image']:.2f}"
-        rows.append([name, at["threshold"], percent(at["precision"]), percent(at["recall"]), wrong])
-    return table(header, rows)
-
-
 def _calibration(modalities: Mapping[str, Any], calibration: Mapping[str, Any] | None) -> str:
     if calibration is None:
         return "Not measured.\n"
-    known = calibration["modalities"]
-    header = ["modality", "error before", "after", "after, numbers from other patients"]
-    rows = [
-        [name, *("-" if known[name].get(key) is None else f"{known[name][key]:.3f}" for key in
-                 ("before", "after", "other_patients"))]
-        for name in modalities
-        if name in known
-    ]  # fmt: skip
-    return table(header, rows)
+    own = {name: entry for name, entry in calibration["modalities"].items() if name in modalities}
+    return calibration_table({"modalities": own})
 
 
 def _labels(modalities: Mapping[str, Any], well_shown: int) -> str:

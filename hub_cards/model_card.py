@@ -19,8 +19,9 @@ from dataset_scripts.card import with_header
 from modeling_medglip.checkpoints.location import default_checkpoint, weight_files, weights_sha256
 from modeling_medglip.cli.scripts import script_main
 from modeling_medglip.outputs.files import write_text
-from modeling_medglip.outputs.markdown import percent, plain, table
+from modeling_medglip.outputs.markdown import plain, table
 from modeling_medglip.taxonomy import load_taxonomy
+from training.evaluate.tables import router_table
 
 from .evaluation_tables import blocks, evaluation_of, model_index
 
@@ -191,18 +192,10 @@ def sources_table(rows: Iterable[Mapping[str, str]]) -> str:
 
 
 def _router_text(router: Mapping[str, Any]) -> str:
-    """The accuracy of the router on validation images as they are, and on varied copies."""
-    own, varied = router["validation"], router["validation_augmented"]
-    by_modality = own["by_modality"]
-    total = sum(entry["pictures"] for entry in by_modality.values())
-    rows = [["all", total, percent(own["accuracy"]), percent(varied["accuracy"])]]
-    rows += [
-        [name, entry["pictures"], percent(entry["accuracy"]), percent(varied["by_modality"][name]["accuracy"])]
-        for name, entry in by_modality.items()
-    ]
-    text = "## Modality from the pixels\n\nMade by `python -m training.fit.router` for all modalities of the embedded"
-    text += ' checkpoint; `modality="auto"` uses it:\n\n'
-    return f"{text}{table(['modality', 'validation images', 'right %', 'right %, cropped, compressed'], rows)}\n"
+    """Return the accuracy of the router on validation images as they are, and on varied copies."""
+    about = "## Modality from the pixels\n\nMade by `python -m training.fit.router` for all modalities of the embedded"
+    about += ' checkpoint; `modality="auto"` uses it:\n\n'
+    return f"{about}{router_table(router)}\n"
 
 
 def citation() -> str:

@@ -1,5 +1,5 @@
 # Copyright 2026 The MedGLIP authors. Licensed under the Apache License, Version 2.0.
-"""Checkpoints for the commands: what cannot be loaded is told in one line."""
+"""Load checkpoints for the commands, with errors of one line."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from modeling_medglip.processing_medglip import MedGlipProcessor
 def load_checkpoint(
     name: str, modalities: Sequence[str] | None = None
 ) -> tuple[MedGlipForObjectDetection, MedGlipProcessor]:
-    """Model and processor of a folder or an id on the Hub.
+    """Return model and processor of a folder or an id on the Hub.
 
     Args:
         modalities (*optional*): the experts to load; all when not given.

@@ -16,7 +16,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from training.evaluate.report import embedded_table
+from training.evaluate.tables import embedded_table
 
 
 def load(threads: int) -> dict[str, float]:

@@ -20,7 +20,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from training.evaluate.report import benchmark_table
+from training.evaluate.tables import benchmark_table
 
 
 LABELS = 7

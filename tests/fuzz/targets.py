@@ -129,9 +129,9 @@ def read_boxes(folder: Path, _: Reader) -> object:
 def read_training_coco(folder: Path, _: Reader) -> object:
     """Read a COCO file and its images as fine-tuning does."""
     from training.data.coco_records import coco_records
-    from training.data.records import HintTable
+    from training.data.records import SourceSettingsTable
 
-    return [record.loader() for record in coco_records(folder / "boxes.json", ["ultrasound"], HintTable({}))]
+    return [record.loader() for record in coco_records(folder / "boxes.json", ["ultrasound"], SourceSettingsTable({}))]
 
 
 def read_prompt(folder: Path, _: Reader) -> object:

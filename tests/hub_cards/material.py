@@ -46,7 +46,7 @@ def evaluation(checkpoint: Path | None = None) -> dict[str, Any]:
 
 def calibration() -> dict[str, Any]:
     """As `training.evaluate.calibration --report` writes it."""
-    row = {"slope": 1.5, "intercept": -0.5, "before": 0.21, "after": 0.04, "other_patients": 0.06}
+    row = {"pictures": 51, "slope": 1.5, "intercept": -0.5, "before": 0.21, "after": 0.04, "other_patients": 0.06}
     return {"schema": "medglip/calibration@1", "modalities": {"ct": row, "fundus": {**row, "after": None}}}
 
 

@@ -62,7 +62,7 @@ def folder(checkpoint: Path, tmp_path: Path) -> Path:
 def test_every_part_comes_from_a_file(checkpoint: Path) -> None:
     text = render_card(checkpoint, measured_of("ct", "fundus", repo="org/med-glip", dataset="org/set"))
     assert "| ct: liver | 40 | 5 | 90.0 | 45.0 |" in text and "| ct | 80 | 12 | 70.0 (58.3 to 71.4) |" in text
-    assert "| ct | 0.210 | 0.040 | 0.060 |" in text and "| fundus | 0.210 | - | 0.060 |" in text
+    assert "| ct | 51 | 0.210 | 0.040 | 0.060 |" in text and "| fundus | 51 | 0.210 | - | 0.060 |" in text
     assert "| ct: spleen | 40 | 5 | 50.0 |" in text and "other side of the patient in 25.0 %" in text
     assert "0.50 false boxes per image without anything (4 images)" in text
     assert "| set_ct | Set \\| ct | ct | CC0 |" in text, "a bar in a source's name is no column"
@@ -102,7 +102,7 @@ def test_labels_of_others_are_text(label: str, checkpoint: Path) -> None:
         ("| 90.0 | 45.0 |", "| 99.0 | 45.0 |"),
         ("70.0 (58.3", "80.0 (58.3"),
         ("value: 70.0", "value: 97.0"),
-        ("| ct | 0.210 | 0.040 |", "| ct | 0.210 | 0.010 |"),
+        ("| ct | 51 | 0.210 | 0.040 |", "| ct | 51 | 0.210 | 0.010 |"),
         ("| ct | 0.3 | 80.0 |", "| ct | 0.3 | 90.0 |"),
         ("at least 30 training images", "at least 3 training images"),
         ("license_name: research-only", "license_name: free"),

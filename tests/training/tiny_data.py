@@ -1,5 +1,5 @@
 # Copyright 2026 The MedGLIP authors. Licensed under the Apache License, Version 2.0.
-"""A made-up COCO folder of a few small pictures, and records without files."""
+"""A made-up COCO folder of a few small images, and records without files."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from training.data.records import GroundingRecord, Hints, HintTable
+from training.data.records import GroundingRecord, SourceSettings, SourceSettingsTable
 
 
 CT_SIZE, FUNDUS_SIZE = (48, 40), (36, 30)
@@ -24,7 +24,7 @@ def disc(size: tuple[int, int], centre: tuple[float, float], radius: float) -> N
     return (x + 0.5 - centre[0]) ** 2 + (y + 0.5 - centre[1]) ** 2 <= radius**2
 
 
-def trunk_picture(
+def trunk_image(
     size: tuple[int, int] = (128, 128), fat: float = 0.2, low: float = -1000, high: float = 1400
 ) -> NDArray:
     """An 8-bit CT slice: air, an ellipse of fat and soft tissue with a bone, shown from `low` to `high` HU."""
@@ -61,11 +61,11 @@ def save_coco(
 
 
 def make_data(folder: Path) -> Path:
-    """A COCO folder of two sources: `organs` (CT; three train pictures, one validation) and `discs` (fundus; one
-    each). Of the organs every picture says what is marked in its source."""
+    """A COCO folder of two sources: `organs` (CT; three train images, one validation) and `discs` (fundus; one
+    each). Of the organs every image says what is marked in its source."""
     folder.mkdir(parents=True, exist_ok=True)
     kidneys = [("left kidney", [30.0, 14.0, 12.0, 12.0]), ("right kidney", [6.0, 14.0, 12.0, 12.0])]
-    grey, colour = trunk_picture(CT_SIZE), np.zeros((30, 36, 3), np.uint8)
+    grey, colour = trunk_image(CT_SIZE), np.zeros((30, 36, 3), np.uint8)
     colour[disc(FUNDUS_SIZE, (10, 15), 5)] = (250, 200, 20)
     organs = {"modality": "ct", "source": "organs", "annotated": ["left kidney", "liver", "right kidney"]}
     organs |= {"width": CT_SIZE[0], "height": CT_SIZE[1]}
@@ -82,19 +82,19 @@ def make_data(folder: Path) -> Path:
     }  # fmt: skip
     (folder / "images").mkdir(exist_ok=True)
     labels = ["left kidney", "liver", "optic disc", "right kidney"]
-    for split, pictures in parts.items():
-        for number, (name, pixels, _, _) in enumerate(pictures):
-            own = pixels.copy()  # no two pictures are the same
+    for split, entries in parts.items():
+        for number, (name, pixels, _, _) in enumerate(entries):
+            own = pixels.copy()  # no two images are the same
             own[0, number] = 1 + (split == "train")
             Image.fromarray(own).save(folder / "images" / name)
-        images = [{"file_name": name, "patient": name[:-4], **entry} for name, _, entry, _ in pictures]
-        save_coco(folder, f"{split}.json", images, [found for *_, found in pictures], labels=labels)
+        images = [{"file_name": name, "patient": name[:-4], **entry} for name, _, entry, _ in entries]
+        save_coco(folder, f"{split}.json", images, [found for *_, found in entries], labels=labels)
     return folder
 
 
-def hints() -> HintTable:
-    """Hints for the two sources that `make_data` writes."""
-    return HintTable(
+def settings() -> SourceSettingsTable:
+    """SourceSettings for the two sources that `make_data` writes."""
+    return SourceSettingsTable(
         {
             "modalities": {},
             "sources": {
@@ -127,6 +127,6 @@ def record(
         annotated=tuple(sorted(set(labels)) if annotated is None else annotated),
         size=(array.shape[1], array.shape[0]),
         loader=partial(np.asarray, array),
-        hints=fields.pop("hints", Hints(regions=("abdomen",))),
+        settings=fields.pop("settings", SourceSettings(regions=("abdomen",))),
         **fields,
     )

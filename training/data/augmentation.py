@@ -1,7 +1,7 @@
 # Copyright 2026 The MedGLIP authors. Licensed under the Apache License, Version 2.0.
 """Augmentation: one affine resampling straight to the input size, then brightness, contrast, colour, blur and noise.
 
-Boxes are in units of the picture (0..1 for width and height). A picture is never mirrored unless its source's recipe
+Boxes are in units of the image (0..1 for width and height). An image is never mirrored unless its source's recipe
 says that none of its labels carries a side.
 """
 
@@ -25,15 +25,15 @@ class AugmentationRecipe:
         keep (`float`): smallest visible share of every box.
         drop (`float`): a box of which less is visible is dropped (only close-ups and turns get there).
         close_share, close_scale: share of close-ups, where the source allows them, and their zoom; what leaves the
-            picture there is dropped as well.
-        rotate_degrees, rotate_share: largest angle, and share of the pictures turned, where the source allows it.
+            image there is dropped as well.
+        rotate_degrees, rotate_share: largest angle, and share of the images turned, where the source allows it.
         brightness, contrast, gamma, saturation, channel_gain (`tuple`): ranges of factors and exponents.
-        blur_share, noise_share (`float`): share of pictures that are softened or get noise up to `noise_level`.
-        light_share, light (`float`): share of pictures under uneven light (a coil's bias field, a lamp, time gain),
+        blur_share, noise_share (`float`): share of images that are softened or get noise up to `noise_level`.
+        light_share, light (`float`): share of images under uneven light (a coil's bias field, a lamp, time gain),
             and by how much the brightness differs at most from the mean towards an edge.
-        coarse_share, coarse: share of pictures that go through a smaller size, and the range of its factor.
-        jpeg_share, jpeg_quality: share of pictures that are compressed, and the range of the quality.
-        attempts (`int`): draws of a geometry before the picture is left as it is.
+        coarse_share, coarse: share of images that go through a smaller size, and the range of its factor.
+        jpeg_share, jpeg_quality: share of images that are compressed, and the range of the quality.
+        attempts (`int`): draws of a geometry before the image is left as it is.
     """
 
     scale: tuple[float, float] = (0.75, 1.35)
@@ -62,8 +62,8 @@ class AugmentationRecipe:
 
 
 @dataclass(frozen=True)
-class Freedom:
-    """What a source allows: see the flags of the same names in `hints.yaml`."""
+class AugmentationFlags:
+    """What a source allows: see the flags of the same names in `source_settings.yaml`."""
 
     horizontal_flip: bool = False
     vertical_flip: bool = False
@@ -74,7 +74,7 @@ class Freedom:
 
 @dataclass(frozen=True)
 class Geometry:
-    """Maps the old picture to the new one: `new = matrix @ (old - 0.5) + 0.5 + shift`, in units of the picture.
+    """Maps the old image to the new one: `new = matrix @ (old - 0.5) + 0.5 + shift`, in units of the image.
 
     Args:
         matrix (`np.ndarray` of shape `(2, 2)`).
@@ -95,7 +95,7 @@ class Geometry:
         return np.concatenate([centre - half, centre + half], axis=1).astype(np.float32)
 
     def resample(self, image: torch.Tensor, size: tuple[int, int], fill: float = 0.0) -> torch.Tensor:
-        """Float `(c, h, w)` -> `(c, *size)`, bilinear; `fill` outside the old picture."""
+        """Float `(c, h, w)` -> `(c, *size)`, bilinear; `fill` outside the old image."""
         inverse = np.linalg.inv(self.matrix)
         x, y = (torch.arange(count, dtype=torch.float32).add_(0.5).mul_(2 / count).sub_(1) for count in size[::-1])
         offset = -2 * inverse @ self.shift
@@ -112,49 +112,49 @@ IDENTITY = Geometry(np.eye(2), np.zeros(2))
 
 
 def visible_share(boxes: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Share of each box `(n, 4)` that lies within the picture (0..1)."""
+    """Share of each box `(n, 4)` that lies within the image (0..1)."""
     clipped = np.clip(boxes, 0, 1)
     inside = (clipped[:, 2:] - clipped[:, :2]).prod(axis=1)
     return inside / np.maximum((boxes[:, 2:] - boxes[:, :2]).prod(axis=1), 1e-9)
 
 
 def draw_geometry(
-    boxes: NDArray[np.float32], freedom: Freedom, recipe: AugmentationRecipe, rng: np.random.Generator
+    boxes: NDArray[np.float32], flags: AugmentationFlags, recipe: AugmentationRecipe, rng: np.random.Generator
 ) -> Geometry:
     """Draw a zoom, shift, flip and turn that keeps enough of every box, or a close-up that need not.
 
     Args:
-        boxes (`np.ndarray` of shape `(n, 4)`): xyxy in units of the picture.
-        freedom ([`Freedom`]): what the source allows.
+        boxes (`np.ndarray` of shape `(n, 4)`): xyxy in units of the image.
+        flags ([`AugmentationFlags`]): what the source allows.
     """
-    base = _symmetry(freedom, rng)
-    if freedom.close_ups and rng.random() < recipe.close_share:
+    base = _symmetry(flags, rng)
+    if flags.close_ups and rng.random() < recipe.close_share:
         return _draw_close_up(boxes, base, recipe, rng)
     for _ in range(recipe.attempts):
-        geometry = _draw_once(base, freedom, recipe, rng)
+        geometry = _draw_once(base, flags, recipe, rng)
         if len(boxes) == 0 or visible_share(geometry.map_boxes(boxes)).min() >= recipe.keep:
             return geometry
     return Geometry(base, np.zeros(2))
 
 
-def _symmetry(freedom: Freedom, rng: np.random.Generator) -> NDArray[np.float64]:
+def _symmetry(flags: AugmentationFlags, rng: np.random.Generator) -> NDArray[np.float64]:
     matrix = np.eye(2)
-    if freedom.horizontal_flip and rng.random() < 0.5:
+    if flags.horizontal_flip and rng.random() < 0.5:
         matrix[0] *= -1
-    if freedom.vertical_flip and rng.random() < 0.5:
+    if flags.vertical_flip and rng.random() < 0.5:
         matrix[1] *= -1
-    if freedom.quarter_turns and rng.random() < 0.5:
+    if flags.quarter_turns and rng.random() < 0.5:
         matrix = np.array([[0.0, -1.0], [1.0, 0.0]]) @ matrix
     return matrix
 
 
 def _draw_once(
-    base: NDArray[np.float64], freedom: Freedom, recipe: AugmentationRecipe, rng: np.random.Generator
+    base: NDArray[np.float64], flags: AugmentationFlags, recipe: AugmentationRecipe, rng: np.random.Generator
 ) -> Geometry:
     scale, aspect = np.exp(rng.uniform(*np.log(recipe.scale))), np.sqrt(rng.uniform(*recipe.aspect))
     zoom = np.array([scale * aspect, scale / aspect])
     turn = np.eye(2)
-    if freedom.rotate and rng.random() < recipe.rotate_share:
+    if flags.rotate and rng.random() < recipe.rotate_share:
         angle = np.deg2rad(rng.uniform(-recipe.rotate_degrees, recipe.rotate_degrees))
         turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
     reach = np.abs(zoom - 1) / 2 + 0.05
@@ -164,7 +164,7 @@ def _draw_once(
 def _draw_close_up(
     boxes: NDArray[np.float32], base: NDArray[np.float64], recipe: AugmentationRecipe, rng: np.random.Generator
 ) -> Geometry:
-    """One of the boxes, or some place if there are none, much enlarged near the middle of the picture."""
+    """One of the boxes, or some place if there are none, much enlarged near the middle of the image."""
     scale, aspect = np.exp(rng.uniform(*np.log(recipe.close_scale))), np.sqrt(rng.uniform(*recipe.aspect))
     matrix = np.diag([scale * aspect, scale / aspect]) @ base
     box = boxes[rng.integers(len(boxes))] if len(boxes) else np.array([0.3, 0.3, 0.7, 0.7])
@@ -172,7 +172,7 @@ def _draw_close_up(
     return Geometry(matrix, rng.uniform(-0.25, 0.25, 2) - matrix @ (centre - 0.5))
 
 
-def bend(image: torch.Tensor, gamma: float) -> torch.Tensor:
+def approximate_gamma(image: torch.Tensor, gamma: float) -> torch.Tensor:
     """A cheap curve close to `image ** gamma` for values in [0, 1] and gamma in [0.5, 2]."""
     if gamma < 1:
         return torch.lerp(image, image.sqrt(), 2 * (1 - gamma))
@@ -182,12 +182,12 @@ def bend(image: torch.Tensor, gamma: float) -> torch.Tensor:
 def draw_photometry(
     image: torch.Tensor, colour: bool, recipe: AugmentationRecipe, rng: np.random.Generator
 ) -> torch.Tensor:
-    """Change the look of a float picture `(1 or 3, h, w)` in [0, 1]; returns the same shape and range."""
+    """Change the look of a float image `(1 or 3, h, w)` in [0, 1]; returns the same shape and range."""
     mean = float(image.mean())
     contrast, brightness = rng.uniform(*recipe.contrast), rng.uniform(*recipe.brightness)
     image = (image * (contrast * brightness) + mean * (1 - contrast) * brightness).clamp_(0, 1)
     if rng.random() < 0.5:
-        image = bend(image, float(np.exp(rng.uniform(*np.log(recipe.gamma)))))
+        image = approximate_gamma(image, float(np.exp(rng.uniform(*np.log(recipe.gamma)))))
     if colour and image.shape[0] == 3:
         image = transforms.adjust_saturation(image, rng.uniform(*recipe.saturation))
         gains = torch.from_numpy(rng.uniform(*recipe.channel_gain, size=(3, 1, 1))).float()
@@ -207,15 +207,15 @@ def draw_photometry(
 
 
 def uneven_light(size: Sequence[int], most: float, rng: np.random.Generator) -> torch.Tensor:
-    """Smooth factors `(h, w)` round 1: a slope and a bend of at most `most` along a direction of chance."""
+    """Smooth factors `(h, w)` round 1: a slope and a curvature of at most `most` along a direction of chance."""
     y, x = (torch.linspace(-1, 1, count) for count in size)
-    angle, slope, bend_by = rng.uniform(0, 2 * np.pi), rng.uniform(0, most), rng.uniform(-most, most)
+    angle, slope, curvature = rng.uniform(0, 2 * np.pi), rng.uniform(0, most), rng.uniform(-most, most)
     along = (float(np.cos(angle)) * x[None] + float(np.sin(angle)) * y[:, None]) / np.sqrt(2)
-    return 1 + slope * along + bend_by * (along.square() - 1 / 6)
+    return 1 + slope * along + curvature * (along.square() - 1 / 6)
 
 
 def through_smaller(image: torch.Tensor, factor: float) -> torch.Tensor:
-    """A picture `(c, h, w)` in [0, 1] as if it had been taken with fewer pixels."""
+    """An image `(c, h, w)` in [0, 1] as if it had been taken with fewer pixels."""
     full = image.shape[1:]
     small = [max(1, round(side * factor)) for side in full]
     image = torch.nn.functional.interpolate(image[None], size=small, mode="bilinear", antialias=True)
@@ -223,7 +223,7 @@ def through_smaller(image: torch.Tensor, factor: float) -> torch.Tensor:
 
 
 def compressed(image: torch.Tensor, quality: int) -> torch.Tensor:
-    """A picture `(1 or 3, h, w)` in [0, 1] after JPEG."""
+    """An image `(1 or 3, h, w)` in [0, 1] after JPEG."""
     return transforms.jpeg((image * 255).round().byte(), quality).float().div_(255)
 
 
@@ -231,9 +231,9 @@ def compressed(image: torch.Tensor, quality: int) -> torch.Tensor:
 
 
 def draw_window(display: tuple[float, float], rng: np.random.Generator) -> tuple[float, float]:
-    """Draw the (low, high) at which a CT picture is shown in grey.
+    """Draw the (low, high) at which a CT image is shown in grey.
 
-    Four in ten times as it came (`display`); else a soft tissue window, now and then a lung or a wide one. A picture
+    Four in ten times as it came (`display`); else a soft tissue window, now and then a lung or a wide one. An image
     that spans little (a brain window) is only narrowed.
     """
     low, high = display

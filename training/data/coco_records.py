@@ -1,5 +1,5 @@
 # Copyright 2026 The MedGLIP authors. Licensed under the Apache License, Version 2.0.
-"""Records of private data in COCO JSON: a file, or a folder with one file, or with one per split."""
+"""Make records of COCO data: of a JSON file, or of a folder with one file, or with one per split."""
 
 from __future__ import annotations
 
@@ -33,8 +33,17 @@ from modeling_medglip.io.image_record import ReadImage
 from modeling_medglip.isolation.process import ReaderLimits, ReaderProcess
 from modeling_medglip.modalities import resolve_modality
 
-from .coco_entries import annotated_labels, is_built, label_names, marks_of, picture_size
-from .records import SPLITS, GroundingRecord, HintTable, as_boxes, drawn, join_lungs, with_channels, without_unknown
+from .coco_entries import annotated_labels, image_annotations, is_built, label_names, stated_size
+from .records import (
+    SPLITS,
+    GroundingRecord,
+    SourceSettingsTable,
+    as_boxes,
+    drawn,
+    join_lungs,
+    with_channels,
+    without_unknown,
+)
 
 
 logger = logging.getLogger(__name__)
@@ -42,10 +51,10 @@ logger = logging.getLogger(__name__)
 SPLIT_NAMES = {"train": "train", "training": "train", "val": "validation", "valid": "validation", "test": "test"}
 SPLIT_NAMES |= {"validation": "validation"}
 COCO_LISTS = (b'"images"', b'"annotations"', b'"categories"')
-# Of a single file without splits every fifth patient is kept for validation.
+# Every fifth patient of a file without splits becomes validation.
 HELD_OUT = 5
 TIFF_STARTS = (b"II", b"MM")
-# Of a machine that is busy with training.
+# Generous, since training keeps the machine busy.
 LIMITS = ReaderLimits(seconds=60)
 _READERS: dict[int, ReaderProcess] = {}
 
@@ -56,9 +65,9 @@ def is_coco(data: Path) -> bool:
 
 
 def coco_files(folder: Path) -> dict[Path, str | None]:
-    """COCO files of a folder or its `annotations` folder, with the split that their names say.
+    """Return the COCO files of a folder, or of its `annotations` folder, with the split in each name.
 
-    Where files say splits, others are left out; else there must be one only.
+    If names hold splits, the other files are left out; else only a single file counts.
     """
     paths = [path for part in (folder, folder / "annotations") for path in sorted(part.glob("*.json"))]
     found = {path: _split_of(path.stem) for path in paths if _looks_like_coco(path)}
@@ -74,7 +83,7 @@ def _split_of(stem: str) -> str | None:
 
 
 def _looks_like_coco(path: Path) -> bool:
-    """Whether a file names the three lists of COCO; it is not parsed, which may take long."""
+    """Whether a file names the three lists of COCO. It is not parsed, which takes long for large files."""
     if not path.is_file():
         return False
     try:
@@ -84,12 +93,12 @@ def _looks_like_coco(path: Path) -> bool:
         return False
 
 
-def coco_records(data: Path | str, modalities: list[str], hints: HintTable) -> list[GroundingRecord]:
-    """All records of some modalities. Labels go by the categories' names, never by their numbers.
+def coco_records(data: Path | str, modalities: list[str], settings: SourceSettingsTable) -> list[GroundingRecord]:
+    """Return all records of some modalities. Labels are the categories' names, never their numbers.
 
-    Of a picture may be told, in its entry: `modality`, `source`, `patient` (or `patient_id`), `split`, `annotated` (a
-    list of category names; default: all categories of the file). A crowd region, or an annotation that cannot be used,
-    leaves its label open in its picture; how many there are is logged.
+    An image entry may hold `modality`, `source`, `patient` (or `patient_id`), `split` and `annotated`, a list of
+    category names that defaults to all categories of the file. A crowd region, or an annotation that cannot be used,
+    makes its label unknown in its image; a warning counts them.
 
     Raises:
         `ValueError`: names the file and what is wrong.
@@ -100,7 +109,7 @@ def coco_records(data: Path | str, modalities: list[str], hints: HintTable) -> l
     files = coco_files(path) if path.is_dir() else {path: _split_of(path.stem)}
     records: list[GroundingRecord] = []
     for file, split in files.items():
-        records += _CocoRecords(read_coco(file), file, split, hints).records(modalities)
+        records += _CocoRecords(read_coco(file), file, split, settings).records(modalities)
     return records
 
 
@@ -111,11 +120,11 @@ class _CocoRecords:
     coco: CocoFile
     file: Path
     split: str | None
-    hints: HintTable
+    settings: SourceSettingsTable
     vocabulary: set[str] = field(default_factory=set)
     left_out: Counter[str] = field(default_factory=Counter)
     clipped: list[str] = field(default_factory=list)
-    doubts: Counter[str] = field(default_factory=Counter)
+    suspects: Counter[str] = field(default_factory=Counter)
     first: str = ""
 
     def records(self, modalities: list[str]) -> list[GroundingRecord]:
@@ -126,27 +135,27 @@ class _CocoRecords:
             if modality in modalities:
                 record = self._record(image, self.coco.annotations[image["id"]], modality)
                 found += with_channels(join_lungs(record, self.vocabulary))
-        self._warn(len({record.picture for record in found if record.labels}))
+        self._warn(len({record.image_key for record in found if record.labels}))
         return _with_splits(found)
 
     def _warn(self, annotated: int) -> None:
-        """Log what of the file was not used; `annotated` is the number of pictures with boxes."""
+        """Warn of what the file holds and training does not use; `annotated` is the number of images with boxes."""
         name = one_line(self.file.name, 80)
         for problem, count in Counter(self.coco.problems).items():
             logger.warning("%s: %s: %d of them", name, problem[1], count)
         if self.left_out:
-            told = " and ".join(f"{count} {reason}" for reason, count in self.left_out.items())
+            reasons = " and ".join(f"{count} {reason}" for reason, count in self.left_out.items())
             logger.warning(
-                "%s: left out %s, of labels that are unknown there now, the first in %s", name, told, self.first
+                "%s: left out %s, of labels that are unknown there now, the first in %s", name, reasons, self.first
             )
         if self.clipped:
             logger.warning(
                 "%s: %d boxes go beyond their image and are clipped, the first %s",
                 name, len(self.clipped), self.clipped[0],
             )  # fmt: skip
-        for reason, count in self.doubts.items():
+        for reason, count in self.suspects.items():
             if count > MOST_DOUBTFUL * annotated:
-                logger.warning("%s: boxes of %d pictures %s", name, count, reason)
+                logger.warning("%s: boxes of %d images %s", name, count, reason)
 
     def _modality(self, image: dict[str, Any], modalities: list[str]) -> str:
         said = image.get("modality") or self.coco.info.get("modality")
@@ -156,17 +165,17 @@ class _CocoRecords:
             except ValueError as error:
                 raise ValueError(f"{self.file.name}: {one_line(error)}") from None
         if len(modalities) != 1:
-            raise ValueError(f"{self.file.name}: does not say its modality: give one, or write it into its pictures")
+            raise ValueError(f"{self.file.name}: names no modality: give one, or write it into its images")
         return modalities[0]
 
     def _record(self, image: dict[str, Any], entries: list[dict[str, Any]], modality: str) -> GroundingRecord:
-        size = picture_size(image, self.file)
+        size = stated_size(image, self.file)
         name = str(image["file_name"])
         source = _first_said(image.get("source"), _folder_of(self.file))
-        hints = self.hints.of(modality, source, self.vocabulary)
+        settings = self.settings.of(modality, source, self.vocabulary)
         said = image.get("split") or self.split
         labels, boxes, annotated = self._known(image, entries, size)
-        path = _picture_path(self.file, name)
+        path = _image_path(self.file, name)
         if (orientation := orientation_of(path, size)) != 1:
             boxes, size = upright_boxes(boxes, orientation, size), size[::-1]
         return GroundingRecord(
@@ -181,65 +190,64 @@ class _CocoRecords:
             size=size,
             loader=partial(read_picture, path, size),
             source_labels=tuple(sorted(self.vocabulary)),
-            hints=hints,
-            weight=hints.weight,
+            settings=settings,
+            weight=settings.weight,
         )
 
     def _known(
         self, image: dict[str, Any], entries: list[dict[str, Any]], size: tuple[int, int]
     ) -> tuple[tuple[str, ...], NDArray[np.float32], tuple[str, ...]]:
-        """Labels, boxes and what is annotated, without labels that something here leaves open."""
-        marks = marks_of(entries, size)
+        """Return labels, boxes and annotated labels, without those that are unknown in this image."""
+        found = image_annotations(entries, size)
         annotated = annotated_labels(image, self.vocabulary, self.file)
-        if (odd := sorted(set(marks.labels) - set(annotated))) and not is_built(self.coco):
+        if (extra := sorted(set(found.labels) - set(annotated))) and not is_built(self.coco):
             raise ValueError(
-                f"{self.file.name}: {shown(image['file_name'])} has a box of {shown(odd[0])}, which its annotated "
+                f"{self.file.name}: {shown(image['file_name'])} has a box of {shown(extra[0])}, which its annotated "
                 "leaves out: add it there, or take the box out"
             )
-        for (reason, _), count in marks.left.items():
+        for (reason, _), count in found.left_out.items():
             self.first = self.first or one_line(image["file_name"], 60)
             self.left_out[reason] += count
-        self.clipped += [f"{box} in {one_line(image['file_name'], 60)}" for box in marks.clipped]
+        self.clipped += [f"{box} in {one_line(image['file_name'], 60)}" for box in found.clipped]
         if looks := other_format(stated_boxes(entries), size):
-            self.doubts[looks] += 1
-        boxes = as_boxes(marks.boxes.tolist(), size)
+            self.suspects[looks] += 1
+        boxes = as_boxes(found.boxes.tolist(), size)
         unplaced = self.coco.unplaced
         anywhere = self.vocabulary if None in unplaced else {label for label in unplaced if label is not None}
-        unknown = marks.unknown(self.vocabulary) | (anywhere - set(marks.labels))
-        return without_unknown(marks.labels, boxes, annotated, unknown)
+        unknown = found.unknown(self.vocabulary) | (anywhere - set(found.labels))
+        return without_unknown(found.labels, boxes, annotated, unknown)
 
 
 def _first_said(*values: Any) -> str:
-    """The first value that says something; 0 is a number like any other."""
+    """Return the first value that is not empty, as text; 0 is not empty."""
     return next((text for value in values if value is not None and (text := str(value).strip())), "")
 
 
 def _folder_of(file: Path) -> str:
-    """The name of the folder that a COCO file, or a link to one, lies in; not that of `annotations`, which all have in
-    common."""
+    """Return the name of the folder of a COCO file, or of the folder above if that is `annotations`."""
     folder = file.parent.resolve()
     return folder.parent.name if folder.name == "annotations" else folder.name
 
 
 def _split(said: Any, file: Path) -> str:
-    """One of `SPLITS` by any of its names; pictures that somebody held out must not slip into training."""
+    """Return one of `SPLITS` by any of its names. An unknown name is an error, lest held-out images be trained on."""
     found = SPLIT_NAMES.get(str(said).strip().lower())
     if found is None:
         known = ", ".join(sorted(SPLIT_NAMES))
-        raise ValueError(f"{file.name}: split {one_line(said, 40)!r} is not known: {known}")
+        raise ValueError(f"{file.name}: unknown split {one_line(said, 40)!r}: choose one of {known}")
     return found
 
 
-def _picture_path(file: Path, name: str) -> Path:
-    """The picture beside its COCO file, in `images/`, or above an `annotations/` folder; never elsewhere."""
+def _image_path(file: Path, name: str) -> Path:
+    """Return the path of an image in one of [`image_folders`], never outside them."""
     if Path(name).is_absolute() or ".." in Path(name).parts or "\0" in name:
-        raise ValueError(f"{file.name}: picture {shown(name)} leaves the data folder")
+        raise ValueError(f"{file.name}: image {shown(name)} leaves the data folder")
     places = [folder / name for folder in image_folders(file)]
     return next((place for place in places if place.is_file()), places[0])
 
 
 def _with_splits(records: list[GroundingRecord]) -> list[GroundingRecord]:
-    """Records without a split: every `HELD_OUT`th patient of the shuffled list is kept for validation."""
+    """Return the records with splits: of those without one, every `HELD_OUT`th patient becomes validation."""
     loose = sorted({record.patient for record in records if record.split not in SPLITS}, key=lambda n: drawn(n))
     held = set(loose[::HELD_OUT]) if len(loose) > 1 else set()
     return [
@@ -266,7 +274,9 @@ def read_picture(path: Path, size: tuple[int, int]) -> NDArray:
             bits, or nothing says whether its annotations turn with it; names the file.
     """
     if path.name.lower().endswith(VOLUME_ENDINGS):
-        raise ValueError(f"{path.name}: is a volume: make images and boxes of it with python -m dataset_scripts.build")
+        raise ValueError(
+            f"{path.name}: unsupported volume file: make images and boxes of it with python -m dataset_scripts.build"
+        )
     try:
         with open_plain(path) as stream:
             start = stream.read(132)
@@ -275,7 +285,7 @@ def read_picture(path: Path, size: tuple[int, int]) -> NDArray:
                 return _dicom_pixels(_reader().read_image(path), size)
             if start[:2] in TIFF_STARTS:
                 return _fitting(_reader().read_image(path), size)
-            return decode_picture(stream, size)
+            return decode_upright(stream, size)
     except MedGlipError as error:
         text = str(error)
         raise ValueError(text if text.startswith(f"{path.name}: ") else f"{path.name}: {text}") from None
@@ -284,7 +294,7 @@ def read_picture(path: Path, size: tuple[int, int]) -> NDArray:
 
 
 def _reader() -> ReaderProcess:
-    """The worker in which this process decodes files whose decoders may crash or hang on damaged ones."""
+    """Return the worker that decodes file formats whose decoders may crash or hang on damaged files."""
     if os.getpid() not in _READERS:  # processes of a loader are forks
         _READERS[os.getpid()] = reader = ReaderProcess(LIMITS)
         atexit.register(reader.close)
@@ -292,7 +302,7 @@ def _reader() -> ReaderProcess:
 
 
 def _dicom_pixels(image: ReadImage, size: tuple[int, int]) -> NDArray:
-    """The pixels of a DICOM image as the network's image processor sees them: of MONOCHROME1 high values are dark.
+    """Return the pixels of a DICOM image, inverted for MONOCHROME1, whose high values are dark.
 
     Raises:
         `MedGlipError`: it has another size (width, height) than its entry says.
@@ -305,7 +315,7 @@ def _dicom_pixels(image: ReadImage, size: tuple[int, int]) -> NDArray:
     return pixels.max() + pixels.min() - pixels
 
 
-def decode_picture(stream: IO[bytes], size: tuple[int, int]) -> NDArray:
+def decode_upright(stream: IO[bytes], size: tuple[int, int]) -> NDArray:
     """Decode an image of `size` (width, height), upright; see [`read_picture`].
 
     Raises:
@@ -315,7 +325,7 @@ def decode_picture(stream: IO[bytes], size: tuple[int, int]) -> NDArray:
 
 
 def _fitting(image: ReadImage, size: tuple[int, int]) -> NDArray:
-    """The pixels of an image of `size`, upright. Raises as [`decode_picture`]."""
+    """The pixels of an image of `size`, upright. Raises as [`decode_upright`]."""
     upright_size = (image.width, image.height)
     fits = size in (upright_size, upright_size[::-1])
     if not fits or drawn_on_stored(image.orientation, upright_size, size) or size != upright_size:
@@ -326,9 +336,9 @@ def _fitting(image: ReadImage, size: tuple[int, int]) -> NDArray:
 
 
 def orientation_of(path: Path, size: tuple[int, int]) -> int:
-    """EXIF orientation that turns the annotations of an image upright; 1 where they are upright.
+    """Return the EXIF orientation that turns the annotations of an image upright.
 
-    Also 1 where that cannot be known: decoding the file then tells why.
+    It is 1 where they are upright, and where the file cannot be read: decoding it raises the error.
 
     Args:
         path (`Path`): the image.

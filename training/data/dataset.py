@@ -27,8 +27,8 @@ from modeling_medglip.image_processing_medglip import (
 
 from .augmentation import (
     IDENTITY,
+    AugmentationFlags,
     AugmentationRecipe,
-    Freedom,
     Geometry,
     draw_geometry,
     draw_photometry,
@@ -70,7 +70,7 @@ class CachedImage:
 
 
 class GroundingDataset(Dataset):
-    """Pictures of one modality with prompts.
+    """Images of one modality with prompts.
 
     Args:
         records (`Sequence[GroundingRecord]`): all of one modality.
@@ -82,9 +82,9 @@ class GroundingDataset(Dataset):
         prompts, augmentation (*optional*): recipes.
         foreign (`dict[str, tuple[str, ...]]`, *optional*): source -> labels, for negatives of other body parts.
         token_length (*optional*): tokens of a phrase with its separator.
-        cache_bytes (`int`): decoded pictures are kept in memory up to so many bytes, in each process; the others are
+        cache_bytes (`int`): decoded images are kept in memory up to so many bytes, in each process; the others are
             decoded again.
-        balance (`float`): labels that fewer than this share of the pictures show come more often, see
+        balance (`float`): labels that fewer than this share of the images show come more often, see
             [`repeat_factors`]; 0 leaves it at the weights of the sources.
 
     Raises:
@@ -119,13 +119,13 @@ class GroundingDataset(Dataset):
         self.sampler = PromptSampler(Vocabulary.load(), foreign or {}, prompts or PromptRecipe(), token_length)
         self._cache: dict[int, CachedImage] = {}
         self._room = self._cache_bytes = cache_bytes
-        # Shared with the loader's processes, which start anew every epoch: 1 for a picture that is broken.
+        # Shared with the loader's processes, which start anew every epoch: 1 for an image that is broken.
         self._broken = torch.zeros(len(self.records), dtype=torch.uint8).share_memory_()
         self._order: NDArray[np.int64] = np.arange(len(self.records))
         self.set_epoch(0)
 
     def set_epoch(self, epoch: int) -> None:
-        """Start an epoch: which pictures come how often (by the weights of their records) is drawn anew.
+        """Start an epoch: which images come how often (by the weights of their records) is drawn anew.
 
         The length stays the same.
         """
@@ -153,14 +153,16 @@ class GroundingDataset(Dataset):
         record, image = self._whole(number)
         rng = np.random.default_rng([self.seed, self.epoch, index, 1])
         boxes = (record.boxes / np.array(record.size * 2)).astype(np.float32)
-        flags = Freedom(**{field.name: getattr(record.hints, field.name) for field in fields(Freedom)})
+        flags = AugmentationFlags(
+            **{field.name: getattr(record.settings, field.name) for field in fields(AugmentationFlags)}
+        )
         geometry = draw_geometry(boxes, flags, self.augmentation, rng)
         visible, labels, annotated = self._visible(record, geometry.map_boxes(boxes))
         if record.annotated and not annotated:  # a close-up cut all of it: there would be nothing to ask
             geometry = IDENTITY
             visible, labels, annotated = self._visible(record, boxes)
         source_labels = tuple(sorted({*record.source_labels, *record.annotated}))
-        prompt = self.sampler.draw(labels, annotated, record.hints.regions, rng, source_labels)
+        prompt = self.sampler.draw(labels, annotated, record.settings.regions, rng, source_labels)
         return {
             "pixel_values": self._pixels(record, image, geometry, rng),
             "text_labels": list(prompt.phrases),
@@ -186,17 +188,17 @@ class GroundingDataset(Dataset):
         }
 
     def _whole(self, number: int) -> tuple[GroundingRecord, CachedImage]:
-        """The record with its picture, or the next one that can be read. What is broken is named once and counted.
+        """Return a record with its image, or the next one that can be read. Broken ones are named once and counted.
 
         Raises:
-            `ValueError`: more than `guards.MOST_BROKEN` of the pictures are broken.
+            `ValueError`: more than `validation.MOST_BROKEN` of the images are broken.
         """
         for place in (*range(number, len(self.records)), *range(number)):
             try:
                 return self.records[place], self.image(place)
             except UNREADABLE as error:
                 self._report_broken(place, error)
-        raise ValueError("no picture can be read")
+        raise ValueError("no image can be read: mend the data")
 
     def _report_broken(self, place: int, error: Exception) -> None:
         if not self._broken[place]:
@@ -206,12 +208,12 @@ class GroundingDataset(Dataset):
         if too_many(count, len(self.records)):
             first = self.records[int(self._broken.argmax())].image_id
             raise ValueError(
-                f"{count} of {len(self.records)} pictures cannot be read: mend the data; "
+                f"{count} of {len(self.records)} images cannot be read: mend the data; "
                 f"the first is {one_line(first, 80)}"
             )
 
     def broken(self) -> dict[str, str]:
-        """Pictures found broken so far, by this process and the loader's, with the reason."""
+        """Return the images found broken so far, by this process and those of the loader, with the reason."""
         found = [self.records[place] for place in self._broken.nonzero()[:, 0].tolist()]
         return {record.image_id: self._reason(record) for record in found}
 
@@ -220,28 +222,28 @@ class GroundingDataset(Dataset):
             self._decode(record)
         except UNREADABLE as error:
             return one_line(error, 120)
-        return "could not be read for a while"
+        return "could not be read at first"
 
     def preload(self) -> None:
-        """Decode every picture now instead of at its first use."""
+        """Decode every image now instead of at its first use."""
         for number in range(len(self.records)):
             self._whole(number)
 
     def release(self) -> None:
-        """Give back the memory of the pictures that are kept decoded."""
+        """Free the memory of the decoded images."""
         self._cache.clear()
         self._room = self._cache_bytes
 
     def image(self, number: int) -> CachedImage:
-        """The decoded picture of record `number`, kept in memory while there is room."""
+        """Return the decoded image of record `number`, which stays in memory while there is room."""
         if number in self._cache:
             return self._cache[number]
-        picture = self._decode(self.records[number])
-        size = picture.pixels.numel() * picture.pixels.element_size()
+        image = self._decode(self.records[number])
+        size = image.pixels.numel() * image.pixels.element_size()
         if size <= self._room:
-            self._cache[number] = picture
+            self._cache[number] = image
             self._room -= size
-        return picture
+        return image
 
     def _decode(self, record: GroundingRecord) -> CachedImage:
         pixels = record.load()
@@ -266,7 +268,7 @@ class GroundingDataset(Dataset):
 
         `None` where the window is not known: the image processor then decides.
         """
-        array, window = channels_first(pixels), record.hints.window
+        array, window = channels_first(pixels), record.settings.window
         if record.is_hounsfield:
             return luminance(array)
         if array.dtype != np.uint8 or window is None:
@@ -306,7 +308,7 @@ class GroundingDataset(Dataset):
             hounsfield = image.pixels.float()
             hounsfield = geometry.resample(hounsfield, self.size, float(hounsfield.min()))
             values = self._windowed(hounsfield, image.display, rng)
-        values = draw_photometry(values, record.hints.colour, self.augmentation, rng)
+        values = draw_photometry(values, record.settings.colour, self.augmentation, rng)
         return self.image_processor.standardize(values.expand(3, -1, -1), self.modality).contiguous()
 
     def _windowed(
@@ -331,9 +333,11 @@ class GroundingDataset(Dataset):
 
 
 def repeat_factors(records: Sequence[GroundingRecord], balance: float) -> NDArray[np.float64]:
-    """How much more often pictures of rare labels come, `(records,)`: the largest of `sqrt(balance / share)` over the
-    picture's labels, at least 1, where `share` is that of the pictures that show the label (repeat factor sampling,
-    Gupta et al., LVIS, 2019)."""
+    """Return the repeat factor of every record, `(records,)`, by which images of rare labels come more often.
+
+    It is the largest of `sqrt(balance / share)` over the labels of an image, at least 1, where `share` is that of the
+    images with the label (repeat factor sampling, Gupta et al., LVIS, 2019).
+    """
     shown: dict[str, float] = {}
     for record in records:
         for label in set(record.labels):
@@ -344,7 +348,7 @@ def repeat_factors(records: Sequence[GroundingRecord], balance: float) -> NDArra
 
 
 def foreign_labels(records: Sequence[GroundingRecord]) -> dict[str, tuple[str, ...]]:
-    """Source -> labels over all its records, as [`PromptSampler`] takes them for negatives of other body parts."""
+    """Return the labels of every source, from which [`PromptSampler`] draws negatives of other body parts."""
     found: dict[str, set[str]] = {}
     for record in records:
         found.setdefault(f"{record.modality}/{record.source}", set()).update(record.annotated)
@@ -352,7 +356,7 @@ def foreign_labels(records: Sequence[GroundingRecord]) -> dict[str, tuple[str, .
 
 
 class GroundingCollator:
-    """Examples of a [`GroundingDataset`] -> the batch that the model takes.
+    """Collates examples of a [`GroundingDataset`] into the batch that the model takes.
 
     Args:
         processor ([`~modeling_medglip.MedGlipProcessor`]): its prompt encoding is used.
@@ -362,8 +366,12 @@ class GroundingCollator:
         self.processor = processor
 
     def __call__(self, examples: Sequence[dict[str, Any]]) -> dict[str, Any]:
-        """`pixel_values` (B, 3, H, W), `input_ids`, `attention_mask` (B, T), `label_tokens` (B, L, T), `text_labels`,
-        `labels` and `modality`. No pixel mask: all pictures have the same size."""
+        """Return the batch, without a pixel mask since all images have the same size.
+
+        Returns:
+            `dict`: `pixel_values` (B, 3, H, W), `input_ids` and `attention_mask` (B, T), `label_tokens` (B, L, T),
+            `text_labels`, `labels` and `modality`.
+        """
         encoded, positions = self.processor.encode_prompts([example["text_labels"] for example in examples])
         targets = [example["labels"] for example in examples]
         labels = [
@@ -379,14 +387,14 @@ class GroundingCollator:
 
 
 class PhraseLength:
-    """Counts a phrase's tokens with its separator, remembering what it has seen."""
+    """Counts the tokens of a phrase with its separator, and caches the counts."""
 
     def __init__(self, tokenizer: Any) -> None:
         self.tokenizer = tokenizer
         self._seen: dict[str, int] = {}
 
     def __call__(self, phrase: str) -> int:
-        """Number of tokens of `phrase` followed by a full stop."""
+        """Return the number of tokens of `phrase` followed by a full stop."""
         if phrase not in self._seen:
             self._seen[phrase] = len(self.tokenizer(f"{phrase}.", add_special_tokens=False)["input_ids"])
         return self._seen[phrase]

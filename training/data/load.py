@@ -1,5 +1,5 @@
 # Copyright 2026 The MedGLIP authors. Licensed under the Apache License, Version 2.0.
-"""Load the records of what a user has: a built data set (folder or Hub id), a COCO JSON file, or a folder with one."""
+"""Load records from a built data set (folder or Hub id), a COCO JSON file, or a folder with one."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 from modeling_medglip.modalities import MODALITIES, resolve_modality
 
 from .coco_records import coco_records, is_coco
-from .records import SPLITS, GroundingRecord, HintTable
+from .records import SPLITS, GroundingRecord, SourceSettingsTable
 from .set_records import set_records
 
 
@@ -17,15 +17,15 @@ def load_records(
     data: Path | str,
     modalities: str | Iterable[str] = MODALITIES,
     split: str | None = None,
-    hints: HintTable | None = None,
+    settings: SourceSettingsTable | None = None,
 ) -> list[GroundingRecord]:
-    """Read records.
+    """Return the records of a data set.
 
     Args:
         data: a built data set (folder or Hub id), a COCO JSON file, or a folder with one.
         modalities (`str` or names, defaults to all): COCO files that do not say theirs take the only one given.
         split (`str`, *optional*): one of `SPLITS`; all when not given.
-        hints ([`HintTable`], *optional*): instead of the ones in `hints.yaml`.
+        settings ([`SourceSettingsTable`], *optional*): instead of the ones in `source_settings.yaml`.
 
     Raises:
         `ValueError`: no such folder, no image found, or an unknown split.
@@ -33,11 +33,11 @@ def load_records(
     if split is not None and split not in SPLITS:
         raise ValueError(f"split {split!r}: choose one of {', '.join(SPLITS)}")
     wanted = [resolve_modality(name) for name in ([modalities] if isinstance(modalities, str) else modalities)]
-    table = hints or HintTable.load()
+    table = settings or SourceSettingsTable.load()
     read = coco_records if is_coco(Path(data)) else set_records
     records = [record for record in read(data, wanted, table) if split in (None, record.split)]
     if not records:
-        raise ValueError(f"{data}: no {split or 'labelled'} pictures of {', '.join(wanted)} there")
+        raise ValueError(f"{data}: no {split or 'labelled'} images of {', '.join(wanted)} there")
     return records
 
 

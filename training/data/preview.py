@@ -1,5 +1,5 @@
 # Copyright 2026 The MedGLIP authors. Licensed under the Apache License, Version 2.0.
-"""What a training would be given: counts, prompts as text, and a sheet of pictures with their boxes after
+"""What a training would be given: counts, prompts as text, and a sheet of images with their boxes after
 augmentation."""
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ SHOWN = 12
 
 
 def counts(train: Sequence[GroundingRecord], validation: Sequence[GroundingRecord]) -> list[dict[str, Any]]:
-    """One row per label: pictures and boxes of both splits, and what the taxonomy calls it."""
+    """One row per label: images and boxes of both splits, and what the taxonomy calls it."""
     parts = {"train": train, "validation": validation}
     images, boxes = Counter[tuple[str, str]](), Counter[tuple[str, str]]()
     labels: set[str] = set()
     for split, records in parts.items():
         for record in records:
-            if record.view_of is not None:  # another view of a picture
+            if record.view_of is not None:  # another view of an image
                 continue
             labels.update(record.annotated)
             images.update((split, label) for label in set(record.labels))
@@ -48,7 +48,7 @@ def counts(train: Sequence[GroundingRecord], validation: Sequence[GroundingRecor
 
 
 def prompt_texts(dataset: GroundingDataset, count: int = 5) -> list[str]:
-    """The prompts of the first pictures, as the model reads them; the phrases that must find a box are marked."""
+    """The prompts of the first images, as the model reads them; the phrases that must find a box are marked."""
     texts = []
     for index in range(min(count, len(dataset))):
         example = dataset[index]
@@ -58,7 +58,7 @@ def prompt_texts(dataset: GroundingDataset, count: int = 5) -> list[str]:
     return texts
 
 
-def picture(dataset: GroundingDataset, index: int) -> Image.Image:
+def image(dataset: GroundingDataset, index: int) -> Image.Image:
     """A training example as it comes out of augmentation, with the boxes that its prompt must find."""
     example = dataset[index]
     settings = dataset.image_processor.modality_settings[dataset.modality]
@@ -74,9 +74,7 @@ def picture(dataset: GroundingDataset, index: int) -> Image.Image:
 
 
 def write_sheet(dataset: GroundingDataset, path: Path, count: int = SHOWN) -> Path:
-    """A sheet of the first pictures of the epoch."""
+    """A sheet of the first images of the epoch."""
     rng = np.random.default_rng(0)
     chosen = rng.permutation(len(dataset))[:count]
-    return write_bytes(
-        path, overlay_png(contact_sheet([picture(dataset, int(i)) for i in chosen], columns=4, cell=380))
-    )
+    return write_bytes(path, overlay_png(contact_sheet([image(dataset, int(i)) for i in chosen], columns=4, cell=380)))

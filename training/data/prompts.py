@@ -20,7 +20,7 @@ from modeling_medglip.taxonomy.phrases import normalize_phrase
 SYNONYMS_FILE = Path(__file__).with_name("synonyms.yaml")
 SIDES = ("left", "right")
 ANYWHERE = "any"
-# What a picture of one part of the body may show besides.
+# What an image of one part of the body may show besides.
 TRUNK, HEAD = frozenset({"abdomen", "chest", "spine", "pelvis", "breast"}), frozenset({"brain", "eye", "head_neck"})
 NECK, FETUS = frozenset({"head_neck"}), frozenset({"fetus"})
 BESIDE = (
@@ -77,7 +77,7 @@ class Prompt:
 
     Args:
         phrases (`tuple[str]`): in the order in which they are asked.
-        boxes (`tuple[int]`): indices of the picture's boxes to be found.
+        boxes (`tuple[int]`): indices of the image's boxes to be found.
         classes (`tuple[int]`): for each of these, the index of its phrase.
     """
 
@@ -183,7 +183,7 @@ class Vocabulary:
         return self._wordings[label]
 
     def regions(self, labels: Sequence[str]) -> tuple[str, ...]:
-        """What of the body a picture with these labels may show, neighbouring parts too; empty if one of the labels is
+        """What of the body an image with these labels may show, neighbouring parts too; empty if one of the labels is
         not known."""
         found = [self.of(label).regions for label in labels]
         if not all(found):
@@ -214,7 +214,7 @@ class Vocabulary:
         return None
 
     def foreign(self, regions: Sequence[str], labels: Sequence[str]) -> tuple[str, ...]:
-        """Those of `labels` that cannot be in a picture of these regions; none if the regions are not known."""
+        """Those of `labels` that cannot be in an image of these regions; none if the regions are not known."""
         seen = {ANYWHERE, *regions}
         places = ((name, self.of(name).regions) for name in labels if regions)
         return tuple(name for name, own in places if own and not own & seen)
@@ -227,7 +227,7 @@ def rough_token_length(phrase: str) -> int:
 
 @dataclass(frozen=True)
 class PromptSampler:
-    """Draws prompts for pictures.
+    """Draws prompts for images.
 
     Args:
         vocabulary ([`Vocabulary`]).
@@ -252,11 +252,11 @@ class PromptSampler:
         """Draw one prompt.
 
         Args:
-            labels: one per box of the picture.
+            labels: one per box of the image.
             annotated: labels marked wherever they occur; those without a box are negatives.
-            regions: body parts in the picture; empty: those that the labels can be in.
+            regions: body parts in the image; empty: those that the labels can be in.
             rng: the only source of chance.
-            source_labels: what may be in the picture though it is not asked, such as labels that were cut off at its
+            source_labels: what may be in the image though it is not asked, such as labels that were cut off at its
                 border; the annotated ones when not given.
         """
         present, own = set(labels), tuple(source_labels or annotated)

@@ -1,8 +1,8 @@
 # Copyright 2026 The MedGLIP authors. Licensed under the Apache License, Version 2.0.
 """One record per annotated image, whether it comes from a built data set or from a COCO file.
 
-A record knows which labels its source annotates wherever they occur (`annotated`): only those may serve as negatives,
-for an organ that nobody drew is not absent.
+A record knows which labels its source annotates wherever they occur (`annotated`). Only those serve as negatives: an
+organ that nobody drew may be there.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from modeling_medglip.taxonomy import means_a_side
 
 
 logger = logging.getLogger(__name__)
-HINTS_FILE = Path(__file__).with_name("hints.yaml")
+SETTINGS_FILE = Path(__file__).with_name("source_settings.yaml")
 # What `make data` builds.
 DEFAULT_DATA = os.environ.get("MEDGLIP_DATA", "out/data")
 SPLITS = ("train", "validation", "test")
@@ -33,8 +33,8 @@ LUNG, LUNG_SIDES = "lung", ("left lung", "right lung")
 
 
 @dataclass(frozen=True)
-class Hints:
-    """How training treats a source; see the comments in `hints.yaml`."""
+class SourceSettings:
+    """How training treats a source; see the comments in `source_settings.yaml`."""
 
     weight: float = 1.0
     regions: tuple[str, ...] = ()
@@ -50,24 +50,24 @@ class Hints:
 
 @dataclass(frozen=True)
 class GroundingRecord:
-    """One picture with its boxes.
+    """One image with its boxes.
 
     Args:
         modality (`str`): as in `MODALITIES`. source (`str`): where it comes from.
-        image_id (`str`): unique within the source. view_of (`str`, *optional*): of a single channel that is a further
-            view of a picture, that picture's. patient (`str`): all pictures of one patient share it.
+        image_id (`str`): unique within the source. view_of (`str`, *optional*): the image of which a single channel
+            is shown. patient (`str`): all images of one patient share it.
         split (`str`): one of `SPLITS`.
         boxes (`np.ndarray` of shape `(n, 4)`): float32 xyxy pixels, continuous (width = x2 - x1).
         labels (`tuple[str]`): one per box.
-        annotated (`tuple[str]`): the labels that are marked wherever they occur in this picture, among them all that
-            have boxes; others are unknown.
+        annotated (`tuple[str]`): the labels that are annotated wherever they occur in this image, among them all with
+            boxes; other labels are unknown.
         source_labels (`tuple[str]`): all labels of its source, also those that are left open here or left out by the
             user: of these none is certain to be absent. Those of `annotated` when not given.
         size (`tuple[int, int]`): width and height in pixels.
         loader: returns the pixels: `(h, w)` or `(h, w, 3)` uint8 or uint16, or `(h, w)` int16 of Hounsfield units.
         is_hounsfield (`bool`): the pixels are Hounsfield units.
-        hints ([`Hints`]): how training treats the source.
-        weight (`float`): pictures of this record per epoch, on average.
+        settings ([`SourceSettings`]): how training treats the source.
+        weight (`float`): images of this record per epoch, on average.
         in_subset (`bool`): belongs to the data set's own tenth.
     """
 
@@ -82,7 +82,7 @@ class GroundingRecord:
     size: tuple[int, int]
     loader: Callable[[], NDArray] = field(repr=False)
     is_hounsfield: bool = False
-    hints: Hints = Hints()
+    settings: SourceSettings = SourceSettings()
     weight: float = 1.0
     in_subset: bool = False
     view_of: str | None = None
@@ -91,12 +91,12 @@ class GroundingRecord:
     def __post_init__(self) -> None:
         # A label with boxes that may not be asked would be learned as background, or stop an evaluation.
         if not set(self.labels) <= set(self.annotated):
-            odd = ", ".join(sorted(set(self.labels) - set(self.annotated)))
-            raise ValueError(one_line(f"{self.image_id}: has boxes of labels that are not annotated in it: {odd}"))
+            extra = ", ".join(sorted(set(self.labels) - set(self.annotated)))
+            raise ValueError(one_line(f"{self.image_id}: has boxes of labels that are not annotated in it: {extra}"))
 
     @property
-    def picture(self) -> tuple[str, str]:
-        """Source and name of the picture that it shows: several records may be views of one."""
+    def image_key(self) -> tuple[str, str]:
+        """Source and name of the image; several records may be views of one."""
         return self.source, self.view_of or self.image_id
 
     def load(self) -> NDArray:
@@ -104,11 +104,11 @@ class GroundingRecord:
         return self.loader()
 
 
-class HintTable:
-    """The hints for every source, those of its modality where it has none of its own.
+class SourceSettingsTable:
+    """Settings by source, which default to those of its modality.
 
     Args:
-        document (`dict`): `modalities` and `sources`, as in `hints.yaml`.
+        document (`dict`): `modalities` and `sources`, as in `source_settings.yaml`.
 
     Raises:
         `ValueError`: an unknown key.
@@ -118,40 +118,40 @@ class HintTable:
         self.modalities: dict[str, dict[str, Any]] = document.get("modalities", {})
         self.sources: dict[str, dict[str, Any]] = document.get("sources", {})
         for name, entry in {**self.modalities, **self.sources}.items():
-            odd = sorted(set(entry) - set(Hints.__dataclass_fields__))
-            if odd:
-                raise ValueError(f"hints for {name}: unknown keys {', '.join(odd)}")
+            unknown = sorted(set(entry) - set(SourceSettings.__dataclass_fields__))
+            if unknown:
+                raise ValueError(f"settings for {name}: unknown keys {', '.join(unknown)}")
 
     @classmethod
     @lru_cache(maxsize=4)
-    def load(cls, path: Path = HINTS_FILE) -> HintTable:
+    def load(cls, path: Path = SETTINGS_FILE) -> SourceSettingsTable:
         """Read a file once."""
         return cls(load_yaml(path.read_text(encoding="utf-8")))
 
-    def of(self, modality: str, source: str, labels: Iterable[str]) -> Hints:
-        """Hints for a source with these labels. Nothing is mirrored where a label carries a side."""
+    def of(self, modality: str, source: str, labels: Iterable[str]) -> SourceSettings:
+        """SourceSettings for a source with these labels. Nothing is mirrored where a label carries a side."""
         values = {**self.modalities.get(modality, {}), **self.sources.get(source, {})}
         values = {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
         if any(map(means_a_side, labels)):
             values |= {"horizontal_flip": False, "vertical_flip": False, "quarter_turns": False}
-        return Hints(**values)
+        return SourceSettings(**values)
 
 
 def as_boxes(boxes: Sequence[Sequence[float]], size: tuple[int, int]) -> NDArray[np.float32]:
-    """Boxes [x, y, width, height] -> `(n, 4)` float32 xyxy, within a picture of `size` (width, height)."""
+    """Return boxes [x, y, width, height] as float32 xyxy `(n, 4)`, clipped to an image of `size` (width, height)."""
     array = np.asarray(boxes, dtype=np.float32).reshape(-1, 4).copy()
     array[:, 2:] += array[:, :2]
     return np.clip(array, 0, np.array([*size, *size], dtype=np.float32))
 
 
 def join_lungs(record: GroundingRecord, vocabulary: set[str]) -> GroundingRecord:
-    """The record with `lung` (the box round both) consistent with `left lung` and `right lung`.
+    """Return the record with `lung` (the box around both) consistent with `left lung` and `right lung`.
 
-    Both sides marked: the box round both is added where there is none. `lung` marked: a side without a box is unknown,
-    not absent. One side marked, but not `lung`: `lung` is unknown.
+    If both sides have a box, the box around both is added. If `lung` has one, a side without a box is unknown, not
+    absent. If one side has one, but not `lung`, then `lung` is unknown.
 
     Args:
-        vocabulary: all labels of the source; one that marks neither side is left alone.
+        vocabulary: all labels of the source. Without both sides the record is returned as it is.
     """
     if not set(LUNG_SIDES) <= vocabulary:
         return record
@@ -172,13 +172,12 @@ def join_lungs(record: GroundingRecord, vocabulary: set[str]) -> GroundingRecord
 def without_unknown(
     labels: Sequence[str], boxes: NDArray[np.float32], annotated: Sequence[str], unknown: Iterable[str] = ()
 ) -> tuple[tuple[str, ...], NDArray[np.float32], tuple[str, ...]]:
-    """Labels, boxes and `annotated` without what is not known wherever it occurs.
+    """Return labels, boxes and `annotated` without labels that are not annotated wherever they occur.
 
-    Of a label that is marked here, but not wherever it occurs, the boxes are left out too: beside them its other
-    places would be learned as background.
+    Their boxes are left out too, since the model would learn their other occurrences as background.
 
     Args:
-        unknown: labels to leave open, whether they are `annotated` or not.
+        unknown: further unknown labels, whether they are `annotated` or not.
     """
     opened = {*unknown, *(set(labels) - set(annotated))}
     if opened & {LUNG, *LUNG_SIDES}:
@@ -190,12 +189,12 @@ def without_unknown(
 
 
 def with_channels(record: GroundingRecord) -> list[GroundingRecord]:
-    """The record; for training also single channels of it as further views, which share its weight."""
-    if record.split != "train" or not record.hints.channels:
+    """Return the record and, for training, single channels of it as further views that share its weight."""
+    if record.split != "train" or not record.settings.channels:
         return [record]
-    weight = record.weight / (1 + len(record.hints.channels))
+    weight = record.weight / (1 + len(record.settings.channels))
     views = [replace(record, weight=weight)]
-    for channel in record.hints.channels:
+    for channel in record.settings.channels:
         name, loader = f"{record.image_id}#{channel}", _Channel(record.loader, channel)
         views.append(replace(record, image_id=name, view_of=record.image_id, loader=loader, weight=weight))
     return views
@@ -211,22 +210,22 @@ class _Channel:
 
 
 def readable(records: Sequence[GroundingRecord], broken: dict[str, str]) -> list[GroundingRecord]:
-    """The records whose pictures can be decoded; the others are named in `broken`, with the reason."""
-    kept = []
+    """Return the records whose images can be decoded, and add the others to `broken` with the reason."""
+    whole = []
     for record in records:
         try:
             pixels = record.load()
             if pixels.dtype.kind == "f" and not np.isfinite(pixels).all():
-                raise ValueError("has pixels that are no finite numbers")
-            kept.append(record)
+                raise ValueError("has pixels that are not finite numbers")
+            whole.append(record)
         except (OSError, ValueError, SyntaxError) as error:
             broken[record.image_id] = one_line(error, 120)
             logger.warning("left out: %s", named(record.image_id, error))
-    return kept
+    return whole
 
 
 def named(image_id: str, error: BaseException) -> str:
-    """A line that names a picture and what is wrong with it; some errors name it themselves."""
+    """Return a line that names an image and what is wrong with it."""
     text = str(error)
     return one_line(text if text.startswith(Path(image_id).name) else f"{image_id}: {text}", 200)
 
@@ -234,23 +233,24 @@ def named(image_id: str, error: BaseException) -> str:
 def chosen_labels(
     records: Sequence[GroundingRecord], only: Sequence[str] | None, without: Sequence[str] | None
 ) -> list[GroundingRecord]:
-    """The records with only some labels, or without some; the others become unknown there. Pictures of which nothing
-    is known any more are left out.
+    """Return the records with some labels only, or without some; the other labels become unknown.
+
+    Images without an annotated label are left out.
 
     Raises:
         `ValueError`: a label that no record has, or none is left.
     """
     known = {label for record in records for label in record.annotated}
-    odd = sorted({*(only or ()), *(without or ())} - known)
-    if odd:
-        raise ValueError(f"no picture has the label {', '.join(odd)}; there are {', '.join(sorted(known))}")
-    kept = (set(only) if only else known) - set(without or ())
-    if not kept:
+    unknown = sorted({*(only or ()), *(without or ())} - known)
+    if unknown:
+        raise ValueError(f"no image has the label {', '.join(unknown)}; there are {', '.join(sorted(known))}")
+    chosen = (set(only) if only else known) - set(without or ())
+    if not chosen:
         raise ValueError(f"all labels are left out: {', '.join(sorted(known))}")
     found = []
     for record in records:
-        places = [number for number, label in enumerate(record.labels) if label in kept]
-        annotated = tuple(label for label in record.annotated if label in kept)
+        places = [number for number, label in enumerate(record.labels) if label in chosen]
+        annotated = tuple(label for label in record.annotated if label in chosen)
         if annotated:
             labels = tuple(record.labels[number] for number in places)
             found.append(replace(record, boxes=record.boxes[places], labels=labels, annotated=annotated))
@@ -258,9 +258,9 @@ def chosen_labels(
 
 
 def fraction_of(records: Sequence[GroundingRecord], fraction: float, seed: int = 0) -> list[GroundingRecord]:
-    """The training records of a share of the patients of every source; the data set's own tenth for 0.1.
+    """Return the training records of a share of the patients of every source; for 0.1 the tenth of the data set.
 
-    Of every source at least one patient is kept. The smaller share of two is a part of the larger one.
+    Every source keeps at least one patient. A smaller share is a part of every larger one.
 
     Raises:
         `ValueError`: a share that is not above 0 and at most 1.
@@ -275,18 +275,18 @@ def fraction_of(records: Sequence[GroundingRecord], fraction: float, seed: int =
         by_source.setdefault((record.modality, record.source), set()).add(record.patient)
         if record.in_subset:
             subset.add((record.modality, record.source, record.patient))
-    kept = set()
+    chosen = set()
     for source, patients in by_source.items():
-        # The data set's own tenth comes first, so that it is a part of every larger share.
+        # The tenth of the data set comes first, so that it is a part of every larger share.
         order = sorted(patients, key=lambda name: ((*source, name) not in subset, drawn(name, seed)))
         own = sum((*source, name) in subset for name in order)
         count = own if fraction == 0.1 and own else max(1, round(fraction * len(order)))
-        kept |= {(*source, name) for name in order[:count]}
-    return [record for record in records if (record.modality, record.source, record.patient) in kept]
+        chosen |= {(*source, name) for name in order[:count]}
+    return [record for record in records if (record.modality, record.source, record.patient) in chosen]
 
 
 def shared_patients(records: Sequence[GroundingRecord]) -> int:
-    """How many patients have pictures both in training and in validation or test."""
+    """Return how many patients have images both in training and in validation or test."""
     parts: dict[bool, set[tuple[str, str]]] = {True: set(), False: set()}
     for record in records:
         parts[record.split == "train"].add((record.source, record.patient))
@@ -294,5 +294,5 @@ def shared_patients(records: Sequence[GroundingRecord]) -> int:
 
 
 def drawn(name: str, seed: int = 0) -> bytes:
-    """A key that sorts names into an order of chance, the same everywhere."""
+    """Return a deterministic pseudo-random sort key."""
     return hashlib.sha256(f"{seed} {name}".encode("utf-8", "surrogatepass")).digest()

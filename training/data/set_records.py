@@ -1,5 +1,5 @@
 # Copyright 2026 The MedGLIP authors. Licensed under the Apache License, Version 2.0.
-"""Records of a data set that `dataset_scripts.build` made: a folder, or an id on the Hub."""
+"""Make records of a data set that `dataset_scripts.build` wrote: a folder, or an id on the Hub."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from numpy.typing import NDArray
 
 from modeling_medglip.errors import one_line
 
-from .coco_records import decode_picture
-from .records import SPLITS, GroundingRecord, HintTable, as_boxes, join_lungs, with_channels, without_unknown
+from .coco_records import decode_upright
+from .records import SPLITS, GroundingRecord, SourceSettingsTable, as_boxes, join_lungs, with_channels, without_unknown
 
 
-CURE = (
+HINT = (
     "give a folder that dataset_scripts.build made, or one with a whole COCO file, or with one per split that has its "
     "name (train.json, val.json)"
 )
 
 
-def set_records(data: Path | str, modalities: list[str], hints: HintTable) -> list[GroundingRecord]:
-    """All records of some modalities.
+def set_records(data: Path | str, modalities: list[str], settings: SourceSettingsTable) -> list[GroundingRecord]:
+    """Return all records of some modalities.
 
     Raises:
         `ValueError`: no data set of that name, or one without these modalities.
@@ -41,49 +41,49 @@ def set_records(data: Path | str, modalities: list[str], hints: HintTable) -> li
     try:
         known = datasets.get_dataset_config_names(str(data))
     except Exception as error:  # what is no data set makes the library raise nearly anything
-        raise ValueError(f"{data}: cannot be read as a data set ({type(error).__name__}): {CURE}") from None
+        raise ValueError(f"{data}: cannot be read as a data set ({type(error).__name__}): {HINT}") from None
     if any(folder.glob("*.json")) and not any(folder.rglob("*.parquet")):
-        raise ValueError(f"{data}: {CURE}")  # the library takes any JSON for a table
+        raise ValueError(f"{data}: {HINT}")  # the library takes any JSON for a table
     records: list[GroundingRecord] = []
-    kept = _kept_in(folder) if folder.is_dir() else None
+    cache_dir = _cache_dir(folder) if folder.is_dir() else None
     for modality in modalities:
         if modality in known:
-            for split, table in _tables(data, modality, kept).items():
+            for split, table in _tables(data, modality, cache_dir).items():
                 if split in SPLITS and "objects" in table.column_names:
-                    records += _split_records(table, modality, split, hints)
+                    records += _split_records(table, modality, split, settings)
     return records
 
 
-def _tables(data: Path | str, modality: str, kept: str | None) -> Any:
+def _tables(data: Path | str, modality: str, cache_dir: str | None) -> Any:
     import datasets
 
     try:
-        return datasets.load_dataset(str(data), modality, cache_dir=kept)
+        return datasets.load_dataset(str(data), modality, cache_dir=cache_dir)
     except Exception as error:  # as above: damaged tables, other counts than the card's, a full disk
         reason = one_line(f"{type(error).__name__} {error}", 120)
         raise ValueError(f"{data}: {modality} cannot be read: build the data set again ({reason})") from None
 
 
-def _kept_in(folder: Path) -> str:
-    """Where the library may keep its copy of a folder's tables.
+def _cache_dir(folder: Path) -> str:
+    """Return the cache folder of a data set, which depends on its path and on the sizes and times of its files.
 
-    It tells folders apart by their last name and what their card says. A set that was built again in the same place,
-    or another one of that name, would get the older rows; so this tells them apart by place, sizes and times.
+    The library itself knows a folder by its last name and its card: a data set that was built again in the same place
+    would get its older rows.
     """
     import datasets
 
     digest = hashlib.sha256(str(folder.resolve()).encode("utf-8", "surrogatepass"))
     for path in sorted(folder.rglob("*.parquet")):
         found = path.stat()
-        told = f"{path.relative_to(folder)} {found.st_size} {found.st_mtime_ns}"
-        digest.update(told.encode("utf-8", "surrogatepass"))
+        entry = f"{path.relative_to(folder)} {found.st_size} {found.st_mtime_ns}"
+        digest.update(entry.encode("utf-8", "surrogatepass"))
     return str(Path(datasets.config.HF_DATASETS_CACHE) / f"medglip_{digest.hexdigest()[:32]}")
 
 
-def _split_records(table: Any, modality: str, split: str, hints: HintTable) -> list[GroundingRecord]:
+def _split_records(table: Any, modality: str, split: str, settings: SourceSettingsTable) -> list[GroundingRecord]:
     import datasets
 
-    pictures = table.cast_column("image", datasets.Image(decode=False))
+    images = table.cast_column("image", datasets.Image(decode=False))
     names = _category_names(table)
     rows = table.remove_columns("image")
     vocabulary: dict[str, set[str]] = {}
@@ -94,11 +94,11 @@ def _split_records(table: Any, modality: str, split: str, hints: HintTable) -> l
         labels = vocabulary[row["source"]]
         record = _record(
             row,
-            _Pixels(pictures, number, (int(row["width"]), int(row["height"]))),
+            _Pixels(images, number, (int(row["width"]), int(row["height"]))),
             modality,
             split,
             names,
-            hints,
+            settings,
             labels,
         )
         found += with_channels(join_lungs(record, labels))
@@ -113,7 +113,7 @@ def _category_names(table: Any) -> list[str]:
 
 @dataclass(frozen=True)
 class _Pixels:
-    """Decodes one picture of a table; CT of 16 bits becomes Hounsfield units."""
+    """Decodes one image of a table; CT of 16 bits becomes Hounsfield units."""
 
     table: Any
     number: int
@@ -123,8 +123,8 @@ class _Pixels:
     def __call__(self) -> NDArray:
         content = (self.table[self.number]["image"] or {}).get("bytes")
         if not content:
-            raise ValueError("has no picture in it")
-        pixels = decode_picture(io.BytesIO(content), self.size)
+            raise ValueError("has no image")
+        pixels = decode_upright(io.BytesIO(content), self.size)
         if self.window is None:
             return pixels
         low, high = self.window
@@ -137,14 +137,14 @@ def _record(
     modality: str,
     split: str,
     names: list[str],
-    hints: HintTable,
+    settings: SourceSettingsTable,
     vocabulary: set[str],
 ) -> GroundingRecord:
     size, objects = (row["width"], row["height"]), row["objects"]
-    own = hints.of(modality, row["source"], vocabulary)
-    # Of 8 bits the values beyond the window are lost; such pictures are treated as any other of a known window.
+    own = settings.of(modality, row["source"], vocabulary)
+    # Of 8 bits the values beyond the window are lost; such images are treated as any other of a known window.
     deep = modality == "ct" and len(row["window"]) == 2 and row["window"][1] - row["window"][0] > 60000
-    # The builder leaves a label open in a picture where it turned some of its marks away, and keeps the others.
+    # The builder drops a label from `annotated` where it refused some of its annotations, and writes the other boxes.
     labels, boxes, annotated = without_unknown(
         [names[category] for category in objects["category"]], as_boxes(objects["bbox"], size), row["annotated"]
     )
@@ -161,7 +161,7 @@ def _record(
         loader=replace(pixels, window=tuple(row["window"])) if deep else pixels,
         is_hounsfield=deep,
         source_labels=tuple(sorted(vocabulary)),
-        hints=own,
+        settings=own,
         weight=own.weight if split == "train" else 1.0,
         in_subset=bool(row["subset_10"]),
     )

@@ -1,5 +1,5 @@
 # Copyright 2026 The MedGLIP authors. Licensed under the Apache License, Version 2.0.
-"""What is refused before anything is read or written: numbers out of range, too many broken pictures, data on which
+"""What is refused before anything is read or written: numbers out of range, too many broken images, data on which
 nothing can be measured."""
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from modeling_medglip.errors import one_line
 from .records import GroundingRecord, readable
 
 
-# Share of the pictures that may be broken before a run stops.
+# Share of the images that may be broken before a run stops.
 MOST_BROKEN = 0.01
 # Beyond it floats skip whole numbers, and neither not-a-number nor infinity is below it.
 LARGEST = float(2**53)
@@ -207,22 +207,22 @@ def _as_text(value: Any) -> str:
 
 
 def too_many(broken: int, total: int) -> bool:
-    """Whether more pictures are broken than a run bears: one is always borne."""
+    """Whether more images are broken than a run bears: one is always borne."""
     return broken > max(1, MOST_BROKEN * total)
 
 
 def stop_if_broken(broken: int, total: int, data: str) -> None:
-    """Stop a run whose pictures are broken by more than `MOST_BROKEN`.
+    """Stop a run whose images are broken by more than `MOST_BROKEN`.
 
     Raises:
         `ValueError`: they are.
     """
     if too_many(broken, total):
-        raise ValueError(f"{data}: {broken} of {total} pictures cannot be read: mend the data")
+        raise ValueError(f"{data}: {broken} of {total} images cannot be read: mend the data")
 
 
 def readable_enough(records: Sequence[GroundingRecord], broken: dict[str, str], data: str) -> list[GroundingRecord]:
-    """The records whose pictures can be decoded; the others are named in `broken`, with the reason.
+    """The records whose images can be decoded; the others are named in `broken`, with the reason.
 
     Raises:
         `ValueError`: too many cannot.
@@ -232,8 +232,8 @@ def readable_enough(records: Sequence[GroundingRecord], broken: dict[str, str], 
     return kept
 
 
-def nothing_to_measure(pictures: int, with_a_box: bool) -> str:
-    """Why nothing can be measured on so many validation pictures; empty where it can."""
-    if not pictures:
-        return "no validation pictures"
-    return "" if with_a_box else "no validation picture has a box"
+def nothing_to_measure(images: int, with_a_box: bool) -> str:
+    """Why nothing can be measured on so many validation images; empty where it can."""
+    if not images:
+        return "no validation images"
+    return "" if with_a_box else "no validation image has a box"

@@ -1,9 +1,8 @@
 # Copyright 2026 The MedGLIP authors. Licensed under the Apache License, Version 2.0.
-"""COCO's average precision from matches that are made once, so that it can be computed again for thousands of
-resampled sets of patients: bootstrap intervals.
+"""Bootstrap intervals of COCO average precision over patients.
 
-The matching and the interpolation are pycocotools' (all areas, at most 100 boxes per picture and label); the figures
-are the same to the last digits, which a test shows.
+Boxes are matched once, and average precision is computed again for every resampled set of patients. Matching and
+interpolation equal those of pycocotools (all areas, at most 100 boxes per image and label), as a test shows.
 """
 
 from __future__ import annotations
@@ -22,21 +21,21 @@ from .metrics import Detections
 
 THRESHOLDS = np.linspace(0.5, 0.95, 10)
 RECALLS = np.linspace(0.0, 1.0, 101)
-MOST_BOXES = 100
+MAX_BOXES = 100
 RESAMPLED, LEVEL = 1000, 0.95
-# Of fewer patients the draws say nothing about other patients.
-LEAST_PATIENTS = 5
+# Draws from fewer patients say nothing about other patients.
+MIN_PATIENTS = 5
 
 
 @dataclass(frozen=True)
 class Matches:
-    """What was found for one label in all pictures of its sources.
+    """Detections of one label in all images of its sources, matched with the true boxes.
 
     Args:
         scores (`np.ndarray` of shape `(n,)`): of all boxes, best first.
         right (`np.ndarray` of shape `(thresholds, n)`): whether each box is right.
-        image (`np.ndarray` of shape `(n,)`): the picture of each box.
-        truth (`np.ndarray` of shape `(pictures,)`): true boxes in each picture.
+        image (`np.ndarray` of shape `(n,)`): the image of each box.
+        truth (`np.ndarray` of shape `(images,)`): true boxes in each image.
     """
 
     scores: NDArray[np.float64]
@@ -45,8 +44,10 @@ class Matches:
     truth: NDArray[np.int64]
 
     def average_precision(self, weights: NDArray[np.int64] | None = None) -> NDArray[np.float64]:
-        """AP at each threshold, `(thresholds,)`, with every picture counted `weights[picture]` times; NaN without a
-        true box."""
+        """Return AP at each threshold, `(thresholds,)`, with each image counted `weights[image]` times.
+
+        It is NaN without a true box.
+        """
         times = np.ones(len(self.truth), np.int64) if weights is None else weights
         positives = int((self.truth * times).sum())
         if positives == 0:
@@ -65,13 +66,13 @@ class Matches:
 
 
 def match(records: Sequence[GroundingRecord], detections: Sequence[Detections], label: str) -> Matches:
-    """Match the boxes of one label with the truth, in pictures whose source annotates it."""
+    """Match the boxes of one label with the true ones, in images whose source annotates it."""
     scores, right, images, truth = [], [], [], []
     chosen = [(record, found) for record, found in zip(records, detections, strict=True) if label in record.annotated]
     for number, (record, found) in enumerate(chosen):
         true = record.boxes[[name == label for name in record.labels]]
         own, boxes = found.of(label)
-        order = np.argsort(-own, kind="mergesort")[:MOST_BOXES]
+        order = np.argsort(-own, kind="mergesort")[:MAX_BOXES]
         scores.append(own[order].astype(np.float64))
         right.append(_matched(box_iou(boxes[order], true)))
         images.append(np.full(len(order), number))
@@ -87,15 +88,15 @@ def match(records: Sequence[GroundingRecord], detections: Sequence[Detections], 
 
 
 def _matched(overlap: NDArray[np.float64]) -> NDArray[np.bool_]:
-    """Whether each box (best first) takes a true one that no better box took, at every threshold."""
+    """Return whether each box (best first) matches a true one that no better box matches, at every threshold."""
     right = np.zeros((len(THRESHOLDS), len(overlap)), dtype=bool)
     for row, threshold in enumerate(THRESHOLDS):
         free = np.ones(overlap.shape[1], dtype=bool)
         for box in range(len(overlap)):
-            open_places = np.flatnonzero(free & (overlap[box] >= min(threshold, 1 - 1e-10)))
-            if len(open_places):
+            free_boxes = np.flatnonzero(free & (overlap[box] >= min(threshold, 1 - 1e-10)))
+            if len(free_boxes):
                 # Of equal overlaps pycocotools takes the last one.
-                best = open_places[::-1][np.argmax(overlap[box, open_places[::-1]])]
+                best = free_boxes[::-1][np.argmax(overlap[box, free_boxes[::-1]])]
                 free[best], right[row, box] = False, True
     return right
 
@@ -107,12 +108,11 @@ def resampled(
     times: int = RESAMPLED,
     seed: int = 0,
 ) -> NDArray[np.float64]:
-    """AP and AP50, means over labels, of sets of patients drawn with replacement: `(times, 2)`.
+    """Return AP and AP50, means over labels, of sets of patients drawn with replacement, `(times, 2)`.
 
-    The draws depend on the order of the patients and the seed alone, not on their names, which are keyed anew in every
-    build of the data: figures of two detectors can be subtracted draw by draw. A label without a true box in a draw
-    counts there with what it has in all pictures, so that every draw is a mean over the same labels; without any label
-    all are NaN.
+    The draws depend on the order of the patients and on the seed, not on names, which change with every build of the
+    data. Figures of two detectors can therefore be subtracted draw by draw. A label without a true box in a draw
+    counts with its AP in all images, so that every draw is a mean over the same labels. Without any label all are NaN.
     """
     names = dict.fromkeys(map(patient_of, records))
     place = {name: number for number, name in enumerate(names)}
@@ -132,28 +132,28 @@ def resampled(
 
 
 def patient_of(record: GroundingRecord) -> tuple[str, str]:
-    """Whose picture it is: sources name their patients without regard to each other."""
+    """Return source and patient; names of patients are unique within their source only."""
     return record.source, record.patient
 
 
 def _ap_and_ap50(scores: Sequence[NDArray[np.float64]]) -> tuple[float, float]:
-    """Means over labels, each `(thresholds,)`."""
+    """Return AP and AP50 as means over labels, from APs of shape `(thresholds,)`."""
     array = np.array(scores)
     return float(array.mean()), float(array[:, 0].mean())
 
 
 def edges(drawn: NDArray[np.float64], figure: float) -> tuple[float, float]:
-    """The 95 % interval round a figure from resampled ones `(times,)`; those that are NaN are left out.
+    """Return the 95 % interval around a figure from resampled ones `(times,)`, without those that are NaN.
 
-    The draws are shifted so that their mean is the figure: AP of pictures that are drawn twice is higher than that of
-    as many different ones, an error that an interval of plain percentiles keeps.
+    The draws are shifted so that their mean is the figure. AP of images drawn twice is higher than AP of as many
+    different ones, a bias that plain percentiles would keep.
 
     Raises:
-        `ValueError`: all are.
+        `ValueError`: all figures are NaN.
     """
     known = drawn[~np.isnan(drawn)]
     if not len(known):
-        raise ValueError("nothing to take an interval of")
+        raise ValueError("nothing to take an interval of: no resampled figure is a number")
     low, high = np.percentile(known - known.mean(), [100 * (1 - LEVEL) / 2, 100 * (1 + LEVEL) / 2])
     return figure + float(low), figure + float(high)
 
@@ -165,14 +165,14 @@ def interval(
     times: int = RESAMPLED,
     seed: int = 0,
 ) -> dict[str, tuple[float, float]]:
-    """95 % bootstrap intervals of the mean over labels, drawn over patients.
+    """Return 95 % bootstrap intervals of the mean over labels, drawn over patients.
 
     Returns:
-        `AP` and `AP50`, each (low, high) in 0..1; nothing of fewer than `LEAST_PATIENTS` patients.
+        `AP` and `AP50`, each (low, high) in 0..1; empty for fewer than `MIN_PATIENTS` patients.
     """
     matched = [match(records, detections, label) for label in labels]
     whole = [found.average_precision() for found in matched if found.truth.sum()]
-    if not whole or len(set(map(patient_of, records))) < LEAST_PATIENTS:
+    if not whole or len(set(map(patient_of, records))) < MIN_PATIENTS:
         return {}
     drawn, figures = resampled(records, detections, labels, times, seed), _ap_and_ap50(whole)
     found = {name: edges(drawn[:, i], figures[i]) for i, name in enumerate(("AP", "AP50"))}

@@ -1,5 +1,5 @@
 # Copyright 2026 The MedGLIP authors. Licensed under the Apache License, Version 2.0.
-"""Make scores mean something: `python -m training.evaluate.calibration --model CHECKPOINT --data out/data`.
+"""Calibrate the scores of a checkpoint: `python -m training.evaluate.calibration --model CHECKPOINT --data out/data`.
 
 Fits, per expert, the slope and intercept of Platt scaling (Platt, 1999) on the logit of the final score, so that a
 score is the chance that the box overlaps the truth by at least half, and writes them into the checkpoint's
@@ -32,9 +32,9 @@ from ..data.records import DEFAULT_DATA, GroundingRecord, drawn
 from ..data.validation import readable_enough
 from ..fit.assemble import EMBEDDED
 from ..loading import load_checkpoint
-from . import detect, source_labels
 from .metrics import Detections, annotated_only, right_boxes
 from .phrase_metrics import calibration_error, reliability
+from .predict import detect, source_labels
 
 
 SCHEMA = "medglip/calibration@1"
@@ -42,7 +42,7 @@ logger = logging.getLogger(__name__)
 
 
 def fit_platt(scores: NDArray[np.float32], right: NDArray[np.bool_]) -> tuple[float, float]:
-    """Slope and intercept of most likelihood, with Platt's targets (which keep separable data finite).
+    """Return the slope and intercept of maximum likelihood, with Platt's targets, which keep separable data finite.
 
     Args:
         scores: `(n,)` final scores, strictly between 0 and 1. right: `(n,)`.
@@ -72,13 +72,13 @@ def fit_platt(scores: NDArray[np.float32], right: NDArray[np.bool_]) -> tuple[fl
 
 
 def fit_boxes(records: Sequence[GroundingRecord], found: Sequence[Detections]) -> tuple[float, float]:
-    """Slope and intercept from what an expert without a calibration found."""
+    """Return slope and intercept for the detections of an expert without calibration."""
     right = np.concatenate([right_boxes(record, boxes) for record, boxes in zip(records, found, strict=True)])
     return fit_platt(np.concatenate([boxes.scores for boxes in found]), right)
 
 
 def calibrated(found: Sequence[Detections], line: tuple[float, float]) -> list[Detections]:
-    """The same boxes with the scores that a calibration gives them."""
+    """Return the same boxes with calibrated scores."""
     slope, intercept = line
     return [
         replace(boxes, scores=(slope * torch.from_numpy(boxes.scores).logit(eps=1e-6) + intercept).sigmoid().numpy())
@@ -89,10 +89,10 @@ def calibrated(found: Sequence[Detections], line: tuple[float, float]) -> list[D
 def errors(
     records: Sequence[GroundingRecord], found: Sequence[Detections], line: tuple[float, float]
 ) -> dict[str, float | None]:
-    """Expected calibration error of one expert.
+    """Return the expected calibration error of one expert.
 
     Returns:
-        `before`; `after`, with a line that was fitted to these very pictures; and `other_patients`: each half of the
+        `before`; `after`, with a line that was fitted to these very images; and `other_patients`: each half of the
         patients with a line that was fitted to the other half (`None` where a half cannot be fitted).
     """
     patients = sorted({(record.source, record.patient) for record in records}, key=lambda key: drawn(str(key)))
@@ -118,13 +118,13 @@ def errors(
 def calibrate(
     model: MedGlipForObjectDetection, processor: MedGlipProcessor, data: Path | str
 ) -> dict[str, dict[str, Any]]:
-    """Calibrate every expert of a model; its own calibration is cleared before measuring.
+    """Calibrate every expert of a model, whose earlier calibration is cleared first.
 
     Returns:
-        modality -> `slope`, `intercept`, `pictures`, and the [`errors`].
+        modality -> `slope`, `intercept`, `images`, and the [`errors`].
 
     Raises:
-        `ValueError`: no validation pictures of an expert, too many that cannot be read, or too few boxes in them.
+        `ValueError`: no validation images of an expert, too many that cannot be read, or too few boxes in them.
     """
     config = model.config
     clear(model)
@@ -138,7 +138,7 @@ def calibrate(
             slope, intercept = (round(value, 4) for value in fit_boxes(records, found))
         except ValueError as error:
             raise ValueError(f"{data}: {name}: {error}") from None
-        logger.info("%s: slope %.3f, intercept %.3f from %d pictures", name, slope, intercept, len(records))
+        logger.info("%s: slope %.3f, intercept %.3f from %d images", name, slope, intercept, len(records))
         shares = errors(records, found, (slope, intercept))
         fitted[name] = {"slope": slope, "intercept": intercept, "pictures": len(records), **shares}
     for name, entry in fitted.items():
@@ -154,7 +154,7 @@ def clear(model: MedGlipForObjectDetection) -> None:
 
 @script_main(also=(KeyError,))
 def main(argv: Sequence[str] | None = None) -> int:
-    """Command line; returns the exit status."""
+    """Run the command line and return the exit status."""
     parser = argparse.ArgumentParser(
         prog="python -m training.evaluate.calibration", description=(__doc__ or "").splitlines()[0]
     )

@@ -1,10 +1,11 @@
 # Copyright 2026 The MedGLIP authors. Licensed under the Apache License, Version 2.0.
-"""Boxes of a picture and of its mirror image, put together: twice the work, for pictures without left and right."""
+"""Test-time augmentation: average the boxes of an image and of its mirror image, where no label has a side."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +14,7 @@ from modeling_medglip.boxes import box_iou
 
 from ..data.records import GroundingRecord
 from .metrics import OVERLAP, Detections
+from .predict import detect
 
 
 @dataclass(frozen=True)
@@ -24,18 +26,35 @@ class _Mirrored:
 
 
 def mirrored(record: GroundingRecord) -> GroundingRecord:
-    """The record with its picture left for right; its boxes are not moved."""
+    """Return the record with its image flipped; its boxes are not moved."""
     return replace(record, loader=_Mirrored(record))
 
 
+def detect_with_flips(
+    model: Any,
+    processor: Any,
+    records: Sequence[GroundingRecord],
+    prompts: Sequence[Sequence[str]],
+    batch_size: int = 4,
+) -> tuple[list[Detections], float]:
+    """Return what [`detect`] does, averaged with the detections in the mirror image where the source allows a flip."""
+    found, seconds = detect(model, processor, records, prompts, batch_size)
+    places = [place for place, record in enumerate(records) if record.settings.horizontal_flip]
+    images, asked = [mirrored(records[i]) for i in places], [prompts[i] for i in places]
+    second, more = detect(model, processor, images, asked, batch_size)
+    for place, other in zip(places, second, strict=True):
+        found[place] = averaged(found[place], other, records[place].size[0])
+    return found, seconds + more * len(places) / max(1, len(records))
+
+
 def averaged(found: Detections, in_mirror: Detections, width: int) -> Detections:
-    """The mean of what was found in a picture and in its mirror image.
+    """Return the mean of the detections in an image and in its mirror image.
 
     Boxes of one label that overlap by an IoU over `metrics.OVERLAP` become one, weighted by their scores, with the
     mean score; a box that only one of the two has keeps half its score.
 
     Args:
-        found: in the picture. in_mirror: in the mirror image, in its pixels. width (`int`): of the picture in pixels.
+        found: in the image. in_mirror: in the mirror image, in its pixels. width (`int`): of the image in pixels.
     """
     flipped = in_mirror.boxes * np.array([-1, 1, -1, 1], np.float32) + np.array([width, 0, width, 0], np.float32)
     other = replace(in_mirror, boxes=flipped[:, [2, 1, 0, 3]])
@@ -54,7 +73,7 @@ def averaged(found: Detections, in_mirror: Detections, width: int) -> Detections
 def _pairs(
     scores: NDArray[np.float32], boxes: NDArray[np.float32], others: NDArray[np.float32], there: NDArray[np.float32]
 ) -> Iterator[tuple[float, NDArray[np.float32]]]:
-    """Scores and boxes of one label; the surest box chooses its partner first."""
+    """Yield scores and boxes of one label; the box with the highest score chooses its partner first."""
     overlap = box_iou(boxes, there) if len(boxes) and len(there) else np.zeros((len(boxes), len(there)))
     free = np.ones(len(there), dtype=bool)
     for place in np.argsort(-scores, kind="stable"):

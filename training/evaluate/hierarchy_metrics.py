@@ -1,5 +1,5 @@
 # Copyright 2026 The MedGLIP authors. Licensed under the Apache License, Version 2.0.
-"""Whether what is found makes sense together: a lesion inside its organ, the whole found where a part of it is."""
+"""Consistency of detections: a lesion inside its organ, the whole detected where a part of it is."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .metrics import Detections
 
 
 def parent_of(label: str, asked: Sequence[str]) -> str | None:
-    """The nearest label above one in the taxonomy that is asked as well, in the words it is asked in."""
+    """Return the nearest ancestor of a label in the taxonomy among the asked labels, in the words of the prompt."""
     taxonomy = load_taxonomy()
     own = taxonomy.resolve(label)
     if own is None:
@@ -28,13 +28,13 @@ def parent_of(label: str, asked: Sequence[str]) -> str | None:
 def hierarchy_scores(
     records: Sequence[GroundingRecord], detections: Sequence[Detections], threshold: float
 ) -> dict[str, Any]:
-    """How parts and wholes agree among the boxes over a threshold.
+    """Measure how parts and wholes agree among the boxes over a threshold.
 
-    Only labels whose parent in the taxonomy is asked in the same picture count.
+    Only labels whose parent in the taxonomy is asked in the same image count.
 
     Returns:
         `boxes` of parts, `inside`: the share whose centre lies in a box of the parent, `true_inside`: the same of the
-        true boxes, `pictures` (times labels) with a part, `parent_found`: the share in which a box of the parent was
+        true boxes, `images` (times labels) with a part, `parent_found`: the share in which a box of the parent was
         found as well, and `pairs`: the same by `"part: parent"`.
     """
     pairs: dict[str, list[NDArray[np.int64]]] = {}
@@ -62,7 +62,7 @@ def hierarchy_scores(
 
 
 def inside(parts: NDArray[np.float32], wholes: NDArray[np.float32]) -> int:
-    """How many boxes `(n, 4)` have their centre in one of the others `(m, 4)`."""
+    """Return how many boxes `(n, 4)` have their center in one of the others `(m, 4)`."""
     centre = (parts[:, None, :2] + parts[:, None, 2:]) / 2
     held = np.all((centre >= wholes[None, :, :2]) & (centre <= wholes[None, :, 2:]), axis=2)
     return int(np.count_nonzero(held.any(axis=1)))
@@ -74,11 +74,11 @@ def _over(found: Detections, label: str, threshold: float) -> NDArray[np.float32
 
 
 def _shares(sums: NDArray[np.int64]) -> dict[str, Any]:
-    boxes, held, true_boxes, true_held, pictures, with_parent = (int(value) for value in sums)
+    boxes, held, true_boxes, true_held, images, with_parent = (int(value) for value in sums)
     return {
         "boxes": boxes,
         "inside": held / boxes if boxes else None,
         "true_inside": true_held / true_boxes if true_boxes else None,
-        "pictures": pictures,
-        "parent_found": with_parent / pictures if pictures else None,
+        "pictures": images,
+        "parent_found": with_parent / images if images else None,
     }

@@ -1,5 +1,5 @@
 # Copyright 2026 The MedGLIP authors. Licensed under the Apache License, Version 2.0.
-"""Measures of grounding: COCO average precision per label, left taken for right, scores of absent labels."""
+"""Measures of grounding: COCO average precision per label, side confusion, scores of absent labels."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ RECALLS = tuple(point / 20 for point in range(21))
 
 @dataclass(frozen=True)
 class Detections:
-    """Boxes found in one picture.
+    """Detected boxes of one image.
 
     Args:
         labels (`tuple[str]`): one per box.
         scores (`np.ndarray` of shape `(n,)`).
-        boxes (`np.ndarray` of shape `(n, 4)`): xyxy pixels of the picture, continuous (width = x2 - x1).
+        boxes (`np.ndarray` of shape `(n, 4)`): xyxy pixels of the image, continuous (width = x2 - x1).
     """
 
     labels: tuple[str, ...]
@@ -52,7 +52,7 @@ class LabelScore:
     Args:
         ap, ap50, ap75 (`float`): over IoU 0.50:0.95, at 0.50, at 0.75.
         sizes (`dict[str, float]`): AP of small, medium and large boxes (areas up to 32 x 32, up to 96 x 96, and over
-            that, in pixels of the picture); only the sizes that occur.
+            that, in pixels of the image); only the sizes that occur.
         curve (`tuple[float]`): precision at IoU 0.50 and the recalls `RECALLS`.
     """
 
@@ -66,21 +66,21 @@ class LabelScore:
 def average_precision(
     records: Sequence[GroundingRecord], detections: Sequence[Detections], labels: Iterable[str] | None = None
 ) -> dict[str, LabelScore]:
-    """COCO average precision of every label that has a box in the records.
+    """Return the COCO average precision of every label that has a box in the records.
 
-    A label counts only in pictures whose source marks it; boxes found for it elsewhere are ignored.
+    A label counts only in images whose source annotates it; detections elsewhere are ignored.
 
     Args:
         records, detections: one detection list per record.
         labels (*optional*): only these.
 
     Raises:
-        `ValueError`: their numbers differ.
+        `ValueError`: the numbers of records and of detections differ.
     """
     if len(records) != len(detections):
         raise ValueError(f"{len(records)} records but detections of {len(detections)}")
-    marked = {label for record in records for label in record.labels}
-    names = sorted(marked if labels is None else marked & set(labels))
+    present = {label for record in records for label in record.labels}
+    names = sorted(present if labels is None else present & set(labels))
     if not names:
         return {}
     truth, found = _coco_truth(records, names), _coco_found(records, detections, names)
@@ -143,18 +143,17 @@ def _coco_found(
 
 
 def annotated_only(records: Sequence[GroundingRecord], detections: Sequence[Detections]) -> list[Detections]:
-    """The detections without boxes of labels that are not marked in their picture: nobody knows whether those are
-    right."""
-    kept = []
+    """Return the detections without labels that are not annotated in their image: they may be right or wrong."""
+    result = []
     for record, found in zip(records, detections, strict=True):
         known = [place for place, label in enumerate(found.labels) if label in record.annotated]
         labels = tuple(found.labels[place] for place in known)
-        kept.append(Detections(labels, found.scores[known], found.boxes[known]))
-    return kept
+        result.append(Detections(labels, found.scores[known], found.boxes[known]))
+    return result
 
 
 def right_boxes(record: GroundingRecord, found: Detections) -> NDArray[np.bool_]:
-    """Whether each box found (best first) is right: `(n,)`. Each true box makes one right, as in COCO's matching."""
+    """Return whether each detected box (best first) is right, `(n,)`. Each true box matches one, as in COCO."""
     right = np.zeros(len(found.scores), dtype=bool)
     names = np.array(found.labels)
     for label in set(record.labels):
@@ -170,16 +169,16 @@ def right_boxes(record: GroundingRecord, found: Detections) -> NDArray[np.bool_]
 def precision_recall(
     records: Sequence[GroundingRecord], detections: Sequence[Detections], threshold: float
 ) -> dict[str, float | None]:
-    """What a threshold gives, all labels together.
+    """Return precision and recall at a threshold, all labels together.
 
     Returns:
         `threshold`, `precision` (share of the boxes that are right), `recall` (share of the true boxes found), and
         `wrong_per_image`.
     """
-    kept = [
+    over = [
         right_boxes(record, found)[found.scores > threshold] for record, found in zip(records, detections, strict=True)
     ]
-    right, boxes = sum(int(part.sum()) for part in kept), sum(len(part) for part in kept)
+    right, boxes = sum(int(part.sum()) for part in over), sum(len(part) for part in over)
     truth = sum(len(record.labels) for record in records)
     return {
         "threshold": threshold,
@@ -192,13 +191,13 @@ def precision_recall(
 def side_confusion(
     records: Sequence[GroundingRecord], detections: Sequence[Detections], partner: Callable[[str], str | None]
 ) -> dict[str, tuple[int, int]]:
-    """How often the best box of a label lies on its partner on the other side.
+    """Count how often the best box of a label is on the partner label of the other side.
 
-    Counted in pictures where both sides are marked. Wrong: the best box overlaps the partner's truth by at least
-    0.5 (IoU), and more than its own.
+    Only images with boxes of both sides count. The best box is wrong if its IoU with a true box of the partner is at
+    least 0.5, and higher than with its own.
 
     Returns:
-        label -> (wrong, pictures).
+        label -> (wrong, images).
     """
     counts: dict[str, tuple[int, int]] = {}
     for record, result in zip(records, detections, strict=True):
@@ -220,7 +219,7 @@ def side_confusion(
 def top_scores(
     records: Sequence[GroundingRecord], detections: Sequence[Detections], absent: bool
 ) -> NDArray[np.float64]:
-    """Best score of every annotated label of every picture: of the labels absent there, or of the present ones.
+    """Return the best score of every annotated label of every image, of absent labels or of present ones.
 
     A label without any box counts as 0.
     """

@@ -1,5 +1,5 @@
 # Copyright 2026 The MedGLIP authors. Licensed under the Apache License, Version 2.0.
-"""Measures beside average precision: single phrases, FROC, boxes where there is nothing, and honest scores."""
+"""Measures besides average precision: single phrases, FROC, boxes in negative images, and calibration."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from ..data.records import GroundingRecord
 from .metrics import OVERLAP, Detections, right_boxes
 
 
-# False boxes per picture at which FROC is read, as in the LUNA16 challenge.
+# False boxes per image at which FROC is read, as in the LUNA16 challenge.
 FALSE_PER_IMAGE = (0.125, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
-BINS, LEAST_SCORE = 10, 0.05
+BINS, MIN_SCORE = 10, 0.05
 
 
 def phrase_scores(records: Sequence[GroundingRecord], detections: Sequence[Detections]) -> dict[str, float | None]:
-    """The best box of every phrase that is in the picture, as phrase grounding is measured.
+    """Measure the best box of every phrase that is in the image, as is usual for phrase grounding.
 
     Returns:
         `accuracy` (its overlap with a true box is at least 0.5), `mean_iou`, `pointing` (its centre lies in a true
@@ -50,32 +50,32 @@ def phrase_scores(records: Sequence[GroundingRecord], detections: Sequence[Detec
 
 
 def froc(records: Sequence[GroundingRecord], detections: Sequence[Detections]) -> dict[str, float | None]:
-    """Free-response ROC, all labels together: the share of true boxes found at so many false boxes per picture.
+    """Return the free-response ROC, all labels together: the share of true boxes found by false boxes per image.
 
     Returns:
         `"0.125"` ... `"8"` -> share, and their mean as `mean`; `None` without a true box.
     """
     truth = sum(len(record.labels) for record in records)
     if not truth:
-        return {**{f"{rate:g}": None for rate in FALSE_PER_IMAGE}, "mean": None}
+        return {**{f"{count:g}": None for count in FALSE_PER_IMAGE}, "mean": None}
     scores, right = _all_boxes(records, detections)
     order = np.argsort(-scores, kind="mergesort")
     hits, misses = np.cumsum(right[order]), np.cumsum(~right[order])
     shares = []
-    for rate in FALSE_PER_IMAGE:
-        place = int(np.searchsorted(misses, rate * len(records), side="right"))
+    for count in FALSE_PER_IMAGE:
+        place = int(np.searchsorted(misses, count * len(records), side="right"))
         shares.append(float(hits[place - 1] / truth) if place else 0.0)
-    named = {f"{rate:g}": share for rate, share in zip(FALSE_PER_IMAGE, shares, strict=True)}
+    named = {f"{count:g}": share for count, share in zip(FALSE_PER_IMAGE, shares, strict=True)}
     return {**named, "mean": float(np.mean(shares))}
 
 
 def on_negatives(
     records: Sequence[GroundingRecord], detections: Sequence[Detections], threshold: float
 ) -> dict[str, float | None]:
-    """What is found in pictures without a single true box.
+    """Measure the detections in images without a true box.
 
     Returns:
-        `pictures`, `boxes_per_image` over the threshold, and `clean`, the share of pictures without such a box.
+        `images`, `boxes_per_image` over the threshold, and `clean`, the share of images without such a box.
     """
     counts = [
         int((found.scores > threshold).sum())
@@ -92,13 +92,13 @@ def on_negatives(
 
 
 def reliability(records: Sequence[GroundingRecord], detections: Sequence[Detections]) -> list[dict[str, float]]:
-    """Scores against what they turn out to be, over ten equal bins of the scores of boxes over `LEAST_SCORE`.
+    """Compare scores with the share of right boxes, in ten equal bins of scores over `MIN_SCORE`.
 
     Returns:
         for every bin with a box its mean `score`, the share of its boxes that are `right`, and their number `boxes`.
     """
     scores, right = _all_boxes(records, detections)
-    scores, right = scores[scores > LEAST_SCORE], right[scores > LEAST_SCORE]
+    scores, right = scores[scores > MIN_SCORE], right[scores > MIN_SCORE]
     bins = np.minimum((scores * BINS).astype(int), BINS - 1)
     return [
         {
@@ -112,8 +112,10 @@ def reliability(records: Sequence[GroundingRecord], detections: Sequence[Detecti
 
 
 def calibration_error(bins: Sequence[dict[str, float]]) -> float | None:
-    """Expected calibration error: by how much scores differ from the share of right boxes, over the bins of
-    [`reliability`], weighted by their boxes; `None` without any."""
+    """Return the expected calibration error over the bins of [`reliability`], `None` without boxes.
+
+    It is the mean difference between score and share of right boxes, weighted by the boxes of each bin.
+    """
     total = sum(entry["boxes"] for entry in bins)
     gap = sum(abs(entry["score"] - entry["right"]) * entry["boxes"] for entry in bins)
     return gap / total if total else None
@@ -122,7 +124,7 @@ def calibration_error(bins: Sequence[dict[str, float]]) -> float | None:
 def _all_boxes(
     records: Sequence[GroundingRecord], detections: Sequence[Detections]
 ) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-    """Scores of all boxes of all pictures, and whether each is right."""
+    """Return the scores of all boxes of all images, and whether each is right."""
     scores = [found.scores.astype(np.float64) for found in detections]
     right = [right_boxes(record, found) for record, found in zip(records, detections, strict=True)]
     if not scores:

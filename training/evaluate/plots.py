@@ -44,18 +44,18 @@ def precision_recall_plot(parts: Mapping[str, Mapping[str, Any]]) -> bytes:
 
 
 def froc_plot(parts: Mapping[str, Mapping[str, Any]]) -> bytes:
-    """Share of the true boxes found, by false boxes per picture."""
+    """Share of the true boxes found, by false boxes per image."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(6, 4.5), layout="constrained")
     axes = figure.add_subplot()
     for name, part in parts.items():
-        shares = [part["froc"][f"{rate:g}"] for rate in FALSE_PER_IMAGE]
+        shares = [part["froc"][f"{count:g}"] for count in FALSE_PER_IMAGE]
         if None not in shares:
             axes.plot(FALSE_PER_IMAGE, [100 * share for share in shares], marker="o", label=name)
     axes.set_xscale("log", base=2)
-    axes.set_xticks(FALSE_PER_IMAGE, [f"{rate:g}" for rate in FALSE_PER_IMAGE])
-    axes.set(xlabel="false boxes per picture", ylabel="true boxes found, %", ylim=(0, 101), title="FROC, all labels")
+    axes.set_xticks(FALSE_PER_IMAGE, [f"{count:g}" for count in FALSE_PER_IMAGE])
+    axes.set(xlabel="false boxes per image", ylabel="true boxes found, %", ylim=(0, 101), title="FROC, all labels")
     axes.grid(alpha=0.3)
     axes.legend(loc="lower right")
     return png_of(figure)

@@ -1,5 +1,5 @@
 # Copyright 2026 The MedGLIP authors. Licensed under the Apache License, Version 2.0.
-"""The validation pictures that went worst: true boxes in white, boxes found in the colour of their label."""
+"""The validation images that went worst: true boxes in white, boxes found in the colour of their label."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ SHOWN = 6
 
 
 def agreement(record: GroundingRecord, found: Detections, threshold: float) -> float:
-    """F1 (0..1) of the boxes over a threshold; 1 where nothing is there and nothing was found."""
+    """Return the F1 score (0..1) of the boxes over a threshold, 1 without true and detected boxes."""
     over = found.scores > threshold
     right, boxes, truth = int(right_boxes(record, found)[over].sum()), int(over.sum()), len(record.labels)
     return 2 * right / (boxes + truth) if boxes + truth else 1.0
@@ -38,7 +38,7 @@ def agreement(record: GroundingRecord, found: Detections, threshold: float) -> f
 def worst_cases(
     records: Sequence[GroundingRecord], detections: Sequence[Detections], threshold: float, count: int = SHOWN
 ) -> list[int]:
-    """Places of the pictures with the lowest agreement, worst first; none in which everything is right."""
+    """Return the indices of the images with the lowest agreement, worst first, without those that are all right."""
     scores = [agreement(record, found, threshold) for record, found in zip(records, detections, strict=True)]
     return [int(place) for place in np.argsort(scores, kind="stable")[:count] if scores[place] < 1]
 
@@ -50,16 +50,16 @@ def write_worst_cases(
     threshold: float,
     count: int = SHOWN,
 ) -> Path | None:
-    """Write a sheet, which shows the data; nothing, and `None`, if all pictures are right."""
+    """Write a sheet of the worst images, which shows the data; return `None` if all images are right."""
     chosen = worst_cases(records, detections, threshold, count)
     if not chosen:
         return None
-    pictures = [case(records[place], detections[place], threshold) for place in chosen]
-    return write_bytes(path, overlay_png(contact_sheet(pictures, columns=3, cell=560)))
+    images = [case(records[place], detections[place], threshold) for place in chosen]
+    return write_bytes(path, overlay_png(contact_sheet(images, columns=3, cell=560)))
 
 
 def case(record: GroundingRecord, found: Detections, threshold: float) -> Image.Image:
-    """One picture with its true boxes and those found over a threshold."""
+    """Return an image with its true boxes and the detections over a threshold drawn in it."""
     shown = display_image(ReadImage(record.load(), record.image_id), record.modality)
     true_boxes = [
         DrawnBox((left, top, right, bottom), "white") for left, top, right, bottom in np.asarray(record.boxes).tolist()

@@ -58,7 +58,7 @@ def assemble(runs: Path, data: Path | str, manifest: Path, out: Path, router: Pa
 
 @torch.no_grad()
 def shorten_embeddings(model: MedGlipForObjectDetection) -> None:
-    """Drop the language encoder's positions beyond any label's length, and word pieces that English never needs."""
+    """Drop positions of the language encoder beyond any label's length, and word pieces that English never needs."""
     text: Any = model.model.text_model
     config, embeddings = text.config, text.embeddings
     config.max_position_embeddings = min(config.max_position_embeddings, LABEL_POSITIONS)
@@ -71,7 +71,7 @@ def shorten_embeddings(model: MedGlipForObjectDetection) -> None:
 
 
 def trained_labels(data: Path | str, modalities: list[str]) -> dict[str, list[str]]:
-    """Modality -> labels with boxes in the training split, sorted."""
+    """Return the sorted labels with boxes in the training split, by modality."""
     labels: dict[str, set[str]] = {name: set() for name in modalities}
     for record in load_records(data, modalities, split="train"):
         labels[record.modality].update(record.labels)
@@ -79,8 +79,7 @@ def trained_labels(data: Path | str, modalities: list[str]) -> dict[str, list[st
 
 
 def build_processor(experts: Mapping[str, Path], router: Path | None) -> MedGlipProcessor:
-    """The unified processor: every modality with the settings (input size, normalisation) its expert was trained with,
-    chosen by the router unless told."""
+    """Return a processor with the settings (input size, normalization) of every expert, chosen by the router."""
     processors = {name: MedGlipImageProcessor.from_pretrained(folder) for name, folder in experts.items()}
     settings = {name: processor.modality_settings[name] for name, processor in processors.items()}
     weights = read_router(router) if router else None
@@ -89,7 +88,7 @@ def build_processor(experts: Mapping[str, Path], router: Path | None) -> MedGlip
 
 
 def license_rows(manifest: Path) -> list[dict[str, Any]]:
-    """Source, upstream set, modality, licence and remarks of every row of the manifest's table."""
+    """Return source, upstream set, modality, license and remarks of every row of the manifest's table."""
     rows = []
     for line in manifest.read_text(encoding="utf-8").splitlines():
         cells = [cell.strip() for cell in line.strip().strip("|").split("|")]
@@ -101,8 +100,7 @@ def license_rows(manifest: Path) -> list[dict[str, Any]]:
 
 
 def tidy(folder: Path) -> None:
-    """Make the folder a part of the package: small, without copies of its code; half-precision tensors are loaded as
-    float32."""
+    """Prepare a checkpoint folder for the package: without copies of its code, and loaded as float32."""
     for copy in folder.glob("*.py"):
         copy.unlink()
     for path in set(folder.glob("*.json")) - {folder / LICENSES}:
@@ -121,7 +119,7 @@ def tidy(folder: Path) -> None:
 
 @script_main()
 def main(argv: Sequence[str] | None = None) -> int:
-    """Command line; returns the exit status."""
+    """Run the command line and return the exit status."""
     task = (__doc__ or "").splitlines()[0]
     parser = argparse.ArgumentParser(prog="python -m training.fit.assemble", description=task)
     parser.add_argument("--runs", type=Path, required=True)

@@ -1,5 +1,5 @@
 # Copyright 2026 The MedGLIP authors. Licensed under the Apache License, Version 2.0.
-"""The end of a training run on the screen: the scores in words, and the commands that come next, ready to paste."""
+"""Print the end of a training run: the scores, and the next commands, ready to paste."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from .run_report import unmeasured
 
 
 def closing(settings: Any, results: Mapping[str, Any], data: Any) -> str:
-    """What a run prints at its end.
+    """Return what a run prints at its end.
 
     Args:
-        settings ([`~training.fit.finetune.Settings`]): of the run.
+        settings ([`~training.fit.finetune.FinetuneArguments`]): of the run.
         results: what `results.json` holds.
         data ([`~training.fit.finetune.Data`]): of the run; one of its images serves as an example.
     """
@@ -27,7 +27,7 @@ def closing(settings: Any, results: Mapping[str, Any], data: Any) -> str:
 
 
 def scores_in_words(results: Mapping[str, Any]) -> list[str]:
-    """AP50 and AP before and after, in per cent; of the labels known before, too, where they were measured."""
+    """Return AP50 and AP before and after, in per cent, also of the labels of `--replay` if they were measured."""
     if reason := unmeasured(results):
         return [reason]
     count = results["pictures"]["validation"]
@@ -49,7 +49,7 @@ def _percent(value: float | None) -> str:
 
 
 def next_commands(settings: Any, results: Mapping[str, Any], data: Any) -> list[str]:
-    """The commands that use what a run made, with its own paths."""
+    """Return the commands that use the expert or adapter of a run, with its own paths."""
     out = str(settings.out)
     example = next((record for record in (*data.validation, *data.train) if record.labels), data.train[0])
     prompt = example_prompt(results["after"]["labels"] or example.labels)
@@ -77,7 +77,7 @@ def _line(words: Sequence[str]) -> str:
 
 
 def image_file(record: GroundingRecord) -> str:
-    """The file of an image; a made-up name where it is part of a built data set."""
+    """Return the file of an image, or a placeholder where it is part of a built data set."""
     if isinstance(record.loader, partial) and record.loader.args and isinstance(record.loader.args[0], Path):
         return str(record.loader.args[0])
     return "IMAGE.png"

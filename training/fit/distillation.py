@@ -1,6 +1,9 @@
 # Copyright 2026 The MedGLIP authors. Licensed under the Apache License, Version 2.0.
-"""Against forgetting without the older data: what the model finds in the new pictures, before it is trained, for the
-labels it knows already, is learned along with the new labels (learning without forgetting)."""
+"""Distillation against forgetting, without the older data (Li and Hoiem, Learning without Forgetting, 2016).
+
+Before training, the model detects the labels that it knows in the new images. It then learns these boxes along with
+those of the new labels.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,7 @@ from functools import lru_cache
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from modeling_medglip.boxes import box_iou
 from modeling_medglip.taxonomy.phrases import normalize_phrase
@@ -17,19 +21,21 @@ from modeling_medglip.taxonomy.phrases import normalize_phrase
 from ..data.prompts import Vocabulary
 from ..data.records import GroundingRecord
 from ..data.validation import readable_enough
-from ..evaluate import detect
 from ..evaluate.metrics import Detections
+from ..evaluate.predict import detect
 from .processes import gathered, own_share
 
 
-# Score from which a box is believed. Of labels without one nothing is said: weak ones are often there all the same.
-BELIEVED = 0.5
-# Share of the best box's score from which another one may be right as well.
-DOUBTFUL = 0.7
+# Score from which a box counts. A label without such a box stays unknown: it is often there all the same.
+PSEUDO_LABEL_THRESHOLD = 0.5
+# Share of the best score from which another box may be right as well.
+AMBIGUOUS_SHARE = 0.7
+# Boxes that overlap less are different structures.
+SAME_BOX_IOU_THRESHOLD = 0.3
 
 
 def known_labels(config: Any, modality: str) -> list[str]:
-    """The labels that a checkpoint says it was trained on, for one modality."""
+    """Return the labels that a checkpoint states it was trained on, for one modality."""
     hierarchy = config.label_hierarchy or {}
     return list(hierarchy.get("trained_labels", {}).get(modality, ()))
 
@@ -37,32 +43,33 @@ def known_labels(config: Any, modality: str) -> list[str]:
 def with_known(
     model: Any, processor: Any, records: Sequence[GroundingRecord], known: Sequence[str], batch_size: int = 4
 ) -> list[GroundingRecord]:
-    """Training records with the model's own boxes for labels that nobody marked in them.
+    """Return training records with the boxes of the model for labels that are not annotated in them.
 
     Args:
-        known: labels to ask for; those that a record's source annotates are left to it.
+        known (`Sequence[str]`): labels to ask for, in records whose source does not annotate them.
     """
-    asked = [_unmarked(record, known) for record in records]
-    whole = {id(record) for record in readable_enough(records, {}, "training pictures")}
-    places = [number for number, labels in enumerate(asked) if labels and id(records[number]) in whole]
-    if not places:
+    asked = [_not_annotated(record, known) for record in records]
+    whole = {id(record) for record in readable_enough(records, {}, "training images")}
+    index = [number for number, labels in enumerate(asked) if labels and id(records[number]) in whole]
+    if not index:
         return list(records)
     model.eval()
-    own = [places[number] for number in own_share(len(places))]
-    part, _ = detect(model, processor, [records[i] for i in own], [asked[i] for i in own], batch_size)
-    found = gathered(own, part)
-    told = list(records)
-    for number, result in zip(places, found, strict=True):
-        told[number] = _joined(records[number], result, asked[number])
-    return told
+    share = [index[number] for number in own_share(len(index))]
+    part, _ = detect(model, processor, [records[i] for i in share], [asked[i] for i in share], batch_size)
+    extended = list(records)
+    for number, result in zip(index, gathered(share, part), strict=True):
+        extended[number] = _with_detections(records[number], result, asked[number])
+    return extended
 
 
-def _unmarked(record: GroundingRecord, known: Sequence[str]) -> list[str]:
-    """The known labels that a record's source does not annotate, in whichever words it writes them: what the
-    source says of its "Liver" goes before what the model believes of "liver". Nor general terms for what it marks: a
-    marked left kidney would be wrong for "kidney" if the model finds the right one alone."""
-    marked = {word for label in record.annotated for word in _wordings(label)}
-    return [label for label in known if normalize_phrase(label) not in marked]
+def _not_annotated(record: GroundingRecord, known: Sequence[str]) -> list[str]:
+    """Return the known labels that a record's source does not annotate in any wording.
+
+    General terms of annotated labels are left out too: an annotated left kidney would count as a wrong box of "kidney"
+    if the model found the right one alone.
+    """
+    annotated = {word for label in record.annotated for word in _wordings(label)}
+    return [label for label in known if normalize_phrase(label) not in annotated]
 
 
 @lru_cache(maxsize=4096)
@@ -71,23 +78,24 @@ def _wordings(label: str) -> frozenset[str]:
     return vocabulary.wordings(label) | frozenset(map(normalize_phrase, vocabulary.of(label).parents))
 
 
-def _joined(record: GroundingRecord, found: Detections, asked: Sequence[str]) -> GroundingRecord:
+def _with_detections(record: GroundingRecord, found: Detections, asked: Sequence[str]) -> GroundingRecord:
+    """Return a record with the boxes over the threshold; labels with an ambiguous box stay unknown."""
     boxes, labels, certain = [record.boxes], list(record.labels), []
     for label in asked:
-        scores, own = found.of(label)
+        scores, detected = found.of(label)
         best = float(scores.max(initial=0.0))
-        if best >= BELIEVED:
-            # Nearly as good boxes elsewhere may be right too: they would be learned as background.
-            doubtful = (scores < BELIEVED) & (scores >= DOUBTFUL * best)
-            if doubtful.any() and _apart(own[doubtful], own[scores >= BELIEVED]):
-                continue
-            boxes.append(own[scores >= BELIEVED])
-            labels += [label] * int((scores >= BELIEVED).sum())
-            certain.append(label)
+        over = scores >= PSEUDO_LABEL_THRESHOLD
+        # Nearly as good boxes elsewhere may be right too: they would be learned as background.
+        ambiguous = ~over & (scores >= AMBIGUOUS_SHARE * best)
+        if not over.any() or _any_apart(detected[ambiguous], detected[over]):
+            continue
+        boxes.append(detected[over])
+        labels += [label] * int(over.sum())
+        certain.append(label)
     annotated = tuple(sorted({*record.annotated, *certain}))
     return replace(record, boxes=np.concatenate(boxes).astype(np.float32), labels=tuple(labels), annotated=annotated)
 
 
-def _apart(doubtful: Any, believed: Any) -> bool:
-    """Whether one of the doubtful boxes hardly touches any that is believed."""
-    return bool((box_iou(doubtful, believed).max(axis=1) < 0.3).any())
+def _any_apart(boxes: NDArray[np.float32], others: NDArray[np.float32]) -> bool:
+    """Whether one of the boxes `(n, 4)` overlaps none of the others `(m, 4)`."""
+    return bool((box_iou(boxes, others).max(axis=1, initial=0.0) < SAME_BOX_IOU_THRESHOLD).any())

@@ -1,4 +1,9 @@
-"""Exponential moving average of the weights, as a Trainer callback; it is saved with every checkpoint."""
+# Copyright 2026 The MedGLIP authors. Licensed under the Apache License, Version 2.0.
+"""Exponential moving average of the weights, as a `Trainer` callback that is saved with every checkpoint.
+
+The averages equal those of `torch.optim.swa_utils.AveragedModel`, which would also copy the frozen weights, several
+times as many as an adapter has; timm's `ModelEmaV3` warms up along another curve, so resumed runs would differ.
+"""
 
 from __future__ import annotations
 
@@ -42,26 +47,26 @@ class EmaCallback(TrainerCallback):
         torch._foreach_lerp_([self.average[name] for name in names], [v.detach() for v in values], 1 - decay)
 
     def save(self, folder: Path) -> None:
-        """Write the average beside a checkpoint."""
+        """Write the averages into the folder of a checkpoint."""
         save_file({name: tensor.contiguous() for name, tensor in self.average.items()}, folder / FILE_NAME)
 
     def load(self, folder: Path) -> None:
-        """Read an average back."""
+        """Read the averages from the folder of a checkpoint."""
         for name, tensor in load_file(folder / FILE_NAME).items():
             self.average[name].copy_(tensor)
 
     @contextmanager
     def applied(self) -> Iterator[nn.Module]:
-        """The model with the averaged weights inside the block, with its own again after it."""
-        own = {name: p.detach().clone() for name, p in self._trained()}
+        """Put the averaged weights into the model inside the block, and its own back after it."""
+        trained = {name: p.detach().clone() for name, p in self._trained()}
         self._put(self.average)
         try:
             yield self.model
         finally:
-            self._put(own)
+            self._put(trained)
 
     def settle(self) -> None:
-        """Put the averaged weights into the model for good."""
+        """Put the averaged weights into the model."""
         self._put(self.average)
 
     @torch.no_grad()

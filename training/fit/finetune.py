@@ -49,18 +49,18 @@ from .closing import closing
 from .distillation import known_labels, with_known
 from .lora import add_adapter, save_adapter
 from .processes import process_state, shards_weights, united, worker_message
-from .recipe import RENAMED, ExpertRecipe, Recipe, load_recipe
+from .recipe import RENAMED, ExpertRecipe, TrainingRecipe, load_recipe
 from .run_identity import claim, run_identity
 from .run_report import measure, write_run
 from .trainer import freeze, train_expert
 
 
 logger = logging.getLogger(__name__)
-# Settings that change nothing of what is learned.
+# FinetuneArguments that change nothing of what is learned.
 UNIMPORTANT = (
     "data", "model", "replay", "out", "threads", "workers", "dry_run", "push_to_hub", "checkpointing", "recipe",
 )  # fmt: skip
-# Settings that stand in the place of the recipe's.
+# FinetuneArguments that stand in the place of the recipe's.
 CHANGED = ("epochs", "batch", "accumulate", "checkpointing", "size", "anchor_scale")
 STRIDES = (8, 16, 32, 64, 128)
 HELP = " (python -m training.fit.finetune --help explains the options)"
@@ -71,8 +71,8 @@ def _setting(help_text: str, default: Any = None, **more: Any) -> Any:
 
 
 @dataclass
-class Settings:
-    """What the command line says; what it leaves out is the recipe's."""
+class FinetuneArguments:
+    """Arguments of the command line; those left out are the recipe's."""
 
     data: str = field(
         metadata={"help": "your images with boxes: a COCO file, a folder with one, or what dataset_scripts.build made"}
@@ -131,11 +131,11 @@ class Settings:
     push_to_hub: str | None = _setting("also upload what was trained, to this repository, such as org/name (private)")
 
 
-def resolved_recipe(settings: Settings) -> Recipe:
-    """The recipe with what the command line puts in its place.
+def resolved_recipe(settings: FinetuneArguments) -> TrainingRecipe:
+    """Return the recipe with the values of the command line.
 
     Raises:
-        `ValueError`: no such recipe, or one that builds the base of an adapter anew: nobody else would have it.
+        `ValueError`: no such recipe, or one that builds a new base for an adapter, which nobody else would have.
     """
     recipe = load_recipe(settings.recipe or ("lora" if settings.lora else "full"))
     if settings.lora and settings.model is None and recipe.model:
@@ -149,8 +149,10 @@ def resolved_recipe(settings: Settings) -> Recipe:
     return recipe.changed([settings.modality], **given)
 
 
-def load_base(settings: Settings, recipe: Recipe) -> tuple[MedGlipForObjectDetection, MedGlipProcessor]:
-    """Model and processor to start from: a checkpoint's one expert with the recipe's sizes, or the recipe's own.
+def load_base(
+    settings: FinetuneArguments, recipe: TrainingRecipe
+) -> tuple[MedGlipForObjectDetection, MedGlipProcessor]:
+    """Return the model and processor to start from: one expert of a checkpoint, or a new one of the recipe.
 
     Raises:
         `ValueError`: no such checkpoint, or one without an expert for the modality.
@@ -168,13 +170,13 @@ def load_base(settings: Settings, recipe: Recipe) -> tuple[MedGlipForObjectDetec
     before = list(model.config.expert_head_config(settings.modality).anchor_sizes)
     _resize(model, processor, settings.modality, recipe.expert(settings.modality))
     if settings.lora and list(model.config.expert_head_config(settings.modality).anchor_sizes) != before:
-        # They are no weights: nobody who loads the adapter onto its base would get them.
+        # Anchors are not weights: whoever loads the adapter onto its base would not get them.
         raise ValueError("an adapter keeps the anchors of its base: leave out anchor_scale, or train without --lora")
     return model, processor
 
 
 def _resize(model: Any, processor: Any, modality: str, expert: ExpertRecipe) -> None:
-    """Give a loaded expert the recipe's input size and anchors."""
+    """Set the recipe's input size and anchors on a loaded expert."""
     processor.image_processor.modality = modality
     if expert.size is not None:
         processor.image_processor.modality_settings[modality]["size"] = {"height": expert.size, "width": expert.size}
@@ -185,8 +187,17 @@ def _resize(model: Any, processor: Any, modality: str, expert: ExpertRecipe) -> 
 
 @dataclass
 class Data:
-    """The records of a run: for training, of `own` pictures and `replayed` ones; for validation; older ones on
-    which forgetting is measured; all whose labels are negatives of other body parts; and what cannot be read."""
+    """Records of a run.
+
+    Args:
+        train (`list[GroundingRecord]`): for training, with those of `--replay`.
+        own (`int`): images of `--data` among them.
+        validation (`list[GroundingRecord]`): validation images of `--data`.
+        older (`list[GroundingRecord]`): validation images of `--replay`, on which forgetting is measured.
+        everything (`list[GroundingRecord]`): records whose labels serve as negatives of other body parts.
+        broken (`dict[str, str]`): images that cannot be read, with the reason.
+        replayed (`int`, *optional*, defaults to 0): images of `--replay` among those for training.
+    """
 
     train: list[GroundingRecord]
     own: int
@@ -197,28 +208,28 @@ class Data:
     replayed: int = 0
 
 
-def load_data(settings: Settings) -> Data:
-    """Read the pictures.
+def load_data(settings: FinetuneArguments) -> Data:
+    """Return the records of a run.
 
     Raises:
-        `ValueError`: no training pictures, or none with a box, or too many that cannot be read.
+        `ValueError`: no training images, or none with a box, or too many that cannot be read.
     """
     records = chosen_labels(load_records(settings.data, settings.modality), settings.labels, settings.exclude)
     train = fraction_of([r for r in records if r.split == "train"], settings.fraction, settings.seed)
     if settings.pictures is not None:
-        chosen = sorted({r.picture for r in train}, key=lambda name: drawn(name[1], settings.seed))
-        kept_names = set(chosen[: settings.pictures])
-        train = [record for record in train if record.picture in kept_names]
+        chosen = sorted({r.image_key for r in train}, key=lambda name: drawn(name[1], settings.seed))
+        names = set(chosen[: settings.pictures])
+        train = [record for record in train if record.image_key in names]
     if not train:
-        raise ValueError(f"{settings.data}: no training pictures of {settings.modality}")
+        raise ValueError(f"{settings.data}: no training images of {settings.modality}")
     if not any(record.labels for record in train):
-        raise ValueError(f"{settings.data}: no training picture has a box, so there is nothing to find in them")
+        raise ValueError(f"{settings.data}: no training image has a box, so there is nothing to find in them")
     replayed = 0
     both = shared_patients(records)
     if both:
         raise ValueError(f"{settings.data}: {both} patients are in training and validation: divide by patient")
-    own, everything, broken = len({r.picture for r in train}), list(train), dict[str, str]()
-    kept: list[GroundingRecord] = []
+    own, everything, broken = len({r.image_key for r in train}), list(train), dict[str, str]()
+    older_validation: list[GroundingRecord] = []
     if settings.replay:
         whole = chosen_labels(load_records(settings.replay, settings.modality), None, settings.replay_exclude)
         if both := shared_patients(whole):
@@ -227,29 +238,29 @@ def load_data(settings: Settings) -> Data:
             check_apart(train + [r for r in records if r.split != "train"], whole)
         older = [record for record in whole if record.split == "train"]
         held_out = [record for record in whole if record.split == "validation"]
-        kept = readable_enough(held_out, broken, settings.replay)
+        older_validation = readable_enough(held_out, broken, settings.replay)
         total, share = sum(r.weight for r in train), settings.replay_share
         if not older:
-            raise ValueError(f"{settings.replay}: no training pictures of {settings.modality} to replay")
+            raise ValueError(f"{settings.replay}: no training images of {settings.modality} to replay")
         factor = share * total / sum(r.weight for r in older)
         older = [replace(record, weight=record.weight * factor) for record in older]
         train, everything = train + older, everything + older
-        replayed = len({record.picture for record in older}) if share else 0
+        replayed = len({record.image_key for record in older}) if share else 0
     validation = readable_enough([r for r in records if r.split == "validation"], broken, settings.data)
-    return Data(train, own, validation, kept, everything, broken, replayed)
+    return Data(train, own, validation, older_validation, everything, broken, replayed)
 
 
 def _same_place(first: str, second: str) -> bool:
-    """Whether two folders, files or ids on the Hub are one."""
+    """Whether two folders, files or ids on the Hub are the same."""
     one, other = Path(first), Path(second)
     return one.samefile(other) if one.exists() and other.exists() else first == second
 
 
-def _unmeasured(settings: Settings, data: Data) -> str:
-    """Why a run measures nothing; empty if it does.
+def _unmeasured(settings: FinetuneArguments, data: Data) -> str:
+    """Return why a run cannot measure anything, empty if it can.
 
     Raises:
-        `ValueError`: it does not, and is to keep the best epoch.
+        `ValueError`: it cannot, and `--keep best` asks for the best epoch.
     """
     reason = nothing_to_measure(len(data.validation), any(record.labels for record in data.validation))
     if reason and settings.keep == "best":
@@ -261,33 +272,35 @@ def make_dataset(
     train: Sequence[GroundingRecord],
     everything: Sequence[GroundingRecord],
     processor: MedGlipProcessor,
-    recipe: Recipe,
+    recipe: TrainingRecipe,
     seed: int = 0,
 ) -> GroundingDataset:
-    """The training pictures with their prompts; negatives of other body parts are labels of `everything`. Prompts
-    are at most as long as the recipe says and the processor reads."""
+    """Return the training images with their prompts.
+
+    Negatives of other body parts are labels of `everything`. The recipe and the processor limit the length of prompts.
+    """
     budget = min(recipe.prompts.token_budget, processor.max_text_tokens)
     return GroundingDataset(
-        [record for record in train if record.annotated],  # of the others nothing is known
+        [record for record in train if record.annotated],  # without an annotated label there is nothing to ask
         processor.image_processor,
         seed=seed,
         prompts=replace(recipe.prompts, token_budget=budget),
         augmentation=recipe.augmentation,
-        # Of private data of one source all labels may be of one place: others come from what is known.
+        # The labels of a single source may be of one body part: further negatives come from the vocabulary.
         foreign={**foreign_labels(everything), "known": tuple(Vocabulary.load().words)},
         token_length=PhraseLength(processor.tokenizer),
         balance=recipe.balance,
     )
 
 
-def run(settings: Settings) -> dict[str, Any]:
-    """Train as the settings say.
+def run(settings: FinetuneArguments) -> dict[str, Any]:
+    """Train an expert or an adapter.
 
     Returns:
-        what `results.json` holds; of a dry run what was printed; nothing in the other processes of a launch.
+        `dict`: content of `results.json`; of a dry run what it printed; empty in all but the main process.
 
     Raises:
-        `ValueError`: settings, data or model that do not fit.
+        `ValueError`: invalid settings, data or model.
     """
     check_options(asdict(settings))
     settings = replace(settings, modality=resolve_modality(settings.modality))
@@ -298,8 +311,8 @@ def run(settings: Settings) -> dict[str, Any]:
     recipe, out, process = resolved_recipe(settings), Path(settings.out), process_state()
     data = load_data(settings)
     if (reason := _unmeasured(settings, data)) and process.is_main_process:
-        cure = "" if data.validation else " (a file called train.json is training alone: add val.json)"
-        logger.warning("%s: nothing is measured%s", reason, cure)
+        hint = "" if data.validation else " (a file called train.json is training alone: add val.json)"
+        logger.warning("%s: nothing is measured%s", reason, hint)
     model, processor = load_base(settings, recipe)
     model.to(process.device)
     known = settings.known or known_labels(model.config, settings.modality)
@@ -307,19 +320,19 @@ def run(settings: Settings) -> dict[str, Any]:
     judge = partial(measure, processor=processor, batch_size=expert.batch)  # what training has memory for
     if settings.dry_run:  # of the data alone, without what the model would add
         return _dry_run(make_dataset(data.train, data.everything, processor, recipe, settings.seed), data, out)
-    marked = data.train
+    annotated = data.train
     if settings.distillation and known:
         data.train = with_known(model, processor, data.train, known, expert.batch)
     dataset = make_dataset(data.train, data.everything, processor, recipe, settings.seed)
-    told = {name: value for name, value in asdict(settings).items() if name not in UNIMPORTANT}
+    relevant = {name: value for name, value in asdict(settings).items() if name not in UNIMPORTANT}
     # Recomputed activations are the same activations.
     steady = recipe.changed([settings.modality], checkpointing=False)
-    # Of the marks that people made: the last bits of the model's own boxes go by the number of threads.
-    identity = run_identity({**told, "known": known, "recipe": asdict(steady)}, marked, model)
+    # Without the boxes of the model, whose last bits depend on the number of threads.
+    identity = run_identity({**relevant, "known": known, "recipe": asdict(steady)}, annotated, model)
     if process.is_main_process:
         claim(out, identity)
     process.wait_for_everyone()
-    logger.info("%d pictures, %d presentations per epoch", len(data.train), len(dataset))
+    logger.info("%d images, %d presentations per epoch", len(data.train), len(dataset))
     torch.manual_seed(settings.seed)
     before, known_before = (judge(model, records=part) for part in (data.validation, data.older))
     trained: nn.Module = model
@@ -358,7 +371,7 @@ def run(settings: Settings) -> dict[str, Any]:
 
 
 def _plain(model: Any) -> Any:
-    """The detector inside an adapter's wrapper, with the adapter at work."""
+    """Return the detector without the wrapper of an adapter, with the adapter active."""
     return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
@@ -374,7 +387,7 @@ def _tensorboard(out: Path) -> dict[str, Any]:
 
 
 def save(trainer: Any, model: Any, processor: MedGlipProcessor, folder: Path) -> Path:
-    """The expert, or the adapter alone, with its processor; sharded weights are put together first."""
+    """Write the expert, or the adapter alone, with its processor; sharded weights are gathered first."""
     state = trainer.accelerator.get_state_dict(trainer.model) if shards_weights() else None
     if trainer.is_world_process_zero():
         if state is not None:  # sharding changes the class, and so the code that is saved with it
@@ -387,7 +400,7 @@ def save(trainer: Any, model: Any, processor: MedGlipProcessor, folder: Path) ->
 
 
 def push(folder: Path, name: str) -> None:
-    """Upload the outcome with its card; `HF_ENDPOINT` and the token of `huggingface_hub` decide where and as whom."""
+    """Upload the expert or adapter with its card to a private repository of the Hub."""
     from huggingface_hub import HfApi
 
     (folder / "README.md").write_bytes((folder.parent / "README.md").read_bytes())
@@ -399,28 +412,30 @@ def push(folder: Path, name: str) -> None:
         # Without a connection the client raises what its HTTP library raises, which is no OSError.
         if type(error).__module__.split(".")[0] not in ("httpx", "httpx2"):
             raise
-        raise OSError(f"{name}: no connection to the Hub ({type(error).__name__}); the outcome is kept") from None
+        raise OSError(
+            f"{name}: no connection to the Hub ({type(error).__name__}); the outcome stays in {folder.name}"
+        ) from None
 
 
 def _dry_run(dataset: GroundingDataset, data: Data, out: Path) -> dict[str, Any]:
     rows = counts(data.train, data.validation)
     out.mkdir(parents=True, exist_ok=True)
-    print(f"{len(data.train)} training pictures, {len(data.validation)} for validation; {len(dataset)} per epoch")
+    print(f"{len(data.train)} training images, {len(data.validation)} for validation; {len(dataset)} per epoch")
     width = max(len(row["label"]) for row in rows)
     for row in rows:
         train, validation = row["train"], row["validation"]
-        told = f"train {train['pictures']} pictures, {train['boxes']} boxes; validation {validation['pictures']}"
-        print(f"  {row['label']:{width}}  {told}, {validation['boxes']}; taxonomy: {row['taxonomy'] or '-'}")
+        counted = f"train {train['pictures']} images, {train['boxes']} boxes; validation {validation['pictures']}"
+        print(f"  {row['label']:{width}}  {counted}, {validation['boxes']}; taxonomy: {row['taxonomy'] or '-'}")
     texts = prompt_texts(dataset)
     print("prompts (phrases with a box in brackets), without what the model itself would add of the labels it knows:")
     print("\n".join(f"  {text}" for text in texts))
     sheet = write_sheet(dataset, out / "training_pictures.png")
-    print(f"pictures after augmentation: {sheet}")
+    print(f"images after augmentation: {sheet}")
     return {"labels": rows, "prompts": texts, "sheet": str(sheet)}
 
 
 class _Help(argparse.ArgumentDefaultsHelpFormatter):
-    """Says defaults that are values; the texts themselves say what happens without the others."""
+    """Shows defaults that are values; the help texts say what happens without the other options."""
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
         said = action.default is None or isinstance(action.default, bool)
@@ -444,18 +459,20 @@ class _Parser(HfArgumentParser):
 
     def __init__(self) -> None:
         about = "Train MedGLIP on your own images and boxes. Research use only, not a medical device."
-        super().__init__(Settings, prog="python -m training.fit.finetune", description=about, formatter_class=_Help)
+        super().__init__(
+            FinetuneArguments, prog="python -m training.fit.finetune", description=about, formatter_class=_Help
+        )
 
     def parse_args_into_dataclasses(self, args: Sequence[str] | None = None, **options: Any) -> tuple[Any, ...]:
-        """As `HfArgumentParser` does; an option that does not exist is told as other errors are."""
+        """Parse as `HfArgumentParser` does; an unknown option is an error of one line."""
         args = None if args is None else [_new_option(word) for word in args]
         *found, rest = super().parse_args_into_dataclasses(args, return_remaining_strings=True, **options)
         if rest:
-            self.error(f"no option {one_line(rest[0], 60)}")
+            self.error(f"unknown option {one_line(rest[0], 60)}")
         return tuple(found)
 
     def error(self, message: str) -> NoReturn:
-        """One line instead of the whole usage."""
+        """Print one line instead of the whole usage, and exit."""
         raise SystemExit(fail_script(one_line(message) + HELP))
 
 
@@ -475,7 +492,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-__all__ = ["Settings", "load_base", "load_data", "main", "run"]
+__all__ = ["FinetuneArguments", "load_base", "load_data", "main", "run"]
 
 if __name__ == "__main__":
     raise SystemExit(main())

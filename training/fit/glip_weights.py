@@ -36,7 +36,7 @@ MEAN, STD = (103.530, 116.280, 123.675), (57.375, 57.120, 58.395)
 
 
 def glip_processor(modality: str, size: int, tokenizer: Any) -> MedGlipProcessor:
-    """A processor whose pictures of one modality are normalised as GLIP's, `size` x `size` pixels."""
+    """Return a processor that normalizes images of one modality as GLIP does, at `size` x `size` pixels."""
     settings = {
         "size": {"height": size, "width": size},
         "mean": [value / 255 for value in MEAN],
@@ -48,7 +48,7 @@ def glip_processor(modality: str, size: int, tokenizer: Any) -> MedGlipProcessor
 
 
 def glip_model(weights: Path | None, modality: str) -> MedGlipForObjectDetection:
-    """The expert, with random weights if there is no file.
+    """Return the expert, with random weights if there is no file.
 
     Raises:
         `ValueError`: the file cannot be read, or its tensors are not GLIP-T's.
@@ -62,20 +62,20 @@ def glip_model(weights: Path | None, modality: str) -> MedGlipForObjectDetection
     try:
         tensors = load_file(weights)
     except (OSError, SafetensorError) as error:
-        cure = "; a .pth must be made a safetensors file first" if weights.suffix == ".pth" else ""
-        raise ValueError(f"{weights}: not a readable safetensors file ({one_line(error, 100)}){cure}") from None
+        hint = "; a .pth must be made a safetensors file first" if weights.suffix == ".pth" else ""
+        raise ValueError(f"{weights}: not a readable safetensors file ({one_line(error, 100)}){hint}") from None
     return convert_glip_checkpoint.model_from_glip(tensors, convert_glip_checkpoint.GLIP_T_CONFIG, modality)
 
 
 @script_main()
 def main(argv: Sequence[str] | None = None) -> int:
-    """Command line; returns the exit status."""
+    """Run the command line and return the exit status."""
     parser = argparse.ArgumentParser(
         prog="python -m training.fit.glip_weights", description=(__doc__ or "").split("\n")[0]
     )
     parser.add_argument("--weights", type=Path, help="safetensors file with GLIP-T's tensors (default: random ones)")
     parser.add_argument("--modality", type=resolve_modality, required=True)
-    parser.add_argument("--size", type=int, default=800, help="side of the input pictures in pixels")
+    parser.add_argument("--size", type=int, default=800, help="side of the input images in pixels")
     parser.add_argument("--tokenizer", help="folder or id of an uncased BERT tokenizer (default: the one installed)")
     parser.add_argument("--out", type=Path, required=True, help="folder of the new checkpoint")
     options = parser.parse_args(argv)

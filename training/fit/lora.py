@@ -36,7 +36,7 @@ LEAST_OUTPUTS = 16
 
 
 def adapted_layers(model: nn.Module, modality: str) -> list[str]:
-    """Names of the layers that get an adapter.
+    """Return the names of the layers that get an adapter.
 
     Raises:
         `ValueError`: the model has no such expert.
@@ -55,7 +55,7 @@ def adapted_layers(model: nn.Module, modality: str) -> list[str]:
 
 
 def add_adapter(model: MedGlipForObjectDetection, modality: str, rank: int = 8) -> Any:
-    """The model with a new adapter of one expert; everything else is frozen.
+    """Return the model with a new adapter of one expert; everything else is frozen.
 
     Args:
         rank (`int`): of the matrices; their effect is scaled by two.
@@ -78,15 +78,16 @@ def add_adapter(model: MedGlipForObjectDetection, modality: str, rank: int = 8) 
 
 
 def save_adapter(model: Any, folder: Path) -> None:
-    """Write an adapter, what its base is by content, and the base's name: of a folder on this machine only its last
-    part, for where somebody's files lie is nobody else's business. `./` keeps transformers from asking the Hub for a
-    base of that name."""
+    """Write an adapter with the fingerprint and the name of its base.
+
+    Of a local folder only the last part is written. `./` keeps transformers from asking the Hub for that name.
+    """
     base = model.get_base_model()
     for config in model.peft_config.values():
         if Path(str(config.base_model_name_or_path)).exists():
             config.base_model_name_or_path = f"./{Path(str(config.base_model_name_or_path)).name}"
     model.save_pretrained(folder, save_embedding_layers=False)
-    (folder / "README.md").unlink(missing_ok=True)  # peft's, with the base's path
+    (folder / "README.md").unlink(missing_ok=True)  # peft writes the path of the base into it
     (modality,) = adapted_experts(base)
     prints = {name: fingerprint(base, modality, kind) for name, kind in PRECISIONS.items()}
     labels = trained_labels(base.config.to_dict()).get(modality, [])

@@ -1,28 +1,27 @@
 # Copyright 2026 The MedGLIP authors. Licensed under the Apache License, Version 2.0.
-"""Several processes, as `accelerate launch` starts them: which device, who writes, and who measures which pictures."""
+"""Share work among the processes that `accelerate launch` starts."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
-from torch import distributed
+from accelerate import PartialState
+from accelerate.utils import gather_object
 
 
 Value = TypeVar("Value")
 
 
-def process_state() -> Any:
-    """`accelerate.PartialState` of this process: its `device`, `is_main_process`, `wait_for_everyone()`."""
-    from accelerate import PartialState
-
+def process_state() -> PartialState:
+    """Return the `accelerate.PartialState` of this process, on the CPU where there is no GPU."""
     return PartialState(cpu=not torch.cuda.is_available())
 
 
 def shards_weights() -> bool:
-    """Whether `accelerate launch` was told to shard the weights (FSDP)."""
+    """Whether `accelerate launch` shards the weights (FSDP)."""
     return os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true"
 
 
@@ -36,29 +35,22 @@ def worker_message(error: BaseException) -> str:
 
 
 def own_share(count: int) -> list[int]:
-    """Which of `count` things this process takes: every process equally many, so that all make the same calls; some
-    come twice where the numbers do not divide. All of them with one process."""
-    if not distributed.is_initialized() or not count:
-        return list(range(count))
-    world, rank = distributed.get_world_size(), distributed.get_rank()
-    each = -(-count // world)
-    return [(rank * each + number) % count for number in range(each)]
+    """Return which of `count` items this process takes.
+
+    Every process takes equally many, so that all make the same calls. If the numbers do not divide, some items are
+    taken twice.
+    """
+    state = process_state()
+    each = -(-count // state.num_processes)
+    return [(state.process_index * each + number) % count for number in range(each)]
 
 
-def united(own: dict[str, str]) -> dict[str, str]:
-    """What the processes know, put together, in every process."""
-    if not distributed.is_initialized():
-        return own
-    parts: list[Any] = [None] * distributed.get_world_size()
-    distributed.all_gather_object(parts, own)
-    return {key: value for part in parts for key, value in part.items()}
+def united(local: dict[str, str]) -> dict[str, str]:
+    """Return the entries of all processes, in every process."""
+    return {key: value for part in gather_object([local]) for key, value in part.items()}
 
 
-def gathered(places: Sequence[int], values: Sequence[Value]) -> list[Value]:
-    """What all processes found for their [`own_share`], in order, in every process."""
-    if not distributed.is_initialized():
-        return list(values)
-    parts: list[Any] = [None] * distributed.get_world_size()
-    distributed.all_gather_object(parts, list(zip(places, values, strict=True)))
-    found: dict[int, Value] = {place: value for part in parts for place, value in part}
-    return [found[place] for place in sorted(found)]
+def gathered(index: Sequence[int], values: Sequence[Value]) -> list[Value]:
+    """Return the values of all processes for their [`own_share`], in order, in every process."""
+    found: dict[int, Value] = dict(gather_object(list(zip(index, values, strict=True))))
+    return [found[number] for number in sorted(found)]

@@ -78,7 +78,7 @@ class ExpertRecipe:
 
 
 @dataclass(frozen=True)
-class Recipe:
+class TrainingRecipe:
     """A whole recipe file.
 
     Args:
@@ -109,7 +109,7 @@ class Recipe:
             raise ValueError(f"the recipe has no expert for {name}; it has {', '.join(self.experts)}")
         return found
 
-    def changed(self, modalities: Iterable[str], **values: Any) -> Recipe:
+    def changed(self, modalities: Iterable[str], **values: Any) -> TrainingRecipe:
         """The recipe with other fields of [`ExpertRecipe`] for some modalities; `None` leaves one as it is."""
         given = {name: value for name, value in values.items() if value is not None}
         experts = {name: replace(self.expert(name), **given) for name in map(resolve_modality, modalities)}
@@ -139,7 +139,7 @@ class Recipe:
         }
 
 
-def load_recipe(path: Path | str = EMBEDDED_RECIPE) -> Recipe:
+def load_recipe(path: Path | str = EMBEDDED_RECIPE) -> TrainingRecipe:
     """Read a recipe: a file, or the name of one in `recipes/`.
 
     Raises:
@@ -167,7 +167,7 @@ def load_recipe(path: Path | str = EMBEDDED_RECIPE) -> Recipe:
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise ValueError(f"{file.name}: not a training recipe ({error})") from None
     ordered = {name: experts[name] for name in (*MODALITIES, ANY) if name in experts}
-    return Recipe(optimisation, ordered, model, augmentation, prompts, balance)
+    return TrainingRecipe(optimisation, ordered, model, augmentation, prompts, balance)
 
 
 def _document(path: Path | str, file: Path) -> dict[str, Any]:

@@ -1,5 +1,5 @@
 # Copyright 2026 The MedGLIP authors. Licensed under the Apache License, Version 2.0.
-"""What makes a run the same run: only then does it go on from the checkpoints in its folder."""
+"""Identity of a run, which resumes only from checkpoints of the same run."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ FILE = "run.json"
 
 
 def run_identity(settings: Mapping[str, Any], records: Sequence[GroundingRecord], model: nn.Module) -> str:
-    """SHA-256 of settings, training records (names, boxes, labels) and starting weights."""
+    """Return the SHA-256 of settings, training records (names, boxes, labels) and starting weights."""
     digest = hashlib.sha256(json.dumps(with_old_names(dict(settings)), sort_keys=True, default=str).encode())
     for record in records:
-        told = (record.source, record.image_id, record.labels, record.annotated, record.weight)
-        digest.update(repr(told).encode("utf-8", "surrogatepass"))
+        entry = (record.source, record.image_id, record.labels, record.annotated, record.weight)
+        digest.update(repr(entry).encode("utf-8", "surrogatepass"))
         digest.update(record.boxes.tobytes())
     for name, tensor in model.state_dict().items():
         digest.update(name.encode())
@@ -35,10 +35,10 @@ def run_identity(settings: Mapping[str, Any], records: Sequence[GroundingRecord]
 
 
 def claim(out: Path, identity: str) -> None:
-    """Make a folder that of this run.
+    """Reserve a folder for this run.
 
     Raises:
-        `ValueError`: it holds checkpoints of another one, whose weights would be taken for this one's.
+        `ValueError`: it holds checkpoints of another run, from which this one would resume.
     """
     file = out / FILE
     try:

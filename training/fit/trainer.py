@@ -1,6 +1,5 @@
 # Copyright 2026 The MedGLIP authors. Licensed under the Apache License, Version 2.0.
-"""The Trainer that makes experts: groups of parameters, epochs of the data set, averaged weights, checkpoints that
-survive whatever happens while one is written."""
+"""The `Trainer` of experts: parameter groups, epochs of the data set, averaged weights, atomic checkpoints."""
 
 from __future__ import annotations
 
@@ -38,8 +37,7 @@ STAGE = re.compile(r"(?:[a-z]+\.)?(?:encoder\.)?(?:blocks|layers|stages)[._](\d+
 
 
 class EpochCallback(TrainerCallback):
-    """Tells the data set which epoch it is, so that prompts and augmentation are new in each and the same when
-    resumed, also in the middle of one."""
+    """Sets the epoch of the data set, so that prompts and augmentation are new in each and the same when resumed."""
 
     def __init__(self, dataset: Any) -> None:
         self.dataset = dataset
@@ -52,7 +50,7 @@ class EpochCallback(TrainerCallback):
 
 
 class LogCallback(TrainerCallback):
-    """Tells the log, not the standard output, how a run goes."""
+    """Logs the progress of a run instead of printing it."""
 
     def on_log(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: Any = None, **kwargs: Any
@@ -63,7 +61,7 @@ class LogCallback(TrainerCallback):
 
 
 class DivergenceCallback(TrainerCallback):
-    """Stops a run whose loss is no finite number: nothing that comes after would be worth anything."""
+    """Stops training on a non-finite loss."""
 
     def on_log(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: Any = None, **kwargs: Any
@@ -75,10 +73,10 @@ class DivergenceCallback(TrainerCallback):
 
 
 class GroundingTrainer(Trainer):
-    """`Trainer` with the rates of an [`Optimisation`], averaged weights, and a measure of its own.
+    """`Trainer` with the learning rates of an [`Optimisation`], averaged weights, and its own validation.
 
     Args:
-        optimisation ([`Optimisation`]): rates, decay, optimizer.
+        optimisation ([`Optimisation`]): learning rates, decay, optimizer.
         ema ([`EmaCallback`], *optional*): averaged weights; measured, saved with every checkpoint, and loaded back.
         measure (*optional*): called with the model in evaluation mode; returns numbers such as `{"AP": 0.4}`.
     """
@@ -111,7 +109,7 @@ class GroundingTrainer(Trainer):
     def evaluate(
         self, eval_dataset: Any = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"
     ) -> dict[str, float]:
-        """What `measure` says of the averaged weights."""
+        """Return what `measure` returns for the averaged weights."""
         if self.measure is None:
             return cast(dict[str, float], super().evaluate(eval_dataset, ignore_keys, metric_key_prefix))
         model = cast(nn.Module, self.model)
@@ -128,8 +126,10 @@ class GroundingTrainer(Trainer):
         return metrics
 
     def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> torch.Tensor | None:
-        """What the losses of a whole step are divided by, over its batches and all processes: so that a step gives the
-        same gradients however it is cut up."""
+        """Return the divisors of the losses of a step, summed over its batches and all processes.
+
+        Gradients are then the same however a step is divided into batches and processes.
+        """
         model: Any = self.accelerator.unwrap_model(self.model)
         model = model.get_base_model() if hasattr(model, "get_base_model") else model
         if not batch_samples or not hasattr(model, "loss_totals") or "pixel_mask" in batch_samples[0]:
@@ -141,9 +141,9 @@ class GroundingTrainer(Trainer):
         return self.accelerator.reduce(totals, "sum") if self.args.world_size > 1 else totals
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
-        """The model, and the averaged weights before older checkpoints are removed."""
+        """Save the model, and the averaged weights before older checkpoints are removed."""
         model = cast(nn.Module, self.model)
-        if state_dict is None and not hasattr(model, "save_pretrained"):  # a baseline: safetensors wants plain tensors
+        if state_dict is None and not hasattr(model, "save_pretrained"):  # a baseline
             tensors = model.state_dict().items()
             state_dict = {name: tensor.clone(memory_format=torch.contiguous_format) for name, tensor in tensors}
         super()._save(output_dir, state_dict)
@@ -151,11 +151,11 @@ class GroundingTrainer(Trainer):
             self.ema.save(Path(output_dir))
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
-        """All of a checkpoint or nothing: what a full disk cuts short is removed, and older ones stay.
+        """Save a whole checkpoint; one that a full disk cuts short is removed, and older ones stay.
 
         Raises:
-            `OSError`: the disk; names the checkpoint that is left.
-            `ValueError`: a weight is no finite number.
+            `OSError`: it cannot be written; names the checkpoint that is left.
+            `ValueError`: a weight is not a finite number.
         """
         self._check_finite(model)  # before older checkpoints make room for this one
         try:
@@ -175,17 +175,17 @@ class GroundingTrainer(Trainer):
         if not all(bool(torch.isfinite(tensor).all()) for tensor in (*weights, *numbers, *averages)):
             last = last_checkpoint(Path(str(self.args.output_dir)))
             left = f"; {last.name} is left" if last else ""
-            raise ValueError(f"weights are no finite numbers at step {self.state.global_step}: {DIVERGED}{left}")
+            raise ValueError(f"weights are not finite numbers at step {self.state.global_step}: {DIVERGED}{left}")
 
     def _load_best_model(self) -> None:
-        """The best checkpoint's averaged weights."""
+        """Load the averaged weights of the best checkpoint."""
         super()._load_best_model()
         if self.ema is not None and self.state.best_model_checkpoint:
             self.ema.load(Path(self.state.best_model_checkpoint))
 
 
 def last_checkpoint(out: Path) -> Path | None:
-    """The last whole checkpoint of a run: the state, which is written last, is there and readable."""
+    """Return the last whole checkpoint of a run: one whose state, which is written last, can be read."""
     found = []
     for path in out.glob(f"{PREFIX_CHECKPOINT_DIR}-*"):
         try:
@@ -196,7 +196,7 @@ def last_checkpoint(out: Path) -> Path | None:
 
 
 def parameter_groups(model: nn.Module, optimisation: Optimisation) -> list[dict[str, Any]]:
-    """Groups of trainable parameters with their rate and decay; biases, norms and scalars are not decayed."""
+    """Return groups of trainable parameters with learning rate and decay; biases, norms and scalars have none."""
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
@@ -206,14 +206,14 @@ def parameter_groups(model: nn.Module, optimisation: Optimisation) -> list[dict[
 
 
 def learning_rate_of(name: str, optimisation: Optimisation) -> float:
-    """The learning rate of a parameter by its name."""
+    """Return the learning rate of a parameter by its name."""
     if "text_model." in name:
         return optimisation.language_learning_rate
     return optimisation.backbone_learning_rate if ".backbone." in name else optimisation.head_learning_rate
 
 
 def freeze(model: MedGlipForObjectDetection, optimisation: Optimisation) -> None:
-    """Freeze what has the rate 0, and the first stages of the image encoders.
+    """Freeze parts with the learning rate 0, and the first stages of the image encoders.
 
     Raises:
         `ValueError`: more stages than an image encoder has.
@@ -237,7 +237,7 @@ def _freeze_stages(backbone: nn.Module, count: int) -> None:
 
 
 def _stage_of(name: str) -> int | None:
-    """The stage of an image encoder that a parameter belongs to: -1 for the stem, `None` for what comes after."""
+    """Return the stage of an image encoder that a parameter belongs to: -1 for the stem, `None` after the stages."""
     if STEM.match(name):
         return -1
     stage = STAGE.match(name)
@@ -247,7 +247,7 @@ def _stage_of(name: str) -> int | None:
 def training_arguments(
     out: Path, recipe: ExpertRecipe, optimisation: Optimisation, seed: int, **more: Any
 ) -> TrainingArguments:
-    """Arguments for `Trainer`; a checkpoint every epoch, the last one kept (and the best one, if it is asked for)."""
+    """Return arguments for `Trainer`, which saves every epoch and removes all checkpoints but the last one."""
     steady = optimisation.min_learning_rate_ratio >= 1
     values: dict[str, Any] = {
         "output_dir": str(out),
@@ -262,7 +262,7 @@ def training_arguments(
         "save_strategy": "epoch",
         "save_total_limit": 1,
         "logging_steps": 10,
-        "logging_nan_inf_filter": False,  # a run that diverged must not look well
+        "logging_nan_inf_filter": False,  # a diverged run must not look healthy
         "report_to": [],
         "remove_unused_columns": False,
         "dataloader_num_workers": 0,
@@ -286,10 +286,10 @@ def train_expert(
     measure: Callable[[nn.Module], dict[str, float]] | None = None,
     **arguments: Any,
 ) -> GroundingTrainer:
-    """Train one expert, going on from the last whole checkpoint in `out` if there is one.
+    """Train one expert, resuming from the last whole checkpoint in `out` if there is one.
 
     Args:
-        model: with what is not to be trained frozen (see [`freeze`]).
+        model: with frozen parts, see [`freeze`].
         measure (*optional*): see [`GroundingTrainer`]; asked after every epoch.
         arguments: further ones for `TrainingArguments`.
 
@@ -297,10 +297,10 @@ def train_expert(
         `ValueError`: averaged weights of sharded ones are asked for, or the run diverged.
 
     Returns:
-        the trainer. Its model has the averaged weights, of the best epoch with `load_best_model_at_end`.
+        `GroundingTrainer`: its model has the averaged weights, of the best epoch with `load_best_model_at_end`.
     """
     if measure is not None:
-        # Beside the best checkpoint the last one stays, too: a finished run would go on from the best one otherwise.
+        # The last checkpoint stays besides the best one, or a finished run would resume from the best one.
         arguments = {
             "save_total_limit": 2,
             "eval_strategy": "epoch",
@@ -334,7 +334,7 @@ def train_expert(
     if ema is not None:
         ema.settle()
     if not all(torch.isfinite(value).all() for value in model.state_dict().values() if value.is_floating_point()):
-        raise ValueError(f"the weights are no finite numbers any more: {DIVERGED}")
+        raise ValueError(f"the weights are not finite numbers: {DIVERGED}")
     if not shards_weights():
         model.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
     return trainer

@@ -1,10 +1,10 @@
 # Copyright 2026 The MedGLIP authors. Licensed under the Apache License, Version 2.0.
-"""The mean of two experts' weights: of one that was trained further and the one it went on from.
+"""Average the weights of two experts: of one that was trained further, and of the one that it started from.
 
     python -m training.fit.weight_averaging --first runs/first/ct --last runs/further/ct --share 0.65 --out runs/ct
 
 Both must be of the same architecture. The outcome keeps the settings (input size) of the last one. Weights along one
-training can be averaged without harm, and the mean often does better on pictures of other places (Wortsman et al.,
+training can be averaged without harm, and the mean often does better on images of other places (Wortsman et al.,
 model soups, 2022).
 """
 
@@ -23,13 +23,13 @@ from modeling_medglip.processing_medglip import MedGlipProcessor
 
 @torch.no_grad()
 def average(first: Path, last: Path, share: float) -> tuple[MedGlipForObjectDetection, MedGlipProcessor]:
-    """The mean of two experts.
+    """Return the weighted mean of two experts.
 
     Args:
-        share (`float`): of the last one, 0 to 1.
+        share (`float`): weight of the last one, 0 to 1. `torch.optim.swa_utils` averages with equal weights only.
 
     Raises:
-        `ValueError`: experts of other modalities, sizes or layers, or a share that is none.
+        `ValueError`: experts of different modalities, sizes or layers, or a share out of range.
     """
     if not 0 <= share <= 1:
         raise ValueError(f"share {share:g}: choose a number from 0 to 1")
@@ -37,7 +37,9 @@ def average(first: Path, last: Path, share: float) -> tuple[MedGlipForObjectDete
     weights, target = one.state_dict(), other.state_dict()
     same = weights.keys() == target.keys() and all(weights[key].shape == target[key].shape for key in target)
     if one.config.modalities != other.config.modalities or not same:
-        raise ValueError(f"{first.name} and {last.name}: experts of another modality or architecture have no mean")
+        raise ValueError(
+            f"{first.name} and {last.name}: experts of different modalities or architectures cannot be averaged"
+        )
     for key, value in target.items():
         if value.is_floating_point():
             value.copy_(torch.lerp(weights[key], value, share))
@@ -46,7 +48,7 @@ def average(first: Path, last: Path, share: float) -> tuple[MedGlipForObjectDete
 
 @script_main(also=(RuntimeError,))
 def main(argv: Sequence[str] | None = None) -> int:
-    """Command line; returns the exit status."""
+    """Run the command line and return the exit status."""
     about = (__doc__ or "").split("\n")[0]
     parser = argparse.ArgumentParser(prog="python -m training.fit.weight_averaging", description=about)
     parser.add_argument("--first", type=Path, required=True, help="folder of a run, or of an expert")

@@ -1,5 +1,5 @@
 # Copyright 2026 The MedGLIP authors. Licensed under the Apache License, Version 2.0.
-"""How an expert does on a hospital whose pictures it never saw: one source left out at a time.
+"""How an expert does on a hospital whose images it never saw: one source left out at a time.
 
     python -m training.studies.cross_source --data out/data --modality dermoscopy fundus --epochs 8 \
         --out runs/cross_source
@@ -31,8 +31,8 @@ from ..data.dataset import GroundingCollator
 from ..data.load import load_records
 from ..data.records import GroundingRecord, chosen_labels, shared_patients
 from ..data.validation import nothing_to_measure, readable_enough
-from ..fit.finetune import Settings, load_base, make_dataset
-from ..fit.recipe import Recipe, load_recipe
+from ..fit.finetune import FinetuneArguments, load_base, make_dataset
+from ..fit.recipe import TrainingRecipe, load_recipe
 from ..fit.run_identity import claim, run_identity
 from ..fit.run_report import measure
 from ..fit.trainer import freeze, train_expert
@@ -69,7 +69,7 @@ def folder_name(source: str) -> str:
 
 
 def judged(records: Sequence[GroundingRecord], source: str, labels: Sequence[str]) -> list[GroundingRecord]:
-    """What a source is judged by: its validation pictures, all of it where none of those has a box, with only these
+    """What a source is judged by: its validation images, all of it where none of those has a box, with only these
     labels."""
     own = [record for record in records if record.source == source and record.view_of is None]
     marked = [record for record in own if set(record.annotated) & set(labels)]
@@ -79,15 +79,15 @@ def judged(records: Sequence[GroundingRecord], source: str, labels: Sequence[str
 
 
 def trained_on(
-    train: Sequence[GroundingRecord], data: str, modality: str, recipe: Recipe, out: Path, seed: int
+    train: Sequence[GroundingRecord], data: str, modality: str, recipe: TrainingRecipe, out: Path, seed: int
 ) -> tuple[Any, Any]:
-    """An expert from the starting weights, trained on these pictures; returns model and processor.
+    """An expert from the starting weights, trained on these images; returns model and processor.
 
     Raises:
         `ValueError`: the folder holds checkpoints of another training.
     """
     torch.manual_seed(seed)
-    model, processor = load_base(Settings(data, modality, recipe="embedded"), recipe)
+    model, processor = load_base(FinetuneArguments(data, modality, recipe="embedded"), recipe)
     freeze(model, recipe.optimisation)
     dataset = make_dataset(train, train, processor, recipe, seed)
     collator = GroundingCollator(processor)
@@ -96,18 +96,20 @@ def trained_on(
     return model.eval(), processor
 
 
-def cross_source(modalities: Sequence[str], data: str, recipe: Recipe, out: Path, seed: int = 0) -> dict[str, Any]:
+def cross_source(
+    modalities: Sequence[str], data: str, recipe: TrainingRecipe, out: Path, seed: int = 0
+) -> dict[str, Any]:
     """Measure all sources that are not done yet; returns everything that is measured.
 
     Raises:
-        `ValueError`: no pictures, or no two sources of a modality with a label in common.
+        `ValueError`: no images, or no two sources of a modality with a label in common.
     """
     from_scratch(recipe)
     path = out / "cross_source.json"
     measured: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {"schema": SCHEMA}
     # All of them before hours of training: one may have no source to leave out.
-    pictures = {modality: _comparable(data, modality) for modality in modalities}
-    for modality, (records, shared) in pictures.items():
+    images = {modality: _comparable(data, modality) for modality in modalities}
+    for modality, (records, shared) in images.items():
         own = measured.setdefault("modalities", {}).setdefault(modality, {"sources": {}})
         own |= {"epochs": recipe.expert(modality).epochs, "size": recipe.expert(modality).size}
         now = conditions(records, recipe, modality, seed)
@@ -115,13 +117,13 @@ def cross_source(modalities: Sequence[str], data: str, recipe: Recipe, out: Path
             if source in own["sources"]:
                 if not agree(own["sources"][source]["conditions"], now):
                     raise ValueError(
-                        f"{modality}, {source}: measured with other pictures or settings before: choose another --out"
+                        f"{modality}, {source}: measured with other images or settings before: choose another --out"
                     )
                 continue
             row = _left_out(source, labels, records, data, modality, recipe, out / modality, seed)
             own["sources"][source] = {"conditions": now, **row}
             write_text(path, json.dumps(measured, indent=1, allow_nan=False) + "\n")
-            write_text(out / "cross_source.md", page(measured))
+            write_text(out / "cross_source.md", render_page(measured))
     return measured
 
 
@@ -143,36 +145,36 @@ def _left_out(
     records: Sequence[GroundingRecord],
     data: str,
     modality: str,
-    recipe: Recipe,
+    recipe: TrainingRecipe,
     out: Path,
     seed: int,
 ) -> dict[str, Any]:
-    """Train without a source, and with it where it has pictures of its own for validation; measure both. `broken` is
-    how many of the pictures that it is judged by were left out."""
+    """Train without a source, and with it where it has images of its own for validation; measure both. `broken` is
+    how many of the images that it is judged by were left out."""
     broken: dict[str, str] = {}
-    pictures = readable_enough(judged(records, source, labels), broken, f"{data}: {source}")
-    if reason := nothing_to_measure(len(pictures), any(record.labels for record in pictures)):
+    images = readable_enough(judged(records, source, labels), broken, f"{data}: {source}")
+    if reason := nothing_to_measure(len(images), any(record.labels for record in images)):
         raise ValueError(f"{data}: {modality}, {source}: {reason} that can be read: mend the data")
     train = [record for record in records if record.split == "train"]
     others = [record for record in train if record.source != source]
-    logger.info("%s: %s left out, %d pictures of it", modality, source, len(pictures))
+    logger.info("%s: %s left out, %d images of it", modality, source, len(images))
     unseen = trained_on(others, data, modality, recipe, out / folder_name(source), seed)
-    row: dict[str, Any] = {"labels": labels, "pictures": len(pictures), "broken": len(broken)}
-    row["unseen"] = measure(*unseen, pictures).as_dict()
-    if not any(record.split == "train" for record in pictures):
+    row: dict[str, Any] = {"labels": labels, "pictures": len(images), "broken": len(broken)}
+    row["unseen"] = measure(*unseen, images).as_dict()
+    if not any(record.split == "train" for record in images):
         seen = trained_on(train, data, modality, recipe, out / EVERYTHING, seed)
-        row["seen"] = measure(*seen, pictures).as_dict()
+        row["seen"] = measure(*seen, images).as_dict()
     return row
 
 
-def page(measured: dict[str, Any]) -> str:
+def render_page(measured: dict[str, Any]) -> str:
     """The figures as Markdown."""
     lines = [
         "# Sources that were left out",
         "",
         "Made by `python -m training.studies.cross_source`.",
         "Mean over labels, in per cent, of an expert that was trained on",
-        "all sources but this one (never seen), and of one that was trained on this one too, on the same pictures.",
+        "all sources but this one (never seen), and of one that was trained on this one too, on the same images.",
         "Only labels that another source marks as well are asked.",
         "",
     ]
@@ -195,7 +197,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     prepare(options)
     recipe = load_recipe(options.recipe).changed(options.modality, epochs=options.epochs, size=options.size)
     measured = cross_source(options.modality, options.data, recipe, options.out, options.seed)
-    print(page(measured), end="")
+    print(render_page(measured), end="")
     return 0
 
 

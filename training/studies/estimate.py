@@ -3,7 +3,7 @@
 
     python -m training.studies.estimate --size 800 --batch 5 --epochs 30 --processes 8 --out docs/full_size.json
 
-One training step with one picture is made on this machine, at the GLIP-T size with random weights or with `--model`.
+One training step with one image is made on this machine, at the GLIP-T size with random weights or with `--model`.
 Its operations (multiplications and additions of all matrix products and convolutions, forward and backward) do not
 depend on the machine; how many a card does per second does. The table therefore gives hours for several rates, and
 the rate that was measured here.
@@ -32,8 +32,8 @@ from ..loading import load_checkpoint
 
 
 SCHEMA = "medglip/full_size@1"
-# The pictures of the paper's data set, all modalities together (its abstract), and labels of a prompt as it has them.
-PAPER_PICTURES = 2_720_979
+# The images of the paper's data set, all modalities together (its abstract), and labels of a prompt as it has them.
+PAPER_IMAGES = 2_720_979
 LABELS = 7
 # Tera-operations per second and card for which hours are given.
 RATES = (5.0, 10.0, 20.0, 40.0)
@@ -43,7 +43,7 @@ STATE_BYTES = 16
 
 @dataclass(frozen=True)
 class StepCost:
-    """One training step with one picture.
+    """One training step with one image.
 
     Args:
         parameters (`int`): trained numbers. operations (`int`): forward and backward.
@@ -61,7 +61,7 @@ class StepCost:
 
 
 def example(model: MedGlipForObjectDetection, size: int, device: str) -> dict[str, Any]:
-    """A batch of one picture of chance with `LABELS` labels, three of them in it."""
+    """A batch of one image of chance with `LABELS` labels, three of them in it."""
     vocabulary = model.get_input_embeddings().num_embeddings
     words = [token for number in range(LABELS) for token in (3 + number, 1)]
     tokens = torch.zeros(1, LABELS, len(words), device=device)
@@ -100,7 +100,7 @@ def measure_step(model: MedGlipForObjectDetection, size: int, device: str = "cpu
 
     Args:
         model: with everything that shall be trained; it is put into training mode.
-        size (`int`): side of the picture in pixels.
+        size (`int`): side of the image in pixels.
     """
     torch.manual_seed(0)
     # Counted on the processor, whose deformable convolution is made of operations that the counter knows.
@@ -122,19 +122,19 @@ def measure_step(model: MedGlipForObjectDetection, size: int, device: str = "cpu
     return StepCost(trained, counter.get_total_flops(), plain, recomputed, seconds, device)
 
 
-def hours(cost: StepCost, pictures: int, epochs: float, processes: int, rate: float) -> float:
+def hours(cost: StepCost, images: int, epochs: float, processes: int, rate: float) -> float:
     """Hours of a training, with `rate` tera-operations per second on each of the cards."""
-    return cost.operations * pictures * epochs / (rate * 1e12 * processes) / 3600
+    return cost.operations * images * epochs / (rate * 1e12 * processes) / 3600
 
 
 def memory(cost: StepCost, batch: int, shards: int = 1, recomputed: bool = False) -> float:
-    """Gigabytes on one card: weights, gradients and moments (divided by `shards`), and what the pictures of a batch
+    """Gigabytes on one card: weights, gradients and moments (divided by `shards`), and what the images of a batch
     keep, in float32. What libraries take for themselves comes on top."""
     each = cost.recomputed_bytes if recomputed else cost.activation_bytes
     return (cost.parameters * STATE_BYTES / shards + batch * each) / 1e9
 
 
-def page(found: dict[str, Any]) -> str:
+def render_page(found: dict[str, Any]) -> str:
     """The estimate as Markdown."""
     cost, plan = StepCost(**found["step"]), found["plan"]
     measured = cost.operations / cost.seconds / 1e12
@@ -142,16 +142,16 @@ def page(found: dict[str, Any]) -> str:
         "# The full-size training, estimated",
         "",
         "Made by `python -m training.studies.estimate`.",
-        "Measured: the operations of one training step with one picture of",
+        "Measured: the operations of one training step with one image of",
         f"{plan['size']} x {plan['size']} pixels and {LABELS} labels (forward and backward, everything trained), and",
         "the bytes that its backward pass needs. Hours and memory are worked out from these; no training of this size",
         "was run.",
         "",
-        f"- {cost.parameters / 1e6:.1f} million parameters, {cost.operations / 1e12:.2f} tera-operations per picture",
+        f"- {cost.parameters / 1e6:.1f} million parameters, {cost.operations / 1e12:.2f} tera-operations per image",
         f"- on this machine ({cost.device}): {cost.seconds:.1f} s, {measured:.2f} tera-operations per second",
         "",
-        f"{plan['pictures']:,} pictures, {plan['epochs']:g} epochs, {plan['processes']} cards. Each of the seven",
-        "experts has the pictures of its own modality, so these are the hours of all seven together:",
+        f"{plan['pictures']:,} images, {plan['epochs']:g} epochs, {plan['processes']} cards. Each of the seven",
+        "experts has the images of its own modality, so these are the hours of all seven together:",
         "",
     ]  # fmt: skip
     given = (plan["pictures"], plan["epochs"], plan["processes"])
@@ -167,9 +167,7 @@ def page(found: dict[str, Any]) -> str:
         ["the same, activations recomputed", cards, True],
     ]
     rows = [[name, f"{memory(cost, batch, shards, again):.1f}"] for name, shards, again in ways]
-    text += (
-        f"\nMemory of one card with {batch} pictures, all in float32 (bfloat16 about halves what the pictures need);\n"
-    )
+    text += f"\nMemory of one card with {batch} images, all in float32 (bfloat16 about halves what the images need);\n"
     text += "what is recomputed, one layer at a time, and what the libraries take for themselves come on top:\n\n"
     return text + table(["way", "GB"], rows)
 
@@ -180,11 +178,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     about = (__doc__ or "").split("\n")[0]
     parser = argparse.ArgumentParser(prog="python -m training.studies.estimate", description=about)
     parser.add_argument("--model", help="checkpoint folder or id (default: the GLIP-T size, random weights)")
-    parser.add_argument("--size", type=int, default=800, help="side of the input pictures in pixels")
-    parser.add_argument("--batch", type=int, default=5, help="pictures per card and step")
+    parser.add_argument("--size", type=int, default=800, help="side of the input images in pixels")
+    parser.add_argument("--batch", type=int, default=5, help="images per card and step")
     parser.add_argument("--epochs", type=float, default=30)
     parser.add_argument("--processes", type=int, default=8, help="cards")
-    parser.add_argument("--pictures", type=int, default=PAPER_PICTURES, help="per epoch, all experts together")
+    parser.add_argument("--pictures", type=int, default=PAPER_IMAGES, help="per epoch, all experts together")
     parser.add_argument("--out", type=Path, help="JSON file; the same as Markdown is written beside it")
     options = parser.parse_args(argv)
     device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -196,7 +194,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     cost = measure_step(model, options.size, device)
     plan = {name: getattr(options, name) for name in ("size", "batch", "epochs", "processes", "pictures")}
     found = {"schema": SCHEMA, "plan": plan, "step": asdict(cost)}
-    text = page(found)
+    text = render_page(found)
     if options.out:
         write_text(options.out, json.dumps(found, indent=1, allow_nan=False) + "\n")
         write_text(options.out.with_suffix(".md"), text)

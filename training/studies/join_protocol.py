@@ -3,7 +3,7 @@
 
     python -m training.studies.join_protocol docs/protocol.json runs/*/protocol.json --out docs
 
-Rows of one modality must have been measured on the same pictures of one size, for as many epochs, with one seed.
+Rows of one modality must have been measured on the same images of one size, for as many epochs, with one seed.
 Of a row that several files have, the last one counts.
 """
 
@@ -19,7 +19,7 @@ from typing import Any
 from modeling_medglip.cli.scripts import script_main
 from modeling_medglip.outputs.files import write_text
 
-from .protocol import ROWS, SCHEMA, Draws, agree, differences, draws_of, table
+from .protocol import ROWS, SCHEMA, Draws, agree, differences, draws_of, render_page
 
 
 def join(parts: Sequence[Mapping[str, Any]], draws: Draws) -> dict[str, Any]:
@@ -69,8 +69,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         draws |= draws_of(part, path.parent)
     found = join(parts, draws)
     write_text(options.out / "protocol.json", json.dumps(found, indent=1, allow_nan=False) + "\n")
-    write_text(options.out / "protocol.md", table(found))
-    print(table(found), end="")
+    write_text(options.out / "protocol.md", render_page(found))
+    print(render_page(found), end="")
     return 0
 
 

@@ -119,7 +119,7 @@ def _count_sides(
 
 
 def study_unknown(grounder: Grounder, data: Path, phrases: Entry, limit: int) -> list[dict[str, Any]]:
-    """Best score of phrases that a image does not show, for every modality, phrase and image."""
+    """Best score of phrases that an image does not show, for every modality, phrase and image."""
     rows = []
     for modality in MODALITIES:
         sources = sorted(path.parent for path in (data / modality).glob("*/annotations.json"))
@@ -158,7 +158,7 @@ def study_held_out(grounder: Grounder, data: Path, phrases: Entry, limit: int) -
 
 
 def study_companions(grounder: Grounder, data: Path, sources: Sequence[str], limit: int) -> list[dict[str, Any]]:
-    """Scores of every trained label that a image shows: all together, alone, and beside an untrained phrase."""
+    """Scores of every trained label that an image shows: all together, alone, and beside an untrained phrase."""
     rows = []
     for source in sources:
         modality = source.split("/")[0]

@@ -3,7 +3,7 @@
 
     python -m training.studies.protocol --data out/data --modality ct dermoscopy --epochs 8 --out runs/protocol
 
-All rows of a modality start from the same image encoder and have the same pictures, input size and number of epochs.
+All rows of a modality start from the same image encoder and have the same images, input size and number of epochs.
 Zero-shot is the starting weights as they are. Rows that are done are not done again; `OUT/protocol.json` and
 `OUT/protocol.md` hold what is measured so far.
 """
@@ -33,9 +33,9 @@ from ..data.load import load_records
 from ..data.prompts import PromptRecipe
 from ..data.records import DEFAULT_DATA, GroundingRecord, fraction_of, shared_patients
 from ..data.validation import check_options, nothing_to_measure, readable_enough
-from ..evaluate.bootstrap import LEAST_PATIENTS, edges, patient_of, resampled
-from ..fit.finetune import Settings, load_base, make_dataset
-from ..fit.recipe import Recipe, load_recipe, with_old_names
+from ..evaluate.bootstrap import MIN_PATIENTS, edges, patient_of, resampled
+from ..fit.finetune import FinetuneArguments, load_base, make_dataset
+from ..fit.recipe import TrainingRecipe, load_recipe, with_old_names
 from ..fit.run_identity import claim, run_identity
 from ..fit.run_report import Scores, find_all, scores_of
 from ..fit.trainer import freeze, train_expert
@@ -48,14 +48,14 @@ SCHEMA = "medglip/protocol@1"
 # Sets of patients drawn with replacement, the same in every row of a modality.
 DRAWS = 500
 ROWS = {
-    "zero-shot": "MedGLIP, untouched starting weights: encoders of pictures and of language, and heads that were never"
+    "zero-shot": "MedGLIP, untouched starting weights: encoders of images and of language, and heads that were never"
     " trained",
     "10 %": "MedGLIP, a tenth of the patients",
-    "100 %": "MedGLIP, all training pictures",
+    "100 %": "MedGLIP, all training images",
     "100 %, plain": "the same, always asked for all labels in their own words, as the detectors with fixed labels are",
-    "closed vocabulary": "our network with S = F W^T (Eq. 3), all training pictures",
-    "Deformable DETR": "two-stage, closed vocabulary, all training pictures, from ImageNet weights alone; it was"
-    " published with 50 epochs of many more pictures, and this is what it does with few; what a source does not mark"
+    "closed vocabulary": "our network with S = F W^T (Eq. 3), all training images",
+    "Deformable DETR": "two-stage, closed vocabulary, all training images, from ImageNet weights alone; it was"
+    " published with 50 epochs of many more images, and this is what it does with few; what a source does not mark"
     " is background to it, where the others leave it open",
 }
 FIXED_LABELS = ("closed vocabulary", "Deformable DETR")
@@ -71,7 +71,7 @@ PLAIN = PromptRecipe(all_labels=1.0, no_positive=0.0, replace=0.0, foreign=0)
 logger = logging.getLogger(__name__)
 
 
-def from_scratch(recipe: Recipe) -> None:
+def from_scratch(recipe: TrainingRecipe) -> None:
     """Check that a recipe builds new experts: one that goes on from a checkpoint would have seen the data.
 
     Raises:
@@ -81,8 +81,8 @@ def from_scratch(recipe: Recipe) -> None:
         raise ValueError("this recipe goes on from a checkpoint that saw the data: choose one with a model: embedded")
 
 
-def read_pictures(data: str, modality: str, broken: dict[str, str] | None = None) -> list[GroundingRecord]:
-    """The records of a modality; those for validation without the ones whose pictures cannot be decoded, which are
+def read_images(data: str, modality: str, broken: dict[str, str] | None = None) -> list[GroundingRecord]:
+    """The records of a modality; those for validation without the ones whose images cannot be decoded, which are
     named in `broken`.
 
     Raises:
@@ -98,8 +98,8 @@ def read_pictures(data: str, modality: str, broken: dict[str, str] | None = None
     return [record for record in records if record.split == "train"] + measured
 
 
-def conditions(records: Sequence[GroundingRecord], recipe: Recipe, modality: str, seed: int) -> dict[str, Any]:
-    """What rows must have in common to stand side by side: the pictures' digest is of boxes and labels, for their
+def conditions(records: Sequence[GroundingRecord], recipe: TrainingRecipe, modality: str, seed: int) -> dict[str, Any]:
+    """What rows must have in common to stand side by side: the images' digest is of boxes and labels, for their
     names and those of patients are keyed anew in every build of the data."""
     digest = hashlib.sha256()
     for record in records:
@@ -119,7 +119,7 @@ def conditions(records: Sequence[GroundingRecord], recipe: Recipe, modality: str
 
 def agree(first: Mapping[str, Any], second: Mapping[str, Any]) -> bool:
     """Whether two rows were measured under the same conditions, as far as both say them: rows of before November 2026
-    do not name pictures and recipe."""
+    do not name images and recipe."""
     return all(first[name] == second[name] for name in set(first) & set(second))
 
 
@@ -127,7 +127,7 @@ def run_row(
     name: str,
     modality: str,
     data: str,
-    recipe: Recipe,
+    recipe: TrainingRecipe,
     out: Path,
     seed: int = 0,
     records: Sequence[GroundingRecord] | None = None,
@@ -136,20 +136,20 @@ def run_row(
     """Train and measure one row.
 
     Args:
-        records, broken (*optional*): what [`read_pictures`] gives, where that is known already.
+        records, broken (*optional*): what [`read_images`] gives, where that is known already.
 
     Returns:
         scores and numbers of images, of which `broken` are the validation images that were left out; and the AP of
         resampled sets of patients, `(DRAWS,)`, `None` of too few patients.
     """
     left_out = dict(broken or {})
-    records = list(records or read_pictures(data, modality, left_out))
+    records = list(records or read_images(data, modality, left_out))
     train = [record for record in records if record.split == "train"]
     validation = [record for record in records if record.split == "validation"]
     if name == "10 %":
         train = fraction_of(train, 0.1, seed)
     torch.manual_seed(seed)
-    base, processor = load_base(Settings(data, modality, recipe="embedded"), recipe)
+    base, processor = load_base(FinetuneArguments(data, modality, recipe="embedded"), recipe)
     labels = sorted({label for record in records for label in record.annotated})
     fixed = name in FIXED_LABELS
     asked: Any = FixedLabelProcessor(processor, labels) if fixed else processor
@@ -158,19 +158,19 @@ def run_row(
         model = _trained(name, base, processor, train, records, labels, recipe, modality, out, seed)
     found = find_all(model, asked, validation)
     scores = scores_of(validation, found)
-    count = 0 if name == "zero-shot" else _pictures(train)
+    count = 0 if name == "zero-shot" else _images(train)
     row = {
         "pictures": {"train": count, "validation": len(validation), "broken": len(left_out)},
         **_numbers(scores, train if name != "10 %" else records),
     }
-    if len(set(map(patient_of, validation))) < LEAST_PATIENTS:
+    if len(set(map(patient_of, validation))) < MIN_PATIENTS:
         return row, None
     return row, resampled(validation, found, sorted(scores.labels), DRAWS)[:, 0]
 
 
-def _pictures(records: Sequence[GroundingRecord]) -> int:
-    """How many pictures records show; single channels are views of one."""
-    return len({record.picture for record in records})
+def _images(records: Sequence[GroundingRecord]) -> int:
+    """How many images records show; single channels are views of one."""
+    return len({record.image_key for record in records})
 
 
 def _trained(
@@ -180,7 +180,7 @@ def _trained(
     train: list[GroundingRecord],
     records: Sequence[GroundingRecord],
     labels: list[str],
-    recipe: Recipe,
+    recipe: TrainingRecipe,
     modality: str,
     out: Path,
     seed: int,
@@ -207,7 +207,7 @@ def _trained(
 
 
 def _numbers(scores: Scores, train: Sequence[GroundingRecord]) -> dict[str, Any]:
-    """Means over all labels, and over those with at least 30 training pictures."""
+    """Means over all labels, and over those with at least 30 training images."""
     counts: dict[str, int] = {}
     for record in train:
         if record.split == "train" and record.view_of is None:
@@ -218,7 +218,12 @@ def _numbers(scores: Scores, train: Sequence[GroundingRecord]) -> dict[str, Any]
 
 
 def protocol(
-    modalities: Sequence[str], data: str, recipe: Recipe, out: Path, rows: Sequence[str] = tuple(ROWS), seed: int = 0
+    modalities: Sequence[str],
+    data: str,
+    recipe: TrainingRecipe,
+    out: Path,
+    rows: Sequence[str] = tuple(ROWS),
+    seed: int = 0,
 ) -> dict[str, Any]:
     """Run all rows that are not done yet; returns everything that is measured."""
     from_scratch(recipe)
@@ -227,8 +232,8 @@ def protocol(
     draws = draws_of(measured, out)
     broken: dict[str, dict[str, str]] = {modality: {} for modality in modalities}
     # All of them before hours of training: one may have nothing to measure on.
-    pictures = {modality: read_pictures(data, modality, broken[modality]) for modality in modalities}
-    for modality, records in pictures.items():
+    images = {modality: read_images(data, modality, broken[modality]) for modality in modalities}
+    for modality, records in images.items():
         expert = recipe.expert(modality)
         own = measured.setdefault("modalities", {}).setdefault(modality, {"size": expert.size, "rows": {}})
         own["epochs"] = expert.epochs
@@ -237,7 +242,7 @@ def protocol(
             if name in own["rows"]:
                 if not agree(own["rows"][name]["conditions"], now):
                     raise ValueError(
-                        f"{modality}, {name}: measured with other pictures or settings before: choose another --out"
+                        f"{modality}, {name}: measured with other images or settings before: choose another --out"
                     )
                 continue
             logger.info("%s: %s", modality, name)
@@ -250,7 +255,7 @@ def protocol(
                 draws[modality, name] = drawn
             own["differences"] = own.get("differences", {}) | differences(modality, own["rows"], draws)
             write_text(path, json.dumps(measured, indent=1, allow_nan=False) + "\n")
-            write_text(out / "protocol.md", table(measured))
+            write_text(out / "protocol.md", render_page(measured))
     return measured
 
 
@@ -288,13 +293,13 @@ def differences(modality: str, rows: Mapping[str, Any], draws: Draws) -> dict[st
     return found
 
 
-def table(measured: dict[str, Any]) -> str:
+def render_page(measured: dict[str, Any]) -> str:
     """The paper's table in small, as Markdown."""
     lines = [
         "# Zero-shot, a tenth, all: against detectors with fixed labels", "",
         "Made by `python -m training.studies.protocol`.",
         "AP / AP50 in per cent on the validation split, mean over labels; in",
-        "brackets over labels with at least 30 training pictures. Within a row pictures, epochs, input size and image",
+        "brackets over labels with at least 30 training images. Within a row images, epochs, input size and image",
         "encoder are the same. Modalities were run one by one, each with the `--size` and `--epochs` of its row, and",
         "joined by `python -m training.studies.join_protocol`.", "",
         *(f"- **{name}**: {text}" for name, text in ROWS.items()), "",
@@ -318,7 +323,7 @@ def table(measured: dict[str, Any]) -> str:
 
 
 def _of_before(modalities: Mapping[str, Any]) -> list[str]:
-    """A sentence on rows that do not say which pictures and recipe they are of."""
+    """A sentence on rows that do not say which images and recipe they are of."""
     pairs = [(name, row.get("conditions", {})) for name, own in modalities.items() for row in own["rows"].values()]
     found = {name for name, told in pairs if "pictures" not in told}
     if not found:
@@ -326,7 +331,7 @@ def _of_before(modalities: Mapping[str, Any]) -> list[str]:
     return [
         "",
         f"Rows of {', '.join(name for name in modalities if name in found)} were measured by earlier versions of the",
-        "code and of the built data, which wrote down epochs, size and seed alone: that their pictures were the same",
+        "code and of the built data, which wrote down epochs, size and seed alone: that their images were the same",
         "is known by their numbers only, and measured again they would differ somewhat.",
     ]
 
@@ -355,7 +360,7 @@ def _compared(modality: str, own: Mapping[str, Any]) -> list[str]:
         first, second = own["rows"][ours], own["rows"][other]
         gap = 100 * (first["mean"]["AP"] - second["mean"]["AP"])
         low, high = (100 * edge for edge in own["differences"][pair])
-        verdict = "better" if low > 0 else "worse" if high < 0 else "no difference that these pictures can show"
+        verdict = "better" if low > 0 else "worse" if high < 0 else "no difference that these images can show"
         if 100 * second["mean"]["AP"] < FLOOR:
             verdict = f"which says little: {other} has hardly begun to learn in so few steps"
         most = f"; most on {_behind(first['labels'], second['labels'])}" if high < 0 else ""
@@ -413,7 +418,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     prepare(options)
     recipe = load_recipe(options.recipe).changed(options.modality, epochs=options.epochs, size=options.size)
     measured = protocol(options.modality, options.data, recipe, options.out, options.row, options.seed)
-    print(table(measured), end="")
+    print(render_page(measured), end="")
     return 0
 
 

@@ -1,7 +1,7 @@
 # Copyright 2026 The MedGLIP authors. Licensed under the Apache License, Version 2.0.
 """The log of what was tried, with figures that the runs themselves wrote.
 
-    python -m training.studies.training_log --name "X-ray, larger pictures" --run runs/xray \
+    python -m training.studies.training_log --name "X-ray, larger images" --run runs/xray \
         --note "What was tried and why."
     python -m training.studies.training_log --name "CT, larger" --modality ct \
         --before a/results.json --after b/results.json
@@ -72,15 +72,15 @@ def of_evaluations(before: Path, after: Path, modality: str, source: str | None 
     return parts
 
 
-def page(log: Mapping[str, Any]) -> str:
+def render_page(log: Mapping[str, Any]) -> str:
     """The log as Markdown."""
     lines = [
         "# What was tried in training",
         "",
         "Made by `python -m training.studies.training_log`, from what the runs wrote.",
         "Mean over labels in per cent on the",
-        "validation pictures, by which the choices were made: expect less elsewhere. One run each; with validation",
-        "sets of a few dozen pictures, differences of a few points mean little.",
+        "validation images, by which the choices were made: expect less elsewhere. One run each; with validation",
+        "sets of a few dozen images, differences of a few points mean little.",
         "",
     ]
     rows = []
@@ -128,7 +128,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         place = titles.index(options.name) if options.name in titles else len(titles)
         log["entries"][place : place + 1] = [entry]
         write_text(options.log, json.dumps(log, indent=1, allow_nan=False) + "\n")
-    write_text(options.log.with_name(PAGE), page(log))
+    write_text(options.log.with_name(PAGE), render_page(log))
     return 0
 
 

@@ -1,5 +1,5 @@
 # Copyright 2026 The MedGLIP authors. Licensed under the Apache License, Version 2.0.
-"""Geometry of pictures and boxes, photometry, and CT windows."""
+"""Geometry of images and boxes, photometry, and CT windows."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from torch.nn import functional
 
 from training.data.augmentation import (
     IDENTITY,
+    AugmentationFlags,
     AugmentationRecipe,
-    Freedom,
     Geometry,
-    bend,
+    approximate_gamma,
     compressed,
     draw_geometry,
     draw_photometry,
@@ -25,7 +25,7 @@ from training.data.augmentation import (
 
 
 RECIPE = AugmentationRecipe()
-FREE = Freedom(horizontal_flip=True, vertical_flip=True, quarter_turns=True, rotate=True)
+FREE = AugmentationFlags(horizontal_flip=True, vertical_flip=True, quarter_turns=True, rotate=True)
 BOX = np.array([[0.3, 0.4, 0.5, 0.8]], dtype=np.float32)
 
 
@@ -45,10 +45,10 @@ def test_resampling_is_what_torch_does_with_the_same_matrix() -> None:
 
 
 @pytest.mark.parametrize("seed", range(8))
-@pytest.mark.parametrize("freedom", [Freedom(), Freedom(True, True, True, False)])
-def test_boxes_follow_the_picture(seed: int, freedom: Freedom) -> None:
+@pytest.mark.parametrize("flags", [AugmentationFlags(), AugmentationFlags(True, True, True, False)])
+def test_boxes_follow_the_image(seed: int, flags: AugmentationFlags) -> None:
     rng = np.random.default_rng(seed)
-    geometry = draw_geometry(BOX, freedom, RECIPE, rng)
+    geometry = draw_geometry(BOX, flags, RECIPE, rng)
     image = torch.zeros(1, 200, 200)
     image[0, 80:160, 60:100] = 1
     seen = geometry.resample(image, (200, 200))[0] > 0.5
@@ -64,7 +64,7 @@ def test_a_turned_round_structure_keeps_its_box() -> None:
     np.testing.assert_allclose(Geometry(turn, np.zeros(2)).map_boxes(round_box), round_box, atol=1e-6)
 
 
-def test_outside_the_picture_is_the_fill_value() -> None:
+def test_outside_the_image_is_the_fill_value() -> None:
     geometry = Geometry(np.eye(2) * 0.5, np.zeros(2))
     image = geometry.resample(torch.full((1, 20, 20), 3.0), (20, 20), fill=-1000.0)
     assert image[0, 0, 0] == -1000 and image[0, 10, 10] == 3
@@ -84,16 +84,16 @@ def test_close_ups_enlarge_one_box_near_the_middle_and_may_lose_the_others() -> 
     boxes = np.array([[0.05, 0.05, 0.15, 0.15], [0.8, 0.8, 0.9, 0.9]], dtype=np.float32)
     lost = 0
     for _ in range(50):
-        geometry = draw_geometry(boxes, Freedom(close_ups=True), recipe, rng)
+        geometry = draw_geometry(boxes, AugmentationFlags(close_ups=True), recipe, rng)
         assert recipe.close_scale[0] / 1.07 <= geometry.matrix[0, 0] <= recipe.close_scale[1] * 1.07
         mapped = geometry.map_boxes(boxes)
         centres = (mapped[:, :2] + mapped[:, 2:]) / 2
         assert np.abs(centres - 0.5).max(axis=1).min() <= 0.25 + 1e-6
         lost += int(visible_share(mapped).min() == 0)
     assert lost > 25
-    empty = draw_geometry(np.zeros((0, 4), np.float32), Freedom(close_ups=True), recipe, rng)
+    empty = draw_geometry(np.zeros((0, 4), np.float32), AugmentationFlags(close_ups=True), recipe, rng)
     assert empty.matrix[0, 0] > 1.3
-    assert draw_geometry(boxes, Freedom(), recipe, rng).matrix[0, 0] < 1.3 * recipe.scale[1]
+    assert draw_geometry(boxes, AugmentationFlags(), recipe, rng).matrix[0, 0] < 1.3 * recipe.scale[1]
 
 
 def test_visible_share() -> None:
@@ -101,14 +101,14 @@ def test_visible_share() -> None:
     np.testing.assert_allclose(visible_share(boxes), [0.5, 1, 0], atol=1e-6)
 
 
-def test_sided_pictures_are_never_mirrored_nor_turned() -> None:
+def test_sided_images_are_never_mirrored_nor_turned() -> None:
     rng = np.random.default_rng(0)
     for _ in range(200):
-        matrix = draw_geometry(BOX, Freedom(), RECIPE, rng).matrix
+        matrix = draw_geometry(BOX, AugmentationFlags(), RECIPE, rng).matrix
         assert matrix[0, 0] > 0 and matrix[1, 1] > 0 and matrix[0, 1] == matrix[1, 0] == 0
 
 
-def test_free_pictures_are_mirrored_and_turned() -> None:
+def test_free_images_are_mirrored_and_turned() -> None:
     rng = np.random.default_rng(0)
     matrices = [draw_geometry(BOX, FREE, RECIPE, rng).matrix for _ in range(200)]
     signs = {(np.sign(m[0, 0]), np.sign(m[1, 1])) for m in matrices if abs(m[0, 0]) > abs(m[0, 1])}
@@ -125,7 +125,7 @@ def test_photometry_keeps_shape_and_range_and_is_reproducible(channels: int) -> 
         torch.testing.assert_close(first, draw_photometry(image.clone(), True, RECIPE, np.random.default_rng(seed)))
 
 
-def test_grey_pictures_stay_grey() -> None:
+def test_grey_images_stay_grey() -> None:
     image = torch.rand(1, 24, 30).expand(3, -1, -1).clone()
     quiet = AugmentationRecipe(noise_share=0.0)
     for seed in range(10):
@@ -136,10 +136,10 @@ def test_grey_pictures_stay_grey() -> None:
 @pytest.mark.parametrize("gamma", [0.7, 0.9, 1.0, 1.2, 1.4])
 def test_the_cheap_curve_is_close_to_the_power(gamma: float) -> None:
     values = torch.linspace(0, 1, 50)
-    assert (bend(values, gamma) - values**gamma).abs().max() < 0.05
+    assert (approximate_gamma(values, gamma) - values**gamma).abs().max() < 0.05
 
 
-def test_drawn_windows_are_plausible_and_narrow_pictures_are_only_narrowed() -> None:
+def test_drawn_windows_are_plausible_and_narrow_images_are_only_narrowed() -> None:
     rng = np.random.default_rng(0)
     wide = [draw_window((-1000.0, 1500.0), rng) for _ in range(300)]
     assert all(low < high for low, high in wide)

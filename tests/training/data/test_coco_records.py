@@ -17,7 +17,7 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 
 from training.data.coco_entries import BUILT
-from training.data.coco_records import decode_picture, read_picture
+from training.data.coco_records import decode_upright, read_picture
 from training.data.load import load_records
 from training.data.records import GroundingRecord
 
@@ -28,7 +28,7 @@ Change = Callable[[dict[str, Any]], Any]
 
 
 def write(folder: Path, marks: list[dict[str, Any]], change: Change | None = None, **image: Any) -> Path:
-    """One picture with these annotations; `change` gets the content before it is written."""
+    """One image with these annotations; `change` gets the content before it is written."""
     content: dict[str, Any] = {
         "images": [{"id": 5, "file_name": "a.png", "width": SIZE[0], "height": SIZE[1], **image}],
         "categories": [{"id": 1, "name": "liver"}, {"id": 2, "name": "spleen"}, {"id": 3, "name": "left kidney"}],
@@ -55,7 +55,7 @@ class TestAnnotated:
             read(tmp_path, [LIVER, SPLEEN], annotated=["liver"])
 
     def test_a_name_that_is_no_category(self, tmp_path: Path) -> None:
-        with pytest.raises(ValueError, match=r"^list.json: annotated of 'a.png' has 'Liver', which is no category"):
+        with pytest.raises(ValueError, match=r"^list.json: annotated of 'a.png' has 'Liver', which is not a category"):
             read(tmp_path, [], annotated=["spleen", "Liver"])
 
     def test_files_of_the_builder_leave_labels_open(self, tmp_path: Path) -> None:
@@ -107,9 +107,7 @@ class TestMarksThatAreLeftOut:
         read(tmp_path, [LIVER, {**SPLEEN, "bbox": [20, 9, 11, 12]}])
         assert not caplog.records
 
-    def test_a_box_that_goes_a_little_beyond_its_picture(
-        self, tmp_path: Path, caplog: pytest.LogCaptureFixture
-    ) -> None:
+    def test_a_box_that_goes_a_little_beyond_its_image(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
         item = read(tmp_path, [LIVER, {**SPLEEN, "bbox": [5, 9, 27, 4]}])
         assert item.boxes.tolist() == [[1, 2, 4, 6], [5, 9, 30, 13]]
         assert "1 boxes go beyond their image and are clipped, the first [5.0, 9.0, 27.0, 4.0] in 30x20 in a.png" in (
@@ -119,7 +117,7 @@ class TestMarksThatAreLeftOut:
     def test_a_category_that_is_not_there_may_be_any(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
         item = read(tmp_path, [LIVER, {**SPLEEN, "category_id": 9}])
         assert item.labels == item.annotated == ("liver",)
-        assert "1 annotations of a category that is not there" in caplog.text
+        assert "1 annotations of an unknown category" in caplog.text
 
     def test_ids_as_text_and_as_numbers_are_one(self, tmp_path: Path) -> None:
         item = read(tmp_path, [{**LIVER, "category_id": "1", "image_id": "5"}, {**SPLEEN, "category_id": 2.0}])
@@ -132,7 +130,7 @@ class TestMarksThatAreLeftOut:
 
         assert read(tmp_path, [LIVER, SPLEEN], twice).labels == ("liver", "spleen")
 
-    def test_pictures_that_cannot_be_told_apart_are_left_out(
+    def test_images_that_cannot_be_told_apart_are_left_out(
         self, tmp_path: Path, caplog: pytest.LogCaptureFixture
     ) -> None:
         def same_id(content: dict[str, Any]) -> None:
@@ -160,7 +158,7 @@ class TestOtherFormats:
         read(tmp_path, [{**LIVER, "bbox": box}])
         assert (told in caplog.text) if told else not caplog.records
 
-    def test_pictures_without_boxes_say_nothing_of_their_format(
+    def test_images_without_boxes_say_nothing_of_their_format(
         self, tmp_path: Path, caplog: pytest.LogCaptureFixture
     ) -> None:
         def more(content: dict[str, Any]) -> None:
@@ -168,9 +166,9 @@ class TestOtherFormats:
             content["images"] += [{**image, "id": 100 + n, "file_name": f"{n}.png"} for n in range(20)]
 
         load_records(write(tmp_path, [{**LIVER, "bbox": [0.2, 0.2, 0.5, 0.5]}], more), "ct")
-        assert "boxes of 1 pictures have sides under 2 pixels" in caplog.text
+        assert "boxes of 1 images have sides under 2 pixels" in caplog.text
 
-    def test_a_picture_that_is_turned_by_its_exif_tag(self, tmp_path: Path) -> None:
+    def test_a_image_that_is_turned_by_its_exif_tag(self, tmp_path: Path) -> None:
         exif = Image.Exif()
         exif[0x0112] = 2  # a mirror image
         Image.new("L", SIZE).save(tmp_path / "a.jpg", exif=exif)
@@ -211,7 +209,7 @@ class TestCategories:
         assert read(tmp_path, [], categories({"id": 1, "name": " my\n polyp "})).annotated == ("my polyp",)
         persian = "\u06a9\u0644\u06cc\u0647\u200c\u0686\u067e"  # its joining mark is a part of the word
         assert read(tmp_path, [], categories({"id": 1, "name": persian})).annotated == (persian,)
-        with pytest.raises(ValueError, match="is no label: give it at most 200 letters"):
+        with pytest.raises(ValueError, match="is too long: give it at most 200 letters"):
             read(tmp_path, [], categories({"id": 1, "name": "x" * 201}))
 
     @pytest.mark.parametrize(
@@ -237,7 +235,7 @@ class TestCategories:
         assert text.startswith("list.json: ") and text.isprintable() and len(text) < 200
 
     def test_annotations_of_one_id_are_all_read(self, tmp_path: Path) -> None:
-        """CVAT and others wrote 0 everywhere, or began anew in every picture."""
+        """CVAT and others wrote 0 everywhere, or began anew in every image."""
         assert read(tmp_path, [{**LIVER, "id": 0}, {**SPLEEN, "id": 0}]).labels == ("liver", "spleen")
 
 
@@ -268,7 +266,7 @@ class TestBoxes:
     def test_segmentations_that_are_none(self, shape: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
         item = read(tmp_path, [{"category_id": 1, "segmentation": shape}, SPLEEN])
         assert item.labels == ("spleen",) and "liver" not in item.annotated
-        assert "left out 1 annotations that are not understood" in caplog.text
+        assert "left out 1 invalid annotations" in caplog.text
 
     @pytest.mark.parametrize("shape", [[], [[]], {}, [[1, 2, 3]], {"size": [20, 30], "counts": "Zz"}, "a.png"])
     def test_a_box_is_used_without_a_segmentation(self, shape: Any, tmp_path: Path) -> None:
@@ -279,7 +277,7 @@ class TestBoxes:
         assert not item.labels and "liver" not in item.annotated
 
 
-class TestPictures:
+class TestImages:
     @pytest.mark.parametrize("side", [None, 0, -3, True, "30", 30.5, float("nan"), float("inf"), 10**400, [30]])
     @pytest.mark.parametrize("name", ["width", "height"])
     def test_sizes_that_are_none(self, name: str, side: Any, tmp_path: Path) -> None:
@@ -289,7 +287,7 @@ class TestPictures:
     def test_a_size_or_name_that_is_missing(self, tmp_path: Path) -> None:
         with pytest.raises(ValueError, match="width and height of 'a.png' must be"):
             read(tmp_path, [LIVER], lambda content: content["images"][0].pop("width"))
-        with pytest.raises(ValueError, match="no labelled pictures of ct"):
+        with pytest.raises(ValueError, match="no labelled images of ct"):
             read(tmp_path, [LIVER], lambda content: content["images"][0].pop("file_name"))
 
     def test_whole_numbers_with_a_point(self, tmp_path: Path) -> None:
@@ -347,10 +345,10 @@ class TestIntegers:
     @pytest.mark.parametrize("code", ["<i4", "<u4", "<u2", "<i2"])
     def test_inside(self, code: str) -> None:
         values = np.array([[0, 32767 if code == "<i2" else 65535]], code)
-        found = decode_picture(io.BytesIO(tiff(values, 1 if "u" in code else 2)), (2, 1))
+        found = decode_upright(io.BytesIO(tiff(values, 1 if "u" in code else 2)), (2, 1))
         assert found.dtype == np.uint16 and np.array_equal(found, values)
 
     def test_deep_png(self) -> None:
         stream = io.BytesIO()
         Image.fromarray(np.array([[0, 65535]], np.uint16)).save(stream, "PNG")
-        assert decode_picture(stream, (2, 1)).tolist() == [[0, 65535]]
+        assert decode_upright(stream, (2, 1)).tolist() == [[0, 65535]]

@@ -19,9 +19,9 @@ from training.data.augmentation import AugmentationRecipe, Geometry
 from training.data.dataset import GroundingCollator, GroundingDataset, PhraseLength, foreign_labels, repeat_factors
 from training.data.load import load_records
 from training.data.prompts import PromptRecipe
-from training.data.records import GroundingRecord, Hints, chosen_labels
+from training.data.records import GroundingRecord, SourceSettings, chosen_labels
 
-from ..tiny_data import hints, make_data, record, trunk_picture
+from ..tiny_data import make_data, record, settings, trunk_image
 
 
 SIZE = 64
@@ -35,7 +35,7 @@ def image_processor(side: int = SIZE) -> MedGlipImageProcessor:
 
 @pytest.fixture
 def dataset(tmp_path: Path) -> GroundingDataset:
-    records = load_records(make_data(tmp_path), hints=hints())
+    records = load_records(make_data(tmp_path), settings=settings())
     train = [r for r in records if r.modality == "ct" and r.split == "train"]
     return GroundingDataset(train, image_processor(), foreign=foreign_labels(records), seed=5)
 
@@ -73,7 +73,7 @@ def test_seed_epoch_and_index_decide_everything(dataset: GroundingDataset) -> No
     assert same(first, dataset[3])
 
 
-def test_weights_say_how_often_a_picture_comes() -> None:
+def test_weights_say_how_often_a_image_comes() -> None:
     weights = {"a": 2.5, "b": 1.0, "c": 0.5}
     records = [replace(record([[1, 1, 9, 9]], ["liver"], image_id=name), weight=w) for name, w in weights.items()]
     dataset = GroundingDataset(records, image_processor())
@@ -88,12 +88,12 @@ def test_weights_say_how_often_a_picture_comes() -> None:
 def test_without_augmentation_training_sees_what_serving_sees() -> None:
     """Bit for bit, whatever the modality, the depth and the size."""
     draws = np.random.default_rng(0)
-    known = Hints(window=(-1000.0, 400.0))
+    known = SourceSettings(window=(-1000.0, 400.0))
     items = [
         record(
             [[10, 10, 50, 50]], ["liver"], pixels=draws.integers(-900, 900, (80, 100), np.int16), is_hounsfield=True
         ),
-        record([[10, 10, 50, 50]], ["liver"], pixels=trunk_picture(), hints=known),
+        record([[10, 10, 50, 50]], ["liver"], pixels=trunk_image(), settings=known),
         record([[10, 10, 50, 50]], ["liver"], pixels=draws.integers(0, 9999, (300, 200), np.uint16), modality="mri"),
         record(
             [[1, 2, 9, 8]], ["optic disc"], pixels=draws.integers(0, 255, (90, 70, 3), np.uint8), modality="fundus"
@@ -134,9 +134,9 @@ def test_measured_hounsfield_units_go_through_the_windows_of_the_image_processor
     assert float(shown[0, 20, 20] - shown[1, 20, 20]) < -0.3, "each window its own channel"
 
 
-def test_pictures_with_a_known_window_are_mostly_shown_through_the_windows() -> None:
-    own = Hints(regions=("abdomen",), window=(-1000.0, 1400.0))
-    item = record([[30, 30, 90, 90]], ["liver"], pixels=trunk_picture(), hints=own)
+def test_images_with_a_known_window_are_mostly_shown_through_the_windows() -> None:
+    own = SourceSettings(regions=("abdomen",), window=(-1000.0, 1400.0))
+    item = record([[30, 30, 90, 90]], ["liver"], pixels=trunk_image(), settings=own)
     dataset = GroundingDataset([item], image_processor(), augmentation=replace(STILL, noise_share=0.0))
     windows = 0
     for epoch in range(40):
@@ -146,7 +146,7 @@ def test_pictures_with_a_known_window_are_mostly_shown_through_the_windows() -> 
     assert 26 <= windows <= 39, "mostly, but not always"
     plain = image_processor()
     plain.modality_settings["ct"]["deduce_window"] = False
-    grey = GroundingDataset([replace(item, hints=replace(own, window=None))], plain, augmentation=STILL)
+    grey = GroundingDataset([replace(item, settings=replace(own, window=None))], plain, augmentation=STILL)
     assert torch.equal(grey[0]["pixel_values"][0], grey[0]["pixel_values"][1])
 
 
@@ -161,7 +161,7 @@ def test_a_label_that_is_mostly_cut_off_is_not_asked() -> None:
     gone = Geometry(np.eye(2), np.array([-0.35, 0.0])).map_boxes(boxes)
     kept, labels, annotated = dataset._visible(item, gone)
     assert labels == ["spleen"] and annotated == ["aorta", "spleen"], (
-        "aorta left the picture, an eighth of the liver is seen"
+        "aorta left the image, an eighth of the liver is seen"
     )
     np.testing.assert_allclose(kept, [[0.45, 0, 0.65, 0.5]], atol=1e-6)
 
@@ -180,7 +180,7 @@ def test_a_label_that_was_left_out_is_never_asked() -> None:
         assert bool({"brain tumor", "brain tumour"} & words) is asked
 
 
-def test_the_pictures_in_memory_are_given_back() -> None:
+def test_the_images_in_memory_are_given_back() -> None:
     data = GroundingDataset([record([[10, 10, 50, 50]], ["liver"], ["liver"])], image_processor(), 64)
     first, room = data.image(0), data._room
     assert data.image(0) is first
@@ -190,7 +190,9 @@ def test_the_pictures_in_memory_are_given_back() -> None:
 
 def test_a_close_up_that_cuts_everything_is_not_taken() -> None:
     """Nothing could be asked of it."""
-    own = record([[0, 30, 30, 42], [60, 10, 100, 62]], ["a stone of mine"] * 2, hints=Hints(close_ups=True))
+    own = record(
+        [[0, 30, 30, 42], [60, 10, 100, 62]], ["a stone of mine"] * 2, settings=SourceSettings(close_ups=True)
+    )
     close, plain = AugmentationRecipe(close_share=1.0), PromptRecipe(foreign=0, no_positive=0)
     made = GroundingDataset([own], image_processor(), augmentation=close, prompts=plain)
     for epoch in range(600):
@@ -201,7 +203,7 @@ def test_a_close_up_that_cuts_everything_is_not_taken() -> None:
 def test_the_cache_ends_where_its_room_does() -> None:
     loads: Counter[str] = Counter()
 
-    def picture(name: str) -> GroundingRecord:
+    def image(name: str) -> GroundingRecord:
         def load() -> np.ndarray:
             loads[name] += 1
             return np.zeros((50, 40), np.uint8)
@@ -209,14 +211,14 @@ def test_the_cache_ends_where_its_room_does() -> None:
         made = record([[5, 5, 20, 20]], ["liver"], modality="mri", image_id=name, pixels=np.zeros((50, 40), np.uint8))
         return replace(made, loader=load)
 
-    records = [picture("a"), picture("b"), picture("c")]
+    records = [image("a"), image("b"), image("c")]
     dataset = GroundingDataset(records, image_processor(), cache_bytes=2 * 50 * 40)
     for _ in range(2):
         assert all(dataset.image(number).pixels.shape == (1, 50, 40) for number in range(3))
     assert loads == {"a": 1, "b": 1, "c": 2}
 
 
-def test_large_pictures_are_shrunk_in_the_cache_and_decoded_once() -> None:
+def test_large_images_are_shrunk_in_the_cache_and_decoded_once() -> None:
     calls = []
     pixels = np.zeros((400, 300), np.uint8)
     item = record([[1, 1, 200, 200]], ["liver"], pixels=pixels)
@@ -284,7 +286,7 @@ def test_drawn_prompts_keep_to_the_token_budget(tmp_path: Path) -> None:
         assert batch["input_ids"].shape[1] <= 8
 
 
-def test_pictures_of_rare_labels_come_more_often() -> None:
+def test_images_of_rare_labels_come_more_often() -> None:
     common = [record([[5, 5, 20, 20]], ["liver"], ["liver", "spleen"], image_id=f"c{n}") for n in range(16)]
     rare = record([[5, 5, 20, 20]] * 2, ["liver", "spleen"], image_id="r")
     empty = record([], [], ["liver", "spleen"], image_id="e")
@@ -327,19 +329,19 @@ def test_a_data_set_can_be_sent_to_a_process_that_is_not_forked(tmp_path: Path) 
 
 
 @pytest.mark.parametrize("start", ["fork", pytest.param("spawn", marks=pytest.mark.slow)])
-def test_processes_of_a_loader_count_broken_pictures_together(start: str) -> None:
+def test_processes_of_a_loader_count_broken_images_together(start: str) -> None:
     whole, bad = np.ones((40, 50), np.float32), np.full((40, 50), np.nan, np.float32)
     records = [
         record([[1, 1, 20, 20]], ["liver"], modality="mri", image_id=str(n), pixels=bad if n in (1, 4) else whole)
         for n in range(200)
     ]
     dataset = GroundingDataset(records, image_processor())
-    places = torch.utils.data.Subset(dataset, [0, 1, 4, 5])  # two loaders of two pictures, a broken one in each
+    places = torch.utils.data.Subset(dataset, [0, 1, 4, 5])  # two loaders of two images, a broken one in each
     loader = DataLoader(places, batch_size=2, num_workers=2, multiprocessing_context=start, collate_fn=list)
     for epoch in range(2):
         assert [len(batch) for batch in loader] == [2, 2]
         assert list(dataset.broken()) == ["1", "4"], epoch
     assert not any(np.isnan(example["pixel_values"].numpy()).any() for batch in loader for example in batch)
     dataset.records[7] = records[1]
-    with pytest.raises(ValueError, match="3 of 200 pictures cannot be read: mend the data; the first is 1"):
+    with pytest.raises(ValueError, match="3 of 200 images cannot be read: mend the data; the first is 1"):
         dataset[7]

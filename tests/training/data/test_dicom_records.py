@@ -65,7 +65,7 @@ def test_another_size_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["a.nii", "a.nii.gz", "a.nrrd"])
 def test_volumes_are_refused(name: str, tmp_path: Path) -> None:
     (tmp_path / name).write_bytes(b"1")
-    with pytest.raises(ValueError, match=f"^{name}: is a volume: .* python -m dataset_scripts.build$"):
+    with pytest.raises(ValueError, match=f"^{name}: unsupported volume file: .* python -m dataset_scripts.build$"):
         read_picture(tmp_path / name, (9, 9))
 
 

@@ -12,7 +12,7 @@ import yaml
 from dataset_scripts.recipe import RECIPES_FOLDER, load_recipes
 from modeling_medglip.taxonomy import load_taxonomy
 from training.data.prompts import SYNONYMS_FILE, LabelWords, PromptRecipe, PromptSampler, Vocabulary
-from training.data.records import HintTable
+from training.data.records import SourceSettingsTable
 
 
 DOCUMENT = {
@@ -78,7 +78,7 @@ def test_only_annotated_labels_are_negatives() -> None:
     assert {phrase for prompt in prompts for phrase in prompt.phrases} == {"polyp", "ulcer"}
 
 
-def test_foreign_labels_cannot_be_in_the_picture() -> None:
+def test_foreign_labels_cannot_be_in_the_image() -> None:
     prompts = draws(sampler(replace=0.0), ["polyp"], ["polyp"], "colon")
     words = Counter(phrase for prompt in prompts for phrase in prompt.phrases)
     assert set(words) == {"polyp", "optic disc"}, "polyp is of this region, a nerve may be anywhere"
@@ -199,7 +199,8 @@ def test_the_shipped_words_cover_the_shipped_sources() -> None:
     assert vocabulary.covered("kidney", ["left kidney", "right kidney"]) == ("left kidney", "right kidney")
     assert "GBM" not in vocabulary.synonyms("glioma"), "excluded from the taxonomy's synonyms"
     assert "heart myocardium" in vocabulary.synonyms("myocardium"), "comes from the taxonomy"
-    regions = {region for entry in HintTable.load().sources.values() for region in entry["regions"]} | {"any"}
+    sources = SourceSettingsTable.load().sources
+    regions = {region for entry in sources.values() for region in entry["regions"]} | {"any"}
     for name, words in list(vocabulary.words.items()):
         if not (words.regions or words.synonyms):  # asked for by another test, and not known
             continue
@@ -226,7 +227,7 @@ def test_labels_that_are_not_listed_come_from_the_taxonomy() -> None:
     assert vocabulary.covered("rib", ["left rib 1", "right rib 1", "liver"]) == ("left rib 1", "right rib 1")
 
 
-def test_regions_of_a_picture_are_known_only_if_all_its_labels_are() -> None:
+def test_regions_of_a_image_are_known_only_if_all_its_labels_are() -> None:
     vocabulary = Vocabulary.load()
     assert vocabulary.regions(["optic disc"]) == ("brain", "eye", "head_neck", "spine")
     beside = vocabulary.regions(["liver", "spleen"])

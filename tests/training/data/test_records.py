@@ -23,10 +23,10 @@ from tests.dataset_scripts.raw_data import VOLUME_RECIPE, write_polyps, write_re
 from training.data.coco_records import coco_files, read_picture
 from training.data.load import load_records
 from training.data.records import (
-    HINTS_FILE,
+    SETTINGS_FILE,
     GroundingRecord,
-    Hints,
-    HintTable,
+    SourceSettings,
+    SourceSettingsTable,
     as_boxes,
     fraction_of,
     join_lungs,
@@ -35,7 +35,7 @@ from training.data.records import (
     without_unknown,
 )
 
-from ..tiny_data import hints, make_data, record, save_coco
+from ..tiny_data import make_data, record, save_coco, settings
 
 
 @pytest.fixture(scope="module")
@@ -130,13 +130,13 @@ class TestBuiltSets:
             load_records(tmp_path)
 
     def test_no_such_modality_or_split(self, built: Path) -> None:
-        with pytest.raises(ValueError, match="no labelled pictures of mri there"):
+        with pytest.raises(ValueError, match="no labelled images of mri there"):
             load_records(built, "mri")
         with pytest.raises(ValueError, match="choose one of train, validation, test"):
             load_records(built, split="val")
 
 
-def one_picture(folder: Path, objects: list[tuple[str, list[float]]], **image: Any) -> Path:
+def one_image(folder: Path, objects: list[tuple[str, list[float]]], **image: Any) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     Image.new("L", (30, 20), 9).save(folder / "a.png")
     return save_coco(folder, "list.json", [{"file_name": "a.png", "width": 30, "height": 20, **image}], [objects])
@@ -144,7 +144,7 @@ def one_picture(folder: Path, objects: list[tuple[str, list[float]]], **image: A
 
 class TestCoco:
     def test_a_folder_of_splits(self, tmp_path: Path) -> None:
-        records = load_records(make_data(tmp_path), hints=hints())
+        records = load_records(make_data(tmp_path), settings=settings())
         assert [(r.modality, r.split, r.patient) for r in records] == [
             ("ct", "train", "P0"), ("ct", "train", "P1"), ("ct", "train", "P2"), ("fundus", "train", "a"),
             ("ct", "validation", "P9"), ("fundus", "validation", "b"),
@@ -153,13 +153,13 @@ class TestCoco:
         assert first.labels == ("left kidney", "right kidney") and first.boxes[0].tolist() == [30, 14, 42, 26]
         assert first.annotated == ("left kidney", "liver", "right kidney") and first.weight == 2
         assert first.load().shape == (40, 48)
-        assert [r.modality for r in load_records(tmp_path, "fundus", "train", hints())] == ["fundus"]
+        assert [r.modality for r in load_records(tmp_path, "fundus", "train", settings())] == ["fundus"]
 
     def test_labels_go_by_name_whatever_the_ids(self, tmp_path: Path) -> None:
         """0-based, 1-based and with holes, in another order: the same records."""
         found = []
         for number, ids in enumerate(([0, 1], [1, 2], [70, 3])):
-            path = one_picture(tmp_path / str(number), [("liver", [1, 2, 3, 4]), ("spleen", [9, 9, 5, 5])])
+            path = one_image(tmp_path / str(number), [("liver", [1, 2, 3, 4]), ("spleen", [9, 9, 5, 5])])
             content = json.loads(path.read_text(encoding="utf-8"))
             old = {entry["id"]: new for entry, new in zip(content["categories"], ids, strict=True)}
             for entry in content["annotations"]:
@@ -171,7 +171,7 @@ class TestCoco:
         assert found[0] == found[1] == found[2]
 
     def test_duplicate_boxes_count_once(self, tmp_path: Path) -> None:
-        path = one_picture(tmp_path, [("liver", [1, 2, 3, 4])] * 3 + [("liver", [2, 2, 3, 4])])
+        path = one_image(tmp_path, [("liver", [1, 2, 3, 4])] * 3 + [("liver", [2, 2, 3, 4])])
         (item,) = load_records(path, "ct")
         assert len(item.boxes) == 2
 
@@ -184,10 +184,10 @@ class TestCoco:
         assert [r.split for r in load_records(path, "ct")] == [r.split for r in records]
 
     def test_a_modality_is_needed(self, tmp_path: Path) -> None:
-        path = one_picture(tmp_path, [("liver", [1, 2, 3, 4])])
-        with pytest.raises(ValueError, match=r"list.json: does not say its modality: give one, or write it"):
+        path = one_image(tmp_path, [("liver", [1, 2, 3, 4])])
+        with pytest.raises(ValueError, match=r"list.json: names no modality: give one, or write it"):
             load_records(path)
-        assert load_records(one_picture(tmp_path, [("liver", [1, 2, 3, 4])], modality="CT"))[0].modality == "ct"
+        assert load_records(one_image(tmp_path, [("liver", [1, 2, 3, 4])], modality="CT"))[0].modality == "ct"
 
     @pytest.mark.parametrize(
         "box",
@@ -204,13 +204,13 @@ class TestCoco:
     def test_boxes_that_are_none_leave_their_label_open(
         self, tmp_path: Path, box: list[Any], caplog: pytest.LogCaptureFixture
     ) -> None:
-        (item,) = load_records(one_picture(tmp_path, [("liver", box)]), "ct")
+        (item,) = load_records(one_image(tmp_path, [("liver", box)]), "ct")
         assert not item.labels and "liver" not in item.annotated and "list.json: left out 1 " in caplog.text
 
     @pytest.mark.parametrize("name", ["../a.png", "/etc/hostname", "b/../../a.png"])
     def test_names_that_leave_the_folder(self, tmp_path: Path, name: str) -> None:
         with pytest.raises(ValueError, match="leaves the data folder"):
-            load_records(one_picture(tmp_path, [("liver", [1, 2, 3, 4])], file_name=name), "ct")
+            load_records(one_image(tmp_path, [("liver", [1, 2, 3, 4])], file_name=name), "ct")
 
     @pytest.mark.parametrize("text", ["{", "[]", '{"images": 3, "annotations": [], "categories": []}', "\xff"])
     def test_what_is_no_coco(self, tmp_path: Path, text: str) -> None:
@@ -218,8 +218,8 @@ class TestCoco:
         with pytest.raises(ValueError, match=r"list.json: is not a COCO file"):
             load_records(tmp_path / "list.json", "ct")
 
-    def test_annotations_of_no_picture_are_named(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-        path = one_picture(tmp_path, [("liver", [1, 2, 3, 4])])
+    def test_annotations_of_no_image_are_named(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+        path = one_image(tmp_path, [("liver", [1, 2, 3, 4])])
         content = json.loads(path.read_text(encoding="utf-8"))
         lost = {**content["annotations"][0], "image_id": 99}
         path.write_text(json.dumps({**content, "annotations": [*content["annotations"], lost]}), encoding="utf-8")
@@ -230,7 +230,7 @@ class TestCoco:
     def test_an_annotation_of_an_unknown_image_leaves_its_label_open(
         self, tmp_path: Path, image: Any, caplog: pytest.LogCaptureFixture
     ) -> None:
-        path = one_picture(tmp_path, [("liver", [1, 2, 3, 4])])
+        path = one_image(tmp_path, [("liver", [1, 2, 3, 4])])
         content = json.loads(path.read_text(encoding="utf-8"))
         content["categories"].append({"id": 70, "name": "stomach"})
         for number in (content["annotations"][0]["category_id"], 70):
@@ -240,7 +240,7 @@ class TestCoco:
         assert item.labels == ("liver",) and "liver" in item.annotated and "stomach" not in item.annotated
         assert "an annotation of an unknown image" in caplog.text
 
-    def test_pictures_that_cannot_be_read_are_named(self, tmp_path: Path) -> None:
+    def test_images_that_cannot_be_read_are_named(self, tmp_path: Path) -> None:
         Image.new("L", (8, 8)).save(tmp_path / "a.png")
         (tmp_path / "b.png").write_bytes((tmp_path / "a.png").read_bytes()[:40])
         with pytest.raises(ValueError, match="b.png: is a damaged PNG file"):
@@ -251,7 +251,7 @@ class TestCoco:
         assert read_picture(tmp_path / "c.png", (8, 8)).dtype == np.uint16
 
     def test_folders_with_several_unnamed_files_are_no_coco_folders(self, tmp_path: Path) -> None:
-        one_picture(tmp_path, [])
+        one_image(tmp_path, [])
         assert list(coco_files(tmp_path).values()) == [None]
         (tmp_path / "second.json").write_bytes((tmp_path / "list.json").read_bytes())
         assert coco_files(tmp_path) == {}
@@ -261,30 +261,35 @@ class TestCoco:
 
 class TestHints:
     def test_a_side_in_a_label_forbids_mirroring(self) -> None:
-        table = HintTable({"modalities": {"fundus": {"horizontal_flip": True, "vertical_flip": True, "rotate": True}}})
+        table = SourceSettingsTable(
+            {"modalities": {"fundus": {"horizontal_flip": True, "vertical_flip": True, "rotate": True}}}
+        )
         assert table.of("fundus", "mine", ["optic disc"]).horizontal_flip
         sided = table.of("fundus", "mine", ["optic disc", "left macula"])
         assert not (sided.horizontal_flip or sided.vertical_flip or sided.quarter_turns) and sided.rotate
 
     @pytest.mark.parametrize("label", ["LV", "RA", "RUL", "left kidney"])
     def test_a_side_behind_an_abbreviation_too(self, label: str) -> None:
-        found = HintTable.load().of("ultrasound", "a clinic", ["heart", label])
-        assert not found.horizontal_flip and HintTable.load().of("ultrasound", "a clinic", ["heart"]).horizontal_flip
+        found = SourceSettingsTable.load().of("ultrasound", "a clinic", ["heart", label])
+        assert (
+            not found.horizontal_flip
+            and SourceSettingsTable.load().of("ultrasound", "a clinic", ["heart"]).horizontal_flip
+        )
 
     def test_a_source_goes_before_its_modality(self) -> None:
         document = {"modalities": {"ct": {"weight": 3.0}}, "sources": {"mine": {"weight": 0.5, "regions": ["chest"]}}}
-        assert HintTable(document).of("ct", "mine", []) == Hints(weight=0.5, regions=("chest",))
-        assert HintTable(document).of("ct", "other", []).weight == 3
+        assert SourceSettingsTable(document).of("ct", "mine", []) == SourceSettings(weight=0.5, regions=("chest",))
+        assert SourceSettingsTable(document).of("ct", "other", []).weight == 3
 
     def test_unknown_keys(self) -> None:
-        with pytest.raises(ValueError, match="hints for mine: unknown keys colours"):
-            HintTable({"sources": {"mine": {"colours": True}}})
+        with pytest.raises(ValueError, match="settings for mine: unknown keys colours"):
+            SourceSettingsTable({"sources": {"mine": {"colours": True}}})
 
     def test_the_shipped_hints_are_of_the_shipped_sources(self) -> None:
         from dataset_scripts.recipe import RECIPES_FOLDER
 
         known = {recipe.source for recipe in load_recipes(RECIPES_FOLDER / "real_data.yaml")}
-        assert set(HintTable.load(HINTS_FILE).sources) == known
+        assert set(SourceSettingsTable.load(SETTINGS_FILE).sources) == known
 
 
 LUNGS = ["left lung", "lung", "right lung"]
@@ -346,8 +351,8 @@ def test_boxes_of_what_is_not_annotated_are_no_record() -> None:
 
 def test_views_of_single_channels() -> None:
     pixels = np.arange(24, dtype=np.uint8).reshape(2, 4, 3)
-    item = record([], [], ["liver"], pixels=pixels, hints=Hints(channels=(1,)))
-    assert with_channels(item) == [item], "not of validation pictures"
+    item = record([], [], ["liver"], pixels=pixels, settings=SourceSettings(channels=(1,)))
+    assert with_channels(item) == [item], "not of validation images"
     import dataclasses
 
     plain, view = with_channels(dataclasses.replace(item, split="train", weight=1.0))
@@ -379,7 +384,7 @@ def test_splits_are_known_in_any_spelling(said: str, expected: str, tmp_path: Pa
 def test_an_unknown_split_is_refused(said: object, tmp_path: Path) -> None:
     entry = {"file_name": "a.png", "width": 8, "height": 8, "split": said}
     file = save_coco(tmp_path, "set.json", [entry], [[("liver", [1.0, 1.0, 4.0, 4.0])]])
-    with pytest.raises(ValueError, match="is not known"):
+    with pytest.raises(ValueError, match="unknown split"):
         load_records(file, "ct")
 
 

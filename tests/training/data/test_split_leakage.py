@@ -1,5 +1,5 @@
 # Copyright 2026 The MedGLIP authors. Licensed under the Apache License, Version 2.0.
-"""Pictures that are trained on in one data set and held out in another."""
+"""Images that are trained on in one data set and held out in another."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ..tiny_data import record
 
 def _record(source: str, split: str, patient: str, grey: int) -> GroundingRecord:
     pixels = np.full((8, 8), grey, np.uint8)
-    pixels[0] = 0  # a picture of nothing is no evidence
+    pixels[0] = 0  # an image of nothing is no evidence
     return replace(record([], [], ["liver"], source, pixels=pixels, patient=patient), split=split)
 
 
@@ -25,10 +25,10 @@ def test_patients_of_one_source() -> None:
         check_apart([_record("a", "validation", "x", 1)], [_record("a", "train", "x", 2)])
 
 
-def test_the_same_picture_under_another_source() -> None:
+def test_the_same_image_under_another_source() -> None:
     own, older = _record("mine", "validation", "x", 1), _record("older", "train", "x", 1)
     for first, second in ((own, older), (older, own)):
-        with pytest.raises(ValueError, match="1 pictures are trained on in one of --data and --replay and held out"):
+        with pytest.raises(ValueError, match="1 images are trained on in one of --data and --replay and held out"):
             check_apart([first], [second])
 
 
@@ -40,12 +40,12 @@ def test_the_same_name_alone_is_said(caplog: pytest.LogCaptureFixture) -> None:
     assert not caplog.records
 
 
-def test_the_same_picture_under_another_name_and_in_colour() -> None:
+def test_the_same_image_under_another_name_and_in_colour() -> None:
     own, older = _record("mine", "validation", "x", 1), _record("older", "train", "3f9a", 1)
-    with pytest.raises(ValueError, match="1 pictures are trained on"):
+    with pytest.raises(ValueError, match="1 images are trained on"):
         check_apart([own], [older])
     colour = replace(older, loader=lambda: np.repeat(older.load()[..., None], 3, axis=2))
-    with pytest.raises(ValueError, match="1 pictures are trained on"):
+    with pytest.raises(ValueError, match="1 images are trained on"):
         check_apart([own], [colour])
 
 
@@ -59,5 +59,5 @@ def test_file_names_are_no_patients(caplog: pytest.LogCaptureFixture) -> None:
     unnamed = [replace(each, image_id="1.png") for each in (own, older)]
     check_apart(unnamed[:1], unnamed[1:])
     assert not caplog.records
-    with pytest.raises(ValueError, match="give their pictures another source"):
+    with pytest.raises(ValueError, match="give their images another source"):
         check_apart([own], [older])

@@ -14,7 +14,7 @@ from training.data import validation as guards
 from training.data.augmentation import AugmentationRecipe
 from training.data.prompts import PromptRecipe
 from training.data.validation import check_options, check_recipe
-from training.fit.finetune import Settings
+from training.fit.finetune import FinetuneArguments
 from training.fit.recipe import EMBEDDED_RECIPE, RECIPES, ExpertRecipe, Optimisation, load_recipe
 
 
@@ -62,8 +62,8 @@ def test_every_number_has_a_rule() -> None:
         (guards.AUGMENTATION, AugmentationRecipe),
     ):
         assert set(section) == {field.name for field in fields(kind)}  # type: ignore[arg-type]
-    hints = get_type_hints(Settings)
-    numbers = {name for name, kind in hints.items() if {int, float} & {kind, *get_args(kind)}}
+    settings = get_type_hints(FinetuneArguments)
+    numbers = {name for name, kind in settings.items() if {int, float} & {kind, *get_args(kind)}}
     assert numbers and numbers <= set(guards.OPTIONS)
 
 
@@ -117,8 +117,8 @@ def test_no_recipe_at_all(text: str, tmp_path: Path) -> None:
         load_recipe(path)
 
 
-def test_one_broken_picture_is_borne_and_more_than_one_in_a_hundred_are_not() -> None:
+def test_one_broken_image_is_borne_and_more_than_one_in_a_hundred_are_not() -> None:
     guards.stop_if_broken(1, 1, "data")
     guards.stop_if_broken(3, 300, "data")
-    with pytest.raises(ValueError, match="^data: 4 of 300 pictures cannot be read: mend the data$"):
+    with pytest.raises(ValueError, match="^data: 4 of 300 images cannot be read: mend the data$"):
         guards.stop_if_broken(4, 300, "data")

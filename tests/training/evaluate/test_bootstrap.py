@@ -17,11 +17,11 @@ from training.evaluate.metrics import Detections, average_precision
 from ..tiny_data import record
 
 
-def made_up(seed: int, pictures: int = 6) -> tuple[list[GroundingRecord], list[Detections]]:
-    """Pictures with a few boxes of two labels; what is found is near the truth, beside it, or there twice."""
+def made_up(seed: int, images: int = 6) -> tuple[list[GroundingRecord], list[Detections]]:
+    """Images with a few boxes of two labels; what is found is near the truth, beside it, or there twice."""
     rng = np.random.default_rng(seed)
     records, found = [], []
-    for number in range(pictures):
+    for number in range(images):
         count = int(rng.integers(0, 5))
         corners = rng.integers(0, 60, (count, 2)).astype(np.float32)
         boxes = np.concatenate([corners, corners + rng.integers(5, 30, (count, 2))], axis=1)
@@ -50,7 +50,7 @@ def test_the_figures_are_pycocotools(seed: int) -> None:
         assert own.mean() == pytest.approx(score.ap, abs=1e-9) and own[0] == pytest.approx(score.ap50, abs=1e-9)
 
 
-def test_a_picture_that_counts_twice_is_there_twice() -> None:
+def test_a_image_that_counts_twice_is_there_twice() -> None:
     records, found = made_up(3)
     weights = np.array([2, 0, 1, 3, 1, 0])
     for label in ("liver", "spleen"):
@@ -63,8 +63,8 @@ def test_a_picture_that_counts_twice_is_there_twice() -> None:
 
 def test_intervals_hold_the_figure_and_shrink_with_more_patients() -> None:
     widths = []
-    for pictures in (10, 120):
-        records, found = made_up(5, pictures)
+    for images in (10, 120):
+        records, found = made_up(5, images)
         found = [
             Detections(f.labels, f.scores, f.boxes) if n % 3 else Detections((), f.scores[:0], f.boxes[:0])
             for n, f in enumerate(found)
@@ -79,7 +79,7 @@ def test_intervals_hold_the_figure_and_shrink_with_more_patients() -> None:
 
 
 def alone(found: bool, label: str, patient: int) -> tuple[GroundingRecord, Detections]:
-    """A picture of one patient with one box of one label, found exactly or not at all; two labels are asked."""
+    """An image of one patient with one box of one label, found exactly or not at all; two labels are asked."""
     box = [[5.0, 5.0, 20.0, 20.0]]
     own = record(box, [label], ["liver", "spleen"], image_id=str(patient), patient=str(patient))
     names, count = ((label,), 1) if found else ((), 0)
@@ -88,23 +88,23 @@ def alone(found: bool, label: str, patient: int) -> tuple[GroundingRecord, Detec
 
 def test_a_label_of_one_patient_does_not_pull_the_interval_aside() -> None:
     """Left out of the draws that miss its patient, a rare label that is never found would raise the mean there."""
-    pictures = [alone(True, "liver", n) for n in range(9)] + [alone(False, "spleen", 9)]
-    records, found = [list(part) for part in zip(*pictures, strict=True)]
+    images = [alone(True, "liver", n) for n in range(9)] + [alone(False, "spleen", 9)]
+    records, found = [list(part) for part in zip(*images, strict=True)]
     drawn = resampled(records, found, ["liver", "spleen"], times=50)
     assert np.allclose(drawn, 0.5)
     assert interval(records, found, ["liver", "spleen"], times=50)["AP"] == pytest.approx((0.5, 0.5))
 
 
 def test_the_draws_do_not_hang_on_the_names_of_patients() -> None:
-    records, found = made_up(5, pictures=12)
+    records, found = made_up(5, images=12)
     renamed = [replace(r, patient=f"{97 - int(r.patient)}x") for r in records]
     labels = ["liver", "spleen"]
     assert np.array_equal(resampled(records, found, labels, times=20), resampled(renamed, found, labels, times=20))
 
 
 def test_few_patients_have_no_interval() -> None:
-    pictures = [alone(n > 0, "liver", n) for n in range(5)]
-    records, found = [list(part) for part in zip(*pictures, strict=True)]
+    images = [alone(n > 0, "liver", n) for n in range(5)]
+    records, found = [list(part) for part in zip(*images, strict=True)]
     assert interval(records[:4], found[:4], ["liver"], times=20) == {}
     assert interval(records, found, ["spleen"], times=20) == {}  # no true box
     low, high = interval(records, found, ["liver"], times=200)["AP50"]
@@ -117,7 +117,7 @@ def test_nothing_to_find() -> None:
 
 
 def test_the_same_patients_are_drawn_for_two_detectors() -> None:
-    records, found = made_up(5, pictures=12)
+    records, found = made_up(5, images=12)
     worse = [Detections(d.labels[1:], d.scores[1:], d.boxes[1:]) for d in found]
     labels = ["liver", "spleen"]
     first, second = (resampled(records, d, labels, times=200, seed=3) for d in (found, worse))

@@ -44,7 +44,7 @@ def test_what_cannot_be_calibrated(right: list[bool], message: str) -> None:
 
 
 def overconfident(count: int) -> tuple[list[GroundingRecord], list[Detections]]:
-    """Pictures in which every box has the score 0.9 or 0.8, of which six and two in ten are right."""
+    """Images in which every box has the score 0.9 or 0.8, of which six and two in ten are right."""
     rng, records, found = np.random.default_rng(0), [], []
     for number in range(count):
         score = 0.9 if number % 2 else 0.8
@@ -118,7 +118,7 @@ def test_bad_input_changes_nothing(checkpoint: Path, tmp_path: Path, capsys: pyt
         content["images"].append({**content["images"][0], "id": 90 + number, "file_name": f"broken{number}.png"})
         (tmp_path / "data" / "images" / f"broken{number}.png").write_bytes(b"\x89PNG")
     (tmp_path / "data" / "validation.json").write_text(json.dumps(content), encoding="utf-8")
-    assert "data: ct: 2 of 3 pictures cannot be read: mend the data" in error(checkpoint, "data")
+    assert "data: ct: 2 of 3 images cannot be read: mend the data" in error(checkpoint, "data")
     assert (checkpoint / "config.json").read_bytes() == before
 
 

@@ -12,24 +12,22 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from transformers import BatchFeature
 
 from tests.modeling_medglip.tiny_checkpoint import save_tiny_checkpoint
-from training import evaluate
 from training.data.load import load_records
 from training.data.prompts import Vocabulary
-from training.data.records import GroundingRecord, Hints
-from training.evaluate import evaluate_model, label_counts, report, source_labels
+from training.data.records import GroundingRecord, SourceSettings
+from training.evaluate import __main__ as command
+from training.evaluate import report
+from training.evaluate.evaluation import SCHEMA, evaluate_model, label_counts
+from training.evaluate.predict import source_labels
 
-from ..tiny_data import hints, make_data, record
-
-
-class Batch(dict):
-    def to(self, device: Any) -> Batch:
-        return self
+from ..tiny_data import make_data, record, settings
 
 
 class Oracle(torch.nn.Module):
-    """Processor and model in one that knows the answers: a picture's first pixel is the number of its record.
+    """Processor and model in one that knows the answers: an image's first pixel is the number of its record.
 
     It calls things by `words`: a phrase it knows gets the boxes of these labels, with score 0.9; unknown ones nothing.
     """
@@ -39,13 +37,13 @@ class Oracle(torch.nn.Module):
         self.records, self.words, self.prompts = records, words, []
         self.weight = torch.nn.Parameter(torch.zeros(1))
 
-    def processor(self, images: list, text: list, modality: list, return_tensors: str) -> Batch:
+    def processor(self, images: list, text: list, modality: list, return_tensors: str) -> BatchFeature:
         self.prompts += text
-        return Batch(numbers=[int(image.flat[0]) for image in images], text=text)
+        return BatchFeature({"numbers": [int(image.flat[0]) for image in images], "text_labels": text})
 
-    def forward(self, numbers: list[int], text: list[list[str]]) -> SimpleNamespace:
+    def forward(self, numbers: list[int], text_labels: list[list[str]]) -> SimpleNamespace:
         assert not self.training
-        return SimpleNamespace(numbers=numbers, text=text)
+        return SimpleNamespace(numbers=numbers, text=text_labels)
 
     def post(self, outputs: Any, inputs: Any, threshold: float, target_sizes: list) -> list[dict[str, Any]]:
         results = []
@@ -113,7 +111,7 @@ def test_an_oracle_gets_full_marks(oracle: tuple[Oracle, Any, list[GroundingReco
     assert json.loads(json.dumps(results)) == results
 
 
-def test_every_picture_of_a_source_gets_the_same_full_prompt(
+def test_every_image_of_a_source_gets_the_same_full_prompt(
     oracle: tuple[Oracle, Any, list[GroundingRecord]],
 ) -> None:
     model, processor, records = oracle
@@ -165,9 +163,9 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_command_writes_json_and_tables(checkpoint: Path, tmp_path: Path) -> None:
     make_data(tmp_path / "data")
     arguments = ["--model", str(checkpoint), "--data", str(tmp_path / "data"), "--out", str(tmp_path / "out")]
-    assert evaluate.main(arguments) == 0
+    assert command.main(arguments) == 0
     results = json.loads((tmp_path / "out" / "results.json").read_text(encoding="utf-8"))
-    assert results["schema"] == evaluate.SCHEMA and set(results["modalities"]) == {"ct", "fundus"}
+    assert results["schema"] == SCHEMA and set(results["modalities"]) == {"ct", "fundus"}
     labels = results["modalities"]["ct"]["sources"]["organs"]["labels"]
     assert labels["left kidney"]["train_images"] == 2 and 0 <= labels["left kidney"]["AP50"] <= 1
     tables = (tmp_path / "out" / "results.md").read_text(encoding="utf-8")
@@ -184,7 +182,7 @@ def test_mirror_images_count_only_where_a_source_may_be_mirrored(
     oracle: tuple[Oracle, Any, list[GroundingRecord]],
 ) -> None:
     model, processor, records = oracle  # which gives the same boxes for the mirror image
-    free = [replace(item, hints=Hints(horizontal_flip=True)) for item in records]
+    free = [replace(item, settings=SourceSettings(horizontal_flip=True)) for item in records]
     for chosen, mirror, perfect in ((records, True, True), (free, False, True), (free, True, False)):
         model.records = chosen
         ct = evaluate_model(model, processor, chosen, checks={}, mirror=mirror)["modalities"]["ct"]
@@ -194,22 +192,22 @@ def test_mirror_images_count_only_where_a_source_may_be_mirrored(
 def test_a_page_says_that_mirror_images_were_used(checkpoint: Path, tmp_path: Path) -> None:
     make_data(tmp_path / "data")
     arguments = ["--model", str(checkpoint), "--data", str(tmp_path / "data"), "--out", str(tmp_path), "--mirror"]
-    assert evaluate.main([*arguments, "--modality", "fundus"]) == 0
+    assert command.main([*arguments, "--modality", "fundus"]) == 0
     assert json.loads((tmp_path / "results.json").read_text(encoding="utf-8"))["mirror"] is True
     assert "mirror image" in (tmp_path / "results.md").read_text(encoding="utf-8")
 
 
 def test_one_line_errors(checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     rest = ["--data", str(tmp_path), "--out", str(tmp_path / "out")]
-    assert evaluate.main(["--model", str(tmp_path / "none"), *rest]) == 2
-    assert evaluate.main(["--model", str(checkpoint), *rest]) == 2
+    assert command.main(["--model", str(tmp_path / "none"), *rest]) == 2
+    assert command.main(["--model", str(checkpoint), *rest]) == 2
     (tmp_path / "torn").mkdir()
     for file in checkpoint.iterdir():
         (tmp_path / "torn" / file.name).write_bytes(
             file.read_bytes()[: 2000 if file.suffix == ".safetensors" else None]
         )
-    assert evaluate.main(["--model", str(tmp_path / "torn"), *rest]) == 2
-    assert evaluate.main(["--adapter", str(tmp_path / "none"), "--model", str(checkpoint), *rest]) == 2
+    assert command.main(["--model", str(tmp_path / "torn"), *rest]) == 2
+    assert command.main(["--adapter", str(tmp_path / "none"), "--model", str(checkpoint), *rest]) == 2
     told = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error:")]
     first, second, torn, adapter = told
     assert "none: cannot be loaded" in first and "cannot be read as a data set" in second
@@ -226,7 +224,7 @@ def test_one_line_errors(checkpoint: Path, tmp_path: Path, capsys: pytest.Captur
 def test_options_out_of_range(
     option: str, value: str, cure: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert evaluate.main(["--data", str(tmp_path / "none"), "--out", str(tmp_path / "out"), option, value]) == 2
+    assert command.main(["--data", str(tmp_path / "none"), "--out", str(tmp_path / "out"), option, value]) == 2
     assert capsys.readouterr().err == f"error: {option} {value}: {cure}{HELP}\n" and not (tmp_path / "out").exists()
 
 
@@ -240,7 +238,7 @@ def test_the_shipped_page_is_asked_for_and_of_all(tmp_path: Path, capsys: pytest
         ("model", ["x"]),
         ("adapter", ["x"]),
     ):
-        assert evaluate.main([*rest, f"--{name}", *values]) == 2
+        assert command.main([*rest, f"--{name}", *values]) == 2
         told = capsys.readouterr().err
         assert (
             told
@@ -248,37 +246,37 @@ def test_the_shipped_page_is_asked_for_and_of_all(tmp_path: Path, capsys: pytest
         )
 
 
-def measured(pictures: int, modality: str = "ct", broken: int = 0, boxes: bool = True) -> list[GroundingRecord]:
-    """Validation pictures of which the first ones cannot be read."""
+def measured(images: int, modality: str = "ct", broken: int = 0, boxes: bool = True) -> list[GroundingRecord]:
+    """Validation images of which the first ones cannot be read."""
 
     def refuse() -> Any:
         raise OSError("cut short")
 
     marked = ([[4, 4, 20, 20]], ["liver"]) if boxes else ([], [])
-    found = [record(*marked, ["liver"], modality=modality, image_id=str(n)) for n in range(pictures)]  # type: ignore[arg-type]
+    found = [record(*marked, ["liver"], modality=modality, image_id=str(n)) for n in range(images)]  # type: ignore[arg-type]
     return [replace(item, loader=refuse) if number < broken else item for number, item in enumerate(found)]
 
 
-def test_broken_pictures_are_counted_and_many_stop_it() -> None:
-    kept, broken = evaluate._validation(measured(20, broken=1), "data", None)
+def test_broken_images_are_counted_and_many_stop_it() -> None:
+    kept, broken = command._validation(measured(20, broken=1), "data", None)
     assert len(kept) == 19 and broken == 1
-    with pytest.raises(ValueError, match="^data: 2 of 20 pictures cannot be read: mend the data$"):
-        evaluate._validation([*measured(20, broken=2), *measured(300, "mri")], "data", None)
+    with pytest.raises(ValueError, match="^data: 2 of 20 images cannot be read: mend the data$"):
+        command._validation([*measured(20, broken=2), *measured(300, "mri")], "data", None)
 
 
 @pytest.mark.parametrize(
     ("records", "asked", "message"),
     [
-        ([], None, "data: no validation pictures: add some"),
-        (measured(2), ["ct", "MRI"], "data: mri: no validation pictures: add some, or choose others with --modality"),
-        ([*measured(2), *measured(2, "mri", boxes=False)], None, "data: mri: no validation picture has a box"),
-        (measured(1, broken=1), None, "data: ct: no validation pictures"),
+        ([], None, "data: no validation images: add some"),
+        (measured(2), ["ct", "MRI"], "data: mri: no validation images: add some, or choose others with --modality"),
+        ([*measured(2), *measured(2, "mri", boxes=False)], None, "data: mri: no validation image has a box"),
+        (measured(1, broken=1), None, "data: ct: no validation images"),
     ],
 )
 def test_nothing_to_measure(records: list[GroundingRecord], asked: list[str] | None, message: str) -> None:
     with pytest.raises(ValueError, match=f"^{message}"):
-        evaluate._validation(records, "data", asked)
-    evaluate._validation(measured(2), "data", asked[:1] if asked else None)
+        command._validation(records, "data", asked)
+    command._validation(measured(2), "data", asked[:1] if asked else None)
 
 
 def test_the_command_tells_what_it_left_out(
@@ -291,7 +289,7 @@ def test_the_command_tells_what_it_left_out(
     (data / "images" / "broken.png").write_bytes(b"\x89PNG")
     (data / "validation.json").write_text(json.dumps(content), encoding="utf-8")
     arguments = ["--model", str(checkpoint), "--data", str(data), "--out", str(tmp_path / "out"), "--modality", "ct"]
-    assert evaluate.main(arguments) == 0
+    assert command.main(arguments) == 0
     results = json.loads((tmp_path / "out" / "results.json").read_text(encoding="utf-8"))
     assert results["broken"] == 1 and results["modalities"]["ct"]["images"] == 1
     assert "Left out, as they cannot be read: 1." in (tmp_path / "out" / "results.md").read_text(encoding="utf-8")
@@ -300,11 +298,11 @@ def test_the_command_tells_what_it_left_out(
     content["annotations"] = []
     (data / "validation.json").write_text(json.dumps(content), encoding="utf-8")
     arguments[5] = str(tmp_path / "other")
-    assert evaluate.main(arguments) == 2
+    assert command.main(arguments) == 2
     (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error:")]
-    assert "ct: no validation picture has a box" in line and not (tmp_path / "other").exists()
+    assert "ct: no validation image has a box" in line and not (tmp_path / "other").exists()
 
 
 def test_records_for_the_command_are_the_validation_split(tmp_path: Path) -> None:
-    found = load_records(make_data(tmp_path), split="validation", hints=hints())
+    found = load_records(make_data(tmp_path), split="validation", settings=settings())
     assert len(found) == 2 and all(item.split == "validation" for item in found)

@@ -1,5 +1,5 @@
 # Copyright 2026 The MedGLIP authors. Licensed under the Apache License, Version 2.0.
-"""A picture and its mirror image, put together."""
+"""An image and its mirror image, put together."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from training import evaluate
-from training.data.records import Hints
+from training.data.records import SourceSettings
+from training.evaluate import evaluation, flip_tta
 from training.evaluate.flip_tta import averaged, mirrored
 from training.evaluate.metrics import Detections
 
@@ -37,7 +37,7 @@ def rows(detections: Detections) -> list[tuple[str, float, list[float]]]:
     return [(label, round(score, 4), [round(side, 3) for side in box]) for label, score, box in values]
 
 
-def test_a_record_shows_its_picture_left_for_right() -> None:
+def test_a_record_shows_its_image_left_for_right() -> None:
     pixels = np.arange(12, dtype=np.uint8).reshape(3, 4)
     whole = record([[1, 1, 2, 2]], ["polyp"], pixels=pixels)
     np.testing.assert_array_equal(mirrored(whole).load(), pixels[:, ::-1])
@@ -90,31 +90,31 @@ def test_twice_the_same_changes_nothing(drawn: list[tuple[str, float, int, int]]
 def test_only_sources_that_may_be_mirrored_are(monkeypatch: pytest.MonkeyPatch) -> None:
     pixels = np.zeros((80, WIDTH), np.uint8)
     pixels[:, 20] = 9
-    free = record([[10, 10, 30, 30]], ["polyp"], pixels=pixels, hints=Hints(horizontal_flip=True))
+    free = record([[10, 10, 30, 30]], ["polyp"], pixels=pixels, settings=SourceSettings(horizontal_flip=True))
     sided = record([[10, 10, 30, 30]], ["left kidney"], pixels=pixels)
 
     def detect(model: Any, processor: Any, records: Any, prompts: Any, size: int) -> tuple[list[Detections], float]:
-        bright = [float(r.load()[0].argmax()) for r in records]  # a box beside the bright column, in either picture
+        bright = [float(r.load()[0].argmax()) for r in records]  # a box beside the bright column, in either image
         one = zip(prompts, bright, strict=True)
         return [found((names[0], 0.5, [x - 10, 10, x + 10, 30])) for names, x in one], 1.0
 
-    monkeypatch.setattr(evaluate, "detect", detect)
-    both, seconds = evaluate.detect_both_ways(None, None, [sided, free], [["left kidney"], ["polyp"]])
+    monkeypatch.setattr(flip_tta, "detect", detect)
+    both, seconds = flip_tta.detect_with_flips(None, None, [sided, free], [["left kidney"], ["polyp"]])
     assert rows(both[0]) == [("left kidney", 0.5, [10, 10, 30, 30])] and seconds == 1.5
     assert rows(both[1]) == [("polyp", 0.5, [10.5, 10, 30.5, 30])]  # column 20 is column 79 of the mirror image
 
 
 def test_every_number_is_of_both_ways(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What may be in no picture, and other wordings, are asked as the labels are."""
-    own = record([[10, 10, 30, 30]], ["polyp"], modality="endoscopy", hints=Hints(regions=("bowel",)))
+    """What may be in no image, and other wordings, are asked as the labels are."""
+    own = record([[10, 10, 30, 30]], ["polyp"], modality="endoscopy", settings=SourceSettings(regions=("bowel",)))
     asked: list[tuple[str, ...]] = []
 
     def ways(model: Any, processor: Any, records: Any, prompts: Any, batch_size: int) -> Any:
         asked.extend(map(tuple, prompts))
         return [found(*((name, 0.5, [10, 10, 30, 30]) for name in names)) for names in prompts], 1.0
 
-    monkeypatch.setattr(evaluate, "detect_both_ways", ways)
+    monkeypatch.setattr(evaluation, "detect_with_flips", ways)
     checks = [{"source": "made_up", "label": "polyp", "wordings": ["polypoid lesion"]}]
-    told = evaluate.evaluate_modality(None, None, [own], [], ["liver"], checks, 4, mirror=True)
+    told = evaluation.evaluate_modality(None, None, [own], [], ["liver"], checks, 4, mirror=True)
     assert asked == [("polyp",), ("liver",), ("polypoid lesion",)]
     assert [row["AP50"] for row in told["synonyms"]] == pytest.approx([1.0, 1.0]) and told["scores"]["foreign"] == 0.5

@@ -35,7 +35,7 @@ def test_boxes_whose_centre_is_in_another() -> None:
     assert inside(parts, np.zeros((0, 4), np.float32)) == 0 == inside(parts[:0], parts)
 
 
-def test_shares_over_pictures() -> None:
+def test_shares_over_images() -> None:
     records = [record([DISC, CUP], ["optic disc", "optic cup"]) for _ in range(3)]
     detections = [
         found(("optic disc", 0.9, DISC), ("optic cup", 0.8, CUP), ("optic cup", 0.1, [60, 60, 70, 70])),

@@ -44,13 +44,13 @@ def test_froc() -> None:
         found(("liver", 0.7, SPLEEN), ("liver", 0.6, LIVER)),
     ]
     curve = froc(records, detections)
-    # One hit before the first miss (half a miss per picture), the second after two (one per picture).
+    # One hit before the first miss (half a miss per image), the second after two (one per image).
     assert curve["0.25"] == curve["0.5"] == 0.5 and curve["1"] == curve["8"] == 1.0
     assert froc([record([], [], ["liver"])], [found()])["mean"] is None
     assert froc(records, [found(), found()])["mean"] == 0.0
 
 
-def test_pictures_without_anything() -> None:
+def test_images_without_anything() -> None:
     empty = record([], [], ["liver"])
     result = on_negatives(
         [empty, empty, record([LIVER], ["liver"])],

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from training.evaluate import report
+from modeling_medglip.outputs.markdown import table
+from training.evaluate import report, tables
 
 
 def entry(ap50: float, images: int) -> dict[str, Any]:
@@ -50,7 +51,7 @@ def test_tables_without_sides_or_wordings_are_left_out() -> None:
 
 
 def test_rows_and_columns_of_a_table() -> None:
-    lines = report.table(["a", "b"], [["x", 1], ["y", 2]]).splitlines()
+    lines = table(["a", "b"], [["x", 1], ["y", 2]]).splitlines()
     assert lines == ["| a | b |", "| --- | ---: |", "| x | 1 |", "| y | 2 |"]
 
 
@@ -61,30 +62,30 @@ ROUTER: dict[str, Any] = {
 BENCHMARK: dict[str, Any] = {
     "networks": {
         "ours": {"seconds": [1.0, 3.0, 2.0], "peak_bytes": 2_000_000},
-        report.BASELINE: {"seconds": [2.0, 4.0, 5.0], "peak_bytes": 3_000_000},
+        tables.BASELINE: {"seconds": [2.0, 4.0, 5.0], "peak_bytes": 3_000_000},
     }
 }
 EMBEDDED = {"threads": 2, "import_seconds": 2.0, "load_seconds": 1.5, "picture_seconds": {"a": 0.123}}
 
 
 def test_router_table() -> None:
-    text = report.router_table(ROUTER)
+    text = tables.router_table(ROUTER)
     assert "| all | 20 | 90.0 | 80.0 |" in text and "| ct | 20 | 90.0 | 80.0 |" in text and "left out" not in text
-    assert "| ct/a | 50.0 |" in report.router_table({**ROUTER, "source_left_out": {"ct/a": 0.5}})
+    assert "| ct/a | 50.0 |" in tables.router_table({**ROUTER, "source_left_out": {"ct/a": 0.5}})
 
 
 def test_the_benchmark_s_ratio_is_taken_round_by_round() -> None:
     # 1 / 2, 3 / 4, 2 / 5: the median is 0.50, not the ratio of the medians
-    assert "| ours | 2000 | 2 | 0.50 |" in report.benchmark_table(BENCHMARK)
+    assert "| ours | 2000 | 2 | 0.50 |" in tables.benchmark_table(BENCHMARK)
 
 
 def test_the_page_holds_what_was_measured_beside_the_results() -> None:
     results = {"modalities": {"endoscopy": RESULT}}
     bare = report.render_page(results)
     assert bare.startswith("# Results") and "## endoscopy" in bare and bare.count("Not measured.") == 5
-    full = report.render_page(results, ROUTER, BENCHMARK, EMBEDDED)
+    full = report.render_page(results, {"router": ROUTER, "benchmark": BENCHMARK, "embedded": EMBEDDED})
     places = [
-        full.index(text) for text in ("## endoscopy", "| ct | 20 |", "| ours | 2000 |", "| demo picture a | 0.12 |")
+        full.index(text) for text in ("## endoscopy", "| ct | 20 |", "| ours | 2000 |", "| demo image a | 0.12 |")
     ]
     assert places == sorted(places) and "| loading model and processor | 1.50 |" in full
 
@@ -112,7 +113,7 @@ def test_the_command_writes_a_file_and_refuses_others(tmp_path: Path, capsys: py
         assert report.main([str(source)]) == 2
     told = capsys.readouterr().err.splitlines()
     assert all(line.startswith("error: ") for line in told) and len(told) == 7
-    assert all(line.endswith("is no file that training.evaluate writes") for line in told[2:])
+    assert all(line.endswith("is not a file that training.evaluate writes") for line in told[2:])
 
 
 def test_labels_and_sources_are_shown_as_they_are() -> None:
@@ -121,8 +122,8 @@ def test_labels_and_sources_are_shown_as_they_are() -> None:
     part = {"train_images": 1, "images": 1, "AP50": 0.5, "AP": 0.5, "labels": labels}
     rows = [{"source": odd, "label": odd, "wording": odd, "AP50": 0.5, "AP": 0.5}]
     sides = {"side_confusion": {"labels": {odd: {"pictures": 1, "wrong": 0}}}}
-    tables = [report.label_table({"sources": {odd: part}}), report.wording_table({"synonyms": rows})]
-    for text in (*tables, report.side_table(sides)):
+    made = [tables.label_table({"sources": {odd: part}}), tables.wording_table({"synonyms": rows})]
+    for text in (*made, tables.side_table(sides)):
         assert "<b>" not in text and "x | y" not in text and "x \\| y &lt;b&gt;" in text
 
 
@@ -145,5 +146,5 @@ def test_other_measures_and_parts() -> None:
 
 def test_calibration_errors() -> None:
     entry = {"pictures": 51, "before": 0.1234, "after": 0.02, "other_patients": None}
-    text = report.calibration_table({"modalities": {"ct": entry}})
+    text = tables.calibration_table({"modalities": {"ct": entry}})
     assert "| ct | 51 | 0.123 | 0.020 | - |" in text

@@ -1,5 +1,5 @@
 # Copyright 2026 The MedGLIP authors. Licensed under the Apache License, Version 2.0.
-"""The pictures that went worst."""
+"""The images that went worst."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from PIL import Image
 from training.evaluate.metrics import Detections
 from training.evaluate.worst_cases import agreement, case, worst_cases, write_worst_cases
 
-from ..tiny_data import record, trunk_picture
+from ..tiny_data import record, trunk_image
 
 
 BOX, ELSEWHERE = [10.0, 10.0, 40.0, 40.0], [60.0, 50.0, 90.0, 70.0]
@@ -31,7 +31,7 @@ def test_agreement_is_f1(boxes: list[list[float]], expected: float) -> None:
     assert agreement(record([BOX], ["liver"]), found(*boxes), 0.3) == pytest.approx(expected)
 
 
-def test_an_empty_picture_without_a_box_is_right() -> None:
+def test_an_empty_image_without_a_box_is_right() -> None:
     empty = record([], [], ["liver"])
     assert agreement(empty, found(), 0.3) == agreement(empty, found(BOX, score=0.2), 0.3) == 1.0
     assert agreement(empty, found(BOX), 0.3) == 0.0
@@ -45,7 +45,7 @@ def test_worst_first_and_right_ones_never() -> None:
 
 
 def test_a_sheet_is_written_where_something_is_wrong(tmp_path: Path) -> None:
-    pixels = trunk_picture((100, 80))
+    pixels = trunk_image((100, 80))
     records = [record([BOX], ["liver"], pixels=pixels)]
     assert write_worst_cases(tmp_path / "none.png", records, [found(BOX)], 0.3) is None
     path = write_worst_cases(tmp_path / "sheet" / "worst_ct.png", records, [found(ELSEWHERE)], 0.3)

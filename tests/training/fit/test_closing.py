@@ -17,7 +17,7 @@ from hub_cards import publish
 from modeling_medglip import cli
 from modeling_medglip.checkpoints import loading
 from tests.modeling_medglip.tiny_checkpoint import save_tiny_checkpoint
-from training import evaluate
+from training.evaluate import __main__ as evaluate
 from training.fit import finetune
 from training.fit.closing import next_commands, scores_in_words
 from training.fit.run_report import Scores, card, measured_points
@@ -30,8 +30,8 @@ SCORES = Scores({"liver": (0.1, 0.139)}), Scores({"liver": (0.3, 0.634)})
 
 def results_of(before: Scores, after: Scores, validation: int = 12) -> dict[str, Any]:
     known = {f"known_{name}": Scores().as_dict() for name in ("before", "after")}
-    pictures = {"train": 20, "validation": validation, "broken": 0, "replayed": 0}
-    return {"pictures": pictures, "before": before.as_dict(), "after": after.as_dict(), **known}
+    images = {"train": 20, "validation": validation, "broken": 0, "replayed": 0}
+    return {"pictures": images, "before": before.as_dict(), "after": after.as_dict(), **known}
 
 
 class TestWords:
@@ -42,7 +42,7 @@ class TestWords:
 
     def test_nothing_measured(self) -> None:
         (line,) = scores_in_words(results_of(Scores(), Scores(), 0))
-        assert line == "No validation pictures: nothing was measured."
+        assert line == "No validation images: nothing was measured."
 
 
 class TestPlot:
@@ -108,10 +108,10 @@ class TestCommands:
         return found
 
     def test_the_card_s_code_names_no_folder(self, tmp_path: Path) -> None:
-        settings = finetune.Settings("d", "ct", str(tmp_path), lora=True, out=str(tmp_path / "run"))
+        settings = finetune.FinetuneArguments("d", "ct", str(tmp_path), lora=True, out=str(tmp_path / "run"))
         text = card(settings, results_of(*SCORES))
         assert 'load_grounder("FOLDER", base="FOLDER OF' in text and str(tmp_path) not in text
-        pushed = finetune.Settings("d", "ct", "org/base", lora=True, push_to_hub="clinic/mine")
+        pushed = finetune.FinetuneArguments("d", "ct", "org/base", lora=True, push_to_hub="clinic/mine")
         assert 'load_grounder("clinic/mine")' in card(pushed, results_of(*SCORES))
 
 

@@ -1,5 +1,5 @@
 # Copyright 2026 The MedGLIP authors. Licensed under the Apache License, Version 2.0.
-"""What the model finds itself becomes part of the new pictures' marks, where it is sure."""
+"""Detections of the model become annotations of the new images, where they are certain."""
 
 from __future__ import annotations
 
@@ -75,8 +75,8 @@ def test_the_same_label_in_other_words_is_left_to_its_source(monkeypatch: pytest
 
 def test_general_terms_for_what_is_marked_are_not_asked() -> None:
     own = record([[50, 50, 60, 60]], ["left kidney"], ["left kidney", "right kidney"])
-    assert distillation._unmarked(own, ["kidney", "right kidney", "liver"]) == ["liver"]
-    assert distillation._unmarked(record([], [], ["polyp"]), ["lesion", "colorectal polyp", "liver"]) == ["liver"]
+    assert distillation._not_annotated(own, ["kidney", "right kidney", "liver"]) == ["liver"]
+    assert distillation._not_annotated(record([], [], ["polyp"]), ["lesion", "colorectal polyp", "liver"]) == ["liver"]
 
 
 def test_known_labels() -> None:

@@ -25,7 +25,7 @@ ROOT = Path(__file__).resolve().parents[3]
 
 
 def losses(out: Path, batch: int) -> list[float]:
-    """Losses of every step of two epochs with so many pictures per device."""
+    """Losses of every step of two epochs with so many images per device."""
     recipe = dataclasses.replace(RECIPE, batch=batch)
     trainer: GroundingTrainer = train_expert(
         frozen(), Squares(), collate, recipe, OPTIMISATION, out, logging_steps=1, save_strategy="no"

@@ -20,11 +20,11 @@ from modeling_medglip.processing_medglip import MedGlipProcessor
 from tests.modeling_medglip.tiny_checkpoint import save_tiny_checkpoint
 from training import evaluate
 from training.fit import finetune
-from training.fit.finetune import HELP, Settings, load_base, load_data, main, resolved_recipe, run
+from training.fit.finetune import HELP, FinetuneArguments, load_base, load_data, main, resolved_recipe, run
 from training.fit.lora import adapted_layers, add_adapter, save_adapter
 from training.fit.recipe import load_recipe
 
-from ..tiny_data import make_data, save_coco, trunk_picture
+from ..tiny_data import make_data, save_coco, trunk_image
 
 
 @pytest.fixture(scope="module")
@@ -86,8 +86,8 @@ class TestRuns:
     ) -> None:
         assert main(command(checkpoint, data, tmp_path, "--dry_run")) == 0
         printed = capsys.readouterr().out
-        assert "3 training pictures, 1 for validation" in printed
-        assert "left kidney   train 2 pictures, 2 boxes; validation 1, 1; taxonomy: kidney_left" in printed
+        assert "3 training images, 1 for validation" in printed
+        assert "left kidney   train 2 images, 2 boxes; validation 1, 1; taxonomy: kidney_left" in printed
         assert "[" in printed.split("prompts")[1]
         assert [path.name for path in tmp_path.iterdir()] == ["training_pictures.png"]
         assert len(np.unique(np.asarray(Image.open(tmp_path / "training_pictures.png")))) > 20
@@ -98,7 +98,7 @@ class TestRuns:
         assert [row for row in state["log_history"] if "eval_AP50" in row]
 
     def test_older_data_are_mixed_in(self, checkpoint: Path, data: Path, tmp_path: Path) -> None:
-        settings = Settings(str(data), "ct", str(checkpoint), replay=str(data), replay_share=0.5)
+        settings = FinetuneArguments(str(data), "ct", str(checkpoint), replay=str(data), replay_share=0.5)
         own = load_data(settings)
         weight = sum(record.weight for record in own.train[:3])
         assert len(own.train) == 6 and sum(r.weight for r in own.train[3:]) == pytest.approx(weight / 2)
@@ -113,10 +113,10 @@ class TestRuns:
         card = (tmp_path / "README.md").read_text(encoding="utf-8")
         assert "Labels of the older data" in card and "| right kidney |" in card
 
-    def test_only_some_labels_and_pictures(self, data: Path) -> None:
-        own = load_data(Settings(str(data), "ct", exclude=["liver"]))
+    def test_only_some_labels_and_images(self, data: Path) -> None:
+        own = load_data(FinetuneArguments(str(data), "ct", exclude=["liver"]))
         assert all("liver" not in record.annotated for record in own.train + own.validation)
-        own = load_data(Settings(str(data), "ct", labels=["left kidney"], pictures=1))
+        own = load_data(FinetuneArguments(str(data), "ct", labels=["left kidney"], pictures=1))
         assert len(own.train) == 1 and own.train[0].annotated == ("left kidney",)
 
 
@@ -127,13 +127,13 @@ class TestBadInput:
         save_coco(tmp_path / "negative", "list.json", [image], [[]], labels=["liver"])
         save_coco(tmp_path / "held", "list.json", [{**image, "split": "validation"}], [[]], labels=["liver"])
         for folder, message in (
-            ("none", "no labelled pictures of ct there"),
-            ("negative", "no training picture has a box"),
-            ("held", "no training pictures of ct"),
+            ("none", "no labelled images of ct there"),
+            ("negative", "no training image has a box"),
+            ("held", "no training images of ct"),
             ("missing", "no such folder"),
         ):
             assert message in error_of(command(checkpoint, tmp_path / folder, tmp_path / "out"), capsys)
-        assert "no picture has the label kidny; there are left kidney" in error_of(
+        assert "no image has the label kidny; there are left kidney" in error_of(
             command(checkpoint, data, tmp_path / "out", "--labels", "kidny"), capsys
         )
 
@@ -141,7 +141,7 @@ class TestBadInput:
         rest = ["--data", str(data), "--out", str(tmp_path / "out")]
         for arguments, message in (
             (["--model", str(tmp_path / "no"), "--modality", "ct"], "cannot be loaded"),
-            (["--model", str(checkpoint), "--modality", "mri"], "no labelled pictures of mri"),
+            (["--model", str(checkpoint), "--modality", "mri"], "no labelled images of mri"),
             (["--model", str(checkpoint), "--modality", "x"], "'x'"),
             (["--model", str(checkpoint), "--modality", "ct", "--recipe", "odd"], "no such recipe; there are"),
             (["--model", str(checkpoint), "--modality", "ct", "--fraction", "2"], "fraction 2: choose a number"),
@@ -156,7 +156,7 @@ class TestBadInput:
         assert "cannot be loaded" in error_of(command(tmp_path / "bert", data, tmp_path / "out"), capsys)
 
     @pytest.mark.parametrize("workers", ["0", pytest.param("2", marks=pytest.mark.slow)])
-    def test_one_broken_picture_is_named_and_many_stop_the_run(
+    def test_one_broken_image_is_named_and_many_stop_the_run(
         self, workers: str, checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
         (tmp_path / "images").mkdir()
@@ -175,9 +175,9 @@ class TestBadInput:
             (tmp_path / "images" / f"{number}.png").write_bytes(b"\x89PNG")
         capsys.readouterr()
         arguments[arguments.index("--out") + 1] = str(tmp_path / "again")
-        assert "2 of 120 pictures cannot be read: mend the data" in error_of(arguments, capsys)
+        assert "2 of 120 images cannot be read: mend the data" in error_of(arguments, capsys)
         arguments.remove("--no_distillation")  # the model looks at all of them before
-        assert "3 of 120 pictures cannot be read: mend the data" in error_of(arguments, capsys)
+        assert "3 of 120 images cannot be read: mend the data" in error_of(arguments, capsys)
 
 
 class TestRanges:
@@ -228,7 +228,7 @@ class TestRanges:
         arguments = command(tmp_path, tmp_path, tmp_path / "out", "--labels", "")
         assert error_of(arguments, capsys) == f"error: --labels ['']: name at least one label{HELP}"
         with pytest.raises(ValueError, match=r"^--labels \[\]: name at least one label$"):
-            run(Settings("no data", "ct", labels=[]))
+            run(FinetuneArguments("no data", "ct", labels=[]))
 
     def test_a_recipe(self, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         shipped = (Path(finetune.__file__).parents[1] / "recipes" / "full.yaml").read_text(encoding="utf-8")
@@ -244,14 +244,14 @@ class TestRanges:
 
 class TestValidation:
     def folder(self, path: Path, validation: int, broken: int = 0, boxes: bool = True) -> Path:
-        """Two training pictures of CT, and some for validation of which the first ones are broken."""
+        """Two training images of CT, and some for validation of which the first ones are broken."""
         for split, count in (("train", 2), ("validation", validation)):
             images = []
             for number in range(count):
                 file = path / "images" / f"{split}{number}.png"
                 file.parent.mkdir(parents=True, exist_ok=True)
-                pixels = trunk_picture((48, 40))
-                pixels[0, number] = 1 + (split == "train")  # no two pictures are the same
+                pixels = trunk_image((48, 40))
+                pixels[0, number] = 1 + (split == "train")  # no two images are the same
                 Image.fromarray(pixels).save(file)
                 if split == "validation" and number < broken:
                     file.write_bytes(b"\x89PNG")
@@ -263,28 +263,26 @@ class TestValidation:
                 save_coco(path, f"{split}.json", images, found, labels=["liver"])
         return path
 
-    def test_one_broken_picture_is_left_out_and_many_stop_the_run(self, data: Path, tmp_path: Path) -> None:
+    def test_one_broken_image_is_left_out_and_many_stop_the_run(self, data: Path, tmp_path: Path) -> None:
         one, two = (self.folder(tmp_path / str(count), 20, count) for count in (1, 2))
-        found = load_data(Settings(str(one), "ct"))
+        found = load_data(FinetuneArguments(str(one), "ct"))
         assert len(found.validation) == 19 and len(found.broken) == 1
-        with pytest.raises(ValueError, match="2 of 20 pictures cannot be read: mend the data"):
-            load_data(Settings(str(two), "ct"))
-        with pytest.raises(ValueError, match=f"^{two}: 2 of 20 pictures cannot be read: mend the data"):
-            load_data(Settings(str(data), "ct", replay=str(two)))
-        assert len(load_data(Settings(str(data), "ct", replay=str(one))).older) == 19
+        with pytest.raises(ValueError, match="2 of 20 images cannot be read: mend the data"):
+            load_data(FinetuneArguments(str(two), "ct"))
+        with pytest.raises(ValueError, match=f"^{two}: 2 of 20 images cannot be read: mend the data"):
+            load_data(FinetuneArguments(str(data), "ct", replay=str(two)))
+        assert len(load_data(FinetuneArguments(str(data), "ct", replay=str(one))).older) == 19
 
     def test_a_share_of_nothing_replays_nothing(self, data: Path) -> None:
-        assert load_data(Settings(str(data), "ct", replay=str(data), replay_share=0.0)).replayed == 0
+        assert load_data(FinetuneArguments(str(data), "ct", replay=str(data), replay_share=0.0)).replayed == 0
 
-    @pytest.mark.parametrize(
-        ("pictures", "reason"), [(0, "no validation pictures"), (2, "no validation picture has a box")]
-    )
+    @pytest.mark.parametrize(("count", "reason"), [(0, "no validation images"), (2, "no validation image has a box")])
     def test_nothing_measured_is_said_once(
-        self, pictures: int, reason: str, checkpoint: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture,
+        self, count: int, reason: str, checkpoint: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture,
         capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch,
     ) -> None:  # fmt: skip
         monkeypatch.setattr(finetune.logging, "basicConfig", lambda **settings: None)  # it would take caplog away
-        folder = self.folder(tmp_path / "data", pictures, boxes=False)
+        folder = self.folder(tmp_path / "data", count, boxes=False)
         arguments = command(checkpoint, folder, tmp_path / "out", "--lora", "--epochs", "1")
         assert f"{reason}, so no epoch is the best" in error_of([*arguments, "--keep", "best"], capsys)
         assert not (tmp_path / "out").exists()
@@ -293,7 +291,7 @@ class TestValidation:
         assert len(told) == 1 and told[0].levelname == "WARNING"
         card = (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
         assert f"{reason[0].upper()}{reason[1:]}: nothing was measured." in card and "mean" not in card
-        assert ("add val.json" in told[0].getMessage()) == (not pictures)
+        assert ("add val.json" in told[0].getMessage()) == (not count)
 
 
 class TestAdapters:
@@ -443,7 +441,9 @@ class TestAdapters:
 
 class TestRecipes:
     def test_the_command_line_goes_before_the_recipe(self) -> None:
-        recipe = resolved_recipe(Settings("d", "ct", recipe="embedded", epochs=3, size=128, head_learning_rate=0.5))
+        recipe = resolved_recipe(
+            FinetuneArguments("d", "ct", recipe="embedded", epochs=3, size=128, head_learning_rate=0.5)
+        )
         expert, shipped = recipe.expert("ct"), load_recipe("embedded").expert("ct")
         assert (expert.epochs, expert.size, expert.batch) == (3, 128, shipped.batch)
         assert recipe.optimisation.head_learning_rate == 0.5
@@ -453,7 +453,7 @@ class TestRecipes:
         assert load_recipe(name).expert("fundus").epochs > 0
 
     def test_sizes_and_anchors_of_a_loaded_expert(self, checkpoint: Path) -> None:
-        settings = Settings("d", "ct", str(checkpoint), size=96, anchor_scale=2.0)
+        settings = FinetuneArguments("d", "ct", str(checkpoint), size=96, anchor_scale=2.0)
         model, processor = load_base(settings, resolved_recipe(settings))
         assert processor.image_processor.modality_settings["ct"]["size"] == {"height": 96, "width": 96}
         assert list(model.config.expert_head_config("ct").anchor_sizes) == [16, 32, 64, 128, 256]
@@ -464,27 +464,27 @@ class TestSameRun:
 
     def test_other_data_are_not_taken_for_a_finished_run(self, checkpoint: Path, data: Path, tmp_path: Path) -> None:
         common = {"modality": "ct", "model": str(checkpoint), "epochs": 1, "distillation": False}
-        first = Settings(str(data), out=str(tmp_path / "run"), **common)  # type: ignore[arg-type]
+        first = FinetuneArguments(str(data), out=str(tmp_path / "run"), **common)  # type: ignore[arg-type]
         run(first)
         run(first)  # the same again is fine
         with pytest.raises(ValueError, match="run: holds a run with other data, settings or weights"):
-            run(Settings(str(data), out=str(tmp_path / "run"), labels=["left kidney"], **common))  # type: ignore[arg-type]
+            run(FinetuneArguments(str(data), out=str(tmp_path / "run"), labels=["left kidney"], **common))  # type: ignore[arg-type]
         with pytest.raises(ValueError, match="choose another --out"):
-            run(Settings(str(data), out=str(tmp_path / "run"), lora=True, **common))  # type: ignore[arg-type]
+            run(FinetuneArguments(str(data), out=str(tmp_path / "run"), lora=True, **common))  # type: ignore[arg-type]
 
     def test_recomputed_activations_are_the_same_run(self, checkpoint: Path, data: Path, tmp_path: Path) -> None:
         common = {"modality": "ct", "model": str(checkpoint), "epochs": 1, "distillation": False}
-        run(Settings(str(data), out=str(tmp_path), **common))  # type: ignore[arg-type]
-        run(Settings(str(data), out=str(tmp_path), checkpointing=True, **common))  # type: ignore[arg-type]
+        run(FinetuneArguments(str(data), out=str(tmp_path), **common))  # type: ignore[arg-type]
+        run(FinetuneArguments(str(data), out=str(tmp_path), checkpointing=True, **common))  # type: ignore[arg-type]
 
     def test_replay_holds_out_the_same_patients(self, data: Path, tmp_path: Path) -> None:
         older = make_data(tmp_path / data.name)
         train, held = (older / f"{name}.json" for name in ("train", "validation"))
-        load_data(Settings(str(data), "ct", replay=str(older)))
+        load_data(FinetuneArguments(str(data), "ct", replay=str(older)))
         first, second = train.read_bytes(), held.read_bytes()
         train.write_bytes(second), held.write_bytes(first)
         with pytest.raises(ValueError, match="4 patients are trained on in one of --data and --replay and held out"):
-            load_data(Settings(str(data), "ct", replay=str(older)))
+            load_data(FinetuneArguments(str(data), "ct", replay=str(older)))
 
     def test_the_same_folder_in_another_spelling(
         self, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -492,7 +492,7 @@ class TestSameRun:
         monkeypatch.setattr(finetune, "check_apart", lambda *parts: pytest.fail("a folder is compared with itself"))
         (tmp_path / "link").symlink_to(data)
         for other in (data, data / ".." / data.name, tmp_path / "link"):
-            assert load_data(Settings(str(data), "ct", replay=str(other))).replayed
+            assert load_data(FinetuneArguments(str(data), "ct", replay=str(other))).replayed
         assert finetune._same_place("org/a", "org/a") and not finetune._same_place("org/a", "org/b")
 
     def test_a_patient_in_both_splits_stops_the_run(self, data: Path) -> None:
@@ -501,4 +501,4 @@ class TestSameRun:
             content["images"][0]["patient"] = "same"
             (data / f"{split}.json").write_text(json.dumps(content), encoding="utf-8")
         with pytest.raises(ValueError, match="1 patients are in training and validation: divide by patient"):
-            load_data(Settings(str(data), "ct"))
+            load_data(FinetuneArguments(str(data), "ct"))

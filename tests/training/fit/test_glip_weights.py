@@ -45,19 +45,19 @@ def test_weights_are_glip_s(tmp_path: Path, tokenizer: Path) -> None:
     assert all(torch.equal(value, again.state_dict()[key]) for key, value in source.state_dict().items())
 
 
-def test_pictures_are_normalised_as_glip_s(tmp_path: Path, tokenizer: Path) -> None:
+def test_images_are_normalised_as_glip_s(tmp_path: Path, tokenizer: Path) -> None:
     assert run(tmp_path / "out", tokenizer) == 0
     processor = MedGlipProcessor.from_pretrained(tmp_path / "out")
-    picture = np.zeros((64, 64, 3), np.uint8)
-    picture[..., 0] = 200  # red, which is the last channel
+    pixels_in = np.zeros((64, 64, 3), np.uint8)
+    pixels_in[..., 0] = 200  # red, which is the last channel
     image = processor.image_processor
     image.modality_settings["endoscopy"] = image.modality_settings["ct"]
-    pixels = processor(images=picture, text="liver.", modality="ct", return_tensors="pt")["pixel_values"][0]
+    pixels = processor(images=pixels_in, text="liver.", modality="ct", return_tensors="pt")["pixel_values"][0]
     assert pixels.shape == (3, 64, 64)
     settings = image.modality_settings["ct"]
     assert settings["channel_order"] == "BGR"
     np.testing.assert_allclose(np.array(settings["mean"]) * 255, glip_weights.MEAN, rtol=1e-6)
-    colour = image.standardize(torch.from_numpy(picture).permute(2, 0, 1).float() / 255, "ct")
+    colour = image.standardize(torch.from_numpy(pixels_in).permute(2, 0, 1).float() / 255, "ct")
     expected = (torch.tensor([0.0, 0.0, 200.0]) - torch.tensor(glip_weights.MEAN)) / torch.tensor(glip_weights.STD)
     torch.testing.assert_close(colour[:, 0, 0], expected, rtol=1e-4, atol=1e-4)
 

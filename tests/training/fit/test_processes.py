@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from types import SimpleNamespace
 
 import pytest
 from torch._utils import ExceptionWrapper
@@ -20,44 +20,33 @@ def test_one_process_takes_everything() -> None:
 def test_everything_is_taken_and_all_make_as_many_calls(
     count: int, world: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(processes.distributed, "is_initialized", lambda: True)
-    monkeypatch.setattr(processes.distributed, "get_world_size", lambda: world)
     shares = []
     for rank in range(world):
-        monkeypatch.setattr(processes.distributed, "get_rank", lambda rank=rank: rank)
+        state = SimpleNamespace(num_processes=world, process_index=rank)
+        monkeypatch.setattr(processes, "process_state", lambda state=state: state)
         shares.append(processes.own_share(count))
     assert len({len(share) for share in shares}) == 1 and {i for share in shares for i in share} == set(range(count))
-
-    def gather(parts: list[Any], own: Any) -> None:
-        parts[:] = [[(place, f"found {place}") for place in share] for share in shares]
-
-    monkeypatch.setattr(processes.distributed, "all_gather_object", gather)
-    own = shares[0]
-    found = processes.gathered(own, [f"found {place}" for place in own])
-    assert found == [f"found {place}" for place in range(count)]
+    pairs = [(number, f"found {number}") for share in shares for number in share]
+    monkeypatch.setattr(processes, "gather_object", lambda local: pairs)
+    found = processes.gathered(shares[0], [f"found {number}" for number in shares[0]])
+    assert found == [f"found {number}" for number in range(count)]
 
 
 def test_processes_tell_each_other_what_they_found(monkeypatch: pytest.MonkeyPatch) -> None:
     assert processes.united({"a": "empty"}) == {"a": "empty"}
-    monkeypatch.setattr(processes.distributed, "is_initialized", lambda: True)
-    monkeypatch.setattr(processes.distributed, "get_world_size", lambda: 2)
-
-    def gather(parts: list[Any], own: Any) -> None:
-        parts[:] = [own, {"b": "torn"}]
-
-    monkeypatch.setattr(processes.distributed, "all_gather_object", gather)
+    monkeypatch.setattr(processes, "gather_object", lambda local: [*local, {"b": "torn"}])
     assert processes.united({"a": "empty"}) == {"a": "empty", "b": "torn"}
 
 
 def test_an_error_of_a_loader_s_process_is_told_without_its_traceback() -> None:
-    assert processes.worker_message(ValueError("2 pictures: mend the data")) == "2 pictures: mend the data"
+    assert processes.worker_message(ValueError("2 images: mend the data")) == "2 images: mend the data"
     try:
-        raise ValueError("2 pictures: mend the data")
+        raise ValueError("2 images: mend the data")
     except ValueError:
         caught = ExceptionWrapper(where="in DataLoader worker process 0")
     with pytest.raises(ValueError, match="Caught ValueError") as told:
         caught.reraise()
-    assert processes.worker_message(told.value) == "2 pictures: mend the data"
+    assert processes.worker_message(told.value) == "2 images: mend the data"
     bare = ValueError("Caught KeyError in DataLoader worker process 0.\nOriginal Traceback (most recent):\nKeyError")
     assert processes.worker_message(bare) == "KeyError"
 

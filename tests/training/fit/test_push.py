@@ -32,8 +32,8 @@ from modeling_medglip import MedGlipForObjectDetection, MedGlipProcessor
 
 processor = MedGlipProcessor.from_pretrained("clinic/adapter")
 torch.manual_seed(0)
-picture = torch.rand(3, 64, 64)
-inputs = processor(images=picture, text="left kidney. liver.", modality="ct", return_tensors="pt")
+image = torch.rand(3, 64, 64)
+inputs = processor(images=image, text="left kidney. liver.", modality="ct", return_tensors="pt")
 
 def boxes(model):
     with torch.no_grad():

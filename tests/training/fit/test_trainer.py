@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch.optim.swa_utils import AveragedModel
 from transformers import BertConfig, TimmBackboneConfig, TrainerCallback
 
 from modeling_medglip.configuration_medglip import MedGlipConfig
@@ -24,7 +25,7 @@ OPTIMISATION = dataclasses.replace(load_recipe().optimisation, warmup_steps=1, f
 
 
 class Squares(torch.utils.data.Dataset):
-    """Eight pictures with one bright square; the place depends on the epoch."""
+    """Eight images with one bright square; the place depends on the epoch."""
 
     epoch = 0
 
@@ -110,6 +111,27 @@ def test_groups_hold_every_trained_parameter_once(model: MedGlipForObjectDetecti
         assert all((parameter.dim() > 1) == bool(group["weight_decay"]) for parameter in group["params"])
 
 
+def test_averages_equal_those_of_torch() -> None:
+    """With a decay that rises from step to step, as ours does."""
+    torch.manual_seed(0)
+    trained = torch.nn.Linear(3, 2)
+    ema = EmaCallback(trained, decay=0.5)
+
+    def average(average: torch.Tensor, weights: torch.Tensor, updates: torch.Tensor) -> torch.Tensor:
+        step = int(updates)
+        return torch.lerp(average, weights, 1 - min(0.5, (1 + step) / (10 + step)))
+
+    other = AveragedModel(trained, avg_fn=average)
+    other.update_parameters(trained)  # the first one copies
+    for step in range(1, 15):
+        with torch.no_grad():
+            trained.weight += torch.rand_like(trained.weight)
+        state = type("State", (), {"global_step": step})()
+        ema.on_step_end(None, state, None)
+        other.update_parameters(trained)
+        assert torch.allclose(ema.average["weight"], other.module.weight)
+
+
 def test_average_follows_the_weights(model: MedGlipForObjectDetection) -> None:
     ema = EmaCallback(model, decay=0.5)
     name, parameter = next((n, p) for n, p in model.named_parameters() if "pyramid.p6.weight" in n)
@@ -185,7 +207,7 @@ class Spoil(TrainerCallback):
 
 
 def test_weights_that_are_no_numbers_leave_the_last_good_checkpoint(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="weights are no finite numbers at step 8: the run .*; checkpoint-4 is left"):
+    with pytest.raises(ValueError, match="weights are not finite numbers at step 8: the run .*; checkpoint-4 is left"):
         train(tmp_path, callbacks=(Spoil(),), logging_steps=100)
     kept = last_checkpoint(tmp_path)
     assert kept is not None and kept.name == "checkpoint-4" and not (tmp_path / "checkpoint-8").exists()
@@ -252,7 +274,7 @@ def test_a_full_disk_leaves_the_last_good_checkpoint(tmp_path: Path, monkeypatch
     assert all(torch.equal(value, resumed[name]) for name, value in undisturbed.items())
 
 
-def test_gradients_of_four_pictures_at_once_and_one_after_the_other(tmp_path: Path) -> None:
+def test_gradients_of_four_images_at_once_and_one_after_the_other(tmp_path: Path) -> None:
     """The losses are divided by the positives of the whole step."""
     steps: dict[int, dict[str, torch.Tensor]] = {}
     for batch, accumulate in ((4, 1), (1, 4)):

@@ -13,7 +13,7 @@ from torch import nn
 
 from modeling_medglip.modeling_medglip import MedGlipForObjectDetection
 from tests.modeling_medglip.tiny_checkpoint import tiny_config, tiny_processor
-from training.evaluate import detect
+from training.evaluate.predict import detect
 from training.studies.baselines.closed_vocabulary import ClosedVocabularyDetector
 from training.studies.baselines.deformable_detr import DeformableDetrDetector
 from training.studies.baselines.fixed_labels import FixedLabelCollator, FixedLabelProcessor
@@ -34,9 +34,9 @@ def deformable() -> DeformableDetrDetector:
     return DeformableDetrDetector(LABELS, width=64, layers=1, queries=10, pretrained=False)
 
 
-def batch(pictures: int = 2) -> dict[str, Any]:
+def batch(images: int = 2) -> dict[str, Any]:
     examples = []
-    for number in range(pictures):
+    for number in range(images):
         place = 8.0 + 6 * number
         box = torch.tensor([[place, 8.0, place + 30, 40.0]])
         image = torch.randn(3, 64, 64, generator=torch.Generator().manual_seed(number))
@@ -84,7 +84,7 @@ def test_labels_that_are_not_known_are_no_negatives() -> None:
 
 
 @pytest.mark.parametrize("make", [closed, deformable])
-def test_they_learn_a_picture_by_heart(make: Any) -> None:
+def test_they_learn_a_image_by_heart(make: Any) -> None:
     model: nn.Module = make().train()
     made = batch()
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=3e-3)

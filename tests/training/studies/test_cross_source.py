@@ -15,7 +15,7 @@ from training.data.records import GroundingRecord
 from training.fit.finetune import load_base
 from training.studies import cross_source
 
-from ..tiny_data import record, save_coco, trunk_picture
+from ..tiny_data import record, save_coco, trunk_image
 
 
 def _record(source: str, split: str, labels: list[str], name: str = "a") -> GroundingRecord:
@@ -37,7 +37,7 @@ def test_only_labels_that_another_source_trains_are_shared() -> None:
     }
 
 
-def test_a_source_is_judged_by_its_validation_pictures() -> None:
+def test_a_source_is_judged_by_its_validation_images() -> None:
     records = [
         _record("first", "train", ["liver", "spleen"], "a"),
         replace(_record("first", "train", ["liver"], "a#1"), view_of="a"),
@@ -59,16 +59,16 @@ def test_a_source_is_a_folder_below(source: str, tmp_path: Path) -> None:
 
 
 def make_sources(folder: Path) -> Path:
-    """Two sources of CT that share the liver; the second has no validation pictures."""
+    """Two sources of CT that share the liver; the second has no validation images."""
     from PIL import Image
 
     (folder / "images").mkdir(parents=True)
-    pictures = {"train": ["first", "first", "second", "second"], "validation": ["first"]}
-    for split, sources in pictures.items():
+    sources_of = {"train": ["first", "first", "second", "second"], "validation": ["first"]}
+    for split, sources in sources_of.items():
         images, found = [], []
         for number, source in enumerate(sources):
             name = f"{split}{number}.png"
-            Image.fromarray(trunk_picture((48, 40))).save(folder / "images" / name)
+            Image.fromarray(trunk_image((48, 40))).save(folder / "images" / name)
             labels = ["liver"] if source == "second" else ["liver", "spleen"]
             entry = {"file_name": name, "width": 48, "height": 40, "modality": "ct", "patient": name}
             images.append({**entry, "source": source, "annotated": labels})
@@ -115,14 +115,14 @@ def test_a_whole_comparison(
     assert cross_source.main(arguments) == 0 and len(trained) == 3
 
 
-def test_a_study_goes_on_with_its_own_settings_and_pictures_only(
+def test_a_study_goes_on_with_its_own_settings_and_images_only(
     tiny: None, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     data, out = make_sources(tmp_path / "data"), tmp_path / "out"
     arguments = ["--data", str(data), "--modality", "ct", "--epochs", "1", "--size", "64", "--out", str(out)]
     assert cross_source.main(arguments) == 0
     before = (out / "cross_source.json").read_bytes()
-    refused = "error: ct, first: measured with other pictures or settings before: choose another --out"
+    refused = "error: ct, first: measured with other images or settings before: choose another --out"
     recipe = Path(cross_source.__file__).parents[1] / "recipes" / "embedded.yaml"
     other = tmp_path / "other.yaml"
     other.write_text(
@@ -155,7 +155,7 @@ def test_rows_of_before_recipes_were_named_are_kept(tiny: None, tmp_path: Path) 
     assert json.loads((out / "cross_source.json").read_text(encoding="utf-8")) == measured
 
 
-def test_broken_pictures_are_counted(tiny: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_broken_images_are_counted(tiny: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     data, out = make_sources(tmp_path / "data"), tmp_path / "out"
     path = data / "validation.json"
     content = json.loads(path.read_text(encoding="utf-8"))
@@ -169,13 +169,13 @@ def test_broken_pictures_are_counted(tiny: None, tmp_path: Path, capsys: pytest.
     (data / "images" / "validation0.png").write_bytes(b"\x89PNG")
     arguments[-1] = str(tmp_path / "other")
     assert cross_source.main(arguments) == 2
-    assert "first: 2 of 2 pictures cannot be read: mend the data" in capsys.readouterr().err
+    assert "first: 2 of 2 images cannot be read: mend the data" in capsys.readouterr().err
 
 
 def test_options_out_of_range(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["--data", str(tmp_path / "none"), "--modality", "ct", "--out", str(tmp_path / "out")]
     assert cross_source.main([*arguments, "--epochs", "nan"]) == 2
-    assert capsys.readouterr().err == "error: --epochs nan: choose a number above 0\n"
+    assert capsys.readouterr().err.startswith("error: --epochs nan: choose a number above 0 (")
 
 
 def test_sources_without_a_common_label_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -202,4 +202,4 @@ def test_sources_without_a_common_label_are_refused(tmp_path: Path, capsys: pyte
 def test_the_page_in_docs_holds_what_was_measured() -> None:
     docs = Path(__file__).parents[3] / "docs"
     measured = json.loads((docs / "cross_source.json").read_text(encoding="utf-8"))
-    assert (docs / "cross_source.md").read_text(encoding="utf-8") == cross_source.page(measured)
+    assert (docs / "cross_source.md").read_text(encoding="utf-8") == cross_source.render_page(measured)

@@ -20,17 +20,17 @@ COST = StepCost(1_000_000, 2_000_000_000_000, 3_000_000_000, 1_000_000_000, 0.5,
 
 
 def test_hours_are_operations_over_rate() -> None:
-    # 1,800 pictures x 2 epochs x 2 tera-operations = 7,200 tera-operations; 2 cards at 1 per second: 3,600 s
+    # 1,800 images x 2 epochs x 2 tera-operations = 7,200 tera-operations; 2 cards at 1 per second: 3,600 s
     assert hours(COST, 1800, 2, 2, 1.0) == pytest.approx(1.0)
     assert hours(COST, 1800, 2, 2, 4.0) == pytest.approx(0.25)
 
 
-def test_memory_is_states_and_pictures() -> None:
+def test_memory_is_states_and_images() -> None:
     assert memory(COST, 2) == pytest.approx(0.016 + 6.0)
     assert memory(COST, 2, shards=8, recomputed=True) == pytest.approx(0.002 + 2.0)
 
 
-def test_a_step_s_operations_grow_with_the_picture() -> None:
+def test_a_step_s_operations_grow_with_the_image() -> None:
     torch.manual_seed(0)
     model = MedGlipForObjectDetection(tiny_config(("ct",)))
     small, large = measure_step(model, 64), measure_step(model, 128)
@@ -60,7 +60,7 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     found = json.loads(out.read_text(encoding="utf-8"))
     text = out.with_suffix(".md").read_text(encoding="utf-8")
     assert found["plan"] == {"size": 64, "batch": 5, "epochs": 30, "processes": 8, "pictures": 1000}
-    assert text == capsys.readouterr().out == estimate.page(found)
+    assert text == capsys.readouterr().out == estimate.render_page(found)
     expected = hours(StepCost(**found["step"]), 1000, 30, 8, 5.0)
     assert f"| 8 cards, each | 5 | {expected:,.0f} |" in text and "launch/fsdp.yaml" in text
 
@@ -75,4 +75,4 @@ def test_no_such_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> No
 def test_the_committed_page_is_what_the_command_writes() -> None:
     docs = Path(__file__).parents[3] / "docs"
     found = json.loads((docs / "full_size.json").read_text(encoding="utf-8"))
-    assert (docs / "full_size.md").read_text(encoding="utf-8") == estimate.page(found)
+    assert (docs / "full_size.md").read_text(encoding="utf-8") == estimate.render_page(found)

@@ -14,10 +14,10 @@ from training.studies.join_protocol import join, main
 from training.studies.protocol import SCHEMA
 
 
-def part(modality: str, rows: dict[str, float], pictures: int = 9, **conditions: Any) -> dict[str, Any]:
+def part(modality: str, rows: dict[str, float], images: int = 9, **conditions: Any) -> dict[str, Any]:
     size = conditions.get("size", 256)
     told = {"epochs": 2.0, "size": size, "seed": 0, **conditions}
-    same = {"conditions": told, "pictures": {"train": 5, "validation": pictures}}
+    same = {"conditions": told, "pictures": {"train": 5, "validation": images}}
     scores = {name: {"AP": ap, "AP50": ap} for name, ap in rows.items()}
     made = {name: {**same, "mean": scores[name], "well_shown": scores[name]} for name in rows}
     return {"schema": SCHEMA, "modalities": {modality: {"size": size, "epochs": 2.0, "rows": made}}}
@@ -34,13 +34,13 @@ def test_the_last_file_counts() -> None:
     assert found["modalities"]["ct"]["rows"]["100 %"]["mean"]["AP"] == 0.7
 
 
-@pytest.mark.parametrize("other", [{"size": 512}, {"pictures": 8}])
+@pytest.mark.parametrize("other", [{"size": 512}, {"images": 8}])
 def test_other_conditions_are_not_compared(other: dict[str, int]) -> None:
     with pytest.raises(ValueError, match="ct: its rows were measured under different conditions"):
         join([part("ct", {"100 %": 0.5}), part("ct", {"10 %": 0.2}, **other)], {})
 
 
-def test_pictures_are_compared_as_far_as_they_are_known() -> None:
+def test_images_are_compared_as_far_as_they_are_known() -> None:
     old, first, second = part("ct", {"100 %": 0.5}), *(part("ct", {"10 %": 0.2}, digest=name) for name in "ab")
     assert len(join([old, first], {})["modalities"]["ct"]["rows"]) == 2
     third = part("ct", {"zero-shot": 0.2}, digest="b")

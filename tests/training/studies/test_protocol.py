@@ -38,7 +38,7 @@ def tiny(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_all_rows(
     tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(protocol, "LEAST_PATIENTS", 1)
+    monkeypatch.setattr(protocol, "MIN_PATIENTS", 1)
     arguments = [
         "--data",
         str(tiny),
@@ -75,7 +75,7 @@ def test_rows_that_are_done_are_kept(tiny: Path, tmp_path: Path, monkeypatch: py
     assert protocol.main(arguments) == 0 and (tmp_path / "protocol.json").read_bytes() == before
 
 
-def test_rows_of_other_pictures_or_another_recipe_are_not_put_beside(
+def test_rows_of_other_images_or_another_recipe_are_not_put_beside(
     tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     arguments = ["--modality", "ct", "--size", "64", "--row", "zero-shot", "--out", str(tmp_path / "out")]
@@ -86,7 +86,7 @@ def test_rows_of_other_pictures_or_another_recipe_are_not_put_beside(
     path.write_text(json.dumps(content), encoding="utf-8")
     capsys.readouterr()
     assert protocol.main([*arguments, "--data", str(tiny)]) == 2
-    assert "measured with other pictures or settings before" in capsys.readouterr().err
+    assert "measured with other images or settings before" in capsys.readouterr().err
 
 
 def test_a_patient_on_both_sides_stops_it(tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -110,7 +110,7 @@ def test_a_row_goes_on_from_its_own_checkpoint_only(
     assert "holds a run with other data, settings or weights" in capsys.readouterr().err
 
 
-def test_broken_pictures_are_counted_and_nothing_to_measure_stops_it(
+def test_broken_images_are_counted_and_nothing_to_measure_stops_it(
     tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = tiny / "validation.json"
@@ -129,12 +129,12 @@ def test_broken_pictures_are_counted_and_nothing_to_measure_stops_it(
         (tiny / "images" / f"broken{number}.png").write_bytes(b"\x89PNG")
     path.write_text(json.dumps(content), encoding="utf-8")
     assert protocol.main([*arguments, "--modality", "ct"]) == 2
-    assert "3 of 4 pictures cannot be read: mend the data" in capsys.readouterr().err
+    assert "3 of 4 images cannot be read: mend the data" in capsys.readouterr().err
     content["images"], content["annotations"] = content["images"][:2], content["annotations"][:2]
     path.write_text(json.dumps(content), encoding="utf-8")
     arguments[-1] = str(tmp_path / "other")
     assert protocol.main([*arguments, "--modality", "ct", "fundus"]) == 2
-    assert "fundus: no validation picture has a box, so there is nothing to measure on" in capsys.readouterr().err
+    assert "fundus: no validation image has a box, so there is nothing to measure on" in capsys.readouterr().err
     assert not (tmp_path / "other").exists(), "found before anything was trained"
 
 
@@ -180,15 +180,15 @@ def test_differences_have_intervals_and_a_verdict() -> None:
     assert protocol._compared("ct", {"rows": {}}) == []
 
 
-def test_rows_without_a_digest_of_their_pictures_are_named() -> None:
+def test_rows_without_a_digest_of_their_images_are_named() -> None:
     scores = {"mean": {"AP": 0.1, "AP50": 0.2}, "well_shown": {"AP": 0.1, "AP50": 0.2}}
     told = {"epochs": 1, "size": 64, "seed": 0, "pictures": "ab", "recipe": "cd"}
     rows = {name: {**scores, "conditions": told} for name in ("zero-shot", "10 %")}
     measured = {"modalities": {name: {"size": 64, "epochs": 1, "rows": dict(rows)} for name in ("ct", "mri", "xray")}}
-    assert "earlier versions" not in protocol.table(measured)
+    assert "earlier versions" not in protocol.render_page(measured)
     for name in ("mri", "xray"):
         measured["modalities"][name]["rows"]["10 %"] = {**scores, "conditions": {"epochs": 1, "size": 64, "seed": 0}}
-    assert "\nRows of mri, xray were measured by earlier versions" in protocol.table(measured)
+    assert "\nRows of mri, xray were measured by earlier versions" in protocol.render_page(measured)
 
 
 def test_the_last_line_is_the_mean_over_modalities() -> None:
@@ -197,11 +197,11 @@ def test_the_last_line_is_the_mean_over_modalities() -> None:
         return {"size": 64, "epochs": 1, "rows": {name: {"mean": scores, "well_shown": scores} for name in names}}
 
     measured = {"modalities": {"ct": own(0.1, "zero-shot", "10 %"), "mri": own(0.2, "zero-shot")}}
-    assert "| **mean** | | | 15.0 / 30.0 | - | - | - | - | - |" in protocol.table(measured)
-    assert "mean** | |" not in protocol.table({"modalities": {"ct": own(0.1, "zero-shot")}})
+    assert "| **mean** | | | 15.0 / 30.0 | - | - | - | - | - |" in protocol.render_page(measured)
+    assert "mean** | |" not in protocol.render_page({"modalities": {"ct": own(0.1, "zero-shot")}})
 
 
 def test_the_committed_table_is_what_the_command_writes() -> None:
     docs = Path(__file__).parents[3] / "docs"
     measured = json.loads((docs / "protocol.json").read_text(encoding="utf-8"))
-    assert (docs / "protocol.md").read_text(encoding="utf-8") == protocol.table(measured)
+    assert (docs / "protocol.md").read_text(encoding="utf-8") == protocol.render_page(measured)

@@ -89,4 +89,4 @@ def test_bad_runs_are_refused_in_one_line(
 def test_the_committed_page_is_what_the_command_writes() -> None:
     docs = Path(__file__).parents[3] / "docs"
     log = json.loads((docs / "training_log.json").read_text(encoding="utf-8"))
-    assert (docs / training_log.PAGE).read_text(encoding="utf-8") == training_log.page(log)
+    assert (docs / training_log.PAGE).read_text(encoding="utf-8") == training_log.render_page(log)

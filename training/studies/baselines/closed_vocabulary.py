@@ -78,7 +78,7 @@ class ClosedVocabularyDetector(nn.Module):
         """
         Args:
             pixel_values (`Tensor` of shape `(batch, 3, height, width)`).
-            known (`Tensor` of shape `(batch, labels)`, bool): labels that the picture's source annotates; the others
+            known (`Tensor` of shape `(batch, labels)`, bool): labels that the image's source annotates; the others
                 take no part in the loss. All of them when not given.
             labels (`list[dict]`, *optional*): `boxes` (n, 4) xyxy in the +1 convention and `class_labels` (n,), rows
                 of `self.labels`.

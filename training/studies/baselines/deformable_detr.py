@@ -29,7 +29,7 @@ class DeformableDetrDetector(nn.Module):
 
     Args:
         labels (`Sequence[str]`): all that can be found.
-        width, layers (`int`): of encoder and decoder. queries (`int`): boxes per picture.
+        width, layers (`int`): of encoder and decoder. queries (`int`): boxes per image.
         pretrained (`bool`, defaults to `True`): ImageNet weights for the image encoder.
     """
 
@@ -90,7 +90,7 @@ class DeformableDetrDetector(nn.Module):
         labels: list[dict[str, Tensor]] | None = None,
         **kwargs: Any,
     ) -> MedGlipObjectDetectionOutput:
-        """As [`ClosedVocabularyDetector.forward`]; every query is a region. Labels that are not known in a picture are
+        """As [`ClosedVocabularyDetector.forward`]; every query is a region. Labels that are not known in an image are
         negatives like others, since the matching knows no other way."""
         height, width = pixel_values.shape[-2:]
         size = pixel_values.new_tensor([width, height, width, height])

@@ -45,7 +45,7 @@ class FixedLabelProcessor:
     """Asks a fixed-label detector in the words of a grounding processor, so that both are measured by one routine.
 
     Args:
-        processor ([`MedGlipProcessor`]): its pictures and its way from outputs to boxes are used.
+        processor ([`MedGlipProcessor`]): its images and its way from outputs to boxes are used.
         labels (`Sequence[str]`): in the order of the detector's rows.
     """
 
@@ -57,14 +57,14 @@ class FixedLabelProcessor:
         self, images: Any, text: Sequence[Sequence[str]], modality: Any, return_tensors: str = "pt"
     ) -> BatchFeature:
         """As the grounding processor; labels that the detector does not have get no row, and no box."""
-        pictures = self.processor.image_processor(images, modality=modality, return_tensors=return_tensors)
+        images = self.processor.image_processor(images, modality=modality, return_tensors=return_tensors)
         most = max(len(labels) for labels in text)
         tokens = torch.zeros(len(text), most, len(self.rows), dtype=torch.bool)
         for number, labels in enumerate(text):
             for place, label in enumerate(labels):
                 if label in self.rows:
                     tokens[number, place, self.rows[label]] = True
-        return BatchFeature({**pictures, "label_tokens": tokens, "text_labels": [list(labels) for labels in text]})
+        return BatchFeature({**images, "label_tokens": tokens, "text_labels": [list(labels) for labels in text]})
 
     def post_process_grounded_object_detection(self, outputs: Any, inputs: Any, **settings: Any) -> Any:
         """See [`MedGlipProcessor.post_process_grounded_object_detection`]."""

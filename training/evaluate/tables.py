@@ -1,0 +1,164 @@
+# Copyright 2026 The MedGLIP authors. Licensed under the Apache License, Version 2.0.
+"""Tables of measured figures in Markdown, for pages and model cards."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping
+from typing import Any
+
+from modeling_medglip.outputs.markdown import percent, plain, table, with_interval
+
+
+BASELINE = "Grounding DINO tiny"
+
+
+def summary_table(modalities: Mapping[str, Any]) -> str:
+    """One row per modality."""
+    header = ["modality", "train images", "validation images", "AP50", "AP", "AP50, 30+ train images"]
+    header += ["side confusion %", "best score, present", "absent", "foreign", "s per image"]
+    rows = []
+    for modality, result in modalities.items():
+        found = with_interval(result["AP50"], result.get("AP50_interval"))
+        row = [modality, result["train_images"], result["images"], found, percent(result["AP"])]
+        row += [percent(result["AP50_well_shown"]), percent(result["side_confusion"]["share"])]
+        row += [_plain(result["scores"][key]) for key in ("present", "absent", "foreign")]
+        rows.append([*row, _plain(result["seconds_per_image"])])
+    return table(header, rows)
+
+
+def threshold_table(modalities: Mapping[str, Any]) -> str:
+    """One row per modality: what the default threshold gives."""
+    header = ["modality", "threshold", "boxes that are right %", "true boxes found %", "wrong boxes per image"]
+    rows = []
+    for modality, result in modalities.items():
+        at = result["at_threshold"]
+        row = [modality, at["threshold"], percent(at["precision"]), percent(at["recall"])]
+        rows.append([*row, _plain(at["wrong_per_image"])])
+    return table(header, rows)
+
+
+def measures_table(modalities: Mapping[str, Any]) -> str:
+    """One row per modality: what COCO's mean AP does not say."""
+    header = ["modality", "AP75", "AP small", "medium", "large", "Acc@0.5", "mIoU", "pointing", "FROC"]
+    header += ["images without anything", "of these without a box %", "calibration error"]
+    rows = []
+    for modality, result in modalities.items():
+        phrases, negatives = result["phrases"], result["negatives"]
+        shares = [result["AP75"], *(result["sizes"][size] for size in ("small", "medium", "large"))]
+        shares += [phrases["accuracy"], phrases["mean_iou"], phrases["pointing"], result["froc"]["mean"]]
+        row = [modality, *map(percent, shares), negatives["pictures"], percent(negatives["clean"])]
+        rows.append([*row, _plain(result["calibration_error"])])
+    return table(header, rows)
+
+
+def hierarchy_table(modalities: Mapping[str, Any]) -> str:
+    """One row per part and its whole; empty if nowhere both were asked."""
+    header = ["part: whole", "boxes of the part", "inside the whole %", "of the true boxes %", "whole found as well %"]
+    rows = [
+        [
+            f"{plain(name)}, {plain(pair)}",
+            row["boxes"],
+            *(percent(row[key]) for key in ("inside", "true_inside", "parent_found")),
+        ]
+        for name, result in modalities.items()
+        for pair, row in result["hierarchy"]["pairs"].items()
+        if row["boxes"]
+    ]
+    return table(header, rows) if rows else ""
+
+
+def label_table(result: dict[str, Any]) -> str:
+    """One row per source and label, best shown labels first within a source."""
+    header = ["source: label", "train images", "validation images (boxes)", "AP50", "AP"]
+    rows = []
+    for source, part in result["sources"].items():
+        counts = [part["train_images"], part["images"]]
+        rows.append([f"**{plain(source)}**", *counts, percent(part["AP50"]), percent(part["AP"])])
+        for label, entry in sorted(part["labels"].items(), key=lambda item: (-item[1]["train_images"], item[0])):
+            shown = f"{entry['validation_images']} ({entry['validation_boxes']})"
+            rows.append([plain(label), entry["train_images"], shown, percent(entry["AP50"]), percent(entry["AP"])])
+    return table(header, rows)
+
+
+def wording_table(result: dict[str, Any]) -> str:
+    """One row per wording."""
+    rows = [
+        [plain(f"{row['source']}: {row['label']}"), plain(row["wording"]), percent(row["AP50"]), percent(row["AP"])]
+        for row in result["synonyms"]
+    ]
+    return table(["source: label", "asked as", "AP50", "AP"], rows)
+
+
+def side_table(result: dict[str, Any]) -> str:
+    """One row per sided label."""
+    entries = result["side_confusion"]["labels"].items()
+    rows = [[plain(name), entry["pictures"], entry["wrong"]] for name, entry in entries]
+    return table(["label", "images with both sides", "wrong"], rows)
+
+
+def calibration_table(calibration: Mapping[str, Any]) -> str:
+    """One row per expert: by how much scores differ from the share of right boxes."""
+    keys = ("before", "after", "other_patients")
+    rows = [
+        [name, entry["pictures"], *(_plain(entry[key], 3) for key in keys)]
+        for name, entry in calibration["modalities"].items()
+    ]
+    return table(["expert", "pictures", "before", "after", "after, fitted to other patients"], rows)
+
+
+def router_table(router: Mapping[str, Any]) -> str:
+    """One row per modality: accuracy on validation images as they are, and on varied copies."""
+    as_is, varied = router["validation"], router["validation_augmented"]
+    rows = [["all", sum(entry["pictures"] for entry in as_is["by_modality"].values())]]
+    rows[0] += [percent(as_is["accuracy"]), percent(varied["accuracy"])]
+    for name, entry in as_is["by_modality"].items():
+        varied_entry = varied["by_modality"][name]
+        rows.append([name, entry["pictures"], percent(entry["accuracy"]), percent(varied_entry["accuracy"])])
+    text = table(["modality", "validation images", "right %", "right %, cropped, resized, compressed"], rows)
+    if "source_left_out" in router:
+        text += "\nOn sources that it never saw, one source left out at a time:\n\n"
+        text += table(["source", "right %"], [[plain(k), percent(v)] for k, v in router["source_left_out"].items()])
+    return text
+
+
+def benchmark_table(benchmark: Mapping[str, Any]) -> str:
+    """Median milliseconds, peak memory, and the median ratio to `BASELINE` round by round."""
+    networks = benchmark["networks"]
+    base = networks[BASELINE]["seconds"]
+    rows = []
+    for name, result in networks.items():
+        ratio = statistics.median(own / other for own, other in zip(result["seconds"], base, strict=True))
+        milliseconds = f"{statistics.median(result['seconds']) * 1000:.0f}"
+        rows.append([name, milliseconds, f"{result['peak_bytes'] / 1e6:.0f}", f"{ratio:.2f}"])
+    return table(["network", "milliseconds", "peak memory, MB", f"time / {BASELINE}"], rows)
+
+
+def embedded_table(embedded: Mapping[str, Any]) -> str:
+    """Seconds to import, to load, and per demo image."""
+    rows = [["importing the package", _plain(embedded["import_seconds"])]]
+    rows += [["loading model and processor", _plain(embedded["load_seconds"])]]
+    rows += [[f"demo image {name}", _plain(seconds)] for name, seconds in embedded["picture_seconds"].items()]
+    return table(["what", f"seconds, {embedded['threads']} threads"], rows)
+
+
+def screen_table(results: Mapping[str, Any]) -> str:
+    """A small table for the screen: images and average precision in per cent of every modality, and of every label
+    where there is one modality."""
+    rows = [("", "images", "AP50 %", "AP %")]
+    parts = results["modalities"]
+    for name, found in parts.items():
+        labels = found["labels"].items() if len(parts) == 1 else ()
+        rows += [
+            (label, str(one["validation_images"]), percent(one["AP50"]), percent(one["AP"])) for label, one in labels
+        ]
+        rows.append((name, str(found["images"]), percent(found["AP50"]), percent(found["AP"])))
+    first, *others = (max(map(len, column)) for column in zip(*rows, strict=True))
+    return "\n".join(
+        "  ".join([name.ljust(first), *(cell.rjust(width) for cell, width in zip(cells, others, strict=True))])
+        for name, *cells in rows
+    )
+
+
+def _plain(value: float | None, digits: int = 2) -> str:
+    return "-" if value is None else f"{value:.{digits}f}"
