@@ -159,7 +159,7 @@ def _sort_annotations(coco: CocoFile, entries: list[Any], target: dict[str, str 
 
 
 def _id(value: Any) -> str | None:
-    """An id as text: 1, 1.0, "1", "0001" and "1.0" are one, since exporters mix them."""
+    """Return an id as text. 1, 1.0, "1", "0001" and "1.0" are equal, since exporters mix them."""
     if isinstance(value, bool) or not isinstance(value, (int, float, str)):
         return None
     if isinstance(value, float):
@@ -182,10 +182,10 @@ def _encodes(text: str) -> bool:
 
 
 def image_size(image: dict[str, Any]) -> tuple[int, int] | None:
-    """The width and height of an image entry, `None` where it states neither.
+    """Return the width and height of an image entry, `None` where it states neither.
 
     Raises:
-        `AnnotationError`: they are no whole numbers above 0.
+        `AnnotationError`: they are not whole numbers above 0.
     """
     sides: list[Any] = [image.get("width"), image.get("height")]
     if sides == [None, None]:
@@ -228,7 +228,7 @@ def annotation_region(entry: dict[str, Any], size: tuple[int, int]) -> Region:
 
 
 def _stated_box(said: Any, size: tuple[int, int]) -> tuple[tuple[float, float, float, float] | None, Any]:
-    """The stated box, or why it is not usable; neither where none is stated."""
+    """Return the stated box, or the reason why it is invalid; neither where none is stated."""
     if said in (None, [], {}, ""):
         return None, None
     if not isinstance(said, list) or len(said) != 4 or not all(map(is_number, said)):
@@ -244,10 +244,11 @@ def _stated_box(said: Any, size: tuple[int, int]) -> tuple[tuple[float, float, f
 
 
 def other_format(boxes: NDArray[np.float64], size: tuple[int, int]) -> str | None:
-    """In which other format boxes may be written, if they look like it.
+    """Return how boxes look if they seem to be in another format, else `None`.
 
     Args:
-        boxes: `(n, 4)`, the stated [x, y, width, height] of one image. size: its width and height in pixels.
+        boxes (`np.ndarray` of shape `(n, 4)`): the stated [x, y, width, height] of one image.
+        size (`tuple[int, int]`): its width and height in pixels.
     """
     if not len(boxes):
         return None
@@ -261,7 +262,7 @@ def other_format(boxes: NDArray[np.float64], size: tuple[int, int]) -> str | Non
 
 
 def stated_boxes(entries: Iterable[dict[str, Any]]) -> NDArray[np.float64]:
-    """The stated boxes `(n, 4)` of annotations, without those that are not four numbers, for [`other_format`]."""
+    """Return the stated boxes `(n, 4)` of annotations that are four numbers, for [`other_format`]."""
     said = [entry.get("bbox") for entry in entries]
     usable = [
         box for box in said
@@ -271,8 +272,11 @@ def stated_boxes(entries: Iterable[dict[str, Any]]) -> NDArray[np.float64]:
 
 
 def image_folders(file: Path, root: Path | None = None) -> list[Path]:
-    """Folders in which the images of a COCO file are looked for: `root`, the file's own, `images` in it, a folder of
-    the file's name, and the same beside a folder `annotations`."""
+    """Return the folders in which the images of a COCO file may be.
+
+    These are `root`, the folder of the file, `images` in it, a folder with the name of the file, and the same beside a
+    folder `annotations`.
+    """
     parents = [file.parent, *([file.parent.parent] if file.parent.name == "annotations" else [])]
     folders = [parent / part for parent in parents for part in (".", "images", file.stem)]
     inside = [folder for folder in folders if root is None or folder.is_relative_to(root)]
@@ -280,7 +284,7 @@ def image_folders(file: Path, root: Path | None = None) -> list[Path]:
 
 
 def shown(value: object) -> str:
-    """A value of the file in a message."""
+    """Return a value of the file for a message."""
     return repr(one_line(value, 60))
 
 

@@ -59,7 +59,7 @@ class Segmentation:
         return left, top, right - left, bottom - top
 
     def mask(self) -> NDArray[np.bool_]:
-        """The shape as a mask `(height, width)`."""
+        """Return the shape as a mask `(height, width)`."""
         width, height = self.size
         if self.runs is not None:
             inside = np.arange(len(self.runs)) % 2 == 1
@@ -143,7 +143,7 @@ def _listed(counts: Any, most: int) -> NDArray[np.int64] | None:
 
 
 def _decoded(text: str) -> NDArray[np.int64] | None:
-    """The run lengths of COCO's compressed text, `None` if it is damaged.
+    """Return the run lengths of COCO's compressed text, `None` if it is damaged.
 
     Each number is written in groups of five bits, lowest first, from the character `0` on; bit 5 says that more groups
     follow. From the fourth number on it is the difference to the number two places before.

@@ -112,7 +112,7 @@ IDENTITY = Geometry(np.eye(2), np.zeros(2))
 
 
 def visible_share(boxes: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Share of each box `(n, 4)` that lies within the image (0..1)."""
+    """Return the share of each box `(n, 4)` that is within the image (0..1)."""
     clipped = np.clip(boxes, 0, 1)
     inside = (clipped[:, 2:] - clipped[:, :2]).prod(axis=1)
     return inside / np.maximum((boxes[:, 2:] - boxes[:, :2]).prod(axis=1), 1e-9)
@@ -164,7 +164,7 @@ def _draw_once(
 def _draw_close_up(
     boxes: NDArray[np.float32], base: NDArray[np.float64], recipe: AugmentationRecipe, rng: np.random.Generator
 ) -> Geometry:
-    """One of the boxes, or some place if there are none, much enlarged near the middle of the image."""
+    """Enlarge one of the boxes, or some place without boxes, near the center of the image."""
     scale, aspect = np.exp(rng.uniform(*np.log(recipe.close_scale))), np.sqrt(rng.uniform(*recipe.aspect))
     matrix = np.diag([scale * aspect, scale / aspect]) @ base
     box = boxes[rng.integers(len(boxes))] if len(boxes) else np.array([0.3, 0.3, 0.7, 0.7])
@@ -173,7 +173,7 @@ def _draw_close_up(
 
 
 def approximate_gamma(image: torch.Tensor, gamma: float) -> torch.Tensor:
-    """A cheap curve close to `image ** gamma` for values in [0, 1] and gamma in [0.5, 2]."""
+    """Return a cheap approximation of `image ** gamma` for values in [0, 1] and gamma in [0.5, 2]."""
     if gamma < 1:
         return torch.lerp(image, image.sqrt(), 2 * (1 - gamma))
     return torch.lerp(image, image.square(), gamma - 1)
@@ -207,7 +207,7 @@ def draw_photometry(
 
 
 def uneven_light(size: Sequence[int], most: float, rng: np.random.Generator) -> torch.Tensor:
-    """Smooth factors `(h, w)` round 1: a slope and a curvature of at most `most` along a direction of chance."""
+    """Return smooth factors `(h, w)` around 1: a slope and a curvature of at most `most` in a random direction."""
     y, x = (torch.linspace(-1, 1, count) for count in size)
     angle, slope, curvature = rng.uniform(0, 2 * np.pi), rng.uniform(0, most), rng.uniform(-most, most)
     along = (float(np.cos(angle)) * x[None] + float(np.sin(angle)) * y[:, None]) / np.sqrt(2)
@@ -215,7 +215,7 @@ def uneven_light(size: Sequence[int], most: float, rng: np.random.Generator) -> 
 
 
 def through_smaller(image: torch.Tensor, factor: float) -> torch.Tensor:
-    """An image `(c, h, w)` in [0, 1] as if it had been taken with fewer pixels."""
+    """Resize an image `(c, h, w)` in [0, 1] to a smaller size and back."""
     full = image.shape[1:]
     small = [max(1, round(side * factor)) for side in full]
     image = torch.nn.functional.interpolate(image[None], size=small, mode="bilinear", antialias=True)
@@ -223,7 +223,7 @@ def through_smaller(image: torch.Tensor, factor: float) -> torch.Tensor:
 
 
 def compressed(image: torch.Tensor, quality: int) -> torch.Tensor:
-    """An image `(1 or 3, h, w)` in [0, 1] after JPEG."""
+    """Compress an image `(1 or 3, h, w)` in [0, 1] as JPEG and decode it."""
     return transforms.jpeg((image * 255).round().byte(), quality).float().div_(255)
 
 

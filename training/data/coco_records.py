@@ -325,7 +325,7 @@ def decode_upright(stream: IO[bytes], size: tuple[int, int]) -> NDArray:
 
 
 def _fitting(image: ReadImage, size: tuple[int, int]) -> NDArray:
-    """The pixels of an image of `size`, upright. Raises as [`decode_upright`]."""
+    """Return the pixels of an image of `size`, upright. Raises as [`decode_upright`]."""
     upright_size = (image.width, image.height)
     fits = size in (upright_size, upright_size[::-1])
     if not fits or drawn_on_stored(image.orientation, upright_size, size) or size != upright_size:

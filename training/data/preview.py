@@ -1,6 +1,5 @@
 # Copyright 2026 The MedGLIP authors. Licensed under the Apache License, Version 2.0.
-"""What a training would be given: counts, prompts as text, and a sheet of images with their boxes after
-augmentation."""
+"""Show what a training run would use: counts, prompts, and a sheet of augmented images with their boxes."""
 
 from __future__ import annotations
 
@@ -25,7 +24,7 @@ SHOWN = 12
 
 
 def counts(train: Sequence[GroundingRecord], validation: Sequence[GroundingRecord]) -> list[dict[str, Any]]:
-    """One row per label: images and boxes of both splits, and what the taxonomy calls it."""
+    """Return one row per label: images and boxes of both splits, and its id in the taxonomy."""
     parts = {"train": train, "validation": validation}
     images, boxes = Counter[tuple[str, str]](), Counter[tuple[str, str]]()
     labels: set[str] = set()
@@ -48,7 +47,7 @@ def counts(train: Sequence[GroundingRecord], validation: Sequence[GroundingRecor
 
 
 def prompt_texts(dataset: GroundingDataset, count: int = 5) -> list[str]:
-    """The prompts of the first images, as the model reads them; the phrases that must find a box are marked."""
+    """Return the prompts of the first images as the model reads them, with phrases that have a box in brackets."""
     texts = []
     for index in range(min(count, len(dataset))):
         example = dataset[index]
@@ -59,7 +58,7 @@ def prompt_texts(dataset: GroundingDataset, count: int = 5) -> list[str]:
 
 
 def image(dataset: GroundingDataset, index: int) -> Image.Image:
-    """A training example as it comes out of augmentation, with the boxes that its prompt must find."""
+    """Return a training example after augmentation, with the boxes of its prompt."""
     example = dataset[index]
     settings = dataset.image_processor.modality_settings[dataset.modality]
     mean, std = (torch.tensor(settings[name], dtype=torch.float32).reshape(3, 1, 1) for name in ("mean", "std"))
@@ -74,7 +73,7 @@ def image(dataset: GroundingDataset, index: int) -> Image.Image:
 
 
 def write_sheet(dataset: GroundingDataset, path: Path, count: int = SHOWN) -> Path:
-    """A sheet of the first images of the epoch."""
+    """Write a sheet of randomly chosen training examples."""
     rng = np.random.default_rng(0)
     chosen = rng.permutation(len(dataset))[:count]
     return write_bytes(path, overlay_png(contact_sheet([image(dataset, int(i)) for i in chosen], columns=4, cell=380)))

@@ -140,7 +140,7 @@ class Vocabulary:
         return cls(yaml.safe_load(path.read_text(encoding="utf-8")), load_taxonomy())
 
     def of(self, label: str) -> LabelWords:
-        """The words of a label: those that are listed, else what the taxonomy knows; none for other labels."""
+        """Return the words of a label: those of the vocabulary, else of the taxonomy; none for unknown labels."""
         if label in self.words:
             return self.words[label]
         if label not in self._looked_up:
@@ -161,8 +161,10 @@ class Vocabulary:
         return LabelWords(tuple(synonyms), tuple(kinds + general), frozenset(regions))
 
     def groups(self, label: str) -> tuple[str, ...]:
-        """The names of a label's category and region in the taxonomy, such as `chest (lung)` and `chest (thorax)`;
-        those that mean a label are left out."""
+        """Return the names of a label's category and region in the taxonomy, such as `chest (lung)`.
+
+        Names that mean a label themselves are left out.
+        """
         if label not in self._groups:
             place = self._taxonomy.locate(label) if self._taxonomy else None
             found: list[str] = []
@@ -173,18 +175,20 @@ class Vocabulary:
         return self._groups[label]
 
     def synonyms(self, label: str) -> tuple[str, ...]:
-        """Other wordings of a label."""
+        """Return other wordings of a label."""
         return self.of(label).synonyms
 
     def wordings(self, label: str) -> frozenset[str]:
-        """All wordings of a label, in the form in which phrases are compared."""
+        """Return all wordings of a label, normalized for comparison."""
         if label not in self._wordings:
             self._wordings[label] = frozenset(map(normalize_phrase, (label, *self.synonyms(label))))
         return self._wordings[label]
 
     def regions(self, labels: Sequence[str]) -> tuple[str, ...]:
-        """What of the body an image with these labels may show, neighbouring parts too; empty if one of the labels is
-        not known."""
+        """Return the body parts that an image with these labels may show, with the neighboring parts.
+
+        Empty if one of the labels is unknown.
+        """
         found = [self.of(label).regions for label in labels]
         if not all(found):
             return ()
@@ -193,9 +197,9 @@ class Vocabulary:
         return tuple(sorted(own.union(*wider)))
 
     def covered(self, parent: str, annotated: Sequence[str]) -> tuple[str, ...]:
-        """Annotated labels that a parent term covers; none where it cannot be used.
+        """Return the annotated labels that a parent term covers; none where it cannot be used.
 
-        A term for both sides of something needs both sides annotated.
+        A term for both sides needs both sides annotated.
         """
         if any(parent.lower() in map(str.lower, self.synonyms(name)) for name in annotated):
             return ()  # it means one of these labels already
@@ -207,21 +211,21 @@ class Vocabulary:
         return self.of(label).parents
 
     def partner(self, label: str) -> str | None:
-        """The same thing on the other side of the body, or `None`."""
+        """Return the same structure on the other side of the body, or `None`."""
         side, _, base = label.partition(" ")
         if base in self.pairs and side in SIDES:
             return f"{SIDES[1 - SIDES.index(side)]} {base}"
         return None
 
     def foreign(self, regions: Sequence[str], labels: Sequence[str]) -> tuple[str, ...]:
-        """Those of `labels` that cannot be in an image of these regions; none if the regions are not known."""
+        """Return those of `labels` that cannot be in an image of these regions; none if the regions are unknown."""
         seen = {ANYWHERE, *regions}
         places = ((name, self.of(name).regions) for name in labels if regions)
         return tuple(name for name, own in places if own and not own & seen)
 
 
 def rough_token_length(phrase: str) -> int:
-    """Tokens of a phrase and its separator, guessed without a tokenizer (on the safe side)."""
+    """Estimate the tokens of a phrase and its separator without a tokenizer, rather too many than too few."""
     return 2 * len(phrase.split()) + 1
 
 
@@ -253,7 +257,7 @@ class PromptSampler:
 
         Args:
             labels: one per box of the image.
-            annotated: labels marked wherever they occur; those without a box are negatives.
+            annotated: labels annotated wherever they occur; those without a box are negatives.
             regions: body parts in the image; empty: those that the labels can be in.
             rng: the only source of chance.
             source_labels: what may be in the image though it is not asked, such as labels that were cut off at its
@@ -287,7 +291,7 @@ class PromptSampler:
     def _word(
         self, chosen: Sequence[str], annotated: Sequence[str], present: set[str], rng: np.random.Generator
     ) -> list[tuple[str, tuple[str, ...]]]:
-        """Phrases with the labels each stands for; no label under two phrases, no phrase twice."""
+        """Return phrases with the labels of each; no label is in two phrases, and no phrase comes twice."""
         phrases: list[tuple[str, tuple[str, ...]]] = []
         used: set[str] = set()
         said: set[str] = set()
@@ -305,15 +309,18 @@ class PromptSampler:
         return phrases
 
     def _means_another(self, phrase: str, label: str, annotated: Sequence[str]) -> bool:
-        """Whether a phrase is a wording of another annotated label: of the label that is asked it may be false."""
+        """Whether a phrase is a wording of another annotated label, so that it may be wrong for this one."""
         said = normalize_phrase(phrase)
         return any(said in self.vocabulary.wordings(name) for name in annotated if name != label)
 
     def _phrase(
         self, label: str, annotated: Sequence[str], present: set[str], used: set[str], rng: np.random.Generator
     ) -> tuple[str, tuple[str, ...]]:
-        """The words for a label, and the labels that they stand for. A general term is asked only where something of
-        it is there: that all it covers is absent, a source that marks some of it cannot say."""
+        """Return the words for a label, and the labels that they stand for.
+
+        A general term is asked only where one of its labels has a box: a source that annotates some of them cannot say
+        that all are absent.
+        """
         if rng.random() >= self.recipe.replace:
             return label, (label,)
         if rng.random() < self.recipe.group:
@@ -333,7 +340,7 @@ class PromptSampler:
         return (words[rng.integers(len(words))] if words else label), (label,)
 
     def _certain(self, term: str, members: Sequence[str], present: set[str]) -> bool:
-        """Both sides are all that a term for both sides covers."""
+        """Whether the labels of a term are all that it covers, or one of them has a box."""
         return bool(set(members) & present) or bool(members and term in self.vocabulary.pairs)
 
     def _foreign(
@@ -355,8 +362,10 @@ class PromptSampler:
         return phrases
 
     def _fit(self, phrases: list[tuple[str, tuple[str, ...]]], present: set[str]) -> list[tuple[str, tuple[str, ...]]]:
-        """As many of the phrases, in their order, as the token budget allows; at least one. Those with a box come
-        first: a source of many labels would teach little else than what is not there."""
+        """Return as many phrases, in their order, as fit the token budget; at least one.
+
+        Phrases with a box come first: a source with many labels would teach little besides what is absent.
+        """
         places = sorted(range(len(phrases)), key=lambda place: not present & set(phrases[place][1]))
         total = 2
         kept: list[int] = []

@@ -1,5 +1,5 @@
 # Copyright 2026 The MedGLIP authors. Licensed under the Apache License, Version 2.0.
-"""Whether images that are trained on in one data set are held out in another."""
+"""Find images that are trained on in one data set and held out in another."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ MANY = 200
 
 
 def check_apart(own: Sequence[GroundingRecord], older: Sequence[GroundingRecord]) -> None:
-    """Look for images of --data and --replay that are trained on in one and held out in the other.
+    """Check that no image of `--data` and `--replay` is trained on in one and held out in the other.
 
-    Folders call their sources as they like, and a built data set names its patients anew; so the images themselves
-    are compared too: the same pixels, in grey or in colour, are found, compressed or cropped anew they are not.
+    Sources have arbitrary names, and a built data set renames its patients, so the pixels are compared too. The same
+    pixels are found, in grey or in color; compressed or cropped copies are not.
 
     Raises:
-        `ValueError`: there are some, or patients of one source and one name.
+        `ValueError`: there are such images, or patients of one source and one name.
     """
     pairs = [(_split(own, True), _split(older, False)), (_split(older, True), _split(own, False))]
     if both := sum(len(_named_patients(train) & _named_patients(rest)) for train, rest in pairs):
@@ -48,13 +48,15 @@ def _split(records: Sequence[GroundingRecord], train: bool) -> list[GroundingRec
 
 
 def _named_patients(records: Sequence[GroundingRecord]) -> set[tuple[str, str]]:
-    """Source and name of the patients that somebody named; others go by their images' file names, which many
-    data sets have in common."""
+    """Return source and name of the patients that the data name.
+
+    Other patients have the file name of their image, which many data sets share.
+    """
     return {(record.source, record.patient) for record in records if record.patient != record.image_id}
 
 
 def _same_images(train: Sequence[GroundingRecord], rest: Sequence[GroundingRecord]) -> int:
-    """How many images of one size have the same pixels; of a size that only one side has, none is decoded."""
+    """Return how many images of one size have the same pixels; sizes of one side only are not decoded."""
     sizes = {record.size for record in train} & {record.size for record in rest}
     held_out, trained = ([record for record in part if record.size in sizes] for part in (rest, train))
     compared = [*held_out, *trained]
@@ -64,7 +66,7 @@ def _same_images(train: Sequence[GroundingRecord], rest: Sequence[GroundingRecor
 
 
 def _look(record: GroundingRecord) -> bytes | None:
-    """A digest of the pixels; `None` of what cannot be read, and of an image of nothing, of which many are alike."""
+    """Return a digest of the pixels, `None` for images that are unreadable or of a single value."""
     try:
         pixels = record.load()
     except UNREADABLE:

@@ -1,6 +1,5 @@
 # Copyright 2026 The MedGLIP authors. Licensed under the Apache License, Version 2.0.
-"""What is refused before anything is read or written: numbers out of range, too many broken images, data on which
-nothing can be measured."""
+"""Checks before anything is read or written: numbers out of range, too many broken images, nothing to measure."""
 
 from __future__ import annotations
 
@@ -21,14 +20,14 @@ LARGEST = float(2**53)
 
 @dataclass(frozen=True)
 class Rule:
-    """What a value must be.
+    """Condition of a value.
 
     Args:
-        cure (`str`): what to do instead, the end of the error.
-        fits (`Callable`): whether a value is right.
+        hint (`str`): what to do instead, the end of the error.
+        fits (`Callable`): whether a value is valid.
     """
 
-    cure: str
+    hint: str
     fits: Callable[[Any], bool]
 
 
@@ -47,7 +46,7 @@ def _whole(low: int, high: int | None = None) -> Rule:
 
 
 def _pair(part: Rule, what: str) -> Rule:
-    """Two values in order, the ends of a range."""
+    """Return the rule for the two ends of a range."""
 
     def fits(value: Any) -> bool:
         listed = isinstance(value, list | tuple) and len(value) == 2
@@ -61,7 +60,7 @@ def _one_of(*names: str) -> Rule:
 
 
 def _or_none(rule: Rule) -> Rule:
-    return Rule(rule.cure, lambda value: value is None or rule.fits(value))
+    return Rule(rule.hint, lambda value: value is None or rule.fits(value))
 
 
 POSITIVE = Rule("choose a number above 0", lambda value: _is_number(value) and value > 0)
@@ -152,18 +151,18 @@ SECTIONS: Mapping[str, Mapping[str, Rule]] = {
 
 
 def check(values: Mapping[str, Any], rules: Mapping[str, Rule], before: str) -> None:
-    """Check what there is a rule for.
+    """Check the values that have a rule.
 
     Args:
-        before (`str`): what stands in front of a name in the error: `--`, or a file and a colon.
+        before (`str`): text before a name in the error: `--`, or a file and a colon.
 
     Raises:
-        `ValueError`: a value out of its range.
+        `ValueError`: a value is out of its range.
     """
     for name, value in values.items():
         rule = rules.get(name)
         if rule is not None and not rule.fits(value):
-            raise ValueError(f"{before}{name} {_shown(value)}: {rule.cure}{_as_text(value)}")
+            raise ValueError(f"{before}{name} {_shown(value)}: {rule.hint}{_as_text(value)}")
 
 
 def check_options(values: Mapping[str, Any]) -> None:
@@ -176,10 +175,10 @@ def check_options(values: Mapping[str, Any]) -> None:
 
 
 def check_recipe(file: str, document: Mapping[str, Any]) -> None:
-    """Check the numbers of a recipe as they are in its file. What is no section at all is left to who builds it.
+    """Check the numbers of a recipe as they are in its file. The shape of the file is not checked here.
 
     Raises:
-        `ValueError`: a value out of its range.
+        `ValueError`: a value is out of its range.
     """
     before = f"{file}: "
     check(document, {"balance": SHARE}, before)
@@ -199,7 +198,7 @@ def _shown(value: Any) -> str:
 
 
 def _as_text(value: Any) -> str:
-    """A hint where YAML took a number for text, as it does with 1e-3."""
+    """Return a hint where YAML read a number as text, as it does with 1e-3."""
     try:
         return f", written without quotes and with a point: {float(value):.1e}" if isinstance(value, str) else ""
     except ValueError:
@@ -207,25 +206,25 @@ def _as_text(value: Any) -> str:
 
 
 def too_many(broken: int, total: int) -> bool:
-    """Whether more images are broken than a run bears: one is always borne."""
+    """Whether more images are broken than a run tolerates; one always is."""
     return broken > max(1, MOST_BROKEN * total)
 
 
 def stop_if_broken(broken: int, total: int, data: str) -> None:
-    """Stop a run whose images are broken by more than `MOST_BROKEN`.
+    """Stop a run with a larger share of broken images than `MOST_BROKEN`.
 
     Raises:
-        `ValueError`: they are.
+        `ValueError`: there are too many.
     """
     if too_many(broken, total):
         raise ValueError(f"{data}: {broken} of {total} images cannot be read: mend the data")
 
 
 def readable_enough(records: Sequence[GroundingRecord], broken: dict[str, str], data: str) -> list[GroundingRecord]:
-    """The records whose images can be decoded; the others are named in `broken`, with the reason.
+    """Return the records whose images can be decoded, and add the others to `broken` with the reason.
 
     Raises:
-        `ValueError`: too many cannot.
+        `ValueError`: too many cannot be decoded.
     """
     kept = readable(records, broken)
     stop_if_broken(len(records) - len(kept), len(records), data)
@@ -233,7 +232,7 @@ def readable_enough(records: Sequence[GroundingRecord], broken: dict[str, str], 
 
 
 def nothing_to_measure(images: int, with_a_box: bool) -> str:
-    """Why nothing can be measured on so many validation images; empty where it can."""
+    """Return why so many validation images cannot be measured, empty if they can."""
     if not images:
         return "no validation images"
     return "" if with_a_box else "no validation image has a box"

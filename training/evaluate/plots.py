@@ -15,7 +15,7 @@ from .phrase_metrics import FALSE_PER_IMAGE
 
 
 def write_plots(results: Mapping[str, Any], folder: Path) -> list[Path]:
-    """Write `precision_recall.png`, `froc.png` and `reliability.png`; nothing for results without their figures."""
+    """Write `precision_recall.png`, `froc.png` and `reliability.png`; none for results without their figures."""
     needed = {"curve", "froc", "reliability"}
     parts = {name: part for name, part in results["modalities"].items() if needed <= set(part)}
     if not parts:
@@ -28,7 +28,7 @@ def write_plots(results: Mapping[str, Any], folder: Path) -> list[Path]:
 
 
 def precision_recall_plot(parts: Mapping[str, Mapping[str, Any]]) -> bytes:
-    """Mean precision over labels at an overlap of 0.50, by recall."""
+    """Plot mean precision over labels at IoU 0.50, by recall."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(5.6, 4.5), layout="constrained")
@@ -44,7 +44,7 @@ def precision_recall_plot(parts: Mapping[str, Mapping[str, Any]]) -> bytes:
 
 
 def froc_plot(parts: Mapping[str, Mapping[str, Any]]) -> bytes:
-    """Share of the true boxes found, by false boxes per image."""
+    """Plot the share of the true boxes found, by false boxes per image."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(6, 4.5), layout="constrained")
@@ -62,7 +62,7 @@ def froc_plot(parts: Mapping[str, Mapping[str, Any]]) -> bytes:
 
 
 def reliability_plot(parts: Mapping[str, Mapping[str, Any]]) -> bytes:
-    """Share of right boxes by score; honest scores lie on the diagonal."""
+    """Plot the share of right boxes by score; calibrated scores are on the diagonal."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(5.2, 5), layout="constrained")
@@ -78,7 +78,7 @@ def reliability_plot(parts: Mapping[str, Mapping[str, Any]]) -> bytes:
 
 
 def png_of(figure: Any) -> bytes:
-    """A figure of matplotlib as PNG, the same bytes each time."""
+    """Return a figure of matplotlib as PNG, the same bytes each time."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=110, metadata={"Software": None})
     return buffer.getvalue()

@@ -1,5 +1,5 @@
 # Copyright 2026 The MedGLIP authors. Licensed under the Apache License, Version 2.0.
-"""Detections of a model in annotated images."""
+"""Detections of a model in annotated images, made as `medglip ground` makes them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-import torch
+from modeling_medglip.grounding import Grounder
 
 from ..data.dataset import foreign_labels
 from ..data.records import GroundingRecord
@@ -43,7 +43,7 @@ def detect(
         `tuple[list[Detections], float]`: the boxes of every image, also those of low scores; and the seconds per image
         from decoded pixels to boxes.
     """
-    device = next(model.parameters()).device
+    grounder = Grounder(model, processor, "", next(model.parameters()).device)
     found: list[Detections] = []
     seconds = 0.0
     for start in range(0, len(records), batch_size):
@@ -51,13 +51,13 @@ def detect(
         images = [record.load() for record in batch]
         asked = [list(prompt) for prompt in prompts[start : start + batch_size]]
         begin = time.perf_counter()
-        inputs = processor(
-            images=images, text=asked, modality=[record.modality for record in batch], return_tensors="pt"
-        ).to(device)
-        with torch.inference_mode():
-            outputs = model(**inputs)
-        sizes = [(record.size[1], record.size[0]) for record in batch]
-        results = processor.post_process_grounded_object_detection(outputs, inputs, threshold=0.0, target_sizes=sizes)
+        results = grounder.detect(
+            images,
+            asked,
+            [record.modality for record in batch],
+            threshold=0.0,
+            target_sizes=[(record.size[1], record.size[0]) for record in batch],
+        )
         seconds += time.perf_counter() - begin
         found += [_detections(result) for result in results]
     return found, seconds / max(1, len(records))

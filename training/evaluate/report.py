@@ -65,7 +65,7 @@ def render_page(results: dict[str, Any], beside: Mapping[str, Any] | None = None
 
 
 def _title(results: Mapping[str, Any]) -> dict[str, str]:
-    """What was measured: the checkpoint, and the adapter on it."""
+    """Return name and digest of what was measured: the checkpoint, or the adapter on it."""
     model, adapter = plain(str(results["model"])), results.get("adapter")
     if adapter is None:
         digest = results["weights_sha256"]
@@ -75,7 +75,7 @@ def _title(results: Mapping[str, Any]) -> dict[str, str]:
 
 
 def render_markdown(results: dict[str, Any]) -> str:
-    """All tables of an evaluation: the summary, then labels, wordings and sides of every modality."""
+    """Return all tables of an evaluation: the summary, then labels, wordings and sides of every modality."""
     notes = "Averaged with what is found in the mirror image where no label has a side.\n\n"
     notes = notes if results.get("mirror") else ""
     if broken := results.get("broken"):  # results of before November 2026 do not say

@@ -14,7 +14,7 @@ BASELINE = "Grounding DINO tiny"
 
 
 def summary_table(modalities: Mapping[str, Any]) -> str:
-    """One row per modality."""
+    """Return a table with one row per modality."""
     header = ["modality", "train images", "validation images", "AP50", "AP", "AP50, 30+ train images"]
     header += ["side confusion %", "best score, present", "absent", "foreign", "s per image"]
     rows = []
@@ -28,7 +28,7 @@ def summary_table(modalities: Mapping[str, Any]) -> str:
 
 
 def threshold_table(modalities: Mapping[str, Any]) -> str:
-    """One row per modality: what the default threshold gives."""
+    """Return precision and recall at the default threshold, one row per modality."""
     header = ["modality", "threshold", "boxes that are right %", "true boxes found %", "wrong boxes per image"]
     rows = []
     for modality, result in modalities.items():
@@ -39,7 +39,7 @@ def threshold_table(modalities: Mapping[str, Any]) -> str:
 
 
 def measures_table(modalities: Mapping[str, Any]) -> str:
-    """One row per modality: what COCO's mean AP does not say."""
+    """Return the measures besides COCO's mean AP, one row per modality."""
     header = ["modality", "AP75", "AP small", "medium", "large", "Acc@0.5", "mIoU", "pointing", "FROC"]
     header += ["images without anything", "of these without a box %", "calibration error"]
     rows = []
@@ -53,7 +53,7 @@ def measures_table(modalities: Mapping[str, Any]) -> str:
 
 
 def hierarchy_table(modalities: Mapping[str, Any]) -> str:
-    """One row per part and its whole; empty if nowhere both were asked."""
+    """Return a table with one row per part and its whole, empty if no prompt has both."""
     header = ["part: whole", "boxes of the part", "inside the whole %", "of the true boxes %", "whole found as well %"]
     rows = [
         [
@@ -69,7 +69,7 @@ def hierarchy_table(modalities: Mapping[str, Any]) -> str:
 
 
 def label_table(result: dict[str, Any]) -> str:
-    """One row per source and label, best shown labels first within a source."""
+    """Return a table with one row per source and label, most training images first within a source."""
     header = ["source: label", "train images", "validation images (boxes)", "AP50", "AP"]
     rows = []
     for source, part in result["sources"].items():
@@ -82,7 +82,7 @@ def label_table(result: dict[str, Any]) -> str:
 
 
 def wording_table(result: dict[str, Any]) -> str:
-    """One row per wording."""
+    """Return a table with one row per wording."""
     rows = [
         [plain(f"{row['source']}: {row['label']}"), plain(row["wording"]), percent(row["AP50"]), percent(row["AP"])]
         for row in result["synonyms"]
@@ -91,14 +91,14 @@ def wording_table(result: dict[str, Any]) -> str:
 
 
 def side_table(result: dict[str, Any]) -> str:
-    """One row per sided label."""
+    """Return a table with one row per label with a side."""
     entries = result["side_confusion"]["labels"].items()
     rows = [[plain(name), entry["pictures"], entry["wrong"]] for name, entry in entries]
     return table(["label", "images with both sides", "wrong"], rows)
 
 
 def calibration_table(calibration: Mapping[str, Any]) -> str:
-    """One row per expert: by how much scores differ from the share of right boxes."""
+    """Return the calibration error of every expert."""
     keys = ("before", "after", "other_patients")
     rows = [
         [name, entry["pictures"], *(_plain(entry[key], 3) for key in keys)]
@@ -108,7 +108,7 @@ def calibration_table(calibration: Mapping[str, Any]) -> str:
 
 
 def router_table(router: Mapping[str, Any]) -> str:
-    """One row per modality: accuracy on validation images as they are, and on varied copies."""
+    """Return the accuracy of the router on validation images and on augmented copies, one row per modality."""
     as_is, varied = router["validation"], router["validation_augmented"]
     rows = [["all", sum(entry["pictures"] for entry in as_is["by_modality"].values())]]
     rows[0] += [percent(as_is["accuracy"]), percent(varied["accuracy"])]
@@ -123,7 +123,7 @@ def router_table(router: Mapping[str, Any]) -> str:
 
 
 def benchmark_table(benchmark: Mapping[str, Any]) -> str:
-    """Median milliseconds, peak memory, and the median ratio to `BASELINE` round by round."""
+    """Return median milliseconds, peak memory, and the median ratio to `BASELINE` by round."""
     networks = benchmark["networks"]
     base = networks[BASELINE]["seconds"]
     rows = []
@@ -135,7 +135,7 @@ def benchmark_table(benchmark: Mapping[str, Any]) -> str:
 
 
 def embedded_table(embedded: Mapping[str, Any]) -> str:
-    """Seconds to import, to load, and per demo image."""
+    """Return the seconds to import, to load, and per demo image."""
     rows = [["importing the package", _plain(embedded["import_seconds"])]]
     rows += [["loading model and processor", _plain(embedded["load_seconds"])]]
     rows += [[f"demo image {name}", _plain(seconds)] for name, seconds in embedded["picture_seconds"].items()]
@@ -143,8 +143,10 @@ def embedded_table(embedded: Mapping[str, Any]) -> str:
 
 
 def screen_table(results: Mapping[str, Any]) -> str:
-    """A small table for the screen: images and average precision in per cent of every modality, and of every label
-    where there is one modality."""
+    """Return a small table for the screen: images and average precision in per cent of every modality.
+
+    Of a single modality it has every label, too.
+    """
     rows = [("", "images", "AP50 %", "AP %")]
     parts = results["modalities"]
     for name, found in parts.items():

@@ -1,6 +1,9 @@
 # Copyright 2026 The MedGLIP authors. Licensed under the Apache License, Version 2.0.
-"""Low-rank adapters (LoRA) for one expert: small matrices beside the linear and convolution layers of pyramid, text
-layers and fusion; the prediction heads are trained whole. `modeling_medglip.checkpoints.adapters` loads them."""
+"""Low-rank adapters (LoRA) for one expert.
+
+Small matrices are trained beside the linear and convolution layers of pyramid, text layers and fusion; the prediction
+heads are trained whole. `modeling_medglip.checkpoints.adapters` loads them.
+"""
 
 from __future__ import annotations
 

@@ -65,9 +65,16 @@ class Optimisation:
 
 @dataclass(frozen=True)
 class ExpertRecipe:
-    """Input size in pixels and anchors as multiples of the strides (`None`: the model's own), batch size, number of
-    batches whose gradients are added up to a step, number of epochs of one expert, and whether activations are
-    recomputed to save memory."""
+    """Training of one expert.
+
+    Args:
+        batch (`int`): images per batch.
+        epochs (`float`): how often every image is shown.
+        size (`int`, *optional*): side of the input in pixels; the model's own when not given.
+        anchor_scale (`float`, *optional*): anchor sizes as multiples of the strides; the model's own when not given.
+        accumulate (`int`, *optional*, defaults to 1): batches whose gradients make one step.
+        checkpointing (`bool`, *optional*, defaults to `False`): recompute activations to save memory.
+    """
 
     batch: int
     epochs: float
@@ -98,7 +105,7 @@ class TrainingRecipe:
     balance: float = 0.0
 
     def expert(self, modality: str) -> ExpertRecipe:
-        """What holds for one modality.
+        """Return the part of the recipe for one modality.
 
         Raises:
             `ValueError`: the recipe names neither it nor `any`.
@@ -110,13 +117,13 @@ class TrainingRecipe:
         return found
 
     def changed(self, modalities: Iterable[str], **values: Any) -> TrainingRecipe:
-        """The recipe with other fields of [`ExpertRecipe`] for some modalities; `None` leaves one as it is."""
+        """Return the recipe with other fields of [`ExpertRecipe`] for some modalities; `None` keeps a field."""
         given = {name: value for name, value in values.items() if value is not None}
         experts = {name: replace(self.expert(name), **given) for name in map(resolve_modality, modalities)}
         return replace(self, experts={**self.experts, **experts})
 
     def config(self, modality: str) -> MedGlipConfig:
-        """The configuration of a new checkpoint with this one expert.
+        """Return the configuration of a new checkpoint with this one expert.
 
         Raises:
             `ValueError`: the recipe builds no new experts.
@@ -129,8 +136,7 @@ class TrainingRecipe:
         return MedGlipConfig(**{**self.model, "head_config": head, "modalities": [name]})
 
     def modality_settings(self) -> dict[str, dict[str, Any]]:
-        """The image processor's settings of new experts: input sizes, and the mean and deviation of the ImageNet
-        weights used here."""
+        """Return the settings of the image processor for new experts: input sizes, mean and deviation."""
         half = [0.5, 0.5, 0.5]
         return {
             name: {"size": {"height": expert.size, "width": expert.size}, "mean": half, "std": half}
@@ -171,7 +177,7 @@ def load_recipe(path: Path | str = EMBEDDED_RECIPE) -> TrainingRecipe:
 
 
 def _document(path: Path | str, file: Path) -> dict[str, Any]:
-    """What a recipe's file holds, not looked at yet."""
+    """Return the content of a recipe file, unchecked."""
     try:
         document = load_yaml(file.read_text(encoding="utf-8"))
     except OSError:
@@ -202,5 +208,5 @@ def with_old_names(values: Any) -> Any:
 
 
 def _with_tuples(values: dict[str, Any]) -> dict[str, Any]:
-    """YAML's lists as the tuples that frozen dataclasses hold."""
+    """Return the values with YAML's lists as tuples, which frozen dataclasses hold."""
     return {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}

@@ -45,7 +45,7 @@ logger = logging.getLogger(__name__)
 
 
 def shared_labels(records: Sequence[GroundingRecord]) -> dict[str, tuple[str, ...]]:
-    """Source -> the labels of its boxes that another source marks as well; sources without any are left out."""
+    """Return, by source, the labels of its boxes that another source annotates as well."""
     shown: dict[str, set[str]] = {}
     marked: dict[str, set[str]] = {}
     for record in records:
@@ -61,7 +61,7 @@ def shared_labels(records: Sequence[GroundingRecord]) -> dict[str, tuple[str, ..
 
 
 def folder_name(source: str) -> str:
-    """A folder for a source: its name, where that can be one, and else as much of it as can, with a digest."""
+    """Return a folder for a source: its name if it is safe, else a safe part of it with a digest."""
     safe = re.sub(r"[^A-Za-z0-9_-]", "_", source)[:60]
     if safe == source and safe not in ("", EVERYTHING):
         return safe
@@ -69,8 +69,10 @@ def folder_name(source: str) -> str:
 
 
 def judged(records: Sequence[GroundingRecord], source: str, labels: Sequence[str]) -> list[GroundingRecord]:
-    """What a source is judged by: its validation images, all of it where none of those has a box, with only these
-    labels."""
+    """Return the images by which a source is judged, with these labels only.
+
+    They are its validation images, or all of its images if no validation image has a box.
+    """
     own = [record for record in records if record.source == source and record.view_of is None]
     marked = [record for record in own if set(record.annotated) & set(labels)]
     kept = chosen_labels(marked, labels, None)
@@ -81,7 +83,7 @@ def judged(records: Sequence[GroundingRecord], source: str, labels: Sequence[str
 def trained_on(
     train: Sequence[GroundingRecord], data: str, modality: str, recipe: TrainingRecipe, out: Path, seed: int
 ) -> tuple[Any, Any]:
-    """An expert from the starting weights, trained on these images; returns model and processor.
+    """Train an expert from the starting weights on these images; return model and processor.
 
     Raises:
         `ValueError`: the folder holds checkpoints of another training.
@@ -128,7 +130,7 @@ def cross_source(
 
 
 def _comparable(data: str, modality: str) -> tuple[list[GroundingRecord], dict[str, tuple[str, ...]]]:
-    """The records of a modality, and the [`shared_labels`] of its sources."""
+    """Return the records of a modality, and the [`shared_labels`] of its sources."""
     records = load_records(data, modality)
     if both := shared_patients(records):
         raise ValueError(f"{data}: {both} patients are in training and validation: divide by patient")
@@ -149,8 +151,10 @@ def _left_out(
     out: Path,
     seed: int,
 ) -> dict[str, Any]:
-    """Train without a source, and with it where it has images of its own for validation; measure both. `broken` is
-    how many of the images that it is judged by were left out."""
+    """Train without a source and measure on it; also with it, if it has validation images.
+
+    `broken` counts its images that were left out.
+    """
     broken: dict[str, str] = {}
     images = readable_enough(judged(records, source, labels), broken, f"{data}: {source}")
     if reason := nothing_to_measure(len(images), any(record.labels for record in images)):
@@ -168,7 +172,7 @@ def _left_out(
 
 
 def render_page(measured: dict[str, Any]) -> str:
-    """The figures as Markdown."""
+    """Return the page of figures in Markdown."""
     lines = [
         "# Sources that were left out",
         "",
@@ -192,7 +196,7 @@ def render_page(measured: dict[str, Any]) -> str:
 
 @script_main()
 def main(argv: Sequence[str] | None = None) -> int:
-    """Command line; returns the exit status."""
+    """Run the command line and return the exit status."""
     options = study_parser("training.studies.cross_source", __doc__ or "", "runs/cross_source").parse_args(argv)
     prepare(options)
     recipe = load_recipe(options.recipe).changed(options.modality, epochs=options.epochs, size=options.size)

@@ -61,7 +61,7 @@ class StepCost:
 
 
 def example(model: MedGlipForObjectDetection, size: int, device: str) -> dict[str, Any]:
-    """A batch of one image of chance with `LABELS` labels, three of them in it."""
+    """Return a batch of one random image with `LABELS` labels, three of them with a box."""
     vocabulary = model.get_input_embeddings().num_embeddings
     words = [token for number in range(LABELS) for token in (3 + number, 1)]
     tokens = torch.zeros(1, LABELS, len(words), device=device)
@@ -78,7 +78,7 @@ def example(model: MedGlipForObjectDetection, size: int, device: str) -> dict[st
 
 
 def kept_bytes(model: MedGlipForObjectDetection, batch: dict[str, Any]) -> int:
-    """Bytes that a forward pass keeps for the backward one, each storage once, the weights not counted."""
+    """Return the bytes that a forward pass stores for the backward pass, each storage once, without the weights."""
     own = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
     kept: dict[int, int] = {}
     alive: list[torch.Tensor] = []  # a storage that is freed could come again under the same address
@@ -123,19 +123,21 @@ def measure_step(model: MedGlipForObjectDetection, size: int, device: str = "cpu
 
 
 def hours(cost: StepCost, images: int, epochs: float, processes: int, rate: float) -> float:
-    """Hours of a training, with `rate` tera-operations per second on each of the cards."""
+    """Return the hours of a training at `rate` tera-operations per second on each card."""
     return cost.operations * images * epochs / (rate * 1e12 * processes) / 3600
 
 
 def memory(cost: StepCost, batch: int, shards: int = 1, recomputed: bool = False) -> float:
-    """Gigabytes on one card: weights, gradients and moments (divided by `shards`), and what the images of a batch
-    keep, in float32. What libraries take for themselves comes on top."""
+    """Return the gigabytes on one card, in float32: weights, gradients and moments, and the activations of a batch.
+
+    Weights, gradients and moments are divided by `shards`. Memory of libraries comes on top.
+    """
     each = cost.recomputed_bytes if recomputed else cost.activation_bytes
     return (cost.parameters * STATE_BYTES / shards + batch * each) / 1e9
 
 
 def render_page(found: dict[str, Any]) -> str:
-    """The estimate as Markdown."""
+    """Return the page of the estimate in Markdown."""
     cost, plan = StepCost(**found["step"]), found["plan"]
     measured = cost.operations / cost.seconds / 1e12
     lines = [
@@ -174,7 +176,7 @@ def render_page(found: dict[str, Any]) -> str:
 
 @script_main()
 def main(argv: Sequence[str] | None = None) -> int:
-    """Command line; returns the exit status."""
+    """Run the command line and return the exit status."""
     about = (__doc__ or "").split("\n")[0]
     parser = argparse.ArgumentParser(prog="python -m training.studies.estimate", description=about)
     parser.add_argument("--model", help="checkpoint folder or id (default: the GLIP-T size, random weights)")

@@ -1,10 +1,10 @@
 # Copyright 2026 The MedGLIP authors. Licensed under the Apache License, Version 2.0.
-"""One table out of several runs of the protocol, such as one per modality or row.
+"""Join several runs of the protocol, such as one per modality or row, into one table.
 
     python -m training.studies.join_protocol docs/protocol.json runs/*/protocol.json --out docs
 
-Rows of one modality must have been measured on the same images of one size, for as many epochs, with one seed.
-Of a row that several files have, the last one counts.
+Rows of one modality must have been measured on the same images of one size, for as many epochs, with one seed. If
+several files have a row, the last one counts.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def join(parts: Sequence[Mapping[str, Any]], draws: Draws) -> dict[str, Any]:
 
 @script_main(also=(KeyError, TypeError, AttributeError))
 def main(argv: Sequence[str] | None = None) -> int:
-    """Command line; returns the exit status."""
+    """Run the command line and return the exit status."""
     parser = argparse.ArgumentParser(
         prog="python -m training.studies.join_protocol", description=(__doc__ or "").split("\n")[0]
     )

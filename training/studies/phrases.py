@@ -47,8 +47,10 @@ Entry = Mapping[str, Any]
 
 
 def annotated_images(folder: Path, limit: int) -> Iterator[tuple[ReadImage, dict[str, list[list[float]]]]]:
-    """Yield up to `limit` images of a source with their boxes (left, top, right, bottom) by label; those of the
-    validation split first, then evenly over the rest."""
+    """Yield up to `limit` images of a source with their boxes (left, top, right, bottom) by label.
+
+    Those of the validation split come first, then others, evenly over the rest.
+    """
     entries = json.loads((folder / "annotations.json").read_text(encoding="utf-8"))["images"]
     held_out = [entry for entry in entries if entry.get("split") == "validation"]
     others = [entry for entry in entries if entry.get("split") != "validation"]
@@ -62,7 +64,7 @@ def annotated_images(folder: Path, limit: int) -> Iterator[tuple[ReadImage, dict
 
 
 def asked(grounder: Grounder, image: ReadImage, labels: Sequence[str], modality: str) -> dict[str, GroundedBox]:
-    """The best box of every label that has one, however faint."""
+    """Return the best box of every label that has one, whatever its score."""
     result = ground_image(image, "; ".join(labels), modality, grounder, threshold=LOWEST, untrained_threshold=0)
     best: dict[str, GroundedBox] = {}
     for box in result.boxes:
@@ -273,7 +275,7 @@ def _companions_table(rows: Sequence[Entry]) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run from the command line; returns the exit status."""
+    """Run the command line and return the exit status."""
     parser = argparse.ArgumentParser(prog="python -m training.studies.phrases", description=__doc__)
     parser.add_argument("--data", type=Path, help="folder with <modality>/<source>/annotations.json")
     parser.add_argument("--model", help="checkpoint folder or Hub id; default: the embedded checkpoint")

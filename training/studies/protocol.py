@@ -82,11 +82,12 @@ def from_scratch(recipe: TrainingRecipe) -> None:
 
 
 def read_images(data: str, modality: str, broken: dict[str, str] | None = None) -> list[GroundingRecord]:
-    """The records of a modality; those for validation without the ones whose images cannot be decoded, which are
-    named in `broken`.
+    """Return the records of a modality, without validation images that cannot be decoded.
+
+    Those are added to `broken` with the reason.
 
     Raises:
-        `ValueError`: none, none with a box, too many broken ones, or a patient in training and in validation.
+        `ValueError`: no record, none with a box, too many broken ones, or a patient in training and in validation.
     """
     records = load_records(data, modality)
     if both := shared_patients(records):
@@ -99,8 +100,10 @@ def read_images(data: str, modality: str, broken: dict[str, str] | None = None) 
 
 
 def conditions(records: Sequence[GroundingRecord], recipe: TrainingRecipe, modality: str, seed: int) -> dict[str, Any]:
-    """What rows must have in common to stand side by side: the images' digest is of boxes and labels, for their
-    names and those of patients are keyed anew in every build of the data."""
+    """Return what rows must have in common to be comparable.
+
+    The digest of the images covers boxes and labels: names of images and patients change with every build of the data.
+    """
     digest = hashlib.sha256()
     for record in records:
         digest.update(repr((record.source, record.split, record.size, record.labels, record.annotated)).encode())
@@ -118,8 +121,10 @@ def conditions(records: Sequence[GroundingRecord], recipe: TrainingRecipe, modal
 
 
 def agree(first: Mapping[str, Any], second: Mapping[str, Any]) -> bool:
-    """Whether two rows were measured under the same conditions, as far as both say them: rows of before November 2026
-    do not name images and recipe."""
+    """Whether two rows were measured under the same conditions, as far as both state them.
+
+    Rows of before November 2026 do not state images and recipe.
+    """
     return all(first[name] == second[name] for name in set(first) & set(second))
 
 
@@ -260,7 +265,7 @@ def protocol(
 
 
 def row_folder(out: Path, modality: str, name: str) -> Path:
-    """The folder of one row of a run."""
+    """Return the folder of one row of a run."""
     return out / modality / name.replace(" ", "_").replace("%", "percent")
 
 
@@ -294,7 +299,7 @@ def differences(modality: str, rows: Mapping[str, Any], draws: Draws) -> dict[st
 
 
 def render_page(measured: dict[str, Any]) -> str:
-    """The paper's table in small, as Markdown."""
+    """Return the paper's table in small, in Markdown."""
     lines = [
         "# Zero-shot, a tenth, all: against detectors with fixed labels", "",
         "Made by `python -m training.studies.protocol`.",
@@ -323,7 +328,7 @@ def render_page(measured: dict[str, Any]) -> str:
 
 
 def _of_before(modalities: Mapping[str, Any]) -> list[str]:
-    """A sentence on rows that do not say which images and recipe they are of."""
+    """Return a note on rows that do not state their images and recipe."""
     pairs = [(name, row.get("conditions", {})) for name, own in modalities.items() for row in own["rows"].values()]
     found = {name for name, told in pairs if "pictures" not in told}
     if not found:
@@ -337,7 +342,7 @@ def _of_before(modalities: Mapping[str, Any]) -> list[str]:
 
 
 def _means(modalities: Sequence[Mapping[str, Any]]) -> list[str]:
-    """The table's last line: means over modalities, of the rows that all of them have."""
+    """Return the last line of the table: means over modalities, of the rows that all of them have."""
     if len(modalities) < 2:
         return []
     cells = []
@@ -351,7 +356,7 @@ def _means(modalities: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def _compared(modality: str, own: Mapping[str, Any]) -> list[str]:
-    """One line per detector with fixed labels, for both ways of asking."""
+    """Return one line per detector with fixed labels, for both ways of asking."""
     lines = []
     for ours, other in PAIRS:
         pair = f"{ours} against {other}"
@@ -369,7 +374,7 @@ def _compared(modality: str, own: Mapping[str, Any]) -> list[str]:
 
 
 def _behind(ours: Mapping[str, Any], other: Mapping[str, Any], most: int = 5) -> str:
-    """The labels on which one row is furthest behind another, with the points of AP."""
+    """Return the labels on which a row is furthest behind another, with the points of AP."""
     gaps = sorted((100 * (ours[name]["AP"] - other[name]["AP"]), name) for name in set(ours) & set(other))
     return ", ".join(f"{name} ({gap:+.0f})" for gap, name in gaps[:most])
 
@@ -383,7 +388,7 @@ def _cell(row: dict[str, Any] | None) -> str:
 
 
 def study_parser(module: str, about: str, out: str) -> argparse.ArgumentParser:
-    """The command line of a study that trains several experts from the starting weights."""
+    """Return the command line of a study that trains several experts from the starting weights."""
     parser = argparse.ArgumentParser(prog=f"python -m {module}", description=about.split("\n")[0])
     parser.add_argument("--data", default=DEFAULT_DATA, help="built data set, its id on the Hub, or a COCO file")
     parser.add_argument("--modality", nargs="+", type=resolve_modality, required=True)
@@ -397,10 +402,10 @@ def study_parser(module: str, about: str, out: str) -> argparse.ArgumentParser:
 
 
 def prepare(options: argparse.Namespace) -> None:
-    """What every study does first: a look at its options, a log, and the number of threads (0: PyTorch's choice).
+    """Check the options of a study, and set up the log and the number of threads (0: PyTorch's choice).
 
     Raises:
-        `ValueError`: an option out of its range.
+        `ValueError`: an option is out of its range.
     """
     check_options(vars(options))
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", force=True)
@@ -411,7 +416,7 @@ def prepare(options: argparse.Namespace) -> None:
 
 @script_main()
 def main(argv: Sequence[str] | None = None) -> int:
-    """Command line; returns the exit status."""
+    """Run the command line and return the exit status."""
     parser = study_parser("training.studies.protocol", __doc__ or "", "runs/protocol")
     parser.add_argument("--row", nargs="+", choices=list(ROWS), default=list(ROWS), help="only these")
     options = parser.parse_args(argv)

@@ -64,7 +64,7 @@ def _regions(report: Path, source: VolumeSource) -> list[NDArray[np.float64]]:
 
 
 def _apart(points: NDArray[np.float64], corners: NDArray[np.float64]) -> float:
-    """The largest distance of two sets' edges along the first two axes of the patient, in mm."""
+    """Return the largest distance of two sets' edges along the first two axes of the patient, in mm."""
     low = np.abs(points[:, :2].min(axis=0) - corners[:, :2].min(axis=0)).max()
     return float(max(low, np.abs(points[:, :2].max(axis=0) - corners[:, :2].max(axis=0)).max()))
 

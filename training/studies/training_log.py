@@ -33,7 +33,7 @@ PAGE = "training-log.md"
 
 
 def of_run(folder: Path) -> dict[str, Any]:
-    """What a run of `training.fit.finetune` measured, without where anything lies.
+    """Return what a run of `training.fit.finetune` measured, without paths.
 
     Raises:
         `ValueError`, `OSError`: it has no readable results.
@@ -73,7 +73,7 @@ def of_evaluations(before: Path, after: Path, modality: str, source: str | None 
 
 
 def render_page(log: Mapping[str, Any]) -> str:
-    """The log as Markdown."""
+    """Return the page of the log in Markdown."""
     lines = [
         "# What was tried in training",
         "",
@@ -103,7 +103,7 @@ def _read(path: Path) -> Any:
 
 @script_main(also=(KeyError,))
 def main(argv: Sequence[str] | None = None) -> int:
-    """Command line; returns the exit status."""
+    """Run the command line and return the exit status."""
     about = (__doc__ or "").split("\n")[0]
     parser = argparse.ArgumentParser(prog="python -m training.studies.training_log", description=about)
     parser.add_argument("--name", help="short title of what was tried; replaces an entry of the same title")

@@ -16,10 +16,16 @@ import pytest
 from PIL import Image
 from pycocotools import mask as coco_mask
 
-from training.data.coco_entries import BUILT
+from dataset_scripts.readers.coco import coco_annotation
+from modeling_medglip.io import coco
+from modeling_medglip.io.text_files import read_json
+from training.data.coco_entries import BUILT, image_annotations
 from training.data.coco_records import decode_upright, read_picture
 from training.data.load import load_records
 from training.data.records import GroundingRecord
+from training.fit import finetune
+
+from ..tiny_data import make_data
 
 
 SIZE = (30, 20)
@@ -352,3 +358,33 @@ class TestIntegers:
         stream = io.BytesIO()
         Image.fromarray(np.array([[0, 65535]], np.uint16)).save(stream, "PNG")
         assert decode_upright(stream, (2, 1)).tolist() == [[0, 65535]]
+
+
+def test_a_file_is_parsed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Large files take long."""
+    parsed: list[str] = []
+
+    def counted(path: Path, *limits: int) -> Any:
+        parsed.append(path.name)
+        return read_json(path, *limits)
+
+    monkeypatch.setattr(coco, "read_json", counted)
+    data = make_data(tmp_path)
+    assert load_records(data, "ct") and sorted(parsed) == ["train.json", "validation.json"]
+    parsed.clear()
+    finetune.load_data(finetune.FinetuneArguments(str(data), "ct"))
+    assert sorted(parsed) == ["train.json", "validation.json"]
+
+
+def test_a_crowd_region_has_one_rule_in_training_and_in_the_data_build() -> None:
+    """Its label is unknown in the image, and so is the label of a box of no category."""
+    crowd = {"bbox": [1, 1, 5, 5], "iscrowd": 1, "label": "liver"}
+    found = image_annotations([crowd], (20, 20))
+    assert found.labels == [] and found.unknown({"liver", "spleen"}) == {"liver"}
+    built = coco_annotation(crowd, 20, 20)
+    assert (
+        built.label == "liver"
+        and built.mask is None
+        and built.box is None
+        and built.issue == ("crowd_region", "of several objects")
+    )

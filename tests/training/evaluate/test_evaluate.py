@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from transformers import BatchFeature
 
 from tests.modeling_medglip.tiny_checkpoint import save_tiny_checkpoint
 from training.data.load import load_records
@@ -37,9 +36,13 @@ class Oracle(torch.nn.Module):
         self.records, self.words, self.prompts = records, words, []
         self.weight = torch.nn.Parameter(torch.zeros(1))
 
-    def processor(self, images: list, text: list, modality: list, return_tensors: str) -> BatchFeature:
+    def encode_prompts(self, text: list) -> tuple[dict[str, Any], None]:
         self.prompts += text
-        return BatchFeature({"numbers": [int(image.flat[0]) for image in images], "text_labels": text})
+        return {"text_labels": text}, None
+
+    @staticmethod
+    def image_processor(images: list, **settings: Any) -> dict[str, Any]:
+        return {"numbers": [int(image.flat[0]) for image in images]}
 
     def forward(self, numbers: list[int], text_labels: list[list[str]]) -> SimpleNamespace:
         assert not self.training
@@ -78,7 +81,8 @@ def oracle() -> tuple[Oracle, Any, list[GroundingRecord]]:
     model = Oracle(records, words)
 
     class Processor:
-        __call__ = staticmethod(model.processor)
+        encode_prompts = staticmethod(model.encode_prompts)
+        image_processor = staticmethod(model.image_processor)
         post_process_grounded_object_detection = staticmethod(model.post)
 
     return model, Processor(), records

@@ -18,7 +18,7 @@ from modeling_medglip.checkpoints.location import ADAPTED_HEADS
 from modeling_medglip.modeling_medglip import MedGlipForObjectDetection
 from modeling_medglip.processing_medglip import MedGlipProcessor
 from tests.modeling_medglip.tiny_checkpoint import save_tiny_checkpoint
-from training import evaluate
+from training.evaluate import __main__ as evaluate
 from training.fit import finetune
 from training.fit.finetune import HELP, FinetuneArguments, load_base, load_data, main, resolved_recipe, run
 from training.fit.lora import adapted_layers, add_adapter, save_adapter

@@ -90,8 +90,11 @@ class DeformableDetrDetector(nn.Module):
         labels: list[dict[str, Tensor]] | None = None,
         **kwargs: Any,
     ) -> MedGlipObjectDetectionOutput:
-        """As [`ClosedVocabularyDetector.forward`]; every query is a region. Labels that are not known in an image are
-        negatives like others, since the matching knows no other way."""
+        """Run the detector; see [`ClosedVocabularyDetector.forward`].
+
+        Every query is a region. Labels that are not annotated in an image count as negatives, since the matching of
+        Deformable DETR knows no other way.
+        """
         height, width = pixel_values.shape[-2:]
         size = pixel_values.new_tensor([width, height, width, height])
         targets = None if labels is None else [_as_detr(target, size) for target in labels]

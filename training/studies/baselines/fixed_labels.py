@@ -1,6 +1,8 @@
 # Copyright 2026 The MedGLIP authors. Licensed under the Apache License, Version 2.0.
-"""Batches and questions for detectors with a fixed list of labels, in the form of those for grounding: a label of the
-prompt is one "token", the number of its row."""
+"""Batches and prompts for detectors with a fixed list of labels.
+
+They have the form of those for grounding: a label of the prompt is one token, the number of its row.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +10,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from transformers import BatchFeature
 
 from modeling_medglip.processing_medglip import MedGlipProcessor
 
@@ -42,30 +43,26 @@ class FixedLabelCollator:
 
 
 class FixedLabelProcessor:
-    """Asks a fixed-label detector in the words of a grounding processor, so that both are measured by one routine.
+    """Asks a fixed-label detector in the words of a grounding processor, so that one routine measures both.
 
     Args:
-        processor ([`MedGlipProcessor`]): its images and its way from outputs to boxes are used.
+        processor ([`MedGlipProcessor`]): prepares the images and turns outputs into boxes.
         labels (`Sequence[str]`): in the order of the detector's rows.
     """
 
     def __init__(self, processor: MedGlipProcessor, labels: Sequence[str]) -> None:
-        self.processor = processor
+        self.image_processor = processor.image_processor
+        self.post_process_grounded_object_detection = processor.post_process_grounded_object_detection
         self.rows = {label: row for row, label in enumerate(labels)}
 
-    def __call__(
-        self, images: Any, text: Sequence[Sequence[str]], modality: Any, return_tensors: str = "pt"
-    ) -> BatchFeature:
-        """As the grounding processor; labels that the detector does not have get no row, and no box."""
-        images = self.processor.image_processor(images, modality=modality, return_tensors=return_tensors)
-        most = max(len(labels) for labels in text)
-        tokens = torch.zeros(len(text), most, len(self.rows), dtype=torch.bool)
-        for number, labels in enumerate(text):
-            for place, label in enumerate(labels):
-                if label in self.rows:
-                    tokens[number, place, self.rows[label]] = True
-        return BatchFeature({**images, "label_tokens": tokens, "text_labels": [list(labels) for labels in text]})
+    def encode_prompts(self, text: Sequence[Sequence[str]]) -> tuple[dict[str, Any], None]:
+        """Return `label_tokens` of shape `(batch, labels, rows)` and `text_labels`.
 
-    def post_process_grounded_object_detection(self, outputs: Any, inputs: Any, **settings: Any) -> Any:
-        """See [`MedGlipProcessor.post_process_grounded_object_detection`]."""
-        return self.processor.post_process_grounded_object_detection(outputs, inputs, **settings)
+        A label that the detector does not have gets no row, and so no box.
+        """
+        tokens = torch.zeros(len(text), max(map(len, text)), len(self.rows), dtype=torch.bool)
+        for number, labels in enumerate(text):
+            for index, label in enumerate(labels):
+                if label in self.rows:
+                    tokens[number, index, self.rows[label]] = True
+        return {"label_tokens": tokens, "text_labels": [list(labels) for labels in text]}, None
