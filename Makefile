@@ -122,7 +122,7 @@ $(VENV)/.dev: pyproject.toml | $(BIN)/python
 .venv-lowest/.tests: pyproject.toml constraints/lowest.txt
 	@echo "Installing MedGLIP with its lowest versions into .venv-lowest (several gigabytes)"
 	"$(PYTHON)" -m venv .venv-lowest
-	.venv-lowest/bin/python -m pip install --quiet -c constraints/lowest.txt -e ".[demo,clinical,video,adapter,dev]"
+	.venv-lowest/bin/python -m pip install --quiet -c constraints/lowest.txt -e ".[demo,clinical,video,adapter,train,dev]"
 	@touch $@
 
 $(VENV)/.space: pyproject.toml | $(BIN)/python
