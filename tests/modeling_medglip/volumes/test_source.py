@@ -269,7 +269,7 @@ class TestOnePass:
         monkeypatch.setattr(volume_grounding, "_SliceSearch", Bright)
         result = ground_volume(source, "left kidney", model=Grounder(STATES_NOTHING, None, "", None))  # type: ignore[arg-type]
         assert np.array_equal(seen[0], array[:, :, 3].T) and result.boxes[0].box_ijk == (2, 2, 2, 6, 6, 5)
-        assert draw_montage(source, result, ["left kidney"]) is not None
+        assert draw_montage(source, result.boxes, ["left kidney"], "ct") is not None
         assert decoded == [0]
 
 
