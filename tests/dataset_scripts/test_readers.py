@@ -86,12 +86,13 @@ class TestMaskFolder:
         (image,), _ = read_all(tmp_path, "mask_folder", files)
         assert [annotation.label for annotation in image.annotations] == ["disc", "cup", "cup"]
 
-    def test_colours_are_labels(self, tmp_path: Path) -> None:
+    @pytest.mark.parametrize("key", ["colors", "colours"])
+    def test_colors_are_labels(self, tmp_path: Path, key: str) -> None:
         colors = np.zeros((20, 30, 3), np.uint8)
         colors[2:4, 2:4], colors[9:12, 9:12], colors[15, 15] = (255, 0, 0), (0, 255, 0), (1, 2, 3)
         save(tmp_path / "images" / "a.png", GREY)
         save(tmp_path / "masks" / "a.png", colors)
-        files = {**self.FILES, "colours": {"255,0,0": "disc", "0,255,0": "cup"}}
+        files = {**self.FILES, key: {"255,0,0": "disc", "0,255,0": "cup"}}
         (image,), _ = read_all(tmp_path, "mask_folder", files)
         assert [(annotation.label, int(annotation.mask.sum())) for annotation in image.annotations] == [
             ("disc", 4), ("cup", 9), ("other colours", 1),
