@@ -122,7 +122,8 @@ $(VENV)/.dev: pyproject.toml | $(BIN)/python
 .venv-lowest/.tests: pyproject.toml constraints/lowest.txt
 	@echo "Installing MedGLIP with its lowest versions into .venv-lowest (several gigabytes)"
 	"$(PYTHON)" -m venv .venv-lowest
-	.venv-lowest/bin/python -m pip install --quiet -c constraints/lowest.txt -e ".[demo,clinical,video,adapter,train,dev]"
+	.venv-lowest/bin/python -m pip install --quiet -c constraints/lowest.txt -e ".[demo,clinical,video,adapter,dev]" \
+	  accelerate datasets matplotlib pycocotools scipy
 	@touch $@
 
 $(VENV)/.space: pyproject.toml | $(BIN)/python
