@@ -24,7 +24,7 @@ from .hub_server import Hub, client_environment
 from .markdown_blocks import ROOT, SOURCE_FOLDERS, Block, blocks
 from .modeling_medglip.dicom_files import write_series
 from .modeling_medglip.tiny_checkpoint import save_tiny_checkpoint
-from .training.tiny_data import CT_SIZE, save_coco, trunk_picture
+from .training.tiny_data import CT_SIZE, save_coco, trunk_image
 
 
 LEFT_OUT = shutil.ignore_patterns("__pycache__", "*.pyc", ".*")
@@ -98,7 +98,7 @@ def _write_coco(folder: Path) -> None:
     (folder / "images").mkdir(parents=True)
     kidneys = [("left kidney", [30.0, 14.0, 12.0, 12.0]), ("right kidney", [6.0, 14.0, 12.0, 12.0])]
     for number, split in enumerate(("train", "val")):
-        pixels = trunk_picture(CT_SIZE)
+        pixels = trunk_image(CT_SIZE)
         pixels[0, number] = 99  # no two images are the same
         Image.fromarray(pixels).save(folder / "images" / f"{split}.png")
         entry = {"file_name": f"{split}.png", "width": CT_SIZE[0], "height": CT_SIZE[1]}

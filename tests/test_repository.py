@@ -36,8 +36,8 @@ PLAIN_FOLDERS = {"demo", "io", "isolation", "checkpoints", "cli", "errors.py"}
 PLAIN = [
     *(
         path
-        for name in PLAIN_FOLDERS
-        for path in (*(PACKAGE / name).rglob("*.py"), PACKAGE / name)
+        for name in sorted(PLAIN_FOLDERS)
+        for path in (*sorted((PACKAGE / name).rglob("*.py")), PACKAGE / name)
         if path.suffix == ".py"
     ),
     *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "SECURITY.md")),
