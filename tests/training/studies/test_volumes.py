@@ -80,4 +80,4 @@ def test_masks_elsewhere_are_refused(tmp_path: Path, capsys: pytest.CaptureFixtu
     )
     with pytest.raises(AssertionError):
         run(tmp_path)
-    assert "mask.nii.gz: does not lie on the grid of its volume" in capsys.readouterr().err
+    assert "mask.nii.gz: is not on the grid of its volume" in capsys.readouterr().err
