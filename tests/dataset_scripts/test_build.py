@@ -217,7 +217,7 @@ class TestPrivacy:
         assert hashes[0] == hashes[1]
 
     def test_the_work_folder_lies_outside(self, raw: Path, recipes: list[Recipe], tmp_path: Path) -> None:
-        with pytest.raises(ValueError, match="work folder must lie outside"):
+        with pytest.raises(ValueError, match="work folder must be outside"):
             build(recipes, raw, tmp_path, tmp_path / "work")
 
 

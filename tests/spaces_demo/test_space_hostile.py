@@ -231,10 +231,11 @@ class TestFailures:
         def here(*_: Any) -> None:
             raise AssertionError("decoded in the server")
 
+        file = xray(tmp_path)
         monkeypatch.setattr("modeling_medglip.io.image.decode_image", here)
         for name in ("read_image", "open_volume", "read_header"):
             monkeypatch.setattr(f"modeling_medglip.isolation.process.{name}", here)
-        assert Source(xray(tmp_path)).read_image().width > 0
+        assert Source(file).read_image().width > 0
         source = Source(volume(tmp_path)).volume(Settings())
         assert source.read_slice("coronal", 3).shape == (12, 40)
 
