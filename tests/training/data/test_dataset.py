@@ -150,6 +150,14 @@ def test_images_with_a_known_window_are_mostly_shown_through_the_windows() -> No
     assert torch.equal(grey[0]["pixel_values"][0], grey[0]["pixel_values"][1])
 
 
+def test_a_stated_window_gives_hounsfield_units() -> None:
+    pixels = np.full((SIZE, SIZE), 255, np.uint8)
+    pixels[:32] = 0
+    item = record([[10, 10, 30, 30]], ["liver"], pixels=pixels, settings=SourceSettings(window=(-1000.0, 400.0)))
+    cached = GroundingDataset([item], image_processor()).image(0)
+    assert cached.pixels[0, 0, 0] == -1000 and cached.pixels[0, -1, 0] == 400 and cached.display == (-1000, 400)
+
+
 def test_a_label_that_is_mostly_cut_off_is_not_asked() -> None:
     item = record(
         [[0, 0, 40, 40], [80, 0, 100, 40], [10, 50, 30, 70]],

@@ -20,7 +20,7 @@ from training.data.records import GroundingRecord, SourceSettings
 from training.evaluate import __main__ as command
 from training.evaluate import report
 from training.evaluate.evaluation import SCHEMA, evaluate_model, label_counts
-from training.evaluate.predict import source_labels
+from training.evaluate.predict import detect, source_labels
 
 from ..tiny_data import make_data, record, settings
 
@@ -113,6 +113,20 @@ def test_an_oracle_gets_full_marks(oracle: tuple[Oracle, Any, list[GroundingReco
     assert ct["at_threshold"] == {"threshold": 0.3, "precision": 1.0, "recall": 1.0, "wrong_per_image": 0.0}
     assert ct["seconds_per_image"] > 0
     assert json.loads(json.dumps(results)) == results
+
+
+def test_boxes_are_asked_in_pixels_of_the_image(oracle: tuple[Oracle, Any, list[GroundingRecord]]) -> None:
+    model, processor, records = oracle
+    asked: list[Any] = []
+
+    def post(outputs: Any, inputs: Any, threshold: float, target_sizes: list) -> list[dict[str, Any]]:
+        asked.append((threshold, target_sizes))
+        return model.post(outputs, inputs, threshold, target_sizes)
+
+    processor.post_process_grounded_object_detection = post
+    detect(model.eval(), processor, records, [["liver"]] * 3, 2)
+    height, width = 80, 100
+    assert asked == [(0.0, [(height, width)] * 2), (0.0, [(height, width)])]
 
 
 def test_every_image_of_a_source_gets_the_same_full_prompt(
