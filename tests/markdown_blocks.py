@@ -135,7 +135,8 @@ def options(module: str, command: str | None = None) -> frozenset[str]:
         if spec is None or spec.origin is None:
             raise ImportError(module)
         return frozenset(OPTION.findall(Path(spec.origin).read_text(encoding="utf-8")))
-    main = importlib.import_module(module).main
+    found = importlib.import_module(module)
+    main = (found if hasattr(found, "main") else importlib.import_module(f"{module}.__main__")).main
     said = io.StringIO()
     with contextlib.redirect_stdout(said), contextlib.suppress(SystemExit):
         main([*([command] if command else []), "--help"])
