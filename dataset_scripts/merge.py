@@ -97,7 +97,7 @@ def merge(
         recipes: of all sources. out: the folder to write; one that a merge wrote before is replaced as a whole.
         listing_rejections: what the readers left out.
         seed: for splits that no source decides. name: of the repository, for the card.
-        images: draw plots and contact sheets too.
+        previews: draw plots and contact sheets too.
         private: file for all rows of the report with the texts that the public one leaves out.
 
     Raises:

@@ -71,13 +71,15 @@ def pseudonym(options: BuildOptions, source: str, text: str) -> str:
 
 def split_key(source: str, patient: str) -> str:
     """What a patient's split is drawn by: the same on every machine, unlike the pseudonym. Never leaves the work
-    folder, since whoever knows a patient's key can compute it."""
+    folder, since whoever knows a patient's key can compute it.
+    """
     return hashlib.sha256(f"{source}\0{patient}".encode("utf-8", "surrogatepass")).hexdigest()[:32]
 
 
 def fingerprint(reader: Reader, case: Case, options: BuildOptions) -> str:
     """Short hash of what decides how a case comes out: its files by size and time, what was listed about it, the
-    recipe, the options, this code's version."""
+    recipe, the options, this code's version.
+    """
     listed = json.dumps([case.split, case.patient, case.parts], sort_keys=True, default=str)
     files = [(reader.key(path), stat.st_size, stat.st_mtime_ns) for path, stat in reader.files(case)]
     text = f"{reader.recipe.fingerprint} {options.profile} {options.square_pixels} {VERSION} {listed} {files}"

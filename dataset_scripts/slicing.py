@@ -60,7 +60,8 @@ def annotated_slices(labels: NDArray) -> dict[str, NDArray[np.bool_]]:
 
 def value_range(volume: Volume) -> tuple[float, float]:
     """0.5th and 99.5th percentile of a volume's values that are not zero, from at most some four million voxels spread
-    evenly: as the image processor stretches MRI."""
+    evenly: as the image processor stretches MRI.
+    """
     step = max(1, round((volume.array.size / SAMPLED_VOXELS) ** (1 / 3)))
     sample = volume.values(np.ascontiguousarray(volume.array[::step, ::step, ::step])).ravel()
     sample = sample[np.isfinite(sample) & (sample != 0)]
@@ -72,7 +73,8 @@ def value_range(volume: Volume) -> tuple[float, float]:
 
 def to_gray_levels(values: NDArray, window: tuple[float, float], bits: int = 8) -> NDArray:
     """Values -> gray levels: the window's lower end is 0, its upper end 255 (uint8) or, with 16 bits, 65535
-    (uint16)."""
+    (uint16).
+    """
     low, high = window
     if values.dtype.kind in "ui" and values.dtype.itemsize <= 2:
         return _gray_table(values.dtype, low, high, bits)[values]

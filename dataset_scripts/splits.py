@@ -142,7 +142,8 @@ def hash_fraction(seed: int, purpose: str, patient: Patient) -> float:
 
 class Similar:
     """Finds hashes that differ in at most `NEAR_BITS` bits without comparing all pairs: only those that share one of
-    `HASH_PARTS` pieces of 16 bits are compared, which two hashes with so few other bits do but for a vanishing few."""
+    `HASH_PARTS` pieces of 16 bits are compared, which two hashes with so few other bits do but for a vanishing few.
+    """
 
     def __init__(self) -> None:
         self.buckets: dict[tuple[int, int], list[tuple[int, Patient]]] = {}

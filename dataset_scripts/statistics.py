@@ -73,7 +73,8 @@ class Statistics:
 
     def write(self, folder: Path) -> None:
         """`counts.parquet`, `areas.parquet`, `boxes_per_image.parquet`, `masks_per_image.parquet` and `README.md` with
-        the tables."""
+        the tables.
+        """
         folder.mkdir()
         pq.write_table(pa.Table.from_pylist(self.rows()), folder / "counts.parquet")
         areas = [

@@ -56,7 +56,8 @@ _IGNORED = re.compile(
 
 def config_from_glip(glip_config: Mapping[str, Any], modality: str) -> MedGlipConfig:
     """MedGLIP configuration for GLIP sizes given as in the reference's `config` (`swin`, `head`, `bert`,
-    `anchors`)."""
+    `anchors`).
+    """
     swin, head = dict(glip_config["swin"]), glip_config["head"]
     bert = glip_config.get("bert", "bert-base-uncased")
     text = {} if isinstance(bert, str) else dict(bert)

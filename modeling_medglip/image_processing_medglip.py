@@ -17,7 +17,7 @@ from torchvision.ops import nms
 from transformers.image_processing_backends import TorchvisionBackend
 from transformers.image_processing_utils import BatchFeature
 from transformers.processing_utils import ImagesKwargs, Unpack
-from transformers.utils import cached_file, logging
+from transformers.utils import IMAGE_PROCESSOR_NAME, PROCESSOR_NAME, cached_file, logging
 
 from .configuration_medglip import (
     HUB_OPTIONS,
@@ -263,7 +263,8 @@ def luminance(array: np.ndarray) -> np.ndarray:
 def unit_range(array: np.ndarray) -> np.ndarray:
     """Image values -> float32 in [0, 1]: floats as they are (or / 255), whole numbers by the smallest of the
     `BIT_DEPTHS` that holds them, since 12-bit images come in 16-bit files
-    (scale the dark frames of a series yourself)."""
+    (scale the dark frames of a series yourself).
+    """
     values = array.astype(np.float32)
     low, high = float(values.min()), float(values.max())
     if array.dtype.kind == "f":
@@ -277,7 +278,8 @@ def unit_range(array: np.ndarray) -> np.ndarray:
 
 def has_grey_levels(array: np.ndarray) -> bool:
     """Whether numbers are grey levels (unsigned, or floats within 0..1) rather than measured units, which may be
-    negative."""
+    negative.
+    """
     if array.dtype.kind == "u":
         return True
     return array.dtype.kind == "f" and float(array.min()) >= 0 and float(array.max()) <= 1
@@ -913,16 +915,23 @@ class MedGlipImageProcessor(TorchvisionBackend):
         return {k: v for k, v in settings.items() if k not in general or v != getattr(type(self), k, None)}
 
     def to_json_file(self, json_file_path: str | os.PathLike[str]) -> None:
-        """Write the settings, and the router beside them."""
+        """Write the settings; in a checkpoint, the router beside them."""
         super().to_json_file(json_file_path)
-        self.save_router(Path(json_file_path).parent)
+        self.save_router(Path(json_file_path))
 
-    def save_router(self, folder: Path) -> None:
-        """Write `router.safetensors` into a folder; remove it where this processor has no router."""
+    def save_router(self, settings: Path) -> None:
+        """Write `router.safetensors` beside a checkpoint's settings; remove it where this processor has no router.
+
+        Args:
+            settings (`Path`): the JSON file of the settings. Beside files of other names nothing is touched.
+        """
+        file = settings.with_name(ROUTER_FILE)
+        if settings.name not in (IMAGE_PROCESSOR_NAME, PROCESSOR_NAME):
+            return
         if self.router is None:
-            (folder / ROUTER_FILE).unlink(missing_ok=True)
+            file.unlink(missing_ok=True)
         else:
-            write_router(folder / ROUTER_FILE, self.router)
+            write_router(file, self.router)
 
     @classmethod
     def from_dict(cls, image_processor_dict: dict[str, Any], **kwargs: Any) -> Any:
@@ -1085,7 +1094,8 @@ class MedGlipImageProcessor(TorchvisionBackend):
 
     def fetch_images(self, image_url_or_urls: Any) -> Any:
         """Paths and PIL images -> upright PIL images; others stay as they are. Addresses on the network raise
-        `ValueError`."""
+        `ValueError`.
+        """
         if isinstance(image_url_or_urls, (list, tuple)):
             return [self.fetch_images(image) for image in image_url_or_urls]
         if isinstance(image_url_or_urls, Image.Image):
@@ -1279,7 +1289,8 @@ class MedGlipImageProcessor(TorchvisionBackend):
         self, image: Any, input_data_format: str | None = None, every: bool = False
     ) -> dict[str, float]:
         """Probability of every modality of this checkpoint (with `every`, of all that the router knows), from the
-        pixels alone; they sum to 1."""
+        pixels alone; they sum to 1.
+        """
         known = list(self.router["classes"]) if every and self.router else list(self.modality_settings)
         if self.router is None:
             raise ValueError(f"this processor has no router: pass modality=, one of {', '.join(known)}")

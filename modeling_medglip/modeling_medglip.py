@@ -115,7 +115,8 @@ class MedGlipObjectDetectionOutput(ModelOutput):
 
 class MedGlipFeaturePyramid(nn.Module):
     """P3..P7 (strides 8 to 128) from the image encoder's maps at strides 8, 16 and 32; P6 is made from P5, as in
-    GLIP."""
+    GLIP.
+    """
 
     def __init__(self, in_channels: Sequence[int], config: MedGlipHeadConfig) -> None:
         super().__init__()
@@ -267,7 +268,8 @@ class MedGlipBiDirectionalAttention(nn.Module):
 
 class MedGlipFusionLayer(nn.Module):
     """Pre-norm bi-directional cross-attention; the residual starts from the normalized tensors, as in GLIP's
-    VLFuse."""
+    VLFuse.
+    """
 
     def __init__(self, config: MedGlipConfig, head_config: MedGlipHeadConfig, text_dim: int) -> None:
         super().__init__()
@@ -536,7 +538,8 @@ class MedGlipExpert(nn.Module):
 
     def train(self, mode: bool = True) -> MedGlipExpert:
         """As `Module.train`; BatchNorm of the image encoder keeps its statistics, since detection batches are
-        small."""
+        small.
+        """
         super().train(mode)
         for module in self.backbone.modules():
             if isinstance(module, nn.BatchNorm2d):
@@ -591,7 +594,8 @@ class TextFeatures(NamedTuple):
 
 def label_segments(input_ids: Tensor, separators: Sequence[int]) -> Tensor:
     """The running number of the label each token belongs to; a separator closes its own label, and the opening token
-    is a separator too, or the first label would be read differently from the others. Shape as `input_ids`."""
+    is a separator too, or the first label would be read differently from the others. Shape as `input_ids`.
+    """
     ends = torch.isin(input_ids, torch.tensor(list(separators), device=input_ids.device))
     return ends.long().cumsum(-1) - ends.long()
 
@@ -717,7 +721,8 @@ def target_problem(boxes: Tensor, classes: Tensor, labels: int) -> str | None:
 
 class MedGlipImageTargets(NamedTuple):
     """Assigned targets of one image: positive regions, their boxes, and the expanded token targets of those
-    regions."""
+    regions.
+    """
 
     positive: Tensor
     boxes: Tensor
@@ -729,7 +734,8 @@ class MedGlipImageTargets(NamedTuple):
 
 class MedGlipForwardKwargs(TypedDict, total=False):
     """Arguments that `forward` accepts without effect: what transformers passes to any model, and the keys of the
-    processor's batch that only losses and post-processing read."""
+    processor's batch that only losses and post-processing read.
+    """
 
     output_attentions: bool | None
     output_hidden_states: bool | None
@@ -751,7 +757,8 @@ def check_forward_kwargs(model: nn.Module, kwargs: Mapping[str, Any]) -> None:
 
 class MedGlipPreTrainedModel(PreTrainedModel):
     """Weights, loading and saving shared by the MedGLIP models. Safetensors only; an incomplete checkpoint is
-    refused."""
+    refused.
+    """
 
     config_class = MedGlipConfig
     config: MedGlipConfig
@@ -864,7 +871,8 @@ class MedGlipPreTrainedModel(PreTrainedModel):
 
     def _ignore_other_experts(self) -> None:
         """Pass over the tensors of experts that were not asked for, and over box heads where only the base model is
-        loaded; called last in a model's `__init__`, since transformers gathers these patterns in `post_init`."""
+        loaded; called last in a model's `__init__`, since transformers gathers these patterns in `post_init`.
+        """
         others = f"({'|'.join(name for name in MODALITIES if name not in self.config.modalities) or '(?!)'})\\."
         heads = others if hasattr(self, "box_heads") else ""
         self._keys_to_ignore_on_load_unexpected = {rf"^(model\.)?experts\.{others}", rf"^box_heads\.{heads}"}
@@ -1385,7 +1393,8 @@ class MedGlipForObjectDetection(MedGlipPreTrainedModel):
         totals: Tensor | None = None,
     ) -> dict[str, Tensor]:
         """The three losses of GLIP in float32, normalized by the positives of all processes, or by `totals`; each
-        image counts with its own expert's settings."""
+        image counts with its own expert's settings.
+        """
         logits = prediction.logits.float()
         alpha = logits.new_tensor([head.focal_alpha for head in heads])[:, None, None]
         gamma = logits.new_tensor([head.focal_gamma for head in heads])[:, None, None]

@@ -191,7 +191,8 @@ class MedicalPhraseGroundingPipeline(Pipeline):
 
 class MedGlipZeroShotObjectDetectionPipeline(MedicalPhraseGroundingPipeline):
     """The task `zero-shot-object-detection` of a MedGLIP checkpoint: as the class above, with the stock pipeline's
-    habits: threshold 0.1 and whole pixels."""
+    habits: threshold 0.1 and whole pixels.
+    """
 
     def _sanitize_parameters(
         self, timeout: float | None = None, **kwargs: Any
@@ -258,7 +259,8 @@ def _one_each(modality: Any, count: int) -> Iterable[Any]:
 
 def register_pipeline() -> None:
     """Make `pipeline("medical-phrase-grounding", ...)` known to transformers, and have
-    `pipeline("zero-shot-object-detection", ...)` choose its class by the model; calling it again changes nothing."""
+    `pipeline("zero-shot-object-detection", ...)` choose its class by the model; calling it again changes nothing.
+    """
     if TASK not in PIPELINE_REGISTRY.get_supported_tasks():
         PIPELINE_REGISTRY.register_pipeline(
             TASK,

@@ -105,7 +105,8 @@ def clean_label(label: str) -> str:
 
 def spell_out_side(label: str) -> str:
     """A label as the tokenizer sees it: clean, its side a whole English word, as labels are trained: `"kidney (L)"`
-    -> `"kidney (left)"`. GLIP has no such step; no other word is changed."""
+    -> `"kidney (left)"`. GLIP has no such step; no other word is changed.
+    """
     return SIDE_IN_A_LABEL.sub(lambda found: "left" if found[0][0] in "lsgi" else "right", clean_label(label))
 
 
@@ -236,7 +237,7 @@ class MedGlipProcessor(ProcessorMixin):
     def to_json_file(self, json_file_path: str | os.PathLike[str]) -> None:
         """Write the settings, and the image processor's router beside them."""
         super().to_json_file(json_file_path)
-        self.image_processor.save_router(Path(json_file_path).parent)
+        self.image_processor.save_router(Path(json_file_path))
 
     @property
     def model_input_names(self) -> list[str]:

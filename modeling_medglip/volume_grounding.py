@@ -140,6 +140,7 @@ def ground_volume(
         modality_probability=probability,
         warnings=notes + laterality_warnings(best),
         trained=question.trained,
+        axes=axes,
     )
 
 

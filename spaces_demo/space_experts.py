@@ -96,7 +96,8 @@ class Experts:
         work = [self.workers.submit(find, image, prompt, name, one) for one, name in asked]
         end = time.monotonic() + self.settings.seconds
         try:
-            return tuple(one.result(max(0.0, end - time.monotonic())) for one in work)
+            # Without what opens the image again: pixels must not stay in the state of a session.
+            return tuple(replace(one.result(max(0.0, end - time.monotonic())), open_image=None) for one in work)
         except TimeoutError:
             for one in work:
                 one.cancel()

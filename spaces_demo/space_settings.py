@@ -58,7 +58,8 @@ class Settings:
 
 def from_environment(environment: Mapping[str, str] | None = None) -> Settings:
     """`MEDGLIP_MODEL`, `MEDGLIP_COMPARE` and `MEDGLIP_HOSTS` (several with commas between), `MEDGLIP_MAX_UPLOAD_MB`;
-    `SPACE_HOST`, which Hugging Face sets."""
+    `SPACE_HOST`, which Hugging Face sets.
+    """
     values = os.environ if environment is None else environment
     others = _parts(values.get("MEDGLIP_COMPARE", ""))
     hosts = _parts(f"{values.get('SPACE_HOST', '')},{values.get('MEDGLIP_HOSTS', '')}")

@@ -92,7 +92,8 @@ class Reader(ABC):
 
     def files(self, case: Case) -> list[tuple[Path, os.stat_result]]:
         """The files that a case is made of, with their sizes and times: all that its parts name, and the recipe's
-        own tables."""
+        own tables.
+        """
         tables = [self.recipe.clinical.get("table"), self.recipe.files.get("values")]
         names = {case.key, *texts_of(case.parts), *(str(name) for name in tables if name)}
         start = f"{self.root.as_posix()}/"
@@ -207,7 +208,8 @@ def _is_folder(path: Path) -> bool:
 
 def stem_of(path: Path, pattern: str) -> str:
     """What the wild cards of a pattern's last part stand for in a file's name, joined: `a_image.nii.gz` with
-    `*_image.nii.gz` is `a`."""
+    `*_image.nii.gz` is `a`.
+    """
     last = pattern.rpartition("/")[2]
     wild = {"*": "(.*)", "?": "(.)"}
     parts = [part for part in re.split(r"(\*|\?|\[[^]]+\])", last) if part]
@@ -226,7 +228,8 @@ def _as_set(part: str) -> str:
 
 def sibling(path: Path, template: str, pattern: str, root: Path) -> str:
     """A pattern for the files that belong to `path`, relative to the root: `{stem}`, `{name}` and `{folder}` (the
-    file's folder) are filled in."""
+    file's folder) are filled in.
+    """
     folder = path.parent.relative_to(root).as_posix()
     return template.format(stem=glob_safe(stem_of(path, pattern)), name=glob_safe(path.name), folder=glob_safe(folder))
 

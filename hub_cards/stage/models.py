@@ -1,6 +1,7 @@
 # Copyright 2026 The MedGLIP authors. Licensed under the Apache License, Version 2.0.
 """Model repositories: one per expert, and the checkpoint that holds them all. Each is complete: weights, processor,
-the code that runs it, licenses, the evaluation, and the card made from it."""
+the code that runs it, licenses, the evaluation, and the card made from it.
+"""
 
 from __future__ import annotations
 

@@ -27,7 +27,7 @@ class Repository:
         license: in words, for people. private: only its owners see it. gated: one of `GATES`.
         role: what it is to us, of one name with another: `"expert"`, `"unified"`, `"adapter"`, `"dataset"`, `"space"`.
         variables: of a Space. notes: what should be known before it goes. refusals: why it must not be published.
-        frozen: path -> SHA-256 of what was looked at; nothing else is sent.
+        checked_hashes: path -> SHA-256 of what was looked at; nothing else is sent.
     """
 
     id: str

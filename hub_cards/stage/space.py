@@ -55,7 +55,8 @@ def stage_space(repo: str, model: str, folder: Path, private: bool = True, sourc
 
 def requirements() -> str:
     """What the package and the examples need, as `pyproject.toml` has it; the Space's own header brings gradio. On
-    processors the small builds of PyTorch do."""
+    processors the small builds of PyTorch do.
+    """
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     extras = project["optional-dependencies"]
     wanted = [*project["dependencies"], *extras["demo"], *extras["clinical"]]

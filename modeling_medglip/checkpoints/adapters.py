@@ -90,7 +90,8 @@ def adapted_experts(base: nn.Module) -> list[str]:
 
 def fingerprint(model: Any, modality: str, precision: torch.dtype = torch.float32) -> str:
     """SHA-256 of what one expert's boxes come from: its weights and the shared ones, without adapters, rounded to a
-    precision, and the settings of its heads. Settings of the encoders that change no weight's shape do not count."""
+    precision, and the settings of its heads. Settings of the encoders that change no weight's shape do not count.
+    """
     head = model.config.expert_head_config(modality)
     settings = [[name, list(value) if isinstance(value := getattr(head, name), tuple) else value] for name in SETTINGS]
     digest = hashlib.sha256(json.dumps(settings).encode())
@@ -117,7 +118,8 @@ def _own_weights(model: nn.Module) -> dict[str, torch.Tensor]:
 
 def forget_calibration(model: MedGlipForObjectDetection, modality: str) -> None:
     """Take off the line that made the scores of an expert chances of being right, before it was trained further;
-    `training.evaluate.calibration` measures a new one."""
+    `training.evaluate.calibration` measures a new one.
+    """
     if model.config.expert_head_config(modality).score_calibration is not None:
         model.update_head_config(modality, score_calibration=None)
 
@@ -312,7 +314,8 @@ def merge_adapter(source: str | Path, out: Path, base: str | Path | None = None)
 
 def _licenses(base: Path | str, modality: str, name: str) -> list[dict[str, Any]]:
     """The licences of the base's training images, and a row for the adapter's own, whose licence only its owner
-    knows."""
+    knows.
+    """
     file = base / "licenses.json" if isinstance(base, Path) else file_on_hub(base, "licenses.json")
     try:
         stated = json.loads(file.read_text(encoding="utf-8")) if file is not None else []

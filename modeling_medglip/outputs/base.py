@@ -97,7 +97,9 @@ class BaseResult(ABC):
         Raises:
             `MedGlipError`: pandas is not installed.
         """
-        return optional_library("pandas").DataFrame(self.to_rows())
+        from .csv_table import COLUMNS
+
+        return optional_library("pandas").DataFrame(self.to_rows(), columns=list(COLUMNS))
 
 
 def text_table(rows: Sequence[Sequence[str]]) -> list[str]:

@@ -147,6 +147,8 @@ class GroundingResult(BaseResult):
         Raises:
             `MedGlipError`: no image is given, and this result came from a file of boxes.
         """
+        from PIL import ImageOps
+
         from ..io.image_record import ReadImage
         from .overlay import display_image, draw_overlay
 
@@ -155,6 +157,8 @@ class GroundingResult(BaseResult):
         shown = self.open_image() if image is None and self.open_image is not None else image
         if isinstance(shown, ReadImage):
             shown = display_image(shown, self.image.modality, window)
+        elif shown is not None:
+            shown = ImageOps.exif_transpose(shown)  # boxes are of the upright image
         assert shown is not None
         title = title or f"{self.image.modality}: {self.image.file}"
         return draw_overlay(shown, self.boxes, list(self.trained), title, banner)

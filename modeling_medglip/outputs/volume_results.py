@@ -108,6 +108,7 @@ class VolumeResult(BaseResult):
         slices (`int`), seconds (`float`): how many slices were searched, and how long that took; not stored.
         modality_source, modality_probability, warnings, trained: see
             [`~modeling_medglip.outputs.results.GroundingResult`].
+        axes (`str`, *optional*): where the axes run, if the caller said so; not stored.
     """
 
     model: str
@@ -122,6 +123,7 @@ class VolumeResult(BaseResult):
     modality_probability: float | None = field(default=None, compare=False)
     warnings: tuple[str, ...] = field(default=(), compare=False)
     trained: Mapping[str, bool | None] = field(default_factory=dict)
+    axes: str | None = field(default=None, compare=False)
 
     def heading(self, name: str | None = None) -> str:
         """Return the first line of the text: name of the input, modality and shape in voxels."""
@@ -142,13 +144,14 @@ class VolumeResult(BaseResult):
             "size_lps_mm": rounded(box.size_lps_mm),
         }
 
-    def plot(self, volume: Any, window: tuple[float, float] = (40.0, 400.0)) -> Image.Image | None:
+    def plot(self, volume: Any, window: tuple[float, float] = (40.0, 400.0), **options: Any) -> Image.Image | None:
         """Draw the slices that show each label best.
 
         Args:
             volume (`str`, `Path`, [`Volume`], [`VolumeSource`] or image of nibabel): what was grounded. A result
                 does not keep it: it may be large.
             window (`tuple[float, float]`, *optional*, defaults to `(40, 400)`): (center, width) in HU of CT.
+            options: `number`, `resample` and `several_patients`, as they were given to `ground_volume`.
 
         Returns:
             `PIL.Image.Image`: RGB; `None` if there is no box.
@@ -157,7 +160,10 @@ class VolumeResult(BaseResult):
         from .montage import draw_montage
 
         labels = list(self.trained)
-        return draw_montage(as_source(volume), self.boxes, labels, self.image.modality, self.not_found, window)
+        source = as_source(volume, **options)
+        if self.axes is not None and source is not volume:
+            source.state_axes(self.axes)
+        return draw_montage(source, self.boxes, labels, self.image.modality, self.not_found, window)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the content of a `*.boxes.json` file, which says itself what its numbers mean.

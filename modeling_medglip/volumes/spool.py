@@ -54,6 +54,9 @@ class SliceSpool:
         except Exception as error:
             self._error = error
             raise
+        except BaseException:  # an interruption ends the iterator, which must not pass for the last slice
+            self._error = MedGlipError("decoding was interrupted: open the volume again")
+            raise
         if found is not None:
             self._keep(*found)
         return found

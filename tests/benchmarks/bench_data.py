@@ -135,9 +135,9 @@ def floor_shares(raw: Path) -> dict[str, float]:
         return wrapper
 
     from dataset_scripts import boxes
-    from modeling_medglip.volumes import reader as volumes
+    from modeling_medglip.volumes import voxels
 
-    places = (("gzip", volumes._InPieces, "readinto"), ("png", process, "png"), ("rle", boxes.coco_mask, "encode"))
+    places = (("gzip", voxels._Inflated, "readinto"), ("png", process, "png"), ("rle", boxes.coco_mask, "encode"))
     before = [getattr(module, name) for _, module, name in places]
     try:
         for (kind, module, name), function in zip(places, before, strict=True):

@@ -14,6 +14,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from safetensors.torch import save_file
 
+import modeling_medglip
 from dataset_scripts.schema import COLUMNS, LABEL_COLUMNS, OBJECT_COLUMNS
 from dataset_scripts.verify import png_metadata
 from hub_cards import check
@@ -235,7 +236,10 @@ def test_a_router_is_no_model() -> None:
 
 
 def test_images_leave_only_if_the_package_carries_them(tmp_path: Path) -> None:
-    packaged = sorted(privacy.DEMO_IMAGES.glob("*.jpg"))[0]
+    folder = Path(modeling_medglip.__file__).parent / "demo" / "images"
+    assert set(privacy.DEMO_IMAGES) == {path.name for path in folder.iterdir() if path.suffix != ".md"}
+    assert [fault for name in privacy.DEMO_IMAGES for fault in privacy.of_file(folder / name)] == []
+    packaged = folder / "xray_chest.jpg"
     copy = tmp_path / packaged.name
     copy.write_bytes(packaged.read_bytes())
     assert list(privacy.of_file(copy)) == []

@@ -153,6 +153,13 @@ def test_a_montage_shows_the_best_slices(bright: Grounder) -> None:
     assert ground_volume(source, "left kidney", threshold=0.95, model=bright).plot(body()) is None
 
 
+def test_a_montage_of_stated_axes(bright: Grounder) -> None:
+    source = VolumeSource(body())
+    result = ground_volume(source, "left kidney", model=bright, axes="RPI")
+    again = ground_volume(body(), "left kidney", model=bright, axes="RPI")
+    assert again.boxes == result.boxes and result.plot(source) == again.plot(body())
+
+
 @pytest.mark.parametrize(("given", "said"), [(3, "cannot ground a int"), (object(), "cannot ground a object")])
 def test_what_is_no_volume(given: Any, said: str) -> None:
     with pytest.raises(UsageError, match=said):

@@ -73,6 +73,7 @@ class TestPictures:
         tiny = replace(tiny, settings=replace(tiny.settings, untrained_threshold=0.0))
         image = read_image(xray(tmp_path))
         (all_of_them,) = tiny.find(image, "optic disc. cup. vessel", "fundus")
+        assert all_of_them.open_image is None, "the state of a session holds no pixels"
         scores = sorted({box.score for box in all_of_them.boxes})
         middle = (scores[len(scores) // 2] + scores[len(scores) // 2 - 1]) / 2
         for threshold in (FAINTEST, middle, 0.99):

@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from modeling_medglip.cli.scripts import script_main
 from modeling_medglip.taxonomy.phrases import normalize_phrase
 from modeling_medglip.trained_labels import TrainedLabels
 
@@ -47,6 +48,7 @@ def stated(labels: Mapping[str, Sequence[str]]) -> dict[str, Any]:
     return {"trained_labels": dict(labels), "wordings": trained_wordings(labels)}
 
 
+@script_main(also=(KeyError,))
 def main(argv: Sequence[str] | None = None) -> int:
     """Run from the command line; returns the exit status."""
     parser = argparse.ArgumentParser(prog="python -m training.data.wordings", description=__doc__)

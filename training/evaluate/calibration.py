@@ -121,7 +121,7 @@ def calibrate(
     """Calibrate every expert of a model, whose earlier calibration is cleared first.
 
     Returns:
-        modality -> `slope`, `intercept`, `images`, and the [`errors`].
+        modality -> `slope`, `intercept`, `pictures` (number of images), and the [`errors`].
 
     Raises:
         `ValueError`: no validation images of an expert, too many that cannot be read, or too few boxes in them.

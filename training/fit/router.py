@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import io
 import json
-import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -23,6 +22,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
+from modeling_medglip.cli.scripts import script_main
 from modeling_medglip.errors import one_line
 from modeling_medglip.image_processing_medglip import (
     MedGlipImageProcessor,
@@ -161,7 +161,8 @@ def flow_colors(image: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[n
 
 def sagittal_and_coronal(volumes: Path) -> list[GroundingRecord]:
     """Slices of `EXTRA_VOLUMES` in the two planes that built data sets hold few of; none for files that are not
-    there."""
+    there.
+    """
     records = []
     for modality, source, name in EXTRA_VOLUMES:
         path = volumes / modality / source / name
@@ -361,34 +362,32 @@ def train_router(
     return router, report
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+@script_main()
+def main(argv: Sequence[str] | None = None) -> int:
     """Command line: see the module's first lines; returns the exit status."""
     parser = argparse.ArgumentParser(prog="python -m training.fit.router", description="Train the modality router.")
     parser.add_argument("--data", default=DEFAULT_DATA, help="built data set")
     parser.add_argument("--volumes", type=Path, default=Path("../shared/data"), help="raw volumes for further planes")
-    parser.add_argument("--out", type=Path, default=Path("router.safetensors"))
+    parser.add_argument("--out", type=Path, help="default: router.safetensors; with --measure router.json")
     parser.add_argument("--draws", type=int, default=1000, help="samples per modality")
     parser.add_argument("--steps", type=int, default=2500)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--leave-one-out", action="store_true", help="measure on unseen sources too")
     parser.add_argument("--measure", help="measure the router of this checkpoint instead; --out is the report")
-    options = parser.parse_args(arguments)
+    options = parser.parse_args(argv)
     torch.set_num_threads(1)
-    try:
-        check_options(vars(options))
-        if options.measure:
-            report = measured(router_of(options.measure), options.data, options.seed)
-            write_text(options.out, json.dumps(report, indent=2) + "\n")
-            return 0
-        router, report = train_router(
-            options.data, options.volumes, options.draws, options.steps, options.seed, options.leave_one_out
-        )
-        options.out.parent.mkdir(parents=True, exist_ok=True)
-        write_router(options.out, router)
-        options.out.with_name(options.out.stem + "_report.json").write_text(json.dumps(report, indent=2) + "\n")
-    except (ValueError, OSError) as error:
-        print(f"error: {one_line(error, 300)}", file=sys.stderr)
-        return 2
+    check_options(vars(options))
+    options.out = options.out or Path("router.json" if options.measure else "router.safetensors")
+    if options.measure:
+        report = measured(router_of(options.measure), options.data, options.seed)
+        write_text(options.out, json.dumps(report, indent=2) + "\n")
+        return 0
+    router, report = train_router(
+        options.data, options.volumes, options.draws, options.steps, options.seed, options.leave_one_out
+    )
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    write_router(options.out, router)
+    options.out.with_name(options.out.stem + "_report.json").write_text(json.dumps(report, indent=2) + "\n")
     return 0
 
 

@@ -22,6 +22,7 @@ import numpy as np
 import yaml
 
 from modeling_medglip.boxes import box_iou
+from modeling_medglip.cli.scripts import script_main
 from modeling_medglip.configuration_medglip import MODALITIES
 from modeling_medglip.defaults import UNTRAINED_THRESHOLD
 from modeling_medglip.grounding import Grounder, ground_image, load
@@ -274,6 +275,7 @@ def _companions_table(rows: Sequence[Entry]) -> str:
     return table(columns, cells)
 
 
+@script_main(also=(KeyError,))
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return the exit status."""
     parser = argparse.ArgumentParser(prog="python -m training.studies.phrases", description=__doc__)

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -21,7 +20,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from modeling_medglip.boxes import iou
-from modeling_medglip.errors import MedGlipError, one_line
+from modeling_medglip.cli.scripts import script_main
+from modeling_medglip.errors import MedGlipError
 from modeling_medglip.grounding import Grounder, load
 from modeling_medglip.io.text_files import load_yaml
 from modeling_medglip.outputs.files import write_text
@@ -340,6 +340,7 @@ def _read_back(case: Mapping[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
+@script_main(also=(KeyError,))
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line; returns the exit status."""
     about = (__doc__ or "").split("\n")[0]
@@ -352,17 +353,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parser.parse_args(argv)
     if options.page and not options.out:
         parser.error("--page needs --out")
-    try:
-        if options.page:
-            return _write_page(json.loads(options.out.read_text(encoding="utf-8")), options.out)
-        cases = load_yaml(options.cases.read_text(encoding="utf-8"))["cases"]
-        grounder = load(options.model)
-        found: dict[str, Any] = {"schema": SCHEMA}
-        found["cases"] = [measure_case(case, options.raw, grounder) for case in cases]
-        found["orders"] = order_error(cases[0], options.raw, grounder)
-    except (MedGlipError, OSError, ValueError, KeyError) as error:
-        print(f"error: {one_line(error, 300)}", file=sys.stderr)
-        return 2
+    if options.page:
+        return _write_page(json.loads(options.out.read_text(encoding="utf-8")), options.out)
+    cases = load_yaml(options.cases.read_text(encoding="utf-8"))["cases"]
+    grounder = load(options.model)
+    found: dict[str, Any] = {"schema": SCHEMA}
+    found["cases"] = [measure_case(case, options.raw, grounder) for case in cases]
+    found["orders"] = order_error(cases[0], options.raw, grounder)
     if options.out:
         write_text(options.out, json.dumps(found, indent=1, allow_nan=False) + "\n")
         return _write_page(found, options.out)

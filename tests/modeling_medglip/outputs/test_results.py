@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from PIL import ImageColor
+from PIL import Image, ImageColor
 
 from modeling_medglip.errors import MedGlipError
 from modeling_medglip.io.image_record import ReadImage
@@ -142,7 +142,8 @@ def test_rows() -> None:
 def test_pandas() -> None:
     pandas = pytest.importorskip("pandas")
     frame = RESULT.to_pandas()
-    assert isinstance(frame, pandas.DataFrame) and frame["score"].tolist() == [0.9124, 0.5]
+    assert isinstance(frame, pandas.DataFrame) and frame["score"].dropna().tolist() == [0.9124, 0.5]
+    assert list(replace(RESULT, boxes=(), trained={}).to_pandas()["score"]) == []
 
 
 def test_supervision(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -171,6 +172,9 @@ def test_plot() -> None:
     assert given == opened and given.width == 800
     assert (np.asarray(given) == ImageColor.getrgb(PALETTE[0])).all(-1).any()
     assert replace(RESULT, open_image=lambda: image) == RESULT
+    lying = Image.new("L", (50, 100))
+    lying.getexif()[0x0112] = 6  # to be turned by a quarter: 100 x 50 when upright
+    assert RESULT.plot(lying) == RESULT.plot(lying.transpose(Image.Transpose.ROTATE_270))
 
 
 def test_write_and_read_again(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import gzip
 import shutil
+from collections.abc import Iterator
 from itertools import permutations, product
 from pathlib import Path
 
@@ -285,6 +286,18 @@ def test_a_spool_in_memory_or_on_disk(memory: int, monkeypatch: pytest.MonkeyPat
         for (_, pixels), (_, expected) in zip(found, slices, strict=True):
             assert pixels.dtype == expected.dtype and np.array_equal(pixels, expected) and pixels.flags.writeable
     assert np.array_equal(kept.get(4), slices[5][1]) and kept.get(10) is None
+
+
+def test_an_interrupted_spool_does_not_end_early() -> None:
+    def decoded() -> Iterator[tuple[int, np.ndarray]]:
+        yield 0, np.zeros((2, 2))
+        raise KeyboardInterrupt
+
+    kept = spool.SliceSpool(decoded())
+    with pytest.raises(KeyboardInterrupt):
+        list(kept)
+    with pytest.raises(MedGlipError, match="decoding was interrupted: open the volume again"):
+        list(kept)
 
 
 def test_a_full_disk(monkeypatch: pytest.MonkeyPatch) -> None:
