@@ -81,7 +81,7 @@ class TestPictures:
         open_page.example("xray_chest")
         many = open_page.shown()
         open_page.page.context.set_offline(True)
-        open_page.threshold(0.995)
+        open_page.threshold(0.975)
         assert 0 < open_page.shown() < many
         open_page.page.context.set_offline(False)
 
