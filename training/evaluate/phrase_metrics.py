@@ -75,7 +75,8 @@ def on_negatives(
     """Measure the detections in images without a true box.
 
     Returns:
-        `pictures` (number of images), `boxes_per_image` over the threshold, and `clean`, the share of images without such a box.
+        `pictures` (number of images), `boxes_per_image` over the threshold, and `clean`, the share of images without
+        such a box.
     """
     counts = [
         int((found.scores > threshold).sum())
