@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import importlib
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -77,7 +79,8 @@ def test_command(built: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     assert main([str(tmp_path)]) == 2 and "is not a data set" in capsys.readouterr().err
 
 
-def test_the_old_name_of_the_command_works_and_warns() -> None:
+def test_the_old_name_of_the_command_works_and_warns(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, "dataset_scripts.pictures", raising=False)  # another test may have imported it
     with pytest.warns(FutureWarning, match="dataset_scripts.pictures is now dataset_scripts.previews"):
-        from dataset_scripts import pictures
+        pictures = importlib.import_module("dataset_scripts.pictures")
     assert pictures.main is main
