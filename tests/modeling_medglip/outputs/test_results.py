@@ -142,7 +142,7 @@ def test_rows() -> None:
 def test_pandas() -> None:
     pandas = pytest.importorskip("pandas")
     frame = RESULT.to_pandas()
-    assert isinstance(frame, pandas.DataFrame) and frame["score"].dropna().tolist() == [0.9124, 0.5]
+    assert isinstance(frame, pandas.DataFrame) and frame["score"].tolist() == [0.9124, 0.5]
     assert list(replace(RESULT, boxes=(), trained={}).to_pandas()["score"]) == []
 
 
