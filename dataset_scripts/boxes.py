@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 from scipy import ndimage
 
+from modeling_medglip.boxes import share_inside
 from modeling_medglip.io.coco_shapes import AnnotationError, fit_box
 from modeling_medglip.taxonomy import load_taxonomy
 
@@ -26,7 +27,9 @@ from .recipe import Recipe
 from .records import AnnotatedImage, Annotation, Rejected
 
 
-NEIGHBOURS = np.ones((3, 3), dtype=bool)
+NEIGHBORS = np.ones((3, 3), dtype=bool)
+# Least share of a box that its parent's box contains.
+PARENT_SHARE = 0.5
 Report = Callable[[str, str], None]
 
 
@@ -201,7 +204,7 @@ def components(mask: NDArray[np.bool_], left: int = 0, top: int = 0) -> tuple[ND
     Returns:
         `tuple`: Component numbers from 1 `(h, w)`, and for each component its box and number of pixels.
     """
-    numbers, count = ndimage.label(mask, structure=NEIGHBOURS)
+    numbers, count = ndimage.label(mask, structure=NEIGHBORS)
     sizes = np.bincount(numbers.ravel(), minlength=count + 1)
     boxes = [
         [float(x.start + left), float(y.start + top), float(x.stop - x.start), float(y.stop - y.start)]
@@ -240,17 +243,20 @@ def _add_parents(entries: list[dict[str, Any]]) -> None:
     taxonomy = load_taxonomy()
     for entry in entries:
         entry["parent_label"], entry["parent_box"] = None, None
+        corners = _corners(entry["bbox"])
         for above in taxonomy.ancestors(entry["label_id"]) if entry["label_id"] else ():
-            holding = [box for box in by_label.get(above.id, []) if _share_inside(entry["bbox"], box) >= 0.5]
+            holding = [
+                box for box in by_label.get(above.id, []) if share_inside(corners, _corners(box)) >= PARENT_SHARE
+            ]
             if holding:
                 entry["parent_label"], entry["parent_box"] = above.id, min(holding, key=lambda box: box[2] * box[3])
                 break
 
 
-def _share_inside(box: list[float], other: list[float]) -> float:
-    across = min(box[0] + box[2], other[0] + other[2]) - max(box[0], other[0])
-    down = min(box[1] + box[3], other[1] + other[3]) - max(box[1], other[1])
-    return max(across, 0.0) * max(down, 0.0) / (box[2] * box[3])
+def _corners(box: list[float]) -> tuple[float, float, float, float]:
+    """Return the corners (x1, y1, x2, y2) of a box [x, y, width, height]."""
+    x, y, width, height = box
+    return x, y, x + width, y + height
 
 
 __all__ = ["annotate", "components", "enclosing_box"]

@@ -43,6 +43,17 @@ def containment(first: Sequence[float], other: Sequence[float]) -> float:
     return intersection(first, other) / smaller if smaller > 0 else 0.0
 
 
+def share_inside(box: Sequence[float], other: Sequence[float]) -> float:
+    """Return the share of a box that lies in another one; 0 for a box without area.
+
+    Args:
+        box (`Sequence[float]`): The box whose area or volume is the whole.
+        other (`Sequence[float]`): The box that may contain it, with the same axes.
+    """
+    size = _size(box)
+    return intersection(box, other) / size if size > 0 else 0.0
+
+
 def intersection(first: Sequence[float], other: Sequence[float]) -> float:
     """Return the area or volume that two boxes share."""
     axes = len(first) // 2
@@ -55,4 +66,4 @@ def _size(box: Sequence[float]) -> float:
     return math.prod(box[n + axes] - box[n] for n in range(axes))
 
 
-__all__ = ["box_iou", "containment", "intersection", "iou"]
+__all__ = ["box_iou", "containment", "intersection", "iou", "share_inside"]

@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from modeling_medglip.boxes import share_inside
 from modeling_medglip.outputs.overlay import label_colors
 from modeling_medglip.outputs.results import GroundedBox
 from modeling_medglip.outputs.volume_results import VolumeBox
@@ -90,22 +91,10 @@ def _organ(lesion: GroundedBox | VolumeBox, others: Sequence[GroundedBox | Volum
             continue
         related = other.label_id in above or other.category == lesion.category
         related |= any(label.id in above for label in taxonomy.ancestors(other.label_id))
-        share = _share(lesion, other)
+        share = share_inside(_edges(lesion), _edges(other))
         if related and share >= most:
             best, most = other.label, share
     return best
-
-
-def _share(inner: GroundedBox | VolumeBox, outer: GroundedBox | VolumeBox) -> float:
-    """Return the share of one box that lies in another."""
-    first, second = _edges(inner), _edges(outer)
-    half = len(first) // 2
-    common = whole = 1.0
-    for axis in range(half):
-        low, high = first[axis], first[axis + half]
-        common *= max(0.0, min(high, second[axis + half]) - max(low, second[axis]))
-        whole *= high - low
-    return common / whole if whole > 0 else 0.0
 
 
 def _edges(box: GroundedBox | VolumeBox) -> tuple[float, ...]:

@@ -8,16 +8,13 @@ from pathlib import Path
 import numpy as np
 
 from modeling_medglip.io.text_files import read_json
-from modeling_medglip.volumes.geometry import Volume, closest_axes, on_grid, to_lps
+from modeling_medglip.volumes.geometry import Volume, axcodes_affine, closest_axes, on_grid, to_lps, with_axcodes
 from modeling_medglip.volumes.header import UNORIENTED, VolumeError
-from modeling_medglip.volumes.reader import FileSlices, read_header, stack, volume_header
+from modeling_medglip.volumes.reader import open_slices, read_header, stack
 
 from ..recipe import Recipe
 from ..records import Case, LabeledVolume, Rejected, inside
 from .base import Reader, sibling, stem_of
-
-
-AXES = {"L": (0, 1), "R": (0, -1), "P": (1, 1), "A": (1, -1), "S": (2, 1), "I": (2, -1)}
 
 
 class LabelmapReader(Reader):
@@ -116,7 +113,7 @@ def count_slices(path: str, recipe: Recipe) -> int:
     except VolumeError:
         return 0
     if recipe.axcodes is not None:
-        affine = affine_of(recipe.axcodes, np.linalg.norm(affine[:3, :3], axis=0))
+        affine = axcodes_affine(recipe.axcodes, np.linalg.norm(affine[:3, :3], axis=0))
     lengths = dict(
         zip(("sagittal", "coronal", "axial"), (shape[axis] for axis, _ in closest_axes(affine)), strict=True)
     )
@@ -126,15 +123,13 @@ def count_slices(path: str, recipe: Recipe) -> int:
 def _volume(path: str, axcodes: str | None) -> tuple[Volume, tuple[tuple[str, str], ...]]:
     """A volume, and what its header leaves out, by rule; without words of the header, which may name somebody."""
     try:
-        header = volume_header(path, detached=True)
-        volume = stack(FileSlices(Path(path), header))
+        slices = open_slices(path, detached=True)
+        volume = stack(slices)
     except VolumeError as error:
         raise Rejected(error.rule) from None
-    message = [note for note in header.notes if axcodes is None or note != UNORIENTED]
-    notes = tuple(("incomplete_header", note.partition("'")[0].rstrip(" ,")) for note in message)
-    if axcodes is None:
-        return volume, notes
-    return Volume(volume.array, affine_of(axcodes, volume.spacing), volume.slope, volume.intercept), notes
+    messages = [note for note in slices.header.notes if axcodes is None or note != UNORIENTED]
+    notes = tuple(("incomplete_header", message.partition("'")[0].rstrip(" ,")) for message in messages)
+    return volume if axcodes is None else with_axcodes(volume, axcodes), notes
 
 
 def read_labelmap(path: str, axcodes: str | None = None) -> Volume:
@@ -172,20 +167,4 @@ def whole_grid(labelmap: Volume, image: Volume) -> Volume:
     return placed
 
 
-def affine_of(axcodes: str, spacing: np.ndarray) -> np.ndarray:
-    """The affine (LPS mm) of axes that grow as `axcodes` says, for files whose header is known to be wrong.
-
-    Raises:
-        `ValueError`: not three different directions, such as `"LPS"` or `"RAS"`.
-    """
-    axes = [AXES.get(letter, (3, 0)) for letter in axcodes]
-    if sorted(axis for axis, _ in axes) != [0, 1, 2]:
-        raise ValueError(f"axcodes {axcodes!r} do not name three different directions")
-    affine = np.eye(4)
-    affine[:3, :3] = 0
-    for column, (axis, sign) in enumerate(axes):
-        affine[axis, column] = sign * float(spacing[column])
-    return affine
-
-
-__all__ = ["LabelmapReader", "MaskVolumesReader", "affine_of", "read_labelmap", "whole_grid"]
+__all__ = ["LabelmapReader", "MaskVolumesReader", "read_labelmap", "whole_grid"]

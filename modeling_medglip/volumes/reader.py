@@ -105,7 +105,7 @@ def read_volume(path: str | Path, number: int | None = None, *, detached: bool =
     Raises:
         `VolumeError`: names the file and what is wrong.
     """
-    return stack(FileSlices(Path(path), volume_header(path, number, detached=detached)))
+    return stack(open_slices(path, number, detached=detached))
 
 
 def read_header(path: str | Path, number: int | None = None, *, detached: bool = False) -> Header:
@@ -137,6 +137,20 @@ def volume_header(path: str | Path, number: int | None = None, *, detached: bool
     return _named(Path(path), lambda: _header(Path(path), number, detached))
 
 
+def open_slices(path: str | Path, number: int | None = None, *, detached: bool = False) -> FileSlices:
+    """Return the slices of a volume file, whose header is read and checked.
+
+    Args:
+        path (`str` or `Path`): as in [`read_volume`].
+        number (`int`, *optional*): as in [`read_volume`].
+        detached (`bool`, *optional*, defaults to `False`): as in [`read_volume`].
+
+    Raises:
+        `VolumeError`: names the file and what is wrong.
+    """
+    return FileSlices(Path(path), volume_header(path, number, detached=detached))
+
+
 class FileSlices:
     """The slices of a volume file, a [`SliceReader`].
 
@@ -146,13 +160,13 @@ class FileSlices:
     """
 
     def __init__(self, path: Path, header: VolumeHeader) -> None:
-        self._path, self._header = path, header
+        self._path, self.header = path, header
         self.shape, self.affine = header.shape, header.affine
         self.sequential = header.encoding != "raw"
 
     def read(self, first: int = 0) -> Iterator[Volume]:
         """See [`SliceReader.read`]."""
-        slices = decode_slices(self._header, first)
+        slices = decode_slices(self.header, first)
         while (found := _named(self._path, lambda: next(slices, None))) is not None:
             yield found
 
@@ -186,6 +200,7 @@ __all__ = [
     "Header",
     "SliceReader",
     "is_volume_file",
+    "open_slices",
     "read_header",
     "read_volume",
     "stack",

@@ -23,7 +23,7 @@ from .geometry import (
     to_lps,
     with_axcodes,
 )
-from .reader import FileSlices, SliceReader, stack, volume_header
+from .reader import SliceReader, open_slices, stack
 from .spool import SliceSpool
 
 
@@ -242,8 +242,8 @@ def open_volume(path: str | Path, number: int | None = None, *, detached: bool =
         `VolumeError`: names the file and what is wrong.
     """
     file = Path(path)
-    header = volume_header(file, number, detached=detached)
-    return VolumeSource(FileSlices(file, header), file.name, notes=header.notes, nifti_header=header.nifti)
+    slices = open_slices(file, number, detached=detached)
+    return VolumeSource(slices, file.name, notes=slices.header.notes, nifti_header=slices.header.nifti)
 
 
 __all__ = ["SliceReference", "VolumeSource", "acquisition_plane", "open_volume", "plane_of"]

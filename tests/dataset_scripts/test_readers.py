@@ -14,7 +14,6 @@ from PIL import Image
 
 from dataset_scripts.readers import READERS, make_reader
 from dataset_scripts.readers.base import read_pixels, stem_of
-from dataset_scripts.readers.volumes import affine_of
 from dataset_scripts.recipe import Recipe
 from dataset_scripts.records import AnnotatedImage, LabeledVolume, Rejected, inside
 from modeling_medglip.volumes.geometry import to_lps
@@ -293,9 +292,19 @@ class TestVolumes:
         save_volume(tmp_path / "p1_seg.nii.gz", self.ARRAY)
         (found,), _ = read_all(tmp_path, "volume_labelmap", self.FILES, axcodes="LIA")
         assert found == "affine_mismatch"  # spacings differ
-        assert affine_of("LIA", np.array([2.0, 3, 4]))[:3, :3].tolist() == [[2, 0, 0], [0, 0, -4], [0, -3, 0]]
-        with pytest.raises(ValueError, match="three different"):
-            affine_of("LRA", np.ones(3))
+
+    def test_axes_by_decree_keep_the_origin(self, tmp_path: Path) -> None:
+        """The header of NIfTI is RAS mm, so that its origin (-5, 6, 7) is at LPS (5, -6, 7)."""
+        affine = np.diag([2.0, 3, 4, 1])
+        affine[:3, 3] = -5, 6, 7
+        for name in ("ct", "seg"):
+            save_volume(tmp_path / f"p1_{name}.nii.gz", self.ARRAY, affine)
+        (found,), _ = read_all(tmp_path, "volume_labelmap", self.FILES, axcodes="LIA")
+        assert found.volume.affine.tolist() == [[2, 0, 0, 5], [0, 0, -4, -6], [0, -3, 0, 7], [0, 0, 0, 1]]
+        assert found.labelmaps[0][0].affine.tolist() == to_lps(found.volume).affine.tolist()
+        case = reader(tmp_path, "volume_labelmap", self.FILES, axcodes="LRA").cases()[0]
+        with pytest.raises(ValueError, match="one of each pair"):
+            reader(tmp_path, "volume_labelmap", self.FILES, axcodes="LRA").read(case)
 
 
 def test_patients_and_splits(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torchvision.ops import box_iou as torchvision_iou
 
-from modeling_medglip.boxes import box_iou, containment, intersection, iou
+from modeling_medglip.boxes import box_iou, containment, intersection, iou, share_inside
 
 
 @pytest.mark.parametrize(
@@ -27,6 +27,20 @@ def test_two_boxes(
     assert intersection(first, other) == intersection(other, first) == common
     assert iou(first, other) == iou(other, first) == pytest.approx(common / union)
     assert containment(first, other) == containment(other, first) == pytest.approx(share)
+
+
+@pytest.mark.parametrize(
+    ("box", "other", "share"),
+    [
+        ((0, 0, 2, 2), (1, 1, 3, 3), 1 / 4),
+        ((1, 1, 2, 2), (0, 0, 4, 4), 1.0),
+        ((0, 0, 4, 4), (1, 1, 2, 2), 1 / 16),
+        ((0, 0, 0, 2, 2, 2), (1, 1, 1, 3, 3, 9), 1 / 8),
+        ((1, 1, 1, 2), (0, 0, 4, 4), 0.0),
+    ],
+)
+def test_share_of_the_first_box(box: tuple[float, ...], other: tuple[float, ...], share: float) -> None:
+    assert share_inside(box, other) == pytest.approx(share)
 
 
 def test_many_boxes() -> None:
