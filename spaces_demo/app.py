@@ -38,7 +38,7 @@ def main() -> None:
         cache = folder / "cache"
         os.environ["GRADIO_TEMP_DIR"] = str(cache)
         from modeling_medglip.errors import MedGlipError, one_line
-        from space_guard import few_heaps
+        from space_limits import few_heaps
         from space_page import build, serve
         from space_readers import READERS
         from space_settings import from_environment, quiet

@@ -174,7 +174,7 @@ window.medglip = (() => {
   }
 
   function line(context, part, hot) {
-    context.strokeStyle = part.box.colour;
+    context.strokeStyle = part.box.color;
     context.lineWidth = part.box.number === hot ? 4 : 2;
     context.setLineDash(part.box.untrained ? [6, 4] : []);
     context.beginPath();
@@ -184,19 +184,19 @@ window.medglip = (() => {
   }
 
   // A label over a point, higher where another one is in the way.
-  function tag(context, words, x, y, colour, taken) {
+  function tag(context, words, x, y, color, taken) {
     const width = context.measureText(words).width + 8, left = x - width / 2;
     const spot = (top) => ({left, top, right: left + width, bottom: top + 16});
     let top = y - 16;
     while (top > 0 && taken.some((other) => overlap(other, spot(top)) > 0)) top -= 4;
     taken.push(spot(top));
-    context.strokeStyle = colour;
+    context.strokeStyle = color;
     context.lineWidth = 1;
     context.beginPath();
     context.moveTo(x, y);
     context.lineTo(x, top + 16);
     context.stroke();
-    context.fillStyle = colour;
+    context.fillStyle = color;
     context.fillRect(left, top, width, 16);
     context.fillStyle = "#101418";
     context.fillText(words, left + 4, top + 12);
@@ -233,7 +233,7 @@ window.medglip = (() => {
     for (const box of boxes) {
       const corners = [0, 1, 2, 3, 4, 5, 6, 7].map((n) => flat([0, 1, 2].map((k) => (n >> k & 1 ? box.high : box.low)[k])));
       const top = corners.reduce((best, point) => point[1] < best[1] ? point : best);
-      tag(context, box.label, top[0], top[1] - 6, box.colour, taken);
+      tag(context, box.label, top[0], top[1] - 6, box.color, taken);
     }
     canvas.dataset.boxes = boxes.length;
   }

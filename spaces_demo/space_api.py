@@ -14,9 +14,9 @@ from modeling_medglip.outputs.results import GroundingResult, validate_boxes
 from modeling_medglip.outputs.volume_results import VolumeResult
 from modeling_medglip.volumes.geometry import PLANES
 from space_experts import Experts, above
-from space_guard import reason_of
+from space_limits import visitor_message
 from space_settings import THRESHOLD
-from space_sources import Source, planes_of, slice_of
+from space_sources import Source, planes_of, read_slice_image
 from space_tree import leaves
 
 
@@ -75,7 +75,7 @@ class Api:
             if (plane or own) not in PLANES:
                 raise UsageError(f"plane {plane[:40]!r}: choose one of {', '.join(PLANES)}")
             index = number - 1 if number else counts[plane or own] // 2
-            image = slice_of(volume, plane or own, index)
+            image = read_slice_image(volume, plane or own, index)
         else:
             image = source.read_image()
         return [content(result, threshold) for result in self.experts.find(image, prompt, modality, second)]
@@ -99,7 +99,7 @@ def _answered(work: Callable[[], Any]) -> Any:
     try:
         return work()
     except Exception as problem:
-        raise gr.Error(reason_of(problem), print_exception=False) from None
+        raise gr.Error(visitor_message(problem), print_exception=False) from None
 
 
 def register(experts: Experts) -> None:

@@ -16,7 +16,7 @@ from modeling_medglip.errors import MedGlipError
 from modeling_medglip.outputs.overlay import display_image
 from space_experts import NAMES, Experts
 from space_html import text
-from space_sources import Source, slice_of
+from space_sources import Source, read_slice_image
 
 
 THUMBNAIL = 112
@@ -78,7 +78,7 @@ def _volume(folder: Path) -> dict[str, Example]:
     source = Source(target)
     from modeling_medglip.volumes.source import open_volume
 
-    middle = slice_of(open_volume(target), "axial", thinned.shape[2] * 4 // 9)
+    middle = read_slice_image(open_volume(target), "axial", thinned.shape[2] * 4 // 9)
     origin = "MNI152 T1 template (average of 152 brains), shipped with nilearn; every third slice."
     thumbnail = _thumbnail(display_image(middle, "mri"))
     return {VOLUME: Example(VOLUME, source, "mri", BRAIN, origin, "MRI, volume", thumbnail)}

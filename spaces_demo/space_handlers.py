@@ -13,8 +13,8 @@ import gradio as gr
 from modeling_medglip.errors import UsageError
 from space_examples import Example
 from space_experts import Experts
-from space_guard import reason_of
 from space_html import error, hint
+from space_limits import visitor_message
 from space_sources import Source
 from space_views import (
     ASK,
@@ -71,7 +71,7 @@ class Handlers:
         try:
             return self._opened(open_source(Source(Path(path)), self.experts), threshold)
         except Exception as problem:
-            return {**self.cleared(), self.parts.upload: gr.skip(), self.parts.status: error(reason_of(problem))}
+            return {**self.cleared(), self.parts.upload: gr.skip(), self.parts.status: error(visitor_message(problem))}
 
     def cleared(self) -> Updates:
         """The upload was taken away."""
@@ -89,7 +89,7 @@ class Handlers:
             shown = open_source(chosen.source, self.experts)
             shown = self._found(shown, chosen.prompt, "auto", "")
         except Exception as problem:
-            return {self.parts.status: error(reason_of(problem))}
+            return {self.parts.status: error(visitor_message(problem))}
         settings = {self.parts.prompt: chosen.prompt, self.parts.modality: "auto", self.parts.second: ""}
         return {**self._opened(shown, threshold), **settings, self.parts.upload: None}
 
@@ -111,7 +111,7 @@ class Handlers:
         try:
             return self._show(self._found(shown, prompt, modality, second), threshold)
         except Exception as problem:
-            return {self.parts.status: error(reason_of(problem))}
+            return {self.parts.status: error(visitor_message(problem))}
 
     def _found(self, shown: Shown | None, prompt: str, modality: str, second: str) -> Shown:
         if shown is None:
@@ -132,7 +132,7 @@ class Handlers:
                 raise UsageError("there is no volume to look at: upload a NIfTI file, or pick the example")
             return self._show(whole_volume(shown, self.experts, prompt, modality, tracked), threshold)
         except Exception as problem:
-            return {self.parts.status: error(reason_of(problem))}
+            return {self.parts.status: error(visitor_message(problem))}
 
     # Looking around
 
@@ -143,7 +143,7 @@ class Handlers:
         try:
             at = at_slice(shown, plane, round(number) - 1, self.experts)
         except Exception as problem:
-            return {self.parts.status: error(reason_of(problem))}
+            return {self.parts.status: error(visitor_message(problem))}
         index = _slider(dict(at.counts)[at.plane], at.index) if plane != shown.plane else gr.skip()
         return {**self._show(at, threshold), self.parts.index: index}
 

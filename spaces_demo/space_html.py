@@ -115,7 +115,7 @@ def _frame(row: Row, size: tuple[int, int], threshold: float) -> str:
     return (
         f'<div class="mg-box mg-{row.kind}{_untrained(row)}" data-score="{box.score:.6f}" '
         f'data-number="{row.number}"{hidden} '
-        f'style="left:{x};top:{y};width:{width};height:{height};--colour:{row.colour}"><span>{name}</span></div>'
+        f'style="left:{x};top:{y};width:{width};height:{height};--mg-color:{row.color}"><span>{name}</span></div>'
     )
 
 
@@ -126,7 +126,7 @@ def _untrained(row: Row) -> str:
 # The table -----------------------------------------------------------------------------------------------------------
 
 
-def table(rows: Sequence[Row], labels: Sequence[str], threshold: float, spacing: Sequence[float] = ()) -> str:
+def boxes_table(rows: Sequence[Row], labels: Sequence[str], threshold: float, spacing: Sequence[float] = ()) -> str:
     """Boxes by region and category; labels without a box below them.
 
     Args:
@@ -163,7 +163,7 @@ def _table_row(row: Row, threshold: float, spacing: Sequence[float]) -> str:
     return (
         f'<tr class="mg-row mg-{row.kind}{" mg-nested" if row.inside else ""}{_untrained(row)}" '
         f'data-score="{box.score:.6f}" data-number="{row.number}" data-label="{text(box.label)}" '
-        f'style="--colour:{row.colour}"{jump}{hidden}>'
+        f'style="--mg-color:{row.color}"{jump}{hidden}>'
         f'<td><i class="mg-swatch"></i>{text(box.label, 80)} {nested}</td><td>{bar}</td>'
         + _cells("td", cells)
         + "</tr>"

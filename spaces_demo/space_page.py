@@ -16,9 +16,9 @@ from modeling_medglip.volumes.geometry import PLANES
 from space_api import register
 from space_examples import Example, gallery, make_examples
 from space_experts import Experts, load_experts
-from space_guard import Guard, Page, bound_queue, bound_uploads, local_only, sweeper
 from space_handlers import Handlers, Parts
 from space_html import hint, notice
+from space_limits import Page, RequestLimits, bound_queue, bound_uploads, local_only, sweeper
 from space_readers import READERS
 from space_settings import FAINTEST, THRESHOLD, Settings
 from space_tree import tree
@@ -189,10 +189,10 @@ def serve(page: gr.Blocks, settings: Settings, cache: Path, **options: Any) -> t
     """
     swept = sweeper(cache, settings.sweep_seconds, settings.keep_seconds)
     bound = options.get("server_name") or os.environ.get("GRADIO_SERVER_NAME", "")
-    guard = Middleware(
-        Guard, upload_bytes=settings.upload_bytes, json_bytes=settings.json_bytes, seconds=settings.body_seconds,
-        hosts=(*settings.hosts, bound), any_address=bound in EVERY_ADDRESS, cache=cache,
-        cache_bytes=settings.cache_bytes,
+    bounded = Middleware(
+        RequestLimits, upload_bytes=settings.upload_bytes, json_bytes=settings.json_bytes,
+        seconds=settings.body_seconds, hosts=(*settings.hosts, bound), any_address=bound in EVERY_ADDRESS,
+        cache=cache, cache_bytes=settings.cache_bytes,
     )  # fmt: skip
     bound_uploads()
     script = (HERE / "space.js").read_text(encoding="utf-8")
@@ -201,6 +201,6 @@ def serve(page: gr.Blocks, settings: Settings, cache: Path, **options: Any) -> t
         mcp_server=False, run_history=False, max_file_size=settings.upload_bytes,
         state_session_capacity=settings.sessions,
         theme=theme(), css=(HERE / "space.css").read_text(encoding="utf-8"), head=f"<script>{script}</script>",
-        app_kwargs={"middleware": [guard], "lifespan": swept}, footer_links=["api"],
+        app_kwargs={"middleware": [bounded], "lifespan": swept}, footer_links=["api"],
         quiet=True, **options,
     )  # fmt: skip

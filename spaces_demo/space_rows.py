@@ -15,7 +15,7 @@ from modeling_medglip.taxonomy import load_taxonomy
 
 # Warm colors are for lesions only.
 LESION_COLORS = ("#FF6B4A", "#FF7AC6", "#FFB000")
-ORGAN_COLOURS = ("#56B4E9", "#F0E442", "#2FC69A", "#B9A3FF", "#FFFFFF", "#8CE0E8", "#C6E377", "#9BB8FF")
+ORGAN_COLORS = ("#56B4E9", "#F0E442", "#2FC69A", "#B9A3FF", "#FFFFFF", "#8CE0E8", "#C6E377", "#9BB8FF")
 OUTSIDE = "outside the taxonomy"
 # A lesion lies in an organ if so much of its box does.
 SHARE = 0.5
@@ -38,7 +38,7 @@ class Row:
     kind: str
     region: str
     category: str
-    colour: str
+    color: str
     inside: str | None = None
 
 
@@ -68,17 +68,17 @@ def colors_of(labels: Sequence[str], boxes: Sequence[GroundedBox | VolumeBox] = 
     names = list(label_colors([*labels, *kinds]))
     lesions = [name for name in names if kinds.get(name) == "lesion"]
     others = [name for name in names if name not in lesions]
-    return {name: ORGAN_COLOURS[place % len(ORGAN_COLOURS)] for place, name in enumerate(others)} | {
+    return {name: ORGAN_COLORS[place % len(ORGAN_COLORS)] for place, name in enumerate(others)} | {
         name: LESION_COLORS[place % len(LESION_COLORS)] for place, name in enumerate(lesions)
     }
 
 
-def _row(number: int, box: GroundedBox | VolumeBox, colour: str, others: Sequence[GroundedBox | VolumeBox]) -> Row:
+def _row(number: int, box: GroundedBox | VolumeBox, color: str, others: Sequence[GroundedBox | VolumeBox]) -> Row:
     taxonomy = load_taxonomy()
     region = taxonomy.regions[box.region].name if box.region else OUTSIDE
     category = taxonomy.categories[box.category].name if box.category else ""
     kind = kind_of(box.label_id)
-    return Row(number, box, kind, region, category, colour, _organ(box, others) if kind == "lesion" else None)
+    return Row(number, box, kind, region, category, color, _organ(box, others) if kind == "lesion" else None)
 
 
 def _organ(lesion: GroundedBox | VolumeBox, others: Sequence[GroundedBox | VolumeBox]) -> str | None:
@@ -109,6 +109,6 @@ def _nested(rows: list[Row]) -> list[Row]:
         organ = placed[place]
         while place + 1 < len(placed) and placed[place + 1].inside == row.inside:
             place += 1
-        moved = Row(row.number, row.box, row.kind, organ.region, organ.category, row.colour, row.inside)
+        moved = Row(row.number, row.box, row.kind, organ.region, organ.category, row.color, row.inside)
         placed.insert(place + 1, moved)
     return placed

@@ -30,16 +30,16 @@ LONGEST, DARK = 256, 12
 PLANES = ("sagittal", "coronal", "axial")
 
 
-def slices_of(source: VolumeSource, modality: str, window: tuple[float, float]) -> dict[str, str]:
+def middle_slices(source: VolumeSource, modality: str, window: tuple[float, float]) -> dict[str, str]:
     """Return plane -> its middle slice as a URI; dark pixels are transparent."""
     found = {}
-    for plane, middle in zip(PLANES, middles(to_lps(source.grid)), strict=True):
+    for plane, middle in zip(PLANES, middle_indices(to_lps(source.grid)), strict=True):
         image = ReadImage(np.ascontiguousarray(source.read_slice(plane, middle)), "", modality)
         found[plane] = _uri(display_image(image, modality, window))
     return found
 
 
-def middles(lps: Volume) -> list[int]:
+def middle_indices(lps: Volume) -> list[int]:
     """Return the index of the middle slice along each axis."""
     return [int(length) // 2 for length in lps.array.shape]
 
@@ -48,7 +48,7 @@ def scene(grid: Volume, slices: dict[str, str], rows: Sequence[Row], threshold: 
     """The view as HTML.
 
     Args:
-        grid: of the volume. slices: see [`slices_of`]. rows: boxes of volumes.
+        grid: of the volume. slices: see [`middle_slices`]. rows: boxes of volumes.
     """
     content = json.dumps(scene_data(grid, slices, rows, threshold))
     views = "".join(f'<button type="button" data-view="{name}">{name}</button>' for name in ("front", "left", "top"))
@@ -63,14 +63,14 @@ def scene(grid: Volume, slices: dict[str, str], rows: Sequence[Row], threshold: 
 def scene_data(grid: Volume, slices: dict[str, str], rows: Sequence[Row], threshold: float) -> dict[str, Any]:
     """Everything in voxels along the left, the back and the head, from the middle slices; `axes` are those in mm."""
     lps = to_lps(grid)
-    center = np.array(middles(lps)) + 0.5
+    center = np.array(middle_indices(lps)) + 0.5
     ends = np.array(lps.array.shape)
     boxes = []
     for row in rows:
         if isinstance(row.box, VolumeBox):
             low, high = extent_lps(row.box, grid)
             entry = {"number": row.number, "label": row.box.label[:60], "score": round(row.box.score, 6)}
-            entry |= {"colour": row.colour, "untrained": row.box.trained is False}
+            entry |= {"color": row.color, "untrained": row.box.trained is False}
             boxes.append({**entry, "low": _rounded(low - center), "high": _rounded(high - center)})
     return {
         "axes": [_rounded(lps.affine[:3, axis]) for axis in range(3)],

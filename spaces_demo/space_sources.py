@@ -87,7 +87,7 @@ def planes_of(source: VolumeSource) -> tuple[str, dict[str, int]]:
     return acquisition_plane(source.grid, source.stacked), {plane: slice_count(lps, plane) for plane in PLANES}
 
 
-def slice_of(source: VolumeSource, plane: str, index: int) -> ReadImage:
+def read_slice_image(source: VolumeSource, plane: str, index: int) -> ReadImage:
     """Return one slice of a volume, counted from 0; the nearest one for a number beyond the ends."""
     lps = to_lps(source.grid)
     columns, rows = (axis for axis in range(3) if axis != NORMAL_AXIS[plane])

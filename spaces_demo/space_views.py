@@ -16,10 +16,10 @@ from modeling_medglip.outputs.overlay import display_image
 from modeling_medglip.outputs.results import GroundingResult, write_boxes
 from modeling_medglip.outputs.volume_results import VolumeResult, write_volume_boxes
 from space_experts import NAMES, Experts, Progress, above
-from space_html import figure, image_uri, status, table
+from space_html import boxes_table, figure, image_uri, status
 from space_rows import Row, rows_of
-from space_scene import scene, slices_of
-from space_sources import Source, box_in_slice, planes_of, slice_of
+from space_scene import middle_slices, scene
+from space_sources import Source, box_in_slice, planes_of, read_slice_image
 
 
 ASK = "Name what to look for and press Find."
@@ -35,7 +35,7 @@ class Shown:
         guessed: modality, where it comes from, how sure.
         plane, index, counts: of a volume; slices per plane.
         results: of the image, one or two. volume: of the whole volume; slices: its middle ones, see
-            [`slices_of`].
+            [`middle_slices`].
     """
 
     source: Source
@@ -66,7 +66,7 @@ def open_source(source: Source, experts: Experts) -> Shown:
     volume = source.volume(experts.settings)
     plane, counts = planes_of(volume)
     index = counts[plane] // 2
-    image = slice_of(volume, plane, index)
+    image = read_slice_image(volume, plane, index)
     shown = Shown(source, volume.name, "", (1, 1), 1.0, experts.guess(image), plane, index, tuple(counts.items()))
     return _with_image(replace(shown, notes=tuple(volume.notes)), image, experts)
 
@@ -76,7 +76,7 @@ def at_slice(shown: Shown, plane: str, index: int, experts: Experts) -> Shown:
     counts = dict(shown.counts)
     plane = plane if plane in counts else shown.plane
     index = min(max(index, 0), counts[plane] - 1)
-    image = slice_of(shown.source.volume(experts.settings), plane, index)
+    image = read_slice_image(shown.source.volume(experts.settings), plane, index)
     return _with_image(replace(shown, plane=plane, index=index, results=()), image, experts)
 
 
@@ -84,14 +84,14 @@ def whole_volume(shown: Shown, experts: Experts, prompt: str, modality: str, pro
     """Ground the volume in the plane that is shown. Raises `MedGlipError` if it cannot be."""
     source = shown.source.volume(experts.settings)
     result = experts.find_in_volume(source, prompt, modality, shown.plane, progress)
-    slices = slices_of(source, result.image.modality, experts.window())
+    slices = middle_slices(source, result.image.modality, experts.window())
     return replace(shown, results=(), volume=result, slices=tuple(slices.items()))
 
 
 def image_of(shown: Shown, experts: Experts) -> ReadImage:
     """Return the image or slice that is shown, in its own numbers."""
     if shown.source.is_volume:
-        return slice_of(shown.source.volume(experts.settings), shown.plane, shown.index)
+        return read_slice_image(shown.source.volume(experts.settings), shown.plane, shown.index)
     return shown.source.read_image()
 
 
@@ -135,7 +135,7 @@ def result_html(shown: Shown, threshold: float) -> str:
         name = NAMES.get(result.image.modality, result.image.modality)
         title = f"{name} expert of {result.model}" if len(shown.results) > 1 else ""
         drawn = figure(shown.uri, shown.size, shown.ratio, rows, threshold, title)
-        parts.append(f"<div>{drawn}{table(rows, labels, threshold)}</div>")
+        parts.append(f"<div>{drawn}{boxes_table(rows, labels, threshold)}</div>")
     double = " mg-double" if len(parts) > 1 else ""
     return f'<div class="mg-results{double}">{"".join(parts)}</div>'
 
@@ -150,7 +150,7 @@ def _volume_html(shown: Shown, result: VolumeResult, threshold: float) -> str:
         cut += [replace(row, box=box)] if box is not None else []
     drawn = figure(shown.uri, shown.size, shown.ratio, cut, threshold, f"{shown.plane} slice {shown.index + 1}")
     space = scene(grid, dict(shown.slices), rows, threshold)
-    below = table(rows, labels, threshold, result.image.spacing_mm)
+    below = boxes_table(rows, labels, threshold, result.image.spacing_mm)
     return f'<div><div class="mg-pair">{drawn}{space}</div>{below}</div>'
 
 

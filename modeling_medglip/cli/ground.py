@@ -19,7 +19,7 @@ from .tasks import make_task
 
 if TYPE_CHECKING:
     from ..grounding import Grounder
-    from ..isolation.process import Reader
+    from ..isolation.process import FileReader
 
 
 class GroundCommand(GroundRequest):
@@ -104,10 +104,10 @@ class GroundCommand(GroundRequest):
             write_text(self.csv, to_csv(rows))
 
 
-def _reader(isolate: bool) -> Reader:
-    from ..isolation.process import Reader, ReaderProcess
+def _reader(isolate: bool) -> FileReader:
+    from ..isolation.process import FileReader, ReaderProcess
 
-    return ReaderProcess(hint=" (--no-isolate reads it without limits)") if isolate else Reader()
+    return ReaderProcess(hint=" (--no-isolate reads it without limits)") if isolate else FileReader()
 
 
 __all__ = ["GroundCommand"]

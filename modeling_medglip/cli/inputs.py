@@ -17,7 +17,7 @@ from .console import fail, reason_of, warn
 
 if TYPE_CHECKING:
     from ..io.image_record import ReadImage
-    from ..isolation.process import Reader
+    from ..isolation.process import FileReader
     from ..volumes.dicom_folder import FoundSeries
     from ..volumes.source import VolumeSource
 
@@ -50,7 +50,7 @@ class Input:
         """The file that is read."""
         return self.source or self.path
 
-    def opener(self, reader: Reader) -> Callable[[], ReadImage | VolumeSource]:
+    def opener(self, reader: FileReader) -> Callable[[], ReadImage | VolumeSource]:
         """Return the call that reads the image, or opens the volume."""
         return self.open or partial(reader.read_image, self.file, self.frame)
 
@@ -76,7 +76,7 @@ class InputOptions:
 
 
 def expand(
-    inputs: Sequence[Path], options: InputOptions, reader: Reader, debug: bool = False
+    inputs: Sequence[Path], options: InputOptions, reader: FileReader, debug: bool = False
 ) -> tuple[list[Input], list[InputRecord]]:
     """Return the images and volumes that the command line names, and records of paths that cannot be used.
 
@@ -108,7 +108,7 @@ def _exists(path: Path) -> bool:
         return True
 
 
-def _file(path: Path, options: InputOptions, reader: Reader) -> list[Input]:
+def _file(path: Path, options: InputOptions, reader: FileReader) -> list[Input]:
     """Return one input, or one for each frame of `--frame all`."""
     from ..volumes.reader import is_volume_file
 
@@ -126,7 +126,7 @@ def _file(path: Path, options: InputOptions, reader: Reader) -> list[Input]:
     return [Input(path, name, frame=options.frame)] if options.frame != "all" else _frames(path, options, reader)
 
 
-def _frames(path: Path, options: InputOptions, reader: Reader) -> list[Input]:
+def _frames(path: Path, options: InputOptions, reader: FileReader) -> list[Input]:
     """Return the frames of a file, each with its own name; a file with one frame is an image as any other."""
     name, count = one_line(path.name, 120), reader.count_frames(path)
     frames = range(1, count + 1, options.every)
@@ -151,7 +151,7 @@ def _refuse_number(name: str, options: InputOptions) -> None:
         raise UsageError(f"--volume is for 4-D files, and {name} is DICOM: ground it in a run of its own")
 
 
-def _folder(folder: Path, options: InputOptions, reader: Reader, failed: list[InputRecord]) -> list[Input]:
+def _folder(folder: Path, options: InputOptions, reader: FileReader, failed: list[InputRecord]) -> list[Input]:
     """Return what a folder holds: its DICOM series, then images and volumes by name.
 
     Args:
@@ -191,7 +191,7 @@ def _folder(folder: Path, options: InputOptions, reader: Reader, failed: list[In
     return found
 
 
-def _series(folder: Path, series: Sequence[FoundSeries], options: InputOptions, reader: Reader) -> list[Input]:
+def _series(folder: Path, series: Sequence[FoundSeries], options: InputOptions, reader: FileReader) -> list[Input]:
     """Return the series of a folder, each with its own name."""
     whole, taken = folder.resolve().name, set[str]()
     found = []

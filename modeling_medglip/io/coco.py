@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import MedGlipError, one_line
-from .coco_shapes import FARTHEST, AnnotationError, Segmentation, fit_box, is_number, read_segmentation
+from .coco_shapes import FARTHEST, AnnotationError, Segmentation, fit_box, is_number, parse_segmentation
 from .text_files import read_json
 
 
@@ -56,7 +56,7 @@ class CocoFile:
 
 
 @dataclass(frozen=True)
-class Region:
+class AnnotationShape:
     """Where an annotation lies.
 
     Attributes:
@@ -199,7 +199,7 @@ def image_size(image: dict[str, Any]) -> tuple[int, int] | None:
     return int(width), int(height)
 
 
-def annotation_region(entry: dict[str, Any], size: tuple[int, int]) -> Region:
+def annotation_region(entry: dict[str, Any], size: tuple[int, int]) -> AnnotationShape:
     """Return where an annotation lies in an image of `size` (width, height).
 
     A segmentation or a box that is not usable gives way to the other one. Run lengths of another size are an
@@ -213,17 +213,17 @@ def annotation_region(entry: dict[str, Any], size: tuple[int, int]) -> Region:
         raise AnnotationError("crowd_region", "of several objects")
     box, box_error = _stated_box(entry.get("bbox"), size)
     try:
-        shape = read_segmentation(entry.get("segmentation"), size)
+        shape = parse_segmentation(entry.get("segmentation"), size)
         if shape is not None and box is None:
             fit_box(shape.box, size)
     except AnnotationError as error:
         if box is None or error.rule == "size_mismatch":
             raise box_error if box_error and error.rule == "bad_box" else error from None
-        return Region(box, None, f"{error.reason}: its box is used")
+        return AnnotationShape(box, None, f"{error.reason}: its box is used")
     if box is not None:
-        return Region(box, shape)
+        return AnnotationShape(box, shape)
     if shape is not None:
-        return Region(shape.box, shape, f"{box_error.reason}: its segmentation is used" if box_error else "")
+        return AnnotationShape(shape.box, shape, f"{box_error.reason}: its segmentation is used" if box_error else "")
     raise box_error or AnnotationError("bad_annotations", "neither segmentation nor bbox")
 
 
@@ -290,8 +290,8 @@ def shown(value: object) -> str:
 
 __all__ = [
     "MOST_DOUBTFUL",
+    "AnnotationShape",
     "CocoFile",
-    "Region",
     "annotation_region",
     "image_folders",
     "image_size",

@@ -98,7 +98,7 @@ def fit_box(box: Box, size: tuple[int, int]) -> tuple[Box, bool]:
     return (left, top, right - left, bottom - top), max(across, down) > BORDER
 
 
-def read_segmentation(said: Any, size: tuple[int, int]) -> Segmentation | None:
+def parse_segmentation(said: Any, size: tuple[int, int]) -> Segmentation | None:
     """Check the `segmentation` of an annotation; `None` where it is empty.
 
     Raises:
@@ -178,4 +178,4 @@ def _box_of_runs(runs: NDArray[np.int64], height: int) -> Box:
     return float(left), float(top), float(right + 1 - left), float(bottom + 1 - top)
 
 
-__all__ = ["FARTHEST", "AnnotationError", "Box", "Segmentation", "fit_box", "is_number", "read_segmentation"]
+__all__ = ["FARTHEST", "AnnotationError", "Box", "Segmentation", "fit_box", "is_number", "parse_segmentation"]

@@ -141,7 +141,7 @@ def nifti_header_of(stated: Any) -> Any:
     return kinds[len(block)](block, ">" if stated["order"] == ">" else "<", check=False)
 
 
-def slice_of(files: Sequence[Path], position: Any, frame: Any, place: Any) -> SliceReference:
+def slice_reference_of(files: Sequence[Path], position: Any, frame: Any, place: Any) -> SliceReference:
     """Make the entry of a slice; its file is one of those that were asked for."""
     return SliceReference(files[int(position)], None if frame is None else int(frame), float(place))
 
@@ -157,4 +157,13 @@ def series_of(folder: Path, entry: Any) -> FoundSeries:
     return FoundSeries(tuple(folder / name for name in names), number, notes, entry["flat"] is True)
 
 
-__all__ = ["AnswerTooLarge", "checked", "grid_of", "image_of", "nifti_header_of", "received", "series_of", "slice_of"]
+__all__ = [
+    "AnswerTooLarge",
+    "checked",
+    "grid_of",
+    "image_of",
+    "nifti_header_of",
+    "received",
+    "series_of",
+    "slice_reference_of",
+]

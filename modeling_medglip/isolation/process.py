@@ -38,7 +38,7 @@ from .answers import (
     nifti_header_of,
     received,
     series_of,
-    slice_of,
+    slice_reference_of,
 )
 
 
@@ -75,7 +75,7 @@ class ReaderLimits:
     answer_mb: int = MAX_BYTES // MEGABYTE
 
 
-class Reader:
+class FileReader:
     """Reads files in this process. [`ReaderProcess`] has the same methods."""
 
     def __enter__(self) -> Self:
@@ -118,7 +118,7 @@ class Reader:
         return open_series(found, name, resample)
 
 
-class ReaderProcess(Reader):
+class ReaderProcess(FileReader):
     """Reads files in a worker process, which is started again after a crash, an overrun or growth.
 
     Every method raises what the reader in the worker raises; a crash, a hang or too much memory is a
@@ -378,7 +378,7 @@ class IsolatedVolume(VolumeSource):
                 tuple(one_line(note, 500) for note in answer["notes"]),
                 stacked=answer["stacked"] is True,
                 nifti_header=nifti_header_of(answer["nifti_header"]),
-                dicom_slices=tuple(slice_of(self._files, *entry) for entry in answer.get("slices", ())),
+                dicom_slices=tuple(slice_reference_of(self._files, *entry) for entry in answer.get("slices", ())),
             )
             self._volume, self._sequential = None, answer["sequential"] is True
 
@@ -464,4 +464,4 @@ def _text(path: Path) -> str:
     return os.fspath(path.absolute())
 
 
-__all__ = ["IsolatedVolume", "Reader", "ReaderLimits", "ReaderProcess"]
+__all__ = ["FileReader", "IsolatedVolume", "ReaderLimits", "ReaderProcess"]

@@ -94,7 +94,7 @@ def write_segmentation(result: VolumeResult, source: VolumeSource, path: str | P
     if not result.boxes:
         raise MedGlipError(f"{source.name}: nothing was found, and a segmentation needs at least one segment")
     columns, rows = (int(length) for length in source.grid.array.shape[:2])
-    covered = [slices_of(box, source) for box in result.boxes]
+    covered = [covered_slices(box, source) for box in result.boxes]
     size = -(-sum(len(slices) for slices in covered) * rows * columns // 8)
     if size > MAX_SEG_BYTES:
         raise MedGlipError(f"{source.name}: {len(result.boxes)} segments of {size} bytes are more than a file holds")
@@ -240,7 +240,7 @@ def _group(box: VolumeBox, number: int, source: VolumeSource, datasets: Sequence
     # Pixel (0, 0) covers 0 to 1, as in PS3.3 C.18.6.1.2.
     rectangle = np.array([[x1, y1], [x2, y1], [x2, y2], [x1, y2], [x1, y1]], dtype=np.float64)
     regions = []
-    for index in slices_of(box, source):
+    for index in covered_slices(box, source):
         frame = source.dicom_slices[index].frame
         dataset, frames = (datasets[index], None) if frame is None else (datasets[0], [frame])
         image = highdicom.sr.SourceImageForRegion.from_source_image(dataset, referenced_frame_numbers=frames)
@@ -262,7 +262,7 @@ def _group(box: VolumeBox, number: int, source: VolumeSource, datasets: Sequence
     )
 
 
-def slices_of(box: VolumeBox, source: VolumeSource) -> list[int]:
+def covered_slices(box: VolumeBox, source: VolumeSource) -> list[int]:
     """Return the slices of the series whose centers lie in a box, or else the nearest one.
 
     Args:
@@ -313,4 +313,4 @@ def _write(document: Any, path: str | Path) -> Path:
     return Path(path)
 
 
-__all__ = ["slices_of", "write_report", "write_segmentation"]
+__all__ = ["covered_slices", "write_report", "write_segmentation"]

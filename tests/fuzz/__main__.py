@@ -13,7 +13,7 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from modeling_medglip.isolation.process import Reader
+from modeling_medglip.isolation.process import FileReader
 
 from .server import (
     BATCH,
@@ -105,7 +105,7 @@ def replay(name: str, seed: int, out: Path) -> int:
     write_input(files, folder)
     print(f"input in {folder}", flush=True)
     try:
-        target.read(folder, Reader())
+        target.read(folder, FileReader())
     except target.errors as error:
         print(f"refused: {error}")
         return 0

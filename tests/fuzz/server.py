@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from modeling_medglip.isolation.process import Reader, ReaderProcess
+from modeling_medglip.isolation.process import FileReader, ReaderProcess
 
 from .corpus import Files
 from .targets import Target
@@ -143,11 +143,11 @@ def _serve(target: Target, seed: int, numbers: range, folder: Path, pipe: int) -
     os._exit(status)
 
 
-def read_once(target: Target, files: Files, folder: Path, reader: Reader | None = None) -> tuple[str, str]:
+def read_once(target: Target, files: Files, folder: Path, reader: FileReader | None = None) -> tuple[str, str]:
     """Write one input and read it; what became of it, and the exception if it was none of the documented ones."""
     write_input(files, folder)
     try:
-        target.read(folder, reader or Reader())
+        target.read(folder, reader or FileReader())
         return SOUND, ""
     except target.errors:
         return REFUSED, ""

@@ -13,7 +13,7 @@ from random import Random
 from typing import Any
 
 from modeling_medglip.errors import MedGlipError
-from modeling_medglip.isolation.process import Reader
+from modeling_medglip.isolation.process import FileReader
 
 from . import corpus, mutators
 from .corpus import Files
@@ -29,7 +29,7 @@ class Target:
         seeds: makes the sound inputs.
         mutate: damages one file.
         damaged: pattern of the files that are damaged; the others stay as they are.
-        read: reads a folder that holds one input, with a [`Reader`] where a file is decoded.
+        read: reads a folder that holds one input, with a [`FileReader`] where a file is decoded.
         errors: what `read` may raise; anything else is a fault.
         modules: imported once, before processes are forked.
         decodes: native code decodes the input, and may end or occupy the process. The package therefore reads such
@@ -40,7 +40,7 @@ class Target:
     seeds: Callable[[], Sequence[Files]]
     mutate: Mutator
     damaged: str
-    read: Callable[[Path, Reader], object]
+    read: Callable[[Path, FileReader], object]
     errors: tuple[type[BaseException], ...] = (MedGlipError,)
     modules: tuple[str, ...] = ()
     decodes: bool = False
@@ -59,19 +59,19 @@ def _only(folder: Path, pattern: str = "*") -> Path:
     return sorted(folder.glob(pattern))[0]
 
 
-def read_image(folder: Path, reader: Reader) -> object:
+def read_image(folder: Path, reader: FileReader) -> object:
     """Read a 2-D image as the command line does."""
     return reader.read_image(_only(folder))
 
 
-def read_volume(folder: Path, reader: Reader) -> object:
+def read_volume(folder: Path, reader: FileReader) -> object:
     """Open a volume and read its first and last slice in every plane."""
     endings = (".nii", ".nii.gz", ".hdr", ".nrrd", ".nhdr", ".mha", ".mhd")
     path = next(path for path in sorted(folder.iterdir()) if path.name.endswith(endings))
     return _slices(reader.open_volume(path, 1, detached=True))
 
 
-def read_series(folder: Path, reader: Reader) -> object:
+def read_series(folder: Path, reader: FileReader) -> object:
     """Find the series of a folder and read slices of each."""
     return [_slices(reader.open_series(series, "folder")) for series in reader.find_series(folder)]
 
@@ -83,7 +83,7 @@ def _slices(source: Any) -> object:
     return [source.read_slice(plane, number) for plane in PLANES for number in {0, slice_count(lps, plane) - 1}]
 
 
-def build(folder: Path, _: Reader) -> object:
+def build(folder: Path, _: FileReader) -> object:
     """List and read the cases of a source as the data build does; the layout follows from the files."""
     from dataset_scripts.readers import make_reader
     from dataset_scripts.recipe import Recipe
@@ -112,21 +112,21 @@ def build(folder: Path, _: Reader) -> object:
     return reader.rejections
 
 
-def read_recipe(folder: Path, _: Reader) -> object:
+def read_recipe(folder: Path, _: FileReader) -> object:
     """Read a recipe file."""
     from dataset_scripts.recipe import load_recipes
 
     return load_recipes(_only(folder))
 
 
-def read_boxes(folder: Path, _: Reader) -> object:
+def read_boxes(folder: Path, _: FileReader) -> object:
     """Read a `*.boxes.json` file."""
     from modeling_medglip.outputs.results import read_boxes as read
 
     return read(_only(folder))
 
 
-def read_training_coco(folder: Path, _: Reader) -> object:
+def read_training_coco(folder: Path, _: FileReader) -> object:
     """Read a COCO file and its images as fine-tuning does."""
     from training.data.coco_records import coco_records
     from training.data.records import SourceSettingsTable
@@ -134,7 +134,7 @@ def read_training_coco(folder: Path, _: Reader) -> object:
     return [record.loader() for record in coco_records(folder / "boxes.json", ["ultrasound"], SourceSettingsTable({}))]
 
 
-def read_prompt(folder: Path, _: Reader) -> object:
+def read_prompt(folder: Path, _: FileReader) -> object:
     """Look up the labels of a prompt."""
     from modeling_medglip.taxonomy import load_taxonomy
 
@@ -186,4 +186,4 @@ def load_modules(targets: Sequence[Target]) -> None:
             with tempfile.TemporaryDirectory() as folder:
                 for name, content in seeds[0].items():
                     Path(folder, name).write_bytes(content)
-                target.read(Path(folder), Reader())
+                target.read(Path(folder), FileReader())

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from modeling_medglip.isolation.process import Reader
+from modeling_medglip.isolation.process import FileReader
 from tests.fuzz import server
 from tests.fuzz.__main__ import main
 from tests.fuzz.mutators import raw_bytes
@@ -17,7 +17,7 @@ from tests.fuzz.server import CONTAINED, CRASH, EXCEPTION, HANG, MEMORY, REFUSED
 from tests.fuzz.targets import TARGETS, Target, load_modules
 
 
-def planted(folder: Path, _: Reader) -> None:
+def planted(folder: Path, _: FileReader) -> None:
     """A reader with every fault, chosen by the content of its input."""
     kind = (folder / "a").read_bytes()
     if kind == b"refused":
@@ -92,8 +92,8 @@ def test_what_a_worker_process_contains_is_no_fault(tmp_path: Path, monkeypatch:
     """A hang of this harness's own process, and none in the worker."""
     monkeypatch.setattr(server, "SECONDS", 1.0)
 
-    def read(folder: Path, reader: Reader) -> None:
-        if type(reader) is Reader:
+    def read(folder: Path, reader: FileReader) -> None:
+        if type(reader) is FileReader:
             os.abort()
         reader.read_image(folder / "a")
 

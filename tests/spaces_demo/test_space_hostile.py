@@ -29,12 +29,12 @@ pytest.importorskip("gradio")
 pytest.importorskip("pydicom")
 
 import app as space_app
-import space_guard
+import space_limits
 from modeling_medglip.errors import MedGlipError
 from modeling_medglip.io.image import read_image
 from modeling_medglip.outputs.volume_results import VolumeResult
 from space_experts import Experts
-from space_guard import Unread
+from space_limits import Unread
 from space_readers import READERS
 from space_settings import MEGABYTE, Settings, from_environment
 from tests.modeling_medglip.dicom_files import write_series
@@ -117,7 +117,7 @@ class TestRequests:
             assert status == 403 and b"page, endpoints and uploads only" in body
 
     def test_uploads_do_not_fill_the_disk(self, space: Served, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(space_guard, "folder_bytes", lambda _: 49 * MEGABYTE)
+        monkeypatch.setattr(space_limits, "folder_bytes", lambda _: 49 * MEGABYTE)
         assert space.upload("small.png", b"x")[0] == 200
         assert space.upload("large.png", bytes(MEGABYTE))[0] == 507
         head = {"Content-Type": "multipart/form-data; boundary=x", "Transfer-Encoding": "chunked"}
@@ -125,7 +125,7 @@ class TestRequests:
         assert status == 507 and b"no room for another upload" in answer
 
     def test_answers_that_nobody_fetches(self, space: Served, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(space_guard, "MAX_UNREAD", 10)
+        monkeypatch.setattr(space_limits, "MAX_UNREAD", 10)
         for number in range(30):
             name = "same" if number % 2 else f"session {number}"
             body = json.dumps({"data": [], "session_hash": name}).encode()
@@ -371,7 +371,7 @@ def test_bytes_of_a_folder(tmp_path: Path) -> None:
     (tmp_path / "a" / "b").mkdir(parents=True)
     (tmp_path / "a" / "b" / "c").write_bytes(bytes(1000))
     (tmp_path / "d").symlink_to("/dev/zero")
-    assert 1000 <= space_guard.folder_bytes(tmp_path) - 2 * (tmp_path / "a").stat().st_size < 1100
+    assert 1000 <= space_limits.folder_bytes(tmp_path) - 2 * (tmp_path / "a").stat().st_size < 1100
 
 
 @pytest.mark.slow

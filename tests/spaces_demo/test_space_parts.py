@@ -27,12 +27,12 @@ from modeling_medglip.volumes.geometry import (
     corners_lps,
 )
 from modeling_medglip.volumes.source import open_volume
-from space_guard import sweep
-from space_html import error, figure, status, table, text
+from space_html import boxes_table, error, figure, status, text
+from space_limits import sweep
 from space_rows import LESION_COLORS, OUTSIDE, Row, colors_of, rows_of
 from space_scene import scene, scene_data
 from space_settings import MEGABYTE, from_environment
-from space_sources import Source, box_in_slice, slice_of
+from space_sources import Source, box_in_slice, read_slice_image
 from space_tree import leaves, tree
 from tests.spaces_demo.serving import volume
 
@@ -59,7 +59,7 @@ def ball(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return volume(tmp_path_factory.mktemp("ball"))
 
 
-class Reader(HTMLParser):
+class PageParser(HTMLParser):
     """Collects the tags and attributes that a browser would see."""
 
     def __init__(self, content: str) -> None:
@@ -109,7 +109,7 @@ class TestRows:
     def test_lesions_have_colors_of_their_own(self) -> None:
         boxes = [grounded(name, 0.5, (0, 0, 9, 9)) for name in ("left lung", "lung nodule", "pleural effusion")]
         colors = colors_of(["lung nodule", "left lung", "pleural effusion"], boxes)
-        assert {name for name, colour in colors.items() if colour in LESION_COLORS} >= {"lung nodule"}
+        assert {name for name, color in colors.items() if color in LESION_COLORS} >= {"lung nodule"}
         assert colors["left lung"] not in LESION_COLORS
 
     def test_number_is_the_place_by_score(self) -> None:
@@ -127,9 +127,9 @@ class TestHtml:
     @pytest.mark.parametrize("value", HOSTILE)
     def test_no_label_or_file_name_becomes_a_tag(self, value: str) -> None:
         rows = rows_of([grounded(value, 0.5, (1, 1, 5, 5)), grounded("liver", 0.4, (1, 1, 5, 5))], [value])
-        content = figure("data:image/webp;base64,AA", (10, 10), 1.0, rows, 0.3, value) + table(rows, [value], 0.3)
-        content += error(value) + status("CT", "pixels", 0.5, value, [value], value)
-        seen = Reader(content)
+        content = figure("data:image/webp;base64,AA", (10, 10), 1.0, rows, 0.3, value)
+        content += boxes_table(rows, [value], 0.3) + error(value) + status("CT", "pixels", 0.5, value, [value], value)
+        seen = PageParser(content)
         known = {"figure", "figcaption", "div", "img", "span", "b", "br", "i", "small"}
         assert set(seen.tags) <= known | {"table", "thead", "tbody", "tr", "th", "td"}
         assert [value for name, value in seen.attributes if name == "src"] == ["data:image/webp;base64,AA"]
@@ -169,7 +169,7 @@ class TestTree:
         )  # fmt: skip
 
     def test_buttons(self) -> None:
-        seen = Reader(tree({"ct": ["liver", "spleen"], "mri": ["<b>odd</b>"]}))
+        seen = PageParser(tree({"ct": ["liver", "spleen"], "mri": ["<b>odd</b>"]}))
         names = [value for name, value in seen.attributes if name == "data-label"]
         assert {"liver", "spleen", "<b>odd</b>"} <= set(names) and "b" not in seen.tags
         assert ("data-labels", "liver. spleen.") in seen.attributes
@@ -185,7 +185,7 @@ class TestSlices:
         size = source.grid.array.shape
         seen = 0
         for index in range({"axial": size[2], "coronal": size[1], "sagittal": size[0]}[plane]):
-            rows, columns = np.where(slice_of(source, plane, index).pixels > 100)
+            rows, columns = np.where(read_slice_image(source, plane, index).pixels > 100)
             cut = box_in_slice(box, source.grid, plane, index)
             assert (cut is None) == (len(rows) == 0)
             if cut is not None:
@@ -212,7 +212,7 @@ class TestSlices:
     def test_scene_escapes_labels(self, ball: Path) -> None:
         grid = open_volume(ball).grid
         box = VolumeBox(HOSTILE[1], 0.5, (1, 1, 1, 2, 2, 2), ((0.0, 0.0, 0.0),) * 8, "axial", 1)
-        seen = Reader(scene(grid, {}, [Row(0, box, "organ", "", "", "#FF0000")], 0.3))
+        seen = PageParser(scene(grid, {}, [Row(0, box, "organ", "", "", "#FF0000")], 0.3))
         assert "script" not in seen.tags
         stored = json.loads(str(dict(seen.attributes)["data-scene"]))
         assert stored["boxes"][0]["label"] == HOSTILE[1][:60]

@@ -31,7 +31,7 @@ from modeling_medglip.errors import MedGlipError
 from modeling_medglip.io.image import read_image
 from modeling_medglip.isolation import answers
 from modeling_medglip.isolation import process as isolation
-from modeling_medglip.isolation.process import Reader, ReaderLimits, ReaderProcess
+from modeling_medglip.isolation.process import FileReader, ReaderLimits, ReaderProcess
 from modeling_medglip.volumes.geometry import PLANES
 from modeling_medglip.volumes.source import VolumeSource, open_volume
 
@@ -117,16 +117,16 @@ class TestTheSameValues:
 
     def test_series(self, reader: ReaderProcess, tmp_path: Path) -> None:
         write_series(tmp_path / "study")
-        (found,), (expected,) = reader.find_series(tmp_path / "study"), Reader().find_series(tmp_path / "study")
+        (found,), (expected,) = reader.find_series(tmp_path / "study"), FileReader().find_series(tmp_path / "study")
         assert found == expected
-        same(reader.open_series(found, "study"), Reader().open_series(expected, "study"))
+        same(reader.open_series(found, "study"), FileReader().open_series(expected, "study"))
 
     def test_multi_frame_file(self, reader: ReaderProcess, tmp_path: Path) -> None:
         path = tmp_path / "enhanced.dcm"
         write_multi_frame(path, write_series(tmp_path / "slices"))
         assert reader.holds_slices(path) and not reader.holds_slices(png(tmp_path / "a.png"))
         series = isolation.FoundSeries((path,))
-        same(reader.open_series(series, path.name), Reader().open_series(series, path.name))
+        same(reader.open_series(series, path.name), FileReader().open_series(series, path.name))
 
     def test_relative_paths_follow_the_parent(
         self, reader: ReaderProcess, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -146,7 +146,7 @@ class TestTheSameValues:
         ]
         for call in calls:
             with pytest.raises(MedGlipError) as expected:
-                call(Reader())
+                call(FileReader())
             with pytest.raises(MedGlipError) as found:
                 call(reader)
             assert str(found.value) == str(expected.value) and type(found.value) is type(expected.value)

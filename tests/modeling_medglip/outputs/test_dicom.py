@@ -15,7 +15,7 @@ import pydicom
 import pytest
 
 from modeling_medglip.errors import MedGlipError
-from modeling_medglip.outputs.dicom import MAY_BE_EMPTY, _packed, slices_of, write_report, write_segmentation
+from modeling_medglip.outputs.dicom import MAY_BE_EMPTY, _packed, covered_slices, write_report, write_segmentation
 from modeling_medglip.outputs.volume_results import VolumeResult
 from modeling_medglip.volumes.dicom_folder import find_series, open_series
 from modeling_medglip.volumes.geometry import empty_grid, on_grid, to_file
@@ -83,7 +83,7 @@ def test_a_segmentation_holds_the_boxes(source: VolumeSource, result: VolumeResu
     for (mask, _), box in zip(found, result.boxes, strict=True):
         places = np.argwhere(mask.array)
         corners = mask.affine[:3, :3] @ places.T + mask.affine[:3, 3:]
-        k = slices_of(box, source)
+        k = covered_slices(box, source)
         i1, j1 = (int(np.ceil(value - 0.5)) for value in box.box_ijk[:2])
         i2, j2 = (int(np.ceil(value - 0.5)) for value in box.box_ijk[3:5])
         ends = np.array([[i1, j1, k[0], 1], [i2 - 1, j2 - 1, k[-1], 1]]) @ source.grid.affine.T
@@ -250,5 +250,5 @@ def test_measures_may_stand_in_each_frame(groups: tuple[str, ...], tmp_path: Pat
 
 def test_a_slice_belongs_to_a_box_that_holds_its_center(source: VolumeSource) -> None:
     """Index k of a box counts edges: slice 2 reaches from 2 to 3, its center lies at 2.5."""
-    assert slices_of(made_box(source.grid, (1, 1, 1.4, 3, 3, 3.6)), source) == [1, 2, 3]
-    assert slices_of(made_box(source.grid, (1, 1, 1.6, 3, 3, 3.4)), source) == [2]
+    assert covered_slices(made_box(source.grid, (1, 1, 1.4, 3, 3, 3.6)), source) == [1, 2, 3]
+    assert covered_slices(made_box(source.grid, (1, 1, 1.6, 3, 3, 3.4)), source) == [2]

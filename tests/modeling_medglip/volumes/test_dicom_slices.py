@@ -29,7 +29,7 @@ def lookup_table(first: int, values: list[int]) -> Any:
     return pydicom.Sequence([table])
 
 
-def slices_of(paths: list[Path]) -> tuple[np.ndarray, np.ndarray]:
+def stacked_and_single(paths: list[Path]) -> tuple[np.ndarray, np.ndarray]:
     """The values of a series, read whole and slice by slice."""
     series = index_series(paths)
     whole = read_series(paths).volume
@@ -38,7 +38,7 @@ def slices_of(paths: list[Path]) -> tuple[np.ndarray, np.ndarray]:
 
 
 def test_slices_are_the_whole(tmp_path: Path) -> None:
-    whole, pieces = slices_of(write_series(tmp_path))
+    whole, pieces = stacked_and_single(write_series(tmp_path))
     assert whole.shape == (16, 12, 5)
     np.testing.assert_array_equal(whole, pieces)
 
@@ -46,7 +46,7 @@ def test_slices_are_the_whole(tmp_path: Path) -> None:
 def test_slices_with_a_rescaling_each(tmp_path: Path) -> None:
     paths = write_series(tmp_path)
     change(paths[1], RescaleSlope=2.5, RescaleIntercept=3)
-    whole, pieces = slices_of(paths)
+    whole, pieces = stacked_and_single(paths)
     np.testing.assert_allclose(whole, pieces)
     expected = pydicom.dcmread(paths[1]).pixel_array.T * 2.5 + 3
     np.testing.assert_allclose(pieces[:, :, 1], expected)
@@ -56,7 +56,7 @@ def test_a_modality_lut_in_the_place_of_a_rescaling(tmp_path: Path) -> None:
     paths = write_series(tmp_path)
     table = lookup_table(0, [7 + 3 * number for number in range(2000)])
     change(*paths, RescaleSlope=None, RescaleIntercept=None, ModalityLUTSequence=table)
-    whole, pieces = slices_of(paths)
+    whole, pieces = stacked_and_single(paths)
     expected = 7 + 3 * pydicom.dcmread(paths[2]).pixel_array.T.astype(np.float32)
     np.testing.assert_array_equal(whole[:, :, 2], expected)
     np.testing.assert_array_equal(whole, pieces)
@@ -74,15 +74,17 @@ def test_a_damaged_modality_lut_is_named(tmp_path: Path) -> None:
 def test_high_values_are_bright_in_monochrome1(tmp_path: Path) -> None:
     """Of an MR picture; the largest number that can be stored becomes 0."""
     fields = {"Modality": "MR", "PixelRepresentation": 0, "BitsStored": 12, "RescaleIntercept": 0}
-    plain, _ = slices_of(write_series(tmp_path / "plain", **fields))
-    turned, pieces = slices_of(write_series(tmp_path / "dark", PhotometricInterpretation="MONOCHROME1", **fields))
+    plain, _ = stacked_and_single(write_series(tmp_path / "plain", **fields))
+    turned, pieces = stacked_and_single(
+        write_series(tmp_path / "dark", PhotometricInterpretation="MONOCHROME1", **fields)
+    )
     np.testing.assert_array_equal(turned, 4095 - plain)
     np.testing.assert_array_equal(turned, pieces)
 
 
 def test_hounsfield_units_stay_in_monochrome1(tmp_path: Path) -> None:
-    plain, _ = slices_of(write_series(tmp_path / "plain"))
-    turned, _ = slices_of(write_series(tmp_path / "dark", PhotometricInterpretation="MONOCHROME1"))
+    plain, _ = stacked_and_single(write_series(tmp_path / "plain"))
+    turned, _ = stacked_and_single(write_series(tmp_path / "dark", PhotometricInterpretation="MONOCHROME1"))
     np.testing.assert_array_equal(turned, plain)
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import pydicom
 import pytest
 
-from modeling_medglip.outputs.dicom import slices_of, write_report, write_segmentation
+from modeling_medglip.outputs.dicom import covered_slices, write_report, write_segmentation
 from modeling_medglip.volumes.dicom_folder import find_series, open_series
 from modeling_medglip.volumes.dicom_series import index_series, read_series
 from modeling_medglip.volumes.dicom_slices import DicomSlices, Slice
@@ -117,7 +117,7 @@ def test_reports_and_segmentations_refer_to_the_series_own_slices(tmp_path: Path
     assert [slice_.position for slice_ in source.dicom_slices] == pytest.approx([0, 1, 2, 4, 5])
     box = made_box(source.grid, (2, 3, 1, 9, 8, 5), "liver", 0.9)  # even slices 1 to 4: own ones at 2, 4 and 8 mm
     thin = made_box(source.grid, (2, 3, 3, 9, 8, 4), "liver", 0.8)  # where there is no own slice
-    assert slices_of(box, source) == [1, 2, 3] and slices_of(thin, source) in ([2], [3])
+    assert covered_slices(box, source) == [1, 2, 3] and covered_slices(thin, source) in ([2], [3])
     result = made_result(source.grid, box, thin)
     report = highdicom.sr.srread(write_report(result, source, tmp_path / "a.sr.dcm"))
     group = report.content.get_volumetric_roi_measurement_groups()[0]

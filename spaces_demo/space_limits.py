@@ -57,7 +57,7 @@ Message = MutableMapping[str, Any]
 App = Callable[[Message, Callable[[], Awaitable[Message]], Callable[[Message], Awaitable[None]]], Awaitable[None]]
 
 
-class Guard:
+class RequestLimits:
     """Middleware: turns away requests that are too large, too slow, or for another host, and adds headers.
 
     Args:
@@ -255,7 +255,7 @@ class Page(gr.Blocks):
         except InvalidPathError:
             raise gr.Error("the file is not on the server: upload it again", print_exception=False) from None
         except Exception as problem:
-            raise gr.Error(reason_of(problem), print_exception=False) from None
+            raise gr.Error(visitor_message(problem), print_exception=False) from None
 
 
 def _header(scope: Message, wanted: bytes) -> str:
@@ -352,7 +352,7 @@ def _of_uploads(move: Any) -> Any:
     return checked
 
 
-def reason_of(error: Exception) -> str:
+def visitor_message(error: Exception) -> str:
     """Return the message for the visitor. An unexpected error goes to the log of the server instead."""
     if isinstance(error, MedGlipError):
         return str(error)
