@@ -16,11 +16,13 @@ from typing import Any
 import yaml
 
 from dataset_scripts.card import with_header
+from modeling_medglip.checkpoints.licenses import LICENSES_FILE, read_licenses
 from modeling_medglip.checkpoints.location import default_checkpoint, weight_files, weights_sha256
 from modeling_medglip.cli.scripts import script_main
 from modeling_medglip.outputs.files import write_text
 from modeling_medglip.outputs.markdown import plain, table
 from modeling_medglip.taxonomy import load_taxonomy
+from modeling_medglip.trained_labels import trained_labels
 from training.evaluate.tables import router_table
 
 from .evaluation_tables import blocks, evaluation_of, model_index
@@ -63,7 +65,8 @@ def render_card(checkpoint: Path, evaluation: Mapping[str, Any]) -> str:
     publication = evaluation.get("publication") or {}
     repo = publication.get("repo")
     title = f"MedGLIP, {modalities[0]}" if len(modalities) == 1 else "MedGLIP, all experts"
-    vocabulary = trained_labels(config, modalities)
+    known = trained_labels(config)
+    vocabulary = {name: known.get(name, []) for name in modalities}
     router = evaluation.get("router")
     body = (TEMPLATES / "model.md").read_text(encoding="utf-8").format(
         title=title if repo else "MedGLIP, embedded checkpoint",
@@ -76,7 +79,7 @@ def render_card(checkpoint: Path, evaluation: Mapping[str, Any]) -> str:
         router=_router_text(router) if router and len(modalities) > 1 else "",
         model=f"--model {repo} " if repo else "",
         first=modalities[0],
-        sources=sources_table(license_rows(checkpoint, modalities)),
+        sources=sources_table(training_sources(checkpoint, modalities)),
         citation=citation(),
         **blocks(evaluation, evaluation.get("calibration")),
     )  # fmt: skip
@@ -136,12 +139,6 @@ def _usage(repo: str | None, first: str, vocabulary: Mapping[str, Sequence[str]]
     return HUB_USAGE.format(repo=repo, first=first, prompt=prompt)
 
 
-def trained_labels(config: Mapping[str, Any], modalities: Sequence[str]) -> dict[str, list[str]]:
-    """Modality -> labels that a checkpoint was trained with."""
-    known = (config.get("label_hierarchy") or {}).get("trained_labels", {})
-    return {name: [str(label) for label in known.get(name, ())] for name in modalities}
-
-
 def taxonomy_table(vocabulary: Mapping[str, Sequence[str]]) -> str:
     """One row per label: its category and region; a dash for what lies outside the taxonomy."""
     taxonomy = load_taxonomy()
@@ -167,21 +164,20 @@ def parts_of(config: Mapping[str, Any], size: int) -> str:
     return "\n".join(f"| {name} | {value} |" for name, value in rows)
 
 
-def license_rows(checkpoint: Path, modalities: Sequence[str]) -> list[dict[str, str]]:
+def training_sources(checkpoint: Path, modalities: Sequence[str]) -> list[dict[str, str]]:
     """The training sources of a checkpoint's modalities.
 
     Raises:
         `ValueError`: none is named for one of them.
     """
-    try:
-        rows = json.loads((checkpoint / "licenses.json").read_text(encoding="utf-8"))
-    except OSError:
+    if not (checkpoint / LICENSES_FILE).is_file():
         hint = "a list of {source, upstream, modality, license} of its training data"
-        raise ValueError(f"{checkpoint.name}: has no licenses.json: write one, {hint}") from None
-    own = [row for row in rows if row["modality"] in modalities]
+        raise ValueError(f"{checkpoint.name}: has no {LICENSES_FILE}: write one, {hint}")
+    rows = read_licenses(checkpoint / LICENSES_FILE)
+    own = [row for row in rows if row.get("modality") in modalities]
     missing = [name for name in modalities if name not in {row["modality"] for row in own}]
     if missing:
-        raise ValueError(f"{checkpoint.name}: licenses.json names no source of {', '.join(missing)}")
+        raise ValueError(f"{checkpoint.name}: {LICENSES_FILE} names no source of {', '.join(missing)}")
     return own
 
 
@@ -213,7 +209,7 @@ def citation() -> str:
 def render_license(checkpoint: Path, modalities: Sequence[str]) -> str:
     """LICENSE.md of a checkpoint folder."""
     text = (TEMPLATES / "license.md").read_text(encoding="utf-8")
-    return text.format(sources=sources_table(license_rows(checkpoint, modalities)))
+    return text.format(sources=sources_table(training_sources(checkpoint, modalities)))
 
 
 def read_measured(results: Path) -> dict[str, Any]:

@@ -9,7 +9,7 @@ import math
 import os
 import re
 import stat
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -500,6 +500,18 @@ class MedGlipConfig(PreTrainedConfig):
         chosen.expert_overrides = {k: v for k, v in (chosen.expert_overrides or {}).items() if k in wanted}
         chosen.label_hierarchy = _only_modalities(chosen.label_hierarchy, wanted)
         return chosen
+
+    def set_label_hierarchy(self, trained_labels: Mapping[str, Iterable[str]], **more: Any) -> None:
+        """State the labels that the checkpoint was trained with; replaces what was stated before.
+
+        Args:
+            trained_labels (`dict[str, list[str]]`): labels by modality, as the training data name them.
+            more (*optional*): further entries of `label_hierarchy`, such as `wordings`.
+        """
+        self.label_hierarchy = {
+            **more,
+            "trained_labels": {name: list(names) for name, names in trained_labels.items()},
+        }
 
     @classmethod
     def glip_t(cls, modalities: Iterable[str] = ("ct",), **kwargs: Any) -> MedGlipConfig:

@@ -9,9 +9,21 @@ from typing import Any
 
 from .defaults import ALL_LABELS
 from .errors import MedGlipError
-from .outputs.run_report import trained_labels
 from .taxonomy import load_taxonomy
 from .taxonomy.phrases import normalize_phrase, side_of
+
+
+def trained_labels(config: Mapping[str, Any]) -> dict[str, list[str]]:
+    """Return modality -> labels that the checkpoint was trained with, as its configuration states them."""
+    hierarchy = config.get("label_hierarchy")
+    stated = config.get("trained_labels") or (hierarchy or {}).get("trained_labels") or hierarchy or {}
+    if not isinstance(stated, dict):
+        return {}
+    return {
+        str(modality): sorted(str(label) for label in labels)
+        for modality, labels in stated.items()
+        if isinstance(labels, (list, dict))
+    }
 
 
 class TrainedLabels:

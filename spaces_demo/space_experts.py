@@ -14,8 +14,8 @@ from modeling_medglip.errors import MedGlipError, UsageError
 from modeling_medglip.grounding import Grounder, asked_labels, choose_modality, ground_image, load
 from modeling_medglip.io.image_record import ReadImage
 from modeling_medglip.outputs.results import GroundingResult
-from modeling_medglip.outputs.run_report import trained_labels
 from modeling_medglip.outputs.volume_results import VolumeResult
+from modeling_medglip.trained_labels import trained_labels
 from modeling_medglip.volume_grounding import ground_volume
 from modeling_medglip.volumes.geometry import slice_count, to_lps
 from modeling_medglip.volumes.source import VolumeSource

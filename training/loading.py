@@ -12,7 +12,11 @@ from modeling_medglip.modeling_medglip import MedGlipForObjectDetection
 from modeling_medglip.processing_medglip import MedGlipProcessor
 
 
-def load_checkpoint(
+# The checkpoint that comes with the package.
+EMBEDDED = Path(__file__).parent.parent / "modeling_medglip" / "checkpoints" / "unified"
+
+
+def load_model_and_processor(
     name: str, modalities: Sequence[str] | None = None
 ) -> tuple[MedGlipForObjectDetection, MedGlipProcessor]:
     """Return model and processor of a folder or an id on the Hub.

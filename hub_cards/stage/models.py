@@ -10,11 +10,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from modeling_medglip.checkpoints.licenses import LICENSES_FILE
 from modeling_medglip.errors import one_line
 from modeling_medglip.outputs.files import write_text
 
 from ..evaluation_tables import EVALUATION, evaluation_of
-from ..model_card import license_rows, render_card, render_license
+from ..model_card import render_card, render_license, training_sources
 from .repository import Repository, empty_folder, repository_id
 
 
@@ -41,9 +42,9 @@ def stage_model(
         `ValueError`: an expert that is not there, was not measured, or whose weights cannot be read.
     """
     own = part_of(evaluation, list(modalities)) | {"publication": publication}
-    rows = license_rows(checkpoint, modalities)
+    rows = training_sources(checkpoint, modalities)
     _save(checkpoint, list(modalities), folder)
-    write_text(folder / "licenses.json", json.dumps(rows, indent=1, ensure_ascii=False) + "\n")
+    write_text(folder / LICENSES_FILE, json.dumps(rows, indent=1, ensure_ascii=False) + "\n")
     write_text(folder / "LICENSE.md", render_license(folder, modalities))
     write_text(folder / EVALUATION, json.dumps(own, indent=1, ensure_ascii=False) + "\n")
     write_text(folder / "README.md", render_card(folder, own))
@@ -60,9 +61,9 @@ def _save(checkpoint: Path, modalities: list[str], folder: Path) -> None:
         processor = MedGlipProcessor.from_pretrained(checkpoint)
     except SafetensorError as error:
         raise ValueError(f"{checkpoint.name}: its weights cannot be read ({one_line(error, 80)})") from None
-    hierarchy = model.config.label_hierarchy or {}
-    known = hierarchy.get("trained_labels", {})
-    model.config.label_hierarchy = {**hierarchy, "trained_labels": {name: known.get(name, []) for name in modalities}}
+    hierarchy = dict(model.config.label_hierarchy or {})
+    known = hierarchy.pop("trained_labels", {})
+    model.config.set_label_hierarchy({name: known.get(name, []) for name in modalities}, **hierarchy)
     if len(modalities) == 1:
         processor.image_processor.modality = modalities[0]
     model.half().save_pretrained(folder, max_shard_size=SHARD_SIZE)

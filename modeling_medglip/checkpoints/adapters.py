@@ -26,6 +26,7 @@ from ..modalities import MODALITIES
 from ..modeling_medglip import MedGlipForObjectDetection
 from ..outputs.files import write_text
 from ..processing_medglip import MedGlipProcessor
+from .licenses import LICENSES_FILE, read_licenses
 from .loading import HUB_ID, file_on_hub, is_adapter, load_checkpoint, locate
 from .location import ADAPTER_FILES, check_adapter
 
@@ -181,7 +182,7 @@ def load_adapter(model: MedGlipForObjectDetection, folder: Path | str, name: str
     for modality in adapted_experts(model):
         forget_calibration(model, modality)
     if record is not None and record.trained_labels:
-        model.config.label_hierarchy = {"trained_labels": {record.modality: sorted(record.trained_labels)}}
+        model.config.set_label_hierarchy({record.modality: sorted(record.trained_labels)})
     return adapted
 
 
@@ -305,7 +306,7 @@ def merge_adapter(source: str | Path, out: Path, base: str | Path | None = None)
         merged.model.save_pretrained(out)
         merged.processor.save_pretrained(out)
         rows = _licenses(merged.base, merged.model.config.modalities[0], name)
-        write_text(out / "licenses.json", json.dumps(rows, indent=1) + "\n")
+        write_text(out / LICENSES_FILE, json.dumps(rows, indent=1) + "\n")
     except OSError as error:
         reason = one_line(error.strerror or error)
         raise UsageError(f"{shown}: cannot be written ({reason}): choose another folder (out=)") from None
@@ -316,15 +317,10 @@ def _licenses(base: Path | str, modality: str, name: str) -> list[dict[str, Any]
     """The licences of the base's training images, and a row for the adapter's own, whose licence only its owner
     knows.
     """
-    file = base / "licenses.json" if isinstance(base, Path) else file_on_hub(base, "licenses.json")
-    try:
-        stated = json.loads(file.read_text(encoding="utf-8")) if file is not None else []
-    except (OSError, ValueError, RecursionError):
-        stated = []
-    rows = stated if isinstance(stated, list) else []
-    kept = [row for row in rows if isinstance(row, dict) and row.get("modality") in (None, modality)]
-    own = {"source": name, "upstream": "images of the adapter", "modality": modality}
-    return [*kept, {**own, "license": "not stated", "remarks": "known to those who trained the adapter"}]
+    file = base / LICENSES_FILE if isinstance(base, Path) else file_on_hub(base, LICENSES_FILE)
+    sources = [source for source in read_licenses(file) if source.get("modality") in (None, modality)]
+    adapter = {"source": name, "upstream": "images of the adapter", "modality": modality}
+    return [*sources, {**adapter, "license": "not stated", "remarks": "known to those who trained the adapter"}]
 
 
 __all__ = [

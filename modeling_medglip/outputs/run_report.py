@@ -145,45 +145,17 @@ def checkpoint_info(folder: Path) -> dict[str, Any]:
     config = _json(folder / "config.json")
     if not isinstance(config, dict):
         raise MedGlipError(f"checkpoint {one_line(folder.name)}: config.json is missing or cannot be read")
+    from ..checkpoints.licenses import LICENSES_FILE, license_rows, read_licenses
     from ..checkpoints.location import weight_files
+    from ..trained_labels import trained_labels
 
     weights = sum(file.stat().st_size for file in weight_files(folder))
     return {
         "modalities": [str(name) for name in config.get("modalities", ())],
         "labels": trained_labels(config),
         "weights_mb": round(weights / 1e6, 1),
-        "licenses": license_rows(_json(folder / "licenses.json")),
+        "licenses": license_rows(read_licenses(folder / LICENSES_FILE)),
     }
-
-
-def trained_labels(config: Mapping[str, Any]) -> dict[str, list[str]]:
-    """Return modality -> labels that the checkpoint was trained with, as its configuration states them."""
-    hierarchy = config.get("label_hierarchy")
-    stated = config.get("trained_labels") or (hierarchy or {}).get("trained_labels") or hierarchy or {}
-    if not isinstance(stated, dict):
-        return {}
-    return {
-        str(modality): sorted(str(label) for label in labels)
-        for modality, labels in stated.items()
-        if isinstance(labels, (list, dict))
-    }
-
-
-def license_rows(content: Any) -> list[dict[str, str]]:
-    """Return one row per part with its license: the code, the weights, and every source of training images."""
-    rows = [
-        {"part": "code", "license": "Apache-2.0", "modality": "", "remarks": "this package"},
-        {
-            "part": "weights", "license": "research use only", "modality": "",
-            "remarks": "trained on the sources below, several of which allow research only",
-        },
-    ]  # fmt: skip
-    for entry in content if isinstance(content, list) else []:
-        if isinstance(entry, dict):
-            upstream = f"{entry.get('upstream', '')} ({entry.get('source', '')})".strip()
-            row = {key: one_line(entry.get(key, ""), 200) for key in ("license", "modality", "remarks")}
-            rows.append({"part": one_line(upstream, 120), **row})
-    return rows
 
 
 def taxonomy_counts() -> dict[str, int]:
@@ -214,9 +186,7 @@ __all__ = [
     "checkpoint_info",
     "embedded_checkpoint",
     "environment",
-    "license_rows",
     "package_version",
     "taxonomy_counts",
-    "trained_labels",
     "versions",
 ]

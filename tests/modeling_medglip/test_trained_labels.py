@@ -9,11 +9,10 @@ from pathlib import Path
 import pytest
 
 from modeling_medglip.checkpoints.location import default_checkpoint
-from modeling_medglip.outputs.run_report import trained_labels
 from modeling_medglip.processing_medglip import split_prompt
 from modeling_medglip.questions import make_question
 from modeling_medglip.taxonomy import Label, load_taxonomy
-from modeling_medglip.trained_labels import TrainedLabels
+from modeling_medglip.trained_labels import TrainedLabels, trained_labels
 from training.data.wordings import trained_wordings
 
 
@@ -172,3 +171,17 @@ def test_the_warning_keeps_what_it_means_however_many_labels_it_names() -> None:
         note.startswith("not trained in xray: kidney, left; unicorn 0; ") and "; and 29 more: boxes for them" in note
     )
     assert len(note) < 500, "the command line cuts longer ones"
+
+
+@pytest.mark.parametrize(
+    ("config", "labels"),
+    [
+        ({}, {}),
+        ({"label_hierarchy": None}, {}),
+        ({"label_hierarchy": {"ct": {"liver": {}, "aorta": {}}}}, {"ct": ["aorta", "liver"]}),
+        ({"trained_labels": {"ct": ["a"]}, "label_hierarchy": {"mri": ["b"]}}, {"ct": ["a"]}),
+        ({"trained_labels": ["a"]}, {}),
+    ],
+)
+def test_where_labels_are_stated(config: dict, labels: dict) -> None:
+    assert trained_labels(config) == labels

@@ -11,7 +11,6 @@ import argparse
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from modeling_medglip.cli.scripts import script_main
 from modeling_medglip.taxonomy.phrases import normalize_phrase
@@ -43,11 +42,6 @@ def trained_wordings(labels: Mapping[str, Sequence[str]]) -> dict[str, dict[str,
     return wordings
 
 
-def stated(labels: Mapping[str, Sequence[str]]) -> dict[str, Any]:
-    """Return what a configuration says under `label_hierarchy`: trained labels and wordings by modality."""
-    return {"trained_labels": dict(labels), "wordings": trained_wordings(labels)}
-
-
 @script_main(also=(KeyError,))
 def main(argv: Sequence[str] | None = None) -> int:
     """Run from the command line; returns the exit status."""
@@ -55,7 +49,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("checkpoint", type=Path, help="folder with config.json")
     file = parser.parse_args(argv).checkpoint / "config.json"
     config = json.loads(file.read_text(encoding="utf-8"))
-    config["label_hierarchy"].update(stated(config["label_hierarchy"]["trained_labels"]))
+    hierarchy = config["label_hierarchy"]
+    hierarchy["wordings"] = trained_wordings(hierarchy["trained_labels"])
     file.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
     return 0
 

@@ -28,7 +28,7 @@ from modeling_medglip.processing_medglip import MedGlipProcessor
 from ..data.load import load_records
 from ..data.records import DEFAULT_DATA, GroundingRecord, shared_patients
 from ..data.validation import check_options, nothing_to_measure, readable_enough
-from ..loading import load_checkpoint
+from ..loading import load_model_and_processor
 from .evaluation import evaluate_model
 from .plots import write_plots
 from .report import write_page
@@ -100,7 +100,7 @@ def _validation(
 
 def _evaluate_folder(arguments: argparse.Namespace) -> dict[str, Any]:
     name = str(arguments.model or default_checkpoint())
-    model, processor = load_checkpoint(name)
+    model, processor = load_model_and_processor(name)
     asked = [resolve_modality(modality) for modality in arguments.modality or model.config.modalities]
     adapter: dict[str, Any] = {}
     if arguments.adapter:

@@ -30,11 +30,10 @@ from modeling_medglip.processing_medglip import MedGlipProcessor
 from ..data.load import load_records
 from ..data.records import DEFAULT_DATA, GroundingRecord, drawn
 from ..data.validation import readable_enough
-from ..fit.assemble import EMBEDDED
-from ..loading import load_checkpoint
+from ..loading import EMBEDDED, load_model_and_processor
 from .metrics import Detections, annotated_only, right_boxes
 from .phrase_metrics import calibration_error, reliability
-from .predict import detect, source_labels
+from .predict import detect_records, source_labels
 
 
 SCHEMA = "medglip/calibration@1"
@@ -132,7 +131,7 @@ def calibrate(
     for name in config.modalities:
         records = readable_enough(load_records(data, [name], split="validation"), {}, f"{data}: {name}")
         asked = source_labels(records)
-        found, _ = detect(model, processor, records, [asked[f"{name}/{record.source}"] for record in records])
+        found, _ = detect_records(model, processor, records, [asked[f"{name}/{record.source}"] for record in records])
         found = annotated_only(records, found)
         try:
             slope, intercept = (round(value, 4) for value in fit_boxes(records, found))
@@ -164,7 +163,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parser.parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     torch.set_flush_denormal(True)
-    model, processor = load_checkpoint(str(options.model))
+    model, processor = load_model_and_processor(str(options.model))
     fitted = calibrate(model.eval(), processor, options.data)
     _write(options.model / "config.json", model.config)
     if options.report:

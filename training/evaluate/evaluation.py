@@ -33,7 +33,7 @@ from .metrics import (
     top_scores,
 )
 from .phrase_metrics import calibration_error, froc, on_negatives, phrase_scores, reliability
-from .predict import Finder, detect, source_labels
+from .predict import Finder, detect_records, source_labels
 from .worst_cases import write_worst_cases
 
 
@@ -137,7 +137,7 @@ def evaluate_modality(
     """
     asked = source_labels(records)
     prompts = [asked[f"{record.modality}/{record.source}"] for record in records]
-    find = partial(detect_with_flips if mirror else detect, model, processor, batch_size=batch_size)
+    find = partial(detect_with_flips if mirror else detect_records, model, processor, batch_size=batch_size)
     found, seconds = find(records, prompts)
     found = annotated_only(records, found)
     summary = _summary(records, found, train_records)

@@ -23,7 +23,7 @@ def source_labels(records: Iterable[GroundingRecord]) -> dict[str, list[str]]:
     return {key: list(labels) for key, labels in foreign_labels(list(records)).items()}
 
 
-def detect(
+def detect_records(
     model: Any,
     processor: Any,
     records: Sequence[GroundingRecord],

@@ -1,7 +1,7 @@
 """Join trained experts into one checkpoint in half precision: `python -m training.fit.assemble --runs runs`.
 
 Reads `RUNS/<modality>/expert` and writes the checkpoint that the package embeds: tensors in float16 (loaded as
-float32), the processor with the modality router, and the licences of the training sources from their `MANIFEST.md`.
+float32), the processor with the modality router, and the licenses of the training sources from their `MANIFEST.md`.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from modeling_medglip.checkpoints.licenses import LICENSES_FILE
 from modeling_medglip.checkpoints.location import weight_files
 from modeling_medglip.cli.scripts import script_main
 from modeling_medglip.image_processing_medglip import MedGlipImageProcessor, read_router
@@ -23,17 +24,16 @@ from modeling_medglip.processing_medglip import MedGlipProcessor
 
 from ..data.load import load_records
 from ..data.records import DEFAULT_DATA
-from ..data.wordings import stated
+from ..data.wordings import trained_wordings
+from ..loading import EMBEDDED
 from .starting_weights import load_tokenizer
 
 
-EMBEDDED = Path(__file__).parent.parent.parent / "modeling_medglip" / "checkpoints" / "unified"
 # Label-wise attention counts positions inside one label, so the language encoder's later positions are never used.
 LABEL_POSITIONS = 64
 # all-MiniLM-L6-v2's word pieces from here on are single letters of scripts other than Latin and Greek, inside words.
 WORD_PIECES = 29740
 SHARD_SIZE = "40MB"
-LICENSES = "licenses.json"
 
 
 def assemble(runs: Path, data: Path | str, manifest: Path, out: Path, router: Path | None) -> list[str]:
@@ -45,14 +45,15 @@ def assemble(runs: Path, data: Path | str, manifest: Path, out: Path, router: Pa
     found = {name: runs / name / "expert" for name in MODALITIES if (runs / name / "expert" / "config.json").is_file()}
     if not found:
         raise ValueError(f"{runs}: no <modality>/expert folder there; run training.fit.finetune first")
-    rows, processor = license_rows(manifest), build_processor(found, router)  # before anything is written
+    rows, processor = manifest_sources(manifest), build_processor(found, router)  # before anything is written
     model = MedGlipForObjectDetection.from_experts(found)
     shorten_embeddings(model)
-    model.config.label_hierarchy = stated(trained_labels(data, list(found)))
+    labels = labels_with_boxes(data, list(found))
+    model.config.set_label_hierarchy(labels, wordings=trained_wordings(labels))
     model.half().save_pretrained(out, max_shard_size=SHARD_SIZE)
     processor.save_pretrained(out)
     tidy(out)
-    (out / LICENSES).write_text(json.dumps(rows, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    (out / LICENSES_FILE).write_text(json.dumps(rows, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     return list(found)
 
 
@@ -70,7 +71,7 @@ def shorten_embeddings(model: MedGlipForObjectDetection) -> None:
         embedding.num_embeddings = length
 
 
-def trained_labels(data: Path | str, modalities: list[str]) -> dict[str, list[str]]:
+def labels_with_boxes(data: Path | str, modalities: list[str]) -> dict[str, list[str]]:
     """Return the sorted labels with boxes in the training split, by modality."""
     labels: dict[str, set[str]] = {name: set() for name in modalities}
     for record in load_records(data, modalities, split="train"):
@@ -87,7 +88,7 @@ def build_processor(experts: Mapping[str, Path], router: Path | None) -> MedGlip
     return MedGlipProcessor(image_processor=image_processor, tokenizer=load_tokenizer())
 
 
-def license_rows(manifest: Path) -> list[dict[str, Any]]:
+def manifest_sources(manifest: Path) -> list[dict[str, Any]]:
     """Return source, upstream set, modality, license and remarks of every row of the manifest's table."""
     rows = []
     for line in manifest.read_text(encoding="utf-8").splitlines():
@@ -103,7 +104,7 @@ def tidy(folder: Path) -> None:
     """Prepare a checkpoint folder for the package: without copies of its code, and loaded as float32."""
     for copy in folder.glob("*.py"):
         copy.unlink()
-    for path in set(folder.glob("*.json")) - {folder / LICENSES}:
+    for path in set(folder.glob("*.json")) - {folder / LICENSES_FILE}:
         content = json.loads(path.read_text(encoding="utf-8"))
         content.pop("auto_map", None)
         if path.name == "config.json":
@@ -124,7 +125,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m training.fit.assemble", description=task)
     parser.add_argument("--runs", type=Path, required=True)
     parser.add_argument("--data", default=DEFAULT_DATA, help="what the experts were trained on")
-    parser.add_argument("--manifest", type=Path, default=Path("../shared/data/MANIFEST.md"), help="table of licences")
+    parser.add_argument("--manifest", type=Path, default=Path("../shared/data/MANIFEST.md"), help="table of licenses")
     parser.add_argument("--out", type=Path, default=EMBEDDED)
     parser.add_argument("--router", type=Path, help="file that training.fit.router wrote")
     options = parser.parse_args(argv)

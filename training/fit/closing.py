@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from modeling_medglip.checkpoints.adapters import example_prompt
+from modeling_medglip.outputs.markdown import percent
 
 from ..data.records import GroundingRecord
-from .run_report import unmeasured
+from .run_results import unmeasured
 
 
 def closing(settings: Any, results: Mapping[str, Any], data: Any) -> str:
@@ -40,12 +41,14 @@ def scores_in_words(results: Mapping[str, Any]) -> list[str]:
 
 
 def _change(where: str, before: Mapping[str, float | None], after: Mapping[str, float | None]) -> str:
-    ap50, ap = (f"{_percent(before[name])} before, {_percent(after[name])} after" for name in ("AP50", "AP"))
+    ap50, ap = (
+        f"{_whole_percent(before[name])} before, {_whole_percent(after[name])} after" for name in ("AP50", "AP")
+    )
     return f"AP50 {where}: {ap50}; AP: {ap}"
 
 
-def _percent(value: float | None) -> str:
-    return "not measured" if value is None else f"{100 * value:.0f} %"
+def _whole_percent(value: float | None) -> str:
+    return "not measured" if value is None else f"{percent(value, 0)} %"
 
 
 def next_commands(settings: Any, results: Mapping[str, Any], data: Any) -> list[str]:

@@ -22,7 +22,7 @@ from ..data.prompts import Vocabulary
 from ..data.records import GroundingRecord
 from ..data.validation import readable_enough
 from ..evaluate.metrics import Detections
-from ..evaluate.predict import detect
+from ..evaluate.predict import detect_records
 from .processes import gathered, own_share
 
 
@@ -55,7 +55,7 @@ def with_known(
         return list(records)
     model.eval()
     share = [index[number] for number in own_share(len(index))]
-    part, _ = detect(model, processor, [records[i] for i in share], [asked[i] for i in share], batch_size)
+    part, _ = detect_records(model, processor, [records[i] for i in share], [asked[i] for i in share], batch_size)
     extended = list(records)
     for number, result in zip(index, gathered(share, part), strict=True):
         extended[number] = _with_detections(records[number], result, asked[number])

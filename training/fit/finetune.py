@@ -43,15 +43,15 @@ from ..data.prompts import Vocabulary
 from ..data.records import GroundingRecord, chosen_labels, drawn, fraction_of, shared_patients
 from ..data.split_leakage import check_apart
 from ..data.validation import check_options, nothing_to_measure, readable_enough
-from ..data.wordings import stated
-from ..loading import load_checkpoint
+from ..data.wordings import trained_wordings
+from ..loading import load_model_and_processor
 from .closing import closing
 from .distillation import known_labels, with_known
 from .lora import add_adapter, save_adapter
 from .processes import process_state, shards_weights, united, worker_message
 from .recipe import RENAMED, ExpertRecipe, TrainingRecipe, load_recipe
 from .run_identity import claim, run_identity
-from .run_report import measure, write_run
+from .run_results import measure, write_run
 from .trainer import freeze, train_expert
 
 
@@ -166,7 +166,7 @@ def load_base(
         processor = MedGlipProcessor(image_processor=image_processor, tokenizer=load_tokenizer())
         return build_starting_model(recipe.config(settings.modality)), processor
     name = settings.model or str(default_checkpoint())
-    model, processor = load_checkpoint(name, [settings.modality])
+    model, processor = load_model_and_processor(name, [settings.modality])
     before = list(model.config.expert_head_config(settings.modality).anchor_sizes)
     _resize(model, processor, settings.modality, recipe.expert(settings.modality))
     if settings.lora and list(model.config.expert_head_config(settings.modality).anchor_sizes) != before:
@@ -353,7 +353,8 @@ def run(settings: FinetuneArguments) -> dict[str, Any]:
         dataloader_num_workers=settings.workers, **_tensorboard(out),
     )  # fmt: skip
     learned = {label for record in data.train for label in record.labels}
-    model.config.label_hierarchy = stated({settings.modality: sorted({*known, *learned})})
+    labels = {settings.modality: sorted({*known, *learned})}
+    model.config.set_label_hierarchy(labels, wordings=trained_wordings(labels))
     forget_calibration(model, settings.modality)
     folder = save(trainer, trained, processor, out / ("adapter" if settings.lora else "expert"))
     dataset.release()  # measuring needs room of its own

@@ -24,7 +24,7 @@ from modeling_medglip.checkpoints.adapters import (
 from modeling_medglip.checkpoints.location import ADAPTED_HEADS
 from modeling_medglip.modeling_medglip import MedGlipForObjectDetection
 from modeling_medglip.outputs.files import write_text
-from modeling_medglip.outputs.run_report import trained_labels
+from modeling_medglip.trained_labels import trained_labels
 
 
 # Layers with an adapter, of one expert. The image and the language encoder stay as they are: nothing needs to be kept

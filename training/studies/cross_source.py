@@ -34,7 +34,7 @@ from ..data.validation import nothing_to_measure, readable_enough
 from ..fit.finetune import FinetuneArguments, load_base, make_dataset
 from ..fit.recipe import TrainingRecipe, load_recipe
 from ..fit.run_identity import claim, run_identity
-from ..fit.run_report import measure
+from ..fit.run_results import measure
 from ..fit.trainer import freeze, train_expert
 from .protocol import agree, conditions, from_scratch, prepare, study_parser
 

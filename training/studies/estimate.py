@@ -28,7 +28,7 @@ from modeling_medglip.outputs.files import write_text
 from modeling_medglip.outputs.markdown import table
 
 from ..data.validation import check_options
-from ..loading import load_checkpoint
+from ..loading import load_model_and_processor
 
 
 SCHEMA = "medglip/full_size@1"
@@ -190,7 +190,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     check_options(vars(options))
     if options.model:
-        model, _ = load_checkpoint(options.model)
+        model, _ = load_model_and_processor(options.model)
     else:
         model = MedGlipForObjectDetection(MedGlipConfig.glip_t())
     cost = measure_step(model, options.size, device)

@@ -37,7 +37,7 @@ from ..evaluate.bootstrap import MIN_PATIENTS, edges, patient_of, resampled
 from ..fit.finetune import FinetuneArguments, load_base, make_dataset
 from ..fit.recipe import TrainingRecipe, load_recipe, with_old_names
 from ..fit.run_identity import claim, run_identity
-from ..fit.run_report import Scores, find_all, scores_of
+from ..fit.run_results import Scores, find_all, scores_of
 from ..fit.trainer import freeze, train_expert
 from .baselines.closed_vocabulary import ClosedVocabularyDetector
 from .baselines.deformable_detr import DeformableDetrDetector

@@ -32,7 +32,7 @@ from modeling_medglip.configuration_medglip import (
 from modeling_medglip.errors import CheckpointError
 from modeling_medglip.grounding import load
 from modeling_medglip.pipeline_medglip import TASK
-from training.loading import load_checkpoint
+from training.loading import load_model_and_processor
 
 from ..tiny_checkpoint import save_tiny_checkpoint
 
@@ -43,7 +43,7 @@ ENTRIES: dict[str, Callable[[Path], Any]] = {
     "stock pipeline": lambda folder: pipeline("zero-shot-object-detection", model=str(folder)),
     "own pipeline": lambda folder: pipeline(TASK, model=str(folder)),
     "from_experts": lambda folder: MedGlipForObjectDetection.from_experts({"ct": folder}),
-    "training": lambda folder: load_checkpoint(str(folder)),
+    "training": lambda folder: load_model_and_processor(str(folder)),
     "load": lambda folder: load(folder, "cpu"),
 }
 
@@ -159,7 +159,7 @@ class TestFiles:
         (copy / name).rename(copy.parent / "elsewhere")
         (copy / name).symlink_to(copy.parent / "elsewhere")
         with pytest.raises(ValueError, match=f"{name} is a link out of the folder"):
-            load_checkpoint(str(copy))
+            load_model_and_processor(str(copy))
         with pytest.raises(CheckpointError, match=f"spoilt: {name} is a link out of the folder"):
             load(copy, "cpu")
 
@@ -186,7 +186,7 @@ class TestFiles:
         with pytest.raises(CheckpointError, match=f"{name} is not a regular file"):
             load(copy, "cpu")
         with pytest.raises(ValueError, match=f"{name} is not a regular file"):
-            load_checkpoint(str(copy))
+            load_model_and_processor(str(copy))
 
     @pytest.mark.parametrize("name", ["config.json", "processor_config.json", "model.safetensors.index.json"])
     def test_a_huge_file_is_not_read(self, copy: Path, name: str) -> None:
@@ -259,7 +259,7 @@ class TestFiles:
         with pytest.raises(CheckpointError, match="the image processor must be a MedGlipImageProcessor"):
             load(copy, "cpu")
         with pytest.raises(CheckpointError, match="the image processor must be a MedGlipImageProcessor"):
-            load_checkpoint(str(copy))
+            load_model_and_processor(str(copy))
 
     def test_an_adapter_inside_is_not_loaded(self, copy: Path, marker: Path) -> None:
         (copy / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA", "r": 1, "target_modules": "x"}))

@@ -17,10 +17,8 @@ from modeling_medglip.outputs.run_report import (
     build_run_report,
     checkpoint_info,
     environment,
-    license_rows,
     package_version,
     taxonomy_counts,
-    trained_labels,
     versions,
 )
 
@@ -77,23 +75,6 @@ class TestCheckpointInfo:
     def test_a_folder_without_config(self, tmp_path: Path) -> None:
         with pytest.raises(MedGlipError, match="config.json is missing"):
             checkpoint_info(tmp_path)
-
-    @pytest.mark.parametrize(
-        ("config", "labels"),
-        [
-            ({}, {}),
-            ({"label_hierarchy": None}, {}),
-            ({"label_hierarchy": {"ct": {"liver": {}, "aorta": {}}}}, {"ct": ["aorta", "liver"]}),
-            ({"trained_labels": {"ct": ["a"]}, "label_hierarchy": {"mri": ["b"]}}, {"ct": ["a"]}),
-            ({"trained_labels": ["a"]}, {}),
-        ],
-    )
-    def test_where_labels_are_stated(self, config: dict, labels: dict) -> None:
-        assert trained_labels(config) == labels
-
-    def test_licences_of_code_and_weights_are_always_there(self) -> None:
-        assert [row["part"] for row in license_rows(None)] == ["code", "weights"]
-        assert "research" in license_rows(None)[1]["license"]
 
 
 def test_taxonomy_counts() -> None:

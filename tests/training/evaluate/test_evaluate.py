@@ -20,7 +20,7 @@ from training.data.records import GroundingRecord, SourceSettings
 from training.evaluate import __main__ as command
 from training.evaluate import report
 from training.evaluate.evaluation import SCHEMA, evaluate_model, label_counts
-from training.evaluate.predict import detect, source_labels
+from training.evaluate.predict import detect_records, source_labels
 
 from ..tiny_data import make_data, record, settings
 
@@ -124,7 +124,7 @@ def test_boxes_are_asked_in_pixels_of_the_image(oracle: tuple[Oracle, Any, list[
         return model.post(outputs, inputs, threshold, target_sizes)
 
     processor.post_process_grounded_object_detection = post
-    detect(model.eval(), processor, records, [["liver"]] * 3, 2)
+    detect_records(model.eval(), processor, records, [["liver"]] * 3, 2)
     height, width = 80, 100
     assert asked == [(0.0, [(height, width)] * 2), (0.0, [(height, width)])]
 

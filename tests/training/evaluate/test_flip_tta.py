@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from training.data.records import SourceSettings
 from training.evaluate import evaluation, flip_tta
-from training.evaluate.flip_tta import averaged, mirrored
+from training.evaluate.flip_tta import average_detections, flipped
 from training.evaluate.metrics import Detections
 
 from ..tiny_data import record
@@ -27,7 +27,7 @@ def found(*rows: tuple[str, float, list[float]]) -> Detections:
     return Detections(labels, np.array(scores, np.float32), np.array(boxes, np.float32).reshape(-1, 4))
 
 
-def in_mirror(detections: Detections) -> Detections:
+def as_flipped(detections: Detections) -> Detections:
     x1, y1, x2, y2 = detections.boxes.T
     return replace(detections, boxes=np.stack([WIDTH - x2, y1, WIDTH - x1, y2], axis=1))
 
@@ -40,20 +40,20 @@ def rows(detections: Detections) -> list[tuple[str, float, list[float]]]:
 def test_a_record_shows_its_image_left_for_right() -> None:
     pixels = np.arange(12, dtype=np.uint8).reshape(3, 4)
     whole = record([[1, 1, 2, 2]], ["polyp"], pixels=pixels)
-    np.testing.assert_array_equal(mirrored(whole).load(), pixels[:, ::-1])
-    np.testing.assert_array_equal(mirrored(mirrored(whole)).load(), pixels)
+    np.testing.assert_array_equal(flipped(whole).load(), pixels[:, ::-1])
+    np.testing.assert_array_equal(flipped(flipped(whole)).load(), pixels)
 
 
 def test_boxes_that_meet_are_averaged_by_their_scores() -> None:
     own = found(("polyp", 0.9, [10, 10, 30, 30]))
-    there = in_mirror(found(("polyp", 0.3, [14, 10, 34, 30])))
-    assert rows(averaged(own, there, WIDTH)) == [("polyp", 0.6, [11, 10, 31, 30])]
+    there = as_flipped(found(("polyp", 0.3, [14, 10, 34, 30])))
+    assert rows(average_detections(own, there, WIDTH)) == [("polyp", 0.6, [11, 10, 31, 30])]
 
 
 def test_boxes_of_one_side_keep_half_their_score_and_the_surest_comes_first() -> None:
     own = found(("polyp", 0.4, [10, 10, 30, 30]), ("polyp", 0.2, [60, 60, 70, 70]))
-    there = in_mirror(found(("polyp", 0.8, [10, 40, 30, 60]), ("tool", 0.4, [10, 10, 30, 30])))
-    assert rows(averaged(own, there, WIDTH)) == [
+    there = as_flipped(found(("polyp", 0.8, [10, 40, 30, 60]), ("tool", 0.4, [10, 10, 30, 30])))
+    assert rows(average_detections(own, there, WIDTH)) == [
         ("polyp", 0.4, [10, 40, 30, 60]),
         ("polyp", 0.2, [10, 10, 30, 30]),
         ("tool", 0.2, [10, 10, 30, 30]),
@@ -63,14 +63,14 @@ def test_boxes_of_one_side_keep_half_their_score_and_the_surest_comes_first() ->
 
 def test_a_box_has_one_partner_the_surest_chooses_first() -> None:
     own = found(("polyp", 0.5, [10, 10, 30, 30]), ("polyp", 0.9, [11, 10, 31, 30]))
-    there = in_mirror(found(("polyp", 0.7, [10, 10, 30, 30])))
-    assert [score for _, score, _ in rows(averaged(own, there, WIDTH))] == pytest.approx([0.8, 0.25])
+    there = as_flipped(found(("polyp", 0.7, [10, 10, 30, 30])))
+    assert [score for _, score, _ in rows(average_detections(own, there, WIDTH))] == pytest.approx([0.8, 0.25])
 
 
 @pytest.mark.parametrize("first", [found(), found(("polyp", 0.0, [1, 1, 5, 5]))])
 def test_nothing_or_no_score(first: Detections) -> None:
-    assert rows(averaged(first, found(), WIDTH)) == rows(first)
-    assert len(rows(averaged(first, in_mirror(first), WIDTH))) == len(first.labels)
+    assert rows(average_detections(first, found(), WIDTH)) == rows(first)
+    assert len(rows(average_detections(first, as_flipped(first), WIDTH))) == len(first.labels)
 
 
 @given(
@@ -84,10 +84,10 @@ def test_nothing_or_no_score(first: Detections) -> None:
 )
 def test_twice_the_same_changes_nothing(drawn: list[tuple[str, float, int, int]]) -> None:
     own = found(*((label, score, [20 * x, 20 * y, 20 * x + 15, 20 * y + 15]) for label, score, x, y in drawn))
-    assert sorted(rows(averaged(own, in_mirror(own), WIDTH))) == sorted(rows(own))
+    assert sorted(rows(average_detections(own, as_flipped(own), WIDTH))) == sorted(rows(own))
 
 
-def test_only_sources_that_may_be_mirrored_are(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_sources_that_may_be_flipped_are(monkeypatch: pytest.MonkeyPatch) -> None:
     pixels = np.zeros((80, WIDTH), np.uint8)
     pixels[:, 20] = 9
     free = record([[10, 10, 30, 30]], ["polyp"], pixels=pixels, settings=SourceSettings(horizontal_flip=True))
@@ -98,7 +98,7 @@ def test_only_sources_that_may_be_mirrored_are(monkeypatch: pytest.MonkeyPatch) 
         one = zip(prompts, bright, strict=True)
         return [found((names[0], 0.5, [x - 10, 10, x + 10, 30])) for names, x in one], 1.0
 
-    monkeypatch.setattr(flip_tta, "detect", detect)
+    monkeypatch.setattr(flip_tta, "detect_records", detect)
     both, seconds = flip_tta.detect_with_flips(None, None, [sided, free], [["left kidney"], ["polyp"]])
     assert rows(both[0]) == [("left kidney", 0.5, [10, 10, 30, 30])] and seconds == 1.5
     assert rows(both[1]) == [("polyp", 0.5, [10.5, 10, 30.5, 30])]  # column 20 is column 79 of the mirror image

@@ -14,7 +14,7 @@ from modeling_medglip.modeling_medglip import MedGlipForObjectDetection
 from tests.modeling_medglip.tiny_checkpoint import biased_router, tiny_processor
 from tests.training.fit.test_trainer import tiny_model
 from training.fit import assemble
-from training.fit.assemble import WORD_PIECES, build_processor, license_rows, shorten_embeddings, tidy
+from training.fit.assemble import WORD_PIECES, build_processor, manifest_sources, shorten_embeddings, tidy
 
 
 MANIFEST = """# What is here
@@ -70,9 +70,9 @@ def test_the_tokenizer_has_no_piece_without_an_embedding(tmp_path: Path) -> None
     assert tidied["truncation"] is None and tidied["padding"] is None
 
 
-def test_licences_come_from_the_manifest(tmp_path: Path) -> None:
+def test_licenses_come_from_the_manifest(tmp_path: Path) -> None:
     (tmp_path / "MANIFEST.md").write_text(MANIFEST, encoding="utf-8")
-    rows = license_rows(tmp_path / "MANIFEST.md")
+    rows = manifest_sources(tmp_path / "MANIFEST.md")
     assert [(row["modality"], row["source"], row["license"]) for row in rows] == [
         ("ct", "set_a", "CC BY 4.0"),
         ("mri", "set_b", "unknown"),

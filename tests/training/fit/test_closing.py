@@ -20,7 +20,7 @@ from tests.modeling_medglip.tiny_checkpoint import save_tiny_checkpoint
 from training.evaluate import __main__ as evaluate
 from training.fit import finetune
 from training.fit.closing import next_commands, scores_in_words
-from training.fit.run_report import Scores, card, measured_points
+from training.fit.run_results import Scores, card, measured_points
 
 from ..tiny_data import make_data
 

@@ -47,7 +47,7 @@ def test_what_is_believed(
         def eval(self) -> None:
             """As a module."""
 
-    monkeypatch.setattr(distillation, "detect", detect)
+    monkeypatch.setattr(distillation, "detect_records", detect)
     own = record([[50, 50, 60, 60]], ["spleen"], ["spleen"])
     (told,) = with_known(Model(), None, [own], ["liver", "spleen"])
     assert asked == [["liver"]], "what its source marks is left to it"
@@ -67,7 +67,7 @@ def test_the_same_label_in_other_words_is_left_to_its_source(monkeypatch: pytest
         asked.extend(prompts)
         return [found([], []) for _ in records], 0.0
 
-    monkeypatch.setattr(distillation, "detect", detect)
+    monkeypatch.setattr(distillation, "detect_records", detect)
     own = record([[50, 50, 60, 60]], [" Livers"], [" Livers", "urinary_bladder", "Disk"])
     with_known(Model(), None, [own], ["liver", "urinary bladder", "disc", "bladder", "spleen"])
     assert asked == [["spleen"]]

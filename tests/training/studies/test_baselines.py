@@ -13,7 +13,7 @@ from torch import nn
 
 from modeling_medglip.modeling_medglip import MedGlipForObjectDetection
 from tests.modeling_medglip.tiny_checkpoint import tiny_config, tiny_processor
-from training.evaluate.predict import detect
+from training.evaluate.predict import detect_records
 from training.studies.baselines.closed_vocabulary import ClosedVocabularyDetector
 from training.studies.baselines.deformable_detr import DeformableDetrDetector
 from training.studies.baselines.fixed_labels import FixedLabelCollator, FixedLabelProcessor
@@ -104,7 +104,7 @@ def test_one_routine_measures_all(make: Any, tmp_path: Path) -> None:
     model = make().eval()
     processor = FixedLabelProcessor(tiny_processor(tmp_path, ("ct",)), LABELS)
     records = [record([[10, 10, 40, 40]], ["liver"], ["liver", "unheard of"]) for _ in range(3)]
-    found, _ = detect(model, processor, records, [["liver", "unheard of"]] * 3)
+    found, _ = detect_records(model, processor, records, [["liver", "unheard of"]] * 3)
     assert len(found) == 3
     for result in found:
         assert set(result.labels) <= {"liver"}, "a label without a row is never found"

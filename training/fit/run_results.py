@@ -14,13 +14,13 @@ from huggingface_hub import ModelCardData
 
 from modeling_medglip.checkpoints.adapters import example_prompt
 from modeling_medglip.outputs.files import write_bytes, write_text
-from modeling_medglip.outputs.markdown import plain
+from modeling_medglip.outputs.markdown import percent, plain, table
 
 from ..data.records import GroundingRecord
 from ..data.validation import nothing_to_measure
 from ..evaluate.metrics import Detections, annotated_only, average_precision
 from ..evaluate.plots import png_of
-from ..evaluate.predict import detect, source_labels
+from ..evaluate.predict import detect_records, source_labels
 from .processes import gathered, own_share
 
 
@@ -59,7 +59,7 @@ def find_all(model: Any, processor: Any, records: Sequence[GroundingRecord], bat
     asked = source_labels(records)
     prompts = [asked[f"{record.modality}/{record.source}"] for record in records]
     share = own_share(len(records))
-    found, _ = detect(model, processor, [records[i] for i in share], [prompts[i] for i in share], batch_size)
+    found, _ = detect_records(model, processor, [records[i] for i in share], [prompts[i] for i in share], batch_size)
     model.train(training)
     return annotated_only(records, gathered(share, found))
 
@@ -171,11 +171,12 @@ def card(settings: Any, results: Mapping[str, Any]) -> str:
         lines += ["The best epoch was chosen on these same images: expect a little less on others.", ""]
     if images["broken"]:
         lines += [f"Images that cannot be read and were left out: {images['broken']}.", ""]
-    lines += [f"**{reason}**"] if (reason := unmeasured(results)) else _table(results["before"], results["after"])
+    reason = unmeasured(results)
+    lines.append(f"**{reason}**" if reason else _label_table(results["before"], results["after"]))
     lines += ["", *_usage(settings, results)]
     if results["known_after"]["labels"]:
         lines += ["", "Labels of the older data, on its own validation images:", ""]
-        lines += _table(results["known_before"], results["known_after"])
+        lines.append(_label_table(results["known_before"], results["known_after"]))
     return "\n".join(["---", _header(settings).to_yaml(), "---", "", *lines]) + "\n"
 
 
@@ -216,15 +217,13 @@ def unmeasured(results: Mapping[str, Any]) -> str:
     return f"{reason[0].upper()}{reason[1:]}: nothing was measured." if reason else ""
 
 
-def _table(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
+def _label_table(before: Mapping[str, Any], after: Mapping[str, Any]) -> str:
     """Return the table of AP50 and AP of every label, before and after."""
-    lines = ["| label | AP50 before | after | AP before | after |", "|---|---:|---:|---:|---:|"]
     rows = [(plain(name), before["labels"].get(name, {}), after["labels"][name]) for name in after["labels"]]
-    for name, first, last in [*rows, ("**mean**", before["mean"], after["mean"])]:
-        cells = [_percent(part.get(key)) for key in ("AP50", "AP") for part in (first, last)]
-        lines.append(f"| {name} | {' | '.join(cells)} |")
-    return lines
-
-
-def _percent(value: float | None) -> str:
-    return "-" if value is None else f"{100 * value:.1f}"
+    return table(
+        ["label", "AP50 before", "after", "AP before", "after"],
+        (
+            [name, *(percent(part.get(key)) for key in ("AP50", "AP") for part in (first, last))]
+            for name, first, last in [*rows, ("**mean**", before["mean"], after["mean"])]
+        ),
+    ).rstrip()
