@@ -1,29 +1,32 @@
 # Copyright 2026 The MedGLIP authors. Licensed under the Apache License, Version 2.0.
 """The errors that the package raises outside the remote-code files: one line, naming the input and what to do.
 
-A message names the argument that helps as Python code, such as `frame=` or `resample=True`. That is the error's hint;
-the command line shows its own option instead.
+A message that advises to pass an argument names it as Python code, such as `frame=` or `resample=True`, and carries
+the name as `hint`; the command line shows its own option instead.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
+from typing import Literal, get_args
 
 
+Hint = Literal["axes", "base", "frame", "modality", "model", "number", "out", "resample", "several_patients"]
 # Arguments that messages advise to pass.
-HINTS = ("axes", "base", "frame", "modality", "model", "number", "out", "resample", "several_patients")
-HINT = re.compile(rf"(?<!\w)({'|'.join(HINTS)})=(?:True\b|(?!\w))")
+HINTS: tuple[Hint, ...] = get_args(Hint)
 
 
 class MedGlipError(ValueError):
-    """Something the caller can put right: a bad file, checkpoint, option or label. The message is one line."""
+    """Something the caller can put right: a bad file, checkpoint, option or label.
 
-    @property
-    def hint(self) -> str | None:
-        """The argument that the message advises to pass, such as `"frame"`; `None` if it advises none."""
-        found = HINT.search(str(self))
-        return found[1] if found else None
+    Args:
+        message (`str`): one line.
+        hint (`str`, *optional*): the argument that the message advises to pass, one of `HINTS`.
+    """
+
+    def __init__(self, message: str, *, hint: Hint | None = None) -> None:
+        super().__init__(message)
+        self.hint = hint
 
 
 class UsageError(MedGlipError):
@@ -36,6 +39,29 @@ class CheckpointError(UsageError):
 
 class PickledCheckpointError(CheckpointError):
     """The checkpoint holds pickled tensors, which run code when they are read; this package reads safetensors only."""
+
+
+class Advice(str):
+    """A warning, or the end of a message, that may advise to pass an argument.
+
+    Args:
+        text (`str`): one line.
+        hint (`str`, *optional*): the argument, one of `HINTS`.
+    """
+
+    hint: Hint | None
+
+    def __new__(cls, text: str, hint: Hint | None = None) -> Advice:
+        """Make a string that knows its hint."""
+        advice = super().__new__(cls, text)
+        advice.hint = hint
+        return advice
+
+
+def hint_of(message: object) -> Hint | None:
+    """Return the hint of an error or a warning; `None` if it has none."""
+    hint = getattr(message, "hint", None)
+    return hint if hint in HINTS else None
 
 
 def one_line(text: object, limit: int = 300) -> str:
@@ -75,12 +101,14 @@ def install_hint(extra: str) -> str:
 
 
 __all__ = [
-    "HINT",
     "HINTS",
+    "Advice",
     "CheckpointError",
+    "Hint",
     "MedGlipError",
     "PickledCheckpointError",
     "UsageError",
+    "hint_of",
     "install_hint",
     "listed",
     "one_line",

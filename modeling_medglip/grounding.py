@@ -18,7 +18,7 @@ from .checkpoints.adapters import load_adapted
 from .checkpoints.loading import is_adapter, load_checkpoint, locate
 from .configuration_medglip import resolve_modality
 from .defaults import UNTRAINED_THRESHOLD
-from .errors import MedGlipError, UsageError, one_line
+from .errors import Advice, MedGlipError, UsageError, hint_of, one_line
 from .image_processing_medglip import channels_first, modality_contradiction, upright_image
 from .io.image import read_image
 from .io.image_record import ReadImage
@@ -187,7 +187,7 @@ def load(
         adapted = load_adapted(source, f"adapter {name}", wanted, base)
         return Grounder(adapted.model.eval().to(chosen), adapted.processor, name, chosen)
     if base is not None:
-        raise UsageError(f"checkpoint {name}: is not an adapter: leave out base=")
+        raise UsageError(f"checkpoint {name}: is not an adapter: leave out base=", hint="base")
     model, processor = load_checkpoint(source, name, wanted)
     return Grounder(model.eval().to(chosen), processor, name, chosen)
 
@@ -281,7 +281,8 @@ def ground_image(
     except UsageError:
         raise
     except ValueError as error:
-        raise MedGlipError(f"{read.file}: {one_line(str(error).removeprefix('image 0: '))}") from error
+        text = one_line(str(error).removeprefix("image 0: "))
+        raise MedGlipError(f"{read.file}: {text}", hint=hint_of(error)) from error
     unknown = set(grounder.processor.unknown_labels(list(question.wordings.values())))
     labels = [label for label in question.labels if question.wordings[label] in unknown]
     warnings = (
@@ -404,12 +405,12 @@ def choose_modality(grounder: Grounder, image: ReadImage, modality: str = "auto"
     processor = grounder.processor.image_processor
     if processor.router is None:
         known = ", ".join(grounder.modalities)
-        raise MedGlipError(
-            f"its modality is not known and {grounder.name} cannot tell: give modality=, one of {known}"
-        )
+        message = f"its modality is not known and {grounder.name} cannot tell: give modality=, one of {known}"
+        raise MedGlipError(message, hint="modality")
     name, probability = processor.predict_modality(image.pixels)
     _require_expert(grounder, name)
-    note = f"taken for {name} with a probability of only {probability:.2f}: state it with modality= to be sure"
+    text = f"taken for {name} with a probability of only {probability:.2f}: state it with modality= to be sure"
+    note = Advice(text, "modality")
     return ModalityChoice(name, "pixels", probability, (note,) if probability < UNSURE_PROBABILITY else ())
 
 

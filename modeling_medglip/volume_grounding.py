@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from .boxes import iou
 from .defaults import UNTRAINED_THRESHOLD
-from .errors import MedGlipError, UsageError, one_line
+from .errors import MedGlipError, UsageError, hint_of, one_line
 from .grounding import Grounder, as_grounder, asked_labels, choose_modality, locate_labels, prompt_labels
 from .io.image_record import ReadImage
 from .outputs.single_structures import best_in_volume
@@ -164,7 +164,7 @@ def _modality(
     except UsageError:
         raise
     except ValueError as error:
-        raise MedGlipError(f"{source.name}: {one_line(error)}") from error
+        raise MedGlipError(f"{source.name}: {one_line(error)}", hint=hint_of(error)) from error
 
 
 def _middle_slice(source: VolumeSource, plane: str) -> NDArray:

@@ -268,7 +268,8 @@ def find_base(
     if isinstance(said, str) and HUB_ID.match(said) and not Path(said).exists():
         return load_checkpoint(said, said, record.modality)[0], said
     known = f" ({one_line(said, 60)!r})" if isinstance(said, str) else ""
-    raise CheckpointError(f"{name}: its base{known} is not the embedded checkpoint: give its folder or id as base=")
+    message = f"{name}: its base{known} is not the embedded checkpoint: give its folder or id as base="
+    raise CheckpointError(message, hint="base")
 
 
 def example_prompt(labels: Iterable[str]) -> str:
@@ -299,7 +300,7 @@ def merge_adapter(source: str | Path, out: Path, base: str | Path | None = None)
         raise CheckpointError(f"checkpoint {name}: is not an adapter: there is nothing to merge")
     shown = one_line(out.name, 80)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UsageError(f"{shown}: is not empty: choose a new folder (out=)")
+        raise UsageError(f"{shown}: is not empty: choose a new folder (out=)", hint="out")
     merged = load_adapted(found, f"adapter {name}", base=base)
     try:
         out.mkdir(parents=True, exist_ok=True)
@@ -309,7 +310,8 @@ def merge_adapter(source: str | Path, out: Path, base: str | Path | None = None)
         write_text(out / LICENSES_FILE, json.dumps(rows, indent=1) + "\n")
     except OSError as error:
         reason = one_line(error.strerror or error)
-        raise UsageError(f"{shown}: cannot be written ({reason}): choose another folder (out=)") from None
+        message = f"{shown}: cannot be written ({reason}): choose another folder (out=)"
+        raise UsageError(message, hint="out") from None
     return out
 
 

@@ -8,7 +8,7 @@ import traceback
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from ..errors import HINT, MedGlipError, one_line
+from ..errors import MedGlipError, hint_of, one_line
 
 
 if TYPE_CHECKING:
@@ -38,9 +38,15 @@ def escape(text: str) -> str:
     return markup.escape(text)
 
 
-def in_flags(text: object) -> str:
-    """Return a message of the library with the options of the command line: `frame=` -> `--frame`."""
-    return HINT.sub(lambda found: FLAGS.get(found[1], f"--{found[1].replace('_', '-')}"), str(text))
+def in_flags(message: object) -> str:
+    """Return an error or a warning of the library with the option for its hint: `frame=` -> `--frame`."""
+    text, hint = str(message), hint_of(message)
+    if hint is None:
+        return text
+    # Names of files come before the advice.
+    before, found, after = text.rpartition(f"{hint}=")
+    flag = FLAGS.get(hint, f"--{hint.replace('_', '-')}")
+    return f"{before}{flag}{after.removeprefix('True')}" if found else text
 
 
 def reason_of(error: BaseException, name: str) -> str:
@@ -63,9 +69,9 @@ def echo(text: str) -> None:
     console().print(escape(text), soft_wrap=True, highlight=False)
 
 
-def warn(kind: str, text: object) -> None:
+def warn(kind: str, text: str) -> None:
     """Print a line on stderr, such as `medglip: warning: scan.png: ...`."""
-    print(f"medglip: {kind}: {one_line(in_flags(text), 500)}", file=sys.stderr, flush=True)
+    print(f"medglip: {kind}: {one_line(text, 500)}", file=sys.stderr, flush=True)
 
 
 def fail(problem: object, status: int, debug: bool, cause: BaseException | None = None) -> int:
@@ -73,7 +79,7 @@ def fail(problem: object, status: int, debug: bool, cause: BaseException | None 
     error = problem if isinstance(problem, BaseException) else cause
     if debug and error is not None:
         traceback.print_exception(error)
-    warn("error", problem)
+    warn("error", in_flags(problem))
     return status
 
 

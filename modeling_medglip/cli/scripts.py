@@ -51,7 +51,7 @@ def script_main(status: int = 2, also: tuple[type[Exception], ...] = ()) -> Call
 
 def fail_script(text: object, status: int = 2) -> int:
     """Print an error as one line on stderr and return the exit status."""
-    print(f"error: {one_line(in_flags(text))}", file=sys.stderr, flush=True)
+    print(f"error: {one_line(text)}", file=sys.stderr, flush=True)
     return status
 
 
@@ -60,7 +60,7 @@ def error_text(error: BaseException) -> str:
     if isinstance(error, OSError) and error.strerror:
         name = Path(os.fsdecode(error.filename)).name if isinstance(error.filename, (str, bytes)) else ""
         return one_line(f"{error.strerror}: {name}" if name else error.strerror)
-    return one_line(error)
+    return one_line(in_flags(error))
 
 
 def _help_hint(main: Main) -> str:

@@ -101,7 +101,7 @@ class ImageTask:
 
     def _warn(self, name: str, warnings: Sequence[str]) -> None:
         for warning in warnings:
-            warn("warning", f"{name}: {warning}")
+            warn("warning", f"{name}: {in_flags(warning)}")
 
     def ground(self, image: Any) -> Any:
         """Return the result of what was read."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..errors import MedGlipError
+from ..errors import Advice, MedGlipError
 
 
 # Equal to the image processor's, which this module does not import: reading a file needs no PyTorch.
@@ -77,7 +77,7 @@ def choose_frame(frame: int | None, count: int) -> tuple[str, ...]:
     if frame is not None and not 1 <= frame <= count:
         raise MedGlipError(f"has no frame {frame}: it holds {count}")
     if frame is None and count > 1:
-        return (f"holds {count} frames; only the first is used (choose another with frame=)",)
+        return (Advice(f"holds {count} frames; only the first is used (choose another with frame=)", "frame"),)
     return ()
 
 

@@ -14,7 +14,7 @@ from typing import Any, BinaryIO, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import MedGlipError, one_line
+from ..errors import HINTS, Advice, Hint, MedGlipError, one_line
 from ..io.dicom_pixels import GREY
 from ..io.image_record import ReadImage, check_pixels
 from ..modalities import MODALITIES
@@ -104,10 +104,22 @@ def image_of(stated: Any, pixels: NDArray) -> ReadImage:
     return ReadImage(pixels, **values)
 
 
+def hint_named(name: Any) -> Hint | None:
+    """Return the hint of a name; `None` for anything else."""
+    return next((hint for hint in HINTS if hint == name), None)
+
+
+def note_of(stated: Any) -> str:
+    """Make a warning of its text, or of its text and its hint."""
+    if isinstance(stated, dict):
+        return Advice(one_line(stated["text"], 500), hint_named(stated["hint"]))
+    return one_line(stated, 500)
+
+
 def _plain(value: Any) -> Any:
     """Printable text, numbers, and lists of both as tuples."""
-    if isinstance(value, str):
-        return one_line(value, 500)
+    if isinstance(value, (str, dict)):
+        return note_of(value)
     if isinstance(value, list):
         return tuple(_plain(item) for item in value)
     if value is None or isinstance(value, (int, float)):
@@ -161,8 +173,10 @@ __all__ = [
     "AnswerTooLarge",
     "checked",
     "grid_of",
+    "hint_named",
     "image_of",
     "nifti_header_of",
+    "note_of",
     "received",
     "series_of",
     "slice_reference_of",

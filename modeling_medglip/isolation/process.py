@@ -34,8 +34,10 @@ from .answers import (
     AnswerTooLarge,
     checked,
     grid_of,
+    hint_named,
     image_of,
     nifti_header_of,
+    note_of,
     received,
     series_of,
     slice_reference_of,
@@ -339,14 +341,15 @@ class ReaderProcess(FileReader):
 
     def _error(self, name: str, error: Any) -> MedGlipError:
         kind, message = str(error.get("type")), one_line(error.get("message", ""), 500)
+        hint = hint_named(error.get("hint"))
         if kind == "closed":
             return _Closed(name)
         if kind == "memory":
             return VolumeError(f"{name}: needs more than {self.limits.memory_mb} MB to read{self.hint}", "too_large")
         if kind == "VolumeError":
-            return VolumeError(message, one_line(error.get("rule", ""), 40))
+            return VolumeError(message, one_line(error.get("rule", ""), 40), hint=hint)
         if kind in ("MedGlipError", "UsageError"):
-            return UsageError(message) if kind == "UsageError" else MedGlipError(message)
+            return (UsageError if kind == "UsageError" else MedGlipError)(message, hint=hint)
         return VolumeError(f"{name}: cannot be read (unexpected {one_line(message, 60)})", "unreadable")
 
 
@@ -375,7 +378,7 @@ class IsolatedVolume(VolumeSource):
                 grid_of(answer),
                 name,
                 stated if stated in MODALITIES else None,
-                tuple(one_line(note, 500) for note in answer["notes"]),
+                tuple(map(note_of, answer["notes"])),
                 stacked=answer["stacked"] is True,
                 nifti_header=nifti_header_of(answer["nifti_header"]),
                 dicom_slices=tuple(slice_reference_of(self._files, *entry) for entry in answer.get("slices", ())),

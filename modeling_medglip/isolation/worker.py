@@ -18,7 +18,7 @@ import sys
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, cast
@@ -26,7 +26,7 @@ from typing import Any, BinaryIO, Literal, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import MedGlipError, UsageError
+from ..errors import MedGlipError, UsageError, hint_of
 
 
 MEGABYTE = 2**20
@@ -93,8 +93,8 @@ class Operations:
         from ..io.image import read_image
 
         image = read_image(path, frame)
-        values = {field.name: getattr(image, field.name) for field in dataclasses.fields(image)}
-        return {"image": {name: value for name, value in values.items() if name != "pixels"}}, image.pixels
+        values = {name: value for name, value in _fields(image).items() if name != "pixels"}
+        return {"image": {**values, "warnings": _notes(image.warnings)}}, image.pixels
 
     def count_frames(self, path: str) -> tuple[dict[str, Any], NDArray | None]:
         """See [`~modeling_medglip.io.image.count_frames`]."""
@@ -177,7 +177,7 @@ class Operations:
             kind = "UsageError" if isinstance(error, UsageError) else "MedGlipError"
             rule = getattr(error, "rule", None)
             kind = "VolumeError" if isinstance(rule, str) else kind
-            return {"error": {"type": kind, "message": str(error), "rule": rule}}, None
+            return {"error": {"type": kind, "message": str(error), "rule": rule, "hint": error.hint}}, None
         except Exception as error:  # what it says may quote a header
             return {"error": {"type": "unexpected", "message": type(error).__name__}}, None
 
@@ -187,10 +187,10 @@ class Operations:
             source.state_axes(axes)
         self._last_token += 1
         self._open[self._last_token] = _OpenVolume(source)
-        facts = {name: getattr(source, name) for name in ("name", "modality", "notes", "stacked", "sequential")}
+        facts = {name: getattr(source, name) for name in ("name", "modality", "stacked", "sequential")}
         header = source.nifti_header
         stored = None if header is None else {"block": header.binaryblock.hex(), "order": header.endianness}
-        return {"token": self._last_token, **grid, **facts, "nifti_header": stored}
+        return {"token": self._last_token, **grid, **facts, "notes": _notes(source.notes), "nifti_header": stored}
 
     def _make_room(self, voxels: int) -> None:
         """Close the oldest volume if too many are open, and allow memory for another."""
@@ -295,6 +295,11 @@ def serve(memory_mb: int, volume_mb: int, operations: type[Operations] = Operati
         limits.allow_seconds(request["seconds"])
         header, array = known.answer(request)
         send(answers, {**header, "peak_mb": limits.peak_mb()}, array)
+
+
+def _notes(notes: Iterable[str]) -> list[str | dict[str, str]]:
+    """Return warnings for JSON; one with a hint as both."""
+    return [note if (hint := hint_of(note)) is None else {"text": note, "hint": hint} for note in notes]
 
 
 def _fields(value: Any) -> dict[str, Any]:

@@ -133,7 +133,8 @@ def embedded_checkpoint() -> Path:
     try:
         return Path(default_checkpoint())
     except FileNotFoundError:
-        raise CheckpointError("the embedded checkpoint is missing: reinstall med-glip, or give model=") from None
+        message = "the embedded checkpoint is missing: reinstall med-glip, or give model="
+        raise CheckpointError(message, hint="model") from None
 
 
 def checkpoint_info(folder: Path) -> dict[str, Any]:

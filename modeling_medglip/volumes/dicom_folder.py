@@ -94,13 +94,12 @@ def find_series(
     others = len(files) - len(images) - len(broken)
     if broken and not resample:
         reason = f"{one_line(broken[0].path.name, 60)}: is {'empty' if broken[0].kind == EMPTY else 'damaged'}"
-        raise MedGlipError(
-            f"{name}: {reason}, and may be a slice: repair or remove it, or leave it out (resample=True)"
-        )
+        message = f"{name}: {reason}, and may be a slice: repair or remove it, or leave it out (resample=True)"
+        raise MedGlipError(message, hint="resample")
     patients = {file.patient for file in images if not file.flat}
     if len(patients) > 1 and not several_patients:
         reason = f"holds files of {len(patients)} patients: give a folder for each, or pass several_patients=True"
-        raise MedGlipError(f"{name}: {reason}")
+        raise MedGlipError(f"{name}: {reason}", hint="several_patients")
     groups: dict[tuple[Any, ...], list[_File]] = {}
     for file in images:
         groups.setdefault(() if file.flat else (file.patient, file.key), []).append(file)
@@ -244,7 +243,7 @@ def open_series(found: FoundSeries, name: str, resample: bool = False) -> Volume
     try:
         series = index_series(found.files, resample, shown)
     except VolumeError as error:
-        raise VolumeError(f"{shown}: {error}", error.rule) from error
+        raise VolumeError(f"{shown}: {error}", error.rule, hint=error.hint) from error
     notes = tuple(f"{rule.replace('_', ' ')}: {value}" for rule, value in series.notes)
     slices = tuple(
         SliceReference(piece.file, None if piece.frame is None else piece.frame + 1, position)

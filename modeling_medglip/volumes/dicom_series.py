@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import MedGlipError, one_line
+from ..errors import Advice, MedGlipError, one_line
 from ..io.dicom import DERIVED_CODES, functional_item, mosaic_notes
 from ..io.dicom_files import PIXEL_TAGS, open_dicom
 from ..io.dicom_pixels import GREY, PixelFormat, pixel_format
@@ -45,7 +45,7 @@ ORIENTATION_TOLERANCE = 1e-3
 SPACING_TOLERANCE_MM = 1e-3
 # The cosine between the normals of a scout and the slices is below this.
 MAX_SCOUT_COSINE = 0.98
-FRAME_BY_FRAME = "ground its frames one by one (frame=)"
+FRAME_BY_FRAME = Advice("ground its frames one by one (frame=)", "frame")
 # Required elements: their names in messages and how many numbers they hold.
 REQUIRED = {
     "ImageOrientationPatient": ("orientation", 6),
@@ -176,9 +176,9 @@ def _image(file: Path) -> _Image | None:
                 return None
             stored_as = pixel_format(opened)
         if stored_as.photometric not in GREY:
-            raise VolumeError(
-                f"{_name(file)}: is in color and not a slice of a volume: {_as_images(stored_as)}", "colour_volume"
-            )
+            advice = _as_images(stored_as)
+            message = f"{_name(file)}: is in color and not a slice of a volume: {advice}"
+            raise VolumeError(message, "colour_volume", hint=advice.hint)
         return _Image(file, header, stored_as)
     except VolumeError:
         raise
@@ -188,9 +188,9 @@ def _image(file: Path) -> _Image | None:
         raise _damaged(file, error) from None
 
 
-def _as_images(stored_as: PixelFormat) -> str:
-    """Return the hint for a file that is not a slice."""
-    return "give the files one by one" if stored_as.frames == 1 else FRAME_BY_FRAME
+def _as_images(stored_as: PixelFormat) -> Advice:
+    """Return the advice for a file that is not a slice."""
+    return Advice("give the files one by one") if stored_as.frames == 1 else FRAME_BY_FRAME
 
 
 def _header_notes(images: Sequence[_Image]) -> tuple[tuple[str, str], ...]:
@@ -215,11 +215,11 @@ def _planes(image: _Image, several: bool) -> list[_Plane]:
             reason = "holds several frames and is one of several files: give it by itself"
             raise VolumeError(f"{_name(file)}: {reason}", "mixed_series")
         if functional_item(header, 0, "PlanePositionSequence") is None:
-            reason = f"its frames state no positions: {_as_images(image.stored_as)}"
-            raise VolumeError(f"{_name(file)}: {reason}", "no_geometry")
+            reason = f"its frames state no positions: {FRAME_BY_FRAME}"
+            raise VolumeError(f"{_name(file)}: {reason}", "no_geometry", hint=FRAME_BY_FRAME.hint)
         if count > len(header.get("PerFrameFunctionalGroupsSequence") or ()):
-            reason = f"states {count} frames, but fewer positions: {_as_images(image.stored_as)}"
-            raise VolumeError(f"{_name(file)}: {reason}", "no_geometry")
+            reason = f"states {count} frames, but fewer positions: {FRAME_BY_FRAME}"
+            raise VolumeError(f"{_name(file)}: {reason}", "no_geometry", hint=FRAME_BY_FRAME.hint)
         return [_plane(image, frame) for frame in range(count)]
     except VolumeError:
         raise
@@ -271,7 +271,7 @@ def _stack(planes: list[_Plane], modality: str | None, resample: bool, name: str
     _check_line(chosen, along)
     uneven = _uneven(along, chosen)
     if uneven and not resample:
-        raise VolumeError(uneven, "missing_slices")
+        raise VolumeError(uneven, "missing_slices", hint="resample")
     step, tilt = _step(chosen, along)
     affine = np.eye(4)
     affine[:3, 0] = first.orientation[:3] * first.spacing[1]
@@ -311,13 +311,14 @@ def _one_orientation(planes: list[_Plane]) -> tuple[list[_Plane], tuple[tuple[st
 
 
 def _differs(plane: _Plane, what: str) -> VolumeError:
-    reason = f"has another {what} than other slices of its series: {_separately(plane, 'take it out, or give')}"
-    return VolumeError(f"{plane.piece.name}: {reason}", "mixed_series")
+    advice = _separately(plane, "take it out, or give")
+    reason = f"has another {what} than other slices of its series: {advice}"
+    return VolumeError(f"{plane.piece.name}: {reason}", "mixed_series", hint=advice.hint)
 
 
-def _separately(plane: _Plane, give: str = "give", each: str = "each") -> str:
-    """Return the hint for slices that do not form one stack; frames of one file cannot be put in folders."""
-    return f"{give} a folder for {each}" if plane.piece.frame is None else FRAME_BY_FRAME
+def _separately(plane: _Plane, give: str = "give", each: str = "each") -> Advice:
+    """Return the advice for slices that do not form one stack; frames of one file cannot be put in folders."""
+    return Advice(f"{give} a folder for {each}") if plane.piece.frame is None else FRAME_BY_FRAME
 
 
 def _without_copies(
@@ -331,7 +332,8 @@ def _without_copies(
             first, second = planes[unique[-1]].piece, planes[index].piece
             if not np.array_equal(first.pixels(), second.pixels()):
                 reason = f"{first.name} and {second.name} differ at one position: several phases or echoes;"
-                raise VolumeError(f"{reason} {_separately(planes[index])}", "duplicate_slices")
+                advice = _separately(planes[index])
+                raise VolumeError(f"{reason} {advice}", "duplicate_slices", hint=advice.hint)
             copies += 1
         else:
             unique.append(index)
@@ -352,7 +354,7 @@ def _check_line(planes: Sequence[_Plane], along: NDArray[np.float64]) -> None:
         distance = max(off[number], np.linalg.norm(aside[number] - aside[0]))
         advice = _separately(planes[number], each="each stack")
         reason = f"is {distance:.1f} mm to the side of the slices before: {advice}"
-        raise VolumeError(f"{planes[number].piece.name}: {reason}", "mixed_series")
+        raise VolumeError(f"{planes[number].piece.name}: {reason}", "mixed_series", hint=advice.hint)
 
 
 def _uneven(along: NDArray[np.float64], planes: Sequence[_Plane]) -> str:

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import MedGlipError
+from ..errors import Advice, Hint, MedGlipError
 from .geometry import empty_grid
 
 
@@ -28,7 +28,9 @@ EXPANSION = {"raw": 1.0, "gzip": 1100.0, "bzip2": 2.0**21, "text": 4.0, "hex": 0
 MIN_SPACING, MAX_SPACING, MAX_COORDINATE = 1e-6, 1e5, 1e7
 # Largest slope and intercept; values are 32-bit floats.
 MAX_RESCALE = 1e30
-UNORIENTED = "its header says nothing of orientation: left and right may be wrong; state the axes (axes=) to be sure"
+UNORIENTED = Advice(
+    "its header says nothing of orientation: left and right may be wrong; state the axes (axes=) to be sure", "axes"
+)
 UNSPACED = "its header says nothing of the size of voxels: they are taken as 1 mm, and mm are wrong if they are not"
 Shape = tuple[int, int, int]
 
@@ -40,10 +42,11 @@ class VolumeError(MedGlipError):
         message (`str`): one line.
         rule (`str`): what is wrong, as one word for reports: `"unreadable"`, `"not_3d"`, `"colour_volume"`,
             `"bad_affine"`, `"too_large"`, `"leaves_folder"`.
+        hint (`str`, *optional*): see [`MedGlipError`].
     """
 
-    def __init__(self, message: str, rule: str) -> None:
-        super().__init__(message)
+    def __init__(self, message: str, rule: str, *, hint: Hint | None = None) -> None:
+        super().__init__(message, hint=hint)
         self.rule = rule
 
 
@@ -114,7 +117,8 @@ def choose_volume(lengths: Sequence[int], number: int | None) -> tuple[Shape, in
         raise VolumeError(f"has {len(axes)} axes {axes}, not three", "not_3d")
     count = axes[3] if len(axes) == 4 else 1
     if number is None and count > 1:
-        raise VolumeError(f"has 4 axes {axes}, not three: choose a volume from 1 to {count} (number=)", "not_3d")
+        message = f"has 4 axes {axes}, not three: choose a volume from 1 to {count} (number=)"
+        raise VolumeError(message, "not_3d", hint="number")
     if number is not None and not 1 <= number <= count:
         raise VolumeError(f"has {count} volumes and no volume {number}", "not_3d")
     return (axes[0], axes[1], axes[2]), (number or 1) - 1

@@ -187,7 +187,7 @@ def _named(file: Path, read: Callable[[], Read]) -> Read:
     try:
         return read()
     except VolumeError as error:
-        raise VolumeError(f"{one_line(file.name, 120)}: {error}", error.rule) from error
+        raise VolumeError(f"{one_line(file.name, 120)}: {error}", error.rule, hint=error.hint) from error
     except MemoryError:
         raise
     except Exception as error:  # decoders raise nearly anything for damaged files

@@ -4,7 +4,9 @@
 from __future__ import annotations
 
 import ast
+import copy
 import inspect
+import pickle
 import re
 from pathlib import Path
 
@@ -13,9 +15,9 @@ import pytest
 import modeling_medglip
 from modeling_medglip import ground_image, ground_volume, load_grounder
 from modeling_medglip.checkpoints.adapters import merge_adapter
-from modeling_medglip.cli import COMMANDS
+from modeling_medglip.cli import COMMANDS, main
 from modeling_medglip.cli.console import in_flags
-from modeling_medglip.errors import HINTS, CheckpointError, MedGlipError
+from modeling_medglip.errors import HINTS, Advice, CheckpointError, Hint, MedGlipError, hint_of
 
 
 PACKAGE = Path(modeling_medglip.__file__).parent
@@ -30,12 +32,24 @@ FLAG = re.compile(r"(?<![\w-])--[a-z][a-z-]*")
         ("choose a volume from 1 to 2 (number=)", "number", "choose a volume from 1 to 2 (--volume)"),
         ("or pass several_patients=True", "several_patients", "or pass --several-patients"),
         ("interpolate them (resample=True)", "resample", "interpolate them (--resample)"),
-        ("a.png: frame=3 and timeframe= are no advice", None, "a.png: frame=3 and timeframe= are no advice"),
+        ("frame=.png: choose with frame=", "frame", "frame=.png: choose with --frame"),
+        ("model=1.png: cannot be read", None, "model=1.png: cannot be read"),
+        ("out=: is empty", None, "out=: is empty"),
     ],
 )
-def test_hints(message: str, hint: str | None, shown: str) -> None:
-    assert MedGlipError(message).hint == CheckpointError(message).hint == hint
-    assert in_flags(message) == shown
+def test_hints(message: str, hint: Hint | None, shown: str) -> None:
+    for advice in (MedGlipError(message, hint=hint), CheckpointError(message, hint=hint), Advice(message, hint)):
+        assert str(advice) == message and in_flags(advice) == shown
+        for copied in (copy.deepcopy(advice), pickle.loads(pickle.dumps(advice))):  # noqa: S301
+            assert str(copied) == message and hint_of(copied) == hint
+    assert hint_of(message) is None and in_flags(message) == message
+
+
+@pytest.mark.parametrize("name", ["model=1.png", "model=.png", "frame=.png"])
+def test_names_of_files_are_shown_as_they_are(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    options = ["--prompt", "liver", "--no-isolate", "--out", str(tmp_path / "out")]
+    assert main(["ground", str(tmp_path / name), *options]) == 1
+    assert capsys.readouterr().err == f"medglip: error: {name}: no such file\n"
 
 
 def test_hints_are_arguments_and_options() -> None:
@@ -50,7 +64,18 @@ def test_hints_are_arguments_and_options() -> None:
         for name in inspect.signature(command).parameters
     } | {"--out"}
     assert set(HINTS) <= arguments
-    assert {in_flags(f"{name}=") for name in HINTS} <= options
+    assert {in_flags(Advice(f"{name}=", name)) for name in HINTS} <= options
+
+
+def test_messages_carry_the_hint_that_they_name() -> None:
+    advised = re.compile(rf"(?<!\w)({'|'.join(HINTS)})=(?:True\b|(?!\w))")
+    for path in PACKAGE.rglob("*.py"):
+        if path.name == "image_processing_medglip.py" or path.parent.name == "cli":
+            continue  # a remote-code file raises ValueError; the command line names its options
+        nodes = ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        texts = [node.value for node in nodes if isinstance(node, ast.Constant) and isinstance(node.value, str)]
+        named = {found[1] for text in texts if "\n" not in text for found in advised.finditer(text)}
+        assert named <= set(texts), path
 
 
 def test_only_the_command_line_names_its_options() -> None:

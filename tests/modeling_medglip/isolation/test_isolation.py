@@ -27,12 +27,13 @@ import nibabel
 import SimpleITK
 
 from modeling_medglip import cli
-from modeling_medglip.errors import MedGlipError
+from modeling_medglip.errors import MedGlipError, hint_of
 from modeling_medglip.io.image import read_image
 from modeling_medglip.isolation import answers
 from modeling_medglip.isolation import process as isolation
 from modeling_medglip.isolation.process import FileReader, ReaderLimits, ReaderProcess
 from modeling_medglip.volumes.geometry import PLANES
+from modeling_medglip.volumes.header import UNORIENTED, VolumeError
 from modeling_medglip.volumes.source import VolumeSource, open_volume
 
 from ..dicom_files import write_multi_frame, write_series
@@ -97,6 +98,19 @@ class TestTheSameValues:
         found, expected = reader.read_image(path), read_image(path)
         assert np.array_equal(found.pixels, expected.pixels) and found.pixels.dtype == expected.pixels.dtype
         assert (found.file, found.warnings, found.modality) == (expected.file, expected.warnings, expected.modality)
+
+    def test_hints(self, reader: ReaderProcess, tmp_path: Path) -> None:
+        frames = [Image.new("L", (8, 6), grey) for grey in (0, 255)]
+        frames[0].save(tmp_path / "cine.tif", save_all=True, append_images=frames[1:])
+        (warning,) = reader.read_image(tmp_path / "cine.tif").warnings
+        assert str(warning).endswith("(choose another with frame=)") and hint_of(warning) == "frame"
+        nibabel.save(nibabel.Nifti1Image(np.zeros((2, 2, 2), np.int16), np.eye(4)), tmp_path / "a.nii")
+        (note,) = reader.open_volume(tmp_path / "a.nii").notes
+        assert note == UNORIENTED and hint_of(note) == "axes"
+        nibabel.save(nibabel.Nifti1Image(np.zeros((2, 2, 2, 3), np.int16), np.diag([1, 1, 2, 1])), tmp_path / "b.nii")
+        with pytest.raises(VolumeError, match="number=") as caught:
+            reader.open_volume(tmp_path / "b.nii")
+        assert caught.value.hint == "number"
 
     def test_dicom_image(self, reader: ReaderProcess, tmp_path: Path) -> None:
         path = write_series(tmp_path / "series")[0]
