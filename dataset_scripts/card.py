@@ -10,13 +10,39 @@ from typing import Any
 
 from huggingface_hub import CardData
 
-from modeling_medglip.outputs.markdown import plain
+from modeling_medglip.outputs.markdown import plain, table
 
 from .catalog import load_catalog
 from .hierarchy import Classes
 from .recipe import SPLITS, Recipe
 from .schema import COLUMNS, OBJECT_COLUMNS, yaml_features, yaml_label_features
 from .statistics import Statistics
+
+
+TEMPLATE = """# {title}
+
+Images of medical imaging with boxes and masks under hierarchical labels, for grounding phrases. Made by
+`python -m dataset_scripts.build` of MedGLIP. Research use only; each source keeps its license, see below.
+
+{images} images, {boxes} boxes, {masks} masks; more in `statistics/README.md`. What was rejected, and why:
+`quality/report.json`. The classes: config `labels`. COCO files: `coco/`.
+
+```python
+from datasets import load_dataset
+
+images = load_dataset({path}, "{first}", split="train")
+classes = images.features["objects"]["category"].feature.names
+```
+
+An object without a box is absent only if its label is in the `annotated` of the image. Left and right are the
+patient's. Cases and patients are pseudonyms.
+
+{sources}
+Patients of each split (hash): {hashes}.
+
+## Columns
+
+{columns}"""
 
 
 def write_card(
@@ -29,9 +55,9 @@ def write_card(
     content_hash: str,
 ) -> None:
     """Write `README.md` into a built set."""
-    body = "\n".join(_body(name, recipes, statistics, split_hashes))
     header = metadata(name, classes, statistics, content_hash)
-    (out / "README.md").write_text(with_header(header, body), encoding="utf-8")
+    card = with_header(header, _body(name, recipes, statistics, split_hashes))
+    (out / "README.md").write_text(card, encoding="utf-8")
 
 
 def with_header(header: Mapping[str, Any], body: str) -> str:
@@ -100,46 +126,34 @@ def card_configs(
     return {"configs": configs, "dataset_info": info}
 
 
-def _body(name: str, recipes: Sequence[Recipe], statistics: Statistics, split_hashes: Mapping[str, str]) -> list[str]:
+def _body(name: str, recipes: Sequence[Recipe], statistics: Statistics, split_hashes: Mapping[str, str]) -> str:
     total = statistics.total()
     first = min((modality for modality, _ in statistics.split_images), default="labels")
-    lines = [
-        f"# {plain(name)}",
-        "",
-        "Images of medical imaging with boxes and masks under hierarchical labels, for grounding phrases. Made by",
-        "`python -m dataset_scripts.build` of MedGLIP. Research use only; each source keeps its own license, see",
-        "below.",
-        "",
-        f"{total['images']:,} images, {total['boxes']:,} boxes, {total['masks']:,} masks; more in",
-        "`statistics/README.md`.",
-        "What was turned away, and why: `quality/report.json`. The classes: config `labels`. COCO files: `coco/`.",
-        "",
-        "```python",
-        "from datasets import load_dataset",
-        "",
-        f'images = load_dataset({json.dumps(name)}, "{first}", split="train")',
-        'classes = images.features["objects"]["category"].feature.names',
-        "```",
-        "",
-        "An object without a box is absent only if its label is in the `annotated` of the image. Left and right are",
-        "the patient's. Cases and patients are pseudonyms.",
-        "",
-        "| source | modality | license | official split | labels confirmed |",
-        "|---|---|---|---|---|",
-    ]
+    columns = [[f"`{column}`", entry[2]] for column, entry in COLUMNS.items()]
+    columns += [[f"`objects.{column}`", entry[2]] for column, entry in OBJECT_COLUMNS.items()]
+    return TEMPLATE.format(
+        title=plain(name),
+        images=f"{total['images']:,}",
+        boxes=f"{total['boxes']:,}",
+        masks=f"{total['masks']:,}",
+        path=json.dumps(name),
+        first=first,
+        sources=_source_table(recipes),
+        hashes=", ".join(f"{split} `{digest}`" for split, digest in split_hashes.items()),
+        columns=table(["column", "holds"], columns, numbers=False),
+    )
+
+
+def _source_table(recipes: Sequence[Recipe]) -> str:
     catalog = load_catalog()
+    rows = []
     for recipe in recipes:
         known = catalog.get(recipe.source)
         title = plain(recipe.card.get("name") or (known.name if known else recipe.source))
-        license_ = plain(recipe.license or "not known")
         official = "yes" if recipe.splits or recipe.layout == "manifest" else "no"
         confirmed = "yes" if recipe.confirmed else "no: not to be published"
-        lines.append(f"| {title} | {recipe.modality} | {license_} | {official} | {confirmed} |")
-    lines += ["", "Patients of each split (hash): " + ", ".join(f"{k} `{v}`" for k, v in split_hashes.items()) + "."]
-    lines += ["", "## Columns", "", "| column | holds |", "|---|---|"]
-    lines += [f"| `{column}` | {entry[2]} |" for column, entry in COLUMNS.items()]
-    lines += [f"| `objects.{column}` | {entry[2]} |" for column, entry in OBJECT_COLUMNS.items()]
-    return lines
+        rows.append([title, recipe.modality, plain(recipe.license or "not known"), official, confirmed])
+    return table(["source", "modality", "license", "official split", "labels confirmed"], rows, numbers=False)
 
 
 __all__ = ["card_configs", "metadata", "with_header", "write_card"]

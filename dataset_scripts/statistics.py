@@ -11,7 +11,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from modeling_medglip.outputs.markdown import plain
+from modeling_medglip.outputs.markdown import plain, table
 
 
 DIMENSIONS = ("modality", "source", "region", "category", "name", "granularity", "split")
@@ -91,41 +91,33 @@ class Statistics:
         (folder / "README.md").write_text(self.markdown(), encoding="utf-8")
 
     def markdown(self) -> str:
-        """The counts as Markdown tables, one per dimension."""
+        """Return the counts as Markdown tables, one per dimension."""
         total = self.total()
         each = f"{total['boxes'] / max(total['images'], 1):.2f} per image"
-        lines = [
-            "# Statistics", "",
-            f"{total['images']:,} images, {total['boxes']:,} boxes ({each}), {total['masks']:,} masks.",
-        ]  # fmt: skip
+        parts = [f"{total['images']:,} images, {total['boxes']:,} boxes ({each}), {total['masks']:,} masks.\n"]
         for by in DIMENSIONS:
             rows = [row for row in self.rows() if row["by"] == by]
-            lines += ["", f"## By {by}", "", f"| {by} | images | boxes | masks |", "|---|---|---|---|"]
-            lines += [f"| {plain(row['value'])} | {row['images']} | {row['boxes']} | {row['masks']} |" for row in rows]
-        return "\n".join([*lines, *self._per_image_table(), *self._area_table()]) + "\n"
+            cells = [[plain(row["value"]), row["images"], row["boxes"], row["masks"]] for row in rows]
+            parts.append(f"## By {by}\n\n" + table([by, "images", "boxes", "masks"], cells))
+        parts += [f"## Boxes and masks per image\n\n{self._per_image_table()}"]
+        parts += [f"## Size of the annotations\n\n{self._area_table()}"]
+        return "\n".join(["# Statistics\n", *parts])
 
-    def _per_image_table(self) -> list[str]:
-        """How many images have so many boxes and masks."""
-        title = [
-            "",
-            "## Boxes and masks per image",
-            "",
-            "| number | images with so many boxes | masks |",
-            "|---|---|---|",
-        ]
+    def _per_image_table(self) -> str:
+        """Return how many images have which number of boxes and masks."""
         boxes, masks = (_summed(counter, PER_IMAGE_EDGES) for counter in (self.per_image, self.masks_per_image))
         names = [_range(low, high) for low, high in zip(PER_IMAGE_EDGES, (*PER_IMAGE_EDGES[1:], None), strict=True)]
-        return [*title, *(f"| {name} | {b} | {m} |" for name, b, m in zip(names, boxes, masks, strict=True))]
+        header = ["number", "images with this number of boxes", "images with this number of masks"]
+        return table(header, zip(names, boxes, masks, strict=True))
 
-    def _area_table(self) -> list[str]:
-        """How many boxes cover which share of their image."""
-        title = ["", "## Size of the annotations", "", "| share of the image | boxes |", "|---|---|"]
+    def _area_table(self) -> str:
+        """Return how many boxes cover which share of their image."""
         edges = (0.0, *AREA_EDGES)
         total = Counter[int]()
         for (_, number), count in self.areas.items():
             total[number] += count
         names = [f"{100 * low:.2g} to {100 * high:.2g} %" for low, high in zip(edges, AREA_EDGES, strict=False)]
-        return [*title, *(f"| {name} | {total[number]} |" for number, name in enumerate(names))]
+        return table(["share of the image", "boxes"], [[name, total[number]] for number, name in enumerate(names)])
 
 
 def _summed(counter: Counter[tuple[str, int]], edges: tuple[int, ...]) -> list[int]:

@@ -26,6 +26,7 @@ from pycocotools import mask as coco_mask
 
 from modeling_medglip.cli.scripts import script_main
 from modeling_medglip.outputs.files import write_text
+from modeling_medglip.outputs.markdown import table
 
 
 PLAIN_CHUNKS = {b"IHDR", b"IDAT", b"IEND", b"PLTE"}
@@ -157,12 +158,11 @@ def box_problem(entry: dict[str, Any], image: dict[str, Any]) -> str | None:
 def count_table(findings: Findings) -> str:
     """Images and boxes of every source and split, as Markdown."""
     splits = sorted({split for _, split in findings.counts})
-    lines = ["| source | " + " | ".join(f"{split}: images | boxes" for split in splits) + " |"]
-    lines.append("|---|" + "---|" * (2 * len(splits)))
+    rows = []
     for source in sorted({source for source, _ in findings.counts}):
         cells = [findings.counts.get((source, split), Counter()) for split in splits]
-        lines.append(f"| {source} | " + " | ".join(f"{cell['images']} | {cell['boxes']}" for cell in cells) + " |")
-    return "\n".join(lines) + "\n"
+        rows.append([source, *(cell[name] for cell in cells for name in ("images", "boxes"))])
+    return table(["source", *(name for split in splits for name in (f"{split}: images", "boxes"))], rows)
 
 
 @script_main()

@@ -102,13 +102,14 @@ def _splits(counts: Counts) -> str:
 def _features(header: Mapping[str, Any], config: str) -> str:
     """One row per column with its type, as the header states them."""
     info = next(row for row in header["dataset_info"] if row["config_name"] == config)
-    rows: list[tuple[str, Any]] = []
+    columns: list[tuple[str, Any]] = []
     for feature in info["features"]:
-        parts = feature.get("struct")
-        rows += (
-            [(feature["name"], feature)] if parts is None else [(f"objects.{part['name']}", part) for part in parts]
-        )
-    return "\n".join(f"| {plain(name)} | {plain(_type(feature))} |" for name, feature in rows)
+        if (parts := feature.get("struct")) is None:
+            columns.append((feature["name"], feature))
+        else:
+            columns += [(f"objects.{part['name']}", part) for part in parts]
+    rows = [[plain(name), plain(_type(feature))] for name, feature in columns]
+    return table(["column", "holds"], rows, numbers=False)
 
 
 def _type(feature: Any) -> str:

@@ -6,8 +6,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from modeling_medglip.outputs.markdown import percent, plain, table, with_interval
-from training.evaluate.tables import calibration_table, threshold_table
+from modeling_medglip.outputs.markdown import percent, plain, table
+from training.evaluate.tables import best_label_table, calibration_table, summary_table, threshold_table
 
 
 EVALUATION = "evaluation.json"
@@ -51,22 +51,14 @@ def model_index(name: str, evaluation: Mapping[str, Any]) -> list[dict[str, Any]
 def blocks(evaluation: Mapping[str, Any], calibration: Mapping[str, Any] | None) -> dict[str, str]:
     """Every block of figures that a card may have: name -> Markdown."""
     modalities: dict[str, Any] = evaluation["modalities"]
+    least_images = int(evaluation["well_shown"])
     return {
-        "summary": _summary(modalities),
+        "summary": summary_table(modalities, details=False),
         "threshold": threshold_table(modalities),
         "calibration": _calibration(modalities, calibration),
-        "labels": _labels(modalities, int(evaluation["well_shown"])),
-        "failures": _failures(modalities, int(evaluation["well_shown"])),
+        "labels": best_label_table(modalities, least_images),
+        "failures": _failures(modalities, least_images),
     }
-
-
-def _summary(modalities: Mapping[str, Any]) -> str:
-    header = ["modality", "training images", "validation images", "AP50 (95 % interval)", "AP (95 % interval)"]
-    rows = []
-    for name, found in modalities.items():
-        scores = [with_interval(found[key], found.get(f"{key}_interval")) for key in ("AP50", "AP")]
-        rows.append([name, found["train_images"], found["images"], *scores])
-    return table(header, rows)
 
 
 def _calibration(modalities: Mapping[str, Any], calibration: Mapping[str, Any] | None) -> str:
@@ -74,17 +66,6 @@ def _calibration(modalities: Mapping[str, Any], calibration: Mapping[str, Any] |
         return "Not measured.\n"
     own = {name: entry for name, entry in calibration["modalities"].items() if name in modalities}
     return calibration_table({"modalities": own})
-
-
-def _labels(modalities: Mapping[str, Any], well_shown: int) -> str:
-    """Every label with enough training images, best first."""
-    rows = []
-    for name, found in modalities.items():
-        shown = [item for item in found["labels"].items() if item[1]["train_images"] >= well_shown]
-        for label, entry in sorted(shown, key=lambda item: -(item[1]["AP50"] or 0)):
-            counts = [entry["train_images"], entry["validation_images"]]
-            rows.append([f"{name}: {plain(label)}", *counts, percent(entry["AP50"]), percent(entry["AP"])])
-    return table(["label", "training images", "validation images", "AP50", "AP"], rows)
 
 
 def _failures(modalities: Mapping[str, Any], well_shown: int) -> str:

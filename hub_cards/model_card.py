@@ -156,12 +156,12 @@ def parts_of(config: Mapping[str, Any], size: int) -> str:
     text, head, backbone = config["text_config"], config["head_config"], config["backbone_config"]
     encoder = backbone.get("backbone") or backbone.get("model_type")
     rows = [
-        ("image encoders", plain(encoder)),
-        ("language encoder", f"{text.get('model_type', 'bert')}, {text['num_hidden_layers']} layers, shared"),
-        ("fusion", f"{head['num_blocks']} blocks of {head['channels']} channels, {head['conv_type']} convolutions"),
-        ("tensors", f"{size / 1e6:.1f} MB of safetensors"),
+        ["image encoders", plain(encoder)],
+        ["language encoder", f"{text.get('model_type', 'bert')}, {text['num_hidden_layers']} layers, shared"],
+        ["fusion", f"{head['num_blocks']} blocks of {head['channels']} channels, {head['conv_type']} convolutions"],
+        ["tensors", f"{size / 1e6:.1f} MB of safetensors"],
     ]
-    return "\n".join(f"| {name} | {value} |" for name, value in rows)
+    return table(["part", "value"], rows, numbers=False)
 
 
 def training_sources(checkpoint: Path, modalities: Sequence[str]) -> list[dict[str, str]]:

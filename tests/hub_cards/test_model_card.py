@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -44,24 +45,35 @@ def with_labels(checkpoint: Path, labels: dict[str, list[str]]) -> Path:
     return checkpoint
 
 
-@pytest.fixture
-def checkpoint(tmp_path: Path) -> Path:
-    return write_checkpoint(tmp_path / "checkpoint")
+@pytest.fixture(scope="module")
+def made_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_checkpoint(tmp_path_factory.mktemp("made") / "checkpoint")
 
 
 @pytest.fixture
-def folder(checkpoint: Path, tmp_path: Path) -> Path:
-    """A repository's folder, complete."""
-    stage = staged_in(tmp_path / "stage")
-    own = {**evaluation(checkpoint), "calibration": calibration()}
+def checkpoint(made_checkpoint: Path, tmp_path: Path) -> Path:
+    """A checkpoint that the test may change."""
+    return shutil.copytree(made_checkpoint, tmp_path / "checkpoint")
+
+
+@pytest.fixture(scope="module")
+def staged(made_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    stage = staged_in(tmp_path_factory.mktemp("stage"))
+    measured = {**evaluation(made_checkpoint), "calibration": calibration()}
     publication = {"repo": "org/med-glip", "dataset": None, "gated": False}
-    stage_model(checkpoint, ["ct", "fundus"], empty_folder(stage / "med-glip"), own, publication)
+    stage_model(made_checkpoint, ["ct", "fundus"], empty_folder(stage / "med-glip"), measured, publication)
     return stage / "med-glip"
+
+
+@pytest.fixture
+def folder(staged: Path, tmp_path: Path) -> Path:
+    """The complete folder of a repository, which the test may change."""
+    return shutil.copytree(staged, tmp_path / "med-glip")
 
 
 def test_every_part_comes_from_a_file(checkpoint: Path) -> None:
     text = render_card(checkpoint, measured_of("ct", "fundus", repo="org/med-glip", dataset="org/set"))
-    assert "| ct: liver | 40 | 5 | 90.0 | 45.0 |" in text and "| ct | 80 | 12 | 70.0 (58.3 to 71.4) |" in text
+    assert "| ct: liver | 40 | 5 (5) | 90.0 | 45.0 |" in text and "| ct | 80 | 12 | 70.0 (58.3 to 71.4) |" in text
     assert "| ct | 51 | 0.210 | 0.040 | 0.060 |" in text and "| fundus | 51 | 0.210 | - | 0.060 |" in text
     assert "| ct: spleen | 40 | 5 | 50.0 |" in text and "other side of the patient in 25.0 %" in text
     assert "0.50 false boxes per image without anything (4 images)" in text
@@ -160,7 +172,7 @@ def test_figures_of_other_weights_are_refused(checkpoint: Path, tmp_path: Path) 
 def test_labels_without_a_figure(checkpoint: Path) -> None:
     own = measured_of("ct", "fundus", repo="org/x")
     own["modalities"]["ct"]["labels"]["spleen"] |= {"AP50": None, "AP": None}
-    assert "| ct: spleen | 40 | 5 | - | - |" in render_card(checkpoint, own)
+    assert "| ct: spleen | 40 | 5 (5) | - | - |" in render_card(checkpoint, own)
 
 
 def test_what_was_not_measured_is_said() -> None:

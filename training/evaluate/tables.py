@@ -11,19 +11,29 @@ from modeling_medglip.outputs.markdown import percent, plain, table, with_interv
 
 
 BASELINE = "Grounding DINO tiny"
+LABEL_COLUMNS = ("training images", "validation images (boxes)", "AP50", "AP")
 
 
-def summary_table(modalities: Mapping[str, Any]) -> str:
-    """Return a table with one row per modality."""
-    header = ["modality", "train images", "validation images", "AP50", "AP", "AP50, 30+ train images"]
-    header += ["side confusion %", "best score, present", "absent", "foreign", "s per image"]
+def summary_table(modalities: Mapping[str, Any], details: bool = True) -> str:
+    """Return a table with one row per modality.
+
+    Args:
+        modalities (`Mapping`): Modality -> its figures, as `training.evaluate` writes them.
+        details (`bool`, *optional*, defaults to `True`): Add columns on rare labels, sides, best scores and seconds.
+    """
+    header = ["modality", "training images", "validation images", "AP50 (95 % interval)", "AP (95 % interval)"]
+    if details:
+        header += ["AP50, 30+ training images", "side confusion %", "best score, present", "absent", "foreign"]
+        header += ["s per image"]
     rows = []
     for modality, result in modalities.items():
-        found = with_interval(result["AP50"], result.get("AP50_interval"))
-        row = [modality, result["train_images"], result["images"], found, percent(result["AP"])]
-        row += [percent(result["AP50_well_shown"]), percent(result["side_confusion"]["share"])]
-        row += [_plain(result["scores"][key]) for key in ("present", "absent", "foreign")]
-        rows.append([*row, _plain(result["seconds_per_image"])])
+        scores = [with_interval(result[key], result.get(f"{key}_interval")) for key in ("AP50", "AP")]
+        row = [modality, result["train_images"], result["images"], *scores]
+        if details:
+            row += [percent(result["AP50_well_shown"]), percent(result["side_confusion"]["share"])]
+            row += [_plain(result["scores"][key]) for key in ("present", "absent", "foreign")]
+            row += [_plain(result["seconds_per_image"])]
+        rows.append(row)
     return table(header, rows)
 
 
@@ -70,15 +80,34 @@ def hierarchy_table(modalities: Mapping[str, Any]) -> str:
 
 def label_table(result: dict[str, Any]) -> str:
     """Return a table with one row per source and label, most training images first within a source."""
-    header = ["source: label", "train images", "validation images (boxes)", "AP50", "AP"]
     rows = []
     for source, part in result["sources"].items():
         counts = [part["train_images"], part["images"]]
         rows.append([f"**{plain(source)}**", *counts, percent(part["AP50"]), percent(part["AP"])])
-        for label, entry in sorted(part["labels"].items(), key=lambda item: (-item[1]["train_images"], item[0])):
-            shown = f"{entry['validation_images']} ({entry['validation_boxes']})"
-            rows.append([plain(label), entry["train_images"], shown, percent(entry["AP50"]), percent(entry["AP"])])
-    return table(header, rows)
+        labels = sorted(part["labels"].items(), key=lambda item: (-item[1]["train_images"], item[0]))
+        rows += [_label_row(plain(label), entry) for label, entry in labels]
+    return table(["source: label", *LABEL_COLUMNS], rows)
+
+
+def best_label_table(modalities: Mapping[str, Any], least_images: int) -> str:
+    """Return a table of the labels with enough training images, best first within a modality.
+
+    Args:
+        modalities (`Mapping`): Modality -> its figures, as `training.evaluate` writes them.
+        least_images (`int`): Labels with fewer training images are left out.
+    """
+    rows = []
+    for modality, result in modalities.items():
+        entries = [item for item in result["labels"].items() if item[1]["train_images"] >= least_images]
+        entries.sort(key=lambda item: -(item[1]["AP50"] or 0))
+        rows += [_label_row(f"{modality}: {plain(label)}", entry) for label, entry in entries]
+    return table(["label", *LABEL_COLUMNS], rows)
+
+
+def _label_row(name: str, entry: Mapping[str, Any]) -> list[Any]:
+    """Return the cells of `LABEL_COLUMNS` after the name of a label."""
+    shown = f"{entry['validation_images']} ({entry['validation_boxes']})"
+    return [name, entry["train_images"], shown, percent(entry["AP50"]), percent(entry["AP"])]
 
 
 def wording_table(result: dict[str, Any]) -> str:
