@@ -26,7 +26,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.models.bert.modeling_bert import BertLayer
 from transformers.processing_utils import Unpack
-from transformers.utils import ModelOutput, can_return_tuple
+from transformers.utils import ModelOutput, auto_docstring, can_return_tuple
 
 from .configuration_medglip import (
     HUB_OPTIONS,
@@ -58,10 +58,10 @@ MAX_LOG_RATIO = math.log(1000.0 / 16)
 
 @dataclass
 class MedGlipModelOutput(ModelOutput):
-    """
+    """Output of [`MedGlipModel`].
+
     Args:
-        logits (`Tensor` of shape `(batch, regions, tokens)`): alignment S before the sigmoid. Regions are the
-        cells of
+        logits (`Tensor` of shape `(batch, regions, tokens)`): alignment S before the sigmoid. Regions are the cells of
             levels P3..P7 in row-major order; with prompts in chunks `(batch, chunks * regions, tokens)`.
         region_features (`Tensor` of shape `(batch, regions, channels)`): F of Eq. (1), after the fusion.
         token_features (`Tensor` of shape `(batch, tokens, channels)` or `(batch, chunks, tokens, channels)`): T of
@@ -81,7 +81,8 @@ class MedGlipModelOutput(ModelOutput):
 
 @dataclass
 class MedGlipObjectDetectionOutput(ModelOutput):
-    """
+    """Output of [`MedGlipForObjectDetection`].
+
     Args:
         loss (`Tensor`, *optional*): sum of `loss_dict`, when `labels` were given.
         loss_dict (`dict[str, Tensor]`, *optional*): `loss_alignment`, `loss_box`, `loss_centerness`.
@@ -89,7 +90,11 @@ class MedGlipObjectDetectionOutput(ModelOutput):
         box_deltas (`Tensor` of shape `(batch, regions, 4)`): box regression relative to the anchors.
         centerness (`Tensor` of shape `(batch, regions)`): before the sigmoid.
         pred_boxes (`Tensor` of shape `(batch, regions, 4)`): xyxy in pixels of the padded input, GLIP's +1 convention.
-        region_features, token_features, spatial_shapes, input_sizes: as in [`MedGlipModelOutput`].
+        region_features (`Tensor` of shape `(batch, regions, channels)`): see [`MedGlipModelOutput`].
+        token_features (`Tensor` of shape `(batch, tokens, channels)` or `(batch, chunks, tokens, channels)`): see
+            [`MedGlipModelOutput`].
+        spatial_shapes (`Tensor` of shape `(levels, 2)`): height and width of P3..P7 of the padded input.
+        input_sizes (`Tensor` of shape `(batch, 2)`): height and width in pixels of each image without its padding.
         score_calibration (`Tensor` of shape `(batch, 2)`, *optional*): each image's slope and intercept, see
             [`MedGlipHeadConfig`]; `None` when no expert here has any.
         label_token_mask (`Tensor` of shape `(batch, tokens)`, bool, *optional*): the prompts' tokens that are neither
@@ -114,9 +119,7 @@ class MedGlipObjectDetectionOutput(ModelOutput):
 
 
 class MedGlipFeaturePyramid(nn.Module):
-    """P3..P7 (strides 8 to 128) from the image encoder's maps at strides 8, 16 and 32; P6 is made from P5, as in
-    GLIP.
-    """
+    """P3..P7 (strides 8 to 128) from the image encoder's maps at strides 8, 16 and 32; P6 comes from P5 (GLIP)."""
 
     def __init__(self, in_channels: Sequence[int], config: MedGlipHeadConfig) -> None:
         super().__init__()
@@ -131,7 +134,11 @@ class MedGlipFeaturePyramid(nn.Module):
         )
 
     def forward(self, maps: Sequence[Tensor]) -> list[Tensor]:
-        """Maps of shape `(batch, channels_i, h_i, w_i)`, finest first -> five maps of `config.channels`."""
+        """Return five maps `(batch, channels, h, w)`, finest first.
+
+        Args:
+            maps (`Sequence[Tensor]` of shapes `(batch, channels_i, h_i, w_i)`): the image encoder's, finest first.
+        """
         merged = self.lateral[-1](maps[-1])
         levels = [self.smooth[-1](merged)]
         for index in range(len(maps) - 2, -1, -1):
@@ -146,7 +153,7 @@ class MedGlipFeaturePyramid(nn.Module):
 
 
 class MedGlipSinePositionEmbedding(nn.Module):
-    """Adds a projected 2-D sine code of the place, relative to the image, to every level."""
+    """Adds a projected 2-D sine code of the position, relative to the image, to every level."""
 
     frequencies = 8
 
@@ -155,6 +162,7 @@ class MedGlipSinePositionEmbedding(nn.Module):
         self.projection = nn.Linear(4 * self.frequencies, channels)
 
     def forward(self, levels: list[Tensor]) -> list[Tensor]:
+        """Return maps of the same shapes `(batch, channels, h, w)`."""
         return [level + self._code(level) for level in levels]
 
     def _code(self, level: Tensor) -> Tensor:
@@ -185,10 +193,13 @@ def eager_attention_forward(
 
     Args:
         module (`nn.Module`): the calling layer; dropout acts only in its training mode.
-        query (`Tensor` of shape `(batch, heads, queries, width)`), key, value (`(batch, heads, keys, width)`).
-        attention_mask (`Tensor`, *optional*): added to the scores.
+        query (`Tensor` of shape `(batch, heads, queries, width)`): what asks.
+        key (`Tensor` of shape `(batch, heads, keys, width)`): what is compared with the queries.
+        value (`Tensor` of shape `(batch, heads, keys, value_width)`): what is averaged.
+        attention_mask (`Tensor` that broadcasts to `(batch, heads, queries, keys)`, *optional*): added to the scores.
         scaling (`float`): factor of the scores.
-        dropout (`float`, defaults to 0.0): probability on the attention map.
+        dropout (`float`, *optional*, defaults to 0.0): probability on the attention map.
+        kwargs (`Any`): ignored; other implementations have more arguments.
 
     Returns:
         the output `(batch, queries, heads, width)` and the attention map `(batch, heads, queries, keys)`.
@@ -224,11 +235,11 @@ class MedGlipBiDirectionalAttention(nn.Module):
         self.out_l_proj = nn.Linear(inner, text_dim)
 
     def forward(self, visual: Tensor, text: Tensor, attention_mask: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the updates of regions and tokens.
+        """Return the updates of regions and tokens, of the shapes of `visual` and `text`.
 
         Args:
-            visual (`Tensor` of shape `(batch, regions, channels)`).
-            text (`Tensor` of shape `(batch, tokens, text_dim)`).
+            visual (`Tensor` of shape `(batch, regions, channels)`): the regions.
+            text (`Tensor` of shape `(batch, tokens, text_dim)`): the tokens.
             attention_mask (`Tensor` of shape `(batch, tokens)`): 1 for tokens, 0 for padding.
         """
         keys = self._split(self.l_proj(text))
@@ -267,9 +278,7 @@ class MedGlipBiDirectionalAttention(nn.Module):
 
 
 class MedGlipFusionLayer(nn.Module):
-    """Pre-norm bi-directional cross-attention; the residual starts from the normalized tensors, as in GLIP's
-    VLFuse.
-    """
+    """Pre-norm bi-directional cross-attention; residuals start from the normalized tensors, as in GLIP's VLFuse."""
 
     def __init__(self, config: MedGlipConfig, head_config: MedGlipHeadConfig, text_dim: int) -> None:
         super().__init__()
@@ -281,6 +290,13 @@ class MedGlipFusionLayer(nn.Module):
         self.initial_gamma = 1.0 / head_config.num_blocks
 
     def forward(self, levels: list[Tensor], text: Tensor, attention_mask: Tensor) -> tuple[list[Tensor], Tensor]:
+        """Return maps and tokens of the shapes of `levels` and `text`.
+
+        Args:
+            levels (`list[Tensor]` of shapes `(batch, channels, h, w)`): P3..P7.
+            text (`Tensor` of shape `(batch, tokens, text_dim)`): the tokens.
+            attention_mask (`Tensor` of shape `(batch, tokens)`): 1 for tokens, 0 for padding.
+        """
         visual = self.norm_visual(flatten_levels(levels))
         text = self.norm_text(text)
         visual_update, text_update = self.attention(visual, text, attention_mask)
@@ -298,7 +314,13 @@ class MedGlipModulatedDeformConv(nn.Module):
         self.bias = nn.Parameter(torch.empty(channels))
 
     def forward(self, feature: Tensor, offset: Tensor, mask: Tensor) -> Tensor:
-        """`offset` (batch, 18, h, w) as (dy, dx) per tap, `mask` (batch, 9, h, w), at the output's size."""
+        """Return the convolved map `(batch, channels, h, w)`.
+
+        Args:
+            feature (`Tensor` of shape `(batch, channels, h * stride, w * stride)`): the input map.
+            offset (`Tensor` of shape `(batch, 18, h, w)`): (dy, dx) per tap, at the output's size.
+            mask (`Tensor` of shape `(batch, 9, h, w)`): the taps' factors.
+        """
         if feature.device.type == "cpu":
             return deform_conv_by_sampling(feature, offset, mask, self.weight, self.bias, self.stride)
         return deform_conv2d(feature, offset, self.weight, self.bias, stride=self.stride, padding=1, mask=mask)
@@ -307,12 +329,19 @@ class MedGlipModulatedDeformConv(nn.Module):
 def deform_conv_by_sampling(
     feature: Tensor, offset: Tensor, mask: Tensor, weight: Tensor, bias: Tensor, stride: int
 ) -> Tensor:
-    """Modulated 3x3 deformable convolution (padding 1) by weighted sums of whole rows of channels and a 1x1
-    convolution.
+    """Modulated 3x3 deformable convolution (padding 1) by weighted sums of rows of channels and a 1x1 convolution.
 
-    Equal to `torchvision.ops.deform_conv2d`, whose CPU kernel uses one core only. With the channels of a place side by
+    Equal to `torchvision.ops.deform_conv2d`, whose CPU kernel uses one core only. With the channels of a cell side by
     side, a bilinear sample is a weighted sum of four contiguous rows, which `embedding_bag` computes at the speed of
     memory, and the product comes in the layout that the convolutions of CPUs are fastest in.
+
+    Args:
+        feature (`Tensor` of shape `(batch, channels, height, width)`): the input map.
+        offset (`Tensor` of shape `(batch, 18, h, w)`): (dy, dx) per tap, at the output's size.
+        mask (`Tensor` of shape `(batch, 9, h, w)`): the taps' factors.
+        weight (`Tensor` of shape `(out_channels, channels, 3, 3)`): the kernel.
+        bias (`Tensor` of shape `(out_channels,)`): added to the output.
+        stride (`int`): pixels between output cells.
     """
     batch, channels, height, width = feature.shape
     rows, columns = offset.shape[-2:]
@@ -331,13 +360,17 @@ def deform_conv_by_sampling(
 
 
 def bilinear_corners(offset: Tensor, mask: Tensor, stride: int, height: int, width: int) -> tuple[Tensor, Tensor]:
-    """Where the nine taps of every place are sampled in a map of `height` x `width`.
+    """Return where the nine taps of every output cell are sampled in the input map.
 
     Args:
-        offset (batch, 18, h, w): (dy, dx) per tap; mask (batch, 9, h, w): the taps' factors.
+        offset (`Tensor` of shape `(batch, 18, h, w)`): (dy, dx) per tap, at the output's size.
+        mask (`Tensor` of shape `(batch, 9, h, w)`): the taps' factors.
+        stride (`int`): pixels between output cells.
+        height (`int`): of the input map.
+        width (`int`): of the input map.
 
     Returns:
-        flat indices and shares of the four corners, each (batch, h, w, 9, 4); corners outside the map have share 0.
+        flat indices and shares of the four corners, each `(batch, h, w, 9, 4)`; corners outside the map have share 0.
     """
     batch, _, rows, columns = offset.shape
     tap = torch.arange(-1, 2, device=offset.device)
@@ -365,6 +398,7 @@ class MedGlipDynamicReLU(nn.Module):
         self.excite = nn.Linear(channels // 4, channels * 4)
 
     def forward(self, feature: Tensor) -> Tensor:
+        """Return a map of the same shape `(batch, channels, h, w)`."""
         coefficients = F.hardsigmoid(self.excite(F.relu(self.squeeze(feature.mean(dim=(2, 3))))))
         a1, b1, a2, b2 = (part[..., None, None] for part in coefficients.chunk(4, dim=1))
         first = feature * ((a1 - 0.5) * 2 + 1) + (b1 - 0.5)
@@ -372,7 +406,7 @@ class MedGlipDynamicReLU(nn.Module):
 
 
 class MedGlipDynamicConv(nn.Module):
-    """DyHead block: each level meets its finer and coarser neighbour, by deformable or plain 3x3 convolutions."""
+    """DyHead block: each level meets its finer and coarser neighbor, by deformable or plain 3x3 convolutions."""
 
     def __init__(self, config: MedGlipHeadConfig) -> None:
         super().__init__()
@@ -394,6 +428,7 @@ class MedGlipDynamicConv(nn.Module):
         return nn.Conv2d(width, width, 3, stride=stride, padding=1)
 
     def forward(self, levels: list[Tensor]) -> list[Tensor]:
+        """Return maps of the same shapes `(batch, channels, h, w)`."""
         return [self.activation(self._merge(levels, index)) for index in range(len(levels))]
 
     def _merge(self, levels: list[Tensor], index: int) -> Tensor:
@@ -424,7 +459,7 @@ class MedGlipDynamicConv(nn.Module):
 
 
 def reinterpret_offsets(offset_mask: tuple[Tensor, Tensor] | None, coarse: Tensor) -> tuple[Tensor, Tensor] | None:
-    """The offsets that GLIP's CUDA kernel reads for the coarser neighbour.
+    """Return the offsets that GLIP's CUDA kernel reads for the coarser neighbor.
 
     GLIP passes the finer level's offsets, and its kernel reads the first numbers of that flat memory as if they
     had the coarser level's size. The published weights depend on it.
@@ -438,59 +473,53 @@ def reinterpret_offsets(offset_mask: tuple[Tensor, Tensor] | None, coarse: Tenso
     )
 
 
-class MedGlipFusionBlock(GradientCheckpointingLayer):
-    """One block of the tower: cross-attention, a BERT layer on the text, a DyHead block on the image."""
+class MedGlipTextLayer(BertLayer):
+    """A BERT layer of one expert's sizes, with the attention implementation of the whole model."""
 
     def __init__(self, config: MedGlipConfig, head_config: MedGlipHeadConfig, text_dim: int) -> None:
-        super().__init__()
-        self.fusion = MedGlipFusionLayer(config, head_config, text_dim)
-        self.text_layer = BertLayer(MedGlipTextLayerConfig.of(config, head_config, text_dim))
-        self.dynamic_conv = MedGlipDynamicConv(head_config)
-
-    def forward(
-        self, levels: list[Tensor], text: Tensor, attention_mask: Tensor, text_mask: Tensor
-    ) -> tuple[list[Tensor], Tensor]:
-        levels, text = self.fusion(levels, text, attention_mask)
-        return self.dynamic_conv(levels), self.text_layer(text, text_mask)
-
-
-class MedGlipTextLayerConfig(BertConfig):
-    """Configuration of the BERT layer inside a fusion block.
-
-    Its attention implementation is the whole model's, read at call time.
-    """
-
-    model_config: MedGlipConfig | None = None
-
-    @classmethod
-    def of(cls, config: MedGlipConfig, head_config: MedGlipHeadConfig, text_dim: int) -> MedGlipTextLayerConfig:
-        """Return the configuration for one expert's sizes."""
-        layer_config = cls(
+        sizes = BertConfig(
             hidden_size=text_dim,
             num_attention_heads=head_config.text_heads,
             intermediate_size=head_config.text_intermediate,
             hidden_dropout_prob=head_config.text_dropout,
             attention_probs_dropout_prob=head_config.text_dropout,
         )
-        layer_config.model_config = config
-        return layer_config
+        super().__init__(sizes)
+        # BERT's attention asks its configuration for the implementation and, once it is built, for nothing else.
+        self.attention.self.config = config
 
-    @property
-    def _attn_implementation(self) -> str | None:
-        return None if self.model_config is None else self.model_config._attn_implementation
 
-    @_attn_implementation.setter
-    def _attn_implementation(self, value: Any) -> None:
-        """Leave the model's implementation as it is."""
+class MedGlipFusionBlock(GradientCheckpointingLayer):
+    """One block of the tower: cross-attention, a BERT layer on the text, a DyHead block on the image."""
+
+    def __init__(self, config: MedGlipConfig, head_config: MedGlipHeadConfig, text_dim: int) -> None:
+        super().__init__()
+        self.fusion = MedGlipFusionLayer(config, head_config, text_dim)
+        self.text_layer = MedGlipTextLayer(config, head_config, text_dim)
+        self.dynamic_conv = MedGlipDynamicConv(head_config)
+
+    def forward(
+        self, levels: list[Tensor], text: Tensor, attention_mask: Tensor, text_mask: Tensor
+    ) -> tuple[list[Tensor], Tensor]:
+        """Return maps and tokens of the shapes of `levels` and `text`.
+
+        Args:
+            levels (`list[Tensor]` of shapes `(batch, channels, h, w)`): P3..P7.
+            text (`Tensor` of shape `(batch, tokens, text_dim)`): the tokens.
+            attention_mask (`Tensor` of shape `(batch, tokens)`): 1 for tokens, 0 for padding.
+            text_mask (`Tensor` of shape `(batch, 1, 1 or tokens, tokens)`): added to the text layer's scores.
+        """
+        levels, text = self.fusion(levels, text, attention_mask)
+        return self.dynamic_conv(levels), self.text_layer(text, text_mask)
 
 
 def flatten_levels(levels: Sequence[Tensor]) -> Tensor:
-    """Maps (batch, channels, h, w) -> (batch, regions, channels), level after level in row-major order."""
+    """Return maps `(batch, channels, h, w)` as `(batch, regions, channels)`, level after level in row-major order."""
     return torch.cat([level.flatten(2) for level in levels], dim=2).transpose(1, 2)
 
 
 def unflatten_levels(visual: Tensor, shapes: Sequence[torch.Size]) -> list[Tensor]:
-    """The inverse of [`flatten_levels`]."""
+    """Return maps of `shapes` (h, w) from `(batch, regions, channels)`; the inverse of [`flatten_levels`]."""
     parts = visual.transpose(1, 2).split([height * width for height, width in shapes], dim=2)
     return [part.unflatten(2, tuple(shape)) for part, shape in zip(parts, shapes, strict=True)]
 
@@ -511,7 +540,12 @@ class MedGlipAlignmentHead(nn.Module):
         self.initial_log_scale = float(config.log_scale_init)
 
     def forward(self, regions: Tensor, text: Tensor) -> tuple[Tensor, Tensor]:
-        """`regions` (batch, regions, channels), `text` (batch, tokens, text_dim) -> logits and token features T."""
+        """Return logits S `(batch, regions, tokens)` and token features T `(batch, tokens, channels)`.
+
+        Args:
+            regions (`Tensor` of shape `(batch, regions, channels)`): region features F.
+            text (`Tensor` of shape `(batch, tokens, text_dim)`): the tokens after the tower.
+        """
         embedding = F.normalize(text, p=2, dim=-1)
         tokens = self.text_projection(embedding / 2.0) / self.log_scale.exp()
         bias = torch.matmul(embedding, self.token_bias) + self.bias
@@ -537,8 +571,9 @@ class MedGlipExpert(nn.Module):
         self.alignment = MedGlipAlignmentHead(head, text_dim)
 
     def train(self, mode: bool = True) -> MedGlipExpert:
-        """As `Module.train`; BatchNorm of the image encoder keeps its statistics, since detection batches are
-        small.
+        """Set the mode as `Module.train` does; BatchNorm of the image encoder keeps its statistics.
+
+        Detection batches are too small to estimate new ones.
         """
         super().train(mode)
         for module in self.backbone.modules():
@@ -547,14 +582,21 @@ class MedGlipExpert(nn.Module):
         return self
 
     def encode_image(self, pixel_values: Tensor) -> list[Tensor]:
-        """Images (batch, 3, height, width) -> maps P3..P7 before the fusion."""
+        """Return maps P3..P7 before the fusion, of images `(batch, 3, height, width)`."""
         levels = self.pyramid(self.backbone(pixel_values).feature_maps)
         return self.positions(levels) if self.positions is not None else levels
 
     def fuse(
         self, levels: list[Tensor], text: Tensor, attention_mask: Tensor, text_mask: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Maps and language features -> region features F, token features T, logits S."""
+        """Return region features F, token features T and logits S.
+
+        Args:
+            levels (`list[Tensor]` of shapes `(batch, channels, h, w)`): P3..P7 before the fusion.
+            text (`Tensor` of shape `(batch, tokens, hidden_size)`): the language encoder's output.
+            attention_mask (`Tensor` of shape `(batch, tokens)`): 1 for tokens, 0 for padding.
+            text_mask (`Tensor` of shape `(batch, 1, 1 or tokens, tokens)`): added to the text layers' scores.
+        """
         if self.text_adapter is not None:
             text = self.text_adapter(text)
         for block in self.blocks:
@@ -577,6 +619,12 @@ class MedGlipBoxHead(nn.Module):
         self.initial_scale = float(config.box_scale_init)
 
     def forward(self, regions: Tensor, level_of_region: Tensor) -> tuple[Tensor, Tensor]:
+        """Return box deltas `(..., regions, 4)` and centerness before the sigmoid `(..., regions)`.
+
+        Args:
+            regions (`Tensor` of shape `(..., regions, channels)`): region features F.
+            level_of_region (`Tensor` of shape `(regions,)`): index of each region's level.
+        """
         deltas = self.box_projection(regions) * self.level_scales[level_of_region][:, None]
         return deltas, self.centerness_projection(regions).squeeze(-1)
 
@@ -585,7 +633,13 @@ class MedGlipBoxHead(nn.Module):
 
 
 class TextFeatures(NamedTuple):
-    """Language features of a prompt, computed once and given to `forward(text_features=...)` for many images."""
+    """Language features of prompts, computed once and given to `forward(text_features=...)` for many images.
+
+    Args:
+        hidden (`Tensor` of shape `(prompts, tokens, hidden_size)`): the language encoder's output.
+        attention_mask (`Tensor` of shape `(prompts, tokens)`): 1 for tokens, 0 for padding.
+        text_mask (`Tensor` of shape `(prompts, 1, 1 or tokens, tokens)`): added to the scores of self-attention.
+    """
 
     hidden: Tensor
     attention_mask: Tensor
@@ -593,15 +647,21 @@ class TextFeatures(NamedTuple):
 
 
 def label_segments(input_ids: Tensor, separators: Sequence[int]) -> Tensor:
-    """The running number of the label each token belongs to; a separator closes its own label, and the opening token
-    is a separator too, or the first label would be read differently from the others. Shape as `input_ids`.
+    """Return the running number of the label that each token belongs to, of the shape of `input_ids`.
+
+    A separator closes its own label. The opening token is a separator too, or the first label would be read
+    differently from the others.
+
+    Args:
+        input_ids (`Tensor` of shape `(prompts, tokens)`): token ids.
+        separators (`Sequence[int]`): ids of the tokens that end a label.
     """
     ends = torch.isin(input_ids, torch.tensor(list(separators), device=input_ids.device))
     return ends.long().cumsum(-1) - ends.long()
 
 
 def segment_positions(segments: Tensor) -> Tensor:
-    """Places inside each label, starting at 1 as after BERT's [CLS]."""
+    """Return the position of each token inside its label, starting at 1 as after BERT's [CLS]."""
     index = torch.arange(segments.shape[-1], device=segments.device).expand_as(segments)
     starts = torch.ones_like(segments, dtype=torch.bool)
     starts[:, 1:] = segments[:, 1:] != segments[:, :-1]
@@ -613,7 +673,13 @@ def segment_positions(segments: Tensor) -> Tensor:
 
 
 def make_anchors(shapes: Iterable[tuple[int, int]], config: MedGlipHeadConfig, device: torch.device) -> Tensor:
-    """One square anchor per place: (regions, 4) xyxy pixels in GLIP's +1 convention."""
+    """Return one square anchor per cell: `(regions, 4)` xyxy pixels in GLIP's +1 convention.
+
+    Args:
+        shapes (`Iterable[tuple[int, int]]`): height and width of each level in cells.
+        config ([`MedGlipHeadConfig`]): with the anchors' sides and strides in pixels.
+        device (`torch.device`): of the result.
+    """
     levels = []
     for (height, width), size, stride in zip(shapes, config.anchor_sizes, config.anchor_strides, strict=True):
         center, half = (stride - 1) / 2, (size - 1) / 2
@@ -625,24 +691,30 @@ def make_anchors(shapes: Iterable[tuple[int, int]], config: MedGlipHeadConfig, d
 
 
 def decode_boxes(deltas: Tensor, anchors: Tensor) -> Tensor:
-    """Deltas (..., regions, 4) on anchors (regions, 4) -> xyxy boxes, +1 convention."""
+    """Return xyxy boxes `(..., regions, 4)` in pixels, +1 convention.
+
+    Args:
+        deltas (`Tensor` of shape `(..., regions, 4)`): shifts of the centers and logarithms of the ratios of sizes,
+            relative to the anchors and times GLIP's weights.
+        anchors (`Tensor` of shape `(regions, 4)`): xyxy pixels, +1 convention.
+    """
     sizes = anchors[:, 2:] - anchors[:, :2] + 1
     centers = (anchors[:, 2:] + anchors[:, :2]) / 2
     weights = deltas.new_tensor(DELTA_WEIGHTS)
-    moved = deltas / weights
-    predicted_centers = moved[..., :2] * sizes + centers
-    half = (moved[..., 2:].clamp(max=MAX_LOG_RATIO).exp() * sizes - 1) / 2
+    scaled = deltas / weights
+    predicted_centers = scaled[..., :2] * sizes + centers
+    half = (scaled[..., 2:].clamp(max=MAX_LOG_RATIO).exp() * sizes - 1) / 2
     return torch.cat([predicted_centers - half, predicted_centers + half], dim=-1)
 
 
 def pixel_iou(first: Tensor, second: Tensor) -> Tensor:
-    """Pairwise IoU of +1-convention boxes."""
+    """Return the IoU `(n, m)` of every pair of boxes `(n, 4)` and `(m, 4)`, xyxy in the +1 convention."""
     shift = first.new_tensor([0.0, 0.0, 1.0, 1.0])
     return box_iou(first + shift, second + shift)
 
 
 def border_distances(points: Tensor, boxes: Tensor) -> Tensor:
-    """Distances (..., 4) from points (..., 2) to the left, top, right and bottom border of their boxes."""
+    """Return distances `(..., 4)` of points `(..., 2)` to the left, top, right and bottom of boxes `(..., 4)`."""
     return torch.cat([points - boxes[..., :2], boxes[..., 2:] - points], dim=-1)
 
 
@@ -650,10 +722,13 @@ def assign_atss(anchors: Tensor, level_sizes: Sequence[int], boxes: Tensor, topk
     """Adaptive training sample selection (Zhang et al., CVPR 2020, as in GLIP).
 
     Args:
-        anchors: (regions, 4); level_sizes: regions per level; boxes: (targets, 4); topk: candidates per level.
+        anchors (`Tensor` of shape `(regions, 4)`): xyxy pixels, +1 convention.
+        level_sizes (`Sequence[int]`): regions of each level.
+        boxes (`Tensor` of shape `(targets, 4)`): xyxy pixels, +1 convention.
+        topk (`int`): candidates per level and target.
 
     Returns:
-        (regions,) index of the target of each region, -1 for background.
+        `(regions,)` index of the target of each region, -1 for background.
     """
     if len(boxes) == 0:
         return torch.full((len(anchors),), -1, dtype=torch.long, device=anchors.device)
@@ -670,9 +745,9 @@ def assign_atss(anchors: Tensor, level_sizes: Sequence[int], boxes: Tensor, topk
     threshold = candidate_iou.mean(0) + candidate_iou.std(0)
     inside = border_distances(points[candidate], boxes[None].expand(len(candidate), -1, -1)).amin(-1) > 0.01
     positive = (candidate_iou >= threshold) & inside
-    kept = torch.full_like(iou, -1.0)
-    kept.scatter_(0, candidate, torch.where(positive, candidate_iou, torch.full_like(candidate_iou, -1.0)))
-    best, target = kept.max(dim=1)
+    positive_iou = torch.full_like(iou, -1.0)
+    positive_iou.scatter_(0, candidate, torch.where(positive, candidate_iou, torch.full_like(candidate_iou, -1.0)))
+    best, target = positive_iou.max(dim=1)
     return torch.where(best >= 0, target, torch.full_like(target, -1))
 
 
@@ -682,7 +757,14 @@ def assign_atss(anchors: Tensor, level_sizes: Sequence[int], boxes: Tensor, topk
 def alignment_focal_loss(
     logits: Tensor, targets: Tensor, focal_alpha: float | Tensor, focal_gamma: float | Tensor
 ) -> Tensor:
-    """Sigmoid focal loss per region and token, not reduced (Eq. 2 of Med-GLIP on the expanded targets T')."""
+    """Return the sigmoid focal loss per region and token (Eq. 2 of Med-GLIP on the expanded targets T').
+
+    Args:
+        logits (`Tensor` of shape `(batch, regions, tokens)`): alignment before the sigmoid.
+        targets (`Tensor` of the same shape): 1 where a region shows the label that a token belongs to, else 0.
+        focal_alpha (`float` or `Tensor`): weight of the positives, 0 to 1.
+        focal_gamma (`float` or `Tensor`): how strongly easy pairs are weighed down.
+    """
     probability = logits.sigmoid()
     cross_entropy = F.binary_cross_entropy_with_logits(logits, targets, reduction="none")
     p_t = probability * targets + (1 - probability) * (1 - targets)
@@ -691,7 +773,7 @@ def alignment_focal_loss(
 
 
 def centerness_targets(anchors: Tensor, boxes: Tensor) -> Tensor:
-    """How central each anchor lies in its target, 0 to 1."""
+    """Return how central each anchor `(n, 4)` lies in its target box `(n, 4)`: `(n,)`, 0 to 1."""
     left, top, right, bottom = border_distances((anchors[:, :2] + anchors[:, 2:]) / 2, boxes).unbind(-1)
     horizontal = torch.minimum(left, right) / torch.maximum(left, right)
     vertical = torch.minimum(top, bottom) / torch.maximum(top, bottom)
@@ -699,7 +781,7 @@ def centerness_targets(anchors: Tensor, boxes: Tensor) -> Tensor:
 
 
 def mean_over_processes(value: Tensor) -> Tensor:
-    """The mean of a number over all distributed processes, at least 1 (GLIP's normalizer)."""
+    """Return the mean of a number over all distributed processes (GLIP's normalizer)."""
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         value = value.clone()
         torch.distributed.all_reduce(value)
@@ -708,7 +790,13 @@ def mean_over_processes(value: Tensor) -> Tensor:
 
 
 def target_problem(boxes: Tensor, classes: Tensor, labels: int) -> str | None:
-    """What is wrong with one image's targets: boxes (n, 4), class indices (n,), a prompt of `labels` labels."""
+    """Return what is wrong with one image's targets, or `None`.
+
+    Args:
+        boxes (`Tensor` of shape `(n, 4)`): xyxy pixels of the padded input, +1 convention.
+        classes (`Tensor` of shape `(n,)`): indices of labels.
+        labels (`int`): number of labels of the image's prompt.
+    """
     if len(classes) != len(boxes):
         return f"{len(boxes)} boxes but {len(classes)} class_labels"
     if len(classes) and not 0 <= int(classes.min()) <= int(classes.max()) < labels:
@@ -720,8 +808,12 @@ def target_problem(boxes: Tensor, classes: Tensor, labels: int) -> str | None:
 
 
 class MedGlipImageTargets(NamedTuple):
-    """Assigned targets of one image: positive regions, their boxes, and the expanded token targets of those
-    regions.
+    """Assigned targets of one image.
+
+    Args:
+        positive (`Tensor` of shape `(n,)`): indices of the regions with a target.
+        boxes (`Tensor` of shape `(n, 4)`): their target boxes, xyxy pixels, +1 convention.
+        tokens (`Tensor` of shape `(n, tokens)`): 1 for the tokens of their labels.
     """
 
     positive: Tensor
@@ -733,8 +825,14 @@ class MedGlipImageTargets(NamedTuple):
 
 
 class MedGlipForwardKwargs(TypedDict, total=False):
-    """Arguments that `forward` accepts without effect: what transformers passes to any model, and the keys of the
-    processor's batch that only losses and post-processing read.
+    """Arguments that `forward` accepts beside its own.
+
+    Args:
+        output_attentions (`bool`, *optional*): must be off: see [`check_forward_kwargs`].
+        output_hidden_states (`bool`, *optional*): must be off.
+        token_type_ids (`Tensor`, *optional*): from the bare tokenizer; prompts are one segment.
+        text_labels (`list[list[str]]`, *optional*): in the processor's batch, for post-processing.
+        input_sizes (`Tensor` of shape `(batch, 2)`, *optional*): in the processor's batch, for post-processing.
     """
 
     output_attentions: bool | None
@@ -744,22 +842,37 @@ class MedGlipForwardKwargs(TypedDict, total=False):
     input_sizes: Tensor | None
 
 
-def check_forward_kwargs(model: nn.Module, kwargs: Mapping[str, Any]) -> None:
-    """Refuse a keyword argument that `forward` would ignore by mistake.
+def check_forward_kwargs(model: PreTrainedModel, kwargs: Mapping[str, Any]) -> None:
+    """Refuse keyword arguments that `forward` would ignore.
+
+    Args:
+        model ([`MedGlipPreTrainedModel`]): whose name and configuration count.
+        kwargs (`Mapping`): what `forward` was given beside its own arguments.
 
     Raises:
         `TypeError`: the name is not in [`MedGlipForwardKwargs`].
+        `ValueError`: attention maps or hidden states are asked for, here or by the configuration. Images of several
+            sizes and experts run one after the other, so that their layers have no common shape.
     """
     for name in kwargs:
         if name not in MedGlipForwardKwargs.__annotations__:
             raise TypeError(f"{type(model).__name__}.forward() got an unexpected keyword argument {name!r}")
+    for name in ("output_attentions", "output_hidden_states"):
+        requested = kwargs.get(name)
+        if getattr(model.config, name) if requested is None else requested:
+            raise ValueError(
+                f"{name} is not supported: region_features and token_features are the states after the last layer; "
+                "register a forward hook on a layer for its own"
+            )
 
 
-class MedGlipPreTrainedModel(PreTrainedModel):
-    """Weights, loading and saving shared by the MedGLIP models. Safetensors only; an incomplete checkpoint is
-    refused.
+@auto_docstring(
+    custom_intro="""
+    Base class of the MedGLIP models: initial weights, loading and saving. Only safetensors are read; an incomplete
+    checkpoint is refused.
     """
-
+)
+class MedGlipPreTrainedModel(PreTrainedModel):  # noqa: D101
     config_class = MedGlipConfig
     config: MedGlipConfig
     base_model_prefix = "model"
@@ -820,7 +933,9 @@ class MedGlipPreTrainedModel(PreTrainedModel):
 
         Args:
             pretrained_model_name_or_path (`str` or `Path`): a folder or a Hub id.
+            args (`Any`): passed to the model's constructor.
             modalities (`list[str]`, *optional*): the experts to load; the others' tensors are not read.
+            kwargs (`Any`): see `PreTrainedModel.from_pretrained`.
 
         Raises:
             `ValueError`: tensors are missing, left over or of another shape, the expert is not in the checkpoint, or
@@ -853,7 +968,7 @@ class MedGlipPreTrainedModel(PreTrainedModel):
 
     @staticmethod
     def _load_pretrained_model(model: Any, state_dict: Any, checkpoint_files: Any, *args: Any, **kwargs: Any) -> Any:
-        """As `PreTrainedModel._load_pretrained_model`, which allocates the model that so far holds no numbers."""
+        """Compare sizes before `PreTrainedModel._load_pretrained_model` allocates the model."""
         _check_parameters(model, checkpoint_files or [])
         return PreTrainedModel._load_pretrained_model(model, state_dict, checkpoint_files, *args, **kwargs)
 
@@ -870,8 +985,9 @@ class MedGlipPreTrainedModel(PreTrainedModel):
                 )
 
     def _ignore_other_experts(self) -> None:
-        """Pass over the tensors of experts that were not asked for, and over box heads where only the base model is
-        loaded; called last in a model's `__init__`, since transformers gathers these patterns in `post_init`.
+        """Pass over the tensors of other experts, and over box heads where only the base model is loaded.
+
+        Called last in a model's `__init__`, since transformers gathers these patterns in `post_init`.
         """
         others = f"({'|'.join(name for name in MODALITIES if name not in self.config.modalities) or '(?!)'})\\."
         heads = others if hasattr(self, "box_heads") else ""
@@ -889,7 +1005,7 @@ class MedGlipPreTrainedModel(PreTrainedModel):
 
 
 def _check_checkpoint(source: Any, options: dict[str, Any]) -> None:
-    """Look at the files of a folder or Hub id before transformers reads any of them.
+    """Check the files of a folder or Hub id before transformers reads any of them.
 
     Raises:
         `ValueError`: see [`check_checkpoint_files`]; or an adapter, which transformers would load from a pickle too;
@@ -915,7 +1031,7 @@ def _check_parameters(model: nn.Module, files: Sequence[str]) -> None:
     """Compare the parameters that a configuration describes with those in the files.
 
     Raises:
-        `ValueError`: the files are no safetensors, or the model is far larger than they are.
+        `ValueError`: the files are not safetensors, or the model is far larger than they are.
     """
     held = 0
     for file in files:
@@ -928,10 +1044,13 @@ def _check_parameters(model: nn.Module, files: Sequence[str]) -> None:
         raise ValueError(f"config.json describes {described} parameters, but the files hold only {held}")
 
 
-class MedGlipModel(MedGlipPreTrainedModel):
-    """The aligner: region features F, token features T and their alignment S, for one or several experts."""
-
-    def __init__(self, config: MedGlipConfig) -> None:
+@auto_docstring(
+    custom_intro="""
+    The bare MedGLIP model: region features F, token features T and their alignment S, for one or several experts.
+    """
+)
+class MedGlipModel(MedGlipPreTrainedModel):  # noqa: D101
+    def __init__(self, config: MedGlipConfig):
         super().__init__(config)
         text_kwargs = {"add_pooling_layer": False} if config.text_config.model_type in ("bert", "roberta") else {}
         self.text_model = AutoModel.from_config(config.text_config, trust_remote_code=False, **text_kwargs)
@@ -940,7 +1059,7 @@ class MedGlipModel(MedGlipPreTrainedModel):
         self._ignore_other_experts()
 
     def train(self, mode: bool = True) -> MedGlipModel:
-        """As `Module.train`; a frozen language encoder stays without dropout."""
+        """Set the mode as `Module.train` does; a frozen language encoder stays without dropout."""
         super().train(mode)
         if not any(parameter.requires_grad for parameter in self.text_model.parameters()):
             self.text_model.eval()
@@ -958,7 +1077,8 @@ class MedGlipModel(MedGlipPreTrainedModel):
         """Encode prompts once.
 
         Args:
-            input_ids (`Tensor` of shape `(prompts, tokens)`), attention_mask (same shape, *optional*).
+            input_ids (`Tensor` of shape `(prompts, tokens)`): token ids.
+            attention_mask (`Tensor` of the same shape, *optional*): 1 for tokens, 0 for padding.
 
         Returns:
             [`TextFeatures`] for `forward(text_features=...)`; one prompt serves a whole batch of images.
@@ -991,6 +1111,7 @@ class MedGlipModel(MedGlipPreTrainedModel):
         ), positions
 
     @can_return_tuple
+    @auto_docstring
     def forward(
         self,
         pixel_values: Tensor,
@@ -1001,25 +1122,39 @@ class MedGlipModel(MedGlipPreTrainedModel):
         text_features: TextFeatures | None = None,
         labels: list[dict[str, Tensor]] | None = None,
         label_tokens: Tensor | None = None,
+        image_sizes: Sequence[Sequence[int]] | None = None,
         **kwargs: Unpack[MedGlipForwardKwargs],
     ) -> MedGlipModelOutput:
         r"""
-        Args:
-            pixel_values (`Tensor` of shape `(batch, 3, height, width)`): as the processor makes them, of any
-                floating-point type.
-            input_ids (`Tensor` of shape `(batch, tokens)` or `(batch, chunks, tokens)`): the prompts. Chunks share
-                one pass of the image encoder. One row serves the whole batch.
-            attention_mask (same shape, *optional*): 1 for tokens, 0 for padding.
-            modality (`list[str]` or `str`, *optional*): the expert for each image; may be left out if there is one.
-            pixel_mask (`Tensor` of shape `(batch, height, width)`, *optional*): 1 for pixels of the image. Each image
-                is then computed on its own extent, as if it were alone. Without it, padding takes part, as in GLIP.
-                A compiled or exported graph takes only masks without padding.
-            text_features ([`TextFeatures`], *optional*): from [`get_text_features`], instead of `input_ids`.
-            labels, label_tokens, kwargs ([`MedGlipForwardKwargs`], *optional*): ignored; the processor's batch can be
-                passed whole.
+        pixel_values (`Tensor` of shape `(batch, 3, height, width)`):
+            Images as the processor makes them, of any floating-point type.
+        input_ids (`Tensor` of shape `(batch, tokens)` or `(batch, chunks, tokens)`, *optional*):
+            Token ids of the prompts. Chunks share one pass of the image encoder. One row serves the whole batch.
+        attention_mask (`Tensor` of the shape of `input_ids`, *optional*):
+            1 for tokens, 0 for padding.
+        modality (`str` or `list[str]`, *optional*):
+            The expert for all images or for each; not needed where there is one.
+        pixel_mask (`Tensor` of shape `(batch, height, width)`, *optional*):
+            1 for pixels of the image. Each image is then computed on its own extent, as if it were alone. Without
+            mask and `image_sizes`, padding takes part, as in GLIP.
+        text_features ([`TextFeatures`], *optional*):
+            From [`~MedGlipModel.get_text_features`], instead of `input_ids`.
+        labels (`list[dict[str, Tensor]]`, *optional*):
+            Ignored; the processor's batch can be passed whole.
+        label_tokens (`Tensor`, *optional*):
+            Ignored.
+        image_sizes (`list[tuple[int, int]]`, *optional*):
+            Height and width in pixels of each image at the top left of the input: the extents of `pixel_mask`, as
+            the processor knows them. Without them they are read from the mask, for which a GPU must wait and which a
+            compiled or exported graph cannot do.
+
+        Returns:
+            [`MedGlipModelOutput`], or its values as a tuple with `return_dict=False`.
 
         Raises:
-            `ValueError`: shapes do not fit, or the checkpoint has no such expert. `TypeError`: an unknown argument.
+            `ValueError`: shapes do not fit, the checkpoint has no such expert, or attention maps or hidden states are
+                asked for.
+            `TypeError`: an unknown argument.
         """
         check_forward_kwargs(self, kwargs)
         batch = len(pixel_values)
@@ -1036,7 +1171,7 @@ class MedGlipModel(MedGlipPreTrainedModel):
                 )
         text_features = TextFeatures(*(self._per_image(tensor, batch * chunks) for tensor in text_features))
         names = self.resolve_modalities(modality, batch)
-        sizes = image_sizes(pixel_values, pixel_mask)
+        sizes = resolve_image_sizes(pixel_values, pixel_mask, image_sizes)
         groups = group_images(names, sizes)
         outputs = [self._forward_group(pixel_values, text_features, chunks, *group) for group in groups.items()]
         shapes = pyramid_shapes(pixel_values.shape[-2:], self.config.head_config.anchor_strides)
@@ -1057,7 +1192,11 @@ class MedGlipModel(MedGlipPreTrainedModel):
         return tensor.expand(rows, *tensor.shape[1:]) if len(tensor) == 1 else tensor
 
     def resolve_modalities(self, modality: str | Sequence[str] | None, batch: int) -> list[str]:
-        """The expert of each image.
+        """Return the expert of each image.
+
+        Args:
+            modality (`str` or `Sequence[str]`, *optional*): for all images or for each, by any of its names.
+            batch (`int`): number of images.
 
         Raises:
             `ValueError`: unknown, not in this checkpoint, or not given although there are several experts.
@@ -1074,7 +1213,7 @@ class MedGlipModel(MedGlipPreTrainedModel):
     def _forward_group(
         self, pixel_values: Tensor, text: TextFeatures, chunks: int, key: tuple[str, int, int], images: list[int]
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """All images of one expert and one size, as (images, chunks, ...) features, tokens and logits."""
+        """Return `(images, chunks, ...)` features, tokens and logits of all images of one expert and one size."""
         name, height, width = key
         expert = cast(MedGlipExpert, self.experts[name])
         pixels = pixel_values if len(images) == len(pixel_values) else pixel_values[images]
@@ -1095,7 +1234,7 @@ class MedGlipModel(MedGlipPreTrainedModel):
         sizes: list[tuple[int, int]],
         chunks: int,
     ) -> MedGlipModelOutput:
-        """Put the groups' results back in the batch's order, each on its places of the padded grid."""
+        """Put the groups' results back in the batch's order, each on its cells of the padded grid."""
         device = outputs[0][0].device
         total = sum(height * width for height, width in shapes)
         if len(groups) == 1 and outputs[0][0].shape[2] == total:
@@ -1129,43 +1268,62 @@ class MedGlipModel(MedGlipPreTrainedModel):
         for (part_regions, part_tokens, part_logits), ((_, height, width), images) in zip(
             outputs, groups, strict=True
         ):
-            places = grid_indices(
+            cells = grid_indices(
                 pyramid_shapes((height, width), self.config.head_config.anchor_strides), shapes, regions.device
             )
             rows = torch.tensor(images, device=regions.device)
-            regions[rows[:, None], :, places] = part_regions.transpose(1, 2)
-            logits[rows[:, None], :, places] = part_logits.transpose(1, 2)
+            regions[rows[:, None], :, cells] = part_regions.transpose(1, 2)
+            logits[rows[:, None], :, cells] = part_logits.transpose(1, 2)
             tokens[rows] = part_tokens
-            inside[rows[:, None], places] = True
+            inside[rows[:, None], cells] = True
         return regions, tokens, logits, inside
 
 
-def image_sizes(pixel_values: Tensor, pixel_mask: Tensor | None) -> list[tuple[int, int]]:
-    """Return height and width in pixels of each image: the extent of its mask, or the whole input.
+def resolve_image_sizes(
+    pixel_values: Tensor, pixel_mask: Tensor | None = None, image_sizes: Sequence[Sequence[int]] | None = None
+) -> list[tuple[int, int]]:
+    """Return height and width in pixels of each image: as given, the extent of its mask, or the whole input.
+
+    Only a mask without sizes is read on the host.
+
+    Args:
+        pixel_values (`Tensor` of shape `(batch, 3, height, width)`): the input.
+        pixel_mask (`Tensor` of shape `(batch, height, width)`, *optional*): 1 for pixels of the image.
+        image_sizes (`Sequence[Sequence[int]]`, *optional*): height and width of each image.
 
     Raises:
-        `ValueError`: the mask has another shape, or hides all of an image.
+        `ValueError`: mask or sizes do not fit the input, or the mask hides all of an image.
+        `RuntimeError`: the sizes are not the extents of the mask, or a graph needs them.
     """
     batch, _, height, width = pixel_values.shape
-    if pixel_mask is None:
-        return [(height, width)] * batch
-    if pixel_mask.shape != (batch, height, width):
+    whole = [(height, width)] * batch
+    if pixel_mask is not None and pixel_mask.shape != (batch, height, width):
         raise ValueError(f"pixel_mask {tuple(pixel_mask.shape)} does not fit pixel_values {tuple(pixel_values.shape)}")
-    mask = pixel_mask.bool()
-    if torch.compiler.is_compiling():
-        # Sizes that depend on a mask's values are no shapes of a graph.
-        torch._assert_async(mask.all(), "a compiled model takes images without padding only: leave pixel_mask out")
-        return [(height, width)] * batch
-    index_y, index_x = (torch.arange(1, side + 1, device=mask.device) for side in (height, width))
-    extents = torch.stack([(mask.any(2) * index_y).amax(1), (mask.any(1) * index_x).amax(1)], dim=1)
-    sizes = [(rows, columns) for rows, columns in extents.tolist()]
-    if (0, 0) in sizes:
-        raise ValueError("pixel_mask hides all of an image")
+    sizes = whole if image_sizes is None else [(int(rows), int(columns)) for rows, columns in image_sizes]
+    if len(sizes) != batch or not all(0 < rows <= height and 0 < columns <= width for rows, columns in sizes):
+        raise ValueError(f"image_sizes {sizes} do not fit pixel_values {tuple(pixel_values.shape)}")
+    if pixel_mask is None:
+        return sizes
+    extents = mask_extents(pixel_mask)
+    if image_sizes is None and not torch.compiler.is_compiling():
+        sizes = [(rows, columns) for rows, columns in extents.tolist()]
+        if (0, 0) in sizes:
+            raise ValueError("pixel_mask hides all of an image")
+        return sizes
+    same = (extents == torch.tensor(sizes, device=extents.device)).all()
+    torch._assert_async(same, "pixel_mask needs its extents as image_sizes: the processor's batch holds both")
     return sizes
 
 
+def mask_extents(pixel_mask: Tensor) -> Tensor:
+    """Return the last row and column, counted from 1, of each mask `(batch, height, width)`: `(batch, 2)`."""
+    mask = pixel_mask.bool()
+    rows, columns = (torch.arange(1, side + 1, device=mask.device) for side in mask.shape[1:])
+    return torch.stack([(mask.any(2) * rows).amax(1), (mask.any(1) * columns).amax(1)], dim=1)
+
+
 def group_images(names: list[str], sizes: list[tuple[int, int]]) -> dict[tuple[str, int, int], list[int]]:
-    """Indices of the images that share an expert and a size."""
+    """Return the indices of the images that share an expert and a size (height, width)."""
     groups: dict[tuple[str, int, int], list[int]] = {}
     for index, (name, (height, width)) in enumerate(zip(names, sizes, strict=True)):
         groups.setdefault((name, height, width), []).append(index)
@@ -1173,35 +1331,49 @@ def group_images(names: list[str], sizes: list[tuple[int, int]]) -> dict[tuple[s
 
 
 def pyramid_shapes(size: Sequence[int], strides: Sequence[int]) -> list[tuple[int, int]]:
-    """Height and width of each level: every level halves the one before, rounding up."""
+    """Return height and width of each level in cells, rounded up.
+
+    Args:
+        size (`Sequence[int]`): height and width of the input in pixels.
+        strides (`Sequence[int]`): pixels between cells of each level.
+    """
     height, width = size
     return [(-(-height // stride), -(-width // stride)) for stride in strides]
 
 
 def region_levels(shapes: Sequence[tuple[int, int]], device: torch.device) -> Tensor:
-    """Return the index of the level of each region, `(regions,)`."""
+    """Return the index of the level of each region, `(regions,)`, for levels of `shapes` (height, width)."""
     return torch.cat(
         [torch.full((rows * columns,), level, device=device) for level, (rows, columns) in enumerate(shapes)]
     )
 
 
 def grid_indices(part: list[tuple[int, int]], whole: list[tuple[int, int]], device: torch.device) -> Tensor:
-    """Indices of a smaller image's regions among those of the padded grid, level after level."""
-    places, start = [], 0
+    """Return the indices `(regions,)` of a smaller image's regions among those of the padded grid.
+
+    Args:
+        part (`list[tuple[int, int]]`): height and width of each level of the image.
+        whole (`list[tuple[int, int]]`): the same of the padded input.
+        device (`torch.device`): of the result.
+    """
+    cells, start = [], 0
     for (rows, columns), (height, width) in zip(part, whole, strict=True):
         y = torch.arange(rows, device=device)[:, None] * width
-        places.append((y + torch.arange(columns, device=device)).flatten() + start)
+        cells.append((y + torch.arange(columns, device=device)).flatten() + start)
         start += height * width
-    return torch.cat(places)
+    return torch.cat(cells)
 
 
-class MedGlipForObjectDetection(MedGlipPreTrainedModel):
-    """MedGLIP with box and centerness heads: finds the regions that the phrases of a prompt name."""
-
+@auto_docstring(
+    custom_intro="""
+    MedGLIP with box and centerness heads: finds the regions of an image that the phrases of a prompt name.
+    """
+)
+class MedGlipForObjectDetection(MedGlipPreTrainedModel):  # noqa: D101
     # `Trainer` gives the losses' divisors of a whole optimizer step as `num_items_in_batch`.
     accepts_loss_kwargs = True
 
-    def __init__(self, config: MedGlipConfig) -> None:
+    def __init__(self, config: MedGlipConfig):
         super().__init__(config)
         self.model = MedGlipModel(config)
         self.head_configs = {name: config.expert_head_config(name) for name in config.modalities}
@@ -1226,6 +1398,7 @@ class MedGlipForObjectDetection(MedGlipPreTrainedModel):
         self.head_configs[name] = self.config.expert_head_config(name)
 
     @can_return_tuple
+    @auto_docstring
     def forward(
         self,
         pixel_values: Tensor,
@@ -1237,27 +1410,52 @@ class MedGlipForObjectDetection(MedGlipPreTrainedModel):
         label_tokens: Tensor | None = None,
         text_features: TextFeatures | None = None,
         num_items_in_batch: Tensor | None = None,
+        image_sizes: Sequence[Sequence[int]] | None = None,
         **kwargs: Unpack[MedGlipForwardKwargs],
     ) -> MedGlipObjectDetectionOutput:
         r"""
-        Args:
-            pixel_values, input_ids, attention_mask, modality, pixel_mask, text_features: see [`MedGlipModel.forward`].
-            labels (`list[dict]`, *optional*): per image `boxes` (targets, 4) xyxy pixels of the padded input in the +1
-                convention and `class_labels` (targets,), the index of the phrase in that image's prompt. An image
-                may have no targets.
-            label_tokens (`Tensor` of shape `(batch, labels, tokens)`, bool): the tokens of each phrase; needed with
-                `labels`.
-            num_items_in_batch (`Tensor` of shape `(2,)`, *optional*): what the losses are divided by, the sum of
-                `loss_totals` over all batches and processes of an optimizer step; this batch's own when not given.
-            kwargs ([`MedGlipForwardKwargs`], *optional*): ignored; the processor's batch can be passed whole.
+        pixel_values (`Tensor` of shape `(batch, 3, height, width)`):
+            Images as the processor makes them, of any floating-point type.
+        input_ids (`Tensor` of shape `(batch, tokens)` or `(batch, chunks, tokens)`, *optional*):
+            Token ids of the prompts; see [`MedGlipModel.forward`].
+        attention_mask (`Tensor` of the shape of `input_ids`, *optional*):
+            1 for tokens, 0 for padding.
+        modality (`str` or `list[str]`, *optional*):
+            The expert for all images or for each; not needed where there is one.
+        pixel_mask (`Tensor` of shape `(batch, height, width)`, *optional*):
+            1 for pixels of the image; see [`MedGlipModel.forward`].
+        labels (`list[dict[str, Tensor]]`, *optional*):
+            Per image `boxes` (targets, 4), xyxy pixels of the padded input in the +1 convention, and `class_labels`
+            (targets,), the index of the phrase in that image's prompt. An image may have no targets. Their values are
+            checked on the host: no compiled or exported graph takes them.
+        label_tokens (`Tensor` of shape `(batch, labels, tokens)`, bool, *optional*):
+            The tokens of each phrase; needed with `labels`.
+        text_features ([`TextFeatures`], *optional*):
+            From [`~MedGlipForObjectDetection.get_text_features`], instead of `input_ids`.
+        num_items_in_batch (`Tensor` of shape `(2,)`, *optional*):
+            What the losses are divided by: the sum of [`~MedGlipForObjectDetection.loss_totals`] over all batches and
+            processes of an optimizer step; this batch's own when not given.
+        image_sizes (`list[tuple[int, int]]`, *optional*):
+            Height and width in pixels of each image without its padding; see [`MedGlipModel.forward`].
+
+        Returns:
+            [`MedGlipObjectDetectionOutput`], or its values as a tuple with `return_dict=False`.
 
         Raises:
-            `ValueError`: as [`MedGlipModel.forward`], or targets that do not fit the prompt. `TypeError`: an unknown
-                argument.
+            `ValueError`: as [`MedGlipModel.forward`], or targets that do not fit the prompt.
+            `TypeError`: an unknown argument.
         """
         check_forward_kwargs(self, kwargs)
+        sizes = resolve_image_sizes(pixel_values, pixel_mask, image_sizes)
         outputs = self.model(
-            pixel_values, input_ids, attention_mask, modality, pixel_mask, text_features, return_dict=True
+            pixel_values,
+            input_ids,
+            attention_mask,
+            modality,
+            text_features=text_features,
+            image_sizes=sizes,
+            return_dict=True,
+            **kwargs,
         )
         names = self.model.resolve_modalities(modality, len(pixel_values))
         shapes = pyramid_shapes(pixel_values.shape[-2:], self.config.head_config.anchor_strides)
@@ -1280,8 +1478,7 @@ class MedGlipForObjectDetection(MedGlipPreTrainedModel):
             if attention_mask is None:
                 attention_mask = torch.ones_like(input_ids) if input_ids is not None else text_features.attention_mask
             heads = [self.head_configs[name] for name in names]
-            topk = [head.atss_topk for head in heads]
-            targets = self._assign(anchors, topk, shapes, labels, label_tokens, outputs.region_mask, prediction.logits)
+            targets = self._assign(anchors, heads, shapes, sizes, labels, label_tokens, prediction.logits)
             losses = self._losses(
                 prediction, targets, anchors, heads, attention_mask, outputs.region_mask, num_items_in_batch
             )
@@ -1289,7 +1486,7 @@ class MedGlipForObjectDetection(MedGlipPreTrainedModel):
         return prediction
 
     def _label_token_mask(self, input_ids: Tensor | None, attention_mask: Tensor | None, batch: int) -> Tensor | None:
-        """All real tokens but the separators after the opening token: (batch, tokens)."""
+        """Return which tokens are neither padding nor separators after the opening token: `(batch, tokens)`."""
         if input_ids is None or input_ids.ndim != 2:
             return None
         ends = torch.isin(input_ids, input_ids.new_tensor(list(self.config.separator_token_ids)))
@@ -1298,7 +1495,7 @@ class MedGlipForObjectDetection(MedGlipPreTrainedModel):
         return words.expand(batch, -1)
 
     def _calibration(self, names: list[str], device: torch.device) -> Tensor | None:
-        """Slope and intercept of each image's expert, (1, 0) for those without: (batch, 2)."""
+        """Return slope and intercept of each image's expert, (1, 0) for those without: `(batch, 2)`."""
         known = {name: head.score_calibration for name, head in self.head_configs.items()}
         if not any(known.values()):
             return None
@@ -1307,7 +1504,7 @@ class MedGlipForObjectDetection(MedGlipPreTrainedModel):
     def _predict_boxes(
         self, regions: Tensor, names: list[str], shapes: list[tuple[int, int]]
     ) -> tuple[Tensor, Tensor, list[Tensor]]:
-        """Deltas and centerness of every region, each image through its own expert, and each image's anchors."""
+        """Return deltas and centerness of every region, by each image's expert, and each image's anchors."""
         levels = region_levels(shapes, regions.device)
         chunks = regions.shape[1] // len(levels)
         levels = levels.repeat(chunks)
@@ -1325,13 +1522,14 @@ class MedGlipForObjectDetection(MedGlipPreTrainedModel):
     def _assign(
         self,
         anchors: list[Tensor],
-        topk: list[int],
+        heads: list[MedGlipHeadConfig],
         shapes: list[tuple[int, int]],
+        sizes: list[tuple[int, int]],
         labels: list[dict[str, Tensor]],
         label_tokens: Tensor | None,
-        region_mask: Tensor,
         logits: Any,
     ) -> list[MedGlipImageTargets]:
+        """Check the targets of each image and assign them to the regions inside it."""
         batch, _regions, tokens = logits.shape
         if label_tokens is None:
             raise ValueError("labels need label_tokens: make the batch with MedGlipProcessor(..., labels=...)")
@@ -1340,35 +1538,40 @@ class MedGlipForObjectDetection(MedGlipPreTrainedModel):
                 f"labels of {len(labels)} images and label_tokens {tuple(label_tokens.shape)} do not fit logits "
                 f"{tuple(logits.shape)}; training takes one prompt per image, not chunks"
             )
-        level_of_region = region_levels(shapes, logits.device)
-        found = []
+        targets = []
         for index, target in enumerate(labels):
             check_annotation(target, f"labels of image {index}")
-            boxes = target["boxes"].to(logits.device, torch.float32).reshape(-1, 4)
-            classes = target["class_labels"].to(logits.device).long().reshape(-1)
+            boxes = target["boxes"].to(torch.float32).reshape(-1, 4)
+            classes = target["class_labels"].long().reshape(-1)
             if problem := target_problem(boxes, classes, label_tokens.shape[1]):
                 raise ValueError(f"labels of image {index}: {problem}")
-            inside = region_mask[index].nonzero().squeeze(1)
-            level_sizes = torch.bincount(level_of_region[inside], minlength=len(shapes)).tolist()
-            assigned = assign_atss(anchors[index][inside], level_sizes, boxes, topk[index])
+            boxes, classes = boxes.to(logits.device), classes.to(logits.device)
+            levels = pyramid_shapes(sizes[index], heads[index].anchor_strides)
+            inside = grid_indices(levels, shapes, logits.device)
+            level_sizes = [rows * columns for rows, columns in levels]
+            assigned = assign_atss(anchors[index][inside], level_sizes, boxes, heads[index].atss_topk)
             matched = assigned[assigned >= 0]
             token_rows = label_tokens[index].to(logits.device, torch.float32)
-            found.append(MedGlipImageTargets(inside[assigned >= 0], boxes[matched], token_rows[classes[matched]]))
-        return found
+            targets.append(MedGlipImageTargets(inside[assigned >= 0], boxes[matched], token_rows[classes[matched]]))
+        return targets
 
     @torch.no_grad()
     def loss_totals(
         self, size: tuple[int, int], modality: str | Sequence[str] | None, labels: list[dict[str, Tensor]]
     ) -> Tensor:
-        """What the losses of a batch without pixel mask are divided by: its positive regions, and the sum of their
-        centerness. Both follow from the targets alone, so that a step of several batches, or on several devices, can
-        be given its sums before any of them is computed.
+        """Return what the losses of a batch without pixel mask are divided by.
+
+        These are the number of its positive regions and the sum of their centerness. Both follow from the targets
+        alone, so that a step of several batches, or on several devices, can be given its sums before any of them is
+        computed.
 
         Args:
-            size: (height, width) of the input in pixels. modality, labels: as in [`forward`].
+            size (`tuple[int, int]`): height and width of the input in pixels.
+            modality (`str` or `Sequence[str]`, *optional*): as in `forward`.
+            labels (`list[dict[str, Tensor]]`): as in `forward`.
 
         Returns:
-            float32 (2,), on the model's device.
+            float32 `(2,)`, on the model's device.
         """
         names = self.model.resolve_modalities(modality, len(labels))
         totals = torch.zeros(2, device=self.device)
@@ -1392,8 +1595,9 @@ class MedGlipForObjectDetection(MedGlipPreTrainedModel):
         region_mask: Tensor,
         totals: Tensor | None = None,
     ) -> dict[str, Tensor]:
-        """The three losses of GLIP in float32, normalized by the positives of all processes, or by `totals`; each
-        image counts with its own expert's settings.
+        """Return the three losses of GLIP in float32, normalized by the positives of all processes or by `totals`.
+
+        Each image counts with its own expert's settings.
         """
         logits = prediction.logits.float()
         alpha = logits.new_tensor([head.focal_alpha for head in heads])[:, None, None]
@@ -1410,12 +1614,14 @@ class MedGlipForObjectDetection(MedGlipPreTrainedModel):
         alignment = (alignment_focal_loss(logits, expanded, alpha, gamma) * counted).sum() / positives
         boxes = torch.cat([prediction.pred_boxes[i, t.positive] for i, t in enumerate(targets)]).float()
         centerness = torch.cat([prediction.centerness[i, t.positive] for i, t in enumerate(targets)]).float()
-        wanted = torch.cat([t.boxes for t in targets])
-        central = centerness_targets(torch.cat([a[t.positive] for a, t in zip(anchors, targets, strict=True)]), wanted)
+        target_boxes = torch.cat([t.boxes for t in targets])
+        central = centerness_targets(
+            torch.cat([a[t.positive] for a, t in zip(anchors, targets, strict=True)]), target_boxes
+        )
         whole = mean_over_processes(central.sum()) if totals is None else totals[1].to(logits.device)
         weight = whole.clamp(min=1e-6)
         shares = [central.new_full((len(t.positive),), h.box_loss_weight) for t, h in zip(targets, heads, strict=True)]
-        box = (generalized_box_iou_loss(boxes, wanted) * central * torch.cat(shares)).sum() / weight
+        box = (generalized_box_iou_loss(boxes, target_boxes) * central * torch.cat(shares)).sum() / weight
         center = F.binary_cross_entropy_with_logits(centerness, central, reduction="sum") / positives
         return {"loss_alignment": alignment, "loss_box": box, "loss_centerness": center}
 
@@ -1426,8 +1632,8 @@ class MedGlipForObjectDetection(MedGlipPreTrainedModel):
         """Join experts that share the language encoder into one checkpoint.
 
         Args:
-            experts (`dict`): modality -> folder, Hub id or model that holds that expert.
-            kwargs: passed to `from_pretrained` for folders and ids.
+            experts (`dict[str, Any]`): modality -> folder, Hub id or model that holds that expert.
+            kwargs (`Any`): passed to `from_pretrained` for folders and ids.
 
         Raises:
             `ValueError`: no experts, another language encoder, or heads of another width.
@@ -1446,7 +1652,7 @@ class MedGlipForObjectDetection(MedGlipPreTrainedModel):
         return cls._assemble(config, [*parts.values()][::-1], first.training)
 
     def expert(self, modality: str) -> MedGlipForObjectDetection:
-        """One expert as a model of its own; it shares this model's tensors.
+        """Return one expert as a model of its own, which shares this model's tensors.
 
         Raises:
             `ValueError`: this checkpoint has no such expert.
@@ -1457,7 +1663,7 @@ class MedGlipForObjectDetection(MedGlipPreTrainedModel):
     def _assemble(
         cls, config: MedGlipConfig, parts: Sequence[MedGlipForObjectDetection], training: bool
     ) -> MedGlipForObjectDetection:
-        """A model of the parts' own tensors, frozen where they are; what several hold comes from the last one."""
+        """Return a model of the parts' tensors, frozen where they are; what several hold comes from the last one."""
         model = cls(config)
         state = {key: value for part in parts for key, value in part.state_dict().items()}
         trained = {key: value.requires_grad for part in parts for key, value in part.named_parameters()}
@@ -1480,20 +1686,20 @@ def _require_same_text(first: MedGlipForObjectDetection, other: MedGlipForObject
 
 
 def _join_configs(configs: dict[str, MedGlipConfig]) -> MedGlipConfig:
-    """One configuration for all experts: the first one's, and what the others have different as overrides."""
+    """Return one configuration for all experts: the first one's, with the others' differences as overrides."""
     names = list(configs)
     joined = configs[names[0]].for_modalities([names[0]])
     overrides: dict[str, dict[str, Any]] = {}
     for name, config in configs.items():
         for part in ("head_config", "backbone_config"):
             base = getattr(joined, part).to_dict()
-            own = config._overridden(part, name).to_dict()
-            same_kind = base.get("model_type") == own.get("model_type")
-            changes = {key: value for key, value in own.items() if base.get(key) != value} if same_kind else own
+            other = config._overridden(part, name).to_dict()
+            same_kind = base.get("model_type") == other.get("model_type")
+            changes = {key: value for key, value in other.items() if base.get(key) != value} if same_kind else other
             if changes:
                 overrides.setdefault(name, {})[part] = changes
-    known = merge_hierarchies([config.label_hierarchy for config in configs.values()])
-    fields = {**joined.to_dict(), "modalities": names, "expert_overrides": overrides, "label_hierarchy": known}
+    hierarchy = merge_hierarchies([config.label_hierarchy for config in configs.values()])
+    fields = {**joined.to_dict(), "modalities": names, "expert_overrides": overrides, "label_hierarchy": hierarchy}
     return MedGlipConfig.from_dict(fields)
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import math
+import re
 import subprocess
 import sys
 from collections import Counter
@@ -28,14 +30,16 @@ from modeling_medglip.modeling_medglip import (
     OUTSIDE_LOGIT,
     MedGlipForObjectDetection,
     MedGlipModel,
+    MedGlipPreTrainedModel,
     assign_atss,
     decode_boxes,
     deform_conv_by_sampling,
     grid_indices,
     group_images,
-    image_sizes,
     label_segments,
+    mask_extents,
     pyramid_shapes,
+    resolve_image_sizes,
     segment_positions,
 )
 
@@ -118,12 +122,17 @@ class TestForward:
         assert torch.allclose(bias, bias[:, :1].expand_as(bias), atol=1e-5), "S = F T^T plus a bias per token"
 
     @torch.no_grad()
-    def test_tuple_output(self, model: MedGlipForObjectDetection) -> None:
+    def test_tuple_output(self, model: MedGlipForObjectDetection, monkeypatch: pytest.MonkeyPatch) -> None:
         ids, mask, _ = prompt("liver")
         named = model(torch.ones(1, 3, 64, 64), ids, mask)
         plain = model(torch.ones(1, 3, 64, 64), ids, mask, return_dict=False)
         assert isinstance(plain, tuple)
         assert torch.equal(plain[0], named.logits)
+        base = model.model(torch.ones(1, 3, 64, 64), ids, mask, return_dict=False)
+        assert isinstance(base, tuple) and torch.equal(base[0], named.logits)
+        monkeypatch.setattr(model.config, "return_dict", False)
+        assert torch.equal(model(torch.ones(1, 3, 64, 64), ids, mask)[0], named.logits)
+        assert torch.equal(model(torch.ones(1, 3, 64, 64), ids, mask, return_dict=True).logits, named.logits)
 
     @torch.no_grad()
     def test_text_padding_changes_nothing(self, model: MedGlipForObjectDetection) -> None:
@@ -270,14 +279,61 @@ class TestConventions:
         ids, mask, _ = prompt("liver", "left kidney")
         with NoValuesOnTheHost(), pytest.raises(AssertionError):
             torch.ones(1).item()
+        pixel_mask = torch.ones(2, 64, 64, dtype=torch.long)
+        pixel_mask[1, :, 40:] = 0
+        for padding in ({}, {"pixel_mask": pixel_mask, "image_sizes": [(64, 64), (64, 40)]}):
+            with NoValuesOnTheHost():
+                output = model(torch.randn(2, 3, 64, 64), ids, mask, modality="ct", **padding)
+            assert output.pred_boxes.shape[0] == 2
+
+    def test_losses_read_values_to_check_the_targets_only(
+        self, model: MedGlipForObjectDetection, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("modeling_medglip.modeling_medglip.target_problem", lambda *targets: None)
+        batch = training_batch()
+        pixel_mask = torch.ones(2, 64, 64, dtype=torch.long)
+        pixel_mask[1, :, 40:] = 0
         with NoValuesOnTheHost():
-            output = model(torch.randn(2, 3, 64, 64), ids, mask, modality="ct")
-        assert output.pred_boxes.shape[0] == 2
+            loss = model(**batch, pixel_mask=pixel_mask, image_sizes=[(64, 64), (64, 40)]).loss
+        assert loss == model(**batch, pixel_mask=pixel_mask).loss
+
+    @torch.no_grad()
+    def test_sizes_must_be_the_extents_of_the_mask(self, model: MedGlipForObjectDetection) -> None:
+        arguments = {"input_ids": prompt("liver")[0], "pixel_mask": torch.ones(1, 64, 64)}
+        with pytest.raises(RuntimeError, match="pixel_mask needs its extents as image_sizes"):
+            model(torch.randn(1, 3, 64, 64), **arguments, image_sizes=[(64, 40)])
+
+    @pytest.mark.parametrize("name", ["output_attentions", "output_hidden_states"])
+    @torch.no_grad()
+    def test_states_asked_for_by_the_configuration_are_refused(
+        self, model: MedGlipForObjectDetection, name: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(model.config, f"_{name}" if name == "output_attentions" else name, True)
+        arguments = {"pixel_values": torch.zeros(1, 3, 64, 64), "input_ids": prompt("liver")[0]}
+        for network in (model, model.model):
+            with pytest.raises(ValueError, match=f"^{name} is not supported"):
+                network(**arguments)
+            assert network(**arguments, **{name: False}).logits is not None
+
+    def test_every_argument_is_documented(self) -> None:
+        """By `auto_docstring`, which fills in what it knows of other models where a text is missing."""
+        for function in (MedGlipModel.forward, MedGlipForObjectDetection.forward):
+            text = inspect.getdoc(function) or ""
+            names = set(inspect.signature(function).parameters) - {"self", "kwargs"}
+            assert names <= set(re.findall(r"^    (\w+) \(\[?`", text, re.MULTILINE))
+            assert "_class`]" not in text and "image_size, image_size" not in text
+            assert "Returns:\n" in text and "Raises:\n" in text
+        for kind in (MedGlipModel, MedGlipForObjectDetection):
+            text = inspect.getdoc(kind) or ""
+            assert text.startswith(("The bare MedGLIP model", "MedGLIP with box"))
+            assert "None" not in text and "config ([`MedGlipConfig`])" in text
+        assert (inspect.getdoc(MedGlipPreTrainedModel) or "").startswith("Base class of the MedGLIP models")
 
     @torch.no_grad()
     @pytest.mark.slow
     @pytest.mark.parametrize("way", ["compile", "export"])
-    def test_one_expert_is_traced_without_graph_breaks(self, way: str) -> None:
+    @pytest.mark.parametrize("padding", ["whole", "padded"])
+    def test_one_expert_is_traced_without_graph_breaks(self, way: str, padding: str) -> None:
         backbone = TimmBackboneConfig(backbone="test_convnext", out_indices=[1, 2, 3])
         head = {**HEAD, "num_blocks": 1, "conv_type": "plain", "anchor_strides": [8, 16, 32, 64, 128]}
         model = tiny_model(backbone_config=backbone, head_config=head, text_attention="label")
@@ -286,6 +342,9 @@ class TestConventions:
             "pixel_values": torch.randn(2, 3, 64, 64), "pixel_mask": torch.ones(2, 64, 64, dtype=torch.long),
             "input_ids": ids.repeat(2, 1), "attention_mask": mask.repeat(2, 1), "modality": ["ct", "ct"],
         }  # fmt: skip
+        if padding == "padded":
+            batch["pixel_mask"][1, :, 32:] = 0
+            batch["image_sizes"] = [(64, 64), (64, 32)]
         expected = model(**batch)
         if way == "compile":
             traced: Any = torch.compile(model, fullgraph=True, backend="eager")
@@ -294,8 +353,8 @@ class TestConventions:
         output = traced(**batch)
         assert torch.allclose(output.logits, expected.logits, atol=1e-5)
         assert torch.allclose(output.pred_boxes, expected.pred_boxes, atol=1e-4)
-        with pytest.raises(RuntimeError, match="images without padding only"):
-            traced(**{**batch, "pixel_mask": torch.zeros(2, 64, 64, dtype=torch.long)})
+        with pytest.raises(RuntimeError, match="pixel_mask needs its extents as image_sizes"):
+            traced(**{**batch, "pixel_mask": torch.zeros_like(batch["pixel_mask"])})
 
     @torch.no_grad()
     def test_head_configurations_are_resolved_once(
@@ -418,6 +477,19 @@ class TestBadInput:
             (
                 {"input_ids": torch.ones(1, 4, dtype=torch.long), "pixel_mask": torch.zeros(2, 64, 64)},
                 "hides all of an image",
+            ),
+            (
+                {"input_ids": torch.ones(1, 4, dtype=torch.long), "image_sizes": [(64, 64)]},
+                "image_sizes .* do not fit",
+            ),
+            (
+                {"input_ids": torch.ones(1, 4, dtype=torch.long), "image_sizes": [(64, 64), (65, 64)]},
+                "image_sizes .* do not fit",
+            ),
+            ({"input_ids": torch.ones(1, 4, dtype=torch.long), "output_attentions": True}, "output_attentions is not"),
+            (
+                {"input_ids": torch.ones(1, 4, dtype=torch.long), "output_hidden_states": True},
+                "register a forward hook",
             ),
         ],
     )
@@ -894,8 +966,12 @@ class TestParts:
     def test_image_sizes_and_groups(self) -> None:
         mask = torch.zeros(2, 32, 64)
         mask[0, :32, :64], mask[1, :20, :40] = 1, 1
-        sizes = image_sizes(torch.zeros(2, 3, 32, 64), mask)
-        assert sizes == [(32, 64), (20, 40)]
+        assert mask_extents(mask).tolist() == [[32, 64], [20, 40]]
+        images = torch.zeros(2, 3, 32, 64)
+        assert resolve_image_sizes(images) == [(32, 64), (32, 64)]
+        assert resolve_image_sizes(images, mask) == [(32, 64), (20, 40)]
+        assert resolve_image_sizes(images, mask, [(32, 64), [20, 40]]) == [(32, 64), (20, 40)]
+        assert resolve_image_sizes(images, None, [(8, 16), (32, 64)]) == [(8, 16), (32, 64)]
         groups = group_images(["ct", "ct", "mri"], [(8, 8), (4, 4), (8, 8)])
         assert groups == {("ct", 8, 8): [0], ("ct", 4, 4): [1], ("mri", 8, 8): [2]}
 

@@ -114,10 +114,8 @@ class ClosedVocabularyDetector(nn.Module):
             batch = len(pixel_values)
             rows = torch.eye(len(self.labels), dtype=torch.bool, device=regions.device).expand(batch, -1, -1)
             mask = torch.ones(batch, len(self.labels), device=regions.device) if known is None else known
-            every = [anchors] * batch
-            targets = self.grounding._assign(
-                every, [head.atss_topk] * batch, shapes, labels, rows, inside, output.logits
-            )
-            losses = self.grounding._losses(output, targets, every, [head] * batch, mask, inside, num_items_in_batch)
+            every, heads, sides = [anchors] * batch, [head] * batch, [tuple(pixel_values.shape[-2:])] * batch
+            targets = self.grounding._assign(every, heads, shapes, sides, labels, rows, output.logits)
+            losses = self.grounding._losses(output, targets, every, heads, mask, inside, num_items_in_batch)
             output.loss_dict, output.loss = losses, torch.stack(list(losses.values())).sum()
         return output
