@@ -114,8 +114,11 @@ class ClosedVocabularyDetector(nn.Module):
             batch = len(pixel_values)
             rows = torch.eye(len(self.labels), dtype=torch.bool, device=regions.device).expand(batch, -1, -1)
             mask = torch.ones(batch, len(self.labels), device=regions.device) if known is None else known
-            every, heads, sides = [anchors] * batch, [head] * batch, [tuple(pixel_values.shape[-2:])] * batch
-            targets = self.grounding._assign(every, heads, shapes, sides, labels, rows, output.logits)
+            height, width = pixel_values.shape[-2:]
+            every, heads = [anchors] * batch, [head] * batch
+            targets = self.grounding._assign(
+                every, heads, shapes, [(height, width)] * batch, labels, rows, output.logits
+            )
             losses = self.grounding._losses(output, targets, every, heads, mask, inside, num_items_in_batch)
             output.loss_dict, output.loss = losses, torch.stack(list(losses.values())).sum()
         return output
