@@ -237,7 +237,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=0, help="for splits that no source decides")
     parser.add_argument("--name", default="med-glip", help="name of the data set")
     parser.add_argument("--source", action="append", help="only this source of the recipes (may be repeated)")
-    parser.add_argument("--no-pictures", action="store_true", help="no plots and contact sheets")
+    parser.add_argument("--no-previews", "--no-pictures", action="store_true", help="no plots and contact sheets")
     parser.add_argument("--layouts", action="store_true", help="list the layouts of raw folders")
     options = parser.parse_args(argv)
     if options.layouts:
@@ -249,7 +249,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     recipes, broken = _read_recipes(options.recipe, options.source)
     summary = build(
         recipes, options.raw, options.out, options.work, options.workers, options.profile, options.square_pixels,
-        options.seed, options.name, previews=not options.no_pictures, engine=options.engine, rejections=broken,
+        options.seed, options.name, previews=not options.no_previews, engine=options.engine, rejections=broken,
     )  # fmt: skip
     _print_summary(summary, options.out)
     return 1 if summary.failed else 0

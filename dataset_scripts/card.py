@@ -63,7 +63,8 @@ def write_card(
 def with_header(header: Mapping[str, Any], body: str) -> str:
     """Return a card: a YAML header and Markdown text.
 
-    `CardData` keeps every key; `ModelCardData` would drop the split of results in `model-index`.
+    `CardData` keeps every key; `ModelCardData` would drop the split of results in `model-index`, and `RepoCard` joins
+    header and text by a Jinja template only.
 
     Args:
         header (`Mapping`): Keys in the order in which they are written.

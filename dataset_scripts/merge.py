@@ -13,7 +13,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -44,29 +44,31 @@ TEXT_OF_FILES = frozenset({"undefined_label"})
 Progress = Callable[[Iterable[Any], str, int], Iterable[Any]]
 
 
-@dataclass
+@dataclass(frozen=True)
 class Summary:
-    """What a merge did.
+    """What a merge wrote.
 
     Attributes:
-        images, annotations: numbers. rejected: rule -> source -> rows. content_hash: of all rows and pixels.
-        failed: whether a rule out of the ordinary was broken.
+        images (`int`): Number of images.
+        annotations (`int`): Number of annotations.
+        content_hash (`str`): Hash of all rows and pixels.
+        rejected (`dict[str, dict[str, int]]`): Rule -> source -> number of rejections.
     """
 
-    images: int = 0
-    annotations: int = 0
-    content_hash: str = ""
-    rejected: dict[str, dict[str, int]] = field(default_factory=dict)
+    images: int
+    annotations: int
+    content_hash: str
+    rejected: dict[str, dict[str, int]]
 
     @property
     def failed(self) -> bool:
-        """Whether something was turned away that should have been usable."""
+        """Whether something was rejected that should have been usable."""
         return any(rule not in EXPECTED for rule in self.rejected)
 
 
-@dataclass
+@dataclass(frozen=True)
 class _Plan:
-    """What the first pass finds."""
+    """The results of the first pass."""
 
     splits: Splits
     dropped: set[tuple[str, str]]
@@ -105,8 +107,7 @@ def merge(
     """
     require_built_set(out)
     watch = progress or (lambda items, text, total: items)
-    plan = _first_pass(watch(_cases(folders), "indexing", len(folders)), recipes, seed)
-    plan.rejections = [*listing_rejections, *plan.rejections]
+    plan = _first_pass(watch(_cases(folders), "indexing", len(folders)), recipes, seed, listing_rejections)
     if private is not None:
         write_text(private, "".join(json.dumps(asdict(row)) + "\n" for row in plan.rejections))
     new = out.with_name(f".{out.name}.new")
@@ -151,7 +152,12 @@ def _cases(folders: Iterable[Path]) -> Iterator[tuple[Path, dict[str, Any]]]:
 # First pass ----------------------------------------------------------------------------------------------------------
 
 
-def _first_pass(cases: Iterable[tuple[Path, dict[str, Any]]], recipes: Sequence[Recipe], seed: int) -> _Plan:
+def _first_pass(
+    cases: Iterable[tuple[Path, dict[str, Any]]],
+    recipes: Sequence[Recipe],
+    seed: int,
+    listing_rejections: Sequence[Rejection],
+) -> _Plan:
     families = {recipe.source: recipe.family for recipe in recipes}
     of_family = [recipe.family for recipe in recipes]
     shared = frozenset(family for family in of_family if of_family.count(family) > 1)
@@ -159,7 +165,7 @@ def _first_pass(cases: Iterable[tuple[Path, dict[str, Any]]], recipes: Sequence[
     known: dict[tuple[str, str], str] = {}
     dropped: set[tuple[str, str]] = set()
     open_labels: set[str] = set()
-    rejections: list[Rejection] = []
+    rejections = [*listing_rejections]
     pseudonyms: dict[Patient, str] = {}
     for _, content in cases:
         source, case = content["source"], content["case"]
@@ -198,7 +204,8 @@ def _write(
     families = {recipe.source: recipe.family for recipe in recipes}
     licenses = {recipe.source: recipe.license for recipe in recipes}
     numbers = {name: number for number, name in enumerate(plan.classes.names)}
-    summary, statistics, content_hash = Summary(), Statistics(), hashlib.sha256()
+    statistics, content_hash = Statistics(), hashlib.sha256()
+    image_count = annotation_count = 0
     writers: dict[tuple[str, str], tuple[CocoWriter, ParquetWriter]] = {}
     with ExitStack() as stack:
         for folder, content in cases:
@@ -210,10 +217,10 @@ def _write(
                 if (modality, split) not in writers:
                     writers[modality, split] = _open_writers(out, modality, split, plan.classes, stack)
                 coco, parquet = writers[modality, split]
-                summary.images += 1
-                first = summary.annotations + 1
-                summary.annotations += len(image["annotations"])
-                row = _row(image, content, summary.images, first, numbers, patient in plan.splits.subset)
+                image_count += 1
+                first = annotation_count + 1
+                annotation_count += len(image["annotations"])
+                row = _row(image, content, image_count, first, numbers, patient in plan.splits.subset)
                 data = (folder / image["file"]).read_bytes()
                 coco.add(
                     _coco_image(row, image, licenses[content["source"]]),
@@ -223,7 +230,7 @@ def _write(
                 parquet.add({**row, "image": {"bytes": data, "path": image["file"]}}, len(data))
                 content_hash.update(json.dumps([split, row], separators=(",", ":")).encode())
                 statistics.add(content, image, split, len(data))
-    summary.content_hash = content_hash.hexdigest()[:16]
+    summary = Summary(image_count, annotation_count, content_hash.hexdigest()[:16], counts(plan.rejections))
     return summary, statistics
 
 
@@ -330,7 +337,6 @@ def _write_report(out: Path, plan: _Plan, recipes: Sequence[Recipe], summary: Su
     """`quality/report.json`: counts by rule and source; `quality/rows.jsonl`: every single row, without file names."""
     folder = out / "quality"
     folder.mkdir()
-    summary.rejected = counts(plan.rejections)
     splits = plan.splits
     content = {
         "schema": "medglip/quality@1",

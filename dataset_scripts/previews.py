@@ -18,12 +18,20 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageFont
 from pycocotools import mask as coco_mask
 
 from modeling_medglip.cli.scripts import script_main
 from modeling_medglip.outputs.files import write_bytes
-from modeling_medglip.outputs.overlay import PALETTE, DrawnBox, contact_sheet, draw_boxes, overlay_png
+from modeling_medglip.outputs.overlay import (
+    PALETTE,
+    DrawnBox,
+    contact_sheet,
+    draw_boxes,
+    overlay_png,
+    scaled,
+    with_caption,
+)
 
 from .recipe import WINDOWS
 from .statistics import AREA_EDGES
@@ -156,7 +164,12 @@ def _group(path: Path, number: int) -> Any:
 
 
 def draw_annotations(row: dict[str, Any], names: dict[int, str]) -> Image.Image:
-    """An image with its masks tinted, its boxes, their names, and a line that says where it comes from."""
+    """Return an image with its masks tinted, its boxes, their names, and a line that names its case.
+
+    Args:
+        row (`dict`): Of the Parquet files.
+        names (`dict[int, str]`): Class number -> name of the label.
+    """
     image: Image.Image = Image.open(io.BytesIO(row["image"]["bytes"]))
     if image.mode.startswith("I"):
         image = Image.fromarray(_displayed(np.asarray(image).astype(np.float32), row))
@@ -170,22 +183,18 @@ def draw_annotations(row: dict[str, Any], names: dict[int, str]) -> Image.Image:
             tinted[mask] = 0.7 * tinted[mask] + 0.3 * color
     preview = Image.fromarray(tinted.astype(np.uint8))
     preview = preview.resize((max(1, round(image.width * factor)), max(1, round(image.height * factor))))
-    boxes = [(x * factor, y * factor, (x + w) * factor, (y + h) * factor) for x, y, w, h in objects["bbox"]]
+    boxes = [scaled((x, y, x + w, y + h), (factor, factor)) for x, y, w, h in objects["bbox"]]
     # Small boxes first: their names have least room.
     order = sorted(range(len(boxes)), key=lambda number: objects["bbox"][number][2] * objects["bbox"][number][3])
     named = set(order[:: max(1, -(-len(order) // MOST_NAMES))])
-    font = ImageFont.load_default(size=11)
     drawn = [
         DrawnBox(boxes[number], _color(category), names[category] if number in named else "")
         for number in order
         for category in [objects["category"][number]]
     ]
-    draw_boxes(preview, drawn, font, 1)
-    canvas = Image.new("RGB", (preview.width, preview.height + 16), "black")
-    canvas.paste(preview, (0, 16))
+    draw_boxes(preview, drawn, ImageFont.load_default(size=11), 1)
     position = f"{row['plane']} {row['index']}" if row["plane"] else ""
-    ImageDraw.Draw(canvas).text((2, 2), f"{row['case']} {position}", fill="white", font=font)
-    return canvas
+    return with_caption(preview, f"{row['case']} {position}", height=16)
 
 
 def _displayed(gray: NDArray[np.float32], row: dict[str, Any]) -> NDArray[np.uint8]:

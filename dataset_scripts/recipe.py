@@ -204,7 +204,8 @@ def _recipe(row: dict[str, Any], file: str) -> Recipe:
     return recipe
 
 
-# What the values of a recipe's keys are, in words and as a check.
+# What the values of a recipe's keys are, in words and as a check. Not `huggingface_hub.dataclasses.strict`: its errors
+# name Python types where a recipe's author needs words, and the bounds below would be validators of their own.
 FORMS: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "layout": ("text", lambda v: isinstance(v, str)),
     "root": ("text", lambda v: isinstance(v, str)),

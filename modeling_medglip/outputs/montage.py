@@ -9,7 +9,7 @@ from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image
 
 from ..errors import listed, one_line
 from ..io.image_record import ReadImage
@@ -26,13 +26,14 @@ from .overlay import (
     draw_boxes,
     drawable,
     scaled,
+    with_caption,
 )
 
 
 # Labels that are shown; from `FEW` on there are two in a row.
 MOST, FEW, CELL = 24, 3, 420
-# Height of a line of text, and the longer side of a panel's image, in pixels.
-LINE, SIDE = 30, 640
+# The longer side of a panel's image, in pixels.
+SIDE = 640
 # Share of the color circle between further colors, so that neighbors differ most.
 HUE_STEP = 0.618
 
@@ -95,7 +96,7 @@ def draw_montage(
     sheet = contact_sheet(panels, columns=3 if len(rows) <= FEW else 6, cell=CELL)
     for text, names in (("found, but not shown", missing), ("not found", not_found)):
         if names:
-            sheet = _with_line(sheet, f"{text}: {listed([drawable(name) for name in names], 40)}")
+            sheet = with_caption(sheet, f"{text}: {listed([drawable(name) for name in names], 40)}")
     return sheet
 
 
@@ -138,22 +139,7 @@ def _panel(
     draw_boxes(canvas, [DrawnBox(xyxy, color, dashed=box.trained is False)], width=3)
     count = slice_count(lps, box.plane)
     text = f"{one_line(drawable(box.label), 40)} {seen.score:.2f}, {box.plane} {seen.index + 1} of {count}"
-    return _with_line(canvas, text, color)
-
-
-def _with_line(image: Image.Image, text: str, color: str = "#FFFFFF") -> Image.Image:
-    """Return an image with a line of text below it, made smaller until it fits."""
-    canvas = Image.new("RGB", (max(image.width, 320), image.height + LINE), PANEL)
-    canvas.paste(image, ((canvas.width - image.width) // 2, 0))
-    size = 20
-    while size > 8 and ImageFont.load_default(size=size).getlength(text) > canvas.width - 8:
-        size -= 1
-    font, rest, shown = ImageFont.load_default(size=size), text, text
-    while rest and font.getlength(shown) > canvas.width - 8:
-        rest = rest[: int(len(rest) * 0.9)]
-        shown = rest.rstrip() + "..."
-    ImageDraw.Draw(canvas).text((4, image.height + 3), shown, fill=color, font=font)
-    return canvas
+    return with_caption(canvas, text, color)
 
 
 __all__ = ["distinct_colors", "draw_montage", "shown_boxes"]

@@ -26,6 +26,8 @@ PALETTE = ("#F0E442", "#56B4E9", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#F
 # The longer side of an overlay, in pixels: smaller images are enlarged, larger ones reduced.
 MIN_SIDE, MAX_SIDE = 800, 1600
 PANEL = (24, 24, 28)
+# Height of a line of text below an image, in pixels.
+CAPTION_HEIGHT = 30
 # (center, width) in HU.
 SOFT_TISSUE = (40.0, 400.0)
 LIGATURES = str.maketrans(
@@ -215,6 +217,28 @@ def contact_sheet(images: Sequence[Image.Image], columns: int = 3, cell: int = 4
     return sheet
 
 
+def with_caption(image: Image.Image, text: str, color: str = "#FFFFFF", height: int = CAPTION_HEIGHT) -> Image.Image:
+    """Return an image with a line of text below it, made smaller and shortened until it fits.
+
+    Args:
+        image (`PIL.Image.Image`): RGB.
+        text (`str`): The line, in ASCII; see [`drawable`].
+        color (`str`, *optional*, defaults to `"#FFFFFF"`): Of the text.
+        height (`int`, *optional*, defaults to 30): Of the line in pixels.
+    """
+    canvas = Image.new("RGB", (max(image.width, 320), image.height + height), PANEL)
+    canvas.paste(image, ((canvas.width - image.width) // 2, 0))
+    size = round(height * 2 / 3)
+    while size > 8 and ImageFont.load_default(size=size).getlength(text) > canvas.width - 8:
+        size -= 1
+    font, rest, shown = ImageFont.load_default(size=size), text, text
+    while rest and font.getlength(shown) > canvas.width - 8:
+        rest = rest[: int(len(rest) * 0.9)]
+        shown = rest.rstrip() + "..."
+    ImageDraw.Draw(canvas).text((4, image.height + height // 10), shown, fill=color, font=font)
+    return canvas
+
+
 def _scale(size: tuple[int, int]) -> float:
     longest = max(size)
     if longest < MIN_SIDE:
@@ -402,4 +426,5 @@ __all__ = [
     "label_colors",
     "overlay_png",
     "scaled",
+    "with_caption",
 ]

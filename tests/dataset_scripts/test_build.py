@@ -37,12 +37,13 @@ def raw(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("raw")
     write_polyps(folder)
     write_volumes(folder)
+    write_recipes(folder)
     return folder
 
 
 @pytest.fixture(scope="module")
 def recipes(raw: Path) -> list[Recipe]:
-    return [recipe for path in write_recipes(raw) for recipe in load_recipes(path)]
+    return [recipe for name in ("polyps", "abdomen") for recipe in load_recipes(raw / f"{name}.yaml")]
 
 
 @pytest.fixture(scope="module")
@@ -294,7 +295,7 @@ class TestResuming:
 class TestCommand:
     def run(self, raw: Path, out: Path, *more: str) -> int:
         recipes = [str(raw / "polyps.yaml"), str(raw / "abdomen.yaml")]
-        return main(["--recipe", *recipes, "--raw", str(raw), "--out", str(out), *more])
+        return main(["--recipe", *recipes, "--raw", str(raw), "--out", str(out), "--no-previews", *more])
 
     def test_status_1_when_something_is_turned_away(
         self, raw: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -341,8 +342,11 @@ class TestCommand:
         assert summary.images == 4 and not summary.failed
 
     def test_one_source(self, raw: Path, tmp_path: Path) -> None:
-        assert self.run(raw, tmp_path / "set", "--source", "polyps_of_mine") == 0
+        recipes = ["--recipe", str(raw / "polyps.yaml"), str(raw / "abdomen.yaml")]
+        arguments = [*recipes, "--raw", str(raw), "--out", str(tmp_path / "set"), "--source", "polyps_of_mine"]
+        assert main(arguments) == 0
         assert not (tmp_path / "set" / "ct").exists()
+        assert [path.stem for path in (tmp_path / "set" / "contact_sheets").iterdir()] == ["polyps_of_mine"]
         assert self.run(raw, tmp_path / "set", "--source", "nonsense") == 2
 
     def test_a_folder_of_somebody_else_is_left_alone(

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import socket
 from pathlib import Path
 from typing import Any
@@ -21,11 +22,20 @@ from hub_cards.stage.space import requirements
 from .material import staged_in, write_checkpoint, write_results
 
 
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a checkpoint and what was measured of it."""
+    folder = tmp_path_factory.mktemp("inputs")
+    write_results(folder / "measured", write_checkpoint(folder / "checkpoint"))
+    return folder
+
+
 @pytest.fixture
-def arguments(tmp_path: Path) -> list[str]:
-    checkpoint = write_checkpoint(tmp_path / "checkpoint")
-    results = write_results(tmp_path / "measured", checkpoint)
-    made = ["--checkpoint", str(checkpoint), "--results", str(results), "--stage", str(tmp_path / "stage")]
+def arguments(inputs: Path, tmp_path: Path) -> list[str]:
+    """Options that name copies of the inputs, which the test may change."""
+    shutil.copytree(inputs, tmp_path, dirs_exist_ok=True)
+    results = str(tmp_path / "measured" / "results.json")
+    made = ["--checkpoint", str(tmp_path / "checkpoint"), "--results", results, "--stage", str(tmp_path / "stage")]
     return ["--org", "clinic", *made]
 
 

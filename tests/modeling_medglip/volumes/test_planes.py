@@ -15,6 +15,7 @@ from PIL import Image, ImageColor
 from modeling_medglip.grounding import Grounder, load
 from modeling_medglip.outputs import montage
 from modeling_medglip.outputs.montage import distinct_colors, draw_montage, shown_boxes
+from modeling_medglip.outputs.overlay import CAPTION_HEIGHT
 from modeling_medglip.outputs.volume_results import VolumeBox
 from modeling_medglip.volume_grounding import MAX_GAP_MM, _consensus, _tracklets, ground_volume
 from modeling_medglip.volumes.geometry import Volume, empty_grid, slice_spacing, to_lps
@@ -177,7 +178,7 @@ def test_panels_are_as_long_as_the_patient_is(plane: str, ratio: float, monkeypa
     )
     source, result = boxed(["liver"], [2], plane)
     draw_montage(source, result.boxes, ["liver"], "ct")
-    assert panels[0].width == 640 and panels[0].height - montage.LINE == pytest.approx(640 * ratio, abs=1)
+    assert panels[0].width == 640 and panels[0].height - CAPTION_HEIGHT == pytest.approx(640 * ratio, abs=1)
 
 
 def test_labels_have_colours_of_their_own() -> None:
@@ -208,7 +209,7 @@ def test_labels_without_room_are_told() -> None:
         draw_montage(source, result.boxes, labels, "ct"),
         draw_montage(source, boxed(labels[:24], [2])[1].boxes, labels, "ct"),
     )
-    assert full is not None and fewer is not None and full.height == fewer.height + montage.LINE
+    assert full is not None and fewer is not None and full.height == fewer.height + CAPTION_HEIGHT
 
 
 def test_pictures_know_their_plane_s_spacing() -> None:
