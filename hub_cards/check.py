@@ -14,6 +14,7 @@ from pathlib import Path
 
 from modeling_medglip.cli.scripts import script_main
 from modeling_medglip.errors import one_line
+from training.old_names import with_new_keys
 
 from .evaluation_tables import EVALUATION
 from .gates.file_names import check_file_names
@@ -65,8 +66,8 @@ def _expected(role: str, folder: Path) -> str:
         header, _ = split((folder / "README.md").read_text(encoding="utf-8"))
         return dataset.render_card(folder, header)
     if role == "adapter":
-        return adapter_card(json.loads((folder / RESULTS).read_text(encoding="utf-8")))
-    return render_card(folder, json.loads((folder / EVALUATION).read_text(encoding="utf-8")))
+        return adapter_card(with_new_keys(json.loads((folder / RESULTS).read_text(encoding="utf-8"))))
+    return render_card(folder, with_new_keys(json.loads((folder / EVALUATION).read_text(encoding="utf-8"))))
 
 
 def _differences(name: str, text: str, expected: str) -> list[str]:

@@ -94,9 +94,9 @@ def _sides_and_false_boxes(modalities: Mapping[str, Any]) -> Iterator[str]:
         share, empty = found["side_confusion"]["share"], found["negatives"]
         if share is not None:
             yield f"- {name}: best box on the other side of the patient in {percent(share)} % of images\n"
-        if empty["pictures"]:
+        if empty["images"]:
             text = f"{empty['boxes_per_image']:.2f} false boxes per image without anything"
-            yield f"- {name}: {text} ({empty['pictures']} images)\n"
+            yield f"- {name}: {text} ({empty['images']} images)\n"
 
 
 __all__ = ["EVALUATION", "blocks", "evaluation_of", "model_index"]

@@ -24,6 +24,7 @@ from modeling_medglip.outputs.markdown import plain, table
 from modeling_medglip.taxonomy import load_taxonomy
 from modeling_medglip.trained_labels import trained_labels
 from training.evaluate.tables import router_table
+from training.old_names import with_new_keys
 
 from .evaluation_tables import blocks, evaluation_of, model_index
 
@@ -218,12 +219,12 @@ def read_measured(results: Path) -> dict[str, Any]:
     Raises:
         `OSError`, `ValueError`: The evaluation cannot be read.
     """
-    evaluation = json.loads(results.read_text(encoding="utf-8"))
+    evaluation = with_new_keys(json.loads(results.read_text(encoding="utf-8")))
     if not isinstance(evaluation, dict):
         raise ValueError(f"{results.name}: is not an evaluation: make it with python -m training.evaluate")
     for name in ("calibration", "router"):
         path = results.with_name(f"{name}.json")
-        evaluation[name] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+        evaluation[name] = with_new_keys(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else None
     return evaluation
 
 
@@ -233,8 +234,8 @@ def check_weights(checkpoint: Path, evaluation: Mapping[str, Any]) -> None:
     Raises:
         `ValueError`: it is of others, does not say of which, or is averaged with flipped images.
     """
-    if evaluation.get("mirror"):
-        hint = "measure it without --mirror"
+    if evaluation.get("flip_tta"):
+        hint = "measure it without --flip-tta"
         raise ValueError(
             f"{checkpoint.name}: the evaluation is averaged with flipped images, unlike predictions: {hint}"
         )

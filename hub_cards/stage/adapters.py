@@ -14,6 +14,7 @@ from modeling_medglip.checkpoints.adapters import base_record, embedded_base, ex
 from modeling_medglip.modalities import resolve_modality
 from modeling_medglip.outputs.files import write_text
 from modeling_medglip.outputs.markdown import percent, plain, table
+from training.old_names import with_new_keys
 
 from ..gates.front_matter import ID
 from ..model_card import GATE_TEXT, TEMPLATES
@@ -49,7 +50,7 @@ def stage_adapter(
     # Never a folder of this machine, and nothing that transformers would look for on the Hub.
     named = {**config, "base_model_name_or_path": known or "./embedded"}
     write_text(folder / "adapter_config.json", json.dumps(named, indent=2) + "\n")
-    parts = ("schema", "pictures", "before", "after", "known_before", "known_after")
+    parts = ("schema", "images", "before", "after", "known_before", "known_after")
     kept = {key: results[key] for key in parts if key in results}
     kept["publication"] = {"repo": repo, "base": known, "gated": gated != "no"}
     kept["modality"] = resolve_modality(str(results["settings"]["modality"]))
@@ -73,8 +74,8 @@ def _read(run: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     """The adapter's configuration and the run's results."""
     try:
         config = json.loads((run / "adapter" / "adapter_config.json").read_text(encoding="utf-8"))
-        results = json.loads((run / RESULTS).read_text(encoding="utf-8"))
-        complete = {"settings", "pictures", "before", "after"} <= set(results) and "labels" in results["after"]
+        results = with_new_keys(json.loads((run / RESULTS).read_text(encoding="utf-8")))
+        complete = {"settings", "images", "before", "after"} <= set(results) and "labels" in results["after"]
     except (OSError, ValueError, TypeError):
         complete = False
     if not complete:
@@ -98,8 +99,8 @@ def adapter_card(results: Mapping[str, Any]) -> str:
         base="[{0}](https://huggingface.co/{0})".format(own["base"]) if own["base"] else EMBEDDED,
         prompt=example_prompt(results["after"]["labels"]),
         modality=results["modality"],
-        train=int(results["pictures"]["train"]),
-        validation=int(results["pictures"]["validation"]),
+        train=int(results["images"]["train"]),
+        validation=int(results["images"]["validation"]),
         own=_own(results),
         known=_known(results),
     )  # fmt: skip

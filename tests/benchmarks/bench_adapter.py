@@ -5,8 +5,8 @@
     python -m tests.benchmarks.bench_adapter --model runs/without/expert --data out/data --modality fundus \\
       --label "optic cup" --known "optic disc" "retinal vessel" --out docs/adapter.json
 
-Runs `python -m training.fit.finetune --lora` with 20 pictures, and two epochs of full fine-tuning on the same pictures
-for its memory, as its recipe says and with the adapter's steps; each in a process of its own, with two threads. Peak
+Runs `python -m training.fit.finetune --lora` with 20 images, and two epochs of full fine-tuning on the same images for
+its memory, as its recipe says and with the adapter's steps; each in a process of its own, with two threads. Peak
 memory is that of the whole process, with its libraries.
 """
 
@@ -23,9 +23,10 @@ from pathlib import Path
 from typing import Any
 
 from modeling_medglip.outputs.markdown import percent, table
+from training.old_names import with_new_keys
 
 
-PICTURES = 20
+IMAGES = 20
 THREADS = "2"
 
 
@@ -51,7 +52,7 @@ def page(found: dict[str, Any]) -> str:
     before, after = lora["before"]["labels"][label], lora["after"]["labels"][label]
     known = [lora[key]["mean"]["AP"] for key in ("known_before", "known_after")]
     known50 = [lora[key]["mean"]["AP50"] for key in ("known_before", "known_after")]
-    pictures, settings = lora["pictures"], lora["settings"]
+    images, settings = with_new_keys(lora)["images"], lora["settings"]
     rows = [
         [f"AP50 of {label}", percent(before["AP50"]), percent(after["AP50"])],
         [f"AP of {label}", percent(before["AP"]), percent(after["AP"])],
@@ -64,11 +65,11 @@ def page(found: dict[str, Any]) -> str:
             "# An adapter for a label never seen",
             "",
             f"Made by `python -m tests.benchmarks.bench_adapter`: {found['modality']}, an expert trained without",
-            f"{label!r}, then an adapter from {pictures['train']} pictures and, {settings['replay_share']:g} for each",
-            f"of them, older ones drawn from {pictures['replayed']}; {lora['recipe']['epochs']:g} epochs, rank",
+            f"{label!r}, then an adapter from {images['train']} images and, {settings['replay_share']:g} for each",
+            f"of them, older ones drawn from {images['replayed']}; {lora['recipe']['epochs']:g} epochs, rank",
             f"{settings['rank']}.",
             "",
-            table(["measured on validation pictures", "before", "after"], rows),
+            table(["measured on validation images", "before", "after"], rows),
             *_alone(found.get("lora_alone"), label, full["peak_bytes"]),
             f"- adapter: {found['adapter_bytes'] / 1e6:.2f} MB",
             f"- time: {lora['seconds']:.0f} s with measuring before and after, {THREADS} threads",
@@ -76,7 +77,7 @@ def page(found: dict[str, Any]) -> str:
             f"  {full['peak_bytes'] / 1e6:.0f} MB.",
             f"  The libraries alone take {found['imports_bytes'] / 1e6:.0f} MB of both; what comes on",
             f"  top of them is {_on_top(found):.2f} of full fine-tuning's. Both as their recipes say: steps of four",
-            "  pictures, the adapter's one by one with activations recomputed. Full fine-tuning with these two",
+            "  images, the adapter's one by one with activations recomputed. Full fine-tuning with these two",
             f"  takes {found['full_alike']['peak_bytes'] / 1e6:.0f} MB, of which the adapter's is {alike:.2f}.",
             "",
         ]
@@ -84,7 +85,7 @@ def page(found: dict[str, Any]) -> str:
 
 
 def _alone(run: dict[str, Any] | None, label: str, full_bytes: int) -> list[str]:
-    """What becomes of it where no older pictures are at hand."""
+    """What becomes of it where no older images are at hand."""
     if run is None:
         return []
     after = [
@@ -94,7 +95,7 @@ def _alone(run: dict[str, Any] | None, label: str, full_bytes: int) -> list[str]
     ]
     new, ap, ap50 = map(percent, after)
     return [
-        "Without older pictures, only with what the base finds in the new ones learned along: AP50 of",
+        "Without older images, only with what the base finds in the new ones learned along: AP50 of",
         f"{label} {new}, AP of the known labels {ap}, AP50 {ap50}; {run['seconds']:.0f} s, peak memory",
         f"{run['peak_bytes'] / 1e6:.0f} MB, {run['peak_bytes'] / full_bytes:.2f} of full fine-tuning's.",
         "",
@@ -124,11 +125,11 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="JSON file; the same as Markdown is written beside it")
     options = parser.parse_args()
     common = ["--model", options.model, "--data", options.data, "--modality", options.modality]
-    common += ["--pictures", str(PICTURES), "--labels", options.label, "--known", *options.known]
+    common += ["--max_images", str(IMAGES), "--labels", options.label, "--known", *options.known]
     replay = ["--replay", options.data, "--replay_exclude", options.label]
     with tempfile.TemporaryDirectory() as folder:
         lora = run([*common, *replay, "--lora", "--epochs", options.epochs], Path(folder) / "lora")
-        # The older pictures are named to be measured on; of so small a share hardly one is drawn.
+        # The older images are named to be measured on; of so small a share hardly one is drawn.
         unseen = [*replay, "--replay_share", "0.001"]
         alone = run([*common, *unseen, "--lora", "--epochs", options.epochs], Path(folder) / "alone")
         full = run([*common, *replay, "--epochs", "2"], Path(folder) / "full")

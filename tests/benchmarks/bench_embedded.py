@@ -71,7 +71,7 @@ def measure(rounds: int, threads: int) -> dict[str, Any]:
         "threads": threads,
         "import_seconds": statistics.median(entry["import"] for entry in loads),
         "load_seconds": statistics.median(entry["load"] for entry in loads),
-        "picture_seconds": {name: statistics.median(times) for name, times in pictures.items()},
+        "image_seconds": {name: statistics.median(times) for name, times in pictures.items()},
     }
 
 

@@ -29,7 +29,7 @@ def modality_entry(labels: dict[str, float]) -> dict[str, Any]:
         "labels": {label: label_entry(value) for label, value in labels.items()},
         "AP_interval": [mean / 3, mean / 1.5], "AP50_interval": [mean / 1.2, mean * 1.02],
         "side_confusion": {"share": 0.25, "labels": {}},
-        "negatives": {"pictures": 4, "boxes_per_image": 0.5, "clean": 0.75},
+        "negatives": {"images": 4, "boxes_per_image": 0.5, "clean": 0.75},
         "at_threshold": {"threshold": 0.3, "precision": 0.8, "recall": 0.7, "wrong_per_image": 0.25},
     }  # fmt: skip
 
@@ -46,7 +46,7 @@ def evaluation(checkpoint: Path | None = None) -> dict[str, Any]:
 
 def calibration() -> dict[str, Any]:
     """As `training.evaluate.calibration --report` writes it."""
-    row = {"pictures": 51, "slope": 1.5, "intercept": -0.5, "before": 0.21, "after": 0.04, "other_patients": 0.06}
+    row = {"images": 51, "slope": 1.5, "intercept": -0.5, "before": 0.21, "after": 0.04, "other_patients": 0.06}
     return {"schema": "medglip/calibration@1", "modalities": {"ct": row, "fundus": {**row, "after": None}}}
 
 

@@ -166,7 +166,7 @@ def test_figures_of_other_weights_are_refused(checkpoint: Path, tmp_path: Path) 
         with pytest.raises(ValueError, match="not of these weights: measure it with"):
             model_card.check_weights(checkpoint, other)
     with pytest.raises(ValueError, match="averaged with flipped images"):
-        model_card.check_weights(checkpoint, {**own, "mirror": True})
+        model_card.check_weights(checkpoint, {**own, "flip_tta": True})
 
 
 def test_labels_without_a_figure(checkpoint: Path) -> None:

@@ -302,7 +302,7 @@ def test_training_writes_weights_that_the_processor_takes(
     processor = MedGlipImageProcessor(router=router)
     assert processor.predict_modality(RED)[0] == "endoscopy"
     assert processor.predict_modality(record("ultrasound", 0, "train").load())[0] == "ultrasound"
-    assert report["validation"]["accuracy"] == 1 and report["validation"]["by_modality"]["ct"]["pictures"] == 4
+    assert report["validation"]["accuracy"] == 1 and report["validation"]["by_modality"]["ct"]["images"] == 4
     left_out = {f"{name}/source_{n}" for name in ("ct", "endoscopy", "ultrasound") for n in (0, 1)}
     assert set(report["source_left_out"]) == left_out
     assert out.stat().st_size < 30_000
@@ -388,7 +388,7 @@ def test_the_command_refuses_bad_input(tmp_path: Path, capsys: pytest.CaptureFix
 def test_accuracy() -> None:
     report = training_router.accuracy(["ct", "ct", "mri"], ["ct", "mri", "mri"])
     assert report["accuracy"] == pytest.approx(2 / 3)
-    assert report["by_modality"]["ct"] == {"accuracy": 0.5, "pictures": 2}
+    assert report["by_modality"]["ct"] == {"accuracy": 0.5, "images": 2}
     assert report["mistakes"] == {"ct taken for mri": 1} and "xray" not in report["by_modality"]
 
 

@@ -188,7 +188,7 @@ class _CocoRecords:
             labels=labels,
             annotated=annotated,
             size=size,
-            loader=partial(read_picture, path, size),
+            loader=partial(read_image_file, path, size),
             source_labels=tuple(sorted(self.vocabulary)),
             settings=settings,
             weight=settings.weight,
@@ -258,7 +258,7 @@ def _with_splits(records: list[GroundingRecord]) -> list[GroundingRecord]:
     ]
 
 
-def read_picture(path: Path, size: tuple[int, int]) -> NDArray:
+def read_image_file(path: Path, size: tuple[int, int]) -> NDArray:
     """Decode an image file, upright, as it is read when the trained model is used.
 
     Args:
@@ -316,10 +316,10 @@ def _dicom_pixels(image: ReadImage, size: tuple[int, int]) -> NDArray:
 
 
 def decode_upright(stream: IO[bytes], size: tuple[int, int]) -> NDArray:
-    """Decode an image of `size` (width, height), upright; see [`read_picture`].
+    """Decode an image of `size` (width, height), upright; see [`read_image_file`].
 
     Raises:
-        `MedGlipError`: as [`read_picture`], without the name of a file.
+        `MedGlipError`: as [`read_image_file`], without the name of a file.
     """
     return _fitting(decode_image(stream), size)
 

@@ -41,7 +41,7 @@ def counts(train: Sequence[GroundingRecord], validation: Sequence[GroundingRecor
         known = taxonomy.resolve(label)
         row: dict[str, Any] = {"label": label, "taxonomy": known.id if known else None}
         for split in parts:
-            row[split] = {"pictures": images[split, label], "boxes": boxes[split, label]}
+            row[split] = {"images": images[split, label], "boxes": boxes[split, label]}
         rows.append(row)
     return rows
 

@@ -3,7 +3,7 @@
 
     python -m training.evaluate [--model DIR] [--data DIR] [--modality ct ...] [--out DIR]
 
-writes `results.json` and, made from it, `results.md` and plots; with `--pictures DIR` also the images that went worst.
+writes `results.json` and, made from it, `results.md` and plots; with `--worst-cases DIR` also the worst images.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ from ..data.load import load_records
 from ..data.records import DEFAULT_DATA, GroundingRecord, shared_patients
 from ..data.validation import check_options, nothing_to_measure, readable_enough
 from ..loading import load_model_and_processor
+from ..old_names import EVALUATE_OPTIONS, new_options
 from .evaluation import evaluate_model
 from .plots import write_plots
 from .report import write_page
@@ -44,14 +46,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--modality", nargs="+", default=None, help="only these; default: all that the checkpoint has")
     parser.add_argument("--out", default="out/evaluation", help="folder for results.json, results.md and plots")
     parser.add_argument("--adapter", help="adapter of training.fit.finetune, for --model: folder or Hub id")
-    parser.add_argument("--pictures", type=Path, help="folder for the images that went worst; they show the data")
-    parser.add_argument("--mirror", action="store_true", help="average with mirror images where no label has a side")
+    parser.add_argument("--worst-cases", type=Path, help="folder for the worst images; they show the data")
+    parser.add_argument("--flip-tta", action="store_true", help="average with flipped images if no label has a side")
     parser.add_argument(
         "--shipped", action="store_true", help="the page of the embedded checkpoint, for `make results`"
     )
     parser.add_argument("--batch-size", type=int, default=4)
     parser.add_argument("--limit", type=int, default=None, help="at most so many images per source")
-    arguments = parser.parse_args(argv)
+    words = list(sys.argv[1:] if argv is None else argv)
+    arguments = parser.parse_args(new_options(words, EVALUATE_OPTIONS))
     check_options({"batch-size": arguments.batch_size, "limit": arguments.limit})
     if arguments.shipped and (option := _narrowed(arguments)):
         raise ValueError(f"--shipped: the page of the embedded checkpoint is of all of it: leave out --{option}")
@@ -69,9 +72,8 @@ def _narrowed(arguments: argparse.Namespace) -> str | None:
     """Return the first option that would make the page one of something else than the embedded checkpoint."""
     if arguments.data != DEFAULT_DATA:
         return "data"
-    return next(
-        (name for name in ("model", "modality", "adapter", "mirror", "limit") if getattr(arguments, name)), None
-    )
+    names = ("model", "modality", "adapter", "flip-tta", "limit")
+    return next((name for name in names if getattr(arguments, name.replace("-", "_"))), None)
 
 
 def _validation(
@@ -118,12 +120,12 @@ def _evaluate_folder(arguments: argparse.Namespace) -> dict[str, Any]:
         train,
         batch_size=arguments.batch_size,
         limit=arguments.limit,
-        worst_folder=arguments.pictures,
-        mirror=arguments.mirror,
+        worst_folder=arguments.worst_cases,
+        flip_tta=arguments.flip_tta,
     )
     own = Path(name).is_dir() and not arguments.adapter
     about: dict[str, Any] = {"model": Path(name).name, "weights_sha256": weights_sha256(Path(name)) if own else None}
-    about |= {"mirror": True} if arguments.mirror else {}
+    about |= {"flip_tta": True} if arguments.flip_tta else {}
     about |= {"broken": broken, "shared_patients": shared_patients(records)}
     about["embedded"] = arguments.shipped
     return {**about, **adapter, "torch_threads": torch.get_num_threads(), **results}

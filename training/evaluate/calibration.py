@@ -120,7 +120,7 @@ def calibrate(
     """Calibrate every expert of a model, whose earlier calibration is cleared first.
 
     Returns:
-        modality -> `slope`, `intercept`, `pictures` (number of images), and the [`errors`].
+        modality -> `slope`, `intercept`, `images` (number of images), and the [`errors`].
 
     Raises:
         `ValueError`: no validation images of an expert, too many that cannot be read, or too few boxes in them.
@@ -139,7 +139,7 @@ def calibrate(
             raise ValueError(f"{data}: {name}: {error}") from None
         logger.info("%s: slope %.3f, intercept %.3f from %d images", name, slope, intercept, len(records))
         shares = errors(records, found, (slope, intercept))
-        fitted[name] = {"slope": slope, "intercept": intercept, "pictures": len(records), **shares}
+        fitted[name] = {"slope": slope, "intercept": intercept, "images": len(records), **shares}
     for name, entry in fitted.items():
         model.update_head_config(name, score_calibration=[entry["slope"], entry["intercept"]])
     return fitted

@@ -52,7 +52,7 @@ def evaluate_model(
     batch_size: int = 4,
     limit: int | None = None,
     worst_folder: Path | None = None,
-    mirror: bool = False,
+    flip_tta: bool = False,
 ) -> dict[str, Any]:
     """Measure a model on validation records of one or several modalities.
 
@@ -63,7 +63,7 @@ def evaluate_model(
         checks (`dict`, *optional*): wordings to test; the `check` part of `synonyms.yaml` when not given.
         limit (`int`, *optional*): at most so many images per source, for a quick look.
         worst_folder (`Path`, *optional*): folder for `worst_MODALITY.png`, which show the data.
-        mirror (`bool`): average with the mirror image where no label of a source has a side, at twice the time.
+        flip_tta (`bool`): average with the flipped image where no label of a source has a side, at twice the time.
 
     Returns:
         a JSON-serialisable dictionary: `schema` and `modalities`; see `evaluate_modality`.
@@ -87,7 +87,7 @@ def evaluate_model(
                     checks.get(name, []),
                     batch_size,
                     worst_folder,
-                    mirror,
+                    flip_tta,
                 )
                 for name in names
             },
@@ -121,7 +121,7 @@ def evaluate_modality(
     checks: Sequence[dict[str, Any]],
     batch_size: int,
     worst_folder: Path | None = None,
-    mirror: bool = False,
+    flip_tta: bool = False,
 ) -> dict[str, Any]:
     """Measure one expert.
 
@@ -137,7 +137,7 @@ def evaluate_modality(
     """
     asked = source_labels(records)
     prompts = [asked[f"{record.modality}/{record.source}"] for record in records]
-    find = partial(detect_with_flips if mirror else detect_records, model, processor, batch_size=batch_size)
+    find = partial(detect_with_flips if flip_tta else detect_records, model, processor, batch_size=batch_size)
     found, seconds = find(records, prompts)
     found = annotated_only(records, found)
     summary = _summary(records, found, train_records)
@@ -158,7 +158,7 @@ def evaluate_modality(
         **summary,
         "side_confusion": {
             "share": wrong / total if total else None,
-            "labels": {label: {"wrong": counts[0], "pictures": counts[1]} for label, counts in confusion.items()},
+            "labels": {label: {"wrong": counts[0], "images": counts[1]} for label, counts in confusion.items()},
         },
         "scores": {
             "present": _median(top_scores(records, found, absent=False)),

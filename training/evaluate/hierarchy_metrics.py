@@ -79,6 +79,6 @@ def _shares(sums: NDArray[np.int64]) -> dict[str, Any]:
         "boxes": boxes,
         "inside": held / boxes if boxes else None,
         "true_inside": true_held / true_boxes if true_boxes else None,
-        "pictures": images,
+        "images": images,
         "parent_found": with_parent / images if images else None,
     }

@@ -75,7 +75,7 @@ def on_negatives(
     """Measure the detections in images without a true box.
 
     Returns:
-        `pictures` (number of images), `boxes_per_image` over the threshold, and `clean`, the share of images without
+        `images` (number of images), `boxes_per_image` over the threshold, and `clean`, the share of images without
         such a box.
     """
     counts = [
@@ -84,9 +84,9 @@ def on_negatives(
         if not record.labels
     ]
     if not counts:
-        return {"pictures": 0, "boxes_per_image": None, "clean": None}
+        return {"images": 0, "boxes_per_image": None, "clean": None}
     return {
-        "pictures": len(counts),
+        "images": len(counts),
         "boxes_per_image": float(np.mean(counts)),
         "clean": float(np.mean(np.array(counts) == 0)),
     }

@@ -19,6 +19,7 @@ from modeling_medglip.io.text_files import read_json
 from modeling_medglip.outputs.files import write_text
 from modeling_medglip.outputs.markdown import plain
 
+from ..old_names import with_new_keys
 from .tables import (
     benchmark_table,
     calibration_table,
@@ -76,8 +77,8 @@ def _title(results: Mapping[str, Any]) -> dict[str, str]:
 
 def render_markdown(results: dict[str, Any]) -> str:
     """Return all tables of an evaluation: the summary, then labels, wordings and sides of every modality."""
-    notes = "Averaged with what is found in the mirror image where no label has a side.\n\n"
-    notes = notes if results.get("mirror") else ""
+    notes = "Averaged with the boxes of the flipped image where no label has a side.\n\n"
+    notes = notes if results.get("flip_tta") else ""
     if broken := results.get("broken"):  # results of before November 2026 do not say
         notes += f"Left out, as they cannot be read: {broken}.\n\n"
     if both := results.get("shared_patients"):
@@ -112,9 +113,9 @@ def write_page(results_file: Path, page: Path) -> None:
         `MedGlipError`: a file cannot be read, or does not hold the results of `training.evaluate`.
     """
     files = {name: results_file.with_name(f"{name}.json") for name in BESIDE}
-    beside = {name: read_json(file, MAX_BYTES) for name, file in files.items() if file.is_file()}
+    beside = {name: with_new_keys(read_json(file, MAX_BYTES)) for name, file in files.items() if file.is_file()}
     try:
-        text = render_page(read_json(results_file, MAX_BYTES), beside)
+        text = render_page(with_new_keys(read_json(results_file, MAX_BYTES)), beside)
     except (KeyError, TypeError, AttributeError):
         raise MedGlipError(f"{results_file.name}: is not a file that training.evaluate writes") from None
     write_text(page, text)

@@ -57,7 +57,7 @@ def measures_table(modalities: Mapping[str, Any]) -> str:
         phrases, negatives = result["phrases"], result["negatives"]
         shares = [result["AP75"], *(result["sizes"][size] for size in ("small", "medium", "large"))]
         shares += [phrases["accuracy"], phrases["mean_iou"], phrases["pointing"], result["froc"]["mean"]]
-        row = [modality, *map(percent, shares), negatives["pictures"], percent(negatives["clean"])]
+        row = [modality, *map(percent, shares), negatives["images"], percent(negatives["clean"])]
         rows.append([*row, _plain(result["calibration_error"])])
     return table(header, rows)
 
@@ -122,7 +122,7 @@ def wording_table(result: dict[str, Any]) -> str:
 def side_table(result: dict[str, Any]) -> str:
     """Return a table with one row per label with a side."""
     entries = result["side_confusion"]["labels"].items()
-    rows = [[plain(name), entry["pictures"], entry["wrong"]] for name, entry in entries]
+    rows = [[plain(name), entry["images"], entry["wrong"]] for name, entry in entries]
     return table(["label", "images with both sides", "wrong"], rows)
 
 
@@ -130,20 +130,20 @@ def calibration_table(calibration: Mapping[str, Any]) -> str:
     """Return the calibration error of every expert."""
     keys = ("before", "after", "other_patients")
     rows = [
-        [name, entry["pictures"], *(_plain(entry[key], 3) for key in keys)]
+        [name, entry["images"], *(_plain(entry[key], 3) for key in keys)]
         for name, entry in calibration["modalities"].items()
     ]
-    return table(["expert", "pictures", "before", "after", "after, fitted to other patients"], rows)
+    return table(["expert", "images", "before", "after", "after, fitted to other patients"], rows)
 
 
 def router_table(router: Mapping[str, Any]) -> str:
     """Return the accuracy of the router on validation images and on augmented copies, one row per modality."""
     as_is, varied = router["validation"], router["validation_augmented"]
-    rows = [["all", sum(entry["pictures"] for entry in as_is["by_modality"].values())]]
+    rows = [["all", sum(entry["images"] for entry in as_is["by_modality"].values())]]
     rows[0] += [percent(as_is["accuracy"]), percent(varied["accuracy"])]
     for name, entry in as_is["by_modality"].items():
         varied_entry = varied["by_modality"][name]
-        rows.append([name, entry["pictures"], percent(entry["accuracy"]), percent(varied_entry["accuracy"])])
+        rows.append([name, entry["images"], percent(entry["accuracy"]), percent(varied_entry["accuracy"])])
     text = table(["modality", "validation images", "right %", "right %, cropped, resized, compressed"], rows)
     if "source_left_out" in router:
         text += "\nOn sources that it never saw, one source left out at a time:\n\n"
@@ -167,7 +167,7 @@ def embedded_table(embedded: Mapping[str, Any]) -> str:
     """Return the seconds to import, to load, and per demo image."""
     rows = [["importing the package", _plain(embedded["import_seconds"])]]
     rows += [["loading model and processor", _plain(embedded["load_seconds"])]]
-    rows += [[f"demo image {name}", _plain(seconds)] for name, seconds in embedded["picture_seconds"].items()]
+    rows += [[f"demo image {name}", _plain(seconds)] for name, seconds in embedded["image_seconds"].items()]
     return table(["what", f"seconds, {embedded['threads']} threads"], rows)
 
 

@@ -31,7 +31,7 @@ def scores_in_words(results: Mapping[str, Any]) -> list[str]:
     """Return AP50 and AP before and after, in per cent, also of the labels of `--replay` if they were measured."""
     if reason := unmeasured(results):
         return [reason]
-    count = results["pictures"]["validation"]
+    count = results["images"]["validation"]
     where = f"on {count} validation image{'s' if count != 1 else ''}"
     lines = [_change(where, results["before"]["mean"], results["after"]["mean"])]
     if results["known_after"]["labels"]:

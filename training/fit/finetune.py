@@ -15,7 +15,6 @@ from __future__ import annotations
 import argparse
 import logging
 import sys
-import warnings
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
@@ -45,11 +44,12 @@ from ..data.split_leakage import check_apart
 from ..data.validation import check_options, nothing_to_measure, readable_enough
 from ..data.wordings import trained_wordings
 from ..loading import load_model_and_processor
+from ..old_names import RENAMED, new_options
 from .closing import closing
 from .distillation import known_labels, with_known
 from .lora import add_adapter, save_adapter
 from .processes import process_state, shards_weights, united, worker_message
-from .recipe import RENAMED, ExpertRecipe, TrainingRecipe, load_recipe
+from .recipe import ExpertRecipe, TrainingRecipe, load_recipe
 from .run_identity import claim, run_identity
 from .run_results import measure, write_run
 from .trainer import freeze, train_expert
@@ -92,7 +92,7 @@ class FinetuneArguments:
     )
     rank: int = _setting("size of the adapter: larger learns more from many images, but needs more of them", 8)
     fraction: float = _setting("train with this share of the patients only, 0 to 1, to see what more data bring", 1.0)
-    pictures: int | None = _setting("train with at most so many images, chosen by chance; without it with all")
+    max_images: int | None = _setting("train with at most so many images, chosen by chance; without it with all")
     labels: list[str] | None = _setting("learn only these labels; the others count as unknown, not as absent")
     exclude: list[str] | None = _setting("learn all labels but these")
     distillation: bool = _setting(
@@ -216,9 +216,9 @@ def load_data(settings: FinetuneArguments) -> Data:
     """
     records = chosen_labels(load_records(settings.data, settings.modality), settings.labels, settings.exclude)
     train = fraction_of([r for r in records if r.split == "train"], settings.fraction, settings.seed)
-    if settings.pictures is not None:
+    if settings.max_images is not None:
         chosen = sorted({r.image_key for r in train}, key=lambda name: drawn(name[1], settings.seed))
-        names = set(chosen[: settings.pictures])
+        names = set(chosen[: settings.max_images])
         train = [record for record in train if record.image_key in names]
     if not train:
         raise ValueError(f"{settings.data}: no training images of {settings.modality}")
@@ -425,12 +425,12 @@ def _dry_run(dataset: GroundingDataset, data: Data, out: Path) -> dict[str, Any]
     width = max(len(row["label"]) for row in rows)
     for row in rows:
         train, validation = row["train"], row["validation"]
-        counted = f"train {train['pictures']} images, {train['boxes']} boxes; validation {validation['pictures']}"
+        counted = f"train {train['images']} images, {train['boxes']} boxes; validation {validation['images']}"
         print(f"  {row['label']:{width}}  {counted}, {validation['boxes']}; taxonomy: {row['taxonomy'] or '-'}")
     texts = prompt_texts(dataset)
     print("prompts (phrases with a box in brackets), without what the model itself would add of the labels it knows:")
     print("\n".join(f"  {text}" for text in texts))
-    sheet = write_sheet(dataset, out / "training_pictures.png")
+    sheet = write_sheet(dataset, out / "training_images.png")
     print(f"images after augmentation: {sheet}")
     return {"labels": rows, "prompts": texts, "sheet": str(sheet)}
 
@@ -441,18 +441,6 @@ class _Help(argparse.ArgumentDefaultsHelpFormatter):
     def _get_help_string(self, action: argparse.Action) -> str | None:
         said = action.default is None or isinstance(action.default, bool)
         return action.help if said else super()._get_help_string(action)
-
-
-def _new_option(word: str) -> str:
-    """Return a word of the command line with an old name of [`RENAMED`] replaced; it is warned of."""
-    option, equals, value = word.partition("=")
-    name = option.removeprefix("--").replace("-", "_")
-    negation = "no_" if name.startswith("no_") else ""
-    new = RENAMED.get(name.removeprefix(negation)) if option.startswith("--") else None
-    if new is None:
-        return word
-    warnings.warn(f"{option} is now --{negation}{new}; the old name goes with the next release", FutureWarning, 2)
-    return f"--{negation}{new}{equals}{value}"
 
 
 class _Parser(HfArgumentParser):
@@ -466,7 +454,7 @@ class _Parser(HfArgumentParser):
 
     def parse_args_into_dataclasses(self, args: Sequence[str] | None = None, **options: Any) -> tuple[Any, ...]:
         """Parse as `HfArgumentParser` does; an unknown option is an error of one line."""
-        args = None if args is None else [_new_option(word) for word in args]
+        args = None if args is None else new_options(args, RENAMED)
         *found, rest = super().parse_args_into_dataclasses(args, return_remaining_strings=True, **options)
         if rest:
             self.error(f"unknown option {one_line(rest[0], 60)}")

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -17,20 +16,13 @@ from modeling_medglip.io.text_files import load_yaml
 from ..data.augmentation import AugmentationRecipe
 from ..data.prompts import PromptRecipe
 from ..data.validation import check_recipe
+from ..old_names import with_new_names
 
 
 RECIPES = Path(__file__).parent.parent / "recipes"
 EMBEDDED_RECIPE = RECIPES / "embedded.yaml"
 ANY = "any"
 STRIDES = (8, 16, 32, 64, 128)
-# Old spelling -> new. Recipes and commands in the old spelling are read, and runs are known by it.
-RENAMED = {
-    "head_rate": "head_learning_rate",
-    "backbone_rate": "backbone_learning_rate",
-    "language_rate": "language_learning_rate",
-    "min_rate": "min_learning_rate_ratio",
-    "remember": "distillation",
-}
 
 
 @dataclass(frozen=True)
@@ -188,23 +180,6 @@ def _document(path: Path | str, file: Path) -> dict[str, Any]:
     if not isinstance(document, dict):
         raise ValueError(f"{file.name}: not a training recipe (it has no keys)")
     return document
-
-
-def with_new_names(values: dict[str, Any], file: str) -> dict[str, Any]:
-    """Return a section of a recipe with old names of [`RENAMED`] replaced; each one is warned of."""
-    for old in RENAMED.keys() & values.keys():
-        warnings.warn(
-            f"{file}: {old} is now {RENAMED[old]}; the old name goes with the next release", FutureWarning, 2
-        )
-    return {RENAMED.get(name, name): value for name, value in values.items()}
-
-
-def with_old_names(values: Any) -> Any:
-    """Return nested dictionaries in the old spelling of [`RENAMED`], in which digests of earlier runs were made."""
-    old = {new: name for name, new in RENAMED.items()}
-    if not isinstance(values, dict):
-        return values
-    return {old.get(name, name): with_old_names(value) for name, value in values.items()}
 
 
 def _with_tuples(values: dict[str, Any]) -> dict[str, Any]:

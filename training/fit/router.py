@@ -270,7 +270,7 @@ def accuracy(truth: Sequence[str], predicted: Sequence[str]) -> dict[str, Any]:
     return {
         "accuracy": sum(true == guess for true, guess in pairs) / len(pairs),
         "by_modality": {
-            name: {"accuracy": sum(hits) / len(hits), "pictures": len(hits)} for name, hits in right.items()
+            name: {"accuracy": sum(hits) / len(hits), "images": len(hits)} for name, hits in right.items()
         },
         "mistakes": dict(wrong.most_common()),
     }
@@ -353,7 +353,7 @@ def train_router(
     log(f"{len(features)} samples with {features.shape[1]} features after {time.time() - start:.0f} s")
     router = fit(features, classes, steps, seed)
     report: dict[str, Any] = {
-        "training": {"pictures": len(train), "draws_per_modality": draws, "steps": steps, "seed": seed},
+        "training": {"images": len(train), "draws_per_modality": draws, "steps": steps, "seed": seed},
         **measured(router, data, seed),
     }
     if leave_one_out:

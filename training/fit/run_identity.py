@@ -15,7 +15,7 @@ from modeling_medglip.errors import one_line
 from modeling_medglip.outputs.files import write_text
 
 from ..data.records import GroundingRecord
-from .recipe import with_old_names
+from ..old_names import with_old_names
 
 
 FILE = "run.json"

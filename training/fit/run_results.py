@@ -96,7 +96,7 @@ def write_run(
         "schema": SCHEMA,
         "settings": {name: value for name, value in asdict(settings).items() if name not in PRIVATE},
         "recipe": asdict(recipe.optimisation) | asdict(recipe.expert(settings.modality)),
-        "pictures": {
+        "images": {
             "train": data.own,
             "replayed": data.replayed,
             "validation": len(data.validation),
@@ -157,7 +157,7 @@ def plot(history: Sequence[Mapping[str, Any]], before: Scores, after: Scores) ->
 def card(settings: Any, results: Mapping[str, Any]) -> str:
     """Return the card of an expert or adapter, with the metadata that the Hub reads."""
     kind = f"An adapter (LoRA, rank {settings.rank})" if settings.lora else "An expert"
-    images = results["pictures"]
+    images = results["images"]
     replayed = ""
     if images["replayed"]:
         replayed = f" and, {settings.replay_share:g} for each of them, older ones drawn from {images['replayed']}"
@@ -213,7 +213,7 @@ def _header(settings: Any) -> ModelCardData:
 
 def unmeasured(results: Mapping[str, Any]) -> str:
     """Return why a run measured nothing as a sentence, empty if it measured."""
-    reason = nothing_to_measure(results["pictures"]["validation"], bool(results["after"]["labels"]))
+    reason = nothing_to_measure(results["images"]["validation"], bool(results["after"]["labels"]))
     return f"{reason[0].upper()}{reason[1:]}: nothing was measured." if reason else ""
 
 

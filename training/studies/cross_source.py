@@ -36,6 +36,7 @@ from ..fit.recipe import TrainingRecipe, load_recipe
 from ..fit.run_identity import claim, run_identity
 from ..fit.run_results import measure
 from ..fit.trainer import freeze, train_expert
+from ..old_names import with_new_keys
 from .protocol import agree, conditions, from_scratch, prepare, study_parser
 
 
@@ -108,7 +109,9 @@ def cross_source(
     """
     from_scratch(recipe)
     path = out / "cross_source.json"
-    measured: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {"schema": SCHEMA}
+    measured: dict[str, Any] = {"schema": SCHEMA}
+    if path.is_file():
+        measured = with_new_keys(json.loads(path.read_text(encoding="utf-8")))
     # All of them before hours of training: one may have no source to leave out.
     images = {modality: _comparable(data, modality) for modality in modalities}
     for modality, (records, shared) in images.items():
@@ -163,7 +166,7 @@ def _left_out(
     others = [record for record in train if record.source != source]
     logger.info("%s: %s left out, %d images of it", modality, source, len(images))
     unseen = trained_on(others, data, modality, recipe, out / folder_name(source), seed)
-    row: dict[str, Any] = {"labels": labels, "pictures": len(images), "broken": len(broken)}
+    row: dict[str, Any] = {"labels": labels, "images": len(images), "broken": len(broken)}
     row["unseen"] = measure(*unseen, images).as_dict()
     if not any(record.split == "train" for record in images):
         seen = trained_on(train, data, modality, recipe, out / EVERYTHING, seed)
@@ -188,9 +191,9 @@ def render_page(measured: dict[str, Any]) -> str:
             means = [row.get(key, {}).get("mean", {}) for key in ("unseen", "seen")]
             figures = [percent(mean.get(key)) for key in ("AP50", "AP") for mean in means]
             rows.append(
-                [f"{modality}: {plain(source)}", len(row["labels"]), row["pictures"], f"{own['epochs']:g}", *figures]
+                [f"{modality}: {plain(source)}", len(row["labels"]), row["images"], f"{own['epochs']:g}", *figures]
             )
-    header = ["source", "labels", "pictures", "epochs", "AP50, never seen", "seen", "AP, never seen", "seen"]
+    header = ["source", "labels", "images", "epochs", "AP50, never seen", "seen", "AP, never seen", "seen"]
     return "\n".join(lines) + "\n" + table(header, rows)
 
 

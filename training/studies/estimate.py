@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -29,6 +30,7 @@ from modeling_medglip.outputs.markdown import table
 
 from ..data.validation import check_options
 from ..loading import load_model_and_processor
+from ..old_names import ESTIMATE_OPTIONS, new_options
 
 
 SCHEMA = "medglip/full_size@1"
@@ -152,12 +154,12 @@ def render_page(found: dict[str, Any]) -> str:
         f"- {cost.parameters / 1e6:.1f} million parameters, {cost.operations / 1e12:.2f} tera-operations per image",
         f"- on this machine ({cost.device}): {cost.seconds:.1f} s, {measured:.2f} tera-operations per second",
         "",
-        f"{plan['pictures']:,} images, {plan['epochs']:g} epochs, {plan['processes']} cards. Each of the seven",
+        f"{plan['images']:,} images, {plan['epochs']:g} epochs, {plan['processes']} cards. Each of the seven",
         "experts has the images of its own modality, so these are the hours of all seven together:",
         "",
     ]  # fmt: skip
-    given = (plan["pictures"], plan["epochs"], plan["processes"])
-    alone = f"{hours(cost, plan['pictures'], plan['epochs'], 1, measured):,.0f}"
+    given = (plan["images"], plan["epochs"], plan["processes"])
+    alone = f"{hours(cost, plan['images'], plan['epochs'], 1, measured):,.0f}"
     rows: list[list[Any]] = [["this machine, alone", f"{measured:.2f}", alone]]
     rows += [[f"{plan['processes']} cards, each", f"{rate:g}", f"{hours(cost, *given, rate):,.0f}"] for rate in RATES]
     text = "\n".join(lines) + "\n" + table(["computed by", "tera-operations per second", "hours"], rows)
@@ -184,9 +186,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--batch", type=int, default=5, help="images per card and step")
     parser.add_argument("--epochs", type=float, default=30)
     parser.add_argument("--processes", type=int, default=8, help="cards")
-    parser.add_argument("--pictures", type=int, default=PAPER_IMAGES, help="per epoch, all experts together")
+    parser.add_argument("--images", type=int, default=PAPER_IMAGES, help="per epoch, all experts together")
     parser.add_argument("--out", type=Path, help="JSON file; the same as Markdown is written beside it")
-    options = parser.parse_args(argv)
+    options = parser.parse_args(new_options(sys.argv[1:] if argv is None else argv, ESTIMATE_OPTIONS))
     device = "cuda" if torch.cuda.is_available() else "cpu"
     check_options(vars(options))
     if options.model:
@@ -194,7 +196,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     else:
         model = MedGlipForObjectDetection(MedGlipConfig.glip_t())
     cost = measure_step(model, options.size, device)
-    plan = {name: getattr(options, name) for name in ("size", "batch", "epochs", "processes", "pictures")}
+    plan = {name: getattr(options, name) for name in ("size", "batch", "epochs", "processes", "images")}
     found = {"schema": SCHEMA, "plan": plan, "step": asdict(cost)}
     text = render_page(found)
     if options.out:

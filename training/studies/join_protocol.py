@@ -19,6 +19,7 @@ from typing import Any
 from modeling_medglip.cli.scripts import script_main
 from modeling_medglip.outputs.files import write_text
 
+from ..old_names import with_new_keys
 from .protocol import ROWS, SCHEMA, Draws, agree, differences, draws_of, render_page
 
 
@@ -46,7 +47,7 @@ def join(parts: Sequence[Mapping[str, Any]], draws: Draws) -> dict[str, Any]:
             }
             known["differences"] = still | own.get("differences", {})
     for modality, own in joined["modalities"].items():
-        measured = [(row["conditions"], row["pictures"]["validation"]) for row in own["rows"].values()]
+        measured = [(row["conditions"], row["images"]["validation"]) for row in own["rows"].values()]
         if any(number != other or not agree(one, two) for (one, number), (two, other) in combinations(measured, 2)):
             raise ValueError(f"{modality}: its rows were measured under different conditions: keep those of one")
         own["rows"] = {name: own["rows"][name] for name in ROWS if name in own["rows"]}
@@ -63,7 +64,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("files", nargs="+", type=Path)
     parser.add_argument("--out", type=Path, required=True, help="folder for protocol.json and protocol.md")
     options = parser.parse_args(argv)
-    parts = [json.loads(path.read_text(encoding="utf-8")) for path in options.files]
+    parts = [with_new_keys(json.loads(path.read_text(encoding="utf-8"))) for path in options.files]
     draws: Draws = {}
     for part, path in zip(parts, options.files, strict=True):
         draws |= draws_of(part, path.parent)

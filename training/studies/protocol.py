@@ -35,10 +35,11 @@ from ..data.records import DEFAULT_DATA, GroundingRecord, fraction_of, shared_pa
 from ..data.validation import check_options, nothing_to_measure, readable_enough
 from ..evaluate.bootstrap import MIN_PATIENTS, edges, patient_of, resampled
 from ..fit.finetune import FinetuneArguments, load_base, make_dataset
-from ..fit.recipe import TrainingRecipe, load_recipe, with_old_names
+from ..fit.recipe import TrainingRecipe, load_recipe
 from ..fit.run_identity import claim, run_identity
 from ..fit.run_results import Scores, find_all, scores_of
 from ..fit.trainer import freeze, train_expert
+from ..old_names import with_new_keys, with_old_names
 from .baselines.closed_vocabulary import ClosedVocabularyDetector
 from .baselines.deformable_detr import DeformableDetrDetector
 from .baselines.fixed_labels import FixedLabelCollator, FixedLabelProcessor
@@ -115,7 +116,7 @@ def conditions(records: Sequence[GroundingRecord], recipe: TrainingRecipe, modal
         "epochs": expert.epochs,
         "size": expert.size,
         "seed": seed,
-        "pictures": digest.hexdigest()[:16],
+        "images": digest.hexdigest()[:16],
         "recipe": hashlib.sha256(settings.encode()).hexdigest()[:16],
     }
 
@@ -165,7 +166,7 @@ def run_row(
     scores = scores_of(validation, found)
     count = 0 if name == "zero-shot" else _images(train)
     row = {
-        "pictures": {"train": count, "validation": len(validation), "broken": len(left_out)},
+        "images": {"train": count, "validation": len(validation), "broken": len(left_out)},
         **_numbers(scores, train if name != "10 %" else records),
     }
     if len(set(map(patient_of, validation))) < MIN_PATIENTS:
@@ -233,7 +234,7 @@ def protocol(
     """Run all rows that are not done yet; returns everything that is measured."""
     from_scratch(recipe)
     path = out / "protocol.json"
-    measured: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {"schema": SCHEMA}
+    measured: dict[str, Any] = _measured_before(path)
     draws = draws_of(measured, out)
     broken: dict[str, dict[str, str]] = {modality: {} for modality in modalities}
     # All of them before hours of training: one may have nothing to measure on.
@@ -262,6 +263,12 @@ def protocol(
             write_text(path, json.dumps(measured, indent=1, allow_nan=False) + "\n")
             write_text(out / "protocol.md", render_page(measured))
     return measured
+
+
+def _measured_before(path: Path) -> dict[str, Any]:
+    """Return the content of a run's `protocol.json`; only its schema before there is one."""
+    content: dict[str, Any] = with_new_keys(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else {}
+    return content or {"schema": SCHEMA}
 
 
 def row_folder(out: Path, modality: str, name: str) -> Path:
@@ -330,7 +337,7 @@ def render_page(measured: dict[str, Any]) -> str:
 def _of_before(modalities: Mapping[str, Any]) -> list[str]:
     """Return a note on rows that do not state their images and recipe."""
     pairs = [(name, row.get("conditions", {})) for name, own in modalities.items() for row in own["rows"].values()]
-    found = {name for name, told in pairs if "pictures" not in told}
+    found = {name for name, told in pairs if "images" not in told}
     if not found:
         return []
     return [

@@ -24,7 +24,7 @@ from modeling_medglip.errors import one_line
 from modeling_medglip.outputs.files import write_text
 from modeling_medglip.outputs.markdown import percent, table
 
-from ..fit.recipe import RENAMED
+from ..old_names import RENAMED, with_new_keys
 
 
 SCHEMA = "medglip/training_log@1"
@@ -47,7 +47,7 @@ def of_run(folder: Path) -> dict[str, Any]:
     return {
         "modality": settings["modality"],
         "recipe": {name: value for name, value in kept.items() if value is not None},
-        "pictures": results["pictures"],
+        "images": results["images"],
         **{when: {"mean": results[when]["mean"], "labels": results[when]["labels"]} for when in ("before", "after")},
     }
 
@@ -96,7 +96,7 @@ def render_page(log: Mapping[str, Any]) -> str:
 
 def _read(path: Path) -> Any:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return with_new_keys(json.loads(path.read_text(encoding="utf-8")))
     except json.JSONDecodeError as error:
         raise ValueError(f"{path}: no JSON ({one_line(error, 80)})") from None
 

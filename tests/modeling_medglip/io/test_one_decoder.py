@@ -20,7 +20,7 @@ from modeling_medglip.image_processing_medglip import MedGlipImageProcessor, cha
 from modeling_medglip.io.image import read_image
 from modeling_medglip.io.image_orientation import upright
 from modeling_medglip.isolation.worker import Operations
-from training.data.coco_records import read_picture
+from training.data.coco_records import read_image_file
 
 from ..image_files import chunk, png, tiff
 
@@ -80,7 +80,7 @@ def test_all_read_the_same_pixels(name: str, tmp_path: Path) -> None:
     path = tmp_path / name
     path.write_bytes(content)
     served = read_image(path).pixels
-    assert np.array_equal(read_picture(path, (WIDTH, HEIGHT)), served)
+    assert np.array_equal(read_image_file(path, (WIDTH, HEIGHT)), served)
     built = read_pixels(path)
     assert built.dtype in (np.uint8, np.uint16) and built.shape == served.shape
     planes = np.moveaxis(np.atleast_3d(served), -1, 0)
@@ -145,10 +145,10 @@ def test_every_orientation_is_upright_everywhere(kind: str, orientation: int, tm
     assert np.array_equal(read_by_processor["pipeline"]()[0], pixels)
     assert np.array_equal(np.atleast_3d(read_pixels(path))[..., 0], pixels)
     if orientation in (2, 3, 4):  # nothing says whether annotations belong to the upright image
-        assert "EXIF orientation" in refusal(lambda: read_picture(path, (WIDTH, HEIGHT)))
+        assert "EXIF orientation" in refusal(lambda: read_image_file(path, (WIDTH, HEIGHT)))
     else:
         size = (HEIGHT, WIDTH) if orientation > 4 else (WIDTH, HEIGHT)
-        assert np.array_equal(np.atleast_3d(read_picture(path, size))[..., 0], pixels)
+        assert np.array_equal(np.atleast_3d(read_image_file(path, size))[..., 0], pixels)
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
@@ -190,8 +190,8 @@ def test_damaged_files_are_refused_alike(name: str, end: int, tmp_path: Path) ->
     try:
         served = read_image(path).pixels
     except ValueError:
-        assert refusal(lambda: read_picture(path, (WIDTH, HEIGHT))).startswith(name)
+        assert refusal(lambda: read_image_file(path, (WIDTH, HEIGHT))).startswith(name)
         assert refusal(lambda: read_pixels(path))
         assert refusal(lambda: channels_first(path)).startswith(name)
     else:  # enough of it is there
-        assert np.array_equal(read_picture(path, (WIDTH, HEIGHT)), served)
+        assert np.array_equal(read_image_file(path, (WIDTH, HEIGHT)), served)

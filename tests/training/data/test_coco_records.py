@@ -20,7 +20,7 @@ from dataset_scripts.readers.coco import coco_annotation
 from modeling_medglip.io import coco
 from modeling_medglip.io.text_files import read_json
 from training.data.coco_entries import BUILT, image_annotations
-from training.data.coco_records import decode_upright, read_picture
+from training.data.coco_records import decode_upright, read_image_file
 from training.data.load import load_records
 from training.data.records import GroundingRecord
 from training.fit import finetune
@@ -179,10 +179,10 @@ class TestOtherFormats:
         exif[0x0112] = 2  # a mirror image
         Image.new("L", SIZE).save(tmp_path / "a.jpg", exif=exif)
         with pytest.raises(ValueError, match="a.jpg: is turned by its EXIF orientation, .* save it upright"):
-            read_picture(tmp_path / "a.jpg", SIZE)
+            read_image_file(tmp_path / "a.jpg", SIZE)
         exif[0x0112] = 1
         Image.new("L", SIZE).save(tmp_path / "a.jpg", exif=exif)
-        assert read_picture(tmp_path / "a.jpg", SIZE).shape == SIZE[::-1]
+        assert read_image_file(tmp_path / "a.jpg", SIZE).shape == SIZE[::-1]
 
 
 class TestPatients:
@@ -346,7 +346,7 @@ class TestIntegers:
     def test_outside_16_bits(self, values: np.ndarray, kind: int, tmp_path: Path) -> None:
         (tmp_path / "a.tif").write_bytes(tiff(values, kind))
         with pytest.raises(ValueError, match=r"^a.tif: has values outside 16 bits"):
-            read_picture(tmp_path / "a.tif", (2, 1))
+            read_image_file(tmp_path / "a.tif", (2, 1))
 
     @pytest.mark.parametrize("code", ["<i4", "<u4", "<u2", "<i2"])
     def test_inside(self, code: str) -> None:

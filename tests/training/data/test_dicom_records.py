@@ -16,7 +16,7 @@ from modeling_medglip.isolation.process import ReaderProcess
 from tests.modeling_medglip.dicom_files import slice_dataset
 from tests.modeling_medglip.tiny_checkpoint import tiny_processor
 from training.data import coco_records
-from training.data.coco_records import orientation_of, read_picture
+from training.data.coco_records import orientation_of, read_image_file
 from training.data.load import load_records
 from training.data.records import readable
 
@@ -33,7 +33,7 @@ def write(path: Path, **fields: Any) -> tuple[int, int]:
 @pytest.mark.parametrize("name", ["a.dcm", "IM0001"])
 def test_ct_in_hounsfield_units(name: str, tmp_path: Path) -> None:
     size = write(tmp_path / name)
-    found = read_picture(tmp_path / name, size)
+    found = read_image_file(tmp_path / name, size)
     assert np.array_equal(found, read_image(tmp_path / name).pixels) and found.min() < 0
 
 
@@ -42,7 +42,7 @@ def test_dark_high_values(tmp_path: Path) -> None:
     served, processor = read_image(tmp_path / "a.dcm"), tiny_processor(tmp_path, ("xray",)).image_processor
     assert served.photometric_interpretation == "MONOCHROME1"
     expected = processor.normalize_image(served.pixels, "xray", photometric_interpretation="MONOCHROME1")
-    found = processor.normalize_image(read_picture(tmp_path / "a.dcm", size), "xray")
+    found = processor.normalize_image(read_image_file(tmp_path / "a.dcm", size), "xray")
     assert np.allclose(found, expected, atol=1e-6) and found.std() > 0.1
 
 
@@ -59,27 +59,27 @@ def test_records_of_a_coco_file(tmp_path: Path) -> None:
 def test_another_size_is_refused(tmp_path: Path) -> None:
     width, height = write(tmp_path / "a.dcm")
     with pytest.raises(ValueError, match=f"^a.dcm: is {width}x{height}, its entry says 9x9"):
-        read_picture(tmp_path / "a.dcm", (9, 9))
+        read_image_file(tmp_path / "a.dcm", (9, 9))
 
 
 @pytest.mark.parametrize("name", ["a.nii", "a.nii.gz", "a.nrrd"])
 def test_volumes_are_refused(name: str, tmp_path: Path) -> None:
     (tmp_path / name).write_bytes(b"1")
     with pytest.raises(ValueError, match=f"^{name}: unsupported volume file: .* python -m dataset_scripts.build$"):
-        read_picture(tmp_path / name, (9, 9))
+        read_image_file(tmp_path / name, (9, 9))
 
 
 def test_a_damaged_file_is_named(tmp_path: Path) -> None:
     (tmp_path / "a.dcm").write_bytes(bytes(128) + b"DICM" + bytes(300))
     with pytest.raises(ValueError, match="^a.dcm: (?!a.dcm)"):
-        read_picture(tmp_path / "a.dcm", (9, 9))
+        read_image_file(tmp_path / "a.dcm", (9, 9))
 
 
 @pytest.mark.parametrize("name", ["a.dcm", "a.png"])
 def test_a_pipe_is_not_waited_for(name: str, tmp_path: Path) -> None:
     os.mkfifo(tmp_path / name)
     with pytest.raises(ValueError, match=f"^{name}: is not a plain file"):
-        read_picture(tmp_path / name, (9, 9))
+        read_image_file(tmp_path / name, (9, 9))
     assert orientation_of(tmp_path / name, (9, 9)) == 1
 
 

@@ -20,7 +20,7 @@ from PIL import Image
 from dataset_scripts.build import build
 from dataset_scripts.recipe import load_recipes
 from tests.dataset_scripts.raw_data import VOLUME_RECIPE, write_polyps, write_recipes, write_volumes
-from training.data.coco_records import coco_files, read_picture
+from training.data.coco_records import coco_files, read_image_file
 from training.data.load import load_records
 from training.data.records import (
     SETTINGS_FILE,
@@ -244,11 +244,11 @@ class TestCoco:
         Image.new("L", (8, 8)).save(tmp_path / "a.png")
         (tmp_path / "b.png").write_bytes((tmp_path / "a.png").read_bytes()[:40])
         with pytest.raises(ValueError, match="b.png: is a damaged PNG file"):
-            read_picture(tmp_path / "b.png", (8, 8))
+            read_image_file(tmp_path / "b.png", (8, 8))
         with pytest.raises(ValueError, match="a.png: is 8x8, its entry says 9x8"):
-            read_picture(tmp_path / "a.png", (9, 8))
+            read_image_file(tmp_path / "a.png", (9, 8))
         Image.fromarray(np.full((8, 8), 4000, np.uint16)).save(tmp_path / "c.png")
-        assert read_picture(tmp_path / "c.png", (8, 8)).dtype == np.uint16
+        assert read_image_file(tmp_path / "c.png", (8, 8)).dtype == np.uint16
 
     def test_folders_with_several_unnamed_files_are_no_coco_folders(self, tmp_path: Path) -> None:
         one_image(tmp_path, [])

@@ -99,7 +99,7 @@ def test_the_command_writes_the_experts_lines(
     assert list(config.expert_head_config("ct").score_calibration) == [2.0, -1.0]
     assert list(config.expert_head_config("fundus").score_calibration) == [3.0, 0.5]
     told = json.loads(report.read_text(encoding="utf-8"))["modalities"]
-    assert told["ct"] == {"slope": 2.0, "intercept": -1.0, "pictures": 1, "before": 0.5, "after": 0.2}
+    assert told["ct"] == {"slope": 2.0, "intercept": -1.0, "images": 1, "before": 0.5, "after": 0.2}
 
 
 def test_bad_input_changes_nothing(checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -108,7 +108,7 @@ def test_an_oracle_gets_full_marks(oracle: tuple[Oracle, Any, list[GroundingReco
     assert ct["images"] == 3 and ct["train_images"] == 2
     expected = {"train_images": 2, "train_boxes": 2, "validation_images": 3, "validation_boxes": 3}
     assert expected.items() <= ct["sources"]["organs"]["labels"]["left kidney"].items()
-    assert ct["side_confusion"]["share"] == 0 and ct["side_confusion"]["labels"]["left kidney"]["pictures"] == 3
+    assert ct["side_confusion"]["share"] == 0 and ct["side_confusion"]["labels"]["left kidney"]["images"] == 3
     assert ct["scores"] == {"present": pytest.approx(0.9), "absent": 0.0, "foreign": 0.0}
     assert ct["at_threshold"] == {"threshold": 0.3, "precision": 1.0, "recall": 1.0, "wrong_per_image": 0.0}
     assert ct["seconds_per_image"] > 0
@@ -188,7 +188,7 @@ def test_the_command_writes_json_and_tables(checkpoint: Path, tmp_path: Path) ->
     assert labels["left kidney"]["train_images"] == 2 and 0 <= labels["left kidney"]["AP50"] <= 1
     tables = (tmp_path / "out" / "results.md").read_text(encoding="utf-8")
     assert "## fundus" in tables and "| left kidney | 2 | 1 (1) |" in tables
-    assert "mirror" not in results and "mirror image" not in tables
+    assert "flip_tta" not in results and "flipped image" not in tables
     assert results["embedded"] is False, "it is said with --shipped alone"
     assert results["broken"] == 0 and "Left out" not in tables
     (tmp_path / "out" / "results.md").unlink()
@@ -196,23 +196,23 @@ def test_the_command_writes_json_and_tables(checkpoint: Path, tmp_path: Path) ->
     assert (tmp_path / "out" / "results.md").read_text(encoding="utf-8") == tables
 
 
-def test_mirror_images_count_only_where_a_source_may_be_mirrored(
+def test_flipped_images_count_only_where_a_source_may_be_flipped(
     oracle: tuple[Oracle, Any, list[GroundingRecord]],
 ) -> None:
-    model, processor, records = oracle  # which gives the same boxes for the mirror image
+    model, processor, records = oracle  # which gives the same boxes for the flipped image
     free = [replace(item, settings=SourceSettings(horizontal_flip=True)) for item in records]
-    for chosen, mirror, perfect in ((records, True, True), (free, False, True), (free, True, False)):
+    for chosen, flip_tta, perfect in ((records, True, True), (free, False, True), (free, True, False)):
         model.records = chosen
-        ct = evaluate_model(model, processor, chosen, checks={}, mirror=mirror)["modalities"]["ct"]
+        ct = evaluate_model(model, processor, chosen, checks={}, flip_tta=flip_tta)["modalities"]["ct"]
         assert (ct["AP"] == pytest.approx(1)) is perfect
 
 
-def test_a_page_says_that_mirror_images_were_used(checkpoint: Path, tmp_path: Path) -> None:
+def test_a_page_states_that_flipped_images_were_used(checkpoint: Path, tmp_path: Path) -> None:
     make_data(tmp_path / "data")
-    arguments = ["--model", str(checkpoint), "--data", str(tmp_path / "data"), "--out", str(tmp_path), "--mirror"]
+    arguments = ["--model", str(checkpoint), "--data", str(tmp_path / "data"), "--out", str(tmp_path), "--flip-tta"]
     assert command.main([*arguments, "--modality", "fundus"]) == 0
-    assert json.loads((tmp_path / "results.json").read_text(encoding="utf-8"))["mirror"] is True
-    assert "mirror image" in (tmp_path / "results.md").read_text(encoding="utf-8")
+    assert json.loads((tmp_path / "results.json").read_text(encoding="utf-8"))["flip_tta"] is True
+    assert "flipped image" in (tmp_path / "results.md").read_text(encoding="utf-8")
 
 
 def test_one_line_errors(checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -251,7 +251,7 @@ def test_the_shipped_page_is_asked_for_and_of_all(tmp_path: Path, capsys: pytest
     for name, values in (
         ("data", ["private/coco"]),
         ("limit", ["1"]),
-        ("mirror", []),
+        ("flip-tta", []),
         ("modality", ["ct"]),
         ("model", ["x"]),
         ("adapter", ["x"]),

@@ -101,7 +101,7 @@ def test_only_sources_that_may_be_flipped_are(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(flip_tta, "detect_records", detect)
     both, seconds = flip_tta.detect_with_flips(None, None, [sided, free], [["left kidney"], ["polyp"]])
     assert rows(both[0]) == [("left kidney", 0.5, [10, 10, 30, 30])] and seconds == 1.5
-    assert rows(both[1]) == [("polyp", 0.5, [10.5, 10, 30.5, 30])]  # column 20 is column 79 of the mirror image
+    assert rows(both[1]) == [("polyp", 0.5, [10.5, 10, 30.5, 30])]  # column 20 is column 79 of the flipped image
 
 
 def test_every_number_is_of_both_ways(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -115,6 +115,6 @@ def test_every_number_is_of_both_ways(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(evaluation, "detect_with_flips", ways)
     checks = [{"source": "made_up", "label": "polyp", "wordings": ["polypoid lesion"]}]
-    told = evaluation.evaluate_modality(None, None, [own], [], ["liver"], checks, 4, mirror=True)
+    told = evaluation.evaluate_modality(None, None, [own], [], ["liver"], checks, 4, flip_tta=True)
     assert asked == [("polyp",), ("liver",), ("polypoid lesion",)]
     assert [row["AP50"] for row in told["synonyms"]] == pytest.approx([1.0, 1.0]) and told["scores"]["foreign"] == 0.5

@@ -43,7 +43,7 @@ def test_shares_over_images() -> None:
         found(("optic disc", 0.2, DISC), ("optic cup", 0.8, CUP)),
     ]
     scores = hierarchy_scores(records, detections, 0.3)
-    assert scores["boxes"] == scores["pictures"] == 3
+    assert scores["boxes"] == scores["images"] == 3
     assert scores["inside"] == pytest.approx(1 / 3) and scores["parent_found"] == pytest.approx(2 / 3)
     assert scores["true_inside"] == 1.0 and list(scores["pairs"]) == ["optic cup: optic disc"]
 
@@ -54,7 +54,7 @@ def test_without_parents_there_are_no_shares() -> None:
         "boxes": 0,
         "inside": None,
         "true_inside": None,
-        "pictures": 0,
+        "images": 0,
         "parent_found": None,
         "pairs": {},
     }

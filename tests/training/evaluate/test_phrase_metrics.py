@@ -57,8 +57,8 @@ def test_images_without_anything() -> None:
         [found(("liver", 0.5, LIVER), ("liver", 0.2, LIVER)), found(), found(("liver", 0.9, SPLEEN))],
         0.3,
     )
-    assert result == {"pictures": 2, "boxes_per_image": 0.5, "clean": 0.5}
-    assert on_negatives([record([LIVER], ["liver"])], [found()], 0.3)["pictures"] == 0
+    assert result == {"images": 2, "boxes_per_image": 0.5, "clean": 0.5}
+    assert on_negatives([record([LIVER], ["liver"])], [found()], 0.3)["images"] == 0
 
 
 def test_scores_that_say_what_they_mean() -> None:

@@ -28,7 +28,7 @@ RESULT: dict[str, Any] = {
     "AP50_well_shown": None,
     "labels": {"polyp": entry(0.9, 40)},
     "sources": {"b": SOURCE},
-    "side_confusion": {"share": 0.125, "labels": {"left kidney": {"wrong": 1, "pictures": 8}}},
+    "side_confusion": {"share": 0.125, "labels": {"left kidney": {"wrong": 1, "images": 8}}},
     "scores": {"present": 0.67, "absent": None, "foreign": 0.081},
     "at_threshold": {"threshold": 0.3, "precision": 0.912, "recall": None, "wrong_per_image": 0.25},
     "synonyms": [{"source": "b", "label": "polyp", "wording": "adenoma", "AP": 0.5, "AP50": 0.85}],
@@ -56,8 +56,8 @@ def test_rows_and_columns_of_a_table() -> None:
 
 
 ROUTER: dict[str, Any] = {
-    "validation": {"accuracy": 0.9, "by_modality": {"ct": {"accuracy": 0.9, "pictures": 20}}},
-    "validation_augmented": {"accuracy": 0.8, "by_modality": {"ct": {"accuracy": 0.8, "pictures": 20}}},
+    "validation": {"accuracy": 0.9, "by_modality": {"ct": {"accuracy": 0.9, "images": 20}}},
+    "validation_augmented": {"accuracy": 0.8, "by_modality": {"ct": {"accuracy": 0.8, "images": 20}}},
 }
 BENCHMARK: dict[str, Any] = {
     "networks": {
@@ -65,7 +65,7 @@ BENCHMARK: dict[str, Any] = {
         tables.BASELINE: {"seconds": [2.0, 4.0, 5.0], "peak_bytes": 3_000_000},
     }
 }
-EMBEDDED = {"threads": 2, "import_seconds": 2.0, "load_seconds": 1.5, "picture_seconds": {"a": 0.123}}
+EMBEDDED = {"threads": 2, "import_seconds": 2.0, "load_seconds": 1.5, "image_seconds": {"a": 0.123}}
 
 
 def test_router_table() -> None:
@@ -121,20 +121,20 @@ def test_labels_and_sources_are_shown_as_they_are() -> None:
     labels = {odd: {"train_images": 1, "validation_images": 1, "validation_boxes": 1, "AP50": 0.5, "AP": 0.5}}
     part = {"train_images": 1, "images": 1, "AP50": 0.5, "AP": 0.5, "labels": labels}
     rows = [{"source": odd, "label": odd, "wording": odd, "AP50": 0.5, "AP": 0.5}]
-    sides = {"side_confusion": {"labels": {odd: {"pictures": 1, "wrong": 0}}}}
+    sides = {"side_confusion": {"labels": {odd: {"images": 1, "wrong": 0}}}}
     made = [tables.label_table({"sources": {odd: part}}), tables.wording_table({"synonyms": rows})]
     for text in (*made, tables.side_table(sides)):
         assert "<b>" not in text and "x | y" not in text and "x \\| y &lt;b&gt;" in text
 
 
 def test_other_measures_and_parts() -> None:
-    pair = {"boxes": 8, "inside": 0.75, "true_inside": None, "pictures": 4, "parent_found": 0.5}
+    pair = {"boxes": 8, "inside": 0.75, "true_inside": None, "images": 4, "parent_found": 0.5}
     more = {
         "AP75": 0.3,
         "sizes": {"small": None, "medium": 0.2, "large": 0.6},
         "phrases": {"phrases": 9, "accuracy": 0.7, "mean_iou": 0.65, "pointing": 0.9},
         "froc": {"mean": 0.55},
-        "negatives": {"pictures": 3, "boxes_per_image": 0.1, "clean": 2 / 3},
+        "negatives": {"images": 3, "boxes_per_image": 0.1, "clean": 2 / 3},
         "calibration_error": 0.043,
         "hierarchy": {**pair, "pairs": {"optic cup: optic disc": pair, "unseen: whole": {**pair, "boxes": 0}}},
     }
@@ -145,6 +145,6 @@ def test_other_measures_and_parts() -> None:
 
 
 def test_calibration_errors() -> None:
-    entry = {"pictures": 51, "before": 0.1234, "after": 0.02, "other_patients": None}
+    entry = {"images": 51, "before": 0.1234, "after": 0.02, "other_patients": None}
     text = tables.calibration_table({"modalities": {"ct": entry}})
     assert "| ct | 51 | 0.123 | 0.020 | - |" in text

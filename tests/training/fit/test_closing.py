@@ -31,7 +31,7 @@ SCORES = Scores({"liver": (0.1, 0.139)}), Scores({"liver": (0.3, 0.634)})
 def results_of(before: Scores, after: Scores, validation: int = 12) -> dict[str, Any]:
     known = {f"known_{name}": Scores().as_dict() for name in ("before", "after")}
     images = {"train": 20, "validation": validation, "broken": 0, "replayed": 0}
-    return {"pictures": images, "before": before.as_dict(), "after": after.as_dict(), **known}
+    return {"images": images, "before": before.as_dict(), "after": after.as_dict(), **known}
 
 
 class TestWords:

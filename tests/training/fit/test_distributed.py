@@ -87,7 +87,7 @@ def finetune(tmp_path: Path, name: str, *launcher: str) -> dict[str, torch.Tenso
     assert done.returncode == 0, done.stderr[-3000:]
     assert done.stdout.count("Find with it:") == 1  # the first process alone writes how it ended
     results = json.loads((out / "results.json").read_text(encoding="utf-8"))
-    assert results["pictures"]["train"] == 3 and set(results["after"]["labels"]) == {"left kidney", "right kidney"}
+    assert results["images"]["train"] == 3 and set(results["after"]["labels"]) == {"left kidney", "right kidney"}
     assert (out / "expert" / "modeling_medglip.py").is_file() and not list((out / "expert").glob("_fsdp*"))
     return load_file(out / "expert" / "model.safetensors")
 

@@ -55,7 +55,7 @@ class TestRuns:
         assert main(command(checkpoint, data, tmp_path, *more)) == 0
         results = json.loads((tmp_path / "results.json").read_text(encoding="utf-8"))
         assert set(results["after"]["labels"]) == set(results["before"]["labels"]) == {"left kidney", "right kidney"}
-        assert results["pictures"] == {"train": 3, "replayed": 0, "validation": 1, "broken": 0}
+        assert results["images"] == {"train": 3, "replayed": 0, "validation": 1, "broken": 0}
         text = json.dumps(results) + (tmp_path / "README.md").read_text(encoding="utf-8")
         assert str(tmp_path) not in text and str(data) not in text, "no paths of this machine"
         assert "| left kidney |" in text and "| **mean** |" in text
@@ -89,8 +89,8 @@ class TestRuns:
         assert "3 training images, 1 for validation" in printed
         assert "left kidney   train 2 images, 2 boxes; validation 1, 1; taxonomy: kidney_left" in printed
         assert "[" in printed.split("prompts")[1]
-        assert [path.name for path in tmp_path.iterdir()] == ["training_pictures.png"]
-        assert len(np.unique(np.asarray(Image.open(tmp_path / "training_pictures.png")))) > 20
+        assert [path.name for path in tmp_path.iterdir()] == ["training_images.png"]
+        assert len(np.unique(np.asarray(Image.open(tmp_path / "training_images.png")))) > 20
 
     def test_the_best_epoch(self, checkpoint: Path, data: Path, tmp_path: Path) -> None:
         assert main(command(checkpoint, data, tmp_path, "--lora", "--keep", "best")) == 0
@@ -109,14 +109,14 @@ class TestRuns:
         results = json.loads((tmp_path / "results.json").read_text(encoding="utf-8"))
         assert set(results["known_before"]["labels"]) == set(results["known_after"]["labels"])
         assert set(results["known_after"]["labels"]) == {"left kidney", "right kidney"}
-        assert results["pictures"]["train"] == results["pictures"]["replayed"] == 3
+        assert results["images"]["train"] == results["images"]["replayed"] == 3
         card = (tmp_path / "README.md").read_text(encoding="utf-8")
         assert "Labels of the older data" in card and "| right kidney |" in card
 
     def test_only_some_labels_and_images(self, data: Path) -> None:
         own = load_data(FinetuneArguments(str(data), "ct", exclude=["liver"]))
         assert all("liver" not in record.annotated for record in own.train + own.validation)
-        own = load_data(FinetuneArguments(str(data), "ct", labels=["left kidney"], pictures=1))
+        own = load_data(FinetuneArguments(str(data), "ct", labels=["left kidney"], max_images=1))
         assert len(own.train) == 1 and own.train[0].annotated == ("left kidney",)
 
 
@@ -170,7 +170,7 @@ class TestBadInput:
         arguments += ["--workers", workers, "--no_distillation"]
         (tmp_path / "images" / "7.png").write_bytes(b"\x89PNG")
         assert main(arguments) == 0
-        assert json.loads((tmp_path / "out" / "results.json").read_text())["pictures"]["broken"] == 1
+        assert json.loads((tmp_path / "out" / "results.json").read_text())["images"]["broken"] == 1
         for number in (8, 9):
             (tmp_path / "images" / f"{number}.png").write_bytes(b"\x89PNG")
         capsys.readouterr()
@@ -195,7 +195,7 @@ class TestRanges:
             ("size", "17", "choose a multiple of 32 from 32 to 4096"),
             ("size", "100000", "choose a multiple of 32 from 32 to 4096"),
             ("rank", "0", "choose a whole number from 1 to 1024"),
-            ("pictures", "0", "choose a whole number of 1 or more"),
+            ("max_images", "0", "choose a whole number of 1 or more"),
             ("replay_share", "-1", "choose a number of 0 or more"),
             ("anchor_scale", "0", "choose a number above 0"),
             ("head_learning_rate", "-1", "choose a number above 0"),

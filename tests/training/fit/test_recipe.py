@@ -11,8 +11,9 @@ import yaml
 from torch import nn
 
 from modeling_medglip.configuration_medglip import MODALITIES
-from training.fit.recipe import EMBEDDED_RECIPE, RENAMED, load_recipe
+from training.fit.recipe import EMBEDDED_RECIPE, load_recipe
 from training.fit.run_identity import run_identity
+from training.old_names import RENAMED
 
 
 def test_the_embedded_recipe_names_every_modality() -> None:

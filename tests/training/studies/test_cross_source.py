@@ -106,10 +106,10 @@ def test_a_whole_comparison(
     assert cross_source.main(arguments) == 0
     assert trained == [{"second"}, {"first", "second"}, {"first"}]
     rows = json.loads((out / "cross_source.json").read_text(encoding="utf-8"))["modalities"]["ct"]["sources"]
-    assert rows["first"]["labels"] == ["liver"] and rows["first"]["pictures"] == 1
+    assert rows["first"]["labels"] == ["liver"] and rows["first"]["images"] == 1
     assert rows["first"]["broken"] == rows["second"]["broken"] == 0
     assert set(rows["first"]["seen"]["labels"]) == set(rows["first"]["unseen"]["labels"]) == {"liver"}
-    assert rows["second"]["pictures"] == 2 and "seen" not in rows["second"]
+    assert rows["second"]["images"] == 2 and "seen" not in rows["second"]
     printed = capsys.readouterr().out
     assert "| ct: second | 1 | 2 | 1 |" in printed and printed == (out / "cross_source.md").read_text(encoding="utf-8")
     assert cross_source.main(arguments) == 0 and len(trained) == 3
@@ -165,7 +165,7 @@ def test_broken_images_are_counted(tiny: None, tmp_path: Path, capsys: pytest.Ca
     arguments = ["--data", str(data), "--modality", "ct", "--epochs", "1", "--size", "64", "--out", str(out)]
     assert cross_source.main(arguments) == 0
     rows = json.loads((out / "cross_source.json").read_text(encoding="utf-8"))["modalities"]["ct"]["sources"]
-    assert (rows["first"]["pictures"], rows["first"]["broken"], rows["second"]["broken"]) == (1, 1, 0)
+    assert (rows["first"]["images"], rows["first"]["broken"], rows["second"]["broken"]) == (1, 1, 0)
     (data / "images" / "validation0.png").write_bytes(b"\x89PNG")
     arguments[-1] = str(tmp_path / "other")
     assert cross_source.main(arguments) == 2

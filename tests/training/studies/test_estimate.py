@@ -55,11 +55,11 @@ def test_what_a_backward_pass_needs() -> None:
 def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     checkpoint = save_tiny_checkpoint(tmp_path / "checkpoint")
     out = tmp_path / "full_size.json"
-    arguments = ["--model", str(checkpoint), "--size", "64", "--pictures", "1000", "--out", str(out)]
+    arguments = ["--model", str(checkpoint), "--size", "64", "--images", "1000", "--out", str(out)]
     assert estimate.main(arguments) == 0
     found = json.loads(out.read_text(encoding="utf-8"))
     text = out.with_suffix(".md").read_text(encoding="utf-8")
-    assert found["plan"] == {"size": 64, "batch": 5, "epochs": 30, "processes": 8, "pictures": 1000}
+    assert found["plan"] == {"size": 64, "batch": 5, "epochs": 30, "processes": 8, "images": 1000}
     assert text == capsys.readouterr().out == estimate.render_page(found)
     expected = hours(StepCost(**found["step"]), 1000, 30, 8, 5.0)
     assert f"| 8 cards, each | 5 | {expected:,.0f} |" in text and "launch/fsdp.yaml" in text

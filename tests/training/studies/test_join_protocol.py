@@ -17,7 +17,7 @@ from training.studies.protocol import SCHEMA
 def part(modality: str, rows: dict[str, float], images: int = 9, **conditions: Any) -> dict[str, Any]:
     size = conditions.get("size", 256)
     told = {"epochs": 2.0, "size": size, "seed": 0, **conditions}
-    same = {"conditions": told, "pictures": {"train": 5, "validation": images}}
+    same = {"conditions": told, "images": {"train": 5, "validation": images}}
     scores = {name: {"AP": ap, "AP50": ap} for name, ap in rows.items()}
     made = {name: {**same, "mean": scores[name], "well_shown": scores[name]} for name in rows}
     return {"schema": SCHEMA, "modalities": {modality: {"size": size, "epochs": 2.0, "rows": made}}}

@@ -56,8 +56,8 @@ def test_all_rows(
     measured = json.loads((tmp_path / "out" / "protocol.json").read_text(encoding="utf-8"))
     rows = measured["modalities"]["ct"]["rows"]
     assert list(rows) == list(protocol.ROWS)
-    assert rows["zero-shot"]["pictures"] == {"train": 0, "validation": 1, "broken": 0}
-    assert rows["10 %"]["pictures"]["train"] < rows["100 %"]["pictures"]["train"] == 3
+    assert rows["zero-shot"]["images"] == {"train": 0, "validation": 1, "broken": 0}
+    assert rows["10 %"]["images"]["train"] < rows["100 %"]["images"]["train"] == 3
     assert all(set(row["labels"]) == {"left kidney", "right kidney"} for row in rows.values())
     draws = protocol.draws_of(measured, tmp_path / "out")
     assert len(draws) == len(rows) and all(drawn.shape == (protocol.DRAWS,) for drawn in draws.values())
@@ -122,7 +122,7 @@ def test_broken_images_are_counted_and_nothing_to_measure_stops_it(
     arguments = ["--data", str(tiny), "--size", "64", "--row", "zero-shot", "--out", str(tmp_path / "out")]
     assert protocol.main([*arguments, "--modality", "ct"]) == 0
     measured = json.loads((tmp_path / "out" / "protocol.json").read_text(encoding="utf-8"))
-    assert measured["modalities"]["ct"]["rows"]["zero-shot"]["pictures"] == {"train": 0, "validation": 1, "broken": 1}
+    assert measured["modalities"]["ct"]["rows"]["zero-shot"]["images"] == {"train": 0, "validation": 1, "broken": 1}
     for number in range(2):
         entry = {"id": 100 + number, "file_name": f"broken{number}.png", "patient": f"other{number}"}
         content["images"].append({**first, **entry})
@@ -182,7 +182,7 @@ def test_differences_have_intervals_and_a_verdict() -> None:
 
 def test_rows_without_a_digest_of_their_images_are_named() -> None:
     scores = {"mean": {"AP": 0.1, "AP50": 0.2}, "well_shown": {"AP": 0.1, "AP50": 0.2}}
-    told = {"epochs": 1, "size": 64, "seed": 0, "pictures": "ab", "recipe": "cd"}
+    told = {"epochs": 1, "size": 64, "seed": 0, "images": "ab", "recipe": "cd"}
     rows = {name: {**scores, "conditions": told} for name in ("zero-shot", "10 %")}
     measured = {"modalities": {name: {"size": 64, "epochs": 1, "rows": dict(rows)} for name in ("ct", "mri", "xray")}}
     assert "earlier versions" not in protocol.render_page(measured)

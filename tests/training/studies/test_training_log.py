@@ -21,7 +21,7 @@ def make_run(folder: Path, ap: float) -> Path:
     results = {
         "settings": {"modality": "ct", "lora": False},
         "recipe": {"size": 512, "epochs": 20, "batch": 4, "head_rate": 1e-3, "warmup_steps": 3},
-        "pictures": {"train": 9, "replayed": 0, "validation": 3, "broken": 0},
+        "images": {"train": 9, "replayed": 0, "validation": 3, "broken": 0},
         "before": scores(0.1),
         "after": scores(ap),
     }
