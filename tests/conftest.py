@@ -18,6 +18,7 @@ os.environ.update(
 os.environ.setdefault("OMP_NUM_THREADS", "2")
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
+import gc
 import ipaddress
 import socket
 from collections.abc import Iterator
@@ -27,7 +28,7 @@ import pytest
 from hypothesis import settings
 
 
-# Derandomised: the same examples on every machine, and no failure because one of them was slow to start.
+# Derandomized: the same examples on every machine, and no failure because one of them was slow to start.
 settings.register_profile("repository", deadline=None, derandomize=True, max_examples=50)
 settings.load_profile("repository")
 
@@ -40,6 +41,12 @@ def _is_local(host: object) -> bool:
         return ipaddress.ip_address(str(host).split("%")[0]).is_loopback
     except ValueError:
         return False
+
+
+def pytest_collection_finish() -> None:
+    """Take what was imported out of later garbage collections: the Trainer collects after every run, for seconds."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -89,6 +89,7 @@ def test_an_adapter_goes_to_a_hub_and_comes_back(tmp_path: Path) -> None:
     assert max(far[key] for key in ("off", "merged", "unmerged", "auto")) < 1e-3 * max(1.0, far["effect"]), far
 
 
+@pytest.mark.slow
 def test_without_a_connection_the_run_is_kept_and_said_why(tmp_path: Path) -> None:
     checkpoint, data = save_tiny_checkpoint(tmp_path / "checkpoint"), make_data(tmp_path / "data")
     train = ["-m", "training.fit.finetune", "--model", str(checkpoint), "--data", str(data), "--modality", "ct"]
