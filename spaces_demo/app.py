@@ -10,10 +10,12 @@ import signal
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from modeling_medglip.cli.scripts import script_main
 
 
 try:
@@ -29,37 +31,35 @@ os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 
-def main() -> None:
+@script_main()
+def main(argv: Sequence[str] | None = None) -> int:
     """Serve until stopped."""
     parser = argparse.ArgumentParser(prog="app.py", description=__doc__)
     parser.add_argument("--port", type=int, help="of 127.0.0.1; the first free one from 7860 on when left out")
-    options = parser.parse_args()
-    with own_folder() as folder:
+    options = parser.parse_args(argv)
+    with server_folder() as folder:
         cache = folder / "cache"
         os.environ["GRADIO_TEMP_DIR"] = str(cache)
-        from modeling_medglip.errors import MedGlipError, one_line
-        from space_limits import few_heaps
+        from space_limits import limit_heaps
         from space_page import build, serve
         from space_readers import READERS
         from space_settings import from_environment, quiet
 
-        few_heaps()
+        limit_heaps()
         quiet()
         settings = from_environment()
-        try:
-            page = build(settings, folder=folder)
-            _, address, _ = serve(page, settings, cache, server_port=options.port, prevent_thread_lock=True)
-        except (MedGlipError, OSError) as error:  # no such checkpoint; no such port
-            parser.error(one_line(error))
+        page = build(settings, folder=folder)
+        _, address, _ = serve(page, settings, cache, server_port=options.port, prevent_thread_lock=True)
         sys.stdout.write(f"MedGLIP is at {address} (Ctrl+C stops it)\n")
         sys.stdout.flush()
         wait()
         READERS.close()
+    return 0
 
 
 @contextmanager
-def own_folder() -> Iterator[Path]:
-    """A folder of this server alone; those that killed servers left behind are deleted. A lock shows which live."""
+def server_folder() -> Iterator[Path]:
+    """Yield a folder for this server alone, and delete those of servers that were killed. A lock shows which run."""
     with tempfile.TemporaryDirectory(prefix=PREFIX) as folder, Path(folder, LOCK).open("wb") as lock:
         if fcntl is not None:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -69,19 +69,19 @@ def own_folder() -> Iterator[Path]:
 
 
 def _delete_if_left(folder: Path) -> None:
-    """Delete a folder of a server of this user that does not run any more."""
+    """Delete a folder of this user if its server no longer runs."""
     try:
         if folder.is_symlink() or folder.stat().st_uid != os.getuid():
             return
         with (folder / LOCK).open("rb") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             shutil.rmtree(folder, ignore_errors=True)
-    except OSError:  # it runs, or has no lock and is none of ours
-        pass
+    except OSError:
+        pass  # its server runs and holds the lock, or the folder has no lock and is not of a server
 
 
 def wait() -> None:
-    """Until somebody stops the server; its files are then deleted on the way out."""
+    """Wait for a signal to stop; the caller then deletes the files."""
     stopped = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stopped.set())
@@ -89,4 +89,4 @@ def wait() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -1,4 +1,4 @@
-// What the page does by itself: hides boxes below the threshold, puts labels beside their boxes, fills the prompt.
+// The script of the page: it hides boxes below the threshold, places labels beside their boxes, and fills the prompt.
 window.medglip = (() => {
   let value = null;
   const all = (root, selector) => Array.from(root.querySelectorAll(selector));
@@ -6,7 +6,7 @@ window.medglip = (() => {
     Math.max(0, Math.min(a.right, b.right) - Math.max(a.left, b.left)) *
     Math.max(0, Math.min(a.bottom, b.bottom) - Math.max(a.top, b.top));
 
-  // Labels: the place around the box that covers the least of other labels, and stays within the picture.
+  // Labels: the position around the box that covers the least of other labels, within the image.
   function place(stage) {
     const limit = stage.getBoundingClientRect();
     const taken = [];
@@ -53,7 +53,7 @@ window.medglip = (() => {
     for (const canvas of all(root, ".mg-space canvas")) space(canvas);
   }
 
-  // In space. Everything is in voxels from the middle slices (u); the axes turn that into mm. The three slices cut the
+  // In space. Coordinates are voxels from the middle slices (u); the axes convert them to mm. The three slices cut the
   // space into eight parts, which are drawn from the farthest to the nearest, so nothing shows through a slice.
   const camera = {yaw: -0.6, pitch: 0.35};
   const views = {front: [0, 0], left: [Math.PI / 2, 0], top: [0, Math.PI / 2]};

@@ -1,5 +1,5 @@
 # Copyright 2026 The MedGLIP authors. Licensed under the Apache License, Version 2.0.
-"""The named endpoints for programs: `/ground`, `/ground_volume`, `/compare`, `/labels`. Answers are plain JSON."""
+"""The named endpoints for programs: `/ground`, `/ground_volume`, `/compare`, `/labels`. They return plain JSON."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Api:
         self, file: str, prompt: str, modality: str, threshold: float, plane: str, slice_number: int
     ) -> dict[str, Any]:
         """Find labels in an image, or in one slice of a volume (the middle one for slice_number 0)."""
-        return _answered(lambda: self._pictures(file, prompt, modality, threshold, plane, slice_number, "")[0])
+        return _answered(lambda: self._images(file, prompt, modality, threshold, plane, slice_number, "")[0])
 
     def compare(
         self, file: str, prompt: str, modality: str, second: str, threshold: float, plane: str, slice_number: int
@@ -41,21 +41,21 @@ class Api:
             if not second.strip():
                 raise UsageError("name the second expert: a modality such as ct")
             other = second if ":" in second else f"0:{second}"
-            return self._pictures(file, prompt, modality, threshold, plane, slice_number, other)
+            return self._images(file, prompt, modality, threshold, plane, slice_number, other)
 
         return _answered(both)
 
     def ground_volume(self, file: str, prompt: str, modality: str, threshold: float, plane: str) -> dict[str, Any]:
         """Find labels in a volume: boxes in voxels of the file and in LPS mm. plane: "" for the acquired one."""
 
-        def found() -> dict[str, Any]:
+        def grounded() -> dict[str, Any]:
             source = _source(file)
             if not source.is_volume:
                 raise UsageError(f"{source.path.name[:120]}: is not a volume: /ground takes images")
             volume = source.volume(self.experts.settings)
             return content(self.experts.find_in_volume(volume, prompt, modality, plane or None), threshold)
 
-        return _answered(found)
+        return _answered(grounded)
 
     def labels(self) -> list[dict[str, Any]]:
         """Every label of the taxonomy and every trained one: region, category, and which experts know it."""
@@ -65,24 +65,29 @@ class Api:
             for leaf in leaves(self.experts.trained())
         ]  # fmt: skip
 
-    def _pictures(
+    def _images(
         self, file: str, prompt: str, modality: str, threshold: float, plane: str, number: int, second: str
     ) -> list[dict[str, Any]]:
         source = _source(file)
         if source.is_volume:
             volume = source.volume(self.experts.settings)
-            own, counts = planes_of(volume)
-            if (plane or own) not in PLANES:
+            acquired, counts = planes_of(volume)
+            plane = plane or acquired
+            if plane not in PLANES:
                 raise UsageError(f"plane {plane[:40]!r}: choose one of {', '.join(PLANES)}")
-            index = number - 1 if number else counts[plane or own] // 2
-            image = read_slice_image(volume, plane or own, index)
+            image = read_slice_image(volume, plane, number - 1 if number else counts[plane] // 2)
         else:
             image = source.read_image()
         return [content(result, threshold) for result in self.experts.find(image, prompt, modality, second)]
 
 
 def content(result: GroundingResult | VolumeResult, threshold: float) -> dict[str, Any]:
-    """A `*.boxes.json` with what is known about the modality, and the warnings."""
+    """Return the content of a `*.boxes.json`, with how the modality was chosen, and the warnings.
+
+    Args:
+        result ([`GroundingResult`] or [`VolumeResult`]): of one expert.
+        threshold (`float`): lowest score of a box, 0 to 1.
+    """
     made = above(result, threshold).to_dict()
     validate_boxes(made, "boxes")
     modality = {"modality_source": result.modality_source, "modality_probability": result.modality_probability}
@@ -103,7 +108,7 @@ def _answered(work: Callable[[], Any]) -> Any:
 
 
 def register(experts: Experts) -> None:
-    """Add the endpoints to the page that is being built; their components are not shown."""
+    """Add the endpoints, whose components are hidden, to the page that is being built."""
     api, limit = Api(experts), experts.settings.at_once
     with gr.Row(visible=False):
         file = gr.File(label="file", type="filepath")

@@ -1,5 +1,5 @@
 # Copyright 2026 The MedGLIP authors. Licensed under the Apache License, Version 2.0.
-"""Examples for every modality: what the package's demo shows, and a volume. Made when the server starts."""
+"""Make the examples when the server starts: the images of the package's demo, and a volume."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ VOLUME = "mri_volume"
 
 @dataclass(frozen=True)
 class Example:
-    """One example: what is shown, and what is asked of it."""
+    """An image or volume to show, and the prompt to ground in it."""
 
     id: str
     source: Source
@@ -40,10 +40,11 @@ class Example:
 
 
 def make_examples(experts: Experts, folder: Path) -> dict[str, Example]:
-    """Examples of the modalities that the checkpoint has experts for; those of packages that are missing are left out.
+    """Return the examples of the modalities that the checkpoint has experts for, without those of missing packages.
 
     Args:
-        folder: where the volume is written.
+        experts ([`Experts`]): the loaded checkpoints.
+        folder (`Path`): where the volume is written.
     """
     made: dict[str, Example] = {}
     for case in demo_cases():
@@ -60,12 +61,12 @@ def make_examples(experts: Experts, folder: Path) -> dict[str, Example]:
         made[case.id] = Example(case.id, source, case.modality, case.prompt, case.source, caption, _thumbnail(shown))
     if "mri" in experts.main.modalities:
         made |= _volume(folder)
-    order = {name: place for place, name in enumerate(experts.main.modalities)}
+    order = {name: position for position, name in enumerate(experts.main.modalities)}
     return dict(sorted(made.items(), key=lambda item: (item[0] == VOLUME, order[item[1].modality])))
 
 
 def _volume(folder: Path) -> dict[str, Example]:
-    """The MNI152 template with every third slice, as a NIfTI file; nothing where nilearn is missing."""
+    """Write every third slice of the MNI152 template as a NIfTI file; return no example without nilearn."""
     try:
         import nibabel
 
@@ -92,7 +93,7 @@ def _thumbnail(image: Image.Image) -> str:
 
 
 def gallery(examples: Mapping[str, Example]) -> str:
-    """The examples as buttons."""
+    """Return the examples as buttons, as HTML."""
     buttons = "".join(
         f'<button type="button" class="mg-example" data-example="{text(example.id)}" title="{text(example.origin)}">'
         f'<img src="{example.thumbnail}" alt=""><span>{text(example.caption)}</span></button>'

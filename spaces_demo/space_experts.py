@@ -1,5 +1,5 @@
 # Copyright 2026 The MedGLIP authors. Licensed under the Apache License, Version 2.0.
-"""The checkpoints of the Space, loaded once, and what is asked of them."""
+"""Load the checkpoints of the Space once, and ground prompts with them."""
 
 from __future__ import annotations
 
@@ -42,7 +42,9 @@ class Experts:
     """Loaded checkpoints, the main one first.
 
     Attributes:
-        workers: the few threads in which networks run: each thread that once did keeps memory for it.
+        grounders (`tuple[Grounder, ...]`): never empty.
+        settings ([`Settings`]): of the server.
+        workers (`ThreadPoolExecutor`): the few threads in which networks run; each such thread holds memory for it.
     """
 
     grounders: tuple[Grounder, ...]
@@ -51,19 +53,19 @@ class Experts:
 
     @property
     def main(self) -> Grounder:
-        """The checkpoint that answers unless another is chosen."""
+        """The checkpoint that is used unless another is chosen."""
         return self.grounders[0]
 
     def trained(self) -> dict[str, list[str]]:
-        """Modality -> labels that the main checkpoint was trained with."""
+        """Return modality -> labels that the main checkpoint was trained with."""
         return trained_labels(self.main.model.config.to_dict())
 
     def modality_choices(self) -> list[tuple[str, str]]:
-        """(shown, value) of the main checkpoint's modalities."""
+        """Return (shown, value) of the main checkpoint's modalities."""
         return [("Automatic", "auto"), *((NAMES.get(name, name), name) for name in self.main.modalities)]
 
     def second_choices(self) -> list[tuple[str, str]]:
-        """(shown, value) of every expert that can be compared with the first one."""
+        """Return (shown, value) of every expert that can be compared with the first one."""
         several = len(self.grounders) > 1
         return [("None", "")] + [
             (f"{NAMES.get(name, name)} expert" + (f" of {grounder.name}" if several else ""), f"{number}:{name}")
@@ -76,8 +78,10 @@ class Experts:
         return self.main.ct_window
 
     def guess(self, image: ReadImage) -> tuple[str, str, float | None]:
-        """Return the modality of an image, where it comes from, and the router's probability; `"", "", None` if it is
-        unknown.
+        """Return the modality of an image, its source, and the router's probability; `"", "", None` if unknown.
+
+        Args:
+            image ([`ReadImage`]): as it was read.
         """
         try:
             return choose_modality(self.main, image)[:3]
@@ -86,6 +90,12 @@ class Experts:
 
     def find(self, image: ReadImage, prompt: str, modality: str, second: str = "") -> tuple[GroundingResult, ...]:
         """Return the boxes of an image down to `FAINTEST`, by one expert or two.
+
+        Args:
+            image ([`ReadImage`]): as it was read.
+            prompt (`str`): labels with dots, commas or lines between.
+            modality (`str`): of the first expert; `"auto"` chooses it.
+            second (`str`, *optional*): the second expert as `"0:ct"`: number of its checkpoint, and modality.
 
         Raises:
             `MedGlipError`: see [`~modeling_medglip.grounding.ground_image`].
@@ -106,12 +116,23 @@ class Experts:
     def find_in_volume(
         self, source: VolumeSource, prompt: str, modality: str, plane: str | None, progress: Progress | None = None
     ) -> VolumeResult:
-        """The boxes of a volume down to `FAINTEST_IN_VOLUMES`. Raises as [`ground_volume`] does."""
+        """Return the boxes of a volume down to `FAINTEST_IN_VOLUMES`.
+
+        Args:
+            source ([`VolumeSource`]): the opened volume.
+            prompt (`str`): labels with dots, commas or lines between.
+            modality (`str`): of the expert; `"auto"` chooses it.
+            plane (`str`, *optional*): in which slices are searched; the acquired one by default.
+            progress (`Callable`, *optional*): wraps the slices.
+
+        Raises:
+            `MedGlipError`: see [`~modeling_medglip.volume_grounding.ground_volume`].
+        """
         self._check(prompt)
         lps = to_lps(source.grid)
         slices = max(slice_count(lps, name) for name in ([plane] if plane else ("axial", "coronal", "sagittal")))
-        if slices > self.settings.pictures:
-            raise UsageError(f"{source.name}: has {slices} slices, more than {self.settings.pictures}")
+        if slices > self.settings.slices:
+            raise UsageError(f"{source.name}: has {slices} slices, more than {self.settings.slices}")
         timed = partial(
             _until, time.monotonic() + self.settings.volume_seconds, self.settings.volume_seconds, progress
         )
@@ -134,7 +155,7 @@ class Experts:
 
 
 def _until(end: float, seconds: float, progress: Progress | None, slices: Iterable[Any], count: int) -> Iterator[Any]:
-    """The slices of a volume, until its time is over."""
+    """Yield the slices of a volume until its time is over."""
     for item in slices if progress is None else progress(slices, count):
         if time.monotonic() > end:
             raise _too_slow(seconds)
@@ -148,11 +169,20 @@ def _too_slow(seconds: float) -> MedGlipError:
 
 
 def load_experts(settings: Settings) -> Experts:
-    """Load all checkpoints. Raises `CheckpointError` naming the one that cannot be used."""
+    """Load all checkpoints.
+
+    Raises:
+        `CheckpointError`: names the checkpoint that cannot be used.
+    """
     sources: Sequence[str | None] = (settings.model, *settings.others)
     return Experts(tuple(load(source) for source in sources), settings)
 
 
 def above(result: Result, threshold: float) -> Result:
-    """The result without the boxes below a threshold."""
+    """Return the result without the boxes below a threshold.
+
+    Args:
+        result ([`GroundingResult`] or [`VolumeResult`]): stays as it is.
+        threshold (`float`): lowest score, 0 to 1.
+    """
     return replace(result, boxes=tuple(box for box in result.boxes if box.score >= threshold))  # type: ignore[arg-type]

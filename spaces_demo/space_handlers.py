@@ -1,5 +1,5 @@
 # Copyright 2026 The MedGLIP authors. Licensed under the Apache License, Version 2.0.
-"""What the page does when something is uploaded, picked, asked or moved."""
+"""Answer the events of the page: uploads, examples, prompts, and moves through a volume."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ Updates = dict[Any, Any]
 
 @dataclass(frozen=True)
 class Parts:
-    """The components that answers go to."""
+    """The components that the handlers update."""
 
     shown: gr.State
     upload: gr.File
@@ -52,20 +52,31 @@ class Parts:
     download_second: gr.DownloadButton
 
     def answers(self) -> list[Any]:
-        """All of them, for `outputs`."""
+        """Return all of them, for `outputs`."""
         return [getattr(self, name) for name in self.__dataclass_fields__]
 
 
 class Handlers:
-    """Answers of the page. An error is shown in the place of the result."""
+    """Handlers of the page's events. An error is shown where the result would be.
+
+    Args:
+        experts ([`Experts`]): the loaded checkpoints.
+        examples (`Mapping[str, Example]`): id -> example.
+        parts ([`Parts`]): the components to update.
+    """
 
     def __init__(self, experts: Experts, examples: Mapping[str, Example], parts: Parts) -> None:
         self.experts, self.examples, self.parts = experts, examples, parts
 
-    # Something new to look at
+    # New inputs
 
     def uploaded(self, path: str | None, threshold: float) -> Updates:
-        """A file has come."""
+        """Show an uploaded file.
+
+        Args:
+            path (`str`, *optional*): of the upload; `None` if it was removed.
+            threshold (`float`): boxes with lower scores are hidden.
+        """
         if path is None:
             return self.cleared()
         try:
@@ -74,18 +85,23 @@ class Handlers:
             return {**self.cleared(), self.parts.upload: gr.skip(), self.parts.status: error(visitor_message(problem))}
 
     def cleared(self) -> Updates:
-        """The upload was taken away."""
+        """Clear the page after the upload was removed."""
         parts = self.parts
         closed = {parts.slices: gr.update(visible=False), parts.find_all: gr.update(visible=False)}
         shown = {parts.shown: None, parts.status: "", parts.result: hint(EMPTY)}
         return {part: gr.skip() for part in parts.answers()} | closed | shown | self._no_files()
 
     def example(self, event: gr.EventData, threshold: float) -> Updates:
-        """An example was picked: it is grounded at once."""
+        """Show a chosen example, and ground its prompt.
+
+        Args:
+            event (`gr.EventData`): with the id of the example.
+            threshold (`float`): boxes with lower scores are hidden.
+        """
         try:
             chosen = self.examples.get(str(getattr(event, "example", "")))
             if chosen is None:
-                raise UsageError("there is no such example")
+                raise UsageError("unknown example: choose one of the page")
             shown = open_source(chosen.source, self.experts)
             shown = self._found(shown, chosen.prompt, "auto", "")
         except Exception as problem:
@@ -104,10 +120,18 @@ class Handlers:
             updates[parts.index] = _slider(count, shown.index)
         return updates
 
-    # Asking
+    # Grounding
 
     def find(self, shown: Shown | None, prompt: str, modality: str, second: str, threshold: float) -> Updates:
-        """Ground the image or slice that is shown."""
+        """Ground the image or slice that is shown.
+
+        Args:
+            shown ([`Shown`], *optional*): what the page shows.
+            prompt (`str`): labels.
+            modality (`str`): of the first expert, or `"auto"`.
+            second (`str`): the second expert, see [`Experts.find`]; empty for none.
+            threshold (`float`): boxes with lower scores are hidden.
+        """
         try:
             return self._show(self._found(shown, prompt, modality, second), threshold)
         except Exception as problem:
@@ -115,29 +139,44 @@ class Handlers:
 
     def _found(self, shown: Shown | None, prompt: str, modality: str, second: str) -> Shown:
         if shown is None:
-            raise UsageError(f"there is nothing to look at: {EMPTY[0].lower()}{EMPTY[1:]}")
+            raise UsageError(f"no image is open: {EMPTY[0].lower()}{EMPTY[1:]}")
         results = self.experts.find(image_of(shown, self.experts), prompt, modality, second)
         return replace(shown, results=results, volume=None)
 
     def find_all(
         self, shown: Shown | None, prompt: str, modality: str, threshold: float, progress: gr.Progress | None = None
     ) -> Updates:
-        """Ground the whole volume, in the plane that is shown."""
+        """Ground the whole volume, in the plane that is shown.
+
+        Args:
+            shown ([`Shown`], *optional*): what the page shows.
+            prompt (`str`): labels.
+            modality (`str`): of the expert, or `"auto"`.
+            threshold (`float`): boxes with lower scores are hidden.
+            progress (`gr.Progress`, *optional*): follows the slices.
+        """
 
         def tracked(slices: Iterable[Any], count: int) -> Iterable[Any]:
             return slices if progress is None else progress.tqdm(slices, total=count, desc="Slices", unit="slices")
 
         try:
             if shown is None or not shown.counts:
-                raise UsageError("there is no volume to look at: upload a NIfTI file, or pick the example")
+                raise UsageError("no volume is open: upload a NIfTI file, or choose the example")
             return self._show(whole_volume(shown, self.experts, prompt, modality, tracked), threshold)
         except Exception as problem:
             return {self.parts.status: error(visitor_message(problem))}
 
-    # Looking around
+    # Moving through the volume, and the threshold
 
     def moved(self, shown: Shown | None, plane: str, number: float, threshold: float) -> Updates:
-        """Another slice."""
+        """Show another slice.
+
+        Args:
+            shown ([`Shown`], *optional*): what the page shows.
+            plane (`str`): of the slice.
+            number (`float`): of the slice, counted from 1.
+            threshold (`float`): boxes with lower scores are hidden.
+        """
         if shown is None or not shown.counts:
             return {self.parts.status: hint(EMPTY)}
         try:
@@ -148,7 +187,13 @@ class Handlers:
         return {**self._show(at, threshold), self.parts.index: index}
 
     def jumped(self, shown: Shown | None, event: gr.EventData, threshold: float) -> Updates:
-        """A row of a volume's table was clicked: its best slice."""
+        """Show the best slice of a clicked row of a volume's table.
+
+        Args:
+            shown ([`Shown`], *optional*): what the page shows.
+            event (`gr.EventData`): with plane and index of the slice.
+            threshold (`float`): boxes with lower scores are hidden.
+        """
         plane, number = str(getattr(event, "plane", "")), str(getattr(event, "index", ""))
         if shown is None or not number.isdecimal() or plane not in dict(shown.counts):
             return {self.parts.status: gr.skip()}
@@ -157,7 +202,12 @@ class Handlers:
         return {**updates, self.parts.plane: plane, self.parts.index: slider}
 
     def thresholded(self, shown: Shown | None, threshold: float) -> Updates:
-        """The page's script has hidden boxes already; here the files follow."""
+        """Write the files anew for a threshold; the page's script hides the boxes itself.
+
+        Args:
+            shown ([`Shown`], *optional*): what the page shows.
+            threshold (`float`): lowest score of a box in the files.
+        """
         return {self.parts.status: gr.skip(), **(self._no_files() if shown is None else self._files(shown, threshold))}
 
     def _show(self, shown: Shown, threshold: float) -> Updates:
@@ -165,22 +215,22 @@ class Handlers:
         html = result_html(shown, threshold)
         if not shown.results and shown.volume is None:
             html += hint(ASK)
-        updates = {parts.shown: shown, parts.status: status_html(shown, threshold), parts.result: html}
+        updates = {parts.shown: shown, parts.status: status_html(shown), parts.result: html}
         return {**updates, **self._files(shown, threshold)}
 
     def _files(self, shown: Shown, threshold: float) -> Updates:
         files = boxes_files(shown, threshold, self.parts.download.GRADIO_CACHE)
         buttons = (self.parts.download, self.parts.download_second)
         return {
-            button: gr.update(value=files[place] if place < len(files) else None, visible=place < len(files))
-            for place, button in enumerate(buttons)
+            button: gr.update(value=files[number] if number < len(files) else None, visible=number < len(files))
+            for number, button in enumerate(buttons)
         }
 
     def _no_files(self) -> Updates:
-        gone = gr.update(value=None, visible=False)
-        return {self.parts.download: gone, self.parts.download_second: gone}
+        hidden = gr.update(value=None, visible=False)
+        return {self.parts.download: hidden, self.parts.download_second: hidden}
 
 
 def _slider(count: int, index: int) -> Any:
-    """The slider of so many slices. Gradio refuses one with a single place: it gets two, and is fixed."""
+    """Update the slider of `count` slices. Gradio refuses a single position: the slider gets two, and is fixed."""
     return gr.update(maximum=max(count, 2), value=min(index + 1, count), interactive=count > 1)

@@ -1,5 +1,5 @@
 # Copyright 2026 The MedGLIP authors. Licensed under the Apache License, Version 2.0.
-"""Everything that is shown as HTML. Labels, file names and messages come from strangers: each goes through `text`."""
+"""Render the page's parts as HTML. Labels, file names and messages are not trusted: each goes through `text`."""
 
 from __future__ import annotations
 
@@ -29,15 +29,23 @@ SOURCES = {
 
 
 def text(value: object, limit: int = 200) -> str:
-    """Any value as HTML text, also within attributes; one printable line.
+    """Return any value as HTML text, also for attributes; one printable line.
 
-    Braces and dollars are escaped too: the page's own templates would read them.
+    Braces and dollars are escaped too: gradio's templates would evaluate them.
+
+    Args:
+        value (`object`): its text is shown.
+        limit (`int`, *optional*, defaults to 200): most characters.
     """
     return long_text(one_line(value, limit))
 
 
 def long_text(value: str) -> str:
-    """As `text`, whatever its length, for what this server has made itself."""
+    """Return a value as [`text`] does, of any length, for content that this server made.
+
+    Args:
+        value (`str`): the content.
+    """
     escaped = html.escape(value, quote=True)
     for character in "`${}":
         escaped = escaped.replace(character, f"&#{ord(character)};")
@@ -45,7 +53,7 @@ def long_text(value: str) -> str:
 
 
 def notice() -> str:
-    """The line that is always in sight."""
+    """Return the notice at the top of the page, which is always visible."""
     return (
         f'<div class="mg-notice" role="note"><b>{text(RESEARCH_USE)}</b> <span>A box is not a finding, and no box '
         "does not mean that there is nothing.</span> Upload nothing that can be traced to a patient.</div>"
@@ -53,19 +61,36 @@ def notice() -> str:
 
 
 def error(message: object) -> str:
-    """A problem, where the result would be."""
+    """Return an error message in the position of the result.
+
+    Args:
+        message (`object`): for the visitor.
+    """
     return f'<div class="mg-error" role="alert"><b>That did not work.</b><br>{text(message, 400)}</div>'
 
 
 def hint(message: str) -> str:
-    """What to do next."""
+    """Return a hint about the next step.
+
+    Args:
+        message (`str`): for the visitor.
+    """
     return f'<div class="mg-empty">{text(message, 400)}</div>'
 
 
 def status(
     modality: str, source: str, probability: float | None, file: str, warnings: Iterable[str] = (), extra: str = ""
 ) -> str:
-    """Return the modality of the image, and the warnings."""
+    """Return a line about the modality of the image, and the warnings.
+
+    Args:
+        modality (`str`): name of the modality.
+        source (`str`): how it was chosen, a key of `SOURCES`.
+        probability (`float`, *optional*): by the router, 0 to 1.
+        file (`str`): name of the file.
+        warnings (`Iterable[str]`, *optional*): one line each.
+        extra (`str`, *optional*): shown behind the file.
+    """
     known = SOURCES.get(source, source)
     sure = "" if probability is None else f", {probability:.0%} sure"
     chips = [f'<span class="mg-chip mg-modality">{text(modality)} <i>{text(known + sure)}</i></span>']
@@ -78,7 +103,11 @@ def status(
 
 
 def image_uri(image: Image.Image) -> str:
-    """Return an image as part of the page itself, so that no file of it is stored."""
+    """Return an image as a data URI, so that no file of it is stored.
+
+    Args:
+        image (`PIL.Image.Image`): shrunk to `LONGEST` pixels.
+    """
     small = image.copy()
     small.thumbnail((LONGEST, LONGEST), Image.Resampling.LANCZOS)
     buffer = io.BytesIO()
@@ -92,7 +121,12 @@ def figure(
     """Return the image with its boxes; the page's script hides those below the threshold.
 
     Args:
-        size: (width, height) that the boxes refer to. ratio: shown width / height. rows: boxes of images.
+        uri (`str`): see [`image_uri`].
+        size (`tuple[int, int]`): (width, height) in pixels that the boxes refer to.
+        ratio (`float`): shown width / height.
+        rows (`Sequence[Row]`): boxes of the image.
+        threshold (`float`): boxes with lower scores are hidden.
+        title (`str`, *optional*): above the image.
     """
     caption = f"<figcaption>{text(title)}</figcaption>" if title else ""
     frames = "".join(_frame(row, size, threshold) for row in rows if isinstance(row.box, GroundedBox))
@@ -127,10 +161,13 @@ def _untrained(row: Row) -> str:
 
 
 def boxes_table(rows: Sequence[Row], labels: Sequence[str], threshold: float, spacing: Sequence[float] = ()) -> str:
-    """Boxes by region and category; labels without a box below them.
+    """Return a table of boxes by region and category, and below it the labels without a box.
 
     Args:
-        spacing: of a volume, mm along its axes.
+        rows (`Sequence[Row]`): boxes in their order.
+        labels (`Sequence[str]`): of the prompt.
+        threshold (`float`): rows with lower scores are hidden.
+        spacing (`Sequence[float]`, *optional*): of a volume, mm along its axes.
     """
     columns = ("center (L, P, S) mm", "size mm", "slices") if spacing else ("x, y", "size px")
     head = "<th>label</th><th>score</th>" + _cells("th", columns)
@@ -155,7 +192,7 @@ def _table_row(row: Row, threshold: float, spacing: Sequence[float]) -> str:
     nested = f"<small>in {text(row.inside, 60)}</small>" if row.inside else f"<small>{KINDS.get(row.kind, '')}</small>"
     if box.trained is False:
         nested += "<small>not trained</small>"
-    cells = _volume_cells(box, spacing) if isinstance(box, VolumeBox) else _picture_cells(box)
+    cells = _volume_cells(box, spacing) if isinstance(box, VolumeBox) else _image_cells(box)
     jump = ""
     if isinstance(box, VolumeBox) and box.best:
         jump = f' data-plane="{text(box.plane)}" data-index="{box.best[0].index}" tabindex="0"'
@@ -177,7 +214,7 @@ def _cells(tag: str, cells: Sequence[str]) -> str:
     return "".join(f"{start}{cell}</{tag}>" for start, cell in zip(wide, cells, strict=True))
 
 
-def _picture_cells(box: GroundedBox) -> tuple[str, str]:
+def _image_cells(box: GroundedBox) -> tuple[str, str]:
     x, y, width, height = box.bbox
     return f"{x:.0f}, {y:.0f}", f"{width:.0f} × {height:.0f}"
 

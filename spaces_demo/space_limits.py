@@ -1,5 +1,5 @@
 # Copyright 2026 The MedGLIP authors. Licensed under the Apache License, Version 2.0.
-"""What keeps strangers within bounds: sizes of requests, addresses instead of files, and what a page may load."""
+"""Limit what visitors can do: sizes of requests, routes, hosts, addresses instead of files, what a page may load."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ from modeling_medglip.errors import MedGlipError
 MARGIN = 2**20
 # Of one upload, which is one file.
 MAX_PARTS, MAX_FIELD_BYTES = 8, 2**16
-# Answers of all visitors together that nobody has fetched; sessions, and characters of a session's name.
+# Answers of all visitors together that no page has fetched; sessions, and characters of a session's name.
 MAX_UNREAD, MAX_SESSIONS, MAX_SESSION_NAME = 500, 2000, 100
 # Names of this machine.
 LOCAL = ("localhost", "127.0.0.1", "[::1]")
-# What the page and its endpoints are made of. Gradio has more: routes that fetch an address, hand a stranger's file to
-# FFmpeg, or act on the Hub in a visitor's name. A file is one of this server, not an address.
+# Routes of the page and its endpoints. Gradio has more: they fetch an address, hand an uploaded file to FFmpeg, or act
+# on the Hub in a visitor's name. A file is one of this server, not an address.
 ROUTES = re.compile(
     r"/|/(config|theme\.css|favicon\.ico|robots\.txt|manifest\.json|pwa_icon)/?|/(assets|static|svelte|pwa_icon)/.*"
     r"|/gradio_api/(info|openapi\.json|theme\.css|app_id|startup-events|login_check|user|upload|upload_progress|cancel"
@@ -47,7 +47,7 @@ ROUTES = re.compile(
 )
 ARENAS = -8  # M_ARENA_MAX of malloc.h
 _LIBRARY = ctypes.CDLL(None) if sys.platform == "linux" else None
-# Nothing but this server is asked for anything, whatever a label or a file name holds.
+# A page loads from this server only, whatever a label or a file name holds.
 POLICY = (
     "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval' blob:; style-src 'self' 'unsafe-inline'; "
     "img-src 'self' data: blob:; font-src 'self' data:; media-src 'self' data: blob:; "
@@ -58,15 +58,18 @@ App = Callable[[Message, Callable[[], Awaitable[Message]], Callable[[Message], A
 
 
 class RequestLimits:
-    """Middleware: turns away requests that are too large, too slow, or for another host, and adds headers.
+    """Middleware that refuses requests that are too large, too slow, or for another host, and adds headers.
 
     Args:
-        upload_bytes (`int`): of an upload. json_bytes (`int`): of any other request.
-        seconds (`float`): that the body of a request may take to arrive.
-        hosts: names under which the server answers, besides those of this machine; a page of another name that a
-            hostile name server points here (DNS rebinding) is turned away.
-        any_address (`bool`): the server is bound to every address, and may be asked by any of them.
-        cache (`Path`): the folder of all uploads. cache_bytes (`int`): most that it may hold.
+        app (`Callable`): the application behind it.
+        upload_bytes (`int`): largest upload.
+        json_bytes (`int`): largest request of another kind.
+        seconds (`float`): longest time for the body of a request to arrive.
+        hosts (`Sequence[str]`): names under which the server answers, besides those of this machine. Other names are
+            refused: a hostile name server may point one here (DNS rebinding).
+        any_address (`bool`): the server is bound to every address, and answers under each.
+        cache (`Path`): the folder of all uploads.
+        cache_bytes (`int`): largest content of that folder.
     """
 
     def __init__(
@@ -94,7 +97,7 @@ class RequestLimits:
         if limit == self.json_bytes:
             message = f"The request is too large: at most {limit // 2**10} kB."
         if not self._is_known(_header(scope, b"host")):
-            await _refuse(send, 421, "This server has another name: ask for it by that, or set MEDGLIP_HOSTS.")
+            await _refuse(send, 421, "This server has another name: use that, or set MEDGLIP_HOSTS.")
         elif not ROUTES.fullmatch(scope["path"].removeprefix(scope.get("root_path", ""))):
             await _refuse(send, 403, "This Space has its page, endpoints and uploads only; addresses are not fetched.")
         elif _stated_length(scope) > limit:
@@ -105,7 +108,7 @@ class RequestLimits:
             await self._upload(scope, _Bounded(limit, self.seconds, message, receive, send), send)
 
     async def _upload(self, scope: Message, request: _Bounded, send: Any) -> None:
-        """Take an upload in, if there is room for all that arrives at the same time."""
+        """Accept an upload, if there is room for all that arrive at the same time."""
         size = _stated_length(scope) or request.limit
         stored = await asyncio.to_thread(folder_bytes, self.cache)
         if stored + self.arriving + size > self.cache_bytes:
@@ -129,7 +132,7 @@ class RequestLimits:
 
 
 class _Bounded:
-    """One request whose body is counted and timed while it arrives; a refusal takes the place of the answer."""
+    """One request whose body is counted and timed while it arrives; a refusal replaces the answer."""
 
     def __init__(self, limit: int, seconds: float, message: str, receive: Any, send: Any) -> None:
         self.limit, self.seconds, self.message = limit, seconds, message
@@ -166,7 +169,7 @@ class _Bounded:
         return message
 
     async def _send(self, message: Message) -> None:
-        if self.refusal is not None and not self.started:  # what the application makes of a broken body
+        if self.refusal is not None and not self.started:  # the application's answer to a broken body
             return
         if message["type"] == "http.response.start":
             self.started = True
@@ -178,7 +181,7 @@ class _Bounded:
 
 
 class BoundedParser(GradioMultiPartParser):
-    """Gradio's parser of uploads, with few parts, short fields, and files under `files`."""
+    """Gradio's parser of uploads, limited to few parts, short fields, and files under `files`."""
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **{**options, "max_files": MAX_PARTS, "max_fields": MAX_PARTS})
@@ -202,13 +205,13 @@ class BoundedParser(GradioMultiPartParser):
 
 
 def bound_uploads() -> None:
-    """Let gradio parse uploads with [`BoundedParser`]; it has no setting for that."""
+    """Replace gradio's parser of uploads by [`BoundedParser`], for which it has no setting."""
     for module in (route_utils, routes):
         module.GradioMultiPartParser = BoundedParser  # type: ignore[attr-defined, misc]
 
 
 class Unread(asyncio.Queue[Any]):
-    """Answers that a page has not fetched. Beyond `MAX_UNREAD` of all pages the oldest are dropped."""
+    """Queue of answers that a page has not fetched. Beyond `MAX_UNREAD` of all pages the oldest are dropped."""
 
     waiting: deque[Unread] = deque()
     lock = threading.Lock()
@@ -227,7 +230,7 @@ class Unread(asyncio.Queue[Any]):
 
 
 class Sessions(LRUCache[str, Any]):
-    """What the queue keeps of the latest sessions. Visitors choose their names."""
+    """Store of the latest sessions. Visitors choose their names."""
 
     def __setitem__(self, key: str, value: Any) -> None:
         if len(key) > MAX_SESSION_NAME:
@@ -236,7 +239,11 @@ class Sessions(LRUCache[str, Any]):
 
 
 def bound_queue(page: gr.Blocks) -> gr.Blocks:
-    """Let the queue of a page keep a bounded number of answers and sessions; gradio has no setting for that."""
+    """Limit the answers and sessions that the queue of a page stores, for which gradio has no setting.
+
+    Args:
+        page (`gr.Blocks`): its queue is changed.
+    """
     queueing.AsyncQueue = Unread  # type: ignore[misc, assignment]
     page._queue.pending_messages_per_session = Sessions(MAX_SESSIONS)
     page._queue.pending_event_ids_session = Sessions(MAX_SESSIONS)
@@ -244,10 +251,10 @@ def bound_queue(page: gr.Blocks) -> gr.Blocks:
 
 
 class Page(gr.Blocks):
-    """A page each of whose failures says what was wrong; gradio would show a bare "Error"."""
+    """A page that shows the reason of every failure; gradio shows "Error" only."""
 
     async def process_api(self, *arguments: Any, **options: Any) -> dict[str, Any]:
-        """Run a function of the page, and hide what went wrong inside."""
+        """Run a function of the page; its errors become messages for the visitor."""
         try:
             return await super().process_api(*arguments, **options)
         except gr.Error:
@@ -276,9 +283,14 @@ async def _refuse(send: Any, status: int, reason: str) -> None:
 
 
 def sweeper(folder: Path, every: float, keep: float) -> Callable[[Any], AbstractAsyncContextManager[None]]:
-    """A lifespan of the server during which unused files are deleted.
+    """Return a lifespan of the server during which unused files are deleted.
 
-    Gradio deletes what was uploaded whole; what was broken off or turned away half-way it leaves behind.
+    Gradio deletes complete uploads only, not those that were interrupted or refused.
+
+    Args:
+        folder (`Path`): of all uploads.
+        every (`float`): seconds between two searches.
+        keep (`float`): seconds after which an unused file is deleted.
     """
 
     @asynccontextmanager
@@ -293,25 +305,30 @@ def sweeper(folder: Path, every: float, keep: float) -> Callable[[Any], Abstract
         while True:
             await asyncio.sleep(every)
             await asyncio.to_thread(sweep, folder, keep)
-            give_memory_back()
+            release_memory()
 
     return lifespan
 
 
-def few_heaps() -> None:
-    """Let glibc keep two heaps; it would have one for each of many threads, and keep what each once needed."""
+def limit_heaps() -> None:
+    """Limit glibc to two heaps; it would have one for each of many threads, and hold what each once needed."""
     if mallopt := getattr(_LIBRARY, "mallopt", None):
         mallopt(ARENAS, 2)
 
 
-def give_memory_back() -> None:
-    """Hand memory that is not used back to the machine, where glibc is."""
+def release_memory() -> None:
+    """Return unused memory to the machine, with glibc."""
     if trim := getattr(_LIBRARY, "malloc_trim", None):
         trim(0)
 
 
 def sweep(folder: Path, keep: float) -> None:
-    """Delete files that were not touched for `keep` seconds."""
+    """Delete files that were not touched for some time.
+
+    Args:
+        folder (`Path`): searched with its subfolders.
+        keep (`float`): seconds since the last change of a file that stays.
+    """
     limit = time.time() - keep
     for path in folder.rglob("*"):
         try:
@@ -323,7 +340,11 @@ def sweep(folder: Path, keep: float) -> None:
 
 
 def folder_bytes(folder: Path) -> int:
-    """Bytes of all files below a folder."""
+    """Return the bytes of all files below a folder.
+
+    Args:
+        folder (`Path`): searched with its subfolders.
+    """
     total = 0
     for path in folder.rglob("*"):
         try:
@@ -334,9 +355,12 @@ def folder_bytes(folder: Path) -> int:
 
 
 def local_only(page: gr.Blocks) -> None:
-    """Let every component take uploads only: an address to fetch a file from is refused, before its name is looked up.
+    """Limit every component to uploads: an address is refused before its name is resolved.
 
-    Any component fetches what is sent to it as a file.
+    Any component fetches an address that is sent to it as a file.
+
+    Args:
+        page (`gr.Blocks`): its components are changed.
     """
     for block in page.blocks.values():
         if hasattr(block, "async_move_resource_to_block_cache"):
@@ -353,7 +377,11 @@ def _of_uploads(move: Any) -> Any:
 
 
 def visitor_message(error: Exception) -> str:
-    """Return the message for the visitor. An unexpected error goes to the log of the server instead."""
+    """Return the message for the visitor. An unexpected error is printed to the log of the server instead.
+
+    Args:
+        error (`Exception`): raised by a handler.
+    """
     if isinstance(error, MedGlipError):
         return str(error)
     if isinstance(error, MemoryError) or "memory" in str(error).lower():

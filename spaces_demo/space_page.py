@@ -1,5 +1,5 @@
 # Copyright 2026 The MedGLIP authors. Licensed under the Apache License, Version 2.0.
-"""The page: its components, what they trigger, and how it is served."""
+"""Build the page with its components and events, and serve it."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ it finds down to a score of 0.05, in whole volumes 0.15; the threshold hides som
 **Your files** stay on this server until a quarter of an hour after their last use. Nothing is sent elsewhere, logged
 or learned from.
 """
-# Requests that need no network, of all visitors together, at the same time.
+# Most requests without a network pass at the same time, of all visitors together.
 QUICK = 4
 # The page's script calls `trigger` with these names.
 EXAMPLES_JS = "medglip.examples(element, (id) => trigger('example', {example: id}));"
@@ -59,14 +59,16 @@ watch('value', () => medglip.refresh(element));
 
 
 def build(settings: Settings, experts: Experts | None = None, folder: Path | None = None) -> gr.Blocks:
-    """The page with its endpoints, not yet served.
+    """Return the page with its endpoints, not yet served.
 
     Args:
-        experts: loaded checkpoints, or they are loaded as the settings say. folder: for the examples' files.
+        settings ([`Settings`]): of the server.
+        experts ([`Experts`], *optional*): loaded checkpoints; those of the settings by default.
+        folder (`Path`, *optional*): for the examples' files; a new one by default.
     """
     known = load_experts(settings) if experts is None else experts
-    place = Path(tempfile.mkdtemp(prefix="medglip-examples-")) if folder is None else folder
-    examples = make_examples(known, place) if settings.examples else {}
+    files = Path(tempfile.mkdtemp(prefix="medglip-examples-")) if folder is None else folder
+    examples = make_examples(known, files) if settings.examples else {}
     swept = (settings.sweep_seconds, settings.keep_seconds)
     with Page(title="MedGLIP", analytics_enabled=False, delete_cache=swept, fill_width=True) as page:
         gr.HTML(notice(), elem_id="mg-notice")
@@ -102,7 +104,7 @@ def _layout(experts: Experts, examples: Mapping[str, Example]) -> tuple[Parts, d
 
 
 def _asking(experts: Experts, examples: Mapping[str, Example]) -> dict[str, Any]:
-    """The left column."""
+    """Return the components of the left column."""
     made: dict[str, Any] = {}
     label = "PNG, JPEG, TIFF, DICOM, NIfTI, NRRD"
     made["upload"] = gr.File(label=label, type="filepath", height=132, elem_id="mg-upload")
@@ -146,16 +148,16 @@ def _connect(handlers: Handlers, parts: Parts, pickers: Mapping[str, Any]) -> No
     volume = {**private, "concurrency_id": "volume", "concurrency_limit": 1}
     asked = [parts.shown, parts.prompt, parts.modality, threshold]
     parts.find_all.click(_with_progress(handlers), asked, outputs, **volume)
-    place = [parts.shown, parts.plane, parts.index, threshold]
+    position = [parts.shown, parts.plane, parts.index, threshold]
     for moved in (parts.plane.input, parts.index.input):
-        moved(handlers.moved, place, outputs, **quick)
+        moved(handlers.moved, position, outputs, **quick)
     parts.result.jump(handlers.jumped, [parts.shown, threshold], outputs, **quick)
     threshold.change(None, [threshold], None, js="(value) => { medglip.threshold(value); return []; }")
     threshold.change(handlers.thresholded, [parts.shown, threshold], outputs, **quick)
 
 
 def _with_progress(handlers: Handlers) -> Any:
-    """Gradio finds the progress bar by its default value."""
+    """Return the handler with a progress bar, which gradio finds by its default value."""
 
     def find_all(
         shown: Any,
@@ -170,7 +172,7 @@ def _with_progress(handlers: Handlers) -> Any:
 
 
 def theme() -> gr.themes.Base:
-    """Fonts of the visitor's own system; nothing is fetched."""
+    """Return a theme with the fonts of the visitor's system, so that nothing is fetched."""
     sans = ["ui-sans-serif", "system-ui", "-apple-system", "Segoe UI", "Roboto", "Helvetica Neue", "sans-serif"]
     mono = ["ui-monospace", "SFMono-Regular", "Menlo", "Consolas", "monospace"]
     made = gr.themes.Default(primary_hue="teal", secondary_hue="slate", neutral_hue="slate", font=sans, font_mono=mono)
@@ -182,10 +184,18 @@ def theme() -> gr.themes.Base:
 
 
 def serve(page: gr.Blocks, settings: Settings, cache: Path, **options: Any) -> tuple[Any, str, str]:
-    """Launch: no sharing, analytics, history of runs or server-side rendering, no path beyond the page's own cache.
+    """Launch the page without sharing, analytics, history of runs or server-side rendering.
+
+    It serves the files of its cache only.
 
     Args:
-        cache: `GRADIO_TEMP_DIR`, this server's own: unused files in it are deleted.
+        page (`gr.Blocks`): from [`build`].
+        settings ([`Settings`]): of the server.
+        cache (`Path`): `GRADIO_TEMP_DIR` of this server alone; unused files in it are deleted.
+        **options: further arguments of `gr.Blocks.launch`.
+
+    Returns:
+        `tuple[Any, str, str]`: the application, the local address, the shared one, which is empty.
     """
     swept = sweeper(cache, settings.sweep_seconds, settings.keep_seconds)
     bound = options.get("server_name") or os.environ.get("GRADIO_SERVER_NAME", "")

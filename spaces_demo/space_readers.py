@@ -1,5 +1,5 @@
 # Copyright 2026 The MedGLIP authors. Licensed under the Apache License, Version 2.0.
-"""The worker processes in which everything that visitors upload is decoded."""
+"""Decode what visitors upload, in worker processes only."""
 
 from __future__ import annotations
 
@@ -18,10 +18,11 @@ LIMITS = ReaderLimits(memory_mb=1536, volume_mb=2048, answer_mb=128)
 
 
 class ReaderPool:
-    """A few workers, started when they are needed; each request goes to one that is idle, if one is.
+    """Pool of workers, started when they are needed. A request goes to an idle worker, if there is one.
 
     Args:
-        size (`int`, *optional*): number of workers. limits ([`ReaderLimits`], *optional*): of each.
+        size (`int`, *optional*, defaults to 3): most workers.
+        limits ([`ReaderLimits`], *optional*): of each worker.
     """
 
     def __init__(self, size: int = WORKERS, limits: ReaderLimits = LIMITS) -> None:
@@ -53,7 +54,7 @@ class ReaderPool:
             self._readers.clear()
 
     def _reader(self) -> ReaderProcess:
-        """The idle worker that was not used for longest; else a new one, or the one that got its request first."""
+        """Return the idle worker unused for longest; else a new one, or the one that got its request first."""
         with self._lock:
             idle = [reader for reader in self._readers if not reader.is_busy]
             if not idle and len(self._readers) < self._size:

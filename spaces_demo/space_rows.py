@@ -1,5 +1,5 @@
 # Copyright 2026 The MedGLIP authors. Licensed under the Apache License, Version 2.0.
-"""Boxes in the order in which they are shown: by region and category, lesions under the organ that they lie in."""
+"""Order boxes for display: by region and category, lesions below the organ that they lie in."""
 
 from __future__ import annotations
 
@@ -25,12 +25,16 @@ MOST = 300
 
 @dataclass(frozen=True)
 class Row:
-    """One box as it is shown.
+    """A box for display.
 
     Attributes:
-        number: place in the result. kind: `"organ"`, `"substructure"`, `"lesion"`, `"other"`, or `"phrase"` for what
-            is outside the taxonomy.
-        region, category: their names. inside: label of the organ whose box holds a lesion's box.
+        number (`int`): position of the box by score, from 0.
+        box ([`GroundedBox`] or [`VolumeBox`]): the box.
+        kind (`str`): `"organ"`, `"substructure"`, `"lesion"`, `"other"`, or `"phrase"` outside the taxonomy.
+        region (`str`): name of the region.
+        category (`str`): name of the category, empty outside the taxonomy.
+        color (`str`): hexadecimal, such as `"#56B4E9"`.
+        inside (`str`, *optional*): label of the organ whose box contains a lesion's box.
     """
 
     number: int
@@ -43,10 +47,11 @@ class Row:
 
 
 def rows_of(boxes: Sequence[GroundedBox | VolumeBox], labels: Sequence[str]) -> list[Row]:
-    """The best `MOST` boxes, grouped; regions and categories by their best score.
+    """Return the `MOST` best boxes, grouped; regions and categories by their best score.
 
     Args:
-        labels: all labels of the prompt, whose positions decide the colors.
+        boxes (`Sequence`): of an image or a volume.
+        labels (`Sequence[str]`): all labels of the prompt, whose positions decide the colors.
     """
     shown = sorted(boxes, key=lambda box: -box.score)[:MOST]
     colors = colors_of(labels, shown)
@@ -58,18 +63,23 @@ def rows_of(boxes: Sequence[GroundedBox | VolumeBox], labels: Sequence[str]) -> 
 
 
 def kind_of(label_id: str | None) -> str:
-    """Granularity of a label, `"phrase"` for none."""
+    """Return the granularity of a label, `"phrase"` for `None`."""
     return load_taxonomy().label(label_id).granularity if label_id else "phrase"
 
 
 def colors_of(labels: Sequence[str], boxes: Sequence[GroundedBox | VolumeBox] = ()) -> dict[str, str]:
-    """Return label -> color; lesions and other labels have separate palettes."""
+    """Return label -> color; lesions and other labels have separate palettes.
+
+    Args:
+        labels (`Sequence[str]`): in the order that decides their colors.
+        boxes (`Sequence`, *optional*): tell which labels are lesions.
+    """
     kinds = {box.label: kind_of(box.label_id) for box in boxes}
     names = list(label_colors([*labels, *kinds]))
     lesions = [name for name in names if kinds.get(name) == "lesion"]
     others = [name for name in names if name not in lesions]
-    return {name: ORGAN_COLORS[place % len(ORGAN_COLORS)] for place, name in enumerate(others)} | {
-        name: LESION_COLORS[place % len(LESION_COLORS)] for place, name in enumerate(lesions)
+    return {name: ORGAN_COLORS[position % len(ORGAN_COLORS)] for position, name in enumerate(others)} | {
+        name: LESION_COLORS[position % len(LESION_COLORS)] for position, name in enumerate(lesions)
     }
 
 
@@ -82,7 +92,7 @@ def _row(number: int, box: GroundedBox | VolumeBox, color: str, others: Sequence
 
 
 def _organ(lesion: GroundedBox | VolumeBox, others: Sequence[GroundedBox | VolumeBox]) -> str | None:
-    """The label of the box of an organ that the lesion belongs to and lies in, if there is one."""
+    """Return the label of the organ that the lesion belongs to and whose box it lies in most, if there is one."""
     taxonomy = load_taxonomy()
     above = {label.id for label in taxonomy.ancestors(lesion.label_id)} if lesion.label_id else set[str]()
     best, most = None, SHARE
@@ -102,13 +112,13 @@ def _edges(box: GroundedBox | VolumeBox) -> tuple[float, ...]:
 
 
 def _nested(rows: list[Row]) -> list[Row]:
-    """Lesions directly after the best box of their organ, in the organ's group."""
+    """Move lesions directly after the best box of their organ, into the organ's group."""
     placed = [row for row in rows if row.inside is None]
     for row in (row for row in rows if row.inside is not None):
-        place = next(index for index, other in enumerate(placed) if other.box.label == row.inside)
-        organ = placed[place]
-        while place + 1 < len(placed) and placed[place + 1].inside == row.inside:
-            place += 1
+        index = next(index for index, other in enumerate(placed) if other.box.label == row.inside)
+        organ = placed[index]
+        while index + 1 < len(placed) and placed[index + 1].inside == row.inside:
+            index += 1
         moved = Row(row.number, row.box, row.kind, organ.region, organ.category, row.color, row.inside)
-        placed.insert(place + 1, moved)
+        placed.insert(index + 1, moved)
     return placed

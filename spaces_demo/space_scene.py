@@ -1,5 +1,5 @@
 # Copyright 2026 The MedGLIP authors. Licensed under the Apache License, Version 2.0.
-"""Boxes of a volume in space: three slices and the boxes, as data that the page's script draws.
+"""Show boxes of a volume in space: three slices and the boxes, as data that the page's script draws.
 
 The script needs no library and no graphics driver: seen without perspective, a slice is a sheared image.
 """
@@ -31,12 +31,18 @@ PLANES = ("sagittal", "coronal", "axial")
 
 
 def middle_slices(source: VolumeSource, modality: str, window: tuple[float, float]) -> dict[str, str]:
-    """Return plane -> its middle slice as a URI; dark pixels are transparent."""
-    found = {}
+    """Return plane -> its middle slice as a URI; dark pixels are transparent.
+
+    Args:
+        source ([`VolumeSource`]): the volume.
+        modality (`str`): decides how gray levels are shown.
+        window (`tuple[float, float]`): center and width in HU, for CT.
+    """
+    uris = {}
     for plane, middle in zip(PLANES, middle_indices(to_lps(source.grid)), strict=True):
         image = ReadImage(np.ascontiguousarray(source.read_slice(plane, middle)), "", modality)
-        found[plane] = _uri(display_image(image, modality, window))
-    return found
+        uris[plane] = _uri(display_image(image, modality, window))
+    return uris
 
 
 def middle_indices(lps: Volume) -> list[int]:
@@ -45,10 +51,13 @@ def middle_indices(lps: Volume) -> list[int]:
 
 
 def scene(grid: Volume, slices: dict[str, str], rows: Sequence[Row], threshold: float) -> str:
-    """The view as HTML.
+    """Return the view as HTML.
 
     Args:
-        grid: of the volume. slices: see [`middle_slices`]. rows: boxes of volumes.
+        grid ([`Volume`]): of the volume.
+        slices (`dict[str, str]`): see [`middle_slices`].
+        rows (`Sequence[Row]`): boxes of the volume.
+        threshold (`float`): boxes with lower scores are hidden.
     """
     content = json.dumps(scene_data(grid, slices, rows, threshold))
     views = "".join(f'<button type="button" data-view="{name}">{name}</button>' for name in ("front", "left", "top"))
@@ -61,7 +70,17 @@ def scene(grid: Volume, slices: dict[str, str], rows: Sequence[Row], threshold: 
 
 
 def scene_data(grid: Volume, slices: dict[str, str], rows: Sequence[Row], threshold: float) -> dict[str, Any]:
-    """Everything in voxels along the left, the back and the head, from the middle slices; `axes` are those in mm."""
+    """Return what the script draws.
+
+    Edges are voxels of the canonical grid (to the left, the back, the head), counted from the middle slices; `axes`
+    are the steps of its voxels in LPS mm.
+
+    Args:
+        grid ([`Volume`]): of the volume.
+        slices (`dict[str, str]`): see [`middle_slices`].
+        rows (`Sequence[Row]`): boxes of the volume.
+        threshold (`float`): boxes with lower scores are hidden.
+    """
     lps = to_lps(grid)
     center = np.array(middle_indices(lps)) + 0.5
     ends = np.array(lps.array.shape)

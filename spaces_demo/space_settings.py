@@ -1,5 +1,5 @@
 # Copyright 2026 The MedGLIP authors. Licensed under the Apache License, Version 2.0.
-"""What can be set for the Space, by environment variables, and its limits."""
+"""The settings of the Space, from environment variables, and its limits."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from modeling_medglip.defaults import UNTRAINED_THRESHOLD
 
 
 MEGABYTE = 2**20
-# Boxes are looked for down to these scores; the threshold hides some of what was found. Fainter boxes of single slices
+# Lowest scores of boxes that are searched; the threshold hides some of them. Boxes of single slices with lower scores
 # would be linked into structures that reach too far, so volumes start higher.
 FAINTEST, FAINTEST_IN_VOLUMES, THRESHOLD = 0.05, 0.15, 0.3
 
@@ -21,18 +21,25 @@ class Settings:
     """Settings of one server.
 
     Attributes:
-        model: checkpoint folder or Hub id; the embedded checkpoint when `None`.
-        others: further checkpoints, for the comparison.
-        upload_bytes: larger uploads are refused. cache_bytes: of all uploads that are kept. voxels, pictures: of a
-            volume, likewise. labels: of a prompt.
-        untrained_threshold: lowest score of labels that a checkpoint was not trained with.
-        sweep_seconds, keep_seconds: how often files are looked at, and when an unused one is deleted.
-        waiting: requests in the queue, beyond which new ones are turned away. at_once: pictures that are grounded at
-            the same time; volumes go one by one.
-        seconds, volume_seconds: that grounding an image, or a volume, may take. body_seconds: that a request may take
-            to arrive. json_bytes: of requests that are no upload.
-        hosts: names under which the server answers, besides those of this machine.
-        sessions: pages whose results are remembered. examples: whether the page has any.
+        model (`str`, *optional*): checkpoint folder or Hub id; the embedded checkpoint when `None`.
+        others (`tuple[str, ...]`): further checkpoints, for the comparison.
+        upload_bytes (`int`): largest upload.
+        cache_bytes (`int`): most bytes of all stored uploads together.
+        voxels (`int`): most voxels of a volume.
+        slices (`int`): most slices of a volume, in the plane that is searched.
+        labels (`int`): most labels of a prompt.
+        untrained_threshold (`float`): lowest score of labels that a checkpoint was not trained with.
+        sweep_seconds (`int`): seconds between two searches for unused files.
+        keep_seconds (`int`): seconds after which an unused file is deleted.
+        waiting (`int`): most requests in the queue; further ones are refused.
+        at_once (`int`): images that are grounded at the same time; volumes are grounded one by one.
+        seconds (`float`): longest time to ground an image.
+        volume_seconds (`float`): longest time to ground a volume.
+        body_seconds (`float`): longest time for a request to arrive.
+        json_bytes (`int`): largest request that is not an upload.
+        hosts (`tuple[str, ...]`): names under which the server answers, besides those of this machine.
+        sessions (`int`): most pages whose results are stored.
+        examples (`bool`): whether the page has examples.
     """
 
     model: str | None = None
@@ -40,7 +47,7 @@ class Settings:
     upload_bytes: int = 256 * MEGABYTE
     cache_bytes: int = 8192 * MEGABYTE
     voxels: int = 2**28
-    pictures: int = 1024
+    slices: int = 1024
     labels: int = 150
     untrained_threshold: float = UNTRAINED_THRESHOLD
     sweep_seconds: int = 30
@@ -57,8 +64,13 @@ class Settings:
 
 
 def from_environment(environment: Mapping[str, str] | None = None) -> Settings:
-    """`MEDGLIP_MODEL`, `MEDGLIP_COMPARE` and `MEDGLIP_HOSTS` (several with commas between), `MEDGLIP_MAX_UPLOAD_MB`;
-    `SPACE_HOST`, which Hugging Face sets.
+    """Return the settings of the environment.
+
+    `MEDGLIP_MODEL` and `MEDGLIP_MAX_UPLOAD_MB` hold one value; `MEDGLIP_COMPARE` and `MEDGLIP_HOSTS` several, with
+    commas between. Hugging Face sets `SPACE_HOST`.
+
+    Args:
+        environment (`Mapping[str, str]`, *optional*): the variables; those of this process by default.
     """
     values = os.environ if environment is None else environment
     others = _parts(values.get("MEDGLIP_COMPARE", ""))
@@ -73,7 +85,7 @@ def _parts(text: str) -> tuple[str, ...]:
 
 
 def quiet() -> None:
-    """No bars and no advice of other libraries on the server's terminal."""
+    """Suppress progress bars and log messages of transformers on the server's terminal."""
     from transformers.utils import logging
 
     logging.set_verbosity_error()

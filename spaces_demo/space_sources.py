@@ -1,5 +1,5 @@
 # Copyright 2026 The MedGLIP authors. Licensed under the Apache License, Version 2.0.
-"""The input of a visitor: an upload or an example, an image or a volume, opened again for every request.
+"""The input of a visitor: an image or a volume, uploaded or an example, which every request opens again.
 
 Files are decoded in worker processes only.
 """
@@ -23,6 +23,7 @@ from modeling_medglip.volumes.geometry import (
     closest_axes,
     empty_grid,
     slice_count,
+    slice_spacing,
     to_lps,
 )
 from modeling_medglip.volumes.reader import is_volume_file
@@ -36,7 +37,12 @@ GONE = "the upload has been deleted from the server: upload the file again"
 
 @dataclass(frozen=True)
 class Source:
-    """A file, or an image in memory (`image`)."""
+    """An input of a visitor.
+
+    Attributes:
+        path (`Path`): the file.
+        image ([`ReadImage`], *optional*): an image in memory instead of a file.
+    """
 
     path: Path = Path()
     image: ReadImage | None = None
@@ -54,51 +60,79 @@ class Source:
         """
         if self.image is not None:
             return self.image
-        self._keep()
+        self._touch()
         return READERS.read_image(self.path)
 
     def volume(self, settings: Settings) -> VolumeSource:
-        """A volume, not yet read. Raises `MedGlipError`: it cannot be, or is too large for this server."""
-        self._keep()
+        """Open the volume without reading its voxels.
+
+        Args:
+            settings ([`Settings`]): with the most voxels of a volume.
+
+        Raises:
+            `MedGlipError`: it cannot be read, or is too large for this server.
+        """
+        self._touch()
         shape, _ = READERS.read_header(self.path)
         if int(np.prod(shape, dtype=np.int64)) > settings.voxels:
             raise MedGlipError(f"{self.path.name[:120]}: has {shape} voxels, more than {settings.voxels} in all")
         return READERS.open_volume(self.path)
 
     def volume_grid(self) -> Volume:
-        """Shape and affine of a volume, without its voxels."""
-        self._keep()
+        """Return shape and affine of the volume, without its voxels."""
+        self._touch()
         shape, affine = READERS.read_header(self.path)
         return empty_grid(shape, affine)
 
-    def _keep(self) -> None:
-        """Files that are in use are not swept away: that goes by the time of their last change."""
+    def _touch(self) -> None:
+        """Set the time of the file's last change to now, so that it is not deleted as unused."""
         try:
             os.utime(self.path)
         except FileNotFoundError:
             raise MedGlipError(GONE) from None
-        except OSError:  # an example among the files of a package that may not be touched
-            pass
+        except OSError:
+            pass  # an example in a package's folder that is not writable, which is never deleted
 
 
 def planes_of(source: VolumeSource) -> tuple[str, dict[str, int]]:
-    """Return the plane in which a volume was taken, and plane -> number of its slices."""
+    """Return the plane in which a volume was acquired, and plane -> number of its slices.
+
+    Args:
+        source ([`VolumeSource`]): the volume.
+    """
     lps = to_lps(source.grid)
     return acquisition_plane(source.grid, source.stacked), {plane: slice_count(lps, plane) for plane in PLANES}
 
 
 def read_slice_image(source: VolumeSource, plane: str, index: int) -> ReadImage:
-    """Return one slice of a volume, counted from 0; the nearest one for a number beyond the ends."""
+    """Return one slice of a volume.
+
+    Args:
+        source ([`VolumeSource`]): the volume.
+        plane (`str`): one of `PLANES`.
+        index (`int`): counted from 0; beyond the ends the nearest slice.
+
+    Returns:
+        [`ReadImage`]: with its spacing in mm per pixel (along x, along y).
+    """
     lps = to_lps(source.grid)
-    columns, rows = (axis for axis in range(3) if axis != NORMAL_AXIS[plane])
     inside = min(max(index, 0), slice_count(lps, plane) - 1)
     pixels = np.ascontiguousarray(source.read_slice(plane, inside))
-    spacing = (float(lps.spacing[columns]), float(lps.spacing[rows]))
-    return ReadImage(pixels, source.name, source.modality, spacing)
+    return ReadImage(pixels, source.name, source.modality, slice_spacing(lps, plane))
 
 
 def box_in_slice(box: VolumeBox, grid: Volume, plane: str, index: int) -> GroundedBox | None:
-    """Return where a box in space cuts one slice of a plane, `None` if it does not."""
+    """Return the part of a box in space that lies in one slice of a plane, `None` if there is none.
+
+    Args:
+        box ([`VolumeBox`]): in voxels of the file.
+        grid ([`Volume`]): of the file.
+        plane (`str`): one of `PLANES`.
+        index (`int`): of the slice, counted from 0.
+
+    Returns:
+        [`GroundedBox`], *optional*: in pixels of the slice.
+    """
     across = NORMAL_AXIS[plane]
     columns, rows = (axis for axis in range(3) if axis != across)
     low, high = extent_lps(box, grid)
@@ -111,7 +145,12 @@ def box_in_slice(box: VolumeBox, grid: Volume, plane: str, index: int) -> Ground
 
 
 def extent_lps(box: VolumeBox, grid: Volume) -> tuple[list[float], list[float]]:
-    """Lowest and highest edge of a box along the axes of `to_lps(grid)`, in voxels."""
+    """Return the lowest and highest edges of a box in voxels of the canonical grid, `to_lps(grid)`.
+
+    Args:
+        box ([`VolumeBox`]): in voxels of the file.
+        grid ([`Volume`]): of the file.
+    """
     low, high = [], []
     for axis, sign in closest_axes(grid.affine):
         start, stop, length = box.box_ijk[axis], box.box_ijk[axis + 3], grid.array.shape[axis]

@@ -1,5 +1,5 @@
 # Copyright 2026 The MedGLIP authors. Licensed under the Apache License, Version 2.0.
-"""The taxonomy as a tree of buttons: region, category, label, those marked that the checkpoint was trained with."""
+"""Show the taxonomy as a tree of buttons: region, category, label. Trained labels are highlighted."""
 
 from __future__ import annotations
 
@@ -16,11 +16,15 @@ UNPLACED = "other"
 
 @dataclass(frozen=True)
 class Leaf:
-    """One label of the tree.
+    """A label of the tree.
 
     Attributes:
-        name: what is written into the prompt. label_id: `None` for a trained label outside the taxonomy.
-        region, category: names. kind: granularity. trained: modalities whose expert was trained with it.
+        name (`str`): the text for the prompt.
+        label_id (`str`, *optional*): `None` for a trained label outside the taxonomy.
+        region (`str`): name of the region.
+        category (`str`): name of the category.
+        kind (`str`): granularity.
+        trained (`tuple[str, ...]`): modalities whose expert was trained with it.
     """
 
     name: str
@@ -32,7 +36,11 @@ class Leaf:
 
 
 def leaves(trained: Mapping[str, Sequence[str]]) -> list[Leaf]:
-    """All labels of the taxonomy in its order, its extensions, and what else the checkpoint was trained with."""
+    """Return all labels of the taxonomy in its order, its extensions, then trained labels outside the taxonomy.
+
+    Args:
+        trained (`Mapping[str, Sequence[str]]`): modality -> labels.
+    """
     taxonomy = load_taxonomy()
     wording: dict[str, dict[str, list[str]]] = {}
     outside: dict[str, list[str]] = {}
@@ -58,7 +66,7 @@ def leaves(trained: Mapping[str, Sequence[str]]) -> list[Leaf]:
 
 
 def _leaf(label: Label, region: str, category: str, wording: Mapping[str, Sequence[str]]) -> list[Leaf]:
-    """The label in the words that it was trained in, which ground best; usually its name."""
+    """Return the label in the words that it was trained in, which ground best; usually its name."""
     if not wording:
         return [Leaf(label.name, label.id, region, category, label.granularity, ())]
     return [
@@ -68,7 +76,11 @@ def _leaf(label: Label, region: str, category: str, wording: Mapping[str, Sequen
 
 
 def tree(trained: Mapping[str, Sequence[str]]) -> str:
-    """The tree as HTML; the page's script puts what is clicked into the prompt."""
+    """Return the tree as HTML; the page's script writes a clicked label into the prompt.
+
+    Args:
+        trained (`Mapping[str, Sequence[str]]`): modality -> labels.
+    """
     all_leaves = leaves(trained)
     regions: dict[str, dict[str, list[Leaf]]] = {}
     for leaf in all_leaves:
@@ -88,14 +100,14 @@ def tree(trained: Mapping[str, Sequence[str]]) -> str:
 
 
 def _region(name: str, categories: Mapping[str, Sequence[Leaf]]) -> str:
-    body = "".join(_category(category, found) for category, found in categories.items())
-    known = sum(bool(leaf.trained) for found in categories.values() for leaf in found)
-    total = sum(len(found) for found in categories.values())
+    body = "".join(_category(category, members) for category, members in categories.items())
+    known = sum(bool(leaf.trained) for members in categories.values() for leaf in members)
+    total = sum(len(members) for members in categories.values())
     return f"<details><summary>{text(name)} <small>{known} of {total} trained</small></summary>{body}</details>"
 
 
-def _category(name: str, found: Sequence[Leaf]) -> str:
-    buttons = "".join(_button(leaf) for leaf in sorted(found, key=lambda leaf: not leaf.trained))
+def _category(name: str, members: Sequence[Leaf]) -> str:
+    buttons = "".join(_button(leaf) for leaf in sorted(members, key=lambda leaf: not leaf.trained))
     return f'<section><h5>{text(name)}</h5><div class="mg-picks">{buttons}</div></section>'
 
 

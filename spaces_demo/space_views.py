@@ -1,5 +1,5 @@
 # Copyright 2026 The MedGLIP authors. Licensed under the Apache License, Version 2.0.
-"""What one page shows, stored between its requests, and how that becomes HTML and files."""
+"""The state of a page between its requests, and its HTML and files."""
 
 from __future__ import annotations
 
@@ -31,11 +31,19 @@ class Shown:
     """What a page shows.
 
     Attributes:
-        source: what is looked at. uri, size, ratio: the image as it is shown, see [`figure`].
-        guessed: modality, where it comes from, how sure.
-        plane, index, counts: of a volume; slices per plane.
-        results: of the image, one or two. volume: of the whole volume; slices: its middle ones, see
-            [`middle_slices`].
+        source ([`Source`]): the input.
+        name (`str`): of the file.
+        uri (`str`): the image as it is shown, see [`figure`].
+        size (`tuple[int, int]`): (width, height) of the image in pixels.
+        ratio (`float`): shown width / height.
+        guessed (`tuple[str, str, float | None]`): modality, its source, the router's probability.
+        plane (`str`): of the slice of a volume.
+        index (`int`): of the slice, counted from 0.
+        counts (`tuple[tuple[str, int], ...]`): (plane, number of slices) of a volume.
+        notes (`tuple[str, ...]`): warnings about the file.
+        results (`tuple[GroundingResult, ...]`): of the image, one or two.
+        volume ([`VolumeResult`], *optional*): of the whole volume.
+        slices (`tuple[tuple[str, str], ...]`): (plane, URI) of its middle slices, see [`middle_slices`].
     """
 
     source: Source
@@ -54,12 +62,20 @@ class Shown:
 
     @property
     def prompt(self) -> str:
-        """What was asked."""
+        """The prompt of the results, empty without results."""
         return self.volume.prompt if self.volume else self.results[0].prompt if self.results else ""
 
 
 def open_source(source: Source, experts: Experts) -> Shown:
-    """Look at something new. Raises `MedGlipError` if it cannot be."""
+    """Open an input.
+
+    Args:
+        source ([`Source`]): the input.
+        experts ([`Experts`]): choose the modality.
+
+    Raises:
+        `MedGlipError`: it cannot be read.
+    """
     if not source.is_volume:
         image = source.read_image()
         return _with_image(Shown(source, image.file, "", (1, 1), 1.0, experts.guess(image)), image, experts)
@@ -72,7 +88,17 @@ def open_source(source: Source, experts: Experts) -> Shown:
 
 
 def at_slice(shown: Shown, plane: str, index: int, experts: Experts) -> Shown:
-    """Another slice; boxes of the former one go, those of the whole volume stay."""
+    """Show another slice, without the boxes of the slice before; those of the whole volume stay.
+
+    Args:
+        shown ([`Shown`]): of a volume.
+        plane (`str`): of the slice; the plane that is shown if unknown.
+        index (`int`): of the slice, counted from 0.
+        experts ([`Experts`]): with the settings.
+
+    Raises:
+        `MedGlipError`: it cannot be read.
+    """
     counts = dict(shown.counts)
     plane = plane if plane in counts else shown.plane
     index = min(max(index, 0), counts[plane] - 1)
@@ -81,7 +107,18 @@ def at_slice(shown: Shown, plane: str, index: int, experts: Experts) -> Shown:
 
 
 def whole_volume(shown: Shown, experts: Experts, prompt: str, modality: str, progress: Progress | None) -> Shown:
-    """Ground the volume in the plane that is shown. Raises `MedGlipError` if it cannot be."""
+    """Ground the volume in the plane that is shown.
+
+    Args:
+        shown ([`Shown`]): of a volume.
+        experts ([`Experts`]): the loaded checkpoints.
+        prompt (`str`): labels.
+        modality (`str`): of the expert, or `"auto"`.
+        progress (`Callable`, *optional*): wraps the slices.
+
+    Raises:
+        `MedGlipError`: it cannot be read or grounded.
+    """
     source = shown.source.volume(experts.settings)
     result = experts.find_in_volume(source, prompt, modality, shown.plane, progress)
     slices = middle_slices(source, result.image.modality, experts.window())
@@ -89,7 +126,15 @@ def whole_volume(shown: Shown, experts: Experts, prompt: str, modality: str, pro
 
 
 def image_of(shown: Shown, experts: Experts) -> ReadImage:
-    """Return the image or slice that is shown, in its own numbers."""
+    """Return the image or slice that is shown, in the numbers of its file.
+
+    Args:
+        shown ([`Shown`]): of an image or a volume.
+        experts ([`Experts`]): with the settings.
+
+    Raises:
+        `MedGlipError`: it cannot be read.
+    """
     if shown.source.is_volume:
         return read_slice_image(shown.source.volume(experts.settings), shown.plane, shown.index)
     return shown.source.read_image()
@@ -106,16 +151,20 @@ def _with_image(shown: Shown, image: ReadImage, experts: Experts) -> Shown:
 # HTML ----------------------------------------------------------------------------------------------------------------
 
 
-def status_html(shown: Shown, threshold: float) -> str:
-    """What is shown and what it is taken for."""
+def status_html(shown: Shown) -> str:
+    """Return the line about modality, file and slice, and the warnings, as HTML.
+
+    Args:
+        shown ([`Shown`]): what the page shows.
+    """
     modality, source, sure = shown.guessed
     warnings, extra = shown.notes, ""
     if shown.counts:
         extra = f"{shown.plane} slice {shown.index + 1} of {dict(shown.counts)[shown.plane]}"
-    found = shown.volume or (shown.results[0] if shown.results else None)
-    if found is not None:
-        modality, source, sure = found.image.modality, found.modality_source, found.modality_probability
-        warnings = (*warnings, *(note for note in found.warnings if note not in warnings))
+    result = shown.volume or (shown.results[0] if shown.results else None)
+    if result is not None:
+        modality, source, sure = result.image.modality, result.modality_source, result.modality_probability
+        warnings = (*warnings, *(note for note in result.warnings if note not in warnings))
     if shown.volume is not None:
         extra += f"; {shown.volume.slices} slices in {shown.volume.seconds:.0f} s"
     known = NAMES.get(modality, modality) or "Modality not known: choose it"
@@ -123,7 +172,12 @@ def status_html(shown: Shown, threshold: float) -> str:
 
 
 def result_html(shown: Shown, threshold: float) -> str:
-    """Return the image with its boxes and their table; two of both, side by side, for two experts."""
+    """Return the image with its boxes and their table, as HTML; two of both, side by side, for two experts.
+
+    Args:
+        shown ([`Shown`]): what the page shows.
+        threshold (`float`): boxes with lower scores are hidden.
+    """
     if shown.volume is not None:
         return f'<div class="mg-results">{_volume_html(shown, shown.volume, threshold)}</div>'
     if not shown.results:
@@ -158,7 +212,14 @@ def _volume_html(shown: Shown, result: VolumeResult, threshold: float) -> str:
 
 
 def boxes_file(result: GroundingResult | VolumeResult, threshold: float, cache: str, suffix: str = "") -> str:
-    """A `*.boxes.json` of the boxes above the threshold, written by the package, in the server's cache."""
+    """Write a `*.boxes.json` of the boxes above the threshold to the server's cache, and return its path.
+
+    Args:
+        result ([`GroundingResult`] or [`VolumeResult`]): with all boxes.
+        threshold (`float`): lowest score of a box.
+        cache (`str`): the folder of the server's files.
+        suffix (`str`, *optional*): of the name's stem.
+    """
     shown_result = above(result, threshold)
     name = output_names(safe_stem(result.image.file) + suffix)[0]
     with tempfile.TemporaryDirectory(prefix="medglip-") as folder:
@@ -170,7 +231,13 @@ def boxes_file(result: GroundingResult | VolumeResult, threshold: float, cache: 
 
 
 def boxes_files(shown: Shown, threshold: float, cache: str) -> list[str]:
-    """The files of everything that is shown."""
+    """Write the files of all shown results, and return their paths.
+
+    Args:
+        shown ([`Shown`]): what the page shows.
+        threshold (`float`): lowest score of a box.
+        cache (`str`): the folder of the server's files.
+    """
     if shown.volume is not None:
         return [boxes_file(shown.volume, threshold, cache)]
     suffix = f"-{shown.plane}-{shown.index + 1}" if shown.counts else ""

@@ -24,7 +24,7 @@ from .text_files import read_json
 MAX_COCO_BYTES = 2**29
 # The longest name of a file or folder that file systems allow, in bytes, and the longest path.
 LONGEST_NAME, LONGEST_PATH = 255, 2048
-# Share of the images with boxes whose boxes may look as if they were written in another format, before that is said.
+# Share of the images with boxes whose boxes may look as if written in another format, before that is reported.
 MOST_DOUBTFUL = 0.2
 # Ids that are whole numbers, as text; floats beyond the limit have lost digits.
 WHOLE = re.compile(r"0*([0-9]+)(?:\.0+)?")
@@ -97,12 +97,12 @@ def _categories(entries: list[Any], file: str) -> dict[str, str]:
         number = _id(entry.get("id")) if isinstance(entry, dict) else None
         if number is None:
             raise MedGlipError(f"{file}: a category has no id: number the categories")
-        said = entry.get("name")
-        if not isinstance(said, str) or not said.strip() or not _encodes(said):
+        name = entry.get("name")
+        if not isinstance(name, str) or not name.strip() or not _encodes(name):
             raise MedGlipError(f"{file}: category {shown(number)} has no name: give it one")
         if number in names:
             raise MedGlipError(f"{file}: two categories have the id {shown(number)}: number them apart")
-        names[number] = " ".join(said.split())
+        names[number] = " ".join(name.split())
     return names
 
 
@@ -227,15 +227,15 @@ def annotation_region(entry: dict[str, Any], size: tuple[int, int]) -> Annotatio
     raise box_error or AnnotationError("bad_annotations", "neither segmentation nor bbox")
 
 
-def _stated_box(said: Any, size: tuple[int, int]) -> tuple[tuple[float, float, float, float] | None, Any]:
+def _stated_box(value: Any, size: tuple[int, int]) -> tuple[tuple[float, float, float, float] | None, Any]:
     """Return the stated box, or the reason why it is invalid; neither where none is stated."""
-    if said in (None, [], {}, ""):
+    if value in (None, [], {}, ""):
         return None, None
-    if not isinstance(said, list) or len(said) != 4 or not all(map(is_number, said)):
+    if not isinstance(value, list) or len(value) != 4 or not all(map(is_number, value)):
         return None, AnnotationError("bad_annotations", "a bbox that is not four numbers")
-    if not all(abs(side) < FARTHEST for side in said):
+    if not all(abs(side) < FARTHEST for side in value):
         return None, AnnotationError("bad_box", "not finite or far outside its image")
-    x, y, width, height = map(float, said)
+    x, y, width, height = map(float, value)
     try:
         fit_box((x, y, width, height), size)
     except AnnotationError as error:
@@ -263,9 +263,9 @@ def other_format(boxes: NDArray[np.float64], size: tuple[int, int]) -> str | Non
 
 def stated_boxes(entries: Iterable[dict[str, Any]]) -> NDArray[np.float64]:
     """Return the stated boxes `(n, 4)` of annotations that are four numbers, for [`other_format`]."""
-    said = [entry.get("bbox") for entry in entries]
+    stated = [entry.get("bbox") for entry in entries]
     usable = [
-        box for box in said
+        box for box in stated
         if isinstance(box, list) and len(box) == 4 and all(is_number(v) and abs(v) < FARTHEST for v in box)
     ]  # fmt: skip
     return np.array(usable, dtype=np.float64).reshape(-1, 4)

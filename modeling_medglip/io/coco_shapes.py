@@ -98,38 +98,38 @@ def fit_box(box: Box, size: tuple[int, int]) -> tuple[Box, bool]:
     return (left, top, right - left, bottom - top), max(across, down) > BORDER
 
 
-def parse_segmentation(said: Any, size: tuple[int, int]) -> Segmentation | None:
+def parse_segmentation(value: Any, size: tuple[int, int]) -> Segmentation | None:
     """Check the `segmentation` of an annotation; `None` where it is empty.
 
     Raises:
         `AnnotationError`: it is neither polygons nor run lengths of an image of `size` (width, height).
     """
-    if not said or (isinstance(said, list) and not any(part != [] for part in said)):
+    if not value or (isinstance(value, list) and not any(part != [] for part in value)):
         return None
-    if isinstance(said, dict):
-        return Segmentation(size, runs=_runs(said, size))
-    if not isinstance(said, list):
+    if isinstance(value, dict):
+        return Segmentation(size, runs=_runs(value, size))
+    if not isinstance(value, list):
         raise AnnotationError("bad_annotations", "a segmentation that is neither polygons nor run lengths")
-    return Segmentation(size, polygons=tuple(map(_polygon, said)))
+    return Segmentation(size, polygons=tuple(map(_polygon, value)))
 
 
-def _polygon(said: Any) -> NDArray[np.float64]:
-    fits = isinstance(said, list) and len(said) >= 6 and len(said) % 2 == 0
-    if not fits or not all(is_number(value) for value in said):
+def _polygon(value: Any) -> NDArray[np.float64]:
+    fits = isinstance(value, list) and len(value) >= 6 and len(value) % 2 == 0
+    if not fits or not all(map(is_number, value)):
         raise AnnotationError("bad_annotations", "a polygon that is not a list of at least three points")
-    if not all(abs(value) <= FARTHEST_POINT for value in said):  # also NaN
+    if not all(abs(number) <= FARTHEST_POINT for number in value):  # also NaN
         raise AnnotationError("bad_annotations", "a polygon far outside its image")
-    points = np.array(said, dtype=np.float64).reshape(-1, 2)
+    points = np.array(value, dtype=np.float64).reshape(-1, 2)
     if np.abs(points - np.roll(points, 1, axis=0)).max(axis=1).sum() > LONGEST_OUTLINE:
         raise AnnotationError("bad_annotations", "a polygon with too long an outline")
     return points
 
 
-def _runs(said: dict[str, Any], size: tuple[int, int]) -> NDArray[np.int64]:
+def _runs(value: dict[str, Any], size: tuple[int, int]) -> NDArray[np.int64]:
     width, height = size
-    if said.get("size") != [height, width]:
+    if value.get("size") != [height, width]:
         raise AnnotationError("size_mismatch", "run lengths of another size")
-    counts = said.get("counts")
+    counts = value.get("counts")
     runs = _decoded(counts) if isinstance(counts, str) else _listed(counts, width * height)
     if runs is None or (runs < 0).any() or int(runs.sum()) > width * height:
         raise AnnotationError("bad_annotations", "run lengths that do not fit their image")

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from ..errors import MedGlipError
 from ..modalities import resolve_modality
 from .dicom_files import DicomFile, open_dicom
-from .dicom_pixels import GREY, PALETTE, Frame, PixelFormat, pixel_format, read_frame
+from .dicom_pixels import GRAY, PALETTE, Frame, PixelFormat, pixel_format, read_frame
 from .image_record import ReadImage, check_pixels, choose_frame, compact
 from .quiet import silent
 
@@ -77,7 +77,7 @@ def _decoded(opened: DicomFile, frame: int | None) -> ReadImage:
     header = opened.header
     if "Rows" not in header or "Columns" not in header:
         raise MedGlipError("is not a DICOM image (a report, a plan, or not DICOM at all)")
-    if str(header.get("Modality") or "").strip().upper() in DERIVED_CODES:
+    if is_derived(header):
         raise MedGlipError("is a DICOM object made from images (segmentation, dose), not an image")
     stored_as = pixel_format(opened)
     check_pixels(stored_as.columns, stored_as.rows)
@@ -90,20 +90,52 @@ def _decoded(opened: DicomFile, frame: int | None) -> ReadImage:
         "",
         modality=modality,
         spacing_mm=_spacing(header, index),
-        photometric_interpretation=stored_as.photometric if stored_as.photometric in GREY else None,
+        photometric_interpretation=stored_as.photometric if stored_as.photometric in GRAY else None,
         warnings=notes + modality_note + value_notes + _orientation_note(header, index),
     )
 
 
 def _modality(header: Any) -> tuple[str | None, tuple[str, ...]]:
     """Return the header's modality as one of `MODALITIES`, and a warning if it names another one."""
-    code = str(header.get("Modality") or "").strip().upper()
+    code, modality = _modality_code(header), stated_modality(header)
+    if modality or code in UNSPECIFIC_CODES or not (code.isascii() and code.isalpha() and len(code) <= 8):
+        return modality, ()
+    return None, (f"its header says {code}, a modality that MedGLIP does not know",)
+
+
+def stated_modality(header: Any) -> str | None:
+    """Return the modality of a header, one of `MODALITIES`; `None` if it states another one or none.
+
+    Args:
+        header (`pydicom.Dataset`): the header.
+    """
     try:
-        return resolve_modality(code), ()
+        return resolve_modality(_modality_code(header))
     except ValueError:
-        if code in UNSPECIFIC_CODES or not (code.isascii() and code.isalpha() and len(code) <= 8):
-            return None, ()
-        return None, (f"its header says {code}, a modality that MedGLIP does not know",)
+        return None
+
+
+def is_derived(header: Any) -> bool:
+    """Return whether a header is of an object that is made from images, such as a segmentation or a dose.
+
+    Args:
+        header (`pydicom.Dataset`): the header.
+    """
+    return _modality_code(header) in DERIVED_CODES
+
+
+def _modality_code(header: Any) -> str:
+    return str(header.get("Modality") or "").strip().upper()
+
+
+def image_types(header: Any) -> list[str]:
+    """Return the values of ImageType (0008,0008) in upper case.
+
+    Args:
+        header (`pydicom.Dataset`): the header.
+    """
+    stated = header.get("ImageType") or ()
+    return [str(kind).strip().upper() for kind in ([stated] if isinstance(stated, str) else stated)]
 
 
 def _values(
@@ -181,7 +213,7 @@ def _palette_table(header: Any, color: str) -> tuple[int, NDArray[np.uint16], in
 
 
 def _bytes(data: Any, little: bool) -> NDArray[np.uint16]:
-    """Bytes in their order: in big-endian files those of a word are swapped."""
+    """Return bytes in their order; in big-endian files those of a word are swapped."""
     content = np.frombuffer(data, np.uint8)
     if not little and len(content) % 2 == 0:
         content = content.reshape(-1, 2)[:, ::-1].ravel()
@@ -189,7 +221,7 @@ def _bytes(data: Any, little: bool) -> NDArray[np.uint16]:
 
 
 def _words(data: Any, count: int | None, little: bool) -> NDArray[np.uint16]:
-    """Entries of a table: 16-bit words, or bytes if there are too few of them for words."""
+    """Return the entries of a table: 16-bit words, or bytes if there are too few of them for words."""
     if not isinstance(data, (bytes, bytearray)):  # numbers already, of the value representation US
         return np.atleast_1d(np.asarray(data, dtype=np.int64)).astype(np.uint16)
     if count is not None and len(data) < 2 * count:
@@ -275,10 +307,8 @@ def _is_mosaic(header: Any) -> bool:
     Args:
         header (`pydicom.Dataset`): the header.
     """
-    stated = header.get("ImageType") or ()
-    kinds = [stated] if isinstance(stated, str) else stated
     several = int(header.get("NumberOfFrames") or 1) > 1 or "PerFrameFunctionalGroupsSequence" in header
-    return not several and "MOSAIC" in [str(kind).strip().upper() for kind in kinds]
+    return not several and "MOSAIC" in image_types(header)
 
 
 def mosaic_notes(header: Any) -> tuple[str, ...]:
@@ -335,4 +365,13 @@ def _spacing(dataset: Any, index: int) -> tuple[float, float] | None:
     return (along_x, along_y) if usable else None
 
 
-__all__ = ["DERIVED_CODES", "count_dicom_frames", "functional_item", "mosaic_notes", "palette_colors", "read_dicom"]
+__all__ = [
+    "count_dicom_frames",
+    "functional_item",
+    "image_types",
+    "is_derived",
+    "mosaic_notes",
+    "palette_colors",
+    "read_dicom",
+    "stated_modality",
+]

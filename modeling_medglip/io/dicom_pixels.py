@@ -19,7 +19,7 @@ from .dicom_files import DicomFile, limited
 from .quiet import silent
 
 
-GREY = ("MONOCHROME1", "MONOCHROME2")
+GRAY = ("MONOCHROME1", "MONOCHROME2")
 COLOR = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT")
 PALETTE = "PALETTE COLOR"
 JPEG_EXTENDED = "1.2.840.10008.1.2.4.51"
@@ -65,7 +65,7 @@ class PixelFormat:
         high_bit (`int`): the highest bit in use.
         signed (`bool`): samples are signed.
         planar (`int`): 1 if each color has a plane of its own (native pixels only).
-        photometric (`str`): PhotometricInterpretation, one of `GREY`, `COLOR` or `PALETTE`.
+        photometric (`str`): PhotometricInterpretation, one of `GRAY`, `COLOR` or `PALETTE`.
         warnings (`tuple[str, ...]`, *optional*): assumptions for missing elements, one line each.
     """
 
@@ -177,11 +177,11 @@ def _bits(header: Any, allocated: int, notes: list[str]) -> tuple[int, int]:
 
 
 def _photometric(stated: str, samples: int, notes: list[str]) -> str:
-    usual = GREY[1] if samples == 1 else COLOR[0]
-    if not stated or (samples == 3 and stated in GREY):
+    usual = GRAY[1] if samples == 1 else COLOR[0]
+    if not stated or (samples == 3 and stated in GRAY):
         notes.append(f"its header states no PhotometricInterpretation of {samples} samples: taken as {usual}")
         return usual
-    if stated not in ((*GREY, PALETTE) if samples == 1 else COLOR):
+    if stated not in ((*GRAY, PALETTE) if samples == 1 else COLOR):
         raise MedGlipError(f"its PhotometricInterpretation is not supported with SamplesPerPixel {samples}")
     return stated
 
@@ -212,7 +212,7 @@ def read_frame(opened: DicomFile, stored_as: PixelFormat, index: int = 0) -> Fra
     except Exception as error:  # decoders raise nearly anything for damaged data
         raise MedGlipError(f"its pixels cannot be decoded: damaged or cut short ({type(error).__name__})") from None
     pixels = used_bits(pixels, stored_as, precision)
-    if stored_as.stored == 1 and stored_as.samples == 1 and stored_as.photometric in GREY:
+    if stored_as.stored == 1 and stored_as.samples == 1 and stored_as.photometric in GRAY:
         pixels = (pixels != 0).astype(np.uint8) * np.uint8(255)
     return Frame(pixels, photometric)
 
@@ -354,4 +354,4 @@ def _checked(syntax: str, content: bytes, stored_as: PixelFormat) -> Codestream:
     return replace(found, rgb=found.rgb if syntax in JPEG_FRAMES and stored_as.samples == 3 else None)
 
 
-__all__ = ["COLOR", "GREY", "PALETTE", "Frame", "PixelFormat", "pixel_format", "read_frame", "used_bits"]
+__all__ = ["COLOR", "GRAY", "PALETTE", "Frame", "PixelFormat", "pixel_format", "read_frame", "used_bits"]

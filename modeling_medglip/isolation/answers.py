@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import HINTS, Advice, Hint, MedGlipError, one_line
-from ..io.dicom_pixels import GREY
+from ..io.dicom_pixels import GRAY
 from ..io.image_record import ReadImage, check_pixels
 from ..modalities import MODALITIES
 from ..volumes.dicom_folder import FoundSeries
@@ -98,7 +98,7 @@ def image_of(stated: Any, pixels: NDArray) -> ReadImage:
     values = {field.name: _plain(stated[field.name]) for field in fields(ReadImage) if field.name != "pixels"}
     values["modality"] = values["modality"] if values["modality"] in MODALITIES else None
     shown = values["photometric_interpretation"]
-    values["photometric_interpretation"] = shown if shown in GREY else None
+    values["photometric_interpretation"] = shown if shown in GRAY else None
     if values["spacing_mm"] is not None:
         values["spacing_mm"] = _spacing(*values["spacing_mm"])
     return ReadImage(pixels, **values)

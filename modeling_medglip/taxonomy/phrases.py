@@ -89,15 +89,15 @@ def _side_first(tokens: list[str]) -> list[str]:
     if len(sides) != 1:
         return tokens
     (side,) = sides
-    kept: list[str] = []
+    words: list[str] = []
     for index, token in enumerate(tokens):
         if token == side:
-            rest = [word for word in tokens[index + 1 :] if word not in _AFTER_SIDE]
-            while kept and (kept[-1] == "patient" or (not rest and kept[-1] in _BEFORE_SIDE)):
-                kept.pop()
+            rest = [other for other in tokens[index + 1 :] if other not in _AFTER_SIDE]
+            while words and (words[-1] == "patient" or (not rest and words[-1] in _BEFORE_SIDE)):
+                words.pop()
         elif token not in _AFTER_SIDE or tokens[index - 1] not in _SIDES | _AFTER_SIDE or index == 0:
-            kept.append(token)
-    return [side, *kept]
+            words.append(token)
+    return [side, *words]
 
 
 def side_words(tokens: list[str]) -> list[str]:

@@ -15,12 +15,11 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import MedGlipError, one_line
-from ..io.dicom import DERIVED_CODES, functional_item
+from ..io.dicom import functional_item, image_types, is_derived, stated_modality
 from ..io.dicom_files import has_dicom_prefix, read_header, require_pydicom
 from ..io.folders import MAX_FILES, is_named_input, is_output
 from ..io.image import DICOM_ENDINGS
 from ..io.quiet import silent
-from ..modalities import resolve_modality
 from .dicom_series import index_series
 from .header import VolumeError
 from .source import SliceReference, VolumeSource
@@ -113,7 +112,7 @@ def find_series(
 def _left_out(broken: Sequence[_File], others: int) -> tuple[str, ...]:
     names = ", ".join(one_line(file.path.name, 60) for file in broken[:3])
     damaged = (f"{len(broken)} damaged files left out: {names}",) if broken else ()
-    return ((f"{others} files that are no images left out",) if others else ()) + damaged
+    return ((f"{others} files that are not images left out",) if others else ()) + damaged
 
 
 def _named(path: Path) -> bool:
@@ -161,7 +160,7 @@ def _kind(header: Any, expected: bool) -> str:
         expected (`bool`): its name or first bytes say that it is DICOM.
     """
     stated = header.get("SOPClassUID") or getattr(header, "file_meta", {}).get("MediaStorageSOPClassUID")
-    if str(header.get("Modality") or "").strip().upper() in DERIVED_CODES:
+    if is_derived(header):
         return OTHER
     if stated is not None and "Rows" in header and "Columns" in header:
         return IMAGE
@@ -170,19 +169,16 @@ def _kind(header: Any, expected: bool) -> str:
 
 
 def _image(path: Path, header: Any) -> _File:
-    kinds = header.get("ImageType") or ()
-    shown = [str(kind).strip().upper() for kind in ([kinds] if isinstance(kinds, str) else kinds)]
     key = (str(header.get("StudyInstanceUID") or ""), str(header.get("SeriesInstanceUID") or ""))
-    return _File(path, IMAGE, _patient(header), key, _series_number(header), "LOCALIZER" in shown, _flat(header))
+    return _File(
+        path, IMAGE, _patient(header), key, _series_number(header), "LOCALIZER" in image_types(header), _flat(header)
+    )
 
 
 def _flat(header: Any) -> bool:
     """Return whether an image has no position in the patient and a modality without slices."""
-    try:
-        modality = resolve_modality(str(header.get("Modality") or ""))
-    except ValueError:
-        return False
-    return modality not in ("ct", "mri") and "ImagePositionPatient" not in header
+    modality = stated_modality(header)
+    return modality not in (None, "ct", "mri") and "ImagePositionPatient" not in header
 
 
 def _patient(header: Any) -> tuple[str, str]:
@@ -222,8 +218,9 @@ def holds_slices(path: Path) -> bool:
         with silent("pydicom"):
             header = read_header(path, tags)
             several = int(header.get("NumberOfFrames") or 1) > 1
-            derived = str(header.get("Modality") or "").strip().upper() in DERIVED_CODES
-            return several and not derived and functional_item(header, 0, "PlanePositionSequence") is not None
+            return (
+                several and not is_derived(header) and functional_item(header, 0, "PlanePositionSequence") is not None
+            )
     except Exception:  # reading the file raises its own error
         return False
 

@@ -15,11 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import Advice, MedGlipError, one_line
-from ..io.dicom import DERIVED_CODES, functional_item, mosaic_notes
+from ..io.dicom import functional_item, is_derived, mosaic_notes, stated_modality
 from ..io.dicom_files import PIXEL_TAGS, open_dicom
-from ..io.dicom_pixels import GREY, PixelFormat, pixel_format
+from ..io.dicom_pixels import GRAY, PixelFormat, pixel_format
 from ..io.quiet import silent
-from ..modalities import resolve_modality
 from .dicom_slices import GAP_TOLERANCE, DicomSlices, Slice
 from .geometry import Volume
 from .header import VolumeError, check_affine
@@ -154,7 +153,7 @@ def index_series(paths: Sequence[str | Path], resample: bool = False, name: str 
         if len({str(image.header.get("SeriesInstanceUID")) for image in images}) > 1:
             raise VolumeError("slices of several series: give a folder for each", "mixed_series")
         planes = [plane for image in images for plane in _planes(image, len(images) > 1)]
-        found = _stack(planes, _modality(images[0].header), resample, name)
+        found = _stack(planes, stated_modality(images[0].header), resample, name)
     return replace(found, notes=(*found.notes, *_header_notes(images)))
 
 
@@ -172,10 +171,10 @@ def _image(file: Path) -> _Image | None:
     try:
         with open_dicom(file, TAGS) as opened:
             header = opened.header
-            if "Rows" not in header or str(header.get("Modality") or "").upper() in DERIVED_CODES:
+            if "Rows" not in header or is_derived(header):
                 return None
             stored_as = pixel_format(opened)
-        if stored_as.photometric not in GREY:
+        if stored_as.photometric not in GRAY:
             advice = _as_images(stored_as)
             message = f"{_name(file)}: is in color and not a slice of a volume: {advice}"
             raise VolumeError(message, "colour_volume", hint=advice.hint)
@@ -381,13 +380,6 @@ def _step(planes: Sequence[_Plane], along: NDArray[np.float64]) -> tuple[NDArray
     step = (planes[-1].position - planes[0].position) / (len(planes) - 1)
     angle = float(np.degrees(np.arccos(np.clip(step @ normal / np.linalg.norm(step), -1, 1))))
     return step, ((("gantry_tilt", f"{angle:.1f} degrees"),) if angle > MIN_TILT_DEGREES else ())
-
-
-def _modality(header: Any) -> str | None:
-    try:
-        return resolve_modality(str(header.get("Modality") or ""))
-    except ValueError:
-        return None
 
 
 def _name(file: Path) -> str:

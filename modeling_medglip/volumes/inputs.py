@@ -89,8 +89,8 @@ def _of_nibabel(image: Any, number: int | None) -> VolumeSource:
         raise UsageError(f"the image has {count} volumes and no volume {number}")
     try:
         stored = image.dataobj.get_unscaled() if hasattr(image.dataobj, "get_unscaled") else image.dataobj
-        place = np.unravel_index((number or 1) - 1, lengths[3:], order="F") if len(lengths) > 3 else ()
-        array = np.asanyarray(stored[(..., *place)])
+        index = np.unravel_index((number or 1) - 1, lengths[3:], order="F") if len(lengths) > 3 else ()
+        array = np.asanyarray(stored[(..., *index)])
         affine, notes = image_affine(image)
         volume = Volume(array[..., None] if array.ndim == 2 else array, affine, *_rescale(image.dataobj))
     except ValueError as error:

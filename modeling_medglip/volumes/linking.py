@@ -153,14 +153,14 @@ def _trim_ends(boxes: list[SliceBox]) -> Tracklet:
 
 def _merge(tracklets: Sequence[Tracklet], gap: int) -> list[Tracklet]:
     """Merge tracklets of one structure into its best one, or drop those that score much lower; best first."""
-    kept: list[Tracklet] = []
+    merged: list[Tracklet] = []
     for tracklet in sorted(tracklets, key=_rank):
-        number = next((n for n, better in enumerate(kept) if _shows_same(tracklet, better, gap)), None)
+        number = next((n for n, better in enumerate(merged) if _shows_same(tracklet, better, gap)), None)
         if number is None:
-            kept.append(tracklet)
-        elif tracklet.score >= MERGE_SCORE_RATIO * kept[number].score:
-            kept[number] = _union(kept[number], tracklet)
-    return sorted(kept, key=_rank)
+            merged.append(tracklet)
+        elif tracklet.score >= MERGE_SCORE_RATIO * merged[number].score:
+            merged[number] = _union(merged[number], tracklet)
+    return sorted(merged, key=_rank)
 
 
 def _rank(tracklet: Tracklet) -> tuple[float, int, tuple[float, ...]]:

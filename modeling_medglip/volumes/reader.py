@@ -167,8 +167,8 @@ class FileSlices:
     def read(self, first: int = 0) -> Iterator[Volume]:
         """See [`SliceReader.read`]."""
         slices = decode_slices(self.header, first)
-        while (found := _named(self._path, lambda: next(slices, None))) is not None:
-            yield found
+        while (slice_ := _named(self._path, lambda: next(slices, None))) is not None:
+            yield slice_
 
 
 def _header(file: Path, number: int | None, detached: bool) -> VolumeHeader:

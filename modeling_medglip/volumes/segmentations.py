@@ -19,12 +19,6 @@ from .geometry import Volume
 from .header import MAX_BYTES, VolumeError
 
 
-def _from_highdicom(found: Any) -> Volume:
-    """Convert highdicom's order (slice, row, column) to (column, row, slice)."""
-    affine = np.asarray(found.affine, dtype=np.float64)[:, [2, 1, 0, 3]]
-    return Volume(np.asarray(found.array).transpose(2, 1, 0), affine)
-
-
 def read_segmentation(path: str | Path) -> list[tuple[Volume, str]]:
     """Read the segments of a DICOM SEG file.
 
@@ -49,9 +43,11 @@ def read_segmentation(path: str | Path) -> list[tuple[Volume, str]]:
         found = []
         for number in segmentation.segment_numbers:
             mask = segmentation.get_volume(segment_numbers=[number], rescale_fractional=True)
-            volume = _from_highdicom(type(mask)(mask.array[..., 0], mask.affine, mask.coordinate_system))
             label = str(segmentation.get_segment_description(number).segment_label)
-            found.append((Volume((volume.array > 0.5).astype(np.uint8), volume.affine), label))
+            # highdicom orders axes as (slice, row, column, segment).
+            array = (np.asarray(mask.array)[..., 0].transpose(2, 1, 0) > 0.5).astype(np.uint8)
+            affine = np.asarray(mask.affine, dtype=np.float64)[:, [2, 1, 0, 3]]
+            found.append((Volume(array, affine), label))
         return found
     except VolumeError:
         raise

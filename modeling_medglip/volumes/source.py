@@ -84,7 +84,7 @@ class VolumeSource:
         self._reader = None if isinstance(volume, Volume) else volume
         self._spool: SliceSpool | None = None
         self.file_grid = empty_grid(volume.shape, volume.affine)
-        self._place(self.file_grid)
+        self._set_grid(self.file_grid)
 
     @property
     def dicom_files(self) -> tuple[Path, ...]:
@@ -121,7 +121,7 @@ class VolumeSource:
         Raises:
             `ValueError`: not three letters of three axes.
         """
-        self._place(with_axcodes(self.grid, codes))
+        self._set_grid(with_axcodes(self.grid, codes))
 
     def read_slices(self, plane: str) -> Iterator[tuple[int, NDArray]]:
         """Yield every slice of a plane with its index, in any order.
@@ -186,7 +186,7 @@ class VolumeSource:
         assert self._reader is not None
         return stack(self._reader)
 
-    def _place(self, grid: Volume) -> None:
+    def _set_grid(self, grid: Volume) -> None:
         """Put the volume on a grid; slices decoded before are of another orientation."""
         self.grid, self.lps = grid, to_lps(grid)
         self._spool = None

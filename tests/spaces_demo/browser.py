@@ -1,5 +1,5 @@
 # Copyright 2026 The MedGLIP authors. Licensed under the Apache License, Version 2.0.
-"""A headless browser that opens the Space and keeps a record of everything it asks for."""
+"""A headless browser that opens the Space and records all its requests."""
 
 from __future__ import annotations
 
@@ -22,7 +22,9 @@ class Visit:
     """One open page.
 
     Attributes:
-        page: Playwright's. foreign: requests to anybody but the server. troubles: errors of the page's scripts.
+        page: of Playwright.
+        foreign: requests to another address than the server's.
+        troubles: errors of the page's scripts.
     """
 
     def __init__(self, page: Any) -> None:
@@ -30,7 +32,7 @@ class Visit:
         self.foreign: list[str] = []
         self.troubles: list[str] = []
         page.on("request", lambda request: self._seen(request.url))
-        page.on("console", lambda message: self._told(message.text))
+        page.on("console", lambda message: self._logged(message.text))
         page.on("pageerror", lambda error: self.troubles.append(str(error)))
         page.on("dialog", lambda dialog: (self.troubles.append(f"dialog: {dialog.message}"), dialog.dismiss()))
 
@@ -38,8 +40,8 @@ class Visit:
         if not url.startswith(OWN):
             self.foreign.append(url)
 
-    def _told(self, words: str) -> None:
-        """A request that the page's policy stops is never made, but told."""
+    def _logged(self, words: str) -> None:
+        """Record a request that the page's policy blocks: it is never made, but logged."""
         if "Content Security Policy" in words:
             self.foreign.append(words)
 

@@ -1,5 +1,5 @@
 # Copyright 2026 The MedGLIP authors. Licensed under the Apache License, Version 2.0.
-"""The pictures of the Space in the documentation: what the embedded checkpoint finds, in a browser.
+"""Take the screenshots of the Space for the documentation, with the embedded checkpoint, in a browser.
 
 python -m tests.spaces_demo.screenshots --out docs/space
 """
@@ -72,11 +72,11 @@ def labels(started: Any, address: str, file: Path) -> None:
 
 
 def error(started: Any, address: str, file: Path) -> None:
-    """A text file under the name of a picture."""
+    """A text file with the name of an image."""
     opened = visit(started, address, (1360, 800))
     with tempfile.TemporaryDirectory() as folder:
         bad = Path(folder, "notes.png")
-        bad.write_text("not a picture")
+        bad.write_text("not an image")
         opened.upload(bad)
     opened.page.wait_for_timeout(500)
     opened.page.screenshot(path=file)

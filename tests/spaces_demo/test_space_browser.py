@@ -51,7 +51,7 @@ def open_page(started: Any, space: Served) -> Iterator[Visit]:
     opened.page.context.close()
 
 
-class TestPictures:
+class TestImages:
     def test_upload_threshold_and_download(self, open_page: Visit, tmp_path: Path) -> None:
         page = open_page.page
         open_page.upload(xray(tmp_path))
@@ -168,15 +168,15 @@ class TestVolumes:
 
 
 class TestTrouble:
-    def test_bad_upload_is_told(self, open_page: Visit, tmp_path: Path) -> None:
+    def test_bad_upload_is_reported(self, open_page: Visit, tmp_path: Path) -> None:
         file = tmp_path / "notes.png"
-        file.write_text("not a picture")
+        file.write_text("not an image")
         open_page.upload(file)
-        told = open_page.page.inner_text("#mg-status")
-        assert "notes.png: is not an image of a known format: give a PNG, JPEG, TIFF or DICOM file" in told
-        assert "Traceback" not in open_page.page.content() and str(tmp_path) not in told
+        message = open_page.page.inner_text("#mg-status")
+        assert "notes.png: is not an image of a known format: give a PNG, JPEG, TIFF or DICOM file" in message
+        assert "Traceback" not in open_page.page.content() and str(tmp_path) not in message
 
-    def test_too_large_upload_is_told(self, open_page: Visit, tmp_path: Path) -> None:
+    def test_too_large_upload_is_reported(self, open_page: Visit, tmp_path: Path) -> None:
         file = tmp_path / "large.png"
         file.write_bytes(b"x" * (6 * MEGABYTE))
         open_page.page.set_input_files("#mg-upload input[type=file]", str(file))

@@ -139,13 +139,15 @@ class TestRequests:
         status, answer = space.request("POST", f"/gradio_api/{path}", body, JSON)
         assert status == 400 and b"longer than 100 characters" in answer
 
-    @pytest.mark.parametrize("place", [0, 1, 4])
-    def test_no_component_fetches_an_address(self, space: Served, place: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    @pytest.mark.parametrize("position", [0, 1, 4])
+    def test_no_component_fetches_an_address(
+        self, space: Served, position: int, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         """Gradio fetches a file for any component, for text too."""
         names: list[Any] = []
         monkeypatch.setattr("gradio.processing_utils.async_ssrf_protected_download", lambda *a: names.append(a))
         data: list[Any] = [None, "liver", "ct", 0.3, "", 0]
-        data[place] = {"path": "http://a.example/x.png", "meta": {"_type": "gradio.FileData"}}
+        data[position] = {"path": "http://a.example/x.png", "meta": {"_type": "gradio.FileData"}}
         events = space.call("ground", data)
         assert "event: error" in events and "addresses are not fetched" in events and names == []
 
@@ -287,7 +289,7 @@ class TestFolders:
         (tmp_path / "medglip-space-link").symlink_to(tmp_path / "other")
         with (tmp_path / "medglip-space-running" / "lock").open("rb") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
-            with space_app.own_folder() as own:
+            with space_app.server_folder() as own:
                 names = {path.name for path in tmp_path.iterdir()}
                 assert names == {
                     "medglip-space-running",
@@ -326,20 +328,20 @@ def mutated(content: bytes, rng: random.Random) -> bytes:
     """A file with bytes changed, cut, doubled or left out, mostly in its header."""
     data = bytearray(content)
     for _ in range(rng.randint(1, 6)):
-        place = rng.randrange(min(len(data), rng.choice([64, 400, 10**9])) or 1) if data else 0
+        position = rng.randrange(min(len(data), rng.choice([64, 400, 10**9])) or 1) if data else 0
         kind = rng.randrange(6)
         if kind == 0:
-            data[place : place + 1] = bytes([rng.randrange(256)])
+            data[position : position + 1] = bytes([rng.randrange(256)])
         elif kind == 1:
-            data[place : place + 4] = rng.choice([b"\xff" * 4, b"\0" * 4, b"\x7f\xff\xff\xff", b"\0\0\0\x80"])
+            data[position : position + 4] = rng.choice([b"\xff" * 4, b"\0" * 4, b"\x7f\xff\xff\xff", b"\0\0\0\x80"])
         elif kind == 2:
-            del data[place:]
+            del data[position:]
         elif kind == 3:
-            data[place:place] = data[place : place + rng.randint(1, 200)]
+            data[position:position] = data[position : position + rng.randint(1, 200)]
         elif kind == 4:
-            del data[place : place + rng.randint(1, 50)]
+            del data[position : position + rng.randint(1, 50)]
         else:
-            data[place:place] = rng.choice([b"9" * 40, b"-1", b"nan", b"\n" * 99, b"../../etc/passwd"])
+            data[position:position] = rng.choice([b"9" * 40, b"-1", b"nan", b"\n" * 99, b"../../etc/passwd"])
     return bytes(data)
 
 
@@ -405,10 +407,10 @@ def test_a_thousand_hostile_uploads(tmp_path: Path) -> None:
                 assert asked(running, "good.png", good) == expected
                 kinds["good"] += 1
         after = memory_mb(process.pid)
-        told = f"{dict(kinds)}; {before} MB, then {after} MB; {time.monotonic() - start:.0f} s"
-        sys.stdout.write(f"{count} uploads to process {process.pid}: {told}\n")
-        assert process.poll() is None and after - before < 100, told
-        assert set(kinds) <= {"refused", "event: complete", "event: error", "good"}, told
+        summary = f"{dict(kinds)}; {before} MB, then {after} MB; {time.monotonic() - start:.0f} s"
+        sys.stdout.write(f"{count} uploads to process {process.pid}: {summary}\n")
+        assert process.poll() is None and after - before < 100, summary
+        assert set(kinds) <= {"refused", "event: complete", "event: error", "good"}, summary
     finally:
         process.terminate()
         process.wait(timeout=120)

@@ -65,7 +65,7 @@ def open_boxes(html: str) -> int:
     return len(re.findall(r'<div class="mg-box [^>]*data-number="\d+" style', html))
 
 
-class TestPictures:
+class TestImages:
     def test_threshold_hides_what_a_search_at_that_threshold_does_not_find(
         self, tiny: Experts, tmp_path: Path
     ) -> None:
@@ -89,8 +89,8 @@ class TestPictures:
         assert opened["slices"]["visible"] is False and "99% sure" in opened["status"]
         found = handlers.find(opened["shown"], "optic disc", "auto", "", 0.42)
         shown = found["shown"]
-        kept = above(shown.results[0], 0.42).boxes
-        assert open_boxes(found["result"]) == len(kept) > 0
+        kept_boxes = above(shown.results[0], 0.42).boxes
+        assert open_boxes(found["result"]) == len(kept_boxes) > 0
         moved = handlers.thresholded(shown, 0.5)
         file = read_boxes(moved["download"]["value"])
         assert file.boxes == tuple(box for box in read_boxes(found["download"]["value"]).boxes if box.score >= 0.5)
@@ -105,7 +105,7 @@ class TestPictures:
         files = [read_boxes(found[name]["value"]) for name in ("download", "download_second")]
         assert [file.image.modality for file in files] == ["fundus", "ct"]
 
-    def test_two_checkpoints_on_one_picture(self, tiny: Experts, tmp_path: Path) -> None:
+    def test_two_checkpoints_on_one_image(self, tiny: Experts, tmp_path: Path) -> None:
         other = save_tiny_checkpoint(tmp_path / "other")
         both = load_experts(Settings(model=str(other), others=(str(other),)))
         both = replace(both, grounders=(tiny.main, both.grounders[1]))
@@ -116,12 +116,12 @@ class TestPictures:
         found = both.find(read_image(xray(tmp_path)), "optic disc", "auto", "1:fundus")
         assert [result.model for result in found] == ["tiny", "other"]
 
-    def test_bad_upload_is_told_and_escaped(self, handlers: Handlers, tmp_path: Path) -> None:
+    def test_bad_upload_is_reported_and_escaped(self, handlers: Handlers, tmp_path: Path) -> None:
         file = tmp_path / "<img src=x onerror=alert(1)>.png"
         file.write_text("nothing")
-        told = handlers.uploaded(str(file), 0.3)
-        assert "is not an image of a known format" in told["status"] and "<img" not in told["status"]
-        assert str(tmp_path) not in told["status"] and told["shown"] is None
+        answer = handlers.uploaded(str(file), 0.3)
+        assert "is not an image of a known format" in answer["status"] and "<img" not in answer["status"]
+        assert str(tmp_path) not in answer["status"] and answer["shown"] is None
 
     def test_unforeseen_problem_names_no_path(
         self, handlers: Handlers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
@@ -130,8 +130,8 @@ class TestPictures:
             raise RuntimeError("at /secret/place")
 
         monkeypatch.setattr("space_handlers.open_source", broken)
-        told = handlers.uploaded(str(xray(tmp_path)), 0.3)
-        assert "unexpected RuntimeError on the server" in told["status"] and "secret" not in told["status"]
+        answer = handlers.uploaded(str(xray(tmp_path)), 0.3)
+        assert "unexpected RuntimeError on the server" in answer["status"] and "secret" not in answer["status"]
         assert "/secret/place" in capsys.readouterr().err
 
     @pytest.mark.parametrize("prompt", ["", " . , "])
@@ -140,7 +140,7 @@ class TestPictures:
         assert "the prompt is empty" in handlers.find(shown, prompt, "auto", "", 0.3)["status"]
 
     def test_nothing_uploaded(self, handlers: Handlers) -> None:
-        assert "nothing to look at" in handlers.find(None, "liver", "auto", "", 0.3)["status"]
+        assert "no image is open" in handlers.find(None, "liver", "auto", "", 0.3)["status"]
         assert "no volume" in handlers.find_all(None, "liver", "auto", 0.3)["status"]
         assert handlers.moved(None, "axial", 3, 0.3).keys() == {"status"}
         assert handlers.uploaded(None, 0.3)["shown"] is None
@@ -185,12 +185,12 @@ class TestVolumes:
         assert handlers.jumped(shown, SimpleNamespace(**event), 0.3).keys() == {"status"}  # type: ignore[arg-type]
 
     def test_four_axes(self, handlers: Handlers, tmp_path: Path) -> None:
-        told = handlers.uploaded(str(volume(tmp_path, "many.nii.gz", (8, 8, 4, 3))), 0.3)
-        assert "has 4 axes" in told["status"]
+        answer = handlers.uploaded(str(volume(tmp_path, "many.nii.gz", (8, 8, 4, 3))), 0.3)
+        assert "has 4 axes" in answer["status"]
 
 
 class TestExamples:
-    def test_every_modality_has_one_and_is_recognised(self, embedded: Experts, tmp_path: Path) -> None:
+    def test_every_modality_has_one_and_is_recognized(self, embedded: Experts, tmp_path: Path) -> None:
         """With the embedded checkpoint; the volume comes from nilearn."""
         examples = make_examples(embedded, tmp_path)
         assert {example.modality for example in examples.values()} == set(MODALITIES)
@@ -200,13 +200,13 @@ class TestExamples:
         )  # fmt: skip
         Part.GRADIO_CACHE = str(tmp_path / "cache")
         event = SimpleNamespace(example="xray_chest")
-        told = handlers.example(event, 0.3)  # type: ignore[arg-type]
-        assert "X-ray" in told["status"] and "% sure" in told["status"]
-        assert open_boxes(told["result"]) >= 2 and told["prompt"].startswith("right lung")
+        answer = handlers.example(event, 0.3)  # type: ignore[arg-type]
+        assert "X-ray" in answer["status"] and "% sure" in answer["status"]
+        assert open_boxes(answer["result"]) >= 2 and answer["prompt"].startswith("right lung")
 
     def test_unknown_example(self, handlers: Handlers) -> None:
-        told = handlers.example(SimpleNamespace(example="<b>x</b>"), 0.3)  # type: ignore[arg-type]
-        assert "there is no such example" in told["status"]
+        answer = handlers.example(SimpleNamespace(example="<b>x</b>"), 0.3)  # type: ignore[arg-type]
+        assert "unknown example" in answer["status"]
 
     def test_missing_packages_leave_examples_out(
         self, tiny: Experts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -229,11 +229,11 @@ class TestStarting:
                 names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
                 assert not [name for name in names if name.split(".")[0] in ("gradio", "gradio_client")], file.name
 
-    @pytest.mark.parametrize(("missing", "cure"), [("clone", "run this from a clone"), ("gradio", 'pip install ".')])
+    @pytest.mark.parametrize(("missing", "hint"), [("clone", "run this from a clone"), ("gradio", 'pip install ".')])
     def test_command_says_what_is_missing(
         self,
         missing: str,
-        cure: str,
+        hint: str,
         tmp_path: Path,
         monkeypatch: pytest.MonkeyPatch,
         capsys: pytest.CaptureFixture[str],
@@ -243,8 +243,8 @@ class TestStarting:
         else:
             monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
         assert cli.main(["demo", "--space"]) == 2
-        told = capsys.readouterr().err
-        assert cure in told and told.count("\n") == 1
+        answer = capsys.readouterr().err
+        assert hint in answer and answer.count("\n") == 1
 
     def test_command_hands_over_port_and_model(self, monkeypatch: pytest.MonkeyPatch) -> None:
         started: list[Any] = []

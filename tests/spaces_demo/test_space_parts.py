@@ -48,10 +48,10 @@ HOSTILE = [
 
 
 def grounded(label: str, score: float, bbox: tuple[float, float, float, float]) -> GroundedBox:
-    """A box with its place in the taxonomy."""
-    place = load_taxonomy().locate(label)
-    found = (place.label_id, place.category, place.region) if place else (None, None, None)
-    return GroundedBox(label, score, bbox, *found)
+    """Return a box with its location in the taxonomy."""
+    location = load_taxonomy().locate(label)
+    ids = (location.label_id, location.category, location.region) if location else (None, None, None)
+    return GroundedBox(label, score, bbox, *ids)
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +60,7 @@ def ball(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 class PageParser(HTMLParser):
-    """Collects the tags and attributes that a browser would see."""
+    """Collect the tags and attributes that a browser would see."""
 
     def __init__(self, content: str) -> None:
         super().__init__()
@@ -112,7 +112,7 @@ class TestRows:
         assert {name for name, color in colors.items() if color in LESION_COLORS} >= {"lung nodule"}
         assert colors["left lung"] not in LESION_COLORS
 
-    def test_number_is_the_place_by_score(self) -> None:
+    def test_number_is_the_position_by_score(self) -> None:
         boxes = [grounded("liver", 0.2, (0, 0, 9, 9)), grounded("spleen", 0.8, (0, 0, 9, 9))]
         assert {row.box.label: row.number for row in rows_of(boxes, [])} == {"spleen": 0, "liver": 1}
 
@@ -148,7 +148,7 @@ class TestHtml:
         rows = rows_of([grounded("liver", 0.5, (20, 10, 50, 30))], [])
         assert "left:10.000%;top:10.000%;width:25.000%;height:30.000%" in figure("", (200, 100), 2.0, rows, 0.3)
 
-    def test_confidence_is_told(self) -> None:
+    def test_confidence_is_shown(self) -> None:
         assert "from the pixels, 87% sure" in status("CT", "pixels", 0.87, "a.png")
         assert "sure" not in status("CT", "header", None, "a.png")
 
@@ -159,8 +159,8 @@ class TestTree:
         found = leaves(trained)
         assert {leaf.label_id for leaf in found} >= set(load_taxonomy().labels)
         for modality, names in trained.items():
-            marked = {leaf.name for leaf in found if modality in leaf.trained}
-            assert marked == set(names)
+            names_shown = {leaf.name for leaf in found if modality in leaf.trained}
+            assert names_shown == set(names)
 
     def test_labels_stand_in_their_category(self) -> None:
         leaf = next(leaf for leaf in leaves({}) if leaf.label_id == "kidney_left")
@@ -169,9 +169,9 @@ class TestTree:
         )  # fmt: skip
 
     def test_buttons(self) -> None:
-        seen = PageParser(tree({"ct": ["liver", "spleen"], "mri": ["<b>odd</b>"]}))
+        seen = PageParser(tree({"ct": ["liver", "spleen"], "mri": ["<b>unknown</b>"]}))
         names = [value for name, value in seen.attributes if name == "data-label"]
-        assert {"liver", "spleen", "<b>odd</b>"} <= set(names) and "b" not in seen.tags
+        assert {"liver", "spleen", "<b>unknown</b>"} <= set(names) and "b" not in seen.tags
         assert ("data-labels", "liver. spleen.") in seen.attributes
 
 
@@ -195,7 +195,7 @@ class TestSlices:
                 seen += 1
         assert seen > 5
 
-    def test_scene_is_centred_and_in_millimetres(self, ball: Path) -> None:
+    def test_scene_is_centered_and_in_millimeters(self, ball: Path) -> None:
         source = open_volume(ball)
         ijk = (18.0, 16.0, 5.0, 22.0, 20.0, 7.0)
         box = VolumeBox("<b>", 0.5, ijk, tuple(map(tuple, corners_lps(source.grid, ijk))), "axial", 3)  # type: ignore
@@ -244,7 +244,7 @@ def test_sweeping_spares_what_is_in_use(tmp_path: Path) -> None:
     assert list(tmp_path.rglob("*")) == [tmp_path / "a", new]
 
 
-def test_upload_that_was_swept_away_is_told(tmp_path: Path) -> None:
+def test_upload_that_was_deleted_is_reported(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="deleted from the server: upload the file again"):
         Source(tmp_path / "gone.png").read_image()
 

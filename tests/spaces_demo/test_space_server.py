@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ pytest.importorskip("gradio")
 
 from gradio_client import Client, handle_file
 
+import space_limits
 from modeling_medglip import load_taxonomy
 from modeling_medglip.demo.cases import package_file
 from modeling_medglip.grounding import ground_image
@@ -31,7 +33,7 @@ from space_settings import MEGABYTE, Settings
 from tests.spaces_demo.serving import Served, served, tiny_experts, volume, xray
 
 
-SETTINGS = Settings(upload_bytes=2 * MEGABYTE, labels=20, pictures=64, sweep_seconds=1, keep_seconds=6, examples=False)
+SETTINGS = Settings(upload_bytes=2 * MEGABYTE, labels=20, slices=64, sweep_seconds=1, keep_seconds=6, examples=False)
 ADDRESS = {"meta": {"_type": "gradio.FileData"}}
 
 
@@ -49,14 +51,14 @@ def client(space: Served) -> Client:
 
 
 def refusal(client: Client, file: Path, prompt: str = "optic disc.", endpoint: str = "/ground", **more: Any) -> str:
-    """What a program is told instead of an answer."""
+    """Return the error message that a program gets."""
     with pytest.raises(Exception, match=".") as caught:
         client.predict(file=handle_file(file), prompt=prompt, api_name=endpoint, **more)
     return str(caught.value)
 
 
 class TestAnswers:
-    def test_picture(self, client: Client, space: Served, tmp_path: Path) -> None:
+    def test_image(self, client: Client, space: Served, tmp_path: Path) -> None:
         """The same boxes as the package's, with what the modality rests on."""
         file = xray(tmp_path)
         answer = client.predict(file=handle_file(file), prompt="optic disc. cup", threshold=0.4, api_name="/ground")
@@ -101,9 +103,9 @@ class TestAnswers:
             file=handle_file(file), prompt="liver", modality="ct", threshold=0.2, api_name="/ground_volume"
         )
         found = ground_volume(file, "liver", "ct", space.experts.main, threshold=0.15)
-        kept = [box for box in found.boxes if box.score >= 0.2]
-        assert kept and len(answer["boxes"]) == len(kept)
-        assert np.allclose(answer["boxes"][0]["corners_lps_mm"], kept[0].corners_lps_mm, atol=1e-3)
+        kept_boxes = [box for box in found.boxes if box.score >= 0.2]
+        assert kept_boxes and len(answer["boxes"]) == len(kept_boxes)
+        assert np.allclose(answer["boxes"][0]["corners_lps_mm"], kept_boxes[0].corners_lps_mm, atol=1e-3)
         assert answer["plane"] == "axial" and answer["image"]["depth"] == 12
 
     def test_slice_of_a_volume(self, client: Client, tmp_path: Path) -> None:
@@ -122,7 +124,7 @@ class TestAnswers:
 
 class TestBadInput:
     def test_text_that_is_called_png(self, client: Client, tmp_path: Path) -> None:
-        (tmp_path / "notes.png").write_text("no picture at all")
+        (tmp_path / "notes.png").write_text("not an image at all")
         assert refusal(client, tmp_path / "notes.png").endswith("give a PNG, JPEG, TIFF or DICOM file")
 
     def test_half_a_png(self, client: Client, tmp_path: Path) -> None:
@@ -144,7 +146,7 @@ class TestBadInput:
         message = refusal(client, file, endpoint="/ground_volume", plane="axial")
         assert "has 65 slices, more than 64" in message
 
-    def test_picture_where_a_volume_is_asked_for(self, client: Client, tmp_path: Path) -> None:
+    def test_image_where_a_volume_is_asked_for(self, client: Client, tmp_path: Path) -> None:
         assert "is not a volume" in refusal(client, xray(tmp_path), endpoint="/ground_volume")
 
     @pytest.mark.parametrize(
@@ -259,18 +261,22 @@ class TestSecrets:
         assert "default-src 'self'" in policy and "http" not in policy
         assert "not a medical device" in page
 
-    def test_events_of_the_page_are_no_endpoints(self, space: Served) -> None:
+    def test_events_of_the_page_are_not_endpoints(self, space: Served) -> None:
         status, body = space.request("GET", "/gradio_api/info")
         assert status == 200 and set(json.loads(body)["named_endpoints"]) == {
             "/ground", "/compare", "/ground_volume", "/labels",
         }  # fmt: skip
 
-    def test_nothing_is_left_after_a_request(self, client: Client, space: Served, tmp_path: Path) -> None:
+    def test_nothing_is_left_after_a_request(
+        self, client: Client, space: Served, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         before = set(Path(tempfile.gettempdir()).glob("medglip-*"))
         client.predict(file=handle_file(xray(tmp_path, "private.png")), prompt="disc", api_name="/ground")
         private = handle_file(volume(tmp_path, "private.nii.gz"))
         client.predict(file=private, prompt="disc", modality="ct", api_name="/ground_volume")
         assert [path for path in space.files() if "private" in path.name]
+        later = SimpleNamespace(time=lambda: time.time() + SETTINGS.keep_seconds, monotonic=time.monotonic)
+        monkeypatch.setattr(space_limits, "time", later)
         deadline = time.monotonic() + 30
         while space.files() and time.monotonic() < deadline:
             time.sleep(0.2)

@@ -61,7 +61,7 @@ def test_a_mixed_folder_is_sorted(ground: Run, tmp_path: Path) -> None:
     status, said, errors = ground(study)
     assert status == 0, errors
     told = [line for line in errors.splitlines() if "left out" in line]
-    assert told == ["medglip: warning: study: 1 files that are no images left out"]
+    assert told == ["medglip: warning: study: 1 files that are not images left out"]
     stems = ("film-2", "film", "scan", "study")
     assert names(tmp_path / "out") == sorted(f"{stem}.{end}" for stem in stems for end in ("boxes.json", "png"))
     places = [said.index(f"{name}  [ct") for name in ("study", "film.png", "film.jpg", "scan.nii.gz")]

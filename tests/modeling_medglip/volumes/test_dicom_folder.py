@@ -38,7 +38,7 @@ def test_what_is_no_image_and_localizers_are_left_out(tmp_path: Path) -> None:
     (tmp_path / "DICOMDIR").write_bytes(b"\0" * 200)
     (series,) = find_series(tmp_path)
     assert len(series.files) == 5
-    assert series.notes == ("1 localizer images left out", "5 files that are no images left out")
+    assert series.notes == ("1 localizer images left out", "5 files that are not images left out")
     assert open_series(series, "folder").notes[:2] == series.notes
 
 

@@ -261,13 +261,13 @@ def test_an_empty_file_named_like_the_slices(tmp_path: Path) -> None:
     (tmp_path / "scan" / "IM0005").write_bytes(b"")
     refused(tmp_path / "scan", "IM0005: is empty")
     (tmp_path / "scan" / "IM0005").rename(tmp_path / "scan" / "done")
-    assert opened(tmp_path / "scan").notes == ("1 files that are no images left out",)
+    assert opened(tmp_path / "scan").notes == ("1 files that are not images left out",)
 
 
 def test_what_a_mac_leaves_beside_a_slice_is_none(tmp_path: Path) -> None:
     paths = write_series(tmp_path / "scan")
     (tmp_path / "scan" / f"._{paths[0].name}").write_bytes(b"\0\5\x16\7" * 40)
-    assert opened(tmp_path / "scan").notes == ("1 files that are no images left out",)
+    assert opened(tmp_path / "scan").notes == ("1 files that are not images left out",)
 
 
 # Multi-frame files ---------------------------------------------------------------------------------------------------
