@@ -99,7 +99,7 @@ def check_checkpoint_files(source: Any, names: Iterable[str] = ("config.json",),
     Args:
         source (`str` or `Path`): a folder or a Hub id.
         names (`Iterable[str]`, *optional*): of a Hub id, the files to fetch and to check.
-        hub: the arguments of `from_pretrained` that say where to look; others are ignored.
+        hub (`Any`): the arguments of `from_pretrained` that say where to look; others are ignored.
 
     Returns:
         the folder that holds the files; `None` if there is none yet, which the loader reports in its own words.
@@ -112,10 +112,10 @@ def check_checkpoint_files(source: Any, names: Iterable[str] = ("config.json",),
         folder = Path(str(source), subfolder)
     else:
         options = {key: value for key, value in hub.items() if key in HUB_OPTIONS and value is not None}
-        found = [_fetched(source, name, options) for name in names]
-        if not any(found):
+        files = [file for name in names if (file := _fetched(source, name, options))]
+        if not files:
             return None
-        folder = Path(next(file for file in found if file)).parent
+        folder = Path(files[0]).parent
     for entry in sorted(folder.iterdir()) if folder.is_dir() else ():
         if entry.name in REFUSED_FILES:
             raise ValueError(f"{entry.name} is not allowed in a checkpoint: remove it")
@@ -131,7 +131,7 @@ def check_checkpoint_files(source: Any, names: Iterable[str] = ("config.json",),
 
 
 def _fetched(source: Any, name: str, options: dict[str, Any]) -> str | None:
-    """A file of a Hub id in the cache; `None` where it cannot be had."""
+    """Return a file of a Hub id in the cache; `None` where it cannot be had."""
     try:
         return cached_file(str(source), name, _raise_exceptions_for_missing_entries=False, **options)
     except (OSError, ValueError):
@@ -139,7 +139,7 @@ def _fetched(source: Any, name: str, options: dict[str, Any]) -> str | None:
 
 
 def _check_file(file: Path, folder: Path) -> None:
-    """One file that a loader may read: regular, inside its folder, of a bounded size."""
+    """Check that a file is regular, inside its folder and of a bounded size."""
     try:
         status = os.stat(file)
     except OSError:
@@ -149,9 +149,9 @@ def _check_file(file: Path, folder: Path) -> None:
     if not stat.S_ISREG(status.st_mode):
         raise ValueError(f"{file.name} is not a regular file")
     home, target = folder.resolve(), file.resolve()
-    # The Hub's cache keeps the contents beside its snapshots and links to them.
+    # The Hub's cache holds the contents beside its snapshots and links to them.
     caches = (parent.parent / "blobs" for parent in home.parents if parent.name == "snapshots")
-    if not any(target.is_relative_to(place) for place in (home, *caches)):
+    if not any(target.is_relative_to(parent) for parent in (home, *caches)):
         raise ValueError(f"{file.name} is a link out of the folder: put the file itself there")
     limit = MAX_TOKENIZER_BYTES if file.name == "tokenizer.json" else MAX_JSON_BYTES
     if file.suffix != ".safetensors" and status.st_size > limit:
@@ -159,18 +159,22 @@ def _check_file(file: Path, folder: Path) -> None:
 
 
 def read_json(file: Path) -> dict[str, Any]:
-    """The object that a JSON file holds."""
+    """Return the object that a JSON file holds.
+
+    Raises:
+        `ValueError`: the file cannot be read, or holds something else.
+    """
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
         raise ValueError(f"{file.name} cannot be read as JSON") from None
     if not isinstance(content, dict):
-        raise ValueError(f"{file.name} cannot be read: it holds no JSON object")
+        raise ValueError(f"{file.name} cannot be read: it does not hold a JSON object")
     return content
 
 
 def _check_index(file: Path) -> None:
-    """The shards that an index names are safetensors files of the same folder."""
+    """Check that the shards which an index names are safetensors files of the same folder."""
     try:
         shards = set(read_json(file)["weight_map"].values())
     except (KeyError, TypeError, AttributeError):
@@ -183,12 +187,12 @@ def _check_index(file: Path) -> None:
 
 
 def _check_added_tokens(file: Path) -> None:
-    """A tokenizer has no more added tokens than can be added in a second."""
+    """Check that a tokenizer has no more added tokens than can be added in a second."""
     content = read_json(file)
     lists = [content, *content.values()]  # a vocabulary lies one level deeper
-    found = max(len(part) for part in lists if isinstance(part, (list, dict)))
-    if found > MAX_ADDED_TOKENS:
-        raise ValueError(f"{file.name} adds {found} tokens, more than {MAX_ADDED_TOKENS}")
+    count = max(len(part) for part in lists if isinstance(part, (list, dict)))
+    if count > MAX_ADDED_TOKENS:
+        raise ValueError(f"{file.name} adds {count} tokens, more than {MAX_ADDED_TOKENS}")
 
 
 # Sizes and settings of a configuration file: checked before anything is built from them ------------------------------
@@ -212,8 +216,8 @@ def check_settings(settings: Any, file: str = "config.json") -> None:
     """Refuse settings of a checkpoint that are out of all proportion or that reach beyond its folder.
 
     Args:
-        settings: what the JSON file holds.
-        file (`str`, defaults to `"config.json"`): the name for messages.
+        settings (`Any`): what the JSON file holds.
+        file (`str`, *optional*, defaults to `"config.json"`): the name for messages.
 
     Raises:
         `ValueError`: naming the setting and its value.
@@ -231,7 +235,7 @@ def check_settings(settings: Any, file: str = "config.json") -> None:
 
 
 def _settings_in(settings: Any, file: str) -> Iterator[tuple[str, Any]]:
-    """Every value that is no container, and every dictionary, with its key; items of a list with the list's key."""
+    """Yield the key and value of every number and text, and of every dictionary; items of a list have its key."""
     waiting = [(settings, "", 0)]
     while waiting:
         value, key, depth = waiting.pop()
@@ -246,7 +250,7 @@ def _settings_in(settings: Any, file: str) -> Iterator[tuple[str, Any]]:
 
 
 def _setting_problem(key: str, value: Any) -> str | None:
-    """What is wrong with one value of a configuration file."""
+    """Return what is wrong with one value of a configuration file, or `None`."""
     if value is None or (isinstance(value, bool) and not value):
         return None
     if key in REFUSED_SETTINGS:
@@ -267,9 +271,9 @@ def _setting_problem(key: str, value: Any) -> str | None:
 
 @strict
 class MedGlipHeadConfig(PreTrainedConfig):
-    r"""
-    Sizes of the feature pyramid, the deep-fusion tower and the prediction layers. Defaults are GLIP-T's
-    (microsoft/GLIP, `glip_Swin_T_O365_GoldG.yaml`).
+    r"""Sizes of the feature pyramid, the deep-fusion tower and the prediction layers.
+
+    Defaults are GLIP-T's (microsoft/GLIP, `glip_Swin_T_O365_GoldG.yaml`).
 
     Args:
         channels (`int`, defaults to 256): width of the pyramid and of the region features.
@@ -279,16 +283,18 @@ class MedGlipHeadConfig(PreTrainedConfig):
         fusion_dropout (`float`, defaults to 0.1): dropout on both attention maps.
         text_dim (`int`, *optional*): width of the text inside the tower. `None` keeps the language encoder's own
             width (GLIP); a number puts a linear projection before the tower.
-        text_heads (`int`, defaults to 12), text_intermediate (`int`, defaults to 3072),
-            text_dropout (`float`, defaults to 0.1): the BERT layer inside each block.
+        text_heads (`int`, defaults to 12): attention heads of the BERT layer inside each block.
+        text_intermediate (`int`, defaults to 3072): width of that layer's feed-forward part.
+        text_dropout (`float`, defaults to 0.1): dropout of that layer.
         conv_type (`str`, defaults to `"deformable"`): `"deformable"` (modulated, DCNv2) or `"plain"` 3x3 convolutions.
         groups (`int`, defaults to 16): groups of every GroupNorm.
         pyramid_norm (`bool`, defaults to `False`): GroupNorm after the pyramid's 3x3 convolutions.
         drop_block (`float`, defaults to 0.3): DropBlock probability on P3 and P4 while training.
-        positions (`bool`, defaults to `False`): add a projected 2-D sine code of the place to the pyramid, so that
+        positions (`bool`, defaults to `False`): add a projected 2-D sine code of the position to the pyramid, so that
             regions know left from right. GLIP has none.
-        anchor_sizes (`list[float]`): side in pixels of the one square anchor per place, for P3..P7.
-        anchor_strides (`list[int]`): pixels between places, for P3..P7.
+        anchor_sizes (`list[float]`, defaults to `(64, 128, 256, 512, 1024)`): side in pixels of the one square anchor
+            per cell, for P3..P7.
+        anchor_strides (`list[int]`, defaults to `(8, 16, 32, 64, 128)`): pixels between cells, for P3..P7.
         prior_prob (`float`, defaults to 0.01): prior of the focal loss; sets the alignment's starting bias.
         log_scale_init (`float`, defaults to 0.0): starting logarithm of the temperature that the alignment is divided
             by. GLIP's 0 suits long training; a negative one lets a short one tell labels apart from the start.
@@ -297,10 +303,12 @@ class MedGlipHeadConfig(PreTrainedConfig):
         box_scale_init (`float`, defaults to 1.0): starting factor of the box deltas on every level; 10 undoes the
             box coder's weights, so that boxes move early in a short training.
         atss_topk (`int`, defaults to 9): candidates per level in the assignment.
-        focal_alpha, focal_gamma (`float`): focal loss of the alignment.
+        focal_alpha (`float`, defaults to 0.25): weight of the positives in the focal loss of the alignment.
+        focal_gamma (`float`, defaults to 2.0): how strongly that loss weighs easy pairs down.
         box_loss_weight (`float`, defaults to 2.0): weight of the GIoU loss.
         score_calibration (`list[float]`, *optional*): slope and intercept, on the logit of the final score, that turn
             it into the chance that the box is right (Platt, 1999). `None` (GLIP) keeps the score as it is.
+        initializer_range (`float`, defaults to 0.02): standard deviation of the other layers' initial weights.
     """
 
     model_type = "med-glip-head"
@@ -349,9 +357,9 @@ class MedGlipHeadConfig(PreTrainedConfig):
 
 @strict
 class MedGlipConfig(PreTrainedConfig):
-    r"""
-    Configuration of a MedGLIP checkpoint: one language encoder shared by one or several experts, each with its own
-    image encoder, pyramid, fusion tower and prediction layers. Defaults are GLIP-T's.
+    r"""Configuration of a MedGLIP checkpoint: one language encoder shared by one or several experts.
+
+    Each expert has its own image encoder, pyramid, fusion tower and prediction layers. Defaults are GLIP-T's.
 
     Args:
         text_config (`dict` or config, *optional*): the language encoder; a BERT by default.
@@ -409,7 +417,11 @@ class MedGlipConfig(PreTrainedConfig):
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: Any, **kwargs: Any) -> Any:
-        """As `PreTrainedConfig.from_pretrained`, after a look at the files.
+        """Load a configuration as `PreTrainedConfig.from_pretrained` does, after its files are checked.
+
+        Args:
+            pretrained_model_name_or_path (`str` or `Path`): a folder or a Hub id.
+            kwargs (`Any`): see `PreTrainedConfig.from_pretrained`, and `modalities` of `from_dict`.
 
         Raises:
             `ValueError`: see [`check_checkpoint_files`].
@@ -419,8 +431,12 @@ class MedGlipConfig(PreTrainedConfig):
 
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
-        """As `PreTrainedConfig.from_dict`; `modalities=` chooses among the checkpoint's experts, by any of their
-        names.
+        """Make a configuration of its settings as `PreTrainedConfig.from_dict` does.
+
+        Args:
+            config_dict (`dict[str, Any]`): the settings.
+            modalities (`str` or `list[str]`, *optional*): the experts to choose, by any of their names.
+            kwargs (`Any`): settings that go before them.
 
         Raises:
             `ValueError`: a setting is of a wrong type, out of all proportion, or reaches beyond the checkpoint.
@@ -450,16 +466,16 @@ class MedGlipConfig(PreTrainedConfig):
             raise ValueError(f"text_attention must be 'prompt' or 'label', got {self.text_attention!r}")
         heads = [self.expert_head_config(name) for name in self.modalities]
         widths, strides = {head.channels for head in heads}, {tuple(head.anchor_strides) for head in heads}
-        for field, found in (("head channels", widths), ("anchor_strides", strides)):
-            if len(found) > 1:
-                raise ValueError(f"all experts of a checkpoint need the same {field}, got {sorted(found)}")
+        for field, values in (("head channels", widths), ("anchor_strides", strides)):
+            if len(values) > 1:
+                raise ValueError(f"all experts of a checkpoint need the same {field}, got {sorted(values)}")
 
     def expert_head_config(self, modality: str) -> MedGlipHeadConfig:
-        """The head configuration of one expert, its overrides applied."""
+        """Return the head configuration of one expert, its overrides applied."""
         return self._overridden("head_config", modality)
 
     def expert_backbone_config(self, modality: str) -> PreTrainedConfig:
-        """The image encoder's configuration of one expert, its overrides applied."""
+        """Return the image encoder's configuration of one expert, its overrides applied."""
         return self._overridden("backbone_config", modality)
 
     def _overridden(self, name: str, modality: str) -> Any:
@@ -515,20 +531,25 @@ class MedGlipConfig(PreTrainedConfig):
 
     @classmethod
     def glip_t(cls, modalities: Iterable[str] = ("ct",), **kwargs: Any) -> MedGlipConfig:
-        """The GLIP-T size: Swin-T, BERT-base, six fusion blocks."""
+        """Return a configuration of GLIP-T's size: Swin-T, BERT-base, six fusion blocks.
+
+        Args:
+            modalities (`Iterable[str]`, *optional*, defaults to `("ct",)`): the experts.
+            kwargs (`Any`): other settings.
+        """
         return cls(modalities=list(modalities), **kwargs)
 
 
 def _only_modalities(data: Any, wanted: list[str]) -> Any:
-    """A copy of nested dictionaries without the keys of modalities that are not `wanted`."""
+    """Return a copy of nested dictionaries without the keys of modalities that are not `wanted`."""
     if not isinstance(data, dict):
         return data
-    kept = {key: value for key, value in data.items() if key in wanted or key not in MODALITIES}
-    return {key: _only_modalities(value, wanted) for key, value in kept.items()}
+    others = set(MODALITIES) - set(wanted)
+    return {key: _only_modalities(value, wanted) for key, value in data.items() if key not in others}
 
 
 def merge_hierarchies(parts: Iterable[Any]) -> Any:
-    """The union of nested dictionaries, the first one's values where several have a key; `None` if there is none."""
+    """Return the union of nested dictionaries; where several have a key, the first one's value counts."""
     known = [part for part in parts if part is not None]
     if not known or not all(isinstance(part, dict) for part in known):
         return known[0] if known else None

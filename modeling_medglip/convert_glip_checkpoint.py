@@ -55,8 +55,12 @@ _IGNORED = re.compile(
 
 
 def config_from_glip(glip_config: Mapping[str, Any], modality: str) -> MedGlipConfig:
-    """MedGLIP configuration for GLIP sizes given as in the reference's `config` (`swin`, `head`, `bert`,
-    `anchors`).
+    """Return the MedGLIP configuration of a GLIP model.
+
+    Args:
+        glip_config (`Mapping[str, Any]`): sizes in the groups of the reference's `config`: `swin`, `head`, `bert` and
+            `anchors`.
+        modality (`str`): of the expert, by any of its names.
     """
     swin, head = dict(glip_config["swin"]), glip_config["head"]
     bert = glip_config.get("bert", "bert-base-uncased")

@@ -1,5 +1,8 @@
 # Copyright 2026 The MedGLIP authors. Licensed under the Apache License, Version 2.0.
-"""Image processor of MedGLIP: intensity normalization per modality, resizing, padding, and the modality router."""
+"""Image processor of MedGLIP: intensities per modality, resizing, padding, boxes out of the model's output.
+
+It also holds the modality router, since all that travels with a checkpoint lies in four files.
+"""
 
 import copy
 import math
@@ -37,7 +40,7 @@ MAX_PIXELS = 2**26
 MAX_SIDE = 4096
 # Formats that are plain images. Pillow knows others that start programs (EPS) or that nobody needs here.
 IMAGE_FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "GIF", "WEBP", "PPM")
-# Bits that detectors and cameras store a grey level in.
+# Bits that detectors and cameras store a gray level in.
 BIT_DEPTHS = (8, 10, 12, 14, 16)
 INTENSITIES = ("hounsfield", "percentile", "nonzero_percentile", "range")
 LUMINANCE = np.array([0.299, 0.587, 0.114], dtype=np.float32)
@@ -54,7 +57,7 @@ HOUNSFIELD_SHARE = 0.02
 AIR_HU, SOFT_TISSUE_HU = -1000.0, 50.0
 FAT_STEP = (1.08, 1.35)
 PLAUSIBLE_HU = (-3600.0, 6000.0)
-# What is added to HU in unsigned files, and the HU per grey level and distance within which one of them is meant.
+# What is added to HU in unsigned files, and the HU per gray level and distance within which one of them is meant.
 OFFSETS = (1024.0, 32768.0)
 UNIT_STEP = (0.8, 1.25)
 OFF_BY = 250.0
@@ -99,7 +102,7 @@ class MedGlipImagesKwargs(MedGlipImageProcessorKwargs, total=False):
 
 
 def _array_from_pil(image: Image.Image) -> np.ndarray:
-    """PIL image of any mode -> array (h, w), (h, w, 3) or (h, w, 4) with its own bit depth."""
+    """Return a PIL image of any mode as an array `(h, w)`, `(h, w, 3)` or `(h, w, 4)` of the file's bit depth."""
     if _is_misread(image):
         raise ValueError(MISREAD)
     key = image.info.get("transparency")
@@ -125,7 +128,7 @@ MISREAD = (
 
 
 def _is_misread(image: Image.Image) -> bool:
-    """Whether Pillow reduces, inverts or swaps the numbers of the file that an image comes from."""
+    """Return whether Pillow reduces, inverts or swaps the numbers of the file that an image comes from."""
     if (tags := getattr(image, "tag_v2", None)) is not None:
         bits, sample_format = max(tags.get(258, (1,))), max(tags.get(339, (1,)))
         white_is_zero, planes = tags.get(262, 0) == 0, tags.get(284, 1) == 2
@@ -137,8 +140,7 @@ def _is_misread(image: Image.Image) -> bool:
 
 
 def upright_image(image: Image.Image) -> Image.Image:
-    """
-    Return a PIL image turned upright by its EXIF tag, as transformers' `load_image` does.
+    """Return a PIL image turned upright by its EXIF tag, as transformers' `load_image` does.
 
     Raises:
         `ValueError`: it has too many pixels, or Pillow changes the numbers of its file.
@@ -150,7 +152,7 @@ def upright_image(image: Image.Image) -> Image.Image:
 
 
 def _open_image(path: str | Path) -> Image.Image:
-    """Open a local image file, turned upright by its EXIF tag. Addresses on the network are refused."""
+    """Open a local image file, turned upright by its EXIF tag; refuse addresses on the network."""
     if str(path).startswith(("http://", "https://", "ftp://", "data:")):
         raise ValueError(f"{str(path)[:80]}: images are read from files only; download it first")
     Image.init()  # or Pillow does not know all of the formats yet
@@ -170,16 +172,16 @@ def _open_image(path: str | Path) -> Image.Image:
         raise ValueError(f"{name}: cannot be read as an image ({reason})") from None
 
 
-# From this share of white pixels on, a grey image in RGB has probably lost levels.
+# From this share of white pixels on, a gray image in RGB has probably lost levels.
 WHITE_SHARE = 0.5
 LOST_LEVELS = (
-    "most of a grey image is pure white: transformers' load_image and PIL's convert('RGB') cut the levels of 16-bit "
+    "most of a gray image is pure white: transformers' load_image and PIL's convert('RGB') cut the levels of 16-bit "
     "files off at 255. Import modeling_medglip before the pipeline is made, or pass the path or the file's own numbers"
 )
 
 
 def lost_levels(image: Any) -> bool:
-    """Whether a PIL image in RGB looks like a 16-bit grey file whose levels were cut off at 255."""
+    """Return whether a PIL image in RGB looks like a 16-bit gray file whose levels were cut off at 255."""
     if not isinstance(image, Image.Image) or image.mode != "RGB":
         return False
     array = np.asarray(image)
@@ -195,7 +197,7 @@ def _check_pixels(height: int, width: int) -> None:
 
 
 def _channel_axis(shape: tuple[int, ...], is_tensor: bool, input_data_format: str | None) -> int:
-    """Index of the channel axis of a 3-D array: last for arrays, first for tensors when both could be."""
+    """Return the index of the channel axis of a 3-D array: last for arrays, first for tensors when both could be."""
     if input_data_format is not None:
         return 0 if "first" in str(getattr(input_data_format, "value", input_data_format)).lower() else 2
     order = (0, 2) if is_tensor else (2, 0)
@@ -206,12 +208,15 @@ def _channel_axis(shape: tuple[int, ...], is_tensor: bool, input_data_format: st
 
 
 def channels_first(image: Any, input_data_format: str | None = None) -> np.ndarray:
-    """
-    Any image -> array (1 or 3, h, w) in its own numbers.
+    """Return any image as an array of its own numbers.
 
     Args:
-        image: PIL image (any mode), array or tensor (h, w), (h, w, c), (c, h, w) with c of 1, 3 or 4, or a path.
+        image (`PIL.Image`, `np.ndarray`, `Tensor`, `str` or `Path`): a PIL image of any mode, an array or tensor
+            `(h, w)`, `(h, w, c)` or `(c, h, w)` with c of 1, 3 or 4, or the path of a file.
         input_data_format (`str`, *optional*): `"channels_first"` or `"channels_last"`; guessed when not given.
+
+    Returns:
+        `(1 or 3, h, w)`.
 
     Raises:
         `ValueError`: not an image, no pixels, too many pixels, or values that are not finite numbers.
@@ -243,7 +248,7 @@ def channels_first(image: Any, input_data_format: str | None = None) -> np.ndarr
 
 
 def _drop_alpha(array: np.ndarray) -> np.ndarray:
-    """(4, h, w) -> (3, h, w) over black, the background of medical images."""
+    """Return `(4, h, w)` as `(3, h, w)` over black, the background of medical images."""
     full = float(np.iinfo(array.dtype).max) if array.dtype.kind in "ui" else 1.0
     alpha = array[3].astype(np.float32) / full
     if alpha.min() >= 1:
@@ -253,7 +258,7 @@ def _drop_alpha(array: np.ndarray) -> np.ndarray:
 
 
 def luminance(array: np.ndarray) -> np.ndarray:
-    """(1 or 3, h, w) -> float32 (h, w); exact where the three channels are equal."""
+    """Return `(1 or 3, h, w)` as float32 `(h, w)`; exact where the three channels are equal."""
     planes = array.astype(np.float32)
     if len(planes) == 1 or (np.array_equal(array[0], array[1]) and np.array_equal(array[0], array[2])):
         return planes[0]
@@ -261,9 +266,14 @@ def luminance(array: np.ndarray) -> np.ndarray:
 
 
 def unit_range(array: np.ndarray) -> np.ndarray:
-    """Image values -> float32 in [0, 1]: floats as they are (or / 255), whole numbers by the smallest of the
-    `BIT_DEPTHS` that holds them, since 12-bit images come in 16-bit files
-    (scale the dark frames of a series yourself).
+    """Scale image values to float32 in [0, 1].
+
+    Floats stay as they are or are divided by 255. Whole numbers are divided by the largest number of the smallest of
+    the `BIT_DEPTHS` that holds them, since 12-bit images come in 16-bit files. Scale the dark frames of a series
+    yourself.
+
+    Raises:
+        `ValueError`: values below 0, or floats above 255.
     """
     values = array.astype(np.float32)
     low, high = float(values.min()), float(values.max())
@@ -276,25 +286,22 @@ def unit_range(array: np.ndarray) -> np.ndarray:
     return values / full
 
 
-def has_grey_levels(array: np.ndarray) -> bool:
-    """Whether numbers are grey levels (unsigned, or floats within 0..1) rather than measured units, which may be
-    negative.
-    """
+def has_gray_levels(array: np.ndarray) -> bool:
+    """Return whether numbers are gray levels (unsigned, or floats in [0, 1]) and not units that may be negative."""
     if array.dtype.kind == "u":
         return True
     return array.dtype.kind == "f" and float(array.min()) >= 0 and float(array.max()) <= 1
 
 
 def estimate_window(pixels: np.ndarray) -> tuple[float, float] | None:
-    """
-    Estimate the Hounsfield units of grey 0 and grey 255 of a CT image.
+    """Estimate the Hounsfield units of gray 0 and gray 255 of a CT image.
 
-    Two peaks of the smoothed grey histogram are used: air round the patient (-1000 HU) and soft tissue (about 50
-    HU). For wide
-    windows it is good to about 50 HU, enough to look through other windows; a narrow window is taken for a wider one.
+    Two peaks of the smoothed gray histogram are used: air around the patient (-1000 HU) and soft tissue (about 50 HU).
+    For wide windows it is good to about 50 HU, enough to look through other windows; a narrow window is taken for a
+    wider one.
 
     Args:
-        pixels: uint8 (h, w).
+        pixels (`np.ndarray` of shape `(h, w)`, uint8): the image.
 
     Returns:
         low and high in HU, or `None` when the image has no two clear peaks.
@@ -315,17 +322,22 @@ def estimate_window(pixels: np.ndarray) -> tuple[float, float] | None:
 
 
 def deduced_hounsfield(array: np.ndarray) -> np.ndarray | None:
-    """
-    (1 or 3, h, w) of a CT image in grey levels -> float32 (h, w) in approximate HU, `None` when that cannot be done.
+    """Return approximate HU of a CT image in gray levels, or `None` when they cannot be deduced.
 
     Deeper images than 8 bits often hold HU plus an offset, 1024 or (DeepLesion) 32768; where the estimated window
-    has about one HU per grey level, the offset that fits is taken instead.
+    has about one HU per gray level, the offset that fits is taken instead.
+
+    Args:
+        array (`np.ndarray` of shape `(1 or 3, h, w)`): gray levels.
+
+    Returns:
+        float32 `(h, w)`.
     """
-    grey = luminance(array)
+    gray = luminance(array)
     low, high = 0.0, 255.0 if array.dtype == np.uint8 else 1.0
     if array.dtype.kind == "u" and array.dtype != np.uint8:
-        low, high = float(grey.min()), float(max(np.percentile(grey, 99.9), grey.min() + 1))
-    levels = (grey - low) * np.float32(255 / (high - low))
+        low, high = float(gray.min()), float(max(np.percentile(gray, 99.9), gray.min() + 1))
+    levels = (gray - low) * np.float32(255 / (high - low))
     shown = levels.round().clip(0, 255).astype(np.uint8)
     window = estimate_window(shown)
     if window is None:
@@ -333,19 +345,19 @@ def deduced_hounsfield(array: np.ndarray) -> np.ndarray | None:
     step = (window[1] - window[0]) / (high - low)
     offset = min(OFFSETS, key=lambda offset: abs(window[0] - (low - offset)))
     if array.dtype.kind == "u" and UNIT_STEP[0] < step < UNIT_STEP[1] and abs(window[0] - (low - offset)) < OFF_BY:
-        return grey - offset
+        return gray - offset
     finest = shown.astype(np.float32) if array.dtype.kind == "f" else levels
     return window[0] + finest * ((window[1] - window[0]) / 255)
 
 
 def _smooth(counts: np.ndarray) -> np.ndarray:
-    """A histogram under a Gaussian of two grey levels."""
+    """Smooth a histogram by a Gaussian of two gray levels."""
     kernel = np.exp(-0.5 * (np.arange(-8, 9) / 2.0) ** 2)
     return np.convolve(np.pad(counts, 8, mode="edge"), kernel / kernel.sum(), mode="valid")
 
 
 def _soft_tissue_peak(pixels: np.ndarray, smooth: np.ndarray, air: int, least: float) -> int | None:
-    """The grey level of soft tissue. In stout patients the highest peak is fat; soft tissue is then the next one."""
+    """Return the gray level of soft tissue: the highest peak, or the next one where the highest is fat."""
     bright = air + 0.4 * (np.quantile(pixels[pixels > air], 0.98) - air) if (pixels > air).any() else 255.0
     peaks = [i for i in range(air + 20, 254) if smooth[i - 1] < smooth[i] >= smooth[i + 1] and i > bright]
     main = max(peaks, key=lambda i: smooth[i], default=air)
@@ -356,10 +368,17 @@ def _soft_tissue_peak(pixels: np.ndarray, smooth: np.ndarray, air: int, least: f
 
 
 def resized_size(height: int, width: int, size: dict[str, int]) -> tuple[int, int]:
-    """
-    (height, width) in pixels after resizing: exactly `{"height", "width"}`, or GLIP's arithmetic for
-    `{"shortest_edge", "longest_edge"}` (the short side to `shortest_edge` unless the long one would exceed
-    `longest_edge`; the other side truncated).
+    """Return height and width in pixels after resizing.
+
+    Args:
+        height (`int`): of the image, in pixels.
+        width (`int`): of the image, in pixels.
+        size (`dict[str, int]`): `{"height", "width"}` are taken exactly. `{"shortest_edge", "longest_edge"}` follow
+            GLIP's arithmetic: the short side becomes `shortest_edge` unless the long one would exceed
+            `longest_edge`, and the other side is truncated.
+
+    Raises:
+        `ValueError`: other keys.
     """
     if size.get("height") and size.get("width"):
         return int(size["height"]), int(size["width"])
@@ -377,35 +396,40 @@ def resized_size(height: int, width: int, size: dict[str, int]) -> tuple[int, in
 
 
 def resize_image(image: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
-    """Float (c, h, w) -> (c, *size), bilinear with antialiasing; unchanged if it has the size already."""
+    """Resize a float image `(c, h, w)` to `size` (height, width), bilinear with antialiasing."""
     if tuple(image.shape[-2:]) == tuple(size):
         return image
     return torch.nn.functional.interpolate(image[None], size=size, mode="bilinear", antialias=True)[0]
 
 
 def _resize_mask(mask: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
-    """Bool (h, w) -> bool `size`, nearest neighbour."""
+    """Resize a bool mask `(h, w)` to `size` (height, width) by the nearest pixel."""
     return torch.nn.functional.interpolate(mask[None, None].float(), size=size, mode="nearest-exact")[0, 0] > 0.5
 
 
-# The router's view of an image -------------------------------------------------------------------------------------
+# The modality router -------------------------------------------------------------------------------------------------
+#
+# A classifier of modalities for `modality="auto"`: `router_features` describes an image by hand-made numbers, whatever
+# its units, and `router_scores` applies a small perceptron to them. `training/fit/router.py` trains it. Its weights
+# travel in `router.safetensors` beside the settings (`read_router`, `write_router`). It runs in NumPy, in milliseconds
+# on any CPU, before an expert is chosen.
 
 
 def looks_like_hounsfield(array: np.ndarray) -> bool:
-    """Whether raw numbers (c, h, w) hold so many large negative values that only Hounsfield units can be meant."""
+    """Return whether raw numbers `(c, h, w)` are Hounsfield units: nothing else has many large negative values."""
     if array.dtype.kind not in "if":
         return False
     return float((array < HOUNSFIELD_NEGATIVE).mean()) > HOUNSFIELD_SHARE
 
 
 def _router_sample(array: np.ndarray) -> np.ndarray:
-    """(c, h, w) thinned out so that the shorter side stays below twice `ROUTER_SAMPLED_SIDE`; float32."""
+    """Thin out `(c, h, w)` until the shorter side is below twice `ROUTER_SAMPLED_SIDE`; float32."""
     step = max(1, min(array.shape[1:]) // ROUTER_SAMPLED_SIDE)
     return array[:, ::step, ::step].astype(np.float32)
 
 
 def _router_image(sample: np.ndarray) -> np.ndarray:
-    """(1 or 3, h, w) raw -> float64 (3, ROUTER_SIDE, ROUTER_SIDE) in [0, 1], stretched by its percentiles."""
+    """Return raw `(1 or 3, h, w)` as float64 `(3, ROUTER_SIDE, ROUTER_SIDE)` in [0, 1] between its percentiles."""
     small = resize_image(torch.from_numpy(sample), (ROUTER_SIDE, ROUTER_SIDE)).numpy()
     low, high = np.percentile(luminance(small), [0.5, 99.5])
     stretched = ((small - low) / max(float(high - low), 1e-6)).clip(0, 1)
@@ -413,12 +437,13 @@ def _router_image(sample: np.ndarray) -> np.ndarray:
 
 
 def _blocks(plane: np.ndarray, grid: int) -> np.ndarray:
-    """(side, side) -> means over grid x grid blocks, flattened."""
+    """Return the means over the grid x grid blocks of a square plane, flattened."""
     step = len(plane) // grid
     return plane[: grid * step, : grid * step].reshape(grid, step, grid, step).mean((1, 3)).ravel()
 
 
 def _color_features(image: np.ndarray) -> list[np.ndarray]:
+    """Describe the colors of an image `(3, side, side)` in [0, 1]: shares of colored pixels, moments, thumbnails."""
     red, green, blue = image
     saturation = image.max(0) - image.min(0)
     colored = [(saturation > level).mean() for level in (0.02, 0.1, 0.3)]
@@ -427,36 +452,37 @@ def _color_features(image: np.ndarray) -> list[np.ndarray]:
     return [np.array(colored + shares + moments), _blocks(red - green, 4), _blocks(green - blue, 4)]
 
 
-def _grey_features(grey: np.ndarray) -> list[np.ndarray]:
-    histogram = np.histogram(grey, bins=16, range=(0, 1))[0] / grey.size
-    axis = np.linspace(-1, 1, len(grey))
+def _gray_features(gray: np.ndarray) -> list[np.ndarray]:
+    """Describe the brightness `(side, side)` in [0, 1]: histogram, rings, corners, edges, borders, thumbnail."""
+    histogram = np.histogram(gray, bins=16, range=(0, 1))[0] / gray.size
+    axis = np.linspace(-1, 1, len(gray))
     ring = np.minimum((np.hypot(axis[:, None], axis[None]) * 6).astype(int), 7)
-    radial = [grey[ring == index].mean() for index in range(8)]
-    border = np.concatenate([grey[:4], grey[-4:], grey[:, :4].T, grey[:, -4:].T]).ravel()
+    radial = [gray[ring == index].mean() for index in range(8)]
+    border = np.concatenate([gray[:4], gray[-4:], gray[:, :4].T, gray[:, -4:].T]).ravel()
     ends = (slice(10), slice(-10, None))
-    corners = [grey[rows, columns].mean() for rows in ends for columns in ends]
-    down, across = np.abs(np.diff(grey, axis=0)), np.abs(np.diff(grey, axis=1))
-    second = [np.abs(np.diff(grey, 2, axis=axis)).mean() for axis in (0, 1)]
+    corners = [gray[rows, columns].mean() for rows in ends for columns in ends]
+    down, across = np.abs(np.diff(gray, axis=0)), np.abs(np.diff(gray, axis=1))
+    second = [np.abs(np.diff(gray, 2, axis=axis)).mean() for axis in (0, 1)]
     edges = [down.mean(), across.mean(), down.std(), across.std(), (across < 0.004).mean(), *second]
     borders = [(border < 0.04).mean(), border.mean(), border.std()]
-    whole = [(grey < 0.04).mean(), grey.mean(), grey.std(), np.abs(grey - grey[:, ::-1]).mean()]
-    return [histogram, np.array(radial + corners + edges + borders + whole), _blocks(grey, ROUTER_GRID)]
+    whole = [(gray < 0.04).mean(), gray.mean(), gray.std(), np.abs(gray - gray[:, ::-1]).mean()]
+    return [histogram, np.array(radial + corners + edges + borders + whole), _blocks(gray, ROUTER_GRID)]
 
 
-def _orientations(grey: np.ndarray, cells: int = 3, bins: int = 6) -> np.ndarray:
-    """Share of the gradients' magnitude by cell and direction: (cells * cells * bins,)."""
-    down, across = np.gradient(grey)
+def _orientations(gray: np.ndarray, cells: int = 3, bins: int = 6) -> np.ndarray:
+    """Return the share of the gradients' magnitude by cell and direction: `(cells * cells * bins,)`."""
+    down, across = np.gradient(gray)
     direction = (np.arctan2(down, across) % np.pi / np.pi * bins).astype(int) % bins
-    cell = np.arange(len(grey)) * cells // len(grey)
-    place = (cell[:, None] * cells + cell[None]) * bins + direction
-    histogram = np.bincount(place.ravel(), np.hypot(across, down).ravel(), cells * cells * bins)
+    cell = np.arange(len(gray)) * cells // len(gray)
+    index = (cell[:, None] * cells + cell[None]) * bins + direction
+    histogram = np.bincount(index.ravel(), np.hypot(across, down).ravel(), cells * cells * bins)
     return histogram / (histogram.sum() + 1e-6)
 
 
-def _texture(grey: np.ndarray, step: int = 8) -> np.ndarray:
-    """Spread within small blocks, and how it goes with their brightness (speckle grows with it)."""
-    count = len(grey) // step
-    blocks = grey.reshape(count, step, count, step).transpose(0, 2, 1, 3).reshape(count * count, -1)
+def _texture(gray: np.ndarray, step: int = 8) -> np.ndarray:
+    """Describe the spread within small blocks, and how it goes with their brightness (speckle grows with it)."""
+    count = len(gray) // step
+    blocks = gray.reshape(count, step, count, step).transpose(0, 2, 1, 3).reshape(count * count, -1)
     mean, spread = blocks.mean(1), blocks.std(1)
     ratio = spread[mean > 0.1] / mean[mean > 0.1] if (mean > 0.1).any() else np.zeros(1)
     together = ((mean - mean.mean()) * (spread - spread.mean())).mean() / max(mean.std() * spread.std(), 1e-6)
@@ -465,11 +491,11 @@ def _texture(grey: np.ndarray, step: int = 8) -> np.ndarray:
 
 
 def _grain(sample: np.ndarray) -> np.ndarray:
-    """Strength of the finest detail and its correlation with itself, one to three pixels down and across."""
-    grey = luminance(sample)
-    smooth = torch.nn.functional.avg_pool2d(torch.from_numpy(grey)[None], 3, 1, 1, count_include_pad=False)[0].numpy()
-    low, high = np.percentile(grey, [0.5, 99.5])
-    detail = ((grey - smooth) / max(float(high - low), 1e-6)).astype(np.float64)
+    """Describe the finest detail: its strength, and its correlation with itself one to three pixels away."""
+    gray = luminance(sample)
+    smooth = torch.nn.functional.avg_pool2d(torch.from_numpy(gray)[None], 3, 1, 1, count_include_pad=False)[0].numpy()
+    low, high = np.percentile(gray, [0.5, 99.5])
+    detail = ((gray - smooth) / max(float(high - low), 1e-6)).astype(np.float64)
     power = (detail * detail).mean() + 1e-8
     shifted = [(detail[lag:] * detail[:-lag], detail[:, lag:] * detail[:, :-lag]) for lag in (1, 2, 3)]
     correlations = [float(part.mean()) / power if part.size else 0.0 for pair in shifted for part in pair]
@@ -477,19 +503,32 @@ def _grain(sample: np.ndarray) -> np.ndarray:
 
 
 def router_features(image: Any, input_data_format: str | None = None) -> np.ndarray:
-    """
-    Numbers that tell modalities apart, whatever the units: color, histogram, radial profile, borders, edges and their
-    directions, texture, grain, and a coarse thumbnail. An image as for `channels_first` -> float64 (features,).
+    """Return numbers that tell modalities apart, whatever the units.
+
+    They describe color, histogram, radial profile, borders, edges and their directions, texture, grain, and a coarse
+    thumbnail.
+
+    Args:
+        image (`Any`): as for [`channels_first`].
+        input_data_format (`str`, *optional*): `"channels_first"` or `"channels_last"` for arrays.
+
+    Returns:
+        float64 `(features,)`.
     """
     sample = _router_sample(channels_first(image, input_data_format))
     image = _router_image(sample)
-    grey = np.tensordot(LUMINANCE.astype(np.float64), image, axes=1)
-    parts = [*_color_features(image), *_grey_features(grey), _orientations(grey), _texture(grey), _grain(sample)]
+    gray = np.tensordot(LUMINANCE.astype(np.float64), image, axes=1)
+    parts = [*_color_features(image), *_gray_features(gray), _orientations(gray), _texture(gray), _grain(sample)]
     return np.concatenate(parts)
 
 
 def router_scores(features: np.ndarray, router: dict[str, Any]) -> dict[str, float]:
-    """Scores before the softmax, by modality, of a small perceptron: `{"classes", "mean", "scale", "layers"}`."""
+    """Return the router's scores before the softmax, by modality.
+
+    Args:
+        features (`np.ndarray` of shape `(features,)`): from [`router_features`].
+        router (`dict[str, Any]`): a perceptron's weights, see [`read_router`].
+    """
     hidden = ((features - np.asarray(router["mean"])) / np.asarray(router["scale"])).clip(-6, 6)
     for number, layer in enumerate(router["layers"]):
         hidden = np.maximum(hidden, 0) if number else hidden
@@ -546,7 +585,12 @@ def read_router(file: str | Path) -> dict[str, Any]:
 
 
 def write_router(file: str | Path, router: dict[str, Any]) -> None:
-    """Write the weights of a modality router as [`read_router`] reads them, in float32."""
+    """Write the weights of a modality router.
+
+    Args:
+        file (`str` or `Path`): safetensors, in float32.
+        router (`dict[str, Any]`): as [`read_router`] gives it.
+    """
     tensors = {"classes": np.array([MODALITIES.index(name) for name in router["classes"]], dtype=np.int64)}
     tables = {"mean": router["mean"], "scale": router["scale"]}
     for index, layer in enumerate(router["layers"]):
@@ -556,7 +600,7 @@ def write_router(file: str | Path, router: dict[str, Any]) -> None:
 
 
 def softmax_of(scores: dict[str, float]) -> dict[str, float]:
-    """Softmax over the values of a dictionary."""
+    """Return the softmax over the values of a dictionary."""
     weights = {name: math.exp(score - max(scores.values())) for name, score in scores.items()}
     return {name: weight / sum(weights.values()) for name, weight in weights.items()}
 
@@ -564,14 +608,13 @@ def softmax_of(scores: dict[str, float]) -> dict[str, float]:
 def modality_contradiction(
     stated: str, image: Any, processor: "MedGlipImageProcessor", sure: float = 0.9
 ) -> str | None:
-    """
-    One line of warning when the pixels speak against what a header or a user states, else `None`.
+    """Return one line of warning when the pixels contradict what a header or a user states, else `None`.
 
     Args:
         stated (`str`): modality or alias, for example DICOM's `Modality`.
-        image: the image, as for `normalize_image`.
-        processor ([`MedGlipImageProcessor`]): with router weights (without them nothing is said).
-        sure (`float`): probability from which the router's view counts.
+        image (`Any`): the image, as for `normalize_image`.
+        processor ([`MedGlipImageProcessor`]): with router weights; without them there is no warning.
+        sure (`float`, *optional*, defaults to 0.9): probability from which the router's view counts.
     """
     if processor.router is None:
         return None
@@ -582,12 +625,21 @@ def modality_contradiction(
     return f"taken as {resolve_modality(stated)}, but the pixels look like {name} (probability {views[name]:.2f})"
 
 
+# Annotations ---------------------------------------------------------------------------------------------------------
+
+
 def scale_annotation(
     annotation: dict[str, Any], shape: tuple[int, int], target: tuple[int, int]
 ) -> dict[str, torch.Tensor]:
-    """
-    `{"boxes": (n, 4) xyxy pixels with x2 = x + width, "class_labels": (n,)}` of an image of `shape` (height, width)
-    -> the same of the image resized to `target`, in GLIP's convention (width = x2 - x1 + 1).
+    """Return the annotation of an image for its resized copy.
+
+    Args:
+        annotation (`dict[str, Any]`): `boxes` (n, 4), xyxy pixels with x2 = x + width, and `class_labels` (n,).
+        shape (`tuple[int, int]`): height and width of the image in pixels.
+        target (`tuple[int, int]`): height and width of the resized image.
+
+    Returns:
+        `boxes` (n, 4), xyxy pixels in GLIP's convention (width = x2 - x1 + 1), and `class_labels` (n,).
 
     Raises:
         `ValueError`: a box is not finite, has no area or lies more than half a pixel outside the image.
@@ -613,7 +665,7 @@ def scale_annotation(
 
 
 def _as_batch(images: Any) -> tuple[list[Any], bool]:
-    """(list of single images, whether a batch was given): a list, or a 4-D array or tensor, is a batch."""
+    """Return a list of single images and whether a batch was given: a list, or a 4-D array or tensor."""
     if isinstance(images, (list, tuple)):
         return list(images), True
     if isinstance(images, (np.ndarray, torch.Tensor)) and images.ndim == 4:
@@ -631,38 +683,37 @@ def _per_image(value: Any, count: int, batched: bool, name: str) -> list[Any]:
 
 
 def _limits_per_image(limits: Any, count: int) -> list[Any]:
-    """A single (low, high) holds for every image; a list gives a pair, or `None`, for each."""
+    """Spread limits over the images: one (low, high) holds for all, a list gives a pair or `None` for each."""
     if limits is None or (len(limits) == 2 and all(isinstance(value, (int, float)) for value in limits)):
         return [limits] * count
     return _per_image(list(limits), count, True, "volume_statistics")
 
 
-# Boxes ---------------------------------------------------------------------------------------------------------------
-
 NORMALIZED = (
     "the boxes all lie within 0..1, as DETR's normalized ones do; expected are x1, y1, x2, y2 in pixels, not shares "
     "of the image and not center, width, height"
 )
-
-
 EXPECTED_ANNOTATION = (
     "expected is {'boxes': x1, y1, x2, y2 in pixels, 'class_labels': positions in the prompt}, and no COCO entry"
 )
 
 
 def check_annotation(annotation: Any, name: str) -> None:
-    """
-    Refuse what is no annotation of an image.
+    """Refuse what is not an annotation of an image.
+
+    Args:
+        annotation (`Any`): to be a mapping with `boxes` and `class_labels`.
+        name (`str`): what the message begins with.
 
     Raises:
-        `ValueError`: beginning with `name`, with the form that is expected.
+        `ValueError`: with the form that is expected.
     """
     if not isinstance(annotation, Mapping) or not {"boxes", "class_labels"} <= set(annotation):
         raise ValueError(f"{name}: {EXPECTED_ANNOTATION}")
 
 
 def looks_normalized(boxes: torch.Tensor) -> bool:
-    """Whether all boxes (n, 4) of an image lie within 0..1 and are no whole pixels: shares of the image's size."""
+    """Return whether the boxes `(n, 4)` are shares of the image's size: all within 0..1, not all whole numbers."""
     inside = (boxes >= 0) & (boxes <= 1)
     return len(boxes) > 0 and bool(inside.all()) and bool((boxes != boxes.round()).any())
 
@@ -671,15 +722,14 @@ def looks_normalized(boxes: torch.Tensor) -> bool:
 
 
 def label_scores(logits: torch.Tensor, label_tokens: torch.Tensor) -> torch.Tensor:
-    """
-    Mean over a label's tokens of their probabilities.
+    """Return the mean probability of each label's tokens.
 
     Args:
-        logits: (chunks, regions, tokens) before the sigmoid.
-        label_tokens: bool (chunks, labels, tokens).
+        logits (`Tensor` of shape `(chunks, regions, tokens)`): before the sigmoid.
+        label_tokens (`Tensor` of shape `(chunks, labels, tokens)`, bool): the tokens of each label.
 
     Returns:
-        (chunks, regions, labels) in [0, 1]; 0 for labels without tokens.
+        `(chunks, regions, labels)` in [0, 1]; 0 for labels without tokens.
     """
     weights = label_tokens.to(logits.device, torch.float32)
     weights = weights / weights.sum(-1, keepdim=True).clamp(min=1)
@@ -689,28 +739,38 @@ def label_scores(logits: torch.Tensor, label_tokens: torch.Tensor) -> torch.Tens
 def _candidates(
     scores: torch.Tensor, centerness: torch.Tensor, level_sizes: Sequence[int], pre_nms_threshold: float
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-    """
-    The best `CANDIDATES_PER_LEVEL` pairs of region and label of every level, ranked by score times centerness.
+    """Return the best `CANDIDATES_PER_LEVEL` pairs of region and label of every level and chunk.
+
+    Args:
+        scores (`Tensor` of shape `(chunks, regions, labels)`): from [`label_scores`].
+        centerness (`Tensor` of shape `(chunks, regions)`): after the sigmoid; pairs are ranked by score * centerness.
+        level_sizes (`Sequence[int]`): regions of each level.
+        pre_nms_threshold (`float`): pairs with a score up to this are left out.
 
     Returns:
-        chunk, region and label index, and sqrt(score * centerness), each of shape (candidates,).
+        chunk, region and label index, and sqrt(score * centerness), each of shape `(candidates,)`.
     """
     ranking = torch.where(scores > pre_nms_threshold, scores * centerness[..., None], -1.0)
-    labels, start, found = scores.shape[-1], 0, []
+    labels, start, candidates = scores.shape[-1], 0, []
     for size in level_sizes:
         flat = ranking[:, start : start + size].flatten(1)
         best, order = flat.topk(min(CANDIDATES_PER_LEVEL, flat.shape[1]), dim=1)
-        chunk, place = (best >= 0).nonzero(as_tuple=True)
-        order = order[chunk, place]
+        chunk, rank = (best >= 0).nonzero(as_tuple=True)
+        order = order[chunk, rank]
         region = start + torch.div(order, labels, rounding_mode="floor")
-        found.append((chunk, region, order % labels, best[chunk, place].sqrt()))
+        candidates.append((chunk, region, order % labels, best[chunk, rank].sqrt()))
         start += size
-    chunk, region, label, score = (torch.cat(part) for part in zip(*found, strict=True))
+    chunk, region, label, score = (torch.cat(part) for part in zip(*candidates, strict=True))
     return chunk, region, label, score
 
 
 def calibrated(score: torch.Tensor, calibration: torch.Tensor | None) -> torch.Tensor:
-    """Scores (n,) -> chances of being right: sigmoid(slope * logit + intercept); unchanged without a calibration."""
+    """Return scores as chances of being right: sigmoid(slope * logit + intercept) (Platt, 1999).
+
+    Args:
+        score (`Tensor` of shape `(n,)`): in [0, 1].
+        calibration (`Tensor` of shape `(2,)`, *optional*): slope and intercept; without it scores stay as they are.
+    """
     if calibration is None:
         return score
     slope, intercept = calibration.to(score.device, torch.float32)
@@ -718,20 +778,21 @@ def calibrated(score: torch.Tensor, calibration: torch.Tensor | None) -> torch.T
 
 
 def nms_per_label(boxes: torch.Tensor, scores: torch.Tensor, labels: torch.Tensor, threshold: float) -> torch.Tensor:
-    """
-    Indices that survive non-maximum suppression within each label, best score first.
-
-    Args:
-        boxes: (n, 4) xyxy where width = x2 - x1. scores: (n,). labels: (n,) int.
-        threshold (`float`): boxes of one label that overlap a better one by more (intersection over union) go.
+    """Return the indices that survive non-maximum suppression within each label, best score first.
 
     torchvision's `batched_nms` adds an offset per label to the coordinates, which rounds them in float32.
+
+    Args:
+        boxes (`Tensor` of shape `(n, 4)`): xyxy pixels where width = x2 - x1.
+        scores (`Tensor` of shape `(n,)`): of the boxes.
+        labels (`Tensor` of shape `(n,)`): index of each box's label.
+        threshold (`float`): boxes of one label that overlap a better one by more (intersection over union) go.
     """
-    kept = [torch.empty(0, dtype=torch.int64, device=boxes.device)]
+    survivors = [torch.empty(0, dtype=torch.int64, device=boxes.device)]
     for label in labels.unique():
         members = (labels == label).nonzero()[:, 0]
-        kept.append(members[nms(boxes[members], scores[members], threshold)])
-    indices = torch.cat(kept)
+        survivors.append(members[nms(boxes[members], scores[members], threshold)])
+    indices = torch.cat(survivors)
     return indices[scores[indices].argsort(descending=True, stable=True)]
 
 
@@ -747,25 +808,55 @@ def post_process_boxes(
     legacy_boxes: bool = False,
     input_sizes: Any = None,
 ) -> list[dict[str, torch.Tensor]]:
-    """
-    GLIP's post-processing, for every image of a batch.
+    """Apply GLIP's post-processing to every image of a batch.
 
     Args:
-        outputs: with `logits` (B, R, T), `centerness` (B, R), `pred_boxes` (B, R, 4), `input_sizes` (B, 2) and
-            `spatial_shapes` (levels, 2). With C chunks of labels R is C times the regions, chunk after chunk.
-            `score_calibration` (B, 2), where there is one, turns final scores into chances of being right.
-        label_tokens: bool (B, L, T) or (B, C, L, T).
-        threshold (`float`): lowest final score, sqrt(label score * centerness) and calibrated, to keep.
-        target_sizes (*optional*): (B, 2) height and width of the original images; `None` keeps pixels of the input.
-        nms_threshold, max_detections, pre_nms_threshold: as in GLIP.
-        legacy_boxes (`bool`): GLIP's own numbers, where width = x2 - x1 + 1, instead of width = x2 - x1.
-        input_sizes (*optional*): (B, 2) height and width of the images in the input, instead of the outputs' own.
+        outputs ([`MedGlipObjectDetectionOutput`]): with `logits` (B, R, T), `centerness` (B, R), `pred_boxes`
+            (B, R, 4), `input_sizes` (B, 2) and `spatial_shapes` (levels, 2). With C chunks of labels R is C times the
+            regions, chunk after chunk. `score_calibration` (B, 2), where there is one, turns final scores into chances
+            of being right.
+        label_tokens (`Tensor` of shape `(B, L, T)` or `(B, C, L, T)`, bool): the tokens of each label.
+        threshold (`float`, *optional*, defaults to 0.3): the final score, sqrt(label score * centerness) and
+            calibrated, that a box must exceed.
+        target_sizes (`Sequence[Sequence[int]]` or `Tensor` of shape `(B, 2)`, *optional*): height and width of the
+            original images; without them boxes are in pixels of the model's input.
+        nms_threshold (`float`, *optional*, defaults to 0.6): boxes of one label that overlap a better one by more
+            (intersection over union) go.
+        max_detections (`int`, *optional*, defaults to 100): most boxes per image.
+        pre_nms_threshold (`float`, *optional*, defaults to 0.05): the label score that a candidate must exceed.
+        legacy_boxes (`bool`, *optional*, defaults to `False`): GLIP's own numbers, where width = x2 - x1 + 1, instead
+            of width = x2 - x1.
+        input_sizes (`Tensor` of shape `(B, 2)`, *optional*): height and width of the images in the input, instead of
+            the outputs' own.
 
     Returns:
         per image `scores` (n,), `labels` (n,) (label index; chunk after chunk), `boxes` (n, 4) xyxy, best first; no
         gradients.
+
+    Raises:
+        `ValueError`: outputs, label tokens and sizes do not fit together, or the outputs are not finite.
     """
     tokens = label_tokens if label_tokens.ndim == 4 else label_tokens[:, None]
+    _check_outputs(outputs, tokens, target_sizes)
+    shapes = getattr(outputs, "spatial_shapes", None)
+    whole = [outputs.logits.shape[1] // tokens.shape[1]]
+    levels = whole if shapes is None else [int(rows) * int(columns) for rows, columns in shapes]
+    sizes = outputs.input_sizes if input_sizes is None else input_sizes
+    results = []
+    for index in range(len(tokens)):
+        size = int(sizes[index][0]), int(sizes[index][1])
+        boxes, score, label = _scored_boxes(outputs, index, tokens[index], levels, size, pre_nms_threshold)
+        keep = nms_per_label(boxes, score, label, nms_threshold)[:max_detections]
+        keep = keep[score[keep] > threshold]
+        boxes = boxes[keep] - boxes.new_tensor([0, 0, 1, 1]) if legacy_boxes else boxes[keep]
+        if target_sizes is not None:
+            boxes = boxes * scale_to(target_sizes[index], size, boxes)
+        results.append({"scores": score[keep], "labels": label[keep], "boxes": boxes})
+    return results
+
+
+def _check_outputs(outputs: Any, tokens: torch.Tensor, target_sizes: Any) -> None:
+    """Refuse outputs that do not belong to the label tokens `(B, C, L, T)` or to the sizes, or are not finite."""
     batch, chunks = tokens.shape[:2]
     logits = outputs.logits
     if len(logits) != batch or logits.shape[1] % chunks or logits.shape[-1] != tokens.shape[-1]:
@@ -776,50 +867,64 @@ def post_process_boxes(
         raise ValueError("target_sizes holds (height, width) for each image, not a number: pass it by its name")
     if target_sizes is not None and len(target_sizes) != batch:
         raise ValueError(f"{batch} images but {len(target_sizes)} target_sizes")
-    shapes = getattr(outputs, "spatial_shapes", None)
-    levels = [logits.shape[1] // chunks] if shapes is None else [int(rows) * int(columns) for rows, columns in shapes]
-    sizes = outputs.input_sizes if input_sizes is None else input_sizes
+
+
+def _scored_boxes(
+    outputs: Any,
+    index: int,
+    tokens: torch.Tensor,
+    levels: list[int],
+    size: tuple[int, int],
+    pre_nms_threshold: float,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Return boxes (n, 4) where width = x2 - x1, final scores (n,) and labels (n,) of one image before suppression."""
+    chunks, regions = len(tokens), sum(levels)
+    scores = label_scores(outputs.logits[index].view(chunks, regions, -1), tokens)
+    centerness = outputs.centerness[index].float().sigmoid().view(chunks, regions)
+    chunk, region, label, score = _candidates(scores, centerness, levels, pre_nms_threshold)
+    counts = tokens.any(-1).sum(-1)
+    first_label = (counts.cumsum(0) - counts).to(label.device)
     calibration = getattr(outputs, "score_calibration", None)
-    results = []
-    for index in range(batch):
-        scores = label_scores(logits[index].view(chunks, sum(levels), -1), tokens[index])
-        centerness = outputs.centerness[index].float().sigmoid().view(chunks, sum(levels))
-        chunk, region, label, score = _candidates(scores, centerness, levels, pre_nms_threshold)
-        first_label = tokens[index].any(-1).sum(-1).cumsum(0) - tokens[index].any(-1).sum(-1)
-        score = calibrated(score, None if calibration is None else calibration[index])
-        label = label + first_label.to(label.device)[chunk]
-        boxes = outputs.pred_boxes[index].float().view(chunks, sum(levels), 4)[chunk, region]
-        size = int(sizes[index][0]), int(sizes[index][1])
-        boxes = clip_legacy(boxes, size) + boxes.new_tensor([0, 0, 1, 1])
-        keep = nms_per_label(boxes, score, label, nms_threshold)[:max_detections]
-        keep = keep[score[keep] > threshold]
-        boxes = boxes[keep] - boxes.new_tensor([0, 0, 1, 1]) if legacy_boxes else boxes[keep]
-        if target_sizes is not None:
-            boxes = boxes * scale_to(target_sizes[index], size, boxes)
-        results.append({"scores": score[keep], "labels": label[keep], "boxes": boxes})
-    return results
+    score = calibrated(score, None if calibration is None else calibration[index])
+    boxes = clip_legacy(outputs.pred_boxes[index].float().view(chunks, regions, 4)[chunk, region], size)
+    return boxes + boxes.new_tensor([0, 0, 1, 1]), score, label + first_label[chunk]
 
 
 def clip_legacy(boxes: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
-    """Boxes (n, 4) in GLIP's convention, clipped to an image of `size` (height, width): 0..width-1, 0..height-1."""
+    """Clip boxes `(n, 4)` in GLIP's convention to an image of `size` (height, width): 0..width-1, 0..height-1."""
     return boxes.clamp(min=0).minimum(boxes.new_tensor([size[1], size[0], size[1], size[0]]) - 1)
 
 
 def scale_to(target: Any, size: tuple[int, int], boxes: torch.Tensor) -> torch.Tensor:
-    """Factors (4,) from xyxy pixels of an image of `size` (height, width) to those of `target` (height, width)."""
+    """Return the factors `(4,)` from xyxy pixels of an image of `size` to those of `target`.
+
+    Args:
+        target (`Any`): height and width in pixels.
+        size (`tuple[int, int]`): height and width in pixels.
+        boxes (`Tensor`): whose type and device the factors take.
+    """
     height, width = (float(side) for side in target)
     return boxes.new_tensor([width / size[1], height / size[0]] * 2)
 
 
 def phrase_tokens(outputs: Any) -> torch.Tensor:
-    """
-    Label tokens for outputs of one phrase per image that came from the bare tokenizer: bool (B, 1, T), all tokens but
-    the special first and last one, and but padding and separators where the outputs hold their `label_token_mask`.
+    """Return the label tokens of outputs for one phrase per image that came from the bare tokenizer: bool `(B, 1, T)`.
+
+    These are all tokens but the special first and last one, and but padding and separators where the outputs hold
+    their `label_token_mask`.
     """
     logits, mask = outputs.logits, getattr(outputs, "label_token_mask", None)
     real = torch.ones_like(logits[:, 0], dtype=torch.bool) if mask is None else mask.bool()
-    place = real.cumsum(1)
-    return (real & (place > 1) & (place < place[:, -1:]))[:, None]
+    position = real.cumsum(1)
+    return (real & (position > 1) & (position < position[:, -1:]))[:, None]
+
+
+def _extent(mask: torch.Tensor) -> tuple[int, int]:
+    """Return the last row and column, counted from 1, of a bool mask `(h, w)`."""
+    if not mask.any():
+        raise ValueError("a pixel mask leaves nothing of its resized image")
+    rows, columns = (int(mask.any(axis).nonzero()[-1]) + 1 for axis in (1, 0))
+    return rows, columns
 
 
 def as_arrays(data: Mapping[str, Any]) -> dict[str, Any]:
@@ -832,24 +937,26 @@ class MedGlipImageProcessor(TorchvisionBackend):
     Turns medical images of any modality into a batch for MedGLIP.
 
     Args:
-        modality (`str`, defaults to `"auto"`): what an image is when the call does not say so. `"auto"`: the router.
+        modality (`str`, *optional*, defaults to `"auto"`): what an image is when the call does not say so; with
+            `"auto"` the router decides.
         modality_settings (`dict[str, dict]`, *optional*): for every modality the checkpoint knows: `size`
             (`{"height", "width"}` stretches, `{"shortest_edge", "longest_edge"}` keeps the shape), `intensity` (one of
             `"hounsfield"`, `"percentile"`, `"nonzero_percentile"`, `"range"`), `percentiles` (low, high in per cent),
             `windows` (center and width in HU: three become the channels, a single one fills all), `deduce_window`
-            (whether CT images of grey levels are turned back into approximate HU, see `estimate_window`), `mean` and
-            `std` per
-            channel after scaling to [0, 1], and `channel_order` (`"RGB"` or `"BGR"`; mean and std are in that order).
-            Keys left out take the modality's defaults.
-        size_divisor (`int`, defaults to 32): the padded height and width are multiples of it.
-        return_pixel_mask (`bool`, defaults to `True`): give the model a pixel mask, so that padding takes no part. In
-            GLIP it does.
+            (whether CT images of gray levels are turned back into approximate HU, see `estimate_window`), `mean` and
+            `std` per channel after scaling to [0, 1], and `channel_order` (`"RGB"` or `"BGR"`; mean and std are in
+            that order). Keys left out take the modality's defaults.
+        size_divisor (`int`, *optional*, defaults to 32): the padded height and width are multiples of it.
+        return_pixel_mask (`bool`, *optional*, defaults to `True`): give the model a pixel mask and the images' sizes,
+            so that padding takes no part. In GLIP it does.
         router (`dict`, *optional*): weights of the modality classifier, see [`read_router`]. A saved processor has
             them in `router.safetensors`; older ones had them in their JSON file.
-        router_warning (`float`, defaults to 0.7): below this probability the router's choice is logged as a warning.
+        router_warning (`float`, *optional*, defaults to 0.7): below this probability the router's choice is logged as
+            a warning.
+        kwargs (`Any`): settings of every image processor, such as `do_resize`.
     """
 
-    model_input_names = ["pixel_values", "pixel_mask", "modality"]
+    model_input_names = ["pixel_values", "pixel_mask", "image_sizes", "modality"]
     valid_kwargs = MedGlipImageProcessorKwargs
     do_resize = True
     do_rescale = True
@@ -884,7 +991,11 @@ class MedGlipImageProcessor(TorchvisionBackend):
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: Any, **kwargs: Any) -> Any:
-        """As `ImageProcessingMixin.from_pretrained`, after a look at the files.
+        """Load a processor as `ImageProcessingMixin.from_pretrained` does, after its files are checked.
+
+        Args:
+            pretrained_model_name_or_path (`str` or `Path`): a folder or a Hub id.
+            kwargs (`Any`): see `ImageProcessingMixin.from_pretrained`.
 
         Raises:
             `ValueError`: see [`check_checkpoint_files`].
@@ -897,7 +1008,12 @@ class MedGlipImageProcessor(TorchvisionBackend):
     def get_image_processor_dict(
         cls, pretrained_model_name_or_path: Any, **kwargs: Any
     ) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Return the settings of a checkpoint, with the weights of its router, and the arguments that are left."""
+        """Return the settings of a checkpoint, with the weights of its router, and the arguments that are left.
+
+        Args:
+            pretrained_model_name_or_path (`str` or `Path`): a folder, a file or a Hub id.
+            kwargs (`Any`): see `ImageProcessingMixin.get_image_processor_dict`.
+        """
         hub = {key: kwargs[key] for key in HUB_OPTIONS if kwargs.get(key) is not None}
         settings, left = super().get_image_processor_dict(pretrained_model_name_or_path, **kwargs)
         source = Path(str(pretrained_model_name_or_path))
@@ -935,7 +1051,11 @@ class MedGlipImageProcessor(TorchvisionBackend):
 
     @classmethod
     def from_dict(cls, image_processor_dict: dict[str, Any], **kwargs: Any) -> Any:
-        """As `ImageProcessingMixin.from_dict`.
+        """Make a processor of its settings as `ImageProcessingMixin.from_dict` does.
+
+        Args:
+            image_processor_dict (`dict[str, Any]`): the settings.
+            kwargs (`Any`): settings that go before them.
 
         Raises:
             `ValueError`: a setting is of a wrong type or out of all proportion.
@@ -950,7 +1070,7 @@ class MedGlipImageProcessor(TorchvisionBackend):
 
     @staticmethod
     def _complete(name: str, given: dict[str, Any]) -> dict[str, Any]:
-        """Settings of one modality with the defaults filled in, checked."""
+        """Return the settings of one modality with the defaults filled in, checked."""
         settings = {**copy.deepcopy(DEFAULT_MODALITY_SETTINGS[resolve_modality(name)]), **copy.deepcopy(given)}
         for key, choices in (("intensity", INTENSITIES), ("channel_order", ("RGB", "BGR"))):
             if settings[key] not in choices:
@@ -970,7 +1090,11 @@ class MedGlipImageProcessor(TorchvisionBackend):
         return settings
 
     def resolve(self, modality: str) -> str:
-        """Canonical name of a modality this processor has settings for; `ValueError` lists the choices otherwise."""
+        """Return the canonical name of a modality that this processor has settings for.
+
+        Raises:
+            `ValueError`: it has none; the message lists the choices.
+        """
         name = resolve_modality(modality)
         if name not in self.modality_settings:
             choices = ", ".join(self.modality_settings)
@@ -980,13 +1104,15 @@ class MedGlipImageProcessor(TorchvisionBackend):
     # Intensities -----------------------------------------------------------------------------------------------------
 
     def volume_statistics(self, volume: Any, modality: str, mask: Any = None) -> tuple[float, float]:
-        """
-        Lowest and highest intensity of a whole volume, for `normalize_image` of its slices.
+        """Return the lowest and highest intensity of a whole volume, for `normalize_image` of its slices.
 
         Args:
-            volume: array or tensor of any shape in the slices' own units.
+            volume (`np.ndarray` or `Tensor` of any shape): in the slices' own units.
             modality (`str`): decides the percentiles and whether zeros count (not for MRI).
-            mask (*optional*): bool, of the volume's shape; only what it covers counts.
+            mask (`np.ndarray` of the volume's shape, bool, *optional*): only what it covers counts.
+
+        Raises:
+            `ValueError`: an unknown modality, or values that are not finite.
         """
         values = np.asarray(volume, dtype=np.float32)
         if not np.isfinite(values).all():
@@ -1013,17 +1139,17 @@ class MedGlipImageProcessor(TorchvisionBackend):
         photometric_interpretation: str | None = None,
         input_data_format: str | None = None,
     ) -> torch.Tensor:
-        """
-        One image -> float32 (3, h, w) in [0, 1], before resizing and before mean and standard deviation.
+        """Return one image as float32 `(3, h, w)` in [0, 1], before resizing and before mean and standard deviation.
 
         Args:
-            image: PIL image, array, tensor or path. CT arrays that are signed, or of floats that leave [0, 1], are
-                Hounsfield units; unsigned ones of any depth are grey levels with a window or an offset (1024, 32768)
-                that is deduced.
+            image (`PIL.Image`, `np.ndarray`, `Tensor`, `str` or `Path`): CT arrays that are signed, or of floats that
+                leave [0, 1], are Hounsfield units; unsigned ones of any depth are gray levels with a window or an
+                offset (1024, 32768) that is deduced.
             modality (`str`): a modality or an alias, not `"auto"`.
-            pixel_mask (*optional*): (h, w), true where the image is real. Statistics come from there; outside is 0.
+            pixel_mask (`np.ndarray` of shape `(h, w)`, *optional*): true where the image is real. Statistics come from
+                there; outside is 0.
             volume_statistics (`tuple[float, float]`, *optional*): what the method of that name gave for the volume.
-            photometric_interpretation (`str`, *optional*): DICOM's; `"MONOCHROME1"` inverts the grey levels.
+            photometric_interpretation (`str`, *optional*): DICOM's; `"MONOCHROME1"` inverts the gray levels.
             input_data_format (`str`, *optional*): `"channels_first"` or `"channels_last"` for arrays.
 
         Raises:
@@ -1044,33 +1170,33 @@ class MedGlipImageProcessor(TorchvisionBackend):
 
     def _stretch(
         self,
-        grey: np.ndarray,
+        gray: np.ndarray,
         modality: str,
         mask: np.ndarray | None,
         limits: tuple[float, float] | None,
         inverted: bool,
     ) -> np.ndarray:
-        """(h, w) grey levels -> (1, h, w) in [0, 1], between the given limits or the image's own percentiles."""
+        """Return gray levels `(h, w)` as `(1, h, w)` in [0, 1] between limits, or the image's own percentiles."""
         if limits is None:
-            inside = grey if mask is None else grey[mask]
+            inside = gray if mask is None else gray[mask]
             if inverted:
-                grey, inside = (float(inside.max()) + float(inside.min()) - part for part in (grey, inside))
+                gray, inside = (float(inside.max()) + float(inside.min()) - part for part in (gray, inside))
                 inverted = False
             limits = self._range(inside, modality)
         low, high = limits
-        stretched = ((grey - low) / max(high - low, 1e-12))[None].clip(0, 1)
+        stretched = ((gray - low) / max(high - low, 1e-12))[None].clip(0, 1)
         return 1 - stretched if inverted else stretched
 
     @staticmethod
     def _hounsfield(array: np.ndarray, settings: dict[str, Any]) -> np.ndarray | None:
-        """(h, w) in HU: measured, or deduced from an image; `None` when that cannot be done."""
-        if not has_grey_levels(array):
+        """Return `(h, w)` in HU: measured, or deduced from gray levels; `None` when that cannot be done."""
+        if not has_gray_levels(array):
             return luminance(array)
         return deduced_hounsfield(array) if settings.get("deduce_window") else None
 
     @staticmethod
     def _windows(hounsfield: np.ndarray, windows: list[list[float]]) -> np.ndarray:
-        """(h, w) in HU -> (len(windows), h, w) in [0, 1]."""
+        """Return `(h, w)` in HU as `(windows, h, w)` in [0, 1], for windows of center and width in HU."""
         return np.stack([((hounsfield - center) / width + 0.5).clip(0, 1) for center, width in windows])
 
     @staticmethod
@@ -1085,7 +1211,12 @@ class MedGlipImageProcessor(TorchvisionBackend):
         return mask
 
     def standardize(self, image: torch.Tensor, modality: str) -> torch.Tensor:
-        """Float (3, h, w) in [0, 1] -> channel order, minus mean, over standard deviation, of the modality."""
+        """Apply channel order, mean and standard deviation of a modality.
+
+        Args:
+            image (`Tensor` of shape `(3, h, w)`): RGB in [0, 1].
+            modality (`str`): a modality or an alias.
+        """
         settings = self.modality_settings[self.resolve(modality)]
         mean, std = (image.new_tensor(settings[key]).view(3, 1, 1) for key in ("mean", "std"))
         return ((image.flip(0) if settings["channel_order"] == "BGR" else image) - mean) / std
@@ -1093,8 +1224,13 @@ class MedGlipImageProcessor(TorchvisionBackend):
     # The batch -------------------------------------------------------------------------------------------------------
 
     def fetch_images(self, image_url_or_urls: Any) -> Any:
-        """Paths and PIL images -> upright PIL images; others stay as they are. Addresses on the network raise
-        `ValueError`.
+        """Turn paths and PIL images into upright PIL images; others stay as they are.
+
+        Args:
+            image_url_or_urls (`Any`): an image, or a list.
+
+        Raises:
+            `ValueError`: an address on the network, or a file that cannot be read as an image.
         """
         if isinstance(image_url_or_urls, (list, tuple)):
             return [self.fetch_images(image) for image in image_url_or_urls]
@@ -1112,34 +1248,39 @@ class MedGlipImageProcessor(TorchvisionBackend):
         volume_statistics: Any = None,
         **kwargs: Unpack[MedGlipImageProcessorKwargs],
     ) -> BatchFeature:
-        """
-        Return the batch of one or several images.
+        """Return the batch of one or several images.
 
         Args:
-            images: one image or a list of images of any size and modality (see `normalize_image`).
+            images (`Any`): one image or a list of images of any size and modality (see `normalize_image`).
             modality (`str` or `list[str]`, *optional*): for all or for each; the processor's own if not given.
-            pixel_mask (*optional*): (h, w), or one per image (`None` for a whole one): true where the image counts.
-            annotations (*optional*): per image `{"boxes": (n, 4) xyxy pixels of the image, x2 = x + width,
-                "class_labels": (n,)}`.
-            photometric_interpretation, volume_statistics (*optional*): see `normalize_image`; for all or for each.
+            pixel_mask (`np.ndarray` of shape `(h, w)` or a list, *optional*): true where the image counts; in a list
+                `None` for a whole image.
+            annotations (`dict` or `list[dict]`, *optional*): per image `boxes` (n, 4), xyxy pixels of the image with
+                x2 = x + width, and `class_labels` (n,).
+            photometric_interpretation (`str` or `list[str]`, *optional*): see `normalize_image`.
+            volume_statistics (`tuple[float, float]` or a list, *optional*): see `normalize_image`.
             size (`dict`, *optional*): instead of the modality's own.
-            do_resize (`bool`, defaults to `True`): resize.
-            do_rescale (`bool`, defaults to `True`): `False` means the images are (3, h, w) in [0, 1] already.
-            do_normalize (`bool`, defaults to `True`): subtract the mean, divide by the standard deviation.
-            do_pad (`bool`, defaults to `True`): pad to a common size, a multiple of `size_divisor`; `False` needs
-                images of one size.
+            do_resize (`bool`, *optional*, defaults to `True`): resize.
+            do_rescale (`bool`, *optional*, defaults to `True`): `False` means the images are `(3, h, w)` in [0, 1]
+                already.
+            do_normalize (`bool`, *optional*, defaults to `True`): subtract the mean, divide by the standard deviation.
+            do_pad (`bool`, *optional*, defaults to `True`): pad to a common size, a multiple of `size_divisor`;
+                `False` needs images of one size.
             device (`str` or `torch.device`, *optional*): where images are resized and the batch is made.
             input_data_format (`str`, *optional*): `"channels_first"` or `"channels_last"` for arrays.
             return_tensors (`str`, *optional*, defaults to `"pt"`): `"pt"` or `"np"`.
+            kwargs ([`MedGlipImageProcessorKwargs`], *optional*): these arguments and the processor's settings.
 
         Returns:
-            `pixel_values` (B, 3, H, W) float32, zero wherever `pixel_mask` is; `pixel_mask` (B, H, W) int64;
-            `modality` list of B names; with annotations `labels`, a list of `{"boxes": (n, 4) xyxy pixels of the
-            padded input where width = x2 - x1 + 1, "class_labels": (n,)}`. `input_sizes` (B, 2) appears only where a
-            mask hides the right or lower border of an image.
+            `pixel_values` (B, 3, H, W) float32, zero wherever `pixel_mask` is; `pixel_mask` (B, H, W) int64, and
+            `image_sizes`, the height and width of its extents as a list of B pairs; `modality`, a list of B names;
+            with annotations `labels`, a list of `{"boxes": (n, 4) xyxy pixels of the padded input where width = x2 -
+            x1 + 1, "class_labels": (n,)}`. `input_sizes` (B, 2) appears only where a mask hides the right or lower
+            border of an image.
 
         Raises:
-            `ValueError`: naming the number of the image and what is wrong with it. `TypeError`: an unknown argument.
+            `ValueError`: naming the number of the image and what is wrong with it.
+            `TypeError`: an unknown argument.
         """
         for name in kwargs:
             if name not in self.valid_kwargs.__annotations__:
@@ -1205,7 +1346,11 @@ class MedGlipImageProcessor(TorchvisionBackend):
         annotation: dict[str, Any] | None,
         options: Mapping[str, Any],
     ) -> dict[str, Any]:
-        """(3, h, w) in [0, 1] -> `pixels` (3, h', w'), bool `mask` (h', w'), `modality`, and the scaled `labels`."""
+        """Resize and standardize one image `(3, h, w)` in [0, 1].
+
+        Returns:
+            `pixels` (3, h', w'), bool `mask` (h', w'), `modality`, and the scaled annotation as `labels`.
+        """
         shape = (image.shape[1], image.shape[2])
         size = options["size"] or self.modality_settings[modality]["size"]
         target = resized_size(*shape, size) if options["do_resize"] else shape
@@ -1235,6 +1380,7 @@ class MedGlipImageProcessor(TorchvisionBackend):
         data: dict[str, Any] = {"pixel_values": pixel_values, "modality": [part["modality"] for part in prepared]}
         if options["return_pixel_mask"]:
             data["pixel_mask"] = pixel_mask
+            data["image_sizes"] = [_extent(part["mask"]) for part in prepared]
         hidden_border = any(not (part["mask"][-1].any() and part["mask"][:, -1].any()) for part in prepared)
         if hidden_border or not options["return_pixel_mask"]:
             data["input_sizes"] = sizes
@@ -1245,12 +1391,12 @@ class MedGlipImageProcessor(TorchvisionBackend):
     def post_process_object_detection(
         self, outputs: Any, threshold: float = 0.1, target_sizes: Any = None
     ) -> list[dict[str, torch.Tensor]]:
-        """
-        For the stock `zero-shot-object-detection` pipeline, which asks for one phrase at a time.
+        """Return the boxes of one phrase per image, as the stock `zero-shot-object-detection` pipeline asks for them.
 
         Args:
-            outputs: the model's, for prompts that hold one phrase each.
-            threshold (`float`), target_sizes: see [`MedGlipProcessor.post_process_grounded_object_detection`].
+            outputs ([`MedGlipObjectDetectionOutput`]): for prompts that hold one phrase each.
+            threshold (`float`, *optional*, defaults to 0.1): see [`post_process_boxes`].
+            target_sizes (`Sequence[Sequence[int]]`, *optional*): see [`post_process_boxes`].
 
         Returns:
             per image `scores` (n,), `boxes` (n, 4) xyxy pixels, `labels` (n,) zeros; best first.
@@ -1260,7 +1406,12 @@ class MedGlipImageProcessor(TorchvisionBackend):
     # The modality ----------------------------------------------------------------------------------------------------
 
     def choose_modality(self, image: Any, modality: str | None = None) -> str:
-        """The modality to use: the given one, else the processor's own, and for `"auto"` what the router says."""
+        """Return the modality to use: the given one, else the processor's own; for `"auto"` the router's.
+
+        Args:
+            image (`Any`): as for `normalize_image`.
+            modality (`str`, *optional*): a modality, an alias or `"auto"`.
+        """
         modality = modality or self.modality
         if modality != "auto":
             return self.resolve(modality)
@@ -1275,8 +1426,7 @@ class MedGlipImageProcessor(TorchvisionBackend):
         return name
 
     def predict_modality(self, image: Any) -> tuple[str, float]:
-        """
-        What the pixels look like: (modality, probability between 0 and 1), among those of this checkpoint.
+        """Return the modality of this checkpoint that the pixels look like, and its probability between 0 and 1.
 
         Raises:
             `ValueError`: the processor holds no router weights, or the image is invalid.
@@ -1288,8 +1438,15 @@ class MedGlipImageProcessor(TorchvisionBackend):
     def modality_probabilities(
         self, image: Any, input_data_format: str | None = None, every: bool = False
     ) -> dict[str, float]:
-        """Probability of every modality of this checkpoint (with `every`, of all that the router knows), from the
-        pixels alone; they sum to 1.
+        """Return the probability of every modality of this checkpoint from the pixels alone; they sum to 1.
+
+        Args:
+            image (`Any`): as for `normalize_image`.
+            input_data_format (`str`, *optional*): `"channels_first"` or `"channels_last"` for arrays.
+            every (`bool`, *optional*, defaults to `False`): of all modalities that the router knows instead.
+
+        Raises:
+            `ValueError`: the processor holds no router weights, or the image is invalid.
         """
         known = list(self.router["classes"]) if every and self.router else list(self.modality_settings)
         if self.router is None:

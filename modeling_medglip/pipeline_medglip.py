@@ -41,8 +41,7 @@ PREPROCESS_OPTIONS = ("modality", "pixel_mask", "photometric_interpretation", "v
 
 
 class MedicalPhraseGroundingPipeline(Pipeline):
-    """
-    Finds what phrases name in medical images, all phrases in one pass.
+    """Finds what phrases name in medical images, all phrases in one pass.
 
     ```python
     grounder = pipeline("medical-phrase-grounding", model=modeling_medglip.default_checkpoint())
@@ -65,24 +64,26 @@ class MedicalPhraseGroundingPipeline(Pipeline):
         num_workers: int | None = None,
         **kwargs: Any,
     ) -> Any:
-        """
-        Ground phrases.
+        """Return the boxes of phrases in images.
 
         Args:
-            images: a PIL image, an array, a tensor or a path; or a list of them. Or, as transformers' pipelines take
-                it, a dictionary `{"image", "text" or "candidate_labels", "modality"}`, a list, a generator or a data
-                set of them. Paths keep the levels of 16-bit files; addresses on the network are refused.
-            text: in the forms that the processor takes: `"liver. spleen."` for every image, a list of labels for a
-                single one, a list with a prompt for each; `"all"` for every label that the expert was trained with.
-            candidate_labels: the same under the name of transformers' own task, where a list of labels is for every
-                image.
+            images (`Any`): a PIL image, an array, a tensor or a path; or a list of them. Or, as transformers'
+                pipelines take it, a dictionary `{"image", "text" or "candidate_labels", "modality"}`, a list, a
+                generator or a data set of them. Paths keep the levels of 16-bit files; addresses on the network are
+                refused.
+            text (`Any`): in the forms that the processor takes: `"liver. spleen."` for every image, a list of labels
+                for a single one, a list with a prompt for each; `"all"` for every label that the expert was trained
+                with.
+            candidate_labels (`Any`): the same under the name of transformers' own task, where a list of labels is for
+                every image.
             batch_size (`int`, *optional*): images in one pass of the model; 1 by default. Results do not depend on it.
             num_workers (`int`, *optional*): has no effect.
             modality (`str` or `list[str]`, *optional*): for all images or for each.
-            threshold (`float`, defaults to 0.3): lowest score. untrained_threshold (`float`, *optional*): the same for
-                labels that the checkpoint was not trained with. top_k (`int`, *optional*): most boxes per image.
-            pixel_mask, photometric_interpretation, volume_statistics, size (*optional*): see the image processor.
-            nms_threshold, max_detections, pre_nms_threshold, legacy_boxes (*optional*): see the processor.
+            threshold (`float`, *optional*, defaults to 0.3): lowest score.
+            untrained_threshold (`float`, *optional*): the same for labels that the checkpoint was not trained with.
+            top_k (`int`, *optional*): most boxes per image.
+            kwargs (`Any`): `pixel_mask`, `photometric_interpretation`, `volume_statistics` and `size` of the image
+                processor; `nms_threshold`, `max_detections`, `pre_nms_threshold` and `legacy_boxes` of the processor.
 
         Returns:
             for one image a list of `{"score", "label", "box": {"xmin", "ymin", "xmax", "ymax"}, "trained"}` in pixels
@@ -102,13 +103,13 @@ class MedicalPhraseGroundingPipeline(Pipeline):
             for_all = for_all if single else [list(for_all)] * len(images)
         requests = self._requests(images, for_all if text is None else text, kwargs.pop("modality", None), single)
         step = max(batch_size or self._batch_size or 1, 1)
-        found = []
+        results = []
         for start in range(0, len(requests), step):
-            found.extend(super().__call__({"requests": requests[start : start + step]}, **kwargs))
-        return found[0] if single else found
+            results.extend(super().__call__({"requests": requests[start : start + step]}, **kwargs))
+        return results[0] if single else results
 
     def _requests(self, images: list[Any], prompt: Any, modality: Any, single: bool) -> list[dict[str, Any]]:
-        """For each image `{"image", "labels", "modality"}`."""
+        """Return `{"image", "labels", "modality"}` for each image."""
         if images and all(isinstance(item, dict) for item in images):
             prompts = [item.get("text", item.get("candidate_labels", prompt)) for item in images]
             modalities: Iterable[Any] = [item.get("modality", modality) for item in images]
@@ -138,7 +139,13 @@ class MedicalPhraseGroundingPipeline(Pipeline):
         return TrainedLabels.of(self.model.config.to_dict())
 
     def preprocess(self, input_: dict[str, Any], modality: Any = None, **options: Any) -> dict[str, Any]:
-        """Requests -> the model's batch, with each image's (height, width) and question."""
+        """Return the model's batch of requests, with each image's (height, width) and question.
+
+        Args:
+            input_ (`dict[str, Any]`): `requests`, a list of `{"image", "labels", "modality"}`.
+            modality (`Any`, *optional*): where a request has none.
+            options (`Any`): of the image processor.
+        """
         requests = input_["requests"]
         images = self.processor.image_processor.fetch_images([request["image"] for request in requests])
         modalities = [request["modality"] or modality for request in requests]
@@ -162,7 +169,15 @@ class MedicalPhraseGroundingPipeline(Pipeline):
         untrained_threshold: float = UNTRAINED_THRESHOLD,
         **options: Any,
     ) -> list[list[dict[str, Any]]]:
-        """The model's output -> boxes of each image, best first."""
+        """Return the boxes of each image, best first.
+
+        Args:
+            model_outputs (`dict[str, Any]`): what `_forward` gave.
+            threshold (`float`, *optional*, defaults to 0.3): lowest score.
+            top_k (`int`, *optional*): most boxes per image.
+            untrained_threshold (`float`, *optional*): lowest score of labels that the checkpoint was not trained with.
+            options (`Any`): of the processor's post-processing.
+        """
         results = self.processor.post_process_grounded_object_detection(
             model_outputs["outputs"],
             model_outputs["inputs"],
@@ -190,14 +205,15 @@ class MedicalPhraseGroundingPipeline(Pipeline):
 
 
 class MedGlipZeroShotObjectDetectionPipeline(MedicalPhraseGroundingPipeline):
-    """The task `zero-shot-object-detection` of a MedGLIP checkpoint: as the class above, with the stock pipeline's
-    habits: threshold 0.1 and whole pixels.
+    """The task `zero-shot-object-detection` of a MedGLIP checkpoint.
+
+    It differs from [`MedicalPhraseGroundingPipeline`] by the stock pipeline's threshold of 0.1 and whole pixels.
     """
 
     def _sanitize_parameters(
         self, timeout: float | None = None, **kwargs: Any
     ) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
-        """As the class above; `timeout` is for downloads, of which there are none."""
+        """Accept `timeout` too, which is for downloads, of which there are none."""
         return super()._sanitize_parameters(**kwargs)
 
     def postprocess(
@@ -208,7 +224,7 @@ class MedGlipZeroShotObjectDetectionPipeline(MedicalPhraseGroundingPipeline):
         untrained_threshold: float = UNTRAINED_THRESHOLD,
         **options: Any,
     ) -> list[list[dict[str, Any]]]:
-        """See the class above."""
+        """See [`MedicalPhraseGroundingPipeline`]; the threshold is 0.1."""
         return super().postprocess(model_outputs, threshold, top_k, untrained_threshold, **options)
 
     @staticmethod
@@ -234,12 +250,12 @@ class ZeroShotObjectDetectionTask(ZeroShotObjectDetectionPipeline):
 
 
 def _listed(images: Any) -> list[Any]:
-    """A list, tuple, generator or data set as a list."""
+    """Return a list, tuple, generator or data set as a list."""
     return list(images) if isinstance(images, Iterable) else [images[index] for index in range(len(images))]
 
 
 def image_size(image: Any) -> tuple[int, int]:
-    """Height and width in pixels of a PIL image, an array or a tensor (channels last or first)."""
+    """Return height and width in pixels of a PIL image, an array or a tensor (channels last or first)."""
     if isinstance(image, Image.Image):
         return image.height, image.width
     shape = tuple(image.shape)
@@ -258,8 +274,9 @@ def _one_each(modality: Any, count: int) -> Iterable[Any]:
 
 
 def register_pipeline() -> None:
-    """Make `pipeline("medical-phrase-grounding", ...)` known to transformers, and have
-    `pipeline("zero-shot-object-detection", ...)` choose its class by the model; calling it again changes nothing.
+    """Register `pipeline("medical-phrase-grounding", ...)` with transformers.
+
+    `pipeline("zero-shot-object-detection", ...)` then chooses its class by the model. A second call changes nothing.
     """
     if TASK not in PIPELINE_REGISTRY.get_supported_tasks():
         PIPELINE_REGISTRY.register_pipeline(

@@ -31,7 +31,7 @@ UNKNOWN_LABEL = "label {!r} has no word that the language encoder knows: boxes m
 # A dot or comma between two digits belongs to a number ("1.5 cm"), any other ends a label.
 # Nor does one in brackets ("kidney (lt.)").
 PROMPT_PARTS = re.compile(r"(?:\([^()\n;]*\)|\[[^\[\]\n;]*\]|\{[^{}\n;]*\}|(?![;\n]|(?<!\d)[.,]|[.,](?!\d))[\s\S])+")
-# A side is no label of its own, in whatever language: "Lt. kidney" and "kidney, left" are one label each.
+# A side alone is not a label, in whatever language: "Lt. kidney" and "kidney, left" are one label each.
 SHORT_SIDE = "(?:l|lt|lft|r|rt|rgt|sin|dext?|li|re|izq|der|dcho|dcha)"
 FOREIGN_SIDE = "(?:links|rechts|(?:link|recht)e[mnrs]?|(?:link|recht)sseitig|gauche|droite?|izquierd[oa]|derech[oa])"
 LONG_SIDE = f"(?:left|right|{FOREIGN_SIDE}|[左右][侧側边邊]?)"
@@ -60,7 +60,7 @@ NOT_IN_A_LABEL = re.compile(r"[.;,\[\]{}<>_]")
 
 
 def split_prompt(prompt: str) -> list[str]:
-    """Labels of a prompt string: `"liver. spleen."`, `"Detect: liver, spleen"`, or one label per line."""
+    """Return the labels of a prompt: `"liver. spleen."`, `"Detect: liver, spleen"`, or one label per line."""
     text = PROMPT_PREFIX.sub("", prompt)
     spans = _join_lone_sides(text, [part.span() for part in PROMPT_PARTS.finditer(text) if part[0].strip()])
     return [text[begin:end].strip() for begin, end in spans]
@@ -83,7 +83,14 @@ def _join_lone_sides(text: str, spans: list[tuple[int, int]]) -> list[tuple[int,
 
 
 def _joined_sides(words: Sequence[str], lone: Sequence[bool], stops: Sequence[str], follows: bool) -> set[int]:
-    """Parts that belong to the part before them. `follows`: whether "kidney, L. spleen" means the kidney's side."""
+    """Return the parts that belong to the part before them.
+
+    Args:
+        words (`Sequence[str]`): the parts of a prompt.
+        lone (`Sequence[bool]`): whether each is nothing but a side.
+        stops (`Sequence[str]`): the separators between the parts.
+        follows (`bool`): whether "kidney, L. spleen" means the kidney's side.
+    """
     free = [not alone and not SIDED.search(word.replace("_", " ")) for alone, word in zip(lone, words, strict=True)]
     joined = set()
     for index in (index for index, alone in enumerate(lone) if alone):
@@ -99,29 +106,29 @@ def _joined_sides(words: Sequence[str], lone: Sequence[bool], stops: Sequence[st
 
 
 def clean_label(label: str) -> str:
-    """A label in lower case, with single spaces, free of separators and of brackets."""
+    """Return a label in lower case, with single spaces, free of separators and of brackets."""
     return " ".join(NOT_IN_A_LABEL.sub(" ", label).lower().split())
 
 
 def spell_out_side(label: str) -> str:
-    """A label as the tokenizer sees it: clean, its side a whole English word, as labels are trained: `"kidney (L)"`
-    -> `"kidney (left)"`. GLIP has no such step; no other word is changed.
+    """Return a label as the tokenizer sees it: clean, its side a whole English word, as labels are trained.
+
+    `"kidney (L)"` becomes `"kidney (left)"`. GLIP has no such step; no other word is changed.
     """
-    return SIDE_IN_A_LABEL.sub(lambda found: "left" if found[0][0] in "lsgi" else "right", clean_label(label))
+    return SIDE_IN_A_LABEL.sub(lambda side: "left" if side[0][0] in "lsgi" else "right", clean_label(label))
 
 
 def prompts_per_image(text: Any, count: int, batched: bool) -> list[list[str]]:
-    """
-    The labels of every image, as the caller wrote them.
+    """Return the labels of every image, as the caller wrote them.
 
     Args:
-        text: a string (one prompt for all images, split at separators), a flat list (the labels of a single image, or
-            for a list of images of the same length one prompt each), or a list with a list of labels per image.
+        text (`str`, `list[str]` or `list[list[str]]`): one prompt for all images, split at separators; the labels of a
+            single image, or for a list of images of the same length one prompt each; or a list of labels per image.
         count (`int`): number of images.
         batched (`bool`): whether the images came as a list.
 
     Raises:
-        `ValueError`: the number of prompts is not that of the images, or something else than strings is in it.
+        `ValueError`: the number of prompts is not that of the images, or it holds something else than strings.
     """
     if isinstance(text, str):
         return [split_prompt(text)] * count
@@ -141,8 +148,14 @@ def prompts_per_image(text: Any, count: int, batched: bool) -> list[list[str]]:
 
 
 def unique_labels(labels: Sequence[str], max_labels: int) -> tuple[list[str], list[str], list[int]]:
-    """
-    Labels without repetitions: (as the caller wrote them, cleaned for the tokenizer, position of each given label).
+    """Return labels without repetitions.
+
+    Args:
+        labels (`Sequence[str]`): as the caller wrote them.
+        max_labels (`int`): most labels.
+
+    Returns:
+        the labels as the caller wrote them, as the tokenizer sees them, and the position of each given label in both.
 
     Raises:
         `ValueError`: no label, an empty one, or more than `max_labels`.
@@ -152,20 +165,20 @@ def unique_labels(labels: Sequence[str], max_labels: int) -> tuple[list[str], li
     if len(labels) > max_labels:
         raise ValueError(f"the prompt has {len(labels)} labels, more than {max_labels}; split it")
     first: dict[str, int] = {}
-    kept, positions = [], []
+    unique, positions = [], []
     for label in labels:
         cleaned = spell_out_side(label)
         if not cleaned:
             raise ValueError(f"the label {label!r} is empty")
         if cleaned not in first:
             first[cleaned] = len(first)
-            kept.append(label)
+            unique.append(label)
         positions.append(first[cleaned])
-    return kept, list(first), positions
+    return unique, list(first), positions
 
 
 def join_labels(labels: Sequence[str], final_separator: bool) -> tuple[str, np.ndarray]:
-    """Prompt `"a. b. c"` (with a last dot if asked) and the (labels, 2) character spans of the labels in it."""
+    """Return the prompt `"a. b. c"`, with a last dot if asked, and the character spans `(labels, 2)` in it."""
     spans, position = [], 0
     for label in labels:
         spans.append((position, position + len(label)))
@@ -184,11 +197,12 @@ class MedGlipProcessor(ProcessorMixin):
     Joins a [`MedGlipImageProcessor`] and a tokenizer.
 
     Args:
-        image_processor ([`MedGlipImageProcessor`]), tokenizer (a fast tokenizer): the parts.
-        max_labels (`int`, defaults to 1000): most labels per image.
-        max_text_tokens (`int`, defaults to 256): most tokens per prompt, special ones included; labels beyond go into
-            further prompts ("chunks") that share one pass of the image encoder.
-        final_separator (`bool`, defaults to `True`): close the last label with a dot too. GLIP has none.
+        image_processor ([`MedGlipImageProcessor`]): prepares images.
+        tokenizer (`PreTrainedTokenizerFast`): encodes prompts; a fast one, whose offsets give the labels' tokens.
+        max_labels (`int`, *optional*, defaults to 1000): most labels per image.
+        max_text_tokens (`int`, *optional*, defaults to 256): most tokens per prompt, special ones included; labels
+            beyond go into further prompts ("chunks") that share one pass of the image encoder.
+        final_separator (`bool`, *optional*, defaults to `True`): close the last label with a dot too. GLIP has none.
     """
 
     valid_processor_kwargs = MedGlipProcessorKwargs  # type: ignore[assignment]
@@ -215,20 +229,26 @@ class MedGlipProcessor(ProcessorMixin):
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Any:
-        """As `ProcessorMixin.from_pretrained`, after a look at the files; code of the checkpoint is run only where the
-        caller passes `trust_remote_code=True`.
+        """Load a processor as `ProcessorMixin.from_pretrained` does, after its files are checked.
+
+        Code of the checkpoint runs only where the caller passes `trust_remote_code=True`.
+
+        Args:
+            pretrained_model_name_or_path (`str` or `Path`): a folder or a Hub id.
+            args (`Any`): see `ProcessorMixin.from_pretrained`.
+            kwargs (`Any`): see `ProcessorMixin.from_pretrained`.
 
         Raises:
-            `ValueError`: see [`check_checkpoint_files`], or the files describe no processor. `OSError`: there are
-                none.
+            `ValueError`: see [`check_checkpoint_files`], or the files do not describe a processor.
+            `OSError`: there are none.
         """
         check_checkpoint_files(pretrained_model_name_or_path, PROCESSOR_FILES, **kwargs)
         if kwargs.get("trust_remote_code") is None:
             kwargs["trust_remote_code"] = False  # or transformers asks on the terminal
         try:
-            found = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
-            found.tokenizer("a.")  # one that cannot read says so only when it is asked
-            return found
+            processor = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
+            processor.tokenizer("a.")  # a damaged one fails only when it is called
+            return processor
         except (OSError, ValueError, ImportError):
             raise
         except Exception as error:  # tokenizers raise bare exceptions
@@ -241,8 +261,9 @@ class MedGlipProcessor(ProcessorMixin):
 
     @property
     def model_input_names(self) -> list[str]:
-        """Names of everything a batch may hold for the model."""
-        return ["pixel_values", "pixel_mask", "modality", "input_ids", "attention_mask", "label_tokens", "text_labels"]
+        """Names of everything that a batch may hold for the model."""
+        text = ["input_ids", "attention_mask", "label_tokens", "text_labels"]
+        return [*self.image_processor.model_input_names, *text]
 
     def __call__(
         self,
@@ -253,18 +274,19 @@ class MedGlipProcessor(ProcessorMixin):
         labels: Any = None,
         **kwargs: Any,  # with `Unpack`, type checkers would refuse the flat names
     ) -> BatchFeature:
-        """
-        Return the model's batch for images and prompts: `model(**processor(images=image, text="liver. spleen."))`.
+        """Return the model's batch for images and prompts: `model(**processor(images=image, text="liver. spleen."))`.
 
         Args:
-            images: one image or a list (see [`MedGlipImageProcessor`]).
-            text: `"liver. spleen."` for all images; `["liver", "spleen"]`, the labels of a single image; for a list of
-                images one prompt each; or a list of labels for each image. A label in a list may hold dots and commas;
-                only a single `["liver. spleen."]`, of several parts that all end with a dot, is a prompt.
+            images (`Any`, *optional*): one image or a list (see [`MedGlipImageProcessor`]).
+            text (`str`, `list[str]` or `list[list[str]]`, *optional*): `"liver. spleen."` for all images; `["liver",
+                "spleen"]`, the labels of a single image; for a list of images one prompt each; or a list of labels for
+                each image. A label in a list may hold dots and commas; only a single `["liver. spleen."]`, of several
+                parts that all end with a dot, is a prompt.
             modality (`str` or `list[str]`, *optional*): for all images or for each; an alias or `"auto"` will do.
-            annotations, labels (*optional*): the same thing under two names, for training: per image `{"boxes": (n, 4)
-                xyxy pixels of the original image with x2 = x + width, "class_labels": n positions in that image's
-                labels, or the labels themselves}`.
+            annotations (`dict` or `list[dict]`, *optional*): for training, per image `boxes` (n, 4), xyxy pixels of
+                the original image with x2 = x + width, and `class_labels` (n,), positions in that image's labels or
+                the labels themselves.
+            labels (`dict` or `list[dict]`, *optional*): another name of `annotations`.
             kwargs ([`MedGlipProcessorKwargs`], *optional*): arguments of the image processor and of the tokenizer, by
                 their own names or in the groups `images_kwargs`, `text_kwargs` and `common_kwargs`. `device` moves the
                 whole batch. `padding` and `truncation` have no effect: prompts are padded to the longest, and labels
@@ -277,7 +299,8 @@ class MedGlipProcessor(ProcessorMixin):
 
         Raises:
             `ValueError`: an empty prompt, too many labels, prompts or annotations that do not fit the images, a box
-            outside its image, and what the image processor refuses. `TypeError`: an unknown argument.
+                outside its image, and what the image processor refuses.
+            `TypeError`: an unknown argument.
         """
         if images is None and text is None:
             raise ValueError("give images, text or both")
@@ -287,14 +310,8 @@ class MedGlipProcessor(ProcessorMixin):
             self._check_modality(modality)
         batched = isinstance(images, (list, tuple)) or getattr(images, "ndim", 0) == 4
         count = len(images) if batched else 1
-        targets = annotations if annotations is not None else labels
-        if isinstance(targets, dict):
-            targets = [targets]
-        if targets is not None and len(targets) != count:
-            raise ValueError(f"{count} images but annotations of {len(targets)}")
+        targets = _listed_annotations(labels if annotations is None else annotations, count)
         data: dict[str, Any] = {}
-        for index, target in enumerate(targets or ()):
-            check_annotation(target, f"image {index}")
         if text is not None:
             encoded, positions = self.encode_prompts(prompts_per_image(text, count, batched))
             data.update(encoded)
@@ -334,26 +351,28 @@ class MedGlipProcessor(ProcessorMixin):
                 self.image_processor.resolve(name)
 
     def encode_prompts(self, prompts: Sequence[Sequence[str]]) -> tuple[dict[str, Any], list[list[int]]]:
-        """
-        Labels of every image -> text part of the batch, and for each given label its place among the unique ones.
+        """Return the text part of the batch, and for each given label its position among the unique ones.
+
+        Args:
+            prompts (`Sequence[Sequence[str]]`): the labels of every image.
 
         Raises:
             `ValueError`: naming the image, for an empty prompt, an empty or overlong label, or too many labels.
         """
-        known: dict[tuple[str, ...], tuple[list[str], list[int], list[tuple[list[int], np.ndarray]]]] = {}
+        entries: dict[tuple[str, ...], tuple[list[str], list[int], list[tuple[list[int], np.ndarray]]]] = {}
         for index, prompt in enumerate(prompts):
-            if tuple(prompt) in known:
+            if tuple(prompt) in entries:
                 continue
             try:
                 labels, cleaned, positions = unique_labels(prompt, self.max_labels)
                 for label in self.unknown_labels(labels):
                     logger.warning(UNKNOWN_LABEL.format(label[:60]))
-                known[tuple(prompt)] = labels, positions, [self._encode(part) for part in self._chunks(cleaned)]
+                entries[tuple(prompt)] = labels, positions, [self._encode(part) for part in self._chunks(cleaned)]
             except ValueError as error:
                 raise ValueError(f"prompt of image {index}: {error}" if len(prompts) > 1 else str(error)) from None
-        entries = [known[tuple(prompt)] for prompt in prompts]
-        data = self._pad([chunks for _, _, chunks in entries])
-        return {**data, "text_labels": [list(labels) for labels, _, _ in entries]}, [entry[1] for entry in entries]
+        rows = [entries[tuple(prompt)] for prompt in prompts]
+        data = self._pad([chunks for _, _, chunks in rows])
+        return {**data, "text_labels": [list(labels) for labels, _, _ in rows]}, [row[1] for row in rows]
 
     def _chunks(self, labels: list[str]) -> list[list[str]]:
         """Cut a list of labels into prompts of at most `max_text_tokens` tokens, in order."""
@@ -375,7 +394,7 @@ class MedGlipProcessor(ProcessorMixin):
         return chunks
 
     def _encode(self, labels: list[str]) -> tuple[list[int], np.ndarray]:
-        """Token ids of one prompt (T,), and bool (L, T): the tokens that lie in each label's characters."""
+        """Return the token ids of one prompt (T,), and bool (L, T): the tokens in each label's characters."""
         prompt, spans = join_labels(labels, self.final_separator)
         encoding = self.tokenizer(prompt, return_offsets_mapping=True)
         begin, end = np.array(encoding["offset_mapping"]).T
@@ -383,13 +402,13 @@ class MedGlipProcessor(ProcessorMixin):
         return encoding["input_ids"], inside
 
     def unknown_labels(self, labels: Sequence[str]) -> list[str]:
-        """The labels without a single word that the language encoder knows: boxes for them mean nothing."""
+        """Return the labels without a single word that the language encoder knows: boxes for them mean nothing."""
         words = self.tokenizer([clean_label(label) for label in labels], add_special_tokens=False)["input_ids"]
         special = {self.tokenizer.unk_token_id, self.tokenizer.convert_tokens_to_ids(SEPARATOR.strip())}
         return [label for label, ids in zip(labels, words, strict=True) if set(ids) <= special]
 
     def _pad(self, prompts: list[list[tuple[list[int], np.ndarray]]]) -> dict[str, torch.Tensor]:
-        """Chunks of every image -> `input_ids`, `attention_mask` and `label_tokens`, padded to the longest."""
+        """Return `input_ids`, `attention_mask` and `label_tokens` of the chunks of every image, padded."""
         flat = [chunk for chunks in prompts for chunk in chunks]
         shape = len(prompts), max(map(len, prompts)), max(len(ids) for ids, _ in flat)
         input_ids = torch.full(shape, self.tokenizer.pad_token_id or 0)
@@ -418,24 +437,30 @@ class MedGlipProcessor(ProcessorMixin):
         box_threshold: float | None = None,
         text_threshold: float | None = None,
     ) -> list[dict[str, Any]]:
-        """
-        Boxes with scores and the caller's own labels.
+        """Return boxes with scores and the caller's own labels.
 
         Args:
             outputs ([`MedGlipObjectDetectionOutput`]): what the model gave.
-            inputs: the batch the processor made for it; or its `input_ids`, from which labels are read back in lower
-                case.
-            threshold (`float`, defaults to 0.3): lowest score to keep.
-            target_sizes (*optional*): per image (height, width) of the original; boxes are in its pixels. `None` keeps
-                pixels of the model's input.
-            nms_threshold, max_detections, pre_nms_threshold, legacy_boxes: see
-                [`~image_processing_medglip.post_process_boxes`].
-            input_ids, box_threshold (*optional*): Grounding DINO's names of `inputs` and `threshold`.
+            inputs (`BatchFeature` or `Tensor`): the batch that the processor made for it; or its `input_ids`, from
+                which labels are read back in lower case.
+            threshold (`float`, *optional*, defaults to 0.3): see [`~image_processing_medglip.post_process_boxes`], as
+                for the next five.
+            target_sizes (`Sequence[Sequence[int]]`, *optional*): height and width of the original images, in whose
+                pixels boxes are given.
+            nms_threshold (`float`, *optional*, defaults to 0.6): largest overlap of two boxes of one label.
+            max_detections (`int`, *optional*, defaults to 100): most boxes per image.
+            pre_nms_threshold (`float`, *optional*, defaults to 0.05): lowest label score of a candidate.
+            legacy_boxes (`bool`, *optional*, defaults to `False`): GLIP's own numbers.
+            input_ids (`Tensor`, *optional*): Grounding DINO's name of `inputs`.
+            box_threshold (`float`, *optional*): Grounding DINO's name of `threshold`.
             text_threshold (`float`, *optional*): Grounding DINO's, without effect: a box belongs to one whole label.
 
         Returns:
             per image, best first: `scores` (n,), `boxes` (n, 4) xyxy pixels where width = x2 - x1, `labels` (n,)
             positions in `inputs["text_labels"]`, `text_labels` list of n strings.
+
+        Raises:
+            `ValueError`: the inputs are not those of the outputs, or the outputs are not finite.
         """
         if box_threshold is not None:
             warnings.warn("box_threshold is Grounding DINO's name: use threshold", FutureWarning, stacklevel=2)
@@ -449,7 +474,7 @@ class MedGlipProcessor(ProcessorMixin):
             inputs = self._read_back(inputs, len(outputs.logits))
         if inputs is None or "label_tokens" not in inputs:
             raise ValueError("inputs hold no label_tokens: pass the batch that the processor made for these outputs")
-        found = post_process_boxes(
+        results = post_process_boxes(
             outputs,
             torch.as_tensor(inputs["label_tokens"]),
             threshold,
@@ -463,11 +488,11 @@ class MedGlipProcessor(ProcessorMixin):
         names = inputs["text_labels"]
         return [
             {**result, "text_labels": [names[index][label] for label in result["labels"].tolist()]}
-            for index, result in enumerate(found)
+            for index, result in enumerate(results)
         ]
 
     def _read_back(self, input_ids: torch.Tensor, batch: int) -> dict[str, Any]:
-        """Token ids of prompts, (1 or B, T) or (1 or B, C, T) -> their `label_tokens` and `text_labels`."""
+        """Return `label_tokens` and `text_labels` of token ids (1 or B, T) or (1 or B, C, T)."""
         ids = input_ids[:, None] if input_ids.ndim == 2 else input_ids
         special = {*self.tokenizer.all_special_ids} - {self.tokenizer.unk_token_id}
         ends = ids.new_tensor([*special, self.tokenizer.convert_tokens_to_ids(SEPARATOR.strip())])
@@ -489,15 +514,33 @@ class MedGlipProcessor(ProcessorMixin):
         return {"label_tokens": tokens.repeat(repeats, 1, 1, 1), "text_labels": names * repeats}
 
 
-def class_indices(class_labels: Any, positions: list[int], labels: list[str], image: int) -> list[int]:
+def _listed_annotations(annotations: Any, count: int) -> list[dict[str, Any]] | None:
+    """Return one annotation per image, or `None` without any.
+
+    Raises:
+        `ValueError`: there are more or fewer than images, or one is not an annotation.
     """
-    Class labels of an annotation (positions in the given labels, or the labels themselves) -> positions among the
-    unique labels.
+    targets = [annotations] if isinstance(annotations, dict) else annotations
+    if targets is not None and len(targets) != count:
+        raise ValueError(f"{count} images but annotations of {len(targets)}")
+    for index, target in enumerate(targets or ()):
+        check_annotation(target, f"image {index}")
+    return targets
+
+
+def class_indices(class_labels: Any, positions: list[int], labels: list[str], image: int) -> list[int]:
+    """Return the class labels of an annotation as positions among the unique labels.
+
+    Args:
+        class_labels (`Any`): positions in the given labels, or the labels themselves.
+        positions (`list[int]`): of each given label, its position among the unique ones.
+        labels (`list[str]`): the unique labels.
+        image (`int`): index of the image, for messages.
 
     Raises:
         `ValueError`: naming the image, when a label is not in its prompt.
     """
-    cleaned = {spell_out_side(label): place for place, label in enumerate(labels)}
+    cleaned = {spell_out_side(label): position for position, label in enumerate(labels)}
     indices = []
     for value in class_labels.tolist() if hasattr(class_labels, "tolist") else class_labels:
         if isinstance(value, str) and spell_out_side(value) in cleaned:

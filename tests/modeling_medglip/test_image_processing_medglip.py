@@ -22,7 +22,7 @@ from modeling_medglip.image_processing_medglip import (
     MedGlipImageProcessor,
     channels_first,
     deduced_hounsfield,
-    has_grey_levels,
+    has_gray_levels,
     luminance,
     resize_image,
     resized_size,
@@ -32,8 +32,8 @@ from modeling_medglip.image_processing_medglip import (
 
 
 RNG = np.random.default_rng(0)
-GREY = RNG.integers(0, 256, (40, 30), dtype=np.uint8)
-COLOUR = RNG.integers(0, 256, (40, 30, 3), dtype=np.uint8)
+GRAY = RNG.integers(0, 256, (40, 30), dtype=np.uint8)
+COLOR = RNG.integers(0, 256, (40, 30, 3), dtype=np.uint8)
 EDGES = {"shortest_edge": 64, "longest_edge": 96}
 
 
@@ -60,11 +60,11 @@ def test_one_ct_window_fills_all_channels() -> None:
     assert pixels.tolist() == [[[0.0, 0.5, 1.0]]] * 3
 
 
-@pytest.mark.parametrize("picture", [GREY, Image.fromarray(GREY), (GREY / 255).astype(np.float32), torch.tensor(GREY)])
-def test_ct_pictures_without_a_window_are_stretched_grey_levels(picture: Any) -> None:
+@pytest.mark.parametrize("picture", [GRAY, Image.fromarray(GRAY), (GRAY / 255).astype(np.float32), torch.tensor(GRAY)])
+def test_ct_pictures_without_a_window_are_stretched_gray_levels(picture: Any) -> None:
     processor = MedGlipImageProcessor(modality_settings={"ct": {"deduce_window": False}})
-    low, high = np.percentile(GREY, [0.5, 99.5])
-    expected = ((GREY.astype(np.float64) - low) / (high - low)).clip(0, 1)
+    low, high = np.percentile(GRAY, [0.5, 99.5])
+    expected = ((GRAY.astype(np.float64) - low) / (high - low)).clip(0, 1)
     pixels = processor.normalize_image(picture, "ct").numpy()
     np.testing.assert_allclose(pixels, np.stack([expected] * 3), atol=1e-5)
 
@@ -148,10 +148,10 @@ def test_mri_takes_the_statistics_of_the_volume(processor: MedGlipImageProcessor
 
 
 def test_monochrome1_is_inverted(processor: MedGlipImageProcessor) -> None:
-    usual = processor.normalize_image(GREY, "xray")
-    negative = processor.normalize_image(255 - GREY, "xray", photometric_interpretation="MONOCHROME1")
+    usual = processor.normalize_image(GRAY, "xray")
+    negative = processor.normalize_image(255 - GRAY, "xray", photometric_interpretation="MONOCHROME1")
     torch.testing.assert_close(usual, negative, atol=1e-5, rtol=0)
-    twelve_bit = (GREY.astype(np.uint16) * 16, 4095 - GREY.astype(np.uint16) * 16)
+    twelve_bit = (GRAY.astype(np.uint16) * 16, 4095 - GRAY.astype(np.uint16) * 16)
     torch.testing.assert_close(
         processor.normalize_image(twelve_bit[0], "CR"),
         processor.normalize_image(twelve_bit[1], "DX", photometric_interpretation="monochrome1 "),
@@ -162,33 +162,33 @@ def test_monochrome1_is_inverted(processor: MedGlipImageProcessor) -> None:
 
 def test_monochrome1_within_the_limits_of_a_volume(processor: MedGlipImageProcessor) -> None:
     pixels = processor.normalize_image(
-        GREY, "xray", volume_statistics=(0.0, 255.0), photometric_interpretation="MONOCHROME1"
+        GRAY, "xray", volume_statistics=(0.0, 255.0), photometric_interpretation="MONOCHROME1"
     )
-    np.testing.assert_allclose(pixels[0], 1 - GREY / 255, atol=1e-6)
+    np.testing.assert_allclose(pixels[0], 1 - GRAY / 255, atol=1e-6)
 
 
 @pytest.mark.parametrize("modality", ["dermoscopy", "endoscopy", "fundus"])
-def test_colour_modalities_keep_their_numbers(processor: MedGlipImageProcessor, modality: str) -> None:
-    expected = torch.from_numpy(COLOUR).permute(2, 0, 1) / 255
-    sixteen = COLOUR.astype(np.uint16) * 257
-    for image in (COLOUR, Image.fromarray(COLOUR), expected, expected.permute(1, 2, 0).numpy(), sixteen):
+def test_color_modalities_keep_their_numbers(processor: MedGlipImageProcessor, modality: str) -> None:
+    expected = torch.from_numpy(COLOR).permute(2, 0, 1) / 255
+    sixteen = COLOR.astype(np.uint16) * 257
+    for image in (COLOR, Image.fromarray(COLOR), expected, expected.permute(1, 2, 0).numpy(), sixteen):
         torch.testing.assert_close(processor.normalize_image(image, modality), expected, atol=1e-6, rtol=0)
 
 
-def test_grey_pictures_fill_the_channels_of_colour_modalities(processor: MedGlipImageProcessor) -> None:
-    pixels = processor.normalize_image(GREY, "fundus")
-    assert torch.equal(pixels, torch.from_numpy(GREY)[None].expand(3, -1, -1) / 255)
+def test_gray_pictures_fill_the_channels_of_color_modalities(processor: MedGlipImageProcessor) -> None:
+    pixels = processor.normalize_image(GRAY, "fundus")
+    assert torch.equal(pixels, torch.from_numpy(GRAY)[None].expand(3, -1, -1) / 255)
 
 
 @pytest.mark.parametrize("modality", ["ct", "mri", "ultrasound", "xray"])
-def test_grey_modalities_take_the_luminance(processor: MedGlipImageProcessor, modality: str) -> None:
-    as_colour = processor.normalize_image(np.stack([GREY] * 3, axis=-1), modality)
-    assert torch.equal(as_colour, processor.normalize_image(GREY, modality))
+def test_gray_modalities_take_the_luminance(processor: MedGlipImageProcessor, modality: str) -> None:
+    as_color = processor.normalize_image(np.stack([GRAY] * 3, axis=-1), modality)
+    assert torch.equal(as_color, processor.normalize_image(GRAY, modality))
     if modality != "ct":  # three windows
-        mixed = processor.normalize_image(COLOUR, modality)
+        mixed = processor.normalize_image(COLOR, modality)
         assert torch.equal(mixed[0], mixed[2])
-    grey = luminance(COLOUR.transpose(2, 0, 1))
-    np.testing.assert_allclose(grey, COLOUR @ np.array([0.299, 0.587, 0.114]), rtol=1e-5)
+    gray = luminance(COLOR.transpose(2, 0, 1))
+    np.testing.assert_allclose(gray, COLOR @ np.array([0.299, 0.587, 0.114]), rtol=1e-5)
 
 
 @pytest.mark.parametrize("modality", MODALITIES)
@@ -221,43 +221,43 @@ def test_numbers_stay_between_zero_and_one(modality: str, height: int, width: in
 @pytest.mark.parametrize(
     "image",
     [
-        COLOUR,
-        COLOUR.transpose(2, 0, 1),
-        torch.from_numpy(COLOUR),
-        torch.from_numpy(COLOUR).permute(2, 0, 1),
-        Image.fromarray(COLOUR),
-        Image.fromarray(COLOUR).convert("RGBA"),
-        np.dstack([COLOUR, np.full((40, 30), 255, dtype=np.uint8)]),
+        COLOR,
+        COLOR.transpose(2, 0, 1),
+        torch.from_numpy(COLOR),
+        torch.from_numpy(COLOR).permute(2, 0, 1),
+        Image.fromarray(COLOR),
+        Image.fromarray(COLOR).convert("RGBA"),
+        np.dstack([COLOR, np.full((40, 30), 255, dtype=np.uint8)]),
     ],
 )
-def test_layouts_of_colour(image: Any) -> None:
-    assert np.array_equal(channels_first(image), COLOUR.transpose(2, 0, 1))
+def test_layouts_of_color(image: Any) -> None:
+    assert np.array_equal(channels_first(image), COLOR.transpose(2, 0, 1))
 
 
 @pytest.mark.parametrize(
     "image",
     [
-        GREY,
-        GREY[None],
-        GREY[..., None],
-        torch.from_numpy(GREY),
-        Image.fromarray(GREY),
-        Image.fromarray(GREY).convert("LA"),
+        GRAY,
+        GRAY[None],
+        GRAY[..., None],
+        torch.from_numpy(GRAY),
+        Image.fromarray(GRAY),
+        Image.fromarray(GRAY).convert("LA"),
     ],
 )
-def test_layouts_of_grey(image: Any) -> None:
-    assert np.array_equal(luminance(channels_first(image)), GREY.astype(np.float32))
+def test_layouts_of_gray(image: Any) -> None:
+    assert np.array_equal(luminance(channels_first(image)), GRAY.astype(np.float32))
 
 
 def test_pil_keeps_sixteen_bits_floats_and_palettes() -> None:
-    deep = GREY.astype(np.uint16) * 200
+    deep = GRAY.astype(np.uint16) * 200
     assert np.array_equal(channels_first(Image.fromarray(deep))[0], deep)
-    assert np.array_equal(channels_first(Image.fromarray(GREY.astype(np.float32) * 7))[0], GREY * np.float32(7))
-    assert np.array_equal(channels_first(Image.fromarray(GREY.astype(np.int32)))[0], GREY)
-    palette = Image.fromarray(COLOUR).quantize(16)
+    assert np.array_equal(channels_first(Image.fromarray(GRAY.astype(np.float32) * 7))[0], GRAY * np.float32(7))
+    assert np.array_equal(channels_first(Image.fromarray(GRAY.astype(np.int32)))[0], GRAY)
+    palette = Image.fromarray(COLOR).quantize(16)
     assert np.array_equal(channels_first(palette), np.asarray(palette.convert("RGB")).transpose(2, 0, 1))
-    assert np.array_equal(channels_first(Image.fromarray(GREY > 99))[0], (GREY > 99) * np.uint8(255))
-    assert channels_first(Image.fromarray(COLOUR).convert("CMYK")).shape == (3, 40, 30)
+    assert np.array_equal(channels_first(Image.fromarray(GRAY > 99))[0], (GRAY > 99) * np.uint8(255))
+    assert channels_first(Image.fromarray(COLOR).convert("CMYK")).shape == (3, 40, 30)
 
 
 def test_transparency_is_black() -> None:
@@ -275,30 +275,30 @@ def test_ambiguous_shapes_go_by_type_or_by_argument() -> None:
 
 
 def test_bool_bfloat16_and_batches_of_arrays(processor: MedGlipImageProcessor) -> None:
-    assert set(np.unique(channels_first(GREY > 128))) == {0, 255}
+    assert set(np.unique(channels_first(GRAY > 128))) == {0, 255}
     assert channels_first(torch.rand(3, 5, 5, dtype=torch.bfloat16)).dtype == np.float32
     assert processor(torch.rand(2, 3, 8, 8), modality="fundus")["pixel_values"].shape == (2, 3, 320, 320)
 
 
 def test_files(tmp_path: Path, processor: MedGlipImageProcessor) -> None:
     path = tmp_path / "picture.png"
-    Image.fromarray(GREY).save(path)
-    assert torch.equal(processor(path)["pixel_values"], processor(GREY)["pixel_values"])
+    Image.fromarray(GRAY).save(path)
+    assert torch.equal(processor(path)["pixel_values"], processor(GRAY)["pixel_values"])
     (fetched,) = processor.fetch_images([str(path)])
-    assert np.array_equal(np.asarray(fetched), GREY)
+    assert np.array_equal(np.asarray(fetched), GRAY)
 
 
 def test_exif_turns_the_picture(tmp_path: Path) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6
-    Image.fromarray(GREY).save(tmp_path / "turned.png", exif=exif)
-    assert np.array_equal(channels_first(tmp_path / "turned.png")[0], np.rot90(GREY, -1))
+    Image.fromarray(GRAY).save(tmp_path / "turned.png", exif=exif)
+    assert np.array_equal(channels_first(tmp_path / "turned.png")[0], np.rot90(GRAY, -1))
 
 
-def test_grey_levels_and_units_are_told_apart() -> None:
-    assert has_grey_levels(np.zeros((1, 2, 2), np.uint8)) and has_grey_levels(np.array([0.0, 1.0]))
-    assert has_grey_levels(np.zeros((1, 2, 2), np.uint16))
-    assert not has_grey_levels(np.array([0.0, 40.0])) and not has_grey_levels(np.zeros((1, 2, 2), np.int16))
+def test_gray_levels_and_units_are_told_apart() -> None:
+    assert has_gray_levels(np.zeros((1, 2, 2), np.uint8)) and has_gray_levels(np.array([0.0, 1.0]))
+    assert has_gray_levels(np.zeros((1, 2, 2), np.uint16))
+    assert not has_gray_levels(np.array([0.0, 40.0])) and not has_gray_levels(np.zeros((1, 2, 2), np.int16))
     assert unit_range(np.array([0, 51, 255], dtype=np.int32)).tolist() == pytest.approx([0, 0.2, 1])
     assert unit_range(np.array([0.0, 51, 255])).tolist() == pytest.approx([0, 0.2, 1])
 
@@ -329,8 +329,8 @@ def test_resized_sizes_have_pixels_and_stay_within_the_limit(height: int, width:
 
 
 def test_resize_agrees_with_pil() -> None:
-    reference = np.asarray(Image.fromarray(GREY).resize((17, 23), Image.Resampling.BILINEAR), dtype=np.float32)
-    ours = resize_image(torch.from_numpy(GREY).float()[None], (23, 17))[0].numpy()
+    reference = np.asarray(Image.fromarray(GRAY).resize((17, 23), Image.Resampling.BILINEAR), dtype=np.float32)
+    ours = resize_image(torch.from_numpy(GRAY).float()[None], (23, 17))[0].numpy()
     assert np.abs(reference - ours).max() < 1
     same = torch.rand(3, 5, 5)
     assert resize_image(same, (5, 5)) is same
@@ -338,14 +338,14 @@ def test_resize_agrees_with_pil() -> None:
 
 @pytest.mark.parametrize("modality", MODALITIES)
 def test_default_sizes(processor: MedGlipImageProcessor, modality: str) -> None:
-    batch = processor(GREY, modality=modality)
+    batch = processor(GRAY, modality=modality)
     side = DEFAULT_MODALITY_SETTINGS[modality]["size"]["height"]
     assert batch["pixel_values"].shape == (1, 3, side, side) and batch["pixel_mask"].all()
     assert batch["modality"] == [modality] and "input_sizes" not in batch
 
 
 def test_padding_to_multiples_of_the_divisor(processor: MedGlipImageProcessor) -> None:
-    batch = processor([GREY, GREY[:20]], modality="xray", size=EDGES)
+    batch = processor([GRAY, GRAY[:20]], modality="xray", size=EDGES)
     assert batch["pixel_values"].shape == (2, 3, 96, 96) and batch["pixel_values"].dtype == torch.float32
     assert batch["pixel_mask"].dtype == torch.int64
     assert batch["pixel_mask"].flatten(1).sum(1).tolist() == [85 * 64, 64 * 96]
@@ -353,7 +353,7 @@ def test_padding_to_multiples_of_the_divisor(processor: MedGlipImageProcessor) -
     assert batch["pixel_mask"][0, :85, :64].all()
 
 
-def test_colours_of_glip() -> None:
+def test_colors_of_glip() -> None:
     glip = {
         "size": {"shortest_edge": 32, "longest_edge": 64},
         "intensity": "range",
@@ -362,14 +362,14 @@ def test_colours_of_glip() -> None:
         "std": [57.375 / 255, 57.12 / 255, 58.395 / 255],
     }
     processor = MedGlipImageProcessor("xray", {"xray": glip}, return_pixel_mask=False)
-    batch = processor(COLOUR, do_resize=False)
-    expected = (COLOUR[..., ::-1].astype(np.float64) - [103.53, 116.28, 123.675]) / [57.375, 57.12, 58.395]
+    batch = processor(COLOR, do_resize=False)
+    expected = (COLOR[..., ::-1].astype(np.float64) - [103.53, 116.28, 123.675]) / [57.375, 57.12, 58.395]
     np.testing.assert_allclose(batch["pixel_values"][0, :, :40, :30].permute(1, 2, 0), expected, atol=1e-5)
     assert "pixel_mask" not in batch and batch["input_sizes"].tolist() == [[40, 30]]
 
 
 def test_steps_can_be_left_out(processor: MedGlipImageProcessor) -> None:
-    ready = processor.normalize_image(GREY, "xray")
+    ready = processor.normalize_image(GRAY, "xray")
     batch = processor(ready, do_resize=False, do_rescale=False)
     assert torch.equal(batch["pixel_values"][0, :, :40, :30], (ready - 0.5) / 0.5)
     assert batch["pixel_values"].shape == (1, 3, 64, 32)
@@ -381,45 +381,53 @@ def test_steps_can_be_left_out(processor: MedGlipImageProcessor) -> None:
 
 
 def test_statistics_come_from_within_the_mask(processor: MedGlipImageProcessor) -> None:
-    image = GREY.astype(np.uint16)
+    image = GRAY.astype(np.uint16)
     image[:, 20:] = 60000
-    mask = np.zeros(GREY.shape, dtype=bool)
+    mask = np.zeros(GRAY.shape, dtype=bool)
     mask[:, :20] = True
     pixels = processor.normalize_image(image, "xray", pixel_mask=mask)
-    torch.testing.assert_close(pixels[..., :20], processor.normalize_image(GREY[:, :20], "xray"))
+    torch.testing.assert_close(pixels[..., :20], processor.normalize_image(GRAY[:, :20], "xray"))
     assert pixels[..., 20:].abs().max() == 0
 
 
 def test_the_mask_travels_to_the_batch(processor: MedGlipImageProcessor) -> None:
-    mask = np.ones(GREY.shape, dtype=np.uint8)
+    mask = np.ones(GRAY.shape, dtype=np.uint8)
     mask[10:20, 10:20] = 0
-    batch = processor([GREY, GREY], modality="xray", pixel_mask=[mask, None], size={"height": 80, "width": 60})
+    batch = processor([GRAY, GRAY], modality="xray", pixel_mask=[mask, None], size={"height": 80, "width": 60})
     hidden = batch["pixel_mask"][0, :80, :60] == 0
     assert hidden[20:40, 20:40].all() and hidden.sum() == 400 and batch["pixel_mask"][1, :80, :60].all()
     assert batch["pixel_values"][0, :, :80, :60][:, hidden].abs().max() == 0
-    assert "input_sizes" not in batch
+    assert "input_sizes" not in batch and batch["image_sizes"] == [(80, 60), (80, 60)]
 
 
 def test_a_mask_over_the_lower_border_keeps_the_size(processor: MedGlipImageProcessor) -> None:
-    mask = torch.ones(GREY.shape)
+    mask = torch.ones(GRAY.shape)
     mask[30:] = 0
-    batch = processor(GREY, pixel_mask=mask, size={"height": 40, "width": 30})
+    batch = processor(GRAY, pixel_mask=mask, size={"height": 40, "width": 30})
     assert batch["input_sizes"].tolist() == [[40, 30]] and batch["pixel_mask"][0, 30:].sum() == 0
-    stacked = processor([GREY, GREY], pixel_mask=torch.stack([mask, mask]), size={"height": 40, "width": 30})
+    assert batch["image_sizes"] == [(30, 30)], "the extent of the mask, on which the model computes the image"
+    stacked = processor([GRAY, GRAY], pixel_mask=torch.stack([mask, mask]), size={"height": 40, "width": 30})
     assert torch.equal(stacked["pixel_mask"][1], batch["pixel_mask"][0])
 
 
-@pytest.mark.parametrize(("mask", "message"), [(np.ones((3, 3)), "shape"), (np.zeros(GREY.shape), "leaves nothing")])
+@pytest.mark.parametrize(("mask", "message"), [(np.ones((3, 3)), "shape"), (np.zeros(GRAY.shape), "leaves nothing")])
 def test_bad_masks(processor: MedGlipImageProcessor, mask: np.ndarray, message: str) -> None:
     with pytest.raises(ValueError, match=f"image 0: .*{message}"):
-        processor(GREY, pixel_mask=mask)
+        processor(GRAY, pixel_mask=mask)
+
+
+def test_a_mask_that_vanishes_with_the_size(processor: MedGlipImageProcessor) -> None:
+    mask = np.zeros(GRAY.shape)
+    mask[0, 0] = 1
+    with pytest.raises(ValueError, match="a pixel mask leaves nothing of its resized image"):
+        processor(GRAY, pixel_mask=mask, modality="xray", size={"height": 4, "width": 4})
 
 
 # Batches -------------------------------------------------------------------------------------------------------------
 
 
 def test_a_mixed_batch_equals_one_by_one(processor: MedGlipImageProcessor) -> None:
-    images = [GREY.astype(np.int16) * 10 - 1000, Image.fromarray(COLOUR), COLOUR.transpose(2, 0, 1)]
+    images = [GRAY.astype(np.int16) * 10 - 1000, Image.fromarray(COLOR), COLOR.transpose(2, 0, 1)]
     modalities = ["CT", "skin", "US"]
     batch = processor(images, modality=modalities)
     assert batch["modality"] == ["ct", "dermoscopy", "ultrasound"]
@@ -431,14 +439,14 @@ def test_a_mixed_batch_equals_one_by_one(processor: MedGlipImageProcessor) -> No
 
 
 def test_numpy_output(processor: MedGlipImageProcessor) -> None:
-    batch = processor(GREY, return_tensors="np")
+    batch = processor(GRAY, return_tensors="np")
     assert isinstance(batch["pixel_values"], np.ndarray) and batch["modality"] == ["xray"]
 
 
 def test_the_image_is_left_as_it_was(processor: MedGlipImageProcessor) -> None:
-    image = GREY.copy()
+    image = GRAY.copy()
     processor(image, pixel_mask=np.eye(40, 30))
-    assert np.array_equal(image, GREY)
+    assert np.array_equal(image, GRAY)
 
 
 # Annotations ---------------------------------------------------------------------------------------------------------
@@ -464,7 +472,7 @@ def test_boxes_are_scaled_into_glips_convention() -> None:
 def test_bad_boxes_name_the_image(processor: MedGlipImageProcessor, box: list[float], message: str) -> None:
     good = {"boxes": [[0, 0, 30.2, 40]], "class_labels": [0]}
     with pytest.raises(ValueError, match=f"image 1: box 0 .*{message}"):
-        processor([GREY, GREY], annotations=[good, {"boxes": [box], "class_labels": [0]}])
+        processor([GRAY, GRAY], annotations=[good, {"boxes": [box], "class_labels": [0]}])
 
 
 def test_boxes_and_classes_must_be_as_many() -> None:
@@ -511,7 +519,7 @@ def test_saved_and_loaded(tmp_path: Path) -> None:
     ours.save_pretrained(tmp_path)
     again = MedGlipImageProcessor.from_pretrained(tmp_path)
     assert again.to_dict() == ours.to_dict() and again.modality == "fundus"
-    assert torch.equal(again(COLOUR)["pixel_values"], ours(COLOUR)["pixel_values"])
+    assert torch.equal(again(COLOR)["pixel_values"], ours(COLOR)["pixel_values"])
     stored = json.loads((tmp_path / "preprocessor_config.json").read_text())
     assert stored["modality_settings"]["ct"]["windows"] == [[40, 400], [-600, 1500], [400, 1800]]
     assert list(again.modality_settings) == ["fundus", "ct"] or set(again.modality_settings) == {"fundus", "ct"}
@@ -559,7 +567,7 @@ def test_bad_settings(settings: dict[str, Any], message: str) -> None:
 )
 def test_what_is_no_picture(processor: MedGlipImageProcessor, image: Any, message: str) -> None:
     with pytest.raises(ValueError, match=f"image 1: .*{message}") as error:
-        processor([GREY, image])
+        processor([GRAY, image])
     assert "\n" not in str(error.value)
 
 
@@ -571,7 +579,7 @@ def test_too_many_pixels(processor: MedGlipImageProcessor) -> None:
 
 def test_only_plain_picture_formats_are_opened(tmp_path: Path, processor: MedGlipImageProcessor) -> None:
     """EPS would start Ghostscript; its content under another name is none either."""
-    Image.fromarray(COLOUR).save(tmp_path / "drawing.eps")
+    Image.fromarray(COLOR).save(tmp_path / "drawing.eps")
     (tmp_path / "drawing.png").write_bytes((tmp_path / "drawing.eps").read_bytes())
     for name in ("drawing.eps", "drawing.png"):
         with pytest.raises(ValueError, match=f"{name}: cannot be read as an image") as error:
@@ -590,29 +598,29 @@ def test_files_that_are_no_pictures(tmp_path: Path, processor: MedGlipImageProce
     ("values", "dtype"),
     [([-5, 3], np.int16), ([0, 300], np.float32), ([0, 70000], np.int32), ([-1.0, 0.5], np.float32)],
 )
-def test_colours_outside_their_range(processor: MedGlipImageProcessor, values: list[float], dtype: Any) -> None:
+def test_colors_outside_their_range(processor: MedGlipImageProcessor, values: list[float], dtype: Any) -> None:
     with pytest.raises(ValueError, match="outside an image's range"):
         processor.normalize_image(np.array([values], dtype=dtype), "fundus")
 
 
 def test_unknown_modalities_list_the_choices(processor: MedGlipImageProcessor) -> None:
     with pytest.raises(ValueError, match="ct, mri, ultrasound"):
-        processor(GREY, modality="pet")
+        processor(GRAY, modality="pet")
     single = MedGlipImageProcessor(modality_settings={"ct": {}, "mri": {}})
     with pytest.raises(ValueError, match="no expert for fundus: choose one of ct, mri"):
-        single(GREY, modality="fundus")
+        single(GRAY, modality="fundus")
     with pytest.raises(ValueError, match="no router"):
-        single(GREY)
+        single(GRAY)
 
 
 def test_one_modality_needs_no_router() -> None:
-    assert MedGlipImageProcessor(modality_settings={"mri": {}})(GREY)["modality"] == ["mri"]
+    assert MedGlipImageProcessor(modality_settings={"mri": {}})(GRAY)["modality"] == ["mri"]
 
 
 @pytest.mark.parametrize("argument", ["modality", "pixel_mask", "annotations", "volume_statistics"])
 def test_lists_must_be_as_long_as_the_images(processor: MedGlipImageProcessor, argument: str) -> None:
     with pytest.raises(ValueError, match=f"2 images but 3 values of {argument}"):
-        processor([GREY, GREY], **{argument: [None] * 3})
+        processor([GRAY, GRAY], **{argument: [None] * 3})
 
 
 def test_no_images(processor: MedGlipImageProcessor) -> None:
@@ -632,28 +640,28 @@ def test_images_are_prepared_on_the_given_device(
 ) -> None:
     prepared: list[dict[str, Any]] = []
     monkeypatch.setattr(MedGlipImageProcessor, "_collate", lambda self, parts, options: prepared.extend(parts))
-    processor(GREY, pixel_mask=np.ones((40, 30)), device="meta")
+    processor(GRAY, pixel_mask=np.ones((40, 30)), device="meta")
     assert prepared[0]["pixels"].device.type == prepared[0]["mask"].device.type == "meta"
-    processor(GREY)
+    processor(GRAY)
     assert prepared[1]["pixels"].device.type == "cpu"
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_a_gpu_gives_the_same_batch(processor: MedGlipImageProcessor) -> None:
-    batch, expected = processor([GREY, COLOUR], device="cuda"), processor([GREY, COLOUR])
+    batch, expected = processor([GRAY, COLOR], device="cuda"), processor([GRAY, COLOR])
     assert batch["pixel_values"].is_cuda and batch["pixel_mask"].is_cuda
     torch.testing.assert_close(batch["pixel_values"].cpu(), expected["pixel_values"], atol=1e-4, rtol=0)
 
 
 def test_padding_can_be_left_out(processor: MedGlipImageProcessor) -> None:
     sized = {"modality": "xray", "size": {"height": 50, "width": 70}}
-    assert processor(GREY, **sized)["pixel_values"].shape == (1, 3, 64, 96)
-    batch = processor([GREY, GREY], **sized, do_pad=False)
+    assert processor(GRAY, **sized)["pixel_values"].shape == (1, 3, 64, 96)
+    batch = processor([GRAY, GRAY], **sized, do_pad=False)
     assert batch["pixel_values"].shape == (2, 3, 50, 70) and batch["pixel_mask"].all()
     with pytest.raises(ValueError, match="images of different sizes make no batch without padding"):
-        processor([GREY, GREY[:20]], modality="xray", do_resize=False, do_pad=False)
+        processor([GRAY, GRAY[:20]], modality="xray", do_resize=False, do_pad=False)
     never = MedGlipImageProcessor("xray", do_pad=False)
-    assert never(GREY, size={"height": 50, "width": 70})["pixel_values"].shape == (1, 3, 50, 70)
+    assert never(GRAY, size={"height": 50, "width": 70})["pixel_values"].shape == (1, 3, 50, 70)
 
 
 def test_only_settings_of_its_own_are_stored(tmp_path: Path) -> None:
@@ -669,4 +677,4 @@ def test_only_settings_of_its_own_are_stored(tmp_path: Path) -> None:
 
 def test_unknown_arguments_are_refused(processor: MedGlipImageProcessor) -> None:
     with pytest.raises(TypeError, match="unexpected keyword argument 'modalty'"):
-        processor(GREY, modalty="xray")
+        processor(GRAY, modalty="xray")

@@ -199,7 +199,7 @@ class TestForward:
         assert torch.allclose(first.pred_boxes, second.pred_boxes, atol=1e-3)
 
     @torch.no_grad()
-    def test_label_attention_ignores_the_neighbours_in_the_language_encoder(self) -> None:
+    def test_label_attention_ignores_the_neighbors_in_the_language_encoder(self) -> None:
         model = tiny_model(text_attention="label")
         alone = model.get_text_features(prompt("liver")[0]).hidden
         beside = model.get_text_features(prompt("spleen", "liver")[0]).hidden

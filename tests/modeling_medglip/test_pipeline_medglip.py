@@ -156,7 +156,7 @@ def test_stock_pipeline(folder: Path) -> None:
         ({}, "say what to look for"),
         ({"text": "", "modality": "ct"}, "the prompt is empty"),
         ({"text": "liver", "modality": "pet"}, "unknown modality"),
-        ({"text": "liver", "modality": "ct", "colour": 3}, "unknown options: colour"),
+        ({"text": "liver", "modality": "ct", "color": 3}, "unknown options: color"),
     ],
 )
 def test_bad_requests(grounder: MedicalPhraseGroundingPipeline, arguments: dict[str, Any], message: str) -> None:
@@ -195,9 +195,9 @@ class TestStockTask:
     """`zero-shot-object-detection`, which goes to the processor for MedGLIP and to transformers for others."""
 
     def test_16_bit_files_keep_their_levels(self, detector: Any, tmp_path: Path) -> None:
-        grey = PICTURE[..., 0]
-        Image.fromarray(grey).save(tmp_path / "8.png")
-        Image.fromarray(grey.astype(np.uint16) * 16).save(tmp_path / "12.png")
+        gray = PICTURE[..., 0]
+        Image.fromarray(gray).save(tmp_path / "8.png")
+        Image.fromarray(gray.astype(np.uint16) * 16).save(tmp_path / "12.png")
         eight, twelve = (
             detector(str(tmp_path / f"{bits}.png"), candidate_labels=["liver"], modality="ct", threshold=0.0)
             for bits in (8, 12)

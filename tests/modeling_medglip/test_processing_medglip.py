@@ -266,7 +266,7 @@ def test_what_detectors_of_transformers_are_called_with(processor: MedGlipProces
 
 def test_text_alone_and_images_alone(processor: MedGlipProcessor) -> None:
     assert set(processor(text="liver")) == {"input_ids", "attention_mask", "label_tokens", "text_labels"}
-    assert set(processor(IMAGE)) == {"pixel_values", "pixel_mask", "modality"}
+    assert set(processor(IMAGE)) == {"pixel_values", "pixel_mask", "image_sizes", "modality"}
     with pytest.raises(ValueError, match="give images, text or both"):
         processor()
 

@@ -38,14 +38,14 @@ from training.fit import router as training_router
 
 RNG = np.random.default_rng(0)
 SCANNER = RNG.integers(-1000, 1500, (64, 64)).astype(np.int16)
-GREY = RNG.integers(0, 256, (64, 48), dtype=np.uint8)
-RED = np.stack([GREY, GREY // 4, GREY // 4], axis=-1)
+GRAY = RNG.integers(0, 256, (64, 48), dtype=np.uint8)
+RED = np.stack([GRAY, GRAY // 4, GRAY // 4], axis=-1)
 
 
 def red_router(classes: tuple[str, ...] = ("ct", "endoscopy"), strength: float = 50.0) -> dict[str, Any]:
     """A router by hand: the more the mean of red minus green exceeds 0.1, the more it is the second class."""
-    count = len(router_features(GREY))
-    position = int(np.argmax(np.abs(router_features(RED) - router_features(GREY)) * (np.arange(count) == 8)))
+    count = len(router_features(GRAY))
+    position = int(np.argmax(np.abs(router_features(RED) - router_features(GRAY)) * (np.arange(count) == 8)))
     row = np.zeros(count)
     row[position] = strength
     layers = [
@@ -63,10 +63,10 @@ def processor() -> MedGlipImageProcessor:
 # Features ------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("image", [GREY, RED, SCANNER, np.zeros((5, 7), np.uint8), RED.astype(np.float32) / 255])
+@pytest.mark.parametrize("image", [GRAY, RED, SCANNER, np.zeros((5, 7), np.uint8), RED.astype(np.float32) / 255])
 def test_features_are_finite_and_repeatable(image: np.ndarray) -> None:
     features = router_features(image)
-    assert features.ndim == 1 and len(features) == len(router_features(GREY))
+    assert features.ndim == 1 and len(features) == len(router_features(GRAY))
     assert np.isfinite(features).all() and np.array_equal(features, router_features(image))
 
 
@@ -82,16 +82,16 @@ def test_features_do_not_depend_on_the_kind_of_input() -> None:
 
 
 def test_features_do_not_depend_on_the_scale_of_the_numbers() -> None:
-    np.testing.assert_allclose(router_features(GREY.astype(np.uint16) * 16), router_features(GREY), atol=1e-4)
-    np.testing.assert_allclose(router_features(GREY / 255.0), router_features(GREY), atol=1e-4)
+    np.testing.assert_allclose(router_features(GRAY.astype(np.uint16) * 16), router_features(GRAY), atol=1e-4)
+    np.testing.assert_allclose(router_features(GRAY / 255.0), router_features(GRAY), atol=1e-4)
 
 
 def test_hounsfield_units_give_themselves_away() -> None:
     assert looks_like_hounsfield(SCANNER[None]) and looks_like_hounsfield(SCANNER[None].astype(np.float32))
     for other in (
-        GREY[None],
+        GRAY[None],
         np.zeros((1, 4, 4), np.int16),
-        (GREY[None] - 150.0),
+        (GRAY[None] - 150.0),
         SCANNER[None].clip(0).astype(np.uint16),
     ):
         assert not looks_like_hounsfield(other)
@@ -120,12 +120,12 @@ def test_predictions(processor: MedGlipImageProcessor) -> None:
     assert processor.predict_modality(SCANNER) == ("ct", 1.0)
     name, probability = processor.predict_modality(Image.fromarray(RED))
     assert name == "endoscopy" and 0.9 < probability <= 1
-    assert processor.predict_modality(GREY)[0] == "ct"
-    assert sum(processor.modality_probabilities(GREY).values()) == pytest.approx(1)
+    assert processor.predict_modality(GRAY)[0] == "ct"
+    assert sum(processor.modality_probabilities(GRAY).values()) == pytest.approx(1)
 
 
 def test_auto_uses_the_router_for_every_image(processor: MedGlipImageProcessor) -> None:
-    assert processor([RED, SCANNER, GREY])["modality"] == ["endoscopy", "ct", "ct"]
+    assert processor([RED, SCANNER, GRAY])["modality"] == ["endoscopy", "ct", "ct"]
     assert processor([RED, RED], modality=["auto", "ct"])["modality"] == ["endoscopy", "ct"]
     with_default = MedGlipImageProcessor("ct", {"ct": {}, "endoscopy": {}}, router=red_router())
     assert with_default(RED)["modality"] == ["ct"]
@@ -249,7 +249,7 @@ def test_the_router_is_no_part_of_the_model_weights(tmp_path: Path) -> None:
 
 
 def record(modality: str, number: int, split: str) -> GroundingRecord:
-    """A made-up picture: red squares are endoscopy, grey stripes are ultrasound, Hounsfield noise is CT."""
+    """A made-up picture: red squares are endoscopy, gray stripes are ultrasound, Hounsfield noise is CT."""
     rng = np.random.default_rng(number)
     pixels = {
         "endoscopy": lambda: np.clip(RED + rng.integers(0, 20, RED.shape), 0, 255).astype(np.uint8),
@@ -334,12 +334,12 @@ def test_display_values() -> None:
     rng = np.random.default_rng(0)
     shown = training_router.to_bytes(SCANNER[None].astype(np.float32), True, rng)
     assert shown.dtype == np.uint8 and shown.min() == 0 and shown.max() == 255
-    stretched = training_router.to_bytes(GREY[None].astype(np.float32) * 8, False, rng)
-    assert stretched.max() == 255 and np.abs(stretched - GREY[None].astype(float)).max() <= 3
-    assert np.array_equal(training_router.to_bytes(GREY[None].astype(np.float32), False, rng), GREY[None])
+    stretched = training_router.to_bytes(GRAY[None].astype(np.float32) * 8, False, rng)
+    assert stretched.max() == 255 and np.abs(stretched - GRAY[None].astype(float)).max() <= 3
+    assert np.array_equal(training_router.to_bytes(GRAY[None].astype(np.float32), False, rng), GRAY[None])
 
 
-@pytest.mark.parametrize("picture", [GREY[None], RED.transpose(2, 0, 1)])
+@pytest.mark.parametrize("picture", [GRAY[None], RED.transpose(2, 0, 1)])
 def test_augmented_pictures_stay_pictures(picture: np.ndarray) -> None:
     for seed in range(8):
         varied = training_router.augment(picture, np.random.default_rng(seed))
@@ -355,11 +355,11 @@ def test_a_fan_is_black_outside_and_untouched_inside() -> None:
         assert set(np.unique(shape)) == {0, 200} and 0.2 < (shape > 0).mean() < 1 and shape[0, 30, 40] == 200
 
 
-def test_flow_colours_are_spots_on_grey() -> None:
-    coloured = training_router.flow_colors(GREY[None], np.random.default_rng(1))
-    changed = (coloured != GREY).any(0)
-    assert coloured.shape == (3, *GREY.shape) and 0 < changed.mean() < 0.3
-    assert (coloured[:, changed].max(0) > coloured[:, changed].min(0)).all()
+def test_flow_colors_are_spots_on_gray() -> None:
+    colored = training_router.flow_colors(GRAY[None], np.random.default_rng(1))
+    changed = (colored != GRAY).any(0)
+    assert colored.shape == (3, *GRAY.shape) and 0 < changed.mean() < 0.3
+    assert (colored[:, changed].max(0) > colored[:, changed].min(0)).all()
 
 
 def test_slices_of_extra_volumes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

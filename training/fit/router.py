@@ -84,7 +84,7 @@ def to_bytes(image: Pixels, is_hounsfield: bool, rng: np.random.Generator) -> ND
 
 
 def augment(image: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.uint8]:
-    """A varied copy of a display image (c, h, w): crop or border, flip, size, grey levels, noise, JPEG."""
+    """A varied copy of a display image (c, h, w): crop or border, flip, size, gray levels, noise, JPEG."""
     values = _crop_or_pad(image.astype(np.float32), rng)
     values = values[:, :, ::-1] if rng.random() < 0.5 else values
     if rng.random() < 0.1:
@@ -160,8 +160,10 @@ def flow_colors(image: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[n
 
 
 def sagittal_and_coronal(volumes: Path) -> list[GroundingRecord]:
-    """Slices of `EXTRA_VOLUMES` in the two planes that built data sets hold few of; none for files that are not
-    there.
+    """Return slices of `EXTRA_VOLUMES` in the two planes that built data sets hold few of.
+
+    Args:
+        volumes (`Path`): folder of the raw volumes, `<modality>/<source>/<file>`; absent files give none.
     """
     records = []
     for modality, source, name in EXTRA_VOLUMES:
@@ -171,9 +173,9 @@ def sagittal_and_coronal(volumes: Path) -> list[GroundingRecord]:
         volume = to_lps(read_volume(path))
         for plane in PLANES[modality]:
             length = slice_count(volume, plane)
-            for place in range(length // 4, 3 * length // 4, 2):
-                pixels = volume.values(extract_slice(volume, plane, place)[0])
-                records.append(_slice_record(modality, source, f"{name} {plane} {place}", pixels))
+            for index in range(length // 4, 3 * length // 4, 2):
+                pixels = volume.values(extract_slice(volume, plane, index)[0])
+                records.append(_slice_record(modality, source, f"{name} {plane} {index}", pixels))
     return records
 
 
@@ -334,14 +336,16 @@ def train_router(
     leave_one_out: bool = False,
     log: Callable[[str], None] = print,
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """
-    Train on the train split of a data set and measure on its validation split.
+    """Train on the train split of a data set and measure on its validation split.
 
     Args:
-        data: as `load_records` takes it. volumes (`Path`): folder of the raw volumes, `<modality>/<source>/<file>`.
-        draws (`int`): samples per modality. steps (`int`): of AdamW. seed (`int`): of everything random.
-        leave_one_out (`bool`): also measure on every source by a router without it.
-        log: called with a line of text now and then.
+        data (`Path` or `str`): as `load_records` takes it.
+        volumes (`Path`): folder of the raw volumes, `<modality>/<source>/<file>`.
+        draws (`int`, *optional*, defaults to 1000): samples per modality.
+        steps (`int`, *optional*, defaults to 2500): of AdamW.
+        seed (`int`, *optional*, defaults to 0): of everything random.
+        leave_one_out (`bool`, *optional*, defaults to `False`): also measure on every source by a router without it.
+        log (`Callable[[str], None]`, *optional*, defaults to `print`): called with lines on the progress.
 
     Returns:
         the router's dictionary and the report.
