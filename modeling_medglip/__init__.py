@@ -18,8 +18,7 @@ from .registration import register_with_transformers
 if TYPE_CHECKING:
     from . import convert_glip_checkpoint
     from .configuration_medglip import MedGlipConfig, MedGlipHeadConfig
-    from .grounding import Grounder, ground_image
-    from .grounding import load as load_grounder
+    from .grounding import Grounder, ground_image, load_grounder
     from .image_processing_medglip import MedGlipImageProcessor
     from .io.image import read_image
     from .modeling_medglip import MedGlipForObjectDetection, MedGlipModel, TextFeatures
@@ -45,6 +44,7 @@ _LAZY = {
     "TextFeatures": "modeling_medglip",
     "ground_image": "grounding",
     "ground_volume": "volume_grounding",
+    "load_grounder": "grounding",
     "load_taxonomy": "taxonomy",
     "read_image": "io.image",
     "read_volume": "volumes.reader",
@@ -58,8 +58,6 @@ def __getattr__(name: str) -> Any:
     """Import a public name on first use."""
     if name == "convert_glip_checkpoint":
         return importlib.import_module(f"{__name__}.{name}")
-    if name == "load_grounder":
-        return importlib.import_module(f"{__name__}.grounding").load
     if name in _LAZY:
         value = globals()[name] = getattr(importlib.import_module(f"{__name__}.{_LAZY[name]}"), name)
         return value
@@ -68,7 +66,7 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     """List the lazy names too."""
-    return sorted({*globals(), *_LAZY, "load_grounder"})
+    return sorted({*globals(), *_LAZY})
 
 
 __all__ = [

@@ -8,5 +8,7 @@ from __future__ import annotations
 UNTRAINED_THRESHOLD = 0.9
 # The prompt that asks for every label that the expert of the input's modality was trained with.
 ALL_LABELS = "all"
+# (center, width) in HU of the window through which CT is shown: soft tissue. The image processor has the same.
+CT_WINDOW = (40.0, 400.0)
 
-__all__ = ["ALL_LABELS", "UNTRAINED_THRESHOLD"]
+__all__ = ["ALL_LABELS", "CT_WINDOW", "UNTRAINED_THRESHOLD"]

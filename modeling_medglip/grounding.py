@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import functools
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +18,7 @@ from transformers.image_processing_utils import BatchFeature
 from .checkpoints.adapters import load_adapted
 from .checkpoints.loading import is_adapter, load_checkpoint, locate
 from .configuration_medglip import resolve_modality
-from .defaults import UNTRAINED_THRESHOLD
+from .defaults import CT_WINDOW, UNTRAINED_THRESHOLD
 from .errors import Advice, MedGlipError, UsageError, hint_of, one_line
 from .image_processing_medglip import channels_first, modality_contradiction, upright_image
 from .io.image import read_image
@@ -32,10 +33,6 @@ from .trained_labels import TrainedLabels
 
 
 MAX_LABELS = 1000
-# A contradiction between the stated modality and the pixels is reported from this probability of the router on.
-CONTRADICTION_PROBABILITY = 0.9
-# A modality that the router chose with a lower probability is reported.
-UNSURE_PROBABILITY = 0.7
 
 
 @dataclass(frozen=True)
@@ -65,7 +62,7 @@ class Grounder:
     def ct_window(self) -> tuple[float, float]:
         """(center, width) in HU of the first window through which the network sees CT; overlays show the same."""
         settings = self.processor.image_processor.modality_settings.get("ct", {})
-        center, width = settings.get("windows", [(40.0, 400.0)])[0]
+        center, width = settings.get("windows", [CT_WINDOW])[0]
         return float(center), float(width)
 
     def wording(self, label: str, modality: str) -> str:
@@ -158,7 +155,7 @@ def resolve_device(name: str = "auto") -> torch.device:
     return torch.device(wanted)
 
 
-def load(
+def load_grounder(
     model_dir_or_id: str | Path | None = None,
     device: str = "auto",
     modality: str | None = None,
@@ -190,6 +187,13 @@ def load(
         raise UsageError(f"checkpoint {name}: is not an adapter: leave out base=", hint="base")
     model, processor = load_checkpoint(source, name, wanted)
     return Grounder(model.eval().to(chosen), processor, name, chosen)
+
+
+def load(*args: Any, **kwargs: Any) -> Grounder:
+    """Load a checkpoint by the old name of [`load_grounder`]."""
+    message = "modeling_medglip.grounding.load is now load_grounder; the old name goes with the next release"
+    warnings.warn(message, FutureWarning, stacklevel=2)
+    return load_grounder(*args, **kwargs)
 
 
 def _known_modality(name: str) -> str:
@@ -256,7 +260,7 @@ def ground_image(
             the pixels look like.
         model (`str`, `Path` or [`Grounder`], *optional*): checkpoint or adapter, folder or id, or what
             `load_grounder` returned, which saves loading for every image; the embedded checkpoint when `None`.
-        device (`str`, *optional*, defaults to `"auto"`): see [`load`].
+        device (`str`, *optional*, defaults to `"auto"`): see [`load_grounder`].
         threshold (`float`, *optional*, defaults to 0.3): lowest score to keep, 0 to 1.
         untrained_threshold (`float`, *optional*, defaults to 0.9): lowest score to keep of labels that the expert was
             not trained with, if that is higher.
@@ -276,7 +280,7 @@ def ground_image(
     grounder = as_grounder(model, device, modality)
     try:
         choice = choose_modality(grounder, read, modality)
-        question = make_question(grounder.trained, asked_labels(grounder, prompt, choice.name), choice.name)
+        question = make_question(grounder.trained, prompt_labels(prompt), choice.name)
         boxes = _boxes(grounder, read, question, choice.name, (threshold, untrained_threshold))
     except UsageError:
         raise
@@ -285,7 +289,7 @@ def ground_image(
         raise MedGlipError(f"{read.file}: {text}", hint=hint_of(error)) from error
     unknown = set(grounder.processor.unknown_labels(list(question.wordings.values())))
     labels = [label for label in question.labels if question.wordings[label] in unknown]
-    warnings = (
+    notes = (
         *read.warnings,
         *choice.warnings,
         *(UNKNOWN_LABEL.format(one_line(label, 60)) for label in labels),
@@ -298,7 +302,7 @@ def ground_image(
         boxes=boxes if all_boxes else best_in_image(boxes, choice.name),
         modality_source=choice.source,
         modality_probability=choice.probability,
-        warnings=warnings,
+        warnings=notes,
         trained=question.trained,
         open_image=functools.partial(_read, image, frame),
     )
@@ -308,13 +312,13 @@ def as_grounder(model: Any, device: str = "auto", modality: str = "auto") -> Gro
     """Return a loaded checkpoint: the given one, or that of a folder or id.
 
     Raises:
-        `UsageError`: `model` is something else. Others as [`load`].
+        `UsageError`: `model` is something else. Others as [`load_grounder`].
     """
     if isinstance(model, Grounder):
         return model
     if model is not None and not isinstance(model, (str, Path)):
         raise UsageError(f"model: give a folder, an id or a Grounder, not a {type(model).__name__}")
-    return load(model, device, modality)
+    return load_grounder(model, device, modality)
 
 
 def _read(image: Any, frame: int | None) -> ReadImage:
@@ -407,11 +411,9 @@ def choose_modality(grounder: Grounder, image: ReadImage, modality: str = "auto"
         known = ", ".join(grounder.modalities)
         message = f"its modality is not known and {grounder.name} cannot tell: give modality=, one of {known}"
         raise MedGlipError(message, hint="modality")
-    name, probability = processor.predict_modality(image.pixels)
+    name, probability, note = processor.recognize_modality(image.pixels)
     _require_expert(grounder, name)
-    text = f"taken for {name} with a probability of only {probability:.2f}: state it with modality= to be sure"
-    note = Advice(text, "modality")
-    return ModalityChoice(name, "pixels", probability, (note,) if probability < UNSURE_PROBABILITY else ())
+    return ModalityChoice(name, "pixels", probability, () if note is None else (Advice(note, "modality"),))
 
 
 def _require_expert(grounder: Grounder, modality: str) -> None:
@@ -425,7 +427,7 @@ def _contradictions(grounder: Grounder, image: ReadImage, stated: str) -> tuple[
     if image.modality not in (None, stated):
         return (f"taken as {stated}, but its header says {image.modality}",)
     processor = grounder.processor.image_processor
-    view = modality_contradiction(stated, image.pixels, processor, CONTRADICTION_PROBABILITY)
+    view = modality_contradiction(stated, image.pixels, processor)
     return (view,) if view else ()
 
 
@@ -438,6 +440,7 @@ __all__ = [
     "choose_modality",
     "ground_image",
     "load",
+    "load_grounder",
     "locate_labels",
     "prompt_labels",
     "resolve_device",

@@ -1420,10 +1420,22 @@ class MedGlipImageProcessor(TorchvisionBackend):
             if note := modality_contradiction(only, image, self):
                 logger.warning(f"the checkpoint's only expert is for {only}: {note}")
             return only
-        name, probability = self.predict_modality(image)
-        if probability < self.router_warning:
-            logger.warning(f"taken for {name} with a probability of only {probability:.2f}; pass modality= to be sure")
+        name, _, note = self.recognize_modality(image)
+        if note:
+            logger.warning(note)
         return name
+
+    def recognize_modality(self, image: Any) -> tuple[str, float, str | None]:
+        """
+        What the pixels look like, as [`predict_modality`], with a warning where that is unsure.
+
+        Returns:
+            `tuple[str, float, str | None]`: modality, probability between 0 and 1, and the warning for a probability
+            below `router_warning`.
+        """
+        name, probability = self.predict_modality(image)
+        unsure = f"taken for {name} with a probability of only {probability:.2f}: state it with modality= to be sure"
+        return name, probability, unsure if probability < self.router_warning else None
 
     def predict_modality(self, image: Any) -> tuple[str, float]:
         """Return the modality of this checkpoint that the pixels look like, and its probability between 0 and 1.

@@ -43,6 +43,8 @@ PREPROCESS_OPTIONS = ("modality", "pixel_mask", "photometric_interpretation", "v
 class MedicalPhraseGroundingPipeline(Pipeline):
     """Finds what phrases name in medical images, all phrases in one pass.
 
+    transformers runs the three steps apart, on devices of its own choice; each step calls what `Grounder` calls.
+
     ```python
     grounder = pipeline("medical-phrase-grounding", model=modeling_medglip.default_checkpoint())
     grounder("slice.png", text="liver. spleen.", modality="ct", threshold=0.3)
@@ -151,7 +153,7 @@ class MedicalPhraseGroundingPipeline(Pipeline):
         modalities = [request["modality"] or modality for request in requests]
         inputs = self.processor(images, modality=modalities, **options)
         questions = [
-            make_question(self.trained, self.trained.asked(list(dict.fromkeys(request["labels"])), name), name)
+            make_question(self.trained, list(dict.fromkeys(request["labels"])), name)
             for request, name in zip(requests, inputs["modality"], strict=True)
         ]
         inputs = BatchFeature({**encode_questions(self.processor, questions), **inputs})

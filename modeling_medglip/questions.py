@@ -76,9 +76,13 @@ def make_question(trained: TrainedLabels, labels: Sequence[str], modality: str) 
 
     Args:
         trained ([`TrainedLabels`]): what the checkpoint knows.
-        labels (`Sequence[str]`): the user's, without repetitions.
+        labels (`Sequence[str]`): the user's, without repetitions; `"all"` alone asks for every trained label.
         modality (`str`): of the expert that is asked.
+
+    Raises:
+        `MedGlipError`: `"all"`, and the checkpoint does not state its labels.
     """
+    labels = trained.asked(labels, modality)
     first: dict[str, str] = {}
     wordings, known, wider = {}, {}, {}
     for label in labels:

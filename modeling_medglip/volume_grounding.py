@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from .boxes import iou
 from .defaults import UNTRAINED_THRESHOLD
 from .errors import MedGlipError, UsageError, hint_of, one_line
-from .grounding import Grounder, as_grounder, asked_labels, choose_modality, locate_labels, prompt_labels
+from .grounding import Grounder, as_grounder, choose_modality, locate_labels, prompt_labels
 from .io.image_record import ReadImage
 from .outputs.single_structures import best_in_volume
 from .outputs.volume_results import Corner, VolumeBox, VolumeInfo, VolumeResult
@@ -83,7 +83,7 @@ def ground_volume(
             the middle slice looks like.
         model (`str`, `Path` or [`Grounder`], *optional*): checkpoint or adapter, folder or id, or what
             `load_grounder` returned; the embedded checkpoint when `None`.
-        device (`str`, *optional*, defaults to `"auto"`): see [`~modeling_medglip.grounding.load`].
+        device (`str`, *optional*, defaults to `"auto"`): see [`~modeling_medglip.load_grounder`].
         threshold (`float`, *optional*, defaults to 0.3): lowest score of a box in space, 0 to 1.
         untrained_threshold (`float`, *optional*, defaults to 0.9): lowest score to keep of labels that the expert was
             not trained with, if that is higher.
@@ -109,17 +109,12 @@ def ground_volume(
         used; names the file.
     """
     prompt_labels(prompt)  # refuse an empty prompt before anything is read
-    source = as_source(volume, number, resample, several_patients)
-    if axes is not None:
-        try:
-            source.state_axes(axes)
-        except ValueError as error:
-            raise UsageError(one_line(error)) from None
+    source = _open(volume, axes, number, resample, several_patients)
     planes = _planes(plane, source)
     grounder = as_grounder(model, device, modality)
     start = time.perf_counter()
     name, origin, probability, notes = _modality(grounder, source, planes[0], modality)
-    question = make_question(grounder.trained, asked_labels(grounder, prompt, name), name)
+    question = make_question(grounder.trained, prompt_labels(prompt), name)
     search = _SliceSearch(grounder, question, name, threshold * SLICE_THRESHOLD_RATIO, max(1, batch_size), progress)
     slice_boxes = {one: search.run(source, one) for one in planes}
     boxes = _boxes(slice_boxes, source, question, name, (threshold, untrained_threshold))
@@ -141,7 +136,28 @@ def ground_volume(
         warnings=notes + laterality_warnings(best),
         trained=question.trained,
         axes=axes,
+        open_volume=partial(_open_again, volume, axes, number, resample, several_patients),
     )
+
+
+def _open(volume: Any, axes: str | None, number: int | None, resample: bool, several_patients: bool) -> VolumeSource:
+    """Open what the caller gave, and state where its axes run if the header is wrong."""
+    source = as_source(volume, number, resample, several_patients)
+    if axes is not None:
+        try:
+            source.state_axes(axes)
+        except ValueError as error:
+            raise UsageError(one_line(error)) from None
+    return source
+
+
+def _open_again(volume: Any, axes: str | None, *options: Any) -> VolumeSource:
+    """Open for a drawing what was grounded: a source as it is, anything else as at first."""
+    if isinstance(volume, VolumeSource):
+        return volume
+    if isinstance(volume, (str, Path)) and not Path(volume).exists():
+        raise MedGlipError(f"{one_line(Path(volume).name, 120)}: is gone: give the volume to plot")
+    return _open(volume, axes, *options)
 
 
 def _planes(plane: str | None, source: VolumeSource) -> tuple[str, ...]:

@@ -11,7 +11,7 @@ from functools import partial
 from typing import Any, TypeVar
 
 from modeling_medglip.errors import MedGlipError, UsageError
-from modeling_medglip.grounding import Grounder, asked_labels, choose_modality, ground_image, load
+from modeling_medglip.grounding import Grounder, asked_labels, choose_modality, ground_image, load_grounder
 from modeling_medglip.io.image_record import ReadImage
 from modeling_medglip.outputs.results import GroundingResult
 from modeling_medglip.outputs.volume_results import VolumeResult
@@ -140,7 +140,8 @@ class Experts:
             ground_volume, plane=plane, model=self.main, progress=timed, threshold=FAINTEST_IN_VOLUMES,
             untrained_threshold=self.settings.untrained_threshold,
         )  # fmt: skip
-        return self.workers.submit(work, source, prompt, modality).result()
+        # Without what opens the volume again, as above.
+        return replace(self.workers.submit(work, source, prompt, modality).result(), open_volume=None)
 
     def _check(self, prompt: str) -> None:
         count = max(len(asked_labels(self.main, prompt, name)) for name in self.main.modalities)
@@ -175,7 +176,7 @@ def load_experts(settings: Settings) -> Experts:
         `CheckpointError`: names the checkpoint that cannot be used.
     """
     sources: Sequence[str | None] = (settings.model, *settings.others)
-    return Experts(tuple(load(source) for source in sources), settings)
+    return Experts(tuple(load_grounder(source) for source in sources), settings)
 
 
 def above(result: Result, threshold: float) -> Result:

@@ -95,7 +95,7 @@ def print_result(name: str, result: BaseResult, note: str = "") -> None:
     out = console()
     out.print()
     out.print(escape(result.heading(name)), style="bold", highlight=False, soft_wrap=True)
-    for text in filter(None, (note, result.table())):
+    for text in filter(None, (note, result.to_text())):
         out.print(escape(text), highlight=False, soft_wrap=True)
 
 

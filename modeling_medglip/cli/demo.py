@@ -28,7 +28,7 @@ PHANTOM = "PHANTOM: drawn by this project, not a patient"
 
 @dataclass(frozen=True)
 class DemoCommand:
-    """Ground phrases on an image of every modality: real ones from installed packages, and phantoms."""
+    """Ground phrases on an image of every modality: files of this package and of others; one is a phantom."""
 
     out: Out = Path("out/demo")
     model: Model = None

@@ -56,13 +56,13 @@ def load_model(
     """Load a checkpoint and print its name and device.
 
     Args:
-        model, device, modality, base: see [`~modeling_medglip.grounding.load`].
+        model, device, modality, base: see [`~modeling_medglip.load_grounder`].
         debug (`bool`, *optional*, defaults to `False`): show what transformers logs.
     """
     quiet_transformers(debug)
-    from ..grounding import load
+    from ..grounding import load_grounder
 
-    grounder = load(model, device, modality, base)
+    grounder = load_grounder(model, device, modality, base)
     echo(f"{grounder.name} on {grounder.device}")
     if not grounder.trained.stated:
         warn("warning", f"{grounder.name} does not state what it was trained with: no label is held back")

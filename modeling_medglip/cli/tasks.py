@@ -107,16 +107,13 @@ class ImageTask:
         """Return the result of what was read."""
         from ..grounding import ground_image
 
-        request = self.request
-        return ground_image(
-            image,
-            request.asked,
-            request.modality,
-            self.grounder,
-            threshold=request.threshold,
-            untrained_threshold=request.untrained_threshold,
-            all_boxes=request.all_boxes,
-        )
+        return ground_image(image, **self._options())
+
+    def _options(self) -> dict[str, Any]:
+        """Return the arguments that `ground_image` and `ground_volume` share."""
+        names = ("modality", "threshold", "untrained_threshold", "all_boxes")
+        options = {name: getattr(self.request, name) for name in names}
+        return {"prompt": self.request.asked, "model": self.grounder, **options}
 
     def write(self, image: Any, result: Any) -> None:
         """Write the files, both or none."""
@@ -142,20 +139,9 @@ class VolumeTask(ImageTask):
         request = self.request
         wanted = [kind for kind in request.kinds if kind in DICOM_KINDS]
         if wanted and not image.dicom_slices:
-            problem = f"is no DICOM series, which {' and '.join(wanted)} refer to: leave out --write {wanted[0]}"
+            problem = f"is not a DICOM series, which {' and '.join(wanted)} refer to: leave out --write {wanted[0]}"
             raise MedGlipError(f"{image.name}: {problem}")
-        result = ground_volume(
-            image,
-            request.asked,
-            request.modality,
-            self.grounder,
-            threshold=request.threshold,
-            untrained_threshold=request.untrained_threshold,
-            all_boxes=request.all_boxes,
-            plane=request.plane,
-            axes=request.axes,
-            progress=slices,
-        )
+        result = ground_volume(image, **self._options(), plane=request.plane, axes=request.axes, progress=slices)
         speed = result.slices / max(result.seconds, 1e-6)
         echo(f"{image.name}: {result.slices} {result.plane} slices, {speed:.1f} per second")
         return result

@@ -69,13 +69,8 @@ def package_file(package: str, *parts: str) -> Path:
     return path
 
 
-def mni_slice(tissue: str = "t1", height: int = MNI_SLICE) -> np.ndarray:
-    """Read an axial slice of nilearn's MNI152 template, front up, the patient's right on the left.
-
-    Args:
-        tissue (`str`, *optional*, defaults to `"t1"`): `"t1"`, or the tissue masks `"gm"` (gray matter) and `"wm"`
-            (white matter).
-        height (`int`, *optional*, defaults to 80): Index of the slice, in voxels (1 mm) from below.
+def mni_slice() -> np.ndarray:
+    """Read an axial slice of nilearn's MNI152 T1 template, front up, the patient's right on the left.
 
     Returns:
         `np.ndarray`: (233, 197) uint8.
@@ -83,12 +78,12 @@ def mni_slice(tissue: str = "t1", height: int = MNI_SLICE) -> np.ndarray:
     Raises:
         `MedGlipError`: nilearn is not installed.
     """
-    path = package_file("nilearn", "datasets", "data", f"mni_icbm152_{tissue}_tal_nlin_sym_09a_converted.nii.gz")
+    path = package_file("nilearn", "datasets", "data", "mni_icbm152_t1_tal_nlin_sym_09a_converted.nii.gz")
     import nibabel
 
     volume = nibabel.Nifti1Image.from_filename(path)
     # Voxels run from left to right and from back to front; rows of an image run from the front to the back.
-    return np.ascontiguousarray(np.rot90(np.asarray(volume.dataobj[..., height]))[:, ::-1])
+    return np.ascontiguousarray(np.rot90(np.asarray(volume.dataobj[..., MNI_SLICE]))[:, ::-1])
 
 
 def _brain() -> ReadImage:

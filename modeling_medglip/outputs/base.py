@@ -13,17 +13,31 @@ from ..errors import MedGlipError, listed, one_line
 from ..taxonomy import load_taxonomy
 
 
+SCHEMA = "medglip/boxes@1"
+
+
 class BaseResult(ABC):
     """The boxes of one input.
 
     Attributes:
-        image: what is known of the input: `file`, `modality` ...
+        model (`str`): name of the checkpoint.
+        image ([`ImageInfo`] or [`VolumeInfo`]): what is known of the input: `file`, `modality` ...
+        prompt (`str`): as the user gave it.
         boxes (`tuple`): best score first.
-        trained (`Mapping[str, bool | None]`): asked label -> whether the expert was trained with it.
+        modality_source (`str`): `"given"`, `"header"`, `"pixels"` or `"checkpoint"`; not stored.
+        modality_probability (`float`, *optional*): the router's, when the pixels decided; not stored.
+        warnings (`tuple[str, ...]`): one line each; not stored.
+        trained (`Mapping[str, bool | None]`): asked label -> whether the expert was trained with it; `None` if the
+            checkpoint does not say.
     """
 
+    model: str
     image: Any
+    prompt: str
     boxes: tuple[Any, ...]
+    modality_source: str
+    modality_probability: float | None
+    warnings: tuple[str, ...]
     trained: Mapping[str, bool | None]
 
     @property
@@ -54,7 +68,18 @@ class BaseResult(ABC):
     def _position(self, box: Any) -> dict[str, Any]:
         """Return the columns of a table that say where a box is."""
 
-    def table(self) -> str:
+    def _content(self, image: Mapping[str, Any]) -> dict[str, Any]:
+        """Return what a `*.boxes.json` file holds above its boxes, which say `image` of the input."""
+        content = {"schema": SCHEMA, "model": self.model, "image": dict(image), "prompt": self.prompt}
+        stated = {"trained": dict(self.trained), "not_found": list(self.not_found)}
+        return content | (stated if self.trained else {})
+
+    def _label_ids(self, box: Any) -> dict[str, Any]:
+        """Return what a `*.boxes.json` file holds of the label of a box."""
+        ids = {"label_id": box.label_id, "category": box.category, "region": box.region}
+        return ids | ({"trained": box.trained} if self.trained else {})
+
+    def to_text(self) -> str:
         """Return the boxes as lines of text, and the labels without a box below."""
         columns, cells = self._cells()
         rows = [["label", "score", *columns]]
@@ -65,7 +90,7 @@ class BaseResult(ABC):
         return "\n".join([*lines, *([f"not found: {listed(self.not_found)}"] if self.not_found else [])])
 
     def __str__(self) -> str:
-        return f"{self.heading()}\n{self.table()}"
+        return f"{self.heading()}\n{self.to_text()}"
 
     def _repr_html_(self) -> str:
         """Return the text for a notebook."""
@@ -126,4 +151,4 @@ def optional_library(name: str) -> Any:
         raise MedGlipError(f"{name} is not installed: pip install {name}") from None
 
 
-__all__ = ["BaseResult", "optional_library", "text_table"]
+__all__ = ["SCHEMA", "BaseResult", "optional_library", "text_table"]

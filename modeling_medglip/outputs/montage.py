@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from ..defaults import CT_WINDOW
 from ..errors import listed, one_line
 from ..io.image_record import ReadImage
 from ..volumes.geometry import Volume, slice_count, slice_spacing
@@ -19,7 +20,7 @@ from ..volumes.source import VolumeSource
 from .overlay import (
     PALETTE,
     PANEL,
-    SOFT_TISSUE,
+    AskedBox,
     DrawnBox,
     contact_sheet,
     display_image,
@@ -38,12 +39,8 @@ SIDE = 640
 HUE_STEP = 0.618
 
 
-class MontageBox(Protocol):
+class MontageBox(AskedBox, Protocol):
     """What a montage needs of a box in space, such as [`~modeling_medglip.outputs.volume_results.VolumeBox`]."""
-
-    @property
-    def label(self) -> str:
-        """What the box was asked as."""
 
     @property
     def plane(self) -> str:
@@ -53,10 +50,6 @@ class MontageBox(Protocol):
     def best(self) -> Sequence[SliceBox]:
         """The slices with the best scores, and the box in each."""
 
-    @property
-    def trained(self) -> bool | None:
-        """Whether the checkpoint was trained with the label."""
-
 
 def draw_montage(
     source: VolumeSource,
@@ -64,7 +57,7 @@ def draw_montage(
     labels: Sequence[str],
     modality: str,
     not_found: Sequence[str] = (),
-    window: tuple[float, float] = SOFT_TISSUE,
+    window: tuple[float, float] = CT_WINDOW,
 ) -> Image.Image | None:
     """Draw the best box of every label in the slices that show it best.
 
@@ -82,8 +75,7 @@ def draw_montage(
     """
     rows, missing = shown_boxes(boxes)
     colors = distinct_colors(labels)
-    wanted = {(box.plane, shown.index) for box in rows for shown in box.best}
-    slices = {key: np.ascontiguousarray(source.read_slice(*key)) for key in sorted(wanted)}
+    slices = _read_slices(source, {(box.plane, shown.index) for box in rows for shown in box.best})
     panels = []
     for box in rows:
         color = colors.get(box.label, PALETTE[0])
@@ -98,6 +90,17 @@ def draw_montage(
         if names:
             sheet = with_caption(sheet, f"{text}: {listed([drawable(name) for name in names], 40)}")
     return sheet
+
+
+def _read_slices(source: VolumeSource, wanted: set[tuple[str, int]]) -> dict[tuple[str, int], NDArray]:
+    """Return (plane, index) -> pixels of some slices; those of a compressed file are decoded in one pass."""
+    slices: dict[tuple[str, int], NDArray] = {}
+    for plane in {plane for plane, _ in wanted}:
+        if source.sequential and source.streams(plane):
+            every = (((plane, index), pixels) for index, pixels in source.read_slices(plane))
+            slices |= {key: pixels for key, pixels in every if key in wanted}
+    slices |= {key: source.read_slice(*key) for key in sorted(wanted - slices.keys())}
+    return {key: np.ascontiguousarray(pixels) for key, pixels in slices.items()}
 
 
 def shown_boxes(boxes: Sequence[MontageBox]) -> tuple[list[MontageBox], list[str]]:

@@ -16,6 +16,7 @@ import numpy as np
 from PIL import Image, ImageColor, ImageDraw, ImageFont
 
 from ..boxes import intersection
+from ..defaults import CT_WINDOW
 from ..errors import one_line
 from ..io.image_record import ReadImage
 from ..taxonomy import load_taxonomy
@@ -28,8 +29,6 @@ MIN_SIDE, MAX_SIDE = 800, 1600
 PANEL = (24, 24, 28)
 # Height of a line of text below an image, in pixels.
 CAPTION_HEIGHT = 30
-# (center, width) in HU.
-SOFT_TISSUE = (40.0, 400.0)
 LIGATURES = str.maketrans(
     {"ß": "ss", "œ": "oe", "Œ": "OE", "æ": "ae", "Æ": "AE", "ø": "o", "Ø": "O", "ł": "l", "Ł": "L"}
 )
@@ -37,12 +36,20 @@ Rectangle = tuple[float, float, float, float]
 Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
 
-class LabeledBox(Protocol):
-    """What an overlay needs of a box, such as [`~modeling_medglip.outputs.results.GroundedBox`]."""
+class AskedBox(Protocol):
+    """What every drawing needs of a box."""
 
     @property
     def label(self) -> str:
         """What the box was asked as."""
+
+    @property
+    def trained(self) -> bool | None:
+        """Whether the checkpoint was trained with the label."""
+
+
+class LabeledBox(AskedBox, Protocol):
+    """What an overlay needs of a box, such as [`~modeling_medglip.outputs.results.GroundedBox`]."""
 
     @property
     def score(self) -> float:
@@ -51,10 +58,6 @@ class LabeledBox(Protocol):
     @property
     def xyxy(self) -> Rectangle:
         """(left, top, right, bottom) in pixels of the image."""
-
-    @property
-    def trained(self) -> bool | None:
-        """Whether the checkpoint was trained with the label."""
 
 
 @dataclass(frozen=True)
@@ -87,7 +90,7 @@ class _Tag:
     positions: list[tuple[float, float]]
 
 
-def display_image(image: ReadImage, modality: str, window: tuple[float, float] = SOFT_TISSUE) -> Image.Image:
+def display_image(image: ReadImage, modality: str, window: tuple[float, float] = CT_WINDOW) -> Image.Image:
     """Return an image in RGB for a screen.
 
     CT is shown through a window, other grey images are stretched from the 0.5th to the 99.5th percentile, MONOCHROME1
@@ -417,6 +420,7 @@ def _stack(parts: Sequence[Image.Image]) -> Image.Image:
 __all__ = [
     "PALETTE",
     "PANEL",
+    "AskedBox",
     "DrawnBox",
     "contact_sheet",
     "display_image",

@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..defaults import CT_WINDOW
 from ..errors import MedGlipError, one_line
 from ..io.text_files import read_json
 from ..modalities import MODALITIES
-from .base import BaseResult, optional_library
+from .base import SCHEMA, BaseResult, optional_library
 from .files import to_json, write_text
 
 
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
     from ..io.image_record import ReadImage
 
 
-SCHEMA = "medglip/boxes@1"
 MAX_JSON_BYTES = 2**26
 # Pixels along a side; no image has more.
 MAX_SIDE = 2**31 - 1
@@ -84,15 +84,7 @@ class GroundingResult(BaseResult):
     """The boxes of one image. `print` shows them as a table.
 
     Args:
-        model (`str`): name of the checkpoint.
-        image ([`ImageInfo`]): the image.
-        prompt (`str`): as the user gave it.
-        boxes (`tuple[GroundedBox, ...]`): best score first.
-        modality_source (`str`): `"given"`, `"header"`, `"pixels"` or `"checkpoint"`; not stored.
-        modality_probability (`float`, *optional*): the router's, when the pixels decided; not stored.
-        warnings (`tuple[str, ...]`): one line each; not stored.
-        trained (`Mapping[str, bool | None]`): asked label -> whether the expert was trained with it; `None` if the
-            checkpoint does not say.
+        model, image, prompt, boxes, modality_source, modality_probability, warnings, trained: see [`BaseResult`].
         open_image (`Callable`, *optional*): reads the image again, for [`plot`]; not stored.
     """
 
@@ -130,7 +122,7 @@ class GroundingResult(BaseResult):
         image: ReadImage | Image.Image | None = None,
         title: str = "",
         banner: str = "",
-        window: tuple[float, float] = (40.0, 400.0),
+        window: tuple[float, float] = CT_WINDOW,
     ) -> Image.Image:
         """Draw the boxes and a legend.
 
@@ -168,18 +160,13 @@ class GroundingResult(BaseResult):
         boxes = []
         for box in self.boxes:
             entry: dict[str, Any] = {"label": box.label, "score": round(box.score, 4), "bbox": rounded(box.bbox)}
-            entry.update(label_id=box.label_id, category=box.category, region=box.region)
-            entry |= {"trained": box.trained} if self.trained else {}
+            entry |= self._label_ids(box)
             if self.image.spacing_mm is not None:
                 entry["size_mm"] = rounded(box.size_mm(self.image.spacing_mm))
             boxes.append(entry)
         image = asdict(self.image)
         image["spacing_mm"] = None if self.image.spacing_mm is None else list(self.image.spacing_mm)
-        content = {"schema": SCHEMA, "model": self.model, "image": image, "prompt": self.prompt}
-        asked: dict[str, Any] = {}
-        if self.trained:
-            asked = {"trained": dict(self.trained), "not_found": list(self.not_found)}
-        return {**content, **asked, "boxes": boxes}
+        return {**self._content(image), "boxes": boxes}
 
     def to_coco(self, image_id: int = 1) -> dict[str, Any]:
         """Return a COCO data set of this image, whose annotations have a `score`.
@@ -348,7 +335,6 @@ def _require(condition: bool, name: str, problem: str) -> None:
 
 
 __all__ = [
-    "SCHEMA",
     "GroundedBox",
     "GroundingResult",
     "ImageInfo",

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import permutations
 from pathlib import Path
@@ -12,15 +12,18 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..defaults import CT_WINDOW
 from ..errors import MedGlipError
 from ..volumes.linking import SliceBox
 from .base import BaseResult
 from .files import to_json, write_text
-from .results import SCHEMA, rounded, validate_boxes
+from .results import rounded, validate_boxes
 
 
 if TYPE_CHECKING:
     from PIL import Image
+
+    from ..volumes.source import VolumeSource
 
 
 Corner = tuple[float, float, float]
@@ -98,17 +101,17 @@ class VolumeInfo:
 class VolumeResult(BaseResult):
     """The boxes of one volume. `print` shows them as a table.
 
+    COCO and supervision hold boxes of single images, so there is no `to_coco` and no `to_supervision`; `slice_boxes`
+    has the boxes of every slice.
+
     Args:
-        model (`str`): name of the checkpoint.
-        image ([`VolumeInfo`]): the volume.
-        prompt (`str`): as the user gave it.
-        boxes (`tuple[VolumeBox, ...]`): best score first.
+        model, image, prompt, boxes, modality_source, modality_probability, warnings, trained: see
+            [`~modeling_medglip.outputs.base.BaseResult`].
         plane (`str`): the plane that was searched (`"all"`: a consensus of three).
         slice_boxes (`Mapping`): plane -> label -> the boxes of single slices before linking; not stored.
         slices (`int`), seconds (`float`): how many slices were searched, and how long that took; not stored.
-        modality_source, modality_probability, warnings, trained: see
-            [`~modeling_medglip.outputs.results.GroundingResult`].
         axes (`str`, *optional*): where the axes run, if the caller said so; not stored.
+        open_volume (`Callable`, *optional*): opens the volume again, for [`plot`]; not stored.
     """
 
     model: str
@@ -124,6 +127,7 @@ class VolumeResult(BaseResult):
     warnings: tuple[str, ...] = field(default=(), compare=False)
     trained: Mapping[str, bool | None] = field(default_factory=dict)
     axes: str | None = field(default=None, compare=False)
+    open_volume: Callable[..., VolumeSource] | None = field(default=None, compare=False, repr=False)
 
     def heading(self, name: str | None = None) -> str:
         """Return the first line of the text: name of the input, modality and shape in voxels."""
@@ -144,26 +148,33 @@ class VolumeResult(BaseResult):
             "size_lps_mm": rounded(box.size_lps_mm),
         }
 
-    def plot(self, volume: Any, window: tuple[float, float] = (40.0, 400.0), **options: Any) -> Image.Image | None:
+    def plot(self, volume: Any = None, window: tuple[float, float] = CT_WINDOW, **options: Any) -> Image.Image | None:
         """Draw the slices that show each label best.
 
         Args:
-            volume (`str`, `Path`, [`Volume`], [`VolumeSource`] or image of nibabel): what was grounded. A result
-                does not keep it: it may be large.
+            volume (`str`, `Path`, [`Volume`], [`VolumeSource`] or image of nibabel, *optional*): what was grounded;
+                without it the file is read again, or the volume that was given in memory is used.
             window (`tuple[float, float]`, *optional*, defaults to `(40, 400)`): (center, width) in HU of CT.
             options: `number`, `resample` and `several_patients`, as they were given to `ground_volume`.
 
         Returns:
             `PIL.Image.Image`: RGB; `None` if there is no box.
+
+        Raises:
+            `MedGlipError`: no volume is given, and the file is gone or this result has none.
         """
         from ..volumes.inputs import as_source
         from .montage import draw_montage
 
-        labels = list(self.trained)
-        source = as_source(volume, **options)
-        if self.axes is not None and source is not volume:
-            source.state_axes(self.axes)
-        return draw_montage(source, self.boxes, labels, self.image.modality, self.not_found, window)
+        if volume is not None:
+            source = as_source(volume, **options)
+            if self.axes is not None and source is not volume:
+                source.state_axes(self.axes)
+        elif self.open_volume is not None:
+            source = self.open_volume(**options)
+        else:
+            raise MedGlipError(f"{self.image.file}: the result has no volume: give it to plot")
+        return draw_montage(source, self.boxes, list(self.trained), self.image.modality, self.not_found, window)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the content of a `*.boxes.json` file, which says itself what its numbers mean.
@@ -181,17 +192,12 @@ class VolumeResult(BaseResult):
             entry["corners_lps_mm"] = [rounded(corner, 3) for corner in box.corners_lps_mm]
             entry["size_lps_mm"] = rounded(box.size_lps_mm)
             entry.update(plane=box.plane, slices=box.slices, best_slices=[shown.index for shown in box.best])
-            entry.update(label_id=box.label_id, category=box.category, region=box.region)
-            entry |= {"trained": box.trained} if self.trained else {}
+            entry |= self._label_ids(box)
             boxes.append(entry)
         image = {"file": self.image.file, "width": width, "height": height, "depth": depth}
         image |= {"modality": self.image.modality, "spacing_mm": rounded(self.image.spacing_mm, 4)}
-        content = {"schema": SCHEMA, "model": self.model, "image": image, "prompt": self.prompt}
-        asked: dict[str, Any] = {}
-        if self.trained:
-            asked = {"trained": dict(self.trained), "not_found": list(self.not_found)}
-            asked["label_values"] = self.label_values
-        return {**content, **asked, "plane": self.plane, "meaning": MEANING, "boxes": boxes}
+        values = {"label_values": self.label_values} if self.trained else {}
+        return {**self._content(image), **values, "plane": self.plane, "meaning": MEANING, "boxes": boxes}
 
 
 def write_volume_boxes(result: VolumeResult, path: str | Path) -> Path:

@@ -188,8 +188,8 @@ folder = snapshot_download("my-hospital/med-glip", repo_type="space")
 os.chdir(folder)
 sys.path.insert(0, folder)
 import app
-from modeling_medglip.grounding import load
-grounder = load(os.environ["MEDGLIP_MODEL"])
+from modeling_medglip.grounding import load_grounder
+grounder = load_grounder(os.environ["MEDGLIP_MODEL"])
 print(json.dumps({"app": app.__file__, "modalities": list(grounder.modalities), "name": grounder.name}))
 """
     repository = place.hub.repositories["space", "my-hospital/med-glip"]

@@ -17,8 +17,15 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from modeling_medglip import ground_volume, grounding
-from modeling_medglip.errors import CheckpointError, MedGlipError, PickledCheckpointError, UsageError
-from modeling_medglip.grounding import Grounder, choose_modality, ground_image, load, prompt_labels, resolve_device
+from modeling_medglip.errors import CheckpointError, MedGlipError, PickledCheckpointError, UsageError, hint_of
+from modeling_medglip.grounding import (
+    Grounder,
+    choose_modality,
+    ground_image,
+    load_grounder,
+    prompt_labels,
+    resolve_device,
+)
 from modeling_medglip.io.image import read_image
 from modeling_medglip.io.image_record import ReadImage
 from modeling_medglip.outputs.results import validate_boxes
@@ -41,7 +48,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def grounder(folder: Path) -> Grounder:
-    return load(folder, "cpu")
+    return load_grounder(folder, "cpu")
 
 
 @pytest.fixture
@@ -61,7 +68,7 @@ class TestLoading:
         assert not grounder.model.training and grounder.device.type == "cpu"
 
     def test_one_expert_only(self, folder: Path) -> None:
-        alone = load(str(folder), "cpu", "OP")
+        alone = load_grounder(str(folder), "cpu", "OP")
         assert alone.modalities == ("fundus",)
         assert not any(".ct." in name for name, _ in alone.model.named_parameters())
 
@@ -73,7 +80,7 @@ class TestLoading:
     )
     def test_nothing_there(self, source: str) -> None:
         with pytest.raises(CheckpointError, match="no such folder|no config.json"):
-            load(source, "cpu")
+            load_grounder(source, "cpu")
 
     def test_hub_ids_are_asked_for_by_name_only(self, monkeypatch: pytest.MonkeyPatch) -> None:
         asked = []
@@ -86,7 +93,7 @@ class TestLoading:
         with pytest.raises(
             CheckpointError, match="^checkpoint org/name: neither in the cache .* a copy .couldn't connect.$"
         ):
-            load("org/name", "cpu")
+            load_grounder("org/name", "cpu")
         assert asked == [("org/name", {"local_files_only": False, "trust_remote_code": False})]
 
     def test_folders_never_ask_the_network(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -95,40 +102,40 @@ class TestLoading:
         monkeypatch.setattr(
             grounding.MedGlipForObjectDetection, "from_pretrained", lambda *a, **kw: torch.nn.Identity()
         )
-        load(folder, "cpu")
+        load_grounder(folder, "cpu")
         assert seen == {"local_files_only": True, "trust_remote_code": False}
 
     def test_a_folder_without_config(self, tmp_path: Path) -> None:
         with pytest.raises(CheckpointError, match="no config.json"):
-            load(tmp_path, "cpu")
+            load_grounder(tmp_path, "cpu")
 
     @pytest.mark.parametrize(("content", "problem"), [("{", "cannot be read"), ("[]", "cannot be read")])
     def test_a_broken_config(self, copy: Path, content: str, problem: str) -> None:
         (copy / "config.json").write_text(content, encoding="utf-8")
         with pytest.raises(CheckpointError, match=f"checkpoint spoilt: config.json {problem}"):
-            load(copy, "cpu")
+            load_grounder(copy, "cpu")
 
     def test_a_wrong_value_is_named(self, copy: Path) -> None:
         config = json.loads((copy / "config.json").read_text(encoding="utf-8"))
         config["head_config"]["conv_type"] = "odd"
         (copy / "config.json").write_text(json.dumps(config), encoding="utf-8")
         with pytest.raises(CheckpointError, match="conv_type must be 'deformable' or 'plain', got 'odd'"):
-            load(copy, "cpu")
+            load_grounder(copy, "cpu")
 
     @pytest.mark.parametrize("name", ["processor_config.json", "tokenizer_config.json"])
     def test_a_folder_without_its_processor(self, copy: Path, name: str) -> None:
         (copy / name).unlink()
         with pytest.raises(CheckpointError, match=f"spoilt: the folder has no {name}: save the processor"):
-            load(copy, "cpu")
+            load_grounder(copy, "cpu")
 
     def test_another_kind_of_model(self, copy: Path) -> None:
         (copy / "config.json").write_text('{"model_type": "bert"}', encoding="utf-8")
         with pytest.raises(CheckpointError, match="'bert' model, not med-glip"):
-            load(copy, "cpu")
+            load_grounder(copy, "cpu")
 
     def test_a_file_instead_of_its_folder(self, folder: Path) -> None:
         with pytest.raises(CheckpointError, match="give the folder"):
-            load(folder / "config.json", "cpu")
+            load_grounder(folder / "config.json", "cpu")
 
     @pytest.mark.parametrize("name", ["pytorch_model.bin", "model.pt", "last.ckpt"])
     def test_pickles_are_refused_unopened(self, copy: Path, name: str) -> None:
@@ -142,7 +149,7 @@ class TestLoading:
         (copy / name).write_bytes(pickle.dumps(Bomb()))
         for source in (copy, copy / name):
             with pytest.raises(PickledCheckpointError, match="pickled.*convert it to safetensors"):
-                load(source, "cpu")
+                load_grounder(source, "cpu")
         assert not marker.exists()
 
     def test_code_in_a_checkpoint_is_never_run(self, copy: Path) -> None:
@@ -154,7 +161,7 @@ class TestLoading:
             content["auto_map"] = {key: ["evil.Evil", "evil.Evil"] if key == "AutoTokenizer" else "evil.Evil"}
             (copy / name).write_text(json.dumps(content), encoding="utf-8")
         try:
-            load(copy, "cpu")
+            load_grounder(copy, "cpu")
         except CheckpointError as error:
             assert "\n" not in str(error)
         assert not marker.exists()
@@ -162,7 +169,7 @@ class TestLoading:
     def test_no_weights_at_all(self, copy: Path) -> None:
         (copy / "model.safetensors").unlink()
         with pytest.raises(CheckpointError, match="no .safetensors file"):
-            load(copy, "cpu")
+            load_grounder(copy, "cpu")
 
     @pytest.mark.parametrize("change", ["missing", "extra", "shape", "cut"])
     def test_tensors_that_do_not_fit(self, copy: Path, change: str) -> None:
@@ -179,19 +186,19 @@ class TestLoading:
         if change == "cut":
             file.write_bytes(file.read_bytes()[:5000])
         with pytest.raises(CheckpointError) as caught:
-            load(copy, "cpu")
+            load_grounder(copy, "cpu")
         message = str(caught.value)
         assert "\n" not in message and "checkpoint spoilt: cannot be loaded" in message and str(copy) not in message
 
     def test_unknown_devices_and_modalities(self, folder: Path) -> None:
         with pytest.raises(UsageError, match="choose auto or one of cpu"):
-            load(folder, "gpu:0")
+            load_grounder(folder, "gpu:0")
         with pytest.raises(UsageError, match="no device 'cuda:99'"):
             resolve_device("cuda:99")
         with pytest.raises(UsageError, match="unknown modality 'pet': choose one of ct"):
-            load(folder, "cpu", "pet")
+            load_grounder(folder, "cpu", "pet")
         with pytest.raises(CheckpointError, match="no expert for mri"):
-            load(folder, "cpu", "mri")
+            load_grounder(folder, "cpu", "mri")
         assert resolve_device("cpu") == torch.device("cpu") and resolve_device().type in ("cpu", "cuda", "mps")
 
     def test_the_embedded_checkpoint_may_be_missing(self, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -200,7 +207,7 @@ class TestLoading:
 
         monkeypatch.setattr("modeling_medglip.checkpoints.location.default_checkpoint", missing)
         with pytest.raises(CheckpointError, match="embedded checkpoint is missing"):
-            load(None, "cpu")
+            load_grounder(None, "cpu")
 
 
 class TestPrompts:
@@ -232,7 +239,7 @@ class TestModality:
         assert choose_modality(grounder, picture(modality="fundus"))[3] == ()
 
     def test_the_only_expert_is_doubted_too(self, folder: Path) -> None:
-        alone = load(folder, "cpu", "ct")
+        alone = load_grounder(folder, "cpu", "ct")
         name, source, probability, notes = choose_modality(alone, picture())
         assert (name, source, probability) == ("ct", "checkpoint", None)
         assert notes == ("taken as ct, but the pixels look like fundus (probability 0.99)",)
@@ -241,7 +248,10 @@ class TestModality:
         processor = grounder.processor.image_processor
         monkeypatch.setattr(processor, "router", biased_router("ct", 0.6))
         name, _, _, notes = choose_modality(grounder, picture())
-        assert name == "ct" and "only 0.60: state it with modality=" in notes[0]
+        assert name == "ct" and "only 0.60: state it with modality=" in notes[0] and hint_of(notes[0]) == "modality"
+        assert processor.recognize_modality(picture().pixels) == ("ct", pytest.approx(0.6), notes[0])
+        monkeypatch.setattr(processor, "router_warning", 0.5)
+        assert choose_modality(grounder, picture())[3] == ()
         assert choose_modality(grounder, picture(modality="fundus"))[3] == ()
 
     def test_without_router_or_expert(self, grounder: Grounder, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,6 +16,7 @@ from PIL import Image
 from transformers.image_processing_backends import TorchvisionBackend
 
 from modeling_medglip.configuration_medglip import MODALITIES
+from modeling_medglip.defaults import CT_WINDOW
 from modeling_medglip.image_processing_medglip import (
     DEFAULT_MODALITY_SETTINGS,
     MAX_PIXELS,
@@ -334,6 +335,10 @@ def test_resize_agrees_with_pil() -> None:
     assert np.abs(reference - ours).max() < 1
     same = torch.rand(3, 5, 5)
     assert resize_image(same, (5, 5)) is same
+
+
+def test_overlays_show_ct_through_the_first_window_of_the_network() -> None:
+    assert DEFAULT_MODALITY_SETTINGS["ct"]["windows"][0] == list(CT_WINDOW)
 
 
 @pytest.mark.parametrize("modality", MODALITIES)

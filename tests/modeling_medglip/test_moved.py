@@ -26,3 +26,11 @@ def test_other_names_are_left_alone(tmp_path: Path) -> None:
     assert MovedModules({"a.b": ("c",)}).find_spec("a.c") is None
     with pytest.raises(ModuleNotFoundError):
         importlib.import_module("modeling_medglip.never_was")
+
+
+def test_the_old_name_of_load_grounder(monkeypatch: pytest.MonkeyPatch) -> None:
+    from modeling_medglip import grounding
+
+    monkeypatch.setattr(grounding, "load_grounder", lambda *args, **kwargs: (args, kwargs))
+    with pytest.warns(FutureWarning, match="grounding.load is now load_grounder"):
+        assert grounding.load("a", modality="ct") == (("a",), {"modality": "ct"})

@@ -37,7 +37,7 @@ ORDERS = {
     "the model's module first": "from modeling_medglip.modeling_medglip import MedGlipModel",
     "the configuration's module first": "import modeling_medglip.configuration_medglip",
     "the pipeline's module first": "import modeling_medglip.pipeline_medglip",
-    "grounding first": "from modeling_medglip.grounding import load",
+    "grounding first": "from modeling_medglip.grounding import load_grounder",
 }
 
 
@@ -82,7 +82,7 @@ def test_lazy_names_are_what_a_type_checker_sees() -> None:
     stated = {
         alias.name: node.module for node in block.body if isinstance(node, ast.ImportFrom) for alias in node.names
     }
-    assert stated == {**modeling_medglip._LAZY, "convert_glip_checkpoint": None, "load": "grounding"}
+    assert stated == {**modeling_medglip._LAZY, "convert_glip_checkpoint": None}
 
 
 def test_own_modules_are_those_that_import_transformers() -> None:

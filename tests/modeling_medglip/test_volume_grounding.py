@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from itertools import permutations, product
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,7 +16,7 @@ import pytest
 
 from modeling_medglip import volume_grounding
 from modeling_medglip.errors import MedGlipError, UsageError
-from modeling_medglip.grounding import Grounder, load
+from modeling_medglip.grounding import Grounder, load_grounder
 from modeling_medglip.outputs.volume_results import VolumeBox, write_volume_boxes
 from modeling_medglip.questions import Question
 from modeling_medglip.volume_grounding import ground_volume
@@ -112,9 +113,13 @@ def test_a_mirrored_body_is_doubted(bright: Grounder) -> None:
     assert laterality_warnings([box for box in result.boxes if box.label == "left kidney"]) == ()
 
 
+def nifti(volume: Volume) -> nibabel.Nifti1Image:
+    """The same volume in the axes of NIfTI, RAS."""
+    return nibabel.Nifti1Image(volume.array, np.diag([-1.0, -1, 1, 1]) @ volume.affine)
+
+
 def test_nifti_and_memory_give_the_same(bright: Grounder, tmp_path: Path) -> None:
-    volume = body()
-    image = nibabel.Nifti1Image(volume.array, np.diag([-1.0, -1, 1, 1]) @ volume.affine)
+    volume, image = body(), nifti(body())
     nibabel.save(image, tmp_path / "a.nii.gz")
     results = [ground_volume(given, "right kidney", model=bright) for given in (tmp_path / "a.nii.gz", image, volume)]
     assert results[0].image.file == "a.nii.gz" and results[0].image.shape == (30, 24, 20)
@@ -136,12 +141,10 @@ def test_the_json_says_where_everything_is(bright: Grounder, tmp_path: Path) -> 
 
 
 def test_a_box_outside_its_volume_is_not_written(bright: Grounder, tmp_path: Path) -> None:
-    import dataclasses
-
     result = ground_volume(body(), "left kidney", model=bright)
-    wrong = dataclasses.replace(result.boxes[0], box_ijk=(18, 6, 4, 26, 12, 21))
+    wrong = replace(result.boxes[0], box_ijk=(18, 6, 4, 26, 12, 21))
     with pytest.raises(MedGlipError, match="lies outside its volume of 20 slices"):
-        write_volume_boxes(dataclasses.replace(result, boxes=(wrong,)), tmp_path / "a.boxes.json")
+        write_volume_boxes(replace(result, boxes=(wrong,)), tmp_path / "a.boxes.json")
     assert not list(tmp_path.iterdir())
 
 
@@ -158,6 +161,20 @@ def test_a_montage_of_stated_axes(bright: Grounder) -> None:
     result = ground_volume(source, "left kidney", model=bright, axes="RPI")
     again = ground_volume(body(), "left kidney", model=bright, axes="RPI")
     assert again.boxes == result.boxes and result.plot(source) == again.plot(body())
+    assert result.plot() == again.plot() == result.plot(source)
+
+
+@pytest.mark.parametrize("name", ["a.nii", "a.nii.gz"])
+def test_a_montage_reads_the_file_again(bright: Grounder, tmp_path: Path, name: str) -> None:
+    image = nifti(body())
+    nibabel.save(image, tmp_path / name)
+    result = ground_volume(tmp_path / name, "left kidney", model=bright, modality="ct", axes="RPI")
+    assert result.boxes and result.plot() == result.plot(tmp_path / name) == result.plot(image)
+    (tmp_path / name).unlink()
+    with pytest.raises(MedGlipError, match=f"^{name}: is gone: give the volume to plot$"):
+        result.plot()
+    with pytest.raises(MedGlipError, match="the result has no volume: give it to plot"):
+        replace(result, open_volume=None).plot()
 
 
 @pytest.mark.parametrize(("given", "said"), [(3, "cannot ground a int"), (object(), "cannot ground a object")])
@@ -171,7 +188,7 @@ def test_what_is_no_volume(given: Any, said: str) -> None:
 
 @pytest.fixture(scope="module")
 def grounder(tmp_path_factory: pytest.TempPathFactory) -> Grounder:
-    return load(save_tiny_checkpoint(tmp_path_factory.mktemp("checkpoint")))
+    return load_grounder(save_tiny_checkpoint(tmp_path_factory.mktemp("checkpoint")))
 
 
 def scan(slices: int = 6) -> Volume:

@@ -17,7 +17,7 @@ from typing import Any
 os.environ.update(HF_HUB_OFFLINE="1", HF_HUB_DISABLE_XET="1", GRADIO_ANALYTICS_ENABLED="False")
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "spaces_demo"))
 
-from modeling_medglip.grounding import load
+from modeling_medglip.grounding import load_grounder
 from space_experts import Experts
 from space_settings import Settings, quiet
 from tests.spaces_demo.browser import PHONE, browser, visit
@@ -115,7 +115,7 @@ def main() -> None:
     with (
         tempfile.TemporaryDirectory() as folder,
         browser() as started,
-        served(Experts((load(),), settings), settings, Path(folder)) as space,
+        served(Experts((load_grounder(),), settings), settings, Path(folder)) as space,
     ):
         for name in options.only:
             file = options.out / f"{name}.png"

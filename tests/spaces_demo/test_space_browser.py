@@ -14,7 +14,7 @@ import pytest
 pytest.importorskip("gradio")
 pytest.importorskip("playwright")
 
-from modeling_medglip.grounding import load
+from modeling_medglip.grounding import load_grounder
 from modeling_medglip.outputs.results import read_boxes, validate_boxes
 from space_experts import Experts
 from space_settings import MEGABYTE, Settings
@@ -32,7 +32,7 @@ SETTINGS = Settings(upload_bytes=4 * MEGABYTE)
 
 @pytest.fixture(scope="module")
 def space(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    with served(Experts((load(),), SETTINGS), SETTINGS, tmp_path_factory.mktemp("space")) as running:
+    with served(Experts((load_grounder(),), SETTINGS), SETTINGS, tmp_path_factory.mktemp("space")) as running:
         yield running
 
 

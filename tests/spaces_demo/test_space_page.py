@@ -23,7 +23,7 @@ gradio = pytest.importorskip("gradio")
 
 from modeling_medglip import cli  # noqa: E402
 from modeling_medglip.configuration_medglip import MODALITIES  # noqa: E402
-from modeling_medglip.grounding import ground_image, load  # noqa: E402
+from modeling_medglip.grounding import ground_image, load_grounder  # noqa: E402
 from modeling_medglip.io.image import read_image  # noqa: E402
 from modeling_medglip.outputs.results import read_boxes  # noqa: E402
 from space_examples import VOLUME, gallery, make_examples  # noqa: E402
@@ -51,7 +51,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Experts:
 
 @pytest.fixture(scope="module")
 def embedded() -> Experts:
-    return Experts((load(),), Settings())
+    return Experts((load_grounder(),), Settings())
 
 
 @pytest.fixture

@@ -25,7 +25,7 @@ from modeling_medglip.boxes import box_iou
 from modeling_medglip.cli.scripts import script_main
 from modeling_medglip.configuration_medglip import MODALITIES
 from modeling_medglip.defaults import UNTRAINED_THRESHOLD
-from modeling_medglip.grounding import Grounder, ground_image, load
+from modeling_medglip.grounding import Grounder, ground_image, load_grounder
 from modeling_medglip.io.image import read_image
 from modeling_medglip.io.image_record import ReadImage
 from modeling_medglip.outputs.markdown import table
@@ -182,7 +182,7 @@ def study_companions(grounder: Grounder, data: Path, sources: Sequence[str], lim
 
 def measure(data: Path, limit: int, model: str | None = None) -> dict[str, Any]:
     """Run all four studies on up to `limit` images per source or, for unknown phrases, per modality."""
-    grounder, phrases = load(model), yaml.safe_load(PHRASES.read_text(encoding="utf-8"))
+    grounder, phrases = load_grounder(model), yaml.safe_load(PHRASES.read_text(encoding="utf-8"))
     sources = list(phrases["held_out"])
     return {
         "model": grounder.name,

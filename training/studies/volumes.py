@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from modeling_medglip.boxes import iou
 from modeling_medglip.cli.scripts import script_main
 from modeling_medglip.errors import MedGlipError
-from modeling_medglip.grounding import Grounder, load
+from modeling_medglip.grounding import Grounder, load_grounder
 from modeling_medglip.io.text_files import load_yaml
 from modeling_medglip.outputs.files import write_text
 from modeling_medglip.outputs.markdown import percent, table
@@ -356,7 +356,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if options.page:
         return _write_page(json.loads(options.out.read_text(encoding="utf-8")), options.out)
     cases = load_yaml(options.cases.read_text(encoding="utf-8"))["cases"]
-    grounder = load(options.model)
+    grounder = load_grounder(options.model)
     found: dict[str, Any] = {"schema": SCHEMA}
     found["cases"] = [measure_case(case, options.raw, grounder) for case in cases]
     found["orders"] = order_error(cases[0], options.raw, grounder)

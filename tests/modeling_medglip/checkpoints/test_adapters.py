@@ -20,7 +20,7 @@ from modeling_medglip.checkpoints import loading
 from modeling_medglip.checkpoints.adapters import BASE_FILE, merge_adapter
 from modeling_medglip.cli import main
 from modeling_medglip.errors import CheckpointError, UsageError
-from modeling_medglip.grounding import Grounder, load
+from modeling_medglip.grounding import Grounder, load_grounder
 from modeling_medglip.modeling_medglip import MedGlipForObjectDetection
 from modeling_medglip.outputs.results import GroundedBox
 from training.fit.lora import add_adapter, save_adapter
@@ -72,9 +72,12 @@ def change(folder: Path, file: str, **values: Any) -> None:
 
 class TestLoading:
     def test_by_the_run_and_by_its_adapter(self, trained: Path, base: Path) -> None:
-        first, second = load(trained, "cpu", base=base), load(trained / "adapter", "cpu", "CT", base=base)
+        first, second = (
+            load_grounder(trained, "cpu", base=base),
+            load_grounder(trained / "adapter", "cpu", "CT", base=base),
+        )
         assert first.name == second.name == "mine" and first.modalities == ("ct",)
-        found, plain = boxes(first), boxes(load(base, "cpu"))
+        found, plain = boxes(first), boxes(load_grounder(base, "cpu"))
         assert found == boxes(second) and len(found) > 0
         assert [box.score for box in found] != [box.score for box in plain]
         assert not [name for name in first.model.state_dict() if "lora_" in name], "merged"
@@ -83,13 +86,13 @@ class TestLoading:
     def test_by_the_run_of_an_expert(self, base: Path, tmp_path: Path) -> None:
         shutil.copytree(base, tmp_path / "full" / "expert")
         (tmp_path / "full" / "results.json").write_text("{}", encoding="utf-8")
-        assert load(tmp_path / "full", "cpu").name == "full"
+        assert load_grounder(tmp_path / "full", "cpu").name == "full"
 
     def test_the_embedded_base_is_known_by_its_content(
         self, trained: Path, base: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(loading, "embedded_checkpoint", lambda: base)
-        assert boxes(modeling_medglip.load_grounder(trained, "cpu")) == boxes(load(trained, "cpu", base=base))
+        assert boxes(modeling_medglip.load_grounder(trained, "cpu")) == boxes(load_grounder(trained, "cpu", base=base))
 
     def test_no_loader_asks_the_hub_for_a_base_of_this_machine(self, trained: Path) -> None:
         said = json.loads((trained / "adapter" / "adapter_config.json").read_text(encoding="utf-8"))
@@ -106,27 +109,27 @@ class TestLoading:
         with pytest.raises(
             CheckpointError, match=r"^adapter mine: its base \('./base'\) is not .* give its folder or id as base="
         ):
-            load(run, "cpu")
+            load_grounder(run, "cpu")
         with pytest.raises(CheckpointError, match="^adapter mine: an adapter for another base"):
-            load(run, "cpu", base=base)
+            load_grounder(run, "cpu", base=base)
         change(run / "adapter", "adapter_config.json", base_model_name_or_path="clinic/base")
         with pytest.raises(CheckpointError, match="^checkpoint clinic/base: neither in the cache"):
-            load(run, "cpu")
+            load_grounder(run, "cpu")
 
     def test_another_modality_is_refused(self, trained: Path, base: Path) -> None:
         with pytest.raises(CheckpointError, match="^adapter mine: is for ct, not for fundus"):
-            load(trained, "cpu", "fundus", base=base)
+            load_grounder(trained, "cpu", "fundus", base=base)
 
     def test_a_checkpoint_has_no_base(self, base: Path) -> None:
         with pytest.raises(UsageError, match="^checkpoint base: is not an adapter"):
-            load(base, "cpu", base=base)
+            load_grounder(base, "cpu", base=base)
 
     def test_without_peft_the_command_is_said(
         self, trained: Path, base: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setitem(sys.modules, "peft", None)
         with pytest.raises(UsageError, match=r'pip install "\.\[adapter\]" in a clone of MedGLIP$'):
-            load(trained, "cpu", base=base)
+            load_grounder(trained, "cpu", base=base)
 
 
 class TestDamagedAdapters:
@@ -135,21 +138,21 @@ class TestDamagedAdapters:
     def test_settings_and_files_are_checked(self, run: Path, base: Path) -> None:
         change(run / "adapter", "adapter_config.json", megatron_config={"a": 1})
         with pytest.raises(CheckpointError, match="^adapter mine: .* megatron_config is not allowed"):
-            load(run, "cpu", base=base)
+            load_grounder(run, "cpu", base=base)
         (run / "adapter" / "adapter_model.safetensors").rename(run / "adapter" / "adapter_model.bin")
         with pytest.raises(CheckpointError, match="^adapter mine: .* pickled ones are not opened"):
-            load(run, "cpu", base=base)
+            load_grounder(run, "cpu", base=base)
 
     @pytest.mark.parametrize("content", ["[" * 10**5, '{"schema": "medglip/adapter@1"}', "null"])
     def test_a_broken_record_of_the_base(self, content: str, run: Path, base: Path) -> None:
         (run / "adapter" / BASE_FILE).write_text(content, encoding="utf-8")
         with pytest.raises(CheckpointError, match="^adapter mine: "):
-            load(run, "cpu", base=base)
+            load_grounder(run, "cpu", base=base)
 
     def test_a_torn_file(self, run: Path, base: Path) -> None:
         (run / "adapter" / "adapter_model.safetensors").write_bytes(b"torn")
         with pytest.raises(CheckpointError, match="^adapter mine: its weights cannot be read"):
-            load(run, "cpu", base=base)
+            load_grounder(run, "cpu", base=base)
 
 
 class TestMerging:
@@ -159,7 +162,7 @@ class TestMerging:
         out = tmp_path / "merged"
         assert main(["merge", "--model", str(trained), "--out", str(out), "--base", str(base)]) == 0
         assert f"use it with --model {out}" in capsys.readouterr().out
-        merged, adapted = boxes(load(out, "cpu")), boxes(load(trained, "cpu", base=base))
+        merged, adapted = boxes(load_grounder(out, "cpu")), boxes(load_grounder(trained, "cpu", base=base))
         assert [box.label for box in merged] == [box.label for box in adapted]
         assert [box.score for box in merged] == pytest.approx([box.score for box in adapted], abs=1e-5)
         assert np.allclose([box.bbox for box in merged], [box.bbox for box in adapted], rtol=0, atol=1e-3)
@@ -191,7 +194,7 @@ def test_the_command_grounds_with_an_adapter(
 
 class TestOneCall:
     def test_files_arrays_and_pil_images_are_one(self, base: Path, tmp_path: Path) -> None:
-        grounder = load(base, "cpu")
+        grounder = load_grounder(base, "cpu")
         Image.fromarray(PIXELS).save(tmp_path / "slice.png")
         given = [PIXELS, Image.fromarray(PIXELS), tmp_path / "slice.png", str(tmp_path / "slice.png")]
         results = [modeling_medglip.ground_image(one, "liver", "ct", grounder, threshold=0.0).boxes for one in given]

@@ -30,7 +30,7 @@ from modeling_medglip.configuration_medglip import (
     check_checkpoint_files,
 )
 from modeling_medglip.errors import CheckpointError
-from modeling_medglip.grounding import load
+from modeling_medglip.grounding import load_grounder
 from modeling_medglip.pipeline_medglip import TASK
 from training.loading import load_model_and_processor
 
@@ -44,7 +44,7 @@ ENTRIES: dict[str, Callable[[Path], Any]] = {
     "own pipeline": lambda folder: pipeline(TASK, model=str(folder)),
     "from_experts": lambda folder: MedGlipForObjectDetection.from_experts({"ct": folder}),
     "training": lambda folder: load_model_and_processor(str(folder)),
-    "load": lambda folder: load(folder, "cpu"),
+    "load": lambda folder: load_grounder(folder, "cpu"),
 }
 
 
@@ -161,7 +161,7 @@ class TestFiles:
         with pytest.raises(ValueError, match=f"{name} is a link out of the folder"):
             load_model_and_processor(str(copy))
         with pytest.raises(CheckpointError, match=f"spoilt: {name} is a link out of the folder"):
-            load(copy, "cpu")
+            load_grounder(copy, "cpu")
 
     def test_the_weights_are_no_link_for_any_entry_point(self, copy: Path, marker: Path) -> None:
         (copy.parent / "elsewhere").write_bytes(bomb(marker))
@@ -177,14 +177,14 @@ class TestFiles:
         for file in folder.iterdir():
             shutil.copy(file, blobs / file.name)
             (snapshot / file.name).symlink_to(f"../../blobs/{file.name}")
-        assert load(snapshot, "cpu").modalities == ("ct", "fundus")
+        assert load_grounder(snapshot, "cpu").modalities == ("ct", "fundus")
 
     @pytest.mark.parametrize("name", ["config.json", "model.safetensors", "processor_config.json", "tokenizer.json"])
     def test_a_pipe_is_not_waited_for(self, copy: Path, name: str) -> None:
         (copy / name).unlink()
         os.mkfifo(copy / name)
         with pytest.raises(CheckpointError, match=f"{name} is not a regular file"):
-            load(copy, "cpu")
+            load_grounder(copy, "cpu")
         with pytest.raises(ValueError, match=f"{name} is not a regular file"):
             load_model_and_processor(str(copy))
 
@@ -193,7 +193,7 @@ class TestFiles:
         with (copy / name).open("wb") as stream:
             stream.truncate(MAX_JSON_BYTES + 1)
         with pytest.raises(CheckpointError, match=f"{name} has {MAX_JSON_BYTES + 1} bytes, more than"):
-            load(copy, "cpu")
+            load_grounder(copy, "cpu")
 
     def test_a_pickle_under_a_false_name(self, copy: Path, marker: Path) -> None:
         (copy / "model.safetensors").write_bytes(bomb(marker))
@@ -246,18 +246,18 @@ class TestFiles:
         else:
             edit(copy / name, **{key: tokens})
         with pytest.raises(CheckpointError, match=f"{name} adds 10001 tokens, more than 10000"):
-            load(copy, "cpu")
+            load_grounder(copy, "cpu")
 
     def test_a_tokenizer_that_cannot_read(self, copy: Path) -> None:
         model = {"type": "WordPiece", "unk_token": "?", "vocab": {}, "max_input_chars_per_word": 100}
         edit(copy / "tokenizer.json", model={**model, "continuing_subword_prefix": "##"}, post_processor=None)
         with pytest.raises(CheckpointError, match="processor cannot be loaded"):
-            load(copy, "cpu")
+            load_grounder(copy, "cpu")
 
     def test_an_image_processor_of_another_model(self, copy: Path, marker: Path) -> None:
         edit(copy / "processor_config.json", image_processor__image_processor_type="CLIPImageProcessor")
         with pytest.raises(CheckpointError, match="the image processor must be a MedGlipImageProcessor"):
-            load(copy, "cpu")
+            load_grounder(copy, "cpu")
         with pytest.raises(CheckpointError, match="the image processor must be a MedGlipImageProcessor"):
             load_model_and_processor(str(copy))
 
@@ -283,7 +283,7 @@ class TestFiles:
     def test_damaged_processor_files(self, copy: Path, name: str, content: str) -> None:
         (copy / name).write_text(content, encoding="utf-8")
         try:
-            load(copy, "cpu")
+            load_grounder(copy, "cpu")
         except CheckpointError as error:
             assert "\n" not in str(error)
         else:
@@ -314,7 +314,7 @@ class TestSettings:
         edit(copy / "config.json", **{key: value})
         setting = key.split("__")[-1] if key != "expert_overrides" else "num_blocks"
         with pytest.raises(CheckpointError, match=f"config.json: {setting} is "):
-            load(copy, "cpu")
+            load_grounder(copy, "cpu")
         with pytest.raises(ValueError, match=f"config.json: {setting} is "):
             AutoModelForZeroShotObjectDetection.from_pretrained(copy)
 
@@ -332,7 +332,7 @@ class TestSettings:
         """Each number is possible alone; building a million layers would take hours."""
         edit(copy / "config.json", **changes)
         with pytest.raises(CheckpointError, match="is out of range: [0-9]+ layers, more than 256"):
-            load(copy, "cpu")
+            load_grounder(copy, "cpu")
 
     @pytest.mark.parametrize(
         ("key", "value"),
@@ -381,7 +381,7 @@ class TestSettings:
             MedGlipConfig.from_dict({"label_hierarchy": deep})
         (copy / "config.json").write_text('{"a":' * 100_000, encoding="utf-8")
         with pytest.raises(CheckpointError, match="config.json cannot be read"):
-            load(copy, "cpu")
+            load_grounder(copy, "cpu")
 
     def test_too_many_values(self) -> None:
         with pytest.raises(ValueError, match="more than 300000 values"):
@@ -409,4 +409,4 @@ class TestSettings:
     def test_plain_tensors_of_another_model(self, copy: Path) -> None:
         save_file({"a": torch.zeros(1)}, copy / "model.safetensors", metadata={"format": "pt"})
         with pytest.raises(CheckpointError, match="tensors"):
-            load(copy, "cpu")
+            load_grounder(copy, "cpu")

@@ -18,7 +18,7 @@ from PIL import Image
 from modeling_medglip import ground_volume
 from modeling_medglip.cli import console
 from modeling_medglip.errors import MedGlipError, UsageError
-from modeling_medglip.grounding import load
+from modeling_medglip.grounding import load_grounder
 
 from ..dicom_files import write_multi_frame, write_series
 
@@ -207,7 +207,7 @@ def test_the_json_says_what_its_numbers_count(ground: Run, tmp_path: Path) -> No
 
 
 def test_folders_and_files_of_dicom_in_python(tiny: str, enhanced: Path, tmp_path: Path) -> None:
-    model = load(tiny)
+    model = load_grounder(tiny)
     for path in (enhanced, tmp_path / "slices"):
         assert ground_volume(path, "liver", "ct", model=model).image.shape == (16, 12, 5)
     four = nifti(tmp_path / "a.nii", (8, 9, 3, 2))

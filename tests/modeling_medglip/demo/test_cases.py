@@ -72,6 +72,13 @@ class TestCases:
         assert CASES["mri_brain"].load().file == "mni152_t1.nii.gz"
 
 
+def tissue(kind: str) -> np.ndarray:
+    """The slice of the MNI152 template's mask of a tissue: `"gm"` (gray matter) or `"wm"` (white matter)."""
+    path = package_file("nilearn", "datasets", "data", f"mni_icbm152_{kind}_tal_nlin_sym_09a_converted.nii.gz")
+    volume = pytest.importorskip("nibabel").Nifti1Image.from_filename(path)
+    return np.rot90(np.asarray(volume.dataobj[..., demo_images.MNI_SLICE]))[:, ::-1].astype(int)
+
+
 class TestImages:
     def test_the_brain_has_its_front_up(self) -> None:
         # The template's front, above the ventricles, is narrower than its back.
@@ -88,9 +95,9 @@ class TestImages:
 
     def test_ventricles_lie_where_the_tissue_masks_have_a_hole(self) -> None:
         ndimage = pytest.importorskip("scipy.ndimage")
-        picture, grey, white = (mni_slice(tissue).astype(int) for tissue in ("t1", "gm", "wm"))
-        inside = ndimage.binary_fill_holes(ndimage.binary_closing(picture > 30, iterations=2))
-        pieces, count = ndimage.label(inside & (grey + white <= 127) & (picture < 130))
+        image, grey, white = mni_slice().astype(int), tissue("gm"), tissue("wm")
+        inside = ndimage.binary_fill_holes(ndimage.binary_closing(image > 30, iterations=2))
+        pieces, count = ndimage.label(inside & (grey + white <= 127) & (image < 130))
         sizes = ndimage.sum_labels(np.ones_like(pieces), pieces, range(1, count + 1))
         horns = [bounds(pieces == number) for number in range(1, count + 1) if 120 <= sizes[number - 1] <= 200]
         boxes = CASES["mri_brain"].true_boxes
@@ -102,7 +109,7 @@ class TestImages:
 
     def test_caudates_are_grey_matter(self) -> None:
         ndimage = pytest.importorskip("scipy.ndimage")
-        pieces, _ = ndimage.label(ndimage.binary_opening(mni_slice("gm") > 120))
+        pieces, _ = ndimage.label(ndimage.binary_opening(tissue("gm") > 120))
         for name in ("right caudate", "left caudate"):
             box = CASES["mri_brain"].true_boxes[name]
             centre = round((box[1] + box[3]) / 2), round((box[0] + box[2]) / 2)

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageColor
 
-from modeling_medglip.grounding import Grounder, load
+from modeling_medglip.grounding import Grounder, load_grounder
 from modeling_medglip.outputs import montage
 from modeling_medglip.outputs.montage import distinct_colors, draw_montage, shown_boxes
 from modeling_medglip.outputs.overlay import CAPTION_HEIGHT
@@ -109,7 +109,7 @@ def test_resized_pictures_are_linear_between_pixel_centres() -> None:
 
 @pytest.fixture(scope="module")
 def grounder(tmp_path_factory: pytest.TempPathFactory) -> Grounder:
-    return load(save_tiny_checkpoint(tmp_path_factory.mktemp("checkpoint")))
+    return load_grounder(save_tiny_checkpoint(tmp_path_factory.mktemp("checkpoint")))
 
 
 def test_the_network_sees_square_pixels_and_boxes_lie_in_the_file_s(

@@ -25,7 +25,7 @@ def bright(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(volume_grounding, "_SliceSearch", Bright)
     monkeypatch.setattr(volume_grounding, "_modality", lambda *arguments: ("ct", "given", None, ()))
     grounder = Grounder(STATES_NOTHING, None, "bright", None)  # type: ignore[arg-type]
-    monkeypatch.setattr(evaluate_volumes, "load", lambda name: grounder)
+    monkeypatch.setattr(evaluate_volumes, "load_grounder", lambda name: grounder)
 
 
 def save(folder: Path, order: tuple[int, ...], signs: tuple[int, ...], header: np.ndarray | None = None) -> None:
