@@ -129,7 +129,7 @@ KINDS = tuple(part for kind in ("slicer", "nifti", "sr", "seg") for part in ("--
 
 def test_reports_are_refused_before_anything_is_grounded(ground: Run, tmp_path: Path) -> None:
     status, said, errors = ground(nifti(tmp_path / "a.nii"), *KINDS)
-    told = "a.nii: is no DICOM series, which sr and seg refer to: leave out --write sr"
+    told = "a.nii: is not a DICOM series, which sr and seg refer to: leave out --write sr"
     assert (status, errors) == (1, f"medglip: error: {told}\n") and "pictures" not in said
     assert names(tmp_path / "out") == []
 
