@@ -113,7 +113,7 @@ def _datasets(options: argparse.Namespace) -> dict[str, str]:
 
 
 def _modalities(checkpoint: Path) -> list[str]:
-    from modeling_medglip.outputs.run_report import checkpoint_info
+    from modeling_medglip.checkpoints.info import checkpoint_info
 
     return [str(name) for name in checkpoint_info(checkpoint)["modalities"]]
 

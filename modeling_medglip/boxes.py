@@ -17,7 +17,8 @@ def box_iou(first: NDArray[np.floating], second: NDArray[np.floating]) -> NDArra
     """Return the intersection over union of every box with every other one.
 
     Args:
-        first (`np.ndarray` of shape `(n, 2 * axes)`), second (`np.ndarray` of shape `(m, 2 * axes)`): boxes.
+        first (`np.ndarray` of shape `(n, 2 * axes)`): boxes.
+        second (`np.ndarray` of shape `(m, 2 * axes)`): boxes to compare them with.
 
     Returns:
         `np.ndarray` of shape `(n, m)`: 0 to 1; 0 for boxes without area.

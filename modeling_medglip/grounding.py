@@ -40,7 +40,10 @@ class Grounder:
     """A loaded checkpoint.
 
     Attributes:
-        name: the folder's base name or the Hub id.
+        model ([`MedGlipForObjectDetection`]): in evaluation mode, on `device`.
+        processor ([`MedGlipProcessor`]): its processor.
+        name (`str`): the folder's base name or the Hub id.
+        device (`torch.device`): where the model runs.
     """
 
     model: MedGlipForObjectDetection
@@ -229,7 +232,9 @@ def asked_labels(grounder: Grounder, prompt: str, modality: str) -> list[str]:
     """Return the labels that a prompt asks for: its own or, for `"all"`, every one that the expert was trained with.
 
     Args:
-        modality (`str`): one of `MODALITIES`; of the image.
+        grounder ([`Grounder`]): the loaded checkpoint.
+        prompt (`str`): see [`prompt_labels`].
+        modality (`str`): of the image, one of `MODALITIES`.
 
     Raises:
         `UsageError`: as [`prompt_labels`]. `MedGlipError`: `"all"`, and the checkpoint does not say.
@@ -311,6 +316,11 @@ def ground_image(
 def as_grounder(model: Any, device: str = "auto", modality: str = "auto") -> Grounder:
     """Return a loaded checkpoint: the given one, or that of a folder or id.
 
+    Args:
+        model ([`Grounder`], `str`, `Path` or `None`): see [`load_grounder`].
+        device (`str`, *optional*, defaults to `"auto"`): see [`load_grounder`].
+        modality (`str`, *optional*, defaults to `"auto"`): see [`load_grounder`].
+
     Raises:
         `UsageError`: `model` is something else. Others as [`load_grounder`].
     """
@@ -363,7 +373,12 @@ def _boxes(
 
 
 def locate_labels(labels: Sequence[str], modality: str) -> dict[str, tuple[str | None, str | None, str | None]]:
-    """Return label -> (label_id, category, region) in the taxonomy; `None` for a phrase outside it."""
+    """Return label -> (label_id, category, region) in the taxonomy; `None` for a phrase outside it.
+
+    Args:
+        labels (`Sequence[str]`): in any language of the taxonomy.
+        modality (`str`): of the image, one of `MODALITIES`.
+    """
     found = {label: load_taxonomy().locate(label, modality) for label in labels}
     return {
         label: (None, None, None) if entry is None else (entry.label_id, entry.category, entry.region)
@@ -392,6 +407,12 @@ class ModalityChoice(NamedTuple):
 
 def choose_modality(grounder: Grounder, image: ReadImage, modality: str = "auto") -> ModalityChoice:
     """Choose the expert that an image goes to.
+
+    Args:
+        grounder ([`Grounder`]): the loaded checkpoint.
+        image ([`ReadImage`]): pixels, and what the header of its file states.
+        modality (`str`, *optional*, defaults to `"auto"`): a name or an alias; `"auto"` takes the header's, else that
+            of the only expert, else what the pixels look like.
 
     Raises:
         `UsageError`: an unknown modality. `MedGlipError`: no expert for it, or the pixels cannot tell.

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from modeling_medglip.errors import MedGlipError
+from modeling_medglip.io.file_endings import is_volume_file
 from modeling_medglip.io.image_record import ReadImage
 from modeling_medglip.outputs.results import GroundedBox
 from modeling_medglip.outputs.volume_results import VolumeBox
@@ -26,7 +27,6 @@ from modeling_medglip.volumes.geometry import (
     slice_spacing,
     to_lps,
 )
-from modeling_medglip.volumes.reader import is_volume_file
 from modeling_medglip.volumes.source import VolumeSource, acquisition_plane
 from space_readers import READERS
 from space_settings import Settings

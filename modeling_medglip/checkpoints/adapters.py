@@ -48,12 +48,12 @@ MAX_LABELS = 10_000
 
 @dataclass(frozen=True)
 class BaseRecord:
-    """What an adapter says of its base.
+    """What an adapter states of its base.
 
     Attributes:
-        modality: of the expert that is adapted.
-        fingerprints: precision -> what [`fingerprint`] gives for the base.
-        trained_labels: what expert and adapter were trained to find; empty if the adapter does not say it.
+        modality (`str`): of the expert that is adapted.
+        fingerprints (`Mapping[str, str]`): precision -> what [`fingerprint`] gives for the base.
+        trained_labels (`tuple[str, ...]`): what expert and adapter were trained to find; empty if not stated.
     """
 
     modality: str
@@ -62,10 +62,14 @@ class BaseRecord:
 
 
 def base_record(folder: Path, name: str) -> BaseRecord | None:
-    """What an adapter says of its base; `None` if it says nothing.
+    """Return what an adapter states of its base; `None` if it states nothing.
+
+    Args:
+        folder (`Path`): of the adapter.
+        name (`str`): how the adapter is called in messages.
 
     Raises:
-        `CheckpointError`: it does not say it in a way that is understood.
+        `CheckpointError`: the statement is invalid.
     """
     if not (folder / BASE_FILE).is_file():
         return None
@@ -84,14 +88,21 @@ def base_record(folder: Path, name: str) -> BaseRecord | None:
 
 
 def adapted_experts(base: nn.Module) -> list[str]:
-    """The modalities whose expert has an adapter."""
+    """Return the modalities whose expert has an adapter."""
     names = [name for name, module in base.named_modules() if hasattr(module, "lora_A")]
     return sorted({name.split(".experts.", 1)[1].split(".", 1)[0] for name in names if ".experts." in name})
 
 
 def fingerprint(model: Any, modality: str, precision: torch.dtype = torch.float32) -> str:
-    """SHA-256 of what one expert's boxes come from: its weights and the shared ones, without adapters, rounded to a
-    precision, and the settings of its heads. Settings of the encoders that change no weight's shape do not count.
+    """Return the SHA-256 of what one expert's boxes come from.
+
+    This is its weights and the shared ones, without adapters, and the settings of its heads. Settings of the encoders
+    that change no weight's shape do not count.
+
+    Args:
+        model ([`MedGlipForObjectDetection`] or `peft.PeftModel`): the model.
+        modality (`str`): of the expert, one of `MODALITIES`.
+        precision (`torch.dtype`, *optional*, defaults to `torch.float32`): to which weights are rounded.
     """
     head = model.config.expert_head_config(modality)
     settings = [[name, list(value) if isinstance(value := getattr(head, name), tuple) else value] for name in SETTINGS]
@@ -106,7 +117,7 @@ def fingerprint(model: Any, modality: str, precision: torch.dtype = torch.float3
 
 
 def _own_weights(model: nn.Module) -> dict[str, torch.Tensor]:
-    """Name -> tensor of a model as it is without its adapters."""
+    """Return name -> tensor of a model without its adapters."""
     found = {}
     for name, tensor in model.state_dict().items():
         if "lora_" in name or ".modules_to_save." in name:
@@ -118,15 +129,20 @@ def _own_weights(model: nn.Module) -> dict[str, torch.Tensor]:
 
 
 def forget_calibration(model: MedGlipForObjectDetection, modality: str) -> None:
-    """Take off the line that made the scores of an expert chances of being right, before it was trained further;
+    """Remove the calibration of an expert's scores, which does not hold after further training.
+
     `training.evaluate.calibration` measures a new one.
+
+    Args:
+        model ([`MedGlipForObjectDetection`]): the model, changed in place.
+        modality (`str`): of the expert.
     """
     if model.config.expert_head_config(modality).score_calibration is not None:
         model.update_head_config(modality, score_calibration=None)
 
 
 def _check_base(model: MedGlipForObjectDetection, record: BaseRecord, name: str) -> None:
-    """Compare a base with what the adapter says of its own.
+    """Compare a base with what the adapter states of its own.
 
     Raises:
         `CheckpointError`: they differ.
@@ -148,8 +164,8 @@ def _check_base(model: MedGlipForObjectDetection, record: BaseRecord, name: str)
 def load_adapter(model: MedGlipForObjectDetection, folder: Path | str, name: str | None = None) -> Any:
     """Put a saved adapter on its base.
 
-    The base's calibration of scores is taken off the adapted expert, for its scores are others now; the labels that
-    the adapter was trained with stand in the configuration.
+    The base's calibration of scores is removed from the adapted expert, whose scores differ. The configuration gets
+    the labels that the adapter was trained with.
 
     Args:
         model ([`MedGlipForObjectDetection`]): the base.
@@ -273,7 +289,7 @@ def find_base(
 
 
 def example_prompt(labels: Iterable[str]) -> str:
-    """A prompt of two of some labels, fit for a command that people paste."""
+    """Return a prompt of two of some labels, fit for a command that people paste."""
     plain = dict.fromkeys(label for label in labels if re.fullmatch(r"[\w ,-]{1,60}", label))
     return ". ".join([*plain][:2]) or "your label"
 
@@ -316,9 +332,7 @@ def merge_adapter(source: str | Path, out: Path, base: str | Path | None = None)
 
 
 def _licenses(base: Path | str, modality: str, name: str) -> list[dict[str, Any]]:
-    """The licences of the base's training images, and a row for the adapter's own, whose licence only its owner
-    knows.
-    """
+    """Return the licenses of the base's training images, and a row for the adapter's, which only its owner knows."""
     file = base / LICENSES_FILE if isinstance(base, Path) else file_on_hub(base, LICENSES_FILE)
     sources = [source for source in read_licenses(file) if source.get("modality") in (None, modality)]
     adapter = {"source": name, "upstream": "images of the adapter", "modality": modality}

@@ -14,9 +14,8 @@ from transformers.utils import cached_file
 from ..configuration_medglip import check_checkpoint_files
 from ..errors import CheckpointError, MedGlipError, PickledCheckpointError, one_line
 from ..modeling_medglip import CONVERT_PICKLE, PICKLED, MedGlipForObjectDetection
-from ..outputs.run_report import embedded_checkpoint
 from ..processing_medglip import MedGlipProcessor
-from .location import ADAPTER_FILES, weight_files
+from .location import ADAPTER_FILES, embedded_checkpoint, weight_files
 
 
 NOT_AT_HAND = "neither in the cache nor to be had from the Hub: check the name, or give the folder of a copy"

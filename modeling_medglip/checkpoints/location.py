@@ -39,6 +39,19 @@ def default_checkpoint() -> Path:
     return folder
 
 
+def embedded_checkpoint() -> Path:
+    """Return the folder of the embedded checkpoint, see [`default_checkpoint`].
+
+    Raises:
+        `CheckpointError`: the package was installed without it.
+    """
+    try:
+        return default_checkpoint()
+    except FileNotFoundError:
+        message = "the embedded checkpoint is missing: reinstall med-glip, or give model="
+        raise CheckpointError(message, hint="model") from None
+
+
 def weight_files(folder: Path) -> list[Path]:
     """Return the files of a model's weights, in the order of their names; the router is none of them."""
     return sorted(path for path in folder.glob("*.safetensors") if path.name != ROUTER_FILE)
@@ -108,4 +121,11 @@ def _adapter_problem(settings: dict[str, Any]) -> str | None:
     return None
 
 
-__all__ = ["ROUTER_FILE", "check_adapter", "default_checkpoint", "weight_files", "weights_sha256"]
+__all__ = [
+    "ROUTER_FILE",
+    "check_adapter",
+    "default_checkpoint",
+    "embedded_checkpoint",
+    "weight_files",
+    "weights_sha256",
+]

@@ -9,14 +9,9 @@ from typing import Annotated, Any
 
 import typer
 
-from ..outputs.run_report import (
-    RESEARCH_USE,
-    checkpoint_info,
-    embedded_checkpoint,
-    environment,
-    package_version,
-    taxonomy_counts,
-)
+from ..checkpoints.info import checkpoint_info
+from ..checkpoints.location import embedded_checkpoint
+from ..outputs.run_report import RESEARCH_USE, environment, package_version, taxonomy_counts
 from .console import echo, print_rows
 from .options import Debug
 
@@ -28,7 +23,7 @@ LICENSE_COLUMNS = ("part", "license", "modality", "remarks")
 class InfoCommand:
     """What is installed: version, embedded checkpoint, labels it was trained with, taxonomy."""
 
-    licenses: Annotated[bool, typer.Option("--licenses", help="Licences of code, weights and training data.")] = False
+    licenses: Annotated[bool, typer.Option("--licenses", help="Licenses of code, weights and training data.")] = False
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False
     debug: Debug = False
 

@@ -110,7 +110,7 @@ def _exists(path: Path) -> bool:
 
 def _file(path: Path, options: InputOptions, reader: FileReader) -> list[Input]:
     """Return one input, or one for each frame of `--frame all`."""
-    from ..volumes.reader import is_volume_file
+    from ..io.file_endings import is_volume_file
 
     name = one_line(path.name, 120)
     if is_volume_file(path):
@@ -155,10 +155,13 @@ def _folder(folder: Path, options: InputOptions, reader: FileReader, failed: lis
     """Return what a folder holds: its DICOM series, then images and volumes by name.
 
     Args:
+        folder (`Path`): the folder.
+        options ([`InputOptions`]): what of it is read.
+        reader ([`FileReader`]): reads headers.
         failed (`list[InputRecord]`): gets a record of DICOM files that cannot be used, if there is something else.
     """
+    from ..io.file_endings import is_volume_file
     from ..io.folders import sort_folder
-    from ..volumes.reader import is_volume_file
 
     name, contents = one_line(folder.resolve().name, 120), sort_folder(folder)
     files = list(contents.files)

@@ -164,6 +164,8 @@ def check_table(option: str, path: Path | None, taken: Iterable[Path], out: Path
     """Refuse a file of `--report` or `--csv` that cannot be written, or would overwrite something.
 
     Args:
+        option (`str`): `"--report"` or `"--csv"`.
+        path (`Path`, *optional*): the file; nothing is checked without one.
         taken (`Iterable[Path]`): inputs and results of the run.
         out (`Path`): the folder of the results.
 

@@ -56,7 +56,10 @@ def load_model(
     """Load a checkpoint and print its name and device.
 
     Args:
-        model, device, modality, base: see [`~modeling_medglip.load_grounder`].
+        model (`str`, *optional*): see [`~modeling_medglip.load_grounder`], as for the next three.
+        device (`str`): where the model runs.
+        modality (`str`, *optional*): the only expert to load.
+        base (`str`, *optional*): of an adapter.
         debug (`bool`, *optional*, defaults to `False`): show what transformers logs.
     """
     quiet_transformers(debug)

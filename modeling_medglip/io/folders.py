@@ -8,15 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import MedGlipError, one_line
-from ..volumes.reader import is_volume_file
-from .image import VIDEO_ENDINGS
+from .file_endings import IMAGE_ENDINGS, OUTPUT_ENDINGS, VIDEO_ENDINGS, is_volume_file
 
 
 MAX_FILES = 100_000
-IMAGE_ENDINGS = (
-    ".png", ".jpg", ".jpeg", ".jpe", ".tif", ".tiff", ".bmp", ".gif", ".webp", ".ppm", ".pgm", ".pbm", ".pnm",
-)  # fmt: skip
-OUTPUT_ENDINGS = (".boxes.json", ".boxes.nii.gz", ".mrk.json", ".sr.dcm", ".seg.dcm", ".labels.ctbl")
 
 
 @dataclass(frozen=True)

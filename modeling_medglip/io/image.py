@@ -21,6 +21,7 @@ from PIL import Image, ImageFile
 
 from ..errors import MedGlipError, one_line
 from .dicom import count_dicom_frames, read_dicom
+from .file_endings import DICOM_ENDINGS, VIDEO_ENDINGS, VOLUME_ENDINGS
 from .image_headers import (
     EXIF_PROFILE,
     ORIENTATION,
@@ -39,9 +40,6 @@ from .video import count_video_frames, read_video
 MAX_BYTES = 2**30
 # Equal to the image processor's, which this module does not import: reading a file needs no PyTorch.
 IMAGE_FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "GIF", "WEBP", "PPM")
-VOLUME_ENDINGS = (".nii", ".nii.gz", ".nrrd", ".nhdr", ".mha", ".mhd", ".img", ".hdr", ".mgz")
-VIDEO_ENDINGS = (".mp4", ".m4v", ".mov", ".avi")
-DICOM_ENDINGS = (".dcm", ".dicom", ".ima")
 # Pixels that may be composed to reach a frame of an animation, and those of files that Pillow decodes in Python.
 MAX_ANIMATED_PIXELS = 2**30
 MAX_SLOW_PIXELS = 2**23

@@ -48,6 +48,7 @@ def received(stream: Any, most: int) -> tuple[dict[str, Any], NDArray]:
     """Read one answer of the worker: header and array.
 
     Args:
+        stream (`BinaryIO`): the pipe from the worker.
         most (`int`): bytes of the largest array that is taken.
 
     Raises:

@@ -22,7 +22,8 @@ from numpy.typing import NDArray
 
 from ..errors import MedGlipError, UsageError, one_line
 from ..io.dicom_files import has_dicom_prefix
-from ..io.image import DICOM_ENDINGS, count_frames, read_image
+from ..io.file_endings import DICOM_ENDINGS
+from ..io.image import count_frames, read_image
 from ..io.image_record import ReadImage
 from ..modalities import MODALITIES
 from ..volumes.dicom_folder import MAX_FILES, FoundSeries, find_series, holds_slices, open_series
@@ -245,8 +246,9 @@ class ReaderProcess(FileReader):
 
         Args:
             name (`str`): of the input, for messages.
-            files: what is read; their sizes decide how long it may take.
-            operation (`str`), arguments (`dict`): a method of [`~modeling_medglip.isolation.worker.Operations`].
+            files (`Sequence[Path]`): what is read; their sizes decide how long it may take.
+            operation (`str`): a method of [`~modeling_medglip.isolation.worker.Operations`].
+            arguments (`dict`): of the method; JSON holds them.
 
         Returns:
             the answer, and its array (empty if it has none).
@@ -361,8 +363,11 @@ class IsolatedVolume(VolumeSource):
     """A volume that a [`ReaderProcess`] reads slice by slice, and opens again after the worker was replaced.
 
     Args:
-        reader ([`ReaderProcess`]). name (`str`): for messages. files: of the volume.
-        operation (`str`), arguments (`dict`): what opens it.
+        reader ([`ReaderProcess`]): the worker's parent.
+        name (`str`): for messages.
+        files (`Sequence[Path]`): of the volume.
+        operation (`str`): what opens it, see [`ReaderProcess.request`].
+        arguments (`dict`): of the operation.
     """
 
     def __init__(

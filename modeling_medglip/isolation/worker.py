@@ -44,8 +44,9 @@ def send(stream: BinaryIO, header: dict[str, Any], array: NDArray | None = None)
     """Write one answer.
 
     Args:
-        header: whatever JSON holds; `shape`, `dtype` and `order` are added for an array.
-        array (*optional*): numbers of any shape; bool and foreign byte orders are converted.
+        stream (`BinaryIO`): the pipe to the parent.
+        header (`dict`): whatever JSON holds; `shape`, `dtype` and `order` are added for an array.
+        array (`np.ndarray`, *optional*): numbers of any shape; bool and foreign byte orders are converted.
     """
     content: bytes | memoryview = b""
     if array is not None:
@@ -70,7 +71,7 @@ class _OpenVolume:
     position: int = 0
 
     def slice_at(self, plane: str, position: int) -> tuple[int, NDArray]:
-        """The slice at a position of `source.stream_slices(plane)`, with its index; cheap in order, else read anew."""
+        """Return a slice of `source.stream_slices(plane)` with its index; cheap in order, else read anew."""
         if self.slices is None or plane != self.plane or position < self.position:
             self.slices, self.plane, self.position = self.source.stream_slices(plane), plane, 0
         while True:
@@ -204,7 +205,8 @@ class _ResourceLimits:
     """Limits of this process, as far as the system has them: Linux has all, Windows none.
 
     Args:
-        memory_mb: address space beyond what the imports take. volume_mb: most that volumes add to it.
+        memory_mb (`int`): address space beyond what the imports take.
+        volume_mb (`int`): most that volumes add to it.
     """
 
     def __init__(self, memory_mb: int, volume_mb: int) -> None:

@@ -257,7 +257,9 @@ def _draw_dashed(pen: ImageDraw.ImageDraw, frame: Rectangle, color: str, width: 
     """Draw a dashed frame with dark gaps, so that it shows on every ground.
 
     Args:
+        pen (`ImageDraw`): of the image.
         frame (`tuple[float, float, float, float]`): left, top, right and bottom in pixels of the image.
+        color (`str`): of the dashes.
         width (`int`): of the line, in pixels; dashes are four times, gaps twice as long.
     """
     left, top, right, bottom = frame

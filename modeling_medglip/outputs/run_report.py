@@ -6,15 +6,13 @@ Nothing here names a host, a user or a folder.
 
 from __future__ import annotations
 
-import json
 import os
 import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
-from ..errors import CheckpointError, MedGlipError, one_line
+from ..errors import one_line
 
 
 REPORT_SCHEMA = "medglip/run@1"
@@ -119,46 +117,6 @@ def environment() -> dict[str, str]:
     }
 
 
-# What is in a checkpoint ---------------------------------------------------------------------------------------------
-
-
-def embedded_checkpoint() -> Path:
-    """Return the folder of the checkpoint that comes with the package.
-
-    Raises:
-        `CheckpointError`: the package was installed without it.
-    """
-    from ..checkpoints.location import default_checkpoint
-
-    try:
-        return Path(default_checkpoint())
-    except FileNotFoundError:
-        message = "the embedded checkpoint is missing: reinstall med-glip, or give model="
-        raise CheckpointError(message, hint="model") from None
-
-
-def checkpoint_info(folder: Path) -> dict[str, Any]:
-    """Return modalities, labels per modality, size and licenses of a checkpoint folder, from its JSON files alone.
-
-    Raises:
-        `MedGlipError`: config.json is missing or unreadable.
-    """
-    config = _json(folder / "config.json")
-    if not isinstance(config, dict):
-        raise MedGlipError(f"checkpoint {one_line(folder.name)}: config.json is missing or cannot be read")
-    from ..checkpoints.licenses import LICENSES_FILE, license_rows, read_licenses
-    from ..checkpoints.location import weight_files
-    from ..trained_labels import trained_labels
-
-    weights = sum(file.stat().st_size for file in weight_files(folder))
-    return {
-        "modalities": [str(name) for name in config.get("modalities", ())],
-        "labels": trained_labels(config),
-        "weights_mb": round(weights / 1e6, 1),
-        "licenses": license_rows(read_licenses(folder / LICENSES_FILE)),
-    }
-
-
 def taxonomy_counts() -> dict[str, int]:
     """Return the sizes of the label taxonomy, and how many of its codes are unverified."""
     from ..taxonomy import load_taxonomy
@@ -172,20 +130,10 @@ def taxonomy_counts() -> dict[str, int]:
     }
 
 
-def _json(path: Path) -> Any:
-    """Return the parsed content of a file, `None` if it cannot be read."""
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-
-
 __all__ = [
     "RESEARCH_USE",
     "InputRecord",
     "build_run_report",
-    "checkpoint_info",
-    "embedded_checkpoint",
     "environment",
     "package_version",
     "taxonomy_counts",

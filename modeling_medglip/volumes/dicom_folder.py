@@ -17,8 +17,8 @@ from typing import Any
 from ..errors import MedGlipError, one_line
 from ..io.dicom import functional_item, image_types, is_derived, stated_modality
 from ..io.dicom_files import has_dicom_prefix, read_header, require_pydicom
+from ..io.file_endings import DICOM_ENDINGS
 from ..io.folders import MAX_FILES, is_named_input, is_output
-from ..io.image import DICOM_ENDINGS
 from ..io.quiet import silent
 from .dicom_series import index_series
 from .header import VolumeError

@@ -9,10 +9,9 @@ from typing import Any
 import numpy as np
 
 from ..errors import MedGlipError, UsageError, one_line
-from ..io.image import DICOM_ENDINGS
+from ..io.file_endings import DICOM_ENDINGS, is_volume_file
 from .geometry import Volume
 from .nifti import image_affine
-from .reader import is_volume_file
 from .source import VolumeSource, open_volume
 
 

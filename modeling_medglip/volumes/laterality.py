@@ -10,9 +10,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import combinations, product
+from typing import Protocol
 
 from ..errors import one_line
-from ..outputs.volume_results import VolumeBox
 from ..taxonomy import load_taxonomy
 
 
@@ -23,18 +23,34 @@ MAX_GAP_MM = 20.0
 MAX_WARNINGS = 3
 
 
+class LocatedBox(Protocol):
+    """A box in space, such as [`~modeling_medglip.outputs.volume_results.VolumeBox`]."""
+
+    @property
+    def label(self) -> str:
+        """What the box was asked as."""
+
+    @property
+    def corners_lps_mm(self) -> Sequence[tuple[float, float, float]]:
+        """The 8 corners in LPS mm."""
+
+    @property
+    def center_lps_mm(self) -> tuple[float, float, float]:
+        """The center in LPS mm."""
+
+
 @dataclass(frozen=True)
 class _SidedBox:
     """A box of the left or the right structure of a pair.
 
     Args:
-        box ([`VolumeBox`]): the box.
+        box ([`LocatedBox`]): the box.
         side (`str`): `"left"` or `"right"`.
         pair (`str`): the same for both sides.
         paired (`bool`): the taxonomy knows the label, and there is one on each side.
     """
 
-    box: VolumeBox
+    box: LocatedBox
     side: str
     pair: str
     paired: bool
@@ -50,14 +66,14 @@ class _SidedBox:
         return one_line(self.box.label, 60)
 
 
-def laterality_warnings(boxes: Sequence[VolumeBox]) -> tuple[str, ...]:
+def laterality_warnings(boxes: Sequence[LocatedBox]) -> tuple[str, ...]:
     """Return a warning for every pair of labels whose boxes contradict the patient's axes, three at most.
 
     A contradiction is a left structure to the right of its counterpart, a left structure wholly to the right of
     another right one, or one structure on both sides.
 
     Args:
-        boxes (`Sequence[VolumeBox]`): of one volume.
+        boxes (`Sequence[LocatedBox]`): of one volume.
     """
     sided = [found for box in boxes if (found := _sided(box)) is not None]
     warnings = tuple(dict.fromkeys([*_swapped(sided), *_on_both_sides(sided)]))
@@ -66,7 +82,7 @@ def laterality_warnings(boxes: Sequence[VolumeBox]) -> tuple[str, ...]:
     return warnings[:MAX_WARNINGS] + more
 
 
-def _sided(box: VolumeBox) -> _SidedBox | None:
+def _sided(box: LocatedBox) -> _SidedBox | None:
     label = load_taxonomy().resolve(box.label)
     if label is not None:
         if label.laterality not in ("left", "right") or label.category in CHAMBERS:

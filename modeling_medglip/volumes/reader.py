@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import one_line
+from ..io.file_endings import NIFTI_ENDINGS, NRRD_ENDINGS, SUPPORTED_VOLUME_ENDINGS, is_volume_file
 from .geometry import Volume
 from .header import Shape, VolumeError, VolumeHeader
 from .metaimage import meta_header
@@ -23,10 +24,6 @@ from .nrrd import nrrd_header
 from .voxels import decode_slices
 
 
-NIFTI_ENDINGS = (".nii", ".nii.gz")
-NRRD_ENDINGS = (".nrrd", ".nhdr")
-META_ENDINGS = (".mha", ".mhd")
-ENDINGS = (*NIFTI_ENDINGS, *NRRD_ENDINGS, *META_ENDINGS)
 Read = TypeVar("Read")
 Header = tuple[Shape, NDArray[np.float64]]
 
@@ -82,11 +79,6 @@ def stack(reader: SliceReader) -> Volume:
             array = array.astype(np.result_type(array, stored))  # signed and unsigned slices, for example
         array[:, :, index] = stored[:, :, 0]
     return Volume(array, reader.affine, *rescale)
-
-
-def is_volume_file(path: Path) -> bool:
-    """Return whether a file has the name of a volume that [`read_volume`] reads."""
-    return path.name.lower().endswith(ENDINGS)
 
 
 def read_volume(path: str | Path, number: int | None = None, *, detached: bool = True) -> Volume:
@@ -173,8 +165,8 @@ class FileSlices:
 
 def _header(file: Path, number: int | None, detached: bool) -> VolumeHeader:
     lower = file.name.lower()
-    if not lower.endswith(ENDINGS):
-        raise VolumeError(f"unsupported volume format: use one of {', '.join(ENDINGS)}", "unreadable")
+    if not is_volume_file(file):
+        raise VolumeError(f"unsupported volume format: use one of {', '.join(SUPPORTED_VOLUME_ENDINGS)}", "unreadable")
     if file.exists() and not file.is_file():
         raise VolumeError("is not a regular file", "unreadable")
     if lower.endswith(NIFTI_ENDINGS):
@@ -199,7 +191,6 @@ __all__ = [
     "FileSlices",
     "Header",
     "SliceReader",
-    "is_volume_file",
     "open_slices",
     "read_header",
     "read_volume",

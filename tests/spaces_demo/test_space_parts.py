@@ -18,9 +18,9 @@ import pytest
 pytest.importorskip("gradio")
 
 from modeling_medglip import default_checkpoint, load_taxonomy
+from modeling_medglip.checkpoints.info import checkpoint_info
 from modeling_medglip.errors import MedGlipError
 from modeling_medglip.outputs.results import GroundedBox
-from modeling_medglip.outputs.run_report import checkpoint_info
 from modeling_medglip.outputs.volume_results import VolumeBox
 from modeling_medglip.volumes.geometry import (
     PLANES,

@@ -27,7 +27,8 @@ from modeling_medglip.io.coco import (
     stated_boxes,
 )
 from modeling_medglip.io.dicom_files import open_plain
-from modeling_medglip.io.image import DICOM_ENDINGS, VOLUME_ENDINGS, decode_image, read_orientation
+from modeling_medglip.io.file_endings import DICOM_ENDINGS, VOLUME_ENDINGS
+from modeling_medglip.io.image import decode_image, read_orientation
 from modeling_medglip.io.image_orientation import drawn_on_stored, upright_boxes
 from modeling_medglip.io.image_record import ReadImage
 from modeling_medglip.isolation.process import ReaderLimits, ReaderProcess

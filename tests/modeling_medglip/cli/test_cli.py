@@ -417,7 +417,7 @@ class TestVolumes:
         told = [path.name for path in out.iterdir() if b"Doe" in path.read_bytes()]
         assert sorted(told) == ["study.seg.dcm", "study.sr.dcm"], "patient data in DICOM alone"
         status, _, errors = self.run(capsys, "ground", tmp_path / "scan.nii", *given, "--write", "sr")
-        assert status == 1 and "scan.nii: is no DICOM series" in errors
+        assert status == 1 and "scan.nii: is not a DICOM series" in errors
         status, _, errors = self.run(capsys, "ground", tmp_path / "scan.nii", *given, "--write", "stl")
         assert status == 2 and "choose of slicer, nifti, sr, seg" in errors
 

@@ -1,5 +1,5 @@
 # Copyright 2026 The MedGLIP authors. Licensed under the Apache License, Version 2.0.
-"""The manifest of a run, and what `info` and `env` tell."""
+"""The manifest of a run, and what `medglip env` prints."""
 
 from __future__ import annotations
 
@@ -10,12 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from modeling_medglip.errors import MedGlipError
 from modeling_medglip.outputs import run_report
 from modeling_medglip.outputs.run_report import (
     InputRecord,
     build_run_report,
-    checkpoint_info,
     environment,
     package_version,
     taxonomy_counts,
@@ -24,7 +22,7 @@ from modeling_medglip.outputs.run_report import (
 
 
 def test_report_is_a_pure_function() -> None:
-    done = InputRecord("a.png", "done", 0.12345, ("a.boxes.json", "a.png"), 2, "ct", "header", ("odd",))
+    done = InputRecord("a.png", "done", 0.12345, ("a.boxes.json", "a.png"), 2, "ct", "header", ("unsure",))
     failed = InputRecord("b.png", "failed", 0.1, error="b.png: no such file")
     arguments = {
         "model": "tiny", "device": "cpu", "options": {"threshold": 0.3}, "labels": ["liver"],
@@ -37,7 +35,7 @@ def test_report_is_a_pure_function() -> None:
     assert report["outputs"] == ["a.boxes.json", "a.png"]
     assert report["inputs"][0] == {
         "file": "a.png", "status": "done", "seconds": 0.123, "outputs": ["a.boxes.json", "a.png"], "boxes": 2,
-        "modality": "ct", "modality_source": "header", "warnings": ["odd"], "error": None,
+        "modality": "ct", "modality_source": "header", "warnings": ["unsure"], "error": None,
     }  # fmt: skip
     assert report["inputs"][1]["error"] == "b.png: no such file"
 
@@ -57,24 +55,6 @@ def test_environment_names_no_person_and_no_place(monkeypatch: pytest.MonkeyPatc
     text = "\n".join(found.values())
     assert socket.gethostname() not in text and str(Path.home()) + "/" not in text
     assert getpass.getuser() not in text.split()
-
-
-class TestCheckpointInfo:
-    def test_labels_and_licences(self, tmp_path: Path) -> None:
-        config = {"modalities": ["ct"], "label_hierarchy": {"trained_labels": {"ct": ["spleen", "liver"]}}}
-        (tmp_path / "config.json").write_text(json.dumps(config), encoding="utf-8")
-        (tmp_path / "model.safetensors").write_bytes(b"\0" * 250_000)
-        row = {"source": "a", "upstream": "Set A", "modality": "ct", "license": "CC0", "remarks": "r\nr"}
-        (tmp_path / "licenses.json").write_text(json.dumps([row, "broken"]), encoding="utf-8")
-        info = checkpoint_info(tmp_path)
-        assert info["modalities"] == ["ct"] and info["labels"] == {"ct": ["liver", "spleen"]}
-        assert info["weights_mb"] == 0.2
-        assert [entry["part"] for entry in info["licenses"]] == ["code", "weights", "Set A (a)"]
-        assert info["licenses"][2] == {"part": "Set A (a)", "license": "CC0", "modality": "ct", "remarks": "r r"}
-
-    def test_a_folder_without_config(self, tmp_path: Path) -> None:
-        with pytest.raises(MedGlipError, match="config.json is missing"):
-            checkpoint_info(tmp_path)
 
 
 def test_taxonomy_counts() -> None:
