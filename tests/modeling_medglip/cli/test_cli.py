@@ -50,37 +50,6 @@ def process(arguments: Sequence[object], cwd: Path) -> subprocess.CompletedProce
 
 
 class TestProcesses:
-    def test_some_inputs_fail_and_the_others_are_done(self, tiny: str, scan: Path, tmp_path: Path) -> None:
-        bad = tmp_path / "broken.png"
-        bad.write_bytes(b"no picture")
-        missing = tmp_path / "absent.dcm"
-        arguments = [
-            "ground",
-            bad,
-            scan,
-            missing,
-            scan,
-            "--prompt",
-            "liver. spleen.",
-            "--model",
-            tiny,
-            "--device",
-            "cpu",
-        ]
-        arguments += ["--out", "out", "--threshold", "0.1", "--modality", "ct", "--report", "run.json"]
-        done = process(arguments, tmp_path)
-        assert done.returncode == 1
-        errors = [line for line in done.stderr.splitlines() if "error" in line]
-        assert errors[0] == "medglip: error: absent.dcm: no such file" and len(errors) == 2
-        assert errors[1].startswith("medglip: error: broken.png: is not an image of a known format")
-        assert "Traceback" not in done.stderr and "tiny on cpu" in done.stdout
-        written = sorted(file.name for file in (tmp_path / "out").iterdir())
-        assert written == ["scan-2.boxes.json", "scan-2.png", "scan.boxes.json", "scan.png"]
-        assert read_boxes(tmp_path / "out" / "scan.boxes.json").image.file == "scan.png"
-        report = json.loads((tmp_path / "run.json").read_text(encoding="utf-8"))
-        assert (report["done"], report["failed"], report["labels"]) == (2, 2, ["liver", "spleen"])
-        assert str(tmp_path) not in json.dumps(report)
-
     def test_wrong_usage(self, tmp_path: Path) -> None:
         done = process(["ground", "a.png"], tmp_path)
         assert done.returncode == 2 and done.stdout == ""
@@ -129,6 +98,28 @@ def medglip(capsys: pytest.CaptureFixture[str]) -> Any:
 
 
 class TestOneInputAmongSeveral:
+    def test_some_inputs_fail_and_the_others_are_done(
+        self, medglip: Any, tiny: str, scan: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.chdir(tmp_path)
+        bad = tmp_path / "broken.png"
+        bad.write_bytes(b"not an image")
+        missing = tmp_path / "absent.dcm"
+        options = ["--prompt", "liver. spleen.", "--model", tiny, "--device", "cpu", "--out", "out"]
+        options += ["--threshold", "0.1", "--modality", "ct", "--report", "run.json"]
+        done = medglip("ground", bad, scan, missing, scan, *options)
+        assert done.status == 1
+        errors = [line for line in done.err.splitlines() if "error" in line]
+        assert errors[0] == "medglip: error: absent.dcm: no such file" and len(errors) == 2
+        assert errors[1].startswith("medglip: error: broken.png: is not an image of a known format")
+        assert "Traceback" not in done.err and "tiny on cpu" in done.out
+        written = sorted(file.name for file in (tmp_path / "out").iterdir())
+        assert written == ["scan-2.boxes.json", "scan-2.png", "scan.boxes.json", "scan.png"]
+        assert read_boxes(tmp_path / "out" / "scan.boxes.json").image.file == "scan.png"
+        report = json.loads((tmp_path / "run.json").read_text(encoding="utf-8"))
+        assert (report["done"], report["failed"], report["labels"]) == (2, 2, ["liver", "spleen"])
+        assert str(tmp_path) not in json.dumps(report)
+
     @pytest.mark.parametrize(
         ("text", "reason"),
         [
@@ -394,7 +385,7 @@ class TestVolumes:
 
     def test_other_planes_and_the_report(self, tiny: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         nibabel.save(nibabel.Nifti1Image(np.ones((8, 9, 10), np.int16), np.eye(4)), tmp_path / "scan.nii")
-        given = ["--prompt", "liver", "--model", tiny, "--modality", "ct", "--out", tmp_path / "out"]
+        given = ["--prompt", "liver", "--model", tiny, "--modality", "ct", "--out", tmp_path / "out", "--no-isolate"]
         report = tmp_path / "run.json"
         status, said, _ = self.run(
             capsys, "ground", tmp_path / "scan.nii", *given, "--plane", "coronal", "--report", report
@@ -408,7 +399,19 @@ class TestVolumes:
         write_series(tmp_path / "study", FrameOfReferenceUID="1.2.3.4", PatientName="Doe^Jane")
         nibabel.save(nibabel.Nifti1Image(np.ones((8, 9, 3), np.int16), np.eye(4)), tmp_path / "scan.nii")
         out = tmp_path / "out"
-        given = ["--prompt", "liver", "--model", tiny, "--threshold", "0.0", "--modality", "ct", "--out", out]
+        given = [
+            "--prompt",
+            "liver",
+            "--model",
+            tiny,
+            "--threshold",
+            "0.0",
+            "--modality",
+            "ct",
+            "--out",
+            out,
+            "--no-isolate",
+        ]
         kinds = [part for kind in ("slicer", "nifti", "sr", "seg", "slicer") for part in ("--write", kind)]
         status, _, errors = self.run(capsys, "ground", tmp_path / "study", *given, *kinds)
         assert status == 0, errors
@@ -430,7 +433,7 @@ class TestVolumes:
         write_series(tmp_path / "two" / "more", PatientID="B", SeriesInstanceUID="1.2.3")
         nibabel.save(nibabel.Nifti1Image(np.ones((8, 9, 3), np.int16), np.eye(4)), tmp_path / "good.nii")
         names = ["broken.nii", "empty", "two", "good.nii"]
-        given = ["--prompt", "liver", "--model", tiny, "--modality", "ct", "--out", tmp_path / "out"]
+        given = ["--prompt", "liver", "--model", tiny, "--modality", "ct", "--out", tmp_path / "out", "--no-isolate"]
         status, said, errors = self.run(capsys, "ground", *(tmp_path / name for name in names), *given)
         assert status == 1 and "good.nii  [ct, 8x9x3]" in said
         assert [line for line in errors.splitlines() if "error" in line] == [
