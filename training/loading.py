@@ -22,7 +22,8 @@ def load_model_and_processor(
     """Return model and processor of a folder or an id on the Hub.
 
     Args:
-        modalities (*optional*): the experts to load; all when not given.
+        name (`str`): the folder or id.
+        modalities (`Sequence[str]`, *optional*): the experts to load; all when not given.
 
     Raises:
         `CheckpointError`: it cannot be loaded; names it and says why.

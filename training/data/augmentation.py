@@ -1,8 +1,8 @@
 # Copyright 2026 The MedGLIP authors. Licensed under the Apache License, Version 2.0.
-"""Augmentation: one affine resampling straight to the input size, then brightness, contrast, colour, blur and noise.
+"""Augmentation: one affine resampling straight to the input size, then brightness, contrast, color, blur and noise.
 
-Boxes are in units of the image (0..1 for width and height). An image is never mirrored unless its source's recipe
-says that none of its labels carries a side.
+Boxes are in units of the image (0..1 for width and height). An image is flipped only if the settings of its
+source allow it and none of its labels has a side.
 """
 
 from __future__ import annotations
@@ -90,9 +90,9 @@ class Geometry:
         Exact for zoom, shift, flips and quarter turns; for other turns it is the box of the turned inscribed ellipse
         (structures are rounder than their boxes).
         """
-        centre = ((boxes[:, :2] + boxes[:, 2:]) / 2 - 0.5) @ self.matrix.T + 0.5 + self.shift
+        center = ((boxes[:, :2] + boxes[:, 2:]) / 2 - 0.5) @ self.matrix.T + 0.5 + self.shift
         half = np.sqrt(((boxes[:, 2:] - boxes[:, :2]) / 2) ** 2 @ (self.matrix.T**2))
-        return np.concatenate([centre - half, centre + half], axis=1).astype(np.float32)
+        return np.concatenate([center - half, center + half], axis=1).astype(np.float32)
 
     def resample(self, image: torch.Tensor, size: tuple[int, int], fill: float = 0.0) -> torch.Tensor:
         """Float `(c, h, w)` -> `(c, *size)`, bilinear; `fill` outside the old image."""
@@ -126,6 +126,8 @@ def draw_geometry(
     Args:
         boxes (`np.ndarray` of shape `(n, 4)`): xyxy in units of the image.
         flags ([`AugmentationFlags`]): what the source allows.
+        recipe ([`AugmentationRecipe`]): the ranges.
+        rng (`np.random.Generator`): the only source of chance.
     """
     base = _symmetry(flags, rng)
     if flags.close_ups and rng.random() < recipe.close_share:
@@ -164,12 +166,12 @@ def _draw_once(
 def _draw_close_up(
     boxes: NDArray[np.float32], base: NDArray[np.float64], recipe: AugmentationRecipe, rng: np.random.Generator
 ) -> Geometry:
-    """Enlarge one of the boxes, or some place without boxes, near the center of the image."""
+    """Enlarge one of the boxes, or some region without boxes, near the center of the image."""
     scale, aspect = np.exp(rng.uniform(*np.log(recipe.close_scale))), np.sqrt(rng.uniform(*recipe.aspect))
     matrix = np.diag([scale * aspect, scale / aspect]) @ base
     box = boxes[rng.integers(len(boxes))] if len(boxes) else np.array([0.3, 0.3, 0.7, 0.7])
-    centre = (box[:2] + box[2:]) / 2
-    return Geometry(matrix, rng.uniform(-0.25, 0.25, 2) - matrix @ (centre - 0.5))
+    center = (box[:2] + box[2:]) / 2
+    return Geometry(matrix, rng.uniform(-0.25, 0.25, 2) - matrix @ (center - 0.5))
 
 
 def approximate_gamma(image: torch.Tensor, gamma: float) -> torch.Tensor:
@@ -243,9 +245,9 @@ def draw_window(display: tuple[float, float], rng: np.random.Generator) -> tuple
     if high - low < 900:
         return low + rng.uniform(0, 0.1) * (high - low), high - rng.uniform(0, 0.6) * (high - low)
     if choice < 0.8:
-        centre, width = rng.uniform(0, 90), np.exp(rng.uniform(np.log(250), np.log(700)))
+        center, width = rng.uniform(0, 90), np.exp(rng.uniform(np.log(250), np.log(700)))
     elif choice < 0.88:
-        centre, width = rng.uniform(-650, -450), rng.uniform(1200, 1700)
+        center, width = rng.uniform(-650, -450), rng.uniform(1200, 1700)
     else:
-        centre, width = rng.uniform(0, 500), rng.uniform(1200, 2500)
-    return centre - width / 2, centre + width / 2
+        center, width = rng.uniform(0, 500), rng.uniform(1200, 2500)
+    return center - width / 2, center + width / 2

@@ -117,7 +117,7 @@ class ImageAnnotations:
 
 def image_annotations(entries: list[dict[str, Any]], size: tuple[int, int]) -> ImageAnnotations:
     """Return the labels and boxes of one image, from its annotations with their `label`."""
-    found: dict[tuple[str, tuple[float, ...]], None] = {}
+    unique: dict[tuple[str, tuple[float, ...]], None] = {}
     left, clipped = Counter[tuple[str, str | None]](), []
     for entry in entries:
         try:
@@ -129,8 +129,8 @@ def image_annotations(entries: list[dict[str, Any]], size: tuple[int, int]) -> I
         if entry["label"] is None:
             left[NO_CATEGORY, None] += 1
             continue
-        if beyond and (entry["label"], region.box) not in found:
+        if beyond and (entry["label"], region.box) not in unique:
             clipped.append(f"{[round(side, 2) for side in region.box]} in {size[0]}x{size[1]}")
-        found[entry["label"], region.box] = None
-    boxes = np.array([box for _, box in found], dtype=np.float64).reshape(-1, 4)
-    return ImageAnnotations([label for label, _ in found], boxes, left, clipped)
+        unique[entry["label"], region.box] = None
+    boxes = np.array([box for _, box in unique], dtype=np.float64).reshape(-1, 4)
+    return ImageAnnotations([label for label, _ in unique], boxes, left, clipped)

@@ -71,9 +71,9 @@ def coco_files(folder: Path) -> dict[Path, str | None]:
     If names hold splits, the other files are left out; else only a single file counts.
     """
     paths = [path for part in (folder, folder / "annotations") for path in sorted(part.glob("*.json"))]
-    found = {path: _split_of(path.stem) for path in paths if _looks_like_coco(path)}
-    named = {path: split for path, split in found.items() if split is not None}
-    return dict(named) if named else found if len(found) == 1 else {}
+    splits = {path: _split_of(path.stem) for path in paths if _looks_like_coco(path)}
+    named = {path: split for path, split in splits.items() if split is not None}
+    return dict(named) if named else splits if len(splits) == 1 else {}
 
 
 def _split_of(stem: str) -> str | None:
@@ -130,14 +130,14 @@ class _CocoRecords:
 
     def records(self, modalities: list[str]) -> list[GroundingRecord]:
         self.vocabulary = label_names(self.coco)
-        found: list[GroundingRecord] = []
+        records: list[GroundingRecord] = []
         for image in self.coco.images:
             modality = self._modality(image, modalities)
             if modality in modalities:
                 record = self._record(image, self.coco.annotations[image["id"]], modality)
-                found += with_channels(join_lungs(record, self.vocabulary))
-        self._warn(len({record.image_key for record in found if record.labels}))
-        return _with_splits(found)
+                records += with_channels(join_lungs(record, self.vocabulary))
+        self._warn(len({record.image_key for record in records if record.labels}))
+        return _with_splits(records)
 
     def _warn(self, annotated: int) -> None:
         """Warn of what the file holds and training does not use; `annotated` is the number of images with boxes."""
@@ -159,10 +159,10 @@ class _CocoRecords:
                 logger.warning("%s: boxes of %d images %s", name, count, reason)
 
     def _modality(self, image: dict[str, Any], modalities: list[str]) -> str:
-        said = image.get("modality") or self.coco.info.get("modality")
-        if said:
+        stated = image.get("modality") or self.coco.info.get("modality")
+        if stated:
             try:
-                return resolve_modality(str(said))
+                return resolve_modality(str(stated))
             except ValueError as error:
                 raise ValueError(f"{self.file.name}: {one_line(error)}") from None
         if len(modalities) != 1:
@@ -172,9 +172,9 @@ class _CocoRecords:
     def _record(self, image: dict[str, Any], entries: list[dict[str, Any]], modality: str) -> GroundingRecord:
         size = stated_size(image, self.file)
         name = str(image["file_name"])
-        source = _first_said(image.get("source"), _folder_of(self.file))
+        source = _first_given(image.get("source"), _folder_of(self.file))
         settings = self.settings.of(modality, source, self.vocabulary)
-        said = image.get("split") or self.split
+        split = image.get("split") or self.split
         labels, boxes, annotated = self._known(image, entries, size)
         path = _image_path(self.file, name)
         if (orientation := orientation_of(path, size)) != 1:
@@ -183,8 +183,8 @@ class _CocoRecords:
             modality=modality,
             source=source,
             image_id=name,
-            patient=_first_said(image.get("patient"), image.get("patient_id"), name),
-            split=_split(said, self.file) if said else "",
+            patient=_first_given(image.get("patient"), image.get("patient_id"), name),
+            split=_split(split, self.file) if split else "",
             boxes=boxes,
             labels=labels,
             annotated=annotated,
@@ -199,27 +199,27 @@ class _CocoRecords:
         self, image: dict[str, Any], entries: list[dict[str, Any]], size: tuple[int, int]
     ) -> tuple[tuple[str, ...], NDArray[np.float32], tuple[str, ...]]:
         """Return labels, boxes and annotated labels, without those that are unknown in this image."""
-        found = image_annotations(entries, size)
+        usable = image_annotations(entries, size)
         annotated = annotated_labels(image, self.vocabulary, self.file)
-        if (extra := sorted(set(found.labels) - set(annotated))) and not is_built(self.coco):
+        if (extra := sorted(set(usable.labels) - set(annotated))) and not is_built(self.coco):
             raise ValueError(
                 f"{self.file.name}: {shown(image['file_name'])} has a box of {shown(extra[0])}, which its annotated "
                 "leaves out: add it there, or take the box out"
             )
-        for (reason, _), count in found.left_out.items():
+        for (reason, _), count in usable.left_out.items():
             self.first = self.first or one_line(image["file_name"], 60)
             self.left_out[reason] += count
-        self.clipped += [f"{box} in {one_line(image['file_name'], 60)}" for box in found.clipped]
+        self.clipped += [f"{box} in {one_line(image['file_name'], 60)}" for box in usable.clipped]
         if looks := other_format(stated_boxes(entries), size):
             self.suspects[looks] += 1
-        boxes = as_boxes(found.boxes.tolist(), size)
+        boxes = as_boxes(usable.boxes.tolist(), size)
         unplaced = self.coco.unplaced
         anywhere = self.vocabulary if None in unplaced else {label for label in unplaced if label is not None}
-        unknown = found.unknown(self.vocabulary) | (anywhere - set(found.labels))
-        return without_unknown(found.labels, boxes, annotated, unknown)
+        unknown = usable.unknown(self.vocabulary) | (anywhere - set(usable.labels))
+        return without_unknown(usable.labels, boxes, annotated, unknown)
 
 
-def _first_said(*values: Any) -> str:
+def _first_given(*values: Any) -> str:
     """Return the first value that is not empty, as text; 0 is not empty."""
     return next((text for value in values if value is not None and (text := str(value).strip())), "")
 
@@ -230,21 +230,21 @@ def _folder_of(file: Path) -> str:
     return folder.parent.name if folder.name == "annotations" else folder.name
 
 
-def _split(said: Any, file: Path) -> str:
+def _split(stated: Any, file: Path) -> str:
     """Return one of `SPLITS` by any of its names. An unknown name is an error, lest held-out images be trained on."""
-    found = SPLIT_NAMES.get(str(said).strip().lower())
-    if found is None:
+    split = SPLIT_NAMES.get(str(stated).strip().lower())
+    if split is None:
         known = ", ".join(sorted(SPLIT_NAMES))
-        raise ValueError(f"{file.name}: unknown split {one_line(said, 40)!r}: choose one of {known}")
-    return found
+        raise ValueError(f"{file.name}: unknown split {one_line(stated, 40)!r}: choose one of {known}")
+    return split
 
 
 def _image_path(file: Path, name: str) -> Path:
     """Return the path of an image in one of [`image_folders`], never outside them."""
     if Path(name).is_absolute() or ".." in Path(name).parts or "\0" in name:
         raise ValueError(f"{file.name}: image {shown(name)} leaves the data folder")
-    places = [folder / name for folder in image_folders(file)]
-    return next((place for place in places if place.is_file()), places[0])
+    paths = [folder / name for folder in image_folders(file)]
+    return next((path for path in paths if path.is_file()), paths[0])
 
 
 def _with_splits(records: list[GroundingRecord]) -> list[GroundingRecord]:

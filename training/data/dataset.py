@@ -74,7 +74,7 @@ class GroundingDataset(Dataset):
 
     Args:
         records (`Sequence[GroundingRecord]`): all of one modality.
-        image_processor: a `MedGlipImageProcessor`: its normalisation, input size, mean and deviation are used.
+        image_processor: a `MedGlipImageProcessor`: its normalization, input size, mean and deviation are used.
         size (`int` or `(height, width)`, *optional*): input size; the image processor's when not given.
         train (`bool`, defaults to `True`): augment, draw prompts and balance the sources; else every image exactly as
             the image processor prepares it, asked for every label that its source annotates.
@@ -82,7 +82,7 @@ class GroundingDataset(Dataset):
         prompts, augmentation (*optional*): recipes.
         foreign (`dict[str, tuple[str, ...]]`, *optional*): source -> labels, for negatives of other body parts.
         token_length (*optional*): tokens of a phrase with its separator.
-        cache_bytes (`int`): decoded images are kept in memory up to so many bytes, in each process; the others are
+        cache_bytes (`int`): decoded images stay in memory up to so many bytes, in each process; the others are
             decoded again.
         balance (`float`): labels that fewer than this share of the images show come more often, see
             [`repeat_factors`]; 0 leaves it at the weights of the sources.
@@ -171,7 +171,7 @@ class GroundingDataset(Dataset):
         }
 
     def _as_served(self, record: GroundingRecord) -> dict[str, Any]:
-        """Return what the image processor makes of a record, with every annotated label asked in its own words."""
+        """Return what the image processor makes of a record, with every annotated label asked as it is."""
         classes = [record.annotated.index(label) for label in record.labels]
         height, width = self.size
         batch = self.image_processor(
@@ -193,17 +193,17 @@ class GroundingDataset(Dataset):
         Raises:
             `ValueError`: more than `validation.MOST_BROKEN` of the images are broken.
         """
-        for place in (*range(number, len(self.records)), *range(number)):
+        for index in (*range(number, len(self.records)), *range(number)):
             try:
-                return self.records[place], self.image(place)
+                return self.records[index], self.image(index)
             except UNREADABLE as error:
-                self._report_broken(place, error)
+                self._report_broken(index, error)
         raise ValueError("no image can be read: mend the data")
 
-    def _report_broken(self, place: int, error: Exception) -> None:
-        if not self._broken[place]:
-            self._broken[place] = 1
-            logger.warning("left out: %s", named(self.records[place].image_id, error))
+    def _report_broken(self, index: int, error: Exception) -> None:
+        if not self._broken[index]:
+            self._broken[index] = 1
+            logger.warning("left out: %s", named(self.records[index].image_id, error))
         count = int(self._broken.sum())
         if too_many(count, len(self.records)):
             first = self.records[int(self._broken.argmax())].image_id
@@ -213,9 +213,9 @@ class GroundingDataset(Dataset):
             )
 
     def broken(self) -> dict[str, str]:
-        """Return the images found broken so far, by this process and those of the loader, with the reason."""
-        found = [self.records[place] for place in self._broken.nonzero()[:, 0].tolist()]
-        return {record.image_id: self._reason(record) for record in found}
+        """Return the images that were broken so far, by this process and those of the loader, with the reason."""
+        records = [self.records[index] for index in self._broken.nonzero()[:, 0].tolist()]
+        return {record.image_id: self._reason(record) for record in records}
 
     def _reason(self, record: GroundingRecord) -> str:
         try:
@@ -266,7 +266,7 @@ class GroundingDataset(Dataset):
     def _hounsfield(record: GroundingRecord, pixels: NDArray) -> NDArray[np.float32] | None:
         """Return a CT image `(h, w)` in HU: measured ones, or grey levels through the window of the source.
 
-        `None` where the window is not known: the image processor then decides.
+        `None` where the window is not known: the image processor then decides. It knows no window of a source itself.
         """
         array, window = channels_first(pixels), record.settings.window
         if record.is_hounsfield:
@@ -323,7 +323,10 @@ class GroundingDataset(Dataset):
         return self.image_processor.normalize_image((hounsfield - AIR_HU) * gain + shift, self.modality)
 
     def _targets(self, boxes: NDArray[np.float32], classes: list[int]) -> dict[str, torch.Tensor]:
-        """Return boxes `(n, 4)`, xyxy in units of the image, in input pixels where width = x2 - x1 + 1."""
+        """Return boxes `(n, 4)`, xyxy in units of the image, in input pixels where width = x2 - x1 + 1.
+
+        The image processor's own conversion refuses boxes within the first pixel, which a close-up can leave.
+        """
         height, width = self.size
         pixels = boxes * np.array([width, height] * 2, dtype=np.float32) - np.array([0, 0, 1, 1], dtype=np.float32)
         return {
@@ -349,10 +352,10 @@ def repeat_factors(records: Sequence[GroundingRecord], balance: float) -> NDArra
 
 def foreign_labels(records: Sequence[GroundingRecord]) -> dict[str, tuple[str, ...]]:
     """Return the labels of every source, from which [`PromptSampler`] draws negatives of other body parts."""
-    found: dict[str, set[str]] = {}
+    by_source: dict[str, set[str]] = {}
     for record in records:
-        found.setdefault(f"{record.modality}/{record.source}", set()).update(record.annotated)
-    return {source: tuple(sorted(labels)) for source, labels in found.items()}
+        by_source.setdefault(f"{record.modality}/{record.source}", set()).update(record.annotated)
+    return {source: tuple(sorted(labels)) for source, labels in by_source.items()}
 
 
 class GroundingCollator:
@@ -375,8 +378,8 @@ class GroundingCollator:
         encoded, positions = self.processor.encode_prompts([example["text_labels"] for example in examples])
         targets = [example["labels"] for example in examples]
         labels = [
-            {"boxes": target["boxes"], "class_labels": torch.tensor(places)[target["class_labels"]]}
-            for target, places in zip(targets, positions, strict=True)
+            {"boxes": target["boxes"], "class_labels": torch.tensor(indices)[target["class_labels"]]}
+            for target, indices in zip(targets, positions, strict=True)
         ]
         return {
             "pixel_values": torch.stack([example["pixel_values"] for example in examples]),

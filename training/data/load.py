@@ -28,7 +28,7 @@ def load_records(
         settings ([`SourceSettingsTable`], *optional*): instead of the ones in `source_settings.yaml`.
 
     Raises:
-        `ValueError`: no such folder, no image found, or an unknown split.
+        `ValueError`: no such folder, no image in it, or an unknown split.
     """
     if split is not None and split not in SPLITS:
         raise ValueError(f"split {split!r}: choose one of {', '.join(SPLITS)}")

@@ -51,8 +51,8 @@ def prompt_texts(dataset: GroundingDataset, count: int = 5) -> list[str]:
     texts = []
     for index in range(min(count, len(dataset))):
         example = dataset[index]
-        found = set(example["labels"]["class_labels"].tolist())
-        phrases = [f"[{p}]" if n in found else p for n, p in enumerate(example["text_labels"])]
+        with_box = set(example["labels"]["class_labels"].tolist())
+        phrases = [f"[{p}]" if n in with_box else p for n, p in enumerate(example["text_labels"])]
         texts.append(". ".join(phrases) + ".")
     return texts
 

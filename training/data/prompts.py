@@ -35,7 +35,7 @@ NUMBER = re.compile(r"[CTLS]?\d+")
 
 @dataclass(frozen=True)
 class LabelWords:
-    """What can be said instead of a label.
+    """Other words for a label.
 
     Args:
         synonyms (`tuple[str]`): other wordings with the same meaning.
@@ -55,7 +55,7 @@ class PromptRecipe:
     Args:
         all_labels (`float`): share of prompts with every annotated label; the others have a random subset.
         no_positive (`float`): share of prompts without any positive, for sources of one label.
-        replace (`float`): chance of a label to be said in other words.
+        replace (`float`): probability that a label is asked in other words.
         parent (`float`): share of these other words that are a parent term.
         group (`float`): share of these other words that are the label's category or region in the taxonomy.
         foreign (`int`): at most so many labels of other parts of the body.
@@ -148,16 +148,16 @@ class Vocabulary:
         return self._looked_up[label]
 
     def _from_taxonomy(self, name: str) -> LabelWords:
-        found = self._taxonomy.resolve(name) if self._taxonomy else None
-        if found is None or self._taxonomy is None:
+        entry = self._taxonomy.resolve(name) if self._taxonomy else None
+        if entry is None or self._taxonomy is None:
             return LabelWords((), (), frozenset())
-        kinds = [label.name for label in self._taxonomy.ancestors(found.id) if label.id == found.kind_of]
-        base = " ".join(word for word in found.name.split() if word not in SIDES and not NUMBER.fullmatch(word))
-        if base != found.name and base not in kinds and found in self._taxonomy.resolve_term(base):
+        kinds = [label.name for label in self._taxonomy.ancestors(entry.id) if label.id == entry.kind_of]
+        base = " ".join(word for word in entry.name.split() if word not in SIDES and not NUMBER.fullmatch(word))
+        if base != entry.name and base not in kinds and entry in self._taxonomy.resolve_term(base):
             kinds.append(base)
-        general = ["lesion", "abnormality"] if found.granularity == "lesion" else []
-        synonyms = [word for word in (found.name, *found.synonyms) if word.lower() != name.lower()]
-        regions = self._places.get(found.category or "", ())
+        general = ["lesion", "abnormality"] if entry.granularity == "lesion" else []
+        synonyms = [word for word in (entry.name, *entry.synonyms) if word.lower() != name.lower()]
+        regions = self._places.get(entry.category or "", ())
         return LabelWords(tuple(synonyms), tuple(kinds + general), frozenset(regions))
 
     def groups(self, label: str) -> tuple[str, ...]:
@@ -166,12 +166,12 @@ class Vocabulary:
         Names that mean a label themselves are left out.
         """
         if label not in self._groups:
-            place = self._taxonomy.locate(label) if self._taxonomy else None
-            found: list[str] = []
-            if place is not None and self._taxonomy is not None:
-                found += [self._taxonomy.categories[place.category].name] if place.category else []
-                found += [self._taxonomy.regions[place.region].name] if place.region else []
-            self._groups[label] = tuple(n for n in found if self._taxonomy and not self._taxonomy.candidates(n))
+            location = self._taxonomy.locate(label) if self._taxonomy else None
+            names: list[str] = []
+            if location is not None and self._taxonomy is not None:
+                names += [self._taxonomy.categories[location.category].name] if location.category else []
+                names += [self._taxonomy.regions[location.region].name] if location.region else []
+            self._groups[label] = tuple(n for n in names if self._taxonomy and not self._taxonomy.candidates(n))
         return self._groups[label]
 
     def synonyms(self, label: str) -> tuple[str, ...]:
@@ -189,12 +189,12 @@ class Vocabulary:
 
         Empty if one of the labels is unknown.
         """
-        found = [self.of(label).regions for label in labels]
-        if not all(found):
+        by_label = [self.of(label).regions for label in labels]
+        if not all(by_label):
             return ()
-        own: frozenset[str] = frozenset().union(*found)
-        wider = [more for part, more in BESIDE if own & part]
-        return tuple(sorted(own.union(*wider)))
+        regions: frozenset[str] = frozenset().union(*by_label)
+        wider = [more for part, more in BESIDE if regions & part]
+        return tuple(sorted(regions.union(*wider)))
 
     def covered(self, parent: str, annotated: Sequence[str]) -> tuple[str, ...]:
         """Return the annotated labels that a parent term covers; none where it cannot be used.
@@ -220,8 +220,8 @@ class Vocabulary:
     def foreign(self, regions: Sequence[str], labels: Sequence[str]) -> tuple[str, ...]:
         """Return those of `labels` that cannot be in an image of these regions; none if the regions are unknown."""
         seen = {ANYWHERE, *regions}
-        places = ((name, self.of(name).regions) for name in labels if regions)
-        return tuple(name for name, own in places if own and not own & seen)
+        candidates = ((name, self.of(name).regions) for name in labels if regions)
+        return tuple(name for name, possible in candidates if possible and not possible & seen)
 
 
 def rough_token_length(phrase: str) -> int:
@@ -263,18 +263,18 @@ class PromptSampler:
             source_labels: what may be in the image though it is not asked, such as labels that were cut off at its
                 border; the annotated ones when not given.
         """
-        present, own = set(labels), tuple(source_labels or annotated)
+        present, known = set(labels), tuple(source_labels or annotated)
         chosen = self._choose(labels, annotated, rng)
         phrases = self._word(chosen, annotated, present, rng)
-        regions = regions or self.vocabulary.regions(own)
-        phrases += [(phrase, ()) for phrase in self._foreign(regions, own, rng, at_least_one=not phrases)]
+        regions = regions or self.vocabulary.regions(known)
+        phrases += [(phrase, ()) for phrase in self._foreign(regions, known, rng, at_least_one=not phrases)]
         if not phrases:  # nothing is known to be absent either
             phrases = self._word(annotated, annotated, present, rng)
         order = rng.permutation(len(phrases))
-        kept = self._fit([phrases[i] for i in order], present)
-        owner = {label: index for index, (_, members) in enumerate(kept) for label in members}
+        asked = self._fit([phrases[i] for i in order], present)
+        owner = {label: index for index, (_, members) in enumerate(asked) for label in members}
         boxes = tuple(index for index, label in enumerate(labels) if label in owner)
-        return Prompt(tuple(phrase for phrase, _ in kept), boxes, tuple(owner[labels[index]] for index in boxes))
+        return Prompt(tuple(phrase for phrase, _ in asked), boxes, tuple(owner[labels[index]] for index in boxes))
 
     def _choose(self, labels: Sequence[str], annotated: Sequence[str], rng: np.random.Generator) -> list[str]:
         present = [name for name in annotated if name in set(labels)]
@@ -294,24 +294,24 @@ class PromptSampler:
         """Return phrases with the labels of each; no label is in two phrases, and no phrase comes twice."""
         phrases: list[tuple[str, tuple[str, ...]]] = []
         used: set[str] = set()
-        said: set[str] = set()
+        spoken: set[str] = set()
         for label in (str(name) for name in rng.permutation(list(chosen))):
             if label in used:
                 continue
             phrase, members = self._phrase(label, annotated, present, used, rng)
-            if phrase.lower() in said or (phrase != label and self._means_another(phrase, label, annotated)):
+            if phrase.lower() in spoken or (phrase != label and self._means_another(phrase, label, annotated)):
                 phrase, members = label, (label,)
-            if phrase.lower() in said:
+            if phrase.lower() in spoken:
                 continue
             used |= set(members)
-            said.add(phrase.lower())
+            spoken.add(phrase.lower())
             phrases.append((phrase, members))
         return phrases
 
     def _means_another(self, phrase: str, label: str, annotated: Sequence[str]) -> bool:
         """Whether a phrase is a wording of another annotated label, so that it may be wrong for this one."""
-        said = normalize_phrase(phrase)
-        return any(said in self.vocabulary.wordings(name) for name in annotated if name != label)
+        normalized = normalize_phrase(phrase)
+        return any(normalized in self.vocabulary.wordings(name) for name in annotated if name != label)
 
     def _phrase(
         self, label: str, annotated: Sequence[str], present: set[str], used: set[str], rng: np.random.Generator
@@ -344,12 +344,12 @@ class PromptSampler:
         return bool(set(members) & present) or bool(members and term in self.vocabulary.pairs)
 
     def _foreign(
-        self, regions: Sequence[str], own: tuple[str, ...], rng: np.random.Generator, at_least_one: bool
+        self, regions: Sequence[str], known: tuple[str, ...], rng: np.random.Generator, at_least_one: bool
     ) -> list[str]:
         least = int(at_least_one)
         count = int(rng.integers(least, max(self.recipe.foreign, least) + 1))
         others = (self.vocabulary.foreign(regions, names) for names in self.others.values())
-        meant = frozenset().union(*map(self.vocabulary.wordings, own))
+        meant = frozenset().union(*map(self.vocabulary.wordings, known))
         sources = [left for names in others if (left := [n for n in names if normalize_phrase(n) not in meant])]
         phrases: list[str] = []
         for _ in range(count if sources else 0):
@@ -366,12 +366,12 @@ class PromptSampler:
 
         Phrases with a box come first: a source with many labels would teach little besides what is absent.
         """
-        places = sorted(range(len(phrases)), key=lambda place: not present & set(phrases[place][1]))
+        order = sorted(range(len(phrases)), key=lambda index: not present & set(phrases[index][1]))
         total = 2
-        kept: list[int] = []
-        for place in places:
-            length = self.token_length(phrases[place][0])
-            if not kept or total + length <= self.recipe.token_budget:
+        chosen: list[int] = []
+        for index in order:
+            length = self.token_length(phrases[index][0])
+            if not chosen or total + length <= self.recipe.token_budget:
                 total += length
-                kept.append(place)
-        return [phrases[place] for place in sorted(kept)]
+                chosen.append(index)
+        return [phrases[index] for index in sorted(chosen)]

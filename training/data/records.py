@@ -53,9 +53,11 @@ class GroundingRecord:
     """One image with its boxes.
 
     Args:
-        modality (`str`): as in `MODALITIES`. source (`str`): where it comes from.
-        image_id (`str`): unique within the source. view_of (`str`, *optional*): the image of which a single channel
-            is shown. patient (`str`): all images of one patient share it.
+        modality (`str`): as in `MODALITIES`.
+        source (`str`): where it comes from.
+        image_id (`str`): unique within the source.
+        view_of (`str`, *optional*): the image of which a single channel is shown.
+        patient (`str`): all images of one patient share it.
         split (`str`): one of `SPLITS`.
         boxes (`np.ndarray` of shape `(n, 4)`): float32 xyxy pixels, continuous (width = x2 - x1).
         labels (`tuple[str]`): one per box.
@@ -129,7 +131,7 @@ class SourceSettingsTable:
         return cls(load_yaml(path.read_text(encoding="utf-8")))
 
     def of(self, modality: str, source: str, labels: Iterable[str]) -> SourceSettings:
-        """SourceSettings for a source with these labels. Nothing is mirrored where a label carries a side."""
+        """Return the settings of a source with these labels. Nothing is flipped where a label has a side."""
         values = {**self.modalities.get(modality, {}), **self.sources.get(source, {})}
         values = {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
         if any(map(means_a_side, labels)):
@@ -151,7 +153,8 @@ def join_lungs(record: GroundingRecord, vocabulary: set[str]) -> GroundingRecord
     absent. If one side has one, but not `lung`, then `lung` is unknown.
 
     Args:
-        vocabulary: all labels of the source. Without both sides the record is returned as it is.
+        record (`GroundingRecord`): the record.
+        vocabulary (`set[str]`): all labels of the source. Without both sides the record is returned as it is.
     """
     if not set(LUNG_SIDES) <= vocabulary:
         return record
@@ -177,15 +180,18 @@ def without_unknown(
     Their boxes are left out too, since the model would learn their other occurrences as background.
 
     Args:
-        unknown: further unknown labels, whether they are `annotated` or not.
+        labels (`Sequence[str]`): one per box.
+        boxes (`np.ndarray` of shape `(n, 4)`): xyxy pixels.
+        annotated (`Sequence[str]`): labels that are annotated wherever they occur.
+        unknown (`Iterable[str]`, *optional*): further unknown labels, whether they are `annotated` or not.
     """
     opened = {*unknown, *(set(labels) - set(annotated))}
     if opened & {LUNG, *LUNG_SIDES}:
         # Where a lung is left open, neither its side nor the box round both is certain to be absent.
         opened |= {LUNG, *LUNG_SIDES} - set(labels)
     known = set(annotated) - opened
-    places = [number for number, label in enumerate(labels) if label in known]
-    return tuple(labels[number] for number in places), boxes[places], tuple(sorted(known))
+    indices = [number for number, label in enumerate(labels) if label in known]
+    return tuple(labels[number] for number in indices), boxes[indices], tuple(sorted(known))
 
 
 def with_channels(record: GroundingRecord) -> list[GroundingRecord]:
@@ -247,14 +253,14 @@ def chosen_labels(
     chosen = (set(only) if only else known) - set(without or ())
     if not chosen:
         raise ValueError(f"all labels are left out: {', '.join(sorted(known))}")
-    found = []
+    selected = []
     for record in records:
-        places = [number for number, label in enumerate(record.labels) if label in chosen]
+        indices = [number for number, label in enumerate(record.labels) if label in chosen]
         annotated = tuple(label for label in record.annotated if label in chosen)
         if annotated:
-            labels = tuple(record.labels[number] for number in places)
-            found.append(replace(record, boxes=record.boxes[places], labels=labels, annotated=annotated))
-    return found
+            labels = tuple(record.labels[number] for number in indices)
+            selected.append(replace(record, boxes=record.boxes[indices], labels=labels, annotated=annotated))
+    return selected
 
 
 def fraction_of(records: Sequence[GroundingRecord], fraction: float, seed: int = 0) -> list[GroundingRecord]:
@@ -279,8 +285,8 @@ def fraction_of(records: Sequence[GroundingRecord], fraction: float, seed: int =
     for source, patients in by_source.items():
         # The tenth of the data set comes first, so that it is a part of every larger share.
         order = sorted(patients, key=lambda name: ((*source, name) not in subset, drawn(name, seed)))
-        own = sum((*source, name) in subset for name in order)
-        count = own if fraction == 0.1 and own else max(1, round(fraction * len(order)))
+        in_subset = sum((*source, name) in subset for name in order)
+        count = in_subset if fraction == 0.1 and in_subset else max(1, round(fraction * len(order)))
         chosen |= {(*source, name) for name in order[:count]}
     return [record for record in records if (record.modality, record.source, record.patient) in chosen]
 

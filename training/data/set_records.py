@@ -67,15 +67,15 @@ def _tables(data: Path | str, modality: str, cache_dir: str | None) -> Any:
 def _cache_dir(folder: Path) -> str:
     """Return the cache folder of a data set, which depends on its path and on the sizes and times of its files.
 
-    The library itself knows a folder by its last name and its card: a data set that was built again in the same place
+    The library itself knows a folder by its last name and its card: a data set that was built again in the same folder
     would get its older rows.
     """
     import datasets
 
     digest = hashlib.sha256(str(folder.resolve()).encode("utf-8", "surrogatepass"))
     for path in sorted(folder.rglob("*.parquet")):
-        found = path.stat()
-        entry = f"{path.relative_to(folder)} {found.st_size} {found.st_mtime_ns}"
+        status = path.stat()
+        entry = f"{path.relative_to(folder)} {status.st_size} {status.st_mtime_ns}"
         digest.update(entry.encode("utf-8", "surrogatepass"))
     return str(Path(datasets.config.HF_DATASETS_CACHE) / f"medglip_{digest.hexdigest()[:32]}")
 
@@ -89,7 +89,7 @@ def _split_records(table: Any, modality: str, split: str, settings: SourceSettin
     vocabulary: dict[str, set[str]] = {}
     for source, annotated, objects in zip(rows["source"], rows["annotated"], rows["objects"], strict=True):
         vocabulary.setdefault(source, set()).update(annotated, (names[number] for number in objects["category"]))
-    found: list[GroundingRecord] = []
+    records: list[GroundingRecord] = []
     for number, row in enumerate(rows):
         labels = vocabulary[row["source"]]
         record = _record(
@@ -101,8 +101,8 @@ def _split_records(table: Any, modality: str, split: str, settings: SourceSettin
             settings,
             labels,
         )
-        found += with_channels(join_lungs(record, labels))
-    return found
+        records += with_channels(join_lungs(record, labels))
+    return records
 
 
 def _category_names(table: Any) -> list[str]:
@@ -141,7 +141,7 @@ def _record(
     vocabulary: set[str],
 ) -> GroundingRecord:
     size, objects = (row["width"], row["height"]), row["objects"]
-    own = settings.of(modality, row["source"], vocabulary)
+    source_settings = settings.of(modality, row["source"], vocabulary)
     # Of 8 bits the values beyond the window are lost; such images are treated as any other of a known window.
     deep = modality == "ct" and len(row["window"]) == 2 and row["window"][1] - row["window"][0] > 60000
     # The builder drops a label from `annotated` where it refused some of its annotations, and writes the other boxes.
@@ -161,7 +161,7 @@ def _record(
         loader=replace(pixels, window=tuple(row["window"])) if deep else pixels,
         is_hounsfield=deep,
         source_labels=tuple(sorted(vocabulary)),
-        settings=own,
-        weight=own.weight if split == "train" else 1.0,
+        settings=source_settings,
+        weight=source_settings.weight if split == "train" else 1.0,
         in_subset=bool(row["subset_10"]),
     )

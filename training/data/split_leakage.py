@@ -20,16 +20,16 @@ UNREADABLE = (OSError, ValueError, SyntaxError)
 MANY = 200
 
 
-def check_apart(own: Sequence[GroundingRecord], older: Sequence[GroundingRecord]) -> None:
+def check_apart(new: Sequence[GroundingRecord], older: Sequence[GroundingRecord]) -> None:
     """Check that no image of `--data` and `--replay` is trained on in one and held out in the other.
 
     Sources have arbitrary names, and a built data set renames its patients, so the pixels are compared too. The same
-    pixels are found, in grey or in color; compressed or cropped copies are not.
+    pixels are detected, in grey or in color; compressed or cropped copies are not.
 
     Raises:
         `ValueError`: there are such images, or patients of one source and one name.
     """
-    pairs = [(_split(own, True), _split(older, False)), (_split(older, True), _split(own, False))]
+    pairs = [(_split(new, True), _split(older, False)), (_split(older, True), _split(new, False))]
     if both := sum(len(_named_patients(train) & _named_patients(rest)) for train, rest in pairs):
         raise ValueError(
             f"{both} patients are trained on in one of --data and --replay and held out in the other; if they are "
@@ -73,6 +73,6 @@ def _look(record: GroundingRecord) -> bytes | None:
         return None
     if pixels.size == 0 or (pixels == pixels.flat[0]).all():
         return None
-    if pixels.ndim == 3 and (pixels == pixels[..., :1]).all():  # grey that was stored as colour
+    if pixels.ndim == 3 and (pixels == pixels[..., :1]).all():  # grey that was stored as color
         pixels = np.ascontiguousarray(pixels[..., 0])
     return hashlib.sha256(f"{pixels.shape}".encode() + pixels.tobytes()).digest()

@@ -1,5 +1,9 @@
 # Copyright 2026 The MedGLIP authors. Licensed under the Apache License, Version 2.0.
-"""Checks before anything is read or written: numbers out of range, too many broken images, nothing to measure."""
+"""Checks before anything is read or written: numbers out of range, too many broken images, nothing to measure.
+
+`huggingface_hub.dataclasses.strict` would check the same ranges. Its errors name a class, not the recipe's file or the
+option, and do not advise; values that YAML read as text would end as wrong types.
+"""
 
 from __future__ import annotations
 
@@ -155,6 +159,8 @@ def check(values: Mapping[str, Any], rules: Mapping[str, Rule], before: str) -> 
     """Check the values that have a rule.
 
     Args:
+        values (`Mapping[str, Any]`): the values by name.
+        rules (`Mapping[str, Rule]`): the rules by name.
         before (`str`): text before a name in the error: `--`, or a file and a colon.
 
     Raises:
@@ -184,12 +190,12 @@ def check_recipe(file: str, document: Mapping[str, Any]) -> None:
     before = f"{file}: "
     check(document, {"balance": SHARE}, before)
     for section, rules in SECTIONS.items():
-        if isinstance(found := document.get(section), dict):
-            check(found, rules, before)
+        if isinstance(values := document.get(section), dict):
+            check(values, rules, before)
     experts = document.get("experts")
-    for found in experts.values() if isinstance(experts, dict) else ():
-        if isinstance(found, dict):
-            check(found, EXPERT, before)
+    for values in experts.values() if isinstance(experts, dict) else ():
+        if isinstance(values, dict):
+            check(values, EXPERT, before)
 
 
 def _shown(value: Any) -> str:
@@ -227,9 +233,9 @@ def readable_enough(records: Sequence[GroundingRecord], broken: dict[str, str], 
     Raises:
         `ValueError`: too many cannot be decoded.
     """
-    kept = readable(records, broken)
-    stop_if_broken(len(records) - len(kept), len(records), data)
-    return kept
+    whole = readable(records, broken)
+    stop_if_broken(len(records) - len(whole), len(records), data)
+    return whole
 
 
 def nothing_to_measure(images: int, with_a_box: bool) -> str:

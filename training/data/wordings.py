@@ -34,8 +34,11 @@ def trained_wordings(labels: Mapping[str, Sequence[str]]) -> dict[str, dict[str,
         phrases: dict[str, tuple[str, str | None]] = {}
         for name in names:
             words = vocabulary.of(name)
-            said = [*((word, name) for word in vocabulary.synonyms(name)), *((word, None) for word in words.parents)]
-            for word, meaning in said:
+            meanings = [
+                *((word, name) for word in vocabulary.synonyms(name)),
+                *((word, None) for word in words.parents),
+            ]
+            for word, meaning in meanings:
                 if not stated.knows(word, modality):
                     phrases.setdefault(normalize_phrase(word), (word, meaning))
         wordings[modality] = dict(sorted(phrases.values(), key=lambda pair: pair[0]))

@@ -82,7 +82,10 @@ def _validation(
     """Return the validation images that can be read, and how many cannot.
 
     Args:
-        asked: modalities that must be there; without any, those that have validation images.
+        records (`Sequence[GroundingRecord]`): of all splits.
+        data (`str`): name of the data, for errors.
+        asked (`Sequence[str]`, *optional*): modalities that must be there; without any, those that have validation
+            images.
 
     Raises:
         `ValueError`: too many images of a modality are broken, or none of it has a box.
@@ -91,10 +94,10 @@ def _validation(
     names = [resolve_modality(name) for name in asked or ()] or list(dict.fromkeys(r.modality for r in held_out))
     readable: list[GroundingRecord] = []
     for name in dict.fromkeys(names):
-        own = readable_enough([r for r in held_out if r.modality == name], {}, data)
-        if reason := nothing_to_measure(len(own), any(record.labels for record in own)):
+        of_modality = readable_enough([r for r in held_out if r.modality == name], {}, data)
+        if reason := nothing_to_measure(len(of_modality), any(record.labels for record in of_modality)):
             raise ValueError(f"{data}: {name}: {reason}: add some, or choose others with --modality")
-        readable += own
+        readable += of_modality
     if not readable:
         raise ValueError(f"{data}: no validation images: add some, or divide the data by patient")
     return readable, len(held_out) - len(readable)
@@ -123,8 +126,11 @@ def _evaluate_folder(arguments: argparse.Namespace) -> dict[str, Any]:
         worst_folder=arguments.worst_cases,
         flip_tta=arguments.flip_tta,
     )
-    own = Path(name).is_dir() and not arguments.adapter
-    about: dict[str, Any] = {"model": Path(name).name, "weights_sha256": weights_sha256(Path(name)) if own else None}
+    is_folder = Path(name).is_dir() and not arguments.adapter
+    about: dict[str, Any] = {
+        "model": Path(name).name,
+        "weights_sha256": weights_sha256(Path(name)) if is_folder else None,
+    }
     about |= {"flip_tta": True} if arguments.flip_tta else {}
     about |= {"broken": broken, "shared_patients": shared_patients(records)}
     about["embedded"] = arguments.shipped
@@ -140,11 +146,11 @@ def _adapted(model: Any, folder: str, asked: Sequence[str] | None) -> tuple[Any,
     from modeling_medglip.checkpoints.adapters import adapted_experts, load_adapter
 
     model = load_adapter(model, folder).get_base_model()
-    own = adapted_experts(model)
-    if other := sorted(set(asked or ()) - set(own)):
-        raise ValueError(f"{folder}: an adapter for {', '.join(own)}, not for {', '.join(other)}")
+    experts = adapted_experts(model)
+    if other := sorted(set(asked or ()) - set(experts)):
+        raise ValueError(f"{folder}: an adapter for {', '.join(experts)}, not for {', '.join(other)}")
     try:
-        return model, MedGlipProcessor.from_pretrained(folder), list(asked or own)
+        return model, MedGlipProcessor.from_pretrained(folder), list(asked or experts)
     except Exception as error:  # broken files make transformers raise nearly anything
         raise ValueError(f"{folder}: its processor cannot be loaded: {one_line(error, 120)}") from None
 

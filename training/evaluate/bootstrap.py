@@ -35,55 +35,57 @@ class Matches:
         scores (`np.ndarray` of shape `(n,)`): of all boxes, best first.
         right (`np.ndarray` of shape `(thresholds, n)`): whether each box is right.
         image (`np.ndarray` of shape `(n,)`): the image of each box.
-        truth (`np.ndarray` of shape `(images,)`): true boxes in each image.
+        true_boxes (`np.ndarray` of shape `(images,)`): true boxes in each image.
     """
 
     scores: NDArray[np.float64]
     right: NDArray[np.bool_]
     image: NDArray[np.int64]
-    truth: NDArray[np.int64]
+    true_boxes: NDArray[np.int64]
 
     def average_precision(self, weights: NDArray[np.int64] | None = None) -> NDArray[np.float64]:
         """Return AP at each threshold, `(thresholds,)`, with each image counted `weights[image]` times.
 
         It is NaN without a true box.
         """
-        times = np.ones(len(self.truth), np.int64) if weights is None else weights
-        positives = int((self.truth * times).sum())
+        times = np.ones(len(self.true_boxes), np.int64) if weights is None else weights
+        positives = int((self.true_boxes * times).sum())
         if positives == 0:
             return np.full(len(THRESHOLDS), np.nan)
-        own = times[self.image]
-        hits, misses = np.cumsum(self.right * own, axis=1), np.cumsum(~self.right * own, axis=1)
+        counts = times[self.image]
+        hits, misses = np.cumsum(self.right * counts, axis=1), np.cumsum(~self.right * counts, axis=1)
         recall = hits / positives
         precision = hits / np.maximum(hits + misses, np.finfo(np.float64).eps)
         precision = np.maximum.accumulate(precision[:, ::-1], axis=1)[:, ::-1]
-        found = np.zeros((len(THRESHOLDS), len(RECALLS)))
+        interpolated = np.zeros((len(THRESHOLDS), len(RECALLS)))
         for row in range(len(THRESHOLDS)):
-            places = np.searchsorted(recall[row], RECALLS, side="left")
-            inside = places < recall.shape[1]
-            found[row, inside] = precision[row, places[inside]]
-        return np.asarray(found.mean(axis=1))
+            columns = np.searchsorted(recall[row], RECALLS, side="left")
+            inside = columns < recall.shape[1]
+            interpolated[row, inside] = precision[row, columns[inside]]
+        return np.asarray(interpolated.mean(axis=1))
 
 
 def match(records: Sequence[GroundingRecord], detections: Sequence[Detections], label: str) -> Matches:
     """Match the boxes of one label with the true ones, in images whose source annotates it."""
-    scores, right, images, truth = [], [], [], []
-    chosen = [(record, found) for record, found in zip(records, detections, strict=True) if label in record.annotated]
-    for number, (record, found) in enumerate(chosen):
+    scores, right, images, true_boxes = [], [], [], []
+    chosen = [
+        (record, result) for record, result in zip(records, detections, strict=True) if label in record.annotated
+    ]
+    for number, (record, result) in enumerate(chosen):
         true = record.boxes[[name == label for name in record.labels]]
-        own, boxes = found.of(label)
-        order = np.argsort(-own, kind="mergesort")[:MAX_BOXES]
-        scores.append(own[order].astype(np.float64))
+        box_scores, boxes = result.of(label)
+        order = np.argsort(-box_scores, kind="mergesort")[:MAX_BOXES]
+        scores.append(box_scores[order].astype(np.float64))
         right.append(_matched(box_iou(boxes[order], true)))
         images.append(np.full(len(order), number))
-        truth.append(len(true))
+        true_boxes.append(len(true))
     if not chosen:
         nothing = np.zeros(0)
         return Matches(nothing, np.zeros((len(THRESHOLDS), 0), bool), nothing.astype(int), nothing.astype(int))
     every = np.concatenate(scores)
     order = np.argsort(-every, kind="mergesort")
     return Matches(
-        every[order], np.concatenate(right, axis=1)[:, order], np.concatenate(images)[order], np.array(truth)
+        every[order], np.concatenate(right, axis=1)[:, order], np.concatenate(images)[order], np.array(true_boxes)
     )
 
 
@@ -115,19 +117,19 @@ def resampled(
     counts with its AP in all images, so that every draw is a mean over the same labels. Without any label all are NaN.
     """
     names = dict.fromkeys(map(patient_of, records))
-    place = {name: number for number, name in enumerate(names)}
+    index = {name: number for number, name in enumerate(names)}
     parts = []
     for label in labels:
-        patients = [place[patient_of(record)] for record in records if label in record.annotated]
+        patients = [index[patient_of(record)] for record in records if label in record.annotated]
         matches = match(records, detections, label)
-        if matches.truth.sum():
+        if matches.true_boxes.sum():
             parts.append((matches, np.array(patients, dtype=np.int64), matches.average_precision()))
     rng = np.random.default_rng(seed)
     drawn = np.full((times, 2), np.nan)
     for row in range(times if parts else 0):
         counts = np.bincount(rng.integers(len(names), size=len(names)), minlength=len(names))
         scores = [(matches.average_precision(counts[patients]), whole) for matches, patients, whole in parts]
-        drawn[row] = _ap_and_ap50([np.where(np.isnan(own), whole, own) for own, whole in scores])
+        drawn[row] = _ap_and_ap50([np.where(np.isnan(score), whole, score) for score, whole in scores])
     return drawn
 
 
@@ -171,9 +173,9 @@ def interval(
         `AP` and `AP50`, each (low, high) in 0..1; empty for fewer than `MIN_PATIENTS` patients.
     """
     matched = [match(records, detections, label) for label in labels]
-    whole = [found.average_precision() for found in matched if found.truth.sum()]
+    whole = [matches.average_precision() for matches in matched if matches.true_boxes.sum()]
     if not whole or len(set(map(patient_of, records))) < MIN_PATIENTS:
         return {}
     drawn, figures = resampled(records, detections, labels, times, seed), _ap_and_ap50(whole)
-    found = {name: edges(drawn[:, i], figures[i]) for i, name in enumerate(("AP", "AP50"))}
-    return {name: (max(low, 0.0), min(high, 1.0)) for name, (low, high) in found.items()}
+    matches = {name: edges(drawn[:, i], figures[i]) for i, name in enumerate(("AP", "AP50"))}
+    return {name: (max(low, 0.0), min(high, 1.0)) for name, (low, high) in matches.items()}

@@ -2,7 +2,7 @@
 """Calibrate the scores of a checkpoint: `python -m training.evaluate.calibration --model CHECKPOINT --data out/data`.
 
 Fits, per expert, the slope and intercept of Platt scaling (Platt, 1999) on the logit of the final score, so that a
-score is the chance that the box overlaps the truth by at least half, and writes them into the checkpoint's
+score is the probability that the box overlaps a true box by at least half, and writes them into the checkpoint's
 `config.json` (`score_calibration` of the experts' heads). The order of the boxes, and so average precision, stays.
 """
 
@@ -44,10 +44,11 @@ def fit_platt(scores: NDArray[np.float32], right: NDArray[np.bool_]) -> tuple[fl
     """Return the slope and intercept of maximum likelihood, with Platt's targets, which keep separable data finite.
 
     Args:
-        scores: `(n,)` final scores, strictly between 0 and 1. right: `(n,)`.
+        scores (`np.ndarray` of shape `(n,)`): final scores, strictly between 0 and 1.
+        right (`np.ndarray` of shape `(n,)`): whether each box is right.
 
     Raises:
-        `ValueError`: no right or no wrong box, or scores that do not rise with the chance of being right.
+        `ValueError`: no right or no wrong box, or scores that do not rise with the probability of being right.
     """
     hits, misses = int(right.sum()), int((~right).sum())
     if not hits or not misses:
@@ -66,29 +67,44 @@ def fit_platt(scores: NDArray[np.float32], right: NDArray[np.bool_]) -> tuple[fl
     search.step(loss)  # type: ignore[no-untyped-call]
     slope, intercept = line.tolist()
     if not slope > 0:
-        raise ValueError("scores do not rise with the chance of being right: train the expert further")
+        raise ValueError("scores do not rise with the probability of being right: train the expert further")
     return slope, intercept
 
 
-def fit_boxes(records: Sequence[GroundingRecord], found: Sequence[Detections]) -> tuple[float, float]:
-    """Return slope and intercept for the detections of an expert without calibration."""
-    right = np.concatenate([right_boxes(record, boxes) for record, boxes in zip(records, found, strict=True)])
-    return fit_platt(np.concatenate([boxes.scores for boxes in found]), right)
+def fit_boxes(records: Sequence[GroundingRecord], detections: Sequence[Detections]) -> tuple[float, float]:
+    """Return slope and intercept for the detections of an expert without calibration.
+
+    Args:
+        records (`Sequence[GroundingRecord]`): validation images of the expert.
+        detections (`Sequence[Detections]`): one per record, with the labels that its source annotates.
+    """
+    right = np.concatenate([right_boxes(record, boxes) for record, boxes in zip(records, detections, strict=True)])
+    return fit_platt(np.concatenate([boxes.scores for boxes in detections]), right)
 
 
-def calibrated(found: Sequence[Detections], line: tuple[float, float]) -> list[Detections]:
-    """Return the same boxes with calibrated scores."""
+def calibrated(detections: Sequence[Detections], line: tuple[float, float]) -> list[Detections]:
+    """Return the same boxes with calibrated scores.
+
+    Args:
+        detections (`Sequence[Detections]`): with scores strictly between 0 and 1.
+        line (`tuple[float, float]`): slope and intercept on the logit of the score.
+    """
     slope, intercept = line
     return [
         replace(boxes, scores=(slope * torch.from_numpy(boxes.scores).logit(eps=1e-6) + intercept).sigmoid().numpy())
-        for boxes in found
+        for boxes in detections
     ]
 
 
 def errors(
-    records: Sequence[GroundingRecord], found: Sequence[Detections], line: tuple[float, float]
+    records: Sequence[GroundingRecord], detections: Sequence[Detections], line: tuple[float, float]
 ) -> dict[str, float | None]:
     """Return the expected calibration error of one expert.
+
+    Args:
+        records (`Sequence[GroundingRecord]`): validation images of the expert.
+        detections (`Sequence[Detections]`): one per record, without calibration.
+        line (`tuple[float, float]`): slope and intercept that were fitted to these detections.
 
     Returns:
         `before`; `after`, with a line that was fitted to these very images; and `other_patients`: each half of the
@@ -97,19 +113,19 @@ def errors(
     patients = sorted({(record.source, record.patient) for record in records}, key=lambda key: drawn(str(key)))
     first = set(patients[: len(patients) // 2])
     halves: list[list[int]] = [[], []]
-    for place, record in enumerate(records):
-        halves[(record.source, record.patient) in first].append(place)
-    crossed: list[Detections] = list(found)
+    for index, record in enumerate(records):
+        halves[(record.source, record.patient) in first].append(index)
+    crossed: list[Detections] = list(detections)
     try:
         for fitted, measured in (halves, halves[::-1]):
-            other = fit_boxes([records[i] for i in fitted], [found[i] for i in fitted])
-            for place in measured:
-                crossed[place] = calibrated([found[place]], other)[0]
+            other = fit_boxes([records[i] for i in fitted], [detections[i] for i in fitted])
+            for index in measured:
+                crossed[index] = calibrated([detections[index]], other)[0]
     except ValueError:
         crossed = []
     return {
-        "before": calibration_error(reliability(records, found)),
-        "after": calibration_error(reliability(records, calibrated(found, line))),
+        "before": calibration_error(reliability(records, detections)),
+        "after": calibration_error(reliability(records, calibrated(detections, line))),
         "other_patients": calibration_error(reliability(records, crossed)) if crossed else None,
     }
 
@@ -118,6 +134,11 @@ def calibrate(
     model: MedGlipForObjectDetection, processor: MedGlipProcessor, data: Path | str
 ) -> dict[str, dict[str, Any]]:
     """Calibrate every expert of a model, whose earlier calibration is cleared first.
+
+    Args:
+        model ([`~modeling_medglip.MedGlipForObjectDetection`]): in evaluation mode; its configuration changes.
+        processor ([`~modeling_medglip.MedGlipProcessor`]): the model's.
+        data (`Path` or `str`): as [`~training.data.load.load_records`] takes it.
 
     Returns:
         modality -> `slope`, `intercept`, `images` (number of images), and the [`errors`].
@@ -131,14 +152,16 @@ def calibrate(
     for name in config.modalities:
         records = readable_enough(load_records(data, [name], split="validation"), {}, f"{data}: {name}")
         asked = source_labels(records)
-        found, _ = detect_records(model, processor, records, [asked[f"{name}/{record.source}"] for record in records])
-        found = annotated_only(records, found)
+        detections, _ = detect_records(
+            model, processor, records, [asked[f"{name}/{record.source}"] for record in records]
+        )
+        detections = annotated_only(records, detections)
         try:
-            slope, intercept = (round(value, 4) for value in fit_boxes(records, found))
+            slope, intercept = (round(value, 4) for value in fit_boxes(records, detections))
         except ValueError as error:
             raise ValueError(f"{data}: {name}: {error}") from None
         logger.info("%s: slope %.3f, intercept %.3f from %d images", name, slope, intercept, len(records))
-        shares = errors(records, found, (slope, intercept))
+        shares = errors(records, detections, (slope, intercept))
         fitted[name] = {"slope": slope, "intercept": intercept, "images": len(records), **shares}
     for name, entry in fitted.items():
         model.update_head_config(name, score_calibration=[entry["slope"], entry["intercept"]])

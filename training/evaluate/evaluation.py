@@ -57,16 +57,19 @@ def evaluate_model(
     """Measure a model on validation records of one or several modalities.
 
     Args:
-        model, processor: a `MedGlipForObjectDetection` with the experts needed, and its processor.
-        records: the validation images.
-        train_records (*optional*): the training images, only to count them per label.
+        model ([`~modeling_medglip.MedGlipForObjectDetection`]): with the experts needed.
+        processor ([`~modeling_medglip.MedGlipProcessor`]): the model's.
+        records (`Sequence[GroundingRecord]`): the validation images.
+        train_records (`Sequence[GroundingRecord]`, *optional*): the training images, only to count them per label.
         checks (`dict`, *optional*): wordings to test; the `check` part of `synonyms.yaml` when not given.
+        batch_size (`int`, *optional*, defaults to 4): images per forward pass.
         limit (`int`, *optional*): at most so many images per source, for a quick look.
         worst_folder (`Path`, *optional*): folder for `worst_MODALITY.png`, which show the data.
-        flip_tta (`bool`): average with the flipped image where no label of a source has a side, at twice the time.
+        flip_tta (`bool`, *optional*, defaults to `False`): average with the flipped image where no label of a source
+            has a side, at twice the time.
 
     Returns:
-        a JSON-serialisable dictionary: `schema` and `modalities`; see `evaluate_modality`.
+        a JSON-serializable dictionary: `schema` and `modalities`; see `evaluate_modality`.
     """
     training = model.training
     model.eval()
@@ -125,6 +128,17 @@ def evaluate_modality(
 ) -> dict[str, Any]:
     """Measure one expert.
 
+    Args:
+        model ([`~modeling_medglip.MedGlipForObjectDetection`]): in evaluation mode.
+        processor ([`~modeling_medglip.MedGlipProcessor`]): the model's.
+        records (`Sequence[GroundingRecord]`): the validation images, all of one modality.
+        train_records (`Sequence[GroundingRecord]`): the training images, only to count them per label.
+        other_labels (`Sequence[str]`): labels of other modalities, for negatives.
+        checks (`Sequence[dict]`): wordings to test.
+        batch_size (`int`): images per forward pass.
+        worst_folder (`Path`, *optional*): see [`evaluate_model`].
+        flip_tta (`bool`, *optional*, defaults to `False`): see [`evaluate_model`].
+
     Returns:
         `AP`, `AP50`, `AP75` (means over labels, all sources together), `AP50_well_shown` (labels with at least 30
         training images), `sizes` (AP of small, medium and large boxes, mean over the labels that have them),
@@ -138,21 +152,21 @@ def evaluate_modality(
     asked = source_labels(records)
     prompts = [asked[f"{record.modality}/{record.source}"] for record in records]
     find = partial(detect_with_flips if flip_tta else detect_records, model, processor, batch_size=batch_size)
-    found, seconds = find(records, prompts)
-    found = annotated_only(records, found)
-    summary = _summary(records, found, train_records)
+    detections, seconds = find(records, prompts)
+    detections = annotated_only(records, detections)
+    summary = _summary(records, detections, train_records)
     if summary["labels"]:
-        edges = interval(records, found, list(summary["labels"]))
+        edges = interval(records, detections, list(summary["labels"]))
         summary |= {f"{name}_interval": list(pair) for name, pair in edges.items()}
     summary["sources"] = {}
     for source in dict.fromkeys(record.source for record in records):
         chosen = [index for index, record in enumerate(records) if record.source == source]
         part = [record for record in train_records if record.source == source]
-        summary["sources"][source] = _summary([records[i] for i in chosen], [found[i] for i in chosen], part)
+        summary["sources"][source] = _summary([records[i] for i in chosen], [detections[i] for i in chosen], part)
     if worst_folder is not None:
-        write_worst_cases(worst_folder / f"worst_{records[0].modality}.png", records, found, THRESHOLD)
-    bins = reliability(records, found)
-    confusion = side_confusion(records, found, Vocabulary.load().partner)
+        write_worst_cases(worst_folder / f"worst_{records[0].modality}.png", records, detections, THRESHOLD)
+    bins = reliability(records, detections)
+    confusion = side_confusion(records, detections, Vocabulary.load().partner)
     wrong, total = (sum(counts[i] for counts in confusion.values()) for i in range(2))
     return {
         **summary,
@@ -161,26 +175,26 @@ def evaluate_modality(
             "labels": {label: {"wrong": counts[0], "images": counts[1]} for label, counts in confusion.items()},
         },
         "scores": {
-            "present": _median(top_scores(records, found, absent=False)),
-            "absent": _median(top_scores(records, found, absent=True)),
+            "present": _median(top_scores(records, detections, absent=False)),
+            "absent": _median(top_scores(records, detections, absent=True)),
             "foreign": _foreign_floor(find, records, other_labels),
         },
-        "at_threshold": precision_recall(records, found, THRESHOLD),
-        "phrases": phrase_scores(records, found),
-        "froc": froc(records, found),
-        "negatives": on_negatives(records, found, THRESHOLD),
-        "hierarchy": hierarchy_scores(records, found, THRESHOLD),
+        "at_threshold": precision_recall(records, detections, THRESHOLD),
+        "phrases": phrase_scores(records, detections),
+        "froc": froc(records, detections),
+        "negatives": on_negatives(records, detections, THRESHOLD),
+        "hierarchy": hierarchy_scores(records, detections, THRESHOLD),
         "reliability": bins,
         "calibration_error": calibration_error(bins),
-        "synonyms": _check_wordings(find, records, found, checks),
+        "synonyms": _check_wordings(find, records, detections, checks),
         "seconds_per_image": seconds,
     }
 
 
 def _summary(
-    records: Sequence[GroundingRecord], found: Sequence[Detections], train_records: Sequence[GroundingRecord]
+    records: Sequence[GroundingRecord], detections: Sequence[Detections], train_records: Sequence[GroundingRecord]
 ) -> dict[str, Any]:
-    scores = average_precision(records, found)
+    scores = average_precision(records, detections)
     shown, trained = label_counts(records), label_counts(train_records)
     labels = {
         label: {
@@ -243,15 +257,18 @@ def _foreign_floor(find: Finder, records: Sequence[GroundingRecord], labels: Seq
         if names:
             images.append(record)
             prompts.append([str(name) for name in rng.permutation(list(names))[:FOREIGN_LABELS]])
-    found, _ = find(images, prompts)
-    pairs = zip(found, prompts, strict=True)
+    detections, _ = find(images, prompts)
+    pairs = zip(detections, prompts, strict=True)
     return _median([result.of(name)[0].max(initial=0.0) for result, prompt in pairs for name in prompt])
 
 
 def _check_wordings(
-    find: Finder, records: Sequence[GroundingRecord], found: Sequence[Detections], checks: Sequence[dict[str, Any]]
+    find: Finder,
+    records: Sequence[GroundingRecord],
+    detections: Sequence[Detections],
+    checks: Sequence[dict[str, Any]],
 ) -> list[dict[str, Any]]:
-    """Measure a label in other words; a parent term must find the boxes of all labels under it."""
+    """Measure a label in other words; a parent term must detect the boxes of all labels under it."""
     rows = []
     for check in checks:
         chosen = [index for index, record in enumerate(records) if record.source == check["source"]]
@@ -259,13 +276,13 @@ def _check_wordings(
         if not images:
             continue
         label, members = check["label"], {check["label"], *check.get("with", [])}
-        scores = average_precision(images, [found[index] for index in chosen], [label])
+        scores = average_precision(images, [detections[index] for index in chosen], [label])
         rows.append({"source": check["source"], "label": label, "wording": label, **_row(scores.get(label))})
-        truth = [_relabel(record, members, label) for record in images]
+        targets = [_relabel(record, members, label) for record in images]
         for wording in check["wordings"]:
             asked, _ = find(images, [[wording]] * len(images))
             asked = [Detections((label,) * len(result.labels), result.scores, result.boxes) for result in asked]
-            score = average_precision(truth, asked, [label]).get(label)
+            score = average_precision(targets, asked, [label]).get(label)
             rows.append({"source": check["source"], "label": label, "wording": wording, **_row(score)})
     return rows
 

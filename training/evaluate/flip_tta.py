@@ -37,7 +37,11 @@ def detect_with_flips(
     """Average the detections of [`detect_records`] with those in the flipped image, where the source allows a flip.
 
     Args:
-        model, processor, records, prompts, batch_size: as [`detect_records`] takes them.
+        model ([`~modeling_medglip.MedGlipForObjectDetection`]): in evaluation mode.
+        processor ([`~modeling_medglip.MedGlipProcessor`]): the model's.
+        records (`Sequence[GroundingRecord]`): the images.
+        prompts (`Sequence[Sequence[str]]`): the labels to ask in each image.
+        batch_size (`int`, *optional*, defaults to 4): images per forward pass.
 
     Returns:
         `tuple[list[Detections], float]`: as of [`detect_records`].

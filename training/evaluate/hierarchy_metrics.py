@@ -18,11 +18,11 @@ from .metrics import Detections
 def parent_of(label: str, asked: Sequence[str]) -> str | None:
     """Return the nearest ancestor of a label in the taxonomy among the asked labels, in the words of the prompt."""
     taxonomy = load_taxonomy()
-    own = taxonomy.resolve(label)
-    if own is None:
+    entry = taxonomy.resolve(label)
+    if entry is None:
         return None
-    names = {found.id: name for name in asked if name != label and (found := taxonomy.resolve(name)) is not None}
-    return next((names[above.id] for above in taxonomy.ancestors(own.id) if above.id in names), None)
+    names = {other.id: name for name in asked if name != label and (other := taxonomy.resolve(name)) is not None}
+    return next((names[above.id] for above in taxonomy.ancestors(entry.id) if above.id in names), None)
 
 
 def hierarchy_scores(
@@ -33,19 +33,19 @@ def hierarchy_scores(
     Only labels whose parent in the taxonomy is asked in the same image count.
 
     Returns:
-        `boxes` of parts, `inside`: the share whose centre lies in a box of the parent, `true_inside`: the same of the
+        `boxes` of parts, `inside`: the share whose center lies in a box of the parent, `true_inside`: the same of the
         true boxes, `images` (times labels) with a part, `parent_found`: the share in which a box of the parent was
-        found as well, and `pairs`: the same by `"part: parent"`.
+        detected as well, and `pairs`: the same by `"part: parent"`.
     """
     pairs: dict[str, list[NDArray[np.int64]]] = {}
-    for record, found in zip(records, detections, strict=True):
+    for record, result in zip(records, detections, strict=True):
         for label in record.annotated:
             parent = parent_of(label, record.annotated)
             if parent is None:
                 continue
-            parts, wholes = (_over(found, name, threshold) for name in (label, parent))
+            parts, wholes = (_over(result, name, threshold) for name in (label, parent))
             true_parts, true_wholes = (
-                record.boxes[[own == name for own in record.labels]] for name in (label, parent)
+                record.boxes[[other == name for other in record.labels]] for name in (label, parent)
             )
             pairs.setdefault(f"{label}: {parent}", []).append(
                 np.array(
@@ -63,13 +63,13 @@ def hierarchy_scores(
 
 def inside(parts: NDArray[np.float32], wholes: NDArray[np.float32]) -> int:
     """Return how many boxes `(n, 4)` have their center in one of the others `(m, 4)`."""
-    centre = (parts[:, None, :2] + parts[:, None, 2:]) / 2
-    held = np.all((centre >= wholes[None, :, :2]) & (centre <= wholes[None, :, 2:]), axis=2)
+    center = (parts[:, None, :2] + parts[:, None, 2:]) / 2
+    held = np.all((center >= wholes[None, :, :2]) & (center <= wholes[None, :, 2:]), axis=2)
     return int(np.count_nonzero(held.any(axis=1)))
 
 
-def _over(found: Detections, label: str, threshold: float) -> NDArray[np.float32]:
-    scores, boxes = found.of(label)
+def _over(detections: Detections, label: str, threshold: float) -> NDArray[np.float32]:
+    scores, boxes = detections.of(label)
     return boxes[scores > threshold]
 
 

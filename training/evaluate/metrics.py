@@ -21,7 +21,7 @@ from ..data.records import GroundingRecord
 
 OVERLAP = 0.5
 SIZES = ("small", "medium", "large")
-# Where precision-recall curves are kept: every fifth of COCO's points.
+# Recalls at which precision-recall curves are stored: every fifth of COCO's points.
 RECALLS = tuple(point / 20 for point in range(21))
 
 
@@ -71,8 +71,9 @@ def average_precision(
     A label counts only in images whose source annotates it; detections elsewhere are ignored.
 
     Args:
-        records, detections: one detection list per record.
-        labels (*optional*): only these.
+        records (`Sequence[GroundingRecord]`): the images.
+        detections (`Sequence[Detections]`): one per record.
+        labels (`Iterable[str]`, *optional*): only these.
 
     Raises:
         `ValueError`: the numbers of records and of detections differ.
@@ -83,12 +84,12 @@ def average_precision(
     names = sorted(present if labels is None else present & set(labels))
     if not names:
         return {}
-    truth, found = _coco_truth(records, names), _coco_found(records, detections, names)
-    if not found:
+    targets, results = _coco_targets(records, names), _coco_results(records, detections, names)
+    if not results:
         return {name: LabelScore(0.0, 0.0, curve=(0.0,) * len(RECALLS)) for name in names}
     with contextlib.redirect_stdout(io.StringIO()):
-        truth.createIndex()
-        evaluation = COCOeval(truth, truth.loadRes(found), "bbox")
+        targets.createIndex()
+        evaluation = COCOeval(targets, targets.loadRes(results), "bbox")
         evaluation.evaluate()
         evaluation.accumulate()
     precision = evaluation.eval["precision"][..., -1]  # thresholds, recalls, labels, sizes
@@ -97,10 +98,10 @@ def average_precision(
 
 def _label_score(precision: NDArray[np.float64]) -> LabelScore:
     """Of one label's `(thresholds, recalls, sizes)`, -1 where a size does not occur."""
-    own = precision[:, :, 0]
+    all_sizes = precision[:, :, 0]
     sizes = {name: _mean(part) for i, name in enumerate(SIZES, 1) if (part := precision[:, :, i]).max() > -1}
-    curve = tuple(np.maximum(own[0, :: 100 // (len(RECALLS) - 1)], 0).tolist())
-    return LabelScore(_mean(own), _mean(own[0]), _mean(own[5]), sizes, curve)
+    curve = tuple(np.maximum(all_sizes[0, :: 100 // (len(RECALLS) - 1)], 0).tolist())
+    return LabelScore(_mean(all_sizes), _mean(all_sizes[0]), _mean(all_sizes[5]), sizes, curve)
 
 
 def _mean(values: NDArray[np.float64]) -> float:
@@ -112,7 +113,7 @@ def _xywh(box: NDArray[np.float32]) -> list[float]:
     return [float(box[0]), float(box[1]), float(box[2] - box[0]), float(box[3] - box[1])]
 
 
-def _coco_truth(records: Sequence[GroundingRecord], names: list[str]) -> COCO:
+def _coco_targets(records: Sequence[GroundingRecord], names: list[str]) -> COCO:
     annotations: list[dict[str, Any]] = []
     for image, record in enumerate(records):
         for box, label in zip(record.boxes, record.labels, strict=True):
@@ -120,44 +121,54 @@ def _coco_truth(records: Sequence[GroundingRecord], names: list[str]) -> COCO:
                 x, y, width, height = _xywh(box)
                 entry = {"id": len(annotations) + 1, "image_id": image + 1, "category_id": names.index(label) + 1}
                 annotations.append({**entry, "bbox": [x, y, width, height], "area": width * height, "iscrowd": 0})
-    truth = COCO()
-    truth.dataset = {
+    coco = COCO()
+    coco.dataset = {
         "info": {},
         "images": [{"id": i + 1, "width": r.size[0], "height": r.size[1]} for i, r in enumerate(records)],
         "categories": [{"id": i + 1, "name": name} for i, name in enumerate(names)],
         "annotations": annotations,
     }
-    return truth
+    return coco
 
 
-def _coco_found(
+def _coco_results(
     records: Sequence[GroundingRecord], detections: Sequence[Detections], names: list[str]
 ) -> list[dict[str, Any]]:
-    found = []
+    entries = []
     for image, (record, result) in enumerate(zip(records, detections, strict=True)):
         for label, score, box in zip(result.labels, result.scores, result.boxes, strict=True):
             if label in names and label in record.annotated:
                 entry = {"image_id": image + 1, "category_id": names.index(label) + 1}
-                found.append({**entry, "bbox": _xywh(box), "score": float(score)})
-    return found
+                entries.append({**entry, "bbox": _xywh(box), "score": float(score)})
+    return entries
 
 
 def annotated_only(records: Sequence[GroundingRecord], detections: Sequence[Detections]) -> list[Detections]:
-    """Return the detections without labels that are not annotated in their image: they may be right or wrong."""
-    result = []
-    for record, found in zip(records, detections, strict=True):
-        known = [place for place, label in enumerate(found.labels) if label in record.annotated]
-        labels = tuple(found.labels[place] for place in known)
-        result.append(Detections(labels, found.scores[known], found.boxes[known]))
-    return result
+    """Return the detections without labels that are not annotated in their image: they may be right or wrong.
+
+    Args:
+        records (`Sequence[GroundingRecord]`): the images.
+        detections (`Sequence[Detections]`): one per record.
+    """
+    filtered = []
+    for record, result in zip(records, detections, strict=True):
+        known = [index for index, label in enumerate(result.labels) if label in record.annotated]
+        labels = tuple(result.labels[index] for index in known)
+        filtered.append(Detections(labels, result.scores[known], result.boxes[known]))
+    return filtered
 
 
-def right_boxes(record: GroundingRecord, found: Detections) -> NDArray[np.bool_]:
-    """Return whether each detected box (best first) is right, `(n,)`. Each true box matches one, as in COCO."""
-    right = np.zeros(len(found.scores), dtype=bool)
-    names = np.array(found.labels)
+def right_boxes(record: GroundingRecord, detections: Detections) -> NDArray[np.bool_]:
+    """Return whether each detected box (best first) is right, `(n,)`. Each true box matches one, as in COCO.
+
+    Args:
+        record (`GroundingRecord`): the image with its true boxes.
+        detections (`Detections`): in this image.
+    """
+    right = np.zeros(len(detections.scores), dtype=bool)
+    names = np.array(detections.labels)
     for label in set(record.labels):
-        overlap = box_iou(found.boxes[names == label], record.boxes[[name == label for name in record.labels]])
+        overlap = box_iou(detections.boxes[names == label], record.boxes[[name == label for name in record.labels]])
         for row, index in enumerate(np.flatnonzero(names == label)):
             best = int(overlap[row].argmax())
             if overlap[row, best] >= OVERLAP:
@@ -171,19 +182,26 @@ def precision_recall(
 ) -> dict[str, float | None]:
     """Return precision and recall at a threshold, all labels together.
 
+    Args:
+        records (`Sequence[GroundingRecord]`): the images.
+        detections (`Sequence[Detections]`): one per record.
+        threshold (`float`): boxes with a higher score count.
+
     Returns:
-        `threshold`, `precision` (share of the boxes that are right), `recall` (share of the true boxes found), and
+        `threshold`, `precision` (share of the boxes that are right), `recall` (share of the true boxes that are
+        detected), and
         `wrong_per_image`.
     """
     over = [
-        right_boxes(record, found)[found.scores > threshold] for record, found in zip(records, detections, strict=True)
+        right_boxes(record, result)[result.scores > threshold]
+        for record, result in zip(records, detections, strict=True)
     ]
     right, boxes = sum(int(part.sum()) for part in over), sum(len(part) for part in over)
-    truth = sum(len(record.labels) for record in records)
+    total = sum(len(record.labels) for record in records)
     return {
         "threshold": threshold,
         "precision": right / boxes if boxes else None,
-        "recall": right / truth if truth else None,
+        "recall": right / total if total else None,
         "wrong_per_image": (boxes - right) / max(1, len(records)),
     }
 
@@ -194,24 +212,29 @@ def side_confusion(
     """Count how often the best box of a label is on the partner label of the other side.
 
     Only images with boxes of both sides count. The best box is wrong if its IoU with a true box of the partner is at
-    least 0.5, and higher than with its own.
+    least 0.5, and higher than with a true box of its label.
+
+    Args:
+        records (`Sequence[GroundingRecord]`): the images.
+        detections (`Sequence[Detections]`): one per record.
+        partner (`Callable[[str], str | None]`): label -> label of the other side, `None` without one.
 
     Returns:
         label -> (wrong, images).
     """
     counts: dict[str, tuple[int, int]] = {}
     for record, result in zip(records, detections, strict=True):
-        truth = {label: record.boxes[[name == label for name in record.labels]] for label in set(record.labels)}
-        for label, own in truth.items():
-            other = truth.get(partner(label) or "")
+        by_label = {label: record.boxes[[name == label for name in record.labels]] for label in set(record.labels)}
+        for label, true_boxes in by_label.items():
+            other = by_label.get(partner(label) or "")
             if other is None:
                 continue
             scores, boxes = result.of(label)
             wrong, total = counts.get(label, (0, 0))
             if len(scores):
                 best = boxes[[int(np.argmax(scores))]]
-                there, here = box_iou(best, other).max(), box_iou(best, own).max()
-                wrong += int(there >= OVERLAP and there > here)
+                other_iou, true_iou = box_iou(best, other).max(), box_iou(best, true_boxes).max()
+                wrong += int(other_iou >= OVERLAP and other_iou > true_iou)
             counts[label] = (wrong, total + 1)
     return dict(sorted(counts.items()))
 
@@ -222,6 +245,14 @@ def top_scores(
     """Return the best score of every annotated label of every image, of absent labels or of present ones.
 
     A label without any box counts as 0.
+
+    Args:
+        records (`Sequence[GroundingRecord]`): the images.
+        detections (`Sequence[Detections]`): one per record.
+        absent (`bool`): of labels without a true box; else of those with one.
+
+    Returns:
+        `np.ndarray` of shape `(n,)`: one score per image and label.
     """
     best = []
     for record, result in zip(records, detections, strict=True):

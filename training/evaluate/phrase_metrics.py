@@ -23,22 +23,22 @@ def phrase_scores(records: Sequence[GroundingRecord], detections: Sequence[Detec
     """Measure the best box of every phrase that is in the image, as is usual for phrase grounding.
 
     Returns:
-        `accuracy` (its overlap with a true box is at least 0.5), `mean_iou`, `pointing` (its centre lies in a true
-        box), `phrases`. A phrase for which nothing is found counts as wrong.
+        `accuracy` (its overlap with a true box is at least 0.5), `mean_iou`, `pointing` (its center lies in a true
+        box), `phrases`. A phrase without a box counts as wrong.
     """
     overlaps, hits = [], []
-    for record, found in zip(records, detections, strict=True):
+    for record, result in zip(records, detections, strict=True):
         for label in sorted(set(record.labels)):
             true = record.boxes[[name == label for name in record.labels]]
-            scores, boxes = found.of(label)
+            scores, boxes = result.of(label)
             if not len(scores):
                 overlaps.append(0.0)
                 hits.append(False)
                 continue
             best = boxes[[int(np.argmax(scores))]]
-            centre = (best[:, :2] + best[:, 2:]) / 2
+            center = (best[:, :2] + best[:, 2:]) / 2
             overlaps.append(float(box_iou(best, true).max()))
-            hits.append(bool(((centre >= true[:, :2]) & (centre <= true[:, 2:])).all(axis=1).any()))
+            hits.append(bool(((center >= true[:, :2]) & (center <= true[:, 2:])).all(axis=1).any()))
     if not overlaps:
         return {"phrases": 0, "accuracy": None, "mean_iou": None, "pointing": None}
     return {
@@ -50,21 +50,21 @@ def phrase_scores(records: Sequence[GroundingRecord], detections: Sequence[Detec
 
 
 def froc(records: Sequence[GroundingRecord], detections: Sequence[Detections]) -> dict[str, float | None]:
-    """Return the free-response ROC, all labels together: the share of true boxes found by false boxes per image.
+    """Return the free-response ROC, all labels together: the share of true boxes detected by false boxes per image.
 
     Returns:
         `"0.125"` ... `"8"` -> share, and their mean as `mean`; `None` without a true box.
     """
-    truth = sum(len(record.labels) for record in records)
-    if not truth:
+    total = sum(len(record.labels) for record in records)
+    if not total:
         return {**{f"{count:g}": None for count in FALSE_PER_IMAGE}, "mean": None}
     scores, right = _all_boxes(records, detections)
     order = np.argsort(-scores, kind="mergesort")
     hits, misses = np.cumsum(right[order]), np.cumsum(~right[order])
     shares = []
     for count in FALSE_PER_IMAGE:
-        place = int(np.searchsorted(misses, count * len(records), side="right"))
-        shares.append(float(hits[place - 1] / truth) if place else 0.0)
+        index = int(np.searchsorted(misses, count * len(records), side="right"))
+        shares.append(float(hits[index - 1] / total) if index else 0.0)
     named = {f"{count:g}": share for count, share in zip(FALSE_PER_IMAGE, shares, strict=True)}
     return {**named, "mean": float(np.mean(shares))}
 
@@ -79,8 +79,8 @@ def on_negatives(
         such a box.
     """
     counts = [
-        int((found.scores > threshold).sum())
-        for record, found in zip(records, detections, strict=True)
+        int((result.scores > threshold).sum())
+        for record, result in zip(records, detections, strict=True)
         if not record.labels
     ]
     if not counts:
@@ -126,8 +126,8 @@ def _all_boxes(
     records: Sequence[GroundingRecord], detections: Sequence[Detections]
 ) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
     """Return the scores of all boxes of all images, and whether each is right."""
-    scores = [found.scores.astype(np.float64) for found in detections]
-    right = [right_boxes(record, found) for record, found in zip(records, detections, strict=True)]
+    scores = [result.scores.astype(np.float64) for result in detections]
+    right = [right_boxes(record, result) for record, result in zip(records, detections, strict=True)]
     if not scores:
         return np.zeros(0), np.zeros(0, bool)
     return np.concatenate(scores), np.concatenate(right)

@@ -44,7 +44,7 @@ def detect_records(
         from decoded pixels to boxes.
     """
     grounder = Grounder(model, processor, "", next(model.parameters()).device)
-    found: list[Detections] = []
+    detections: list[Detections] = []
     seconds = 0.0
     for start in range(0, len(records), batch_size):
         batch = records[start : start + batch_size]
@@ -59,8 +59,8 @@ def detect_records(
             target_sizes=[(record.size[1], record.size[0]) for record in batch],
         )
         seconds += time.perf_counter() - begin
-        found += [_detections(result) for result in results]
-    return found, seconds / max(1, len(records))
+        detections += [_detections(result) for result in results]
+    return detections, seconds / max(1, len(records))
 
 
 def _detections(result: dict[str, Any]) -> Detections:

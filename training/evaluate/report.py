@@ -59,8 +59,8 @@ def render_page(results: dict[str, Any], beside: Mapping[str, Any] | None = None
     if not results.get("embedded", True):  # results of before November 2026 do not say
         text = (TEMPLATES / "evaluation.md").read_text(encoding="utf-8")
         return text.format(measures=measures, tables=tables, **_title(results))
-    found = beside or {}
-    parts = {name: make(found[name]) if found.get(name) else "Not measured.\n" for name, make in BESIDE.items()}
+    measured = beside or {}
+    parts = {name: make(measured[name]) if measured.get(name) else "Not measured.\n" for name, make in BESIDE.items()}
     text = (TEMPLATES / "results.md").read_text(encoding="utf-8")
     return text.format(measures=measures, tables=tables, **parts)
 
@@ -102,8 +102,8 @@ def render_markdown(results: dict[str, Any]) -> str:
 
 
 def _fitted(results: Mapping[str, Any]) -> str:
-    own = results.get("embedded", True)
-    return ", on the images that the two calibration numbers per expert were fitted on" if own else ""
+    embedded = results.get("embedded", True)
+    return ", on the images that the two calibration numbers per expert were fitted on" if embedded else ""
 
 
 def write_page(results_file: Path, page: Path) -> None:

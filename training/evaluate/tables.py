@@ -157,7 +157,7 @@ def benchmark_table(benchmark: Mapping[str, Any]) -> str:
     base = networks[BASELINE]["seconds"]
     rows = []
     for name, result in networks.items():
-        ratio = statistics.median(own / other for own, other in zip(result["seconds"], base, strict=True))
+        ratio = statistics.median(seconds / other for seconds, other in zip(result["seconds"], base, strict=True))
         milliseconds = f"{statistics.median(result['seconds']) * 1000:.0f}"
         rows.append([name, milliseconds, f"{result['peak_bytes'] / 1e6:.0f}", f"{ratio:.2f}"])
     return table(["network", "milliseconds", "peak memory, MB", f"time / {BASELINE}"], rows)
@@ -178,12 +178,12 @@ def screen_table(results: Mapping[str, Any]) -> str:
     """
     rows = [("", "images", "AP50 %", "AP %")]
     parts = results["modalities"]
-    for name, found in parts.items():
-        labels = found["labels"].items() if len(parts) == 1 else ()
+    for name, result in parts.items():
+        labels = result["labels"].items() if len(parts) == 1 else ()
         rows += [
             (label, str(one["validation_images"]), percent(one["AP50"]), percent(one["AP"])) for label, one in labels
         ]
-        rows.append((name, str(found["images"]), percent(found["AP50"]), percent(found["AP"])))
+        rows.append((name, str(result["images"]), percent(result["AP50"]), percent(result["AP"])))
     first, *others = (max(map(len, column)) for column in zip(*rows, strict=True))
     return "\n".join(
         "  ".join([name.ljust(first), *(cell.rjust(width) for cell, width in zip(cells, others, strict=True))])

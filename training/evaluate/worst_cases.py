@@ -1,5 +1,5 @@
 # Copyright 2026 The MedGLIP authors. Licensed under the Apache License, Version 2.0.
-"""The validation images that went worst: true boxes in white, boxes found in the colour of their label."""
+"""The worst validation images: true boxes in white, detections in the color of their label."""
 
 from __future__ import annotations
 
@@ -28,19 +28,19 @@ from .metrics import Detections, right_boxes
 SHOWN = 6
 
 
-def agreement(record: GroundingRecord, found: Detections, threshold: float) -> float:
+def agreement(record: GroundingRecord, detections: Detections, threshold: float) -> float:
     """Return the F1 score (0..1) of the boxes over a threshold, 1 without true and detected boxes."""
-    over = found.scores > threshold
-    right, boxes, truth = int(right_boxes(record, found)[over].sum()), int(over.sum()), len(record.labels)
-    return 2 * right / (boxes + truth) if boxes + truth else 1.0
+    over = detections.scores > threshold
+    right, boxes, true_boxes = int(right_boxes(record, detections)[over].sum()), int(over.sum()), len(record.labels)
+    return 2 * right / (boxes + true_boxes) if boxes + true_boxes else 1.0
 
 
 def worst_cases(
     records: Sequence[GroundingRecord], detections: Sequence[Detections], threshold: float, count: int = SHOWN
 ) -> list[int]:
     """Return the indices of the images with the lowest agreement, worst first, without those that are all right."""
-    scores = [agreement(record, found, threshold) for record, found in zip(records, detections, strict=True)]
-    return [int(place) for place in np.argsort(scores, kind="stable")[:count] if scores[place] < 1]
+    scores = [agreement(record, result, threshold) for record, result in zip(records, detections, strict=True)]
+    return [int(index) for index in np.argsort(scores, kind="stable")[:count] if scores[index] < 1]
 
 
 def write_worst_cases(
@@ -54,11 +54,11 @@ def write_worst_cases(
     chosen = worst_cases(records, detections, threshold, count)
     if not chosen:
         return None
-    images = [case(records[place], detections[place], threshold) for place in chosen]
+    images = [case(records[index], detections[index], threshold) for index in chosen]
     return write_bytes(path, overlay_png(contact_sheet(images, columns=3, cell=560)))
 
 
-def case(record: GroundingRecord, found: Detections, threshold: float) -> Image.Image:
+def case(record: GroundingRecord, detections: Detections, threshold: float) -> Image.Image:
     """Return an image with its true boxes and the detections over a threshold drawn in it."""
     shown = display_image(ReadImage(record.load(), record.image_id), record.modality)
     true_boxes = [
@@ -67,7 +67,9 @@ def case(record: GroundingRecord, found: Detections, threshold: float) -> Image.
     draw_boxes(shown, true_boxes, width=max(1, round(max(shown.size) / 300)))
     boxes = tuple(
         GroundedBox(label, float(score), (float(x), float(y), float(right - x), float(bottom - y)))
-        for label, score, (x, y, right, bottom) in zip(found.labels, found.scores, found.boxes, strict=True)
+        for label, score, (x, y, right, bottom) in zip(
+            detections.labels, detections.scores, detections.boxes, strict=True
+        )
         if score > threshold
     )
     true = ", ".join(dict.fromkeys(record.labels)) or "nothing"

@@ -42,19 +42,21 @@ def assemble(runs: Path, data: Path | str, manifest: Path, out: Path, router: Pa
     Raises:
         `ValueError`: no trained expert in `runs`, or no data set. `OSError`: no manifest.
     """
-    found = {name: runs / name / "expert" for name in MODALITIES if (runs / name / "expert" / "config.json").is_file()}
-    if not found:
+    experts = {
+        name: runs / name / "expert" for name in MODALITIES if (runs / name / "expert" / "config.json").is_file()
+    }
+    if not experts:
         raise ValueError(f"{runs}: no <modality>/expert folder there; run training.fit.finetune first")
-    rows, processor = manifest_sources(manifest), build_processor(found, router)  # before anything is written
-    model = MedGlipForObjectDetection.from_experts(found)
+    rows, processor = manifest_sources(manifest), build_processor(experts, router)  # before anything is written
+    model = MedGlipForObjectDetection.from_experts(experts)
     shorten_embeddings(model)
-    labels = labels_with_boxes(data, list(found))
+    labels = labels_with_boxes(data, list(experts))
     model.config.set_label_hierarchy(labels, wordings=trained_wordings(labels))
     model.half().save_pretrained(out, max_shard_size=SHARD_SIZE)
     processor.save_pretrained(out)
     tidy(out)
     (out / LICENSES_FILE).write_text(json.dumps(rows, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    return list(found)
+    return list(experts)
 
 
 @torch.no_grad()
@@ -76,7 +78,7 @@ def labels_with_boxes(data: Path | str, modalities: list[str]) -> dict[str, list
     labels: dict[str, set[str]] = {name: set() for name in modalities}
     for record in load_records(data, modalities, split="train"):
         labels[record.modality].update(record.labels)
-    return {name: sorted(found) for name, found in labels.items()}
+    return {name: sorted(names) for name, names in labels.items()}
 
 
 def build_processor(experts: Mapping[str, Path], router: Path | None) -> MedGlipProcessor:

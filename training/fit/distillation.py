@@ -23,7 +23,7 @@ from ..data.records import GroundingRecord
 from ..data.validation import readable_enough
 from ..evaluate.metrics import Detections
 from ..evaluate.predict import detect_records
-from .processes import gathered, own_share
+from .processes import gathered, process_share
 
 
 # Score from which a box counts. A label without such a box stays unknown: it is often there all the same.
@@ -46,7 +46,11 @@ def with_known(
     """Return training records with the boxes of the model for labels that are not annotated in them.
 
     Args:
+        model ([`~modeling_medglip.MedGlipForObjectDetection`]): before its training.
+        processor ([`~modeling_medglip.MedGlipProcessor`]): the model's.
+        records (`Sequence[GroundingRecord]`): the training images.
         known (`Sequence[str]`): labels to ask for, in records whose source does not annotate them.
+        batch_size (`int`, *optional*, defaults to 4): images per forward pass.
     """
     asked = [_not_annotated(record, known) for record in records]
     whole = {id(record) for record in readable_enough(records, {}, "training images")}
@@ -54,7 +58,7 @@ def with_known(
     if not index:
         return list(records)
     model.eval()
-    share = [index[number] for number in own_share(len(index))]
+    share = [index[number] for number in process_share(len(index))]
     part, _ = detect_records(model, processor, [records[i] for i in share], [asked[i] for i in share], batch_size)
     extended = list(records)
     for number, result in zip(index, gathered(share, part), strict=True):
@@ -66,7 +70,7 @@ def _not_annotated(record: GroundingRecord, known: Sequence[str]) -> list[str]:
     """Return the known labels that a record's source does not annotate in any wording.
 
     General terms of annotated labels are left out too: an annotated left kidney would count as a wrong box of "kidney"
-    if the model found the right one alone.
+    if the model detected the right one alone.
     """
     annotated = {word for label in record.annotated for word in _wordings(label)}
     return [label for label in known if normalize_phrase(label) not in annotated]
@@ -78,11 +82,11 @@ def _wordings(label: str) -> frozenset[str]:
     return vocabulary.wordings(label) | frozenset(map(normalize_phrase, vocabulary.of(label).parents))
 
 
-def _with_detections(record: GroundingRecord, found: Detections, asked: Sequence[str]) -> GroundingRecord:
+def _with_detections(record: GroundingRecord, detections: Detections, asked: Sequence[str]) -> GroundingRecord:
     """Return a record with the boxes over the threshold; labels with an ambiguous box stay unknown."""
     boxes, labels, certain = [record.boxes], list(record.labels), []
     for label in asked:
-        scores, detected = found.of(label)
+        scores, detected = detections.of(label)
         best = float(scores.max(initial=0.0))
         over = scores >= PSEUDO_LABEL_THRESHOLD
         # Nearly as good boxes elsewhere may be right too: they would be learned as background.

@@ -60,7 +60,7 @@ logger = logging.getLogger(__name__)
 UNIMPORTANT = (
     "data", "model", "replay", "out", "threads", "workers", "dry_run", "push_to_hub", "checkpointing", "recipe",
 )  # fmt: skip
-# FinetuneArguments that stand in the place of the recipe's.
+# FinetuneArguments that replace the recipe's values.
 CHANGED = ("epochs", "batch", "accumulate", "checkpointing", "size", "anchor_scale")
 STRIDES = (8, 16, 32, 64, 128)
 HELP = " (python -m training.fit.finetune --help explains the options)"
@@ -185,13 +185,13 @@ def _resize(model: Any, processor: Any, modality: str, expert: ExpertRecipe) -> 
         model.update_head_config(modality, anchor_sizes=sizes)
 
 
-@dataclass
+@dataclass(frozen=True)
 class Data:
     """Records of a run.
 
     Args:
         train (`list[GroundingRecord]`): for training, with those of `--replay`.
-        own (`int`): images of `--data` among them.
+        new_images (`int`): images of `--data` among them.
         validation (`list[GroundingRecord]`): validation images of `--data`.
         older (`list[GroundingRecord]`): validation images of `--replay`, on which forgetting is measured.
         everything (`list[GroundingRecord]`): records whose labels serve as negatives of other body parts.
@@ -200,7 +200,7 @@ class Data:
     """
 
     train: list[GroundingRecord]
-    own: int
+    new_images: int
     validation: list[GroundingRecord]
     older: list[GroundingRecord]
     everything: list[GroundingRecord]
@@ -228,7 +228,7 @@ def load_data(settings: FinetuneArguments) -> Data:
     both = shared_patients(records)
     if both:
         raise ValueError(f"{settings.data}: {both} patients are in training and validation: divide by patient")
-    own, everything, broken = len({r.image_key for r in train}), list(train), dict[str, str]()
+    new_images, everything, broken = len({r.image_key for r in train}), list(train), dict[str, str]()
     older_validation: list[GroundingRecord] = []
     if settings.replay:
         whole = chosen_labels(load_records(settings.replay, settings.modality), None, settings.replay_exclude)
@@ -247,7 +247,7 @@ def load_data(settings: FinetuneArguments) -> Data:
         train, everything = train + older, everything + older
         replayed = len({record.image_key for record in older}) if share else 0
     validation = readable_enough([r for r in records if r.split == "validation"], broken, settings.data)
-    return Data(train, own, validation, older_validation, everything, broken, replayed)
+    return Data(train, new_images, validation, older_validation, everything, broken, replayed)
 
 
 def _same_place(first: str, second: str) -> bool:
@@ -322,7 +322,7 @@ def run(settings: FinetuneArguments) -> dict[str, Any]:
         return _dry_run(make_dataset(data.train, data.everything, processor, recipe, settings.seed), data, out)
     annotated = data.train
     if settings.distillation and known:
-        data.train = with_known(model, processor, data.train, known, expert.batch)
+        data = replace(data, train=with_known(model, processor, data.train, known, expert.batch))
     dataset = make_dataset(data.train, data.everything, processor, recipe, settings.seed)
     relevant = {name: value for name, value in asdict(settings).items() if name not in UNIMPORTANT}
     # Recomputed activations are the same activations.
@@ -344,8 +344,8 @@ def run(settings: FinetuneArguments) -> dict[str, Any]:
     best = settings.keep == "best"
 
     def score(now: nn.Module) -> dict[str, float]:
-        found = judge(_plain(now), records=data.validation)
-        return {"AP": found.ap or 0.0, "AP50": found.ap50 or 0.0}
+        scores = judge(_plain(now), records=data.validation)
+        return {"AP": scores.ap or 0.0, "AP50": scores.ap50 or 0.0}
 
     trainer = train_expert(
         trained, dataset, collator, expert, recipe.optimisation, out, settings.seed,
@@ -357,7 +357,7 @@ def run(settings: FinetuneArguments) -> dict[str, Any]:
     model.config.set_label_hierarchy(labels, wordings=trained_wordings(labels))
     forget_calibration(model, settings.modality)
     folder = save(trainer, trained, processor, out / ("adapter" if settings.lora else "expert"))
-    dataset.release()  # measuring needs room of its own
+    dataset.release()  # measuring needs the memory
     after, known_after = (judge(_plain(trained), records=part) for part in (data.validation, data.older))
     scores = {"before": before, "after": after, "known_before": known_before, "known_after": known_after}
     broken = {**data.broken, **united(dataset.broken())}
@@ -439,8 +439,8 @@ class _Help(argparse.ArgumentDefaultsHelpFormatter):
     """Shows defaults that are values; the help texts say what happens without the other options."""
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
-        said = action.default is None or isinstance(action.default, bool)
-        return action.help if said else super()._get_help_string(action)
+        is_plain = action.default is None or isinstance(action.default, bool)
+        return action.help if is_plain else super()._get_help_string(action)
 
 
 class _Parser(HfArgumentParser):
@@ -455,10 +455,10 @@ class _Parser(HfArgumentParser):
     def parse_args_into_dataclasses(self, args: Sequence[str] | None = None, **options: Any) -> tuple[Any, ...]:
         """Parse as `HfArgumentParser` does; an unknown option is an error of one line."""
         args = None if args is None else new_options(args, RENAMED)
-        *found, rest = super().parse_args_into_dataclasses(args, return_remaining_strings=True, **options)
+        *parsed, rest = super().parse_args_into_dataclasses(args, return_remaining_strings=True, **options)
         if rest:
             self.error(f"unknown option {one_line(rest[0], 60)}")
-        return tuple(found)
+        return tuple(parsed)
 
     def error(self, message: str) -> NoReturn:
         """Print one line instead of the whole usage, and exit."""

@@ -45,23 +45,25 @@ def adapted_layers(model: nn.Module, modality: str) -> list[str]:
         `ValueError`: the model has no such expert.
     """
     pattern = re.compile(ADAPTED.format(modality=re.escape(modality)))
-    found = [
+    names = [
         name
         for name, module in model.named_modules()
         if pattern.fullmatch(name)
         and type(module) in (nn.Linear, nn.Conv2d)
         and module.weight.shape[0] >= LEAST_OUTPUTS
     ]
-    if not found:
+    if not names:
         raise ValueError(f"the model has no expert for {modality}")
-    return found
+    return names
 
 
 def add_adapter(model: MedGlipForObjectDetection, modality: str, rank: int = 8) -> Any:
     """Return the model with a new adapter of one expert; everything else is frozen.
 
     Args:
-        rank (`int`): of the matrices; their effect is scaled by two.
+        model ([`~modeling_medglip.MedGlipForObjectDetection`]): the base; its layers are wrapped.
+        modality (`str`): of the expert.
+        rank (`int`, *optional*, defaults to 8): of the matrices; their effect is scaled by two.
 
     Returns:
         a `peft.PeftModel`. `save_pretrained` writes the adapter alone; `merge_and_unload` gives a plain model.

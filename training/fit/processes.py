@@ -34,7 +34,7 @@ def worker_message(error: BaseException) -> str:
     return message or kind
 
 
-def own_share(count: int) -> list[int]:
+def process_share(count: int) -> list[int]:
     """Return which of `count` items this process takes.
 
     Every process takes equally many, so that all make the same calls. If the numbers do not divide, some items are
@@ -51,6 +51,6 @@ def united(local: dict[str, str]) -> dict[str, str]:
 
 
 def gathered(index: Sequence[int], values: Sequence[Value]) -> list[Value]:
-    """Return the values of all processes for their [`own_share`], in order, in every process."""
-    found: dict[int, Value] = dict(gather_object(list(zip(index, values, strict=True))))
-    return [found[number] for number in sorted(found)]
+    """Return the values of all processes for their [`process_share`], in order, in every process."""
+    by_index: dict[int, Value] = dict(gather_object(list(zip(index, values, strict=True))))
+    return [by_index[number] for number in sorted(by_index)]

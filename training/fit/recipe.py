@@ -27,7 +27,7 @@ STRIDES = (8, 16, 32, 64, 128)
 
 @dataclass(frozen=True)
 class Optimisation:
-    """Rates and schedule, the same for all experts of a recipe.
+    """Learning rates and schedule, the same for all experts of a recipe.
 
     Args:
         optimizer (`str`): `"adamw"`, or the paper's `"adam"`.
@@ -39,7 +39,7 @@ class Optimisation:
         warmup_steps (`int`): linear warm-up; a cosine to `min_learning_rate_ratio` times the peak
             follows.
         gradient_clip (`float`): largest norm of the gradient.
-        ema_decay (`float`): of the averaged weights that are kept; 0 keeps the last ones.
+        ema_decay (`float`): decay of the weights' moving average, which becomes the result; 0 leaves the last weights.
         frozen_stages (`int`): the image encoder's stem and first stages that are not trained.
     """
 
@@ -103,10 +103,10 @@ class TrainingRecipe:
             `ValueError`: the recipe names neither it nor `any`.
         """
         name = resolve_modality(modality)
-        found = self.experts.get(name) or self.experts.get(ANY)
-        if found is None:
+        expert = self.experts.get(name) or self.experts.get(ANY)
+        if expert is None:
             raise ValueError(f"the recipe has no expert for {name}; it has {', '.join(self.experts)}")
-        return found
+        return expert
 
     def changed(self, modalities: Iterable[str], **values: Any) -> TrainingRecipe:
         """Return the recipe with other fields of [`ExpertRecipe`] for some modalities; `None` keeps a field."""
@@ -173,7 +173,7 @@ def _document(path: Path | str, file: Path) -> dict[str, Any]:
     try:
         document = load_yaml(file.read_text(encoding="utf-8"))
     except OSError:
-        names = ", ".join(sorted(found.stem for found in RECIPES.glob("*.yaml")))
+        names = ", ".join(sorted(recipe.stem for recipe in RECIPES.glob("*.yaml")))
         raise ValueError(f"{path}: no such recipe; there are {names}, or give a file") from None
     except (ValueError, yaml.YAMLError) as error:
         raise ValueError(f"{file.name}: not a training recipe ({error})") from None

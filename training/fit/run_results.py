@@ -21,7 +21,7 @@ from ..data.validation import nothing_to_measure
 from ..evaluate.metrics import Detections, annotated_only, average_precision
 from ..evaluate.plots import png_of
 from ..evaluate.predict import detect_records, source_labels
-from .processes import gathered, own_share
+from .processes import gathered, process_share
 
 
 SCHEMA = "medglip/finetune@1"
@@ -58,15 +58,17 @@ def find_all(model: Any, processor: Any, records: Sequence[GroundingRecord], bat
     model.eval()
     asked = source_labels(records)
     prompts = [asked[f"{record.modality}/{record.source}"] for record in records]
-    share = own_share(len(records))
-    found, _ = detect_records(model, processor, [records[i] for i in share], [prompts[i] for i in share], batch_size)
+    share = process_share(len(records))
+    detections, _ = detect_records(
+        model, processor, [records[i] for i in share], [prompts[i] for i in share], batch_size
+    )
     model.train(training)
-    return annotated_only(records, gathered(share, found))
+    return annotated_only(records, gathered(share, detections))
 
 
-def scores_of(records: Sequence[GroundingRecord], found: Sequence[Detections]) -> Scores:
+def scores_of(records: Sequence[GroundingRecord], detections: Sequence[Detections]) -> Scores:
     """Return COCO AP per label over the records of all sources together."""
-    return Scores({name: (score.ap, score.ap50) for name, score in average_precision(records, found).items()})
+    return Scores({name: (score.ap, score.ap50) for name, score in average_precision(records, detections).items()})
 
 
 def measure(model: Any, processor: Any, records: Sequence[GroundingRecord], batch_size: int = 4) -> Scores:
@@ -86,8 +88,14 @@ def write_run(
     """Write `results.json`, `history.png` and `README.md` into a run's folder.
 
     Args:
-        scores: `before` and `after` on the run's own validation images, `known_before` and `known_after` on the
-            older data's.
+        out (`Path`): folder of the run.
+        settings ([`~training.fit.finetune.FinetuneArguments`]): of the run.
+        recipe ([`~training.fit.recipe.TrainingRecipe`]): with the values of the command line.
+        data ([`~training.fit.finetune.Data`]): of the run.
+        scores (`Mapping[str, Scores]`): `before` and `after` on the validation images of `--data`, `known_before` and
+            `known_after` on those of `--replay`.
+        history (`Sequence[Mapping[str, Any]]`): `log_history` of the trainer.
+        broken (`Mapping[str, str]`): images that were left out, with the reason.
 
     Returns:
         what `results.json` holds.
@@ -97,12 +105,12 @@ def write_run(
         "settings": {name: value for name, value in asdict(settings).items() if name not in PRIVATE},
         "recipe": asdict(recipe.optimisation) | asdict(recipe.expert(settings.modality)),
         "images": {
-            "train": data.own,
+            "train": data.new_images,
             "replayed": data.replayed,
             "validation": len(data.validation),
             "broken": len(broken),
         },
-        **{name: found.as_dict() for name, found in scores.items()},
+        **{name: part.as_dict() for name, part in scores.items()},
     }
     write_text(out / "results.json", json.dumps(results, indent=1, allow_nan=False) + "\n")
     write_bytes(out / "history.png", plot(history, scores["before"], scores["after"]))
@@ -128,8 +136,8 @@ def measured_points(
         (float(row["epoch"]), float(row["eval_AP"]), float(row["eval_AP50"])) for row in history if "eval_AP" in row
     ]
     last = max((float(row["epoch"]) for row in history if "epoch" in row), default=1.0)
-    found = [(0.0, before.ap, before.ap50), *(rows or [(last, after.ap, after.ap50)])]
-    return [(epoch, 100 * ap, 100 * ap50) for epoch, ap, ap50 in found]
+    points = [(0.0, before.ap, before.ap50), *(rows or [(last, after.ap, after.ap50)])]
+    return [(epoch, 100 * ap, 100 * ap50) for epoch, ap, ap50 in points]
 
 
 def plot(history: Sequence[Mapping[str, Any]], before: Scores, after: Scores) -> bytes:
@@ -175,7 +183,7 @@ def card(settings: Any, results: Mapping[str, Any]) -> str:
     lines.append(f"**{reason}**" if reason else _label_table(results["before"], results["after"]))
     lines += ["", *_usage(settings, results)]
     if results["known_after"]["labels"]:
-        lines += ["", "Labels of the older data, on its own validation images:", ""]
+        lines += ["", "Labels of the older data, on its validation images:", ""]
         lines.append(_label_table(results["known_before"], results["known_after"]))
     return "\n".join(["---", _header(settings).to_yaml(), "---", "", *lines]) + "\n"
 

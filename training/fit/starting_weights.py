@@ -84,7 +84,7 @@ def load_image_encoder(backbone: nn.Module) -> None:
     filled = {}
     for (key, value), tensor in zip(target.items(), source, strict=False):
         if value.shape != tensor.shape:
-            raise ValueError(f"{key} is {tuple(value.shape)}, the ImageNet tensor at its place {tuple(tensor.shape)}")
+            raise ValueError(f"{key} is {tuple(value.shape)}, its ImageNet tensor is {tuple(tensor.shape)}")
         filled[key] = tensor + (TRAINED_EPSILON - TIMM_EPSILON) if key.endswith("running_var") else tensor
     backbone.load_state_dict(filled, strict=False)
 

@@ -73,7 +73,7 @@ class DivergenceCallback(TrainerCallback):
 
 
 class GroundingTrainer(Trainer):
-    """`Trainer` with the learning rates of an [`Optimisation`], averaged weights, and its own validation.
+    """`Trainer` with the learning rates of an [`Optimisation`], averaged weights, and validation of grounding.
 
     Args:
         optimisation ([`Optimisation`]): learning rates, decay, optimizer.
@@ -115,12 +115,12 @@ class GroundingTrainer(Trainer):
         model = cast(nn.Module, self.model)
         model.eval()
         if self.ema is None:
-            found = self.measure(model)
+            measured = self.measure(model)
         else:
             with self.ema.applied():
-                found = self.measure(model)
+                measured = self.measure(model)
         model.train()
-        metrics = {f"{metric_key_prefix}_{name}": float(value) for name, value in found.items()}
+        metrics = {f"{metric_key_prefix}_{name}": float(value) for name, value in measured.items()}
         self.log(metrics)
         self.callback_handler.on_evaluate(self.args, self.state, cast(Any, self).control, metrics)
         return metrics
@@ -186,13 +186,15 @@ class GroundingTrainer(Trainer):
 
 def last_checkpoint(out: Path) -> Path | None:
     """Return the last whole checkpoint of a run: one whose state, which is written last, can be read."""
-    found = []
+    checkpoints = []
     for path in out.glob(f"{PREFIX_CHECKPOINT_DIR}-*"):
         try:
-            found.append((int(json.loads((path / TRAINER_STATE).read_text(encoding="utf-8"))["global_step"]), path))
+            checkpoints.append(
+                (int(json.loads((path / TRAINER_STATE).read_text(encoding="utf-8"))["global_step"]), path)
+            )
         except (OSError, ValueError, KeyError, TypeError):
             continue
-    return max(found)[1] if found else None
+    return max(checkpoints)[1] if checkpoints else None
 
 
 def parameter_groups(model: nn.Module, optimisation: Optimisation) -> list[dict[str, Any]]:
@@ -202,7 +204,10 @@ def parameter_groups(model: nn.Module, optimisation: Optimisation) -> list[dict[
         if parameter.requires_grad:
             decay = optimisation.weight_decay if parameter.dim() > 1 else 0.0
             groups.setdefault((learning_rate_of(name, optimisation), decay), []).append(parameter)
-    return [{"params": params, "lr": rate, "weight_decay": decay} for (rate, decay), params in groups.items()]
+    return [
+        {"params": params, "lr": learning_rate, "weight_decay": decay}
+        for (learning_rate, decay), params in groups.items()
+    ]
 
 
 def learning_rate_of(name: str, optimisation: Optimisation) -> float:
@@ -227,11 +232,11 @@ def freeze(model: MedGlipForObjectDetection, optimisation: Optimisation) -> None
 
 
 def _freeze_stages(backbone: nn.Module, count: int) -> None:
-    found = {name: _stage_of(name.removeprefix("_backbone.")) for name, _ in backbone.named_parameters()}
-    if count > 1 + max((stage for stage in found.values() if stage is not None), default=-1):
+    stages = {name: _stage_of(name.removeprefix("_backbone.")) for name, _ in backbone.named_parameters()}
+    if count > 1 + max((stage for stage in stages.values() if stage is not None), default=-1):
         raise ValueError(f"frozen_stages {count}: the image encoder has no {count} stages that are known by name")
     for name, parameter in backbone.named_parameters():
-        stage = found[name]
+        stage = stages[name]
         if stage is not None and stage < count:
             parameter.requires_grad_(False)
 
@@ -289,9 +294,16 @@ def train_expert(
     """Train one expert, resuming from the last whole checkpoint in `out` if there is one.
 
     Args:
-        model: with frozen parts, see [`freeze`].
-        measure (*optional*): see [`GroundingTrainer`]; asked after every epoch.
-        arguments: further ones for `TrainingArguments`.
+        model (`nn.Module`): with frozen parts, see [`freeze`].
+        dataset ([`~training.data.dataset.GroundingDataset`]): the training images.
+        collator (`Callable`): makes a batch of examples of `dataset`.
+        recipe ([`ExpertRecipe`]): batches and epochs.
+        optimisation ([`Optimisation`]): learning rates and schedule.
+        out (`Path`): folder for the checkpoints.
+        seed (`int`, *optional*, defaults to 0): of everything random.
+        callbacks (`tuple[TrainerCallback, ...]`, *optional*): further ones.
+        measure (`Callable`, *optional*): see [`GroundingTrainer`]; called after every epoch.
+        arguments (*optional*): further ones for `TrainingArguments`.
 
     Raises:
         `ValueError`: averaged weights of sharded ones are asked for, or the run diverged.
@@ -312,7 +324,7 @@ def train_expert(
     if not shards_weights():  # FSDP wants contiguous weights
         model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     elif optimisation.ema_decay:
-        raise ValueError("averaged weights cannot be kept of sharded ones: ema_decay 0 in the recipe, or no FSDP")
+        raise ValueError("sharded weights cannot be averaged: set ema_decay 0 in the recipe, or launch without FSDP")
     steps = math.ceil(len(dataset) / (recipe.batch * recipe.accumulate))
     arguments = {"logging_steps": min(10, max(1, steps)), **arguments}  # at least once an epoch
     ema = EmaCallback(model, optimisation.ema_decay) if optimisation.ema_decay else None

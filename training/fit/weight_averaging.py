@@ -4,7 +4,7 @@
     python -m training.fit.weight_averaging --first runs/first/ct --last runs/further/ct --share 0.65 --out runs/ct
 
 Both must be of the same architecture. The outcome keeps the settings (input size) of the last one. Weights along one
-training can be averaged without harm, and the mean often does better on images of other places (Wortsman et al.,
+training can be averaged without harm, and the mean often does better on images of other hospitals (Wortsman et al.,
 model soups, 2022).
 """
 
@@ -26,6 +26,8 @@ def average(first: Path, last: Path, share: float) -> tuple[MedGlipForObjectDete
     """Return the weighted mean of two experts.
 
     Args:
+        first (`Path`): folder of the expert that was trained first.
+        last (`Path`): folder of the expert that went on from it.
         share (`float`): weight of the last one, 0 to 1. `torch.optim.swa_utils` averages with equal weights only.
 
     Raises:

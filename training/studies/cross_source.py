@@ -48,17 +48,17 @@ logger = logging.getLogger(__name__)
 def shared_labels(records: Sequence[GroundingRecord]) -> dict[str, tuple[str, ...]]:
     """Return, by source, the labels of its boxes that another source annotates as well."""
     shown: dict[str, set[str]] = {}
-    marked: dict[str, set[str]] = {}
+    annotated: dict[str, set[str]] = {}
     for record in records:
         shown.setdefault(record.source, set()).update(record.labels)
         if record.split == "train":
-            marked.setdefault(record.source, set()).update(record.labels)
-    found = {}
+            annotated.setdefault(record.source, set()).update(record.labels)
+    shared = {}
     for source, labels in shown.items():
-        elsewhere = set().union(*(marked[name] for name in marked if name != source))
+        elsewhere = set().union(*(annotated[name] for name in annotated if name != source))
         if labels & elsewhere:
-            found[source] = tuple(sorted(labels & elsewhere))
-    return found
+            shared[source] = tuple(sorted(labels & elsewhere))
+    return shared
 
 
 def folder_name(source: str) -> str:
@@ -74,11 +74,11 @@ def judged(records: Sequence[GroundingRecord], source: str, labels: Sequence[str
 
     They are its validation images, or all of its images if no validation image has a box.
     """
-    own = [record for record in records if record.source == source and record.view_of is None]
-    marked = [record for record in own if set(record.annotated) & set(labels)]
-    kept = chosen_labels(marked, labels, None)
-    held_out = [record for record in kept if record.split != "train"]
-    return held_out if any(record.labels for record in held_out) else kept
+    images = [record for record in records if record.source == source and record.view_of is None]
+    annotated = [record for record in images if set(record.annotated) & set(labels)]
+    chosen = chosen_labels(annotated, labels, None)
+    held_out = [record for record in chosen if record.split != "train"]
+    return held_out if any(record.labels for record in held_out) else chosen
 
 
 def trained_on(
@@ -115,18 +115,18 @@ def cross_source(
     # All of them before hours of training: one may have no source to leave out.
     images = {modality: _comparable(data, modality) for modality in modalities}
     for modality, (records, shared) in images.items():
-        own = measured.setdefault("modalities", {}).setdefault(modality, {"sources": {}})
-        own |= {"epochs": recipe.expert(modality).epochs, "size": recipe.expert(modality).size}
+        entry = measured.setdefault("modalities", {}).setdefault(modality, {"sources": {}})
+        entry |= {"epochs": recipe.expert(modality).epochs, "size": recipe.expert(modality).size}
         now = conditions(records, recipe, modality, seed)
         for source, labels in shared.items():
-            if source in own["sources"]:
-                if not agree(own["sources"][source]["conditions"], now):
+            if source in entry["sources"]:
+                if not agree(entry["sources"][source]["conditions"], now):
                     raise ValueError(
                         f"{modality}, {source}: measured with other images or settings before: choose another --out"
                     )
                 continue
             row = _left_out(source, labels, records, data, modality, recipe, out / modality, seed)
-            own["sources"][source] = {"conditions": now, **row}
+            entry["sources"][source] = {"conditions": now, **row}
             write_text(path, json.dumps(measured, indent=1, allow_nan=False) + "\n")
             write_text(out / "cross_source.md", render_page(measured))
     return measured
@@ -182,16 +182,16 @@ def render_page(measured: dict[str, Any]) -> str:
         "Made by `python -m training.studies.cross_source`.",
         "Mean over labels, in per cent, of an expert that was trained on",
         "all sources but this one (never seen), and of one that was trained on this one too, on the same images.",
-        "Only labels that another source marks as well are asked.",
+        "Only labels that another source annotates as well are asked.",
         "",
     ]
     rows = []
-    for modality, own in measured.get("modalities", {}).items():
-        for source, row in own["sources"].items():
+    for modality, entry in measured.get("modalities", {}).items():
+        for source, row in entry["sources"].items():
             means = [row.get(key, {}).get("mean", {}) for key in ("unseen", "seen")]
             figures = [percent(mean.get(key)) for key in ("AP50", "AP") for mean in means]
             rows.append(
-                [f"{modality}: {plain(source)}", len(row["labels"]), row["images"], f"{own['epochs']:g}", *figures]
+                [f"{modality}: {plain(source)}", len(row["labels"]), row["images"], f"{entry['epochs']:g}", *figures]
             )
     header = ["source", "labels", "images", "epochs", "AP50, never seen", "seen", "AP, never seen", "seen"]
     return "\n".join(lines) + "\n" + table(header, rows)

@@ -5,8 +5,8 @@
 
 One training step with one image is made on this machine, at the GLIP-T size with random weights or with `--model`.
 Its operations (multiplications and additions of all matrix products and convolutions, forward and backward) do not
-depend on the machine; how many a card does per second does. The table therefore gives hours for several rates, and
-the rate that was measured here.
+depend on the machine; how many a card does per second does. The table therefore gives hours for several speeds, and
+the speed that was measured here.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ SCHEMA = "medglip/full_size@1"
 PAPER_IMAGES = 2_720_979
 LABELS = 7
 # Tera-operations per second and card for which hours are given.
-RATES = (5.0, 10.0, 20.0, 40.0)
+SPEEDS = (5.0, 10.0, 20.0, 40.0)
 # Bytes per trained number: weight, gradient, and Adam's two moments, all float32.
 STATE_BYTES = 16
 
@@ -48,10 +48,12 @@ class StepCost:
     """One training step with one image.
 
     Args:
-        parameters (`int`): trained numbers. operations (`int`): forward and backward.
-        activation_bytes, recomputed_bytes (`int`): kept for the backward pass, without and with activation
-            checkpointing, in float32.
-        seconds (`float`): on this machine. device (`str`): what it ran on.
+        parameters (`int`): trained numbers.
+        operations (`int`): forward and backward.
+        activation_bytes (`int`): stored for the backward pass, in float32.
+        recomputed_bytes (`int`): the same with activation checkpointing.
+        seconds (`float`): on this machine.
+        device (`str`): what it ran on.
     """
 
     parameters: int
@@ -79,22 +81,22 @@ def example(model: MedGlipForObjectDetection, size: int, device: str) -> dict[st
     }
 
 
-def kept_bytes(model: MedGlipForObjectDetection, batch: dict[str, Any]) -> int:
+def saved_bytes(model: MedGlipForObjectDetection, batch: dict[str, Any]) -> int:
     """Return the bytes that a forward pass stores for the backward pass, each storage once, without the weights."""
-    own = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
-    kept: dict[int, int] = {}
+    weights = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
+    saved: dict[int, int] = {}
     alive: list[torch.Tensor] = []  # a storage that is freed could come again under the same address
 
     def pack(tensor: torch.Tensor) -> torch.Tensor:
         storage = tensor.untyped_storage()
-        if storage.data_ptr() not in own:
-            kept[storage.data_ptr()] = storage.nbytes()
+        if storage.data_ptr() not in weights:
+            saved[storage.data_ptr()] = storage.nbytes()
             alive.append(tensor)
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         model(**batch)
-    return sum(kept.values())
+    return sum(saved.values())
 
 
 def measure_step(model: MedGlipForObjectDetection, size: int, device: str = "cpu") -> StepCost:
@@ -103,6 +105,7 @@ def measure_step(model: MedGlipForObjectDetection, size: int, device: str = "cpu
     Args:
         model: with everything that shall be trained; it is put into training mode.
         size (`int`): side of the image in pixels.
+        device (`str`, *optional*, defaults to `"cpu"`): for the time and the memory.
     """
     torch.manual_seed(0)
     # Counted on the processor, whose deformable convolution is made of operations that the counter knows.
@@ -116,17 +119,25 @@ def measure_step(model: MedGlipForObjectDetection, size: int, device: str = "cpu
     if device != "cpu":
         torch.cuda.synchronize()
     seconds = time.perf_counter() - start
-    plain = kept_bytes(model, batch)
+    plain = saved_bytes(model, batch)
     model.activation_checkpointing_enable()
-    recomputed = kept_bytes(model, batch)
+    recomputed = saved_bytes(model, batch)
     model.activation_checkpointing_disable()
     trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
     return StepCost(trained, counter.get_total_flops(), plain, recomputed, seconds, device)
 
 
-def hours(cost: StepCost, images: int, epochs: float, processes: int, rate: float) -> float:
-    """Return the hours of a training at `rate` tera-operations per second on each card."""
-    return cost.operations * images * epochs / (rate * 1e12 * processes) / 3600
+def hours(cost: StepCost, images: int, epochs: float, processes: int, speed: float) -> float:
+    """Return the hours of a training.
+
+    Args:
+        cost ([`StepCost`]): of a step with one image.
+        images (`int`): per epoch.
+        epochs (`float`): how often every image is shown.
+        processes (`int`): number of cards.
+        speed (`float`): tera-operations per second on each card.
+    """
+    return cost.operations * images * epochs / (speed * 1e12 * processes) / 3600
 
 
 def memory(cost: StepCost, batch: int, shards: int = 1, recomputed: bool = False) -> float:
@@ -138,9 +149,9 @@ def memory(cost: StepCost, batch: int, shards: int = 1, recomputed: bool = False
     return (cost.parameters * STATE_BYTES / shards + batch * each) / 1e9
 
 
-def render_page(found: dict[str, Any]) -> str:
+def render_page(content: dict[str, Any]) -> str:
     """Return the page of the estimate in Markdown."""
-    cost, plan = StepCost(**found["step"]), found["plan"]
+    cost, plan = StepCost(**content["step"]), content["plan"]
     measured = cost.operations / cost.seconds / 1e12
     lines = [
         "# The full-size training, estimated",
@@ -161,7 +172,9 @@ def render_page(found: dict[str, Any]) -> str:
     given = (plan["images"], plan["epochs"], plan["processes"])
     alone = f"{hours(cost, plan['images'], plan['epochs'], 1, measured):,.0f}"
     rows: list[list[Any]] = [["this machine, alone", f"{measured:.2f}", alone]]
-    rows += [[f"{plan['processes']} cards, each", f"{rate:g}", f"{hours(cost, *given, rate):,.0f}"] for rate in RATES]
+    rows += [
+        [f"{plan['processes']} cards, each", f"{speed:g}", f"{hours(cost, *given, speed):,.0f}"] for speed in SPEEDS
+    ]
     text = "\n".join(lines) + "\n" + table(["computed by", "tera-operations per second", "hours"], rows)
     batch, cards = plan["batch"], plan["processes"]
     ways = [
@@ -197,10 +210,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         model = MedGlipForObjectDetection(MedGlipConfig.glip_t())
     cost = measure_step(model, options.size, device)
     plan = {name: getattr(options, name) for name in ("size", "batch", "epochs", "processes", "images")}
-    found = {"schema": SCHEMA, "plan": plan, "step": asdict(cost)}
-    text = render_page(found)
+    content = {"schema": SCHEMA, "plan": plan, "step": asdict(cost)}
+    text = render_page(content)
     if options.out:
-        write_text(options.out, json.dumps(found, indent=1, allow_nan=False) + "\n")
+        write_text(options.out, json.dumps(content, indent=1, allow_nan=False) + "\n")
         write_text(options.out.with_suffix(".md"), text)
     print(text, end="")
     return 0

@@ -27,7 +27,8 @@ def join(parts: Sequence[Mapping[str, Any]], draws: Draws) -> dict[str, Any]:
     """Return all rows of several measured protocols.
 
     Args:
-        draws: see [`~training.studies.protocol.draws_of`]; differences of rows with draws are computed anew.
+        parts (`Sequence[Mapping[str, Any]]`): contents of `protocol.json`; later ones replace rows of earlier ones.
+        draws (`Draws`): see [`~training.studies.protocol.draws_of`]; differences of rows with draws are computed anew.
 
     Raises:
         `ValueError`: a part is not a protocol, or rows of a modality were measured under different conditions.
@@ -36,22 +37,22 @@ def join(parts: Sequence[Mapping[str, Any]], draws: Draws) -> dict[str, Any]:
     for part in parts:
         if part.get("schema") != SCHEMA:
             raise ValueError("not a protocol that this command can read")
-        for modality, own in part["modalities"].items():
-            known = joined["modalities"].setdefault(modality, {**own, "rows": {}, "differences": {}})
-            known["rows"].update(own["rows"])
+        for modality, entry in part["modalities"].items():
+            known = joined["modalities"].setdefault(modality, {**entry, "rows": {}, "differences": {}})
+            known["rows"].update(entry["rows"])
             # A difference from a row that this part replaces is one no longer.
             still = {
                 pair: edges
                 for pair, edges in known["differences"].items()
-                if not set(pair.split(" against ")) & set(own["rows"])
+                if not set(pair.split(" against ")) & set(entry["rows"])
             }
-            known["differences"] = still | own.get("differences", {})
-    for modality, own in joined["modalities"].items():
-        measured = [(row["conditions"], row["images"]["validation"]) for row in own["rows"].values()]
+            known["differences"] = still | entry.get("differences", {})
+    for modality, entry in joined["modalities"].items():
+        measured = [(row["conditions"], row["images"]["validation"]) for row in entry["rows"].values()]
         if any(number != other or not agree(one, two) for (one, number), (two, other) in combinations(measured, 2)):
             raise ValueError(f"{modality}: its rows were measured under different conditions: keep those of one")
-        own["rows"] = {name: own["rows"][name] for name in ROWS if name in own["rows"]}
-        own["differences"] |= differences(modality, own["rows"], draws)
+        entry["rows"] = {name: entry["rows"][name] for name in ROWS if name in entry["rows"]}
+        entry["differences"] |= differences(modality, entry["rows"], draws)
     return joined
 
 
@@ -68,10 +69,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     draws: Draws = {}
     for part, path in zip(parts, options.files, strict=True):
         draws |= draws_of(part, path.parent)
-    found = join(parts, draws)
-    write_text(options.out / "protocol.json", json.dumps(found, indent=1, allow_nan=False) + "\n")
-    write_text(options.out / "protocol.md", render_page(found))
-    print(render_page(found), end="")
+    joined = join(parts, draws)
+    write_text(options.out / "protocol.json", json.dumps(joined, indent=1, allow_nan=False) + "\n")
+    write_text(options.out / "protocol.md", render_page(joined))
+    print(render_page(joined), end="")
     return 0
 
 

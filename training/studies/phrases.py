@@ -98,17 +98,17 @@ EXAMPLE = {"side": "left", "base": "kidney", "letter": "L", "short": "lt"}
 
 def _other_side(label: str) -> str:
     sides = {"left": "right", "right": "left"}
-    return re.sub(r"\b(left|right)\b", lambda found: sides[found[0]], label)
+    return re.sub(r"\b(left|right)\b", lambda match: sides[match[0]], label)
 
 
 def _count_sides(
     grounder: Grounder,
     image: ReadImage,
     modality: str,
-    truth: tuple[str, list[list[float]], list[list[float]]],
+    targets: tuple[str, list[list[float]], list[list[float]]],
     counts: dict[str, dict[str, int]],
 ) -> None:
-    label, own, opposite = truth
+    label, true_boxes, opposite = targets
     side = str(side_of(label))
     words = {"side": side, "letter": side[0].upper(), "short": "lt" if side == "left" else "rt"}
     forms = {form: form.format(base=" ".join(w for w in label.split() if w != side), **words) for form in FORMS}
@@ -118,7 +118,7 @@ def _count_sides(
         box = best.get(phrase)
         if box is not None and box.score >= SHOWN:
             counts[form]["found"] += 1
-            counts[form]["wrong"] += overlap(box, opposite) > overlap(box, own)
+            counts[form]["wrong"] += overlap(box, opposite) > overlap(box, true_boxes)
 
 
 def study_unknown(grounder: Grounder, data: Path, phrases: Entry, limit: int) -> list[dict[str, Any]]:
@@ -137,7 +137,7 @@ def study_unknown(grounder: Grounder, data: Path, phrases: Entry, limit: int) ->
                 best = asked(grounder, image, labels, modality)
                 for label in labels:
                     scores[label].append(round(best[label].score, 3) if label in best else 0.0)
-        rows += [{"modality": modality, "phrase": phrase, "scores": found} for phrase, found in scores.items()]
+        rows += [{"modality": modality, "phrase": phrase, "scores": values} for phrase, values in scores.items()]
     return rows
 
 
@@ -151,9 +151,9 @@ def study_held_out(grounder: Grounder, data: Path, phrases: Entry, limit: int) -
                 rows.append({"source": source, "label": label, "phrase": phrase, "scores": [], "overlaps": []})
                 rows[-1]["trained"] = grounder.trained.knows(phrase, modality)
         for image, boxes in annotated_images(data / source, limit):
-            own = [row for row in rows if row["source"] == source and row["label"] in boxes]
-            best = asked(grounder, image, [row["phrase"] for row in own], modality) if own else {}
-            for row in own:
+            chosen = [row for row in rows if row["source"] == source and row["label"] in boxes]
+            best = asked(grounder, image, [row["phrase"] for row in chosen], modality) if chosen else {}
+            for row in chosen:
                 box = best.get(row["phrase"])
                 row["scores"].append(round(box.score, 3) if box else 0.0)
                 row["overlaps"].append(round(overlap(box, boxes[row["label"]]), 3) if box else 0.0)
@@ -174,9 +174,9 @@ def study_companions(grounder: Grounder, data: Path, sources: Sequence[str], lim
             beside = asked(grounder, image, [*labels, "banana", "pneumonia of the left foot"], modality)
             for label in labels:
                 alone = asked(grounder, image, [label], modality)
-                found = [best[label].score if label in best else 0.0 for best in (together, backwards, beside, alone)]
+                scores = [best[label].score if label in best else 0.0 for best in (together, backwards, beside, alone)]
                 names = ("together", "backwards", "beside", "alone")
-                rows.append({"source": source, "label": label, **dict(zip(names, found, strict=True))})
+                rows.append({"source": source, "label": label, **dict(zip(names, scores, strict=True))})
     return rows
 
 
@@ -214,8 +214,8 @@ def _sides_table(rows: Sequence[Entry]) -> str:
     for row in rows:
         by_form[row["form"]][row["source"]] = row
     cells = [
-        [form, *(f"{own[source]['wrong']} of {own[source]['found']}" for source in sources)]
-        for form, own in by_form.items()
+        [form, *(f"{by_source[source]['wrong']} of {by_source[source]['found']}" for source in sources)]
+        for form, by_source in by_form.items()
     ]
     return table(["written as", *sources], cells)
 
@@ -257,10 +257,10 @@ def _held_out_table(rows: Sequence[Entry]) -> str:
     cells = []
     for row in rows:
         right = [score for score, shared in zip(row["scores"], row["overlaps"], strict=True) if shared >= RIGHT]
-        kept = sum(score >= (UNTRAINED_THRESHOLD if row["trained"] is False else SHOWN) for score in right)
+        shown = sum(score >= (UNTRAINED_THRESHOLD if row["trained"] is False else SHOWN) for score in right)
         trained = "yes" if row["trained"] else "no"
         cells.append(
-            [row["source"], row["label"], row["phrase"], trained, str(len(row["scores"])), str(len(right)), str(kept)]
+            [row["source"], row["label"], row["phrase"], trained, str(len(row["scores"])), str(len(right)), str(shown)]
         )
     return table(["source", "label", "wording", "known", "images", "right box", "of these shown"], cells)
 
@@ -268,9 +268,9 @@ def _held_out_table(rows: Sequence[Entry]) -> str:
 def _companions_table(rows: Sequence[Entry]) -> str:
     cells = []
     for source in dict.fromkeys(row["source"] for row in rows):
-        own = [row for row in rows if row["source"] == source]
-        gaps = [[abs(row["together"] - row[name]) for row in own] for name in ("backwards", "beside", "alone")]
-        cells.append([source, str(len(own)), *(f"{mean(gap):.3f} ({max(gap):.3f})" for gap in gaps)])
+        of_source = [row for row in rows if row["source"] == source]
+        gaps = [[abs(row["together"] - row[name]) for row in of_source] for name in ("backwards", "beside", "alone")]
+        cells.append([source, str(len(of_source)), *(f"{mean(gap):.3f} ({max(gap):.3f})" for gap in gaps)])
     columns = ["source", "scores", "other order", "two untrained phrases beside", "asked alone"]
     return table(columns, cells)
 

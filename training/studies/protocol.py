@@ -27,6 +27,7 @@ from torch import nn
 from modeling_medglip.cli.scripts import script_main
 from modeling_medglip.modalities import resolve_modality
 from modeling_medglip.outputs.files import write_text
+from modeling_medglip.outputs.markdown import percent, table
 
 from ..data.dataset import GroundingCollator
 from ..data.load import load_records
@@ -56,7 +57,7 @@ ROWS = {
     "100 %, plain": "the same, always asked for all labels in their own words, as the detectors with fixed labels are",
     "closed vocabulary": "our network with S = F W^T (Eq. 3), all training images",
     "Deformable DETR": "two-stage, closed vocabulary, all training images, from ImageNet weights alone; it was"
-    " published with 50 epochs of many more images, and this is what it does with few; what a source does not mark"
+    " published with 50 epochs of many more images, and this is what it does with few; what a source does not annotate"
     " is background to it, where the others leave it open",
 }
 FIXED_LABELS = ("closed vocabulary", "Deformable DETR")
@@ -142,7 +143,14 @@ def run_row(
     """Train and measure one row.
 
     Args:
-        records, broken (*optional*): what [`read_images`] gives, where that is known already.
+        name (`str`): one of `ROWS`.
+        modality (`str`): of the expert.
+        data (`str`): as [`~training.data.load.load_records`] takes it.
+        recipe ([`~training.fit.recipe.TrainingRecipe`]): of all rows.
+        out (`Path`): folder of the row.
+        seed (`int`, *optional*, defaults to 0): of everything random.
+        records (`Sequence[GroundingRecord]`, *optional*): what [`read_images`] returns; read from `data` if left out.
+        broken (`Mapping[str, str]`, *optional*): images that `read_images` left out, with the reason.
 
     Returns:
         scores and numbers of images, of which `broken` are the validation images that were left out; and the AP of
@@ -162,8 +170,8 @@ def run_row(
     model: nn.Module = base
     if name != "zero-shot":
         model = _trained(name, base, processor, train, records, labels, recipe, modality, out, seed)
-    found = find_all(model, asked, validation)
-    scores = scores_of(validation, found)
+    detections = find_all(model, asked, validation)
+    scores = scores_of(validation, detections)
     count = 0 if name == "zero-shot" else _images(train)
     row = {
         "images": {"train": count, "validation": len(validation), "broken": len(left_out)},
@@ -171,7 +179,7 @@ def run_row(
     }
     if len(set(map(patient_of, validation))) < MIN_PATIENTS:
         return row, None
-    return row, resampled(validation, found, sorted(scores.labels), DRAWS)[:, 0]
+    return row, resampled(validation, detections, sorted(scores.labels), DRAWS)[:, 0]
 
 
 def _images(records: Sequence[GroundingRecord]) -> int:
@@ -206,8 +214,8 @@ def _trained(
         optimisation = replace(
             optimisation, head_learning_rate=2e-4, backbone_learning_rate=2e-5, weight_decay=1e-4, gradient_clip=0.1
         )
-    told = {"row": name, "recipe": asdict(recipe), "seed": seed, "modality": modality}
-    claim(out, run_identity(told, train, model))
+    identity = {"row": name, "recipe": asdict(recipe), "seed": seed, "modality": modality}
+    claim(out, run_identity(identity, train, model))
     train_expert(model, dataset, collator, recipe.expert(modality), optimisation, out, seed)
     return model.eval()
 
@@ -241,12 +249,12 @@ def protocol(
     images = {modality: read_images(data, modality, broken[modality]) for modality in modalities}
     for modality, records in images.items():
         expert = recipe.expert(modality)
-        own = measured.setdefault("modalities", {}).setdefault(modality, {"size": expert.size, "rows": {}})
-        own["epochs"] = expert.epochs
+        entry = measured.setdefault("modalities", {}).setdefault(modality, {"size": expert.size, "rows": {}})
+        entry["epochs"] = expert.epochs
         now = conditions(records, recipe, modality, seed)
         for name in rows:
-            if name in own["rows"]:
-                if not agree(own["rows"][name]["conditions"], now):
+            if name in entry["rows"]:
+                if not agree(entry["rows"][name]["conditions"], now):
                     raise ValueError(
                         f"{modality}, {name}: measured with other images or settings before: choose another --out"
                     )
@@ -254,12 +262,12 @@ def protocol(
             logger.info("%s: %s", modality, name)
             folder = row_folder(out, modality, name)
             row, drawn = run_row(name, modality, data, recipe, folder, seed, records, broken[modality])
-            own["rows"][name] = {"conditions": now, **row}
+            entry["rows"][name] = {"conditions": now, **row}
             folder.mkdir(parents=True, exist_ok=True)
             if drawn is not None:
                 np.save(folder / DRAWS_FILE, drawn)
                 draws[modality, name] = drawn
-            own["differences"] = own.get("differences", {}) | differences(modality, own["rows"], draws)
+            entry["differences"] = entry.get("differences", {}) | differences(modality, entry["rows"], draws)
             write_text(path, json.dumps(measured, indent=1, allow_nan=False) + "\n")
             write_text(out / "protocol.md", render_page(measured))
     return measured
@@ -284,8 +292,8 @@ def draws_of(measured: Mapping[str, Any], out: Path) -> Draws:
         out: folder of the run.
     """
     draws: Draws = {}
-    for modality, own in measured.get("modalities", {}).items():
-        for name, row in own["rows"].items():
+    for modality, entry in measured.get("modalities", {}).items():
+        for name, row in entry["rows"].items():
             file = row_folder(out, modality, name) / DRAWS_FILE
             if "resampled_AP" in row:
                 draws[modality, name] = np.array(row.pop("resampled_AP"), dtype=np.float64)
@@ -296,13 +304,13 @@ def draws_of(measured: Mapping[str, Any], out: Path) -> Draws:
 
 def differences(modality: str, rows: Mapping[str, Any], draws: Draws) -> dict[str, list[float]]:
     """Return the 95 % interval over patients of the difference in mean AP, by pair of [`PAIRS`] with draws of both."""
-    found = {}
+    intervals = {}
     for ours, other in PAIRS:
         if ours in rows and other in rows and {(modality, ours), (modality, other)} <= draws.keys():
             gap = rows[ours]["mean"]["AP"] - rows[other]["mean"]["AP"]
             pair = edges(draws[modality, ours] - draws[modality, other], gap)
-            found[f"{ours} against {other}"] = [round(edge, 5) for edge in pair]
-    return found
+            intervals[f"{ours} against {other}"] = [round(edge, 5) for edge in pair]
+    return intervals
 
 
 def render_page(measured: dict[str, Any]) -> str:
@@ -315,14 +323,15 @@ def render_page(measured: dict[str, Any]) -> str:
         "encoder are the same. Modalities were run one by one, each with the `--size` and `--epochs` of its row, and",
         "joined by `python -m training.studies.join_protocol`.", "",
         *(f"- **{name}**: {text}" for name, text in ROWS.items()), "",
-        "| modality | pixels | epochs | " + " | ".join(ROWS) + " |", "|---|---:|---:|" + "---:|" * len(ROWS),
     ]  # fmt: skip
-    for modality, own in measured.get("modalities", {}).items():
-        cells = [_cell(own["rows"].get(name)) for name in ROWS]
-        lines.append(f"| {modality} | {own['size']} | {own['epochs']:g} | {' | '.join(cells)} |")
-    lines += _means(list(measured.get("modalities", {}).values()))
-    lines += _of_before(measured.get("modalities", {}))
-    compared = [line for name, own in measured.get("modalities", {}).items() for line in _compared(name, own)]
+    modalities = measured.get("modalities", {})
+    rows = [
+        [name, entry["size"], f"{entry['epochs']:g}", *(_cell(entry["rows"].get(row)) for row in ROWS)]
+        for name, entry in modalities.items()
+    ]
+    rows += _means(list(modalities.values()))
+    lines += [table(["modality", "pixels", "epochs", *ROWS], rows).rstrip(), *_of_before(modalities)]
+    compared = [line for name, entry in modalities.items() for line in _compared(name, entry)]
     if compared:
         lines += [
             "", "MedGLIP against the detectors with fixed labels, difference of the mean AP in points, with the 95 %",
@@ -336,42 +345,42 @@ def render_page(measured: dict[str, Any]) -> str:
 
 def _of_before(modalities: Mapping[str, Any]) -> list[str]:
     """Return a note on rows that do not state their images and recipe."""
-    pairs = [(name, row.get("conditions", {})) for name, own in modalities.items() for row in own["rows"].values()]
-    found = {name for name, told in pairs if "images" not in told}
-    if not found:
+    pairs = [(name, row.get("conditions", {})) for name, entry in modalities.items() for row in entry["rows"].values()]
+    incomplete = {name for name, stated in pairs if "images" not in stated}
+    if not incomplete:
         return []
+    names = ", ".join(name for name in modalities if name in incomplete)
     return [
         "",
-        f"Rows of {', '.join(name for name in modalities if name in found)} were measured by earlier versions of the",
+        f"Rows of {names} were measured by earlier versions of the",
         "code and of the built data, which wrote down epochs, size and seed alone: that their images were the same",
         "is known by their numbers only, and measured again they would differ somewhat.",
     ]
 
 
-def _means(modalities: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Return the last line of the table: means over modalities, of the rows that all of them have."""
+def _means(modalities: Sequence[Mapping[str, Any]]) -> list[list[str]]:
+    """Return the last row of the table: means over modalities, of the rows that all of them have."""
     if len(modalities) < 2:
         return []
     cells = []
     for name in ROWS:
-        means = [own["rows"][name]["mean"] for own in modalities if name in own["rows"]]
+        means = [entry["rows"][name]["mean"] for entry in modalities if name in entry["rows"]]
         full = len(means) == len(modalities) and all(mean["AP"] is not None for mean in means)
-        cells.append(
-            " / ".join(f"{100 * np.mean([m[key] for m in means]):.1f}" for key in ("AP", "AP50")) if full else "-"
-        )
-    return [f"| **mean** | | | {' | '.join(cells)} |"]
+        shares = [float(np.mean([mean[key] for mean in means])) for key in ("AP", "AP50")] if full else []
+        cells.append(" / ".join(map(percent, shares)) or "-")
+    return [["**mean**", "", "", *cells]]
 
 
-def _compared(modality: str, own: Mapping[str, Any]) -> list[str]:
+def _compared(modality: str, entry: Mapping[str, Any]) -> list[str]:
     """Return one line per detector with fixed labels, for both ways of asking."""
     lines = []
     for ours, other in PAIRS:
         pair = f"{ours} against {other}"
-        if pair not in own.get("differences", {}):
+        if pair not in entry.get("differences", {}):
             continue
-        first, second = own["rows"][ours], own["rows"][other]
+        first, second = entry["rows"][ours], entry["rows"][other]
         gap = 100 * (first["mean"]["AP"] - second["mean"]["AP"])
-        low, high = (100 * edge for edge in own["differences"][pair])
+        low, high = (100 * edge for edge in entry["differences"][pair])
         verdict = "better" if low > 0 else "worse" if high < 0 else "no difference that these images can show"
         if 100 * second["mean"]["AP"] < FLOOR:
             verdict = f"which says little: {other} has hardly begun to learn in so few steps"
@@ -390,8 +399,8 @@ def _cell(row: dict[str, Any] | None) -> str:
     if row is None:
         return "-"
     every, often = (tuple(row[key][name] for name in ("AP", "AP50")) for key in ("mean", "well_shown"))
-    text = " / ".join("-" if value is None else f"{100 * value:.1f}" for value in every)
-    return text if often[0] is None else f"{text} ({100 * often[0]:.1f} / {100 * often[1]:.1f})"
+    text = " / ".join(map(percent, every))
+    return text if often[0] is None else f"{text} ({' / '.join(map(percent, often))})"
 
 
 def study_parser(module: str, about: str, out: str) -> argparse.ArgumentParser:

@@ -29,19 +29,19 @@ def roundtrip(result: VolumeResult, source: VolumeSource, threshold: float) -> d
     boxes = tuple(box for box in result.boxes if box.score >= threshold)
     if not source.dicom_files or not boxes:
         return None
-    told = replace(result, boxes=boxes)
+    reported = replace(result, boxes=boxes)
     with tempfile.TemporaryDirectory() as folder:
-        report = write_report(told, source, Path(folder) / "a.sr.dcm")
+        report = write_report(reported, source, Path(folder) / "a.sr.dcm")
         regions = _regions(report, source)
-        segments = read_segmentation(write_segmentation(told, source, Path(folder) / "a.seg.dcm"))
+        segments = read_segmentation(write_segmentation(reported, source, Path(folder) / "a.seg.dcm"))
     if len(regions) != len(boxes) or len(segments) != len(boxes):
         raise ValueError(f"{source.name}: {len(boxes)} boxes, {len(regions)} regions, {len(segments)} segments")
     report_mm, voxels = 0.0, 0.0
     for box, points, (mask, _) in zip(boxes, regions, segments, strict=True):
         corners = np.array(box.corners_lps_mm)
         report_mm = max(report_mm, _apart(points, corners))
-        places = np.argwhere(mask.array)
-        ends = np.array([[*(places.min(axis=0) - 0.5), 1], [*(places.max(axis=0) + 0.5), 1]]) @ mask.affine.T
+        indices = np.argwhere(mask.array)
+        ends = np.array([[*(indices.min(axis=0) - 0.5), 1], [*(indices.max(axis=0) + 0.5), 1]]) @ mask.affine.T
         voxels = max(voxels, _apart(ends[:, :3], corners) / float(np.sort(source.grid.spacing)[1]))
     return {"boxes": len(boxes), "report_mm": report_mm, "segmentation_voxels": voxels}
 
@@ -51,16 +51,16 @@ def _regions(report: Path, source: VolumeSource) -> list[NDArray[np.float64]]:
     import highdicom
 
     images = {str(header.SOPInstanceUID): header for header in map(read_header, source.dicom_files)}
-    found = []
+    regions = []
     content: Any = highdicom.sr.srread(report).content
     for group in content.get_volumetric_roi_measurement_groups():
         points = []
         for region in group.roi:
-            told = region.ContentSequence[0].ReferencedSOPSequence[0].ReferencedSOPInstanceUID
-            transform = highdicom.spatial.ImageToReferenceTransformer.for_image(images[str(told)])
+            instance = region.ContentSequence[0].ReferencedSOPSequence[0].ReferencedSOPInstanceUID
+            transform = highdicom.spatial.ImageToReferenceTransformer.for_image(images[str(instance)])
             points.append(transform(region.value))
-        found.append(np.concatenate(points))
-    return found
+        regions.append(np.concatenate(points))
+    return regions
 
 
 def _apart(points: NDArray[np.float64], corners: NDArray[np.float64]) -> float:

@@ -41,12 +41,12 @@ def of_run(folder: Path) -> dict[str, Any]:
     results = _read(folder / "results.json")
     settings = results["settings"]
     recipe = {RENAMED.get(name, name): value for name, value in results["recipe"].items()}
-    kept = {name: recipe.get(name) for name in ("size", "epochs", "batch", "accumulate", "head_learning_rate")}
+    values = {name: recipe.get(name) for name in ("size", "epochs", "batch", "accumulate", "head_learning_rate")}
     if settings.get("lora"):
-        kept["lora"] = True
+        values["lora"] = True
     return {
         "modality": settings["modality"],
-        "recipe": {name: value for name, value in kept.items() if value is not None},
+        "recipe": {name: value for name, value in values.items() if value is not None},
         "images": results["images"],
         **{when: {"mean": results[when]["mean"], "labels": results[when]["labels"]} for when in ("before", "after")},
     }
@@ -60,15 +60,15 @@ def of_evaluations(before: Path, after: Path, modality: str, source: str | None 
     """
     parts: dict[str, Any] = {"modality": modality, "recipe": {}}
     for when, path in (("before", before), ("after", after)):
-        found = _read(path)["modalities"].get(modality)
-        if found is None:
+        evaluation = _read(path)["modalities"].get(modality)
+        if evaluation is None:
             raise ValueError(f"{path}: holds nothing of {modality}")
         if source is not None:
-            parts["recipe"] = {name: found[name] for name in ("size", "epochs")}
-            parts[when] = found["sources"][source]["unseen"]
+            parts["recipe"] = {name: evaluation[name] for name in ("size", "epochs")}
+            parts[when] = evaluation["sources"][source]["unseen"]
             continue
-        labels = {name: {key: entry[key] for key in ("AP", "AP50")} for name, entry in found["labels"].items()}
-        parts[when] = {"mean": {"AP": found["AP"], "AP50": found["AP50"]}, "labels": labels}
+        labels = {name: {key: entry[key] for key in ("AP", "AP50")} for name, entry in evaluation["labels"].items()}
+        parts[when] = {"mean": {"AP": evaluation["AP"], "AP50": evaluation["AP50"]}, "labels": labels}
     return parts
 
 
@@ -125,8 +125,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise ValueError("--name needs --run, or --before, --after and --modality")
         entry = {"name": options.name, "note": options.note, **entry}
         titles = [known["name"] for known in log["entries"]]
-        place = titles.index(options.name) if options.name in titles else len(titles)
-        log["entries"][place : place + 1] = [entry]
+        index = titles.index(options.name) if options.name in titles else len(titles)
+        log["entries"][index : index + 1] = [entry]
         write_text(options.log, json.dumps(log, indent=1, allow_nan=False) + "\n")
     write_text(options.log.with_name(PAGE), render_page(log))
     return 0

@@ -110,13 +110,13 @@ def box_of_mask(mask: NDArray[np.bool_], grid: Volume) -> tuple[float, ...]:
 
 
 def single_slices(
-    masks: Mapping[str, NDArray[np.bool_]], found: Mapping[str, Sequence[SliceBox]], grid: Volume, plane: str
+    masks: Mapping[str, NDArray[np.bool_]], slice_boxes: Mapping[str, Sequence[SliceBox]], grid: Volume, plane: str
 ) -> tuple[list[GroundingRecord], list[Detections]]:
     """Return every slice of a plane with the boxes of its masks, one per label, and what was detected in it.
 
     Args:
         masks (`Mapping[str, np.ndarray]`): label -> mask on the canonical grid.
-        found (`Mapping[str, Sequence[SliceBox]]`): label -> boxes of all slices.
+        slice_boxes (`Mapping[str, Sequence[SliceBox]]`): label -> boxes of all slices.
         grid ([`Volume`]): of the file.
         plane (`str`): one of `PLANES`.
     """
@@ -131,7 +131,7 @@ def single_slices(
             if len(rows):
                 boxes.append([columns.min(), rows.min(), columns.max() + 1, rows.max() + 1])
                 names.append(label)
-        detected = [(label, box) for label in labels for box in found.get(label, ()) if box.index == index]
+        detected = [(label, box) for label in labels for box in slice_boxes.get(label, ()) if box.index == index]
         detected.sort(key=lambda pair: -pair[1].score)
         height, width = pixels.shape
         records.append(_record(index, boxes, names, labels, (width, height)))
@@ -155,8 +155,8 @@ def _record(
 ) -> GroundingRecord:
     array = np.array(boxes, np.float32).reshape(-1, 4)
     nothing = np.zeros((size[1], size[0]), np.uint8)
-    place = ("mri", "volume", str(index), "volume", "validation")
-    return GroundingRecord(*place, array, tuple(names), labels, size, lambda: nothing)
+    identity = ("mri", "volume", str(index), "volume", "validation")
+    return GroundingRecord(*identity, array, tuple(names), labels, size, lambda: nothing)
 
 
 def measure_case(case: Mapping[str, Any], raw: Path, grounder: Grounder) -> dict[str, Any]:
@@ -266,18 +266,18 @@ def _sorted_corners(result: VolumeResult) -> list[NDArray[np.float64]]:
     return [np.array(sorted(tuple(np.round(corner, 3)) for corner in box.corners_lps_mm)) for box in result.boxes]
 
 
-def long_scan(found: Mapping[str, Any]) -> str:
+def long_scan(benchmark: Mapping[str, Any]) -> str:
     """Return the results of `tests.benchmarks.bench_volume` as Markdown.
 
     Args:
-        found (`Mapping[str, Any]`): content of `volume_benchmark.json`.
+        benchmark (`Mapping[str, Any]`): content of `volume_benchmark.json`.
     """
     rows = [
-        ["slices of 512 x 512", str(found["slices"])],
-        ["peak memory of the command, GB", f"{found['peak_bytes'] / 1e9:.2f}"],
-        ["slices per second as a volume", f"{found['slices_per_second']:.2f}"],
-        ["slices per second one by one", f"{found['single_slices_per_second']:.2f}"],
-        ["ratio", f"{found['ratio']:.1f}"],
+        ["slices of 512 x 512", str(benchmark["slices"])],
+        ["peak memory of the command, GB", f"{benchmark['peak_bytes'] / 1e9:.2f}"],
+        ["slices per second as a volume", f"{benchmark['slices_per_second']:.2f}"],
+        ["slices per second one by one", f"{benchmark['single_slices_per_second']:.2f}"],
+        ["ratio", f"{benchmark['ratio']:.1f}"],
     ]
     about = (
         "\n## A long CT\n\nMade by `python -m tests.benchmarks.bench_volume`: a made-up CT through `medglip ground`,"
@@ -286,11 +286,11 @@ def long_scan(found: Mapping[str, Any]) -> str:
     return about + table(["", "measured"], rows)
 
 
-def page(found: Mapping[str, Any], benchmark: Mapping[str, Any] | None = None) -> str:
+def render_page(content: Mapping[str, Any], benchmark: Mapping[str, Any] | None = None) -> str:
     """Return the results as Markdown.
 
     Args:
-        found (`Mapping[str, Any]`): content of the JSON file.
+        content (`Mapping[str, Any]`): content of the JSON file.
         benchmark (`Mapping[str, Any]`, *optional*): content of `volume_benchmark.json`.
     """
     lines = [
@@ -301,13 +301,13 @@ def page(found: Mapping[str, Any], benchmark: Mapping[str, Any] | None = None) -
         "the right boxes in space.", "",
     ]  # fmt: skip
     rows = []
-    for case in found["cases"]:
+    for case in content["cases"]:
         mark = " (trained on)" if case["seen"] else ""
-        rate = case["slices"] / max(case["seconds"], 1e-6)
+        speed = case["slices"] / max(case["seconds"], 1e-6)
         mean = float(np.mean([entry["iou"] for entry in case["labels"].values()]))
         rows.append(
             [
-                f"**{case['image']}**{mark}, {case['slices']} {case['plane']}, {rate:.1f} per s",
+                f"**{case['image']}**{mark}, {case['slices']} {case['plane']}, {speed:.1f} per s",
                 "",
                 f"{mean:.2f}",
                 "",
@@ -317,13 +317,13 @@ def page(found: Mapping[str, Any], benchmark: Mapping[str, Any] | None = None) -
         for label, entry in case["labels"].items():
             figures = [f"{entry['iou']:.2f}", percent(entry["AP50"]), percent(entry["AP"])]
             rows.append([label, entry["boxes"], *figures])
-    orders = found["orders"]
+    orders = content["orders"]
     off = (
         "not the same" if orders["voxels"] is None else f"off by at most {orders['voxels']:.3f} voxels in the patient"
     )
     after = f"\nStored in {orders['orders']} other orders of axes (flipped, transposed), the {orders['boxes']} boxes"
     after += f"\nof {orders['image']} are {off}.\n"
-    after += "".join(_read_back(case) for case in found["cases"] if "read_back" in case)
+    after += "".join(_read_back(case) for case in content["cases"] if "read_back" in case)
     measured = table(["volume: label", "boxes", "IoU in space", "AP50", "AP"], rows) + after
     return "\n".join(lines) + "\n" + measured + (long_scan(benchmark) if benchmark else "")
 
@@ -357,19 +357,19 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _write_page(json.loads(options.out.read_text(encoding="utf-8")), options.out)
     cases = load_yaml(options.cases.read_text(encoding="utf-8"))["cases"]
     grounder = load_grounder(options.model)
-    found: dict[str, Any] = {"schema": SCHEMA}
-    found["cases"] = [measure_case(case, options.raw, grounder) for case in cases]
-    found["orders"] = order_error(cases[0], options.raw, grounder)
+    content: dict[str, Any] = {"schema": SCHEMA}
+    content["cases"] = [measure_case(case, options.raw, grounder) for case in cases]
+    content["orders"] = order_error(cases[0], options.raw, grounder)
     if options.out:
-        write_text(options.out, json.dumps(found, indent=1, allow_nan=False) + "\n")
-        return _write_page(found, options.out)
-    print(page(found), end="")
+        write_text(options.out, json.dumps(content, indent=1, allow_nan=False) + "\n")
+        return _write_page(content, options.out)
+    print(render_page(content), end="")
     return 0
 
 
-def _write_page(found: Mapping[str, Any], out: Path) -> int:
+def _write_page(content: Mapping[str, Any], out: Path) -> int:
     measured = out.with_name("volume_benchmark.json")
-    text = page(found, json.loads(measured.read_text(encoding="utf-8")) if measured.is_file() else None)
+    text = render_page(content, json.loads(measured.read_text(encoding="utf-8")) if measured.is_file() else None)
     write_text(out.with_suffix(".md"), text)
     print(text, end="")
     return 0

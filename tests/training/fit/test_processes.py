@@ -12,7 +12,7 @@ from training.fit import processes
 
 
 def test_one_process_takes_everything() -> None:
-    assert processes.own_share(3) == [0, 1, 2] and processes.own_share(0) == []
+    assert processes.process_share(3) == [0, 1, 2] and processes.process_share(0) == []
     assert processes.gathered([0, 1], ["a", "b"]) == ["a", "b"]
 
 
@@ -24,7 +24,7 @@ def test_everything_is_taken_and_all_make_as_many_calls(
     for rank in range(world):
         state = SimpleNamespace(num_processes=world, process_index=rank)
         monkeypatch.setattr(processes, "process_state", lambda state=state: state)
-        shares.append(processes.own_share(count))
+        shares.append(processes.process_share(count))
     assert len({len(share) for share in shares}) == 1 and {i for share in shares for i in share} == set(range(count))
     pairs = [(number, f"found {number}") for share in shares for number in share]
     monkeypatch.setattr(processes, "gather_object", lambda local: pairs)

@@ -13,7 +13,7 @@ from torch import nn
 from modeling_medglip import MedGlipForObjectDetection
 from tests.modeling_medglip.tiny_checkpoint import save_tiny_checkpoint, tiny_config
 from training.studies import estimate
-from training.studies.estimate import StepCost, hours, kept_bytes, measure_step, memory
+from training.studies.estimate import StepCost, hours, measure_step, memory, saved_bytes
 
 
 COST = StepCost(1_000_000, 2_000_000_000_000, 3_000_000_000, 1_000_000_000, 0.5, "cpu")
@@ -49,7 +49,7 @@ def test_what_a_backward_pass_needs() -> None:
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             return (x @ self.weight).exp()  # keeps x and its own result, not the weight
 
-    assert kept_bytes(Layer(), {"x": torch.ones(5, 10)}) == 2 * 5 * 10 * 4  # type: ignore[arg-type]
+    assert saved_bytes(Layer(), {"x": torch.ones(5, 10)}) == 2 * 5 * 10 * 4  # type: ignore[arg-type]
 
 
 def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -46,7 +46,7 @@ def run(folder: Path, **more: Any) -> dict[str, Any]:
     arguments = ["--raw", str(folder), "--cases", str(folder / "cases.yaml"), "--out", str(folder / "out.json")]
     assert evaluate_volumes.main(arguments) == 0
     found: dict[str, Any] = json.loads((folder / "out.json").read_text(encoding="utf-8"))
-    assert (folder / "out.md").read_text(encoding="utf-8") == evaluate_volumes.page(found)
+    assert (folder / "out.md").read_text(encoding="utf-8") == evaluate_volumes.render_page(found)
     assert found["orders"].pop("voxels") == pytest.approx(0, abs=1e-6)
     assert found["orders"] == {"image": "scan/image.nii.gz", "orders": 4, "boxes": 2}
     return found["cases"][0]

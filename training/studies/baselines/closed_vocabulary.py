@@ -1,5 +1,5 @@
 # Copyright 2026 The MedGLIP authors. Licensed under the Apache License, Version 2.0.
-"""Our own network without language: S = F W^T (Eq. 3 of Med-GLIP) in place of the alignment with words.
+"""Our network without language: S = F W^T (Eq. 3 of Med-GLIP) instead of the alignment with words.
 
 Image encoder, pyramid, dynamic convolutions, box head, anchors, assignment and losses are those of the expert; the
 fusion with the prompt is left out, and a row of W stands for each label.
@@ -30,7 +30,7 @@ class ClosedVocabularyDetector(nn.Module):
 
     Args:
         grounding ([`MedGlipForObjectDetection`]): with one expert; its image side is used, not copied.
-        labels (`Sequence[str]`): all that can be found.
+        labels (`Sequence[str]`): all that can be detected.
     """
 
     def __init__(self, grounding: MedGlipForObjectDetection, labels: Sequence[str]) -> None:
@@ -75,15 +75,16 @@ class ClosedVocabularyDetector(nn.Module):
         num_items_in_batch: Tensor | None = None,
         **kwargs: Any,
     ) -> MedGlipObjectDetectionOutput:
-        """
+        """Classify and locate the labels in a batch of images.
+
         Args:
-            pixel_values (`Tensor` of shape `(batch, 3, height, width)`).
+            pixel_values (`Tensor` of shape `(batch, 3, height, width)`): standardized images.
             known (`Tensor` of shape `(batch, labels)`, bool): labels that the image's source annotates; the others
                 take no part in the loss. All of them when not given.
             labels (`list[dict]`, *optional*): `boxes` (n, 4) xyxy in the +1 convention and `class_labels` (n,), rows
                 of `self.labels`.
-            num_items_in_batch: as in [`MedGlipForObjectDetection.forward`].
-            kwargs: ignored.
+            num_items_in_batch (`Tensor`, *optional*): as in [`MedGlipForObjectDetection.forward`].
+            kwargs (*optional*): ignored.
 
         Returns:
             outputs with one "token" per label.

@@ -28,7 +28,7 @@ class DeformableDetrDetector(nn.Module):
     """Deformable DETR with our batches in and outputs that our post-processing takes.
 
     Args:
-        labels (`Sequence[str]`): all that can be found.
+        labels (`Sequence[str]`): all that can be detected.
         width, layers (`int`): of encoder and decoder. queries (`int`): boxes per image.
         pretrained (`bool`, defaults to `True`): ImageNet weights for the image encoder.
     """
@@ -98,17 +98,17 @@ class DeformableDetrDetector(nn.Module):
         height, width = pixel_values.shape[-2:]
         size = pixel_values.new_tensor([width, height, width, height])
         targets = None if labels is None else [_as_detr(target, size) for target in labels]
-        found = self.detector(pixel_values, labels=targets)
-        centre, extent = found.pred_boxes[..., :2], found.pred_boxes[..., 2:]
-        corners = torch.cat([centre - extent / 2, centre + extent / 2], dim=-1) * size
+        outputs = self.detector(pixel_values, labels=targets)
+        center, extent = outputs.pred_boxes[..., :2], outputs.pred_boxes[..., 2:]
+        corners = torch.cat([center - extent / 2, center + extent / 2], dim=-1) * size
         boxes = corners - corners.new_tensor([0, 0, 1, 1])  # x2 = x1 + width - 1
         count = boxes.shape[1]
         return MedGlipObjectDetectionOutput(
-            loss=found.loss,
-            loss_dict=None if labels is None else {"loss": found.loss},
-            logits=found.logits,
+            loss=outputs.loss,
+            loss_dict=None if labels is None else {"loss": outputs.loss},
+            logits=outputs.logits,
             # A query has no centerness. With this one a score is the root of its label's, which keeps their order.
-            centerness=torch.full_like(found.logits[..., 0], CERTAIN),
+            centerness=torch.full_like(outputs.logits[..., 0], CERTAIN),
             pred_boxes=boxes,
             box_deltas=torch.zeros_like(boxes),
             spatial_shapes=torch.tensor([[1, count]]),
@@ -118,8 +118,8 @@ class DeformableDetrDetector(nn.Module):
 
 def _as_detr(target: dict[str, Tensor], size: Tensor) -> dict[str, Tensor]:
     boxes = target["boxes"].to(size.device, torch.float32).reshape(-1, 4) + size.new_tensor([0, 0, 1, 1])
-    centre, extent = (boxes[:, :2] + boxes[:, 2:]) / 2, boxes[:, 2:] - boxes[:, :2]
+    center, extent = (boxes[:, :2] + boxes[:, 2:]) / 2, boxes[:, 2:] - boxes[:, :2]
     return {
         "class_labels": target["class_labels"].to(size.device).long(),
-        "boxes": torch.cat([centre, extent], dim=1) / size,
+        "boxes": torch.cat([center, extent], dim=1) / size,
     }
