@@ -121,9 +121,9 @@ class Grounder:
             list(images), modality=modality, photometric_interpretation=photometric_interpretation, return_tensors="pt"
         )
         inputs = BatchFeature({**_repeated(text, len(images)), **pixels}).to(self.device)
-        asked = inputs if features is None else {**pixels.to(self.device), "text_features": features}
+        arguments = inputs if features is None else {**pixels.to(self.device), "text_features": features}
         with torch.inference_mode():
-            outputs = self.model(**asked)
+            outputs = self.model(**arguments)
         return self.processor.post_process_grounded_object_detection(
             outputs, inputs, threshold=threshold, target_sizes=target_sizes
         )
@@ -151,10 +151,12 @@ def resolve_device(name: str = "auto") -> torch.device:
     mps = torch.backends.mps.is_available()
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "mps" if mps else "cpu")
-    found = ["cpu", *(f"cuda:{index}" for index in range(torch.cuda.device_count())), *(["mps"] if mps else [])]
+    devices = ["cpu", *(f"cuda:{index}" for index in range(torch.cuda.device_count())), *(["mps"] if mps else [])]
     wanted = "cuda:0" if name == "cuda" else name
-    if wanted not in found:
-        raise UsageError(f"no device {one_line(name, 40)!r} on this machine: choose auto or one of {', '.join(found)}")
+    if wanted not in devices:
+        raise UsageError(
+            f"no device {one_line(name, 40)!r} on this machine: choose auto or one of {', '.join(devices)}"
+        )
     return torch.device(wanted)
 
 
@@ -379,10 +381,10 @@ def locate_labels(labels: Sequence[str], modality: str) -> dict[str, tuple[str |
         labels (`Sequence[str]`): in any language of the taxonomy.
         modality (`str`): of the image, one of `MODALITIES`.
     """
-    found = {label: load_taxonomy().locate(label, modality) for label in labels}
+    entries = {label: load_taxonomy().locate(label, modality) for label in labels}
     return {
         label: (None, None, None) if entry is None else (entry.label_id, entry.category, entry.region)
-        for label, entry in found.items()
+        for label, entry in entries.items()
     }
 
 

@@ -45,22 +45,27 @@ class Question:
         return tuple(label for label in self.labels if self.trained[label] is False)
 
     def answers(
-        self, found: Mapping[str, Any], untrained_threshold: float = 0
+        self, result: Mapping[str, Any], untrained_threshold: float = 0
     ) -> Iterator[tuple[str, float, Rectangle]]:
         """Yield label, score and box (left, top, right, bottom) of every result, in the order of the results.
 
         Args:
-            found (`Mapping`): of one image, as `post_process_grounded_object_detection` returns it.
+            result (`Mapping`): of one image, as `post_process_grounded_object_detection` returns it.
             untrained_threshold (`float`, *optional*): lowest score of labels that the expert was not trained with.
         """
-        rows = zip(found["text_labels"], found["scores"].tolist(), found["boxes"].tolist(), strict=True)
+        rows = zip(result["text_labels"], result["scores"].tolist(), result["boxes"].tolist(), strict=True)
         for wording, score, (left, top, right, bottom) in rows:
             for label in self.labels:
                 if self.wordings[label] == wording and (score >= untrained_threshold or label not in self.untrained):
                     yield label, score, (left, top, right, bottom)
 
     def notes(self, modality: str, untrained_threshold: float) -> tuple[str, ...]:
-        """Return a warning that names the labels that the expert was not trained with, if there are any."""
+        """Return a warning that names the labels that the expert was not trained with, if there are any.
+
+        Args:
+            modality (`str`): of the expert.
+            untrained_threshold (`float`): lowest score of boxes for these labels.
+        """
         if not self.untrained:
             return ()
         names = [
@@ -100,17 +105,23 @@ def make_question(trained: TrainedLabels, labels: Sequence[str], modality: str) 
 def encode_questions(processor: MedGlipProcessor, questions: Sequence[Question]) -> dict[str, Any]:
     """Tokenize a question for each image of a batch, its groups as chunks of the prompt.
 
+    Args:
+        processor ([`MedGlipProcessor`]): of the checkpoint.
+        questions (`Sequence[Question]`): one for each image.
+
     Returns:
         as [`MedGlipProcessor.encode_prompts`]: `input_ids`, `attention_mask`, `label_tokens` and `text_labels`.
 
     Raises:
         `ValueError`: no label, or one that the tokenizer cannot read.
     """
-    parts = [[processor.encode_prompts([group])[0] for group in question.groups or ((),)] for question in questions]
-    data: dict[str, Any] = {"text_labels": [[name for one in own for name in one["text_labels"][0]] for own in parts]}
+    encoded = [[processor.encode_prompts([group])[0] for group in question.groups or ((),)] for question in questions]
+    data: dict[str, Any] = {
+        "text_labels": [[name for part in parts for name in part["text_labels"][0]] for parts in encoded]
+    }
     for key, axes in (("input_ids", 1), ("attention_mask", 1), ("label_tokens", 2)):
-        chunks = [[chunk for one in own for chunk in one[key].flatten(0, -axes - 1)] for own in parts]
-        data[key] = _padded([_padded(own) for own in chunks])
+        chunks = [[chunk for part in parts for chunk in part[key].flatten(0, -axes - 1)] for parts in encoded]
+        data[key] = _padded([_padded(chunks_of_image) for chunks_of_image in chunks])
     return {key: value[:, 0] if key != "text_labels" and value.shape[1] == 1 else value for key, value in data.items()}
 
 

@@ -69,6 +69,10 @@ class TrainedLabels:
     def asked(self, labels: Sequence[str], modality: str) -> list[str]:
         """Return the labels to ask for: the given ones or, for `"all"` alone, every trained label of the expert.
 
+        Args:
+            labels (`Sequence[str]`): of a prompt.
+            modality (`str`): of the expert, one of `MODALITIES`.
+
         Raises:
             `MedGlipError`: `"all"`, and the checkpoint does not say.
         """
@@ -88,9 +92,9 @@ class TrainedLabels:
             phrase (`str`): as the user wrote it.
             modality (`str`): one of `MODALITIES`.
         """
-        own = self._by_phrase.get(modality, {}).get(normalize_phrase(phrase))
-        if own is not None:
-            return own
+        stated = self._by_phrase.get(modality, {}).get(normalize_phrase(phrase))
+        if stated is not None:
+            return stated
         english = load_taxonomy().english(phrase) or phrase
         label = load_taxonomy().resolve(phrase, modality)
         if label is None:
@@ -101,6 +105,10 @@ class TrainedLabels:
         """Return whether the expert of a modality was trained with what a phrase means; `None` if it does not say.
 
         A term that covers trained labels, such as `"kidney"`, counts as trained.
+
+        Args:
+            phrase (`str`): as the user wrote it.
+            modality (`str`): of the expert, one of `MODALITIES`.
         """
         if not self._by_phrase.get(modality):
             return None
@@ -114,6 +122,10 @@ class TrainedLabels:
 
         The network cannot distinguish the two: `"melanoma"` -> `"skin lesion"`, `"left pleural effusion"` ->
         `"pleural effusion"`.
+
+        Args:
+            phrase (`str`): as the user wrote it.
+            modality (`str`): of the expert, one of `MODALITIES`.
         """
         if self.knows(phrase, modality) is not False:
             return None

@@ -32,7 +32,24 @@ PRIVATE_WORDS = {
     "remember", "slab", "slabs", "doubt", "doubts", "mirrored", "marks",
 }  # fmt: skip
 # Folders and pages whose words are plain; the others follow.
-PLAIN_FOLDERS = {"demo", "io", "isolation", "checkpoints", "cli", "errors.py"}
+PLAIN_FOLDERS = {
+    "__init__.py",
+    "boxes.py",
+    "checkpoints",
+    "cli",
+    "defaults.py",
+    "demo",
+    "errors.py",
+    "grounding.py",
+    "io",
+    "isolation",
+    "modalities.py",
+    "moved.py",
+    "outputs",
+    "questions.py",
+    "trained_labels.py",
+    "volume_grounding.py",
+}
 PLAIN = [
     *(
         path

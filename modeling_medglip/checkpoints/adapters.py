@@ -118,14 +118,14 @@ def fingerprint(model: Any, modality: str, precision: torch.dtype = torch.float3
 
 def _own_weights(model: nn.Module) -> dict[str, torch.Tensor]:
     """Return name -> tensor of a model without its adapters."""
-    found = {}
+    weights = {}
     for name, tensor in model.state_dict().items():
         if "lora_" in name or ".modules_to_save." in name:
             continue
         for part in WRAPPERS:
             name = name.replace(part, "")
-        found[name] = tensor
-    return found
+        weights[name] = tensor
+    return weights
 
 
 def forget_calibration(model: MedGlipForObjectDetection, modality: str) -> None:
@@ -260,13 +260,13 @@ def embedded_base(record: BaseRecord) -> MedGlipForObjectDetection | None:
 
 
 def find_base(
-    said: Any, record: BaseRecord, name: str, base: str | Path | None = None
+    stated_base: Any, record: BaseRecord, name: str, base: str | Path | None = None
 ) -> tuple[MedGlipForObjectDetection, Path | str]:
     """Load an adapter's base: the given one, else the embedded checkpoint if that is it, else what it names on a Hub.
 
     Args:
-        said: what the adapter's settings name as its base.
-        record ([`BaseRecord`]): what it says of its base's content.
+        stated_base (`str`, *optional*): what the adapter's settings name as its base.
+        record ([`BaseRecord`]): what it states of its base's content.
         name (`str`): how the adapter is called in messages.
         base (`str` or `Path`, *optional*): folder or Hub id.
 
@@ -274,16 +274,16 @@ def find_base(
         the base, with the adapted expert alone, and its folder or Hub id.
 
     Raises:
-        `CheckpointError`: none of them can be had.
+        `CheckpointError`: none of them is available.
     """
     if base is not None:
         source, base_name = locate(base)
         return load_checkpoint(source, base_name, record.modality)[0], source
     if (embedded := embedded_base(record)) is not None:
         return embedded, locate(None)[0]
-    if isinstance(said, str) and HUB_ID.match(said) and not Path(said).exists():
-        return load_checkpoint(said, said, record.modality)[0], said
-    known = f" ({one_line(said, 60)!r})" if isinstance(said, str) else ""
+    if isinstance(stated_base, str) and HUB_ID.match(stated_base) and not Path(stated_base).exists():
+        return load_checkpoint(stated_base, stated_base, record.modality)[0], stated_base
+    known = f" ({one_line(stated_base, 60)!r})" if isinstance(stated_base, str) else ""
     message = f"{name}: its base{known} is not the embedded checkpoint: give its folder or id as base="
     raise CheckpointError(message, hint="base")
 
@@ -311,13 +311,13 @@ def merge_adapter(source: str | Path, out: Path, base: str | Path | None = None)
     Raises:
         `UsageError`: the folder is not empty or cannot be made. `CheckpointError`: no adapter, or its base is missing.
     """
-    found, name = locate(source)
-    if not is_adapter(found):
+    adapter, name = locate(source)
+    if not is_adapter(adapter):
         raise CheckpointError(f"checkpoint {name}: is not an adapter: there is nothing to merge")
     shown = one_line(out.name, 80)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UsageError(f"{shown}: is not empty: choose a new folder (out=)", hint="out")
-    merged = load_adapted(found, f"adapter {name}", base=base)
+    merged = load_adapted(adapter, f"adapter {name}", base=base)
     try:
         out.mkdir(parents=True, exist_ok=True)
         merged.model.save_pretrained(out)

@@ -80,7 +80,7 @@ def _check_folder(folder: Path, name: str) -> None:
 
 
 def outcome_folder(folder: Path) -> Path:
-    """The adapter or expert in a run's folder; the folder itself if it is not a run."""
+    """Return the adapter or the expert in a run's folder; the folder itself if it is not a run."""
     if not (folder / "config.json").exists() and not (folder / CONFIG_FILE).exists():
         for name, file in (("adapter", CONFIG_FILE), ("expert", "config.json")):
             if (folder / name / file).exists():
@@ -89,19 +89,24 @@ def outcome_folder(folder: Path) -> Path:
 
 
 def is_adapter(source: Path | str) -> bool:
-    """Whether a folder or a Hub id holds an adapter."""
+    """Return whether a folder or a Hub id holds an adapter."""
     if isinstance(source, Path):
         return (source / CONFIG_FILE).exists()
     return file_on_hub(source, CONFIG_FILE) is not None
 
 
 def file_on_hub(name: str, file: str) -> Path | None:
-    """A file of a Hub id, in the cache; `None` if there is none, or it is not to be had."""
+    """Return the path of a repository's file in the cache; `None` if it is not available.
+
+    Args:
+        name (`str`): a Hub id.
+        file (`str`): name of the file in it.
+    """
     try:
-        found = cached_file(name, file, _raise_exceptions_for_missing_entries=False)
+        path = cached_file(name, file, _raise_exceptions_for_missing_entries=False)
     except (OSError, ValueError):
         return None
-    return None if found is None else Path(found)
+    return None if path is None else Path(path)
 
 
 def load_checkpoint(
@@ -115,12 +120,12 @@ def load_checkpoint(
         modality (`str`, *optional*): load only this modality's expert.
 
     Raises:
-        `CheckpointError`: incomplete, damaged, or not to be had.
+        `CheckpointError`: incomplete, damaged, or not available.
     """
     options: dict[str, Any] = {"local_files_only": isinstance(source, Path)}
     processor = None
     try:
-        # code that a checkpoint brings along is never run, nor is the user asked whether it may
+        # A checkpoint's code never runs, and the user is not asked whether it may.
         processor = MedGlipProcessor.from_pretrained(source, trust_remote_code=False, **options)
         if modality is not None:
             options["modalities"] = [modality]
@@ -140,7 +145,7 @@ def load_checkpoint(
 
 
 def _reason(error: Exception, source: Path | str) -> str:
-    """The first sentence of a message, without the folder that the checkpoint lies in."""
+    """Return the first sentence of a message, without the folder that the checkpoint lies in."""
     lines = str(error).strip().splitlines() or [type(error).__name__]
     # Validators put the field on the first line, what is wrong with it on the next.
     text = " ".join(lines[:2]) if lines[0].endswith(":") else lines[0]

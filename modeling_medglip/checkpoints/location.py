@@ -28,7 +28,7 @@ LAYER_NAMES = re.compile(r"(\w|\\\.|\\-|\|)+")
 
 
 def default_checkpoint() -> Path:
-    """Folder of the embedded unified checkpoint: one expert for each modality, for `from_pretrained`.
+    """Return the folder of the embedded unified checkpoint: one expert for each modality, for `from_pretrained`.
 
     Raises:
         `FileNotFoundError`: the package was installed without its data files.
@@ -53,7 +53,7 @@ def embedded_checkpoint() -> Path:
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """Return the files of a model's weights, in the order of their names; the router is none of them."""
+    """Return a model's weight files in the order of their names, without the router's."""
     return sorted(path for path in folder.glob("*.safetensors") if path.name != ROUTER_FILE)
 
 
@@ -98,7 +98,7 @@ def check_adapter(source: str | Path, name: str | None = None) -> tuple[Path, di
 
 
 def _adapter_problem(settings: dict[str, Any]) -> str | None:
-    """What is wrong with an adapter's settings."""
+    """Return what is wrong with an adapter's settings; `None` if nothing is."""
     from peft import LoraConfig
 
     if settings.get("peft_type") != "LORA":
@@ -107,7 +107,7 @@ def _adapter_problem(settings: dict[str, Any]) -> str | None:
     if type(rank) is not int or not 0 < rank <= MAX_RANK:
         return f"its rank is not 1 to {MAX_RANK}"
     if not isinstance(layers, str) or len(layers) > MAX_LAYER_NAMES or not LAYER_NAMES.fullmatch(layers):
-        return "its target_modules are no pattern of plain names"
+        return "its target_modules are not a pattern of plain names"
     if (
         not isinstance(heads, list)
         or len(heads) > MAX_HEADS

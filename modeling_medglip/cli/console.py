@@ -25,7 +25,7 @@ _shown: list[Progress] = []
 
 
 def console() -> Console:
-    """Return stdout as a console, wide enough for whole rows when it is no terminal."""
+    """Return stdout as a console, wide enough for whole rows when it is not a terminal."""
     from rich.console import Console
 
     return Console() if sys.stdout.isatty() else Console(width=160, color_system=None)
@@ -75,7 +75,14 @@ def warn(kind: str, text: str) -> None:
 
 
 def fail(problem: object, status: int, debug: bool, cause: BaseException | None = None) -> int:
-    """Print an error, with its traceback where `debug` is set, and return the exit status."""
+    """Print an error and return the exit status.
+
+    Args:
+        problem (`object`): an error, or its text.
+        status (`int`): the exit status.
+        debug (`bool`): print the traceback too.
+        cause (`BaseException`, *optional*): whose traceback is printed, if `problem` is a text.
+    """
     error = problem if isinstance(problem, BaseException) else cause
     if debug and error is not None:
         traceback.print_exception(error)
@@ -91,7 +98,13 @@ def _table(columns: Sequence[str]) -> Any:
 
 
 def print_result(name: str, result: BaseResult, note: str = "") -> None:
-    """Print the boxes of an input as a table, below a heading and a note."""
+    """Print the boxes of an input as a table.
+
+    Args:
+        name (`str`): of the input, for the heading.
+        result ([`BaseResult`]): the boxes.
+        note (`str`, *optional*): a line below the heading.
+    """
     out = console()
     out.print()
     out.print(escape(result.heading(name)), style="bold", highlight=False, soft_wrap=True)

@@ -107,7 +107,7 @@ class GroundCommand(GroundRequest):
 def _reader(isolate: bool) -> FileReader:
     from ..isolation.process import FileReader, ReaderProcess
 
-    return ReaderProcess(hint=" (--no-isolate reads it without limits)") if isolate else FileReader()
+    return ReaderProcess(limit_note=" (--no-isolate reads it without limits)") if isolate else FileReader()
 
 
 __all__ = ["GroundCommand"]

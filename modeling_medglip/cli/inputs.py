@@ -80,10 +80,16 @@ def expand(
 ) -> tuple[list[Input], list[InputRecord]]:
     """Return the images and volumes that the command line names, and records of paths that cannot be used.
 
+    Args:
+        inputs (`Sequence[Path]`): files and folders.
+        options ([`InputOptions`]): what of them is read.
+        reader ([`FileReader`]): reads headers.
+        debug (`bool`, *optional*, defaults to `False`): print tracebacks.
+
     Raises:
         `UsageError`: an option does not fit its input.
     """
-    found: list[Input] = []
+    expanded: list[Input] = []
     failed: list[InputRecord] = []
     for path in inputs:
         name = one_line(path.name or path.resolve().name, 120)
@@ -91,14 +97,14 @@ def expand(
         try:
             if not _exists(path):
                 raise MedGlipError(f"{name}: no such file{'' if path.suffix else ' or folder'}")
-            found += _folder(path, options, reader, failed) if path.is_dir() else _file(path, options, reader)
+            expanded += _folder(path, options, reader, failed) if path.is_dir() else _file(path, options, reader)
         except UsageError:
             raise
         except Exception as error:  # one input must not take the others with it
             reason = reason_of(error, name)
             fail(reason, 1, debug, error)
             failed.append(InputRecord(name, "failed", time.perf_counter() - start, error=reason))
-    return found, failed
+    return expanded, failed
 
 
 def _exists(path: Path) -> bool:
@@ -188,25 +194,25 @@ def _folder(folder: Path, options: InputOptions, reader: FileReader, failed: lis
         _refuse_number(name, options)
     # Of a mixed folder, options for volumes are for its volumes, and those for images for its images.
     given = replace(options, given=() if has_volumes else options.given)
-    found = _series(folder, volumes, options, reader)
+    inputs = _series(folder, volumes, options, reader)
     for file in sorted(files):
-        found += _file(file, replace(given, frame=None) if is_volume_file(file) else given, reader)
-    return found
+        inputs += _file(file, replace(given, frame=None) if is_volume_file(file) else given, reader)
+    return inputs
 
 
 def _series(folder: Path, series: Sequence[FoundSeries], options: InputOptions, reader: FileReader) -> list[Input]:
     """Return the series of a folder, each with its own name."""
     whole, taken = folder.resolve().name, set[str]()
-    found = []
+    inputs = []
     for index, one in enumerate(series, start=1):
         base = whole if len(series) == 1 else f"{whole}-{index if one.number is None else one.number}"
         name = next(n for n in (base, *(f"{base}-{again}" for again in range(2, len(series) + 2))) if n not in taken)
         taken.add(name)
         # The ending keeps a stem from losing what follows a dot.
-        found.append(
+        inputs.append(
             Input(folder.parent / f"{name}.dcm", name, partial(reader.open_series, one, name, options.resample))
         )
-    return found
+    return inputs
 
 
 __all__ = ["Input", "InputOptions", "expand"]

@@ -37,7 +37,7 @@ def script_main(status: int = 2, also: tuple[type[Exception], ...] = ()) -> Call
                 return main(argv)
             except KeyboardInterrupt:
                 return fail_script("interrupted", INTERRUPTED)
-            except BrokenPipeError:  # nobody reads on; Python must not fail once more while it flushes
+            except BrokenPipeError:  # the reader is gone; flushing at exit must not fail too
                 os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
                 return 1
             except expected as error:

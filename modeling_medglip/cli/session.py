@@ -85,7 +85,12 @@ def make_folder(out: Path) -> None:
 
 
 def finish(records: Sequence[InputRecord], out: Path) -> int:
-    """Print the last lines of a run and return its exit status."""
+    """Print the last lines of a run and return its exit status.
+
+    Args:
+        records (`Sequence[InputRecord]`): what became of every input.
+        out (`Path`): the folder of the results.
+    """
     done = [record for record in records if record.status == "done"]
     echo("")
     if done:

@@ -211,7 +211,14 @@ class VolumeTask(ImageTask):
 
 
 def make_task(request: GroundRequest, grounder: Grounder, stem: str, one: Input) -> ImageTask:
-    """Return the task of one input."""
+    """Return the task of one input.
+
+    Args:
+        request ([`GroundRequest`]): the options of the run.
+        grounder ([`~modeling_medglip.Grounder`]): the loaded checkpoint.
+        stem (`str`): of the names of the written files.
+        one ([`Input`]): an image or a volume.
+    """
     return (ImageTask if one.open is None else VolumeTask)(request, grounder, stem, frame=one.frame)
 
 

@@ -129,10 +129,10 @@ def _plain(value: Any) -> Any:
 
 
 def _spacing(along_x: Any, along_y: Any) -> tuple[float, float]:
-    found = float(along_x), float(along_y)
-    if not (np.isfinite(found).all() and min(found) > 0):
-        raise ValueError(found)
-    return found
+    spacing = float(along_x), float(along_y)
+    if not (np.isfinite(spacing).all() and min(spacing) > 0):
+        raise ValueError(spacing)
+    return spacing
 
 
 def grid_of(answer: dict[str, Any]) -> Volume:
@@ -154,9 +154,9 @@ def nifti_header_of(stated: Any) -> Any:
     return kinds[len(block)](block, ">" if stated["order"] == ">" else "<", check=False)
 
 
-def slice_reference_of(files: Sequence[Path], position: Any, frame: Any, place: Any) -> SliceReference:
+def slice_reference_of(files: Sequence[Path], index: Any, frame: Any, position: Any) -> SliceReference:
     """Make the entry of a slice; its file is one of those that were asked for."""
-    return SliceReference(files[int(position)], None if frame is None else int(frame), float(place))
+    return SliceReference(files[int(index)], None if frame is None else int(frame), float(position))
 
 
 def series_of(folder: Path, entry: Any) -> FoundSeries:

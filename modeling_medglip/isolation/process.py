@@ -129,7 +129,7 @@ class ReaderProcess(FileReader):
 
     Args:
         limits ([`ReaderLimits`], *optional*): of every request.
-        hint (`str`, *optional*): added to errors about limits, such as how to switch them off.
+        limit_note (`str`, *optional*): added to errors about limits, such as how to switch them off.
 
     Attributes:
         worker (`str`): the module whose `serve` the worker runs.
@@ -137,8 +137,8 @@ class ReaderProcess(FileReader):
 
     worker = "modeling_medglip.isolation.worker"
 
-    def __init__(self, limits: ReaderLimits | None = None, hint: str = "") -> None:
-        self.limits, self.hint = ReaderLimits() if limits is None else limits, hint
+    def __init__(self, limits: ReaderLimits | None = None, limit_note: str = "") -> None:
+        self.limits, self.limit_note = ReaderLimits() if limits is None else limits, limit_note
         self.generation = 0
         self._lock = threading.RLock()
         self._process: subprocess.Popen[bytes] | None = None
@@ -295,7 +295,7 @@ class ReaderProcess(FileReader):
             try:
                 self._exchange("", None, START_SECONDS)
             except MedGlipError:
-                raise MedGlipError(f"the process that reads files did not start{self.hint}") from None
+                raise MedGlipError(f"the process that reads files did not start{self.limit_note}") from None
             self._ready = True
 
     def _exchange(self, name: str, request: Any, seconds: float) -> tuple[dict[str, Any], NDArray]:
@@ -332,7 +332,7 @@ class ReaderProcess(FileReader):
 
     def _ended(self, name: str, seconds: float | None, status: int) -> MedGlipError:
         if seconds is not None or status == -getattr(signal, "SIGXCPU", sys.maxsize):
-            reason = f"took longer than {seconds or self.limits.seconds:.0f} s to read{self.hint}"
+            reason = f"took longer than {seconds or self.limits.seconds:.0f} s to read{self.limit_note}"
         else:
             try:
                 cause = signal.Signals(-status).name
@@ -347,7 +347,9 @@ class ReaderProcess(FileReader):
         if kind == "closed":
             return _Closed(name)
         if kind == "memory":
-            return VolumeError(f"{name}: needs more than {self.limits.memory_mb} MB to read{self.hint}", "too_large")
+            return VolumeError(
+                f"{name}: needs more than {self.limits.memory_mb} MB to read{self.limit_note}", "too_large"
+            )
         if kind == "VolumeError":
             return VolumeError(message, one_line(error.get("rule", ""), 40), hint=hint)
         if kind in ("MedGlipError", "UsageError"):
@@ -445,12 +447,12 @@ class IsolatedVolume(VolumeSource):
 
 
 def _files_below(folder: Path) -> list[Path]:
-    found: list[Path] = []
-    for place, _, names in os.walk(folder):
-        found += [Path(place, name) for name in names[: MAX_FILES - len(found)]]
-        if len(found) >= MAX_FILES:
+    files: list[Path] = []
+    for parent, _, names in os.walk(folder):
+        files += [Path(parent, name) for name in names[: MAX_FILES - len(files)]]
+        if len(files) >= MAX_FILES:
             break
-    return found
+    return files
 
 
 def _size(file: Path) -> int:

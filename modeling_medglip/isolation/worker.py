@@ -75,10 +75,10 @@ class _OpenVolume:
         if self.slices is None or plane != self.plane or position < self.position:
             self.slices, self.plane, self.position = self.source.stream_slices(plane), plane, 0
         while True:
-            found = next(self.slices)
+            slice_ = next(self.slices)
             self.position += 1
             if self.position > position:
-                return found
+                return slice_
 
 
 class Operations:
@@ -122,9 +122,9 @@ class Operations:
         """See [`~modeling_medglip.volumes.dicom_folder.find_series`]; files are given relative to the folder."""
         from ..volumes.dicom_folder import find_series
 
-        found = find_series(Path(folder), several_patients, resample, required)
-        series = [{**_fields(one), "files": [os.path.relpath(file, folder) for file in one.files]} for one in found]
-        return {"series": series}, None
+        series = find_series(Path(folder), several_patients, resample, required)
+        entries = [{**_fields(one), "files": [os.path.relpath(file, folder) for file in one.files]} for one in series]
+        return {"series": entries}, None
 
     def open_volume(
         self, path: str, number: int | None, detached: bool, axes: str | None
@@ -146,8 +146,8 @@ class Operations:
         found = FoundSeries(**{**series, "files": files, "notes": tuple(series["notes"])})
         source = open_series(found, name, resample)
         self._make_room(math.prod(source.grid.array.shape))
-        place = {file: position for position, file in enumerate(files)}
-        slices = [(place[piece.file], piece.frame, piece.position) for piece in source.dicom_slices]
+        index_of = {file: position for position, file in enumerate(files)}
+        slices = [(index_of[piece.file], piece.frame, piece.position) for piece in source.dicom_slices]
         return {**self._opened(source, axes), "slices": slices}, None
 
     def slice_at(self, token: int, plane: str, position: int) -> tuple[dict[str, Any], NDArray | None]:

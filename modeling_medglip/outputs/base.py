@@ -43,8 +43,8 @@ class BaseResult(ABC):
     @property
     def not_found(self) -> tuple[str, ...]:
         """The labels that were asked for and have no box, in the order of the prompt."""
-        found = {box.label for box in self.boxes}
-        return tuple(label for label in self.trained if label not in found)
+        labels = {box.label for box in self.boxes}
+        return tuple(label for label in self.trained if label not in labels)
 
     @property
     def label_values(self) -> dict[str, int]:
@@ -83,9 +83,9 @@ class BaseResult(ABC):
         """Return the boxes as lines of text, and the labels without a box below."""
         columns, cells = self._cells()
         rows = [["label", "score", *columns]]
-        for box, own in zip(self.boxes, cells, strict=True):
+        for box, position in zip(self.boxes, cells, strict=True):
             label = one_line(box.label, 80) + (" (not trained)" if box.trained is False else "")
-            rows.append([label, f"{box.score:.2f}", *own])
+            rows.append([label, f"{box.score:.2f}", *position])
         lines = text_table(rows) if self.boxes else ["nothing found above the threshold"]
         return "\n".join([*lines, *([f"not found: {listed(self.not_found)}"] if self.not_found else [])])
 

@@ -141,26 +141,12 @@ def _segmentation(
     sizes = [(image.Rows, image.Columns) for image in images]
     for image in images:
         image.Rows = image.Columns = 1
-    algorithm = highdicom.AlgorithmIdentificationSequence(
-        MANUFACTURER, _code("123109", "DCM", "Artificial Intelligence", highdicom), package_version()
-    )
-    segments = [
-        highdicom.seg.SegmentDescription(
-            segment_number=number,
-            segment_label=one_line(f"{box.label} {number}", 64),
-            segmented_property_category=_category(box, highdicom),
-            segmented_property_type=_concept(box, highdicom),
-            algorithm_type="AUTOMATIC",
-            algorithm_identification=algorithm,
-        )
-        for number, box in enumerate(boxes, start=1)
-    ]
     try:
         return highdicom.seg.Segmentation(
             source_images=images,
             pixel_array=masks,
             segmentation_type="BINARY",
-            segment_descriptions=segments,
+            segment_descriptions=_segments(boxes, highdicom),
             series_instance_uid=highdicom.UID(),
             series_number=SEG_SERIES,
             sop_instance_uid=highdicom.UID(),
@@ -175,6 +161,24 @@ def _segmentation(
     finally:
         for image, size in zip(images, sizes, strict=True):
             image.Rows, image.Columns = size
+
+
+def _segments(boxes: Sequence[VolumeBox], highdicom: Any) -> list[Any]:
+    """Return the description of a segment for every box."""
+    algorithm = highdicom.AlgorithmIdentificationSequence(
+        MANUFACTURER, _code("123109", "DCM", "Artificial Intelligence", highdicom), package_version()
+    )
+    return [
+        highdicom.seg.SegmentDescription(
+            segment_number=number,
+            segment_label=one_line(f"{box.label} {number}", 64),
+            segmented_property_category=_category(box, highdicom),
+            segmented_property_type=_concept(box, highdicom),
+            algorithm_type="AUTOMATIC",
+            algorithm_identification=algorithm,
+        )
+        for number, box in enumerate(boxes, start=1)
+    ]
 
 
 def _rectangle(box: VolumeBox, shape: tuple[int, int]) -> NDArray[np.uint8]:

@@ -29,6 +29,10 @@ def to_json(content: Any) -> str:
 def write_text(path: str | Path, text: str) -> Path:
     """Write a text file atomically (UTF-8), making its folder if needed.
 
+    Args:
+        path (`str` or `Path`): the file.
+        text (`str`): its content.
+
     Raises:
         `MedGlipError`: the file cannot be written.
     """
@@ -37,6 +41,10 @@ def write_text(path: str | Path, text: str) -> Path:
 
 def write_bytes(path: str | Path, content: bytes) -> Path:
     """Write a file atomically, making its folder if needed.
+
+    Args:
+        path (`str` or `Path`): the file.
+        content (`bytes`): its content.
 
     Raises:
         `MedGlipError`: names the file that cannot be written.
@@ -114,6 +122,10 @@ def output_stems(inputs: Iterable[str | Path], folder: str | Path) -> list[str]:
     """Return a stem for the outputs of every input, in order: no two alike, and none that would overwrite an input.
 
     The second input of a stem gets `-2` and so on, so that a second run gives the same names.
+
+    Args:
+        inputs (`Iterable[str | Path]`): the files.
+        folder (`str` or `Path`): of the outputs.
     """
     paths = [Path(item) for item in inputs]
     occupied, taken = {canonical_path(path) for path in paths}, set[str]()

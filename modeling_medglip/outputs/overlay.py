@@ -93,7 +93,7 @@ class _Tag:
 def display_image(image: ReadImage, modality: str, window: tuple[float, float] = CT_WINDOW) -> Image.Image:
     """Return an image in RGB for a screen.
 
-    CT is shown through a window, other grey images are stretched from the 0.5th to the 99.5th percentile, MONOCHROME1
+    CT is shown through a window, other gray images are stretched from the 0.5th to the 99.5th percentile, MONOCHROME1
     is inverted, colors stay as they are.
 
     Args:
@@ -110,10 +110,10 @@ def display_image(image: ReadImage, modality: str, window: tuple[float, float] =
         low, high = 0.0, 255.0
     else:
         low, high = (float(value) for value in np.percentile(pixels, [0.5, 99.5]))
-    grey = ((pixels.astype(np.float32) - low) / max(high - low, 1e-6)).clip(0, 1)
+    gray = ((pixels.astype(np.float32) - low) / max(high - low, 1e-6)).clip(0, 1)
     if image.photometric_interpretation == "MONOCHROME1" and modality != "ct":
-        grey = 1 - grey
-    return Image.fromarray((grey * 255).round().astype(np.uint8)).convert("RGB")
+        gray = 1 - gray
+    return Image.fromarray((gray * 255).round().astype(np.uint8)).convert("RGB")
 
 
 def label_colors(labels: Sequence[str]) -> dict[str, str]:
@@ -158,7 +158,13 @@ def draw_overlay(
 
 
 def scaled(xyxy: Rectangle, ratio: tuple[float, float], offset: tuple[int, int] = (0, 0)) -> Rectangle:
-    """Map a box to an image that was resized by `ratio` (x, y) and pasted at `offset` (x, y)."""
+    """Map a box to an image that was resized and pasted.
+
+    Args:
+        xyxy (`tuple[float, float, float, float]`): (left, top, right, bottom) in pixels before.
+        ratio (`tuple[float, float]`): (x, y) size after by size before.
+        offset (`tuple[int, int]`, *optional*, defaults to `(0, 0)`): (x, y) of the pasted image's top left corner.
+    """
     left, top, right, bottom = xyxy
     return (
         left * ratio[0] + offset[0],
@@ -209,7 +215,13 @@ def overlay_png(image: Image.Image) -> bytes:
 
 
 def contact_sheet(images: Sequence[Image.Image], columns: int = 3, cell: int = 480) -> Image.Image:
-    """Put images on one sheet, each fitted into a square cell of `cell` pixels."""
+    """Put images on one sheet, each fitted into a square cell.
+
+    Args:
+        images (`Sequence[PIL.Image.Image]`): row by row.
+        columns (`int`, *optional*, defaults to 3): cells in a row.
+        cell (`int`, *optional*, defaults to 480): side of a cell in pixels.
+    """
     rows = -(-len(images) // columns)
     sheet = Image.new("RGB", (columns * cell, max(rows, 1) * cell), PANEL)
     for index, image in enumerate(images):

@@ -107,8 +107,8 @@ class GroundingResult(BaseResult):
         columns = ["x", "y", "width", "height", *(["size, mm"] if spacing else [])]
         cells = [[f"{value:.1f}" for value in box.bbox] for box in self.boxes]
         if spacing:
-            for box, own in zip(self.boxes, cells, strict=True):
-                own.append(" ".join(f"{value:.0f}" for value in box.size_mm(spacing)))
+            for box, cell in zip(self.boxes, cells, strict=True):
+                cell.append(" ".join(f"{value:.0f}" for value in box.size_mm(spacing)))
         return columns, cells
 
     def _position(self, box: GroundedBox) -> dict[str, Any]:
@@ -211,12 +211,16 @@ class GroundingResult(BaseResult):
 
 
 def rounded(values: Sequence[float], digits: int = 2) -> list[float]:
-    """Return numbers as files hold them."""
+    """Return numbers as files hold them, rounded to `digits` decimals."""
     return [round(float(value), digits) for value in values]
 
 
 def write_boxes(result: GroundingResult, path: str | Path) -> Path:
     """Write a `*.boxes.json` file atomically.
+
+    Args:
+        result ([`GroundingResult`]): the boxes.
+        path (`str` or `Path`): the file.
 
     Raises:
         `MedGlipError`: the result is not valid (a box outside its image ...) or the file cannot be written.
@@ -226,6 +230,10 @@ def write_boxes(result: GroundingResult, path: str | Path) -> Path:
 
 def boxes_json(result: GroundingResult, name: str = "boxes") -> str:
     """Return the text of a `*.boxes.json` file.
+
+    Args:
+        result ([`GroundingResult`]): the boxes.
+        name (`str`, *optional*, defaults to `"boxes"`): of the file, for messages.
 
     Raises:
         `MedGlipError`: the result is not valid (a box outside its image ...); names `name`.
@@ -272,6 +280,10 @@ def _from_dict(content: dict[str, Any]) -> GroundingResult:
 
 def validate_boxes(content: Any, name: str = "boxes") -> None:
     """Check the content of a `*.boxes.json` file; further keys are allowed.
+
+    Args:
+        content (`dict`): what JSON holds.
+        name (`str`, *optional*, defaults to `"boxes"`): of the file, for messages.
 
     Raises:
         `MedGlipError`: names `name` and the first thing that is wrong.

@@ -58,7 +58,17 @@ def build_run_report(
     seconds: float,
     versions: Mapping[str, str],
 ) -> dict[str, Any]:
-    """Build the manifest of one run of `medglip ground`; a pure function of its arguments."""
+    """Build the manifest of one run of `medglip ground`; a pure function of its arguments.
+
+    Args:
+        model (`str`): name of the checkpoint.
+        device (`str`): where it ran.
+        options (`Mapping[str, Any]`): of the command line.
+        labels (`Sequence[str]`): of the prompt.
+        records (`Sequence[InputRecord]`): what became of every input.
+        seconds (`float`): duration of the run.
+        versions (`Mapping[str, str]`): see [`versions`].
+    """
     inputs = []
     for record in records:
         entry = asdict(record)

@@ -30,10 +30,15 @@ AnyBox = TypeVar("AnyBox", bound=_Scored)
 
 
 def single_labels(labels: Iterable[str], modality: str | None = None) -> frozenset[str]:
-    """Return the labels that name a structure of which a patient has one, such as `"left kidney"`."""
+    """Return the labels that name a structure of which a patient has one, such as `"left kidney"`.
+
+    Args:
+        labels (`Iterable[str]`): of a prompt.
+        modality (`str`, *optional*): resolves labels with several meanings.
+    """
     taxonomy = load_taxonomy()
-    found = {label: taxonomy.resolve(label, modality) for label in labels}
-    return frozenset(label for label, entry in found.items() if entry is not None and entry.single)
+    entries = {label: taxonomy.resolve(label, modality) for label in labels}
+    return frozenset(label for label, entry in entries.items() if entry is not None and entry.single)
 
 
 def best_in_image(boxes: Sequence[GroundedBox], modality: str | None = None) -> tuple[GroundedBox, ...]:
@@ -56,7 +61,7 @@ def best_in_image(boxes: Sequence[GroundedBox], modality: str | None = None) -> 
 def best_in_volume(boxes: Sequence[VolumeBox], modality: str | None = None) -> tuple[VolumeBox, ...]:
     """Keep the best box in space of single structures.
 
-    Of boxes that score nearly as well, one that many slices show counts more than a few lucky slices elsewhere.
+    Of boxes that score nearly as well, one in many slices ranks above one in few.
 
     Args:
         boxes (`Sequence[VolumeBox]`): of one volume, best score first.
@@ -70,9 +75,9 @@ def _best_of_single(
 ) -> tuple[AnyBox, ...]:
     best: dict[str, AnyBox] = {}
     for label in single_labels({box.label for box in boxes}, modality):
-        own = [box for box in boxes if box.label == label]
-        least = CLOSE_SCORE * max(box.score for box in own)
-        best[label] = max((box for box in own if box.score >= least), key=rank)
+        candidates = [box for box in boxes if box.label == label]
+        least = CLOSE_SCORE * max(box.score for box in candidates)
+        best[label] = max((box for box in candidates if box.score >= least), key=rank)
     return tuple(box for box in boxes if best.get(box.label, box) is box)
 
 

@@ -110,7 +110,7 @@ class VolumeResult(BaseResult):
         plane (`str`): the plane that was searched (`"all"`: a consensus of three).
         slice_boxes (`Mapping`): plane -> label -> the boxes of single slices before linking; not stored.
         slices (`int`), seconds (`float`): how many slices were searched, and how long that took; not stored.
-        axes (`str`, *optional*): where the axes run, if the caller said so; not stored.
+        axes (`str`, *optional*): where the axes run, if the caller stated it; not stored.
         open_volume (`Callable`, *optional*): opens the volume again, for [`plot`]; not stored.
     """
 
@@ -203,6 +203,10 @@ class VolumeResult(BaseResult):
 def write_volume_boxes(result: VolumeResult, path: str | Path) -> Path:
     """Write a `*.boxes.json` file.
 
+    Args:
+        result ([`VolumeResult`]): the boxes.
+        path (`str` or `Path`): the file.
+
     Raises:
         `MedGlipError`: the result is not valid (a box outside its volume ...) or the file cannot be written.
     """
@@ -211,6 +215,10 @@ def write_volume_boxes(result: VolumeResult, path: str | Path) -> Path:
 
 def volume_boxes_json(result: VolumeResult, name: str = "boxes") -> str:
     """Return the text of a `*.boxes.json` file.
+
+    Args:
+        result ([`VolumeResult`]): the boxes.
+        name (`str`, *optional*, defaults to `"boxes"`): of the file, for messages.
 
     Raises:
         `MedGlipError`: the result is not valid (a box outside its volume ...); names `name`.

@@ -207,7 +207,7 @@ class TestHostileDecoders:
         assert hostile.read_image(png(tmp_path / "good.png")).width == 8
         with monkeypatch.context() as patch:
             patch.setattr(hostile, "limits", ReaderLimits(seconds=0.2))
-            patch.setattr(hostile, "hint", " (try --no-isolate)")
+            patch.setattr(hostile, "limit_note", " (try --no-isolate)")
             with pytest.raises(MedGlipError, match=r"^hang.png: took longer than 0 s to read \(try --no-isolate\)$"):
                 hostile.read_image(png(tmp_path / "hang.png"))
         assert hostile.read_image(png(tmp_path / "good.png")).width == 8

@@ -369,7 +369,7 @@ class TestAdapters:
         (tmp_path / "mine" / BASE_FILE).unlink()
         settings = json.loads((tmp_path / "mine" / "adapter_config.json").read_text(encoding="utf-8"))
         (tmp_path / "mine" / "adapter_config.json").write_text(json.dumps({**settings, "target_modules": "*"}))
-        with pytest.raises(ValueError, match="mine: holds no adapter .its target_modules are no pattern"):
+        with pytest.raises(ValueError, match="mine: holds no adapter .its target_modules are not a pattern"):
             load_adapter(self.base(checkpoint), tmp_path / "mine")
         with pytest.raises(ValueError, match="no expert for mri"):
             adapted_layers(self.base(checkpoint), "mri")
