@@ -227,7 +227,7 @@ class TestSources:
         files = [path for path in (ROOT / folder).rglob("*.py") if path.stem not in REMOTE_CODE]
         assert [path for path in files if path.stem == path.parent.name] == []
 
-    @pytest.mark.parametrize("folder", ["modeling_medglip", "training"])
+    @pytest.mark.parametrize("folder", ["modeling_medglip", "training", "dataset_scripts", "hub_cards"])
     def test_tests_mirror_the_folders(self, folder: str) -> None:
         """A folder of tests beside every folder of code, but for the studies' detectors."""
         ours = {path.parent.relative_to(ROOT) for path in (ROOT / folder).rglob("*.py")}

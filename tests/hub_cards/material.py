@@ -7,6 +7,9 @@ import json
 from pathlib import Path
 from typing import Any
 
+import torch
+from safetensors.torch import save_file
+
 from dataset_scripts.build import build
 from dataset_scripts.recipe import load_recipes
 from hub_cards.stage.repository import open_stage
@@ -94,3 +97,23 @@ def build_set(folder: Path) -> Path:
     recipes = [recipe for path in write_recipes(raw) for recipe in load_recipes(path)]
     build(recipes, raw, folder / "set", echo=lambda text: None)
     return folder / "set"
+
+
+def write_run(folder: Path, base: str = "clinic/med-glip-ct") -> Path:
+    """What a run of `training.fit.finetune --lora` leaves, with figures of its own."""
+    adapter = folder / "adapter"
+    adapter.mkdir(parents=True)
+    config = {"peft_type": "LORA", "base_model_name_or_path": base}
+    (adapter / "adapter_config.json").write_text(json.dumps(config), encoding="utf-8")
+    save_file({"a": torch.zeros(2)}, adapter / "adapter_model.safetensors")
+    (adapter / "optimizer.pt").write_bytes(b"0")
+
+    def scores(value: float) -> dict[str, Any]:
+        return {"mean": {"AP": value / 2, "AP50": value}, "labels": {"a | <b>": {"AP": value / 2, "AP50": value}}}
+
+    results = {
+        "schema": "medglip/run@1", "settings": {"modality": "ct"}, "pictures": {"train": 20, "validation": 9},
+        "before": scores(0.2), "after": scores(0.7), "known_before": scores(0.8), "known_after": scores(0.79),
+    }  # fmt: skip
+    (folder / "results.json").write_text(json.dumps(results), encoding="utf-8")
+    return folder

@@ -7,19 +7,13 @@ import json
 import shutil
 import socket
 from pathlib import Path
-from typing import Any
 
 import pytest
-import torch
-from safetensors.torch import save_file
 
 from hub_cards import publish
-from hub_cards.check import check_folder
 from hub_cards.publish import main, size
-from hub_cards.stage.adapters import stage_adapter
-from hub_cards.stage.space import requirements
 
-from .material import staged_in, write_checkpoint, write_results
+from .material import staged_in, write_checkpoint, write_results, write_run
 
 
 @pytest.fixture(scope="module")
@@ -37,26 +31,6 @@ def arguments(inputs: Path, tmp_path: Path) -> list[str]:
     results = str(tmp_path / "measured" / "results.json")
     made = ["--checkpoint", str(tmp_path / "checkpoint"), "--results", results, "--stage", str(tmp_path / "stage")]
     return ["--org", "clinic", *made]
-
-
-def write_run(folder: Path, base: str = "clinic/med-glip-ct") -> Path:
-    """What a run of `training.fit.finetune --lora` leaves, with figures of its own."""
-    adapter = folder / "adapter"
-    adapter.mkdir(parents=True)
-    config = {"peft_type": "LORA", "base_model_name_or_path": base}
-    (adapter / "adapter_config.json").write_text(json.dumps(config), encoding="utf-8")
-    save_file({"a": torch.zeros(2)}, adapter / "adapter_model.safetensors")
-    (adapter / "optimizer.pt").write_bytes(b"0")
-
-    def scores(value: float) -> dict[str, Any]:
-        return {"mean": {"AP": value / 2, "AP50": value}, "labels": {"a | <b>": {"AP": value / 2, "AP50": value}}}
-
-    results = {
-        "schema": "medglip/run@1", "settings": {"modality": "ct"}, "pictures": {"train": 20, "validation": 9},
-        "before": scores(0.2), "after": scores(0.7), "known_before": scores(0.8), "known_after": scores(0.79),
-    }  # fmt: skip
-    (folder / "results.json").write_text(json.dumps(results), encoding="utf-8")
-    return folder
 
 
 def test_a_dry_run_opens_no_connection(
@@ -167,13 +141,6 @@ def test_the_space_brings_the_checkpoint_that_it_loads(
     assert "modeling_medglip/modeling_medglip.py" in said and "checkpoints/unified" not in said
 
 
-def test_what_the_space_installs() -> None:
-    lines = requirements().splitlines()
-    assert lines[0].startswith("--extra-index-url ") and not any("med-glip" in line for line in lines)
-    for name in ("torch", "transformers", "pydicom", "nibabel", "scikit-image"):
-        assert any(line.startswith(f"{name}>=") for line in lines)
-
-
 @pytest.mark.parametrize(
     "more", [["--tag", "a b"], ["--tag", "main"], ["--tag", "../x"], ["--tag", ""], ["--modality", "foo"]]
 )
@@ -206,64 +173,12 @@ def test_an_incomplete_evaluation_is_one_line(
 
 
 class TestAdapters:
-    def test_what_goes(self, tmp_path: Path) -> None:
-        made = stage_adapter(write_run(tmp_path / "run"), "clinic/lora", staged_in(tmp_path / "s") / "out")
-        assert check_folder("model", made.folder) == [] and made.private
-        assert "optimizer.pt" not in made.files() and "adapter_model.safetensors" in made.files()
-        text = (made.folder / "README.md").read_text(encoding="utf-8")
-        assert "base_model: clinic/med-glip-ct" in text and "<b>" not in text
-        assert "| **mean** | 20.0 | 70.0 | 10.0 | 35.0 |" in text and "Labels of the base" in text
-
-    def test_nothing_measured_is_said(self, tmp_path: Path) -> None:
-        run = write_run(tmp_path / "run")
-        results = json.loads((run / "results.json").read_text(encoding="utf-8"))
-        nothing: dict[str, Any] = {"mean": {"AP": None, "AP50": None}, "labels": {}}
-        results |= {"before": nothing, "after": nothing}
-        (run / "results.json").write_text(json.dumps(results), encoding="utf-8")
-        made = stage_adapter(run, "clinic/lora", staged_in(tmp_path / "s") / "out")
-        text = (made.folder / "README.md").read_text(encoding="utf-8")
-        assert "Nothing was measured: no validation image has a box." in text and "**mean** | - |" not in text
-
-    def test_a_base_on_this_machine_is_no_base(self, tmp_path: Path) -> None:
-        run = write_run(tmp_path / "run", "checkpoint")
-        with pytest.raises(ValueError, match="give it with --base owner/name"):
-            stage_adapter(run, "clinic/lora", staged_in(tmp_path / "s") / "out")
-        stage_adapter(run, "clinic/lora", staged_in(tmp_path / "s") / "out", base="clinic/med-glip")
-        config = json.loads((tmp_path / "s" / "out" / "adapter_config.json").read_text(encoding="utf-8"))
-        assert config["base_model_name_or_path"] == "clinic/med-glip"
-
-    def test_the_embedded_base_is_no_id_on_the_hub(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("hub_cards.stage.adapters._base", lambda *_, **__: None)
-        stage_adapter(write_run(tmp_path / "run"), "clinic/lora", staged_in(tmp_path / "s") / "out")
-        config = json.loads((tmp_path / "s" / "out" / "adapter_config.json").read_text(encoding="utf-8"))
-        assert config["base_model_name_or_path"] == "./embedded", "transformers asks the Hub for anything else"
-
-    def test_figures_of_somebody(self, tmp_path: Path) -> None:
-        made = stage_adapter(write_run(tmp_path / "run"), "clinic/lora", staged_in(tmp_path / "s") / "out")
-        card = made.folder / "README.md"
-        card.write_text(card.read_text(encoding="utf-8").replace("70.0", "99.0"), encoding="utf-8")
-        (found,) = check_folder("model", made.folder)
-        assert found.startswith("README.md: ") and "99.0" in found
-
-    def test_no_adapter(self, tmp_path: Path) -> None:
-        with pytest.raises(ValueError, match="holds no adapter and"):
-            stage_adapter(tmp_path, "clinic/lora", staged_in(tmp_path / "s") / "out")
-
     def test_two_things_of_one_name(
         self, arguments: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
         run = ["--adapter", str(write_run(tmp_path / "run")), "--adapter-name", "med-glip-ct"]
         assert main(["--what", "experts,adapter", *arguments, *run]) == 2
         assert "two repositories have this name" in capsys.readouterr().err
-
-    @pytest.mark.parametrize("part", ["settings", "after", "pictures"])
-    def test_incomplete_results(self, part: str, tmp_path: Path) -> None:
-        path = write_run(tmp_path / "run") / "results.json"
-        content = json.loads(path.read_text(encoding="utf-8"))
-        del content[part]
-        path.write_text(json.dumps(content), encoding="utf-8")
-        with pytest.raises(ValueError, match="holds no adapter and its results"):
-            stage_adapter(tmp_path / "run", "clinic/lora", staged_in(tmp_path / "s") / "out")
 
     def test_by_the_command(self, arguments: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         run = write_run(tmp_path / "liver")

@@ -14,7 +14,7 @@ from pycocotools import mask as coco_mask
 
 from dataset_scripts.records import AnnotatedImage
 
-from .test_readers import GREY, MASK, read_all, save
+from .reading import GREY, MASK, read_all, reader, save
 
 
 def coco(raw: Path, change: dict[str, Any] | None = None, **annotation: Any) -> tuple[list[Any], list[str]]:
@@ -89,7 +89,6 @@ class TestCoco:
             save(tmp_path / f"{name}.png", GREY)
             content = {"images": [{"id": 1, "file_name": f"{name}.png"}], "categories": [], "annotations": []}
             (tmp_path / f"{name}.json").write_text(json.dumps(content), encoding="utf-8")
-        from .test_readers import reader
 
         cases = reader(tmp_path, "coco", {"annotations": {"train": "a.json", "test": "b.json"}}).cases()
         assert [(case.key, case.split) for case in cases] == [("a.png", "train"), ("b.png", "test")]

@@ -17,7 +17,7 @@ from hub_cards.gates.front_matter import split
 from hub_cards.stage.dataset import gate, stage_dataset
 from tests.dataset_scripts.raw_data import CANARY
 
-from .material import build_set, staged_in
+from ..material import build_set, staged_in
 
 
 @pytest.fixture(scope="module")

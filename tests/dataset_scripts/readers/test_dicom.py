@@ -15,9 +15,9 @@ from dataset_scripts.build import build
 from dataset_scripts.recipe import Recipe
 from tests.modeling_medglip.dicom_files import write_segmentation, write_series, write_structures
 
-from .raw_data import CANARY
-from .test_build import coco_files, tree
-from .test_readers import save_volume
+from ..raw_data import CANARY
+from ..test_build import coco_files, tree
+from .reading import save_volume
 
 
 FILES = {"slices": "*/ct/*.dcm", "seg": "{folder}/../seg.dcm"}

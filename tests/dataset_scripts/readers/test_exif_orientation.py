@@ -18,7 +18,7 @@ from modeling_medglip.io.image_orientation import upright, upright_boxes
 from training.data.load import load_records
 from training.data.records import readable
 
-from .test_readers import read_all
+from .reading import read_all
 
 
 STORED_SIZE = (30, 20)
