@@ -1,5 +1,5 @@
 # Copyright 2026 The MedGLIP authors. Licensed under the Apache License, Version 2.0.
-"""Augmentation as a `with_transform` of a built set; boxes and masks follow the image.
+"""Augment the images of a built set by `with_transform`; boxes and masks follow the image.
 
     images = load_dataset("built/mine", "ct", split="train").with_transform(Augment())
 
@@ -24,9 +24,9 @@ from torchvision.transforms.v2 import functional as tvf
 from modeling_medglip.taxonomy import means_a_side
 
 
-# What a changed image no longer has: its position in the patient and the hash of its pixels.
-GONE: dict[str, Any] = {"origin": [], "right": [], "down": [], "sha256": ""}
-# Of objects: the parent's box would have to move with the image.
+# A changed image has neither a position in the patient nor the hash of its pixels.
+CLEARED: dict[str, Any] = {"origin": [], "right": [], "down": [], "sha256": ""}
+# Of objects: the box of the parent does not move with the image.
 WITHOUT_PARENT: dict[str, Any] = {"parent_box": [], "parent_label": ""}
 
 
@@ -34,12 +34,16 @@ class Augment:
     """Flip, rotate, shift, scale and change brightness and contrast of each image at random.
 
     Args:
-        mirror (`float`): Probability of a horizontal flip, where that is allowed.
-        degrees, translate, scale, shear: as in torchvision's `RandomAffine`.
-        brightness, contrast (`float`): as in torchvision's `ColorJitter`.
-        least_area (`float`): objects of which less than this share is left are taken out, and their labels out of
-            `annotated`, since a part of them may still be seen.
-        seed (`int`, *optional*): the same images in the same order come out alike.
+        mirror (`float`, *optional*, defaults to 0.5): Probability of a horizontal flip, where that is allowed.
+        degrees (`float`, *optional*, defaults to 10.0): As in torchvision's `RandomAffine`.
+        translate (`tuple[float, float]`, *optional*, defaults to `(0.05, 0.05)`): As in `RandomAffine`.
+        scale (`tuple[float, float]`, *optional*, defaults to `(0.9, 1.1)`): As in `RandomAffine`.
+        shear (`float`, *optional*, defaults to 0.0): As in `RandomAffine`.
+        brightness (`float`, *optional*, defaults to 0.15): As in torchvision's `ColorJitter`.
+        contrast (`float`, *optional*, defaults to 0.15): As in `ColorJitter`.
+        least_area (`float`, *optional*, defaults to 0.3): Objects of which less than this share is left are removed,
+            and their labels are removed from `annotated`, since a part of them may still be visible.
+        seed (`int`, *optional*): Makes the same images in the same order come out alike.
     """
 
     def __init__(
@@ -60,13 +64,13 @@ class Augment:
         self.random = None if seed is None else torch.Generator().manual_seed(seed)
 
     def __call__(self, batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
-        """A batch of columns -> the same columns."""
+        """Return a batch of columns with changed images and objects."""
         count = len(next(iter(batch.values())))
         rows = [self.one({name: column[index] for name, column in batch.items()}) for index in range(count)]
         return {name: [row[name] for row in rows] for name in batch}
 
     def one(self, row: dict[str, Any]) -> dict[str, Any]:
-        """One image with its objects."""
+        """Return a changed copy of one row: an image with its objects."""
         with torch.random.fork_rng(enabled=self.random is not None):
             if self.random is not None:
                 torch.manual_seed(int(torch.randint(2**31, (1,), generator=self.random)))
@@ -74,7 +78,7 @@ class Augment:
         return self._row(row, image, masks, boxes)
 
     def _changed(self, row: dict[str, Any]) -> tuple[Any, Any, Any]:
-        """The changed image, masks (objects, h, w) and boxes (objects, 4)."""
+        """Return the changed image, masks (objects, h, w) and boxes (objects, 4)."""
         source, objects = row["image"], row["objects"]
         size = (source.height, source.width)
         image = tv_tensors.Image(tvf.pil_to_tensor(source))
@@ -105,7 +109,7 @@ class Augment:
         if "instance_count" in objects:
             _count_again(objects)
         changed = {**row, "image": to_pil(image), "objects": objects}
-        changed.update({name: value for name, value in GONE.items() if name in row})
+        changed.update({name: value for name, value in CLEARED.items() if name in row})
         if "annotated" in row:
             changed["annotated"] = _without(row["annotated"], lost)
         return changed
@@ -124,7 +128,15 @@ def _count_again(objects: dict[str, list[Any]]) -> None:
 
 
 def decoded(runs: Sequence[str], size: tuple[int, int]) -> NDArray[np.uint8]:
-    """Run lengths -> masks (objects, h, w); empty where an object has none."""
+    """Decode run lengths to masks.
+
+    Args:
+        runs (`Sequence[str]`): COCO run lengths, one per object; empty for an object without a mask.
+        size (`tuple[int, int]`): Height and width of the image.
+
+    Returns:
+        `np.ndarray` of shape `(objects, h, w)`: Uint8, 0 or 1.
+    """
     masks = np.zeros((len(runs), *size), np.uint8)
     for number, counts in enumerate(runs):
         if counts:
@@ -133,12 +145,12 @@ def decoded(runs: Sequence[str], size: tuple[int, int]) -> NDArray[np.uint8]:
 
 
 def encoded(mask: NDArray[np.uint8]) -> str:
-    """A mask -> run lengths."""
+    """Encode a mask (h, w) as COCO run lengths."""
     return coco_mask.encode(np.asfortranarray(mask))["counts"].decode("ascii")
 
 
 def tight(mask: NDArray[np.uint8]) -> list[float]:
-    """The box [x, y, width, height] round a mask; zeros if it is empty."""
+    """Return the box [x, y, width, height] around a mask; zeros if it is empty."""
     rows, columns = np.nonzero(mask)
     if len(rows) == 0:
         return [0.0] * 4
@@ -147,13 +159,13 @@ def tight(mask: NDArray[np.uint8]) -> list[float]:
 
 
 def to_pil(image: Any) -> Image.Image:
-    """A tensor (c, h, w) -> an image of its own depth."""
+    """Convert a tensor (c, h, w) to an image of the same bit depth."""
     array = image.numpy()
     return Image.fromarray(array[0] if len(array) == 1 else np.ascontiguousarray(array.transpose(1, 2, 0)))
 
 
 def _without(annotated: Sequence[str], lost: set[str]) -> list[str]:
-    """The annotated labels without those of lost objects, which are named by taxonomy id or by their own name."""
+    """Return the annotated labels without those of lost objects, which are named by taxonomy id or source label."""
     from modeling_medglip.taxonomy import load_taxonomy
 
     taxonomy = load_taxonomy()

@@ -2,8 +2,8 @@
 """Turn the annotations of a source into those of the data set: boxes, run-length masks, components, parents.
 
 Boxes are [x, y, width, height] in pixels where pixel 0 covers 0 to 1, as COCO has them. An organ gets one box round
-all of its parts and keeps the parts' boxes as `components`; a lesion gets one box per connected component (8
-neighbors). A box is always the tight one of its own mask.
+all of its parts and the boxes of the parts as `components`; a lesion gets one box per connected component (8
+neighbors). A box is always the tight one of its mask.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def annotate(
     height, width = image.pixels.shape[:2]
     results: list[dict[str, Any]] = []
     mapped, all_labels_known = _mapped_annotations(image, recipe, report)
-    # An annotation that nobody can name may be any of the labels, so that none of them can be called absent.
+    # An annotation with an unknown name may be any of the labels, so that none of them can be called absent.
     left_open = set() if all_labels_known else set(annotated_labels(recipe))
     runs = RunLengths(height, width)
     for label, annotation in mapped:
@@ -154,7 +154,13 @@ class RunLengths:
         self.buffer = np.zeros((height, width), np.uint8, order="F")
 
     def encode(self, mask: NDArray[np.bool_], left: int, top: int) -> dict[str, Any]:
-        """Return the run lengths of a mask whose first pixel is at (left, top) in the image."""
+        """Return the COCO run lengths of a mask.
+
+        Args:
+            mask (`np.ndarray` of shape `(h, w)`): Foreground of a part of the image.
+            left (`int`): Column of the first pixel of the mask in the image.
+            top (`int`): Row of the first pixel of the mask in the image.
+        """
         region = (slice(top, top + mask.shape[0]), slice(left, left + mask.shape[1]))
         self.buffer[region] = mask
         encoded = coco_mask.encode(self.buffer)
@@ -232,7 +238,7 @@ def _number_instances(entries: list[dict[str, Any]]) -> None:
 
 
 def _add_parents(entries: list[dict[str, Any]]) -> None:
-    """Add `parent_label` and `parent_box`: the nearest ancestor whose box holds at least half of the box of an entry.
+    """Add `parent_label` and `parent_box`: the nearest ancestor whose box contains half of the box of an entry.
 
     The parent of a lesion is its organ. Of several boxes the smallest one counts.
     """
@@ -245,11 +251,11 @@ def _add_parents(entries: list[dict[str, Any]]) -> None:
         entry["parent_label"], entry["parent_box"] = None, None
         corners = _corners(entry["bbox"])
         for above in taxonomy.ancestors(entry["label_id"]) if entry["label_id"] else ():
-            holding = [
+            containing = [
                 box for box in by_label.get(above.id, []) if share_inside(corners, _corners(box)) >= PARENT_SHARE
             ]
-            if holding:
-                entry["parent_label"], entry["parent_box"] = above.id, min(holding, key=lambda box: box[2] * box[3])
+            if containing:
+                entry["parent_label"], entry["parent_box"] = above.id, min(containing, key=lambda box: box[2] * box[3])
                 break
 
 

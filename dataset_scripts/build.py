@@ -3,10 +3,9 @@
 
     python -m dataset_scripts.build --recipe dataset_scripts/recipes/real_data.yaml --raw DATA --out built/real
 
-First a plan is shown (cases, images, bytes). Every case is then read, checked and written on its own below the work
-folder, so that a build can be stopped at any moment and goes on where it was. At the end all cases are merged into
-`--out`.
-Exit status: 0 all good, 1 something was turned away that should have been usable (see `quality/`), 2 wrong usage.
+First a plan is shown (cases, images, bytes). Then every case is read, checked and written separately below the work
+folder, so that a build can be stopped at any time and be resumed. At the end all cases are merged into `--out`.
+Exit status: 0 all good, 1 something was rejected that should have been usable (see `quality/`), 2 wrong usage.
 """
 
 from __future__ import annotations
@@ -64,15 +63,21 @@ def build(
     Args:
         recipes (`Sequence[Recipe]`): The sources.
         raw (`Path`): The folder that contains their roots.
-        out: the data set. work: where finished cases are kept (default: `<out>.work` beside it); private, since its
-            `cases.jsonl` tells which pseudonym is which file, and `rejected.jsonl` has the report's rows in full.
-        workers: processes. profile: see `quality.PROFILES`. square_pixels: resample images of volumes.
-        seed: for splits that no source decides. name: of the data set. echo: called with the plan.
-        previews: draw plots and contact sheets too. engine: `"local"` or `"ray"`, see `engines.py`.
-        rejections: rows of the report for sources that are not among the recipes.
+        out (`Path`): Folder of the data set.
+        work (`Path`, *optional*): Folder for finished cases, `<out>.work` when left out. It is private: `cases.jsonl`
+            maps pseudonyms to files, and `rejected.jsonl` has the rows of the report in full.
+        workers (`int`, *optional*, defaults to 1): Number of processes.
+        profile (`str`, *optional*, defaults to `"none"`): One of `quality.PROFILES`.
+        square_pixels (`bool`, *optional*, defaults to `False`): Resample the slices of volumes to square pixels.
+        seed (`int`, *optional*, defaults to 0): For splits that no source decides.
+        name (`str`, *optional*, defaults to `"med-glip"`): Name of the data set.
+        echo (`Callable`, *optional*, defaults to `print`): Called with the plan.
+        previews (`bool`, *optional*, defaults to `False`): Draw plots and contact sheets.
+        engine (`str`, *optional*, defaults to `"local"`): One of `engines.ENGINES`.
+        rejections (`Sequence[Rejection]`, *optional*): Rows of the report for sources that are not among the recipes.
 
     Raises:
-        `ValueError`: no recipe fits its folder, `out` holds something else, or another build writes into `out` or
+        `ValueError`: No recipe fits its folder, `out` holds something else, or another build writes into `out` or
             `work`.
     """
     out = out.resolve()
@@ -107,7 +112,15 @@ def build(
 
 
 def plan_tasks(recipes: Sequence[Recipe], raw: Path) -> tuple[list[CaseTask], list[Rejection]]:
-    """Return the cases of all sources, in the order that decides their numbers, and what the readers rejected."""
+    """Return the cases of all sources, in the order that decides their numbers, and what the readers rejected.
+
+    Args:
+        recipes (`Sequence[Recipe]`): The sources.
+        raw (`Path`): The folder that contains their roots.
+
+    Raises:
+        `ValueError`: No source can be read.
+    """
     tasks: list[CaseTask] = []
     rejections: list[Rejection] = []
     readers = 0
@@ -165,10 +178,10 @@ def _folder(work: Path, task: CaseTask, options: BuildOptions) -> Path:
 
 
 def _key(work: Path) -> bytes:
-    """The work folder's secret for pseudonyms; made once. With the same key a case keeps its pseudonym.
+    """Return the key of the pseudonyms in a work folder; create it once, so that pseudonyms stay the same.
 
     Raises:
-        `ValueError`: the file holds no key.
+        `ValueError`: The file does not contain a key.
     """
     path = work / KEY_FILE
     if not path.exists():
@@ -256,10 +269,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _read_recipes(paths: Sequence[Path], sources: Sequence[str] | None) -> tuple[list[Recipe], list[Rejection]]:
-    """The chosen recipes, and rows of the report for those that cannot be used.
+    """Return the chosen recipes, and rows of the report for those that cannot be used.
 
     Raises:
-        `ValueError`: none can be used, or a chosen one is not there.
+        `ValueError`: No recipe can be used, or a chosen one does not exist.
     """
     recipes: list[Recipe] = []
     errors: list[RecipeError] = []

@@ -1,5 +1,5 @@
 # Copyright 2026 The MedGLIP authors. Licensed under the Apache License, Version 2.0.
-"""The data set's README.md: configs and features for `load_dataset`, sources with their licenses, counts."""
+"""Write the card of a built set: configs and features for `load_dataset`, sources with their licenses, counts."""
 
 from __future__ import annotations
 
@@ -54,7 +54,17 @@ def write_card(
     split_hashes: Mapping[str, str],
     content_hash: str,
 ) -> None:
-    """Write `README.md` into a built set."""
+    """Write `README.md` into a built set.
+
+    Args:
+        out (`Path`): Folder of the set.
+        name (`str`): Name of the set.
+        recipes (`Sequence[Recipe]`): The sources.
+        classes ([`Classes`]): The classes of the set.
+        statistics ([`Statistics`]): Counts of the set.
+        split_hashes (`Mapping[str, str]`): Split -> hash of its patients.
+        content_hash (`str`): Short hash of the content.
+    """
     header = metadata(name, classes, statistics, content_hash)
     card = with_header(header, _body(name, recipes, statistics, split_hashes))
     (out / "README.md").write_text(card, encoding="utf-8")
@@ -78,6 +88,12 @@ def metadata(name: str, classes: Classes, statistics: Statistics, content_hash: 
 
     `datasets` caches a local folder by its name and its `dataset_info`. The content hash in it makes a rebuilt set
     distinct.
+
+    Args:
+        name (`str`): Name of the set.
+        classes ([`Classes`]): The classes of the set.
+        statistics ([`Statistics`]): Counts of the set.
+        content_hash (`str`): Short hash of the content.
     """
     sizes = {key: (count, statistics.split_bytes[key]) for key, count in statistics.split_images.items()}
     modalities = sorted({modality for modality, _ in sizes})

@@ -1,5 +1,5 @@
 # Copyright 2026 The MedGLIP authors. Licensed under the Apache License, Version 2.0.
-"""The catalog of public sources, `sources.yaml`: one loader for recipes, cards, tests and this command.
+"""Read the catalog of public sources, `sources.yaml`, for recipes, cards and this command.
 
 python -m dataset_scripts.catalog                         # all sources
 python -m dataset_scripts.catalog --modality ct --region abdomen --label pancreas
@@ -44,15 +44,19 @@ PAPER = {
 
 @dataclass(frozen=True)
 class CatalogSource:
-    """One public data set; facts as `sources.yaml` has them, with what they rest on.
+    """One public data set, with facts as `sources.yaml` states them and what they rest on.
 
     Attributes:
-        id, name, family: `family` joins sets that share images, which must never lie on both sides of a split.
-        modality: as stated; `modalities` are those of `MODALITIES`.
-        labels: the set's own names. taxonomy_labels: ids in the taxonomy; side_unresolved, outside_taxonomy: names
-            that are sided there, or not there.
-        license: `None`: not known here, to be treated as not redistributable.
-        access: one of `ACCESS`.
+        id (`str`): Unique within the catalog.
+        name (`str`): Title for people.
+        family (`str`): Joins sets that share images, which must stay in one split.
+        modality (`tuple[str, ...]`): As stated; `modalities` are those of `MODALITIES`.
+        labels (`tuple[str, ...]`): Names that the set uses.
+        taxonomy_labels (`tuple[str, ...]`): Ids in the taxonomy.
+        side_unresolved (`tuple[str, ...]`): Names that have a side in the taxonomy.
+        outside_taxonomy (`tuple[str, ...]`): Names that the taxonomy does not have.
+        license (`str`, *optional*): `None`: unknown, to be treated as not redistributable.
+        access (`str`): One of `ACCESS`.
     """
 
     id: str
@@ -80,7 +84,7 @@ class CatalogSource:
 
     @property
     def modalities(self) -> tuple[str, ...]:
-        """Those of the seven modalities that this source has."""
+        """Return which of the seven modalities this source has."""
         known = []
         for name in self.modality:
             try:
@@ -98,10 +102,10 @@ class CatalogSource:
 
 @functools.lru_cache(maxsize=4)
 def load_catalog(path: Path = CATALOG_FILE) -> dict[str, CatalogSource]:
-    """Source id -> [`CatalogSource`], in the file's order.
+    """Return the sources by id, in the order of the file.
 
     Raises:
-        `ValueError`: an unknown or missing key, an id that occurs twice, an unknown label or kind of access.
+        `ValueError`: An unknown or missing key, an id that occurs twice, an unknown label or kind of access.
     """
     document = load_yaml(path.read_text(encoding="utf-8"))
     known_labels = set(load_taxonomy().labels)
@@ -139,10 +143,18 @@ def select(
     access: str | None = None,
     redistributable: bool = False,
 ) -> list[CatalogSource]:
-    """The sources that fit every given filter; `label` is a taxonomy id or a phrase.
+    """Return the sources that fit every given filter.
+
+    Args:
+        sources (`Iterable[CatalogSource]`): The sources to choose from.
+        modality (`str`, *optional*): One of `MODALITIES` or a synonym.
+        region (`str`, *optional*): Body region.
+        label (`str`, *optional*): Taxonomy id or phrase.
+        access (`str`, *optional*): One of `ACCESS`.
+        redistributable (`bool`, *optional*, defaults to `False`): Only sources whose license lets images be shared.
 
     Raises:
-        `ValueError`: an unknown modality, region or label.
+        `ValueError`: An unknown modality, region or label.
     """
     sources = list(sources)
     known = {name for source in sources for name in source.body_region}
@@ -165,14 +177,18 @@ def _label_id(label: str) -> str:
     taxonomy = load_taxonomy()
     if label in taxonomy.labels:
         return label
-    found = taxonomy.resolve(label)
-    if found is None:
+    entry = taxonomy.resolve(label)
+    if entry is None:
         raise ValueError(f"the taxonomy has no label {label[:60]!r}")
-    return found.id
+    return entry.id
 
 
 def paper_rows(sources: Sequence[CatalogSource], built: Path | None = None) -> list[tuple[str, str, str]]:
-    """(what, the paper's figure, ours) for everything the paper counts; images and boxes are those of a built set.
+    """Return (quantity, figure in the paper, figure here) for everything that the paper counts.
+
+    Args:
+        sources (`Sequence[CatalogSource]`): The catalog.
+        built (`Path`, *optional*): A built set, for its images and boxes.
 
     Raises:
         `ValueError`: The folder is not a built set.

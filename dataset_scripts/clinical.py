@@ -1,5 +1,5 @@
 # Copyright 2026 The MedGLIP authors. Licensed under the Apache License, Version 2.0.
-"""Clinical facts of a case, by allow-list: nothing but four facts, and of two of them nothing but listed values.
+"""Read clinical facts of a case, by allow-list: only four facts, and of two of them only listed values.
 
 In a recipe:
 
@@ -7,8 +7,8 @@ In a recipe:
       table: HAM10000_metadata.csv     # a table of the source, or `dicom` for age and sex out of the slices' headers
       id: image_id                     # its column of identifiers
       matches: '([^/]+)\\.jpg$'         # regular expression on the case's path; group 1 is the identifier
-      age: age                         # column of years; kept as a band of ten years, from 90 on as one
-      sex: sex                         # column; kept as female, male, other
+      age: age                         # column of years; becomes a band of ten years, from 90 on one band
+      sex: sex                         # column; becomes female, male or other
       diagnosis: {column: dx, values: {mel: melanoma, nv: nevus}}
       history: {column: smoker, values: {"1": smoker, "0": non-smoker}}
 
@@ -42,10 +42,12 @@ MAX_TABLE_BYTES = 2**28
 
 
 def clinical_facts(keys: Mapping[str, Any], root: Path, case: Case) -> dict[str, str]:
-    """The facts of a case that the recipe allows; facts that are not known are missing.
+    """Return the facts of a case that the recipe allows; unknown facts are missing.
 
     Args:
-        keys: `clinical` of the recipe, may be empty, and passed by [`check_clinical_keys`]. root: the source's folder.
+        keys (`Mapping`): `clinical` of the recipe, which may be empty, as [`check_clinical_keys`] accepts it.
+        root (`Path`): Folder of the source.
+        case ([`Case`]): The case.
     """
     if not keys:
         return {}
@@ -57,7 +59,15 @@ def clinical_facts(keys: Mapping[str, Any], root: Path, case: Case) -> dict[str,
 
 
 def check_clinical_keys(keys: Mapping[str, Any], root: Path) -> None:
-    """Raise `ValueError`, in one line, unless the table is there and has every column that the recipe names."""
+    """Check that the clinical table exists and has every column that the recipe names.
+
+    Args:
+        keys (`Mapping`): `clinical` of the recipe, which may be empty.
+        root (`Path`): Folder of the source.
+
+    Raises:
+        `ValueError`: In one line, what is missing.
+    """
     if not keys or keys.get("table") == DICOM:
         return
     missing = [key for key in ("table", "id", "matches") if key not in keys]
@@ -86,7 +96,12 @@ def check_clinical_keys(keys: Mapping[str, Any], root: Path) -> None:
 
 
 def facts_of(keys: Mapping[str, Any], row: Mapping[str, str | None]) -> dict[str, str]:
-    """The allowed facts of one row of a table."""
+    """Return the allowed facts of one row of a table.
+
+    Args:
+        keys (`Mapping`): `clinical` of the recipe.
+        row (`Mapping`): Column -> cell.
+    """
     facts = {}
     if "age" in keys:
         facts["age_band"] = age_band(row[keys["age"]] or "")
@@ -100,7 +115,10 @@ def facts_of(keys: Mapping[str, Any], row: Mapping[str, str | None]) -> dict[str
 
 
 def age_band(text: str) -> str:
-    """Years as a band: `"63"`, `"63.0"` or DICOM's `"063Y"` are `"60-69"`; from 90 on `"90+"`; else empty."""
+    """Return the band of ten years that an age lies in.
+
+    `"63"`, `"63.0"` and DICOM's `"063Y"` are `"60-69"`; from 90 on `"90+"`; other text gives an empty string.
+    """
     match = re.fullmatch(r"\s*(\d{1,3}(?:\.\d+)?)\s*[Yy]?\s*", text)
     if match is None:
         return "0-9" if re.fullmatch(r"\s*\d{1,3}[DdWwMm]\s*", text) else ""

@@ -1,5 +1,5 @@
 # Copyright 2026 The MedGLIP authors. Licensed under the Apache License, Version 2.0.
-"""COCO repositories: one folder per modality with `images/` and one JSON per split, written as a stream."""
+"""Write COCO files as a stream: one folder per modality with `images/` and one JSON per split."""
 
 from __future__ import annotations
 
@@ -30,7 +30,13 @@ class CocoWriter:
         self._separators = {"images": "\n", "annotations": "\n"}
 
     def add(self, image: dict[str, Any], annotations: list[dict[str, Any]], file: Path) -> None:
-        """One image with its annotations; the file is linked where that is possible, else copied."""
+        """Add one image with its annotations.
+
+        Args:
+            image (`dict`): Entry of `images`.
+            annotations (`list[dict]`): Entries of `annotations`.
+            file (`Path`): Image file, which is linked where the file system allows it, and copied otherwise.
+        """
         target = self.folder / "images" / image["file_name"].rpartition("/")[2]
         link_or_copy(file, target)
         self._images.write(self._separators["images"] + _compact(image))
@@ -52,13 +58,18 @@ class CocoWriter:
 
 
 def coco_category(row: dict[str, Any]) -> dict[str, Any]:
-    """A class as a COCO category; the supercategory is the anatomical category."""
+    """Return a class as a COCO category; the supercategory is the anatomical category."""
     extra = {key: row[key] for key in ("label_id", "anatomy", "region", "granularity", "side", "parent", "kind_of")}
     return {"id": row["class_id"], "name": row["name"], "supercategory": row["anatomy"] or "open", **extra}
 
 
 def link_or_copy(source: Path, target: Path) -> None:
-    """A second name for a file, or a copy where the file system has no links."""
+    """Create a hard link to a file, or copy it where the file system has no links.
+
+    Args:
+        source (`Path`): The file.
+        target (`Path`): The path to create.
+    """
     try:
         os.link(source, target)
     except OSError:

@@ -1,5 +1,5 @@
 # Copyright 2026 The MedGLIP authors. Licensed under the Apache License, Version 2.0.
-"""Where cases are processed: in one process, in several, or on a Ray cluster. The outcome is the same.
+"""Process cases in one process, in several, or on a Ray cluster. The outcome is the same.
 
 Decoders of other projects may crash or hang on a damaged file. Where processes are forked, no case is processed in
 this one: a case that ends its process, or takes too long, is recorded as unreadable, and the build goes on.
@@ -28,10 +28,10 @@ from .records import Case
 
 
 ENGINES = ("local", "ray")
-# Cases that each worker of a cluster has waiting, so that none is idle and the head does not hold all of them.
+# Cases that wait for each worker of a cluster, so that none is idle and the head does not hold all of them.
 IN_FLIGHT = 4
 FORKS = sys.platform == "linux"
-# Time of the processor that a case may take, and more for every MiB of its files.
+# CPU seconds that a case may take, and more for every MiB of its files.
 SECONDS, SECONDS_PER_MB = 120.0, 3.0
 CRASHED = "a decoder crashed on it, or took too long"
 
@@ -47,14 +47,17 @@ class CaseTask:
 def run(
     tasks: Sequence[CaseTask], options: BuildOptions, work: Path, workers: int = 1, engine: str = "local"
 ) -> Iterator[None]:
-    """Process all cases; yields once for each that is done.
+    """Process all cases, and yield once for each that is done.
 
     Args:
-        tasks, options: what to do. work: the work folder; for `ray` every node must see it under the same path.
-        workers: processes of the local engine; of Ray's cluster all CPUs are used.
+        tasks (`Sequence[CaseTask]`): The cases.
+        options ([`BuildOptions`]): Options of the build.
+        work (`Path`): The work folder; for `ray` every node must see it under the same path.
+        workers (`int`, *optional*, defaults to 1): Processes of the local engine; Ray uses all CPUs of its cluster.
+        engine (`str`, *optional*, defaults to `"local"`): One of `ENGINES`.
 
     Raises:
-        `ValueError`: another engine, or Ray is not installed.
+        `ValueError`: An unknown engine, or Ray is not installed.
     """
     if engine == "ray":
         yield from _on_ray(tasks, options, work)
@@ -123,7 +126,7 @@ def _pool(workers: int) -> ProcessPoolExecutor:
 
 
 def _one_thread() -> None:
-    """Workers share the machine: none of them starts threads of its own."""
+    """Limit the libraries of a worker to one thread, since workers share the machine."""
     os.environ.update(OMP_NUM_THREADS="1", ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS="1")
 
 

@@ -1,5 +1,5 @@
 # Copyright 2026 The MedGLIP authors. Licensed under the Apache License, Version 2.0.
-"""The classes of a built set: every label of the taxonomy in its order, then the open labels that occur."""
+"""Number the classes of a built set: every label of the taxonomy in its order, then the open labels that occur."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ class Classes:
     """The classes of a set.
 
     Attributes:
-        names: in the order of their numbers; unique.
-        rows: the config `labels`, one dictionary per class (see `schema.LABEL_COLUMNS`).
+        names (`tuple[str, ...]`): In the order of their numbers; unique.
+        rows (`tuple[dict, ...]`): The config `labels`, one dictionary per class (see `schema.LABEL_COLUMNS`).
     """
 
     names: tuple[str, ...]
@@ -25,7 +25,7 @@ class Classes:
 
 
 def make_classes(open_labels: Iterable[str]) -> Classes:
-    """All labels of the taxonomy, then the open ones in alphabetical order."""
+    """Return all labels of the taxonomy, then the open ones in alphabetical order."""
     taxonomy = load_taxonomy()
     rows = [_row(label, taxonomy) for label in (*taxonomy.labels.values(), *taxonomy.extensions.values())]
     known = {row["name"] for row in rows}

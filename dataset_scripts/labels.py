@@ -14,16 +14,17 @@ from .records import Rejected
 
 @dataclass(frozen=True)
 class MappedLabel:
-    """What the data set says about one of a source's labels.
+    """What the data set states about one label of a source.
 
     Attributes:
-        source_label: the source's own name.
-        label_id: id in the taxonomy (extensions included), `None` for an open label.
-        name: the phrase to ask for: the taxonomy's name, else the own one.
-        category, region: ids, `None` where open.
-        granularity: `"organ"`, `"substructure"`, `"lesion"` or `"other"`.
-        side: `"left"`, `"right"` or `None`: the patient's.
-        extension: outside the 198.
+        source_label (`str`): Name that the source uses.
+        label_id (`str`, *optional*): Id in the taxonomy (extensions included), `None` for an open label.
+        name (`str`): The phrase to ask for: the name in the taxonomy, or the name of an open label.
+        category (`str`, *optional*): Id of the category, `None` where open.
+        region (`str`, *optional*): Id of the region, `None` where open.
+        granularity (`str`): `"organ"`, `"substructure"`, `"lesion"` or `"other"`.
+        side (`str`, *optional*): `"left"` or `"right"` of the patient.
+        extension (`bool`): Whether it is outside the 198 labels.
     """
 
     source_label: str
@@ -37,10 +38,14 @@ class MappedLabel:
 
 
 def map_label(recipe: Recipe, name: str) -> MappedLabel:
-    """One of a source's labels as the recipe maps it.
+    """Map a label of a source as the recipe says.
+
+    Args:
+        recipe ([`Recipe`]): The recipe of the source.
+        name (`str`): Name that the source uses.
 
     Raises:
-        `Rejected`: `undefined_label` for a name the recipe does not have, `excluded_label` for one it leaves out.
+        `Rejected`: `undefined_label` for a name that the recipe does not have, `excluded_label` for an excluded one.
     """
     target = recipe.labels.get(name)
     if target is None:
@@ -57,12 +62,17 @@ def map_label(recipe: Recipe, name: str) -> MappedLabel:
 
 
 def annotated_labels(recipe: Recipe) -> list[str]:
-    """The names (as in `MappedLabel.name`) of all labels that the source annotates: only these can be absent."""
+    """Return the names of all labels that the source annotates: only these can be absent."""
     return sorted({map_label(recipe, name).name for name, target in recipe.labels.items() if target != EXCLUDE})
 
 
 def is_instance_label(recipe: Recipe, label: MappedLabel) -> bool:
-    """Whether each connected component gets a box of its own: as the recipe says, else lesions."""
+    """Return whether each connected component gets a separate box: as the recipe says, otherwise for lesions.
+
+    Args:
+        recipe ([`Recipe`]): The recipe of the source.
+        label ([`MappedLabel`]): One of its labels.
+    """
     if recipe.instances is not None:
         return label.source_label in recipe.instances
     return label.granularity == "lesion"

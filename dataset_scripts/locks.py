@@ -1,5 +1,5 @@
 # Copyright 2026 The MedGLIP authors. Licensed under the Apache License, Version 2.0.
-"""One build at a time for a folder. The operating system drops the lock of a process that ends, however it ends."""
+"""Lock a folder, so that one build at a time writes into it. The system drops the lock of a process that ends."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def locked(folder: Path) -> Iterator[None]:
 
 
 def _holder(path: Path) -> str:
-    """Who holds a lock, where the system lets others read it."""
+    """Return who holds a lock, where the system lets others read it."""
     try:
         return f"another build (process {int(path.read_text(encoding='ascii'))})"
     except (OSError, ValueError):

@@ -49,7 +49,14 @@ _OBJECT_TEXT = (
 
 
 def features(names: list[str]) -> datasets.Features:
-    """Features of a modality; `names`: the classes in order. Plain lists, since datasets 3 and 5 spell them alike."""
+    """Return the features of a modality.
+
+    Args:
+        names (`list[str]`): Names of the classes, in order.
+
+    Returns:
+        `datasets.Features`: With plain lists, which datasets 3 and 5 spell alike.
+    """
     text = datasets.Value("string")
     number = datasets.Value("float32")
     whole = datasets.Value("int32")
@@ -100,13 +107,13 @@ class MedGlip5M(datasets.GeneratorBasedBuilder):
 
     def _split_generators(self, dl_manager: Any) -> list[Any]:
         folder = self._folder() / self.config.name
-        found = {split: sorted(map(str, folder.glob(f"{split}-*.parquet"))) for split in SPLITS}
-        if not any(found.values()):
-            raise ValueError(f"the built set has no {self.config.name}")
+        shards = {split: sorted(map(str, folder.glob(f"{split}-*.parquet"))) for split in SPLITS}
+        if not any(shards.values()):
+            raise ValueError(f"the built set does not have {self.config.name}")
         return [
-            datasets.SplitGenerator(name=split, gen_kwargs={"shards": shards})
-            for split, shards in found.items()
-            if shards
+            datasets.SplitGenerator(name=split, gen_kwargs={"shards": paths})
+            for split, paths in shards.items()
+            if paths
         ]
 
     def _generate_examples(self, shards: list[str]) -> Iterator[tuple[int, dict[str, Any]]]:

@@ -39,7 +39,7 @@ from .statistics import Statistics
 
 
 MARKER = ".medglip-dataset"
-# Rules whose value is a name out of a file or its headers, which may be anybody's: kept out of the public report.
+# Rules whose value is a name out of a file or its headers, which may be that of a person: not in the public report.
 TEXT_OF_FILES = frozenset({"undefined_label"})
 Progress = Callable[[Iterable[Any], str, int], Iterable[Any]]
 
@@ -95,12 +95,15 @@ def merge(
     """Write the data set.
 
     Args:
-        folders: the finished cases, in the order that decides all numbers.
-        recipes: of all sources. out: the folder to write; one that a merge wrote before is replaced as a whole.
-        listing_rejections: what the readers left out.
-        seed: for splits that no source decides. name: of the repository, for the card.
-        previews: draw plots and contact sheets too.
-        private: file for all rows of the report with the texts that the public one leaves out.
+        folders (`Sequence[Path]`): The finished cases, in the order that decides all numbers.
+        recipes (`Sequence[Recipe]`): Of all sources.
+        out (`Path`): The folder to write; one that a merge wrote before is replaced as a whole.
+        listing_rejections (`Sequence[Rejection]`, *optional*): What the readers rejected.
+        seed (`int`, *optional*, defaults to 0): For splits that no source decides.
+        name (`str`, *optional*, defaults to `"med-glip"`): Name of the repository, for the card.
+        progress (`Callable`, *optional*): Wraps an iterable and shows its progress.
+        previews (`bool`, *optional*, defaults to `False`): Draw plots and contact sheets.
+        private (`Path`, *optional*): File for all rows of the report with the texts that the public one leaves out.
 
     Raises:
         `ValueError`: `out` holds something else.
@@ -186,7 +189,7 @@ def _first_pass(
 
 
 def _content_hash(image: dict[str, Any]) -> str:
-    """Of pixels and annotations: images that carry other annotations are no duplicates."""
+    """Hash the pixels and annotations of an image; images with other annotations are not duplicates."""
     annotations = sorted((a["source_label"], json.dumps(a["segmentation"] or a["bbox"])) for a in image["annotations"])
     return hashlib.sha256(f"{image['sha256']} {annotations}".encode()).hexdigest()
 
@@ -248,7 +251,7 @@ def _open_writers(
 def _row(
     image: dict[str, Any], content: dict[str, Any], image_id: int, first: int, numbers: dict[str, int], subset: bool
 ) -> dict[str, Any]:
-    """One row of the Parquet files, without the image."""
+    """Return one row of the Parquet files, without the image."""
     annotations = image["annotations"]
     geometry = image["geometry"] or {"origin": [], "right": [], "down": []}
 
@@ -309,7 +312,7 @@ def _coco_annotations(row: dict[str, Any], image: dict[str, Any]) -> list[dict[s
         row["objects"]["id"], row["objects"]["category"], image["annotations"], strict=True
     ):
         values = {key: value for key, value in entry.items() if key not in ("category", "name") and value is not None}
-        if entry["segmentation"] is None:  # pycocotools cannot work without one: the box's outline, and said to be so
+        if entry["segmentation"] is None:  # pycocotools needs one: the outline of the box, and a key that says so
             values |= {"segmentation": [_outline(entry["bbox"])], "box_only": True}
         base = {"id": number, "image_id": row["image_id"], "category_id": category, "iscrowd": 0}
         annotations.append({**base, **values, "anatomy": entry["category"]})
@@ -317,7 +320,7 @@ def _coco_annotations(row: dict[str, Any], image: dict[str, Any]) -> list[dict[s
 
 
 def _outline(box: list[float]) -> list[float]:
-    """A box [x, y, width, height] as a polygon."""
+    """Return a box [x, y, width, height] as a polygon."""
     x, y, width, height = box
     return [x, y, x + width, y, x + width, y + height, x, y + height]
 
@@ -334,7 +337,7 @@ def _write_labels(out: Path, classes: Classes) -> None:
 
 
 def _write_report(out: Path, plan: _Plan, recipes: Sequence[Recipe], summary: Summary) -> None:
-    """`quality/report.json`: counts by rule and source; `quality/rows.jsonl`: every single row, without file names."""
+    """Write `quality/report.json` (counts by rule and source) and `quality/rows.jsonl` (rows without file names)."""
     folder = out / "quality"
     folder.mkdir()
     splits = plan.splits

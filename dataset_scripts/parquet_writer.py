@@ -47,7 +47,7 @@ class ParquetWriter:
             self._flush()
 
     def add_table(self, table: pa.Table) -> None:
-        """Write rows of the schema as a row group of their own."""
+        """Write rows of the schema as a separate row group."""
         self._flush()
         self.rows += table.num_rows
         self._write(table, table.nbytes)

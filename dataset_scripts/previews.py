@@ -3,7 +3,7 @@
 
     python -m dataset_scripts.previews built/med-glip
 
-writes `statistics/*.png` and `contact_sheets/<source>.png` into the set. Only the rows that are preview are read.
+writes `statistics/*.png` and `contact_sheets/<source>.png` into the set. Only the rows that are drawn are read.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ MOST_NAMES = 14
 
 
 def write_previews(out: Path) -> list[Path]:
-    """Write all plots and sheets of a built set; their paths.
+    """Write all plots and sheets of a built set, and return their paths.
 
     Raises:
         `ValueError`: The folder is not a built set.
@@ -87,14 +87,13 @@ def _area_plot(folder: Path) -> Path:
     figure = Figure(figsize=(8, 4), layout="constrained")
     axes = figure.add_subplot()
     for modality in sorted({row["modality"] for row in rows}):
-        own = [row for row in rows if row["modality"] == modality]
-        counts = {round(row["from"], 9): row["boxes"] for row in own}
+        counts = {round(row["from"], 9): row["boxes"] for row in rows if row["modality"] == modality}
         values = [counts.get(round(low, 9), 0) for low in (0.0, *AREA_EDGES[:-1])]
         values[-1] += counts.get(1.0, 0)
         axes.stairs(values, (AREA_EDGES[0] / 10**0.5, *AREA_EDGES), label=modality, baseline=0.7, linewidth=1.5)
     axes.set(xscale="log", yscale="log", xlabel="share of the image", ylabel="boxes", title="Size of the annotations")
-    axes.axvline(0.015, color="grey", linestyle=":")
-    axes.text(0.015, axes.get_ylim()[1], "the paper's 1.5 % ", rotation=90, va="top", ha="right", color="grey")
+    axes.axvline(0.015, color="gray", linestyle=":")
+    axes.text(0.015, axes.get_ylim()[1], "the paper's 1.5 % ", rotation=90, va="top", ha="right", color="gray")
     axes.legend()
     return _save(figure, folder / "areas.png")
 
@@ -142,7 +141,7 @@ def _sheets(out: Path) -> list[Path]:
 
 
 def _rows_with_objects(out: Path) -> Iterator[tuple[Path, int, int, str]]:
-    """Shard, row group, row and source of every image with objects."""
+    """Yield shard, row group, row and source of every image with objects."""
     for path in sorted(out.glob("*/*.parquet")):
         if path.parent.name in ("labels", "statistics"):
             continue
@@ -198,7 +197,7 @@ def draw_annotations(row: dict[str, Any], names: dict[int, str]) -> Image.Image:
 
 
 def _displayed(gray: NDArray[np.float32], row: dict[str, Any]) -> NDArray[np.uint8]:
-    """A deep image as people look at it: CT of known values through the usual window, others up to their maximum."""
+    """Convert a 16-bit image for display: CT through the usual window, other modalities up to their maximum."""
     low, high = 0.0, max(float(gray.max()), 1.0)
     if row["window"] and row["modality"] in WINDOWS:
         zero, top = row["window"]
@@ -207,7 +206,7 @@ def _displayed(gray: NDArray[np.float32], row: dict[str, Any]) -> NDArray[np.uin
 
 
 def _color(category: int) -> str:
-    """A label has the same color in all images."""
+    """Return the color of a label, the same in all images."""
     return PALETTE[category % len(PALETTE)]
 
 

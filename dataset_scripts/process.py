@@ -1,5 +1,5 @@
 # Copyright 2026 The MedGLIP authors. Licensed under the Apache License, Version 2.0.
-"""One case -> one folder: its images as PNG and `case.json`. The unit of work: idempotent, and all or nothing.
+"""Write one case into a folder: its images as PNG and `case.json`. The unit of work: idempotent, all or nothing.
 
 A finished folder is moved into place in one step, so that a process killed at any moment leaves either all of a case
 or nothing of it.
@@ -42,20 +42,20 @@ from .slicing import slices_of, with_square_pixels
 CASE_FILE = "case.json"
 PSEUDONYM_BYTES = 6
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
-# The hash looks at 64 x 64 pixels; twice that is left for it to scale down well.
+# The hash uses 64 x 64 pixels; twice that many scale down well.
 HASHED_SIDE = 128
-# Part of every case's fingerprint: raise it when a case would come out otherwise than before.
+# Part of every fingerprint: raise it when the outcome of a case changes.
 VERSION = 14
 
 
 @dataclass(frozen=True)
 class BuildOptions:
-    """What holds for all cases of a build.
+    """Options that hold for all cases of a build.
 
     Attributes:
-        profile: one of `quality.PROFILES`.
-        square_pixels: resample the images of volumes to square pixels.
-        key: what pseudonyms are made with; keep it out of what is published.
+        profile (`str`): One of `quality.PROFILES`.
+        square_pixels (`bool`): Resample the slices of volumes to square pixels.
+        key (`bytes`): Secret key of the pseudonyms; never publish it.
     """
 
     profile: str = "none"
@@ -64,21 +64,38 @@ class BuildOptions:
 
 
 def pseudonym(options: BuildOptions, source: str, text: str) -> str:
-    """A name for a case or patient that does not tell its own: keyed SHA-256, 12 hexadecimal digits."""
+    """Return a name for a case or patient that does not reveal the original: keyed SHA-256, 12 hexadecimal digits.
+
+    Args:
+        options ([`BuildOptions`]): With the key.
+        source (`str`): Id of the source.
+        text (`str`): Key of the case, or `"patient "` and the key of the patient.
+    """
     digest = hmac.new(options.key, f"{source}\0{text}".encode("utf-8", "surrogatepass"), hashlib.sha256)
     return digest.hexdigest()[: 2 * PSEUDONYM_BYTES]
 
 
 def split_key(source: str, patient: str) -> str:
-    """What a patient's split is drawn by: the same on every machine, unlike the pseudonym. Never leaves the work
-    folder, since whoever knows a patient's key can compute it.
+    """Return the key by which the split of a patient is drawn: unlike the pseudonym, the same on every machine.
+
+    It never leaves the work folder, since whoever knows the key of a patient can compute it.
+
+    Args:
+        source (`str`): Id of the source.
+        patient (`str`): Key of the patient.
     """
     return hashlib.sha256(f"{source}\0{patient}".encode("utf-8", "surrogatepass")).hexdigest()[:32]
 
 
 def fingerprint(reader: Reader, case: Case, options: BuildOptions) -> str:
-    """Short hash of what decides how a case comes out: its files by size and time, what was listed about it, the
-    recipe, the options, this code's version.
+    """Return a short hash of everything that decides the outcome of a case.
+
+    It covers the case's files by size and time, its listed parts, the recipe, the options and `VERSION`.
+
+    Args:
+        reader ([`Reader`]): Of the source.
+        case ([`Case`]): The case.
+        options ([`BuildOptions`]): Options of the build.
     """
     listed = json.dumps([case.split, case.patient, case.parts], sort_keys=True, default=str)
     files = [(reader.key(path), stat.st_size, stat.st_mtime_ns) for path, stat in reader.files(case)]
@@ -87,13 +104,25 @@ def fingerprint(reader: Reader, case: Case, options: BuildOptions) -> str:
 
 
 def case_folder(work: Path, recipe: Recipe, options: BuildOptions, case: Case) -> Path:
-    """Where a case goes below the work folder."""
+    """Return the folder of a case in the work folder.
+
+    Args:
+        work (`Path`): The work folder.
+        recipe ([`Recipe`]): Of the source.
+        options ([`BuildOptions`]): With the key of the pseudonyms.
+        case ([`Case`]): The case.
+    """
     name = pseudonym(options, recipe.source, case.key)
     return work / "cases" / f"{recipe.source}-{recipe.modality}" / name[:2] / name
 
 
 def is_done(folder: Path, expected: str) -> bool:
-    """Whether a case is there, made by the same recipe and options."""
+    """Return whether a case is finished, made by the same recipe and options.
+
+    Args:
+        folder (`Path`): Folder of the case.
+        expected (`str`): Its fingerprint, see [`fingerprint`].
+    """
     try:
         return json.loads((folder / CASE_FILE).read_text(encoding="utf-8"))["fingerprint"] == expected
     except (OSError, ValueError, KeyError, TypeError):
@@ -101,17 +130,23 @@ def is_done(folder: Path, expected: str) -> bool:
 
 
 def process_case(reader: Reader, case: Case, options: BuildOptions, work: Path) -> Path:
-    """Read, check, cut, box and write one case. Whatever is wrong with it ends as rows in its `case.json`.
+    """Read, check and write one case. Errors become rows in its `case.json`.
+
+    Args:
+        reader ([`Reader`]): Of the source.
+        case ([`Case`]): The case.
+        options ([`BuildOptions`]): Options of the build.
+        work (`Path`): The work folder.
 
     Returns:
-        its folder.
+        `Path`: The folder of the case.
     """
     target = case_folder(work, reader.recipe, options, case)
     expected = fingerprint(reader, case, options)
     if is_done(target, expected):
         return target
     with _new_folder(work) as part:
-        with warnings.catch_warnings():  # readers quote headers in theirs, and with them patients' names
+        with warnings.catch_warnings():  # they quote headers, which may name patients
             warnings.simplefilter("ignore")
             content = _content(reader, case, options, part, target.name)
         _finish(part, {**content, "fingerprint": expected}, target)
@@ -119,7 +154,15 @@ def process_case(reader: Reader, case: Case, options: BuildOptions, work: Path) 
 
 
 def record_failure(reader: Reader, case: Case, options: BuildOptions, work: Path, reason: str) -> None:
-    """Record a case that ended the process that read it. The next build tries it again."""
+    """Record a case that ended the process that read it. The next build tries it again.
+
+    Args:
+        reader ([`Reader`]): Of the source.
+        case ([`Case`]): The case.
+        options ([`BuildOptions`]): Options of the build.
+        work (`Path`): The work folder.
+        reason (`str`): For the report.
+    """
     target = case_folder(work, reader.recipe, options, case)
     rejected = [asdict(Rejection(reader.recipe.source, target.name, "", "unreadable", reason))]
     with _new_folder(work) as part:
@@ -129,7 +172,7 @@ def record_failure(reader: Reader, case: Case, options: BuildOptions, work: Path
 
 @contextmanager
 def _new_folder(work: Path) -> Iterator[Path]:
-    """A folder that is gone after the block, unless it was moved."""
+    """Create a folder and remove it after the block, unless it was moved."""
     part = work / "parts" / secrets.token_hex(8)
     part.mkdir(parents=True)
     try:
@@ -139,7 +182,7 @@ def _new_folder(work: Path) -> Iterator[Path]:
 
 
 def _finish(part: Path, content: dict[str, Any], target: Path) -> None:
-    """Write what is known of a case into its folder, and move that into place."""
+    """Write `case.json` into the folder of a case, and move the folder to its target."""
     text = json.dumps(content, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
     (part / CASE_FILE).write_text(text, encoding="utf-8")
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -169,8 +212,8 @@ def _content(reader: Reader, case: Case, options: BuildOptions, folder: Path, na
         report("", error.rule, error.value)
     except MemoryError:
         raise
-    except Exception as error:  # one case must not take the others with it
-        if getattr(error, "errno", None) in NO_ROOM:  # but that is no fault of the case
+    except Exception as error:  # one case must not stop the others
+        if getattr(error, "errno", None) in NO_ROOM:  # not the fault of the case
             raise
         report("", "unreadable", type(error).__name__)
     for plane, count in sorted(skipped.items()):
@@ -180,7 +223,7 @@ def _content(reader: Reader, case: Case, options: BuildOptions, folder: Path, na
 
 
 def _facts(reader: Reader, case: Case, options: BuildOptions, name: str) -> dict[str, Any]:
-    """What is known of a case before it is read."""
+    """Return the facts of a case that need no reading of its files."""
     recipe = reader.recipe
     return {
         "source": recipe.source,
@@ -206,7 +249,7 @@ def _images(
 def _image_entry(
     image: AnnotatedImage, recipe: Recipe, options: BuildOptions, folder: Path, name: str, report: Any
 ) -> dict[str, Any] | None:
-    """Write one image; what the data set says about it, or `None` if nothing is left of it."""
+    """Write one image and return its entry in `case.json`, or `None` if nothing of it remains."""
     if image.geometry is None and is_mask_like(image.pixels):
         report(image.item, "mask_like", f"{len(np.unique(image.pixels))} gray levels")
         return None
@@ -219,7 +262,7 @@ def _image_entry(
         report(image.item, "empty_slice", "nothing left after the rules")
         return None
     annotated = sorted(set(annotated_labels(recipe)) - left_open)
-    if not annotations and not annotated:  # nothing is known about it; the rows above say why
+    if not annotations and not annotated:  # nothing is known about the image; the rows above say why
         return None
     plane, _, index = image.item.partition(" ")
     file = f"{name}-{plane}-{int(index):04d}.png" if plane else f"{name}.png"
@@ -248,10 +291,13 @@ def _geometry(plane: SlicePlane) -> dict[str, list[float]]:
 
 
 def png(pixels: np.ndarray) -> tuple[bytes, bytes]:
-    """An image as PNG without any metadata, and the bytes of its pixels with their shape, for comparing images.
+    """Encode an image as PNG without metadata.
 
     Run lengths alone (`Z_RLE`) suit the noise of medical images: as small as the usual search, in a quarter of its
     time.
+
+    Returns:
+        `tuple[bytes, bytes]`: The file, and the pixels with type and shape, for comparing images.
     """
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, format="PNG", compress_type=zlib.Z_RLE)
@@ -260,7 +306,7 @@ def png(pixels: np.ndarray) -> tuple[bytes, bytes]:
 
 
 def perceptual_hash(pixels: np.ndarray) -> str:
-    """256-bit hash of the discrete cosine transform (pHash): images that look alike differ in few bits."""
+    """Return the 256-bit hash of the discrete cosine transform (pHash): similar images differ in few bits."""
     if pixels.dtype == np.uint16:
         pixels = (pixels >> 8).astype(np.uint8)
     image = Image.fromarray(pixels)

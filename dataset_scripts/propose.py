@@ -1,12 +1,12 @@
 # Copyright 2026 The MedGLIP authors. Licensed under the Apache License, Version 2.0.
-"""Suggest a label map for a new source; a person reads it, mends it and writes `confirmed: true`.
+"""Suggest a label map for a new source; a person reads it, corrects it and writes `confirmed: true`.
 
     python -m dataset_scripts.propose --modality ct --names names.txt --out labels.yaml
     python -m dataset_scripts.propose --modality ct --names "Leber, spleen_L, GTVp"
 
 A name that the taxonomy knows in some spelling is mapped. For the others the nearest labels are listed, by spelling
-and by the language encoder of the embedded checkpoint, and the line is left as `open`: nothing is guessed in silence.
-`--llm ID_OR_DIR` has a language model of transformers choose among the nearest; its choice stands in the comment too.
+and by the language encoder of the embedded checkpoint, and the line stays `open`: nothing is guessed silently.
+With `--llm ID_OR_DIR` a language model of transformers chooses among the nearest; its choice goes into the comment.
 """
 
 from __future__ import annotations
@@ -45,9 +45,11 @@ class Proposal:
     """A suggested line of a label map.
 
     Attributes:
-        name: the source's own. target: a taxonomy id, or `open`.
-        sure: the taxonomy knows the name. nearest: (id, likeness 0 to 1) of other labels, best first.
-        chosen: what a language model chose among the nearest, `"none"`, or `None` if none was asked.
+        name (`str`): Name that the source uses.
+        target (`str`): A taxonomy id, or `"open"`.
+        sure (`bool`): Whether the taxonomy knows the name.
+        nearest (`tuple[tuple[str, float], ...]`): Id and likeness (0 to 1) of other labels, best first.
+        chosen (`str`, *optional*): Id that a language model chose among the nearest, or `"none"`.
     """
 
     name: str
@@ -58,11 +60,13 @@ class Proposal:
 
 
 def propose(names: Sequence[str], modality: str, with_language: bool = True) -> list[Proposal]:
-    """A proposal for every name, in the order given.
+    """Return a proposal for every name, in the order given.
 
     Args:
-        names: a source's own labels. modality: narrows what ambiguous names mean.
-        with_language: compare meanings too, with the embedded checkpoint's language encoder.
+        names (`Sequence[str]`): Labels of a source.
+        modality (`str`): Narrows the meaning of ambiguous names.
+        with_language (`bool`, *optional*, defaults to `True`): Compare meanings as well, with the language encoder of
+            the embedded checkpoint.
     """
     name = resolve_modality(modality)
     return [_propose(text, name, with_language) for text in dict.fromkeys(names)]
@@ -84,10 +88,11 @@ def _propose(name: str, modality: str, with_language: bool) -> Proposal:
 
 
 def ask(proposals: Sequence[Proposal], generate: Callable[[str], str]) -> list[Proposal]:
-    """Have a language model choose for every name that is not sure.
+    """Let a language model choose a label for every name that is not sure.
 
     Args:
-        generate: prompt -> the model's answer; only a number of the list counts, everything else is `"none"`.
+        proposals (`Sequence[Proposal]`): The proposals.
+        generate (`Callable[[str], str]`): Prompt -> answer. Only a number of the list counts; all else is `"none"`.
     """
     return [entry if entry.sure else replace(entry, chosen=_choice(entry, generate)) for entry in proposals]
 
@@ -102,7 +107,7 @@ def _choice(entry: Proposal, generate: Callable[[str], str]) -> str:
 
 
 def language_model(source: str) -> Callable[[str], str]:
-    """A language model of transformers, from a folder or the Hub, that answers in a few words without chance."""
+    """Load a language model of transformers, from a folder or the Hub, that answers briefly and without sampling."""
     from transformers import pipeline
 
     generator = pipeline("text-generation", model=source)
@@ -112,11 +117,11 @@ def language_model(source: str) -> Callable[[str], str]:
 
 
 def readings(name: str) -> list[str]:
-    """The spellings that a source's name may be read in: as it is, without what is in parentheses, and that alone."""
+    """Return the spellings of a name to look up: as it is, without the parentheses, and their content alone."""
     words = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name.replace("_", " "))
     inner = PARENTHESES.findall(words)
-    found = [name, words, PARENTHESES.sub(" ", words), *inner]
-    return list(dict.fromkeys(text.strip() for text in found if text.strip()))
+    spellings = [name, words, PARENTHESES.sub(" ", words), *inner]
+    return list(dict.fromkeys(text.strip() for text in spellings if text.strip()))
 
 
 @functools.cache
@@ -126,7 +131,7 @@ def _labels() -> tuple[Label, ...]:
 
 
 def _spelling_scores(name: str) -> NDArray[np.float64]:
-    """Likeness of a name to the best phrase of every label, as difflib measures it."""
+    """Return the likeness of a name to the best phrase of every label, as difflib measures it."""
     wanted = normalize_phrase(name)
     return np.array(
         [
@@ -137,7 +142,7 @@ def _spelling_scores(name: str) -> NDArray[np.float64]:
 
 
 def _meaning_scores(name: str) -> NDArray[np.float64]:
-    """Cosine of a name and every label's name in the language encoder, 0 where negative."""
+    """Return the cosine of a name and every label's name in the language encoder, 0 where negative."""
     return np.clip(_embed([name.replace("_", " ").lower()])[0] @ _label_embeddings().T, 0, None)
 
 
@@ -147,7 +152,7 @@ def _label_embeddings() -> NDArray[np.float64]:
 
 
 def _embed(phrases: Sequence[str]) -> NDArray[np.float64]:
-    """Mean of the words' features, of length 1: (phrases, width)."""
+    """Return the mean of the words' features, of length 1: (phrases, width)."""
     import torch
 
     model, processor = _language()
@@ -170,7 +175,7 @@ def _language() -> tuple[Any, Any]:
 
 
 def as_yaml(proposals: Sequence[Proposal]) -> str:
-    """The `labels:` part of a recipe, unconfirmed; suggestions stand as comments."""
+    """Return the `labels:` part of a recipe, unconfirmed, with suggestions as comments."""
     lines = [
         "# Read every line, put the right id (or open, or exclude), then set confirmed to true.",
         "confirmed: false",
@@ -178,8 +183,8 @@ def as_yaml(proposals: Sequence[Proposal]) -> str:
     ]
     for entry in proposals:
         nearest = ", ".join(f"{label} {score}" for label, score in entry.nearest)
-        said = "" if entry.chosen is None else f"; the language model says {entry.chosen}"
-        comment = "" if entry.sure else f"  # not known; nearest: {nearest}{said}"
+        choice = "" if entry.chosen is None else f"; the language model says {entry.chosen}"
+        comment = "" if entry.sure else f"  # not known; nearest: {nearest}{choice}"
         lines.append(f"  {_quoted(entry.name)}: {entry.target}{comment}")
     return "\n".join(lines) + "\n"
 

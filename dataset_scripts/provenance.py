@@ -1,5 +1,5 @@
 # Copyright 2026 The MedGLIP authors. Licensed under the Apache License, Version 2.0.
-"""`sources.json` of a built set: every source with its license, its recipe and what it gave. Publishing goes by it."""
+"""Write `sources.json` of a built set: every source with license, recipe and number of images, for publishing."""
 
 from __future__ import annotations
 
@@ -27,7 +27,15 @@ def write_provenance(
     split_hashes: Mapping[str, str],
     content_hash: str,
 ) -> None:
-    """Write `sources.json` into a built set."""
+    """Write `sources.json` into a built set.
+
+    Args:
+        out (`Path`): Folder of the set.
+        recipes (`Sequence[Recipe]`): The sources.
+        statistics ([`Statistics`]): Counts of the set.
+        split_hashes (`Mapping[str, str]`): Split -> hash of its patients.
+        content_hash (`str`): Short hash of the content.
+    """
     content = {
         "schema": SCHEMA,
         "content_hash": content_hash,
@@ -38,7 +46,12 @@ def write_provenance(
 
 
 def source_row(recipe: Recipe, images: int) -> dict[str, Any]:
-    """One source: name, license as it is stated, access, whether its labels are confirmed, and its recipe as YAML."""
+    """Return the row of one source: name, stated license, access, whether its labels are confirmed, and its recipe.
+
+    Args:
+        recipe ([`Recipe`]): The recipe, which becomes YAML.
+        images (`int`): Number of images of the source.
+    """
     known = load_catalog().get(recipe.source)
     return {
         "source": recipe.source,
@@ -55,7 +68,7 @@ def source_row(recipe: Recipe, images: int) -> dict[str, Any]:
 
 
 def stated(recipe: Recipe) -> dict[str, Any]:
-    """What a recipe says, without what is so by default: `load_recipes` reads it again."""
+    """Return the values of a recipe that differ from the defaults; `load_recipes` reads them again."""
     values = asdict(recipe)
     changed = {}
     for entry in fields(Recipe):
@@ -66,7 +79,7 @@ def stated(recipe: Recipe) -> dict[str, Any]:
 
 
 def _listed(value: Any) -> Any:
-    """Tuples as lists, which YAML and JSON have."""
+    """Replace tuples by lists, which YAML and JSON have."""
     if isinstance(value, dict):
         return {key: _listed(part) for key, part in value.items()}
     return [_listed(part) for part in value] if isinstance(value, (list, tuple)) else value

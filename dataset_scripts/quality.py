@@ -1,8 +1,8 @@
 # Copyright 2026 The MedGLIP authors. Licensed under the Apache License, Version 2.0.
-"""The quality rules: every reason for which something is turned away, named once, in three tiers.
+"""The quality rules: every reason for a rejection, named once, in three tiers.
 
 Tier 1: files that cannot be used. Tier 2: labels and annotations that cannot be trusted. Tier 3: images that add
-nothing. Nothing is dropped without a row in the report that names the rule and what was found.
+nothing. Every rejection is a row of the report, with its rule and value.
 """
 
 from __future__ import annotations
@@ -39,18 +39,18 @@ RULES: dict[str, tuple[int, str]] = {
     "duplicate_slices": (1, "slices at one position: copies are left out, different ones cannot be used"),
     "gantry_tilt": (1, "slices that are not stacked along their normal; the geometry keeps it"),
     "mosaic": (1, "a Siemens mosaic, many slices tiled in one image: read it with via: dcm2niix"),
-    "incomplete_header": (1, "a header that leaves something out or is mended, and how it was taken"),
+    "incomplete_header": (1, "a header that is incomplete or was corrected, and how it was read"),
     "no_geometry": (1, "slices without usable orientation, position or spacing"),
     "modality_mismatch": (1, "the header names another modality than the recipe"),
     "not_finite": (1, "NaN or infinite values"),
     "bad_annotations": (1, "the annotation file is not what its layout says"),
-    "duplicate_id": (1, "an identifier occurs twice; the first one is kept"),
+    "duplicate_id": (1, "an identifier occurs twice; the first one counts"),
     # labels and annotations
     "undefined_label": (2, "a name or value that the recipe's label map does not have"),
     "excluded_label": (2, "a label that the recipe leaves out on purpose"),
     "bad_box": (2, "a box that is not finite, has no area or is outside its image"),
     "box_format": (2, "boxes that look as if they were written in another format than x, y, width, height"),
-    "clipped_box": (2, "a box that leaves its image by a little: the part inside is kept"),
+    "clipped_box": (2, "a box that leaves its image by a little: only the part inside counts"),
     "crowd_region": (2, "a crowd region is not the box of one object; its label is left open in that image"),
     "min_area": (2, "an annotation smaller than the profile's share of the image"),
     "speck": (2, "parts of a mask under the recipe's share of its largest part"),
@@ -61,7 +61,7 @@ RULES: dict[str, tuple[int, str]] = {
     "mask_like": (3, "an image that holds hardly any gray levels, like a mask"),
     "exact_duplicate": (3, "the same pixels and annotations as another image of the source"),
 }  # fmt: skip
-# Rules that tell of the ordinary course of things: they are counted, but do not make the exit status 1.
+# Rules that ordinary data breaks: they are counted, but do not make the exit status 1.
 EXPECTED = frozenset(
     {
         "clipped_box", "crowd_region", "gantry_tilt", "incomplete_header", "excluded_label", "min_area", "small_mark",
@@ -76,18 +76,18 @@ MASK_LIKE_LEVELS = 5
 
 
 def is_mask_like(pixels: NDArray) -> bool:
-    """Whether an image holds so few different values that it must be a mask, or blank."""
+    """Return whether an image has so few different values that it must be a mask, or blank."""
     first = pixels if pixels.ndim == 2 else pixels[..., 0]
     return len(np.unique(first)) < MASK_LIKE_LEVELS
 
 
 def counts(rejections: Iterable[Rejection]) -> dict[str, dict[str, int]]:
-    """Rule -> source -> number of rows, in the order of `RULES`."""
-    found = Counter((rejection.rule, rejection.source) for rejection in rejections)
+    """Return rule -> source -> number of rows, in the order of `RULES`."""
+    numbers = Counter((rejection.rule, rejection.source) for rejection in rejections)
     return {
-        rule: {source: found[rule, source] for name, source in sorted(found) if name == rule}
+        rule: {source: numbers[rule, source] for name, source in sorted(numbers) if name == rule}
         for rule in RULES
-        if any(name == rule for name, _ in found)
+        if any(name == rule for name, _ in numbers)
     }
 
 

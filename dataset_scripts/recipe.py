@@ -1,5 +1,5 @@
 # Copyright 2026 The MedGLIP authors. Licensed under the Apache License, Version 2.0.
-"""Recipes: how one source's raw folder is read. A new source is a YAML file, not code.
+"""Read recipes, which say how the raw folder of a source is read. A new source is a YAML file, not code.
 
 A file holds one recipe, or several under `recipes:` with `defaults:` for all of them:
 
@@ -9,14 +9,14 @@ A file holds one recipe, or several under `recipes:` with `defaults:` for all of
     root: acdc                   # folder below --raw (default: --raw itself)
     files: {image: "*_image.nii.gz", labelmap: "{stem}_label.nii.gz"}
     values: {1: right ventricle, 2: myocardium, 3: left ventricle}
-    labels:                      # own name -> taxonomy id, `open` (kept, outside the taxonomy) or `exclude`
+    labels:                      # name in the source -> taxonomy id, `open` (outside the taxonomy) or `exclude`
       right ventricle: heart_ventricle_right
     patient: '(patient\\d+)'      # regular expression on the case's relative path; group 1 is the patient
     splits: {validation: ["patient024*"], train: ["*"]}     # official split, first match counts
     planes: {axial: 1}           # for volumes: plane -> step
     window: [-160, 240]          # values shown from black to white; default by modality
     bits: 16                     # depth of images cut from volumes; default 8. With 16 all Hounsfield units of a CT
-                                 # are kept: gray level = HU + 1024
+                                 # remain: gray level = HU + 1024
     instances: [polyp]           # labels with one box per connected component; default: lesions
     min_pixels: 10               # smaller annotations are left open
     min_component_fraction: 0.02 # parts of a mask under this share of its largest part are removed
@@ -58,7 +58,7 @@ SOURCE_ID = re.compile(r"^[a-z0-9][a-z0-9_]{0,63}$")
 
 @dataclass(frozen=True)
 class Recipe:
-    """One source's recipe; see the module's text for the keys."""
+    """The recipe of one source; see the module's text for the keys."""
 
     source: str
     modality: str
@@ -82,40 +82,40 @@ class Recipe:
 
     @property
     def display_window(self) -> tuple[float, float] | None:
-        """Values shown from black to white; `None`: the percentiles of each volume."""
+        """Return the values shown from black to white; `None`: the percentiles of each volume."""
         return self.window or (WINDOWS if self.bits == 8 else DEEP_WINDOWS).get(self.modality)
 
     @property
     def family(self) -> str:
-        """Sources of one family share images and never lie on both sides of a split."""
+        """Return the family of the source. Sources of one family share images and stay in one split."""
         known = load_catalog().get(self.source)
         return str(self.card.get("family") or (known.family if known else self.source))
 
     @property
     def license(self) -> str | None:
-        """The license as the card or the catalog has it; `None`: not known, not to be published."""
+        """Return the license as the card or the catalog states it; `None`: unknown, not to be published."""
         known = load_catalog().get(self.source)
         return self.card.get("license") or (known.license if known else None)
 
     @property
     def fingerprint(self) -> str:
-        """Short hash of everything that decides what a case becomes."""
+        """Return a short hash of everything that decides the outcome of a case."""
         text = json.dumps(_text_keys(asdict(self)), sort_keys=True, default=str)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def _text_keys(value: Any) -> Any:
-    """A value with text as keys of all mappings, which can be sorted."""
+    """Return a value with text as keys of all mappings, which can be sorted."""
     if isinstance(value, dict):
         return {str(key): _text_keys(part) for key, part in value.items()}
     return [_text_keys(part) for part in value] if isinstance(value, (list, tuple)) else value
 
 
 def load_recipes(path: str | Path) -> list[Recipe]:
-    """The recipes of a file.
+    """Return the recipes of a file.
 
     Raises:
-        `ValueError`: one line that names the file, the source and what is wrong.
+        `RecipeError`: In one line, the file, the source and what is wrong.
     """
     recipes, errors = read_recipes(path)
     for error in errors:
@@ -127,7 +127,7 @@ class RecipeError(MedGlipError):
     """A recipe that cannot be used.
 
     Attributes:
-        source: its id, or the file's name where it has no usable one.
+        source (`str`): Id of the source, or the name of the file where the recipe has no valid id.
     """
 
     def __init__(self, message: str, source: str) -> None:
@@ -136,7 +136,7 @@ class RecipeError(MedGlipError):
 
 
 def read_recipes(path: str | Path) -> tuple[list[Recipe], list[RecipeError]]:
-    """The usable recipes of a file, and why the others are not: one source must not take the others with it."""
+    """Return the usable recipes of a file, and why the others cannot be used."""
     file = Path(path)
     name = one_line(file.name, 120)
     recipes: list[Recipe] = []
@@ -190,7 +190,7 @@ def _recipe(row: dict[str, Any], file: str) -> Recipe:
     if not SOURCE_ID.match(source):
         raise ValueError(f"{where}: source must be lower-case letters, digits and underscores")
     if "layout" not in row:
-        raise ValueError(f"{where}: says no layout")
+        raise ValueError(f"{where}: layout is missing")
     _check_types(row, where)
     values = {**row, "source": source}
     values["modality"] = _modality(row, where)
@@ -228,7 +228,7 @@ FORMS: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "card": ("a mapping of plain values, with name, license and family as text", lambda v: _card(v)),
     "confirmed": ("true or false", lambda v: isinstance(v, bool)),
 }
-# Numbers that are taken as they are: whole ones up to here are exact in all that reads them.
+# Whole numbers up to this one are exact as floating-point numbers, which JSON readers may use.
 LARGEST = 2**53
 # Old keys of recipes, which are still read.
 RENAMED = {"specks": "min_component_fraction"}
@@ -240,7 +240,7 @@ def _mapping(value: Any, key: type, content: type) -> bool:
 
 
 def _texts_as_keys(value: Any) -> bool:
-    """Of `files`: the keys of inner mappings are labels or patterns, and below those values of label maps."""
+    """Return whether the keys of `files` are text; in mappings of mappings the innermost keys may be whole numbers."""
     if not isinstance(value, dict) or not all(isinstance(key, str) for key in value):
         return False
     inner = [part for part in value.values() if isinstance(part, dict)]
@@ -248,7 +248,7 @@ def _texts_as_keys(value: Any) -> bool:
 
 
 def _plain(value: Any) -> bool:
-    """Whether a value is text, numbers of usual size, lists and mappings of them; the loader bounds its depth."""
+    """Return whether a value is text, a number up to `LARGEST`, or lists and mappings of them."""
     if isinstance(value, dict):
         return all(type(key) in (str, int) and _plain(key) and _plain(part) for key, part in value.items())
     if isinstance(value, list):
@@ -268,7 +268,7 @@ def _list(value: Any, content: type | tuple[type, ...]) -> bool:
 
 
 def usable_expression(pattern: str) -> bool:
-    """Whether a text is a regular expression that takes no endless time: repeated groups, such as `(a+)+`, do."""
+    """Return whether a text is a regular expression without repeated groups, such as `(a+)+`, which take too long."""
     try:
         re.compile(pattern)
     except (re.error, OverflowError, RecursionError):

@@ -1,7 +1,7 @@
 # Copyright 2026 The MedGLIP authors. Licensed under the Apache License, Version 2.0.
 """The data of a build: a case as files, then as pixels with annotations, and what is rejected.
 
-Case (files) -> Image or LabelledVolume (pixels and annotations) -> images with boxes (plain JSON, see boxes.py).
+Case (files) -> AnnotatedImage or LabeledVolume -> images with boxes (plain JSON, see boxes.py).
 """
 
 from __future__ import annotations
@@ -34,10 +34,12 @@ class Rejection:
     """One row of the quality report.
 
     Attributes:
-        source, case: where; `case` is the pseudonym, or `""` for a whole source.
-        item: which image or label of the case, without the names of files.
-        rule, value: as in [`Rejected`].
-        file: relative path of the raw file, for the private report only.
+        source (`str`): Id of the source.
+        case (`str`): Pseudonym of the case, or `""` for a whole source.
+        item (`str`): Image or label of the case, without file names.
+        rule (`str`): As in [`Rejected`].
+        value (`str`): As in [`Rejected`].
+        file (`str`): Relative path of the raw file, for the private report only.
     """
 
     source: str
@@ -67,7 +69,7 @@ class Case:
 
 @dataclass(frozen=True)
 class Annotation:
-    """One thing that was annotated in an image: a mask, or only a box.
+    """One annotated object of an image: a mask, or only a box.
 
     Attributes:
         label (`str`): Name that the source uses.
@@ -75,7 +77,7 @@ class Annotation:
         box (`tuple[float, float, float, float]`, *optional*): (x1, y1, x2, y2) in continuous pixels.
         corner (`tuple[int, int]`): Column and row of the first pixel of the mask in the image.
         issue (`tuple[str, str]`, *optional*): Rule and value of what is wrong with the annotation, for the report.
-            With neither mask nor box nothing of it can be used, and its label is left open in the image.
+            With neither mask nor box the annotation cannot be used, and its label is left open in the image.
     """
 
     label: str
@@ -85,7 +87,7 @@ class Annotation:
     issue: tuple[str, str] | None = None
 
     def whole(self, shape: tuple[int, int]) -> NDArray[np.bool_]:
-        """The mask in an image of `shape` (rows, columns)."""
+        """Return the mask in an image of `shape` (rows, columns)."""
         if self.mask is None:
             return np.zeros(shape, bool)
         if self.mask.shape == shape:
@@ -153,7 +155,7 @@ def inside(root: Path, name: Any) -> Path:
         if not path.resolve().is_relative_to(root.resolve()):
             raise Rejected("leaves_folder", "link out of the folder")
     except (OSError, ValueError, RuntimeError):  # too long, not encodable, or a circle of links
-        raise Rejected("missing_file", "no name of a file") from None
+        raise Rejected("missing_file", "not a valid file name") from None
     return path
 
 

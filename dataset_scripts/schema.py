@@ -59,12 +59,12 @@ OBJECT_COLUMNS: dict[str, Column] = {
     "bbox": _boxes("x, y, width, height in pixels"),
     "category": (pa.list_(pa.int64()), {"sequence": {"class_label": {}}}, "the label, see the config `labels`"),
     "label_id": _list(pa.string(), "string", "id in the taxonomy, empty for an open label"),
-    "source_label": _list(pa.string(), "string", "the source's own name"),
+    "source_label": _list(pa.string(), "string", "name that the source uses"),
     "anatomy": _list(pa.string(), "string", "one of the 38 anatomical categories, or empty"),
     "region": _list(pa.string(), "string", "one of the 6 body regions, or empty"),
     "granularity": _list(pa.string(), "string", "organ, substructure, lesion or other"),
     "side": _list(pa.string(), "string", "left or right of the patient, or empty"),
-    "area": _list(pa.float32(), "float32", "pixels of the mask, or of the box where there is none"),
+    "area": _list(pa.float32(), "float32", "pixels of the mask, or of the box without one"),
     "area_fraction": _list(pa.float32(), "float32", "share of the image"),
     "segmentation": _list(
         pa.string(), "string", "run lengths of the mask as in COCO (size is height, width), or empty"
@@ -72,7 +72,7 @@ OBJECT_COLUMNS: dict[str, Column] = {
     "component_count": _list(pa.int32(), "int32", "connected parts of the mask"),
     "instance_index": _list(pa.int32(), "int32", "which of the objects of this label"),
     "instance_count": _list(pa.int32(), "int32", "how many objects of this label the image has"),
-    "parent_label": _list(pa.string(), "string", "label whose box holds this one (a lesion's organ), or empty"),
+    "parent_label": _list(pa.string(), "string", "label whose box contains this one (a lesion's organ), or empty"),
     "parent_box": _boxes("its box, or an empty list"),
 }
 LABEL_COLUMNS: dict[str, Column] = {
@@ -87,24 +87,24 @@ LABEL_COLUMNS: dict[str, Column] = {
     "kind_of": _value(pa.string(), "string", "label that this one is a special case of"),
     "extension": _value(pa.bool_(), "bool", "outside the 198"),
     "synonyms": _list(pa.string(), "string", "other phrases"),
-    "codes": _list(pa.string(), "string", "identifiers in terminologies; `?` marks unchecked ones"),
+    "codes": _list(pa.string(), "string", "identifiers in terminologies; unchecked ones end with `?`"),
 }
 
 
 def arrow_schema() -> pa.Schema:
-    """Schema of a modality's Parquet files."""
+    """Return the schema of a modality's Parquet files."""
     objects = pa.struct([(name, column[0]) for name, column in OBJECT_COLUMNS.items()])
     fields = [(name, column[0]) for name, column in COLUMNS.items()]
     return pa.schema([*fields, ("objects", objects)])
 
 
 def label_schema() -> pa.Schema:
-    """Schema of the config `labels`."""
+    """Return the schema of the config `labels`."""
     return pa.schema([(name, column[0]) for name, column in LABEL_COLUMNS.items()])
 
 
 def yaml_features(names: list[str]) -> list[dict[str, Any]]:
-    """The `features` of a modality's config in a card; `names` are those of the classes, in order."""
+    """Return the `features` of a modality's config in a card; `names` are those of the classes, in order."""
     classes = {"sequence": {"class_label": {"names": {str(number): name for number, name in enumerate(names)}}}}
     objects = [
         {"name": name, **(classes if name == "category" else column[1])} for name, column in OBJECT_COLUMNS.items()
@@ -113,7 +113,7 @@ def yaml_features(names: list[str]) -> list[dict[str, Any]]:
 
 
 def yaml_label_features() -> list[dict[str, Any]]:
-    """The `features` of the config `labels` in a card."""
+    """Return the `features` of the config `labels` in a card."""
     return [{"name": name, **column[1]} for name, column in LABEL_COLUMNS.items()]
 
 

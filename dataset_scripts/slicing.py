@@ -1,7 +1,7 @@
 # Copyright 2026 The MedGLIP authors. Licensed under the Apache License, Version 2.0.
-"""Volumes -> images: every plane of the recipe, to_gray_levels through a window, the patient's right on the left.
+"""Extract the slices of volumes: every plane of the recipe, as gray levels, the patient's right on the left.
 
-Pixels are the volume's own voxels, neither turned at an angle nor resampled (unless square pixels are asked for).
+Pixels are voxels of the volume, neither rotated nor resampled (unless square pixels are requested).
 """
 
 from __future__ import annotations
@@ -25,7 +25,13 @@ SAMPLED_VOXELS = 2**22
 
 
 def slices_of(labeled: LabeledVolume, recipe: Recipe, square_pixels: bool = False) -> Iterator[AnnotatedImage | str]:
-    """All images of a volume with something annotated in them; for the others the name of their plane."""
+    """Yield all slices of a volume that have annotations; for the others, the name of their plane.
+
+    Args:
+        labeled ([`LabeledVolume`]): The volume and its label maps.
+        recipe ([`Recipe`]): States planes, window and bits.
+        square_pixels (`bool`, *optional*, defaults to `False`): Resample the slices to square pixels.
+    """
     volume = to_lps(labeled.volume)
     labelmaps = [(to_lps(labelmap), names) for labelmap, names in labeled.labelmaps]
     window = recipe.display_window or value_range(volume)
@@ -47,7 +53,7 @@ def slices_of(labeled: LabeledVolume, recipe: Recipe, square_pixels: bool = Fals
 
 
 def annotated_slices(labels: NDArray) -> dict[str, NDArray[np.bool_]]:
-    """For each plane, in which of its images an LPS label map holds anything but 0."""
+    """Return for each plane which of its slices have a value other than 0 in an LPS label map."""
     # One pass over the volume per axis pair; along the last axis numpy is quickest.
     by_row: NDArray[np.bool_] = np.any(labels, axis=2)
     occupied = {
@@ -59,8 +65,9 @@ def annotated_slices(labels: NDArray) -> dict[str, NDArray[np.bool_]]:
 
 
 def value_range(volume: Volume) -> tuple[float, float]:
-    """0.5th and 99.5th percentile of a volume's values that are not zero, from at most some four million voxels spread
-    evenly: as the image processor stretches MRI.
+    """Return the 0.5th and 99.5th percentile of the values that are not zero, as the image processor does for MRI.
+
+    They come from at most some four million voxels, spread evenly.
     """
     step = max(1, round((volume.array.size / SAMPLED_VOXELS) ** (1 / 3)))
     sample = volume.values(np.ascontiguousarray(volume.array[::step, ::step, ::step])).ravel()
@@ -72,8 +79,12 @@ def value_range(volume: Volume) -> tuple[float, float]:
 
 
 def to_gray_levels(values: NDArray, window: tuple[float, float], bits: int = 8) -> NDArray:
-    """Values -> gray levels: the window's lower end is 0, its upper end 255 (uint8) or, with 16 bits, 65535
-    (uint16).
+    """Convert values to gray levels through a window.
+
+    Args:
+        values (`np.ndarray`): Values of any shape, such as HU.
+        window (`tuple[float, float]`): Values of gray level 0 and of the highest gray level.
+        bits (`int`, *optional*, defaults to 8): 8 (0 to 255, uint8) or 16 (0 to 65535, uint16).
     """
     low, high = window
     if values.dtype.kind in "ui" and values.dtype.itemsize <= 2:
@@ -89,12 +100,12 @@ def _to_gray(values: NDArray, low: float, high: float, bits: int) -> NDArray:
 
 @lru_cache(maxsize=8)
 def _gray_table(dtype: np.dtype, low: float, high: float, bits: int) -> NDArray:
-    """Gray level of every number of a type of at most 16 bits; negative ones count from the end, as numpy's do."""
+    """Return the gray level of every number of a type of at most 16 bits; negative ones count from the end."""
     return _to_gray(np.arange(2 ** (8 * dtype.itemsize), dtype=np.uint16).astype(dtype), low, high, bits)
 
 
 def with_square_pixels(image: AnnotatedImage) -> AnnotatedImage:
-    """The image with square pixels, of the finer spacing; masks by nearest neighbor, so that boxes keep to them."""
+    """Return the image with square pixels of the finer spacing; masks are resampled by nearest neighbor."""
     geometry = image.geometry
     if geometry is None or np.isclose(*geometry.spacing, rtol=1e-3):
         return image

@@ -1,5 +1,5 @@
 # Copyright 2026 The MedGLIP authors. Licensed under the Apache License, Version 2.0.
-"""Splits: by patient, official ones first, and everything that shares pixels on one side.
+"""Split by patient: official splits first, and everything that shares pixels in one split.
 
 Patients that share an image (or one that looks the same) form a group. A group with an official split takes its most
 held-out one; the others are drawn by a keyed hash of the group, so that the same seed gives the same split whatever
@@ -52,7 +52,7 @@ class Groups:
         self.above: dict[Patient, Patient] = {}
 
     def find(self, patient: Patient) -> Patient:
-        """The name of a patient's group: its smallest member."""
+        """Return the name of a patient's group: its smallest member."""
         self.above.setdefault(patient, patient)
         root = patient
         while self.above[root] != root:
@@ -62,7 +62,12 @@ class Groups:
         return root
 
     def join(self, first: Patient, second: Patient) -> bool:
-        """Put two patients in one group; whether they were apart."""
+        """Put two patients in one group, and return whether they were apart.
+
+        Args:
+            first (`tuple[str, str]`): A patient.
+            second (`tuple[str, str]`): Another patient.
+        """
         low, high = sorted((self.find(first), self.find(second)))
         self.above[high] = low
         return low != high
@@ -73,9 +78,11 @@ class Splits:
     """The split of every patient.
 
     Attributes:
-        split: patient -> `"train"`, `"validation"` or `"test"`. subset: patients of the 10 % of the training split.
-        joined: pairs of patients that were put in one group, with the reason: `"same pixels"` or `"looks the same"`.
-        moved: patients whose official split was changed by their group.
+        split (`Mapping[Patient, str]`): Patient -> `"train"`, `"validation"` or `"test"`.
+        subset (`frozenset[Patient]`): Patients of the 10 % subset of the training split.
+        joined (`tuple[tuple[Patient, Patient, str], ...]`): Pairs of patients that were put in one group, with the
+            reason: `"same pixels"` or `"looks the same"`.
+        moved (`tuple[Patient, ...]`): Patients whose official split was changed by their group.
     """
 
     split: Mapping[Patient, str]
@@ -88,10 +95,10 @@ def make_splits(images: Iterable[SplitImage], seed: int = 0, shared: frozenset[s
     """Group and split the patients of all images.
 
     Args:
-        images: in any order.
-        seed: for what no source decides.
-        shared: families of which several sources are in the set. Which of their patients are the same nobody can
-            tell, so none of theirs is drawn for validation.
+        images (`Iterable[SplitImage]`): In any order.
+        seed (`int`, *optional*, defaults to 0): For splits that no source decides.
+        shared (`frozenset[str]`, *optional*): Families with several sources in the set. Nobody can tell which of their
+            patients are the same, so none of them is drawn for validation.
     """
     groups, official = Groups(), dict[Patient, str]()
     by_sha: dict[str, Patient] = {}
@@ -135,21 +142,34 @@ def _assign(
 
 
 def hash_fraction(seed: int, purpose: str, patient: Patient) -> float:
-    """A number from 0 to 1 that depends on nothing but its arguments."""
+    """Return a number from 0 to 1 that depends on nothing but its arguments.
+
+    Args:
+        seed (`int`): Seed of the splits.
+        purpose (`str`): Makes the numbers of one patient independent.
+        patient (`tuple[str, str]`): Family and split key.
+    """
     digest = hashlib.sha256(f"{seed}\0{purpose}\0{patient[0]}\0{patient[1]}".encode()).digest()
     return int.from_bytes(digest[:8], "big") / 2**64
 
 
 class Similar:
-    """Finds hashes that differ in at most `NEAR_BITS` bits without comparing all pairs: only those that share one of
-    `HASH_PARTS` pieces of 16 bits are compared, which two hashes with so few other bits do but for a vanishing few.
+    """Find hashes that differ in at most `NEAR_BITS` bits, without comparing all pairs.
+
+    Only hashes that share one of `HASH_PARTS` pieces of 16 bits are compared. Nearly all hashes with so few different
+    bits share one.
     """
 
     def __init__(self) -> None:
         self.buckets: dict[tuple[int, int], list[tuple[int, Patient]]] = {}
 
     def add(self, text: str, patient: Patient) -> list[Patient]:
-        """Note an image's hash; the patients of images that look the same, one entry each."""
+        """Add the hash of an image, and return the patients of similar images, one entry each.
+
+        Args:
+            text (`str`): Perceptual hash in hexadecimal digits.
+            patient (`tuple[str, str]`): Family and split key.
+        """
         value = int(text, 16)
         similar: dict[Patient, None] = {}
         for part in range(HASH_PARTS):
@@ -162,7 +182,7 @@ class Similar:
 
 
 def split_hash(patients: Iterable[Patient]) -> str:
-    """Short hash of which patients are in a split, for the card."""
+    """Return a short hash of which patients are in a split, for the card."""
     text = "\n".join(sorted(f"{family}\0{name}" for family, name in patients))
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 

@@ -1,5 +1,5 @@
 # Copyright 2026 The MedGLIP authors. Licensed under the Apache License, Version 2.0.
-"""Counts of a built set: images, boxes and masks by modality, source, region, category, label and granularity."""
+"""Count images, boxes and masks of a built set by modality, source, region, category, label and granularity."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from modeling_medglip.outputs.markdown import plain, table
 
 
 DIMENSIONS = ("modality", "source", "region", "category", "name", "granularity", "split")
-# Shares of the image, for the histogram of areas: powers of the square root of ten.
+# Shares of the image at which the bins of areas begin: powers of the square root of ten.
 AREA_EDGES = tuple(10 ** (exponent / 2) for exponent in range(-10, 1))
 
 
@@ -24,7 +24,7 @@ PER_IMAGE_EDGES = (0, 1, 2, 3, 4, 5, 10, 20, 50)
 
 
 class Statistics:
-    """Collects counts image by image."""
+    """Collect counts image by image."""
 
     def __init__(self) -> None:
         self.images: Counter[tuple[str, str]] = Counter()
@@ -37,17 +37,24 @@ class Statistics:
         self.split_bytes: Counter[tuple[str, str]] = Counter()
 
     def add(self, content: dict[str, Any], image: dict[str, Any], split: str, size: int = 0) -> None:
-        """Count one image of a case; `size`: bytes of its file."""
+        """Count one image of a case.
+
+        Args:
+            content (`dict`): Of the case, as in `case.json`.
+            image (`dict`): One of its images.
+            split (`str`): Split of the patient.
+            size (`int`, *optional*, defaults to 0): Bytes of the image file.
+        """
         annotations = image["annotations"]
         modality = content["modality"]
-        own = {("modality", modality), ("source", content["source"]), ("split", split)}
+        image_keys = {("modality", modality), ("source", content["source"]), ("split", split)}
         self.split_images[modality, split] += 1
         self.split_bytes[modality, split] += size
         self.per_image[modality, len(annotations)] += 1
         self.masks_per_image[modality, sum(entry["segmentation"] is not None for entry in annotations)] += 1
-        touched = set(own)
+        touched = set(image_keys)
         for entry in annotations:
-            keys = own | {(key, entry[key] or "open") for key in ("region", "category", "name", "granularity")}
+            keys = image_keys | {(key, entry[key] or "open") for key in ("region", "category", "name", "granularity")}
             touched |= keys
             self.boxes.update(keys)
             if entry["segmentation"] is not None:
@@ -56,7 +63,7 @@ class Statistics:
         self.images.update(touched)
 
     def rows(self) -> list[dict[str, Any]]:
-        """One row per value of every dimension, largest first."""
+        """Return one row per value of every dimension, largest first."""
         return [
             {"by": by, "value": value, "images": self.images[by, value], "boxes": self.boxes[by, value],
              "masks": self.masks[by, value]}
@@ -65,16 +72,14 @@ class Statistics:
         ]  # fmt: skip
 
     def total(self) -> dict[str, int]:
-        """Images, boxes and masks in all."""
+        """Return the number of images, boxes and masks."""
         return {
             kind: sum(count for (by, _), count in counter.items() if by == "modality")
             for kind, counter in (("images", self.images), ("boxes", self.boxes), ("masks", self.masks))
         }
 
     def write(self, folder: Path) -> None:
-        """`counts.parquet`, `areas.parquet`, `boxes_per_image.parquet`, `masks_per_image.parquet` and `README.md` with
-        the tables.
-        """
+        """Write the counts as Parquet files and as tables in `README.md`."""
         folder.mkdir()
         pq.write_table(pa.Table.from_pylist(self.rows()), folder / "counts.parquet")
         areas = [
@@ -121,7 +126,7 @@ class Statistics:
 
 
 def _summed(counter: Counter[tuple[str, int]], edges: tuple[int, ...]) -> list[int]:
-    """Images of all modalities in the bins that begin at the edges."""
+    """Return the number of images of all modalities in the bins that begin at the edges."""
     sums = [0] * len(edges)
     for (_, number), count in counter.items():
         sums[sum(edge <= number for edge in edges) - 1] += count

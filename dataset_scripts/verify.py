@@ -1,5 +1,5 @@
 # Copyright 2026 The MedGLIP authors. Licensed under the Apache License, Version 2.0.
-"""Check a built set from outside, with other routines than the ones that made it.
+"""Check a built set, with other routines than those that built it.
 
     python -m dataset_scripts.verify built/med-glip [--table counts.md]
 
@@ -38,8 +38,11 @@ class Findings:
     """What was checked, and what was wrong.
 
     Attributes:
-        boxes, masks, images: how many were checked. faults: one line each.
-        counts: (source, split) -> images, boxes.
+        boxes (`int`): Number of checked boxes.
+        masks (`int`): Number of checked masks.
+        images (`int`): Number of checked images.
+        faults (`list[str]`): One line each.
+        counts (`dict[tuple[str, str], Counter[str]]`): (source, split) -> numbers of images and boxes.
     """
 
     boxes: int = 0
@@ -60,7 +63,7 @@ def verify(out: Path) -> Findings:
     """
     files = sorted(out.glob("coco/*/*.json"))
     if not files:
-        raise ValueError(f"{out.name}: holds no data set that this project built")
+        raise ValueError(f"{out.name}: is not a data set that this project built")
     findings = Findings()
     patients: dict[tuple[str, str], set[str]] = defaultdict(set)
     for path in files:
@@ -137,7 +140,12 @@ def png_metadata(content: bytes) -> Iterator[str]:
 
 
 def box_problem(entry: dict[str, Any], image: dict[str, Any]) -> str | None:
-    """What is wrong with a box, or `None`."""
+    """Return what is wrong with a box, or `None`.
+
+    Args:
+        entry (`dict`): Annotation of the COCO file.
+        image (`dict`): Its image in the COCO file.
+    """
     x, y, width, height = entry["bbox"]
     if not (x >= 0 and y >= 0 and width > 0 and height > 0):
         return "the box has no area or begins outside"
@@ -145,18 +153,18 @@ def box_problem(entry: dict[str, Any], image: dict[str, Any]) -> str | None:
         return "the box ends outside"
     if entry.get("box_only"):
         outline = np.array(entry["segmentation"][0]).reshape(4, 2)
-        found = [*outline[0], *(outline[2] - outline[0])]
-        return None if np.allclose(found, entry["bbox"]) else "the outline is another box"
+        outline_box = [*outline[0], *(outline[2] - outline[0])]
+        return None if np.allclose(outline_box, entry["bbox"]) else "the outline is another box"
     mask = np.asarray(coco_mask.decode(entry["segmentation"]))
     rows, columns = np.flatnonzero(np.any(mask, axis=1)), np.flatnonzero(np.any(mask, axis=0))
-    found = [columns[0], rows[0], columns[-1] - columns[0] + 1, rows[-1] - rows[0] + 1] if len(rows) else []
-    if mask.shape != (image["height"], image["width"]) or found != entry["bbox"]:
-        return f"the box is {entry['bbox']}, its mask's {[int(value) for value in found]}"
+    tight = [columns[0], rows[0], columns[-1] - columns[0] + 1, rows[-1] - rows[0] + 1] if len(rows) else []
+    if mask.shape != (image["height"], image["width"]) or tight != entry["bbox"]:
+        return f"the box is {entry['bbox']}, its mask's {[int(value) for value in tight]}"
     return None if int(mask.sum()) == entry["area"] else "the area is not its mask's"
 
 
 def count_table(findings: Findings) -> str:
-    """Images and boxes of every source and split, as Markdown."""
+    """Return the number of images and boxes of every source and split, as a Markdown table."""
     splits = sorted({split for _, split in findings.counts})
     rows = []
     for source in sorted({source for source, _ in findings.counts}):

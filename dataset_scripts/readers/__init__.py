@@ -32,10 +32,14 @@ READERS: dict[str, type[Reader]] = {
 
 
 def make_reader(recipe: Recipe, raw: Path) -> Reader:
-    """The reader of a recipe's layout.
+    """Return the reader of a recipe's layout.
+
+    Args:
+        recipe ([`Recipe`]): The recipe.
+        raw (`Path`): Folder that contains its root.
 
     Raises:
-        `ValueError`: no such layout or folder, or files that the layout needs are not named.
+        `ValueError`: An unknown layout or folder, or files that the layout needs are not named.
     """
     if recipe.layout not in READERS:
         raise ValueError(f"{recipe.source}: layout {recipe.layout!r}: choose one of {', '.join(sorted(READERS))}")

@@ -1,5 +1,5 @@
 # Copyright 2026 The MedGLIP authors. Licensed under the Apache License, Version 2.0.
-"""The interface of the readers: list the cases of a raw folder, then read one case."""
+"""The interface of the readers: list the cases of a raw folder, then read them one by one."""
 
 from __future__ import annotations
 
@@ -38,22 +38,24 @@ SPLIT_WORDS = {
 }  # fmt: skip
 
 
-# What a pattern of a recipe may ask for.
+# Placeholders that a pattern of a recipe may have.
 PLACEHOLDERS = ("stem", "name", "folder", "id")
-# Each multiplies the time that looking for files takes by the depth of their folder.
+# Most `**` of a pattern. Each multiplies the time of the search by the depth of the folder.
 MAX_DEEP = 3
 
 
 class Reader(ABC):
-    """Reads the raw files of one source.
+    """Read the raw files of one source.
 
-    Contract: images come upright by their EXIF tag, and their annotations turn with them; volumes come with their
-    affine to LPS mm and are never turned here. Labels are the source's own names. `cases` reads names only and is
-    quick; `read` raises [`Rejected`] for what cannot be used.
+    Images come upright by their EXIF tag, and their annotations turn with them; volumes come with their affine to LPS
+    mm and are never turned here. Labels are the names that the source uses. `cases` reads names only and is quick;
+    `read` raises [`Rejected`] for what cannot be used.
 
     Attributes:
-        layout: the name that recipes use. needs: keys of a recipe's `files` that must be there. takes: further ones.
-        rejections: what `cases` left out.
+        layout (`str`): Name that recipes use.
+        needs (`tuple[str, ...]`): Required keys of a recipe's `files`.
+        takes (`tuple[str, ...]`): Further keys.
+        rejections (`list[Rejection]`): What `cases` left out.
     """
 
     layout: ClassVar[str]
@@ -80,20 +82,18 @@ class Reader(ABC):
 
     @abstractmethod
     def cases(self) -> list[Case]:
-        """All cases, sorted by key; what is left out goes to `rejections`."""
+        """Return all cases, sorted by key; what is left out goes to `rejections`."""
 
     @abstractmethod
     def read(self, case: Case) -> AnnotatedImage | LabeledVolume:
-        """Pixels and annotations of one case.
+        """Read pixels and annotations of one case.
 
         Raises:
-            `Rejected`: the case cannot be used.
+            `Rejected`: The case cannot be used.
         """
 
     def files(self, case: Case) -> list[tuple[Path, os.stat_result]]:
-        """The files that a case is made of, with their sizes and times: all that its parts name, and the recipe's
-        own tables.
-        """
+        """Return the files that parts and tables of a case name, with their sizes and times."""
         tables = [self.recipe.clinical.get("table"), self.recipe.files.get("values")]
         names = {case.key, *texts_of(case.parts), *(str(name) for name in tables if name)}
         start = f"{self.root.as_posix()}/"
@@ -109,13 +109,13 @@ class Reader(ABC):
         return results
 
     def image_count(self, case: Case) -> int:
-        """How many images a case can give at most, as far as headers tell."""
+        """Return the largest number of images that a case can give, according to its headers."""
         return 1
 
     # For subclasses --------------------------------------------------------------------------------------------------
 
     def find(self, pattern: str) -> list[Path]:
-        """Files below the root that fit a pattern, sorted; links that lead out of it become rejections."""
+        """Return the files below the root that fit a pattern, sorted; links that lead out of it become rejections."""
         results = []
         try:
             paths = sorted(self.root.glob(pattern))
@@ -131,16 +131,27 @@ class Reader(ABC):
         return results
 
     def key(self, path: Path) -> str:
-        """Relative path of a file, with `/`."""
+        """Return the relative path of a file, with `/`."""
         return path.relative_to(self.root).as_posix()
 
     def case(self, path: Path, split: str | None = None, **parts: object) -> Case:
-        """A case named by its image or volume, with patient and split as the recipe says."""
+        """Return a case named by its image or volume, with patient and split as the recipe says.
+
+        Args:
+            path (`Path`): The image or volume.
+            split (`str`, *optional*): Instead of the split that the recipe says.
+            **parts (`object`): What `read` needs, by name.
+        """
         key = self.key(path)
         return Case(key, self.patient(key), split or self.split(key), dict(parts))
 
     def stated_split(self, word: object, key: str) -> str | None:
-        """The split that a list states for a case in its own word, else the recipe's; an unknown word is reported."""
+        """Return the split that a list states for a case, or the recipe's; an unknown word becomes a rejection.
+
+        Args:
+            word (`object`): What the list states, such as `"val"`, or `None`.
+            key (`str`): Key of the case.
+        """
         if word is None or not str(word).strip():
             return self.split(key)
         known = SPLIT_WORDS.get(str(word).strip().lower())
@@ -149,12 +160,12 @@ class Reader(ABC):
         return known
 
     def patient(self, key: str) -> str:
-        """The patient of a case: group 1 of the recipe's expression, else the whole key."""
+        """Return the patient of a case: group 1 of the recipe's expression, or the whole key."""
         match = re.search(self.recipe.patient, key) if self.recipe.patient else None
         return (match.group(1) if match else None) or key
 
     def split(self, key: str) -> str | None:
-        """The official split of a case: the first pattern that fits its path or its name."""
+        """Return the official split of a case: the first pattern that fits its path or its name."""
         name = key.rpartition("/")[2]
         for split, patterns in self.recipe.splits.items():
             if any(fnmatch(key, pattern) or fnmatch(name, pattern) for pattern in patterns):
@@ -162,13 +173,19 @@ class Reader(ABC):
         return None
 
     def reject(self, rule: str, value: str = "", path: Path | None = None) -> None:
-        """Record what the listing leaves out."""
+        """Record what the listing leaves out.
+
+        Args:
+            rule (`str`): One of `quality.RULES`.
+            value (`str`, *optional*): The reason in few words.
+            path (`Path`, *optional*): The file, for the private report.
+        """
         file = "" if path is None else self.key(path)
         self.rejections.append(Rejection(self.recipe.source, "", "listing", rule, value, file))
 
 
 def texts_of(value: object) -> Iterator[str]:
-    """All texts within nested dictionaries and lists, their keys aside."""
+    """Yield all texts within nested dictionaries and lists, but not their keys."""
     if isinstance(value, str):
         yield value
     elif isinstance(value, dict):
@@ -186,7 +203,7 @@ def _check_pattern(text: str, source: str) -> None:
     if text.count("**") > MAX_DEEP:
         raise ValueError(f"{source}: files: {one_line(text, 80)!r} has more than {MAX_DEEP} of **")
     try:
-        # A format or an attribute of a placeholder could grow without bounds, or tell of the program.
+        # A format or an attribute of a placeholder could grow without bounds, or reveal internals.
         plain = all(
             name is None or (name in PLACEHOLDERS and not form and not conversion)
             for _, name, form, conversion in Formatter().parse(text)
@@ -202,13 +219,18 @@ def _check_pattern(text: str, source: str) -> None:
 def _is_folder(path: Path) -> bool:
     try:
         return path.is_dir()
-    except (OSError, ValueError):  # no name that a folder can have
+    except (OSError, ValueError):  # not a valid name of a folder
         return False
 
 
 def stem_of(path: Path, pattern: str) -> str:
-    """What the wild cards of a pattern's last part stand for in a file's name, joined: `a_image.nii.gz` with
-    `*_image.nii.gz` is `a`.
+    """Return what the wild cards of a pattern's last part stand for in a file's name, joined.
+
+    `a_image.nii.gz` with `*_image.nii.gz` gives `a`.
+
+    Args:
+        path (`Path`): The file.
+        pattern (`str`): The pattern that it fits.
     """
     last = pattern.rpartition("/")[2]
     wild = {"*": "(.*)", "?": "(.)"}
@@ -221,21 +243,26 @@ def stem_of(path: Path, pattern: str) -> str:
 
 
 def _as_set(part: str) -> str:
-    """A pattern's `[...]` as a regular expression's: `!` at its start means not, `[` is a character like others."""
+    """Convert the `[...]` of a pattern to a regular expression: `!` at its start means not, `[` stands for itself."""
     inner = part[1:-1].replace("\\", "\\\\").replace("[", "\\[")
     return f"[^{inner[1:]}]" if inner.startswith("!") else f"[{inner}]"
 
 
 def sibling(path: Path, template: str, pattern: str, root: Path) -> str:
-    """A pattern for the files that belong to `path`, relative to the root: `{stem}`, `{name}` and `{folder}` (the
-    file's folder) are filled in.
+    """Return a pattern, relative to the root, for the files that belong to an image or volume.
+
+    Args:
+        path (`Path`): The image or volume.
+        template (`str`): Of the recipe, with `{stem}`, `{name}` and `{folder}` (the folder of the file).
+        pattern (`str`): The pattern that `path` fits.
+        root (`Path`): Folder of the source.
     """
     folder = path.parent.relative_to(root).as_posix()
     return template.format(stem=glob_safe(stem_of(path, pattern)), name=glob_safe(path.name), folder=glob_safe(folder))
 
 
 def glob_safe(text: str) -> str:
-    """Text whose characters a pattern takes literally."""
+    """Escape the characters of a text that are special in patterns."""
     return re.sub(r"([*?\[])", r"[\1]", text)
 
 
@@ -244,9 +271,9 @@ class SourceImage:
     """An upright image, and the orientation of its annotations.
 
     Attributes:
-        pixels: `(h, w)` or `(h, w, 3)`, uint8 or uint16, upright.
-        size: width and height of the image that the annotations were drawn on.
-        orientation: EXIF orientation that turns the annotations upright; 1 where they are upright already.
+        pixels (`np.ndarray` of shape `(h, w)` or `(h, w, 3)`): Uint8 or uint16, upright.
+        size (`tuple[int, int]`): Width and height of the image that the annotations were drawn on.
+        orientation (`int`): EXIF orientation that turns the annotations upright; 1 where they are upright already.
     """
 
     pixels: NDArray
@@ -254,7 +281,7 @@ class SourceImage:
     orientation: int = 1
 
     def annotated(self, annotations: Iterable[Annotation]) -> AnnotatedImage:
-        """The image with its annotations, upright."""
+        """Return the image with its annotations, upright."""
         return AnnotatedImage(self.pixels, tuple(self._upright(annotation) for annotation in annotations))
 
     def _upright(self, annotation: Annotation) -> Annotation:
@@ -269,10 +296,14 @@ class SourceImage:
 
 
 def read_annotated(path: Path, stated: tuple[int, int] | None = None) -> SourceImage:
-    """Read an image whose annotations state the size of the image that they were drawn on, or do not.
+    """Read an image whose annotations may state the size of the image that they were drawn on.
+
+    Args:
+        path (`Path`): The image.
+        stated (`tuple[int, int]`, *optional*): Width and height that the annotations state.
 
     Raises:
-        `Rejected`: as in `read_pixels`; `size_mismatch`, `exif_orientation`.
+        `Rejected`: As in `read_pixels`; `size_mismatch`, `exif_orientation`.
     """
     image = decoded(path)
     size = (image.width, image.height)
@@ -282,7 +313,11 @@ def read_annotated(path: Path, stated: tuple[int, int] | None = None) -> SourceI
 
 
 def on_stored(image: ReadImage, stated: tuple[int, int] | None) -> bool:
-    """Whether annotations of a stated size were drawn on the stored image rather than on the upright one.
+    """Return whether annotations were drawn on the stored image rather than on the upright one.
+
+    Args:
+        image ([`ReadImage`]): The image.
+        stated (`tuple[int, int]`, *optional*): Width and height that the annotations state.
 
     Raises:
         `Rejected`: `size_mismatch`, `exif_orientation`.
@@ -298,20 +333,20 @@ def on_stored(image: ReadImage, stated: tuple[int, int] | None) -> bool:
 
 
 def read_mask(path: Path, image: ReadImage, colors: bool = False) -> NDArray:
-    """Read a mask or label map of an image, upright: its own numbers, palettes as their indices.
+    """Read a mask or label map of an image, upright: the stored numbers, palettes as their indices.
 
     A mask with the same EXIF orientation as its image turns with it; one without any is taken by its size.
 
     Args:
-        path: the mask's file.
-        image: as [`decoded`] gives it.
-        colors (`bool`, *optional*): its colors are labels, so that a palette is looked up.
+        path (`Path`): The mask.
+        image ([`ReadImage`]): As [`decoded`] returns it.
+        colors (`bool`, *optional*, defaults to `False`): Whether colors are labels, so that a palette is looked up.
 
     Returns:
         `np.ndarray` of shape `(h, w)`, or `(h, w, 3)` for colors.
 
     Raises:
-        `Rejected`: as in `read_pixels`; `size_mismatch`, `exif_orientation`.
+        `Rejected`: As in `read_pixels`; `size_mismatch`, `exif_orientation`.
     """
     mask = decoded(path, label_map=not colors)
     values = mask.pixels
@@ -339,7 +374,7 @@ def label_values(values: NDArray) -> NDArray:
 
 
 def read_pixels(path: Path) -> NDArray:
-    """An image file -> (h, w) or (h, w, 3), uint8 or uint16, upright.
+    """Read an image file as (h, w) or (h, w, 3), uint8 or uint16, upright.
 
     Raises:
         `Rejected`: `unreadable`, `missing_file`, `too_large`, `not_finite`.
@@ -348,7 +383,7 @@ def read_pixels(path: Path) -> NDArray:
 
 
 def stored_levels(pixels: NDArray) -> NDArray:
-    """Pixels as a data set stores them, uint8 or uint16; fractions of 0 to 1 are a range, which becomes all 16 bits.
+    """Convert pixels to uint8 or uint16; fractions from 0 to 1 are scaled to all 16 bits.
 
     Raises:
         `Rejected`: `unreadable`, for numbers that 16 bits do not hold.
@@ -365,8 +400,12 @@ def stored_levels(pixels: NDArray) -> NDArray:
 def decoded(path: Path, label_map: bool = False) -> ReadImage:
     """Decode an image file, upright.
 
+    Args:
+        path (`Path`): The image.
+        label_map (`bool`, *optional*, defaults to `False`): Keep the indices of a palette.
+
     Raises:
-        `Rejected`: as in `read_pixels`.
+        `Rejected`: As in `read_pixels`.
     """
     try:
         if not path.exists():

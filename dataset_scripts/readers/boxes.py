@@ -18,10 +18,10 @@ from ..records import AnnotatedImage, Annotation, Case, Rejected, inside
 from .base import Reader, read_annotated, sibling
 
 
-# Enough for a few thousand objects; what is larger is no annotation of one image.
+# Enough for a few thousand objects of one image.
 MAX_TEXT_BYTES = 2**22
 MAX_TABLE_BYTES = 2**29
-# How a table's four numbers are meant.
+# Formats of the four numbers of a box in a table.
 FORMS = ("xyxy", "xywh", "shares")
 
 
@@ -31,7 +31,7 @@ class SideFileReader(Reader):
     needs = ("image", "annotation")
 
     def cases(self) -> list[Case]:
-        """One case per image."""
+        """Return one case per image."""
         pattern, template = str(self.recipe.files["image"]), str(self.recipe.files["annotation"])
         results, used = [], set[Path]()
         for path in self.find(pattern):
@@ -47,7 +47,7 @@ class SideFileReader(Reader):
         return results
 
     def read(self, case: Case) -> AnnotatedImage:
-        """Pixels and boxes."""
+        """Read pixels and boxes."""
         path = Path(case.parts["annotation"])
         if path.stat().st_size > MAX_TEXT_BYTES:
             raise Rejected("too_large", "annotation file")
@@ -59,12 +59,17 @@ class SideFileReader(Reader):
             raise Rejected("bad_annotations", type(error).__name__) from None
 
     def stated_size(self, text: str) -> tuple[int, int] | None:
-        """Width and height of the image that the annotations were drawn on, where the file states them."""
+        """Return width and height of the image that the annotations were drawn on, where the file states them."""
         return None
 
     @abstractmethod
     def annotations(self, text: str, size: tuple[int, int]) -> list[Annotation]:
-        """The annotations of an annotation file; size is (width, height) of the image that they were drawn on."""
+        """Parse an annotation file.
+
+        Args:
+            text (`str`): Its content.
+            size (`tuple[int, int]`): Width and height of the image that the annotations were drawn on.
+        """
 
 
 class VocReader(SideFileReader):
@@ -78,13 +83,13 @@ class VocReader(SideFileReader):
     layout = "voc"
 
     def stated_size(self, text: str) -> tuple[int, int] | None:
-        """`size`, unless it is left at 0."""
+        """Return `size`, unless it is left at 0."""
         stated = [_xml(text).findtext(f"size/{key}") for key in ("width", "height")]
         size = (int(stated[0] or 0), int(stated[1] or 0))
         return size if all(stated) and size != (0, 0) else None
 
     def annotations(self, text: str, size: tuple[int, int]) -> list[Annotation]:
-        """`object` elements with `name` and `bndbox`."""
+        """Parse the `object` elements; see [`SideFileReader.annotations`]."""
         root = _xml(text)
         results = []
         for item in root.iter("object"):
@@ -113,7 +118,7 @@ class YoloReader(SideFileReader):
     layout = "yolo"
 
     def annotations(self, text: str, size: tuple[int, int]) -> list[Annotation]:
-        """One per line."""
+        """Parse the lines; see [`SideFileReader.annotations`]."""
         width, height = size
         results = []
         for line in filter(None, map(str.strip, text.splitlines())):
@@ -138,8 +143,8 @@ class CsvBoxesReader(Reader):
 
     `files: {table: boxes.csv, image: "images/{id}.png", columns: {...}}`.
 
-    `columns` names the table's own: `id`, `label` (or a fixed `label:` in `files`), `box` as four names, and `form`:
-    `xyxy` (default), `xywh`, or `shares` (xyxy as shares of the image); `split` and `patient` where it has them.
+    `columns` names columns of the table: `id`, `label` (or a fixed `label:` in `files`), `box` as four names, and
+    `form`: `xyxy` (default), `xywh`, or `shares` (xyxy as shares of the image); `split` and `patient` where present.
     Rows with an empty box mean an image without objects.
     """
 
@@ -148,7 +153,7 @@ class CsvBoxesReader(Reader):
     takes = ("label",)
 
     def cases(self) -> list[Case]:
-        """One case per id."""
+        """Return one case per id."""
         self._check_columns()
         path = inside(self.root, str(self.recipe.files["table"]))
         results: dict[str, Case] = {}
@@ -177,12 +182,12 @@ class CsvBoxesReader(Reader):
     def _add(self, row: dict[str, str | None], results: dict[str, Case]) -> str | None:
         """Add a row to its case; return its label if it has no id. Of a short row some columns are `None`."""
         columns = self.recipe.files["columns"]
-        own = row[columns["id"]]
+        image_id = row[columns["id"]]
         label = str(self.recipe.files.get("label", "")) or row[columns["label"]] or ""
-        if not own or not own.strip():
+        if not image_id or not image_id.strip():
             self.reject("bad_annotations", "a row without an id")
             return label
-        key = str(self.recipe.files["image"]).format(id=own)
+        key = str(self.recipe.files["image"]).format(id=image_id)
         if key not in results:
             patient = row[columns["patient"]] if "patient" in columns else None
             split = self.stated_split(row[columns["split"]] if "split" in columns else None, key)
@@ -191,7 +196,7 @@ class CsvBoxesReader(Reader):
         return None
 
     def read(self, case: Case) -> AnnotatedImage:
-        """Pixels and boxes."""
+        """Read pixels and boxes."""
         image = read_annotated(inside(self.root, case.key))
         form = self.recipe.files["columns"].get("form", "xyxy")
         width, height = image.size

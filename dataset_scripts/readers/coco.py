@@ -42,7 +42,7 @@ class CocoReader(Reader):
     takes = ("images",)
 
     def cases(self) -> list[Case]:
-        """One case per image of all files; images that are not there become rejections."""
+        """Return one case per image of all files; missing images become rejections."""
         given = self.recipe.files["annotations"]
         results: dict[str, Case] = {}
         for split, name in given.items() if isinstance(given, dict) else [(None, given)]:
@@ -59,7 +59,7 @@ class CocoReader(Reader):
         return [results[key] for key in sorted(results)]
 
     def _once(self, entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        """Annotations without repetitions. Their own ids tell nothing: exporters repeat them."""
+        """Return annotations without repetitions, whatever their ids, which exporters repeat."""
         results = {json.dumps({**entry, "id": None, "image_id": None}): entry for entry in reversed(entries)}
         for _ in range(len(entries) - len(results)):
             self.reject("duplicate_id", "an annotation in several entries")
@@ -100,13 +100,13 @@ class CocoReader(Reader):
         return results
 
     def _folders(self, path: Path) -> list[str]:
-        """Where images are looked for, relative to the root."""
+        """Return the folders to look for images in, relative to the root."""
         if "images" in self.recipe.files:
             return [str(self.recipe.files["images"])]
         return [folder.relative_to(self.root).as_posix() for folder in image_folders(path, self.root)]
 
     def _key_of(self, name: str, folders: list[str]) -> str:
-        """The relative path of an image.
+        """Return the relative path of an image.
 
         Raises:
             `Rejected`: `missing_file`, `leaves_folder`.
@@ -144,7 +144,7 @@ class CocoReader(Reader):
         print(f"warning: {one_line(f'{self.recipe.source}: {text}')}", file=sys.stderr)
 
     def read(self, case: Case) -> AnnotatedImage:
-        """Pixels and annotations."""
+        """Read pixels and annotations."""
         stated = case.parts["size"]
         image = read_annotated(inside(self.root, case.key), None if stated is None else tuple(stated))
         width, height = image.size
@@ -155,7 +155,13 @@ class CocoReader(Reader):
 
 
 def coco_annotation(entry: dict[str, Any], height: int, width: int) -> Annotation:
-    """A COCO annotation, with its `label`, as an annotation. One that cannot be used keeps its label and says why."""
+    """Convert a COCO annotation; one that cannot be used has its label and the issue.
+
+    Args:
+        entry (`dict`): Annotation of the COCO file, with its `label`.
+        height (`int`): Of the image in pixels.
+        width (`int`): Of the image in pixels.
+    """
     label = entry["label"]
     if label is None:  # no label map has such a name
         label = f"category {one_line(entry.get('category_id'), 40)}"

@@ -37,7 +37,7 @@ class DicomSeriesReader(Reader):
     takes = (*LABEL_KEYS, "via")
 
     def cases(self) -> list[Case]:
-        """One case per folder of slices."""
+        """Return one case per folder of slices."""
         folders: dict[Path, list[str]] = {}
         for path in self.find(str(self.recipe.files["slices"])):
             folders.setdefault(path.parent, []).append(path.as_posix())
@@ -63,12 +63,12 @@ class DicomSeriesReader(Reader):
         return results
 
     def image_count(self, case: Case) -> int:
-        """The slices, where axial images are cut; other planes are not known before reading."""
+        """Return the number of slices where axial slices are extracted; other planes are unknown before reading."""
         step = self.recipe.planes.get("axial", 0)
         return -(-len(case.parts["slices"]) // step) if step else 0
 
     def read(self, case: Case) -> LabeledVolume:
-        """The series and its labels."""
+        """Read the series and its labels."""
         try:
             series = self._series(case.parts["slices"])
             if series.modality not in (None, self.recipe.modality):
@@ -92,7 +92,7 @@ class DicomSeriesReader(Reader):
 
 
 def _tidy(pattern: str) -> str:
-    """A pattern without `.` and `..`, which globbing does not take."""
+    """Return a pattern without `.` and `..`, which globbing does not take."""
     parts: list[str] = []
     for part in pattern.split("/"):
         if part == "..":
@@ -118,17 +118,17 @@ def _labels(key: str, path: Path, values: dict[int, str], image: Volume) -> list
         if placed is None:
             raise Rejected("affine_mismatch")
         if key == "labelmap" and names:
-            # A file of one label often holds another's number too; only the named ones are its own.
+            # A file of one label often holds the values of others; only the named values count.
             placed = Volume(np.where(np.isin(placed.array, list(names)), placed.array, 0), placed.affine)
         results.append((placed, names))
     return results
 
 
 def through_dcm2niix(slices: list[Path]) -> Volume:
-    """The volume that dcm2niix makes of slices; in its own order of axes.
+    """Return the volume that dcm2niix makes of slices, with the axes of its file.
 
     Raises:
-        `VolumeError`: it makes none, or several.
+        `VolumeError`: It makes none, or several.
     """
     import subprocess
 

@@ -31,7 +31,7 @@ class ManifestReader(Reader):
     needs = ("manifest",)
 
     def cases(self) -> list[Case]:
-        """One case per listed image; an image that is listed twice counts once."""
+        """Return one case per listed image; an image that is listed twice counts once."""
         path = inside(self.root, str(self.recipe.files["manifest"]))
         try:
             entries = list(read_json(path, MAX_MANIFEST_BYTES)["images"])
@@ -63,7 +63,7 @@ class ManifestReader(Reader):
             ]
 
     def read(self, case: Case) -> AnnotatedImage:
-        """Pixels and annotations."""
+        """Read pixels and annotations."""
         entry: dict[str, Any] = case.parts["entry"]
         image = decoded(inside(self.root, case.key))
         path = inside(self.root, entry["labelmap"]) if "labelmap" in entry else None
@@ -92,7 +92,7 @@ class ManifestReader(Reader):
 
 
 def binary(values: np.ndarray) -> np.ndarray:
-    """A mask file's numbers -> bool (h, w): over half of the largest value (JPEG masks have soft edges)."""
+    """Return where a mask file has over half of its largest value, as bool (h, w); masks in JPEG have soft edges."""
     gray = values if values.ndim == 2 else values.max(axis=2)
     if gray.dtype == np.bool_:
         return gray

@@ -39,7 +39,7 @@ class MaskFolderReader(Reader):
     takes = ("label", "colors", "colours")
 
     def cases(self) -> list[Case]:
-        """One case per image; images without any mask and masks without an image become rejections."""
+        """Return one case per image; images without any mask and masks without an image become rejections."""
         pattern, masks = str(self.recipe.files["image"]), self._templates()
         self._check_colors()
         cases, used = [], set[Path]()
@@ -80,7 +80,7 @@ class MaskFolderReader(Reader):
                     self.reject("no_image", "", path)
 
     def read(self, case: Case) -> AnnotatedImage:
-        """Pixels and annotations."""
+        """Read pixels and annotations."""
         image = decoded(Path(case.parts["image"]))
         annotations: list[Annotation] = []
         colors = bool(self._colors())
@@ -98,9 +98,13 @@ class MaskFolderReader(Reader):
 
 
 def labelmap_annotations(values: np.ndarray, names: dict[int, str]) -> list[Annotation]:
-    """Return one annotation per value but 0 of a label map (h, w).
+    """Return one annotation per value but 0 of a label map.
 
     A value without a name becomes the label `value N`, which no recipe maps, so that it is reported.
+
+    Args:
+        values (`np.ndarray` of shape `(h, w)`): The label map.
+        names (`dict[int, str]`): Value -> label of the source.
     """
     if values.dtype.kind == "f" or values.size == 0 or values.min() < 0 or values.max() > LARGEST_INDEX:
         present = [int(value) for value in np.unique(values) if value != 0]

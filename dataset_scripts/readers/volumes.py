@@ -30,7 +30,7 @@ class LabelmapReader(Reader):
     takes = ("values", "orphans")
 
     def cases(self) -> list[Case]:
-        """One case per image volume."""
+        """Return one case per image volume."""
         pattern = str(self.recipe.files["image"])
         cases, used = [], set[Path]()
         for path in self.find(pattern):
@@ -48,11 +48,11 @@ class LabelmapReader(Reader):
         return cases
 
     def image_count(self, case: Case) -> int:
-        """The images of the recipe's planes."""
+        """Return the number of slices in the planes of the recipe."""
         return count_slices(case.parts["image"], self.recipe)
 
     def read(self, case: Case) -> LabeledVolume:
-        """The volume and its label map."""
+        """Read the volume and its label map."""
         image, notes = _volume(case.parts["image"], self.recipe.axcodes)
         labelmap = whole_grid(read_labelmap(case.parts["labelmap"], self.recipe.axcodes), image)
         return LabeledVolume(image, ((labelmap, self._values()),), notes)
@@ -79,7 +79,7 @@ class MaskVolumesReader(Reader):
     needs = ("image", "mask")
 
     def cases(self) -> list[Case]:
-        """One case per image volume."""
+        """Return one case per image volume."""
         pattern, template = str(self.recipe.files["image"]), str(self.recipe.files["mask"])
         cases = []
         for path in self.find(pattern):
@@ -92,11 +92,11 @@ class MaskVolumesReader(Reader):
         return cases
 
     def image_count(self, case: Case) -> int:
-        """The images of the recipe's planes."""
+        """Return the number of slices in the planes of the recipe."""
         return count_slices(case.parts["image"], self.recipe)
 
     def read(self, case: Case) -> LabeledVolume:
-        """The volume and its masks, each as a label map of its own, since masks may overlap."""
+        """Read the volume and its masks, each as a separate label map, since masks may overlap."""
         image, notes = _volume(case.parts["image"], self.recipe.axcodes)
         labelmaps = []
         for label, file in case.parts["masks"].items():
@@ -107,7 +107,12 @@ class MaskVolumesReader(Reader):
 
 
 def count_slices(path: str, recipe: Recipe) -> int:
-    """How many images the planes of a recipe cut from a volume, by its header alone; 0 if that cannot be read."""
+    """Return the number of slices in the planes of a recipe, by the header alone; 0 if it cannot be read.
+
+    Args:
+        path (`str`): The volume.
+        recipe ([`Recipe`]): States planes and axis codes.
+    """
     try:
         shape, affine = read_header(path, detached=True)
     except VolumeError:
@@ -121,7 +126,7 @@ def count_slices(path: str, recipe: Recipe) -> int:
 
 
 def _volume(path: str, axcodes: str | None) -> tuple[Volume, tuple[tuple[str, str], ...]]:
-    """A volume, and what its header leaves out, by rule; without words of the header, which may name somebody."""
+    """Return a volume, and by rule what its header leaves out, without its words, which may name a person."""
     try:
         slices = open_slices(path, detached=True)
         volume = stack(slices)
@@ -133,10 +138,15 @@ def _volume(path: str, axcodes: str | None) -> tuple[Volume, tuple[tuple[str, st
 
 
 def read_labelmap(path: str, axcodes: str | None = None) -> Volume:
-    """A label map file as whole numbers.
+    """Read a label map file as whole numbers.
+
+    Args:
+        path (`str`): The file.
+        axcodes (`str`, *optional*): Axis codes instead of those of the header; see
+            [`~modeling_medglip.volumes.geometry.with_axcodes`].
 
     Raises:
-        `Rejected`: unreadable, or fractions.
+        `Rejected`: The file cannot be read, or holds fractions.
     """
     volume, _ = _volume(path, axcodes)
     if volume.array.dtype.kind in "bui" and volume.slope == 1 and volume.intercept == 0:
@@ -151,7 +161,11 @@ def read_labelmap(path: str, axcodes: str | None = None) -> Volume:
 
 
 def whole_grid(labelmap: Volume, image: Volume) -> Volume:
-    """A label map that must cover the image's whole grid, on that.
+    """Return a label map on the canonical grid of an image, all of which it must cover.
+
+    Args:
+        labelmap ([`Volume`]): The label map.
+        image ([`Volume`]): The image.
 
     Raises:
         `Rejected`: `size_mismatch`, `affine_mismatch`.
@@ -159,7 +173,7 @@ def whole_grid(labelmap: Volume, image: Volume) -> Volume:
     ours, theirs = to_lps(image), to_lps(labelmap)
     if ours.array.shape != theirs.array.shape:
         raise Rejected("size_mismatch", f"volume {ours.array.shape}, label map {theirs.array.shape}")
-    # Tools that write label maps round the affine; a tenth of a voxel is not another place.
+    # Tools that write label maps round the affine; a tenth of a voxel is not another position.
     placed = on_grid(labelmap, image)
     moved = np.linalg.inv(ours.affine) @ theirs.affine[:, 3] - [0, 0, 0, 1]
     if placed is None or np.abs(moved).max() > 0.1:

@@ -40,7 +40,7 @@ def test_bad_requests(small_set: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="give data_dir"):
         MedGlip5M(config_name="ct", cache_dir=str(tmp_path))
     builder = MedGlip5M(config_name="fundus", data_dir=str(small_set), cache_dir=str(tmp_path))
-    with pytest.raises(ValueError, match="has no fundus"):
+    with pytest.raises(ValueError, match="does not have fundus"):
         builder.download_and_prepare()
 
 

@@ -48,7 +48,7 @@ def test_defaults_and_several_recipes(tmp_path: Path) -> None:
         ("source: a\nlayout: manifest\n", "say which modality"),
         ("source: a\nmodality: pet\nlayout: manifest\n", "unknown modality"),
         ("source: A/b\nmodality: ct\nlayout: manifest\n", "lower-case"),
-        ("source: a\nmodality: ct\n", "says no layout"),
+        ("source: a\nmodality: ct\n", "layout is missing"),
         (GOOD + "labels: {liver: lever}\n", "the taxonomy has no 'lever'"),
         (GOOD + "lables: {}\n", "unknown keys lables"),
         (GOOD + "planes: {oblique: 1}\n", "planes are axial"),

@@ -68,4 +68,4 @@ def test_a_patient_in_two_splits(small_set: Path, tmp_path: Path, capsys: pytest
 
 
 def test_what_is_no_set(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main([str(tmp_path)]) == 2 and "holds no data set" in capsys.readouterr().err
+    assert main([str(tmp_path)]) == 2 and "is not a data set" in capsys.readouterr().err
