@@ -93,7 +93,7 @@ def test_one_pass_for_many_labels(grounder: MedicalPhraseGroundingPipeline, monk
 
 
 def test_lists_of_images(grounder: MedicalPhraseGroundingPipeline, tmp_path: Path) -> None:
-    path = tmp_path / "picture.png"
+    path = tmp_path / "image.png"
     Image.fromarray(PICTURE).save(path)
     prompts = ["liver. spleen", ["polyp"], "liver"]
     modalities = ["ct", "retina", "ct"]
@@ -182,7 +182,7 @@ def test_lists_that_do_not_fit(grounder: MedicalPhraseGroundingPipeline) -> None
         (Image.new("L", (5, 4)), (4, 5)),
     ],
 )
-def test_picture_size(image: Any, size: tuple[int, int]) -> None:
+def test_image_size(image: Any, size: tuple[int, int]) -> None:
     assert image_size(image) == size
 
 

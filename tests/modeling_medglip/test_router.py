@@ -249,7 +249,7 @@ def test_the_router_is_no_part_of_the_model_weights(tmp_path: Path) -> None:
 
 
 def record(modality: str, number: int, split: str) -> GroundingRecord:
-    """A made-up picture: red squares are endoscopy, gray stripes are ultrasound, Hounsfield noise is CT."""
+    """A made-up image: red squares are endoscopy, gray stripes are ultrasound, Hounsfield noise is CT."""
     rng = np.random.default_rng(number)
     pixels = {
         "endoscopy": lambda: np.clip(RED + rng.integers(0, 20, RED.shape), 0, 255).astype(np.uint8),
@@ -339,12 +339,12 @@ def test_display_values() -> None:
     assert np.array_equal(training_router.to_bytes(GRAY[None].astype(np.float32), False, rng), GRAY[None])
 
 
-@pytest.mark.parametrize("picture", [GRAY[None], RED.transpose(2, 0, 1)])
-def test_augmented_pictures_stay_pictures(picture: np.ndarray) -> None:
+@pytest.mark.parametrize("image", [GRAY[None], RED.transpose(2, 0, 1)])
+def test_augmented_images_stay_images(image: np.ndarray) -> None:
     for seed in range(8):
-        varied = training_router.augment(picture, np.random.default_rng(seed))
-        assert varied.dtype == np.uint8 and len(varied) == len(picture) and min(varied.shape[1:]) >= 24
-    again = [training_router.augment(picture, np.random.default_rng(3)) for _ in range(2)]
+        varied = training_router.augment(image, np.random.default_rng(seed))
+        assert varied.dtype == np.uint8 and len(varied) == len(image) and min(varied.shape[1:]) >= 24
+    again = [training_router.augment(image, np.random.default_rng(3)) for _ in range(2)]
     assert np.array_equal(*again)
 
 

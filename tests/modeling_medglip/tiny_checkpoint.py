@@ -38,7 +38,7 @@ def tiny_config(modalities: tuple[str, ...] = ("ct", "fundus")) -> MedGlipConfig
 
 
 def biased_router(choice: str, probability: float = 0.99) -> dict[str, Any]:
-    """Router weights that say the same of every picture: `choice`, with this probability (of two classes)."""
+    """Router weights that say the same of every image: `choice`, with this probability (of two classes)."""
     features = len(router_features(np.zeros((8, 8), dtype=np.uint8)))
     logit = math.log(probability / (1 - probability))
     classes = ["ct", "fundus"]
@@ -47,7 +47,7 @@ def biased_router(choice: str, probability: float = 0.99) -> dict[str, Any]:
 
 
 def tiny_processor(folder: Path, modalities: tuple[str, ...] = ("ct", "fundus"), **kwargs: Any) -> MedGlipProcessor:
-    """A processor of small pictures, without router; `folder` is not used."""
+    """A processor of small images, without router; `folder` is not used."""
     settings = {name: {"size": {"height": 64, "width": 64}} for name in modalities}
     return processors.tiny_processor({"modality_settings": settings, **kwargs}, max_text_tokens=128)
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import yaml
 
-from tests.modeling_medglip.test_modeling_medglip import tiny_model
+from tests.modeling_medglip.tiny_model import tiny_model
 
 
 LAUNCH = Path(__file__).parents[2] / "training" / "launch" / "fsdp.yaml"
