@@ -38,12 +38,15 @@ class CocoFile:
     """The content of a COCO file.
 
     Attributes:
-        name: of the file. info: its `info`. categories: id, as text -> name, white space joined.
-        images: entries whose `id`, as text, and `file_name` are usable, each image once.
-        annotations: image id -> entries, each with its `label`: the category's name, or `None` for a category that
-            is not in the file.
-        unplaced: labels of annotations that may belong to any image; they are unknown in images without a box of them.
-        problems: (rule, value) of what is not in `images` or `annotations`.
+        name (`str`): of the file.
+        info (`dict`): its `info`.
+        categories (`dict[str, str]`): id, as text -> name, with single spaces.
+        images (`list[dict]`): entries whose `id`, as text, and `file_name` are usable, each image once.
+        annotations (`dict[str, list[dict]]`): image id -> entries, each with its `label`: the category's name, or
+            `None` for a category that is not in the file.
+        unplaced (`set[str | None]`): labels of annotations that may belong to any image; they are unknown in images
+            without a box of them.
+        problems (`list[tuple[str, str]]`): (rule, value) of what is not in `images` or `annotations`.
     """
 
     name: str
@@ -60,9 +63,10 @@ class AnnotationShape:
     """Where an annotation lies.
 
     Attributes:
-        box: [x, y, width, height] in pixels, as stated, else around the segmentation; not clipped to the image.
-        segmentation: polygons or run lengths, where the annotation has usable ones.
-        note: what of the annotation is not usable, so that the rest of it was used; empty if all is.
+        box (`tuple[float, float, float, float]`): [x, y, width, height] in pixels, as stated, else around the
+            segmentation; not clipped to the image.
+        segmentation ([`Segmentation`], *optional*): polygons or run lengths, where the annotation has usable ones.
+        note (`str`): which part of the annotation is not usable, so that the other one was used; empty if all is.
     """
 
     box: tuple[float, float, float, float]
@@ -200,10 +204,14 @@ def image_size(image: dict[str, Any]) -> tuple[int, int] | None:
 
 
 def annotation_region(entry: dict[str, Any], size: tuple[int, int]) -> AnnotationShape:
-    """Return where an annotation lies in an image of `size` (width, height).
+    """Return where an annotation lies in its image.
 
-    A segmentation or a box that is not usable gives way to the other one. Run lengths of another size are an
-    exception: they and the box may belong to another image.
+    If the segmentation or the box is not usable, the other one is used. Run lengths of another size are an exception:
+    they and the box may belong to another image.
+
+    Args:
+        entry (`dict`): of the list of annotations.
+        size (`tuple[int, int]`): width and height of the image in pixels.
 
     Raises:
         `AnnotationError`: a crowd region, or neither a usable box nor a usable segmentation. The label is unknown in
@@ -276,6 +284,10 @@ def image_folders(file: Path, root: Path | None = None) -> list[Path]:
 
     These are `root`, the folder of the file, `images` in it, a folder with the name of the file, and the same beside a
     folder `annotations`.
+
+    Args:
+        file (`Path`): the COCO file.
+        root (`Path`, *optional*): no other folders are returned than this one and those below it.
     """
     parents = [file.parent, *([file.parent.parent] if file.parent.name == "annotations" else [])]
     folders = [parent / part for parent in parents for part in (".", "images", file.stem)]

@@ -27,7 +27,8 @@ class AnnotationError(MedGlipError):
     """An annotation that cannot be used: its label is unknown in its image, not absent.
 
     Attributes:
-        rule: one of `dataset_scripts.quality.RULES`. reason: what was found, in few words.
+        rule (`str`): one of `dataset_scripts.quality.RULES`.
+        reason (`str`): the fault, in few words.
     """
 
     def __init__(self, rule: str, reason: str) -> None:
@@ -40,9 +41,9 @@ class Segmentation:
     """The shape of an annotation.
 
     Attributes:
-        size: width and height of the image.
-        polygons: `(n, 2)` points x, y in pixels each. runs: lengths of background and object by turns, down the
-            columns; one of both is set.
+        size (`tuple[int, int]`): width and height of the image in pixels.
+        polygons (`tuple[np.ndarray, ...]`): points x, y in pixels, of shape `(n, 2)` each. Empty if `runs` is set.
+        runs (`np.ndarray`, *optional*): lengths of background and object by turns, down the columns.
     """
 
     size: tuple[int, int]
@@ -71,7 +72,7 @@ class Segmentation:
 
 
 def is_number(value: Any) -> TypeGuard[int | float]:
-    """Whether a value of a JSON file is a number, which may be NaN, infinite, or too large for a float."""
+    """Return whether a value of a JSON file is a number, which may be NaN, infinite, or too large for a float."""
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
@@ -79,10 +80,11 @@ def fit_box(box: Box, size: tuple[int, int]) -> tuple[Box, bool]:
     """Clip a box to its image.
 
     Args:
-        box: [x, y, width, height] in pixels. size: width and height of the image.
+        box (`tuple[float, float, float, float]`): [x, y, width, height] in pixels.
+        size (`tuple[int, int]`): width and height of the image in pixels.
 
     Returns:
-        the box inside the image; whether more than a rounding error was clipped.
+        `tuple[Box, bool]`: the box inside the image; whether more than a rounding error was clipped.
 
     Raises:
         `AnnotationError`: the box has no area, or leaves its image by more than `OVERHANG` of its side.
@@ -99,10 +101,14 @@ def fit_box(box: Box, size: tuple[int, int]) -> tuple[Box, bool]:
 
 
 def parse_segmentation(value: Any, size: tuple[int, int]) -> Segmentation | None:
-    """Check the `segmentation` of an annotation; `None` where it is empty.
+    """Parse the `segmentation` of an annotation; return `None` where it is empty.
+
+    Args:
+        value: of the JSON file.
+        size (`tuple[int, int]`): width and height of the image in pixels.
 
     Raises:
-        `AnnotationError`: it is neither polygons nor run lengths of an image of `size` (width, height).
+        `AnnotationError`: it is neither polygons nor run lengths of an image of this size.
     """
     if not value or (isinstance(value, list) and not any(part != [] for part in value)):
         return None

@@ -29,9 +29,11 @@ class Codestream:
     """What a frame's compressed data state of themselves.
 
     Attributes:
-        content: the data without a wrapping such as JP2 boxes.
-        width, height, samples: pixels, pixels, samples per pixel.
-        precision: bits of a sample.
+        content (`bytes`): the data without a wrapping such as JP2 boxes.
+        width (`int`): pixels of a row.
+        height (`int`): pixels of a column.
+        samples (`int`): samples per pixel.
+        precision (`int`): bits of a sample.
         rgb (`bool`, *optional*): the decoder gives RGB, whatever the header says; `None` if the data do not say.
     """
 
@@ -280,10 +282,14 @@ def _check_part(content: bytes, position: int, end: int) -> None:
 
 
 def check_rle(content: bytes, segments: int) -> None:
-    """Check the header of RLE data: as many segments as there are bytes of a pixel, in order.
+    """Check the header of RLE data (PS3.5 annex G): as many segments as there are bytes of a pixel, in order.
+
+    Args:
+        content (`bytes`): the data of one frame.
+        segments (`int`): bytes of a pixel.
 
     Raises:
-        `MedGlipError`: they are others.
+        `MedGlipError`: another number of segments, or another order.
     """
     stated = struct.unpack("<16I", content[:64]) if len(content) >= 64 else (0,) * 16
     ends = [*stated[1 : 1 + segments], len(content)]

@@ -46,10 +46,10 @@ class DicomFile:
 
     Attributes:
         header (`pydicom.Dataset`): the elements before the pixels; its `file_meta` states a transfer syntax.
-        stream: the file, inflated if it is deflated.
+        stream (`IO[bytes]`): the file, inflated if it is deflated.
         pixel_start (`int`, *optional*): where the value of the pixel data begins in `stream`.
-        pixel_keyword: `"PixelData"`, `"FloatPixelData"` or `"DoubleFloatPixelData"`.
-        pixel_vr: its value representation, which decides the byte order of big-endian 8-bit images.
+        pixel_keyword (`str`): `"PixelData"`, `"FloatPixelData"` or `"DoubleFloatPixelData"`.
+        pixel_vr (`str`): its value representation, which decides the byte order of big-endian 8-bit images.
         pixel_bytes (`int`, *optional*): its length; `None` for encapsulated pixels.
     """
 

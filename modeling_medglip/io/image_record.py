@@ -57,7 +57,12 @@ class ReadImage:
 
 
 def check_pixels(width: int, height: int) -> None:
-    """Raise `ImageSizeError` unless an image of this size may be decoded (1 to `MAX_PIXELS` pixels)."""
+    """Raise `ImageSizeError` unless an image of this size may be decoded (1 to `MAX_PIXELS` pixels).
+
+    Args:
+        width (`int`): pixels of a row.
+        height (`int`): pixels of a column.
+    """
     if width < 1 or height < 1:
         raise ImageSizeError(f"the image has no pixels ({width}x{height})")
     if width * height > MAX_PIXELS:

@@ -1,7 +1,7 @@
 # Copyright 2026 The MedGLIP authors. Licensed under the Apache License, Version 2.0.
 """The label taxonomy: 198 labels in 38 anatomical categories in 6 body regions, and the phrases that mean them.
 
-The data is in `taxonomy.yaml`, with notes on what is uncertain; it is read once, on first use.
+The data is in `taxonomy.yaml`, with notes on uncertain entries; it is read once, on first use.
 
 ```python
 >>> from modeling_medglip.taxonomy import load_taxonomy
@@ -48,7 +48,10 @@ class Taxonomy:
     """The whole taxonomy with its look-ups. Made by [`load_taxonomy`].
 
     Attributes:
-        regions, categories, labels, extensions (`Mapping[str, Any]`): id -> object, read-only; `labels` holds the 198.
+        regions (`Mapping[str, Region]`): id -> region, read-only.
+        categories (`Mapping[str, Category]`): id -> category, read-only.
+        labels (`Mapping[str, Label]`): id -> label, read-only; the 198.
+        extensions (`Mapping[str, Label]`): id -> label outside the 198, read-only.
         ambiguous (`Mapping[str, tuple[str, ...]]`): phrases with several meanings, and the ids of those labels.
     """
 
@@ -65,7 +68,7 @@ class Taxonomy:
         """Return the label or extension of that exact id.
 
         Raises:
-            `ValueError`: there is none.
+            `ValueError`: an unknown id.
         """
         found = self.labels.get(label_id) or self.extensions.get(label_id)
         if found is None:
@@ -85,7 +88,9 @@ class Taxonomy:
     def resolve(self, phrase: str, modality: str | None = None) -> Label | None:
         """Return the one label that a phrase means, or `None` if it means none or, in this modality, several.
 
-        Args: as [`Taxonomy.candidates`].
+        Args:
+            phrase (`str`): as in [`Taxonomy.candidates`].
+            modality (`str`, *optional*): as in [`Taxonomy.candidates`].
         """
         found = self.candidates(phrase, modality)
         return found[0] if len(found) == 1 else None
@@ -109,6 +114,10 @@ class Taxonomy:
         """Return label, category and region of a phrase, or `None` if it is outside the taxonomy.
 
         A term that covers several labels has no label id, and a category or region only if all of them share it.
+
+        Args:
+            phrase (`str`): as in [`Taxonomy.candidates`].
+            modality (`str`, *optional*): prefers labels usual in this modality.
         """
         label = self.resolve(phrase, modality)
         if label is not None:
@@ -156,7 +165,7 @@ class Taxonomy:
         """Return the labels of a category, extensions last.
 
         Raises:
-            `ValueError`: there is no such category.
+            `ValueError`: an unknown id.
         """
         if category_id not in self.categories:
             raise ValueError(f"no category has the id {category_id[:60]!r}: one of {', '.join(self.categories)}")

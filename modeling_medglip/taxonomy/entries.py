@@ -1,5 +1,5 @@
 # Copyright 2026 The MedGLIP authors. Licensed under the Apache License, Version 2.0.
-"""The entries of the label taxonomy as plain frozen dataclasses, read from the parsed file and checked."""
+"""Read and check the entries of the label taxonomy, which are frozen dataclasses."""
 
 from __future__ import annotations
 
@@ -54,12 +54,13 @@ class Category:
 
 @dataclass(frozen=True, slots=True)
 class Label:
-    """One thing that can be grounded.
+    """A structure that can be grounded.
 
     Attributes:
-        id (`str`), name (`str`): `"kidney_left"`, `"left kidney"`.
-        category (`str`, *optional*), region (`str`, *optional*): ids. Never `None` for the 198, but `None` for an
-            extension that fits nowhere.
+        id (`str`): such as `"kidney_left"`.
+        name (`str`): such as `"left kidney"`.
+        category (`str`, *optional*): id of the category; `None` for some extensions only.
+        region (`str`, *optional*): id of the region; `None` for some extensions only.
         granularity (`str`): `"organ"`, `"substructure"`, `"lesion"` or `"other"`.
         laterality (`str`, *optional*): `"left"` or `"right"`, the patient's.
         parent (`str`, *optional*): id of the label that this one is a part of or is found in.
@@ -68,7 +69,7 @@ class Label:
         modalities (`tuple[str, ...]`): where it is usually seen, as in `MODALITIES`; a draft.
         imed_names (`tuple[str, ...]`): raw names of the IMed-361M vocabulary that were merged into this label.
         codes (`tuple[Code, ...]`): identifiers in terminologies.
-        note (`str`, *optional*): what is doubtful about it.
+        note (`str`, *optional*): what is uncertain about it.
         extension (`bool`): whether it lies outside the 198.
         several (`bool`, *optional*): whether a patient has more than one; `None` goes by the granularity.
     """
@@ -102,7 +103,7 @@ class Label:
 
 @dataclass(frozen=True, slots=True)
 class Location:
-    """Where a phrase stands in the taxonomy: ids, each `None` where the phrase leaves it open."""
+    """Location of a phrase in the taxonomy: ids, each `None` where the phrase leaves it open."""
 
     label_id: str | None
     category: str | None
@@ -113,7 +114,7 @@ Entry = TypeVar("Entry", Region, Category, Label)
 
 
 class Entries(NamedTuple):
-    """What the file holds, by id and in the file's order; `labels` with the extensions."""
+    """The content of the file by id, in the file's order; `labels` with the extensions."""
 
     regions: dict[str, Region]
     categories: dict[str, Category]
@@ -127,7 +128,7 @@ def read_entries(document: Mapping[str, Any]) -> Entries:
         document (`Mapping`): with the keys `regions`, `categories`, `labels` and, if any, `extensions`.
 
     Raises:
-        `ValueError`: an id is double or refers to nothing, or a value is unknown.
+        `ValueError`: an id is repeated or refers to nothing, or a value is unknown.
     """
     regions = _by_id(Region(**_tuples(row)) for row in document["regions"])
     categories = _by_id(Category(**row) for row in document["categories"])

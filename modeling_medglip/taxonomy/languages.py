@@ -1,5 +1,5 @@
 # Copyright 2026 The MedGLIP authors. Licensed under the Apache License, Version 2.0.
-"""Names of labels in German, French, Spanish and Chinese, and the side words that go with them.
+"""Read phrases in German, French, Spanish and Chinese: names of labels and side words.
 
 The data is in `languages.yaml`.
 """
@@ -20,9 +20,9 @@ class Language:
     """The words of one language.
 
     Attributes:
-        sides: side word -> `"left"`, `"right"` or, for both, `""`.
-        names: name of a label -> its English name.
-        fillers: words that change nothing, such as articles; longest first.
+        sides (`dict[str, str]`): side word -> `"left"`, `"right"` or, for both, `""`.
+        names (`dict[str, str]`): name of a label -> its English name.
+        fillers (`tuple[str, ...]`): words without a meaning of their own, such as articles; longest first.
     """
 
     sides: dict[str, str]
@@ -85,7 +85,7 @@ def read_languages(document: Mapping[str, Any]) -> tuple[Language, ...]:
 
 
 def _plain(word: str) -> str:
-    """Lower case, no accents, no punctuation, and no article that is only a letter ("l'aorte")."""
+    """Return a word in lower case, without accents, punctuation and articles of one letter ("l'aorte")."""
     text = unicodedata.normalize("NFKD", re.sub(r"\b[dl]['’](?=\w\w)", "", word.casefold()))
     return " ".join(re.sub(r"[\W_]+", " ", "".join(c for c in text if not unicodedata.combining(c))).split())
 

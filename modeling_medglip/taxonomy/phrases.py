@@ -1,5 +1,5 @@
 # Copyright 2026 The MedGLIP authors. Licensed under the Apache License, Version 2.0.
-"""How the phrases of users, label files and the taxonomy are compared."""
+"""Normalize the phrases of users, label files and the taxonomy, so that they can be compared."""
 
 from __future__ import annotations
 
@@ -129,5 +129,5 @@ def side_of(phrase: str) -> str | None:
 
 
 def names_a_side(phrase: str) -> bool:
-    """Whether a phrase names a side, or both: what it means is then another thing in a mirror."""
+    """Return whether a phrase names a side, or both, so that a flip changes its meaning."""
     return any(token in _SIDES for token in normalize_phrase(phrase).split())

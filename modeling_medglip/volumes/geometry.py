@@ -141,6 +141,9 @@ def to_lps(volume: Volume) -> Volume:
     """Return the volume on its canonical grid: axes that grow (nearly) to the left, the back and the head.
 
     The array is a view; nothing is copied or interpolated.
+
+    Args:
+        volume ([`Volume`]): of any order and direction of axes; oblique axes stay oblique.
     """
     axes = closest_axes(volume.affine)
     order = [axis for axis, _ in axes]
@@ -192,7 +195,15 @@ def with_axcodes(volume: Volume, codes: str) -> Volume:
 
 
 def slice_count(lps: Volume, plane: str) -> int:
-    """Return the number of slices that a plane of an LPS volume has."""
+    """Return the number of slices that a plane of an LPS volume has.
+
+    Args:
+        lps ([`Volume`]): on its canonical grid, see [`to_lps`].
+        plane (`str`): one of `PLANES`.
+
+    Raises:
+        `ValueError`: an unknown plane.
+    """
     return int(lps.array.shape[_axes(plane)[0]])
 
 
@@ -227,6 +238,10 @@ def extract_slice(lps: Volume, plane: str, index: int) -> tuple[NDArray, SlicePl
 
 def slice_spacing(lps: Volume, plane: str) -> tuple[float, float]:
     """Return the mm per pixel (along x, along y) of the slices of a plane of an LPS volume.
+
+    Args:
+        lps ([`Volume`]): on its canonical grid, see [`to_lps`].
+        plane (`str`): one of `PLANES`.
 
     Raises:
         `ValueError`: an unknown plane.
@@ -273,7 +288,15 @@ def on_grid(labels: Volume, image: Volume, tolerance: float = 0.1) -> Volume | N
 
 
 def empty_grid(shape: tuple[int, ...], affine: NDArray[np.float64]) -> Volume:
-    """Return a volume of a shape and an affine whose array takes no memory."""
+    """Return a volume of a shape and an affine whose array takes no memory.
+
+    Args:
+        shape (`tuple[int, ...]`): (i, j, k) voxels.
+        affine (`np.ndarray` of shape `(4, 4)`): index (i, j, k, 1) to LPS mm.
+
+    Raises:
+        `ValueError`: not three axes, or an invalid affine.
+    """
     return Volume(np.broadcast_to(np.zeros((), np.uint8), shape), np.asarray(affine, dtype=np.float64))
 
 

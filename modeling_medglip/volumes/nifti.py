@@ -66,7 +66,8 @@ def image_affine(image: Any) -> tuple[NDArray[np.float64], tuple[str, ...]]:
     """Return the affine of an image of nibabel, and notes as for a file.
 
     Args:
-        image: of any of nibabel's formats; Analyze 7.5 states no orientation, unless a `.mat` file does.
+        image (`nibabel.spatialimages.SpatialImage`): of any format; Analyze 7.5 states no orientation, unless a
+            `.mat` file does.
 
     Returns:
         `tuple[np.ndarray, tuple[str, ...]]`: (4, 4) index to LPS mm, by the unit of the header; notes, one line each.
@@ -94,7 +95,7 @@ def unit_note(header: Any) -> tuple[str, ...]:
     """Return a note about the unit of a NIfTI header unless it is mm.
 
     Args:
-        header: nibabel's header.
+        header (`nibabel.Nifti1Header`): or one of NIfTI-2.
     """
     code = int(header["xyzt_units"]) & 7
     if code not in KNOWN_UNITS:

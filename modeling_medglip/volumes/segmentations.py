@@ -26,7 +26,8 @@ def read_segmentation(path: str | Path) -> list[tuple[Volume, str]]:
         path (`str` or `Path`): the file.
 
     Returns:
-        `list[tuple[Volume, str]]`: mask of 0 and 1, and the segment's label.
+        `list[tuple[Volume, str]]`: mask of 0 and 1 (column, row, slice) with its affine to LPS mm, and the segment's
+        label.
 
     Raises:
         `VolumeError`: not a segmentation, or its frames do not form a volume.
@@ -121,7 +122,7 @@ def read_structures(path: str | Path, image: Volume) -> list[tuple[Volume, str]]
         image ([`Volume`]): the image; only its grid counts.
 
     Returns:
-        `list[tuple[Volume, str]]`: mask of 0 and 1, and the region's name.
+        `list[tuple[Volume, str]]`: mask of 0 and 1 (i, j, k) on the image's grid, and the region's name.
 
     Raises:
         `VolumeError`: not a structure set; `"affine_mismatch"` for contours outside the image's slices.

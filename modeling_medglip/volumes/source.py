@@ -165,7 +165,12 @@ class VolumeSource:
             yield index, whole.values(extract_slice(whole, plane, index)[0])
 
     def decode_slice(self, plane: str, index: int) -> NDArray:
-        """Return one slice as [`read_slice`] does, always decoded anew."""
+        """Return one slice as [`read_slice`] does, always decoded anew.
+
+        Args:
+            plane (`str`): one of `PLANES`.
+            index (`int`): along the LPS axis that is normal to the plane.
+        """
         if self.streams(plane):
             assert self._reader is not None
             return self._oriented(next(self._reader.read(self._index(index))), plane)
@@ -192,18 +197,23 @@ class VolumeSource:
         self._spool = None
 
     def _index(self, number: int) -> int:
-        """Convert between the slice of the file and that of the plane, which may count from the other end."""
+        """Convert an index along the file's last axis to one along the LPS axis, or back."""
         _, sign = closest_axes(self.grid.affine)[NORMAL_AXIS[plane_of(self.grid, 2)]]
         return number if sign > 0 else self.grid.shape[2] - 1 - number
 
     def _oriented(self, stored: Volume, plane: str) -> NDArray:
-        """Values of one slice of the file in radiological convention."""
+        """Return the values of one slice (i, j, 1) of the file as (rows, columns) in radiological convention."""
         thin = to_lps(replace(stored, affine=self.grid.affine))
         return thin.values(extract_slice(thin, plane, 0)[0])
 
 
 def plane_of(grid: Volume, axis: int) -> str:
-    """Return the plane that slices along an array axis show."""
+    """Return the plane that slices along an array axis show.
+
+    Args:
+        grid ([`Volume`]): of the file.
+        axis (`int`): 0, 1 or 2: i, j or k.
+    """
     normal = [array_axis for array_axis, _ in closest_axes(grid.affine)].index(axis)
     return next(name for name, lps_axis in NORMAL_AXIS.items() if lps_axis == normal)
 

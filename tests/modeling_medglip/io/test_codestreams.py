@@ -167,7 +167,7 @@ def test_what_data_and_header_agree_on_is_read(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("make", "said"),
+    ("make", "message"),
     [
         (lambda path: encapsulated(path, CODESTREAM, JPEG_2000, rows=41), "its compressed data say 30x40"),
         (lambda path: encapsulated(path, JPEG, JPEG_BASELINE, rows=39), "its compressed data say 30x40"),
@@ -182,8 +182,8 @@ def test_what_data_and_header_agree_on_is_read(tmp_path: Path) -> None:
         (lambda path: encapsulated(path, b"\0" * 2**17, JPEG_BASELINE), "more"),
     ],
 )  # fmt: skip
-def test_contradictions_are_one_line(tmp_path: Path, make: Callable[[Path], Path], said: str) -> None:
-    with pytest.raises(MedGlipError, match=f"^a.dcm: [^\n]*{said}[^\n]*$"):
+def test_contradictions_are_one_line(tmp_path: Path, make: Callable[[Path], Path], message: str) -> None:
+    with pytest.raises(MedGlipError, match=f"^a.dcm: [^\n]*{message}[^\n]*$"):
         read_image(make(tmp_path / "a.dcm"))
 
 

@@ -22,22 +22,22 @@ from ..dicom_files import dicom_image, save  # noqa: E402
 NATIVE, BIG = pydicom.uid.ExplicitVRLittleEndian, pydicom.uid.ExplicitVRBigEndian
 J2K, JPEG_LS, RLE = pydicom.uid.JPEG2000Lossless, pydicom.uid.JPEGLSLossless, pydicom.uid.RLELossless
 Y, X = np.mgrid[0:48, 0:64]
-GREY = (X * 60 + Y * 4).astype(np.uint16)  # 12 bits, up to 3968
+GRAY = (X * 60 + Y * 4).astype(np.uint16)  # 12 bits, up to 3968
 CHECKED = ((X // 8 + Y // 8) % 2).astype(np.uint16)
 INDEX = np.arange(256, dtype=np.uint8).reshape(16, 16)
 RAMPS = (np.arange(256), 255 - np.arange(256), np.zeros(256, int))
 
 
 @pytest.mark.parametrize("syntax", [NATIVE, BIG, J2K, JPEG_LS, RLE])
-def test_overlays_in_unused_bits_are_no_grey(tmp_path: Path, syntax: Any) -> None:
-    dataset = dicom_image(GREY | CHECKED << 12, bits=(16, 16, 15))
+def test_overlays_in_unused_bits_are_not_gray_levels(tmp_path: Path, syntax: Any) -> None:
+    dataset = dicom_image(GRAY | CHECKED << 12, bits=(16, 16, 15))
     dataset.BitsStored, dataset.HighBit = 12, 11
-    assert np.array_equal(read_image(save(dataset, tmp_path, syntax)).pixels, GREY)
+    assert np.array_equal(read_image(save(dataset, tmp_path, syntax)).pixels, GRAY)
 
 
 @pytest.mark.parametrize("syntax", [NATIVE, J2K, RLE])
 def test_the_sign_of_numbers_with_unused_bits(tmp_path: Path, syntax: Any) -> None:
-    values = GREY.astype(np.int16) - 2000
+    values = GRAY.astype(np.int16) - 2000
     stored = (values & 0xFFF | 0x5000).astype(np.uint16)
     dataset = dicom_image(stored, bits=(16, 16, 15))
     file = save(dataset, tmp_path, syntax, BitsStored=12, HighBit=11, PixelRepresentation=1)
@@ -46,9 +46,9 @@ def test_the_sign_of_numbers_with_unused_bits(tmp_path: Path, syntax: Any) -> No
 
 @pytest.mark.parametrize("syntax", [NATIVE, J2K, RLE])
 def test_bits_in_use_that_are_not_the_lowest(tmp_path: Path, syntax: Any) -> None:
-    dataset = dicom_image(GREY << 4 | CHECKED, bits=(16, 16, 15))
+    dataset = dicom_image(GRAY << 4 | CHECKED, bits=(16, 16, 15))
     file = save(dataset, tmp_path, syntax, BitsStored=12, HighBit=15)
-    assert np.array_equal(read_image(file).pixels, GREY)
+    assert np.array_equal(read_image(file).pixels, GRAY)
 
 
 def test_one_bit_images_are_black_and_white(tmp_path: Path) -> None:
@@ -96,11 +96,11 @@ def test_palettes_with_alpha_a_first_index_and_full_length(tmp_path: Path) -> No
     dataset.AlphaPaletteColorLookupTableData = bytes(512)
     shifted = np.clip(INDEX.astype(int) - 10, 0, 255)
     assert np.array_equal(read_image(save(dataset, tmp_path)).pixels[..., 0], shifted)
-    long = dicom_image(GREY, bits=(16, 16, 15), photometric="PALETTE COLOR")
+    long = dicom_image(GRAY, bits=(16, 16, 15), photometric="PALETTE COLOR")
     for color in ("Red", "Green", "Blue"):
         setattr(long, f"{color}PaletteColorLookupTableDescriptor", [0, 0, 16])  # 0 stands for 65536
         setattr(long, f"{color}PaletteColorLookupTableData", np.arange(65536).astype("<u2").tobytes())
-    assert np.array_equal(read_image(save(long, tmp_path)).pixels, np.stack([GREY >> 8] * 3, axis=-1))
+    assert np.array_equal(read_image(save(long, tmp_path)).pixels, np.stack([GRAY >> 8] * 3, axis=-1))
 
 
 @pytest.mark.parametrize("big", [False, True])
@@ -119,15 +119,15 @@ def test_segmented_palettes(tmp_path: Path, big: bool) -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
         ({"RedPaletteColorLookupTableDescriptor": [256, 0]}, "RedPaletteColorLookupTableDescriptor is missing"),
         ({"GreenPaletteColorLookupTableData": None}, "GreenPaletteColorLookupTableData is missing"),
         ({"BluePaletteColorLookupTableData": b""}, "BluePaletteColorLookupTableData is missing"),
     ],
 )
-def test_damaged_palettes(tmp_path: Path, change: dict[str, Any], said: str) -> None:
-    with pytest.raises(MedGlipError, match=said):
+def test_damaged_palettes(tmp_path: Path, change: dict[str, Any], message: str) -> None:
+    with pytest.raises(MedGlipError, match=message):
         read_image(save(with_palette(), tmp_path, **change))
 
 
@@ -182,8 +182,8 @@ def test_halved_colors(tmp_path: Path) -> None:
     ],
 )
 def test_what_a_header_lacks_is_assumed_and_said(tmp_path: Path, change: dict[str, Any], warned: str) -> None:
-    image = read_image(save(dicom_image(GREY), tmp_path, **change))
-    assert np.array_equal(image.pixels, GREY) and any(warned in text for text in image.warnings)
+    image = read_image(save(dicom_image(GRAY), tmp_path, **change))
+    assert np.array_equal(image.pixels, GRAY) and any(warned in text for text in image.warnings)
 
 
 def test_three_samples_without_a_color_space_are_rgb(tmp_path: Path) -> None:
@@ -194,7 +194,7 @@ def test_three_samples_without_a_color_space_are_rgb(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
         ({"BitsAllocated": None}, "its BitsAllocated is missing"),
         ({"BitsAllocated": 12}, "its BitsAllocated is 12"),
@@ -205,6 +205,6 @@ def test_three_samples_without_a_color_space_are_rgb(tmp_path: Path) -> None:
         ({"PixelData": None}, "holds no pixel data"),
     ],
 )
-def test_what_cannot_be_done_without_is_named(tmp_path: Path, change: dict[str, Any], said: str) -> None:
-    with pytest.raises(MedGlipError, match=rf"^a.dcm: {said}[^\n]*$"):
-        read_image(save(dicom_image(GREY), tmp_path, **change))
+def test_what_cannot_be_done_without_is_named(tmp_path: Path, change: dict[str, Any], message: str) -> None:
+    with pytest.raises(MedGlipError, match=rf"^a.dcm: {message}[^\n]*$"):
+        read_image(save(dicom_image(GRAY), tmp_path, **change))

@@ -1,5 +1,5 @@
 # Copyright 2026 The MedGLIP authors. Licensed under the Apache License, Version 2.0.
-"""Reading pictures and DICOM files, whole, odd and hostile ones."""
+"""Read images and DICOM files: valid, damaged and hostile ones."""
 
 from __future__ import annotations
 
@@ -55,19 +55,19 @@ def save_dicom(path: Path, pixels: np.ndarray, **tags: Any) -> Path:
     return path
 
 
-GREY = np.arange(48, dtype=np.uint8).reshape(6, 8) * 5
+GRAY = np.arange(48, dtype=np.uint8).reshape(6, 8) * 5
 
 
 class TestPictures:
     @pytest.mark.parametrize("ending", ["png", "tif", "bmp"])
-    def test_grey_pictures_keep_their_numbers(self, tmp_path: Path, ending: str) -> None:
-        Image.fromarray(GREY).save(tmp_path / f"a.{ending}")
+    def test_gray_images_keep_their_numbers(self, tmp_path: Path, ending: str) -> None:
+        Image.fromarray(GRAY).save(tmp_path / f"a.{ending}")
         image = read_image(tmp_path / f"a.{ending}")
-        assert image.pixels.dtype == np.uint8 and np.array_equal(image.pixels, GREY)
+        assert image.pixels.dtype == np.uint8 and np.array_equal(image.pixels, GRAY)
         assert (image.width, image.height, image.file) == (8, 6, f"a.{ending}")
         assert image.modality is None and image.spacing_mm is None and image.warnings == ()
 
-    def test_jpeg_in_colour(self, tmp_path: Path) -> None:
+    def test_jpeg_in_color(self, tmp_path: Path) -> None:
         Image.new("RGB", (20, 10), (200, 30, 40)).save(tmp_path / "a.jpg", quality=95)
         image = read_image(tmp_path / "a.jpg")
         assert image.pixels.shape == (10, 20, 3)
@@ -75,7 +75,7 @@ class TestPictures:
 
     @pytest.mark.parametrize("ending", ["png", "tif"])
     def test_sixteen_bits_stay_sixteen_bits(self, tmp_path: Path, ending: str) -> None:
-        deep = GREY.astype(np.uint16) * 250
+        deep = GRAY.astype(np.uint16) * 250
         Image.fromarray(deep).save(tmp_path / f"a.{ending}")
         image = read_image(tmp_path / f"a.{ending}")
         assert image.pixels.dtype.itemsize == 2 and np.array_equal(image.pixels, deep)
@@ -91,7 +91,7 @@ class TestPictures:
         assert read_image(tmp_path / "a.png").pixels.max() == 0
 
     @pytest.mark.parametrize("mode", ["1", "P", "LA", "CMYK"])
-    def test_other_modes_become_grey_or_rgb(self, tmp_path: Path, mode: str) -> None:
+    def test_other_modes_become_gray_or_rgb(self, tmp_path: Path, mode: str) -> None:
         name = tmp_path / ("a.tif" if mode == "CMYK" else "a.png")
         Image.new("L", (5, 4), 255).convert("RGB").convert(mode if mode != "LA" else "L").convert(mode).save(name)
         pixels = read_image(name).pixels
@@ -100,7 +100,7 @@ class TestPictures:
     def test_exif_orientation_is_applied(self, tmp_path: Path) -> None:
         exif = Image.Exif()
         exif[0x0112] = 6
-        Image.fromarray(GREY).save(tmp_path / "a.jpg", exif=exif)
+        Image.fromarray(GRAY).save(tmp_path / "a.jpg", exif=exif)
         image = read_image(tmp_path / "a.jpg")
         assert (image.width, image.height) == (6, 8)
 
@@ -115,7 +115,7 @@ class TestPictures:
             read_image(tmp_path / "a.tif", frame=4)
 
     def test_links_are_followed(self, tmp_path: Path) -> None:
-        Image.fromarray(GREY).save(tmp_path / "a.png")
+        Image.fromarray(GRAY).save(tmp_path / "a.png")
         (tmp_path / "link.png").symlink_to(tmp_path / "a.png")
         assert read_image(tmp_path / "link.png").file == "link.png"
 
@@ -156,7 +156,7 @@ class TestRefusals:
         assert "is empty" in self.refused(tmp_path / "empty.png")
         (tmp_path / "series").mkdir()
         assert "folder" in self.refused(tmp_path / "series")
-        (tmp_path / "note.png").write_text("no picture", encoding="utf-8")
+        (tmp_path / "note.png").write_text("not an image", encoding="utf-8")
         assert "not an image of a known format" in self.refused(tmp_path / "note.png")
 
     @pytest.mark.parametrize("name", ["a.nii", "a.nii.gz", "a.NRRD", "a.mha"])
@@ -259,33 +259,33 @@ class TestDicom:
         with pytest.raises(MedGlipError, match="no frame 31"):
             read_image(dicom_test_file("examples_ybr_color.dcm"), frame=31)
 
-    def test_deep_colour_uses_the_bits_stored(self) -> None:
+    def test_deep_color_uses_the_bits_stored(self) -> None:
         deep, plain = (read_image(dicom_test_file(name)).pixels for name in ("SC_rgb_rle_16bit.dcm", "SC_rgb_rle.dcm"))
         assert deep.dtype == np.uint8 and np.abs(deep.astype(int) - plain).max() <= 1
 
     def test_monochrome1_is_passed_on_not_inverted(self, tmp_path: Path) -> None:
-        path = save_dicom(tmp_path / "a.dcm", GREY, Modality="DX", PhotometricInterpretation="MONOCHROME1")
+        path = save_dicom(tmp_path / "a.dcm", GRAY, Modality="DX", PhotometricInterpretation="MONOCHROME1")
         image = read_image(path)
         assert image.photometric_interpretation == "MONOCHROME1" and image.modality == "xray"
-        assert np.array_equal(image.pixels, GREY)
+        assert np.array_equal(image.pixels, GRAY)
 
     def test_spacing_is_x_then_y(self, tmp_path: Path) -> None:
-        path = save_dicom(tmp_path / "a.dcm", GREY, Modality="MR", PixelSpacing=[0.5, 2.0])
+        path = save_dicom(tmp_path / "a.dcm", GRAY, Modality="MR", PixelSpacing=[0.5, 2.0])
         assert read_image(path).spacing_mm == (2.0, 0.5)
-        save_dicom(path, GREY, Modality="MR", PixelSpacing=[0, 2.0])
+        save_dicom(path, GRAY, Modality="MR", PixelSpacing=[0, 2.0])
         assert read_image(path).spacing_mm is None
 
     def test_fractional_rescale(self, tmp_path: Path) -> None:
-        path = save_dicom(tmp_path / "a.dcm", GREY, Modality="CT", RescaleSlope=0.5, RescaleIntercept=-10)
+        path = save_dicom(tmp_path / "a.dcm", GRAY, Modality="CT", RescaleSlope=0.5, RescaleIntercept=-10)
         pixels = read_image(path).pixels
-        assert pixels.dtype == np.float32 and np.allclose(pixels, GREY * 0.5 - 10)
-        save_dicom(path, GREY, Modality="CT", RescaleSlope=0, RescaleIntercept=-10)
+        assert pixels.dtype == np.float32 and np.allclose(pixels, GRAY * 0.5 - 10)
+        save_dicom(path, GRAY, Modality="CT", RescaleSlope=0, RescaleIntercept=-10)
         with pytest.raises(MedGlipError, match="rescale"):
             read_image(path)
 
     @pytest.mark.parametrize(("kind", "source"), [(np.int16, "taken from the numbers"), (np.uint16, "estimated")])
-    def test_ct_without_rescale_is_told(self, tmp_path: Path, kind: type, source: str) -> None:
-        path = save_dicom(tmp_path / "a.dcm", GREY.astype(kind), Modality="CT")
+    def test_ct_without_rescale_is_reported(self, tmp_path: Path, kind: type, source: str) -> None:
+        path = save_dicom(tmp_path / "a.dcm", GRAY.astype(kind), Modality="CT")
         assert f"no rescale slope: HU are {source}" in read_image(path).warnings[0]
 
     def test_enhanced_files_keep_values_in_their_groups(self, tmp_path: Path) -> None:
@@ -301,26 +301,26 @@ class TestDicom:
         ]
         shared = [item(PixelMeasuresSequence=[item(PixelSpacing=[0.7, 0.8])])]
         path = save_dicom(
-            tmp_path / "a.dcm", np.stack([GREY, GREY]).astype(np.int16), Modality="CT", NumberOfFrames=2,
+            tmp_path / "a.dcm", np.stack([GRAY, GRAY]).astype(np.int16), Modality="CT", NumberOfFrames=2,
             PerFrameFunctionalGroupsSequence=frames, SharedFunctionalGroupsSequence=shared,
         )  # fmt: skip
         image = read_image(path, frame=2)
-        assert np.array_equal(image.pixels, GREY.astype(int) - 2000) and image.spacing_mm == (0.8, 0.7)
+        assert np.array_equal(image.pixels, GRAY.astype(int) - 2000) and image.spacing_mm == (0.8, 0.7)
 
     def test_without_preamble_and_meta_header(self, tmp_path: Path) -> None:
-        dataset = pydicom.dcmread(save_dicom(tmp_path / "a.dcm", GREY, Modality="MR"))
+        dataset = pydicom.dcmread(save_dicom(tmp_path / "a.dcm", GRAY, Modality="MR"))
         del dataset.file_meta
         dataset.preamble = None
         path = tmp_path / "b.dcm"
         pydicom.dcmwrite(path, dataset, implicit_vr=True, little_endian=True, enforce_file_format=False)
         assert path.read_bytes()[128:132] != b"DICM"
-        assert np.array_equal(read_image(path).pixels, GREY)
+        assert np.array_equal(read_image(path).pixels, GRAY)
 
     def test_other_modalities_are_named(self, tmp_path: Path) -> None:
-        image = read_image(save_dicom(tmp_path / "a.dcm", GREY, Modality="NM"))
+        image = read_image(save_dicom(tmp_path / "a.dcm", GRAY, Modality="NM"))
         assert image.modality is None and "NM" in image.warnings[0]
-        assert read_image(save_dicom(tmp_path / "a.dcm", GREY, Modality="OT")).warnings == ()
-        path = save_dicom(tmp_path / "a.dcm", GREY, Modality="XXXXXXXX")
+        assert read_image(save_dicom(tmp_path / "a.dcm", GRAY, Modality="OT")).warnings == ()
+        path = save_dicom(tmp_path / "a.dcm", GRAY, Modality="XXXXXXXX")
         path.write_bytes(path.read_bytes().replace(b"XXXXXXXX", b"X\x1b[31mYZ"))
         hostile = read_image(path)
         assert hostile.modality is None and hostile.warnings == ()
@@ -335,11 +335,11 @@ class TestDicom:
             read_image(dicom_test_file("MR_truncated.dcm"))
 
     def test_nothing_of_the_patient_is_kept(self, tmp_path: Path) -> None:
-        image = read_image(save_dicom(tmp_path / "a.dcm", GREY, Modality="CT", StudyDescription="CANARY"))
+        image = read_image(save_dicom(tmp_path / "a.dcm", GRAY, Modality="CT", StudyDescription="CANARY"))
         assert "CANARY" not in repr(image)
 
     def test_messages_do_not_quote_the_header(self, tmp_path: Path) -> None:
-        path = save_dicom(tmp_path / "a.dcm", GREY, Modality="CT")
+        path = save_dicom(tmp_path / "a.dcm", GRAY, Modality="CT")
         path.write_bytes(path.read_bytes().replace(b"MONOCHROME2", b"CANARY-NAME"))
         with pytest.raises(MedGlipError) as caught:
             read_image(path)
@@ -353,7 +353,7 @@ class TestDicom:
             read_image(dicom_test_file("image_dfl.dcm"))
 
     def test_huge_sizes_are_refused_from_the_header(self, tmp_path: Path) -> None:
-        path = save_dicom(tmp_path / "a.dcm", GREY, Modality="CT", Rows=65535, Columns=65535)
+        path = save_dicom(tmp_path / "a.dcm", GRAY, Modality="CT", Rows=65535, Columns=65535)
         with pytest.raises(MedGlipError, match="pixels"):
             read_image(path)
 
@@ -397,7 +397,7 @@ class TestDicom:
     def test_a_mirrored_or_turned_slice_is_warned_of(
         self, tmp_path: Path, orientation: list[float], usual: bool
     ) -> None:
-        image = read_image(save_dicom(tmp_path / "a.dcm", GREY, Modality="MR", ImageOrientationPatient=orientation))
+        image = read_image(save_dicom(tmp_path / "a.dcm", GRAY, Modality="MR", ImageOrientationPatient=orientation))
         assert any("left and right may be swapped" in text for text in image.warnings) != usual
 
     def test_missing_pydicom_names_the_extra(self, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -432,19 +432,19 @@ def test_compact_keeps_the_numbers(values: np.ndarray, kind: type) -> None:
         (np.array([[0.0, 400.0]]), np.int16),
     ],
 )
-def test_measured_numbers_never_look_like_grey_levels(values: np.ndarray, kind: type) -> None:
+def test_measured_numbers_never_look_like_gray_levels(values: np.ndarray, kind: type) -> None:
     measured = reading.compact(values, signed=True)
     assert measured.dtype == kind and np.array_equal(measured, values)
 
 
-@pytest.mark.parametrize("name", ["big.tif", "little.tif", "grey.png", "grey.pgm"])
-def test_sixteen_bits_of_every_format_are_grey_levels(tmp_path: Path, name: str) -> None:
+@pytest.mark.parametrize("name", ["big.tif", "little.tif", "gray.png", "gray.pgm"])
+def test_sixteen_bits_of_every_format_are_gray_levels(tmp_path: Path, name: str) -> None:
     deep = np.arange(600, dtype=np.uint16).reshape(20, 30) * 50
     if name == "big.tif":
         big = Image.frombytes("I;16B", (30, 20), deep.astype(">u2").tobytes())
         big.save(tmp_path / name)
     else:
-        Image.fromarray(deep if name != "grey.pgm" else deep.astype(np.int32)).save(tmp_path / name)
+        Image.fromarray(deep if name != "gray.pgm" else deep.astype(np.int32)).save(tmp_path / name)
     pixels = read_image(tmp_path / name).pixels
     assert pixels.dtype == np.uint16 and np.array_equal(pixels, deep)
 

@@ -1,5 +1,5 @@
 # Copyright 2026 The MedGLIP authors. Licensed under the Apache License, Version 2.0.
-"""Small files that ask a decoder for a lot of work or memory are refused from their headers, in one line."""
+"""Small files that ask a decoder for much work or memory are refused from their headers, in one line."""
 
 from __future__ import annotations
 

@@ -34,12 +34,12 @@ def samples(bits: int, channels: int) -> NDArray:
 class TestPng:
     @pytest.mark.parametrize("bits", [1, 2, 4, 8, 16])
     @pytest.mark.parametrize("hidden", [False, True])
-    def test_grey(self, bits: int, hidden: bool) -> None:
-        grey = samples(bits, 1)
-        key = chunk(b"tRNS", struct.pack(">H", grey[0, 0, 0])) if hidden else b""
-        right = grey[..., 0] * {1: 255, 2: 85, 4: 17}.get(bits, 1)
-        right = np.where(hidden & (grey[..., 0] == grey[0, 0, 0]), 0, right)
-        pixels = decoded(png(0, bits, grey, key))
+    def test_gray(self, bits: int, hidden: bool) -> None:
+        gray = samples(bits, 1)
+        key = chunk(b"tRNS", struct.pack(">H", gray[0, 0, 0])) if hidden else b""
+        right = gray[..., 0] * {1: 255, 2: 85, 4: 17}.get(bits, 1)
+        right = np.where(hidden & (gray[..., 0] == gray[0, 0, 0]), 0, right)
+        pixels = decoded(png(0, bits, gray, key))
         assert pixels.dtype == (np.uint16 if bits == 16 else np.uint8) and np.array_equal(pixels, right)
 
     @pytest.mark.parametrize("bits", [8, 16])
@@ -62,7 +62,7 @@ class TestPng:
         assert np.array_equal(decoded(png(3, bits, indices, between)), composed(table[indices[..., 0]], seen, 255))
 
     @pytest.mark.parametrize("bits", [8, 16])
-    def test_grey_with_alpha(self, bits: int) -> None:
+    def test_gray_with_alpha(self, bits: int) -> None:
         both = samples(bits, 2)
         pixels = decoded(png(4, bits, both))
         assert pixels.dtype.itemsize == bits // 8
@@ -74,7 +74,7 @@ class TestPng:
         shown = values >> (bits - 8)
         assert np.array_equal(decoded(png(6, bits, values)), composed(shown[..., :3], shown[..., 3:], 255))
 
-    def test_sixteen_bits_with_a_hidden_grey_keep_all_levels(self) -> None:
+    def test_sixteen_bits_with_a_hidden_gray_keep_all_levels(self) -> None:
         ramp = np.arange(64).reshape(8, 8, 1) * 60
         pixels = decoded(png(0, 16, ramp, chunk(b"tRNS", struct.pack(">H", 65535))))
         assert np.array_equal(pixels, ramp[..., 0])
@@ -85,8 +85,8 @@ class TestPng:
         assert np.array_equal(decoded(png(0, bits, labels), label_map=True), labels[..., 0])
 
     def test_a_text_called_transparency_hides_nothing(self) -> None:
-        grey = samples(8, 1)
-        assert np.array_equal(decoded(png(0, 8, grey, chunk(b"tEXt", b"transparency\0x"))), grey[..., 0])
+        gray = samples(8, 1)
+        assert np.array_equal(decoded(png(0, 8, gray, chunk(b"tEXt", b"transparency\0x"))), gray[..., 0])
 
 
 def tiff_file(values: NDArray, order: str = "<", **options: Any) -> bytes:
@@ -109,7 +109,7 @@ class TestTiff:
     @pytest.mark.parametrize("white_is_zero", [False, True])
     @pytest.mark.parametrize("kind", ["u1", "i1", "u2", "i2", "u4", "f2", "f4", "f8"])
     @pytest.mark.parametrize("layout", [{}, {"tile": (16, 16)}, {"rowsperstrip": 5}, {"bigtiff": True}])
-    def test_grey_is_right_or_refused(
+    def test_gray_is_right_or_refused(
         self, order: str, compression: str | None, white_is_zero: bool, kind: str, layout: dict[str, Any]
     ) -> None:
         values = numbers(kind)

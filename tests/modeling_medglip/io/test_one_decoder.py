@@ -27,7 +27,7 @@ from ..image_files import chunk, png, tiff
 
 RNG = np.random.default_rng(1)
 HEIGHT, WIDTH = 24, 36
-GREY = RNG.integers(0, 256, (HEIGHT, WIDTH)).astype(np.uint8)
+GRAY = RNG.integers(0, 256, (HEIGHT, WIDTH)).astype(np.uint8)
 COLOR = RNG.integers(0, 256, (HEIGHT, WIDTH, 3)).astype(np.uint8)
 # Transparent, half transparent and opaque thirds.
 ALPHA = np.repeat(np.array([0, 128, 255], np.uint8), WIDTH // 3)[None].repeat(HEIGHT, axis=0)
@@ -50,26 +50,26 @@ DEEP = RNG.integers(0, 65536, (HEIGHT, WIDTH)).astype(np.uint16)
 # What the processor cannot read through Pillow, it refuses.
 FILES: dict[str, tuple[bytes, bool]] = {
     "rgba.png": (saved(np.dstack([COLOR, ALPHA])), True),
-    "la.png": (saved(np.dstack([GREY, ALPHA])), True),
+    "la.png": (saved(np.dstack([GRAY, ALPHA])), True),
     "palette.png": (
-        png(3, 8, GREY[..., None] % 16, chunk(b"PLTE", COLOR.tobytes()[:48]) + chunk(b"tRNS", ALPHA.tobytes()[:16])),
+        png(3, 8, GRAY[..., None] % 16, chunk(b"PLTE", COLOR.tobytes()[:48]) + chunk(b"tRNS", ALPHA.tobytes()[:16])),
         True,
     ),
-    "hidden_grey.png": (png(0, 16, DEEP[..., None], chunk(b"tRNS", DEEP[:1, 0].astype(">u2").tobytes())), True),
+    "hidden_gray.png": (png(0, 16, DEEP[..., None], chunk(b"tRNS", DEEP[:1, 0].astype(">u2").tobytes())), True),
     "deep.png": (saved(DEEP), True),
     "deep_alpha.png": (png(4, 16, np.dstack([DEEP, ALPHA * np.uint16(257)])), False),
     "deep_color.png": (png(2, 16, RNG.integers(0, 65536, (HEIGHT, WIDTH, 3))), True),
     "fractions.tif": (saved(RNG.random((HEIGHT, WIDTH)).astype(np.float32), "TIFF"), True),
     "white_is_zero.tif": (deep_tiff(DEEP, 1, white_is_zero=True), False),
     "whole_32_bits.tif": (deep_tiff(DEEP.astype(np.uint32), 1), False),
-    "text.png": (png(0, 8, GREY[..., None].astype(int), chunk(b"tEXt", b"transparency\x00255")), True),
+    "text.png": (png(0, 8, GRAY[..., None].astype(int), chunk(b"tEXt", b"transparency\x00255")), True),
     "cmyk.jpg": (saved(COLOR, "JPEG", "CMYK"), True),
     "cmyk.tif": (saved(COLOR, "TIFF", "CMYK"), True),
-    "bits.png": (saved(GREY > 99), True),
-    "bits.tif": (saved(GREY > 99, "TIFF"), True),
+    "bits.png": (saved(GRAY > 99), True),
+    "bits.tif": (saved(GRAY > 99, "TIFF"), True),
     "color.webp": (saved(np.dstack([COLOR, ALPHA]), "WEBP"), True),
-    "grey.bmp": (saved(GREY, "BMP"), True),
-    "palette.gif": (saved(GREY, "GIF"), True),
+    "gray.bmp": (saved(GRAY, "BMP"), True),
+    "palette.gif": (saved(GRAY, "GIF"), True),
     "deep.pgm": (saved(DEEP.astype(np.int32), "PPM"), True),
 }
 
@@ -158,15 +158,15 @@ def test_the_exif_profile_of_imagemagick(orientation: int, tmp_path: Path) -> No
     content = exif.tobytes()
     profile = f"\nexif\n{len(content):8}\n{content.hex()}\n".encode()
     path = tmp_path / "a.png"
-    path.write_bytes(png(0, 8, GREY[..., None].astype(int), chunk(b"tEXt", b"Raw profile type exif\0" + profile)))
+    path.write_bytes(png(0, 8, GRAY[..., None].astype(int), chunk(b"tEXt", b"Raw profile type exif\0" + profile)))
     read = read_image(path)
-    assert read.orientation == orientation and np.array_equal(read.pixels, upright(GREY, orientation))
+    assert read.orientation == orientation and np.array_equal(read.pixels, upright(GRAY, orientation))
     assert np.array_equal(channels_first(path)[0], read.pixels)
 
 
-def test_planes_of_grey_and_alpha_are_refused_where_pillow_mixes_them_up(tmp_path: Path) -> None:
-    planes = zlib.compress(GREY.tobytes()) + zlib.compress(np.full_like(GREY, 255).tobytes())
-    first = len(zlib.compress(GREY.tobytes()))
+def test_planes_of_gray_and_alpha_are_refused_where_pillow_mixes_them_up(tmp_path: Path) -> None:
+    planes = zlib.compress(GRAY.tobytes()) + zlib.compress(np.full_like(GRAY, 255).tobytes())
+    first = len(zlib.compress(GRAY.tobytes()))
     tags = {256: WIDTH, 257: HEIGHT, 259: 8, 262: 1, 277: 2, 278: HEIGHT, 284: 2, 338: 2}
     both = {258: (3, [8, 8]), 273: (4, [8, 8 + first]), 279: (4, [first, len(planes) - first])}
     path = tmp_path / "a.tif"

@@ -17,7 +17,7 @@ av: Any = pytest.importorskip("av")
 
 
 def video(path: Path, count: int = 30, codec: str = "mpeg4") -> Path:
-    """A video whose frame n (from 0) has the grey level 8 * n on its left half, and white on its right."""
+    """A video whose frame n (from 0) has the gray level 8 * n on its left half, and white on its right."""
     with av.open(str(path), "w") as container:
         stream = container.add_stream(codec, rate=10, width=64, height=48, pix_fmt="yuv420p")
         for number in range(count):

@@ -1,5 +1,5 @@
 # Copyright 2026 The MedGLIP authors. Licensed under the Apache License, Version 2.0.
-"""The packaged taxonomy: its counts, its doubts, and what phrases mean in it."""
+"""The packaged taxonomy: its counts, its notes, and what phrases mean in it."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ class TestContents:
         assert load_taxonomy() is TAXONOMY
 
 
-class TestDoubts:
+class TestNotes:
     def test_only_the_checked_source_counts_as_verified(self) -> None:
         for label in EVERY_LABEL:
             for code in label.codes:

@@ -229,7 +229,7 @@ class TestStructures:
         with pytest.raises(VolumeError, match="is not a structure set"):
             read_structures(paths[0], image)
 
-    def test_polygons_by_their_centres(self) -> None:
+    def test_polygons_by_their_centers(self) -> None:
         """Against the plain rule, point by point."""
         random = np.random.default_rng(0)
         for _ in range(20):

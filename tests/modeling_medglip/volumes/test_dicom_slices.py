@@ -72,7 +72,7 @@ def test_a_damaged_modality_lut_is_named(tmp_path: Path) -> None:
 
 
 def test_high_values_are_bright_in_monochrome1(tmp_path: Path) -> None:
-    """Of an MR picture; the largest number that can be stored becomes 0."""
+    """Of an MR image; the largest number that can be stored becomes 0."""
     fields = {"Modality": "MR", "PixelRepresentation": 0, "BitsStored": 12, "RescaleIntercept": 0}
     plain, _ = stacked_and_single(write_series(tmp_path / "plain", **fields))
     turned, pieces = stacked_and_single(

@@ -26,7 +26,7 @@ ORDERS = [(order, signs) for order in permutations(range(3)) for signs in produc
 
 
 def body() -> Volume:
-    """An LPS volume with a block that is off centre on every axis, oblong voxels and an origin of its own."""
+    """An LPS volume with a block that is off center on every axis, oblong voxels and an origin of its own."""
     array = np.zeros((9, 11, 13), np.int16)
     array[5:8, 1:5, 8:12] = 7
     affine = np.diag([0.8, 1.1, 2.5, 1.0])
@@ -45,14 +45,14 @@ def stored(volume: Volume, order: tuple[int, ...], signs: tuple[int, ...]) -> Vo
 
 
 def box_in_mm(lps: Volume, plane: str, value: int) -> np.ndarray:
-    """Least and largest LPS coordinates (2, 3) over the boxes of a value in all pictures of a plane."""
+    """Least and largest LPS coordinates (2, 3) over the boxes of a value in all slices of a plane."""
     corners = []
     for index in range(slice_count(lps, plane)):
-        picture, place = extract_slice(lps, plane, index)
-        rows, columns = np.nonzero(picture == value)
+        pixels, position = extract_slice(lps, plane, index)
+        rows, columns = np.nonzero(pixels == value)
         if len(rows):
             box = (columns.min(), rows.min(), columns.max() + 1, rows.max() + 1)
-            corners.append(place.corners(box))
+            corners.append(position.corners(box))
     points = np.concatenate(corners)
     return np.stack([points.min(0), points.max(0)])
 
@@ -71,7 +71,7 @@ def test_boxes_lie_where_the_block_is(plane: str) -> None:
     low, high = box_in_mm(volume, plane, 7)
     edges_low = np.array([5, 1, 8]) - 0.5
     edges_high = np.array([8, 5, 12]) - 0.5
-    # Across the pictures a box has no thickness: the first and last picture's centres count.
+    # Across the slices a box has no thickness: the centers of the first and last slice count.
     across = {"axial": 2, "coronal": 1, "sagittal": 0}[plane]
     edges_low[across], edges_high[across] = edges_low[across] + 0.5, edges_high[across] - 0.5
     assert np.allclose(low, edges_low * [0.8, 1.1, 2.5] + [-40, 12.5, 300])
@@ -118,7 +118,7 @@ def test_simpleitk_sees_the_same_places(order: tuple[int, ...], signs: tuple[int
 
 
 def test_left_is_the_patients_left() -> None:
-    """In axial and coronal pictures the patient's left is on the right; the front or the head is on top."""
+    """In axial and coronal slices the patient's left is on the right; the front or the head is on top."""
     array = np.zeros((4, 4, 4), np.uint8)
     array[3, 0, 3] = 1  # left, front, head
     volume = Volume(array, np.eye(4))
@@ -127,7 +127,7 @@ def test_left_is_the_patients_left() -> None:
     assert extract_slice(volume, "sagittal", 3)[0].tolist()[0] == [1, 0, 0, 0]
 
 
-def test_pictures_know_their_spacing() -> None:
+def test_slices_know_their_spacing() -> None:
     assert extract_slice(body(), "axial", 0)[1].spacing == pytest.approx((0.8, 1.1))
     assert extract_slice(body(), "coronal", 0)[1].spacing == pytest.approx((0.8, 2.5))
     assert extract_slice(body(), "sagittal", 0)[1].spacing == pytest.approx((1.1, 2.5))
@@ -184,7 +184,7 @@ def test_what_is_no_volume(array: np.ndarray, affine: np.ndarray, message: str) 
         Volume(array, affine)
 
 
-def test_no_such_picture() -> None:
+def test_no_such_slice() -> None:
     with pytest.raises(ValueError, match="choose one of axial, coronal, sagittal"):
         extract_slice(body(), "oblique", 0)
     for index in (-1, 13):

@@ -124,8 +124,8 @@ def test_spaces_without_anatomy_are_warned_of(space: str, warned: bool, tmp_path
 def test_encodings(encoding: str, voxels: bytes, tmp_path: Path) -> None:
     path = nrrd(tmp_path / "a.nrrd", voxels=voxels, encoding=encoding)
     assert np.array_equal(read_volume(path).array, ARRAY)
-    pictures = dict(open_volume(path).read_slices("axial"))
-    assert all(np.array_equal(pictures[k], ARRAY[:, :, k].T) for k in range(4))
+    slices = dict(open_volume(path).read_slices("axial"))
+    assert all(np.array_equal(slices[k], ARRAY[:, :, k].T) for k in range(4))
     assert np.array_equal(open_volume(path).read_slice("axial", 2), ARRAY[:, :, 2].T)
     path.write_bytes(path.read_bytes()[: -len(voxels) // 2])
     with pytest.raises(VolumeError, match="is damaged or cut short"):

@@ -29,9 +29,9 @@ FIELDS = ("pixdim", "xyzt_units", "qform_code", "sform_code", "quatern_b", "quat
           "qoffset_y", "qoffset_z", "srow_x", "srow_y", "srow_z")  # fmt: skip
 
 
-def refused(path: Path, said: str, rule: str) -> None:
+def refused(path: Path, message: str, rule: str) -> None:
     for read in (read_volume, read_header):
-        with pytest.raises(VolumeError, match=said) as error:
+        with pytest.raises(VolumeError, match=message) as error:
             read(path)
         assert error.value.rule == rule and str(error.value).startswith(f"{path.name}: ")
 
@@ -128,8 +128,8 @@ def test_one_volume_of_several(ending: str, number: int, tmp_path: Path) -> None
     assert np.array_equal(read_volume(path, number).array, expected)
     for source in (open_volume(path, number), as_source(path, number), as_source(image, number)):
         assert source.grid.array.shape == (4, 5, 6)
-        pictures = dict(source.read_slices("axial"))
-        assert all(np.array_equal(pictures[k], expected[:, :, k].T) for k in range(6))
+        slices = dict(source.read_slices("axial"))
+        assert all(np.array_equal(slices[k], expected[:, :, k].T) for k in range(6))
     assert as_source(nibabel.load(path), number).volume().array.shape == (4, 5, 6)
 
 
@@ -216,7 +216,7 @@ SPACE = "space: left-posterior-superior\nspace origin: (0,0,0)\nspace directions
         ("a.mha", "", (UNORIENTED, UNSPACED)),
     ],
 )
-def test_what_a_header_leaves_out_is_told(name: str, lines: str, notes: tuple[str, ...], tmp_path: Path) -> None:
+def test_what_a_header_leaves_out_is_reported(name: str, lines: str, notes: tuple[str, ...], tmp_path: Path) -> None:
     path = nrrd(tmp_path / name, lines) if name.endswith("nrrd") else meta(tmp_path / name, lines)
     source = open_volume(path)
     assert source.notes == notes and np.array_equal(source.volume().array, ARRAY)

@@ -1,5 +1,5 @@
 # Copyright 2026 The MedGLIP authors. Licensed under the Apache License, Version 2.0.
-"""Left and right: what contradicts the patient's axes is told, what may be right is not."""
+"""Left and right: what contradicts the patient's axes is reported, what may be right is not."""
 
 from __future__ import annotations
 
@@ -77,5 +77,5 @@ def test_many_contradictions_are_three_lines_and_a_number() -> None:
         for name in names
         for side in ("left", "right")
     ]
-    doubts = laterality_warnings(boxes)
-    assert len(doubts) == 4 and doubts[3] == "22 more labels contradict the patient's sides"
+    warnings = laterality_warnings(boxes)
+    assert len(warnings) == 4 and warnings[3] == "22 more labels contradict the patient's sides"

@@ -1,5 +1,5 @@
 # Copyright 2026 The MedGLIP authors. Licensed under the Apache License, Version 2.0.
-"""Planes: what three of them agree on, pictures whose pixels are no squares, gaps in mm, and the montage of it all."""
+"""Planes: what three of them agree on, slices whose pixels are not square, gaps in mm, and the montage."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def test_two_structures_stay_two() -> None:
 
 @pytest.mark.parametrize(("thickness", "bridged"), [(1.0, 5), (2.5, 2), (5.0, 1), (10.0, 1)])
 def test_gaps_are_bridged_in_mm(thickness: float, bridged: int) -> None:
-    """So many pictures without a box in between are one structure, one more are two."""
+    """That many slices without a box in between are one structure, one more are two."""
     assert MAX_GAP_MM == 5.0
     grid = empty_grid((40, 40, 40), np.diag([1, 1, thickness, 1]))
     for empty, count in ((bridged, 1), (bridged + 1, 2)):
@@ -88,7 +88,7 @@ def test_gaps_are_bridged_in_mm(thickness: float, bridged: int) -> None:
 # Square pixels -------------------------------------------------------------------------------------------------------
 
 
-def test_pictures_become_square_where_they_are_far_from_it() -> None:
+def test_slices_become_square_where_they_are_far_from_it() -> None:
     assert square_size((40, 512), (0.8, 5.0)) == (250, 512)
     assert square_size((512, 40), (5.0, 0.8)) == (512, 250)
     assert square_size((40, 512), (0.8, 1.2)) == (40, 512), "one and a half is nearly square"
@@ -96,11 +96,11 @@ def test_pictures_become_square_where_they_are_far_from_it() -> None:
     assert square_size((40, 4000), (0.1, 50.0)) == (2048, 4000), "never longer than needed"
 
 
-def test_resized_pictures_are_linear_between_pixel_centres() -> None:
+def test_resized_slices_are_linear_between_pixel_centers() -> None:
     rng = np.random.default_rng(0)
-    picture = rng.normal(size=(7, 9)).astype(np.float32)
-    expected = Image.fromarray(picture).resize((9, 21), Image.Resampling.BILINEAR)
-    np.testing.assert_allclose(resize(picture, (21, 9)), np.asarray(expected), atol=1e-5)
+    pixels = rng.normal(size=(7, 9)).astype(np.float32)
+    expected = Image.fromarray(pixels).resize((9, 21), Image.Resampling.BILINEAR)
+    np.testing.assert_allclose(resize(pixels, (21, 9)), np.asarray(expected), atol=1e-5)
     whole = rng.integers(-1000, 1000, (7, 9)).astype(np.int16)
     found = resize(whole, (7, 30))
     assert found.dtype == np.int16 and found.shape == (7, 30) and np.array_equal(resize(whole, (7, 9)), whole)
@@ -118,9 +118,11 @@ def test_the_network_sees_square_pixels_and_boxes_lie_in_the_file_s(
     shapes: list[tuple[int, ...]] = []
     processor = grounder.processor.image_processor
     kind = type(processor)
-    own = kind.__call__
+    original = kind.__call__
     monkeypatch.setattr(
-        kind, "__call__", lambda self, images, **k: (shapes.extend(i.shape for i in images), own(self, images, **k))[1]
+        kind,
+        "__call__",
+        lambda self, images, **k: (shapes.extend(i.shape for i in images), original(self, images, **k))[1],
     )
     volume = Volume(
         np.random.default_rng(0).integers(-900, 900, (40, 36, 6)).astype(np.int16), np.diag([1.0, 1, 5, 1])
@@ -137,7 +139,7 @@ def test_the_network_sees_square_pixels_and_boxes_lie_in_the_file_s(
 # Montage -------------------------------------------------------------------------------------------------------------
 
 
-def marked(count: int = 6) -> Volume:
+def volume_with_bars(count: int = 6) -> Volume:
     """Slices that differ: a bright bar moves by 5 voxels from one to the next."""
     array = np.zeros((40, 30, count), np.uint8)
     for k in range(count):
@@ -146,7 +148,7 @@ def marked(count: int = 6) -> Volume:
 
 
 def boxed(labels: Sequence[str], best: Sequence[int], plane: str = "axial") -> Any:
-    volume = marked()
+    volume = volume_with_bars()
     grid = empty_grid(volume.array.shape, volume.affine)
     shown = tuple(SliceBox(index, (2.0, 2.0, 38.0, 28.0), 0.9) for index in best)
     boxes = [
@@ -155,8 +157,8 @@ def boxed(labels: Sequence[str], best: Sequence[int], plane: str = "axial") -> A
     return VolumeSource(volume), made_result(grid, *boxes)
 
 
-def test_the_montage_shows_the_pictures_that_it_names() -> None:
-    """The bar of each picture is where it is in that slice, so that no slice stands for another."""
+def test_the_montage_shows_the_slices_that_it_names() -> None:
+    """The bar of each image is where it is in that slice, so that no slice stands for another."""
     source, result = boxed(["liver"], [4, 1, 3])
     sheet = draw_montage(source, result.boxes, ["liver"], "ct")
     assert sheet is not None
@@ -172,35 +174,35 @@ def test_the_montage_shows_the_pictures_that_it_names() -> None:
 @pytest.mark.parametrize(("plane", "ratio"), [("axial", 30 / 40), ("coronal", 24 / 40), ("sagittal", 24 / 30)])
 def test_panels_are_as_long_as_the_patient_is(plane: str, ratio: float, monkeypatch: pytest.MonkeyPatch) -> None:
     panels: list[Image.Image] = []
-    own = montage.contact_sheet
+    original = montage.contact_sheet
     monkeypatch.setattr(
-        montage, "contact_sheet", lambda pictures, **k: (panels.extend(pictures), own(pictures, **k))[1]
+        montage, "contact_sheet", lambda images, **k: (panels.extend(images), original(images, **k))[1]
     )
     source, result = boxed(["liver"], [2], plane)
     draw_montage(source, result.boxes, ["liver"], "ct")
     assert panels[0].width == 640 and panels[0].height - CAPTION_HEIGHT == pytest.approx(640 * ratio, abs=1)
 
 
-def test_labels_have_colours_of_their_own() -> None:
+def test_labels_have_colors_of_their_own() -> None:
     labels = ["liver", "spleen", "aorta"]
     source, result = boxed(labels, [2])
     sheet = draw_montage(source, result.boxes, labels, "ct")
     assert sheet is not None
     pixels = np.asarray(sheet).reshape(-1, sheet.width, 3)
-    colours = distinct_colors(labels)
-    assert len(set(colours.values())) == 3
+    colors = distinct_colors(labels)
+    assert len(set(colors.values())) == 3
     for row, label in enumerate(labels):
         band = pixels[row * 420 : (row + 1) * 420].reshape(-1, 3).astype(int)
-        near = [np.abs(band - ImageColor.getrgb(colours[name])).sum(axis=1).min() < 30 for name in labels]
+        near = [np.abs(band - ImageColor.getrgb(colors[name])).sum(axis=1).min() < 30 for name in labels]
         assert near == [name == label for name in labels], label
 
 
-def test_sixty_colours_differ() -> None:
-    colours = [np.array(ImageColor.getrgb(colour)) for colour in distinct_colors([str(n) for n in range(60)]).values()]
-    assert min(np.abs(a - b).sum() for a, b in combinations(colours, 2)) > 15
+def test_sixty_colors_differ() -> None:
+    colors = [np.array(ImageColor.getrgb(color)) for color in distinct_colors([str(n) for n in range(60)]).values()]
+    assert min(np.abs(a - b).sum() for a, b in combinations(colors, 2)) > 15
 
 
-def test_labels_without_room_are_told() -> None:
+def test_labels_without_room_are_reported() -> None:
     labels = [f"label {number}" for number in range(27)]
     source, result = boxed(labels, [2])
     shown, missing = shown_boxes(result.boxes)
@@ -212,7 +214,7 @@ def test_labels_without_room_are_told() -> None:
     assert full is not None and fewer is not None and full.height == fewer.height + CAPTION_HEIGHT
 
 
-def test_pictures_know_their_plane_s_spacing() -> None:
+def test_slices_know_their_plane_s_spacing() -> None:
     grid = empty_grid((4, 5, 6), np.diag([1.0, 2, 3, 1]))
     assert {plane: slice_spacing(to_lps(grid), plane) for plane in ("axial", "coronal", "sagittal")} == {
         "axial": (1, 2),

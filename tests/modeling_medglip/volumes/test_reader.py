@@ -103,9 +103,9 @@ class TestBadFiles:
         self.refused(save_nifti(tmp_path / "a.nii", np.zeros((3, 3, 3, 2), np.int16)), "not_3d")
         self.refused(save_nifti(tmp_path / "b.nii", np.zeros(3, np.int16)), "not_3d")
 
-    def test_colour(self, tmp_path: Path) -> None:
-        colour = np.zeros((3, 3, 3), dtype=[("R", "u1"), ("G", "u1"), ("B", "u1")])
-        self.refused(save_nifti(tmp_path / "a.nii", colour), "colour_volume")
+    def test_color(self, tmp_path: Path) -> None:
+        color = np.zeros((3, 3, 3), dtype=[("R", "u1"), ("G", "u1"), ("B", "u1")])
+        self.refused(save_nifti(tmp_path / "a.nii", color), "colour_volume")
         self.refused(save_nifti(tmp_path / "b.nii", np.zeros((3, 3, 3), np.complex64)), "colour_volume")
 
     @pytest.mark.parametrize("affine", [np.diag([1.0, 0, 1, 1]), np.diag([np.nan, 1, 1, 1])])

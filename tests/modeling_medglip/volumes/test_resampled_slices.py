@@ -121,8 +121,8 @@ def test_reports_and_segmentations_refer_to_the_series_own_slices(tmp_path: Path
     result = made_result(source.grid, box, thin)
     report = highdicom.sr.srread(write_report(result, source, tmp_path / "a.sr.dcm"))
     group = report.content.get_volumetric_roi_measurement_groups()[0]
-    told = [region.ContentSequence[0].ReferencedSOPSequence[0].ReferencedSOPInstanceUID for region in group.roi]
-    assert told == [str(pydicom.dcmread(paths[number]).SOPInstanceUID) for number in (1, 2, 3)]
+    referenced = [region.ContentSequence[0].ReferencedSOPSequence[0].ReferencedSOPInstanceUID for region in group.roi]
+    assert referenced == [str(pydicom.dcmread(paths[number]).SOPInstanceUID) for number in (1, 2, 3)]
     write_segmentation(made_result(source.grid, box), source, tmp_path / "a.seg.dcm")
     frames = pydicom.dcmread(tmp_path / "a.seg.dcm").PerFrameFunctionalGroupsSequence
     places = [float(frame.PlanePositionSequence[0].ImagePositionPatient[2]) for frame in frames]

@@ -29,8 +29,8 @@ def opened(folder: Path, **options: Any) -> Any:
     return open_series(series, folder.name, **options)
 
 
-def refused(folder: Path, said: str, **options: Any) -> MedGlipError:
-    with pytest.raises(MedGlipError, match=said) as error:
+def refused(folder: Path, message: str, **options: Any) -> MedGlipError:
+    with pytest.raises(MedGlipError, match=message) as error:
         opened(folder, **options)
     text = str(error.value)
     assert text.startswith(f"{folder.name}: ") and "\n" not in text
@@ -46,7 +46,7 @@ def corrupt(path: Path, tag: bytes, kind: bytes) -> None:
     path.write_bytes(content[: place + 8] + b"JD" + content[place + 10 :])
 
 
-# Slices that are no stack ------------------------------------------------------------------------------------------
+# Slices that do not form a stack -------------------------------------------------------------------------------------
 
 
 def stack(folder: Path, aside: Callable[[int], float], count: int = 8) -> list[Path]:
@@ -120,7 +120,7 @@ def test_different_slices_in_one_place_are_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("fields", "said"),
+    ("fields", "message"),
     [
         ({"ImageOrientationPatient": None}, "states no orientation"),
         ({"ImageOrientationPatient": [0, 0, 0, 0, 0, 0]}, "its orientation is invalid"),
@@ -129,26 +129,26 @@ def test_different_slices_in_one_place_are_named(tmp_path: Path) -> None:
         ({"PhotometricInterpretation": "PALETTE COLOR"}, "is in color"),
     ],
 )
-def test_the_slice_that_is_wrong_is_named(fields: dict[str, Any], said: str, tmp_path: Path) -> None:
+def test_the_slice_that_is_wrong_is_named(fields: dict[str, Any], message: str, tmp_path: Path) -> None:
     paths = write_series(tmp_path / "scan", **SECRET)
     change(paths[2], **fields)
-    refused(tmp_path / "scan", f"{paths[2].name}: {said}")
+    refused(tmp_path / "scan", f"{paths[2].name}: {message}")
 
 
 @pytest.mark.parametrize(
-    ("fields", "tag", "kind", "said"),
+    ("fields", "tag", "kind", "message"),
     [
         ({"NumberOfFrames": 12}, b"\x28\x00\x08\x00", b"IS", "its NumberOfFrames is not a whole number"),
         ({"RescaleSlope": "12"}, b"\x28\x00\x53\x10", b"DS", "is damaged"),
     ],
 )
 def test_numbers_that_are_none_are_damage(
-    fields: dict[str, Any], tag: bytes, kind: bytes, said: str, tmp_path: Path
+    fields: dict[str, Any], tag: bytes, kind: bytes, message: str, tmp_path: Path
 ) -> None:
     paths = write_series(tmp_path / "scan", **SECRET)
     change(paths[1], **fields)
     corrupt(paths[1], tag, kind)
-    refused(tmp_path / "scan", f"{paths[1].name}: {said}")
+    refused(tmp_path / "scan", f"{paths[1].name}: {message}")
 
 
 def test_a_series_number_that_is_none_only_names_nothing(tmp_path: Path) -> None:
@@ -308,12 +308,12 @@ def test_frames_are_read_one_at_a_time_in_their_places(tmp_path: Path, monkeypat
     )
     found = dict(source.read_slices("axial"))
     assert asked == [1, 3, 4, 0, 2] and source._volume is None, "never whole in memory"
-    for index, picture in found.items():
-        assert np.array_equal(picture, whole.values(whole.array[:, :, index]).T)
+    for index, pixels in found.items():
+        assert np.array_equal(pixels, whole.values(whole.array[:, :, index]).T)
     assert np.array_equal(source.read_slice("axial", 2), found[2])
 
 
-def test_frames_without_places_are_pictures(tmp_path: Path) -> None:
+def test_frames_without_positions_are_images(tmp_path: Path) -> None:
     slices = write_series(tmp_path / "slices")
     path = enhanced(tmp_path / "scan", slices)
     assert holds_slices(path)

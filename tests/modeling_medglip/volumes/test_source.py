@@ -1,5 +1,5 @@
 # Copyright 2026 The MedGLIP authors. Licensed under the Apache License, Version 2.0.
-"""Volumes picture by picture: the same from disk as from memory, and boxes that lie where they are seen."""
+"""Volumes slice by slice: the same from disk as from memory, and boxes where they are seen."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def save(path: Path, array: np.ndarray, lps_affine: np.ndarray) -> Path:
 
 @pytest.mark.parametrize("ending", [".nii", ".nii.gz"])
 @pytest.mark.parametrize(("order", "signs"), ORDERS[::5])
-def test_streamed_pictures_are_those_of_the_whole(
+def test_streamed_slices_are_those_of_the_whole(
     ending: str, order: tuple[int, ...], signs: tuple[int, ...], tmp_path: Path
 ) -> None:
     array = np.random.default_rng(0).integers(-1000, 1000, (5, 6, 7)).astype(np.int16)
@@ -86,7 +86,7 @@ def test_a_streamed_file_is_never_whole_in_memory(tmp_path: Path, monkeypatch: p
     assert len(list(source.read_slices("axial"))) == 20
 
 
-def test_slope_and_intercept_are_applied_picture_by_picture(tmp_path: Path) -> None:
+def test_slope_and_intercept_are_applied_slice_by_slice(tmp_path: Path) -> None:
     image = nibabel.Nifti1Image(np.arange(24, dtype=np.int16).reshape(2, 3, 4), np.eye(4))
     image.header.set_slope_inter(2.0, -5.0)
     nibabel.save(image, tmp_path / "a.nii")
@@ -130,7 +130,7 @@ def test_the_acquisition_plane_is_across_the_longest_voxels() -> None:
 
 @pytest.mark.parametrize(("order", "signs"), ORDERS)
 @pytest.mark.parametrize("plane", PLANES)
-def test_a_box_seen_in_pictures_is_the_box_in_the_array(
+def test_a_box_seen_in_slices_is_the_box_in_the_array(
     plane: str, order: tuple[int, ...], signs: tuple[int, ...]
 ) -> None:
     array = np.zeros((11, 12, 13), np.uint8)
@@ -158,7 +158,7 @@ def test_corners_are_those_of_the_outermost_voxels(seed: int, box: tuple[int, ..
     affine[:3, 3] = rng.normal(size=3) * 50
     grid = empty_grid((10, 10, 10), affine)
     corners = corners_lps(grid, tuple(map(float, box)))
-    # brute force: half a voxel around the centres of the box's corner voxels
+    # brute force: half a voxel around the centers of the box's corner voxels
     points = []
     for k, j, i in product((0, 1), repeat=3):
         ends = [box[axis] if not side else box[axis + 3] - 1 for axis, side in enumerate((i, j, k))]
@@ -191,7 +191,7 @@ def test_axes_that_are_none(codes: str, tmp_path: Path) -> None:
         source.state_axes(codes)
 
 
-def test_a_header_that_says_nothing_of_orientation_is_doubted(tmp_path: Path) -> None:
+def test_a_header_that_says_nothing_of_orientation_is_warned_about(tmp_path: Path) -> None:
     array = np.zeros((3, 4, 5), np.int16)
     assert open_volume(save(tmp_path / "a.nii", array, affine_of((0, 1, 2), (-1, -1, 1)))).notes == ()
     nibabel.save(nibabel.Nifti1Image(array, np.diag([1.5, 1.5, 8.0, 1.0])), tmp_path / "b.nii")
