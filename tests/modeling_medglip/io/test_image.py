@@ -58,7 +58,7 @@ def save_dicom(path: Path, pixels: np.ndarray, **tags: Any) -> Path:
 GRAY = np.arange(48, dtype=np.uint8).reshape(6, 8) * 5
 
 
-class TestPictures:
+class TestImages:
     @pytest.mark.parametrize("ending", ["png", "tif", "bmp"])
     def test_gray_images_keep_their_numbers(self, tmp_path: Path, ending: str) -> None:
         Image.fromarray(GRAY).save(tmp_path / f"a.{ending}")
@@ -357,7 +357,7 @@ class TestDicom:
         with pytest.raises(MedGlipError, match="pixels"):
             read_image(path)
 
-    def test_missing_decoder_names_the_cure(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_missing_decoder_names_the_hint(self, monkeypatch: pytest.MonkeyPatch) -> None:
         class Missing:
             available_plugins: tuple[str, ...] = ()
 
@@ -394,7 +394,7 @@ class TestDicom:
             ([1, 0, 0, 0, 0, 1], False),
         ],
     )
-    def test_a_mirrored_or_turned_slice_is_warned_of(
+    def test_a_flipped_or_rotated_slice_is_warned_of(
         self, tmp_path: Path, orientation: list[float], usual: bool
     ) -> None:
         image = read_image(save_dicom(tmp_path / "a.dcm", GRAY, Modality="MR", ImageOrientationPatient=orientation))

@@ -15,7 +15,7 @@ from modeling_medglip.volumes.header import VolumeError
 from ..dicom_files import slice_dataset, write_multi_frame, write_series
 
 
-def test_series_are_told_apart_by_their_headers(tmp_path: Path) -> None:
+def test_series_are_distinguished_by_their_headers(tmp_path: Path) -> None:
     write_series(tmp_path / "mixed", SeriesInstanceUID="1.2.1", SeriesNumber=7)
     for path in write_series(tmp_path / "other", count=3, SeriesInstanceUID="1.2.2", SeriesNumber=3):
         path.rename(tmp_path / "mixed" / f"more_{path.name}")

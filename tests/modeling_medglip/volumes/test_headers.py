@@ -236,7 +236,7 @@ def test_a_spacing_of_zero_is_no_damage(name: str, lines: str, tmp_path: Path) -
     refused(path, "states voxels of 0 mm: correct its header", "bad_affine")
 
 
-def test_a_file_that_is_cut_short_is_told_in_one_line(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_file_that_is_cut_short_is_reported_in_one_line(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     path = meta(tmp_path / "a.mha", "ElementSpacing = 2 3 4\n")
     path.write_bytes(path.read_bytes()[:-100])
     with pytest.raises(VolumeError, match="a.mha: is damaged or cut short"):

@@ -55,7 +55,7 @@ def itk_affine(path: Path) -> np.ndarray:
 
 
 @pytest.mark.parametrize("qfac", [0.0, 1.0, -1.0, 0.5, -3.0])
-def test_a_mirrored_third_axis_is_told_by_the_sign_of_qfac(qfac: float, tmp_path: Path) -> None:
+def test_a_flipped_third_axis_follows_from_the_sign_of_qfac(qfac: float, tmp_path: Path) -> None:
     path = nifti(tmp_path / "a.nii", qfac=qfac)
     source = open_volume(path)
     np.testing.assert_allclose(source.grid.affine, itk_affine(path), atol=1e-5)

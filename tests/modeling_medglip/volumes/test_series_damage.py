@@ -104,7 +104,7 @@ def test_a_lone_scout_without_a_word_is_left_out(tmp_path: Path) -> None:
     assert source.notes == ("mixed series: scout.dcm left out, across the other slices",)
 
 
-def test_an_odd_size_is_named(tmp_path: Path) -> None:
+def test_another_size_is_named(tmp_path: Path) -> None:
     paths = write_series(tmp_path / "scan")
     change(paths[2], Rows=6, Columns=32)
     refused(tmp_path / "scan", f"{paths[2].name}: has another size")
