@@ -89,7 +89,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not options.folder.is_dir():
         raise ValueError(f"{options.folder.name}: is not a folder")
     faults = check_folder(options.kind, options.folder)
-    print("\n".join(faults) if faults else "nothing wrong")
+    print("\n".join(faults) if faults else "no faults")
     return 1 if faults else 0
 
 

@@ -1,5 +1,5 @@
 # Copyright 2026 The MedGLIP authors. Licensed under the Apache License, Version 2.0.
-"""The card of a published data set, from the built set's header and what was counted while it was staged."""
+"""Render the card of a published data set from the header of the built set and the counts of the staged files."""
 
 from __future__ import annotations
 
@@ -29,20 +29,25 @@ MOST_LABELS = 40
 
 
 def render_dataset_card(
-    own: tuple[str, bool],
+    repo: str,
+    gated: bool,
     header: Mapping[str, Any],
     counts: Counts,
     shared: Sequence[Mapping[str, Any]],
     withheld: Sequence[tuple[Mapping[str, Any], str]],
     quality: Mapping[str, Any],
 ) -> str:
-    """README.md of the repository.
+    """Return the `README.md` of the repository.
 
     Args:
-        own: its id, and whether it is gated. header: with the features of every config. counts: of its files.
-        shared, withheld: rows of sources, the latter with the reason. quality: the published part of the report.
+        repo (`str`): `owner/name`.
+        gated (`bool`): Whether users have to agree to conditions.
+        header (`Mapping`): Header of the built set's card, with the features of every config.
+        counts ([`Counts`]): Counts of the published files.
+        shared (`Sequence[Mapping]`): Rows of the sources whose images are published.
+        withheld (`Sequence[tuple[Mapping, str]]`): Rows of the other sources, with the reason.
+        quality (`Mapping`): The published part of the quality report.
     """
-    repo, gated = own
     first = next((name for name, _ in sorted(counts.splits)), "labels")
     body = TEMPLATE.read_text(encoding="utf-8").format(
         title=plain(repo.rsplit("/", 1)[-1]),
@@ -66,7 +71,15 @@ def render_dataset_card(
 def dataset_header(
     repo: str, built: Mapping[str, Any], counts: Counts, shared: Sequence[Mapping[str, Any]], gated: bool
 ) -> dict[str, Any]:
-    """The YAML: configs and features of the built set, cut down to what is published."""
+    """Return the YAML header: configs and features of the built set, reduced to what is published.
+
+    Args:
+        repo (`str`): `owner/name`.
+        built (`Mapping`): Header of the built set's card.
+        counts ([`Counts`]): Counts of the published files.
+        shared (`Sequence[Mapping]`): Rows of the sources whose images are published.
+        gated (`bool`): Whether users have to agree to conditions.
+    """
     modalities = sorted({modality for modality, _ in counts.splits})
     info = {row["config_name"]: row for row in built["dataset_info"]}
     sizes = {key: (images, size) for key, (images, size) in counts.splits.items()}
@@ -100,7 +113,7 @@ def _splits(counts: Counts) -> str:
 
 
 def _features(header: Mapping[str, Any], config: str) -> str:
-    """One row per column with its type, as the header states them."""
+    """Return a table with one row per column and its type, as the header states them."""
     info = next(row for row in header["dataset_info"] if row["config_name"] == config)
     columns: list[tuple[str, Any]] = []
     for feature in info["features"]:
@@ -122,10 +135,10 @@ def _type(feature: Any) -> str:
 
 
 def _counted(counts: Counts, by: str, title: str, most: int | None = None) -> str:
-    found = sorted({value for own, value in counts.images if own == by}, key=lambda v: (-counts.boxes[by, v], v))
-    rows = [[plain(v), counts.images[by, v], counts.boxes[by, v], counts.masks[by, v]] for v in found[:most]]
+    values = sorted({value for key, value in counts.images if key == by}, key=lambda v: (-counts.boxes[by, v], v))
+    rows = [[plain(v), counts.images[by, v], counts.boxes[by, v], counts.masks[by, v]] for v in values[:most]]
     text = table([title, "images", "boxes", "masks"], rows)
-    return text if most is None or len(found) <= most else f"{text}\nand {len(found) - most} rarer ones.\n"
+    return text if most is None or len(values) <= most else f"{text}\nand {len(values) - most} rarer ones.\n"
 
 
 def _sources(rows: Sequence[Mapping[str, Any]]) -> str:
@@ -134,7 +147,7 @@ def _sources(rows: Sequence[Mapping[str, Any]]) -> str:
          row["images"]]
         for row in rows
     ]  # fmt: skip
-    return table(["source", "modality", "license as it is stated", "taken for", "images"], cells)
+    return table(["source", "modality", "license as it is stated", "identifier", "images"], cells)
 
 
 def _withheld(rows: Sequence[tuple[Mapping[str, Any], str]]) -> str:
@@ -149,7 +162,7 @@ def _quality(report: Mapping[str, Any]) -> str:
         [f"{plain(rule)}: {plain(report['rules'][rule]['meaning'])}", sum(by_source.values())]
         for rule, by_source in sorted(report["rejected"].items())
     ]
-    return table(["rule", "times"], rows) if rows else "Nothing.\n"
+    return table(["rule", "times"], rows) if rows else "None.\n"
 
 
 __all__ = ["dataset_header", "render_dataset_card"]

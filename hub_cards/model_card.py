@@ -1,7 +1,7 @@
 # Copyright 2026 The MedGLIP authors. Licensed under the Apache License, Version 2.0.
-"""The model card of a checkpoint; of the embedded one: `python -m hub_cards.model_card`.
+"""Render the model card of a checkpoint; of the embedded one: `python -m hub_cards.model_card`.
 
-Written from the checkpoint's own files and the measured results, so that no number in it is typed by hand.
+The card is made from the files of the checkpoint and the measured results, so that no number in it is typed by hand.
 """
 
 from __future__ import annotations
@@ -53,13 +53,13 @@ results = processor.post_process_grounded_object_detection(
 
 
 def render_card(checkpoint: Path, evaluation: Mapping[str, Any]) -> str:
-    """The card of a checkpoint folder.
+    """Return the card of a checkpoint folder.
 
     Args:
-        checkpoint: with `config.json` and `licenses.json`.
-        evaluation: of its modalities, see [`~hub_cards.evaluation_tables.evaluation_of`]; beside it, if measured,
-            `calibration` and `router`, and for a repository `publication`: its id (`repo`), that of its data set, and
-            the gate.
+        checkpoint (`Path`): Folder with `config.json` and `licenses.json`.
+        evaluation (`Mapping`): Of its modalities, see [`~hub_cards.evaluation_tables.evaluation_of`]; if measured,
+            with `calibration` and `router`, and for a repository with `publication`: its id (`repo`), the id of its
+            data set, and whether it is gated.
     """
     config = json.loads((checkpoint / "config.json").read_text(encoding="utf-8"))
     modalities = [str(name) for name in config["modalities"]]
@@ -112,7 +112,7 @@ def _header(
 
 
 GATE_TEXT: dict[str, Any] = {
-    "extra_gated_prompt": "For research use only, not for clinical use. Say what you will use it for.",
+    "extra_gated_prompt": "For research use only, not for clinical use. State what you will use it for.",
     "extra_gated_fields": {
         "Affiliation": "text",
         "Intended use": "text",
@@ -141,19 +141,24 @@ def _usage(repo: str | None, first: str, vocabulary: Mapping[str, Sequence[str]]
 
 
 def taxonomy_table(vocabulary: Mapping[str, Sequence[str]]) -> str:
-    """One row per label: its category and region; a dash for what lies outside the taxonomy."""
+    """Return a table with category and region of every label; a dash for labels outside the taxonomy."""
     taxonomy = load_taxonomy()
     rows = []
     for modality, labels in vocabulary.items():
         for label in labels:
-            place = taxonomy.locate(label, modality)
-            where = ["-", "-", "-"] if place is None else [place.label_id, place.category, place.region]
-            rows.append([f"{modality}: {plain(label)}", *(cell or "-" for cell in where)])
+            entry = taxonomy.locate(label, modality)
+            cells = [None] * 3 if entry is None else [entry.label_id, entry.category, entry.region]
+            rows.append([f"{modality}: {plain(label)}", *(cell or "-" for cell in cells)])
     return table(["label", "id", "category", "region"], rows, numbers=False)
 
 
 def parts_of(config: Mapping[str, Any], size: int) -> str:
-    """Rows on the architecture, out of the configuration."""
+    """Return a table of the architecture.
+
+    Args:
+        config (`Mapping`): Content of `config.json`.
+        size (`int`): Bytes of all weight files.
+    """
     text, head, backbone = config["text_config"], config["head_config"], config["backbone_config"]
     encoder = backbone.get("backbone") or backbone.get("model_type")
     rows = [
@@ -166,24 +171,28 @@ def parts_of(config: Mapping[str, Any], size: int) -> str:
 
 
 def training_sources(checkpoint: Path, modalities: Sequence[str]) -> list[dict[str, str]]:
-    """The training sources of a checkpoint's modalities.
+    """Return the training sources of some modalities of a checkpoint.
+
+    Args:
+        checkpoint (`Path`): Folder with `licenses.json`.
+        modalities (`Sequence[str]`): The modalities.
 
     Raises:
-        `ValueError`: none is named for one of them.
+        `ValueError`: No source is named for one of them.
     """
     if not (checkpoint / LICENSES_FILE).is_file():
         hint = "a list of {source, upstream, modality, license} of its training data"
         raise ValueError(f"{checkpoint.name}: has no {LICENSES_FILE}: write one, {hint}")
     rows = read_licenses(checkpoint / LICENSES_FILE)
-    own = [row for row in rows if row.get("modality") in modalities]
-    missing = [name for name in modalities if name not in {row["modality"] for row in own}]
+    sources = [row for row in rows if row.get("modality") in modalities]
+    missing = [name for name in modalities if name not in {row["modality"] for row in sources}]
     if missing:
         raise ValueError(f"{checkpoint.name}: {LICENSES_FILE} names no source of {', '.join(missing)}")
-    return own
+    return sources
 
 
 def sources_table(rows: Iterable[Mapping[str, str]]) -> str:
-    """Source by source: upstream set, modality, license."""
+    """Return a table with upstream set, modality and license of every source."""
     cells = [[plain(row[key]) for key in ("source", "upstream", "modality", "license")] for row in rows]
     return table(["source", "upstream set", "modality", "license"], cells, numbers=False)
 
@@ -196,7 +205,7 @@ def _router_text(router: Mapping[str, Any]) -> str:
 
 
 def citation() -> str:
-    """The references of CITATION.cff, one line each."""
+    """Return the references of CITATION.cff, one line each."""
     content = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
     lines = []
     for entry in content["references"]:
@@ -208,13 +217,18 @@ def citation() -> str:
 
 
 def render_license(checkpoint: Path, modalities: Sequence[str]) -> str:
-    """LICENSE.md of a checkpoint folder."""
+    """Return the `LICENSE.md` of a checkpoint folder.
+
+    Args:
+        checkpoint (`Path`): Folder with `licenses.json`.
+        modalities (`Sequence[str]`): The modalities whose sources are named.
+    """
     text = (TEMPLATES / "license.md").read_text(encoding="utf-8")
     return text.format(sources=sources_table(training_sources(checkpoint, modalities)))
 
 
 def read_measured(results: Path) -> dict[str, Any]:
-    """An evaluation with the calibration and the router's figures beside it, where they were measured.
+    """Read an evaluation, with the calibration and the router's figures where they were measured.
 
     Raises:
         `OSError`, `ValueError`: The evaluation cannot be read.
@@ -229,10 +243,14 @@ def read_measured(results: Path) -> dict[str, Any]:
 
 
 def check_weights(checkpoint: Path, evaluation: Mapping[str, Any]) -> None:
-    """Refuse an evaluation that is not of a checkpoint's weights as people will use them.
+    """Check that an evaluation is of the weights of a checkpoint, measured in the way they are used.
+
+    Args:
+        checkpoint (`Path`): Folder with the weights.
+        evaluation (`Mapping`): As `training.evaluate` writes it.
 
     Raises:
-        `ValueError`: it is of others, does not say of which, or is averaged with flipped images.
+        `ValueError`: It is of other weights, does not name the weights, or is averaged with flipped images.
     """
     if evaluation.get("flip_tta"):
         hint = "measure it without --flip-tta"
@@ -247,8 +265,12 @@ def check_weights(checkpoint: Path, evaluation: Mapping[str, Any]) -> None:
 def write_card(checkpoint: Path, results: Path) -> Path:
     """Write `README.md` and `LICENSE.md` into the folder of a checkpoint that is part of the package.
 
+    Args:
+        checkpoint (`Path`): The folder.
+        results (`Path`): `results.json` of the evaluation.
+
     Raises:
-        `OSError`, `ValueError`: a file cannot be read, or the evaluation is of other weights.
+        `OSError`, `ValueError`: A file cannot be read, or the evaluation is of other weights.
     """
     evaluation = read_measured(results)
     check_weights(checkpoint, evaluation)

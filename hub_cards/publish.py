@@ -1,8 +1,8 @@
 # Copyright 2026 The MedGLIP authors. Licensed under the Apache License, Version 2.0.
-"""Put experts, checkpoint, data set, adapters and the Space on a Hub.
+"""Publish experts, checkpoint, data set, adapters and the Space on a Hub.
 
-    python -m hub_cards.publish --what experts,dataset,space --org my-hospital          # shows what would go
-    python -m hub_cards.publish --what experts,dataset,space --org my-hospital --yes    # does it
+    python -m hub_cards.publish --what experts,dataset,space --org my-hospital          # shows what would be sent
+    python -m hub_cards.publish --what experts,dataset,space --org my-hospital --yes    # sends it
 
 Everything is staged in a folder first and goes through the gates: licenses, privacy, cards. Without `--yes` nothing
 leaves the machine. Repositories are private unless `--public` is given. A second run sends only what has changed.
@@ -34,7 +34,7 @@ def stage_all(options: argparse.Namespace) -> list[Repository]:
     """Stage and check everything that is requested, models first.
 
     Raises:
-        `ValueError`, `OSError`: something cannot be staged; names it.
+        `ValueError`, `OSError`: Something cannot be staged; the message names it.
     """
     inputs = [options.checkpoint, options.results, options.data, *([options.adapter] if options.adapter else [])]
     open_stage(options.stage, inputs)
@@ -81,8 +81,10 @@ def _staged(what: str, options: argparse.Namespace) -> list[Repository]:
         evaluation = read_measured(options.results)
         check_weights(options.checkpoint, evaluation)
         modalities = options.modality or _modalities(options.checkpoint)
-        own = (options.checkpoint, modalities, options.org, stage, evaluation, what == "unified", _datasets(options))
-        return model_repositories(*own, **visibility)
+        unified, datasets = what == "unified", _datasets(options)
+        return model_repositories(
+            options.checkpoint, modalities, options.org, stage, evaluation, unified, datasets, **visibility
+        )
     if what == "dataset":
         from .stage.dataset import stage_dataset
 
@@ -104,7 +106,7 @@ def _staged(what: str, options: argparse.Namespace) -> list[Repository]:
 
 
 def _datasets(options: argparse.Namespace) -> dict[str, str]:
-    """Modality -> id of the data set, where that is published too and has images of it."""
+    """Return the id of the data set by modality, where it is published too and has images of the modality."""
     if "dataset" not in options.what:
         return {}
     from .stage.dataset import shared_modalities
@@ -122,7 +124,7 @@ def _modalities(checkpoint: Path) -> list[str]:
 
 
 def describe(repository: Repository) -> str:
-    """One repository as text: settings, every file with its size, gates."""
+    """Return a repository as text: settings, every file with its size, gates."""
     files = repository.files()
     visibility = "private" if repository.private else "public"
     gate = f", gated ({repository.gated})" if repository.gated != "no" else ""
@@ -140,7 +142,7 @@ def describe(repository: Repository) -> str:
 
 
 def size(number: int) -> str:
-    """Bytes for people."""
+    """Return a number of bytes with a unit, such as `"2.5 MB"`."""
     for unit in ("B", "kB", "MB"):
         if number < 1000:
             return f"{number:.0f} {unit}" if unit == "B" else f"{number:.1f} {unit}"
@@ -149,7 +151,7 @@ def size(number: int) -> str:
 
 
 def parser() -> argparse.ArgumentParser:
-    """The command line."""
+    """Return the parser of the command line."""
     from modeling_medglip.checkpoints.location import default_checkpoint
 
     from .model_card import RESULTS
@@ -161,21 +163,21 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--public", action="store_true", help="everybody may see the repositories (default: private)")
     made.add_argument("--gated", choices=GATES, default="no", help="ask those who download for agreement")
     made.add_argument("--tag", type=_tag, help="name of a revision, such as v0.1.0")
-    made.add_argument("--replace", action="store_true", help="also over repositories that this command did not make")
+    made.add_argument("--replace", action="store_true", help="replace repositories that this command did not make")
     made.add_argument("--modality", nargs="+", type=_modality, help="experts to publish (default: all)")
     made.add_argument("--checkpoint", type=Path, default=Path(default_checkpoint()), help="where the experts are")
-    made.add_argument("--results", type=Path, default=RESULTS, help="the evaluation that their cards tell")
+    made.add_argument("--results", type=Path, default=RESULTS, help="the evaluation for their cards")
     made.add_argument("--data", type=Path, default=Path("out/data"), help="built data set")
     made.add_argument("--dataset-name", default="med-glip-5m")
     made.add_argument(
-        "--all-sources", action="store_true", help="also sources that may not be passed on (private only)"
+        "--all-sources", action="store_true", help="also sources that may not be redistributed (private only)"
     )
     made.add_argument("--space-name", default="med-glip")
     made.add_argument("--space-model", help="id of the checkpoint that the Space loads")
     made.add_argument("--adapter", type=Path, help="folder of a run of training.fit.finetune --lora")
     made.add_argument("--adapter-name")
     made.add_argument("--base", help="id of the adapter's base on the Hub")
-    made.add_argument("--stage", type=Path, default=Path("out/publish"), help="folder for what would go")
+    made.add_argument("--stage", type=Path, default=Path("out/publish"), help="folder for the files to send")
     return made
 
 
@@ -224,7 +226,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if any(repository.refusals for repository in repositories):
         return fail_script("nothing was sent: correct what is REFUSED above", 1)
     if not options.yes:
-        print("nothing was sent: this was a dry run, --yes does it")
+        print("nothing was sent: this was a dry run, --yes sends it")
         return 0
     from .upload import upload
 

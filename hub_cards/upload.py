@@ -1,8 +1,8 @@
 # Copyright 2026 The MedGLIP authors. Licensed under the Apache License, Version 2.0.
-"""Sending staged repositories to a Hub: each in one commit, so that it is there as a whole or not at all.
+"""Send staged repositories to a Hub: each in one commit, so that it is published as a whole or not at all.
 
-Large files are sent before the commit and are not sent again when the command is repeated, so a run that broke off is
-resumed by giving it once more. What has not changed is not sent: a second run makes no commit.
+Large files are sent before the commit and are not sent again when the command is repeated, so that an interrupted run
+can be resumed. What has not changed is not sent: a second run makes no commit.
 """
 
 from __future__ import annotations
@@ -21,14 +21,20 @@ from modeling_medglip.errors import one_line
 from .stage.repository import Repository
 
 
-# Says that a repository was published by this command, and may be changed by it.
+# A repository with this file was published by this command, which may change it.
 MARKER = ".medglip-published.json"
 Echo = Callable[[str], None]
 
 
 @dataclass(frozen=True)
 class UploadResult:
-    """The commit of a published repository, and whether it is new."""
+    """The commit of a published repository.
+
+    Attributes:
+        id (`str`): `owner/name`.
+        commit (`str`): Hash of the commit.
+        new (`bool`): Whether this run made it.
+    """
 
     id: str
     commit: str
@@ -37,7 +43,13 @@ class UploadResult:
 
 @dataclass(frozen=True)
 class RemoteState:
-    """A repository on the Hub: path -> hash of its files, whether it is private, and its gate."""
+    """A repository on the Hub.
+
+    Attributes:
+        files (`dict[str, str]`): Path -> hash.
+        private (`bool`): Whether only the owners see it.
+        gated (`str` or `bool`): Its gate.
+    """
 
     files: dict[str, str]
     private: bool
@@ -45,16 +57,17 @@ class RemoteState:
 
 
 def upload(repositories: Sequence[Repository], tag: str | None, replace: bool, echo: Echo) -> list[UploadResult]:
-    """Publish, after the token, all names and what is there were looked at; nothing is sent before.
+    """Publish repositories, after token, names and remote state were checked; nothing is sent before.
 
     Args:
-        tag: name of a revision for the commit of each repository. replace: also over repositories that this command
-            did not make, or made for something else.
+        repositories (`Sequence[Repository]`): Staged and checked.
+        tag (`str`, *optional*): Name of a revision for the commit of each repository.
+        replace (`bool`): Write into repositories that this command did not make, or made for another role.
+        echo (`Callable`): Called with what is done, one line each.
 
     Raises:
-        `ValueError`: no token, a name that is taken, a repository that more people see than was asked for, a tag that
-            names something else, files that have changed since they were looked at, or an answer of the Hub that ends
-            the run; one line that says what to do.
+        `ValueError`: No token, a name that is taken, a repository that more people see than requested, a tag of other
+            content, files that changed after the check, or an answer of the Hub that ends the run; in one line.
     """
     from huggingface_hub import HfApi
 
@@ -97,10 +110,10 @@ def _remote_state(api: Any, repository: Repository) -> RemoteState | None:
 
 def _files(api: Any, repository: Repository, revision: str | None = None) -> dict[str, str]:
     tree = api.list_repo_tree(repository.id, recursive=True, repo_type=repository.kind, revision=revision)
-    return {entry.path: _hash_there(entry) for entry in tree if hasattr(entry, "blob_id")}
+    return {entry.path: _remote_hash(entry) for entry in tree if hasattr(entry, "blob_id")}
 
 
-def _hash_there(entry: Any) -> str:
+def _remote_hash(entry: Any) -> str:
     return str(entry.lfs.sha256 if entry.lfs is not None else entry.blob_id)
 
 
@@ -116,21 +129,21 @@ def _check_name(api: Any, repository: Repository, remote: RemoteState, replace: 
         except (ValueError, AttributeError):
             role = None
     if role != repository.role:
-        whose = f"this command's {one_line(role, 20)}" if role else "something that this command did not publish"
-        raise ValueError(f"{repository.id}: is taken by {whose}: choose another name, or --replace what is there")
+        owner = f"this command's {one_line(role, 20)}" if role else "something that this command did not publish"
+        raise ValueError(f"{repository.id}: is taken by {owner}: choose another name, or --replace its content")
 
 
 def _check_visibility(repository: Repository, remote: RemoteState) -> None:
     """Refuse to publish a private repository into a public one."""
     if repository.private and not remote.private:
-        hint = "make it private there first, or pass --public"
-        raise ValueError(f"{repository.id}: is public there, and private was asked for: {hint}")
+        hint = "make it private on the Hub first, or pass --public"
+        raise ValueError(f"{repository.id}: is public on the Hub, but private was requested: {hint}")
 
 
 def _check_tag(api: Any, repository: Repository, tag: str | None) -> None:
     """Refuse a tag that names other files already."""
     if tag is not None and _has_tag(api, repository, tag) and changes(repository, _files(api, repository, tag)):
-        raise ValueError(f"{repository.id}: {one_line(tag, 40)} names another content already: choose another --tag")
+        raise ValueError(f"{repository.id}: {one_line(tag, 40)} already names other content: choose another --tag")
 
 
 def _has_tag(api: Any, repository: Repository, tag: str) -> bool:
@@ -138,21 +151,26 @@ def _has_tag(api: Any, repository: Repository, tag: str) -> bool:
 
 
 def changes(repository: Repository, remote: dict[str, str]) -> list[str]:
-    """Paths of a repository that differ from what is there; those to be removed are among them."""
+    """Return the paths of a repository that differ from the remote ones, including those to remove.
+
+    Args:
+        repository ([`Repository`]): The local repository.
+        remote (`dict[str, str]`): Path -> hash of the remote files.
+    """
     local = {**repository.files(), MARKER: None}
     differing = [path for path, file in local.items() if remote.get(path) not in _hashes(repository, path, file)]
     return sorted([*differing, *(set(remote) - set(local) - {".gitattributes"})])
 
 
 def _hashes(repository: Repository, path: str, file: Path | None) -> tuple[str, str]:
-    """How a Hub may name a file's content: Git's way, and SHA-256 for large ones."""
+    """Return the hashes by which a Hub may name the content of a file: Git's, and SHA-256 for large files."""
     content = marker(repository) if file is None else file.read_bytes()
     git = hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()
     return git, hashlib.sha256(content).hexdigest()
 
 
 def marker(repository: Repository) -> bytes:
-    """The content of [`MARKER`]."""
+    """Return the content of [`MARKER`]."""
     from modeling_medglip.outputs.run_report import package_version
 
     content = {"schema": "medglip/published@1", "role": repository.role, "version": package_version()}
@@ -200,16 +218,16 @@ def _open(api: Any, repository: Repository) -> None:
 
 
 def _operations(repository: Repository, wanted: Sequence[str]) -> list[Any]:
-    """What a commit does; every file is the one that was looked at.
+    """Return the operations of a commit with the checked files.
 
     Raises:
-        `ValueError`: one has changed since.
+        `ValueError`: A file changed after the check.
     """
     from huggingface_hub import CommitOperationAdd, CommitOperationDelete
 
     files = repository.files()
     if set(files) != set(repository.checked_hashes):
-        raise ValueError(f"{repository.id}: files came or went since they were looked at: give the command again")
+        raise ValueError(f"{repository.id}: files were added or removed after the check: run the command again")
     operations: list[Any] = []
     for path in wanted:
         if path == MARKER:
@@ -217,7 +235,7 @@ def _operations(repository: Repository, wanted: Sequence[str]) -> list[Any]:
         elif path in files:
             operation = CommitOperationAdd(path, str(files[path]))
             if operation.upload_info.sha256.hex() != repository.checked_hashes[path]:
-                raise ValueError(f"{repository.id}: {path} has changed since it was looked at: give the command again")
+                raise ValueError(f"{repository.id}: {path} changed after the check: run the command again")
             operations.append(operation)
         else:
             operations.append(CommitOperationDelete(path))
@@ -226,7 +244,7 @@ def _operations(repository: Repository, wanted: Sequence[str]) -> list[Any]:
 
 @contextmanager
 def _hub_errors(what: str) -> Iterator[None]:
-    """Turn errors of the Hub into one line that says what to do."""
+    """Turn errors of the Hub inside the block into one line that says what to do."""
     from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 
     try:
@@ -237,14 +255,18 @@ def _hub_errors(what: str) -> Iterator[None]:
         raise ValueError(f"{what}: {_advice(error)}") from None
     except RuntimeError as error:  # of the threads that send large files
         cause = error.__cause__
-        text = _advice(cause) if isinstance(cause, HfHubHTTPError) else "sending broke off: give the command again"
+        text = (
+            _advice(cause)
+            if isinstance(cause, HfHubHTTPError)
+            else "the upload was interrupted: run the command again"
+        )
         raise ValueError(f"{what}: {text}") from None
     except Exception as error:
-        # Clients of the 1.x and 2.x line raise what their HTTP library raises, which is no OSError.
+        # Clients of the 1.x and 2.x line raise errors of their HTTP library, which are not subclasses of OSError.
         if not isinstance(error, OSError) and type(error).__module__.split(".")[0] not in ("httpx", "httpx2"):
             raise
-        place = os.environ.get("HF_ENDPOINT", "the Hub")
-        raise ValueError(f"{what}: no connection to {one_line(place, 80)} ({type(error).__name__})") from None
+        endpoint = os.environ.get("HF_ENDPOINT", "the Hub")
+        raise ValueError(f"{what}: no connection to {one_line(endpoint, 80)} ({type(error).__name__})") from None
 
 
 def _advice(error: Any) -> str:
@@ -254,7 +276,7 @@ def _advice(error: Any) -> str:
     if status == 403:
         return f"the token may not do this (403: {one_line(getattr(error, 'server_message', '') or '', 120)})"
     if status is not None and status >= 500:
-        return f"the Hub failed ({status}): give the same command again, what was sent is kept"
+        return f"the Hub failed ({status}): run the same command again, files that were sent stay there"
     return f"{one_line(getattr(error, 'server_message', None) or error, 200)} ({status})"
 
 

@@ -1,5 +1,5 @@
 # Copyright 2026 The MedGLIP authors. Licensed under the Apache License, Version 2.0.
-"""The files that a repository of each kind may and must have.
+"""Check the names of files: those that a repository of each kind may and must have.
 
 Any other file is refused: its name may be that of a patient.
 """

@@ -127,7 +127,7 @@ def _model(header: Mapping[str, Any], files: Sequence[str]) -> Iterator[str]:
 
 
 def _index_entry(entry: Any) -> Iterator[str]:
-    """`model-index` as the Hub reads it: name, and results of task, dataset and metrics."""
+    """Yield what is wrong with an entry of `model-index`: name, and results of task, dataset and metrics."""
     if not isinstance(entry, dict) or not isinstance(entry.get("results"), list) or not entry.get("name"):
         yield "model-index: every entry needs a name and results"
         return

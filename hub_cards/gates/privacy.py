@@ -1,9 +1,8 @@
 # Copyright 2026 The MedGLIP authors. Licensed under the Apache License, Version 2.0.
-"""What must not leave: a last look at every byte that would be published.
+"""Check every byte that would be published for what points to a person or a machine.
 
-It knows nothing of patients' names. It takes only files whose kind and content it can read to the end (text, JSON,
-safetensors, and Parquet with the columns of a built set), and looks in them for what points to a person or a machine.
-Nobody looks for text burned into pixels.
+Names of patients are unknown to this check. It accepts only files whose kind and content it can read to the end (text,
+JSON, safetensors, and Parquet with the columns of a built set). Text burned into pixels is not detected.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ PATTERNS = {
     ),
     "a file's address": re.compile(r"file:///?\w"),
     "a path of Windows": re.compile(r"(?<!\w)[A-Za-z]:(?:\\{1,2}\w|/(?!/)\w)"),
-    "a DICOM identifier": re.compile(  # of an object; those of the standard itself are nobody's
+    "a DICOM identifier": re.compile(  # of an object, not of the standard itself
         r"(?<![\d.])(?!1\.2\.840\.10008\.)[0-2](?:\.\d+){6,}(?![\d.])|(?<![\d.])2\.25\.\d{10,}"
     ),
     "an e-mail address": re.compile(r"(?<![\w.])[\w.+-]+@[\w-]+\.[A-Za-z]{2,}(?![\w.])"),
@@ -36,8 +35,8 @@ PATTERNS = {
 HEX = re.compile(r"[0-9a-f]{12}")
 WORD = re.compile(r"[a-z0-9][a-z0-9_]{0,79}|")
 LABEL_ID = re.compile(r"[a-z0-9_]{1,80}(?:_[CTLS]\d{1,2})?|")
-# Columns of a built set's Parquet files with text, and what each value must be; `None`: a label or a source's word, in
-# which the patterns are looked for. Numbers are not named here. A test holds them against the builder's own list.
+# Columns of a built set's Parquet files with text, and the form of their values; `None`: a label or a word of a
+# source, which is searched for the patterns only. A test compares the columns with those of the builder.
 TEXT_COLUMNS: dict[str, re.Pattern[str] | None] = {
     "source": WORD,
     "modality": WORD,
@@ -75,7 +74,7 @@ NUMBER_COLUMNS = frozenset(
         "objects.component_count", "objects.instance_index", "objects.instance_count", "objects.parent_box",
     }
 )  # fmt: skip
-# Run lengths of masks: COCO's own alphabet.
+# Run lengths of masks, in the alphabet of COCO.
 SEGMENTATION = "objects.segmentation"
 # SHA-256 of the demo images, whose licenses modeling_medglip/demo/images/LICENSES.md states.
 DEMO_IMAGES = {
@@ -91,19 +90,19 @@ LONGEST_HEADER = 100_000_000
 
 
 def check_privacy(folder: Path) -> list[str]:
-    """One line for everything that must not leave in a folder, with the name of the file."""
-    found = []
+    """Return one line for everything in a folder that must not be published, with the name of the file."""
+    faults = []
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder).as_posix()
         if path.is_symlink():
-            found.append(f"{name}: is a link")
+            faults.append(f"{name}: is a link")
         elif path.is_file():
-            found += [f"{name}: {what}" for what in of_file(path)]
-    return found
+            faults += [f"{name}: {what}" for what in of_file(path)]
+    return faults
 
 
 def of_file(path: Path) -> Iterator[str]:
-    """What must not leave in one file."""
+    """Yield what must not be published in one file."""
     readers: dict[str, Callable[[Path], Iterator[str]]] = {
         ".json": _of_json, ".safetensors": _of_tensors, ".parquet": _of_table, ".typed": _of_marker,
         **dict.fromkeys((".png", ".jpg", ".dcm"), _of_demo_image),
@@ -117,7 +116,7 @@ def of_file(path: Path) -> Iterator[str]:
 
 
 def of_text(path: Path) -> Iterator[str]:
-    """A text of UTF-8, in which nothing points to a person or a machine."""
+    """Yield what in a text file is not UTF-8, or points to a person or a machine."""
     if path.stat().st_size > LONGEST_TEXT:
         yield f"is a text of more than {LONGEST_TEXT} bytes"
         return
@@ -129,7 +128,7 @@ def of_text(path: Path) -> Iterator[str]:
     if any(ord(char) < 32 and char not in "\t\n\r" for char in text):
         yield "is not text: it holds control characters"
         return
-    for what, pattern in {**PATTERNS, **_own_names()}.items():
+    for what, pattern in {**PATTERNS, **_local_names()}.items():
         match = pattern.search(text)
         if match is not None:
             yield f"holds {what} in line {text.count(chr(10), 0, match.start()) + 1}"
@@ -147,9 +146,9 @@ def _of_demo_image(path: Path) -> Iterator[str]:
 
 
 def _of_json(path: Path) -> Iterator[str]:
-    found = list(of_text(path))
-    yield from found
-    if not found:
+    faults = list(of_text(path))
+    yield from faults
+    if not faults:
         try:
             json.loads(path.read_text(encoding="utf-8"))
         except ValueError:
@@ -157,7 +156,7 @@ def _of_json(path: Path) -> Iterator[str]:
 
 
 def _of_tensors(path: Path) -> Iterator[str]:
-    """Safetensors: a header of JSON that accounts for every byte, with no text of its own."""
+    """Yield a fault unless the JSON header of a safetensors file accounts for every byte and has no metadata."""
     size = path.stat().st_size
     with path.open("rb") as stream:
         length = int.from_bytes(stream.read(8), "little")
@@ -176,8 +175,8 @@ def _of_tensors(path: Path) -> Iterator[str]:
         yield "carries metadata"
 
 
-def _own_names() -> dict[str, re.Pattern[str]]:
-    """Who and where this machine is, unless that is a word of its own."""
+def _local_names() -> dict[str, re.Pattern[str]]:
+    """Return patterns of the names of this machine and its user, unless they are common words."""
     names = {"the name of this machine": socket.gethostname(), "the name of its user": getpass.getuser()}
     common = {"root", "user", "ubuntu", "runner", "admin", "localhost", "main", "model"}
     return {
@@ -206,16 +205,16 @@ def _of_table(path: Path) -> Iterator[str]:
             yield f"has the column {unknown[0][:40]!r}, which no built set has"
             return
         for group in range(file.num_row_groups):
-            found = next(_of_rows(file.read_row_group(group)), None)
-            if found is not None:
-                yield found
+            fault = next(_of_rows(file.read_row_group(group)), None)
+            if fault is not None:
+                yield fault
                 return
     except (pa.ArrowException, OSError, UnicodeDecodeError):
         yield "is not a readable Parquet file"
 
 
 def _columns(schema: Any) -> Iterator[tuple[str, Any]]:
-    """(name, field) of every column, those of `objects` with that before them."""
+    """Yield name and field of every column, those of `objects` with that prefix."""
     for field in schema:
         if field.name == "objects":
             yield from ((f"objects.{inner.name}", inner) for inner in field.type)
@@ -236,7 +235,7 @@ def _of_rows(table: Any) -> Iterator[str]:
 
 
 def _of_values(name: str, values: Any) -> Iterator[str]:
-    """Text in a column, however deeply it lies in lists."""
+    """Yield what is wrong with the texts of a column, including those in nested lists."""
     if isinstance(values, list):
         for value in values:
             yield from _of_values(name, value)
@@ -253,7 +252,7 @@ def _of_values(name: str, values: Any) -> Iterator[str]:
 
 
 def _of_images(table: Any) -> Iterator[str]:
-    """Images are PNG files of pixels alone, named by nothing but their case."""
+    """Yield a fault unless images are PNG files of nothing but pixels, named by their case."""
     cases = table["case"].to_pylist() if "case" in table.schema.names else []
     for number, image in enumerate(table["image"].to_pylist()):
         content, name = (image or {}).get("bytes"), (image or {}).get("path") or ""

@@ -1,5 +1,5 @@
 # Copyright 2026 The MedGLIP authors. Licensed under the Apache License, Version 2.0.
-"""Adapter repositories: what `python -m training.fit.finetune --lora` left, with a card made from its results."""
+"""Stage the repository of an adapter of `python -m training.fit.finetune --lora`, with a card of its results."""
 
 from __future__ import annotations
 
@@ -32,14 +32,19 @@ EMBEDDED = "the checkpoint that comes with the package `med-glip`"
 def stage_adapter(
     run: Path, repo: str, folder: Path, base: str | None = None, private: bool = True, gated: str = "no"
 ) -> Repository:
-    """Write an adapter's repository into an empty folder.
+    """Write the repository of an adapter into an empty folder.
 
     Args:
-        run: of `training.fit.finetune --lora`: `adapter/` and `results.json`. base: id of the base on the Hub, instead
-            of what the adapter says; not needed where the base is the embedded checkpoint. folder: below a stage.
+        run (`Path`): Folder that `training.fit.finetune --lora` wrote, with `adapter/` and `results.json`.
+        repo (`str`): `owner/name`.
+        folder (`Path`): A folder below a stage.
+        base (`str`, *optional*): Id of the base on the Hub, instead of the one that the adapter names; not needed
+            where the base is the embedded checkpoint.
+        private (`bool`, *optional*, defaults to `True`): Whether only the owners see the repository.
+        gated (`str`, *optional*, defaults to `"no"`): One of `GATES`.
 
     Raises:
-        `ValueError`: the run holds no adapter, or its base is neither an id on the Hub nor the embedded checkpoint.
+        `ValueError`: The run has no adapter, or its base is neither an id on the Hub nor the embedded checkpoint.
     """
     config, results = _read(run)
     known = _base(run, str(base or config.get("base_model_name_or_path")), given=base is not None)
@@ -47,31 +52,31 @@ def stage_adapter(
     for name in FILES:
         if (run / "adapter" / name).is_file():
             shutil.copyfile(run / "adapter" / name, folder / name)
-    # Never a folder of this machine, and nothing that transformers would look for on the Hub.
+    # Not a local folder, and nothing that transformers would look for on the Hub.
     named = {**config, "base_model_name_or_path": known or "./embedded"}
     write_text(folder / "adapter_config.json", json.dumps(named, indent=2) + "\n")
     parts = ("schema", "images", "before", "after", "known_before", "known_after")
-    kept = {key: results[key] for key in parts if key in results}
-    kept["publication"] = {"repo": repo, "base": known, "gated": gated != "no"}
-    kept["modality"] = resolve_modality(str(results["settings"]["modality"]))
-    write_text(folder / RESULTS, json.dumps(kept, indent=1) + "\n")
+    stated = {key: results[key] for key in parts if key in results}
+    stated["publication"] = {"repo": repo, "base": known, "gated": gated != "no"}
+    stated["modality"] = resolve_modality(str(results["settings"]["modality"]))
+    write_text(folder / RESULTS, json.dumps(stated, indent=1) + "\n")
     write_text(folder / "LICENSE.md", (TEMPLATES / "adapter_license.md").read_text(encoding="utf-8"))
-    write_text(folder / "README.md", adapter_card(kept))
+    write_text(folder / "README.md", adapter_card(stated))
     return Repository(repo, "model", folder, "research only", "adapter", private, gated)
 
 
-def _base(run: Path, said: str, given: bool) -> str | None:
-    """The base's id on the Hub; `None` where it is the embedded checkpoint, by its content."""
-    if ID.match(said):
-        return said
+def _base(run: Path, name: str, given: bool) -> str | None:
+    """Return the id of the base on the Hub; `None` where it is the embedded checkpoint, by its content."""
+    if ID.match(name):
+        return name
     record = None if given else base_record(run / "adapter", run.name)
     if record is None or embedded_base(record) is None:
-        raise ValueError(f"{run.name}: its base {said[:40]!r} is not an id on the Hub: give it with --base owner/name")
+        raise ValueError(f"{run.name}: its base {name[:40]!r} is not an id on the Hub: give it with --base owner/name")
     return None
 
 
 def _read(run: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The adapter's configuration and the run's results."""
+    """Return the adapter's configuration and the results of the run."""
     try:
         config = json.loads((run / "adapter" / "adapter_config.json").read_text(encoding="utf-8"))
         results = with_new_keys(json.loads((run / RESULTS).read_text(encoding="utf-8")))
@@ -79,36 +84,43 @@ def _read(run: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     except (OSError, ValueError, TypeError):
         complete = False
     if not complete:
-        raise ValueError(f"{run.name}: holds no adapter and its results: give the folder of a run with --lora")
+        raise ValueError(
+            f"{run.name}: does not contain an adapter and its results: give the folder of a run with --lora"
+        )
     return config, results
 
 
 def adapter_card(results: Mapping[str, Any]) -> str:
-    """The card of an adapter, from the results of its run and where it is published."""
-    own = results["publication"]
+    """Return the card of an adapter, from the results of its run and its publication."""
+    publication = results["publication"]
     header: dict[str, Any] = {
         "license": "other", "license_name": "research-only", "license_link": "LICENSE.md", "library_name": "peft",
-        **({"base_model": own["base"]} if own["base"] else {}),
+        **({"base_model": publication["base"]} if publication["base"] else {}),
         "pipeline_tag": "zero-shot-object-detection", "language": "en",
         "tags": ["medical-imaging", "visual-grounding", "glip", "lora", results["modality"]],
-        **(GATE_TEXT if own["gated"] else {}),
+        **(GATE_TEXT if publication["gated"] else {}),
     }  # fmt: skip
     body = (TEMPLATES / "adapter.md").read_text(encoding="utf-8").format(
-        name=own["repo"].rsplit("/", 1)[-1],
-        repo=own["repo"],
-        base="[{0}](https://huggingface.co/{0})".format(own["base"]) if own["base"] else EMBEDDED,
+        name=publication["repo"].rsplit("/", 1)[-1],
+        repo=publication["repo"],
+        base="[{0}](https://huggingface.co/{0})".format(publication["base"]) if publication["base"] else EMBEDDED,
         prompt=example_prompt(results["after"]["labels"]),
         modality=results["modality"],
         train=int(results["images"]["train"]),
         validation=int(results["images"]["validation"]),
-        own=_own(results),
-        known=_known(results),
+        scores=_scores(results),
+        base_scores=_base_scores(results),
     )  # fmt: skip
     return with_header(header, body)
 
 
 def scores_table(before: Mapping[str, Any], after: Mapping[str, Any]) -> str:
-    """AP50 and AP of every label, before and after, in per cent."""
+    """Return a table of AP50 and AP of every label in percent, before and after training.
+
+    Args:
+        before (`Mapping`): Figures by label and their mean, before training.
+        after (`Mapping`): The same after training.
+    """
     rows = [(plain(name), before["labels"].get(name, {}), after["labels"][name]) for name in after["labels"]]
     cells = [
         [name, *(percent(part.get(key)) for key in ("AP50", "AP") for part in (first, last))]
@@ -117,16 +129,16 @@ def scores_table(before: Mapping[str, Any], after: Mapping[str, Any]) -> str:
     return table(["label", "AP50 before", "after", "AP before", "after"], cells)
 
 
-def _own(results: Mapping[str, Any]) -> str:
+def _scores(results: Mapping[str, Any]) -> str:
     if not results["after"]["labels"]:
-        return "Nothing was measured: no validation image has a box.\n"
+        return "Not measured: no validation image has a box.\n"
     return scores_table(results["before"], results["after"])
 
 
-def _known(results: Mapping[str, Any]) -> str:
+def _base_scores(results: Mapping[str, Any]) -> str:
     after = results.get("known_after") or {"labels": {}}
     if not after["labels"]:
-        return "What it forgot of the base's labels was not measured.\n"
+        return "The labels of the base were not measured again.\n"
     return "Labels of the base:\n\n" + scores_table(results["known_before"], after)
 
 

@@ -1,7 +1,7 @@
 # Copyright 2026 The MedGLIP authors. Licensed under the Apache License, Version 2.0.
-"""The data set's repository: the images of sources that may be passed on, and the recipes alone of the others.
+"""Stage the repository of the data set: images of sources that may be redistributed, only recipes of the others.
 
-Works on what `dataset_scripts.build` left, file by file and row group by row group; no image is opened.
+The files that `dataset_scripts.build` wrote are read row group by row group; no image is opened.
 """
 
 from __future__ import annotations
@@ -40,21 +40,25 @@ Pair = tuple[str, str]
 def stage_dataset(
     built: Path, repo: str, folder: Path, private: bool = True, gated: str = "no", with_all: bool = False
 ) -> Repository:
-    """Write the data set's repository into an empty folder.
+    """Write the repository of the data set into an empty folder.
 
     Args:
-        built: a folder that `dataset_scripts.build` made. repo: `owner/name`. folder: below a stage.
-        with_all: take every source, whatever its license: for an archive that only its owners see.
+        built (`Path`): Folder that `dataset_scripts.build` wrote.
+        repo (`str`): `owner/name`.
+        folder (`Path`): A folder below a stage.
+        private (`bool`, *optional*, defaults to `True`): Whether only the owners see the repository.
+        gated (`str`, *optional*, defaults to `"no"`): One of `GATES`.
+        with_all (`bool`, *optional*, defaults to `False`): Take every source, for a private archive.
 
     Raises:
-        `ValueError`: no built set, no source that may be passed on, or `with_all` for something public.
+        `ValueError`: Not a built set, no source that may be redistributed, or `with_all` for a public repository.
     """
     if with_all and not private:
-        raise ValueError("--all-sources is for private repositories only: some licenses do not allow passing on")
+        raise ValueError("--all-sources is for private repositories only: some licenses do not allow redistribution")
     rows = read_sources(built)
     shared, withheld = gate(rows, with_all)
     if not shared:
-        raise ValueError(f"{built.name}: no source of it may be passed on")
+        raise ValueError(f"{built.name}: none of its sources may be redistributed")
     header, _ = split((built / "README.md").read_text(encoding="utf-8"))
     empty_folder(folder)
     _copy(built, folder, {(row["source"], row["modality"]) for row in shared}, header)
@@ -67,7 +71,7 @@ def stage_dataset(
     write_text(folder / PROVENANCE, to_json(provenance))
     write_text(folder / "README.md", render_card(folder, header))
     notes = [f"{len(shared)} sources with images, {len(withheld)} as recipes only"]
-    notes += [f"goes: {_named(row)}, taken for {license_id(row['license'])}" for row in shared]
+    notes += [f"published: {_named(row)}, identifier {license_id(row['license'])}" for row in shared]
     notes += [f"recipe only: {_named(row)}: {why}" for row, why in withheld]
     return Repository(repo, "dataset", folder, "per source", "dataset", private, gated, notes=notes)
 
@@ -77,10 +81,10 @@ def _named(row: Mapping[str, Any]) -> str:
 
 
 def read_sources(built: Path) -> list[dict[str, Any]]:
-    """The rows of `sources.json`, checked: names are no paths, everything is there.
+    """Read the rows of `sources.json` and check them: valid names, no missing key.
 
     Raises:
-        `ValueError`: it is not there, or not what the builder writes.
+        `ValueError`: The file is missing, or not what the builder writes.
     """
     text = "is not a built data set, or one of an older version: build it with python -m dataset_scripts.build"
     try:
@@ -97,35 +101,45 @@ def _source_row(row: Mapping[str, Any]) -> dict[str, Any]:
     accesses = (None, "open", "registration", "DUA", "unknown")
     if not isinstance(row["license"], str | None) or row["access"] not in accesses:
         raise ValueError("a license")
-    kept = {key: row[key] for key in ("source", "modality", "license", "access")}
+    stated = {key: row[key] for key in ("source", "modality", "license", "access")}
     counts = {"confirmed": row["confirmed"] is True, "images": int(row["images"])}
-    return {**kept, "name": str(row["name"]), **counts, "recipe": str(row.get("recipe", ""))}
+    return {**stated, "name": str(row["name"]), **counts, "recipe": str(row.get("recipe", ""))}
 
 
 def gate(
     rows: Sequence[Mapping[str, Any]], with_all: bool = False
 ) -> tuple[list[Mapping[str, Any]], list[tuple[Mapping[str, Any], str]]]:
-    """Sources whose images go, and the others with the reason."""
+    """Return the sources whose images are published, and the others with the reason.
+
+    Args:
+        rows (`Sequence[Mapping]`): See [`read_sources`].
+        with_all (`bool`, *optional*, defaults to `False`): Publish the images of every source.
+    """
     reasons = [(row, None if with_all else why_not(row["license"], row["access"], row["confirmed"])) for row in rows]
     return [row for row, why in reasons if why is None], [(row, why) for row, why in reasons if why is not None]
 
 
 def shared_modalities(built: Path) -> set[str]:
-    """The modalities of which a published set would have images."""
+    """Return the modalities of which a published set would have images."""
     return {str(row["modality"]) for row in gate(read_sources(built))[0]}
 
 
 def render_card(folder: Path, header: Mapping[str, Any]) -> str:
-    """README.md of a staged or published folder, from its other files; of a header only the features are taken."""
+    """Return the `README.md` of a staged or published folder, from its other files.
+
+    Args:
+        folder (`Path`): The folder.
+        header (`Mapping`): Header of a card, of which only the features are taken.
+    """
     provenance = json.loads((folder / PROVENANCE).read_text(encoding="utf-8"))
     shared, withheld = gate(provenance["sources"], provenance["all_sources"])
     quality = json.loads((folder / "quality" / "report.json").read_text(encoding="utf-8"))
-    own = (str(provenance["repo"]), bool(provenance["gated"]))
-    return render_dataset_card(own, header, count_files(folder, header), shared, withheld, quality)
+    repo, gated = str(provenance["repo"]), bool(provenance["gated"])
+    return render_dataset_card(repo, gated, header, count_files(folder, header), shared, withheld, quality)
 
 
 def check_sources(folder: Path) -> list[str]:
-    """What is wrong with a folder's sources: images of one that may not be passed on, or of none that is named."""
+    """Return one line for every source of a folder that may not be redistributed or is not named."""
     provenance = json.loads((folder / PROVENANCE).read_text(encoding="utf-8"))
     if provenance.get("schema") != SCHEMA:
         return [f"{PROVENANCE}: is not what this command writes"]
@@ -133,16 +147,18 @@ def check_sources(folder: Path) -> list[str]:
     allowed = {(row["source"], row["modality"]) for row in shared}
     header, _ = split((folder / "README.md").read_text(encoding="utf-8"))
     unknown = sorted(count_files(folder, header).pairs - allowed)
-    return [f"{modality}: holds images of {source[:40]}, which may not be passed on" for source, modality in unknown]
+    return [
+        f"{modality}: holds images of {source[:40]}, which may not be redistributed" for source, modality in unknown
+    ]
 
 
 # Files ---------------------------------------------------------------------------------------------------------------
 
 
 def _copy(built: Path, folder: Path, pairs: set[Pair], header: Mapping[str, Any]) -> None:
-    """Every modality's Parquet files with the rows of these sources."""
+    """Write the rows of these sources of every modality's Parquet files."""
     for modality in MODALITIES:
-        sources = {source for source, own in pairs if own == modality}
+        sources = {source for source, stated in pairs if stated == modality}
         for part in SPLITS:
             files = sorted((built / modality).glob(f"{part}-*.parquet"))
             if files and sources:
@@ -170,13 +186,13 @@ def _filter(files: Sequence[Path], folder: Path, part: str, sources: set[str]) -
 
 
 def _quality(built: Path, folder: Path, sources: set[str]) -> None:
-    """The part of the quality report that is about published sources; without single rows."""
+    """Write the part of the quality report that is about published sources, without single rows."""
     try:
         report = json.loads((built / "quality" / "report.json").read_text(encoding="utf-8"))
         rejected = {
-            str(rule): own
+            str(rule): numbers
             for rule, by_source in report["rejected"].items()
-            if (own := {name: int(number) for name, number in by_source.items() if name in sources})
+            if (numbers := {name: int(number) for name, number in by_source.items() if name in sources})
         }
         rules = {rule: {"meaning": str(report["rules"][rule]["meaning"])} for rule in rejected}
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
@@ -186,12 +202,12 @@ def _quality(built: Path, folder: Path, sources: set[str]) -> None:
 
 
 def _write_recipes(folder: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """How each source is read, without where it lay and which of its files are whose."""
+    """Write how each source is read, without its folder and its splits."""
     (folder / "recipes").mkdir()
     for row in rows:
         stated = yaml.safe_load(str(row["recipe"])) or {}
-        kept = {key: stated[key] for key in stated if key not in PRIVATE_KEYS}
-        text = yaml.safe_dump(kept, sort_keys=False, allow_unicode=True, width=1000)
+        shared = {key: stated[key] for key in stated if key not in PRIVATE_KEYS}
+        text = yaml.safe_dump(shared, sort_keys=False, allow_unicode=True, width=1000)
         write_text(folder / "recipes" / f"{row['source']}_{row['modality']}.yaml", text)
 
 

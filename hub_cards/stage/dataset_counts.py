@@ -1,5 +1,5 @@
 # Copyright 2026 The MedGLIP authors. Licensed under the Apache License, Version 2.0.
-"""What is in a folder of Parquet files, counted from the files themselves."""
+"""Count the images, boxes and masks of a folder of Parquet files."""
 
 from __future__ import annotations
 
@@ -13,12 +13,16 @@ from typing import Any
 
 @dataclass
 class Counts:
-    """Numbers of a data set.
+    """Counts of a data set.
 
     Attributes:
-        images, boxes, masks: ("modality" | "source" | "region" | "label", value) -> number.
-        splits: (modality, split) -> [images, bytes]. patients: split -> pseudonyms with their source.
-        pairs: (source, modality) that occur. content: hash of which images are in which split.
+        images (`Counter`): ("modality" | "source" | "region" | "label", value) -> number of images.
+        boxes (`Counter`): The same for boxes.
+        masks (`Counter`): The same for masks.
+        splits (`dict`): (modality, split) -> [number of images, bytes].
+        patients (`dict[str, set[str]]`): Split -> pseudonyms with their source.
+        pairs (`set[tuple[str, str]]`): (source, modality) that occur.
+        content (`hashlib.sha256`): Hash of which images are in which split.
     """
 
     images: Counter[tuple[str, str]] = field(default_factory=Counter)
@@ -30,7 +34,14 @@ class Counts:
     content: Any = field(default_factory=hashlib.sha256)
 
     def add(self, row: Mapping[str, Any], modality: str, part: str, names: Sequence[str]) -> None:
-        """Count one row of a Parquet file, whose image is left out but for its size, `bytes`."""
+        """Count one row of a Parquet file.
+
+        Args:
+            row (`Mapping`): The row, with `bytes` (the size of the image) instead of the image.
+            modality (`str`): Config of the file.
+            part (`str`): Split of the file.
+            names (`Sequence[str]`): Names of the classes.
+        """
         number = self.splits.setdefault((modality, part), [0, 0])
         number[0] += 1
         number[1] += int(row["bytes"])
@@ -40,19 +51,19 @@ class Counts:
         keys = [("modality", modality), ("source", str(row["source"]))]
         seen, objects = set(keys), row["objects"]
         for label, region, mask in zip(objects["category"], objects["region"], objects["segmentation"], strict=True):
-            own = [*keys, ("label", names[label]), ("region", region or "outside the taxonomy")]
-            seen |= set(own)
-            self.boxes.update(own)
-            self.masks.update(own if mask else ())
+            object_keys = [*keys, ("label", names[label]), ("region", region or "outside the taxonomy")]
+            seen |= set(object_keys)
+            self.boxes.update(object_keys)
+            self.masks.update(object_keys if mask else ())
         self.images.update(seen)
 
     def total(self, kind: str) -> int:
-        """Of `"images"`, `"boxes"` or `"masks"`, all modalities together."""
-        found: Counter[tuple[str, str]] = getattr(self, kind)
-        return sum(number for (by, _), number in found.items() if by == "modality")
+        """Return the number of `"images"`, `"boxes"` or `"masks"` of all modalities."""
+        numbers: Counter[tuple[str, str]] = getattr(self, kind)
+        return sum(number for (by, _), number in numbers.items() if by == "modality")
 
     def split_hashes(self) -> dict[str, str]:
-        """Short hash of the patients of each split."""
+        """Return a short hash of the patients of each split."""
         return {
             part: hashlib.sha256("\n".join(sorted(patients)).encode()).hexdigest()[:16]
             for part, patients in sorted(self.patients.items())
@@ -63,7 +74,8 @@ def count_files(folder: Path, header: Mapping[str, Any]) -> Counts:
     """Count the Parquet files of a folder, but for the config `labels`.
 
     Args:
-        header: of its card, for the names of the classes.
+        folder (`Path`): Of a built or staged set.
+        header (`Mapping`): Of its card, for the names of the classes.
     """
     info = {str(row["config_name"]): row for row in header["dataset_info"]}
     names = {config: class_names(row) for config, row in info.items() if config != "labels"}
@@ -88,7 +100,7 @@ def _count_file(path: Path, names: Sequence[str], counts: Counts) -> None:
 
 
 def class_names(info: Mapping[str, Any]) -> list[str]:
-    """The classes of a config, out of its features in a card's header."""
+    """Return the classes of a config, from its features in a card's header."""
     objects = next(feature for feature in info["features"] if feature["name"] == "objects")
     category = next(part for part in objects["struct"] if part["name"] == "category")
     names = category["sequence"]["class_label"]["names"]

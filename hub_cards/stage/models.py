@@ -1,6 +1,7 @@
 # Copyright 2026 The MedGLIP authors. Licensed under the Apache License, Version 2.0.
-"""Model repositories: one per expert, and the checkpoint that holds them all. Each is complete: weights, processor,
-the code that runs it, licenses, the evaluation, and the card made from it.
+"""Stage model repositories: one per expert, and the checkpoint that holds them all.
+
+Each is complete: weights, processor, the code that runs it, licenses, the evaluation, and the card made from it.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ UNIFIED = "med-glip"
 
 
 def expert_name(modality: str) -> str:
-    """Name of an expert's repository."""
+    """Return the name of an expert's repository."""
     return f"med-glip-{modality}"
 
 
@@ -34,24 +35,26 @@ def stage_model(
     """Write everything of a model repository into an empty folder.
 
     Args:
-        checkpoint: the checkpoint that holds the experts. modalities: those to take; one for an expert of its own.
-        evaluation: see [`~hub_cards.model_card.read_measured`]. publication: see
-            [`~hub_cards.model_card.render_card`].
+        checkpoint (`Path`): The checkpoint that holds the experts.
+        modalities (`Sequence[str]`): The experts to take.
+        folder (`Path`): A folder below a stage.
+        evaluation (`Mapping`): See [`~hub_cards.model_card.read_measured`].
+        publication (`dict`): See [`~hub_cards.model_card.render_card`].
 
     Raises:
-        `ValueError`: an expert that is not there, was not measured, or whose weights cannot be read.
+        `ValueError`: An expert does not exist, was not measured, or its weights cannot be read.
     """
-    own = part_of(evaluation, list(modalities)) | {"publication": publication}
+    measured = part_of(evaluation, list(modalities)) | {"publication": publication}
     rows = training_sources(checkpoint, modalities)
     _save(checkpoint, list(modalities), folder)
     write_text(folder / LICENSES_FILE, json.dumps(rows, indent=1, ensure_ascii=False) + "\n")
     write_text(folder / "LICENSE.md", render_license(folder, modalities))
-    write_text(folder / EVALUATION, json.dumps(own, indent=1, ensure_ascii=False) + "\n")
-    write_text(folder / "README.md", render_card(folder, own))
+    write_text(folder / EVALUATION, json.dumps(measured, indent=1, ensure_ascii=False) + "\n")
+    write_text(folder / "README.md", render_card(folder, measured))
 
 
 def _save(checkpoint: Path, modalities: list[str], folder: Path) -> None:
-    """Weights in half precision, loaded as float32, with processor and code."""
+    """Save weights in half precision, loaded as float32, with processor and code."""
     from safetensors import SafetensorError
 
     from modeling_medglip import MedGlipForObjectDetection, MedGlipProcessor
@@ -74,15 +77,23 @@ def _save(checkpoint: Path, modalities: list[str], folder: Path) -> None:
 
 
 def part_of(evaluation: Mapping[str, Any], modalities: list[str]) -> dict[str, Any]:
-    """The evaluation and calibration of some modalities; the router's figures if there are several."""
-    own = evaluation_of(evaluation, modalities)
+    """Return the evaluation and calibration of some modalities, with the router's figures for several.
+
+    Args:
+        evaluation (`Mapping`): See [`~hub_cards.model_card.read_measured`].
+        modalities (`list[str]`): The modalities.
+    """
+    part = evaluation_of(evaluation, modalities)
     calibration = evaluation.get("calibration")
     if calibration:
         known = calibration["modalities"]
-        own["calibration"] = {**calibration, "modalities": {name: known[name] for name in modalities if name in known}}
+        part["calibration"] = {
+            **calibration,
+            "modalities": {name: known[name] for name in modalities if name in known},
+        }
     if len(modalities) == 1:
-        own["router"] = None
-    return own
+        part["router"] = None
+    return part
 
 
 def model_repositories(
@@ -99,19 +110,26 @@ def model_repositories(
     """Stage the experts one by one, or the checkpoint with all of them.
 
     Args:
-        datasets: modality -> id of the data set that is published with images of it.
-        stage: see [`~hub_cards.stage.repository.open_stage`].
+        checkpoint (`Path`): The checkpoint that holds the experts.
+        modalities (`Sequence[str]`): The experts to take.
+        owner (`str`): Owner of the repositories.
+        stage (`Path`): See [`~hub_cards.stage.repository.open_stage`].
+        evaluation (`Mapping`): See [`~hub_cards.model_card.read_measured`].
+        unified (`bool`): One repository with all experts instead of one per expert.
+        datasets (`Mapping[str, str]`): Modality -> id of the data set that is published with images of it.
+        private (`bool`, *optional*, defaults to `True`): Whether only the owners see the repositories.
+        gated (`str`, *optional*, defaults to `"no"`): One of `GATES`.
     """
     groups = [(UNIFIED, list(modalities))] if unified else [(expert_name(name), [name]) for name in modalities]
-    made = []
-    for name, own in groups:
+    repositories = []
+    for name, members in groups:
         repo = repository_id(owner, name)
-        dataset = next((datasets[modality] for modality in own if modality in datasets), None)
+        dataset = next((datasets[modality] for modality in members if modality in datasets), None)
         publication = {"repo": repo, "dataset": dataset, "gated": gated != "no"}
-        stage_model(checkpoint, own, empty_folder(stage / name), evaluation, publication)
+        stage_model(checkpoint, members, empty_folder(stage / name), evaluation, publication)
         role = "unified" if unified else "expert"
-        made.append(Repository(repo, "model", stage / name, "research only", role, private, gated))
-    return made
+        repositories.append(Repository(repo, "model", stage / name, "research only", role, private, gated))
+    return repositories
 
 
 __all__ = ["UNIFIED", "expert_name", "model_repositories", "part_of", "stage_model"]

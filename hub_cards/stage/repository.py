@@ -23,11 +23,17 @@ class Repository:
     """What is published under one name.
 
     Attributes:
-        id: `owner/name`. kind: one of `KINDS`. folder: holds exactly the files that go.
-        license: in words, for people. private: only its owners see it. gated: one of `GATES`.
-        role: what it is to us, of one name with another: `"expert"`, `"unified"`, `"adapter"`, `"dataset"`, `"space"`.
-        variables: of a Space. notes: what should be known before it goes. refusals: why it must not be published.
-        checked_hashes: path -> SHA-256 of what was looked at; nothing else is sent.
+        id (`str`): `owner/name`.
+        kind (`str`): One of `KINDS`.
+        folder (`Path`): Contains exactly the files to publish.
+        license (`str`): In words, for people.
+        role (`str`): `"expert"`, `"unified"`, `"adapter"`, `"dataset"` or `"space"`.
+        private (`bool`): Whether only the owners see it.
+        gated (`str`): One of `GATES`.
+        variables (`dict[str, str]`): Of a Space.
+        notes (`list[str]`): What a user should know before it is published.
+        refusals (`list[str]`): Why it must not be published.
+        checked_hashes (`dict[str, str]`): Path -> SHA-256 of the checked file; nothing else is sent.
     """
 
     id: str
@@ -43,29 +49,33 @@ class Repository:
     checked_hashes: dict[str, str] = field(default_factory=dict)
 
     def files(self) -> dict[str, Path]:
-        """Path in the repository -> file, sorted. Links are not followed."""
-        found = [path for path in sorted(self.folder.rglob("*")) if path.is_file() and not path.is_symlink()]
-        return {path.relative_to(self.folder).as_posix(): path for path in found}
+        """Return the files by their path in the repository, sorted. Links are not followed."""
+        paths = [path for path in sorted(self.folder.rglob("*")) if path.is_file() and not path.is_symlink()]
+        return {path.relative_to(self.folder).as_posix(): path for path in paths}
 
     def hashes(self) -> dict[str, str]:
-        """Path in the repository -> SHA-256 of the file."""
-        found = {}
+        """Return the SHA-256 of the files by their path in the repository."""
+        digests = {}
         for path, file in self.files().items():
             with file.open("rb") as stream:
-                found[path] = hashlib.file_digest(stream, "sha256").hexdigest()
-        return found
+                digests[path] = hashlib.file_digest(stream, "sha256").hexdigest()
+        return digests
 
     @property
     def bytes(self) -> int:
-        """Size of all files."""
+        """Return the size of all files."""
         return sum(path.stat().st_size for path in self.files().values())
 
 
 def repository_id(owner: str, name: str) -> str:
-    """`owner/name`.
+    """Return `owner/name`.
+
+    Args:
+        owner (`str`): A user or an organization.
+        name (`str`): Name of the repository.
 
     Raises:
-        `ValueError`: one that the Hub does not allow.
+        `ValueError`: The Hub does not allow one of the names.
     """
     for part in (owner, name):
         if not NAME.fullmatch(part) or ".." in part or "--" in part:
@@ -74,15 +84,19 @@ def repository_id(owner: str, name: str) -> str:
 
 
 def open_stage(stage: Path, inputs: Iterable[Path]) -> None:
-    """Take a folder for staging: an empty one, or one that was taken before. What is in it may be deleted.
+    """Take a folder for staging: an empty one, or one that was taken before. Its content may be deleted.
+
+    Args:
+        stage (`Path`): The folder.
+        inputs (`Iterable[Path]`): Files and folders that must not be in it.
 
     Raises:
         `ValueError`: The folder holds something else, or contains an input, or an input contains it.
     """
-    own = stage.resolve()
+    folder = stage.resolve()
     for path in inputs:
         other = path.resolve()
-        if own == other or own in other.parents or other in own.parents:
+        if folder == other or folder in other.parents or other in folder.parents:
             raise ValueError(f"--stage {stage.name}: contains {path.name} or is inside it: choose another folder")
     if stage.exists() and not stage.is_dir():
         raise ValueError(f"--stage {stage.name}: is a file: choose a folder")
@@ -93,7 +107,7 @@ def open_stage(stage: Path, inputs: Iterable[Path]) -> None:
 
 
 def empty_folder(folder: Path) -> Path:
-    """An empty folder below a stage that [`open_stage`] took."""
+    """Create an empty folder below a stage that [`open_stage`] took."""
     if not (folder.parent / STAGE_MARKER).is_file():
         raise ValueError(f"{folder.parent.name}: was not made for staging")
     shutil.rmtree(folder, ignore_errors=True)

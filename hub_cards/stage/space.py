@@ -27,13 +27,17 @@ LEFT_OUT = ("unified", "__pycache__", "*.pyc", "*.pyi")
 
 
 def stage_space(repo: str, model: str, folder: Path, private: bool = True, source: Path = SPACE) -> Repository:
-    """Write the Space's repository into an empty folder.
+    """Write the repository of the Space into an empty folder.
 
     Args:
-        repo: `owner/name`. model: id of the checkpoint that it loads.
+        repo (`str`): `owner/name`.
+        model (`str`): Id of the checkpoint that it loads.
+        folder (`Path`): A folder below a stage.
+        private (`bool`, *optional*, defaults to `True`): Whether only the owners see the repository.
+        source (`Path`, *optional*): Folder with the files of the Space.
 
     Raises:
-        `ValueError`: the Space's files are not there.
+        `ValueError`: The files of the Space do not exist.
     """
     if not (source / "app.py").is_file():
         raise ValueError(f"{source.name}: holds no app.py: publish the Space from a clone")
@@ -54,8 +58,9 @@ def stage_space(repo: str, model: str, folder: Path, private: bool = True, sourc
 
 
 def requirements() -> str:
-    """What the package and the examples need, as `pyproject.toml` has it; the Space's own header brings gradio. On
-    processors the small builds of PyTorch do.
+    """Return the requirements of the package and the examples, as `pyproject.toml` states them.
+
+    The header of the Space brings gradio. The index has builds of PyTorch for CPUs, which are small.
     """
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     extras = project["optional-dependencies"]

@@ -48,7 +48,7 @@ def test_a_dry_run_opens_no_connection(
     for name in ("README.md", "evaluation.json", "modeling_medglip.py", "model.safetensors", "LICENSE.md"):
         assert f"  {name}" in said
     assert said.count("gates passed: licenses, privacy, card") == 2
-    assert "nothing was sent: this was a dry run, --yes does it" in said
+    assert "nothing was sent: this was a dry run, --yes sends it" in said
     assert sorted(path.name for path in (tmp_path / "stage").iterdir() if path.is_dir()) == [
         "med-glip-ct",
         "med-glip-fundus",

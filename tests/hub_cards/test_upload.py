@@ -73,7 +73,7 @@ def test_a_name_that_is_taken_stops_all_of_it(said: dict[str, Any]) -> None:
 
 def test_a_tag_never_moves(said: dict[str, Any]) -> None:
     found = said["tag_taken"]
-    assert "v1 names another content already" in found["refused"] and found["after"]["commits"] == 2
+    assert "v1 already names other content" in found["refused"] and found["after"]["commits"] == 2
     assert found["next"] == [True] and found["tags"] == ["v1", "v2"]
 
 
@@ -86,12 +86,12 @@ def test_the_gate_is_shut_before_anything_is_inside_and_the_door_opened_last(sai
 
 def test_a_tag_that_names_the_same_is_kept(said: dict[str, Any]) -> None:
     found = said["back_to_a_tag"]
-    assert "names another content" in found["kept"] and found["again"] == [True] and found["tags"] == 1
+    assert "already names other content" in found["kept"] and found["again"] == [True] and found["tags"] == 1
 
 
 def test_private_things_do_not_go_into_public_places(said: dict[str, Any]) -> None:
     found = said["public_there"]
-    assert "is public there, and private was asked for" in found["refused"] and not found["public"]
+    assert "is public on the Hub, but private was requested" in found["refused"] and not found["public"]
     assert found["after"] == found["before"] and found["private"] == [False]
     assert found["opened"] == [False] and found["now"] is False
 
@@ -104,8 +104,8 @@ def test_a_door_that_did_not_open_is_opened_by_the_next_run(said: dict[str, Any]
 
 def test_only_what_was_looked_at_is_sent(said: dict[str, Any]) -> None:
     found = said["changed_after_the_look"]
-    assert "files came or went since they were looked at" in found["added"]
-    assert "README.md has changed since it was looked at" in found["other"] and found["commits"] == 0
+    assert "files were added or removed after the check" in found["added"]
+    assert "README.md changed after the check" in found["other"] and found["commits"] == 0
 
 
 def test_names_of_other_things_are_taken(said: dict[str, Any]) -> None:

@@ -32,7 +32,7 @@ def test_nothing_measured_is_said(tmp_path: Path) -> None:
     (run / "results.json").write_text(json.dumps(results), encoding="utf-8")
     made = stage_adapter(run, "clinic/lora", staged_in(tmp_path / "s") / "out")
     text = (made.folder / "README.md").read_text(encoding="utf-8")
-    assert "Nothing was measured: no validation image has a box." in text and "**mean** | - |" not in text
+    assert "Not measured: no validation image has a box." in text and "**mean** | - |" not in text
 
 
 def test_a_base_on_this_machine_is_no_base(tmp_path: Path) -> None:
@@ -60,7 +60,7 @@ def test_figures_of_somebody(tmp_path: Path) -> None:
 
 
 def test_no_adapter(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="holds no adapter and"):
+    with pytest.raises(ValueError, match="does not contain an adapter and"):
         stage_adapter(tmp_path, "clinic/lora", staged_in(tmp_path / "s") / "out")
 
 
@@ -70,5 +70,5 @@ def test_incomplete_results(part: str, tmp_path: Path) -> None:
     content = json.loads(path.read_text(encoding="utf-8"))
     del content[part]
     path.write_text(json.dumps(content), encoding="utf-8")
-    with pytest.raises(ValueError, match="holds no adapter and its results"):
+    with pytest.raises(ValueError, match="does not contain an adapter and its results"):
         stage_adapter(tmp_path / "run", "clinic/lora", staged_in(tmp_path / "s") / "out")

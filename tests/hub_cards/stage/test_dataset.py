@@ -1,5 +1,5 @@
 # Copyright 2026 The MedGLIP authors. Licensed under the Apache License, Version 2.0.
-"""The data set's repository: only sources that may be passed on, with a header and figures that say so."""
+"""The data set's repository: only sources that may be redistributed, with a header and figures that say so."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def test_the_gates_are_passed_and_datasets_loads_it(staged: Path, tmp_path: Path
 def test_the_card_counts_what_is_there(staged: Path) -> None:
     header, body = split((staged / "README.md").read_text(encoding="utf-8"))
     assert header["license"] == "cc0-1.0" and header["size_categories"] == ["n<1K"]
-    assert "4 images, 8 boxes,\n8 masks" in body and "| polyp | 4 | 8 | 8 |" in body
+    assert "4 images, 8 boxes, 8 masks" in body and "| polyp | 4 | 8 | 8 |" in body
     assert "| Polyps of mine | endoscopy | CC0 | cc0-1.0 | 4 |" in body
     assert "| Abdomen of mine | ct | not known | its license is not known to allow it |" in body
     assert "| objects.category | list of class label |" in body and "pseudonyms" in body
@@ -120,7 +120,7 @@ def test_bad_input(built: Path, tmp_path: Path) -> None:
     content = json.loads((folder / "sources.json").read_text(encoding="utf-8"))
     content["sources"] = [{**row, "license": "all rights reserved"} for row in content["sources"]]
     (folder / "sources.json").write_text(json.dumps(content), encoding="utf-8")
-    with pytest.raises(ValueError, match="no source of it may be passed on"):
+    with pytest.raises(ValueError, match="none of its sources may be redistributed"):
         stage_dataset(folder, "clinic/set", staged_in(tmp_path / "s") / "out")
 
 
@@ -136,7 +136,7 @@ def changed(staged: Path, folder: Path) -> Path:
 
 
 def test_the_gate_goes_by_source_and_modality(built: Path, tmp_path: Path) -> None:
-    """The same source may be passed on for one modality and not for another."""
+    """The same source may be redistributed for one modality and not for another."""
     folder = tmp_path / "set"
     shutil.copytree(built, folder)
     shutil.copytree(folder / "endoscopy", folder / "dermoscopy")
@@ -155,7 +155,7 @@ def test_the_check_looks_at_sources_again(staged: Path, tmp_path: Path) -> None:
     content["sources"] = [{**row, "license": "hospital only"} for row in content["sources"]]
     path.write_text(json.dumps(content), encoding="utf-8")
     assert any(
-        "holds images of polyps_of_mine, which may not be passed on" in line
+        "holds images of polyps_of_mine, which may not be redistributed" in line
         for line in check_folder("dataset", folder)
     )
 
