@@ -294,12 +294,8 @@ def ground_image(
     except ValueError as error:
         text = one_line(str(error).removeprefix("image 0: "))
         raise MedGlipError(f"{read.file}: {text}", hint=hint_of(error)) from error
-    unknown = set(grounder.processor.unknown_labels(list(question.wordings.values())))
-    labels = [label for label in question.labels if question.wordings[label] in unknown]
     notes = (
-        *read.warnings,
-        *choice.warnings,
-        *(UNKNOWN_LABEL.format(one_line(label, 60)) for label in labels),
+        *_unknown_labels(grounder, question),
         *question.notes(choice.name, max(threshold, untrained_threshold)),
     )
     return GroundingResult(
@@ -309,10 +305,17 @@ def ground_image(
         boxes=boxes if all_boxes else best_in_image(boxes, choice.name),
         modality_source=choice.source,
         modality_probability=choice.probability,
-        warnings=notes,
+        warnings=(*read.warnings, *choice.warnings, *notes),
         trained=question.trained,
         open_image=functools.partial(_read, image, frame),
     )
+
+
+def _unknown_labels(grounder: Grounder, question: Question) -> tuple[str, ...]:
+    """Return a warning for every label that the tokenizer cannot read."""
+    unknown = set(grounder.processor.unknown_labels(list(question.wordings.values())))
+    labels = [label for label in question.labels if question.wordings[label] in unknown]
+    return tuple(UNKNOWN_LABEL.format(one_line(label, 60)) for label in labels)
 
 
 def as_grounder(model: Any, device: str = "auto", modality: str = "auto") -> Grounder:

@@ -57,7 +57,7 @@ def copy(folder: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(folder, tmp_path / "spoilt"))
 
 
-def picture(**fields: Any) -> ReadImage:
+def sample_image(**fields: Any) -> ReadImage:
     pixels = np.random.default_rng(0).integers(0, 255, (40, 60), dtype=np.uint8)
     return ReadImage(pixels, "scan.png", **fields)
 
@@ -117,9 +117,9 @@ class TestLoading:
 
     def test_a_wrong_value_is_named(self, copy: Path) -> None:
         config = json.loads((copy / "config.json").read_text(encoding="utf-8"))
-        config["head_config"]["conv_type"] = "odd"
+        config["head_config"]["conv_type"] = "other"
         (copy / "config.json").write_text(json.dumps(config), encoding="utf-8")
-        with pytest.raises(CheckpointError, match="conv_type must be 'deformable' or 'plain', got 'odd'"):
+        with pytest.raises(CheckpointError, match="conv_type must be 'deformable' or 'plain', got 'other'"):
             load_grounder(copy, "cpu")
 
     @pytest.mark.parametrize("name", ["processor_config.json", "tokenizer_config.json"])
@@ -226,49 +226,49 @@ class TestPrompts:
 
 class TestModality:
     def test_given_header_or_pixels(self, grounder: Grounder) -> None:
-        assert choose_modality(grounder, picture(), "CT")[:2] == ("ct", "given")
-        assert choose_modality(grounder, picture(modality="ct"))[:2] == ("ct", "header")
-        name, source, probability, notes = choose_modality(grounder, picture())
+        assert choose_modality(grounder, sample_image(), "CT")[:2] == ("ct", "given")
+        assert choose_modality(grounder, sample_image(modality="ct"))[:2] == ("ct", "header")
+        name, source, probability, notes = choose_modality(grounder, sample_image())
         assert (name, source, notes) == ("fundus", "pixels", ()) and probability == pytest.approx(0.99, abs=1e-3)
 
-    def test_contradictions_are_told(self, grounder: Grounder) -> None:
-        notes = choose_modality(grounder, picture(modality="ct"))[3]
+    def test_contradictions_are_reported(self, grounder: Grounder) -> None:
+        notes = choose_modality(grounder, sample_image(modality="ct"))[3]
         assert len(notes) == 1 and "pixels look like fundus (probability 0.99)" in notes[0]
-        notes = choose_modality(grounder, picture(modality="fundus"), "ct")[3]
+        notes = choose_modality(grounder, sample_image(modality="fundus"), "ct")[3]
         assert notes == ("taken as ct, but its header says fundus",)
-        assert choose_modality(grounder, picture(modality="fundus"))[3] == ()
+        assert choose_modality(grounder, sample_image(modality="fundus"))[3] == ()
 
-    def test_the_only_expert_is_doubted_too(self, folder: Path) -> None:
+    def test_the_only_expert_may_be_contradicted(self, folder: Path) -> None:
         alone = load_grounder(folder, "cpu", "ct")
-        name, source, probability, notes = choose_modality(alone, picture())
+        name, source, probability, notes = choose_modality(alone, sample_image())
         assert (name, source, probability) == ("ct", "checkpoint", None)
         assert notes == ("taken as ct, but the pixels look like fundus (probability 0.99)",)
 
-    def test_a_doubtful_guess_is_told(self, grounder: Grounder, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_an_unsure_choice_is_reported(self, grounder: Grounder, monkeypatch: pytest.MonkeyPatch) -> None:
         processor = grounder.processor.image_processor
         monkeypatch.setattr(processor, "router", biased_router("ct", 0.6))
-        name, _, _, notes = choose_modality(grounder, picture())
+        name, _, _, notes = choose_modality(grounder, sample_image())
         assert name == "ct" and "only 0.60: state it with modality=" in notes[0] and hint_of(notes[0]) == "modality"
-        assert processor.recognize_modality(picture().pixels) == ("ct", pytest.approx(0.6), notes[0])
+        assert processor.recognize_modality(sample_image().pixels) == ("ct", pytest.approx(0.6), notes[0])
         monkeypatch.setattr(processor, "router_warning", 0.5)
-        assert choose_modality(grounder, picture())[3] == ()
-        assert choose_modality(grounder, picture(modality="fundus"))[3] == ()
+        assert choose_modality(grounder, sample_image())[3] == ()
+        assert choose_modality(grounder, sample_image(modality="fundus"))[3] == ()
 
     def test_without_router_or_expert(self, grounder: Grounder, monkeypatch: pytest.MonkeyPatch) -> None:
         with pytest.raises(MedGlipError, match="tiny has no expert for mri: it has ct, fundus"):
-            choose_modality(grounder, picture(modality="mri"))
+            choose_modality(grounder, sample_image(modality="mri"))
         monkeypatch.setattr(grounder.processor.image_processor, "router", None)
         with pytest.raises(MedGlipError, match="give modality=, one of ct, fundus"):
-            choose_modality(grounder, picture())
+            choose_modality(grounder, sample_image())
 
 
 class TestGrounding:
     def test_boxes_are_valid_and_know_the_taxonomy(self, grounder: Grounder) -> None:
         result = ground_image(
-            picture(modality="ct", spacing_mm=(1.0, 2.0)), "Liver. odd thing", model=grounder, threshold=0.1
+            sample_image(modality="ct", spacing_mm=(1.0, 2.0)), "Liver. new thing", model=grounder, threshold=0.1
         )
         assert result.boxes and result.image.modality == "ct" and result.image.spacing_mm == (1.0, 2.0)
-        assert {box.label for box in result.boxes} <= {"Liver", "odd thing"}
+        assert {box.label for box in result.boxes} <= {"Liver", "new thing"}
         scores = [box.score for box in result.boxes]
         assert scores == sorted(scores, reverse=True) and min(scores) > 0.1
         for box in result.boxes:
@@ -279,35 +279,35 @@ class TestGrounding:
         validate_boxes(result.to_dict())
 
     def test_deterministic(self, grounder: Grounder) -> None:
-        first, second = (ground_image(picture(), "liver", "ct", grounder, threshold=0.1) for _ in range(2))
+        first, second = (ground_image(sample_image(), "liver", "ct", grounder, threshold=0.1) for _ in range(2))
         assert first == second and first.boxes
 
     def test_a_high_threshold_leaves_nothing(self, grounder: Grounder) -> None:
-        assert ground_image(picture(), "liver", "ct", grounder, threshold=1.0).boxes == ()
+        assert ground_image(sample_image(), "liver", "ct", grounder, threshold=1.0).boxes == ()
 
     def test_warnings_are_collected(self, grounder: Grounder) -> None:
-        result = ground_image(picture(modality="ct", warnings=("from reading",)), "liver", model=grounder)
+        result = ground_image(sample_image(modality="ct", warnings=("from reading",)), "liver", model=grounder)
         assert result.warnings[0] == "from reading" and "pixels look like" in result.warnings[1]
         assert result.modality_source == "header"
 
     def test_unknown_words_are_warned_of(self, grounder: Grounder) -> None:
-        result = ground_image(picture(modality="fundus"), "liver. \u2603", model=grounder)
+        result = ground_image(sample_image(modality="fundus"), "liver. \u2603", model=grounder)
         unknown, untrained = result.warnings
         assert unknown == "label '\u2603' has no word that the language encoder knows: boxes mean nothing"
         assert untrained.startswith("not trained in fundus: liver, \u2603: boxes for them may mean nothing")
 
     def test_failures_name_the_file(self, grounder: Grounder) -> None:
         with pytest.raises(MedGlipError, match="^scan.png: checkpoint tiny has no expert") as caught:
-            ground_image(picture(modality="mri"), "liver", model=grounder)
+            ground_image(sample_image(modality="mri"), "liver", model=grounder)
         assert not isinstance(caught.value, UsageError)
         with pytest.raises(MedGlipError, match="^scan.png: the label .* tokens"):
-            ground_image(picture(), "liver " * 300, "ct", grounder)
+            ground_image(sample_image(), "liver " * 300, "ct", grounder)
         with pytest.raises(UsageError, match="unknown modality"):
-            ground_image(picture(), "liver", "pet", grounder)
+            ground_image(sample_image(), "liver", "pet", grounder)
 
     def test_many_labels(self, grounder: Grounder) -> None:
         prompt = ". ".join(f"left lung {number}" for number in range(60))
-        assert ground_image(picture(), prompt, "ct", grounder, threshold=0.1, untrained_threshold=0.1).boxes
+        assert ground_image(sample_image(), prompt, "ct", grounder, threshold=0.1, untrained_threshold=0.1).boxes
 
 
 class TestTrained:
@@ -316,7 +316,7 @@ class TestTrained:
     PROMPT = "liver. LIVER tissue. the spleen. optic disc"
 
     def test_every_label_and_box_says_whether_it_was_trained(self, grounder: Grounder) -> None:
-        result = ground_image(picture(), self.PROMPT, "ct", grounder, threshold=0.1, untrained_threshold=0.1)
+        result = ground_image(sample_image(), self.PROMPT, "ct", grounder, threshold=0.1, untrained_threshold=0.1)
         assert result.trained == {"liver": True, "LIVER tissue": False, "the spleen": True, "optic disc": False}
         assert {box.label: box.trained for box in result.boxes} == result.trained
         content = result.to_dict()
@@ -324,7 +324,7 @@ class TestTrained:
         assert content["trained"] == result.trained and all("trained" in box for box in content["boxes"])
 
     def test_untrained_labels_need_more(self, grounder: Grounder) -> None:
-        result = ground_image(picture(), self.PROMPT, "ct", grounder, threshold=0.1, untrained_threshold=1.0)
+        result = ground_image(sample_image(), self.PROMPT, "ct", grounder, threshold=0.1, untrained_threshold=1.0)
         assert {box.label for box in result.boxes} == {"liver", "the spleen"}
         assert result.warnings[-1] == (
             "not trained in ct: LIVER tissue, optic disc: boxes for them may mean nothing and are shown from a score "
@@ -333,7 +333,7 @@ class TestTrained:
 
     def test_other_phrases_and_their_order_change_nothing(self, grounder: Grounder) -> None:
         def found(prompt: str) -> list[tuple[float, ...]]:
-            boxes = ground_image(picture(), prompt, "ct", grounder, threshold=0.1, untrained_threshold=0.1).boxes
+            boxes = ground_image(sample_image(), prompt, "ct", grounder, threshold=0.1, untrained_threshold=0.1).boxes
             return [(*box.bbox, box.score) for box in boxes if box.label in ("liver", "spleen")]
 
         alone = found("liver. spleen")
@@ -342,7 +342,7 @@ class TestTrained:
 
     def test_one_label_in_several_words(self, grounder: Grounder) -> None:
         result = ground_image(
-            picture(),
+            sample_image(),
             "lt kidney. kidney (L). left kidney. spleen",
             "ct",
             grounder,
@@ -355,7 +355,7 @@ class TestTrained:
     def test_nothing_stated_holds_nothing_back(self, grounder: Grounder) -> None:
         silent = Grounder(grounder.model, grounder.processor, "silent", grounder.device)
         silent.__dict__["trained"] = TrainedLabels({})
-        result = ground_image(picture(), "banana", "ct", silent, threshold=0.1)
+        result = ground_image(sample_image(), "banana", "ct", silent, threshold=0.1)
         assert result.boxes and result.trained == {"banana": None}
         assert not any("trained" in warning for warning in result.warnings)
 
@@ -376,13 +376,16 @@ def test_images_and_volumes_are_grounded_alike() -> None:
 
 
 def test_a_model_of_another_type_is_refused(grounder: Grounder) -> None:
-    for ground in (lambda: ground_image(picture(), "liver", "ct", 0.3), lambda: grounding.as_grounder(grounder.model)):
+    for ground in (
+        lambda: ground_image(sample_image(), "liver", "ct", 0.3),
+        lambda: grounding.as_grounder(grounder.model),
+    ):
         with pytest.raises(UsageError, match="^model: give a folder, an id or a Grounder, not a "):
             ground()
 
 
 def test_a_result_draws_the_image_that_was_grounded(grounder: Grounder, tmp_path: Path) -> None:
-    image = picture()
+    image = sample_image()
     Image.fromarray(image.pixels).save(tmp_path / "scan.png")
     for given in (tmp_path / "scan.png", image.pixels, image):
         result = ground_image(given, "liver", "ct", grounder, threshold=0.1)
@@ -393,7 +396,7 @@ class TestDetect:
     LABELS = (["liver"], ["spleen", "liver"])
 
     def test_a_batch_is_what_single_images_are(self, grounder: Grounder) -> None:
-        images = [picture().pixels, picture().pixels[:30]]
+        images = [sample_image().pixels, sample_image().pixels[:30]]
         sizes, names = [(40, 60), (30, 60)], ["ct", "fundus"]
         batch = grounder.detect(images, self.LABELS, names, 0.1, sizes)
         for number, result in enumerate(batch):
@@ -406,7 +409,7 @@ class TestDetect:
         question = make_question(grounder.trained, ["liver", "spleen"], "ct")
         encoded = grounder.encode(question)
         assert "text_features" in encoded
-        images = [picture().pixels, picture().pixels[::-1]]
+        images = [sample_image().pixels, sample_image().pixels[::-1]]
         shared = grounder.detect(images, encoded, "ct", 0.1)
         each = grounder.detect(images, question.groups * 2, "ct", 0.1)
         for first, second in zip(shared, each, strict=True):
@@ -431,8 +434,8 @@ def test_pil_images_are_read_as_their_files(tmp_path: Path) -> None:
         with Image.open(path) as image:
             found = grounding._read(image, None).pixels
         expected = read_image(path).pixels
-        grey = found if found.ndim == 2 else found[..., 0]
-        assert grey.dtype == expected.dtype and np.array_equal(grey, expected), name
+        gray = found if found.ndim == 2 else found[..., 0]
+        assert gray.dtype == expected.dtype and np.array_equal(gray, expected), name
 
 
 def test_what_pillow_gets_wrong_is_refused(tmp_path: Path) -> None:

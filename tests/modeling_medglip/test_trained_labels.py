@@ -145,7 +145,7 @@ def test_what_is_known(phrase: str, modality: str, known: bool) -> None:
     assert TrainedLabels({}).knows(phrase, modality) is None
 
 
-def test_a_kind_of_a_trained_label_is_not_told_apart() -> None:
+def test_a_kind_of_a_trained_label_is_not_distinguished() -> None:
     assert TRAINED.wider("melanoma", "dermoscopy") == "skin lesion"
     assert TRAINED.wider("GBM", "mri") == "glioma"
     assert TRAINED.wider("melanoma", "xray") is None

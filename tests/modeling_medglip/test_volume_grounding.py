@@ -104,9 +104,9 @@ def test_no_order_of_the_file_s_axes_moves_a_box(
     assert (reordered(body(), order, signs).array[i1:i2, j1:j2, k1:k2] == LABELS["left kidney"]).all()
 
 
-def test_a_mirrored_body_is_doubted(bright: Grounder) -> None:
-    mirrored = Volume(np.flip(body().array, 0), body().affine)
-    result = ground_volume(mirrored, "left kidney. right kidney.", model=bright)
+def test_a_flipped_body_is_reported(bright: Grounder) -> None:
+    flipped = Volume(np.flip(body().array, 0), body().affine)
+    result = ground_volume(flipped, "left kidney. right kidney.", model=bright)
     assert result.warnings == (
         "left kidney lies to the patient's right of right kidney: check the orientation of the file",
     )
@@ -177,9 +177,9 @@ def test_a_montage_reads_the_file_again(bright: Grounder, tmp_path: Path, name: 
         replace(result, open_volume=None).plot()
 
 
-@pytest.mark.parametrize(("given", "said"), [(3, "cannot ground a int"), (object(), "cannot ground a object")])
-def test_what_is_no_volume(given: Any, said: str) -> None:
-    with pytest.raises(UsageError, match=said):
+@pytest.mark.parametrize(("given", "message"), [(3, "cannot ground a int"), (object(), "cannot ground a object")])
+def test_unsupported_volumes(given: Any, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
         ground_volume(given, "liver")
 
 
@@ -215,7 +215,7 @@ def test_the_prompt_is_encoded_once_and_batches_change_nothing(
         np.testing.assert_allclose(first.box_ijk, second.box_ijk, atol=0.01)
 
 
-def test_pictures_are_grounded_as_single_ones_are(grounder: Grounder) -> None:
+def test_slices_are_grounded_as_single_images_are(grounder: Grounder) -> None:
     from modeling_medglip.grounding import ground_image
     from modeling_medglip.io.image_record import ReadImage
 

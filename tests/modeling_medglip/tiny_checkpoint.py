@@ -38,7 +38,7 @@ def tiny_config(modalities: tuple[str, ...] = ("ct", "fundus")) -> MedGlipConfig
 
 
 def biased_router(choice: str, probability: float = 0.99) -> dict[str, Any]:
-    """Router weights that say the same of every image: `choice`, with this probability (of two classes)."""
+    """Router weights that give the same for every image: `choice`, with this probability (of two classes)."""
     features = len(router_features(np.zeros((8, 8), dtype=np.uint8)))
     logit = math.log(probability / (1 - probability))
     classes = ["ct", "fundus"]
@@ -53,7 +53,7 @@ def tiny_processor(folder: Path, modalities: tuple[str, ...] = ("ct", "fundus"),
 
 
 def save_tiny_checkpoint(folder: Path) -> Path:
-    """Write model, processor (its router takes everything for fundus) and licences into `folder`; returns it."""
+    """Write model, processor (its router takes everything for fundus) and licenses into `folder`; returns it."""
     folder.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(0)
     MedGlipForObjectDetection(tiny_config()).save_pretrained(folder)

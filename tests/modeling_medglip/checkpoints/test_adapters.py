@@ -95,8 +95,8 @@ class TestLoading:
         assert boxes(modeling_medglip.load_grounder(trained, "cpu")) == boxes(load_grounder(trained, "cpu", base=base))
 
     def test_no_loader_asks_the_hub_for_a_base_of_this_machine(self, trained: Path) -> None:
-        said = json.loads((trained / "adapter" / "adapter_config.json").read_text(encoding="utf-8"))
-        assert said["base_model_name_or_path"] == "./base"
+        settings = json.loads((trained / "adapter" / "adapter_config.json").read_text(encoding="utf-8"))
+        assert settings["base_model_name_or_path"] == "./base"
         with pytest.raises(OSError, match="Repo id must use"):
             AutoModelForZeroShotObjectDetection.from_pretrained(trained / "adapter")
 

@@ -220,11 +220,11 @@ class TestFiles:
         other = copy.parent / "other"
         BertConfig(hidden_size=8, num_hidden_layers=1, num_attention_heads=1).save_pretrained(other)
         (other / "pytorch_model.bin").write_bytes(bomb(marker))
-        said = {"audio_tokenizer_class": "BertModel", "audio_tokenizer_name_or_path": str(other)}
-        edit(copy / "processor_config.json", audio_tokenizer=said)
+        stated = {"audio_tokenizer_class": "BertModel", "audio_tokenizer_name_or_path": str(other)}
+        edit(copy / "processor_config.json", audio_tokenizer=stated)
         refused(copy, marker, "processor_config.json: audio_tokenizer is not allowed")
         edit(copy / "processor_config.json", audio_tokenizer=None)
-        (copy / "audio_tokenizer_config.json").write_text(json.dumps(said))
+        (copy / "audio_tokenizer_config.json").write_text(json.dumps(stated))
         refused(copy, marker, "audio_tokenizer_config.json is not allowed")
 
     def test_chat_templates_are_not_read(self, copy: Path, marker: Path) -> None:

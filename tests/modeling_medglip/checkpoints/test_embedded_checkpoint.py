@@ -51,7 +51,7 @@ def overlap(first: Any, other: Any) -> float:
 
 
 class Grounder:
-    """Model and processor, asked for phrases in a demo picture."""
+    """Model and processor, asked for phrases in a demo image."""
 
     def __init__(self) -> None:
         self.model = MedGlipForObjectDetection.from_pretrained(default_checkpoint()).eval()
@@ -135,9 +135,9 @@ class TestBoxes:
 
     def test_a_flipped_radiograph_swaps_the_lungs(self, ground: Grounder) -> None:
         pixels, labels = CASES["xray_chest"].load().pixels, ["right lung", "left lung"]
-        plain, mirrored = (ground(picture, labels, "xray") for picture in (pixels, pixels[:, ::-1].copy()))
+        plain, flipped = (ground(image, labels, "xray") for image in (pixels, pixels[:, ::-1].copy()))
         for label in labels:
-            middles = [(found[label][0][1][0] + found[label][0][1][2]) / 2 for found in (plain, mirrored)]
+            middles = [(found[label][0][1][0] + found[label][0][1][2]) / 2 for found in (plain, flipped)]
             assert all((middle < pixels.shape[1] / 2) == (label == "right lung") for middle in middles)
 
 
@@ -194,8 +194,8 @@ class TestStockPipeline:
     ) -> None:
         pixels, modality = CASES[case].load().pixels, CASES[case].modality
         (score, box), *_ = ground(pixels, [label], modality)[label]
-        picture = Image.fromarray(pixels)
-        with_dot, bare = (finder(picture, candidate_labels=[text])[0] for text in (f"{label}.", label))
+        image = Image.fromarray(pixels)
+        with_dot, bare = (finder(image, candidate_labels=[text])[0] for text in (f"{label}.", label))
         assert with_dot["score"] == bare["score"] == pytest.approx(score, abs=0.01)
         assert with_dot["box"] == bare["box"] and overlap(list(bare["box"].values()), box) > 0.95
 
@@ -232,15 +232,15 @@ class TestExperts:
     @torch.inference_mode()
     def test_a_mixed_batch_equals_one_by_one(self, ground: Grounder) -> None:
         names = ["fundus_retina", "endoscopy_phantom", "xray_chest"]
-        pictures, modalities = [CASES[name].load().pixels for name in names], [CASES[name].modality for name in names]
+        images, modalities = [CASES[name].load().pixels for name in names], [CASES[name].modality for name in names]
         prompts = [["optic disc", "optic cup"], ["polyp"], ["left lung", "airways", "right lung"]]
-        inputs = ground.processor(pictures, prompts, modality=modalities)
-        sizes = [picture.shape[:2] for picture in pictures]
+        inputs = ground.processor(images, prompts, modality=modalities)
+        sizes = [image.shape[:2] for image in images]
         together = ground.processor.post_process_grounded_object_detection(
             ground.model(**inputs), inputs, target_sizes=sizes
         )
         for index, found in enumerate(together):
-            alone = ground(pictures[index], prompts[index], modalities[index])
+            alone = ground(images[index], prompts[index], modalities[index])
             assert len(found["scores"]) == sum(len(rows) for rows in alone.values()) > 0
             for label, score, box in zip(found["text_labels"], found["scores"], found["boxes"], strict=True):
                 matches = [row for row in alone[label] if overlap(row[1], box.tolist()) > 0.98]
@@ -249,12 +249,12 @@ class TestExperts:
 
 class TestRouter:
     @pytest.mark.parametrize("case", CASES.values(), ids=lambda case: case.id)
-    def test_the_modality_of_the_demo_pictures(self, ground: Grounder, case: DemoCase) -> None:
+    def test_the_modality_of_the_demo_images(self, ground: Grounder, case: DemoCase) -> None:
         name, probability = ground.processor.image_processor.predict_modality(case.load().pixels)
         assert name == case.modality and 0.5 < probability <= 1
 
 
-def test_licences_of_every_modality() -> None:
+def test_licenses_of_every_modality() -> None:
     rows = json.loads((default_checkpoint() / "licenses.json").read_text(encoding="utf-8"))
     assert {row["modality"] for row in rows} == set(MODALITIES) and all(row["license"] for row in rows)
 

@@ -53,8 +53,8 @@ class TestProcesses:
     def test_wrong_usage(self, tmp_path: Path) -> None:
         done = process(["ground", "a.png"], tmp_path)
         assert done.returncode == 2 and done.stdout == ""
-        told = "Missing option '--prompt' or '--prompts'. (medglip ground --help shows the usage)"
-        assert done.stderr == f"medglip: error: {told}\n"
+        message = "Missing option '--prompt' or '--prompts'. (medglip ground --help shows the usage)"
+        assert done.stderr == f"medglip: error: {message}\n"
 
     def test_help_needs_nothing_heavy(self, tmp_path: Path) -> None:
         # The package's own imports are left out here: what the command line itself asks for is measured.
@@ -228,13 +228,13 @@ class TestUsage:
 class TestGround:
     def test_all_good(self, medglip: Any, tiny: str, scan: Path, tmp_path: Path) -> None:
         before = scan.read_bytes()
-        options = ["--prompt", "optic disc. [odd] thing", "--model", tiny, "--out", scan.parent, "--threshold", "0.1"]
+        options = ["--prompt", "optic disc. [new] thing", "--model", tiny, "--out", scan.parent, "--threshold", "0.1"]
         options += ["--untrained-threshold", "0.1"]
         lines = medglip("ground", scan, *options)
         assert lines.status == 0 and lines.err.count("\n") == 1
-        assert "scan.png: not trained in fundus: [odd] thing" in lines.err
-        assert "[odd] thing (not trained)" in lines.out and "optic disc (not trained)" not in lines.out
-        assert "scan.png  [fundus, 60x40]" in lines.out and "[odd] thing" in lines.out
+        assert "scan.png: not trained in fundus: [new] thing" in lines.err
+        assert "[new] thing (not trained)" in lines.out and "optic disc (not trained)" not in lines.out
+        assert "scan.png  [fundus, 60x40]" in lines.out and "[new] thing" in lines.out
         assert "not a medical device" in lines.out
         assert scan.read_bytes() == before
         assert sorted(file.name for file in scan.parent.iterdir()) == ["scan-2.boxes.json", "scan-2.png", "scan.png"]
@@ -283,9 +283,9 @@ class TestGround:
         assert lines.err == warning
 
     def test_hostile_names(self, medglip: Any, tiny: str, scan: Path, tmp_path: Path) -> None:
-        odd = scan.with_name("[red]x\x1b[31m\n..png")
-        scan.rename(odd)
-        lines = medglip("ground", odd, "--prompt", "liver", "--model", tiny, "--out", tmp_path / "out")
+        hostile = scan.with_name("[red]x\x1b[31m\n..png")
+        scan.rename(hostile)
+        lines = medglip("ground", hostile, "--prompt", "liver", "--model", tiny, "--out", tmp_path / "out")
         assert lines.status == 0 and "\x1b" not in lines.out and "[red]x" in lines.out
         assert {file.name for file in (tmp_path / "out").iterdir()} == {
             "red-x-31m.boxes.json",
@@ -309,10 +309,10 @@ class TestDemo:
         def read(path: Path) -> ReadImage:
             raise AssertionError(path)
 
-        grey = np.random.default_rng(0).integers(0, 255, (40, 60), dtype=np.uint8)
+        gray = np.random.default_rng(0).integers(0, 255, (40, 60), dtype=np.uint8)
         cases = (
-            DemoCase("good", "ct", "liver.", "A source.", lambda: ReadImage(grey, "good.png")),
-            DemoCase("drawn", "fundus", "liver.", "Phantom.", lambda: ReadImage(grey, "drawn.png"), is_phantom=True),
+            DemoCase("good", "ct", "liver.", "A source.", lambda: ReadImage(gray, "good.png")),
+            DemoCase("drawn", "fundus", "liver.", "Phantom.", lambda: ReadImage(gray, "drawn.png"), is_phantom=True),
             DemoCase("gone", "ct", "liver.", "Another source.", absent),
             DemoCase("other", "mri", "liver.", "No expert for it.", absent),
         )
@@ -342,7 +342,7 @@ class TestInfo:
         assert content["labels"] == {"ct": ["liver", "spleen"], "fundus": ["optic disc"]}
         assert content["taxonomy"]["categories"] == 38
 
-    def test_licences(self, medglip: Any) -> None:
+    def test_licenses(self, medglip: Any) -> None:
         lines = medglip("info", "--licenses")
         assert "Apache-2.0" in lines.out and "Set A (set_a)" in lines.out and "CC0" in lines.out
 
@@ -369,9 +369,9 @@ class TestVolumes:
         write_series(tmp_path / "study" / "one")
         out = tmp_path / "out"
         given = ["--prompt", "liver. spleen.", "--model", tiny, "--threshold", "0.0", "--modality", "ct", "--out", out]
-        status, said, errors = self.run(capsys, "ground", tmp_path / "scan.nii.gz", tmp_path / "study", *given)
+        status, output, errors = self.run(capsys, "ground", tmp_path / "scan.nii.gz", tmp_path / "study", *given)
         assert (status, errors) == (0, ""), errors
-        assert "scan.nii.gz: 5 axial slices" in said and "study: 5 axial slices" in said
+        assert "scan.nii.gz: 5 axial slices" in output and "study: 5 axial slices" in output
         assert sorted(path.name for path in out.iterdir()) == [
             "scan.boxes.json",
             "scan.png",
@@ -387,10 +387,10 @@ class TestVolumes:
         nibabel.save(nibabel.Nifti1Image(np.ones((8, 9, 10), np.int16), np.eye(4)), tmp_path / "scan.nii")
         given = ["--prompt", "liver", "--model", tiny, "--modality", "ct", "--out", tmp_path / "out", "--no-isolate"]
         report = tmp_path / "run.json"
-        status, said, _ = self.run(
+        status, output, _ = self.run(
             capsys, "ground", tmp_path / "scan.nii", *given, "--plane", "coronal", "--report", report
         )
-        assert status == 0 and "9 coronal slices" in said
+        assert status == 0 and "9 coronal slices" in output
         assert json.loads(report.read_text(encoding="utf-8"))["done"] == 1
         status, _, errors = self.run(capsys, "ground", tmp_path / "scan.nii", *given, "--plane", "slanted")
         assert status == 2 and "choose one of axial" in errors
@@ -417,8 +417,8 @@ class TestVolumes:
         assert status == 0, errors
         endings = ("boxes.json", "boxes.nii.gz", "labels.ctbl", "mrk.json", "png", "seg.dcm", "sr.dcm")
         assert sorted(path.name for path in out.iterdir()) == [f"study.{ending}" for ending in endings]
-        told = [path.name for path in out.iterdir() if b"Doe" in path.read_bytes()]
-        assert sorted(told) == ["study.seg.dcm", "study.sr.dcm"], "patient data in DICOM alone"
+        with_name = [path.name for path in out.iterdir() if b"Doe" in path.read_bytes()]
+        assert sorted(with_name) == ["study.seg.dcm", "study.sr.dcm"], "patient data in DICOM alone"
         status, _, errors = self.run(capsys, "ground", tmp_path / "scan.nii", *given, "--write", "sr")
         assert status == 1 and "scan.nii: is not a DICOM series" in errors
         status, _, errors = self.run(capsys, "ground", tmp_path / "scan.nii", *given, "--write", "stl")
@@ -434,12 +434,12 @@ class TestVolumes:
         nibabel.save(nibabel.Nifti1Image(np.ones((8, 9, 3), np.int16), np.eye(4)), tmp_path / "good.nii")
         names = ["broken.nii", "empty", "two", "good.nii"]
         given = ["--prompt", "liver", "--model", tiny, "--modality", "ct", "--out", tmp_path / "out", "--no-isolate"]
-        status, said, errors = self.run(capsys, "ground", *(tmp_path / name for name in names), *given)
-        assert status == 1 and "good.nii  [ct, 8x9x3]" in said
+        status, output, errors = self.run(capsys, "ground", *(tmp_path / name for name in names), *given)
+        assert status == 1 and "good.nii  [ct, 8x9x3]" in output
         assert [line for line in errors.splitlines() if "error" in line] == [
             "medglip: error: empty: holds no image, volume or DICOM series (0 other files)",
             "medglip: error: two: holds files of 2 patients: give a folder for each, or pass --several-patients",
             "medglip: error: broken.nii: is not a NIfTI file",
         ]
-        status, said, _ = self.run(capsys, "ground", tmp_path / "two", *given, "--several-patients")
-        assert status == 0 and "two-" in said
+        status, output, _ = self.run(capsys, "ground", tmp_path / "two", *given, "--several-patients")
+        assert status == 0 and "two-" in output

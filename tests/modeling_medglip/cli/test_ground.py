@@ -58,13 +58,13 @@ def test_a_mixed_folder_is_sorted(ground: Run, tmp_path: Path) -> None:
     for name in ("old.boxes.json", "old.mrk.json", "notes.txt", ".hidden.png", ".cache/c.png", "old.sr.dcm"):
         (study / name).parent.mkdir(exist_ok=True)
         (study / name).write_text("{}", encoding="utf-8")
-    status, said, errors = ground(study)
+    status, output, errors = ground(study)
     assert status == 0, errors
-    told = [line for line in errors.splitlines() if "left out" in line]
-    assert told == ["medglip: warning: study: 1 files that are not images left out"]
+    left_out = [line for line in errors.splitlines() if "left out" in line]
+    assert left_out == ["medglip: warning: study: 1 files that are not images left out"]
     stems = ("film-2", "film", "scan", "study")
     assert names(tmp_path / "out") == sorted(f"{stem}.{end}" for stem in stems for end in ("boxes.json", "png"))
-    places = [said.index(f"{name}  [ct") for name in ("study", "film.png", "film.jpg", "scan.nii.gz")]
+    places = [output.index(f"{name}  [ct") for name in ("study", "film.png", "film.jpg", "scan.nii.gz")]
     assert places == sorted(places)
 
 
@@ -72,8 +72,8 @@ def test_a_folder_of_images_and_other_files(ground: Run, tmp_path: Path) -> None
     png(tmp_path / "films" / "a.png"), (tmp_path / "films" / "notes.txt").write_text("x", encoding="utf-8")
     status, _, errors = ground(tmp_path / "films")
     assert status == 0 and names(tmp_path / "out") == ["a.boxes.json", "a.png"]
-    told = "medglip: warning: films: 1 files that are neither images nor volumes left out"
-    assert told in errors.splitlines()
+    message = "medglip: warning: films: 1 files that are neither images nor volumes left out"
+    assert message in errors.splitlines()
 
 
 def test_dicom_images_without_a_place_are_images(ground: Run, tmp_path: Path) -> None:
@@ -83,9 +83,9 @@ def test_dicom_images_without_a_place_are_images(ground: Run, tmp_path: Path) ->
         del dataset.ImagePositionPatient, dataset.ImageOrientationPatient
         dataset.save_as(path.with_name(f"film{number}.dcm"))
         path.unlink()
-    status, said, errors = ground(tmp_path / "films")
+    status, output, errors = ground(tmp_path / "films")
     assert status == 0, errors
-    assert "film0.dcm  [ct, 16x12]" in said and "film1.dcm  [ct, 16x12]" in said
+    assert "film0.dcm  [ct, 16x12]" in output and "film1.dcm  [ct, 16x12]" in output
 
 
 def test_a_folder_may_hold_the_tables_but_no_table_replaces_a_slice(ground: Run, tmp_path: Path) -> None:
@@ -120,11 +120,11 @@ def cine(path: Path, count: int = 5) -> Path:
 
 @pytest.mark.parametrize("name", ["cine.gif", "cine.tif"])
 def test_all_frames(name: str, ground: Run, tmp_path: Path) -> None:
-    status, said, errors = ground(cine(tmp_path / name), "--frame", "all", "--every", 2, "--csv", tmp_path / "t.csv")
+    status, output, errors = ground(cine(tmp_path / name), "--frame", "all", "--every", 2, "--csv", tmp_path / "t.csv")
     assert status == 0, errors
     stems = [f"cine-f000{frame}" for frame in (1, 3, 5)]
     assert names(tmp_path / "out") == sorted(f"{stem}.{end}" for stem in stems for end in ("boxes.json", "png"))
-    assert f"{name} frame 3  [ct, 60x40]" in said and "only the first is used" not in errors
+    assert f"{name} frame 3  [ct, 60x40]" in output and "only the first is used" not in errors
     content = json.loads((tmp_path / "out" / "cine-f0003.boxes.json").read_text(encoding="utf-8"))
     assert content["image"]["file"] == name
     assert next(row["frame"] for row in rows(tmp_path / "t.csv")) == "1"
@@ -134,8 +134,8 @@ def test_all_frames(name: str, ground: Run, tmp_path: Path) -> None:
 def test_too_many_frames(ground: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("modeling_medglip.cli.inputs.MAX_FRAMES", 2)
     status, _, errors = ground(cine(tmp_path / "cine.gif"), "--frame", "all")
-    told = "medglip: error: cine.gif: has 5 frames, more than 2: take fewer, --every 3"
-    assert status == 1 and errors.splitlines() == [told]
+    message = "medglip: error: cine.gif: has 5 frames, more than 2: take fewer, --every 3"
+    assert status == 1 and errors.splitlines() == [message]
 
 
 # Prompts and tables --------------------------------------------------------------------------------------------------

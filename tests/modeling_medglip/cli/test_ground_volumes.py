@@ -50,15 +50,15 @@ def enhanced(tmp_path: Path) -> Path:
 
 
 def test_a_multi_frame_file_is_a_volume(ground: Run, enhanced: Path, tmp_path: Path) -> None:
-    status, said, errors = ground(enhanced, "--write", "seg", "--write", "nifti")
-    assert (status, errors) == (0, "") and "enhanced.dcm: 5 axial slices" in said
+    status, output, errors = ground(enhanced, "--write", "seg", "--write", "nifti")
+    assert (status, errors) == (0, "") and "enhanced.dcm: 5 axial slices" in output
     endings = ("boxes.json", "boxes.nii.gz", "labels.ctbl", "png", "seg.dcm")
     assert names(tmp_path / "out") == [f"enhanced.{end}" for end in endings]
 
 
-def test_a_frame_of_it_is_a_picture(ground: Run, enhanced: Path, tmp_path: Path) -> None:
-    status, said, _ = ground(enhanced, "--frame", 2)
-    assert status == 0 and "enhanced.dcm  [ct, 16x12]" in said
+def test_a_frame_of_it_is_an_image(ground: Run, enhanced: Path, tmp_path: Path) -> None:
+    status, output, _ = ground(enhanced, "--frame", 2)
+    assert status == 0 and "enhanced.dcm  [ct, 16x12]" in output
     assert "depth" not in json.loads((tmp_path / "out" / "enhanced.boxes.json").read_text(encoding="utf-8"))["image"]
 
 
@@ -66,7 +66,7 @@ def test_a_frame_of_it_is_a_picture(ground: Run, enhanced: Path, tmp_path: Path)
     "option",
     [("--plane", "axial"), ("--write", "nifti"), ("--axes", "LPS"), ("--volume", 1), ("--resample",)],
 )
-def test_options_of_volumes_are_not_for_pictures(option: tuple[Any, ...], ground: Run, tmp_path: Path) -> None:
+def test_options_of_volumes_are_not_for_images(option: tuple[Any, ...], ground: Run, tmp_path: Path) -> None:
     Image.fromarray(np.zeros((9, 9), np.uint8)).save(tmp_path / "a.png")
     status, _, errors = ground(tmp_path / "a.png", *option)
     assert (status, errors) == (
@@ -75,7 +75,7 @@ def test_options_of_volumes_are_not_for_pictures(option: tuple[Any, ...], ground
     assert not (tmp_path / "out").exists()
 
 
-def test_options_of_pictures_are_not_for_volumes(ground: Run, tmp_path: Path) -> None:
+def test_options_of_images_are_not_for_volumes(ground: Run, tmp_path: Path) -> None:
     series(tmp_path / "study")
     for path in (nifti(tmp_path / "a.nii"), tmp_path / "study"):
         status, _, errors = ground(path, "--frame", 1)
@@ -87,9 +87,9 @@ def test_options_of_pictures_are_not_for_volumes(ground: Run, tmp_path: Path) ->
 def test_series_of_one_number_have_names_of_their_own(ground: Run, tmp_path: Path) -> None:
     for number in range(3):
         series(tmp_path / "1.2.study" / str(number), SeriesInstanceUID=f"1.2.{number}", SeriesNumber=4, count=2)
-    status, said, _ = ground(tmp_path / "1.2.study")
+    status, output, _ = ground(tmp_path / "1.2.study")
     assert status == 0 and all(
-        f"{name}: 2 axial" in said for name in ("1.2.study-4", "1.2.study-4-2", "1.2.study-4-3")
+        f"{name}: 2 axial" in output for name in ("1.2.study-4", "1.2.study-4-2", "1.2.study-4-3")
     )
     stems = ("1.2.study-4", "1.2.study-4-2", "1.2.study-4-3")
     assert names(tmp_path / "out") == sorted(f"{stem}.{end}" for stem in stems for end in ("boxes.json", "png"))
@@ -104,8 +104,8 @@ def test_a_surprise_in_a_folder_is_told_without_its_words(
         raise RuntimeError("Doe^Jane has SECRET77")
 
     monkeypatch.setattr("modeling_medglip.isolation.process.find_series", surprise)
-    status, said, errors = ground(tmp_path / "study", nifti(tmp_path / "good.nii"))
-    assert status == 1 and "good.nii  [ct, 8x9x3]" in said
+    status, output, errors = ground(tmp_path / "study", nifti(tmp_path / "good.nii"))
+    assert status == 1 and "good.nii  [ct, 8x9x3]" in output
     assert "Doe" not in errors and "SECRET" not in errors
     assert errors.splitlines()[0] == "medglip: error: study: unexpected RuntimeError; --debug shows where"
 
@@ -116,8 +116,8 @@ def test_a_corrupt_field_leaves_the_other_inputs(ground: Run, tmp_path: Path) ->
         content = path.read_bytes()
         place = content.find(b"\x28\x00\x08\x00IS\x02\x00")
         path.write_bytes(content[: place + 8] + b"JD" + content[place + 10 :])
-    status, said, errors = ground(tmp_path / "study", nifti(tmp_path / "good.nii"))
-    assert status == 1 and "good.nii  [ct" in said and "its NumberOfFrames is not a whole number" in errors
+    status, output, errors = ground(tmp_path / "study", nifti(tmp_path / "good.nii"))
+    assert status == 1 and "good.nii  [ct" in output and "its NumberOfFrames is not a whole number" in errors
     assert "JD" not in errors and errors.count("error: ") == 1
 
 
@@ -128,9 +128,9 @@ KINDS = tuple(part for kind in ("slicer", "nifti", "sr", "seg") for part in ("--
 
 
 def test_reports_are_refused_before_anything_is_grounded(ground: Run, tmp_path: Path) -> None:
-    status, said, errors = ground(nifti(tmp_path / "a.nii"), *KINDS)
-    told = "a.nii: is not a DICOM series, which sr and seg refer to: leave out --write sr"
-    assert (status, errors) == (1, f"medglip: error: {told}\n") and "pictures" not in said
+    status, output, errors = ground(nifti(tmp_path / "a.nii"), *KINDS)
+    message = "a.nii: is not a DICOM series, which sr and seg refer to: leave out --write sr"
+    assert (status, errors) == (1, f"medglip: error: {message}\n") and "slices" not in output
     assert names(tmp_path / "out") == []
 
 
@@ -140,19 +140,19 @@ def test_one_output_that_fails_leaves_the_others(ground: Run, tmp_path: Path) ->
         del dataset.StudyInstanceUID  # which a report cannot do without
         dataset.save_as(path)
     report = tmp_path / "run.json"
-    status, said, errors = ground(tmp_path / "study", *KINDS, "--report", report)
+    status, output, errors = ground(tmp_path / "study", *KINDS, "--report", report)
     assert status == 1 and errors.count("can be made of its headers") == 2 and "Doe" not in errors
     endings = ("boxes.json", "boxes.nii.gz", "labels.ctbl", "mrk.json", "png")
     assert names(tmp_path / "out") == [f"study.{end}" for end in endings]
     (record,) = json.loads(report.read_text(encoding="utf-8"))["inputs"]
     assert record["status"] == "failed" and "no report can be made" in record["error"]
-    assert sorted(record["outputs"]) == names(tmp_path / "out") and "study  [ct" in said
+    assert sorted(record["outputs"]) == names(tmp_path / "out") and "study  [ct" in output
 
 
 def test_nothing_found_is_no_failure(ground: Run, tmp_path: Path) -> None:
     series(tmp_path / "study")
-    status, said, errors = ground(tmp_path / "study", *KINDS, threshold=1.0)
-    assert status == 0 and "nothing found" in said
+    status, output, errors = ground(tmp_path / "study", *KINDS, threshold=1.0)
+    assert status == 0 and "nothing found" in output
     assert errors.splitlines() == [
         f"medglip: warning: study: nothing was found: no {kind} is written, which cannot be empty"
         for kind in ("sr", "seg")
@@ -166,8 +166,8 @@ def test_a_resampled_series_is_reported_on_its_own_slices(ground: Run, tmp_path:
     series(tmp_path / "study", count=7)[3].unlink()
     status, _, errors = ground(tmp_path / "study")
     assert status == 1 and "or interpolate them (--resample)" in errors
-    status, said, errors = ground(tmp_path / "study", "--resample", *KINDS)
-    assert status == 0 and "7 axial slices" in said
+    status, output, errors = ground(tmp_path / "study", "--resample", *KINDS)
+    assert status == 0 and "7 axial slices" in output
     assert errors == "medglip: warning: study: resampled: 7 even slices from 6\n"
     assert {"study.sr.dcm", "study.seg.dcm"} <= set(names(tmp_path / "out"))
 
@@ -186,8 +186,8 @@ def test_the_report_holds_all_options(ground: Run, tmp_path: Path) -> None:
         "--report",
         tmp_path / "run.json",
     )
-    status, said, errors = ground(tmp_path / "a.nii", *given)
-    assert status == 0 and "9 coronal slices" in said, errors
+    status, output, errors = ground(tmp_path / "a.nii", *given)
+    assert status == 0 and "9 coronal slices" in output, errors
     options = json.loads((tmp_path / "run.json").read_text(encoding="utf-8"))["options"]
     expected = {"plane": "coronal", "volume": 2, "axes": "RAS", "write": ["slicer"], "resample": False}
     expected |= {"several_patients": False, "frame": None, "threshold": 0.0, "prompt": "liver", "modality": "ct"}

@@ -95,9 +95,9 @@ class TestImages:
 
     def test_ventricles_lie_where_the_tissue_masks_have_a_hole(self) -> None:
         ndimage = pytest.importorskip("scipy.ndimage")
-        image, grey, white = mni_slice().astype(int), tissue("gm"), tissue("wm")
+        image, gray, white = mni_slice().astype(int), tissue("gm"), tissue("wm")
         inside = ndimage.binary_fill_holes(ndimage.binary_closing(image > 30, iterations=2))
-        pieces, count = ndimage.label(inside & (grey + white <= 127) & (image < 130))
+        pieces, count = ndimage.label(inside & (gray + white <= 127) & (image < 130))
         sizes = ndimage.sum_labels(np.ones_like(pieces), pieces, range(1, count + 1))
         horns = [bounds(pieces == number) for number in range(1, count + 1) if 120 <= sizes[number - 1] <= 200]
         boxes = CASES["mri_brain"].true_boxes
@@ -107,13 +107,13 @@ class TestImages:
             union = (*own[:, :2].min(0), *own[:, 2:].max(0))
             assert len(own) == 2 and overlap(boxes[name], union) > 0.95
 
-    def test_caudates_are_grey_matter(self) -> None:
+    def test_caudates_are_gray_matter(self) -> None:
         ndimage = pytest.importorskip("scipy.ndimage")
         pieces, _ = ndimage.label(ndimage.binary_opening(tissue("gm") > 120))
         for name in ("right caudate", "left caudate"):
             box = CASES["mri_brain"].true_boxes[name]
-            centre = round((box[1] + box[3]) / 2), round((box[0] + box[2]) / 2)
-            assert pieces[centre] and overlap(box, bounds(pieces == pieces[centre])) > 0.9
+            center = round((box[1] + box[3]) / 2), round((box[0] + box[2]) / 2)
+            assert pieces[center] and overlap(box, bounds(pieces == pieces[center])) > 0.9
 
     def test_the_disc_is_the_bright_spot(self) -> None:
         ndimage = pytest.importorskip("scipy.ndimage")

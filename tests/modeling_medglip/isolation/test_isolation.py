@@ -100,7 +100,7 @@ class TestTheSameValues:
         assert (found.file, found.warnings, found.modality) == (expected.file, expected.warnings, expected.modality)
 
     def test_hints(self, reader: ReaderProcess, tmp_path: Path) -> None:
-        frames = [Image.new("L", (8, 6), grey) for grey in (0, 255)]
+        frames = [Image.new("L", (8, 6), gray) for gray in (0, 255)]
         frames[0].save(tmp_path / "cine.tif", save_all=True, append_images=frames[1:])
         (warning,) = reader.read_image(tmp_path / "cine.tif").warnings
         assert str(warning).endswith("(choose another with frame=)") and hint_of(warning) == "frame"

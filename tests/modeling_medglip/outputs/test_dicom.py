@@ -36,7 +36,7 @@ def source(tmp_path: Path) -> VolumeSource:
 @pytest.fixture
 def result(source: VolumeSource) -> VolumeResult:
     liver = made_box(source.grid, (2.25, 3.5, 1.0, 9.75, 8.0, 4.0), "liver", 0.91)
-    phrase = made_box(source.grid, (1.0, 1.0, 0.0, 4.0, 3.0, 2.0), "something odd", 0.4)
+    phrase = made_box(source.grid, (1.0, 1.0, 0.0, 4.0, 3.0, 2.0), "something new", 0.4)
     return made_result(source.grid, liver, phrase)
 
 
@@ -44,20 +44,20 @@ def test_a_report_holds_the_boxes(source: VolumeSource, result: VolumeResult, tm
     path = write_report(result, source, tmp_path / "a.sr.dcm")
     report = highdicom.sr.srread(path)
     groups = report.content.get_volumetric_roi_measurement_groups()
-    assert [group.tracking_identifier for group in groups] == ["liver 1", "something odd 2"]
+    assert [group.tracking_identifier for group in groups] == ["liver 1", "something new 2"]
     names = [str(pydicom.dcmread(file).SOPInstanceUID) for file in source.dicom_files]
     for group, box in zip(groups, result.boxes, strict=True):
         x1, y1, k1, x2, y2, k2 = box.box_ijk
         expected = [[x1, y1], [x2, y1], [x2, y2], [x1, y2], [x1, y1]]
         for region in group.roi:
             np.testing.assert_allclose(region.value, expected)
-        told = [region.ContentSequence[0].ReferencedSOPSequence[0].ReferencedSOPInstanceUID for region in group.roi]
-        assert told == names[int(k1) : int(k2)]
+        uids = [region.ContentSequence[0].ReferencedSOPSequence[0].ReferencedSOPInstanceUID for region in group.roi]
+        assert uids == names[int(k1) : int(k2)]
         (score,) = group.get_measurements()
         assert score.value == pytest.approx(box.score)
     assert groups[0].finding_type.scheme_designator == "SCT" and groups[0].finding_type.value == "10200004"
     assert groups[1].finding_type.scheme_designator == "99MEDGLIP"
-    assert groups[1].finding_type.meaning == "something odd"
+    assert groups[1].finding_type.meaning == "something new"
 
 
 def test_report_and_segmentation_belong_to_the_study(
@@ -77,7 +77,7 @@ def test_report_and_segmentation_belong_to_the_study(
 def test_a_segmentation_holds_the_boxes(source: VolumeSource, result: VolumeResult, tmp_path: Path) -> None:
     path = write_segmentation(result, source, tmp_path / "a.seg.dcm")
     found = read_segmentation(path)
-    assert [label for _, label in found] == ["liver 1", "something odd 2"]
+    assert [label for _, label in found] == ["liver 1", "something new 2"]
     segments = highdicom.seg.segread(path)
     assert segments.get_segment_description(1).segmented_property_type.value == "10200004"
     for (mask, _), box in zip(found, result.boxes, strict=True):
@@ -130,12 +130,12 @@ def test_frames_of_a_multi_frame_file_are_referred_to(tmp_path: Path) -> None:
     report = highdicom.sr.srread(write_report(result, source, tmp_path / "a.sr.dcm"))
     (group,) = report.content.get_volumetric_roi_measurement_groups()
     frames = pydicom.dcmread(tmp_path / "scan.dcm").PerFrameFunctionalGroupsSequence
-    told = []
+    positions = []
     for region in group.roi:
         number = int(region.ContentSequence[0].ReferencedSOPSequence[0].ReferencedFrameNumber)
-        told.append(float(frames[number - 1].PlanePositionSequence[0].ImagePositionPatient[2]))
+        positions.append(float(frames[number - 1].PlanePositionSequence[0].ImagePositionPatient[2]))
     expected = sorted(float((source.grid.affine @ [0, 0, k, 1])[2]) for k in (1, 2))
-    assert sorted(told) == pytest.approx(expected)
+    assert sorted(positions) == pytest.approx(expected)
     ((mask, _),) = read_segmentation(write_segmentation(result, source, tmp_path / "b.seg.dcm"))
     places = np.argwhere(mask.array)
     corners = mask.affine[:3, :3] @ places.T + mask.affine[:3, 3:]
@@ -191,15 +191,15 @@ def test_three_slices_and_their_segmentation_come_back(tmp_path: Path) -> None:
     (group,) = report.content.get_volumetric_roi_measurement_groups()
     corners = []
     for region in group.roi:
-        told = region.ContentSequence[0].ReferencedSOPSequence[0].ReferencedSOPInstanceUID
-        (image,) = [d for d in map(pydicom.dcmread, slices) if d.SOPInstanceUID == told]
+        uid = region.ContentSequence[0].ReferencedSOPSequence[0].ReferencedSOPInstanceUID
+        (image,) = [d for d in map(pydicom.dcmread, slices) if d.SOPInstanceUID == uid]
         transform = highdicom.spatial.ImageToReferenceTransformer.for_image(image)
         corners.append(transform(region.value))
     points = np.concatenate(corners)
     expected = np.array(box.corners_lps_mm)
     np.testing.assert_allclose(points[:, :2].min(axis=0), expected[:, :2].min(axis=0), atol=1e-6)
     np.testing.assert_allclose(points[:, :2].max(axis=0), expected[:, :2].max(axis=0), atol=1e-6)
-    # Pictures have no thickness: half a slice more on both sides.
+    # Slices have no thickness: half a slice more on both sides.
     assert (points[:, 2].min() - 2.5, points[:, 2].max() + 2.5) == pytest.approx(
         (expected[:, 2].min(), expected[:, 2].max())
     )

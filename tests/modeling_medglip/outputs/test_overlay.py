@@ -79,8 +79,8 @@ class TestDisplay:
         assert lung[0] > 0
 
     def test_eight_bits_stay(self) -> None:
-        grey = np.array([[3, 200]], dtype=np.uint8)
-        assert np.asarray(display_image(ReadImage(grey, "a"), "ct"))[0, :, 0].tolist() == [3, 200]
+        gray = np.array([[3, 200]], dtype=np.uint8)
+        assert np.asarray(display_image(ReadImage(gray, "a"), "ct"))[0, :, 0].tolist() == [3, 200]
 
     def test_deep_grey_is_stretched(self) -> None:
         deep = np.linspace(1000, 3000, 400).reshape(20, 20).astype(np.uint16)

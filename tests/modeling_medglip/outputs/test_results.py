@@ -43,10 +43,10 @@ from modeling_medglip.outputs.volume_results import VolumeBox, VolumeInfo, Volum
 RESULT = GroundingResult(
     model="med-glip-unified",
     image=ImageInfo("scan.dcm", 100, 50, "ct", (0.5, 0.75)),
-    prompt="Liver. odd thing",
+    prompt="Liver. new thing",
     boxes=(
         GroundedBox("Liver", 0.91237, (1.0, 2.0, 30.123456, 40.0), "liver", "abdomen_liver", "abdomen"),
-        GroundedBox("odd thing", 0.5, (0.0, 0.0, 100.0, 50.0)),
+        GroundedBox("new thing", 0.5, (0.0, 0.0, 100.0, 50.0)),
     ),
     warnings=("not stored",),
 )
@@ -58,14 +58,14 @@ def test_content_is_the_schema_exactly() -> None:
         "schema": "medglip/boxes@1",
         "model": "med-glip-unified",
         "image": {"file": "scan.dcm", "width": 100, "height": 50, "modality": "ct", "spacing_mm": [0.5, 0.75]},
-        "prompt": "Liver. odd thing",
+        "prompt": "Liver. new thing",
         "boxes": [
             {
                 "label": "Liver", "score": 0.9124, "bbox": [1.0, 2.0, 30.12, 40.0],
                 "label_id": "liver", "category": "abdomen_liver", "region": "abdomen", "size_mm": [15.06, 30.0],
             },
             {
-                "label": "odd thing", "score": 0.5, "bbox": [0.0, 0.0, 100.0, 50.0],
+                "label": "new thing", "score": 0.5, "bbox": [0.0, 0.0, 100.0, 50.0],
                 "label_id": None, "category": None, "region": None, "size_mm": [50.0, 37.5],
             },
         ],
@@ -74,14 +74,14 @@ def test_content_is_the_schema_exactly() -> None:
 
 
 def test_print_is_a_table() -> None:
-    asked = replace(RESULT, trained={"Liver": True, "odd thing": False, "spleen": True})
+    asked = replace(RESULT, trained={"Liver": True, "new thing": False, "spleen": True})
     untrained = replace(asked, boxes=(asked.boxes[0], replace(asked.boxes[1], trained=False)))
     assert str(untrained) == "\n".join(
         [
             "scan.dcm  [ct, 100x50]",
             "label                    score    x    y  width  height  size, mm",
             "Liver                     0.91  1.0  2.0   30.1    40.0     15 30",
-            "odd thing (not trained)   0.50  0.0  0.0  100.0    50.0     50 38",
+            "new thing (not trained)   0.50  0.0  0.0  100.0    50.0     50 38",
             "not found: spleen",
         ]
     )
@@ -114,11 +114,11 @@ def test_old_name_of_the_center() -> None:
 
 
 def test_coco() -> None:
-    content = replace(RESULT, trained={"spleen": True, "Liver": True, "odd thing": False}).to_coco(image_id=7)
+    content = replace(RESULT, trained={"spleen": True, "Liver": True, "new thing": False}).to_coco(image_id=7)
     assert content["categories"] == [
         {"id": 1, "name": "spleen"},
         {"id": 2, "name": "Liver"},
-        {"id": 3, "name": "odd thing"},
+        {"id": 3, "name": "new thing"},
     ]
     assert content["images"] == [{"id": 7, "file_name": "scan.dcm", "width": 100, "height": 50}]
     first = content["annotations"][0]
@@ -130,8 +130,8 @@ def test_coco() -> None:
 
 
 def test_rows() -> None:
-    rows = replace(RESULT, trained={"Liver": True, "odd thing": False, "left kidney": True}).to_rows(frame=3)
-    assert [row["label"] for row in rows] == ["Liver", "odd thing", "left kidney"]
+    rows = replace(RESULT, trained={"Liver": True, "new thing": False, "left kidney": True}).to_rows(frame=3)
+    assert [row["label"] for row in rows] == ["Liver", "new thing", "left kidney"]
     assert rows[0] == {
         "file": "scan.dcm", "modality": "ct", "frame": 3, "label": "Liver", "label_id": "liver", "trained": None,
         "found": True, "score": 0.9124, "x": 1.0, "y": 2.0, "width": 30.12, "height": 40.0, "size_mm": [15.06, 30.0],
@@ -148,12 +148,12 @@ def test_pandas() -> None:
 
 def test_supervision(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "supervision", SimpleNamespace(Detections=lambda **fields: fields))
-    detections = replace(RESULT, trained={"odd thing": False, "Liver": True}).to_supervision()
+    detections = replace(RESULT, trained={"new thing": False, "Liver": True}).to_supervision()
     np.testing.assert_allclose(detections["xyxy"], [[1, 2, 31.123456, 42], [0, 0, 100, 50]], rtol=1e-6)
     assert detections["class_id"].tolist() == [1, 0] and detections["confidence"].tolist() == pytest.approx(
         [0.91237, 0.5]
     )
-    assert detections["data"]["class_name"].tolist() == ["Liver", "odd thing"]
+    assert detections["data"]["class_name"].tolist() == ["Liver", "new thing"]
     assert replace(RESULT, boxes=()).to_supervision()["xyxy"].shape == (0, 4)
 
 

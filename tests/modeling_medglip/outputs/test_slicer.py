@@ -35,7 +35,7 @@ def made_result(grid: Volume, *boxes: VolumeBox) -> VolumeResult:
 
 
 def rigid(seed: int) -> np.ndarray:
-    """A turned, possibly mirrored affine with voxels that are no cubes."""
+    """A turned, possibly flipped affine with voxels that are not cubes."""
     rng = np.random.default_rng(seed)
     axes, _ = np.linalg.qr(rng.normal(size=(3, 3)))
     affine = np.eye(4)
@@ -48,10 +48,10 @@ def rigid(seed: int) -> np.ndarray:
 def test_a_region_of_slicer_has_the_box_s_corners(seed: int) -> None:
     grid = empty_grid((20, 22, 24), rigid(seed))
     box = made_box(grid, (2, 3, 4, 9, 12, 20))
-    centre, axes, size = oriented_box(box)
+    center, axes, size = oriented_box(box)
     assert np.allclose(axes.T @ axes, np.eye(3)) and np.linalg.det(axes) == pytest.approx(1.0)
     corners = {
-        tuple(np.round(centre + axes @ (np.array(signs) * size / 2), 6)) for signs in product((-1, 1), repeat=3)
+        tuple(np.round(center + axes @ (np.array(signs) * size / 2), 6)) for signs in product((-1, 1), repeat=3)
     }
     expected = {tuple(np.round(corner, 6)) for corner in np.array(box.corners_lps_mm)}
     assert all(min(np.abs(np.subtract(a, b)).max() for b in expected) < 1e-5 for a in corners)
@@ -61,10 +61,10 @@ def test_a_sheared_box_becomes_the_one_round_it() -> None:
     affine = np.diag([1.0, 1.0, 2.0, 1.0])
     affine[1, 2] = 0.6  # a tilted gantry
     box = made_box(empty_grid((20, 20, 20), affine), (2, 2, 2, 8, 8, 8))
-    centre, axes, size = oriented_box(box)
+    center, axes, size = oriented_box(box)
     corners = np.array(box.corners_lps_mm)
-    np.testing.assert_allclose(centre - size / 2, corners.min(axis=0))
-    np.testing.assert_allclose(centre + size / 2, corners.max(axis=0))
+    np.testing.assert_allclose(center - size / 2, corners.min(axis=0))
+    np.testing.assert_allclose(center + size / 2, corners.max(axis=0))
     assert np.array_equal(axes, np.eye(3))
 
 
