@@ -251,7 +251,7 @@ def load_adapted(
 
 
 def embedded_base(record: BaseRecord) -> MedGlipForObjectDetection | None:
-    """The embedded checkpoint's expert, if that is what an adapter was trained on."""
+    """Return the embedded checkpoint's expert, if that is what an adapter was trained on; else `None`."""
     try:
         embedded, _ = load_checkpoint(*locate(None), record.modality)
     except CheckpointError:  # installed without, or without this expert

@@ -59,7 +59,7 @@ def _pickled(name: str, file: str) -> PickledCheckpointError:
 
 
 def _check_folder(folder: Path, name: str) -> None:
-    """Look at a checkpoint folder before anything is loaded from it."""
+    """Check the files of a checkpoint folder before anything is loaded from it."""
     try:
         check_checkpoint_files(folder)
         kind = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type")

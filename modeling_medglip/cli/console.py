@@ -49,7 +49,7 @@ def in_flags(message: object) -> str:
     return f"{before}{flag}{after.removeprefix('True')}" if found else text
 
 
-def reason_of(error: BaseException, name: str) -> str:
+def failure_reason(error: BaseException, name: str) -> str:
     """Return why an input or output failed, as one line.
 
     Args:

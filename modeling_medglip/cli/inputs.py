@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Literal
 
 from ..errors import MedGlipError, UsageError, one_line
 from ..outputs.run_report import InputRecord
-from .console import fail, reason_of, warn
+from .console import fail, failure_reason, warn
 
 
 if TYPE_CHECKING:
@@ -101,7 +101,7 @@ def expand(
         except UsageError:
             raise
         except Exception as error:  # one input must not take the others with it
-            reason = reason_of(error, name)
+            reason = failure_reason(error, name)
             fail(reason, 1, debug, error)
             failed.append(InputRecord(name, "failed", time.perf_counter() - start, error=reason))
     return expanded, failed
@@ -181,7 +181,7 @@ def _folder(folder: Path, options: InputOptions, reader: FileReader, failed: lis
         if not files:
             raise
         fail(error, 1, False)
-        failed.append(InputRecord(name, "failed", 0.0, error=reason_of(error, name)))
+        failed.append(InputRecord(name, "failed", 0.0, error=failure_reason(error, name)))
     else:
         if contents.others and not series:
             warn("warning", f"{name}: {contents.others} files that are neither images nor volumes left out")

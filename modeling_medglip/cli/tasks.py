@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import MedGlipError, UsageError, listed, one_line
 from ..outputs.run_report import InputRecord
-from .console import echo, fail, in_flags, print_result, reason_of, slices, warn
+from .console import echo, fail, failure_reason, in_flags, print_result, slices, warn
 
 
 if TYPE_CHECKING:
@@ -82,7 +82,7 @@ class ImageTask:
         except UsageError:
             raise
         except Exception as error:  # one input must not take the others with it
-            reason = reason_of(error, name)
+            reason = failure_reason(error, name)
             fail(reason, 1, self.request.debug, error)
             return InputRecord(name, "failed", time.perf_counter() - start, error=reason)
         print_result(name, result, self.note)
@@ -170,7 +170,7 @@ class VolumeTask(ImageTask):
             write()
             self.written += names
         except Exception as error:  # one output must not take the others with it
-            reason = reason_of(error, names[0])
+            reason = failure_reason(error, names[0])
             self.problems.append(reason)
             fail(reason, 1, self.request.debug, error)
 

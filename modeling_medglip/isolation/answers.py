@@ -118,7 +118,7 @@ def note_of(stated: Any) -> str:
 
 
 def _plain(value: Any) -> Any:
-    """Printable text, numbers, and lists of both as tuples."""
+    """Return printable text, numbers, and lists of both as tuples."""
     if isinstance(value, (str, dict)):
         return note_of(value)
     if isinstance(value, list):

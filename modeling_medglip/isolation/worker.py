@@ -151,16 +151,16 @@ class Operations:
         return {**self._opened(source, axes), "slices": slices}, None
 
     def slice_at(self, token: int, plane: str, position: int) -> tuple[dict[str, Any], NDArray | None]:
-        """One slice of the iteration over a plane."""
+        """Return one slice of the iteration over a plane."""
         index, values = self._open[token].slice_at(plane, position)
         return {"index": index}, values
 
     def slice_of(self, token: int, plane: str, index: int) -> tuple[dict[str, Any], NDArray | None]:
-        """One slice of a plane."""
+        """Return one slice of a plane."""
         return {}, self._open[token].source.decode_slice(plane, index)
 
     def whole(self, token: int) -> tuple[dict[str, Any], NDArray | None]:
-        """All stored numbers of a volume."""
+        """Return all stored numbers of a volume."""
         volume = self._open[token].source.volume()
         return {"slope": volume.slope, "intercept": volume.intercept}, volume.array
 
@@ -233,7 +233,7 @@ class _ResourceLimits:
             self._set("RLIMIT_CPU", math.ceil(time.process_time() + seconds) + 1)
 
     def peak_mb(self) -> int:
-        """Most memory that was in use, in MiB; 0 if that is unknown."""
+        """Return the largest memory in use so far, in MiB; 0 if that is unknown."""
         if self._resource is None:
             return 0
         try:  # on Linux, `getrusage` includes the memory of the parent

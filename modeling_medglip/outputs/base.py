@@ -69,13 +69,17 @@ class BaseResult(ABC):
         """Return the columns of a table that say where a box is."""
 
     def _content(self, image: Mapping[str, Any]) -> dict[str, Any]:
-        """Return what a `*.boxes.json` file holds above its boxes, which say `image` of the input."""
+        """Return what a `*.boxes.json` file holds above its boxes.
+
+        Args:
+            image (`Mapping[str, Any]`): its entry for the input.
+        """
         content = {"schema": SCHEMA, "model": self.model, "image": dict(image), "prompt": self.prompt}
         stated = {"trained": dict(self.trained), "not_found": list(self.not_found)}
         return content | (stated if self.trained else {})
 
     def _label_ids(self, box: Any) -> dict[str, Any]:
-        """Return what a `*.boxes.json` file holds of the label of a box."""
+        """Return the entries of a `*.boxes.json` file for the label of a box."""
         ids = {"label_id": box.label_id, "category": box.category, "region": box.region}
         return ids | ({"trained": box.trained} if self.trained else {})
 

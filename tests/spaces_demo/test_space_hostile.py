@@ -277,6 +277,7 @@ class TestFailures:
             READERS.open_volume(file), "liver", "ct", "axial"
         )
         assert isinstance(result, VolumeResult) and result.slices == 1
+        assert result.open_volume is None, "the state of a session holds no volume"
 
 
 class TestFolders:
