@@ -59,7 +59,7 @@ def write_polyps(raw: Path, count: int = 4) -> None:
 
 
 def write_volumes(raw: Path, count: int = 3) -> None:
-    """CT volumes of oblong voxels, stored in an order of axes of their own, with liver, tumour in it and left kidney;
+    """CT volumes of oblong voxels, stored in another order of axes, with liver, tumour in it and left kidney;
     the headers' texts hold the canary."""
     folder = raw / "abdomen"
     folder.mkdir(parents=True)

@@ -39,14 +39,14 @@ def bright_box(image: Image.Image) -> list[float]:
 
 
 @pytest.mark.parametrize("depth", [np.uint8, np.uint16])
-def test_nothing_asked_nothing_changed(depth: Any) -> None:
+def test_no_augmentation_changes_nothing(depth: Any) -> None:
     before = row(depth=depth)
     after = Augment(**STILL).one(before)
     assert np.array_equal(np.asarray(after["image"]), np.asarray(before["image"]))
     assert {k: v for k, v in after["objects"].items()} == before["objects"] and after["annotated"] == ["polyp"]
 
 
-def test_boxes_and_masks_follow_the_picture() -> None:
+def test_boxes_and_masks_follow_the_image() -> None:
     augment = Augment(mirror=0.5, degrees=25, translate=(0.1, 0.1), scale=(0.8, 1.2), seed=0)
     for _ in range(20):
         after = augment.one(row())
@@ -57,7 +57,7 @@ def test_boxes_and_masks_follow_the_picture() -> None:
         assert after["objects"]["id"] == [7]
 
 
-def test_mirroring_keeps_to_pictures_without_sides() -> None:
+def test_only_images_without_sides_are_flipped() -> None:
     always = Augment(**{**STILL, "mirror": 1.0})
     assert always.one(row())["objects"]["bbox"] == [[32, 10, 20, 10]]
     others = ("Kidney_L", "lt lung", "right-sided effusion", "rib 5 (right)", "right kidney")
@@ -66,10 +66,10 @@ def test_mirroring_keeps_to_pictures_without_sides() -> None:
     assert not has_sides(row())
 
 
-def test_objects_that_leave_the_picture_leave_their_label_open() -> None:
+def test_objects_that_leave_the_image_leave_their_label_open() -> None:
     away = Augment(**{**STILL, "translate": (0.9, 0.0)}, seed=1)
-    found = [away.one(row(annotated=("polyp", "stomach"))) for _ in range(30)]
-    gone = [after for after in found if not after["objects"]["bbox"]]
+    result = [away.one(row(annotated=("polyp", "stomach"))) for _ in range(30)]
+    gone = [after for after in result if not after["objects"]["bbox"]]
     assert gone and len(gone) < 30
     assert all(after["annotated"] == ["stomach"] and after["objects"]["id"] == [] for after in gone)
 
@@ -115,6 +115,6 @@ def test_what_a_change_makes_untrue_is_taken_out() -> None:
     assert objects["parent_label"] == [""] and objects["parent_box"] == [[]]
 
 
-def test_columns_that_were_not_selected_are_not_missed() -> None:
+def test_columns_that_were_not_selected_are_not_needed() -> None:
     few = {name: value for name, value in row().items() if name in ("image", "objects")}
     assert set(Augment(**STILL).one(few)) == {"image", "objects"}

@@ -1,7 +1,7 @@
 # Copyright 2026 The MedGLIP authors. Licensed under the Apache License, Version 2.0.
 """Bad input from end to end: each gets its named rule, what is good stays, and the exit status is 1.
 
-The readers' own tests look at the details; here the whole command runs on a folder with one good and one bad case.
+The tests of the readers look at the details; here the whole command runs on a folder with one good and one bad case.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def built(raw: Path, layout: str, files: dict[str, Any], modality: str = "ct") -
     }  # fmt: skip
     path = raw.with_name(f"{raw.name}.yaml")
     path.write_text(yaml.safe_dump(recipe), encoding="utf-8")
-    status = main(["--recipe", str(path), "--raw", str(raw), "--out", str(out), "--no-pictures"])
+    status = main(["--recipe", str(path), "--raw", str(raw), "--out", str(out), "--no-previews"])
     report = json.loads((out / "quality" / "report.json").read_text(encoding="utf-8"))
     return status, set(report["rejected"]), report["images"]
 
@@ -243,7 +243,7 @@ def test_series(tmp_path: Path, spoil: Callable[[Path], None], rule: str) -> Non
     assert status == 1 and rule in rules and images == 3
 
 
-def test_a_tilted_gantry_is_named_and_kept(tmp_path: Path) -> None:
+def test_a_tilted_gantry_is_reported_and_used(tmp_path: Path) -> None:
     raw = tmp_path / "raw"
     write_segmentation(raw / "a" / "seg.dcm", write_series(raw / "a" / "ct", step=(0, 0.6, 1.9)))
     assert built(raw, "dicom_series", DICOM_FILES) == (0, {"empty_slice", "gantry_tilt"}, 3)
@@ -259,7 +259,7 @@ def test_a_mosaic_is_left_out(tmp_path: Path) -> None:
     assert (status, rules) == (1, {"mosaic"})
 
 
-def test_what_a_header_leaves_out_is_told(tmp_path: Path) -> None:
+def test_what_a_header_leaves_out_is_reported(tmp_path: Path) -> None:
     raw = tmp_path / "raw"
     write_segmentation(raw / "a" / "seg.dcm", paths := write_series(raw / "a" / "ct"))
     change_files(*paths, PhotometricInterpretation=None)
@@ -455,12 +455,12 @@ class TestRejectedMarks:
         _, rules, images = built(raw, "coco", {"annotations": "list.json"}, "endoscopy")
         assert images == 1 and "undefined_label" in rules and "empty_mask" not in rules
 
-    def test_values_outside_the_map_leave_what_is_found(self, tmp_path: Path) -> None:
+    def test_values_outside_the_map_do_not_remove_other_labels(self, tmp_path: Path) -> None:
         raw = tmp_path / "raw"
         unknown_value(*volume_pair(raw, "spoilt"))
         built(raw, "volume_labelmap", VOLUME_FILES)
         for row in rows_of(raw):
-            # The unknown value is in slice 5 only, where it may be anything that is not found there.
+            # The unknown value is in slice 5 only, where it may be anything that is not result there.
             assert ("polyp" in row["annotated"]) == (row["index"] != 5) and "liver" in row["annotated"]
 
 

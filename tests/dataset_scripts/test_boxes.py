@@ -26,10 +26,10 @@ def annotated(
 ) -> tuple[list[dict[str, Any]], list[str], set[str]]:
     rows: list[str] = []
     recipe = Recipe("mine", "ct", "manifest", labels=LABELS, **fields)
-    found, left_open = annotate(
+    result, left_open = annotate(
         AnnotatedImage(PIXELS, annotations), recipe, profile, lambda rule, value: rows.append(f"{rule}: {value}")
     )
-    return found, rows, left_open
+    return result, rows, left_open
 
 
 def mask(*blocks: tuple[int, int, int, int]) -> np.ndarray:
@@ -51,11 +51,11 @@ def test_an_organ_has_one_box_round_its_parts() -> None:
 
 
 def test_lesions_have_one_box_each_and_know_their_organ() -> None:
-    found, _, _ = annotated(
+    result, _, _ = annotated(
         Annotation("tumour", mask((7, 7, 2, 2), (10, 8, 1, 1), (50, 30, 4, 4))),
         Annotation("liver", mask((5, 5, 20, 20))),
     )
-    liver, *tumours = found
+    liver, *tumours = result
     assert [entry["bbox"] for entry in tumours] == [[7, 7, 2, 2], [10, 8, 1, 1], [50, 30, 4, 4]]
     assert [entry["instance_index"] for entry in tumours] == [0, 1, 2] and tumours[0]["instance_count"] == 3
     assert [entry["parent_box"] for entry in tumours] == [[5, 5, 20, 20], [5, 5, 20, 20], None]
@@ -63,7 +63,7 @@ def test_lesions_have_one_box_each_and_know_their_organ() -> None:
     assert coco_mask.decode(tumours[1]["segmentation"]).sum() == 1
 
 
-def test_diagonal_neighbours_are_one_component() -> None:
+def test_diagonal_neighbors_are_one_component() -> None:
     assert len(annotated(Annotation("tumour", mask((5, 5, 2, 2), (7, 7, 2, 2))))[0]) == 1
 
 
@@ -72,17 +72,17 @@ def test_masks_of_one_organ_are_joined() -> None:
     assert entry["bbox"] == [5, 5, 4, 8] and entry["side"] == "left"
 
 
-def test_several_marks_of_one_name_are_instances() -> None:
-    found, _, _ = annotated(Annotation("thing", mask((5, 5, 4, 4))), Annotation("thing", mask((20, 9, 4, 4))))
-    assert [entry["instance_index"] for entry in found] == [0, 1] and found[0]["instance_count"] == 2
+def test_several_annotations_of_one_name_are_instances() -> None:
+    result, _, _ = annotated(Annotation("thing", mask((5, 5, 4, 4))), Annotation("thing", mask((20, 9, 4, 4))))
+    assert [entry["instance_index"] for entry in result] == [0, 1] and result[0]["instance_count"] == 2
 
 
-def test_open_labels_are_kept() -> None:
+def test_open_labels_stay() -> None:
     (entry,), _, _ = annotated(Annotation("thing", mask((1, 1, 3, 3))))
     assert entry["label_id"] is None and entry["open_vocabulary"] and entry["region"] is None
 
 
-def test_specks_are_taken_out_when_asked() -> None:
+def test_small_components_are_removed_on_request() -> None:
     annotations = Annotation("liver", mask((5, 5, 10, 10), (50, 30, 1, 1)))
     (whole,), rows, _ = annotated(annotations)
     assert whole["bbox"] == [5, 5, 46, 26] and not rows
@@ -90,17 +90,17 @@ def test_specks_are_taken_out_when_asked() -> None:
     assert clean["bbox"] == [5, 5, 10, 10] and clean["area"] == 100 and rows == ["speck: liver: 1 of 2 parts"]
 
 
-def test_small_marks_leave_their_label_open() -> None:
-    found, rows, left_open = annotated(Annotation("liver", mask((5, 5, 2, 2))), min_pixels=5)
-    assert not found and rows == ["small_mark: liver: 4 pixels"] and left_open == {"liver"}
-    found, rows, left_open = annotated(Annotation("liver", mask((5, 5, 5, 5))), profile="paper")
-    assert not found and rows == ["min_area: liver: 0.01042 of the image"] and left_open == {"liver"}
+def test_small_annotations_leave_their_label_open() -> None:
+    result, rows, left_open = annotated(Annotation("liver", mask((5, 5, 2, 2))), min_pixels=5)
+    assert not result and rows == ["small_mark: liver: 4 pixels"] and left_open == {"liver"}
+    result, rows, left_open = annotated(Annotation("liver", mask((5, 5, 5, 5))), profile="paper")
+    assert not result and rows == ["min_area: liver: 0.01042 of the image"] and left_open == {"liver"}
     assert len(annotated(Annotation("liver", mask((5, 5, 6, 6))), profile="paper")[0]) == 1
 
 
 def test_labels_that_the_recipe_lacks_are_reported() -> None:
-    found, rows, _ = annotated(Annotation("other", mask((1, 1, 3, 3))), Annotation("liver", mask((1, 1, 3, 3))))
-    assert len(found) == 1 and rows == ["undefined_label: other"]
+    result, rows, _ = annotated(Annotation("other", mask((1, 1, 3, 3))), Annotation("liver", mask((1, 1, 3, 3))))
+    assert len(result) == 1 and rows == ["undefined_label: other"]
 
 
 def test_stated_boxes() -> None:
@@ -108,7 +108,7 @@ def test_stated_boxes() -> None:
     assert entry["bbox"] == [0, 3, 10.5, 6] and entry["segmentation"] is None and not rows
 
 
-def test_a_box_that_goes_a_little_beyond_its_picture() -> None:
+def test_a_box_that_goes_a_little_beyond_its_image() -> None:
     (entry,), rows, left_open = annotated(Annotation("liver", box=(1, 1, 5, 43)))
     assert entry["bbox"] == [1, 1, 4, 39] and rows == ["clipped_box: liver: [1, 1, 5, 43] in 60x40"] and not left_open
 
@@ -126,16 +126,16 @@ def test_a_box_that_goes_a_little_beyond_its_picture() -> None:
     ],
 )
 def test_bad_boxes(box: tuple[float, float, float, float]) -> None:
-    found, rows, _ = annotated(Annotation("liver", box=box))
-    assert not found and len(rows) == 1 and rows[0].startswith("bad_box: liver: ")
+    result, rows, _ = annotated(Annotation("liver", box=box))
+    assert not result and len(rows) == 1 and rows[0].startswith("bad_box: liver: ")
 
 
 @given(st.integers(0, 10_000))
 def test_every_box_is_the_tight_one_of_its_mask(seed: int) -> None:
     random = np.random.default_rng(seed)
     annotations = [Annotation(label, random.random(PIXELS.shape) < 0.02) for label in ("liver", "tumour", "thing")]
-    found, _, _ = annotated(*annotations)
-    for entry in found:
+    result, _, _ = annotated(*annotations)
+    for entry in result:
         rows, columns = np.nonzero(coco_mask.decode(entry["segmentation"]))
         assert entry["bbox"] == [
             columns.min(), rows.min(), columns.max() - columns.min() + 1, rows.max() - rows.min() + 1,
@@ -151,5 +151,5 @@ def test_components() -> None:
 @pytest.mark.parametrize(("x", "parent"), [(19, [5, 5, 20, 20]), (21, None)])
 def test_a_lesion_belongs_to_an_organ_that_holds_half_of_it(x: int, parent: list[int] | None) -> None:
     """10 pixels wide; the organ ends at 25, so that 6 or 4 of them lie in it."""
-    found, _, _ = annotated(Annotation("tumour", mask((x, 7, 10, 4))), Annotation("liver", mask((5, 5, 20, 20))))
-    assert [entry["parent_box"] for entry in found if entry["label_id"] != "liver"] == [parent]
+    result, _, _ = annotated(Annotation("tumour", mask((x, 7, 10, 4))), Annotation("liver", mask((5, 5, 20, 20))))
+    assert [entry["parent_box"] for entry in result if entry["label_id"] != "liver"] == [parent]

@@ -41,7 +41,7 @@ def test_labels_that_resolve_are_listed_as_such() -> None:
                 assert label.id in source.taxonomy_labels, (source.id, name)
 
 
-def test_redistributable_needs_a_known_licence_that_allows_derivatives() -> None:
+def test_redistributable_needs_a_known_license_that_allows_derivatives() -> None:
     for source in select(CATALOG.values(), redistributable=True):
         assert source.license and "ND" not in source.license and source.access == "open"
     assert not CATALOG["mosmed_plus"].redistributable  # ND

@@ -61,7 +61,7 @@ def test_tables(tmp_path: Path) -> None:
     [
         ({"id": "identity"}, "facts.csv has no column identity: it has name, years, gender, dx, smoker"),
         ({"age": "old", "sex": "kind"}, "has no column old, kind"),
-        ({"diagnosis": {"column": "found", "values": {}}}, "has no column found"),
+        ({"diagnosis": {"column": "result", "values": {}}}, "has no column result"),
         ({"history": "smoker"}, "history needs column and values"),
         ({"table": "none.csv"}, "'none.csv' is not a table"),
         ({"table": "../facts.csv"}, "'../facts.csv' is not a table"),

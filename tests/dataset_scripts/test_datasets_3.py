@@ -1,5 +1,5 @@
 # Copyright 2026 The MedGLIP authors. Licensed under the Apache License, Version 2.0.
-"""datasets 3.6, in an environment of its own, reads what was built: the folder, and through the loading script."""
+"""datasets 3.6, in a separate environment, reads what was built: the folder, and through the loading script."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ READ = """
 import json, sys
 from datasets import get_dataset_config_names, load_dataset
 folder, script = sys.argv[1:]
-found = {}
+result = {}
 for name in get_dataset_config_names(folder):
     for split, table in load_dataset(folder, name).items():
-        found[f"{name} {split}"] = len(table)
+        result[f"{name} {split}"] = len(table)
 first = load_dataset(folder, "endoscopy", split="train")[0]
 scripted = load_dataset(script, "endoscopy", data_dir=folder, split="train", trust_remote_code=True)[0]
-found["size"] = list(first["image"].size)
-found["same"] = first["objects"] == scripted["objects"] and first["image"].tobytes() == scripted["image"].tobytes()
-print(json.dumps(found))
+result["size"] = list(first["image"].size)
+result["same"] = first["objects"] == scripted["objects"] and first["image"].tobytes() == scripted["image"].tobytes()
+print(json.dumps(result))
 """
 
 
@@ -45,7 +45,7 @@ def test_folder_and_script(small_set: Path, tmp_path: Path) -> None:
         [python, "-c", READ, str(small_set), str(script)], capture_output=True, text=True, env=environment
     )
     assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout.splitlines()[-1])
+    result = json.loads(done.stdout.splitlines()[-1])
     for name, coco in coco_files(small_set).items():
-        assert found[name.replace("/", " ")] == len(coco.imgs)
-    assert found["labels train"] > 198 and found["same"] and found["size"] == [60, 40]
+        assert result[name.replace("/", " ")] == len(coco.imgs)
+    assert result["labels train"] > 198 and result["same"] and result["size"] == [60, 40]

@@ -32,7 +32,7 @@ def holder(folder: Path) -> subprocess.Popen[str]:
     return process
 
 
-def test_a_second_one_is_refused_and_a_killed_one_leaves_nothing(tmp_path: Path) -> None:
+def test_a_second_build_is_refused_and_a_killed_one_releases_its_lock(tmp_path: Path) -> None:
     with holder(tmp_path / "set") as process:
         message = f"^set: another build .process {process.pid}. writes into this folder"
         with pytest.raises(ValueError, match=message), locked(tmp_path / "set"):
@@ -47,7 +47,7 @@ def test_a_build_into_a_folder_that_is_written(tmp_path: Path, name: str, capsys
     raw = tmp_path / "raw"
     write_polyps(raw)
     recipe = next(path for path in write_recipes(raw) if path.stem == "polyps")
-    command = ["--recipe", str(recipe), "--raw", str(raw), "--out", str(tmp_path / "set"), "--no-pictures"]
+    command = ["--recipe", str(recipe), "--raw", str(raw), "--out", str(tmp_path / "set"), "--no-previews"]
     with locked(tmp_path / name):
         assert main(command) == 2
         error = capsys.readouterr().err

@@ -15,7 +15,7 @@ from .test_bad_input import VOLUME_FILES
 
 
 LIMIT_MB = 2000
-# Prints its own peak in kB last; the one that the system reports to parents begins with theirs.
+# Prints its peak in kB last; the one that the system reports to parents begins with theirs.
 CHILD = """
 import sys
 from dataset_scripts.build import main

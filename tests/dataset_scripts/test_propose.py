@@ -22,8 +22,8 @@ from dataset_scripts.recipe import load_recipes
     ],
 )
 def test_known_names_in_other_spellings(name: str, target: str) -> None:
-    (found,) = propose([name], "CT", with_language=False)
-    assert (found.target, found.sure) == (target, True)
+    (result,) = propose([name], "CT", with_language=False)
+    assert (result.target, result.sure) == (target, True)
 
 
 def test_unknown_names_stay_open_with_suggestions() -> None:
@@ -37,7 +37,7 @@ def test_meanings_count_too() -> None:
     """By its letters a pulmonary vessel is nearer to a mass (which is called pulmonary mass too) than to an artery."""
     (spelling,) = propose(["pulmonary vessel"], "ct", with_language=False)
     (meaning,) = propose(["pulmonary vessel"], "ct")
-    by_letters, by_meaning = ([label for label, _ in found.nearest] for found in (spelling, meaning))
+    by_letters, by_meaning = ([label for label, _ in result.nearest] for result in (spelling, meaning))
     assert by_letters.index("lung_mass") < by_letters.index("pulmonary_artery")
     assert by_meaning.index("pulmonary_artery") < by_meaning.index("lung_mass")
 
@@ -70,16 +70,16 @@ def test_a_real_language_model_answers(tmp_path: Path) -> None:
     PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="<unk>", pad_token="<unk>").save_pretrained(tmp_path)
     sizes = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
     LlamaForCausalLM(LlamaConfig(vocab_size=len(words), **sizes)).save_pretrained(tmp_path)
-    (found,) = ask(propose(["left kydney"], "ct", with_language=False), language_model(str(tmp_path)))
-    assert found.chosen in ("none", *(label for label, _ in found.nearest))
+    (result,) = ask(propose(["left kydney"], "ct", with_language=False), language_model(str(tmp_path)))
+    assert result.chosen in ("none", *(label for label, _ in result.nearest))
 
 
 def test_readings() -> None:
     assert readings("Heart_LV (left)") == ["Heart_LV (left)", "Heart LV (left)", "Heart LV", "left"]
 
 
-def test_the_map_is_yaml_that_nobody_has_confirmed(tmp_path: Path) -> None:
-    names = ["liver", "left kydney", 'odd: "name" # here', "left kydney"]
+def test_the_map_is_unconfirmed_yaml(tmp_path: Path) -> None:
+    names = ["liver", "left kydney", 'a: "name" # here', "left kydney"]
     text = as_yaml(propose(names, "ct", with_language=False))
     content = yaml.safe_load(text)
     assert content["confirmed"] is False and list(content["labels"]) == names[:3]

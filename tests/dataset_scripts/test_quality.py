@@ -35,7 +35,7 @@ def test_profiles() -> None:
         (np.arange(81, dtype=np.uint8).reshape(9, 9), False),
     ],
 )
-def test_masks_among_the_pictures(pixels: np.ndarray, expected: bool) -> None:
+def test_masks_among_the_images(pixels: np.ndarray, expected: bool) -> None:
     assert is_mask_like(pixels) is expected
 
 

@@ -76,7 +76,7 @@ def test_a_missing_file() -> None:
 class TestLabels:
     TEXT = GOOD + "labels: {Leber: liver, Left_Thing: open, noise: exclude, tumour: liver_tumor}\n"
 
-    def test_own_names_are_kept(self, tmp_path: Path) -> None:
+    def test_names_of_the_source_stay(self, tmp_path: Path) -> None:
         (mine,) = recipe(tmp_path, self.TEXT)
         liver, thing = map_label(mine, "Leber"), map_label(mine, "Left_Thing")
         assert (liver.name, liver.label_id, liver.region, liver.source_label) == ("liver", "liver", "abdomen", "Leber")
@@ -137,7 +137,7 @@ def test_values_of_another_kind_are_named(tmp_path: Path, change: str, message: 
 
 
 @pytest.mark.parametrize("text", ["recipes: [foo]", "recipes: {a: b}", "defaults: 3\nrecipes: []"])
-def test_documents_that_are_no_recipes(tmp_path: Path, text: str) -> None:
+def test_documents_that_are_not_recipes(tmp_path: Path, text: str) -> None:
     (tmp_path / "mine.yaml").write_text(text, encoding="utf-8")
     with pytest.raises(ValueError, match="mine.yaml: recipes are a list of mappings"):
         load_recipes(tmp_path / "mine.yaml")

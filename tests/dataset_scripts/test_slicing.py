@@ -24,16 +24,16 @@ def labelled(spacing: tuple[float, float, float] = (1.0, 1.0, 1.0), **fields: An
 
 def images(volume: LabeledVolume, **fields: Any) -> tuple[list[AnnotatedImage], list[str]]:
     recipe = Recipe("mine", "ct", "volume_labelmap", **fields)
-    found = list(slices_of(volume, recipe))
-    return [p for p in found if isinstance(p, AnnotatedImage)], [p for p in found if isinstance(p, str)]
+    result = list(slices_of(volume, recipe))
+    return [p for p in result if isinstance(p, AnnotatedImage)], [p for p in result if isinstance(p, str)]
 
 
-def test_images_with_something_in_them_and_the_others_by_name() -> None:
-    found, empty = images(labelled(), planes={"axial": 1, "coronal": 2})
-    assert [image.item for image in found] == ["axial 1", "axial 2", "coronal 2"]
+def test_annotated_slices_and_the_planes_of_the_others() -> None:
+    result, empty = images(labelled(), planes={"axial": 1, "coronal": 2})
+    assert [image.item for image in result] == ["axial 1", "axial 2", "coronal 2"]
     assert empty == ["axial"] * 4 + ["coronal"] * 4
-    assert found[0].pixels.shape == (10, 8) and found[2].pixels.shape == (6, 8)
-    rows, columns = np.nonzero(found[0].annotations[0].whole((10, 8)))
+    assert result[0].pixels.shape == (10, 8) and result[2].pixels.shape == (6, 8)
+    rows, columns = np.nonzero(result[0].annotations[0].whole((10, 8)))
     assert (columns.min(), columns.max(), rows.min(), rows.max()) == (5, 6, 2, 3)
 
 
@@ -69,11 +69,11 @@ def test_not_finite_values_are_black() -> None:
     assert to_gray_levels(np.array([[np.nan, -np.inf, 240]], np.float32), (-160, 240)).tolist() == [[0, 0, 255]]
 
 
-def test_occupied_pictures() -> None:
+def test_annotated_slices_of_each_plane() -> None:
     labels = np.zeros((4, 5, 6), np.uint8)
     labels[1, 2, 3] = 1
-    found = annotated_slices(labels)
-    assert {plane: np.nonzero(flags)[0].tolist() for plane, flags in found.items()} == {
+    result = annotated_slices(labels)
+    assert {plane: np.nonzero(flags)[0].tolist() for plane, flags in result.items()} == {
         "sagittal": [1], "coronal": [2], "axial": [3],
     }  # fmt: skip
 
@@ -87,7 +87,7 @@ def test_value_range_leaves_out_zeros() -> None:
     assert value_range(Volume(np.full((3, 3, 3), 7), np.eye(4))) == (7.0, 8.0)
 
 
-def test_square_pixels_keep_places_in_the_patient() -> None:
+def test_square_pixels_keep_positions_in_the_patient() -> None:
     (image, *_), _ = images(labelled((2.0, 1.0, 5.0)))
     square = with_square_pixels(image)
     assert image.geometry is not None and square.geometry is not None

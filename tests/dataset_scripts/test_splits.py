@@ -27,7 +27,7 @@ def test_patients_keep_to_one_split_and_official_ones_come_first() -> None:
     assert 20 < len(splits.subset) < 65 and all(splits.split[patient] == "train" for patient in splits.subset)
 
 
-def test_the_order_of_pictures_and_what_else_there_is_change_nothing() -> None:
+def test_splits_do_not_depend_on_the_order_and_on_other_images() -> None:
     images = [seen(f"p{n}") for n in range(60)]
     first = make_splits(images, seed=3)
     shuffled = images[:30][::-1]
@@ -56,10 +56,10 @@ def test_similar_finds_all_near_hashes() -> None:
     chance = random.Random(0)
     base = [chance.getrandbits(256) for _ in range(40)]
     values = base + [value ^ sum(1 << bit for bit in chance.sample(range(256), NEAR_BITS)) for value in base]
-    similar, found = Similar(), 0
+    similar, result = Similar(), 0
     for number, value in enumerate(values):
-        found += len(similar.add(f"{value:064x}", ("f", str(number))))
-    assert found == len(base)
+        result += len(similar.add(f"{value:064x}", ("f", str(number))))
+    assert result == len(base)
 
 
 def test_families_of_several_sources_are_not_drawn_for_validation() -> None:

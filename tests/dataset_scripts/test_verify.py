@@ -67,5 +67,5 @@ def test_a_patient_in_two_splits(small_set: Path, tmp_path: Path, capsys: pytest
     assert f"patient {held_out} is in train and validation" in capsys.readouterr().err
 
 
-def test_what_is_no_set(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_another_folder_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([str(tmp_path)]) == 2 and "is not a data set" in capsys.readouterr().err

@@ -88,7 +88,7 @@ def test_command_writes_counts_and_inputs(tmp_path: Path, capsys: pytest.Capture
     assert len(list((tmp_path / "replay").iterdir())) == 1
 
 
-def test_what_a_worker_process_contains_is_no_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_a_worker_process_contains_is_not_a_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A hang of this harness's own process, and none in the worker."""
     monkeypatch.setattr(server, "SECONDS", 1.0)
 

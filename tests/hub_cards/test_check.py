@@ -12,8 +12,8 @@ from hub_cards import check
 
 def test_a_folder_without_what_it_needs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "config.json").write_text("{}", encoding="utf-8")
-    found = check.check_folder("model", tmp_path)
-    assert "README.md is missing" in found and "model.safetensors is missing" in found
+    faults = check.check_folder("model", tmp_path)
+    assert "README.md is missing" in faults and "model.safetensors is missing" in faults
     assert check.main([str(tmp_path), "--kind", "model"]) == 1
     assert "modeling_medglip.py is missing" in capsys.readouterr().out
     assert check.main([str(tmp_path / "gone"), "--kind", "model"]) == 2

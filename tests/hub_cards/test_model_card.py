@@ -34,8 +34,8 @@ HOSTILE = [
 
 
 def measured_of(*modalities: str, **publication: Any) -> dict[str, Any]:
-    own = {**evaluation_tables.evaluation_of(evaluation(), list(modalities)), "calibration": calibration()}
-    return {**own, "publication": publication} if publication else own
+    measured = {**evaluation_tables.evaluation_of(evaluation(), list(modalities)), "calibration": calibration()}
+    return {**measured, "publication": publication} if publication else measured
 
 
 def with_labels(checkpoint: Path, labels: dict[str, list[str]]) -> Path:
@@ -84,7 +84,7 @@ def test_every_part_comes_from_a_file(checkpoint: Path) -> None:
     assert header["datasets"] == ["org/set"] and "{" not in text.replace("{label}", "")
 
 
-def test_an_expert_tells_its_own_figures_only(checkpoint: Path) -> None:
+def test_an_expert_states_only_its_figures(checkpoint: Path) -> None:
     config = json.loads((checkpoint / "config.json").read_text(encoding="utf-8"))
     (checkpoint / "config.json").write_text(json.dumps({**config, "modalities": ["fundus"]}), encoding="utf-8")
     text = render_card(checkpoint, measured_of("fundus", repo="org/med-glip-fundus", gated=True))
@@ -100,9 +100,9 @@ def test_an_expert_tells_its_own_figures_only(checkpoint: Path) -> None:
 
 @pytest.mark.parametrize("label", HOSTILE)
 def test_labels_of_others_are_text(label: str, checkpoint: Path) -> None:
-    own = measured_of("ct", "fundus", repo="org/med-glip")
-    own["modalities"]["ct"]["labels"][label] = own["modalities"]["ct"]["labels"]["spleen"]
-    text = render_card(with_labels(checkpoint, {"ct": [label, "liver"]}), own)
+    measured = measured_of("ct", "fundus", repo="org/med-glip")
+    measured["modalities"]["ct"]["labels"][label] = measured["modalities"]["ct"]["labels"]["spleen"]
+    text = render_card(with_labels(checkpoint, {"ct": [label, "liver"]}), measured)
     header, body = front_matter.split(text)
     assert header["license"] == "other" and "<img" not in body.split("```", 2)[2] and "\n---\n" not in body
     assert "](javascript" not in body.replace("\\]\\(javascript", "")
@@ -130,8 +130,8 @@ def test_a_card_that_its_files_do_not_give_fails(old: str, new: str, folder: Pat
     text = card.read_text(encoding="utf-8")
     assert check.check_folder("model", folder) == [] and old in text
     card.write_text(text.replace(old, new), encoding="utf-8")
-    (found,) = check.check_folder("model", folder)
-    assert found.startswith("README.md: ")
+    (fault,) = check.check_folder("model", folder)
+    assert fault.startswith("README.md: ")
 
 
 def test_words_by_hand_may_follow(folder: Path) -> None:
@@ -141,7 +141,7 @@ def test_words_by_hand_may_follow(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "content", "said"),
+    ("name", "content", "message"),
     [
         ("evaluation.json", "{}", "the files are not what this command writes"),
         ("evaluation.json", "[1]", "the files are not what this command writes"),
@@ -150,9 +150,9 @@ def test_words_by_hand_may_follow(folder: Path) -> None:
         ("README.md", "no header", "no YAML header"),
     ],
 )
-def test_files_that_do_not_belong_together(name: str, content: str, said: str, folder: Path) -> None:
+def test_files_that_do_not_belong_together(name: str, content: str, message: str, folder: Path) -> None:
     (folder / name).write_text(content, encoding="utf-8")
-    assert any(said in line for line in check.check_folder("model", folder)), check.check_folder("model", folder)
+    assert any(message in line for line in check.check_folder("model", folder)), check.check_folder("model", folder)
 
 
 @pytest.mark.parametrize("name", ["evaluation.json", "tokenizer.json", "modeling_medglip.py"])
@@ -162,29 +162,29 @@ def test_what_is_missing_is_named(name: str, folder: Path) -> None:
 
 
 def test_figures_of_other_weights_are_refused(checkpoint: Path, tmp_path: Path) -> None:
-    own = evaluation(checkpoint)
-    model_card.check_weights(checkpoint, own)
-    for other in ({**own, "weights_sha256": "0" * 64}, {**own, "weights_sha256": None}, {"modalities": {}}):
+    measured = evaluation(checkpoint)
+    model_card.check_weights(checkpoint, measured)
+    for other in ({**measured, "weights_sha256": "0" * 64}, {**measured, "weights_sha256": None}, {"modalities": {}}):
         with pytest.raises(ValueError, match="not of these weights: measure it with"):
             model_card.check_weights(checkpoint, other)
     with pytest.raises(ValueError, match="averaged with flipped images"):
-        model_card.check_weights(checkpoint, {**own, "flip_tta": True})
+        model_card.check_weights(checkpoint, {**measured, "flip_tta": True})
 
 
 def test_labels_without_a_figure(checkpoint: Path) -> None:
-    own = measured_of("ct", "fundus", repo="org/x")
-    own["modalities"]["ct"]["labels"]["spleen"] |= {"AP50": None, "AP": None}
-    assert "| ct: spleen | 40 | 5 (5) | - | - |" in render_card(checkpoint, own)
+    measured = measured_of("ct", "fundus", repo="org/x")
+    measured["modalities"]["ct"]["labels"]["spleen"] |= {"AP50": None, "AP": None}
+    assert "| ct: spleen | 40 | 5 (5) | - | - |" in render_card(checkpoint, measured)
 
 
-def test_what_was_not_measured_is_said() -> None:
+def test_what_was_not_measured_is_named() -> None:
     with pytest.raises(ValueError, match="does not have mri"):
         evaluation_tables.evaluation_of(evaluation(), ["mri"])
     with pytest.raises(ValueError, match="are not an evaluation"):
         evaluation_tables.evaluation_of({"schema": "x", "modalities": {}}, [])
 
 
-def test_the_licence_names_every_source(checkpoint: Path) -> None:
+def test_the_license_names_every_source(checkpoint: Path) -> None:
     text = render_license(checkpoint, ["ct"])
     assert "set_ct" in text and "set_fundus" not in text and "research use only" in text
 
@@ -199,10 +199,12 @@ def test_the_command(checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFix
 
 def test_the_committed_pages_are_what_the_commands_write(tmp_path: Path) -> None:
     embedded = Path(default_checkpoint())
-    own = read_measured(RESULTS)
-    model_card.check_weights(embedded, own)
-    assert (embedded / "README.md").read_text(encoding="utf-8") == render_card(embedded, own)
-    assert (embedded / "LICENSE.md").read_text(encoding="utf-8") == render_license(embedded, list(own["modalities"]))
+    measured = read_measured(RESULTS)
+    model_card.check_weights(embedded, measured)
+    assert (embedded / "README.md").read_text(encoding="utf-8") == render_card(embedded, measured)
+    assert (embedded / "LICENSE.md").read_text(encoding="utf-8") == render_license(
+        embedded, list(measured["modalities"])
+    )
     again = tmp_path / "results.md"
     report.write_page(model_card.RESULTS, again)
     assert RESULTS.with_suffix(".md").read_text(encoding="utf-8") == again.read_text(encoding="utf-8")

@@ -42,13 +42,13 @@ def test_a_dry_run_opens_no_connection(
     monkeypatch.setattr(socket.socket, "connect", refuse)
     monkeypatch.setattr(socket, "getaddrinfo", refuse)
     assert main(["--what", "experts", *arguments]) == 0
-    said = capsys.readouterr().out
+    printed = capsys.readouterr().out
     for line in ("model clinic/med-glip-ct: private, license: research only", "model clinic/med-glip-fundus"):
-        assert line in said
+        assert line in printed
     for name in ("README.md", "evaluation.json", "modeling_medglip.py", "model.safetensors", "LICENSE.md"):
-        assert f"  {name}" in said
-    assert said.count("gates passed: licenses, privacy, card") == 2
-    assert "nothing was sent: this was a dry run, --yes sends it" in said
+        assert f"  {name}" in printed
+    assert printed.count("gates passed: licenses, privacy, card") == 2
+    assert "nothing was sent: this was a dry run, --yes sends it" in printed
     assert sorted(path.name for path in (tmp_path / "stage").iterdir() if path.is_dir()) == [
         "med-glip-ct",
         "med-glip-fundus",
@@ -66,18 +66,18 @@ def test_the_unified_checkpoint_and_one_expert(arguments: list[str], tmp_path: P
     assert [row["modality"] for row in licenses] == ["ct"]
 
 
-def test_a_shut_gate_sends_nothing(
+def test_a_closed_gate_sends_nothing(
     arguments: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(publish, "check_folder", lambda kind, folder: ["README.md: holds a path of this machine"])
     monkeypatch.setenv("HF_TOKEN", "hf_writer")
     assert main(["--what", "experts", "--modality", "ct", "--yes", *arguments]) == 1
-    said = capsys.readouterr()
-    assert "REFUSED: README.md: holds a path" in said.out and "nothing was sent" in said.err
+    printed = capsys.readouterr()
+    assert "REFUSED: README.md: holds a path" in printed.out and "nothing was sent" in printed.err
 
 
 @pytest.mark.parametrize(
-    ("more", "said"),
+    ("more", "message"),
     [
         (["--what", "adapter"], "needs --adapter RUN"),
         (["--what", "dataset", "--data", "nowhere"], "nowhere: is not a built data set"),
@@ -88,11 +88,11 @@ def test_a_shut_gate_sends_nothing(
     ],
 )
 def test_what_cannot_be_done_is_one_line(
-    more: list[str], said: str, arguments: list[str], capsys: pytest.CaptureFixture[str]
+    more: list[str], message: str, arguments: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main([*arguments, *more]) == 2
     error = capsys.readouterr().err.strip().splitlines()[-1]
-    assert error.startswith("error: ") and any(part in error for part in said.split("|"))
+    assert error.startswith("error: ") and any(part in error for part in message.split("|"))
 
 
 @pytest.mark.parametrize("what", ["magic", "", "experts,magic"])
@@ -136,15 +136,15 @@ def test_the_space_brings_the_checkpoint_that_it_loads(
     arguments: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["--what", "space", *arguments]) == 0
-    said = capsys.readouterr().out
-    assert "model clinic/med-glip: private" in said and "variable MEDGLIP_MODEL = clinic/med-glip" in said
-    assert "modeling_medglip/modeling_medglip.py" in said and "checkpoints/unified" not in said
+    printed = capsys.readouterr().out
+    assert "model clinic/med-glip: private" in printed and "variable MEDGLIP_MODEL = clinic/med-glip" in printed
+    assert "modeling_medglip/modeling_medglip.py" in printed and "checkpoints/unified" not in printed
 
 
 @pytest.mark.parametrize(
     "more", [["--tag", "a b"], ["--tag", "main"], ["--tag", "../x"], ["--tag", ""], ["--modality", "foo"]]
 )
-def test_odd_options_are_refused_before_any_work(
+def test_invalid_options_are_refused_before_any_work(
     more: list[str], arguments: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit) as error:
@@ -153,7 +153,7 @@ def test_odd_options_are_refused_before_any_work(
     assert "ct, mri" in capsys.readouterr().err or more[0] == "--tag"
 
 
-def test_a_checkpoint_that_does_not_say_what_it_was_trained_on(
+def test_a_checkpoint_without_its_training_sources(
     arguments: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "checkpoint" / "licenses.json").unlink()
@@ -173,7 +173,7 @@ def test_an_incomplete_evaluation_is_one_line(
 
 
 class TestAdapters:
-    def test_two_things_of_one_name(
+    def test_two_repositories_of_one_name(
         self, arguments: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
         run = ["--adapter", str(write_run(tmp_path / "run")), "--adapter-name", "med-glip-ct"]

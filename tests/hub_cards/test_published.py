@@ -28,7 +28,7 @@ from transformers import AutoModel, AutoModelForZeroShotObjectDetection, AutoPro
 from PIL import Image
 from skimage import data
 remote = sys.argv[1] == "remote"
-said = {"cwd_is_clone": False}
+answer = {"cwd_is_clone": False}
 if remote:
     try:
         import modeling_medglip
@@ -37,7 +37,7 @@ if remote:
         pass
 else:
     import modeling_medglip
-    said["package"] = modeling_medglip.__file__
+    answer["package"] = modeling_medglip.__file__
 trust = {"trust_remote_code": True} if remote else {}
 name = "my-hospital/med-glip-fundus"
 image = data.retina()
@@ -46,18 +46,18 @@ model = AutoModelForZeroShotObjectDetection.from_pretrained(name, **trust).eval(
 inputs = processor(images=image, text="optic disc. optic cup.", return_tensors="pt")
 with torch.no_grad():
     outputs = model(**inputs)
-found = processor.post_process_grounded_object_detection(
+result = processor.post_process_grounded_object_detection(
     outputs, inputs, threshold=0.3, target_sizes=[image.shape[:2]])[0]
-said["labels"] = list(found["text_labels"])
-said["boxes"] = [[round(value, 2) for value in box] for box in found["boxes"].tolist()]
-said["scores"] = [round(value, 4) for value in found["scores"].tolist()]
-said["modality"] = processor.image_processor.modality
-said["base"] = type(AutoModel.from_pretrained(name, **trust)).__name__
-said["code"] = sys.modules[type(model).__module__].__file__
+answer["labels"] = list(result["text_labels"])
+answer["boxes"] = [[round(value, 2) for value in box] for box in result["boxes"].tolist()]
+answer["scores"] = [round(value, 4) for value in result["scores"].tolist()]
+answer["modality"] = processor.image_processor.modality
+answer["base"] = type(AutoModel.from_pretrained(name, **trust)).__name__
+answer["code"] = sys.modules[type(model).__module__].__file__
 detector = pipeline("zero-shot-object-detection", model=name, **trust)
 rows = detector(Image.fromarray(image), candidate_labels=["optic disc."])
-said["pipeline"] = sorted({row["label"] for row in rows})
-print(json.dumps(said))
+answer["pipeline"] = sorted({row["label"] for row in rows})
+print(json.dumps(answer))
 """
 LOAD = """
 import json
@@ -74,13 +74,13 @@ print(json.dumps({"configs": sorted(get_dataset_config_names(name)), "rows": len
 
 
 @dataclass
-class Place:
+class PublishedHub:
     """A Hub with everything on it, and environments to use it from."""
 
     hub: Hub
     with_wheel: Path
     without: Path
-    published: str
+    output: str
     folder: Path
 
     def run(self, python: Path, code: str, *arguments: str) -> dict:
@@ -108,7 +108,7 @@ def publish(hub: Hub, folder: Path, built: Path, *arguments: str) -> subprocess.
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
+def published(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PublishedHub]:
     folder = tmp_path_factory.mktemp("published")
     built = build_set(folder)
     wheel = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(folder / "wheel"), str(ROOT)]
@@ -133,52 +133,55 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
         assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
         again = publish(hub, folder, built, *what, "--yes")
         assert again.returncode == 0, again.stderr[-3000:]
-        yield Place(hub, with_wheel, without, again.stdout, folder)
+        yield PublishedHub(hub, with_wheel, without, again.stdout, folder)
 
 
-def test_a_second_run_sends_nothing(place: Place) -> None:
-    assert len(place.hub.repositories) == 5
+def test_a_second_run_sends_nothing(published: PublishedHub) -> None:
+    assert len(published.hub.repositories) == 5
     for name in ("med-glip-fundus", "med-glip-endoscopy", "med-glip-5m", "med-glip"):
-        assert f"my-hospital/{name}: nothing has changed" in place.published
-    for repository in place.hub.repositories.values():
+        assert f"my-hospital/{name}: nothing has changed" in published.output
+    for repository in published.hub.repositories.values():
         assert repository.private and len(repository.commits) == 2  # the Hub's own, and ours
         assert repository.tags == {"v0.1.0": repository.commits[-1].oid}
-    assert len(place.hub.uploaded) == len(set(place.hub.uploaded))
+    assert len(published.hub.uploaded) == len(set(published.hub.uploaded))
 
 
-def test_the_wheel_alone_uses_the_experts(place: Place) -> None:
-    said = place.run(place.with_wheel, USE, "package")
-    assert str(ROOT) not in said["package"] and said["package"].startswith(str(place.folder))
-    assert said["code"].startswith(str(place.folder)) and "transformers_modules" not in said["code"]
-    assert "optic disc" in said["labels"] and said["modality"] == "fundus" and said["base"] == "MedGlipModel"
+def test_the_wheel_alone_uses_the_experts(published: PublishedHub) -> None:
+    answer = published.run(published.with_wheel, USE, "package")
+    assert str(ROOT) not in answer["package"] and answer["package"].startswith(str(published.folder))
+    assert answer["code"].startswith(str(published.folder)) and "transformers_modules" not in answer["code"]
+    assert "optic disc" in answer["labels"] and answer["modality"] == "fundus" and answer["base"] == "MedGlipModel"
 
 
-def test_remote_code_gives_the_same_boxes(place: Place) -> None:
+def test_remote_code_gives_the_same_boxes(published: PublishedHub) -> None:
     """The process that cannot import the package, and says so."""
-    package, remote = place.run(place.with_wheel, USE, "package"), place.run(place.without, USE, "remote")
+    package, remote = (
+        published.run(published.with_wheel, USE, "package"),
+        published.run(published.without, USE, "remote"),
+    )
     assert "transformers_modules" in remote["code"]
     for key in ("labels", "boxes", "scores", "base", "pipeline", "modality"):
         assert remote[key] == package[key], key
 
 
-def test_the_data_set_is_loaded_by_its_configs(place: Place) -> None:
-    said = place.run(place.with_wheel, LOAD)
-    assert said["configs"] == ["endoscopy", "labels"] and said["rows"] > 0 and said["labels"] >= 198
-    assert set(said["objects"]) == {"polyp"} and said["same"] and said["streamed"] and min(said["size"]) > 8
+def test_the_data_set_is_loaded_by_its_configs(published: PublishedHub) -> None:
+    answer = published.run(published.with_wheel, LOAD)
+    assert answer["configs"] == ["endoscopy", "labels"] and answer["rows"] > 0 and answer["labels"] >= 198
+    assert set(answer["objects"]) == {"polyp"} and answer["same"] and answer["streamed"] and min(answer["size"]) > 8
 
 
-def test_what_is_on_the_hub_is_complete_and_private(place: Place) -> None:
-    files = place.hub.files("my-hospital/med-glip-5m", "dataset")
+def test_what_is_on_the_hub_is_complete_and_private(published: PublishedHub) -> None:
+    files = published.hub.files("my-hospital/med-glip-5m", "dataset")
     assert "recipes/abdomen_of_mine_ct.yaml" in files and not [name for name in files if name.startswith("ct/")]
-    model = place.hub.files("my-hospital/med-glip-fundus")
+    model = published.hub.files("my-hospital/med-glip-fundus")
     assert {"modeling_medglip.py", "evaluation.json", "licenses.json", "LICENSE.md"} <= set(model)
     assert not [name for name in model if name.endswith((".bin", ".pt", ".pkl"))]
-    for name in place.hub.repositories.values():
+    for name in published.hub.repositories.values():
         for path, blob in name.at("main").files.items():
-            assert str(ROOT).encode() not in blob.content and str(place.folder).encode() not in blob.content, path
+            assert str(ROOT).encode() not in blob.content and str(published.folder).encode() not in blob.content, path
 
 
-def test_the_space_starts_from_its_repository_alone(place: Place) -> None:
+def test_the_space_starts_from_its_repository_alone(published: PublishedHub) -> None:
     """Downloaded as the Hub would run it: its own folder, the model by the variable, no package installed."""
     pytest.importorskip("gradio")
     start = """
@@ -192,8 +195,8 @@ from modeling_medglip.grounding import load_grounder
 grounder = load_grounder(os.environ["MEDGLIP_MODEL"])
 print(json.dumps({"app": app.__file__, "modalities": list(grounder.modalities), "name": grounder.name}))
 """
-    repository = place.hub.repositories["space", "my-hospital/med-glip"]
+    repository = published.hub.repositories["space", "my-hospital/med-glip"]
     assert repository.variables == {"MEDGLIP_MODEL": "my-hospital/med-glip"}
     code = f"import os; os.environ.update({repository.variables!r}, GRADIO_ANALYTICS_ENABLED='False')\n{start}"
-    said = place.run(place.without, code)
-    assert said["modalities"] == ["fundus", "endoscopy"] and str(ROOT) not in said["app"]
+    answer = published.run(published.without, code)
+    assert answer["modalities"] == ["fundus", "endoscopy"] and str(ROOT) not in answer["app"]

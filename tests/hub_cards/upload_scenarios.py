@@ -66,10 +66,10 @@ def without_waiting() -> None:
 
 def state(hub: Hub, name: str = ID, kind: str = "model") -> dict[str, Any]:
     """What a repository has now."""
-    found = hub.repositories.get((kind, name))
-    if found is None:
+    published = hub.repositories.get((kind, name))
+    if published is None:
         return {"commits": 0, "files": []}
-    return {"commits": len(found.commits), "files": sorted(found.at("main").files)}
+    return {"commits": len(published.commits), "files": sorted(published.at("main").files)}
 
 
 @scenario
@@ -96,8 +96,8 @@ def changed(hub: Hub, folder: Path) -> Any:
 @scenario
 def tokens(hub: Hub, folder: Path) -> Any:
     repository = staged(folder)
-    said = {str(token): send(repository, token=token) for token in (None, "hf_wrong", "hf_reader")}
-    return {**said, **state(hub), "uploaded": len(hub.uploaded)}
+    outcomes = {str(token): send(repository, token=token) for token in (None, "hf_wrong", "hf_reader")}
+    return {**outcomes, **state(hub), "uploaded": len(hub.uploaded)}
 
 
 @scenario
@@ -172,12 +172,12 @@ def public_there(hub: Hub, folder: Path) -> Any:
     before = state(hub)
     (folder / "one.safetensors").write_bytes(b"private")
     refused = send(staged(folder))
-    found = hub.repositories["model", ID]
-    public = found.private
-    found.private = True
+    published = hub.repositories["model", ID]
+    public = published.private
+    published.private = True
     after, closed, opened = state(hub), send(staged(folder)), send(staged(folder, private=False))
     return {"before": before, "refused": refused, "after": after, "public": public, "private": closed,
-            "opened": opened, "now": found.private}  # fmt: skip
+            "opened": opened, "now": published.private}  # fmt: skip
 
 
 @scenario
@@ -221,15 +221,15 @@ def gated(hub: Hub, folder: Path) -> Any:
     """A public repository with a gate: shut before anything is in it."""
     sent = send(staged(folder, private=False, gated="manual"))
     order = [path.rsplit("/", 1)[-1] for method, path in hub.requests if method in ("POST", "PUT")]
-    found = hub.repositories["model", ID]
-    return {"sent": sent, "order": order, "gated": found.gated, "private": found.private}
+    published = hub.repositories["model", ID]
+    return {"sent": sent, "order": order, "gated": published.gated, "private": published.private}
 
 
 @scenario
 def space(hub: Hub, folder: Path) -> Any:
     sent = send(staged(folder, "clinic/space", "space", variables={"MEDGLIP_MODEL": "clinic/model"}))
-    found = hub.repositories["space", "clinic/space"]
-    return {"sent": sent, "variables": found.variables, "private": found.private}
+    published = hub.repositories["space", "clinic/space"]
+    return {"sent": sent, "variables": published.variables, "private": published.private}
 
 
 @scenario
@@ -241,32 +241,32 @@ def names_that_leave(hub: Hub, folder: Path) -> Any:
     try:
         HfApi().create_commit(ID, [CommitOperationAdd("../x.txt", b"x")], commit_message="x")
     except Exception as error:
-        return {"said": f"{type(error).__name__}: {error}", **state(hub)}
-    return {"said": "", **state(hub)}
+        return {"message": f"{type(error).__name__}: {error}", **state(hub)}
+    return {"message": "", **state(hub)}
 
 
 @scenario
 def no_network(hub: Hub, folder: Path) -> Any:
     from huggingface_hub import HfApi
 
-    repository, own = staged(folder), HfApi.__init__
-    HfApi.__init__ = lambda self, *a, **k: own(self, "http://127.0.0.1:9")  # type: ignore[method-assign]
+    repository, initialize = staged(folder), HfApi.__init__
+    HfApi.__init__ = lambda self, *a, **k: initialize(self, "http://127.0.0.1:9")  # type: ignore[method-assign]
     try:
-        return {"said": send(repository)}
+        return {"message": send(repository)}
     finally:
-        HfApi.__init__ = own  # type: ignore[method-assign]
+        HfApi.__init__ = initialize  # type: ignore[method-assign]
 
 
 def main() -> None:
     folder = Path(sys.argv[1])
-    said = {}
+    outcomes = {}
     with serve() as hub:
         os.environ.update(client_environment(hub, str(folder / "cache")))
         for number, run in enumerate(SCENARIOS):
             hub.repositories.clear(), hub.large.clear(), hub.requests.clear(), hub.uploaded.clear()
             hub.fail = None
-            said[run.__name__] = run(hub, folder / str(number))
-    print(json.dumps(said))
+            outcomes[run.__name__] = run(hub, folder / str(number))
+    print(json.dumps(outcomes))
 
 
 if __name__ == "__main__":

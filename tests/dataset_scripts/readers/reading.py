@@ -33,15 +33,15 @@ def reader(raw: Path, layout: str, files: dict[str, Any], **fields: Any):  # typ
 def read_all(raw: Path, layout: str, files: dict[str, Any], **fields: Any) -> tuple[list[Any], list[str]]:
     """What comes out (or the rule that turned it away), and the rules of the listing."""
     source = reader(raw, layout, files, **fields)
-    found: list[Any] = []
+    results: list[Any] = []
     for case in source.cases():
         try:
-            found.append(source.read(case))
+            results.append(source.read(case))
         except Rejected as error:
-            found.append(error.rule)
-    return found, [issue.rule for issue in source.rejections]
+            results.append(error.rule)
+    return results, [issue.rule for issue in source.rejections]
 
 
-GREY = np.random.default_rng(0).integers(0, 256, (20, 30), dtype=np.uint8)
+GRAY = np.random.default_rng(0).integers(0, 256, (20, 30), dtype=np.uint8)
 MASK = np.zeros((20, 30), np.uint8)
 MASK[3:8, 4:12] = 1

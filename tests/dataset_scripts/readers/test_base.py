@@ -12,7 +12,7 @@ from dataset_scripts.readers import READERS
 from dataset_scripts.readers.base import read_pixels, stem_of
 from dataset_scripts.records import Rejected
 
-from .reading import GREY, MASK, reader, save
+from .reading import GRAY, MASK, reader, save
 
 
 FILES = {"image": "images/*.png", "mask": "masks/{stem}.png", "label": "polyp"}
@@ -20,7 +20,7 @@ FILES = {"image": "images/*.png", "mask": "masks/{stem}.png", "label": "polyp"}
 
 def test_patients_and_splits(tmp_path: Path) -> None:
     for name in ("p1_a", "p1_b", "p2_a"):
-        save(tmp_path / "images" / f"{name}.png", GREY)
+        save(tmp_path / "images" / f"{name}.png", GRAY)
         save(tmp_path / "masks" / f"{name}.png", MASK)
     fields = {"patient": r"/(p\d)_", "splits": {"test": ["p2*"], "train": ["images/p1_a*"]}}
     cases = reader(tmp_path, "mask_folder", FILES, **fields).cases()
@@ -40,23 +40,23 @@ def test_wrong_recipes(tmp_path: Path) -> None:
 
 
 def test_pixels_keep_their_depth(tmp_path: Path) -> None:
-    deep = GREY.astype(np.uint16) * 200
+    deep = GRAY.astype(np.uint16) * 200
     save(tmp_path / "deep.png", deep)
-    save(tmp_path / "clear.png", np.dstack([GREY] * 4))
+    save(tmp_path / "clear.png", np.dstack([GRAY] * 4))
     assert np.array_equal(read_pixels(tmp_path / "deep.png"), deep)
     assert read_pixels(tmp_path / "clear.png").shape == (20, 30, 3)
     for array, rule in (
         (np.array([[np.nan, 1]], np.float32), "not_finite"),
         (np.array([[-1, 1]], np.int32), "unreadable"),
     ):
-        save(tmp_path / "odd.tif", array)
+        save(tmp_path / "floats.tif", array)
         with pytest.raises(Rejected) as error:
-            read_pixels(tmp_path / "odd.tif")
+            read_pixels(tmp_path / "floats.tif")
         assert error.value.rule == rule
 
 
-def test_picture_bombs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    save(tmp_path / "big.png", GREY)
+def test_decompression_bombs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    save(tmp_path / "big.png", GRAY)
     monkeypatch.setattr("modeling_medglip.io.image_record.MAX_PIXELS", 599)
     with pytest.raises(Rejected) as error:
         read_pixels(tmp_path / "big.png")

@@ -14,11 +14,11 @@ from pycocotools import mask as coco_mask
 
 from dataset_scripts.records import AnnotatedImage
 
-from .reading import GREY, MASK, read_all, reader, save
+from .reading import GRAY, MASK, read_all, reader, save
 
 
 def coco(raw: Path, change: dict[str, Any] | None = None, **annotation: Any) -> tuple[list[Any], list[str]]:
-    save(raw / "images" / "a.png", GREY)
+    save(raw / "images" / "a.png", GRAY)
     content = {
         "images": [{"id": 1, "file_name": "a.png", "width": 30, "height": 20}],
         "categories": [{"id": 7, "name": "polyp"}],
@@ -56,7 +56,7 @@ class TestCoco:
             ({}, "bad_annotations"),
         ],
     )
-    def test_bad_marks(self, tmp_path: Path, annotation: dict[str, Any], rule: str) -> None:
+    def test_bad_annotations(self, tmp_path: Path, annotation: dict[str, Any], rule: str) -> None:
         ((annotation,),) = [image.annotations for image in coco(tmp_path, **annotation)[0]]
         assert (
             annotation.issue is not None
@@ -73,7 +73,7 @@ class TestCoco:
             ({"file_name": "a.png", "width": 31, "height": 20}, "size_mismatch"),
         ],
     )
-    def test_bad_pictures(self, tmp_path: Path, image: dict[str, Any], rule: str) -> None:
+    def test_bad_images(self, tmp_path: Path, image: dict[str, Any], rule: str) -> None:
         read, listed = coco(tmp_path, {"images": [{"id": 1, **image}]}, bbox=[1, 1, 2, 2])
         assert rule in (*read, *listed) and not any(isinstance(one, AnnotatedImage) for one in read)
 
@@ -86,7 +86,7 @@ class TestCoco:
 
     def test_splits_of_several_files(self, tmp_path: Path) -> None:
         for name in ("a", "b"):
-            save(tmp_path / f"{name}.png", GREY)
+            save(tmp_path / f"{name}.png", GRAY)
             content = {"images": [{"id": 1, "file_name": f"{name}.png"}], "categories": [], "annotations": []}
             (tmp_path / f"{name}.json").write_text(json.dumps(content), encoding="utf-8")
 
@@ -94,7 +94,7 @@ class TestCoco:
         assert [(case.key, case.split) for case in cases] == [("a.png", "train"), ("b.png", "test")]
 
     @pytest.mark.parametrize("text", ["{", "[]", '{"images": []}'])
-    def test_what_is_no_coco(self, tmp_path: Path, text: str) -> None:
+    def test_invalid_coco_files(self, tmp_path: Path, text: str) -> None:
         (tmp_path / "boxes.json").write_text(text, encoding="utf-8")
         with pytest.raises(ValueError, match="boxes.json: is not a COCO file"):
             read_all(tmp_path, "coco", {"annotations": "boxes.json"})
@@ -108,7 +108,7 @@ VOC_BOX = "<xmin>5</xmin><ymin>4</ymin><xmax>12</xmax><ymax>8</ymax>"
 
 
 def side_file(raw: Path, layout: str, text: str, **fields: Any) -> tuple[list[Any], list[str]]:
-    save(raw / "images" / "a.png", GREY)
+    save(raw / "images" / "a.png", GRAY)
     (raw / "a.txt").write_text(text, encoding="utf-8")
     return read_all(raw, layout, {"image": "images/*.png", "annotation": "{stem}.txt"}, **fields)
 
@@ -143,7 +143,7 @@ class TestYolo:
         assert image.annotations[0].box == pytest.approx((12, 9, 18, 11))
         assert image.annotations[1].box == pytest.approx((3, 2, 9, 8))
 
-    def test_a_polygon_with_what_is_no_number(self, tmp_path: Path) -> None:
+    def test_a_polygon_with_an_invalid_number(self, tmp_path: Path) -> None:
         (image,), _ = side_file(tmp_path, "yolo", "0 0.1 0.1 nan 0.1 0.3 0.4\n", values={0: "polyp"})
         assert np.isnan(image.annotations[0].box).all()
 
@@ -152,14 +152,14 @@ class TestYolo:
         assert side_file(tmp_path, "yolo", text)[0] == ["bad_annotations"]
 
     def test_unmatched_files(self, tmp_path: Path) -> None:
-        save(tmp_path / "images" / "b.png", GREY)
+        save(tmp_path / "images" / "b.png", GRAY)
         (tmp_path / "c.txt").touch()
         assert sorted(side_file(tmp_path, "yolo", "")[1]) == ["no_image", "no_mask"]
 
 
 class TestCsv:
     def table(self, raw: Path, text: str, **columns: Any) -> tuple[list[Any], list[str]]:
-        Image.fromarray(GREY).save(raw / "p1.png")
+        Image.fromarray(GRAY).save(raw / "p1.png")
         (raw / "boxes.csv").write_text(text, encoding="utf-8")
         names = {"id": "name", "label": "finding", "box": ["x", "y", "w", "h"], **columns}
         return read_all(raw, "csv_boxes", {"table": "boxes.csv", "image": "{id}.png", "columns": names})

@@ -50,7 +50,7 @@ def build(
     }  # fmt: skip
     (folder / "mine.yaml").write_text(yaml.safe_dump(recipe), encoding="utf-8")
     out = folder / "set"
-    status = main(["--recipe", str(folder / "mine.yaml"), "--raw", str(raw), "--out", str(out), "--no-pictures"])
+    status = main(["--recipe", str(folder / "mine.yaml"), "--raw", str(raw), "--out", str(out), "--no-previews"])
     return (status, *what_is_written(out))
 
 
@@ -64,8 +64,8 @@ def what_is_written(out: Path) -> tuple[dict[str, list[str]], dict[str, list[str
             # Images are known again by their pixels: the build gives them other names.
             array = np.asarray(Image.open(next(file.parent.rglob(image["file_name"]))))
             name = next(str(entry["id"]) for entry in IMAGES if np.array_equal(array, pixels(entry["id"])))
-            own = [entry for entry in content["annotations"] if entry["image_id"] == image["id"]]
-            boxes[name] = sorted(names[entry["category_id"]] for entry in own)
+            entries = [entry for entry in content["annotations"] if entry["image_id"] == image["id"]]
+            boxes[name] = sorted(names[entry["category_id"]] for entry in entries)
             annotated[name] = image.get("annotated", [])
     report = out / "quality" / "report.json"
     rules = set(json.loads(report.read_text(encoding="utf-8"))["rejected"]) if report.exists() else set()
@@ -108,8 +108,8 @@ LOST = {**BOX, "category_id": 2}
 @pytest.mark.parametrize("image", [None, "2.png", True, [2], 1e300, -2, ""])
 def test_an_annotation_of_an_unknown_image_leaves_its_label_open(tmp_path: Path, image: Any) -> None:
     """It may be of any image that has no box of it."""
-    own = {**BOX, "category_id": 2, "image_id": 2}
-    status, boxes, annotated, rules = build(tmp_path, own, {**LOST, "image_id": image})
+    valid = {**BOX, "category_id": 2, "image_id": 2}
+    status, boxes, annotated, rules = build(tmp_path, valid, {**LOST, "image_id": image})
     assert (status, rules, boxes) == (1, {"bad_annotations"}, {"1": ["liver"], "2": ["liver", "spleen"]})
     assert annotated == {"1": ["liver"], "2": ["liver", "spleen"]}
 
@@ -135,7 +135,7 @@ def test_images_may_be_taken_out_of_the_list(tmp_path: Path) -> None:
         None,
     ],
 )
-def test_categories_that_nobody_can_tell_apart(tmp_path: Path, categories: Any) -> None:
+def test_ambiguous_categories(tmp_path: Path, categories: Any) -> None:
     status, boxes, _, rules = build(tmp_path, categories=categories)
     assert status == 1 and not boxes and "bad_annotations" in rules
 
@@ -202,7 +202,7 @@ def test_two_images_of_one_id_are_left_out(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("side", [0, -3, "60", 60.5, 1e999, True, [60]])
-def test_sizes_that_are_none_cost_their_image(tmp_path: Path, side: Any) -> None:
+def test_images_with_invalid_sizes_are_rejected(tmp_path: Path, side: Any) -> None:
     status, boxes, _, rules = build(tmp_path, images=[IMAGES[0], {**IMAGES[1], "width": side}])
     assert (status, boxes, rules) == (1, {"1": ["liver"]}, {"bad_annotations"})
 
@@ -224,11 +224,11 @@ def test_images_are_found_beside_the_file(tmp_path: Path, location: str) -> None
     assert build(tmp_path, files={"annotations": location}, location=location)[:2] == (0, ALL)
 
 
-def test_the_places_that_were_tried_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    status, boxes, _, rules = build(tmp_path, files={**FILES, "images": "pictures"})
+def test_the_searched_folders_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    status, boxes, _, rules = build(tmp_path, files={**FILES, "images": "scans"})
     assert status == 1 and not boxes and rules == {"missing_file"}
     message = capsys.readouterr().err
-    assert "mine: boxes.json: 2 of 2 images are missing: looked in pictures of '.'" in message
+    assert "mine: boxes.json: 2 of 2 images are missing: looked in scans of '.'" in message
 
 
 @pytest.mark.parametrize(
@@ -244,7 +244,7 @@ def test_the_places_that_were_tried_are_named(tmp_path: Path, capsys: pytest.Cap
         "",
     ],
 )
-def test_a_file_that_is_no_coco_is_named(tmp_path: Path, text: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_file_that_is_not_coco_is_named(tmp_path: Path, text: str, capsys: pytest.CaptureFixture[str]) -> None:
     status, boxes, _, rules = build(tmp_path, encode=lambda _: text.encode("latin-1"))
     assert status == 1 and not boxes and rules == {"bad_annotations"}
     assert "warning: mine: boxes.json: is not a COCO file (" in capsys.readouterr().err

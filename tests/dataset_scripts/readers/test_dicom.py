@@ -43,21 +43,21 @@ def built(raw: Path, out: Path, files: dict[str, Any], **fields: Any) -> dict[st
     recipe = Recipe("mine", "ct", "dicom_series", files=files, labels=LABELS, confirmed=True, **fields)
     build([recipe], raw, out, echo=lambda text: None)
     rows = [json.loads(line) for line in (out / "quality" / "rows.jsonl").read_text(encoding="utf-8").splitlines()]
-    found: dict[str, Any] = {"rules": {row["rule"] for row in rows}, "rows": rows, "boxes": []}
+    result: dict[str, Any] = {"rules": {row["rule"] for row in rows}, "rows": rows, "boxes": []}
     for coco in coco_files(out).values():
         names = {entry["id"]: entry["name"] for entry in coco.dataset["categories"]}
         for entry in coco.dataset["annotations"]:
             index = coco.imgs[entry["image_id"]]["index"]
-            found["boxes"].append((index, names[entry["category_id"]], entry["bbox"]))
-    return found
+            result["boxes"].append((index, names[entry["category_id"]], entry["bbox"]))
+    return result
 
 
 def test_segmentations_and_no_word_of_the_headers(tmp_path: Path) -> None:
     patient(tmp_path / "raw")
-    found = built(tmp_path / "raw", tmp_path / "set", FILES)
+    result = built(tmp_path / "raw", tmp_path / "set", FILES)
     expected = [(index, "liver", BOXES["liver"]) for index in (1, 2, 3)]
     expected += [(index, "left kidney", BOXES["left kidney"]) for index in (2, 3)]
-    assert sorted(found["boxes"]) == sorted(expected) and found["rules"] == {"empty_slice"}
+    assert sorted(result["boxes"]) == sorted(expected) and result["rules"] == {"empty_slice"}
     identifier = str(pydicom.dcmread(next((tmp_path / "raw" / "patient" / "ct").iterdir())).SOPInstanceUID).encode()
     for name, content in tree(tmp_path / "set").items():
         assert CANARY.encode() not in content and identifier not in content and CANARY not in name
@@ -73,9 +73,9 @@ def test_structure_sets_and_label_maps_beside_a_segmentation(tmp_path: Path) -> 
     affine = np.diag([-1.0, -1, 1, 1]) @ np.array([[0.7, 0, 0, -5], [0, 0.9, 0, -7], [0, 0, 2, 40], [0, 0, 0, 1.0]])
     save_volume(tmp_path / "raw" / "patient" / "more.nii.gz", labels, affine)
     files = {**FILES, "rtstruct": "{folder}/../rt.dcm", "labelmap": {"{folder}/../more.nii.gz": {7: "Liver"}}}
-    found = built(tmp_path / "raw", tmp_path / "set", files)
-    assert (2, "liver tumor", [4, 3, 2, 2]) in found["boxes"] and (4, "liver", [0, 0, 2, 2]) in found["boxes"]
-    assert len(found["boxes"]) == 7
+    result = built(tmp_path / "raw", tmp_path / "set", files)
+    assert (2, "liver tumor", [4, 3, 2, 2]) in result["boxes"] and (4, "liver", [0, 0, 2, 2]) in result["boxes"]
+    assert len(result["boxes"]) == 7
 
 
 def test_through_dcm2niix(tmp_path: Path) -> None:
@@ -102,12 +102,12 @@ def test_what_is_wrong_with_one_patient_leaves_the_others(tmp_path: Path) -> Non
         dataset = pydicom.dcmread(path)
         dataset.Modality = "MR"
         dataset.save_as(path)
-    found = built(raw, tmp_path / "set", FILES)
-    assert found["rules"] == {"empty_slice", "mixed_series", "missing_slices", "no_mask", "modality_mismatch"}
-    assert len(found["boxes"]) == 5
+    result = built(raw, tmp_path / "set", FILES)
+    assert result["rules"] == {"empty_slice", "mixed_series", "missing_slices", "no_mask", "modality_mismatch"}
+    assert len(result["boxes"]) == 5
 
 
-def test_a_segmentation_of_another_place(tmp_path: Path) -> None:
+def test_a_segmentation_at_another_position(tmp_path: Path) -> None:
     patient(tmp_path / "raw")
     elsewhere = write_series(tmp_path / "other")
     for path in elsewhere:
@@ -116,12 +116,12 @@ def test_a_segmentation_of_another_place(tmp_path: Path) -> None:
         dataset.ImagePositionPatient = [float(x) + 0.3, y, z]
         dataset.save_as(path)
     write_segmentation(tmp_path / "raw" / "patient" / "seg.dcm", elsewhere)
-    found = built(tmp_path / "raw", tmp_path / "set", FILES)
-    assert found["rules"] == {"affine_mismatch"} and not found["boxes"]
+    result = built(tmp_path / "raw", tmp_path / "set", FILES)
+    assert result["rules"] == {"affine_mismatch"} and not result["boxes"]
     assert "0 images, 0 boxes" in (tmp_path / "set" / "README.md").read_text(encoding="utf-8")
 
 
 def test_patterns_do_not_leave_the_source(tmp_path: Path) -> None:
     patient(tmp_path / "raw")
-    found = built(tmp_path / "raw", tmp_path / "set", {**FILES, "seg": "{folder}/../../../seg.dcm"})
-    assert found["rules"] == {"bad_annotations"} and not found["boxes"]
+    result = built(tmp_path / "raw", tmp_path / "set", {**FILES, "seg": "{folder}/../../../seg.dcm"})
+    assert result["rules"] == {"bad_annotations"} and not result["boxes"]

@@ -26,7 +26,7 @@ BOX = (4.0, 3.0, 12.0, 8.0)
 TURNED, DOUBTFUL = (5, 6, 7, 8), (2, 3, 4)
 MASK = np.zeros(STORED_SIZE[::-1], np.uint8)
 MASK[3:8, 4:12] = 1
-GREY = np.random.default_rng(0).integers(0, 256, MASK.shape).astype(np.uint8)
+GRAY = np.random.default_rng(0).integers(0, 256, MASK.shape).astype(np.uint8)
 
 
 def save(path: Path, array: np.ndarray, orientation: int | None) -> None:
@@ -45,10 +45,10 @@ def right_box(orientation: int, stated: tuple[int, int]) -> list[float]:
     return upright_boxes(np.array([BOX]), orientation, STORED_SIZE)[0].tolist()
 
 
-def found_box(found: list[Any], orientation: int) -> list[float]:
-    (image,) = found
+def found_box(result: list[Any], orientation: int) -> list[float]:
+    (image,) = result
     assert isinstance(image, AnnotatedImage), image
-    assert np.array_equal(image.pixels, upright(GREY, orientation))
+    assert np.array_equal(image.pixels, upright(GRAY, orientation))
     (annotation,) = image.annotations
     assert annotation.box is not None
     return list(annotation.box)
@@ -72,17 +72,17 @@ class TestCoco:
     @pytest.mark.parametrize("orientation", TURNED)
     @pytest.mark.parametrize("stated", [STORED_SIZE, STORED_SIZE[::-1]])
     def test_boxes_turn_in_build_and_training(self, tmp_path: Path, orientation: int, stated: tuple[int, int]) -> None:
-        save(tmp_path / "a.png", GREY, orientation)
+        save(tmp_path / "a.png", GRAY, orientation)
         listed = coco(tmp_path, stated, **XYWH)
-        found, _ = read_all(tmp_path, "coco", {"annotations": "list.json"})
-        assert found_box(found, orientation) == right_box(orientation, stated)
+        result, _ = read_all(tmp_path, "coco", {"annotations": "list.json"})
+        assert found_box(result, orientation) == right_box(orientation, stated)
         (record,) = load_records(listed, "ct")
-        assert np.array_equal(record.load(), upright(GREY, orientation)) and record.size == STORED_SIZE[::-1]
+        assert np.array_equal(record.load(), upright(GRAY, orientation)) and record.size == STORED_SIZE[::-1]
         assert record.boxes.tolist() == [right_box(orientation, stated)]
 
     @pytest.mark.parametrize("orientation", TURNED)
     def test_polygons_turn(self, tmp_path: Path, orientation: int) -> None:
-        save(tmp_path / "a.png", GREY, orientation)
+        save(tmp_path / "a.png", GRAY, orientation)
         coco(tmp_path, STORED_SIZE, **POLYGON)
         ((image,), _) = read_all(tmp_path, "coco", {"annotations": "list.json"})
         assert isinstance(image, AnnotatedImage)
@@ -92,7 +92,7 @@ class TestCoco:
     def test_what_cannot_be_decided_is_left_out(
         self, tmp_path: Path, orientation: int, caplog: pytest.LogCaptureFixture
     ) -> None:
-        save(tmp_path / "a.png", GREY, orientation)
+        save(tmp_path / "a.png", GRAY, orientation)
         listed = coco(tmp_path, STORED_SIZE, **XYWH)
         assert read_all(tmp_path, "coco", {"annotations": "list.json"})[0] == ["exif_orientation"]
         broken: dict[str, str] = {}
@@ -102,7 +102,7 @@ class TestCoco:
         assert "save it upright" in caplog.text
 
     def test_another_size(self, tmp_path: Path) -> None:
-        save(tmp_path / "a.png", GREY, 6)
+        save(tmp_path / "a.png", GRAY, 6)
         listed = coco(tmp_path, (31, 20), **XYWH)
         assert read_all(tmp_path, "coco", {"annotations": "list.json"})[0] == ["size_mismatch"]
         with pytest.raises(ValueError, match="a.png: is 20x30, its entry says 31x20"):
@@ -119,21 +119,21 @@ class TestVoc:
     @pytest.mark.parametrize("orientation", TURNED)
     @pytest.mark.parametrize("stated", [STORED_SIZE, STORED_SIZE[::-1]])
     def test_size_decides(self, tmp_path: Path, orientation: int, stated: tuple[int, int]) -> None:
-        save(tmp_path / "a.png", GREY, orientation)
+        save(tmp_path / "a.png", GRAY, orientation)
         size = f"<size><width>{stated[0]}</width><height>{stated[1]}</height></size>"
         (tmp_path / "a.xml").write_text(VOC.format(size, CORNERS))
         assert found_box(read_all(tmp_path, "voc", self.FILES)[0], orientation) == right_box(orientation, stated)
 
     @pytest.mark.parametrize("orientation", [*TURNED, *DOUBTFUL])
     def test_without_a_size(self, tmp_path: Path, orientation: int) -> None:
-        save(tmp_path / "a.png", GREY, orientation)
+        save(tmp_path / "a.png", GRAY, orientation)
         (tmp_path / "a.xml").write_text(VOC.format("", CORNERS))
         assert read_all(tmp_path, "voc", self.FILES)[0] == ["exif_orientation"]
 
 
 @pytest.mark.parametrize("orientation", [*TURNED, *DOUBTFUL])
 def test_formats_without_sizes_are_left_out(tmp_path: Path, orientation: int) -> None:
-    save(tmp_path / "a.png", GREY, orientation)
+    save(tmp_path / "a.png", GRAY, orientation)
     (tmp_path / "a.txt").write_text("0 0.5 0.5 0.2 0.2")
     files: dict[str, Any] = {"image": "*.png", "annotation": "{stem}.txt"}
     assert read_all(tmp_path, "yolo", files, values={0: "liver"})[0] == ["exif_orientation"]
@@ -150,36 +150,36 @@ class TestMasks:
     FILES = {"image": "images/*.png", "mask": "masks/{stem}.png", "label": "liver"}
 
     def read(self, folder: Path) -> Any:
-        (found,) = read_all(folder, "mask_folder", self.FILES)[0]
-        return found
+        (result,) = read_all(folder, "mask_folder", self.FILES)[0]
+        return result
 
     @pytest.mark.parametrize("orientation", [*DOUBTFUL, *TURNED])
     def test_a_mask_with_the_same_orientation(self, tmp_path: Path, orientation: int) -> None:
-        save(tmp_path / "images" / "a.png", GREY, orientation)
+        save(tmp_path / "images" / "a.png", GRAY, orientation)
         save(tmp_path / "masks" / "a.png", MASK, orientation)
-        found = self.read(tmp_path)
-        assert np.array_equal(found.pixels, upright(GREY, orientation))
-        assert np.array_equal(found.annotations[0].mask, upright(MASK == 1, orientation))
+        result = self.read(tmp_path)
+        assert np.array_equal(result.pixels, upright(GRAY, orientation))
+        assert np.array_equal(result.annotations[0].mask, upright(MASK == 1, orientation))
 
     @pytest.mark.parametrize("orientation", TURNED)
     @pytest.mark.parametrize("turned", [False, True])
     def test_a_mask_without_an_orientation(self, tmp_path: Path, orientation: int, turned: bool) -> None:
-        save(tmp_path / "images" / "a.png", GREY, orientation)
+        save(tmp_path / "images" / "a.png", GRAY, orientation)
         save(tmp_path / "masks" / "a.png", upright(MASK, orientation) if turned else MASK, None)
         assert np.array_equal(self.read(tmp_path).annotations[0].mask, upright(MASK == 1, orientation))
 
     @pytest.mark.parametrize(("image", "mask"), [(2, None), (3, None), (4, None), (6, 8), (None, 3), (None, 6)])
     def test_what_cannot_be_decided(self, tmp_path: Path, image: int | None, mask: int | None) -> None:
-        save(tmp_path / "images" / "a.png", GREY, image)
+        save(tmp_path / "images" / "a.png", GRAY, image)
         save(tmp_path / "masks" / "a.png", MASK, mask)
         assert self.read(tmp_path) == "exif_orientation"
 
     def test_a_label_map_of_two_bits(self, tmp_path: Path) -> None:
-        save(tmp_path / "images" / "a.png", GREY, None)
+        save(tmp_path / "images" / "a.png", GRAY, None)
         (tmp_path / "masks").mkdir()
         Image.fromarray(MASK).save(tmp_path / "masks" / "a.png", bits=2)
         files = {"image": "images/*.png", "mask": "masks/{stem}.png"}
-        ((found,), _) = read_all(tmp_path, "mask_folder", files, values={1: "liver"})
-        assert isinstance(found, AnnotatedImage) and [annotation.label for annotation in found.annotations] == [
+        ((result,), _) = read_all(tmp_path, "mask_folder", files, values={1: "liver"})
+        assert isinstance(result, AnnotatedImage) and [annotation.label for annotation in result.annotations] == [
             "liver"
         ]

@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from .reading import GREY, MASK, read_all, save
+from .reading import GRAY, MASK, read_all, save
 
 
 class TestManifest:
     def manifest(self, folder: Path, *entries: dict[str, Any]) -> tuple[list[Any], list[str]]:
-        save(folder / "a.png", GREY)
+        save(folder / "a.png", GRAY)
         save(folder / "m.png", MASK * 255)
         save(folder / "map.png", MASK * 9)
         (folder / "list.json").write_text(json.dumps({"images": entries}), encoding="utf-8")
@@ -51,12 +51,12 @@ class TestManifest:
         assert self.manifest(tmp_path, entry)[0] == [rule]
 
     def test_one_bad_entry_leaves_the_others(self, tmp_path: Path) -> None:
-        found, rejections = self.manifest(tmp_path, {"objects": []}, {"image": "a.png", "objects": []})
-        assert len(found) == 1 and rejections == ["bad_annotations"]
+        result, rejections = self.manifest(tmp_path, {"objects": []}, {"image": "a.png", "objects": []})
+        assert len(result) == 1 and rejections == ["bad_annotations"]
 
     def test_images_that_are_listed_twice(self, tmp_path: Path) -> None:
-        found, rejections = self.manifest(tmp_path, *[{"image": "a.png", "objects": []}] * 2)
-        assert len(found) == 1 and rejections == ["duplicate_id"]
+        result, rejections = self.manifest(tmp_path, *[{"image": "a.png", "objects": []}] * 2)
+        assert len(result) == 1 and rejections == ["duplicate_id"]
 
     @pytest.mark.parametrize("name", [3, 1.5, ["m.png"], {"a": 1}, None])
     def test_names_that_are_not_text(self, tmp_path: Path, name: Any) -> None:
@@ -64,7 +64,7 @@ class TestManifest:
         masked = {"image": "a.png", "objects": [{"label": "polyp", "mask": name}]}
         assert self.manifest(tmp_path, masked)[0] == ["bad_annotations"]
 
-    def test_objects_of_a_second_entry_are_in_the_picture(self, tmp_path: Path) -> None:
+    def test_objects_of_a_second_entry_are_in_the_image(self, tmp_path: Path) -> None:
         box = {"label": "polyp", "bbox_xywh": [1, 1, 5, 5]}
         (image,), rejections = self.manifest(
             tmp_path, {"image": "a.png", "objects": []}, {"image": "a.png", "objects": [box]}
@@ -77,7 +77,7 @@ class TestManifest:
         assert image.annotations[0].mask is None and image.annotations[0].issue is not None
 
     @pytest.mark.parametrize("text", ["{", "[]", '{"images": 3}'])
-    def test_what_is_no_manifest(self, tmp_path: Path, text: str) -> None:
+    def test_invalid_manifests(self, tmp_path: Path, text: str) -> None:
         (tmp_path / "list.json").write_text(text, encoding="utf-8")
         with pytest.raises(ValueError, match="mine: list.json is not a valid manifest"):
             read_all(tmp_path, "manifest", {"manifest": "list.json"})

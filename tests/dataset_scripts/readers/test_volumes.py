@@ -23,20 +23,20 @@ class TestVolumes:
     def labelmap(self, raw: Path, labels: np.ndarray, affine: np.ndarray | None = None) -> Any:
         save_volume(raw / "p1_ct.nii.gz", self.ARRAY)
         save_volume(raw / "p1_seg.nii.gz", labels, affine)
-        (found,), rejections = read_all(raw, "volume_labelmap", self.FILES, values={1: "liver"})
+        (result,), rejections = read_all(raw, "volume_labelmap", self.FILES, values={1: "liver"})
         assert not rejections
-        return found
+        return result
 
     def test_label_maps(self, tmp_path: Path) -> None:
         labels = (self.ARRAY > 50).astype(np.uint8)
-        found = self.labelmap(tmp_path, labels)
-        assert isinstance(found, LabeledVolume) and np.array_equal(found.volume.array, self.ARRAY)
-        ((labelmap, names),) = found.labelmaps
-        assert np.array_equal(labelmap.array, to_lps(found.volume).array > 50) and names == {1: "liver"}
+        result = self.labelmap(tmp_path, labels)
+        assert isinstance(result, LabeledVolume) and np.array_equal(result.volume.array, self.ARRAY)
+        ((labelmap, names),) = result.labelmaps
+        assert np.array_equal(labelmap.array, to_lps(result.volume).array > 50) and names == {1: "liver"}
 
     def test_whole_numbers_stored_as_floats(self, tmp_path: Path) -> None:
-        found = self.labelmap(tmp_path, (self.ARRAY > 50).astype(np.float64))
-        assert found.labelmaps[0][0].array.dtype == np.int16
+        result = self.labelmap(tmp_path, (self.ARRAY > 50).astype(np.float64))
+        assert result.labelmaps[0][0].array.dtype == np.int16
 
     def test_what_does_not_fit(self, tmp_path: Path) -> None:
         labels = (self.ARRAY > 50).astype(np.uint8)
@@ -49,24 +49,26 @@ class TestVolumes:
         moved[0, 3] = 0.05
         assert isinstance(self.labelmap(tmp_path, labels, moved), LabeledVolume)
 
-    def test_what_the_header_leaves_out_is_told_without_its_words(self, tmp_path: Path) -> None:
+    def test_what_the_header_leaves_out_is_reported_without_its_words(self, tmp_path: Path) -> None:
         header = "NRRD0004\ntype: uchar\ndimension: 3\nspace dimension: 3\nsizes: 2 2 2\nencoding: raw\n"
         header += 'space directions: (1,0,0) (0,1,0) (0,0,1)\nspace units: "Doe" "Doe" "Doe"\n\n'
         for name in ("a_ct", "a_seg"):
             (tmp_path / f"{name}.nrrd").write_bytes(header.encode() + bytes([0, 1] * 4))
         files = {"image": "*_ct.nrrd", "labelmap": "{stem}_seg.nrrd"}
-        (found,), _ = read_all(tmp_path, "volume_labelmap", files, values={1: "liver"})
+        (result,), _ = read_all(tmp_path, "volume_labelmap", files, values={1: "liver"})
         unit = ("incomplete_header", "its header counts in an unknown unit")
-        assert found.notes == (("incomplete_header", UNORIENTED), unit)
-        (found,), _ = read_all(tmp_path, "volume_labelmap", files, values={1: "liver"}, axcodes="LPS")
-        assert found.notes == (unit,)
+        assert result.notes == (("incomplete_header", UNORIENTED), unit)
+        (result,), _ = read_all(tmp_path, "volume_labelmap", files, values={1: "liver"}, axcodes="LPS")
+        assert result.notes == (unit,)
 
     def test_names_in_a_file(self, tmp_path: Path) -> None:
         save_volume(tmp_path / "p1_ct.nii.gz", self.ARRAY)
         save_volume(tmp_path / "p1_seg.nii.gz", np.ones(self.ARRAY.shape, np.uint8))
         (tmp_path / "names.json").write_text('{"1": "liver", "2": "spleen"}', encoding="utf-8")
-        (found,), _ = read_all(tmp_path, "volume_labelmap", {**self.FILES, "values": "names.json"}, values={2: "milt"})
-        assert found.labelmaps[0][1] == {1: "liver", 2: "milt"}
+        (result,), _ = read_all(
+            tmp_path, "volume_labelmap", {**self.FILES, "values": "names.json"}, values={2: "milt"}
+        )
+        assert result.labelmaps[0][1] == {1: "liver", 2: "milt"}
 
     def test_unmatched_files(self, tmp_path: Path) -> None:
         save_volume(tmp_path / "p1_ct.nii.gz", self.ARRAY)
@@ -79,8 +81,8 @@ class TestVolumes:
             save_volume(tmp_path / "p1" / "segmentations" / f"{name}.nii.gz", (low < self.ARRAY).astype(np.uint8))
         save_volume(tmp_path / "p1" / "ct.nii.gz", self.ARRAY)
         files = {"image": "*/ct.nii.gz", "mask": "{folder}/segmentations/*.nii.gz"}
-        (found,), _ = read_all(tmp_path, "volume_masks", files)
-        assert [names for _, names in found.labelmaps] == [{1: "liver"}, {1: "spleen"}]
+        (result,), _ = read_all(tmp_path, "volume_masks", files)
+        assert [names for _, names in result.labelmaps] == [{1: "liver"}, {1: "spleen"}]
         (tmp_path / "p2").mkdir()
         save_volume(tmp_path / "p2" / "ct.nii.gz", self.ARRAY)
         assert read_all(tmp_path, "volume_masks", files)[1] == ["no_mask"]
@@ -88,8 +90,8 @@ class TestVolumes:
     def test_axes_by_decree(self, tmp_path: Path) -> None:
         save_volume(tmp_path / "p1_ct.nii.gz", self.ARRAY, np.diag([2.0, 3, 4, 1]))
         save_volume(tmp_path / "p1_seg.nii.gz", self.ARRAY)
-        (found,), _ = read_all(tmp_path, "volume_labelmap", self.FILES, axcodes="LIA")
-        assert found == "affine_mismatch"  # spacings differ
+        (result,), _ = read_all(tmp_path, "volume_labelmap", self.FILES, axcodes="LIA")
+        assert result == "affine_mismatch"  # spacings differ
 
     def test_axes_by_decree_keep_the_origin(self, tmp_path: Path) -> None:
         """The header of NIfTI is RAS mm, so that its origin (-5, 6, 7) is at LPS (5, -6, 7)."""
@@ -97,9 +99,9 @@ class TestVolumes:
         affine[:3, 3] = -5, 6, 7
         for name in ("ct", "seg"):
             save_volume(tmp_path / f"p1_{name}.nii.gz", self.ARRAY, affine)
-        (found,), _ = read_all(tmp_path, "volume_labelmap", self.FILES, axcodes="LIA")
-        assert found.volume.affine.tolist() == [[2, 0, 0, 5], [0, 0, -4, -6], [0, -3, 0, 7], [0, 0, 0, 1]]
-        assert found.labelmaps[0][0].affine.tolist() == to_lps(found.volume).affine.tolist()
+        (result,), _ = read_all(tmp_path, "volume_labelmap", self.FILES, axcodes="LIA")
+        assert result.volume.affine.tolist() == [[2, 0, 0, 5], [0, 0, -4, -6], [0, -3, 0, 7], [0, 0, 0, 1]]
+        assert result.labelmaps[0][0].affine.tolist() == to_lps(result.volume).affine.tolist()
         case = reader(tmp_path, "volume_labelmap", self.FILES, axcodes="LRA").cases()[0]
         with pytest.raises(ValueError, match="one of each pair"):
             reader(tmp_path, "volume_labelmap", self.FILES, axcodes="LRA").read(case)

@@ -17,14 +17,14 @@ from hub_cards.gates import file_names
         ("adapter", "optimizer.pt"),
     ],
 )  # fmt: skip
-def test_files_that_have_no_place(role: str, name: str) -> None:
+def test_unknown_files(role: str, name: str) -> None:
     needed = list(file_names.NEEDED[role]) + (["model.safetensors"] if role == "model" else [])
     assert file_names.check_file_names(role, needed) == []
     assert role not in ("model", "adapter") or file_names.check_file_names(role, [*needed, "router.safetensors"]) == []
-    (found,) = file_names.check_file_names(role, [*needed, name])
-    assert "does not belong in the repository" in found
+    (fault,) = file_names.check_file_names(role, [*needed, name])
+    assert "does not belong in the repository" in fault
 
 
-def test_a_router_is_no_model() -> None:
+def test_a_router_does_not_replace_the_weights() -> None:
     files = [*file_names.NEEDED["model"], "router.safetensors"]
     assert file_names.check_file_names("model", files) == ["model.safetensors is missing"]

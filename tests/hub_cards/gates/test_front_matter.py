@@ -39,7 +39,7 @@ def test_good_headers(kind: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("kind", "changes", "said"),
+    ("kind", "changes", "expected"),
     [
         ("model", {"license": "my-own"}, "license 'my-own' is not one of"),
         ("model", {"license_link": "gone.md"}, "is not a file of the repository"),
@@ -62,9 +62,9 @@ def test_good_headers(kind: str) -> None:
         ("space", {"short_description": "x" * 61}, "more than 60"),
     ],
 )
-def test_what_is_wrong_is_named(kind: str, changes: dict[str, Any], said: str) -> None:
-    found = check_header(kind, {**GOOD[kind], **changes}, FILES[kind])
-    assert any(said in line for line in found), found
+def test_what_is_wrong_is_named(kind: str, changes: dict[str, Any], expected: str) -> None:
+    faults = check_header(kind, {**GOOD[kind], **changes}, FILES[kind])
+    assert any(expected in line for line in faults), faults
 
 
 @pytest.mark.parametrize(("kind", "key"), [("model", "license"), ("dataset", "configs"), ("space", "sdk_version")])

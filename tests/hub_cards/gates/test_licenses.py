@@ -27,7 +27,7 @@ from hub_cards.gates.licenses import license_id, why_not
         )),
     ],
 )  # fmt: skip
-def test_only_known_licences_open(text: str | None, known: str | None) -> None:
+def test_only_known_licenses_open(text: str | None, known: str | None) -> None:
     assert license_id(text) == known
     assert (why_not(text, None, True) is None) == (known is not None)
 

@@ -22,7 +22,7 @@ from hub_cards.stage.repository import Repository
 
 
 @pytest.mark.parametrize(
-    ("name", "text", "said"),
+    ("name", "text", "expected"),
     [
         ("README.md", "see /home/doe/scans/1", "a path of this machine in line 1"),
         ("a/config.json", '{\n"model": "/mnt/pacs/DOE"}', "a path of this machine in line 2"),
@@ -42,20 +42,20 @@ from hub_cards.stage.repository import Repository
         ("scan.dcm", "x", "is not an image of the package"),
         ("scan.nii.gz", "x", "files of the kind .gz"),
         ("weights.bin", "x", "files of the kind .bin"),
-        ("picture.png", "x", "is not an image of the package"),
+        ("scan.png", "x", "is not an image of the package"),
         ("notes", "x", "without an ending"),
         ("py.typed", "x", "is not empty"),
         ("model.safetensors", "x" * 100, "is not a safetensors file"),
         ("a.parquet", "x" * 100, "is not a readable Parquet file"),
     ],
 )
-def test_what_must_not_leave(name: str, text: str, said: str, tmp_path: Path) -> None:
+def test_what_must_not_leave(name: str, text: str, expected: str, tmp_path: Path) -> None:
     path = tmp_path / name
     path.parent.mkdir(exist_ok=True)
     path.write_text(text, encoding="utf-8")
-    found = privacy.check_privacy(tmp_path)
-    assert found and all(line.startswith(f"{name}: ") and "doe" not in line.lower() for line in found)
-    assert any(said in line for line in found), found
+    faults = privacy.check_privacy(tmp_path)
+    assert faults and all(line.startswith(f"{name}: ") and "doe" not in line.lower() for line in faults)
+    assert any(expected in line for line in faults), faults
 
 
 @pytest.mark.parametrize(
@@ -72,22 +72,22 @@ def test_text_is_utf_8(tmp_path: Path) -> None:
     assert privacy.check_privacy(tmp_path) == ["x.txt: is not UTF-8 text"]
 
 
-def test_the_machine_and_its_user_are_nobodys_business(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_names_of_the_machine_and_its_user_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(privacy.socket, "gethostname", lambda: "ward7-ct")
     (tmp_path / "x.md").write_text("made on ward7-ct", encoding="utf-8")
     assert privacy.check_privacy(tmp_path) == ["x.md: holds the name of this machine in line 1"]
 
 
 @pytest.mark.parametrize(
-    ("metadata", "tail", "said"),
+    ("metadata", "tail", "expected"),
     [(None, b"", []), ({"format": "pt"}, b"", []), ({"note": "Doe"}, b"", ["m.safetensors: carries metadata"]),
      (None, b"DICM", ["m.safetensors: holds more than its header says"])],
 )  # fmt: skip
-def test_tensors_and_nothing_else(metadata: dict | None, tail: bytes, said: list[str], tmp_path: Path) -> None:
+def test_tensors_and_nothing_else(metadata: dict | None, tail: bytes, expected: list[str], tmp_path: Path) -> None:
     path = tmp_path / "m.safetensors"
     save_file({"a": torch.zeros(3)}, path, metadata=metadata)
     path.write_bytes(path.read_bytes() + tail)
-    assert privacy.check_privacy(tmp_path) == said
+    assert privacy.check_privacy(tmp_path) == expected
 
 
 def png(text: str = "") -> bytes:
@@ -99,7 +99,7 @@ def png(text: str = "") -> bytes:
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "expected"),
     [
         (png(), []),
         (png("Doe"), ["holds metadata (tEXt)"]),
@@ -109,15 +109,15 @@ def png(text: str = "") -> bytes:
         (b"\xff\xd8\xff", ["is not a PNG file"]),
     ],
 )
-def test_pictures_hold_nothing_but_pixels(content: bytes, said: list[str]) -> None:
-    assert list(png_metadata(content)) == said
+def test_images_have_nothing_but_pixels(content: bytes, expected: list[str]) -> None:
+    assert list(png_metadata(content)) == expected
 
 
 ROW = {"case": "00aa11bb22cc", "patient": "2dbe2ad45363", "image": {"bytes": png(), "path": "00aa11bb22cc_3.png"}}
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "expected"),
     [
         ({}, None),
         ({"patient": "DOE^JANE"}, "its column patient holds something else than pseudonyms"),
@@ -134,13 +134,13 @@ ROW = {"case": "00aa11bb22cc", "patient": "2dbe2ad45363", "image": {"bytes": png
         ({"objects": {"note": ["x"]}}, "has the column 'objects.note', which no built set has"),
     ],
 )
-def test_tables_are_opened(changes: dict, said: str | None, tmp_path: Path) -> None:
+def test_tables_are_opened(changes: dict, expected: str | None, tmp_path: Path) -> None:
     pq.write_table(pa.Table.from_pylist([{**ROW, **changes}]), tmp_path / "a.parquet")
-    found = privacy.check_privacy(tmp_path)
-    assert found == [] if said is None else len(found) == 1 and said in found[0], found
+    faults = privacy.check_privacy(tmp_path)
+    assert faults == [] if expected is None else len(faults) == 1 and expected in faults[0], faults
 
 
-def test_a_schema_with_a_text_of_its_own(tmp_path: Path) -> None:
+def test_a_schema_with_metadata(tmp_path: Path) -> None:
     table = pa.Table.from_pylist([{"width": 1}]).replace_schema_metadata({"station": "CT-1"})
     pq.write_table(table, tmp_path / "a.parquet")
     assert privacy.check_privacy(tmp_path) == ["a.parquet: its schema carries metadata"]

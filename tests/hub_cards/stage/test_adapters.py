@@ -24,7 +24,7 @@ def test_what_goes(tmp_path: Path) -> None:
     assert "| **mean** | 20.0 | 70.0 | 10.0 | 35.0 |" in text and "Labels of the base" in text
 
 
-def test_nothing_measured_is_said(tmp_path: Path) -> None:
+def test_missing_measurements_are_stated(tmp_path: Path) -> None:
     run = write_run(tmp_path / "run")
     results = json.loads((run / "results.json").read_text(encoding="utf-8"))
     nothing: dict[str, Any] = {"mean": {"AP": None, "AP50": None}, "labels": {}}
@@ -35,7 +35,7 @@ def test_nothing_measured_is_said(tmp_path: Path) -> None:
     assert "Not measured: no validation image has a box." in text and "**mean** | - |" not in text
 
 
-def test_a_base_on_this_machine_is_no_base(tmp_path: Path) -> None:
+def test_a_local_base_is_refused(tmp_path: Path) -> None:
     run = write_run(tmp_path / "run", "checkpoint")
     with pytest.raises(ValueError, match="give it with --base owner/name"):
         stage_adapter(run, "clinic/lora", staged_in(tmp_path / "s") / "out")
@@ -44,19 +44,19 @@ def test_a_base_on_this_machine_is_no_base(tmp_path: Path) -> None:
     assert config["base_model_name_or_path"] == "clinic/med-glip"
 
 
-def test_the_embedded_base_is_no_id_on_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_embedded_base_has_no_id_on_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("hub_cards.stage.adapters._base", lambda *_, **__: None)
     stage_adapter(write_run(tmp_path / "run"), "clinic/lora", staged_in(tmp_path / "s") / "out")
     config = json.loads((tmp_path / "s" / "out" / "adapter_config.json").read_text(encoding="utf-8"))
     assert config["base_model_name_or_path"] == "./embedded", "transformers asks the Hub for anything else"
 
 
-def test_figures_of_somebody(tmp_path: Path) -> None:
+def test_changed_figures_are_refused(tmp_path: Path) -> None:
     made = stage_adapter(write_run(tmp_path / "run"), "clinic/lora", staged_in(tmp_path / "s") / "out")
     card = made.folder / "README.md"
     card.write_text(card.read_text(encoding="utf-8").replace("70.0", "99.0"), encoding="utf-8")
-    (found,) = check_folder("model", made.folder)
-    assert found.startswith("README.md: ") and "99.0" in found
+    (fault,) = check_folder("model", made.folder)
+    assert fault.startswith("README.md: ") and "99.0" in fault
 
 
 def test_no_adapter(tmp_path: Path) -> None:

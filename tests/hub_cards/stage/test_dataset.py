@@ -32,7 +32,7 @@ def staged(built: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_the_licence_decides(built: Path, staged: Path) -> None:
+def test_the_license_decides(built: Path, staged: Path) -> None:
     shared, withheld = gate(json.loads((built / "sources.json").read_text(encoding="utf-8"))["sources"])
     assert [row["source"] for row in shared] == ["polyps_of_mine"]
     assert [(row["source"], why) for row, why in withheld] == [
@@ -124,7 +124,7 @@ def test_bad_input(built: Path, tmp_path: Path) -> None:
         stage_dataset(folder, "clinic/set", staged_in(tmp_path / "s") / "out")
 
 
-def test_recipes_say_how_and_not_whose(staged: Path) -> None:
+def test_recipes_are_published_without_names_of_files(staged: Path) -> None:
     for path in (staged / "recipes").iterdir():
         recipe = yaml.safe_load(path.read_text(encoding="utf-8"))
         assert recipe["labels"] and not {"splits", "root"} & set(recipe)
