@@ -20,7 +20,10 @@ RENAMED = {
     "min_rate": "min_learning_rate_ratio",
     "remember": "distillation",
     "pictures": "max_images",
+    "optimisation": "optimization",
 }
+# Settings of sources.
+SOURCE_SETTINGS = {"colour": "color"}
 # Options of the other commands.
 EVALUATE_OPTIONS = {"pictures": "worst-cases", "mirror": "flip-tta"}
 ESTIMATE_OPTIONS = {"pictures": "images"}
@@ -51,18 +54,19 @@ def _new_option(word: str, renamed: Mapping[str, str]) -> str:
     return f"--{negation}{new}{equals}{value}"
 
 
-def with_new_names(values: Mapping[str, Any], file: str) -> dict[str, Any]:
-    """Return a section of a recipe with old names of [`RENAMED`] replaced, and warn of each.
+def with_new_names(values: Mapping[str, Any], file: str, renamed: Mapping[str, str] = RENAMED) -> dict[str, Any]:
+    """Return a section of a file with old names replaced, and warn of each.
 
     Args:
         values (`Mapping[str, Any]`): the section.
-        file (`str`): name of the recipe, for the warnings.
+        file (`str`): name of the file, for the warnings.
+        renamed (`Mapping[str, str]`, *optional*, defaults to `RENAMED`): old name -> new name.
     """
-    for old in RENAMED.keys() & values.keys():
+    for old in renamed.keys() & values.keys():
         warnings.warn(
-            f"{file}: {old} is now {RENAMED[old]}; the old name goes with the next release", FutureWarning, 2
+            f"{file}: {old} is now {renamed[old]}; the old name goes with the next release", FutureWarning, 2
         )
-    return {RENAMED.get(name, name): value for name, value in values.items()}
+    return {renamed.get(name, name): value for name, value in values.items()}
 
 
 def with_old_names(values: Any) -> Any:

@@ -18,10 +18,10 @@ from training.data.records import GroundingRecord, SourceSettings, SourceSetting
 CT_SIZE, FUNDUS_SIZE = (48, 40), (36, 30)
 
 
-def disc(size: tuple[int, int], centre: tuple[float, float], radius: float) -> NDArray[np.bool_]:
-    """A filled circle; size and centre are (width, height) and (x, y)."""
+def disc(size: tuple[int, int], center: tuple[float, float], radius: float) -> NDArray[np.bool_]:
+    """A filled circle; size and center are (width, height) and (x, y)."""
     y, x = np.mgrid[: size[1], : size[0]]
-    return (x + 0.5 - centre[0]) ** 2 + (y + 0.5 - centre[1]) ** 2 <= radius**2
+    return (x + 0.5 - center[0]) ** 2 + (y + 0.5 - center[1]) ** 2 <= radius**2
 
 
 def trunk_image(
@@ -41,12 +41,12 @@ def save_coco(
     folder: Path, name: str, images: list[dict[str, Any]], objects: list[list[tuple[str, list[float]]]], **more: Any
 ) -> Path:
     """Write a COCO file: one list of (label, [x, y, width, height]) per image. Ids are 0-based, with holes."""
-    labels = sorted({label for found in objects for label, _ in found} | set(more.pop("labels", ())))
+    labels = sorted({label for boxes in objects for label, _ in boxes} | set(more.pop("labels", ())))
     categories = [{"id": 3 * number, "name": label} for number, label in enumerate(labels)]
     annotations = [
         {"image_id": 2 * number, "category_id": 3 * labels.index(label), "bbox": box}
-        for number, found in enumerate(objects)
-        for label, box in found
+        for number, boxes in enumerate(objects)
+        for label, box in boxes
     ]
     content = {
         "images": [{"id": 2 * number, **image} for number, image in enumerate(images)],
@@ -62,11 +62,11 @@ def save_coco(
 
 def make_data(folder: Path) -> Path:
     """A COCO folder of two sources: `organs` (CT; three train images, one validation) and `discs` (fundus; one
-    each). Of the organs every image says what is marked in its source."""
+    each). Of the organs every image says what its source annotates."""
     folder.mkdir(parents=True, exist_ok=True)
     kidneys = [("left kidney", [30.0, 14.0, 12.0, 12.0]), ("right kidney", [6.0, 14.0, 12.0, 12.0])]
-    grey, colour = trunk_image(CT_SIZE), np.zeros((30, 36, 3), np.uint8)
-    colour[disc(FUNDUS_SIZE, (10, 15), 5)] = (250, 200, 20)
+    gray, color = trunk_image(CT_SIZE), np.zeros((30, 36, 3), np.uint8)
+    color[disc(FUNDUS_SIZE, (10, 15), 5)] = (250, 200, 20)
     organs = {"modality": "ct", "source": "organs", "annotated": ["left kidney", "liver", "right kidney"]}
     organs |= {"width": CT_SIZE[0], "height": CT_SIZE[1]}
     discs = {"modality": "fundus", "source": "discs", "annotated": ["optic disc"]}
@@ -75,20 +75,20 @@ def make_data(folder: Path) -> Path:
     liver = [("liver", [4.0, 6.0, 20.0, 12.0])]
     parts: dict[str, list[tuple[str, NDArray, dict[str, Any], list[tuple[str, list[float]]]]]] = {
         "train": [
-            ("P0.png", grey, organs, kidneys), ("P1.png", grey, organs, kidneys), ("P2.png", grey, organs, liver),
-            ("a.png", colour, discs, spot),
+            ("P0.png", gray, organs, kidneys), ("P1.png", gray, organs, kidneys), ("P2.png", gray, organs, liver),
+            ("a.png", color, discs, spot),
         ],
-        "validation": [("P9.png", grey, organs, kidneys), ("b.png", colour, discs, spot)],
+        "validation": [("P9.png", gray, organs, kidneys), ("b.png", color, discs, spot)],
     }  # fmt: skip
     (folder / "images").mkdir(exist_ok=True)
     labels = ["left kidney", "liver", "optic disc", "right kidney"]
     for split, entries in parts.items():
         for number, (name, pixels, _, _) in enumerate(entries):
-            own = pixels.copy()  # no two images are the same
-            own[0, number] = 1 + (split == "train")
-            Image.fromarray(own).save(folder / "images" / name)
+            unique = pixels.copy()  # no two images are the same
+            unique[0, number] = 1 + (split == "train")
+            Image.fromarray(unique).save(folder / "images" / name)
         images = [{"file_name": name, "patient": name[:-4], **entry} for name, _, entry, _ in entries]
-        save_coco(folder, f"{split}.json", images, [found for *_, found in entries], labels=labels)
+        save_coco(folder, f"{split}.json", images, [boxes for *_, boxes in entries], labels=labels)
     return folder
 
 
@@ -99,7 +99,7 @@ def settings() -> SourceSettingsTable:
             "modalities": {},
             "sources": {
                 "organs": {"weight": 2.0, "regions": ["abdomen"], "window": "per_image"},
-                "discs": {"regions": ["eye"], "horizontal_flip": True, "colour": True},
+                "discs": {"regions": ["eye"], "horizontal_flip": True, "color": True},
             },
         }
     )

@@ -95,7 +95,13 @@ class Geometry:
         return np.concatenate([center - half, center + half], axis=1).astype(np.float32)
 
     def resample(self, image: torch.Tensor, size: tuple[int, int], fill: float = 0.0) -> torch.Tensor:
-        """Float `(c, h, w)` -> `(c, *size)`, bilinear; `fill` outside the old image."""
+        """Float `(c, h, w)` -> `(c, *size)`, bilinear; `fill` outside the old image.
+
+        Args:
+            image (`torch.Tensor`): `(c, h, w)` float values.
+            size (`tuple[int, int]`): height and width of the result.
+            fill (`float`, *optional*, defaults to `0.0`): value outside the old image.
+        """
         inverse = np.linalg.inv(self.matrix)
         x, y = (torch.arange(count, dtype=torch.float32).add_(0.5).mul_(2 / count).sub_(1) for count in size[::-1])
         offset = -2 * inverse @ self.shift
@@ -175,22 +181,34 @@ def _draw_close_up(
 
 
 def approximate_gamma(image: torch.Tensor, gamma: float) -> torch.Tensor:
-    """Return a cheap approximation of `image ** gamma` for values in [0, 1] and gamma in [0.5, 2]."""
+    """Return a cheap approximation of `image ** gamma` for values in [0, 1] and gamma in [0.5, 2].
+
+    Args:
+        image (`torch.Tensor`): values in [0, 1].
+        gamma (`float`): exponent, 0.5 to 2.
+    """
     if gamma < 1:
         return torch.lerp(image, image.sqrt(), 2 * (1 - gamma))
     return torch.lerp(image, image.square(), gamma - 1)
 
 
 def draw_photometry(
-    image: torch.Tensor, colour: bool, recipe: AugmentationRecipe, rng: np.random.Generator
+    image: torch.Tensor, color: bool, recipe: AugmentationRecipe, rng: np.random.Generator
 ) -> torch.Tensor:
-    """Change the look of a float image `(1 or 3, h, w)` in [0, 1]; returns the same shape and range."""
+    """Change the look of a float image `(1 or 3, h, w)` in [0, 1]; returns the same shape and range.
+
+    Args:
+        image (`torch.Tensor`): `(1 or 3, h, w)` in [0, 1].
+        color (`bool`): also change saturation and the gains of the channels.
+        recipe (`AugmentationRecipe`): the ranges.
+        rng (`np.random.Generator`): the only source of chance.
+    """
     mean = float(image.mean())
     contrast, brightness = rng.uniform(*recipe.contrast), rng.uniform(*recipe.brightness)
     image = (image * (contrast * brightness) + mean * (1 - contrast) * brightness).clamp_(0, 1)
     if rng.random() < 0.5:
         image = approximate_gamma(image, float(np.exp(rng.uniform(*np.log(recipe.gamma)))))
-    if colour and image.shape[0] == 3:
+    if color and image.shape[0] == 3:
         image = transforms.adjust_saturation(image, rng.uniform(*recipe.saturation))
         gains = torch.from_numpy(rng.uniform(*recipe.channel_gain, size=(3, 1, 1))).float()
         image = (image * gains).clamp_(0, 1)
@@ -209,7 +227,13 @@ def draw_photometry(
 
 
 def uneven_light(size: Sequence[int], most: float, rng: np.random.Generator) -> torch.Tensor:
-    """Return smooth factors `(h, w)` around 1: a slope and a curvature of at most `most` in a random direction."""
+    """Return smooth factors `(h, w)` around 1: a slope and a curvature of at most `most` in a random direction.
+
+    Args:
+        size (`Sequence[int]`): height and width.
+        most (`float`): largest slope and curvature.
+        rng (`np.random.Generator`): the only source of chance.
+    """
     y, x = (torch.linspace(-1, 1, count) for count in size)
     angle, slope, curvature = rng.uniform(0, 2 * np.pi), rng.uniform(0, most), rng.uniform(-most, most)
     along = (float(np.cos(angle)) * x[None] + float(np.sin(angle)) * y[:, None]) / np.sqrt(2)
@@ -217,7 +241,12 @@ def uneven_light(size: Sequence[int], most: float, rng: np.random.Generator) -> 
 
 
 def through_smaller(image: torch.Tensor, factor: float) -> torch.Tensor:
-    """Resize an image `(c, h, w)` in [0, 1] to a smaller size and back."""
+    """Resize an image `(c, h, w)` in [0, 1] to a smaller size and back.
+
+    Args:
+        image (`torch.Tensor`): `(c, h, w)` in [0, 1].
+        factor (`float`): of both sides, below 1.
+    """
     full = image.shape[1:]
     small = [max(1, round(side * factor)) for side in full]
     image = torch.nn.functional.interpolate(image[None], size=small, mode="bilinear", antialias=True)
@@ -225,7 +254,12 @@ def through_smaller(image: torch.Tensor, factor: float) -> torch.Tensor:
 
 
 def compressed(image: torch.Tensor, quality: int) -> torch.Tensor:
-    """Compress an image `(1 or 3, h, w)` in [0, 1] as JPEG and decode it."""
+    """Compress an image `(1 or 3, h, w)` in [0, 1] as JPEG and decode it.
+
+    Args:
+        image (`torch.Tensor`): `(1 or 3, h, w)` in [0, 1].
+        quality (`int`): of JPEG, 1 to 100.
+    """
     return transforms.jpeg((image * 255).round().byte(), quality).float().div_(255)
 
 
@@ -233,10 +267,14 @@ def compressed(image: torch.Tensor, quality: int) -> torch.Tensor:
 
 
 def draw_window(display: tuple[float, float], rng: np.random.Generator) -> tuple[float, float]:
-    """Draw the (low, high) at which a CT image is shown in grey.
+    """Draw the (low, high) at which a CT image is shown in gray.
 
     Four in ten times as it came (`display`); else a soft tissue window, now and then a lung or a wide one. An image
     that spans little (a brain window) is only narrowed.
+
+    Args:
+        display (`tuple[float, float]`): HU shown as black and as white as the image came.
+        rng (`np.random.Generator`): the only source of chance.
     """
     low, high = display
     choice = rng.random()

@@ -60,6 +60,10 @@ def label_names(coco: CocoFile) -> set[str]:
 def stated_size(image: dict[str, Any], file: Path) -> tuple[int, int]:
     """Return the width and height of an image entry in pixels.
 
+    Args:
+        image (`dict[str, Any]`): entry of the file's `images`.
+        file (`Path`): the COCO file, for errors.
+
     Raises:
         `ValueError`: they are missing, or not whole numbers above 0.
     """
@@ -75,6 +79,11 @@ def stated_size(image: dict[str, Any], file: Path) -> tuple[int, int]:
 
 def annotated_labels(image: dict[str, Any], vocabulary: set[str], file: Path) -> tuple[str, ...]:
     """Return the labels that are annotated wherever they occur in an image: those its entry lists, else all.
+
+    Args:
+        image (`dict[str, Any]`): entry of the file's `images`.
+        vocabulary (`set[str]`): all labels of the file.
+        file (`Path`): the COCO file, for errors.
 
     Raises:
         `ValueError`: `annotated` of the entry is not a list of labels of the file.
@@ -116,7 +125,12 @@ class ImageAnnotations:
 
 
 def image_annotations(entries: list[dict[str, Any]], size: tuple[int, int]) -> ImageAnnotations:
-    """Return the labels and boxes of one image, from its annotations with their `label`."""
+    """Return the labels and boxes of one image, from its annotations with their `label`.
+
+    Args:
+        entries (`list[dict[str, Any]]`): annotations of the image, each with its `label`.
+        size (`tuple[int, int]`): width and height of the image in pixels.
+    """
     unique: dict[tuple[str, tuple[float, ...]], None] = {}
     left, clipped = Counter[tuple[str, str | None]](), []
     for entry in entries:

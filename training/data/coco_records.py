@@ -101,6 +101,11 @@ def coco_records(data: Path | str, modalities: list[str], settings: SourceSettin
     category names that defaults to all categories of the file. A crowd region, or an annotation that cannot be used,
     makes its label unknown in its image; a warning counts them.
 
+    Args:
+        data (`Path` or `str`): a COCO file, or a folder with one or several.
+        modalities (`list[str]`): the records of these alone; a file that names none takes the only one.
+        settings (`SourceSettingsTable`): how training treats the sources.
+
     Raises:
         `ValueError`: names the file and what is wrong.
     """
@@ -318,6 +323,10 @@ def _dicom_pixels(image: ReadImage, size: tuple[int, int]) -> NDArray:
 
 def decode_upright(stream: IO[bytes], size: tuple[int, int]) -> NDArray:
     """Decode an image of `size` (width, height), upright; see [`read_image_file`].
+
+    Args:
+        stream (`IO[bytes]`): the content of the file.
+        size (`tuple[int, int]`): width and height of the upright image, as its entry states them.
 
     Raises:
         `MedGlipError`: as [`read_image_file`], without the name of a file.

@@ -43,7 +43,7 @@ from .validation import too_many
 # Decoded images stay in memory at this multiple of the input side: zooming in needs more pixels than the input has.
 CACHE_SIDE = 1.35
 CACHE_BYTES = 2 << 30
-# Share of the CT images with HU that are shown through the windows of the image processor, not in grey.
+# Share of the CT images with HU that are shown through the windows of the image processor, not in gray.
 HOUNSFIELD_SHARE = 0.85
 # Largest relative change of HU above air, and largest offset in HU.
 HOUNSFIELD_JITTER = (0.05, 30.0)
@@ -264,7 +264,7 @@ class GroundingDataset(Dataset):
 
     @staticmethod
     def _hounsfield(record: GroundingRecord, pixels: NDArray) -> NDArray[np.float32] | None:
-        """Return a CT image `(h, w)` in HU: measured ones, or grey levels through the window of the source.
+        """Return a CT image `(h, w)` in HU: measured ones, or gray levels through the window of the source.
 
         `None` where the window is not known: the image processor then decides. It knows no window of a source itself.
         """
@@ -308,7 +308,7 @@ class GroundingDataset(Dataset):
             hounsfield = image.pixels.float()
             hounsfield = geometry.resample(hounsfield, self.size, float(hounsfield.min()))
             values = self._windowed(hounsfield, image.display, rng)
-        values = draw_photometry(values, record.settings.colour, self.augmentation, rng)
+        values = draw_photometry(values, record.settings.color, self.augmentation, rng)
         return self.image_processor.standardize(values.expand(3, -1, -1), self.modality).contiguous()
 
     def _windowed(
@@ -340,6 +340,10 @@ def repeat_factors(records: Sequence[GroundingRecord], balance: float) -> NDArra
 
     It is the largest of `sqrt(balance / share)` over the labels of an image, at least 1, where `share` is that of the
     images with the label (repeat factor sampling, Gupta et al., LVIS, 2019).
+
+    Args:
+        records (`Sequence[GroundingRecord]`): the images.
+        balance (`float`): share of the images below which a label counts as rare, 0 to 1.
     """
     shown: dict[str, float] = {}
     for record in records:

@@ -37,7 +37,7 @@ def load_records(
     read = coco_records if is_coco(Path(data)) else set_records
     records = [record for record in read(data, wanted, table) if split in (None, record.split)]
     if not records:
-        raise ValueError(f"{data}: no {split or 'labelled'} images of {', '.join(wanted)} there")
+        raise ValueError(f"{data}: no {split or 'labeled'} images of {', '.join(wanted)} there")
     return records
 
 

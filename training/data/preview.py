@@ -24,7 +24,12 @@ SHOWN = 12
 
 
 def counts(train: Sequence[GroundingRecord], validation: Sequence[GroundingRecord]) -> list[dict[str, Any]]:
-    """Return one row per label: images and boxes of both splits, and its id in the taxonomy."""
+    """Return one row per label: images and boxes of both splits, and its id in the taxonomy.
+
+    Args:
+        train (`Sequence[GroundingRecord]`): training images.
+        validation (`Sequence[GroundingRecord]`): validation images.
+    """
     parts = {"train": train, "validation": validation}
     images, boxes = Counter[tuple[str, str]](), Counter[tuple[str, str]]()
     labels: set[str] = set()
@@ -47,7 +52,12 @@ def counts(train: Sequence[GroundingRecord], validation: Sequence[GroundingRecor
 
 
 def prompt_texts(dataset: GroundingDataset, count: int = 5) -> list[str]:
-    """Return the prompts of the first images as the model reads them, with phrases that have a box in brackets."""
+    """Return the prompts of the first images as the model reads them, with phrases that have a box in brackets.
+
+    Args:
+        dataset (`GroundingDataset`): the training images.
+        count (`int`, *optional*, defaults to `5`): number of prompts.
+    """
     texts = []
     for index in range(min(count, len(dataset))):
         example = dataset[index]
@@ -58,7 +68,12 @@ def prompt_texts(dataset: GroundingDataset, count: int = 5) -> list[str]:
 
 
 def image(dataset: GroundingDataset, index: int) -> Image.Image:
-    """Return a training example after augmentation, with the boxes of its prompt."""
+    """Return a training example after augmentation, with the boxes of its prompt.
+
+    Args:
+        dataset (`GroundingDataset`): the training images.
+        index (`int`): of the example.
+    """
     example = dataset[index]
     settings = dataset.image_processor.modality_settings[dataset.modality]
     mean, std = (torch.tensor(settings[name], dtype=torch.float32).reshape(3, 1, 1) for name in ("mean", "std"))
@@ -73,7 +88,13 @@ def image(dataset: GroundingDataset, index: int) -> Image.Image:
 
 
 def write_sheet(dataset: GroundingDataset, path: Path, count: int = SHOWN) -> Path:
-    """Write a sheet of randomly chosen training examples."""
+    """Write a sheet of randomly chosen training examples.
+
+    Args:
+        dataset (`GroundingDataset`): the training images.
+        path (`Path`): PNG file to write.
+        count (`int`, *optional*, defaults to `SHOWN`): number of examples.
+    """
     rng = np.random.default_rng(0)
     chosen = rng.permutation(len(dataset))[:count]
     return write_bytes(path, overlay_png(contact_sheet([image(dataset, int(i)) for i in chosen], columns=4, cell=380)))

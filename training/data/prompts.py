@@ -200,6 +200,10 @@ class Vocabulary:
         """Return the annotated labels that a parent term covers; none where it cannot be used.
 
         A term for both sides needs both sides annotated.
+
+        Args:
+            parent (`str`): the term.
+            annotated (`Sequence[str]`): labels that are annotated in the image.
         """
         if any(parent.lower() in map(str.lower, self.synonyms(name)) for name in annotated):
             return ()  # it means one of these labels already
@@ -218,7 +222,12 @@ class Vocabulary:
         return None
 
     def foreign(self, regions: Sequence[str], labels: Sequence[str]) -> tuple[str, ...]:
-        """Return those of `labels` that cannot be in an image of these regions; none if the regions are unknown."""
+        """Return those of `labels` that cannot be in an image of these regions; none if the regions are unknown.
+
+        Args:
+            regions (`Sequence[str]`): body parts in the image.
+            labels (`Sequence[str]`): to choose from.
+        """
         seen = {ANYWHERE, *regions}
         candidates = ((name, self.of(name).regions) for name in labels if regions)
         return tuple(name for name, possible in candidates if possible and not possible & seen)

@@ -23,6 +23,8 @@ from modeling_medglip.errors import one_line
 from modeling_medglip.io.text_files import load_yaml
 from modeling_medglip.taxonomy import means_a_side
 
+from ..old_names import SOURCE_SETTINGS, with_new_names
+
 
 logger = logging.getLogger(__name__)
 SETTINGS_FILE = Path(__file__).with_name("source_settings.yaml")
@@ -45,7 +47,7 @@ class SourceSettings:
     quarter_turns: bool = False
     rotate: bool = False
     close_ups: bool = False
-    colour: bool = False
+    color: bool = False
 
 
 @dataclass(frozen=True)
@@ -117,8 +119,10 @@ class SourceSettingsTable:
     """
 
     def __init__(self, document: dict[str, Any]) -> None:
-        self.modalities: dict[str, dict[str, Any]] = document.get("modalities", {})
-        self.sources: dict[str, dict[str, Any]] = document.get("sources", {})
+        self.modalities, self.sources = (
+            {name: with_new_names(entry, f"settings for {name}", SOURCE_SETTINGS) for name, entry in part.items()}
+            for part in (document.get("modalities", {}), document.get("sources", {}))
+        )
         for name, entry in {**self.modalities, **self.sources}.items():
             unknown = sorted(set(entry) - set(SourceSettings.__dataclass_fields__))
             if unknown:
@@ -131,7 +135,13 @@ class SourceSettingsTable:
         return cls(load_yaml(path.read_text(encoding="utf-8")))
 
     def of(self, modality: str, source: str, labels: Iterable[str]) -> SourceSettings:
-        """Return the settings of a source with these labels. Nothing is flipped where a label has a side."""
+        """Return the settings of a source with these labels. Nothing is flipped where a label has a side.
+
+        Args:
+            modality (`str`): one of `MODALITIES`.
+            source (`str`): name of the source.
+            labels (`Iterable[str]`): all labels of the source.
+        """
         values = {**self.modalities.get(modality, {}), **self.sources.get(source, {})}
         values = {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
         if any(map(means_a_side, labels)):
@@ -140,7 +150,12 @@ class SourceSettingsTable:
 
 
 def as_boxes(boxes: Sequence[Sequence[float]], size: tuple[int, int]) -> NDArray[np.float32]:
-    """Return boxes [x, y, width, height] as float32 xyxy `(n, 4)`, clipped to an image of `size` (width, height)."""
+    """Return boxes [x, y, width, height] as float32 xyxy `(n, 4)`, clipped to an image of `size` (width, height).
+
+    Args:
+        boxes (`Sequence[Sequence[float]]`): [x, y, width, height] in pixels.
+        size (`tuple[int, int]`): width and height of the image in pixels.
+    """
     array = np.asarray(boxes, dtype=np.float32).reshape(-1, 4).copy()
     array[:, 2:] += array[:, :2]
     return np.clip(array, 0, np.array([*size, *size], dtype=np.float32))
@@ -216,7 +231,12 @@ class _Channel:
 
 
 def readable(records: Sequence[GroundingRecord], broken: dict[str, str]) -> list[GroundingRecord]:
-    """Return the records whose images can be decoded, and add the others to `broken` with the reason."""
+    """Return the records whose images can be decoded, and add the others to `broken` with the reason.
+
+    Args:
+        records (`Sequence[GroundingRecord]`): the images.
+        broken (`dict[str, str]`): receives the images that cannot be read, with the reason.
+    """
     whole = []
     for record in records:
         try:
@@ -231,7 +251,12 @@ def readable(records: Sequence[GroundingRecord], broken: dict[str, str]) -> list
 
 
 def named(image_id: str, error: BaseException) -> str:
-    """Return a line that names an image and what is wrong with it."""
+    """Return a line that names an image and what is wrong with it.
+
+    Args:
+        image_id (`str`): name of the image.
+        error (`BaseException`): what reading it raised.
+    """
     text = str(error)
     return one_line(text if text.startswith(Path(image_id).name) else f"{image_id}: {text}", 200)
 
@@ -242,6 +267,11 @@ def chosen_labels(
     """Return the records with some labels only, or without some; the other labels become unknown.
 
     Images without an annotated label are left out.
+
+    Args:
+        records (`Sequence[GroundingRecord]`): the images.
+        only (`Sequence[str]`): the labels to choose; all when not given.
+        without (`Sequence[str]`): labels to leave out.
 
     Raises:
         `ValueError`: a label that no record has, or none is left.
@@ -267,6 +297,11 @@ def fraction_of(records: Sequence[GroundingRecord], fraction: float, seed: int =
     """Return the training records of a share of the patients of every source; for 0.1 the tenth of the data set.
 
     Every source keeps at least one patient. A smaller share is a part of every larger one.
+
+    Args:
+        records (`Sequence[GroundingRecord]`): training records.
+        fraction (`float`): share of the patients, above 0 and at most 1.
+        seed (`int`, *optional*, defaults to `0`): of everything random.
 
     Raises:
         `ValueError`: a share that is not above 0 and at most 1.
@@ -300,5 +335,10 @@ def shared_patients(records: Sequence[GroundingRecord]) -> int:
 
 
 def drawn(name: str, seed: int = 0) -> bytes:
-    """Return a deterministic pseudo-random sort key."""
+    """Return a deterministic pseudo-random sort key.
+
+    Args:
+        name (`str`): what is sorted.
+        seed (`int`, *optional*, defaults to `0`): another seed gives another order.
+    """
     return hashlib.sha256(f"{seed} {name}".encode("utf-8", "surrogatepass")).digest()

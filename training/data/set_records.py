@@ -28,6 +28,11 @@ HINT = (
 def set_records(data: Path | str, modalities: list[str], settings: SourceSettingsTable) -> list[GroundingRecord]:
     """Return all records of some modalities.
 
+    Args:
+        data (`Path` or `str`): folder of the data set, or its id on the Hub.
+        modalities (`list[str]`): of `MODALITIES`.
+        settings (`SourceSettingsTable`): how training treats the sources.
+
     Raises:
         `ValueError`: no data set of that name, or one without these modalities.
     """

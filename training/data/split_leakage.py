@@ -24,7 +24,11 @@ def check_apart(new: Sequence[GroundingRecord], older: Sequence[GroundingRecord]
     """Check that no image of `--data` and `--replay` is trained on in one and held out in the other.
 
     Sources have arbitrary names, and a built data set renames its patients, so the pixels are compared too. The same
-    pixels are detected, in grey or in color; compressed or cropped copies are not.
+    pixels are detected, in gray or in color; compressed or cropped copies are not.
+
+    Args:
+        new (`Sequence[GroundingRecord]`): records of `--data`.
+        older (`Sequence[GroundingRecord]`): records of `--replay`.
 
     Raises:
         `ValueError`: there are such images, or patients of one source and one name.
@@ -73,6 +77,6 @@ def _look(record: GroundingRecord) -> bytes | None:
         return None
     if pixels.size == 0 or (pixels == pixels.flat[0]).all():
         return None
-    if pixels.ndim == 3 and (pixels == pixels[..., :1]).all():  # grey that was stored as color
+    if pixels.ndim == 3 and (pixels == pixels[..., :1]).all():  # gray that was stored as color
         pixels = np.ascontiguousarray(pixels[..., 0])
     return hashlib.sha256(f"{pixels.shape}".encode() + pixels.tobytes()).digest()

@@ -111,7 +111,7 @@ OPTIONS: Mapping[str, Rule] = {
     "draws": COUNT,
     "steps": COUNT,
 }
-OPTIMISATION: Mapping[str, Rule] = {
+OPTIMIZATION: Mapping[str, Rule] = {
     "optimizer": _one_of("adamw", "adam"),
     "head_learning_rate": NOT_NEGATIVE,
     "backbone_learning_rate": NOT_NEGATIVE,
@@ -149,7 +149,7 @@ AUGMENTATION: Mapping[str, Rule] = {
     "attempts": COUNT,
 }
 SECTIONS: Mapping[str, Mapping[str, Rule]] = {
-    "optimisation": OPTIMISATION,
+    "optimization": OPTIMIZATION,
     "augmentation": AUGMENTATION,
     "prompts": PROMPTS,
 }
@@ -184,6 +184,10 @@ def check_options(values: Mapping[str, Any]) -> None:
 def check_recipe(file: str, document: Mapping[str, Any]) -> None:
     """Check the numbers of a recipe as they are in its file. The shape of the file is not checked here.
 
+    Args:
+        file (`str`): name of the recipe, for errors.
+        document (`Mapping[str, Any]`): content of its file.
+
     Raises:
         `ValueError`: a value is out of its range.
     """
@@ -213,12 +217,22 @@ def _as_text(value: Any) -> str:
 
 
 def too_many(broken: int, total: int) -> bool:
-    """Whether more images are broken than a run tolerates; one always is."""
+    """Whether more images are broken than a run tolerates; one always is.
+
+    Args:
+        broken (`int`): number of broken images.
+        total (`int`): number of all images.
+    """
     return broken > max(1, MOST_BROKEN * total)
 
 
 def stop_if_broken(broken: int, total: int, data: str) -> None:
     """Stop a run with a larger share of broken images than `MOST_BROKEN`.
+
+    Args:
+        broken (`int`): number of broken images.
+        total (`int`): number of all images.
+        data (`str`): name of the data, for errors.
 
     Raises:
         `ValueError`: there are too many.
@@ -230,6 +244,11 @@ def stop_if_broken(broken: int, total: int, data: str) -> None:
 def readable_enough(records: Sequence[GroundingRecord], broken: dict[str, str], data: str) -> list[GroundingRecord]:
     """Return the records whose images can be decoded, and add the others to `broken` with the reason.
 
+    Args:
+        records (`Sequence[GroundingRecord]`): the images.
+        broken (`dict[str, str]`): receives the images that cannot be read, with the reason.
+        data (`str`): name of the data, for errors.
+
     Raises:
         `ValueError`: too many cannot be decoded.
     """
@@ -239,7 +258,12 @@ def readable_enough(records: Sequence[GroundingRecord], broken: dict[str, str], 
 
 
 def nothing_to_measure(images: int, with_a_box: bool) -> str:
-    """Return why so many validation images cannot be measured, empty if they can."""
+    """Return why so many validation images cannot be measured, empty if they can.
+
+    Args:
+        images (`int`): number of validation images.
+        with_a_box (`bool`): whether one of them has a box.
+    """
     if not images:
         return "no validation images"
     return "" if with_a_box else "no validation image has a box"

@@ -66,7 +66,13 @@ class Matches:
 
 
 def match(records: Sequence[GroundingRecord], detections: Sequence[Detections], label: str) -> Matches:
-    """Match the boxes of one label with the true ones, in images whose source annotates it."""
+    """Match the boxes of one label with the true ones, in images whose source annotates it.
+
+    Args:
+        records (`Sequence[GroundingRecord]`): the images.
+        detections (`Sequence[Detections]`): one per record.
+        label (`str`): the label to match.
+    """
     scores, right, images, true_boxes = [], [], [], []
     chosen = [
         (record, result) for record, result in zip(records, detections, strict=True) if label in record.annotated
@@ -115,6 +121,13 @@ def resampled(
     The draws depend on the order of the patients and on the seed, not on names, which change with every build of the
     data. Figures of two detectors can therefore be subtracted draw by draw. A label without a true box in a draw
     counts with its AP in all images, so that every draw is a mean over the same labels. Without any label all are NaN.
+
+    Args:
+        records (`Sequence[GroundingRecord]`): the images.
+        detections (`Sequence[Detections]`): one per record.
+        labels (`Sequence[str]`): over which means are taken.
+        times (`int`, *optional*, defaults to `RESAMPLED`): number of draws.
+        seed (`int`, *optional*, defaults to `0`): of everything random.
     """
     names = dict.fromkeys(map(patient_of, records))
     index = {name: number for number, name in enumerate(names)}
@@ -150,6 +163,10 @@ def edges(drawn: NDArray[np.float64], figure: float) -> tuple[float, float]:
     The draws are shifted so that their mean is the figure. AP of images drawn twice is higher than AP of as many
     different ones, a bias that plain percentiles would keep.
 
+    Args:
+        drawn (`np.ndarray`): resampled figures, `(times,)`.
+        figure (`float`): of all images.
+
     Raises:
         `ValueError`: all figures are NaN.
     """
@@ -168,6 +185,13 @@ def interval(
     seed: int = 0,
 ) -> dict[str, tuple[float, float]]:
     """Return 95 % bootstrap intervals of the mean over labels, drawn over patients.
+
+    Args:
+        records (`Sequence[GroundingRecord]`): the images.
+        detections (`Sequence[Detections]`): one per record.
+        labels (`Sequence[str]`): over which means are taken.
+        times (`int`, *optional*, defaults to `RESAMPLED`): number of draws.
+        seed (`int`, *optional*, defaults to `0`): of everything random.
 
     Returns:
         `AP` and `AP50`, each (low, high) in 0..1; empty for fewer than `MIN_PATIENTS` patients.

@@ -16,7 +16,12 @@ from .metrics import Detections
 
 
 def parent_of(label: str, asked: Sequence[str]) -> str | None:
-    """Return the nearest ancestor of a label in the taxonomy among the asked labels, in the words of the prompt."""
+    """Return the nearest ancestor of a label in the taxonomy among the asked labels, in the words of the prompt.
+
+    Args:
+        label (`str`): in the words of the prompt.
+        asked (`Sequence[str]`): all labels of the prompt.
+    """
     taxonomy = load_taxonomy()
     entry = taxonomy.resolve(label)
     if entry is None:
@@ -31,6 +36,11 @@ def hierarchy_scores(
     """Measure how parts and wholes agree among the boxes over a threshold.
 
     Only labels whose parent in the taxonomy is asked in the same image count.
+
+    Args:
+        records (`Sequence[GroundingRecord]`): the images.
+        detections (`Sequence[Detections]`): one per record.
+        threshold (`float`): boxes with a higher score count.
 
     Returns:
         `boxes` of parts, `inside`: the share whose center lies in a box of the parent, `true_inside`: the same of the
@@ -62,7 +72,12 @@ def hierarchy_scores(
 
 
 def inside(parts: NDArray[np.float32], wholes: NDArray[np.float32]) -> int:
-    """Return how many boxes `(n, 4)` have their center in one of the others `(m, 4)`."""
+    """Return how many boxes `(n, 4)` have their center in one of the others `(m, 4)`.
+
+    Args:
+        parts (`np.ndarray`): `(n, 4)` xyxy pixels.
+        wholes (`np.ndarray`): `(m, 4)` xyxy pixels.
+    """
     center = (parts[:, None, :2] + parts[:, None, 2:]) / 2
     held = np.all((center >= wholes[None, :, :2]) & (center <= wholes[None, :, 2:]), axis=2)
     return int(np.count_nonzero(held.any(axis=1)))

@@ -22,6 +22,10 @@ BINS, MIN_SCORE = 10, 0.05
 def phrase_scores(records: Sequence[GroundingRecord], detections: Sequence[Detections]) -> dict[str, float | None]:
     """Measure the best box of every phrase that is in the image, as is usual for phrase grounding.
 
+    Args:
+        records (`Sequence[GroundingRecord]`): the images.
+        detections (`Sequence[Detections]`): one per record.
+
     Returns:
         `accuracy` (its overlap with a true box is at least 0.5), `mean_iou`, `pointing` (its center lies in a true
         box), `phrases`. A phrase without a box counts as wrong.
@@ -52,6 +56,10 @@ def phrase_scores(records: Sequence[GroundingRecord], detections: Sequence[Detec
 def froc(records: Sequence[GroundingRecord], detections: Sequence[Detections]) -> dict[str, float | None]:
     """Return the free-response ROC, all labels together: the share of true boxes detected by false boxes per image.
 
+    Args:
+        records (`Sequence[GroundingRecord]`): the images.
+        detections (`Sequence[Detections]`): one per record.
+
     Returns:
         `"0.125"` ... `"8"` -> share, and their mean as `mean`; `None` without a true box.
     """
@@ -74,6 +82,11 @@ def on_negatives(
 ) -> dict[str, float | None]:
     """Measure the detections in images without a true box.
 
+    Args:
+        records (`Sequence[GroundingRecord]`): the images.
+        detections (`Sequence[Detections]`): one per record.
+        threshold (`float`): boxes with a higher score count.
+
     Returns:
         `images` (number of images), `boxes_per_image` over the threshold, and `clean`, the share of images without
         such a box.
@@ -94,6 +107,10 @@ def on_negatives(
 
 def reliability(records: Sequence[GroundingRecord], detections: Sequence[Detections]) -> list[dict[str, float]]:
     """Compare scores with the share of right boxes, in ten equal bins of scores over `MIN_SCORE`.
+
+    Args:
+        records (`Sequence[GroundingRecord]`): the images.
+        detections (`Sequence[Detections]`): one per record.
 
     Returns:
         for every bin with a box its mean `score`, the share of its boxes that are `right`, and their number `boxes`.

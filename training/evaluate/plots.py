@@ -15,7 +15,12 @@ from .phrase_metrics import FALSE_PER_IMAGE
 
 
 def write_plots(results: Mapping[str, Any], folder: Path) -> list[Path]:
-    """Write `precision_recall.png`, `froc.png` and `reliability.png`; none for results without their figures."""
+    """Write `precision_recall.png`, `froc.png` and `reliability.png`; none for results without their figures.
+
+    Args:
+        results (`Mapping[str, Any]`): content of `results.json`.
+        folder (`Path`): where to write.
+    """
     needed = {"curve", "froc", "reliability"}
     parts = {name: part for name, part in results["modalities"].items() if needed <= set(part)}
     if not parts:
@@ -67,7 +72,7 @@ def reliability_plot(parts: Mapping[str, Mapping[str, Any]]) -> bytes:
 
     figure = Figure(figsize=(5.2, 5), layout="constrained")
     axes = figure.add_subplot()
-    axes.plot([0, 1], [0, 1], color="grey", linestyle=":")
+    axes.plot([0, 1], [0, 1], color="gray", linestyle=":")
     for name, part in parts.items():
         bins = part["reliability"]
         axes.plot([entry["score"] for entry in bins], [entry["right"] for entry in bins], marker="o", label=name)

@@ -109,6 +109,10 @@ def _fitted(results: Mapping[str, Any]) -> str:
 def write_page(results_file: Path, page: Path) -> None:
     """Write the page made of `results_file` and of what was measured beside it.
 
+    Args:
+        results_file (`Path`): `results.json` of `training.evaluate`.
+        page (`Path`): Markdown file to write.
+
     Raises:
         `MedGlipError`: a file cannot be read, or does not hold the results of `training.evaluate`.
     """

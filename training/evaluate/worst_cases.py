@@ -29,7 +29,13 @@ SHOWN = 6
 
 
 def agreement(record: GroundingRecord, detections: Detections, threshold: float) -> float:
-    """Return the F1 score (0..1) of the boxes over a threshold, 1 without true and detected boxes."""
+    """Return the F1 score (0..1) of the boxes over a threshold, 1 without true and detected boxes.
+
+    Args:
+        record (`GroundingRecord`): the image with its true boxes.
+        detections (`Detections`): in the image.
+        threshold (`float`): boxes with a higher score count.
+    """
     over = detections.scores > threshold
     right, boxes, true_boxes = int(right_boxes(record, detections)[over].sum()), int(over.sum()), len(record.labels)
     return 2 * right / (boxes + true_boxes) if boxes + true_boxes else 1.0
@@ -38,7 +44,14 @@ def agreement(record: GroundingRecord, detections: Detections, threshold: float)
 def worst_cases(
     records: Sequence[GroundingRecord], detections: Sequence[Detections], threshold: float, count: int = SHOWN
 ) -> list[int]:
-    """Return the indices of the images with the lowest agreement, worst first, without those that are all right."""
+    """Return the indices of the images with the lowest agreement, worst first, without those that are all right.
+
+    Args:
+        records (`Sequence[GroundingRecord]`): the images.
+        detections (`Sequence[Detections]`): one per record.
+        threshold (`float`): boxes with a higher score count.
+        count (`int`, *optional*, defaults to `SHOWN`): indices at most.
+    """
     scores = [agreement(record, result, threshold) for record, result in zip(records, detections, strict=True)]
     return [int(index) for index in np.argsort(scores, kind="stable")[:count] if scores[index] < 1]
 
@@ -50,7 +63,15 @@ def write_worst_cases(
     threshold: float,
     count: int = SHOWN,
 ) -> Path | None:
-    """Write a sheet of the worst images, which shows the data; return `None` if all images are right."""
+    """Write a sheet of the worst images, which shows the data; return `None` if all images are right.
+
+    Args:
+        path (`Path`): PNG file to write.
+        records (`Sequence[GroundingRecord]`): the images.
+        detections (`Sequence[Detections]`): one per record.
+        threshold (`float`): boxes with a higher score count.
+        count (`int`, *optional*, defaults to `SHOWN`): images at most.
+    """
     chosen = worst_cases(records, detections, threshold, count)
     if not chosen:
         return None
@@ -59,7 +80,13 @@ def write_worst_cases(
 
 
 def case(record: GroundingRecord, detections: Detections, threshold: float) -> Image.Image:
-    """Return an image with its true boxes and the detections over a threshold drawn in it."""
+    """Return an image with its true boxes and the detections over a threshold drawn in it.
+
+    Args:
+        record (`GroundingRecord`): the image with its true boxes.
+        detections (`Detections`): in the image.
+        threshold (`float`): boxes with a higher score are drawn.
+    """
     shown = display_image(ReadImage(record.load(), record.image_id), record.modality)
     true_boxes = [
         DrawnBox((left, top, right, bottom), "white") for left, top, right, bottom in np.asarray(record.boxes).tolist()

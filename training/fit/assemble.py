@@ -39,6 +39,13 @@ SHARD_SIZE = "40MB"
 def assemble(runs: Path, data: Path | str, manifest: Path, out: Path, router: Path | None) -> list[str]:
     """Write the checkpoint and return the modalities in it.
 
+    Args:
+        runs (`Path`): folder with `<modality>/expert`.
+        data (`Path` or `str`): what the experts were trained on.
+        manifest (`Path`): Markdown table of the sources with their licenses.
+        out (`Path`): folder of the checkpoint.
+        router (`Path`): file that `training.fit.router` wrote; no router without it.
+
     Raises:
         `ValueError`: no trained expert in `runs`, or no data set. `OSError`: no manifest.
     """
@@ -74,7 +81,12 @@ def shorten_embeddings(model: MedGlipForObjectDetection) -> None:
 
 
 def labels_with_boxes(data: Path | str, modalities: list[str]) -> dict[str, list[str]]:
-    """Return the sorted labels with boxes in the training split, by modality."""
+    """Return the sorted labels with boxes in the training split, by modality.
+
+    Args:
+        data (`Path` or `str`): as [`~training.data.load.load_records`] takes it.
+        modalities (`list[str]`): of `MODALITIES`.
+    """
     labels: dict[str, set[str]] = {name: set() for name in modalities}
     for record in load_records(data, modalities, split="train"):
         labels[record.modality].update(record.labels)
@@ -82,7 +94,12 @@ def labels_with_boxes(data: Path | str, modalities: list[str]) -> dict[str, list
 
 
 def build_processor(experts: Mapping[str, Path], router: Path | None) -> MedGlipProcessor:
-    """Return a processor with the settings (input size, normalization) of every expert, chosen by the router."""
+    """Return a processor with the settings (input size, normalization) of every expert, chosen by the router.
+
+    Args:
+        experts (`Mapping[str, Path]`): folder of each expert's processor, by modality.
+        router (`Path`): file of the router; no router without it.
+    """
     processors = {name: MedGlipImageProcessor.from_pretrained(folder) for name, folder in experts.items()}
     settings = {name: processor.modality_settings[name] for name, processor in processors.items()}
     weights = read_router(router) if router else None

@@ -52,7 +52,13 @@ def _whole_percent(value: float | None) -> str:
 
 
 def next_commands(settings: Any, results: Mapping[str, Any], data: Any) -> list[str]:
-    """Return the commands that use the expert or adapter of a run, with its own paths."""
+    """Return the commands that use the expert or adapter of a run, with its own paths.
+
+    Args:
+        settings (`Any`): of the run.
+        results (`Mapping[str, Any]`): content of `results.json`.
+        data (`Any`): [`~training.fit.finetune.Data`] of the run; one of its images serves as an example.
+    """
     out = str(settings.out)
     example = next((record for record in (*data.validation, *data.train) if record.labels), data.train[0])
     prompt = example_prompt(results["after"]["labels"] or example.labels)

@@ -35,7 +35,12 @@ SAME_BOX_IOU_THRESHOLD = 0.3
 
 
 def known_labels(config: Any, modality: str) -> list[str]:
-    """Return the labels that a checkpoint states it was trained on, for one modality."""
+    """Return the labels that a checkpoint states it was trained on, for one modality.
+
+    Args:
+        config (`Any`): of the checkpoint.
+        modality (`str`): one of `MODALITIES`.
+    """
     hierarchy = config.label_hierarchy or {}
     return list(hierarchy.get("trained_labels", {}).get(modality, ()))
 

@@ -144,8 +144,8 @@ def resolved_recipe(settings: FinetuneArguments) -> TrainingRecipe:
         )
     given = {name: getattr(settings, name) for name in CHANGED}
     if settings.head_learning_rate is not None:
-        changed = replace(recipe.optimisation, head_learning_rate=settings.head_learning_rate)
-        recipe = replace(recipe, optimisation=changed)
+        changed = replace(recipe.optimization, head_learning_rate=settings.head_learning_rate)
+        recipe = replace(recipe, optimization=changed)
     return recipe.changed([settings.modality], **given)
 
 
@@ -153,6 +153,10 @@ def load_base(
     settings: FinetuneArguments, recipe: TrainingRecipe
 ) -> tuple[MedGlipForObjectDetection, MedGlipProcessor]:
     """Return the model and processor to start from: one expert of a checkpoint, or a new one of the recipe.
+
+    Args:
+        settings (`FinetuneArguments`): of the run.
+        recipe (`TrainingRecipe`): with the values of the command line.
 
     Raises:
         `ValueError`: no such checkpoint, or one without an expert for the modality.
@@ -278,6 +282,13 @@ def make_dataset(
     """Return the training images with their prompts.
 
     Negatives of other body parts are labels of `everything`. The recipe and the processor limit the length of prompts.
+
+    Args:
+        train (`Sequence[GroundingRecord]`): training images.
+        everything (`Sequence[GroundingRecord]`): records whose labels serve as negatives of other body parts.
+        processor (`MedGlipProcessor`): limits the length of prompts.
+        recipe (`TrainingRecipe`): prompts, augmentation and balance.
+        seed (`int`, *optional*, defaults to `0`): of everything random.
     """
     budget = min(recipe.prompts.token_budget, processor.max_text_tokens)
     return GroundingDataset(
@@ -339,7 +350,7 @@ def run(settings: FinetuneArguments) -> dict[str, Any]:
     if settings.lora:
         trained = add_adapter(model, settings.modality, settings.rank)
     else:
-        freeze(model, recipe.optimisation)
+        freeze(model, recipe.optimization)
     collator = GroundingCollator(processor)
     best = settings.keep == "best"
 
@@ -348,7 +359,7 @@ def run(settings: FinetuneArguments) -> dict[str, Any]:
         return {"AP": scores.ap or 0.0, "AP50": scores.ap50 or 0.0}
 
     trainer = train_expert(
-        trained, dataset, collator, expert, recipe.optimisation, out, settings.seed,
+        trained, dataset, collator, expert, recipe.optimization, out, settings.seed,
         measure=score if best else None, load_best_model_at_end=best,
         dataloader_num_workers=settings.workers, **_tensorboard(out),
     )  # fmt: skip
@@ -388,7 +399,14 @@ def _tensorboard(out: Path) -> dict[str, Any]:
 
 
 def save(trainer: Any, model: Any, processor: MedGlipProcessor, folder: Path) -> Path:
-    """Write the expert, or the adapter alone, with its processor; sharded weights are gathered first."""
+    """Write the expert, or the adapter alone, with its processor; sharded weights are gathered first.
+
+    Args:
+        trainer (`Any`): holds the weights if they are sharded.
+        model (`Any`): the expert, or a `peft.PeftModel`.
+        processor (`MedGlipProcessor`): the model's.
+        folder (`Path`): where to write.
+    """
     state = trainer.accelerator.get_state_dict(trainer.model) if shards_weights() else None
     if trainer.is_world_process_zero():
         if state is not None:  # sharding changes the class, and so the code that is saved with it
@@ -401,7 +419,12 @@ def save(trainer: Any, model: Any, processor: MedGlipProcessor, folder: Path) ->
 
 
 def push(folder: Path, name: str) -> None:
-    """Upload the expert or adapter with its card to a private repository of the Hub."""
+    """Upload the expert or adapter with its card to a private repository of the Hub.
+
+    Args:
+        folder (`Path`): of the expert or adapter; the card is in the folder above.
+        name (`str`): id of the repository.
+    """
     from huggingface_hub import HfApi
 
     (folder / "README.md").write_bytes((folder.parent / "README.md").read_bytes())

@@ -36,7 +36,13 @@ MEAN, STD = (103.530, 116.280, 123.675), (57.375, 57.120, 58.395)
 
 
 def glip_processor(modality: str, size: int, tokenizer: Any) -> MedGlipProcessor:
-    """Return a processor that normalizes images of one modality as GLIP does, at `size` x `size` pixels."""
+    """Return a processor that normalizes images of one modality as GLIP does, at `size` x `size` pixels.
+
+    Args:
+        modality (`str`): one of `MODALITIES`.
+        size (`int`): side of the input in pixels.
+        tokenizer (`Any`): BERT's.
+    """
     settings = {
         "size": {"height": size, "width": size},
         "mean": [value / 255 for value in MEAN],
@@ -49,6 +55,10 @@ def glip_processor(modality: str, size: int, tokenizer: Any) -> MedGlipProcessor
 
 def glip_model(weights: Path | None, modality: str) -> MedGlipForObjectDetection:
     """Return the expert, with random weights if there is no file.
+
+    Args:
+        weights (`Path`): file of GLIP weights.
+        modality (`str`): one of `MODALITIES`.
 
     Raises:
         `ValueError`: the file cannot be read, or its tensors are not GLIP-T's.

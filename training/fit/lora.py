@@ -41,6 +41,10 @@ LEAST_OUTPUTS = 16
 def adapted_layers(model: nn.Module, modality: str) -> list[str]:
     """Return the names of the layers that get an adapter.
 
+    Args:
+        model (`nn.Module`): with an expert for the modality.
+        modality (`str`): one of `MODALITIES`.
+
     Raises:
         `ValueError`: the model has no such expert.
     """
@@ -86,6 +90,10 @@ def save_adapter(model: Any, folder: Path) -> None:
     """Write an adapter with the fingerprint and the name of its base.
 
     Of a local folder only the last part is written. `./` keeps transformers from asking the Hub for that name.
+
+    Args:
+        model (`Any`): a `peft.PeftModel` of [`add_adapter`].
+        folder (`Path`): where to write.
     """
     base = model.get_base_model()
     for config in model.peft_config.values():

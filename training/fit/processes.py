@@ -51,6 +51,11 @@ def united(local: dict[str, str]) -> dict[str, str]:
 
 
 def gathered(index: Sequence[int], values: Sequence[Value]) -> list[Value]:
-    """Return the values of all processes for their [`process_share`], in order, in every process."""
+    """Return the values of all processes for their [`process_share`], in order, in every process.
+
+    Args:
+        index (`Sequence[int]`): the items of this process.
+        values (`Sequence[Value]`): one per item.
+    """
     by_index: dict[int, Value] = dict(gather_object(list(zip(index, values, strict=True))))
     return [by_index[number] for number in sorted(by_index)]

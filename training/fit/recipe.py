@@ -26,7 +26,7 @@ STRIDES = (8, 16, 32, 64, 128)
 
 
 @dataclass(frozen=True)
-class Optimisation:
+class Optimization:
     """Learning rates and schedule, the same for all experts of a recipe.
 
     Args:
@@ -81,7 +81,7 @@ class TrainingRecipe:
     """A whole recipe file.
 
     Args:
-        optimisation ([`Optimisation`]).
+        optimization ([`Optimization`]).
         experts (`dict`): modality, or `any` for those that are not named, -> [`ExpertRecipe`].
         model (`dict`): the configuration of new experts; empty in recipes that only train further.
         balance (`float`): see [`~training.data.dataset.repeat_factors`].
@@ -89,7 +89,7 @@ class TrainingRecipe:
             ([`~training.data.prompts.PromptRecipe`]).
     """
 
-    optimisation: Optimisation
+    optimization: Optimization
     experts: dict[str, ExpertRecipe]
     model: dict[str, Any] = field(default_factory=dict)
     augmentation: AugmentationRecipe = AugmentationRecipe()
@@ -146,12 +146,12 @@ def load_recipe(path: Path | str = EMBEDDED_RECIPE) -> TrainingRecipe:
     file = Path(path)
     if not file.is_file() and (RECIPES / f"{path}.yaml").is_file():
         file = RECIPES / f"{path}.yaml"
-    document = _document(path, file)
-    if isinstance(section := document.get("optimisation"), dict):
-        document["optimisation"] = with_new_names(section, file.name)
+    document = with_new_names(_document(path, file), file.name)
+    if isinstance(section := document.get("optimization"), dict):
+        document["optimization"] = with_new_names(section, file.name)
     check_recipe(file.name, document)
     try:
-        optimisation = Optimisation(**document.pop("optimisation"))
+        optimization = Optimization(**document.pop("optimization"))
         experts = {
             name if name == ANY else resolve_modality(name): ExpertRecipe(**part)
             for name, part in document.pop("experts").items()
@@ -165,7 +165,7 @@ def load_recipe(path: Path | str = EMBEDDED_RECIPE) -> TrainingRecipe:
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise ValueError(f"{file.name}: not a training recipe ({error})") from None
     ordered = {name: experts[name] for name in (*MODALITIES, ANY) if name in experts}
-    return TrainingRecipe(optimisation, ordered, model, augmentation, prompts, balance)
+    return TrainingRecipe(optimization, ordered, model, augmentation, prompts, balance)
 
 
 def _document(path: Path | str, file: Path) -> dict[str, Any]:

@@ -22,7 +22,13 @@ FILE = "run.json"
 
 
 def run_identity(settings: Mapping[str, Any], records: Sequence[GroundingRecord], model: nn.Module) -> str:
-    """Return the SHA-256 of settings, training records (names, boxes, labels) and starting weights."""
+    """Return the SHA-256 of settings, training records (names, boxes, labels) and starting weights.
+
+    Args:
+        settings (`Mapping[str, Any]`): what the weights depend on.
+        records (`Sequence[GroundingRecord]`): training records.
+        model (`nn.Module`): with its starting weights.
+    """
     digest = hashlib.sha256(json.dumps(with_old_names(dict(settings)), sort_keys=True, default=str).encode())
     for record in records:
         entry = (record.source, record.image_id, record.labels, record.annotated, record.weight)
@@ -36,6 +42,10 @@ def run_identity(settings: Mapping[str, Any], records: Sequence[GroundingRecord]
 
 def claim(out: Path, identity: str) -> None:
     """Reserve a folder for this run.
+
+    Args:
+        out (`Path`): folder of the run.
+        identity (`str`): of [`run_identity`].
 
     Raises:
         `ValueError`: it holds checkpoints of another run, from which this one would resume.

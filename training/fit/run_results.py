@@ -53,6 +53,12 @@ def find_all(model: Any, processor: Any, records: Sequence[GroundingRecord], bat
     """Return the detections in every image, of all labels that its source annotates.
 
     Several processes share the images, and all of them get all detections.
+
+    Args:
+        model (`Any`): the model; it is in its former mode afterwards.
+        processor (`Any`): the model's.
+        records (`Sequence[GroundingRecord]`): the images.
+        batch_size (`int`, *optional*, defaults to `4`): images per forward pass.
     """
     training = model.training
     model.eval()
@@ -67,12 +73,24 @@ def find_all(model: Any, processor: Any, records: Sequence[GroundingRecord], bat
 
 
 def scores_of(records: Sequence[GroundingRecord], detections: Sequence[Detections]) -> Scores:
-    """Return COCO AP per label over the records of all sources together."""
+    """Return COCO AP per label over the records of all sources together.
+
+    Args:
+        records (`Sequence[GroundingRecord]`): the images.
+        detections (`Sequence[Detections]`): one per record.
+    """
     return Scores({name: (score.ap, score.ap50) for name, score in average_precision(records, detections).items()})
 
 
 def measure(model: Any, processor: Any, records: Sequence[GroundingRecord], batch_size: int = 4) -> Scores:
-    """Return the scores of [`find_all`], empty without records."""
+    """Return the scores of [`find_all`], empty without records.
+
+    Args:
+        model (`Any`): the model; it is in its former mode afterwards.
+        processor (`Any`): the model's.
+        records (`Sequence[GroundingRecord]`): the images.
+        batch_size (`int`, *optional*, defaults to `4`): images per forward pass.
+    """
     return scores_of(records, find_all(model, processor, records, batch_size)) if records else Scores()
 
 
@@ -103,7 +121,7 @@ def write_run(
     results = {
         "schema": SCHEMA,
         "settings": {name: value for name, value in asdict(settings).items() if name not in PRIVATE},
-        "recipe": asdict(recipe.optimisation) | asdict(recipe.expert(settings.modality)),
+        "recipe": asdict(recipe.optimization) | asdict(recipe.expert(settings.modality)),
         "images": {
             "train": data.new_images,
             "replayed": data.replayed,
@@ -129,6 +147,11 @@ def measured_points(
 
     The first is before the training, the others are after every measured epoch, or after the last one. Empty where
     nothing was measured.
+
+    Args:
+        history (`Sequence[Mapping[str, Any]]`): `log_history` of the trainer.
+        before (`Scores`): scores before the training.
+        after (`Scores`): scores after it.
     """
     if before.ap is None or before.ap50 is None or after.ap is None or after.ap50 is None:
         return []
@@ -141,7 +164,13 @@ def measured_points(
 
 
 def plot(history: Sequence[Mapping[str, Any]], before: Scores, after: Scores) -> bytes:
-    """Loss, and AP on the validation images, by epoch; see [`measured_points`]."""
+    """Loss, and AP on the validation images, by epoch; see [`measured_points`].
+
+    Args:
+        history (`Sequence[Mapping[str, Any]]`): `log_history` of the trainer.
+        before (`Scores`): scores before the training.
+        after (`Scores`): scores after it.
+    """
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(8, 4), layout="constrained")
@@ -163,7 +192,12 @@ def plot(history: Sequence[Mapping[str, Any]], before: Scores, after: Scores) ->
 
 
 def card(settings: Any, results: Mapping[str, Any]) -> str:
-    """Return the card of an expert or adapter, with the metadata that the Hub reads."""
+    """Return the card of an expert or adapter, with the metadata that the Hub reads.
+
+    Args:
+        settings (`Any`): of the run.
+        results (`Mapping[str, Any]`): content of `results.json`.
+    """
     kind = f"An adapter (LoRA, rank {settings.rank})" if settings.lora else "An expert"
     images = results["images"]
     replayed = ""

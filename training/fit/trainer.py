@@ -24,7 +24,7 @@ from modeling_medglip.modeling_medglip import MedGlipExpert, MedGlipForObjectDet
 
 from .ema import EmaCallback
 from .processes import process_state, shards_weights
-from .recipe import ExpertRecipe, Optimisation
+from .recipe import ExpertRecipe, Optimization
 
 
 logger = logging.getLogger(__name__)
@@ -73,10 +73,10 @@ class DivergenceCallback(TrainerCallback):
 
 
 class GroundingTrainer(Trainer):
-    """`Trainer` with the learning rates of an [`Optimisation`], averaged weights, and validation of grounding.
+    """`Trainer` with the learning rates of an [`Optimization`], averaged weights, and validation of grounding.
 
     Args:
-        optimisation ([`Optimisation`]): learning rates, decay, optimizer.
+        optimization ([`Optimization`]): learning rates, decay, optimizer.
         ema ([`EmaCallback`], *optional*): averaged weights; measured, saved with every checkpoint, and loaded back.
         measure (*optional*): called with the model in evaluation mode; returns numbers such as `{"AP": 0.4}`.
     """
@@ -84,7 +84,7 @@ class GroundingTrainer(Trainer):
     def __init__(
         self,
         *args: Any,
-        optimisation: Optimisation,
+        optimization: Optimization,
         ema: EmaCallback | None = None,
         measure: Callable[[nn.Module], dict[str, float]] | None = None,
         **kwargs: Any,
@@ -97,19 +97,25 @@ class GroundingTrainer(Trainer):
             self.remove_callback(PrinterCallback)
             self.add_callback(LogCallback)
         self.add_callback(DivergenceCallback)
-        self.optimisation = optimisation
+        self.optimization = optimization
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         """AdamW or Adam over the groups of `parameter_groups`."""
         if self.optimizer is None:
-            kind = torch.optim.AdamW if self.optimisation.optimizer == "adamw" else torch.optim.Adam
-            self.optimizer = kind(parameter_groups(cast(nn.Module, self.model), self.optimisation), foreach=True)
+            kind = torch.optim.AdamW if self.optimization.optimizer == "adamw" else torch.optim.Adam
+            self.optimizer = kind(parameter_groups(cast(nn.Module, self.model), self.optimization), foreach=True)
         return self.optimizer
 
     def evaluate(
         self, eval_dataset: Any = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"
     ) -> dict[str, float]:
-        """Return what `measure` returns for the averaged weights."""
+        """Return what `measure` returns for the averaged weights.
+
+        Args:
+            eval_dataset (`Any`, *optional*): passed on where nothing else measures.
+            ignore_keys (`list[str]`, *optional*): passed on where nothing else measures.
+            metric_key_prefix (`str`, *optional*, defaults to `'eval'`): before the names of the numbers.
+        """
         if self.measure is None:
             return cast(dict[str, float], super().evaluate(eval_dataset, ignore_keys, metric_key_prefix))
         model = cast(nn.Module, self.model)
@@ -197,38 +203,52 @@ def last_checkpoint(out: Path) -> Path | None:
     return max(checkpoints)[1] if checkpoints else None
 
 
-def parameter_groups(model: nn.Module, optimisation: Optimisation) -> list[dict[str, Any]]:
-    """Return groups of trainable parameters with learning rate and decay; biases, norms and scalars have none."""
+def parameter_groups(model: nn.Module, optimization: Optimization) -> list[dict[str, Any]]:
+    """Return groups of trainable parameters with learning rate and decay; biases, norms and scalars have none.
+
+    Args:
+        model (`nn.Module`): with its frozen parts.
+        optimization (`Optimization`): learning rates and schedule.
+    """
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            decay = optimisation.weight_decay if parameter.dim() > 1 else 0.0
-            groups.setdefault((learning_rate_of(name, optimisation), decay), []).append(parameter)
+            decay = optimization.weight_decay if parameter.dim() > 1 else 0.0
+            groups.setdefault((learning_rate_of(name, optimization), decay), []).append(parameter)
     return [
         {"params": params, "lr": learning_rate, "weight_decay": decay}
         for (learning_rate, decay), params in groups.items()
     ]
 
 
-def learning_rate_of(name: str, optimisation: Optimisation) -> float:
-    """Return the learning rate of a parameter by its name."""
+def learning_rate_of(name: str, optimization: Optimization) -> float:
+    """Return the learning rate of a parameter by its name.
+
+    Args:
+        name (`str`): of the parameter.
+        optimization (`Optimization`): learning rates and schedule.
+    """
     if "text_model." in name:
-        return optimisation.language_learning_rate
-    return optimisation.backbone_learning_rate if ".backbone." in name else optimisation.head_learning_rate
+        return optimization.language_learning_rate
+    return optimization.backbone_learning_rate if ".backbone." in name else optimization.head_learning_rate
 
 
-def freeze(model: MedGlipForObjectDetection, optimisation: Optimisation) -> None:
+def freeze(model: MedGlipForObjectDetection, optimization: Optimization) -> None:
     """Freeze parts with the learning rate 0, and the first stages of the image encoders.
+
+    Args:
+        model (`MedGlipForObjectDetection`): its parameters change.
+        optimization (`Optimization`): learning rates and schedule.
 
     Raises:
         `ValueError`: more stages than an image encoder has.
     """
     for name, parameter in model.named_parameters():
-        if learning_rate_of(name, optimisation) == 0:
+        if learning_rate_of(name, optimization) == 0:
             parameter.requires_grad_(False)
-    if optimisation.frozen_stages:
+    if optimization.frozen_stages:
         for expert in model.model.experts.values():
-            _freeze_stages(cast(MedGlipExpert, expert).backbone, optimisation.frozen_stages)
+            _freeze_stages(cast(MedGlipExpert, expert).backbone, optimization.frozen_stages)
 
 
 def _freeze_stages(backbone: nn.Module, count: int) -> None:
@@ -250,20 +270,28 @@ def _stage_of(name: str) -> int | None:
 
 
 def training_arguments(
-    out: Path, recipe: ExpertRecipe, optimisation: Optimisation, seed: int, **more: Any
+    out: Path, recipe: ExpertRecipe, optimization: Optimization, seed: int, **more: Any
 ) -> TrainingArguments:
-    """Return arguments for `Trainer`, which saves every epoch and removes all checkpoints but the last one."""
-    steady = optimisation.min_learning_rate_ratio >= 1
+    """Return arguments for `Trainer`, which saves every epoch and removes all checkpoints but the last one.
+
+    Args:
+        out (`Path`): folder for the checkpoints.
+        recipe (`ExpertRecipe`): batches and epochs.
+        optimization (`Optimization`): learning rates and schedule.
+        seed (`int`): of everything random.
+        more (*optional*): further arguments, which win.
+    """
+    steady = optimization.min_learning_rate_ratio >= 1
     values: dict[str, Any] = {
         "output_dir": str(out),
         "per_device_train_batch_size": recipe.batch,
         "gradient_accumulation_steps": recipe.accumulate,
         "activation_checkpointing": recipe.checkpointing,
         "num_train_epochs": recipe.epochs,
-        "max_grad_norm": optimisation.gradient_clip,
+        "max_grad_norm": optimization.gradient_clip,
         "lr_scheduler_type": "constant_with_warmup" if steady else "cosine_with_min_lr",
-        "lr_scheduler_kwargs": {} if steady else {"min_lr_rate": optimisation.min_learning_rate_ratio},
-        "warmup_steps": optimisation.warmup_steps,
+        "lr_scheduler_kwargs": {} if steady else {"min_lr_rate": optimization.min_learning_rate_ratio},
+        "warmup_steps": optimization.warmup_steps,
         "save_strategy": "epoch",
         "save_total_limit": 1,
         "logging_steps": 10,
@@ -284,7 +312,7 @@ def train_expert(
     dataset: Any,
     collator: Any,
     recipe: ExpertRecipe,
-    optimisation: Optimisation,
+    optimization: Optimization,
     out: Path,
     seed: int = 0,
     callbacks: tuple[TrainerCallback, ...] = (),
@@ -298,7 +326,7 @@ def train_expert(
         dataset ([`~training.data.dataset.GroundingDataset`]): the training images.
         collator (`Callable`): makes a batch of examples of `dataset`.
         recipe ([`ExpertRecipe`]): batches and epochs.
-        optimisation ([`Optimisation`]): learning rates and schedule.
+        optimization ([`Optimization`]): learning rates and schedule.
         out (`Path`): folder for the checkpoints.
         seed (`int`, *optional*, defaults to 0): of everything random.
         callbacks (`tuple[TrainerCallback, ...]`, *optional*): further ones.
@@ -323,19 +351,19 @@ def train_expert(
     model.to(process_state().device)  # before the averages are copied from it
     if not shards_weights():  # FSDP wants contiguous weights
         model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    elif optimisation.ema_decay:
+    elif optimization.ema_decay:
         raise ValueError("sharded weights cannot be averaged: set ema_decay 0 in the recipe, or launch without FSDP")
     steps = math.ceil(len(dataset) / (recipe.batch * recipe.accumulate))
     arguments = {"logging_steps": min(10, max(1, steps)), **arguments}  # at least once an epoch
-    ema = EmaCallback(model, optimisation.ema_decay) if optimisation.ema_decay else None
+    ema = EmaCallback(model, optimization.ema_decay) if optimization.ema_decay else None
     trainer = GroundingTrainer(
         model=model,
-        args=training_arguments(out, recipe, optimisation, seed, **arguments),
+        args=training_arguments(out, recipe, optimization, seed, **arguments),
         train_dataset=dataset,
         eval_dataset=dataset if measure is not None else None,  # never read, but `Trainer` wants one
         data_collator=collator,
         callbacks=[EpochCallback(dataset), *callbacks],
-        optimisation=optimisation,
+        optimization=optimization,
         ema=ema,
         measure=measure,
     )

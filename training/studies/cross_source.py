@@ -73,6 +73,11 @@ def judged(records: Sequence[GroundingRecord], source: str, labels: Sequence[str
     """Return the images by which a source is judged, with these labels only.
 
     They are its validation images, or all of its images if no validation image has a box.
+
+    Args:
+        records (`Sequence[GroundingRecord]`): of all sources.
+        source (`str`): the source that is left out.
+        labels (`Sequence[str]`): those that another source annotates.
     """
     images = [record for record in records if record.source == source and record.view_of is None]
     annotated = [record for record in images if set(record.annotated) & set(labels)]
@@ -86,16 +91,24 @@ def trained_on(
 ) -> tuple[Any, Any]:
     """Train an expert from the starting weights on these images; return model and processor.
 
+    Args:
+        train (`Sequence[GroundingRecord]`): training images.
+        data (`str`): as [`~training.data.load.load_records`] takes it.
+        modality (`str`): one of `MODALITIES`.
+        recipe (`TrainingRecipe`): how to train.
+        out (`Path`): folder for the checkpoints.
+        seed (`int`): of everything random.
+
     Raises:
         `ValueError`: the folder holds checkpoints of another training.
     """
     torch.manual_seed(seed)
     model, processor = load_base(FinetuneArguments(data, modality, recipe="embedded"), recipe)
-    freeze(model, recipe.optimisation)
+    freeze(model, recipe.optimization)
     dataset = make_dataset(train, train, processor, recipe, seed)
     collator = GroundingCollator(processor)
     claim(out, run_identity({"recipe": asdict(recipe), "seed": seed, "modality": modality}, train, model))
-    train_expert(model, dataset, collator, recipe.expert(modality), recipe.optimisation, out, seed)
+    train_expert(model, dataset, collator, recipe.expert(modality), recipe.optimization, out, seed)
     return model.eval(), processor
 
 
@@ -103,6 +116,13 @@ def cross_source(
     modalities: Sequence[str], data: str, recipe: TrainingRecipe, out: Path, seed: int = 0
 ) -> dict[str, Any]:
     """Measure all sources that are not done yet; returns everything that is measured.
+
+    Args:
+        modalities (`Sequence[str]`): of `MODALITIES`.
+        data (`str`): as [`~training.data.load.load_records`] takes it.
+        recipe (`TrainingRecipe`): how to train.
+        out (`Path`): folder of the run.
+        seed (`int`, *optional*, defaults to `0`): of everything random.
 
     Raises:
         `ValueError`: no images, or no two sources of a modality with a label in common.

@@ -65,7 +65,13 @@ class StepCost:
 
 
 def example(model: MedGlipForObjectDetection, size: int, device: str) -> dict[str, Any]:
-    """Return a batch of one random image with `LABELS` labels, three of them with a box."""
+    """Return a batch of one random image with `LABELS` labels, three of them with a box.
+
+    Args:
+        model (`MedGlipForObjectDetection`): its vocabulary and modality are used.
+        size (`int`): side of the image in pixels.
+        device (`str`): of the tensors.
+    """
     vocabulary = model.get_input_embeddings().num_embeddings
     words = [token for number in range(LABELS) for token in (3 + number, 1)]
     tokens = torch.zeros(1, LABELS, len(words), device=device)
@@ -82,7 +88,12 @@ def example(model: MedGlipForObjectDetection, size: int, device: str) -> dict[st
 
 
 def saved_bytes(model: MedGlipForObjectDetection, batch: dict[str, Any]) -> int:
-    """Return the bytes that a forward pass stores for the backward pass, each storage once, without the weights."""
+    """Return the bytes that a forward pass stores for the backward pass, each storage once, without the weights.
+
+    Args:
+        model (`MedGlipForObjectDetection`): in training mode.
+        batch (`dict[str, Any]`): of [`example`].
+    """
     weights = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
     saved: dict[int, int] = {}
     alive: list[torch.Tensor] = []  # a storage that is freed could come again under the same address
@@ -144,6 +155,12 @@ def memory(cost: StepCost, batch: int, shards: int = 1, recomputed: bool = False
     """Return the gigabytes on one card, in float32: weights, gradients and moments, and the activations of a batch.
 
     Weights, gradients and moments are divided by `shards`. Memory of libraries comes on top.
+
+    Args:
+        cost (`StepCost`): of a step with one image.
+        batch (`int`): images per card.
+        shards (`int`, *optional*, defaults to `1`): cards that share weights, gradients and moments.
+        recomputed (`bool`, *optional*, defaults to `False`): with activation checkpointing.
     """
     each = cost.recomputed_bytes if recomputed else cost.activation_bytes
     return (cost.parameters * STATE_BYTES / shards + batch * each) / 1e9

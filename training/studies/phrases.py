@@ -51,6 +51,10 @@ def annotated_images(folder: Path, limit: int) -> Iterator[tuple[ReadImage, dict
     """Yield up to `limit` images of a source with their boxes (left, top, right, bottom) by label.
 
     Those of the validation split come first, then others, evenly over the rest.
+
+    Args:
+        folder (`Path`): of the source, with `annotations.json`.
+        limit (`int`): images at most.
     """
     entries = json.loads((folder / "annotations.json").read_text(encoding="utf-8"))["images"]
     held_out = [entry for entry in entries if entry.get("split") == "validation"]
@@ -65,7 +69,14 @@ def annotated_images(folder: Path, limit: int) -> Iterator[tuple[ReadImage, dict
 
 
 def asked(grounder: Grounder, image: ReadImage, labels: Sequence[str], modality: str) -> dict[str, GroundedBox]:
-    """Return the best box of every label that has one, whatever its score."""
+    """Return the best box of every label that has one, whatever its score.
+
+    Args:
+        grounder (`Grounder`): the model and its processor.
+        image (`ReadImage`): the image.
+        labels (`Sequence[str]`): to ask for, together.
+        modality (`str`): one of `MODALITIES`.
+    """
     result = ground_image(image, "; ".join(labels), modality, grounder, threshold=LOWEST, untrained_threshold=0)
     best: dict[str, GroundedBox] = {}
     for box in result.boxes:
@@ -75,12 +86,24 @@ def asked(grounder: Grounder, image: ReadImage, labels: Sequence[str], modality:
 
 
 def overlap(box: GroundedBox, true: Sequence[Sequence[float]]) -> float:
-    """Largest IoU with one of several boxes, 0 without any."""
+    """Largest IoU with one of several boxes, 0 without any.
+
+    Args:
+        box (`GroundedBox`): the detected box.
+        true (`Sequence[Sequence[float]]`): (left, top, right, bottom) of each true box in pixels.
+    """
     return float(box_iou(np.array([box.xyxy]), np.array(true, dtype=float)).max()) if len(true) else 0.0
 
 
 def study_sides(grounder: Grounder, data: Path, sources: Sequence[str], limit: int) -> list[dict[str, Any]]:
-    """Of every source and form, how often it was asked, and how often the box is nearer to the other side's."""
+    """Of every source and form, how often it was asked, and how often the box is nearer to the other side's.
+
+    Args:
+        grounder (`Grounder`): the model and its processor.
+        data (`Path`): folder with `<modality>/<source>/annotations.json`.
+        sources (`Sequence[str]`): `<modality>/<source>`.
+        limit (`int`): images per source at most.
+    """
     rows = []
     for source in sources:
         counts = {form: {"asked": 0, "found": 0, "wrong": 0} for form in FORMS}
@@ -122,7 +145,14 @@ def _count_sides(
 
 
 def study_unknown(grounder: Grounder, data: Path, phrases: Entry, limit: int) -> list[dict[str, Any]]:
-    """Best score of phrases that an image does not show, for every modality, phrase and image."""
+    """Best score of phrases that an image does not show, for every modality, phrase and image.
+
+    Args:
+        grounder (`Grounder`): the model and its processor.
+        data (`Path`): folder with `<modality>/<source>/annotations.json`.
+        phrases (`Entry`): content of `phrases.yaml`.
+        limit (`int`): images per modality at most.
+    """
     rows = []
     for modality in MODALITIES:
         sources = sorted(path.parent for path in (data / modality).glob("*/annotations.json"))
@@ -142,7 +172,14 @@ def study_unknown(grounder: Grounder, data: Path, phrases: Entry, limit: int) ->
 
 
 def study_held_out(grounder: Grounder, data: Path, phrases: Entry, limit: int) -> list[dict[str, Any]]:
-    """Score and overlap of the best box of wordings that mean a label but are in no training prompt."""
+    """Score and overlap of the best box of wordings that mean a label but are in no training prompt.
+
+    Args:
+        grounder (`Grounder`): the model and its processor.
+        data (`Path`): folder with `<modality>/<source>/annotations.json`.
+        phrases (`Entry`): content of `phrases.yaml`.
+        limit (`int`): images per source at most.
+    """
     rows = []
     for source, labels in phrases["held_out"].items():
         modality = source.split("/")[0]
@@ -161,7 +198,14 @@ def study_held_out(grounder: Grounder, data: Path, phrases: Entry, limit: int) -
 
 
 def study_companions(grounder: Grounder, data: Path, sources: Sequence[str], limit: int) -> list[dict[str, Any]]:
-    """Scores of every trained label that an image shows: all together, alone, and beside an untrained phrase."""
+    """Scores of every trained label that an image shows: all together, alone, and beside an untrained phrase.
+
+    Args:
+        grounder (`Grounder`): the model and its processor.
+        data (`Path`): folder with `<modality>/<source>/annotations.json`.
+        sources (`Sequence[str]`): `<modality>/<source>`.
+        limit (`int`): images per source at most.
+    """
     rows = []
     for source in sources:
         modality = source.split("/")[0]
@@ -181,7 +225,13 @@ def study_companions(grounder: Grounder, data: Path, sources: Sequence[str], lim
 
 
 def measure(data: Path, limit: int, model: str | None = None) -> dict[str, Any]:
-    """Run all four studies on up to `limit` images per source or, for unknown phrases, per modality."""
+    """Run all four studies on up to `limit` images per source or, for unknown phrases, per modality.
+
+    Args:
+        data (`Path`): as [`~training.data.load.load_records`] takes it.
+        limit (`int`): images per source at most.
+        model (`str`, *optional*): the model; it is in its former mode afterwards.
+    """
     grounder, phrases = load_grounder(model), yaml.safe_load(PHRASES.read_text(encoding="utf-8"))
     sources = list(phrases["held_out"])
     return {
@@ -238,7 +288,12 @@ def _threshold_table(results: Entry) -> str:
 
 
 def share(scores: Sequence[float], least: float) -> float:
-    """Share of scores that reach a threshold, 0 of none."""
+    """Share of scores that reach a threshold, 0 of none.
+
+    Args:
+        scores (`Sequence[float]`): 0 to 1.
+        least (`float`): the threshold.
+    """
     return sum(score >= least for score in scores) / len(scores) if scores else 0.0
 
 

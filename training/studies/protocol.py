@@ -88,6 +88,11 @@ def read_images(data: str, modality: str, broken: dict[str, str] | None = None) 
 
     Those are added to `broken` with the reason.
 
+    Args:
+        data (`str`): as [`~training.data.load.load_records`] takes it.
+        modality (`str`): one of `MODALITIES`.
+        broken (`dict[str, str]`, *optional*): receives the images that cannot be read, with the reason.
+
     Raises:
         `ValueError`: no record, none with a box, too many broken ones, or a patient in training and in validation.
     """
@@ -105,6 +110,12 @@ def conditions(records: Sequence[GroundingRecord], recipe: TrainingRecipe, modal
     """Return what rows must have in common to be comparable.
 
     The digest of the images covers boxes and labels: names of images and patients change with every build of the data.
+
+    Args:
+        records (`Sequence[GroundingRecord]`): the images.
+        recipe (`TrainingRecipe`): of the row.
+        modality (`str`): one of `MODALITIES`.
+        seed (`int`): of everything random.
     """
     digest = hashlib.sha256()
     for record in records:
@@ -126,6 +137,10 @@ def agree(first: Mapping[str, Any], second: Mapping[str, Any]) -> bool:
     """Whether two rows were measured under the same conditions, as far as both state them.
 
     Rows of before November 2026 do not state images and recipe.
+
+    Args:
+        first (`Mapping[str, Any]`): conditions of a row.
+        second (`Mapping[str, Any]`): conditions of another row.
     """
     return all(first[name] == second[name] for name in set(first) & set(second))
 
@@ -201,7 +216,7 @@ def _trained(
 ) -> nn.Module:
     fixed = name in FIXED_LABELS
     model: nn.Module = base
-    freeze(base, recipe.optimisation)
+    freeze(base, recipe.optimization)
     if name == "closed vocabulary":
         model = ClosedVocabularyDetector(base, labels)
     elif name == "Deformable DETR":
@@ -209,14 +224,14 @@ def _trained(
     prompts = PLAIN if fixed or name == "100 %, plain" else recipe.prompts
     dataset = make_dataset(train, records, processor, replace(recipe, prompts=prompts), seed)
     collator = FixedLabelCollator(labels) if fixed else GroundingCollator(processor)
-    optimisation = recipe.optimisation
+    optimization = recipe.optimization
     if name == "Deformable DETR":  # the rates and the clipping it is trained with everywhere
-        optimisation = replace(
-            optimisation, head_learning_rate=2e-4, backbone_learning_rate=2e-5, weight_decay=1e-4, gradient_clip=0.1
+        optimization = replace(
+            optimization, head_learning_rate=2e-4, backbone_learning_rate=2e-5, weight_decay=1e-4, gradient_clip=0.1
         )
     identity = {"row": name, "recipe": asdict(recipe), "seed": seed, "modality": modality}
     claim(out, run_identity(identity, train, model))
-    train_expert(model, dataset, collator, recipe.expert(modality), optimisation, out, seed)
+    train_expert(model, dataset, collator, recipe.expert(modality), optimization, out, seed)
     return model.eval()
 
 
@@ -239,7 +254,16 @@ def protocol(
     rows: Sequence[str] = tuple(ROWS),
     seed: int = 0,
 ) -> dict[str, Any]:
-    """Run all rows that are not done yet; returns everything that is measured."""
+    """Run all rows that are not done yet; returns everything that is measured.
+
+    Args:
+        modalities (`Sequence[str]`): of `MODALITIES`.
+        data (`str`): as [`~training.data.load.load_records`] takes it.
+        recipe (`TrainingRecipe`): of all rows.
+        out (`Path`): folder of the run.
+        rows (`Sequence[str]`, *optional*, defaults to `tuple(ROWS)`): of `ROWS`, those to measure.
+        seed (`int`, *optional*, defaults to `0`): of everything random.
+    """
     from_scratch(recipe)
     path = out / "protocol.json"
     measured: dict[str, Any] = _measured_before(path)
@@ -280,7 +304,13 @@ def _measured_before(path: Path) -> dict[str, Any]:
 
 
 def row_folder(out: Path, modality: str, name: str) -> Path:
-    """Return the folder of one row of a run."""
+    """Return the folder of one row of a run.
+
+    Args:
+        out (`Path`): folder of the run.
+        modality (`str`): one of `MODALITIES`.
+        name (`str`): one of `ROWS`.
+    """
     return out / modality / name.replace(" ", "_").replace("%", "percent")
 
 
@@ -303,7 +333,13 @@ def draws_of(measured: Mapping[str, Any], out: Path) -> Draws:
 
 
 def differences(modality: str, rows: Mapping[str, Any], draws: Draws) -> dict[str, list[float]]:
-    """Return the 95 % interval over patients of the difference in mean AP, by pair of [`PAIRS`] with draws of both."""
+    """Return the 95 % interval over patients of the difference in mean AP, by pair of [`PAIRS`] with draws of both.
+
+    Args:
+        modality (`str`): one of `MODALITIES`.
+        rows (`Mapping[str, Any]`): measured rows of the modality.
+        draws (`Draws`): APs of resampled sets of patients.
+    """
     intervals = {}
     for ours, other in PAIRS:
         if ours in rows and other in rows and {(modality, ours), (modality, other)} <= draws.keys():
@@ -404,7 +440,13 @@ def _cell(row: dict[str, Any] | None) -> str:
 
 
 def study_parser(module: str, about: str, out: str) -> argparse.ArgumentParser:
-    """Return the command line of a study that trains several experts from the starting weights."""
+    """Return the command line of a study that trains several experts from the starting weights.
+
+    Args:
+        module (`str`): that the command line is of.
+        about (`str`): its docstring.
+        out (`str`): default folder of the run.
+    """
     parser = argparse.ArgumentParser(prog=f"python -m {module}", description=about.split("\n")[0])
     parser.add_argument("--data", default=DEFAULT_DATA, help="built data set, its id on the Hub, or a COCO file")
     parser.add_argument("--modality", nargs="+", type=resolve_modality, required=True)

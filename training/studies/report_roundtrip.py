@@ -21,6 +21,11 @@ from modeling_medglip.volumes.source import VolumeSource
 def roundtrip(result: VolumeResult, source: VolumeSource, threshold: float) -> dict[str, Any] | None:
     """Write, read back and compare.
 
+    Args:
+        result (`VolumeResult`): of the series.
+        source (`VolumeSource`): the series.
+        threshold (`float`): boxes with this score or a higher one count.
+
     Returns:
         `boxes`: how many there are. `report_mm`: the largest distance of an edge of a region in the report (SR) from
         that of its box, in the slices' plane. `segmentation_voxels`: the same of a segment (SEG), which is made of

@@ -55,6 +55,12 @@ def of_run(folder: Path) -> dict[str, Any]:
 def of_evaluations(before: Path, after: Path, modality: str, source: str | None = None) -> dict[str, Any]:
     """Two evaluations of the same modality, or of a source that was left out, by `training.studies.cross_source`.
 
+    Args:
+        before (`Path`): file of the first evaluation.
+        after (`Path`): file of the second one.
+        modality (`str`): one of `MODALITIES`.
+        source (`str`, *optional*): the source that was left out; a whole evaluation without it.
+
     Raises:
         `ValueError`, `OSError`: one of them cannot be read or lacks the modality.
     """

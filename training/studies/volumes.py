@@ -162,6 +162,11 @@ def _record(
 def measure_case(case: Mapping[str, Any], raw: Path, grounder: Grounder) -> dict[str, Any]:
     """Ground one volume.
 
+    Args:
+        case (`Mapping[str, Any]`): entry of `volume_cases.yaml`.
+        raw (`Path`): folder of the files.
+        grounder (`Grounder`): the model and its processor.
+
     Returns:
         `image`, `seen`, `plane`, `slices`, `seconds`, and `labels`: IoU in space of the best-scored box (0 if there is
         none over the threshold), its score, how many boxes there are, and AP50 and AP of the single slices.
@@ -221,6 +226,11 @@ def reordered(volume: Volume, order: Sequence[int], signs: Sequence[int]) -> Vol
 
 def order_error(case: Mapping[str, Any], raw: Path, grounder: Grounder) -> dict[str, Any]:
     """Ground a volume stored in other orders of its axes.
+
+    Args:
+        case (`Mapping[str, Any]`): entry of `volume_cases.yaml`.
+        raw (`Path`): folder of the files.
+        grounder (`Grounder`): the model and its processor.
 
     Returns:
         `orders`, `boxes`, and `voxels`: the largest distance of a box's corner in the patient from the one in the

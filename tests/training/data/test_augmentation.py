@@ -53,8 +53,8 @@ def test_boxes_follow_the_image(seed: int, flags: AugmentationFlags) -> None:
     image[0, 80:160, 60:100] = 1
     seen = geometry.resample(image, (200, 200))[0] > 0.5
     rows, columns = (torch.nonzero(seen.any(axis)).flatten() for axis in (1, 0))
-    found = np.array([columns[0], rows[0], columns[-1] + 1, rows[-1] + 1]) / 200
-    np.testing.assert_allclose(np.clip(geometry.map_boxes(BOX)[0], 0, 1), found, atol=0.011)
+    drawn = np.array([columns[0], rows[0], columns[-1] + 1, rows[-1] + 1]) / 200
+    np.testing.assert_allclose(np.clip(geometry.map_boxes(BOX)[0], 0, 1), drawn, atol=0.011)
 
 
 def test_a_turned_round_structure_keeps_its_box() -> None:
@@ -87,8 +87,8 @@ def test_close_ups_enlarge_one_box_near_the_middle_and_may_lose_the_others() -> 
         geometry = draw_geometry(boxes, AugmentationFlags(close_ups=True), recipe, rng)
         assert recipe.close_scale[0] / 1.07 <= geometry.matrix[0, 0] <= recipe.close_scale[1] * 1.07
         mapped = geometry.map_boxes(boxes)
-        centres = (mapped[:, :2] + mapped[:, 2:]) / 2
-        assert np.abs(centres - 0.5).max(axis=1).min() <= 0.25 + 1e-6
+        centers = (mapped[:, :2] + mapped[:, 2:]) / 2
+        assert np.abs(centers - 0.5).max(axis=1).min() <= 0.25 + 1e-6
         lost += int(visible_share(mapped).min() == 0)
     assert lost > 25
     empty = draw_geometry(np.zeros((0, 4), np.float32), AugmentationFlags(close_ups=True), recipe, rng)
@@ -101,14 +101,14 @@ def test_visible_share() -> None:
     np.testing.assert_allclose(visible_share(boxes), [0.5, 1, 0], atol=1e-6)
 
 
-def test_sided_images_are_never_mirrored_nor_turned() -> None:
+def test_sided_images_are_never_flipped_nor_turned() -> None:
     rng = np.random.default_rng(0)
     for _ in range(200):
         matrix = draw_geometry(BOX, AugmentationFlags(), RECIPE, rng).matrix
         assert matrix[0, 0] > 0 and matrix[1, 1] > 0 and matrix[0, 1] == matrix[1, 0] == 0
 
 
-def test_free_images_are_mirrored_and_turned() -> None:
+def test_free_images_are_flipped_and_turned() -> None:
     rng = np.random.default_rng(0)
     matrices = [draw_geometry(BOX, FREE, RECIPE, rng).matrix for _ in range(200)]
     signs = {(np.sign(m[0, 0]), np.sign(m[1, 1])) for m in matrices if abs(m[0, 0]) > abs(m[0, 1])}
@@ -125,7 +125,7 @@ def test_photometry_keeps_shape_and_range_and_is_reproducible(channels: int) -> 
         torch.testing.assert_close(first, draw_photometry(image.clone(), True, RECIPE, np.random.default_rng(seed)))
 
 
-def test_grey_images_stay_grey() -> None:
+def test_gray_images_stay_gray() -> None:
     image = torch.rand(1, 24, 30).expand(3, -1, -1).clone()
     quiet = AugmentationRecipe(noise_share=0.0)
     for seed in range(10):
@@ -167,13 +167,13 @@ def test_fewer_pixels_lose_detail_and_keep_shape_and_mean() -> None:
 @pytest.mark.parametrize("channels", [1, 3])
 def test_compression_is_lossy_and_close(channels: int) -> None:
     image = torch.rand(channels, 20, 30) * 0.2 + 0.4
-    found = compressed(image, 30)
-    assert found.shape == image.shape and not torch.equal(found, image)
-    assert float((found.mean() - image.mean()).abs()) < 0.02
+    result = compressed(image, 30)
+    assert result.shape == image.shape and not torch.equal(result, image)
+    assert float((result.mean() - image.mean()).abs()) < 0.02
 
 
 def test_every_degradation_keeps_shape_and_range() -> None:
     recipe = AugmentationRecipe(light_share=1.0, coarse_share=1.0, jpeg_share=1.0, blur_share=1.0, noise_share=1.0)
     for channels in (1, 3):
-        found = draw_photometry(torch.rand(channels, 24, 32), True, recipe, np.random.default_rng(1))
-        assert found.shape == (channels, 24, 32) and 0 <= float(found.min()) <= float(found.max()) <= 1
+        result = draw_photometry(torch.rand(channels, 24, 32), True, recipe, np.random.default_rng(1))
+        assert result.shape == (channels, 24, 32) and 0 <= float(result.min()) <= float(result.max()) <= 1

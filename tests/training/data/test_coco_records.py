@@ -33,12 +33,12 @@ LIVER, SPLEEN = {"category_id": 1, "bbox": [1, 2, 3, 4]}, {"category_id": 2, "bb
 Change = Callable[[dict[str, Any]], Any]
 
 
-def write(folder: Path, marks: list[dict[str, Any]], change: Change | None = None, **image: Any) -> Path:
+def write(folder: Path, entries: list[dict[str, Any]], change: Change | None = None, **image: Any) -> Path:
     """One image with these annotations; `change` gets the content before it is written."""
     content: dict[str, Any] = {
         "images": [{"id": 5, "file_name": "a.png", "width": SIZE[0], "height": SIZE[1], **image}],
         "categories": [{"id": 1, "name": "liver"}, {"id": 2, "name": "spleen"}, {"id": 3, "name": "left kidney"}],
-        "annotations": [{"id": number, "image_id": 5, **mark} for number, mark in enumerate(marks)],
+        "annotations": [{"id": number, "image_id": 5, **entry} for number, entry in enumerate(entries)],
     }
     if change:
         change(content)
@@ -46,8 +46,8 @@ def write(folder: Path, marks: list[dict[str, Any]], change: Change | None = Non
     return folder / "list.json"
 
 
-def read(folder: Path, marks: list[dict[str, Any]], change: Change | None = None, **image: Any) -> GroundingRecord:
-    (item,) = load_records(write(folder, marks, change, **image), "ct")
+def read(folder: Path, entries: list[dict[str, Any]], change: Change | None = None, **image: Any) -> GroundingRecord:
+    (item,) = load_records(write(folder, entries, change, **image), "ct")
     return item
 
 
@@ -75,9 +75,9 @@ class TestAnnotated:
         assert f'f"{BUILT}, {{modality}}' in Path(dataset_scripts.merge.__file__).read_text(encoding="utf-8")
 
 
-class TestMarksThatAreLeftOut:
+class TestUnusableAnnotations:
     @pytest.mark.parametrize(
-        ("mark", "reason"),
+        ("change", "reason"),
         [
             ({"iscrowd": 1}, "1 crowd regions"),
             ({"bbox": [3, 3, 0, 4]}, "1 boxes without an area"),
@@ -88,18 +88,18 @@ class TestMarksThatAreLeftOut:
         ],
     )
     def test_their_label_is_open(
-        self, mark: dict[str, Any], reason: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+        self, change: dict[str, Any], reason: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
     ) -> None:
-        item = read(tmp_path, [LIVER, SPLEEN, {**SPLEEN, **mark}])
+        item = read(tmp_path, [LIVER, SPLEEN, {**SPLEEN, **change}])
         assert item.labels == ("liver",) and item.annotated == ("left kidney", "liver") and len(item.boxes) == 1
-        (told,) = [entry.getMessage() for entry in caplog.records if entry.levelno == logging.WARNING]
-        assert told.startswith(f"list.json: left out {reason}") and told.endswith("the first in a.png")
+        (message,) = [entry.getMessage() for entry in caplog.records if entry.levelno == logging.WARNING]
+        assert message.startswith(f"list.json: left out {reason}") and message.endswith("the first in a.png")
 
     def test_one_warning_a_file_with_all_counts(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
         crowd, flat = {**LIVER, "iscrowd": 1}, {**SPLEEN, "bbox": [1, 1, 0, 0]}
         assert read(tmp_path, [crowd, crowd, flat, {**SPLEEN, "iscrowd": 0}]).annotated == ("left kidney",)
-        (told,) = [entry.getMessage() for entry in caplog.records if entry.levelno == logging.WARNING]
-        assert "2 crowd regions and 1 boxes without an area" in told
+        (message,) = [entry.getMessage() for entry in caplog.records if entry.levelno == logging.WARNING]
+        assert "2 crowd regions and 1 boxes without an area" in message
 
     def test_a_lung_that_is_open_leaves_the_box_round_both_open(self, tmp_path: Path) -> None:
         names = ["left lung", "right lung", "lung"]
@@ -109,7 +109,9 @@ class TestMarksThatAreLeftOut:
         item = read(tmp_path, [{**LIVER, "bbox": [1, 1, 0, 0]}], rename)
         assert item.labels == () and item.annotated == ()
 
-    def test_without_such_marks_nothing_is_logged(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    def test_without_such_annotations_nothing_is_logged(
+        self, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
         read(tmp_path, [LIVER, {**SPLEEN, "bbox": [20, 9, 11, 12]}])
         assert not caplog.records
 
@@ -136,7 +138,7 @@ class TestMarksThatAreLeftOut:
 
         assert read(tmp_path, [LIVER, SPLEEN], twice).labels == ("liver", "spleen")
 
-    def test_images_that_cannot_be_told_apart_are_left_out(
+    def test_images_that_cannot_be_distinguished_are_left_out(
         self, tmp_path: Path, caplog: pytest.LogCaptureFixture
     ) -> None:
         def same_id(content: dict[str, Any]) -> None:
@@ -149,7 +151,7 @@ class TestMarksThatAreLeftOut:
 
 class TestOtherFormats:
     @pytest.mark.parametrize(
-        ("box", "told"),
+        ("box", "message"),
         [
             ([0.2, 0.2, 0.5, 0.5], "shares of the image"),
             ([9, 9, 29, 19], "two corners"),
@@ -159,10 +161,10 @@ class TestOtherFormats:
         ],
     )
     def test_boxes_that_look_like_another_format_are_named(
-        self, box: list[float], told: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+        self, box: list[float], message: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
     ) -> None:
         read(tmp_path, [{**LIVER, "bbox": box}])
-        assert (told in caplog.text) if told else not caplog.records
+        assert (message in caplog.text) if message else not caplog.records
 
     def test_images_without_boxes_say_nothing_of_their_format(
         self, tmp_path: Path, caplog: pytest.LogCaptureFixture
@@ -176,7 +178,7 @@ class TestOtherFormats:
 
     def test_a_image_that_is_turned_by_its_exif_tag(self, tmp_path: Path) -> None:
         exif = Image.Exif()
-        exif[0x0112] = 2  # a mirror image
+        exif[0x0112] = 2  # a flipped image
         Image.new("L", SIZE).save(tmp_path / "a.jpg", exif=exif)
         with pytest.raises(ValueError, match="a.jpg: is turned by its EXIF orientation, .* save it upright"):
             read_image_file(tmp_path / "a.jpg", SIZE)
@@ -213,7 +215,7 @@ class TestPatients:
 class TestCategories:
     def test_a_label_is_one_line_and_no_page(self, tmp_path: Path) -> None:
         assert read(tmp_path, [], categories({"id": 1, "name": " my\n polyp "})).annotated == ("my polyp",)
-        persian = "\u06a9\u0644\u06cc\u0647\u200c\u0686\u067e"  # its joining mark is a part of the word
+        persian = "\u06a9\u0644\u06cc\u0647\u200c\u0686\u067e"  # its joiner is a part of the word
         assert read(tmp_path, [], categories({"id": 1, "name": persian})).annotated == (persian,)
         with pytest.raises(ValueError, match="is too long: give it at most 200 letters"):
             read(tmp_path, [], categories({"id": 1, "name": "x" * 201}))
@@ -293,7 +295,7 @@ class TestImages:
     def test_a_size_or_name_that_is_missing(self, tmp_path: Path) -> None:
         with pytest.raises(ValueError, match="width and height of 'a.png' must be"):
             read(tmp_path, [LIVER], lambda content: content["images"][0].pop("width"))
-        with pytest.raises(ValueError, match="no labelled images of ct"):
+        with pytest.raises(ValueError, match="no labeled images of ct"):
             read(tmp_path, [LIVER], lambda content: content["images"][0].pop("file_name"))
 
     def test_whole_numbers_with_a_point(self, tmp_path: Path) -> None:
@@ -351,8 +353,8 @@ class TestIntegers:
     @pytest.mark.parametrize("code", ["<i4", "<u4", "<u2", "<i2"])
     def test_inside(self, code: str) -> None:
         values = np.array([[0, 32767 if code == "<i2" else 65535]], code)
-        found = decode_upright(io.BytesIO(tiff(values, 1 if "u" in code else 2)), (2, 1))
-        assert found.dtype == np.uint16 and np.array_equal(found, values)
+        pixels = decode_upright(io.BytesIO(tiff(values, 1 if "u" in code else 2)), (2, 1))
+        assert pixels.dtype == np.uint16 and np.array_equal(pixels, values)
 
     def test_deep_png(self) -> None:
         stream = io.BytesIO()
@@ -379,8 +381,8 @@ def test_a_file_is_parsed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 def test_a_crowd_region_has_one_rule_in_training_and_in_the_data_build() -> None:
     """Its label is unknown in the image, and so is the label of a box of no category."""
     crowd = {"bbox": [1, 1, 5, 5], "iscrowd": 1, "label": "liver"}
-    found = image_annotations([crowd], (20, 20))
-    assert found.labels == [] and found.unknown({"liver", "spleen"}) == {"liver"}
+    usable = image_annotations([crowd], (20, 20))
+    assert usable.labels == [] and usable.unknown({"liver", "spleen"}) == {"liver"}
     built = coco_annotation(crowd, 20, 20)
     assert (
         built.label == "liver"

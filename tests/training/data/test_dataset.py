@@ -110,7 +110,7 @@ def test_without_augmentation_training_sees_what_serving_sees() -> None:
 
 
 @pytest.mark.parametrize("size", [SIZE, 2 * SIZE])
-def test_the_cache_costs_less_than_half_a_grey_level(size: int) -> None:
+def test_the_cache_costs_less_than_half_a_gray_level(size: int) -> None:
     """Of the same image, drawn for training without a change of geometry or look."""
     pixels = np.linspace(0, 60000, size * size, dtype=np.uint16).reshape(size, size)
     item = record([[10, 10, 50, 50]], ["liver"], pixels=pixels, modality="mri")
@@ -135,8 +135,8 @@ def test_measured_hounsfield_units_go_through_the_windows_of_the_image_processor
 
 
 def test_images_with_a_known_window_are_mostly_shown_through_the_windows() -> None:
-    own = SourceSettings(regions=("abdomen",), window=(-1000.0, 1400.0))
-    item = record([[30, 30, 90, 90]], ["liver"], pixels=trunk_image(), settings=own)
+    known = SourceSettings(regions=("abdomen",), window=(-1000.0, 1400.0))
+    item = record([[30, 30, 90, 90]], ["liver"], pixels=trunk_image(), settings=known)
     dataset = GroundingDataset([item], image_processor(), augmentation=replace(STILL, noise_share=0.0))
     windows = 0
     for epoch in range(40):
@@ -146,8 +146,8 @@ def test_images_with_a_known_window_are_mostly_shown_through_the_windows() -> No
     assert 26 <= windows <= 39, "mostly, but not always"
     plain = image_processor()
     plain.modality_settings["ct"]["deduce_window"] = False
-    grey = GroundingDataset([replace(item, settings=replace(own, window=None))], plain, augmentation=STILL)
-    assert torch.equal(grey[0]["pixel_values"][0], grey[0]["pixel_values"][1])
+    gray = GroundingDataset([replace(item, settings=replace(known, window=None))], plain, augmentation=STILL)
+    assert torch.equal(gray[0]["pixel_values"][0], gray[0]["pixel_values"][1])
 
 
 def test_a_stated_window_gives_hounsfield_units() -> None:
@@ -167,20 +167,20 @@ def test_a_label_that_is_mostly_cut_off_is_not_asked() -> None:
     dataset = GroundingDataset([item], image_processor())
     boxes = item.boxes / np.array([100, 80, 100, 80], np.float32)
     gone = Geometry(np.eye(2), np.array([-0.35, 0.0])).map_boxes(boxes)
-    kept, labels, annotated = dataset._visible(item, gone)
+    visible, labels, annotated = dataset._visible(item, gone)
     assert labels == ["spleen"] and annotated == ["aorta", "spleen"], (
         "aorta left the image, an eighth of the liver is seen"
     )
-    np.testing.assert_allclose(kept, [[0.45, 0, 0.65, 0.5]], atol=1e-6)
+    np.testing.assert_allclose(visible, [[0.45, 0, 0.65, 0.5]], atol=1e-6)
 
 
 def test_a_label_that_was_left_out_is_never_asked() -> None:
-    own = record([[10, 10, 50, 50]], ["liver"], ["liver", "brain tumor"])
-    item = replace(own, source_labels=own.annotated)
-    for records, asked in ((chosen_labels([item], None, ["brain tumor"]), False), ([own], True)):
-        (kept,) = records
+    both = record([[10, 10, 50, 50]], ["liver"], ["liver", "brain tumor"])
+    item = replace(both, source_labels=both.annotated)
+    for records, asked in ((chosen_labels([item], None, ["brain tumor"]), False), ([both], True)):
+        (chosen,) = records
         foreign = {"mri/other": ("brain tumor", "brain tumour", "optic disc")}
-        data = GroundingDataset([kept], image_processor(), 64, foreign=foreign)
+        data = GroundingDataset([chosen], image_processor(), 64, foreign=foreign)
         words = set()
         for epoch in range(60):
             data.set_epoch(epoch)
@@ -198,11 +198,11 @@ def test_the_images_in_memory_are_given_back() -> None:
 
 def test_a_close_up_that_cuts_everything_is_not_taken() -> None:
     """Nothing could be asked of it."""
-    own = record(
+    item = record(
         [[0, 30, 30, 42], [60, 10, 100, 62]], ["a stone of mine"] * 2, settings=SourceSettings(close_ups=True)
     )
     close, plain = AugmentationRecipe(close_share=1.0), PromptRecipe(foreign=0, no_positive=0)
-    made = GroundingDataset([own], image_processor(), augmentation=close, prompts=plain)
+    made = GroundingDataset([item], image_processor(), augmentation=close, prompts=plain)
     for epoch in range(600):
         made.set_epoch(epoch)
         assert made[0]["text_labels"] == ["a stone of mine"]
@@ -344,8 +344,8 @@ def test_processes_of_a_loader_count_broken_images_together(start: str) -> None:
         for n in range(200)
     ]
     dataset = GroundingDataset(records, image_processor())
-    places = torch.utils.data.Subset(dataset, [0, 1, 4, 5])  # two loaders of two images, a broken one in each
-    loader = DataLoader(places, batch_size=2, num_workers=2, multiprocessing_context=start, collate_fn=list)
+    subset = torch.utils.data.Subset(dataset, [0, 1, 4, 5])  # two loaders of two images, a broken one in each
+    loader = DataLoader(subset, batch_size=2, num_workers=2, multiprocessing_context=start, collate_fn=list)
     for epoch in range(2):
         assert [len(batch) for batch in loader] == [2, 2]
         assert list(dataset.broken()) == ["1", "4"], epoch

@@ -33,8 +33,8 @@ def write(path: Path, **fields: Any) -> tuple[int, int]:
 @pytest.mark.parametrize("name", ["a.dcm", "IM0001"])
 def test_ct_in_hounsfield_units(name: str, tmp_path: Path) -> None:
     size = write(tmp_path / name)
-    found = read_image_file(tmp_path / name, size)
-    assert np.array_equal(found, read_image(tmp_path / name).pixels) and found.min() < 0
+    pixels = read_image_file(tmp_path / name, size)
+    assert np.array_equal(pixels, read_image(tmp_path / name).pixels) and pixels.min() < 0
 
 
 def test_dark_high_values(tmp_path: Path) -> None:
@@ -42,8 +42,8 @@ def test_dark_high_values(tmp_path: Path) -> None:
     served, processor = read_image(tmp_path / "a.dcm"), tiny_processor(tmp_path, ("xray",)).image_processor
     assert served.photometric_interpretation == "MONOCHROME1"
     expected = processor.normalize_image(served.pixels, "xray", photometric_interpretation="MONOCHROME1")
-    found = processor.normalize_image(read_image_file(tmp_path / "a.dcm", size), "xray")
-    assert np.allclose(found, expected, atol=1e-6) and found.std() > 0.1
+    image = processor.normalize_image(read_image_file(tmp_path / "a.dcm", size), "xray")
+    assert np.allclose(image, expected, atol=1e-6) and image.std() > 0.1
 
 
 def test_records_of_a_coco_file(tmp_path: Path) -> None:
@@ -102,8 +102,8 @@ def test_a_crash_of_a_decoder_costs_that_image(ending: str, tmp_path: Path, monk
     with Hostile() as reader:
         monkeypatch.setitem(coco_records._READERS, os.getpid(), reader)
         broken: dict[str, str] = {}
-        kept = readable(load_records(data, "ct"), broken)
-    assert [record.image_id for record in kept] == [f"sound{ending}"]
+        whole = readable(load_records(data, "ct"), broken)
+    assert [record.image_id for record in whole] == [f"sound{ending}"]
     assert list(broken.values()) == [
         f"crash{ending}: its decoder crashed (SIGABRT): the file is damaged, or malicious"
     ]

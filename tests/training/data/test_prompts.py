@@ -65,9 +65,9 @@ def test_plain_prompts_ask_everything_or_a_subset_with_its_boxes() -> None:
     prompts = draws(sampler(replace=0.0, foreign=0), ["polyp", "left kidney", "polyp"], annotated)
     for prompt in prompts:
         assert set(prompt.phrases) <= set(annotated) and len(set(prompt.phrases)) == len(prompt.phrases)
-        found = {(box, prompt.phrases[place]) for box, place in zip(prompt.boxes, prompt.classes, strict=True)}
+        pairs = {(box, prompt.phrases[index]) for box, index in zip(prompt.boxes, prompt.classes, strict=True)}
         expected = {(0, "polyp"), (1, "left kidney"), (2, "polyp")}
-        assert found == {(box, name) for box, name in expected if name in prompt.phrases}
+        assert pairs == {(box, name) for box, name in expected if name in prompt.phrases}
     full = sum(len(prompt.phrases) == 4 for prompt in prompts)
     assert 0.45 < full / len(prompts) < 0.75
     assert len({prompt.phrases for prompt in prompts if len(prompt.phrases) == 4}) > 10, "the order is shuffled"
@@ -116,7 +116,7 @@ def test_what_was_cut_off_is_no_foreign_label() -> None:
     assert {phrase for prompt in prompts for phrase in prompt.phrases} == {"polyp", "left kidney"}
 
 
-def test_what_is_remembered_of_words_does_not_grow_with_the_prompts() -> None:
+def test_the_cache_of_words_does_not_grow_with_the_prompts() -> None:
     vocabulary, rng = Vocabulary(DOCUMENT), np.random.default_rng(0)
     chosen = PromptSampler(vocabulary, OTHERS, PromptRecipe(replace=1.0))
     names = [*vocabulary.words, *(f"thing {number}" for number in range(10))]
@@ -140,23 +140,23 @@ def test_no_label_is_asked_under_two_phrases(parent: float) -> None:
     for prompt in draws(sampler(replace=0.6, parent=parent, foreign=0), labels, labels):
         assert len(set(prompt.boxes)) == len(prompt.boxes)
         for label, parents in terms.items():
-            own = {label, *VOCABULARY.synonyms(label)}
-            assert len([phrase for phrase in prompt.phrases if phrase in own | parents]) <= 1
+            wordings = {label, *VOCABULARY.synonyms(label)}
+            assert len([phrase for phrase in prompt.phrases if phrase in wordings | parents]) <= 1
         for phrase in set(prompt.phrases) & {"kidney", "kidneys"}:
             assert [
-                box for box, place in zip(prompt.boxes, prompt.classes, strict=True) if prompt.phrases[place] == phrase
+                box for box, index in zip(prompt.boxes, prompt.classes, strict=True) if prompt.phrases[index] == phrase
             ] == [0, 1]
 
 
-def test_a_synonym_that_is_another_label_is_not_said() -> None:
+def test_a_synonym_that_is_another_label_is_not_asked() -> None:
     document = {"labels": {
         "airways": {"synonyms": ["trachea"], "parents": [], "regions": ["chest"]},
         "trachea": {"synonyms": ["windpipe"], "parents": [], "regions": ["chest"]},
     }}  # fmt: skip
     chosen = PromptSampler(Vocabulary(document), {}, PromptRecipe(replace=1.0, foreign=0))
     for prompt in draws(chosen, ["airways", "trachea"], ["airways", "trachea"]):
-        for box, place in zip(prompt.boxes, prompt.classes, strict=True):
-            assert prompt.phrases[place] in (("airways",), ("trachea", "windpipe"))[box]
+        for box, index in zip(prompt.boxes, prompt.classes, strict=True):
+            assert prompt.phrases[index] in (("airways",), ("trachea", "windpipe"))[box]
 
 
 def test_an_absent_label_is_not_asked_in_words_of_a_present_one() -> None:
@@ -164,8 +164,8 @@ def test_an_absent_label_is_not_asked_in_words_of_a_present_one() -> None:
     present = {" ".join(word.lower().split()) for word in ("Polyp", *vocabulary.synonyms("Polyp"))}
     chosen = PromptSampler(vocabulary, {}, PromptRecipe(replace=1.0, parent=0.0, foreign=0, all_labels=1.0))
     for prompt in draws(chosen, ["Polyp"], ["Polyp", "adenoma"], "colon"):
-        (found,) = prompt.classes
-        assert not {p.lower() for place, p in enumerate(prompt.phrases) if place != found} & (present - {"adenoma"})
+        (positive,) = prompt.classes
+        assert not {p.lower() for index, p in enumerate(prompt.phrases) if index != positive} & (present - {"adenoma"})
 
 
 def test_what_is_there_is_asked_before_what_is_not() -> None:
@@ -260,13 +260,13 @@ def test_categories_and_regions_stand_for_all_their_labels() -> None:
     rng, seen = np.random.default_rng(0), set()
     for _ in range(200):
         prompt = asked.draw(["left lung", "right lung", "aorta"], annotated, ["chest"], rng)
-        found = {prompt.phrases[place]: [] for place in prompt.classes}
-        for box, place in zip(prompt.boxes, prompt.classes, strict=True):
-            found[prompt.phrases[place]].append(box)
-        if "chest (thorax)" in found and not {"chest (lung)", "chest (great vessels)"} & set(prompt.phrases):
-            assert found["chest (thorax)"] == [0, 1, 2]
-        if "chest (lung)" in found:
-            assert found["chest (lung)"] == [0, 1]
+        by_phrase = {prompt.phrases[index]: [] for index in prompt.classes}
+        for box, index in zip(prompt.boxes, prompt.classes, strict=True):
+            by_phrase[prompt.phrases[index]].append(box)
+        if "chest (thorax)" in by_phrase and not {"chest (lung)", "chest (great vessels)"} & set(prompt.phrases):
+            assert by_phrase["chest (thorax)"] == [0, 1, 2]
+        if "chest (lung)" in by_phrase:
+            assert by_phrase["chest (lung)"] == [0, 1]
         seen |= set(prompt.phrases)
     assert {"chest (lung)", "chest (thorax)"} <= seen and "abdomen (liver)" not in seen, "nothing of it is there"
 

@@ -63,14 +63,14 @@ class TestBuiltSets:
         for modality in ("ct", "endoscopy"):
             for split in ("train", "validation"):
                 path = built / "coco" / modality / f"{split}.json"
-                own = [r for r in records if (r.modality, r.split) == (modality, split)]
+                chosen = [r for r in records if (r.modality, r.split) == (modality, split)]
                 content = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {"images": []}
-                assert len(own) == len(content["images"])
+                assert len(chosen) == len(content["images"])
                 names = {entry["id"]: entry["name"] for entry in content.get("categories", ())}
-                for item, image in zip(own, content["images"], strict=True):
-                    marks = [entry for entry in content["annotations"] if entry["image_id"] == image["id"]]
-                    assert item.labels == tuple(names[entry["category_id"]] for entry in marks)
-                    assert np.array_equal(item.boxes, as_boxes([entry["bbox"] for entry in marks], item.size))
+                for item, image in zip(chosen, content["images"], strict=True):
+                    annotations = [entry for entry in content["annotations"] if entry["image_id"] == image["id"]]
+                    assert item.labels == tuple(names[entry["category_id"]] for entry in annotations)
+                    assert np.array_equal(item.boxes, as_boxes([entry["bbox"] for entry in annotations], item.size))
                     assert item.annotated == tuple(sorted(image["annotated"])) and item.patient == image["patient"]
                     pixels = np.asarray(Image.open(path.parent / "images" / image["file_name"]))
                     assert item.source == "deep_ct" or np.array_equal(item.load(), pixels)
@@ -88,12 +88,14 @@ class TestBuiltSets:
         (file,) = (tmp_path / "opened" / "endoscopy").glob("train*.parquet")
         table = pq.read_table(file)
         rows = table["annotated"].to_pylist()
-        marked = next(number for number, found in enumerate(table["objects"].to_pylist()) if len(found["bbox"]))
-        column = pa.array([[] if number == marked else row for number, row in enumerate(rows)], pa.list_(pa.string()))
-        place = table.schema.get_field_index("annotated")
-        pq.write_table(table.set_column(place, table.schema.field(place), column), file)
-        found = [item for item in load_records(tmp_path / "opened", "endoscopy", "train") if not item.annotated]
-        assert found and all(item.labels == () and item.boxes.shape == (0, 4) for item in found)
+        annotated = next(number for number, records in enumerate(table["objects"].to_pylist()) if len(records["bbox"]))
+        column = pa.array(
+            [[] if number == annotated else row for number, row in enumerate(rows)], pa.list_(pa.string())
+        )
+        position = table.schema.get_field_index("annotated")
+        pq.write_table(table.set_column(position, table.schema.field(position), column), file)
+        records = [item for item in load_records(tmp_path / "opened", "endoscopy", "train") if not item.annotated]
+        assert records and all(item.labels == () and item.boxes.shape == (0, 4) for item in records)
 
     def test_a_set_that_was_built_again_is_read_again(self, built: Path, tmp_path: Path) -> None:
         """With the same card, which is all that the library's own cache looks at."""
@@ -130,7 +132,7 @@ class TestBuiltSets:
             load_records(tmp_path)
 
     def test_no_such_modality_or_split(self, built: Path) -> None:
-        with pytest.raises(ValueError, match="no labelled images of mri there"):
+        with pytest.raises(ValueError, match="no labeled images of mri there"):
             load_records(built, "mri")
         with pytest.raises(ValueError, match="choose one of train, validation, test"):
             load_records(built, split="val")
@@ -157,7 +159,7 @@ class TestCoco:
 
     def test_labels_go_by_name_whatever_the_ids(self, tmp_path: Path) -> None:
         """0-based, 1-based and with holes, in another order: the same records."""
-        found = []
+        labels = []
         for number, ids in enumerate(([0, 1], [1, 2], [70, 3])):
             path = one_image(tmp_path / str(number), [("liver", [1, 2, 3, 4]), ("spleen", [9, 9, 5, 5])])
             content = json.loads(path.read_text(encoding="utf-8"))
@@ -167,8 +169,8 @@ class TestCoco:
             content["categories"] = [{**e, "id": old[e["id"]]} for e in reversed(content["categories"])]
             path.write_text(json.dumps(content), encoding="utf-8")
             (item,) = load_records(path, "ct")
-            found.append((item.labels, item.boxes.tolist(), item.annotated))
-        assert found[0] == found[1] == found[2]
+            labels.append((item.labels, item.boxes.tolist(), item.annotated))
+        assert labels[0] == labels[1] == labels[2]
 
     def test_duplicate_boxes_count_once(self, tmp_path: Path) -> None:
         path = one_image(tmp_path, [("liver", [1, 2, 3, 4])] * 3 + [("liver", [2, 2, 3, 4])])
@@ -260,7 +262,7 @@ class TestCoco:
 
 
 class TestHints:
-    def test_a_side_in_a_label_forbids_mirroring(self) -> None:
+    def test_a_side_in_a_label_forbids_flips(self) -> None:
         table = SourceSettingsTable(
             {"modalities": {"fundus": {"horizontal_flip": True, "vertical_flip": True, "rotate": True}}}
         )
@@ -270,9 +272,9 @@ class TestHints:
 
     @pytest.mark.parametrize("label", ["LV", "RA", "RUL", "left kidney"])
     def test_a_side_behind_an_abbreviation_too(self, label: str) -> None:
-        found = SourceSettingsTable.load().of("ultrasound", "a clinic", ["heart", label])
+        settings = SourceSettingsTable.load().of("ultrasound", "a clinic", ["heart", label])
         assert (
-            not found.horizontal_flip
+            not settings.horizontal_flip
             and SourceSettingsTable.load().of("ultrasound", "a clinic", ["heart"]).horizontal_flip
         )
 
@@ -282,8 +284,8 @@ class TestHints:
         assert SourceSettingsTable(document).of("ct", "other", []).weight == 3
 
     def test_unknown_keys(self) -> None:
-        with pytest.raises(ValueError, match="settings for mine: unknown keys colours"):
-            SourceSettingsTable({"sources": {"mine": {"colours": True}}})
+        with pytest.raises(ValueError, match="settings for mine: unknown keys colors"):
+            SourceSettingsTable({"sources": {"mine": {"colors": True}}})
 
     def test_the_shipped_hints_are_of_the_shipped_sources(self) -> None:
         from dataset_scripts.recipe import RECIPES_FOLDER
@@ -295,8 +297,8 @@ class TestHints:
 LUNGS = ["left lung", "lung", "right lung"]
 
 
-def lungs(marked: list[str], annotated: list[str] = LUNGS) -> GroundingRecord:
-    return record([[10 * number, 0, 10 * number + 20, 30] for number in range(len(marked))], marked, annotated)
+def lungs(labels: list[str], annotated: list[str] = LUNGS) -> GroundingRecord:
+    return record([[10 * number, 0, 10 * number + 20, 30] for number in range(len(labels))], labels, annotated)
 
 
 def test_lungs() -> None:
@@ -308,7 +310,7 @@ def test_lungs() -> None:
 
 
 @pytest.mark.parametrize(
-    ("marked", "annotated"),
+    ("labels", "annotated"),
     [
         (["lung"], ["lung"]),
         (["left lung"], ["left lung", "right lung"]),
@@ -318,9 +320,9 @@ def test_lungs() -> None:
         ([], LUNGS),
     ],
 )
-def test_what_is_known_of_lungs(marked: list[str], annotated: list[str]) -> None:
-    found = join_lungs(lungs(marked), set(LUNGS))
-    assert found.annotated == tuple(annotated) and found.labels == tuple(marked)
+def test_what_is_known_of_lungs(labels: list[str], annotated: list[str]) -> None:
+    joined = join_lungs(lungs(labels), set(LUNGS))
+    assert joined.annotated == tuple(annotated) and joined.labels == tuple(labels)
 
 
 @given(
@@ -329,19 +331,19 @@ def test_what_is_known_of_lungs(marked: list[str], annotated: list[str]) -> None
     st.sets(st.sampled_from([*LUNGS, "liver"])),
 )
 def test_boxes_are_of_known_labels_and_nothing_becomes_absent(
-    marked: list[str], said: set[str], unknown: set[str]
+    with_box: list[str], stated: set[str], unknown: set[str]
 ) -> None:
-    boxes = np.arange(4 * len(marked), dtype=np.float32).reshape(-1, 4)
-    labels, kept, annotated = without_unknown(marked, boxes, sorted(said), unknown)
-    assert not unknown & {*labels, *annotated} and len(labels) == len(kept)
-    assert set(annotated) - set(labels) <= said - set(marked) - unknown
-    item = record(kept.tolist(), list(labels), list(annotated))
-    found = join_lungs(item, {*LUNGS, "liver"})
-    assert set(found.labels) <= set(found.annotated) and len(found.boxes) == len(found.labels)
-    assert set(found.annotated) - set(found.labels) <= set(annotated) - set(labels)
-    opened = unknown | (set(marked) - said)
-    if opened & {"left lung", "right lung"} and "lung" not in found.labels:
-        assert "lung" not in found.annotated, "an unknown side may be all that is seen of the lungs"
+    boxes = np.arange(4 * len(with_box), dtype=np.float32).reshape(-1, 4)
+    labels, known_boxes, annotated = without_unknown(with_box, boxes, sorted(stated), unknown)
+    assert not unknown & {*labels, *annotated} and len(labels) == len(known_boxes)
+    assert set(annotated) - set(labels) <= stated - set(with_box) - unknown
+    item = record(known_boxes.tolist(), list(labels), list(annotated))
+    joined = join_lungs(item, {*LUNGS, "liver"})
+    assert set(joined.labels) <= set(joined.annotated) and len(joined.boxes) == len(joined.labels)
+    assert set(joined.annotated) - set(joined.labels) <= set(annotated) - set(labels)
+    opened = unknown | (set(with_box) - stated)
+    if opened & {"left lung", "right lung"} and "lung" not in joined.labels:
+        assert "lung" not in joined.annotated, "an unknown side may be all that is seen of the lungs"
 
 
 def test_boxes_of_what_is_not_annotated_are_no_record() -> None:
@@ -373,16 +375,16 @@ def test_fractions_keep_patients_together_and_grow() -> None:
         fraction_of(records, 0)
 
 
-@pytest.mark.parametrize(("said", "expected"), [("Test", "test"), (" VAL ", "validation"), ("Training", "train")])
-def test_splits_are_known_in_any_spelling(said: str, expected: str, tmp_path: Path) -> None:
-    entry = {"file_name": "a.png", "width": 8, "height": 8, "split": said}
+@pytest.mark.parametrize(("stated", "expected"), [("Test", "test"), (" VAL ", "validation"), ("Training", "train")])
+def test_splits_are_known_in_any_spelling(stated: str, expected: str, tmp_path: Path) -> None:
+    entry = {"file_name": "a.png", "width": 8, "height": 8, "split": stated}
     file = save_coco(tmp_path, "set.json", [entry], [[("liver", [1.0, 1.0, 4.0, 4.0])]])
     assert [record.split for record in load_records(file, "ct")] == [expected]
 
 
-@pytest.mark.parametrize("said", ["dev", "holdout", 7])
-def test_an_unknown_split_is_refused(said: object, tmp_path: Path) -> None:
-    entry = {"file_name": "a.png", "width": 8, "height": 8, "split": said}
+@pytest.mark.parametrize("stated", ["dev", "holdout", 7])
+def test_an_unknown_split_is_refused(stated: object, tmp_path: Path) -> None:
+    entry = {"file_name": "a.png", "width": 8, "height": 8, "split": stated}
     file = save_coco(tmp_path, "set.json", [entry], [[("liver", [1.0, 1.0, 4.0, 4.0])]])
     with pytest.raises(ValueError, match="unknown split"):
         load_records(file, "ct")
@@ -390,11 +392,11 @@ def test_an_unknown_split_is_refused(said: object, tmp_path: Path) -> None:
 
 def test_what_is_annotated_is_a_list(tmp_path: Path) -> None:
     entry = {"file_name": "a.png", "width": 8, "height": 8}
-    marks = [[("liver", [1.0, 1.0, 4.0, 4.0])]]
+    objects = [[("liver", [1.0, 1.0, 4.0, 4.0])]]
     (none,) = load_records(save_coco(tmp_path, "a.json", [{**entry, "annotated": []}], [[]], labels=["liver"]), "ct")
     assert none.annotated == ()
     with pytest.raises(ValueError, match="must be a list of labels"):
-        load_records(save_coco(tmp_path, "b.json", [{**entry, "annotated": "spleen"}], marks), "ct")
+        load_records(save_coco(tmp_path, "b.json", [{**entry, "annotated": "spleen"}], objects), "ct")
 
 
 def test_a_tenth_keeps_a_patient_of_every_source_and_lies_in_larger_shares() -> None:

@@ -15,7 +15,7 @@ from training.data.augmentation import AugmentationRecipe
 from training.data.prompts import PromptRecipe
 from training.data.validation import check_options, check_recipe
 from training.fit.finetune import FinetuneArguments
-from training.fit.recipe import EMBEDDED_RECIPE, RECIPES, ExpertRecipe, Optimisation, load_recipe
+from training.fit.recipe import EMBEDDED_RECIPE, RECIPES, ExpertRecipe, Optimization, load_recipe
 
 
 NAN = float("nan")
@@ -50,13 +50,13 @@ def test_an_option_out_of_range(name: str, value: Any, shown: str) -> None:
 
 def test_what_is_not_given_or_right_passes() -> None:
     check_options({name: None for name in guards.OPTIONS})
-    check_options({"epochs": 0.5, "size": 64, "seed": 0, "labels": ["liver"], "replay_share": 0.0, "odd": -1})
+    check_options({"epochs": 0.5, "size": 64, "seed": 0, "labels": ["liver"], "replay_share": 0.0, "other": -1})
 
 
 def test_every_number_has_a_rule() -> None:
     """A new field without a rule would go unchecked."""
     for section, kind in (
-        (guards.OPTIMISATION, Optimisation),
+        (guards.OPTIMIZATION, Optimization),
         (guards.EXPERT, ExpertRecipe),
         (guards.PROMPTS, PromptRecipe),
         (guards.AUGMENTATION, AugmentationRecipe),
@@ -82,11 +82,11 @@ def test_shipped_recipes_pass(path: Path) -> None:
         ("experts", "size", 17, "17: choose a multiple of 32 from 32 to 4096"),
         ("experts", "anchor_scale", 0, "0: choose a number above 0"),
         ("experts", "checkpointing", "yes", "'yes': choose true or false"),
-        ("optimisation", "optimizer", "sgd", "'sgd': choose adamw or adam"),
-        ("optimisation", "ema_decay", 1.0, "1: choose a number from 0 to below 1"),
-        ("optimisation", "min_learning_rate_ratio", 1.5, "1.5: choose a number from 0 to 1"),
-        ("optimisation", "head_learning_rate", -1, "-1: choose a number of 0 or more"),
-        ("optimisation", "gradient_clip", NAN, "nan: choose a number of 0 or more"),
+        ("optimization", "optimizer", "sgd", "'sgd': choose adamw or adam"),
+        ("optimization", "ema_decay", 1.0, "1: choose a number from 0 to below 1"),
+        ("optimization", "min_learning_rate_ratio", 1.5, "1.5: choose a number from 0 to 1"),
+        ("optimization", "head_learning_rate", -1, "-1: choose a number of 0 or more"),
+        ("optimization", "gradient_clip", NAN, "nan: choose a number of 0 or more"),
         ("prompts", "replace", 1.1, "1.1: choose a number from 0 to 1"),
         ("prompts", "token_budget", 2, "2: choose a whole number of 3 or more"),
         ("augmentation", "gamma", [1.2, 0.9], "[1.2, 0.9]: give two numbers above 0, the smaller one first"),
@@ -109,7 +109,7 @@ def test_a_recipe_out_of_range(section: str, name: str, value: Any, shown: str, 
     assert str(caught.value) == f"own.yaml: {name} {shown}"
 
 
-@pytest.mark.parametrize("text", ["", "- 1\n", "optimisation: 3\nexperts: []\n", "{"])
+@pytest.mark.parametrize("text", ["", "- 1\n", "optimization: 3\nexperts: []\n", "{"])
 def test_no_recipe_at_all(text: str, tmp_path: Path) -> None:
     path = tmp_path / "own.yaml"
     path.write_text(text, encoding="utf-8")

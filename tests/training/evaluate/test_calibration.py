@@ -45,28 +45,28 @@ def test_what_cannot_be_calibrated(right: list[bool], message: str) -> None:
 
 def overconfident(count: int) -> tuple[list[GroundingRecord], list[Detections]]:
     """Images in which every box has the score 0.9 or 0.8, of which six and two in ten are right."""
-    rng, records, found = np.random.default_rng(0), [], []
+    rng, records, detections = np.random.default_rng(0), [], []
     for number in range(count):
         score = 0.9 if number % 2 else 0.8
         right = rng.random() < (0.6 if number % 2 else 0.2)
         box = [10.0, 10.0, 30.0, 30.0] if right else [50.0, 50.0, 70.0, 70.0]
         records.append(record([[10.0, 10.0, 30.0, 30.0]], ["polyp"], patient=f"P{number // 2}"))
-        found.append(Detections(("polyp",), np.array([score], np.float32), np.array([box], np.float32)))
-    return records, found
+        detections.append(Detections(("polyp",), np.array([score], np.float32), np.array([box], np.float32)))
+    return records, detections
 
 
 def test_errors_shrink_also_on_other_patients() -> None:
-    records, found = overconfident(400)
-    line = calibration.fit_boxes(records, found)
-    shares = calibration.errors(records, found, line)
+    records, detections = overconfident(400)
+    line = calibration.fit_boxes(records, detections)
+    shares = calibration.errors(records, detections, line)
     assert shares["before"] == pytest.approx(0.45, abs=0.05)
     assert shares["after"] is not None and shares["after"] < 0.02
     assert shares["other_patients"] is not None and shares["after"] <= shares["other_patients"] < 0.1
 
 
 def test_one_patient_cannot_be_divided() -> None:
-    records, found = overconfident(2)
-    assert calibration.errors(records, found, (1.0, 0.0))["other_patients"] is None
+    records, detections = overconfident(2)
+    assert calibration.errors(records, detections, (1.0, 0.0))["other_patients"] is None
 
 
 def test_a_calibration_keeps_the_order() -> None:
@@ -88,7 +88,9 @@ def test_the_command_writes_the_experts_lines(
 ) -> None:
     lines = iter([(2.0, -1.0), (3.0, 0.5)])
     monkeypatch.setattr(calibration, "fit_platt", lambda scores, right: next(lines))
-    monkeypatch.setattr(calibration, "errors", lambda records, found, line: {"before": 0.5, "after": line[0] / 10})
+    monkeypatch.setattr(
+        calibration, "errors", lambda records, detections, line: {"before": 0.5, "after": line[0] / 10}
+    )
     report = tmp_path / "calibration.json"
     before = json.loads((checkpoint / "config.json").read_text(encoding="utf-8"))
     arguments = ["--model", str(checkpoint), "--data", str(tmp_path / "data"), "--report", str(report)]
@@ -98,8 +100,8 @@ def test_the_command_writes_the_experts_lines(
     config = MedGlipConfig.from_pretrained(checkpoint)
     assert list(config.expert_head_config("ct").score_calibration) == [2.0, -1.0]
     assert list(config.expert_head_config("fundus").score_calibration) == [3.0, 0.5]
-    told = json.loads(report.read_text(encoding="utf-8"))["modalities"]
-    assert told["ct"] == {"slope": 2.0, "intercept": -1.0, "images": 1, "before": 0.5, "after": 0.2}
+    entries = json.loads(report.read_text(encoding="utf-8"))["modalities"]
+    assert entries["ct"] == {"slope": 2.0, "intercept": -1.0, "images": 1, "before": 0.5, "after": 0.2}
 
 
 def test_bad_input_changes_nothing(checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -125,12 +127,12 @@ def test_bad_input_changes_nothing(checkpoint: Path, tmp_path: Path, capsys: pyt
 def test_an_older_calibration_plays_no_part(checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     scores: list[list[float]] = []
 
-    def remember(found: np.ndarray, right: np.ndarray) -> tuple[float, float]:
-        scores.append(found.tolist())
+    def record_scores(detections: np.ndarray, right: np.ndarray) -> tuple[float, float]:
+        scores.append(detections.tolist())
         return 4.0, 1.0
 
-    monkeypatch.setattr(calibration, "fit_platt", remember)
-    monkeypatch.setattr(calibration, "errors", lambda records, found, line: {})
+    monkeypatch.setattr(calibration, "fit_platt", record_scores)
+    monkeypatch.setattr(calibration, "errors", lambda records, detections, line: {})
     model = MedGlipForObjectDetection.from_pretrained(checkpoint).eval()
     processor = MedGlipProcessor.from_pretrained(checkpoint)
     calibrate(model, processor, tmp_path / "data")

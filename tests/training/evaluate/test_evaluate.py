@@ -52,15 +52,19 @@ class Oracle(torch.nn.Module):
         results = []
         for number, prompt in zip(outputs.numbers, outputs.text, strict=True):
             item = self.records[number]
-            found = [
+            post_processed = [
                 (p, b)
                 for p in prompt
                 for b, n in zip(item.boxes, item.labels, strict=True)
                 if n in self.words.get(p, {p})
             ]
-            boxes = torch.tensor(np.array([box for _, box in found], dtype=np.float32).reshape(-1, 4))
+            boxes = torch.tensor(np.array([box for _, box in post_processed], dtype=np.float32).reshape(-1, 4))
             results.append(
-                {"scores": torch.full((len(found),), 0.9), "boxes": boxes, "text_labels": [p for p, _ in found]}
+                {
+                    "scores": torch.full((len(post_processed),), 0.9),
+                    "boxes": boxes,
+                    "text_labels": [p for p, _ in post_processed],
+                }
             )
         return results
 
@@ -98,7 +102,7 @@ CHECKS = {
 }
 
 
-def test_an_oracle_gets_full_marks(oracle: tuple[Oracle, Any, list[GroundingRecord]]) -> None:
+def test_an_oracle_gets_full_scores(oracle: tuple[Oracle, Any, list[GroundingRecord]]) -> None:
     model, processor, records = oracle
     model.train()
     results = evaluate_model(model, processor, records, records[:2], CHECKS, batch_size=2)
@@ -189,7 +193,7 @@ def test_the_command_writes_json_and_tables(checkpoint: Path, tmp_path: Path) ->
     tables = (tmp_path / "out" / "results.md").read_text(encoding="utf-8")
     assert "## fundus" in tables and "| left kidney | 2 | 1 (1) |" in tables
     assert "flip_tta" not in results and "flipped image" not in tables
-    assert results["embedded"] is False, "it is said with --shipped alone"
+    assert results["embedded"] is False, "only --shipped sets it"
     assert results["broken"] == 0 and "Left out" not in tables
     (tmp_path / "out" / "results.md").unlink()
     assert report.main([str(tmp_path / "out" / "results.json")]) == 0
@@ -226,24 +230,24 @@ def test_one_line_errors(checkpoint: Path, tmp_path: Path, capsys: pytest.Captur
         )
     assert command.main(["--model", str(tmp_path / "torn"), *rest]) == 2
     assert command.main(["--adapter", str(tmp_path / "none"), "--model", str(checkpoint), *rest]) == 2
-    told = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error:")]
-    first, second, torn, adapter = told
+    messages = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error:")]
+    first, second, torn, adapter = messages
     assert "none: cannot be loaded" in first and "cannot be read as a data set" in second
     assert "torn: cannot be loaded" in torn and "none: holds no adapter" in adapter
 
 
 @pytest.mark.parametrize(
-    ("option", "value", "cure"),
+    ("option", "value", "hint"),
     [
         ("--limit", "0", "choose a whole number of 1 or more"),
         ("--batch-size", "-1", "choose a whole number of 1 or more"),
     ],
 )
 def test_options_out_of_range(
-    option: str, value: str, cure: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    option: str, value: str, hint: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert command.main(["--data", str(tmp_path / "none"), "--out", str(tmp_path / "out"), option, value]) == 2
-    assert capsys.readouterr().err == f"error: {option} {value}: {cure}{HELP}\n" and not (tmp_path / "out").exists()
+    assert capsys.readouterr().err == f"error: {option} {value}: {hint}{HELP}\n" and not (tmp_path / "out").exists()
 
 
 def test_the_shipped_page_is_asked_for_and_of_all(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -257,9 +261,9 @@ def test_the_shipped_page_is_asked_for_and_of_all(tmp_path: Path, capsys: pytest
         ("adapter", ["x"]),
     ):
         assert command.main([*rest, f"--{name}", *values]) == 2
-        told = capsys.readouterr().err
+        message = capsys.readouterr().err
         assert (
-            told
+            message
             == f"error: --shipped: the page of the embedded checkpoint is of all of it: leave out --{name}{HELP}\n"
         )
 
@@ -270,14 +274,14 @@ def measured(images: int, modality: str = "ct", broken: int = 0, boxes: bool = T
     def refuse() -> Any:
         raise OSError("cut short")
 
-    marked = ([[4, 4, 20, 20]], ["liver"]) if boxes else ([], [])
-    found = [record(*marked, ["liver"], modality=modality, image_id=str(n)) for n in range(images)]  # type: ignore[arg-type]
-    return [replace(item, loader=refuse) if number < broken else item for number, item in enumerate(found)]
+    annotations = ([[4, 4, 20, 20]], ["liver"]) if boxes else ([], [])
+    records = [record(*annotations, ["liver"], modality=modality, image_id=str(n)) for n in range(images)]  # type: ignore[arg-type]
+    return [replace(item, loader=refuse) if number < broken else item for number, item in enumerate(records)]
 
 
 def test_broken_images_are_counted_and_many_stop_it() -> None:
-    kept, broken = command._validation(measured(20, broken=1), "data", None)
-    assert len(kept) == 19 and broken == 1
+    readable, broken = command._validation(measured(20, broken=1), "data", None)
+    assert len(readable) == 19 and broken == 1
     with pytest.raises(ValueError, match="^data: 2 of 20 images cannot be read: mend the data$"):
         command._validation([*measured(20, broken=2), *measured(300, "mri")], "data", None)
 
@@ -322,5 +326,5 @@ def test_the_command_tells_what_it_left_out(
 
 
 def test_records_for_the_command_are_the_validation_split(tmp_path: Path) -> None:
-    found = load_records(make_data(tmp_path), split="validation", settings=settings())
-    assert len(found) == 2 and all(item.split == "validation" for item in found)
+    records = load_records(make_data(tmp_path), split="validation", settings=settings())
+    assert len(records) == 2 and all(item.split == "validation" for item in records)

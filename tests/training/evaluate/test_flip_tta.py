@@ -1,5 +1,5 @@
 # Copyright 2026 The MedGLIP authors. Licensed under the Apache License, Version 2.0.
-"""An image and its mirror image, put together."""
+"""Detections in an image, averaged with those in its flipped copy."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from ..tiny_data import record
 WIDTH = 100
 
 
-def found(*rows: tuple[str, float, list[float]]) -> Detections:
+def detections(*rows: tuple[str, float, list[float]]) -> Detections:
     labels, scores, boxes = (tuple(row[part] for row in rows) for part in range(3))
     return Detections(labels, np.array(scores, np.float32), np.array(boxes, np.float32).reshape(-1, 4))
 
@@ -45,15 +45,15 @@ def test_a_record_shows_its_image_left_for_right() -> None:
 
 
 def test_boxes_that_meet_are_averaged_by_their_scores() -> None:
-    own = found(("polyp", 0.9, [10, 10, 30, 30]))
-    there = as_flipped(found(("polyp", 0.3, [14, 10, 34, 30])))
-    assert rows(average_detections(own, there, WIDTH)) == [("polyp", 0.6, [11, 10, 31, 30])]
+    first = detections(("polyp", 0.9, [10, 10, 30, 30]))
+    second = as_flipped(detections(("polyp", 0.3, [14, 10, 34, 30])))
+    assert rows(average_detections(first, second, WIDTH)) == [("polyp", 0.6, [11, 10, 31, 30])]
 
 
 def test_boxes_of_one_side_keep_half_their_score_and_the_surest_comes_first() -> None:
-    own = found(("polyp", 0.4, [10, 10, 30, 30]), ("polyp", 0.2, [60, 60, 70, 70]))
-    there = as_flipped(found(("polyp", 0.8, [10, 40, 30, 60]), ("tool", 0.4, [10, 10, 30, 30])))
-    assert rows(average_detections(own, there, WIDTH)) == [
+    first = detections(("polyp", 0.4, [10, 10, 30, 30]), ("polyp", 0.2, [60, 60, 70, 70]))
+    second = as_flipped(detections(("polyp", 0.8, [10, 40, 30, 60]), ("tool", 0.4, [10, 10, 30, 30])))
+    assert rows(average_detections(first, second, WIDTH)) == [
         ("polyp", 0.4, [10, 40, 30, 60]),
         ("polyp", 0.2, [10, 10, 30, 30]),
         ("tool", 0.2, [10, 10, 30, 30]),
@@ -62,14 +62,14 @@ def test_boxes_of_one_side_keep_half_their_score_and_the_surest_comes_first() ->
 
 
 def test_a_box_has_one_partner_the_surest_chooses_first() -> None:
-    own = found(("polyp", 0.5, [10, 10, 30, 30]), ("polyp", 0.9, [11, 10, 31, 30]))
-    there = as_flipped(found(("polyp", 0.7, [10, 10, 30, 30])))
-    assert [score for _, score, _ in rows(average_detections(own, there, WIDTH))] == pytest.approx([0.8, 0.25])
+    first = detections(("polyp", 0.5, [10, 10, 30, 30]), ("polyp", 0.9, [11, 10, 31, 30]))
+    second = as_flipped(detections(("polyp", 0.7, [10, 10, 30, 30])))
+    assert [score for _, score, _ in rows(average_detections(first, second, WIDTH))] == pytest.approx([0.8, 0.25])
 
 
-@pytest.mark.parametrize("first", [found(), found(("polyp", 0.0, [1, 1, 5, 5]))])
+@pytest.mark.parametrize("first", [detections(), detections(("polyp", 0.0, [1, 1, 5, 5]))])
 def test_nothing_or_no_score(first: Detections) -> None:
-    assert rows(average_detections(first, found(), WIDTH)) == rows(first)
+    assert rows(average_detections(first, detections(), WIDTH)) == rows(first)
     assert len(rows(average_detections(first, as_flipped(first), WIDTH))) == len(first.labels)
 
 
@@ -83,8 +83,8 @@ def test_nothing_or_no_score(first: Detections) -> None:
     )
 )
 def test_twice_the_same_changes_nothing(drawn: list[tuple[str, float, int, int]]) -> None:
-    own = found(*((label, score, [20 * x, 20 * y, 20 * x + 15, 20 * y + 15]) for label, score, x, y in drawn))
-    assert sorted(rows(average_detections(own, as_flipped(own), WIDTH))) == sorted(rows(own))
+    first = detections(*((label, score, [20 * x, 20 * y, 20 * x + 15, 20 * y + 15]) for label, score, x, y in drawn))
+    assert sorted(rows(average_detections(first, as_flipped(first), WIDTH))) == sorted(rows(first))
 
 
 def test_only_sources_that_may_be_flipped_are(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -96,7 +96,7 @@ def test_only_sources_that_may_be_flipped_are(monkeypatch: pytest.MonkeyPatch) -
     def detect(model: Any, processor: Any, records: Any, prompts: Any, size: int) -> tuple[list[Detections], float]:
         bright = [float(r.load()[0].argmax()) for r in records]  # a box beside the bright column, in either image
         one = zip(prompts, bright, strict=True)
-        return [found((names[0], 0.5, [x - 10, 10, x + 10, 30])) for names, x in one], 1.0
+        return [detections((names[0], 0.5, [x - 10, 10, x + 10, 30])) for names, x in one], 1.0
 
     monkeypatch.setattr(flip_tta, "detect_records", detect)
     both, seconds = flip_tta.detect_with_flips(None, None, [sided, free], [["left kidney"], ["polyp"]])
@@ -106,15 +106,17 @@ def test_only_sources_that_may_be_flipped_are(monkeypatch: pytest.MonkeyPatch) -
 
 def test_every_number_is_of_both_ways(monkeypatch: pytest.MonkeyPatch) -> None:
     """What may be in no image, and other wordings, are asked as the labels are."""
-    own = record([[10, 10, 30, 30]], ["polyp"], modality="endoscopy", settings=SourceSettings(regions=("bowel",)))
+    item = record([[10, 10, 30, 30]], ["polyp"], modality="endoscopy", settings=SourceSettings(regions=("bowel",)))
     asked: list[tuple[str, ...]] = []
 
     def ways(model: Any, processor: Any, records: Any, prompts: Any, batch_size: int) -> Any:
         asked.extend(map(tuple, prompts))
-        return [found(*((name, 0.5, [10, 10, 30, 30]) for name in names)) for names in prompts], 1.0
+        return [detections(*((name, 0.5, [10, 10, 30, 30]) for name in names)) for names in prompts], 1.0
 
     monkeypatch.setattr(evaluation, "detect_with_flips", ways)
     checks = [{"source": "made_up", "label": "polyp", "wordings": ["polypoid lesion"]}]
-    told = evaluation.evaluate_modality(None, None, [own], [], ["liver"], checks, 4, flip_tta=True)
+    results = evaluation.evaluate_modality(None, None, [item], [], ["liver"], checks, 4, flip_tta=True)
     assert asked == [("polyp",), ("liver",), ("polypoid lesion",)]
-    assert [row["AP50"] for row in told["synonyms"]] == pytest.approx([1.0, 1.0]) and told["scores"]["foreign"] == 0.5
+    assert [row["AP50"] for row in results["synonyms"]] == pytest.approx([1.0, 1.0]) and results["scores"][
+        "foreign"
+    ] == 0.5

@@ -28,7 +28,7 @@ def test_the_nearest_asked_label_above_is_the_parent() -> None:
     assert parent_of("something else", ["optic disc"]) is None
 
 
-def test_boxes_whose_centre_is_in_another() -> None:
+def test_boxes_whose_center_is_in_another() -> None:
     parts = np.array([CUP, [35, 35, 60, 60], [0, 0, 100, 100]], np.float32)
     assert inside(parts, np.array([DISC], np.float32)) == 1
     assert inside(parts, np.array([DISC, [45, 45, 55, 55]], np.float32)) == 3

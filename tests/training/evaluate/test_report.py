@@ -84,10 +84,10 @@ def test_the_page_holds_what_was_measured_beside_the_results() -> None:
     bare = report.render_page(results)
     assert bare.startswith("# Results") and "## endoscopy" in bare and bare.count("Not measured.") == 5
     full = report.render_page(results, {"router": ROUTER, "benchmark": BENCHMARK, "embedded": EMBEDDED})
-    places = [
+    positions = [
         full.index(text) for text in ("## endoscopy", "| ct | 20 |", "| ours | 2000 |", "| demo image a | 0.12 |")
     ]
-    assert places == sorted(places) and "| loading model and processor | 1.50 |" in full
+    assert positions == sorted(positions) and "| loading model and processor | 1.50 |" in full
 
 
 def test_a_page_of_other_weights_claims_nothing_of_the_shipped_ones() -> None:
@@ -111,18 +111,18 @@ def test_the_command_writes_a_file_and_refuses_others(tmp_path: Path, capsys: py
     for content in ("[]", "3", '{"modalities": []}', '{"modalities": {"ct": 3}}', '{"embedded": false}'):
         source.write_text(content, encoding="utf-8")
         assert report.main([str(source)]) == 2
-    told = capsys.readouterr().err.splitlines()
-    assert all(line.startswith("error: ") for line in told) and len(told) == 7
-    assert all(line.endswith("is not a file that training.evaluate writes") for line in told[2:])
+    messages = capsys.readouterr().err.splitlines()
+    assert all(line.startswith("error: ") for line in messages) and len(messages) == 7
+    assert all(line.endswith("is not a file that training.evaluate writes") for line in messages[2:])
 
 
 def test_labels_and_sources_are_shown_as_they_are() -> None:
-    odd = "x | y <b>z</b>"
-    labels = {odd: {"train_images": 1, "validation_images": 1, "validation_boxes": 1, "AP50": 0.5, "AP": 0.5}}
+    unsafe = "x | y <b>z</b>"
+    labels = {unsafe: {"train_images": 1, "validation_images": 1, "validation_boxes": 1, "AP50": 0.5, "AP": 0.5}}
     part = {"train_images": 1, "images": 1, "AP50": 0.5, "AP": 0.5, "labels": labels}
-    rows = [{"source": odd, "label": odd, "wording": odd, "AP50": 0.5, "AP": 0.5}]
-    sides = {"side_confusion": {"labels": {odd: {"images": 1, "wrong": 0}}}}
-    made = [tables.label_table({"sources": {odd: part}}), tables.wording_table({"synonyms": rows})]
+    rows = [{"source": unsafe, "label": unsafe, "wording": unsafe, "AP50": 0.5, "AP": 0.5}]
+    sides = {"side_confusion": {"labels": {unsafe: {"images": 1, "wrong": 0}}}}
+    made = [tables.label_table({"sources": {unsafe: part}}), tables.wording_table({"synonyms": rows})]
     for text in (*made, tables.side_table(sides)):
         assert "<b>" not in text and "x | y" not in text and "x \\| y &lt;b&gt;" in text
 

@@ -52,7 +52,7 @@ def test_a_sheet_is_written_where_something_is_wrong(tmp_path: Path) -> None:
     assert path is not None and Image.open(path).size == (3 * 560, 560)
 
 
-def test_true_boxes_are_white_and_found_ones_coloured() -> None:
+def test_true_boxes_are_white_and_detections_colored() -> None:
     dark = record([BOX], ["liver"], pixels=np.zeros((80, 100), np.uint8))
     one, other = (np.asarray(case(dark, boxes, 0.3).convert("RGB"), np.int64) for boxes in (found(), found(ELSEWHERE)))
     scale = 8  # 100 pixels become 800

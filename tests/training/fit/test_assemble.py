@@ -19,7 +19,7 @@ from training.fit.assemble import WORD_PIECES, build_processor, manifest_sources
 
 MANIFEST = """# What is here
 
-| source | upstream set | train / validation images | objects | labels | sizes | licence | remarks |
+| source | upstream set | train / validation images | objects | labels | sizes | license | remarks |
 |---|---|---|---|---|---|---|---|
 | `ct/set_a` | Set A | 10 / 2 | 30 | liver | 512x512 | CC BY 4.0 | good |
 | `mri/set_b` | Set B | - | 3 files | (see labels.json) |  | unknown | volume |
@@ -111,7 +111,10 @@ def test_every_modality_keeps_its_expert_s_settings(tmp_path: Path, monkeypatch:
         experts[name] = tmp_path / name
         processor.save_pretrained(experts[name])
     write_router(tmp_path / "router.safetensors", biased_router("ct"))
-    found = build_processor(experts, tmp_path / "router.safetensors").image_processor
-    assert found.modality == "auto" and found.router is not None
-    assert {name: found.modality_settings[name]["size"]["height"] for name in experts} == {"ct": 512, "fundus": 448}
-    assert found.modality_settings["ct"]["mean"] == [0.4] * 3
+    image_processor = build_processor(experts, tmp_path / "router.safetensors").image_processor
+    assert image_processor.modality == "auto" and image_processor.router is not None
+    assert {name: image_processor.modality_settings[name]["size"]["height"] for name in experts} == {
+        "ct": 512,
+        "fundus": 448,
+    }
+    assert image_processor.modality_settings["ct"]["mean"] == [0.4] * 3

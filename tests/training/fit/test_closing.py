@@ -90,22 +90,22 @@ class TestCommands:
         assert (tmp_path / "mine" / "merged" / "model.safetensors").is_file()
         boxes = next((tmp_path / "out").glob("*.boxes.json")).read_text(encoding="utf-8")
         assert json.loads(boxes)["model"] == "mine"
-        said = capsys.readouterr().out
-        assert "model clinic/med-glip-lora-mine: private" in said and "gates passed" in said
+        output = capsys.readouterr().out
+        assert "model clinic/med-glip-lora-mine: private" in output and "gates passed" in output
         card_text = (tmp_path / "stage" / "med-glip-lora-mine" / "README.md").read_text(encoding="utf-8")
         assert 'load_grounder("clinic/med-glip-lora-mine")' in card_text and "base_model" not in card_text
         assert "the checkpoint that comes with the package" in card_text
 
     def commands(self, printed: str) -> list[tuple[list[str], Callable[[Sequence[str]], int]]]:
         known = {"medglip": cli.main, "training.evaluate": evaluate.main, "hub_cards.publish": publish.main}
-        found = []
+        lines = []
         for line in printed.splitlines():
             if line.startswith("  "):
                 words = shlex.split(line)
                 start = 0 if words[0] == "medglip" else 2
-                found.append((words[start + 1 :], known[words[start]]))
-        assert len(found) == 3
-        return found
+                lines.append((words[start + 1 :], known[words[start]]))
+        assert len(lines) == 3
+        return lines
 
     def test_the_card_s_code_names_no_folder(self, tmp_path: Path) -> None:
         settings = finetune.FinetuneArguments("d", "ct", str(tmp_path), lora=True, out=str(tmp_path / "run"))

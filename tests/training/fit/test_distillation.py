@@ -48,12 +48,12 @@ def test_what_is_believed(
             """As a module."""
 
     monkeypatch.setattr(distillation, "detect_records", detect)
-    own = record([[50, 50, 60, 60]], ["spleen"], ["spleen"])
-    (told,) = with_known(Model(), None, [own], ["liver", "spleen"])
-    assert asked == [["liver"]], "what its source marks is left to it"
-    assert told.labels == ("spleen", *("liver",) * taken) and len(told.boxes) == 1 + taken
-    assert ("liver" in told.annotated) == annotated and "spleen" in told.annotated
-    assert with_known(Model(), None, [own], ["spleen"]) == [own]
+    item = record([[50, 50, 60, 60]], ["spleen"], ["spleen"])
+    (extended,) = with_known(Model(), None, [item], ["liver", "spleen"])
+    assert asked == [["liver"]], "labels that its source annotates are not asked"
+    assert extended.labels == ("spleen", *("liver",) * taken) and len(extended.boxes) == 1 + taken
+    assert ("liver" in extended.annotated) == annotated and "spleen" in extended.annotated
+    assert with_known(Model(), None, [item], ["spleen"]) == [item]
 
 
 def test_the_same_label_in_other_words_is_left_to_its_source(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -68,14 +68,14 @@ def test_the_same_label_in_other_words_is_left_to_its_source(monkeypatch: pytest
         return [found([], []) for _ in records], 0.0
 
     monkeypatch.setattr(distillation, "detect_records", detect)
-    own = record([[50, 50, 60, 60]], [" Livers"], [" Livers", "urinary_bladder", "Disk"])
-    with_known(Model(), None, [own], ["liver", "urinary bladder", "disc", "bladder", "spleen"])
+    item = record([[50, 50, 60, 60]], [" Livers"], [" Livers", "urinary_bladder", "Disk"])
+    with_known(Model(), None, [item], ["liver", "urinary bladder", "disc", "bladder", "spleen"])
     assert asked == [["spleen"]]
 
 
-def test_general_terms_for_what_is_marked_are_not_asked() -> None:
-    own = record([[50, 50, 60, 60]], ["left kidney"], ["left kidney", "right kidney"])
-    assert distillation._not_annotated(own, ["kidney", "right kidney", "liver"]) == ["liver"]
+def test_general_terms_of_annotated_labels_are_not_asked() -> None:
+    item = record([[50, 50, 60, 60]], ["left kidney"], ["left kidney", "right kidney"])
+    assert distillation._not_annotated(item, ["kidney", "right kidney", "liver"]) == ["liver"]
     assert distillation._not_annotated(record([], [], ["polyp"]), ["lesion", "colorectal polyp", "liver"]) == ["liver"]
 
 

@@ -18,7 +18,7 @@ from tests.modeling_medglip.tiny_checkpoint import save_tiny_checkpoint
 from training.fit.trainer import GroundingTrainer, train_expert
 
 from ..tiny_data import make_data
-from .test_trainer import OPTIMISATION, RECIPE, Squares, collate, frozen
+from .test_trainer import OPTIMIZATION, RECIPE, Squares, collate, frozen
 
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -28,16 +28,16 @@ def losses(out: Path, batch: int) -> list[float]:
     """Losses of every step of two epochs with so many images per device."""
     recipe = dataclasses.replace(RECIPE, batch=batch)
     trainer: GroundingTrainer = train_expert(
-        frozen(), Squares(), collate, recipe, OPTIMISATION, out, logging_steps=1, save_strategy="no"
+        frozen(), Squares(), collate, recipe, OPTIMIZATION, out, logging_steps=1, save_strategy="no"
     )
     return [float(row["loss"]) for row in trainer.state.log_history if "loss" in row]
 
 
 def main(out: str, batch: str) -> None:
     """Run by every process of the launcher."""
-    found = losses(Path(out), int(batch))
+    values = losses(Path(out), int(batch))
     if os.environ.get("RANK", "0") == "0":
-        (Path(out) / "losses.json").write_text(json.dumps(found), encoding="utf-8")
+        (Path(out) / "losses.json").write_text(json.dumps(values), encoding="utf-8")
 
 
 @pytest.mark.distributed
@@ -96,14 +96,14 @@ def finetune(tmp_path: Path, name: str, *launcher: str) -> dict[str, torch.Tenso
 def test_the_launch_files_train_the_same_expert(tmp_path: Path) -> None:
     checkpoint = save_tiny_checkpoint(tmp_path / "checkpoint")
     make_data(tmp_path / "data")
-    found = {}
+    weights = {}
     for kind, port in (("ddp", "29541"), ("fsdp", "29542")):
         launcher = ["-m", "accelerate.commands.launch", "--config_file", f"training/launch/{kind}.yaml"]
         launcher += ["--num_processes", "2", "--mixed_precision", "no", "--dynamo_backend", "no"]
-        found[kind] = finetune(tmp_path, kind, *launcher, "--main_process_port", port)
+        weights[kind] = finetune(tmp_path, kind, *launcher, "--main_process_port", port)
         sharded = (tmp_path / kind).joinpath("checkpoint-2", "pytorch_model_fsdp.bin").is_file()
         assert sharded == (kind == "fsdp")
-    before, whole, sharded_weights = load_file(checkpoint / "model.safetensors"), found["ddp"], found["fsdp"]
+    before, whole, sharded_weights = load_file(checkpoint / "model.safetensors"), weights["ddp"], weights["fsdp"]
     moved = max(float((value - before[key]).abs().max()) for key, value in whole.items())
     assert whole.keys() == sharded_weights.keys() and moved > 1e-4
     for key, value in whole.items():

@@ -99,13 +99,13 @@ class TestRuns:
 
     def test_older_data_are_mixed_in(self, checkpoint: Path, data: Path, tmp_path: Path) -> None:
         settings = FinetuneArguments(str(data), "ct", str(checkpoint), replay=str(data), replay_share=0.5)
-        own = load_data(settings)
-        weight = sum(record.weight for record in own.train[:3])
-        assert len(own.train) == 6 and sum(r.weight for r in own.train[3:]) == pytest.approx(weight / 2)
+        records = load_data(settings)
+        weight = sum(record.weight for record in records.train[:3])
+        assert len(records.train) == 6 and sum(r.weight for r in records.train[3:]) == pytest.approx(weight / 2)
 
     def test_what_was_known_is_measured_too(self, checkpoint: Path, data: Path, tmp_path: Path) -> None:
-        own = ["--labels", "liver", "--replay", str(data), "--replay_exclude", "liver"]
-        assert main(command(checkpoint, data, tmp_path, "--lora", *own)) == 0
+        options = ["--labels", "liver", "--replay", str(data), "--replay_exclude", "liver"]
+        assert main(command(checkpoint, data, tmp_path, "--lora", *options)) == 0
         results = json.loads((tmp_path / "results.json").read_text(encoding="utf-8"))
         assert set(results["known_before"]["labels"]) == set(results["known_after"]["labels"])
         assert set(results["known_after"]["labels"]) == {"left kidney", "right kidney"}
@@ -114,10 +114,10 @@ class TestRuns:
         assert "Labels of the older data" in card and "| right kidney |" in card
 
     def test_only_some_labels_and_images(self, data: Path) -> None:
-        own = load_data(FinetuneArguments(str(data), "ct", exclude=["liver"]))
-        assert all("liver" not in record.annotated for record in own.train + own.validation)
-        own = load_data(FinetuneArguments(str(data), "ct", labels=["left kidney"], max_images=1))
-        assert len(own.train) == 1 and own.train[0].annotated == ("left kidney",)
+        records = load_data(FinetuneArguments(str(data), "ct", exclude=["liver"]))
+        assert all("liver" not in record.annotated for record in records.train + records.validation)
+        records = load_data(FinetuneArguments(str(data), "ct", labels=["left kidney"], max_images=1))
+        assert len(records.train) == 1 and records.train[0].annotated == ("left kidney",)
 
 
 class TestBadInput:
@@ -127,7 +127,7 @@ class TestBadInput:
         save_coco(tmp_path / "negative", "list.json", [image], [[]], labels=["liver"])
         save_coco(tmp_path / "held", "list.json", [{**image, "split": "validation"}], [[]], labels=["liver"])
         for folder, message in (
-            ("none", "no labelled images of ct there"),
+            ("none", "no labeled images of ct there"),
             ("negative", "no training image has a box"),
             ("held", "no training images of ct"),
             ("missing", "no such folder"),
@@ -141,9 +141,9 @@ class TestBadInput:
         rest = ["--data", str(data), "--out", str(tmp_path / "out")]
         for arguments, message in (
             (["--model", str(tmp_path / "no"), "--modality", "ct"], "cannot be loaded"),
-            (["--model", str(checkpoint), "--modality", "mri"], "no labelled images of mri"),
+            (["--model", str(checkpoint), "--modality", "mri"], "no labeled images of mri"),
             (["--model", str(checkpoint), "--modality", "x"], "'x'"),
-            (["--model", str(checkpoint), "--modality", "ct", "--recipe", "odd"], "no such recipe; there are"),
+            (["--model", str(checkpoint), "--modality", "ct", "--recipe", "unknown"], "no such recipe; there are"),
             (["--model", str(checkpoint), "--modality", "ct", "--fraction", "2"], "fraction 2: choose a number"),
         ):
             assert message in error_of([*rest, *arguments], capsys)
@@ -184,7 +184,7 @@ class TestRanges:
     """Refused before anything is read or written."""
 
     @pytest.mark.parametrize(
-        ("option", "value", "cure"),
+        ("option", "value", "hint"),
         [
             ("epochs", "0", "choose a number above 0"),
             ("epochs", "-1", "choose a number above 0"),
@@ -206,10 +206,10 @@ class TestRanges:
         ],
     )
     def test_options(
-        self, option: str, value: str, cure: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+        self, option: str, value: str, hint: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
         arguments = command(tmp_path / "no model", tmp_path / "no data", tmp_path / "out", f"--{option}", value)
-        assert error_of(arguments, capsys) == f"error: --{option} {value}: {cure}{HELP}"
+        assert error_of(arguments, capsys) == f"error: --{option} {value}: {hint}{HELP}"
         assert not list(tmp_path.iterdir())
 
     @pytest.mark.parametrize(
@@ -258,15 +258,15 @@ class TestValidation:
                 images.append(
                     {"file_name": file.name, "width": 48, "height": 40, "modality": "ct", "patient": file.name}
                 )
-            found = [[("liver", [4.0, 4.0, 20.0, 20.0])] if boxes or split == "train" else []] * count
+            objects = [[("liver", [4.0, 4.0, 20.0, 20.0])] if boxes or split == "train" else []] * count
             if count:
-                save_coco(path, f"{split}.json", images, found, labels=["liver"])
+                save_coco(path, f"{split}.json", images, objects, labels=["liver"])
         return path
 
     def test_one_broken_image_is_left_out_and_many_stop_the_run(self, data: Path, tmp_path: Path) -> None:
         one, two = (self.folder(tmp_path / str(count), 20, count) for count in (1, 2))
-        found = load_data(FinetuneArguments(str(one), "ct"))
-        assert len(found.validation) == 19 and len(found.broken) == 1
+        records = load_data(FinetuneArguments(str(one), "ct"))
+        assert len(records.validation) == 19 and len(records.broken) == 1
         with pytest.raises(ValueError, match="2 of 20 images cannot be read: mend the data"):
             load_data(FinetuneArguments(str(two), "ct"))
         with pytest.raises(ValueError, match=f"^{two}: 2 of 20 images cannot be read: mend the data"):
@@ -277,7 +277,7 @@ class TestValidation:
         assert load_data(FinetuneArguments(str(data), "ct", replay=str(data), replay_share=0.0)).replayed == 0
 
     @pytest.mark.parametrize(("count", "reason"), [(0, "no validation images"), (2, "no validation image has a box")])
-    def test_nothing_measured_is_said_once(
+    def test_nothing_measured_is_logged_once(
         self, count: int, reason: str, checkpoint: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture,
         capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch,
     ) -> None:  # fmt: skip
@@ -287,11 +287,11 @@ class TestValidation:
         assert f"{reason}, so no epoch is the best" in error_of([*arguments, "--keep", "best"], capsys)
         assert not (tmp_path / "out").exists()
         assert main(arguments) == 0
-        told = [row for row in caplog.records if row.getMessage().startswith(f"{reason}: nothing is measured")]
-        assert len(told) == 1 and told[0].levelname == "WARNING"
+        warnings = [row for row in caplog.records if row.getMessage().startswith(f"{reason}: nothing is measured")]
+        assert len(warnings) == 1 and warnings[0].levelname == "WARNING"
         card = (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
         assert f"{reason[0].upper()}{reason[1:]}: nothing was measured." in card and "mean" not in card
-        assert ("add val.json" in told[0].getMessage()) == (not count)
+        assert ("add val.json" in warnings[0].getMessage()) == (not count)
 
 
 class TestAdapters:
@@ -303,8 +303,8 @@ class TestAdapters:
         pixels = np.random.default_rng(0).integers(0, 256, (40, 48), dtype=np.uint8)
         inputs = processor(images=pixels, text="liver. left kidney.", modality="ct", return_tensors="pt")
         with torch.inference_mode():
-            found = model(**inputs)
-        return torch.cat([found.logits.flatten(), found.pred_boxes.flatten()])
+            results = model(**inputs)
+        return torch.cat([results.logits.flatten(), results.pred_boxes.flatten()])
 
     def changed(self, checkpoint: Path) -> Any:
         """An adapter that is not the identity."""
@@ -446,7 +446,7 @@ class TestRecipes:
         )
         expert, shipped = recipe.expert("ct"), load_recipe("embedded").expert("ct")
         assert (expert.epochs, expert.size, expert.batch) == (3, 128, shipped.batch)
-        assert recipe.optimisation.head_learning_rate == 0.5
+        assert recipe.optimization.head_learning_rate == 0.5
 
     @pytest.mark.parametrize("name", ["lora", "full", "paper", "embedded"])
     def test_shipped_recipes(self, name: str) -> None:

@@ -45,7 +45,7 @@ def test_weights_are_glip_s(tmp_path: Path, tokenizer: Path) -> None:
     assert all(torch.equal(value, again.state_dict()[key]) for key, value in source.state_dict().items())
 
 
-def test_images_are_normalised_as_glip_s(tmp_path: Path, tokenizer: Path) -> None:
+def test_images_are_normalized_as_glip_s(tmp_path: Path, tokenizer: Path) -> None:
     assert run(tmp_path / "out", tokenizer) == 0
     processor = MedGlipProcessor.from_pretrained(tmp_path / "out")
     pixels_in = np.zeros((64, 64, 3), np.uint8)
@@ -57,9 +57,9 @@ def test_images_are_normalised_as_glip_s(tmp_path: Path, tokenizer: Path) -> Non
     settings = image.modality_settings["ct"]
     assert settings["channel_order"] == "BGR"
     np.testing.assert_allclose(np.array(settings["mean"]) * 255, glip_weights.MEAN, rtol=1e-6)
-    colour = image.standardize(torch.from_numpy(pixels_in).permute(2, 0, 1).float() / 255, "ct")
+    color = image.standardize(torch.from_numpy(pixels_in).permute(2, 0, 1).float() / 255, "ct")
     expected = (torch.tensor([0.0, 0.0, 200.0]) - torch.tensor(glip_weights.MEAN)) / torch.tensor(glip_weights.STD)
-    torch.testing.assert_close(colour[:, 0, 0], expected, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(color[:, 0, 0], expected, rtol=1e-4, atol=1e-4)
 
 
 def test_a_size_out_of_range(tmp_path: Path, tokenizer: Path, capsys: pytest.CaptureFixture[str]) -> None:

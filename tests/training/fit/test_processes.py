@@ -28,8 +28,8 @@ def test_everything_is_taken_and_all_make_as_many_calls(
     assert len({len(share) for share in shares}) == 1 and {i for share in shares for i in share} == set(range(count))
     pairs = [(number, f"found {number}") for share in shares for number in share]
     monkeypatch.setattr(processes, "gather_object", lambda local: pairs)
-    found = processes.gathered(shares[0], [f"found {number}" for number in shares[0]])
-    assert found == [f"found {number}" for number in range(count)]
+    values = processes.gathered(shares[0], [f"found {number}" for number in shares[0]])
+    assert values == [f"found {number}" for number in range(count)]
 
 
 def test_processes_tell_each_other_what_they_found(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -38,15 +38,15 @@ def test_processes_tell_each_other_what_they_found(monkeypatch: pytest.MonkeyPat
     assert processes.united({"a": "empty"}) == {"a": "empty", "b": "torn"}
 
 
-def test_an_error_of_a_loader_s_process_is_told_without_its_traceback() -> None:
+def test_an_error_of_a_loader_s_process_is_shown_without_its_traceback() -> None:
     assert processes.worker_message(ValueError("2 images: mend the data")) == "2 images: mend the data"
     try:
         raise ValueError("2 images: mend the data")
     except ValueError:
         caught = ExceptionWrapper(where="in DataLoader worker process 0")
-    with pytest.raises(ValueError, match="Caught ValueError") as told:
+    with pytest.raises(ValueError, match="Caught ValueError") as raised:
         caught.reraise()
-    assert processes.worker_message(told.value) == "2 images: mend the data"
+    assert processes.worker_message(raised.value) == "2 images: mend the data"
     bare = ValueError("Caught KeyError in DataLoader worker process 0.\nOriginal Traceback (most recent):\nKeyError")
     assert processes.worker_message(bare) == "KeyError"
 

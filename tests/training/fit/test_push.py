@@ -90,7 +90,7 @@ def test_an_adapter_goes_to_a_hub_and_comes_back(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_without_a_connection_the_run_is_kept_and_said_why(tmp_path: Path) -> None:
+def test_without_a_connection_the_run_stays_and_the_error_says_why(tmp_path: Path) -> None:
     checkpoint, data = save_tiny_checkpoint(tmp_path / "checkpoint"), make_data(tmp_path / "data")
     train = ["-m", "training.fit.finetune", "--model", str(checkpoint), "--data", str(data), "--modality", "ct"]
     train += ["--lora", "--epochs", "1", "--no_distillation", "--out", str(tmp_path / "run")]
@@ -101,14 +101,16 @@ def test_without_a_connection_the_run_is_kept_and_said_why(tmp_path: Path) -> No
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("token", "said"), [(None, "401"), ("hf_wrong", "401"), ("hf_reader", "403")])
-def test_without_the_right_token_the_run_is_kept_and_said_why(token: str | None, said: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("token", "reason"), [(None, "401"), ("hf_wrong", "401"), ("hf_reader", "403")])
+def test_without_the_right_token_the_run_stays_and_the_error_says_why(
+    token: str | None, reason: str, tmp_path: Path
+) -> None:
     checkpoint, data = save_tiny_checkpoint(tmp_path / "checkpoint"), make_data(tmp_path / "data")
     with serve() as hub:
         train = ["-m", "training.fit.finetune", "--model", str(checkpoint), "--data", str(data), "--modality", "ct"]
         train += ["--lora", "--epochs", "1", "--no_distillation", "--out", str(tmp_path / "run")]
         done = python(hub, tmp_path, *train, "--push_to_hub", "clinic/adapter", token=token)
     last = done.stderr.strip().splitlines()[-1]
-    assert done.returncode == 2 and last.startswith("error: ") and said in last and "Traceback" not in done.stderr
+    assert done.returncode == 2 and last.startswith("error: ") and reason in last and "Traceback" not in done.stderr
     config = json.loads((tmp_path / "run" / "adapter" / "adapter_config.json").read_text(encoding="utf-8"))
     assert config["base_model_name_or_path"] == "./checkpoint", "no path of this machine, and no id on the Hub"

@@ -21,7 +21,7 @@ from training.fit.trainer import GroundingTrainer, freeze, last_checkpoint, para
 
 
 RECIPE = ExpertRecipe(size=64, anchor_scale=4, batch=2, epochs=2)
-OPTIMISATION = dataclasses.replace(load_recipe().optimisation, warmup_steps=1, frozen_stages=1)
+OPTIMIZATION = dataclasses.replace(load_recipe().optimization, warmup_steps=1, frozen_stages=1)
 
 
 class Squares(torch.utils.data.Dataset):
@@ -36,10 +36,10 @@ class Squares(torch.utils.data.Dataset):
         return 8
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        place = 4 * index + 8 * self.epoch
+        left = 4 * index + 8 * self.epoch
         image = torch.zeros(3, 64, 64)
-        image[:, 16:40, place : place + 16] = 1.0
-        box = torch.tensor([[place, 16.0, place + 15, 39.0]])
+        image[:, 16:40, left : left + 16] = 1.0
+        box = torch.tensor([[left, 16.0, left + 15, 39.0]])
         return {"pixel_values": image, "labels": {"boxes": box, "class_labels": torch.tensor([0])}}
 
 
@@ -80,7 +80,7 @@ def model() -> MedGlipForObjectDetection:
 
 
 def test_language_and_first_stages_are_frozen(model: MedGlipForObjectDetection) -> None:
-    freeze(model, OPTIMISATION)
+    freeze(model, OPTIMIZATION)
     trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
     assert not [name for name in trained if "text_model" in name]
     backbone = {name.split("_backbone.")[1] for name in trained if "_backbone." in name}
@@ -90,23 +90,23 @@ def test_language_and_first_stages_are_frozen(model: MedGlipForObjectDetection) 
 
 def test_first_stages_of_a_swin_encoder_are_frozen() -> None:
     model = MedGlipForObjectDetection(tiny_config(("ct",)))
-    freeze(model, dataclasses.replace(OPTIMISATION, frozen_stages=2))
+    freeze(model, dataclasses.replace(OPTIMIZATION, frozen_stages=2))
     encoder = dict(model.model.experts["ct"].backbone.named_parameters())
     frozen = {name for name, parameter in encoder.items() if not parameter.requires_grad}
     early = ("embeddings.", "encoder.layers.0.", "encoder.layers.1.")
     assert frozen == {name for name in encoder if name.removeprefix("swin.").startswith(early)}
     with pytest.raises(ValueError, match="frozen_stages 5: the image encoder has no 5 stages"):
-        freeze(model, dataclasses.replace(OPTIMISATION, frozen_stages=5))
+        freeze(model, dataclasses.replace(OPTIMIZATION, frozen_stages=5))
 
 
 def test_groups_hold_every_trained_parameter_once(model: MedGlipForObjectDetection) -> None:
-    freeze(model, OPTIMISATION)
-    groups = parameter_groups(model, OPTIMISATION)
+    freeze(model, OPTIMIZATION)
+    groups = parameter_groups(model, OPTIMIZATION)
     grouped = [id(parameter) for group in groups for parameter in group["params"]]
     assert sorted(grouped) == sorted(id(p) for p in model.parameters() if p.requires_grad)
-    assert {group["lr"] for group in groups} == {OPTIMISATION.head_learning_rate, OPTIMISATION.backbone_learning_rate}
+    assert {group["lr"] for group in groups} == {OPTIMIZATION.head_learning_rate, OPTIMIZATION.backbone_learning_rate}
     for group in groups:
-        expected = OPTIMISATION.weight_decay if group["weight_decay"] else 0.0
+        expected = OPTIMIZATION.weight_decay if group["weight_decay"] else 0.0
         assert group["weight_decay"] == expected
         assert all((parameter.dim() > 1) == bool(group["weight_decay"]) for parameter in group["params"])
 
@@ -172,12 +172,12 @@ def weights_of(trainer: GroundingTrainer) -> dict[str, torch.Tensor]:
 def frozen() -> MedGlipForObjectDetection:
     torch.manual_seed(0)
     model = MedGlipForObjectDetection(tiny_config(("ct",)))
-    freeze(model, OPTIMISATION)
+    freeze(model, OPTIMIZATION)
     return model
 
 
 def train(out: Path, **more: Any) -> dict[str, torch.Tensor]:
-    return weights_of(train_expert(frozen(), Squares(), collate, RECIPE, OPTIMISATION, out, **more))
+    return weights_of(train_expert(frozen(), Squares(), collate, RECIPE, OPTIMIZATION, out, **more))
 
 
 @pytest.mark.parametrize(
@@ -186,15 +186,15 @@ def train(out: Path, **more: Any) -> dict[str, torch.Tensor]:
 def test_an_interrupted_training_ends_with_the_same_weights(tmp_path: Path, stop: TrainerCallback) -> None:
     whole = train(tmp_path / "whole")
     train(tmp_path / "cut", callbacks=(stop,))
-    found = last_checkpoint(tmp_path / "cut")
-    assert found is not None and found.name != "checkpoint-8"
+    checkpoint = last_checkpoint(tmp_path / "cut")
+    assert checkpoint is not None and checkpoint.name != "checkpoint-8"
     resumed = train(tmp_path / "cut")
     assert whole.keys() == resumed.keys()
     assert all(torch.equal(value, resumed[name]) for name, value in whole.items())
 
 
 def test_a_run_that_diverges_is_stopped(tmp_path: Path) -> None:
-    steep = dataclasses.replace(OPTIMISATION, head_learning_rate=1e30, gradient_clip=1e30)
+    steep = dataclasses.replace(OPTIMIZATION, head_learning_rate=1e30, gradient_clip=1e30)
     with pytest.raises(ValueError, match="the run diverged, take a lower learning rate"):
         train_expert(frozen(), Squares(), collate, RECIPE, steep, tmp_path)
 
@@ -210,10 +210,10 @@ class Spoil(TrainerCallback):
 def test_weights_that_are_no_numbers_leave_the_last_good_checkpoint(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="weights are not finite numbers at step 8: the run .*; checkpoint-4 is left"):
         train(tmp_path, callbacks=(Spoil(),), logging_steps=100)
-    kept = last_checkpoint(tmp_path)
-    assert kept is not None and kept.name == "checkpoint-4" and not (tmp_path / "checkpoint-8").exists()
+    checkpoint = last_checkpoint(tmp_path)
+    assert checkpoint is not None and checkpoint.name == "checkpoint-4" and not (tmp_path / "checkpoint-8").exists()
     for name in ("model", "ema"):
-        assert all(torch.isfinite(tensor).all() for tensor in load_file(kept / f"{name}.safetensors").values())
+        assert all(torch.isfinite(tensor).all() for tensor in load_file(checkpoint / f"{name}.safetensors").values())
 
 
 def test_a_finished_run_is_not_trained_again(tmp_path: Path) -> None:
@@ -225,7 +225,7 @@ def test_a_finished_run_is_not_trained_again(tmp_path: Path) -> None:
     assert all(torch.equal(value, again[name]) for name, value in first.items())
 
 
-def test_the_best_weights_are_kept_exactly(tmp_path: Path) -> None:
+def test_the_best_weights_are_restored_exactly(tmp_path: Path) -> None:
     seen: list[dict[str, torch.Tensor]] = []
 
     def measure(model: torch.nn.Module) -> dict[str, float]:
@@ -235,12 +235,12 @@ def test_the_best_weights_are_kept_exactly(tmp_path: Path) -> None:
 
     longer = dataclasses.replace(RECIPE, epochs=4)
     trainer = train_expert(
-        frozen(), Squares(), collate, longer, OPTIMISATION, tmp_path, measure=measure, load_best_model_at_end=True
+        frozen(), Squares(), collate, longer, OPTIMIZATION, tmp_path, measure=measure, load_best_model_at_end=True
     )
     assert trainer.state.best_metric == 0.9 and len(seen) == 4
-    kept = weights_of(trainer)
-    assert all(torch.equal(tensor, seen[1][name]) for name, tensor in kept.items())
-    assert not all(torch.equal(tensor, seen[3][name]) for name, tensor in kept.items())
+    weights = weights_of(trainer)
+    assert all(torch.equal(tensor, seen[1][name]) for name, tensor in weights.items())
+    assert not all(torch.equal(tensor, seen[3][name]) for name, tensor in weights.items())
 
 
 def test_a_checkpoint_that_is_cut_short_is_not_used(tmp_path: Path) -> None:
@@ -280,9 +280,9 @@ def test_gradients_of_four_images_at_once_and_one_after_the_other(tmp_path: Path
     steps: dict[int, dict[str, torch.Tensor]] = {}
     for batch, accumulate in ((4, 1), (1, 4)):
         recipe = dataclasses.replace(RECIPE, batch=batch, epochs=1)
-        plain = dataclasses.replace(OPTIMISATION, ema_decay=0.0, warmup_steps=0)
+        plain = dataclasses.replace(OPTIMIZATION, ema_decay=0.0, warmup_steps=0)
         model = tiny_model()  # without stochastic depth
-        freeze(model, OPTIMISATION)
+        freeze(model, OPTIMIZATION)
         trainer = train_expert(
             model, Squares(), collate, recipe, plain, tmp_path / str(batch),
             gradient_accumulation_steps=accumulate, callbacks=(Gradients(steps, batch),),

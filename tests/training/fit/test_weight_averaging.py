@@ -33,9 +33,9 @@ def run(first: Path, last: Path, share: str, out: Path) -> int:
 def test_weights_are_the_mean_and_settings_the_last_one_s(share: float, tmp_path: Path) -> None:
     first, last = expert(tmp_path / "a", 0), expert(tmp_path / "b", 1, side=96)
     assert run(first, last, str(share), tmp_path / "out") == 0
-    one, other, found = (weights(folder) for folder in (first, last, tmp_path / "out"))
-    assert found.keys() == one.keys()
-    for key, value in found.items():
+    one, other, mean = (weights(folder) for folder in (first, last, tmp_path / "out"))
+    assert mean.keys() == one.keys()
+    for key, value in mean.items():
         if value.is_floating_point():
             torch.testing.assert_close(value, (1 - share) * one[key] + share * other[key], atol=1e-6, rtol=1e-5)
     settings = MedGlipProcessor.from_pretrained(tmp_path / "out" / "expert").image_processor.modality_settings

@@ -37,8 +37,8 @@ def deformable() -> DeformableDetrDetector:
 def batch(images: int = 2) -> dict[str, Any]:
     examples = []
     for number in range(images):
-        place = 8.0 + 6 * number
-        box = torch.tensor([[place, 8.0, place + 30, 40.0]])
+        left = 8.0 + 6 * number
+        box = torch.tensor([[left, 8.0, left + 30, 40.0]])
         image = torch.randn(3, 64, 64, generator=torch.Generator().manual_seed(number))
         target = {"boxes": box, "class_labels": torch.tensor([0])}
         examples.append(
@@ -104,9 +104,9 @@ def test_one_routine_measures_all(make: Any, tmp_path: Path) -> None:
     model = make().eval()
     processor = FixedLabelProcessor(tiny_processor(tmp_path, ("ct",)), LABELS)
     records = [record([[10, 10, 40, 40]], ["liver"], ["liver", "unheard of"]) for _ in range(3)]
-    found, _ = detect_records(model, processor, records, [["liver", "unheard of"]] * 3)
-    assert len(found) == 3
-    for result in found:
+    detections, _ = detect_records(model, processor, records, [["liver", "unheard of"]] * 3)
+    assert len(detections) == 3
+    for result in detections:
         assert set(result.labels) <= {"liver"}, "a label without a row is never found"
         assert len(result.labels) and (result.boxes >= 0).all() and result.boxes[:, 2].max() <= 100.001
 
@@ -116,9 +116,9 @@ def test_boxes_of_deformable_detr_are_pixels_of_the_input() -> None:
     pixels = batch(1)["pixel_values"]
     with torch.no_grad():
         ours, theirs = model(pixels), model.detector(pixels)
-    centre, extent = theirs.pred_boxes[..., :2] * 64, theirs.pred_boxes[..., 2:] * 64
-    assert torch.allclose(ours.pred_boxes[..., :2], centre - extent / 2, atol=1e-4)
-    assert torch.allclose(ours.pred_boxes[..., 2:] + 1, centre + extent / 2, atol=1e-4)
+    center, extent = theirs.pred_boxes[..., :2] * 64, theirs.pred_boxes[..., 2:] * 64
+    assert torch.allclose(ours.pred_boxes[..., :2], center - extent / 2, atol=1e-4)
+    assert torch.allclose(ours.pred_boxes[..., 2:] + 1, center + extent / 2, atol=1e-4)
 
 
 def test_a_phrase_without_a_row_is_left_out() -> None:

@@ -45,8 +45,8 @@ def test_a_source_is_judged_by_its_validation_images() -> None:
         _record("first", "validation", ["spleen"], "c"),
         _record("second", "train", ["liver"], "d"),
     ]
-    found = cross_source.judged(records, "first", ["liver"])
-    assert [(r.image_id, r.labels, r.annotated) for r in found] == [("b", ("liver",), ("liver",))]
+    images = cross_source.judged(records, "first", ["liver"])
+    assert [(r.image_id, r.labels, r.annotated) for r in images] == [("b", ("liver",), ("liver",))]
     assert [r.image_id for r in cross_source.judged(records[:2], "first", ["liver"])] == ["a"]
 
 
@@ -65,15 +65,15 @@ def make_sources(folder: Path) -> Path:
     (folder / "images").mkdir(parents=True)
     sources_of = {"train": ["first", "first", "second", "second"], "validation": ["first"]}
     for split, sources in sources_of.items():
-        images, found = [], []
+        images, objects = [], []
         for number, source in enumerate(sources):
             name = f"{split}{number}.png"
             Image.fromarray(trunk_image((48, 40))).save(folder / "images" / name)
             labels = ["liver"] if source == "second" else ["liver", "spleen"]
             entry = {"file_name": name, "width": 48, "height": 40, "modality": "ct", "patient": name}
             images.append({**entry, "source": source, "annotated": labels})
-            found.append([(label, [5.0, 5.0, 20.0, 20.0]) for label in labels])
-        save_coco(folder, f"{split}.json", images, found)
+            objects.append([(label, [5.0, 5.0, 20.0, 20.0]) for label in labels])
+        save_coco(folder, f"{split}.json", images, objects)
     return folder
 
 
@@ -142,7 +142,7 @@ def test_a_study_goes_on_with_its_own_settings_and_images_only(
     assert "holds a run with other data, settings or weights" in capsys.readouterr().err
 
 
-def test_rows_of_before_recipes_were_named_are_kept(tiny: None, tmp_path: Path) -> None:
+def test_rows_of_before_recipes_were_named_stay(tiny: None, tmp_path: Path) -> None:
     data, out = make_sources(tmp_path / "data"), tmp_path / "out"
     arguments = ["--data", str(data), "--modality", "ct", "--epochs", "1", "--size", "64", "--out", str(out)]
     assert cross_source.main(arguments) == 0

@@ -57,11 +57,11 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     out = tmp_path / "full_size.json"
     arguments = ["--model", str(checkpoint), "--size", "64", "--images", "1000", "--out", str(out)]
     assert estimate.main(arguments) == 0
-    found = json.loads(out.read_text(encoding="utf-8"))
+    content = json.loads(out.read_text(encoding="utf-8"))
     text = out.with_suffix(".md").read_text(encoding="utf-8")
-    assert found["plan"] == {"size": 64, "batch": 5, "epochs": 30, "processes": 8, "images": 1000}
-    assert text == capsys.readouterr().out == estimate.render_page(found)
-    expected = hours(StepCost(**found["step"]), 1000, 30, 8, 5.0)
+    assert content["plan"] == {"size": 64, "batch": 5, "epochs": 30, "processes": 8, "images": 1000}
+    assert text == capsys.readouterr().out == estimate.render_page(content)
+    expected = hours(StepCost(**content["step"]), 1000, 30, 8, 5.0)
     assert f"| 8 cards, each | 5 | {expected:,.0f} |" in text and "launch/fsdp.yaml" in text
 
 
@@ -74,5 +74,5 @@ def test_no_such_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> No
 
 def test_the_committed_page_is_what_the_command_writes() -> None:
     docs = Path(__file__).parents[3] / "docs"
-    found = json.loads((docs / "full_size.json").read_text(encoding="utf-8"))
-    assert (docs / "full_size.md").read_text(encoding="utf-8") == estimate.render_page(found)
+    content = json.loads((docs / "full_size.json").read_text(encoding="utf-8"))
+    assert (docs / "full_size.md").read_text(encoding="utf-8") == estimate.render_page(content)

@@ -16,22 +16,22 @@ from training.studies.protocol import SCHEMA
 
 def part(modality: str, rows: dict[str, float], images: int = 9, **conditions: Any) -> dict[str, Any]:
     size = conditions.get("size", 256)
-    told = {"epochs": 2.0, "size": size, "seed": 0, **conditions}
-    same = {"conditions": told, "images": {"train": 5, "validation": images}}
+    stated = {"epochs": 2.0, "size": size, "seed": 0, **conditions}
+    same = {"conditions": stated, "images": {"train": 5, "validation": images}}
     scores = {name: {"AP": ap, "AP50": ap} for name, ap in rows.items()}
     made = {name: {**same, "mean": scores[name], "well_shown": scores[name]} for name in rows}
     return {"schema": SCHEMA, "modalities": {modality: {"size": size, "epochs": 2.0, "rows": made}}}
 
 
 def test_rows_come_together_in_the_tables_order() -> None:
-    found = join([part("ct", {"100 %": 0.5}), part("mri", {"zero-shot": 0.1}), part("ct", {"10 %": 0.2})], {})
-    assert list(found["modalities"]) == ["ct", "mri"]
-    assert list(found["modalities"]["ct"]["rows"]) == ["10 %", "100 %"]
+    joined = join([part("ct", {"100 %": 0.5}), part("mri", {"zero-shot": 0.1}), part("ct", {"10 %": 0.2})], {})
+    assert list(joined["modalities"]) == ["ct", "mri"]
+    assert list(joined["modalities"]["ct"]["rows"]) == ["10 %", "100 %"]
 
 
 def test_the_last_file_counts() -> None:
-    found = join([part("ct", {"100 %": 0.5}), part("ct", {"100 %": 0.7})], {})
-    assert found["modalities"]["ct"]["rows"]["100 %"]["mean"]["AP"] == 0.7
+    joined = join([part("ct", {"100 %": 0.5}), part("ct", {"100 %": 0.7})], {})
+    assert joined["modalities"]["ct"]["rows"]["100 %"]["mean"]["AP"] == 0.7
 
 
 @pytest.mark.parametrize("other", [{"size": 512}, {"images": 8}])
@@ -69,9 +69,9 @@ def test_draws_lie_in_the_folder_of_a_run_or_in_an_older_file(tmp_path: Path) ->
     for file, content in zip(files, (older, run), strict=True):
         file.write_text(json.dumps(content), encoding="utf-8")
     assert main([*map(str, files), "--out", str(tmp_path / "out")]) == 0
-    found = json.loads((tmp_path / "out" / "protocol.json").read_text(encoding="utf-8"))["modalities"]["ct"]
-    assert found["differences"] == {"100 % against closed vocabulary": [0.0525, 0.1475]}
-    assert "resampled_AP" not in found["rows"]["100 %"]
+    joined = json.loads((tmp_path / "out" / "protocol.json").read_text(encoding="utf-8"))["modalities"]["ct"]
+    assert joined["differences"] == {"100 % against closed vocabulary": [0.0525, 0.1475]}
+    assert "resampled_AP" not in joined["rows"]["100 %"]
 
 
 def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

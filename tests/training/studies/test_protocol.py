@@ -1,5 +1,5 @@
 # Copyright 2026 The MedGLIP authors. Licensed under the Apache License, Version 2.0.
-"""The comparison in small: rows are run once, kept, and shown."""
+"""The comparison in small: rows are run once, stored, and shown."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def test_all_rows(
     assert printed == (tmp_path / "out" / "protocol.md").read_text(encoding="utf-8") and "| ct | 64 | 1 |" in printed
 
 
-def test_rows_that_are_done_are_kept(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rows_that_are_done_stay(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     arguments = ["--data", str(tiny), "--modality", "ct", "--size", "64", "--row", "zero-shot", "--out", str(tmp_path)]
     assert protocol.main(arguments) == 0
     before = (tmp_path / "protocol.json").read_bytes()
@@ -166,9 +166,9 @@ def test_differences_have_intervals_and_a_verdict() -> None:
 
     def compared(**changed: Any) -> list[str]:
         rows = {"100 %": row(0.5, 0.1), "closed vocabulary": row(0.4, 0.1), "Deformable DETR": row(0.51, 0.0)}
-        own: dict[str, Any] = {"rows": rows | changed}
-        draws = protocol.draws_of({"modalities": {"ct": own}}, Path())
-        return protocol._compared("ct", {**own, "differences": protocol.differences("ct", own["rows"], draws)})
+        entry: dict[str, Any] = {"rows": rows | changed}
+        draws = protocol.draws_of({"modalities": {"ct": entry}}, Path())
+        return protocol._compared("ct", {**entry, "differences": protocol.differences("ct", entry["rows"], draws)})
 
     lines = compared()
     assert lines[0] == "- ct, 100 % against closed vocabulary: +10.0 (+10.0 to +10.0), better"
@@ -182,8 +182,8 @@ def test_differences_have_intervals_and_a_verdict() -> None:
 
 def test_rows_without_a_digest_of_their_images_are_named() -> None:
     scores = {"mean": {"AP": 0.1, "AP50": 0.2}, "well_shown": {"AP": 0.1, "AP50": 0.2}}
-    told = {"epochs": 1, "size": 64, "seed": 0, "images": "ab", "recipe": "cd"}
-    rows = {name: {**scores, "conditions": told} for name in ("zero-shot", "10 %")}
+    stated = {"epochs": 1, "size": 64, "seed": 0, "images": "ab", "recipe": "cd"}
+    rows = {name: {**scores, "conditions": stated} for name in ("zero-shot", "10 %")}
     measured = {"modalities": {name: {"size": 64, "epochs": 1, "rows": dict(rows)} for name in ("ct", "mri", "xray")}}
     assert "earlier versions" not in protocol.render_page(measured)
     for name in ("mri", "xray"):
@@ -192,13 +192,13 @@ def test_rows_without_a_digest_of_their_images_are_named() -> None:
 
 
 def test_the_last_line_is_the_mean_over_modalities() -> None:
-    def own(ap: float, *names: str) -> dict[str, Any]:
+    def entry(ap: float, *names: str) -> dict[str, Any]:
         scores = {"AP": ap, "AP50": 2 * ap}
         return {"size": 64, "epochs": 1, "rows": {name: {"mean": scores, "well_shown": scores} for name in names}}
 
-    measured = {"modalities": {"ct": own(0.1, "zero-shot", "10 %"), "mri": own(0.2, "zero-shot")}}
+    measured = {"modalities": {"ct": entry(0.1, "zero-shot", "10 %"), "mri": entry(0.2, "zero-shot")}}
     assert "| **mean** |  |  | 15.0 / 30.0 | - | - | - | - | - |" in protocol.render_page(measured)
-    assert "mean** |" not in protocol.render_page({"modalities": {"ct": own(0.1, "zero-shot")}})
+    assert "mean** |" not in protocol.render_page({"modalities": {"ct": entry(0.1, "zero-shot")}})
 
 
 def test_the_committed_table_is_what_the_command_writes() -> None:

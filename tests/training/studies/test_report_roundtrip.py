@@ -28,9 +28,9 @@ def test_the_same_boxes_come_back(source: VolumeSource) -> None:
         made_box(source.grid, (2, 3, 0, 9, 8, 2), "liver", 0.9),
         made_box(source.grid, (4.0, 1.4, 0, 6.0, 5.0, 3), "spleen", 0.8),
     )
-    found = roundtrip(made_result(source.grid, *boxes), source, 0.3)
-    assert found is not None and found["boxes"] == 2 and found["report_mm"] < 1e-5
-    assert found["segmentation_voxels"] == pytest.approx(0.4, abs=0.15)  # 1.4 is between two voxels
+    distances = roundtrip(made_result(source.grid, *boxes), source, 0.3)
+    assert distances is not None and distances["boxes"] == 2 and distances["report_mm"] < 1e-5
+    assert distances["segmentation_voxels"] == pytest.approx(0.4, abs=0.15)  # 1.4 is between two voxels
 
 
 def test_faint_boxes_are_left_out(source: VolumeSource) -> None:
@@ -38,17 +38,19 @@ def test_faint_boxes_are_left_out(source: VolumeSource) -> None:
         made_box(source.grid, (2, 3, 0, 9, 8, 2), "liver", 0.9),
         made_box(source.grid, (1, 1, 0, 2, 2, 2), "x", 0.1),
     )
-    found = roundtrip(made_result(source.grid, *boxes), source, 0.3)
-    assert found is not None and found["boxes"] == 1
+    distances = roundtrip(made_result(source.grid, *boxes), source, 0.3)
+    assert distances is not None and distances["boxes"] == 1
     assert roundtrip(made_result(source.grid, *boxes), source, 0.95) is None
 
 
 def test_a_box_that_moved_would_be_seen(source: VolumeSource, monkeypatch: pytest.MonkeyPatch) -> None:
-    own = report_roundtrip._regions
-    monkeypatch.setattr(report_roundtrip, "_regions", lambda *arguments: [part + 3.0 for part in own(*arguments)])
+    regions_of = report_roundtrip._regions
+    monkeypatch.setattr(
+        report_roundtrip, "_regions", lambda *arguments: [part + 3.0 for part in regions_of(*arguments)]
+    )
     result = made_result(source.grid, made_box(source.grid, (2, 3, 0, 9, 8, 2), "liver", 0.9))
-    found = roundtrip(result, source, 0.3)
-    assert found is not None and found["report_mm"] == pytest.approx(3.0)
+    distances = roundtrip(result, source, 0.3)
+    assert distances is not None and distances["report_mm"] == pytest.approx(3.0)
 
 
 def test_what_is_no_series_is_not_written() -> None:

@@ -45,18 +45,18 @@ def run(folder: Path, **more: Any) -> dict[str, Any]:
     (folder / "cases.yaml").write_text(yaml.safe_dump({"cases": [case]}), encoding="utf-8")
     arguments = ["--raw", str(folder), "--cases", str(folder / "cases.yaml"), "--out", str(folder / "out.json")]
     assert evaluate_volumes.main(arguments) == 0
-    found: dict[str, Any] = json.loads((folder / "out.json").read_text(encoding="utf-8"))
-    assert (folder / "out.md").read_text(encoding="utf-8") == evaluate_volumes.render_page(found)
-    assert found["orders"].pop("voxels") == pytest.approx(0, abs=1e-6)
-    assert found["orders"] == {"image": "scan/image.nii.gz", "orders": 4, "boxes": 2}
-    return found["cases"][0]
+    content: dict[str, Any] = json.loads((folder / "out.json").read_text(encoding="utf-8"))
+    assert (folder / "out.md").read_text(encoding="utf-8") == evaluate_volumes.render_page(content)
+    assert content["orders"].pop("voxels") == pytest.approx(0, abs=1e-6)
+    assert content["orders"] == {"image": "scan/image.nii.gz", "orders": 4, "boxes": 2}
+    return content["cases"][0]
 
 
 @pytest.mark.usefixtures("bright")
 @pytest.mark.parametrize(
     ("order", "signs"), [((0, 1, 2), (1, 1, 1)), ((0, 1, 2), (-1, -1, 1)), ((2, 0, 1), (1, -1, -1))]
 )
-def test_what_is_found_rightly_has_full_marks(order: tuple[int, ...], signs: tuple[int, ...], tmp_path: Path) -> None:
+def test_right_boxes_have_full_scores(order: tuple[int, ...], signs: tuple[int, ...], tmp_path: Path) -> None:
     save(tmp_path / "scan", order, signs)
     case = run(tmp_path)
     assert set(case["labels"]) == {"left kidney", "right kidney"}, "a label without a voxel is not asked"

@@ -94,6 +94,12 @@ class DeformableDetrDetector(nn.Module):
 
         Every query is a region. Labels that are not annotated in an image count as negatives, since the matching of
         Deformable DETR knows no other way.
+
+        Args:
+            pixel_values (`Tensor` of shape `(batch, 3, height, width)`): standardized images.
+            known (`Tensor`, *optional*): ignored.
+            labels (`list[dict[str, Tensor]]`, *optional*): as of [`ClosedVocabularyDetector.forward`].
+            kwargs (*optional*): ignored.
         """
         height, width = pixel_values.shape[-2:]
         size = pixel_values.new_tensor([width, height, width, height])
