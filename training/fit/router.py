@@ -148,7 +148,7 @@ def fan(image: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.uint8]
 
 
 def flow_colors(image: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.uint8]:
-    """(c, h, w) -> (3, h, w) with one or two colored spots, as Doppler ultrasound and on-screen annotations have them."""
+    """(c, h, w) -> (3, h, w) with one or two colored spots, such as those of Doppler ultrasound."""
     colored = np.array(np.broadcast_to(image, (3, *image.shape[1:])))
     y, x = np.mgrid[0 : image.shape[1], 0 : image.shape[2]] / np.array(image.shape[1:])[:, None, None]
     for _ in range(rng.integers(1, 3)):
