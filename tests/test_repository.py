@@ -64,7 +64,7 @@ ALLOWED_WORDS = {
     "training/old_names.py": {"picture", "pictures", "remember"},
     "tests/training/test_old_names.py": {"picture", "pictures", "remember"},
     "tests/training/data/test_dataset.py": {"marks"},
-    "tests/training/fit/test_finetune.py": {"marks"},
+    "tests/training/fit/test_finetune_input.py": {"marks"},
     "tests/training/fit/test_recipe.py": {"remember"},
     "tests/training/fit/test_trainer.py": {"marks"},
 }

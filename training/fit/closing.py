@@ -20,7 +20,7 @@ def closing(settings: Any, results: Mapping[str, Any], data: Any) -> str:
     """Return what a run prints at its end.
 
     Args:
-        settings ([`~training.fit.finetune.FinetuneArguments`]): of the run.
+        settings ([`~training.fit.arguments.FinetuneArguments`]): of the run.
         results: what `results.json` holds.
         data ([`~training.fit.finetune.Data`]): of the run; one of its images serves as an example.
     """

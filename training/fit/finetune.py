@@ -12,24 +12,21 @@ command is given again. In `OUT`: `expert/` or `adapter/`, the scores before and
 
 from __future__ import annotations
 
-import argparse
 import logging
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import torch
 from huggingface_hub.utils import validate_repo_id
 from torch import nn
-from transformers import HfArgumentParser
 
 from modeling_medglip import default_checkpoint
 from modeling_medglip.checkpoints.adapters import forget_calibration
-from modeling_medglip.cli.scripts import fail_script, script_main
-from modeling_medglip.errors import one_line
+from modeling_medglip.cli.scripts import script_main
 from modeling_medglip.image_processing_medglip import MedGlipImageProcessor
 from modeling_medglip.modalities import resolve_modality
 from modeling_medglip.modeling_medglip import MedGlipForObjectDetection
@@ -44,12 +41,12 @@ from ..data.split_leakage import check_apart
 from ..data.validation import check_options, nothing_to_measure, readable_enough
 from ..data.wordings import trained_wordings
 from ..loading import load_model_and_processor
-from ..old_names import RENAMED, new_options
+from .arguments import FinetuneArguments, FinetuneParser
 from .closing import closing
 from .distillation import known_labels, with_known
 from .lora import add_adapter, save_adapter
 from .processes import process_state, shards_weights, united, worker_message
-from .recipe import ExpertRecipe, TrainingRecipe, load_recipe
+from .recipe import STRIDES, ExpertRecipe, TrainingRecipe, load_recipe
 from .run_identity import claim, run_identity
 from .run_results import measure, write_run
 from .trainer import freeze, train_expert
@@ -62,73 +59,6 @@ UNIMPORTANT = (
 )  # fmt: skip
 # FinetuneArguments that replace the recipe's values.
 CHANGED = ("epochs", "batch", "accumulate", "checkpointing", "size", "anchor_scale")
-STRIDES = (8, 16, 32, 64, 128)
-HELP = " (python -m training.fit.finetune --help explains the options)"
-
-
-def _setting(help_text: str, default: Any = None, **more: Any) -> Any:
-    return field(default=default, metadata={"help": help_text, **more})
-
-
-@dataclass
-class FinetuneArguments:
-    """Arguments of the command line; those left out are the recipe's."""
-
-    data: str = field(
-        metadata={"help": "your images with boxes: a COCO file, a folder with one, or what dataset_scripts.build made"}
-    )
-    modality: str = field(metadata={"help": "ct, mri, ultrasound, xray, dermoscopy, endoscopy or fundus"})
-    model: str | None = _setting(
-        "checkpoint to start from: a folder, or an id on the Hub; without it the one that comes with med-glip, or a "
-        "new one if the recipe builds one"
-    )
-    recipe: str | None = _setting(
-        "how to train: a YAML file, or a name in training/recipes; without it 'lora' with --lora, else 'full'"
-    )
-    out: str = _setting("folder for everything that the run writes", "runs/finetune")
-    lora: bool = _setting(
-        "train an adapter: small, quick, and the checkpoint itself stays as it is; without it all weights change",
-        False,
-    )
-    rank: int = _setting("size of the adapter: larger learns more from many images, but needs more of them", 8)
-    fraction: float = _setting("train with this share of the patients only, 0 to 1, to see what more data bring", 1.0)
-    max_images: int | None = _setting("train with at most so many images, chosen by chance; without it with all")
-    labels: list[str] | None = _setting("learn only these labels; the others count as unknown, not as absent")
-    exclude: list[str] | None = _setting("learn all labels but these")
-    distillation: bool = _setting(
-        "keep what the model knows: while it learns, it is also shown what it finds now for the labels it knows", True
-    )
-    known: list[str] | None = _setting("the labels to keep in this way; without it those that the checkpoint names")
-    replay: str | None = _setting(
-        "older images with boxes, given as --data is, mixed in so that less is forgotten; what was forgotten is "
-        "measured on them"
-    )
-    replay_exclude: list[str] | None = _setting("labels of --replay that are not used")
-    replay_share: float = _setting("older images for each new one", 0.5)
-    epochs: float | None = _setting("how often every image is shown; without it as often as the recipe says")
-    batch: int | None = _setting("images per step: fewer need less memory; without it the recipe's number")
-    accumulate: int | None = _setting(
-        "batches that make one step together, which stands in for a larger --batch; without it the recipe's number"
-    )
-    size: int | None = _setting(
-        "side in pixels to which images are scaled: larger shows small findings better and takes longer; without it "
-        "the recipe's or the checkpoint's"
-    )
-    anchor_scale: float | None = _setting(
-        "how large the boxes are that the search starts from, in multiples of its grid: larger for large organs; "
-        "without it the recipe's or the checkpoint's"
-    )
-    head_learning_rate: float | None = _setting("learning rate at its highest; without it the recipe's")
-    keep: str = _setting(
-        "keep the weights of the last epoch, or of the best one on the validation images, which are then measured "
-        "after every epoch", "last", choices=["best", "last"],
-    )  # fmt: skip
-    checkpointing: bool | None = _setting("use less memory and more time; without it as the recipe says")
-    seed: int = _setting("number that everything random comes from: the same number gives the same run", 0)
-    threads: int = _setting("processor threads to use; 0 lets PyTorch choose", 0)
-    workers: int = _setting("processes that read images beside the training; 0 reads them in turn", 0)
-    dry_run: bool = _setting("only show what would be trained: counts, prompts and a sheet of training images", False)
-    push_to_hub: str | None = _setting("also upload what was trained, to this repository, such as org/name (private)")
 
 
 def resolved_recipe(settings: FinetuneArguments) -> TrainingRecipe:
@@ -458,40 +388,10 @@ def _dry_run(dataset: GroundingDataset, data: Data, out: Path) -> dict[str, Any]
     return {"labels": rows, "prompts": texts, "sheet": str(sheet)}
 
 
-class _Help(argparse.ArgumentDefaultsHelpFormatter):
-    """Shows defaults that are values; the help texts say what happens without the other options."""
-
-    def _get_help_string(self, action: argparse.Action) -> str | None:
-        is_plain = action.default is None or isinstance(action.default, bool)
-        return action.help if is_plain else super()._get_help_string(action)
-
-
-class _Parser(HfArgumentParser):
-    """The command line's options, and one line for what is wrong with them."""
-
-    def __init__(self) -> None:
-        about = "Train MedGLIP on your own images and boxes. Research use only, not a medical device."
-        super().__init__(
-            FinetuneArguments, prog="python -m training.fit.finetune", description=about, formatter_class=_Help
-        )
-
-    def parse_args_into_dataclasses(self, args: Sequence[str] | None = None, **options: Any) -> tuple[Any, ...]:
-        """Parse as `HfArgumentParser` does; an unknown option is an error of one line."""
-        args = None if args is None else new_options(args, RENAMED)
-        *parsed, rest = super().parse_args_into_dataclasses(args, return_remaining_strings=True, **options)
-        if rest:
-            self.error(f"unknown option {one_line(rest[0], 60)}")
-        return tuple(parsed)
-
-    def error(self, message: str) -> NoReturn:
-        """Print one line instead of the whole usage, and exit."""
-        raise SystemExit(fail_script(one_line(message) + HELP))
-
-
 @script_main()
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return the exit status."""
-    (settings,) = _Parser().parse_args_into_dataclasses(list(sys.argv[1:] if argv is None else argv))
+    (settings,) = FinetuneParser().parse_args_into_dataclasses(list(sys.argv[1:] if argv is None else argv))
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", force=True)
     torch.set_flush_denormal(True)
     check_options(asdict(settings))
@@ -504,7 +404,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-__all__ = ["FinetuneArguments", "load_base", "load_data", "main", "run"]
+__all__ = ["load_base", "load_data", "main", "run"]
 
 if __name__ == "__main__":
     raise SystemExit(main())

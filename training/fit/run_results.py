@@ -107,7 +107,7 @@ def write_run(
 
     Args:
         out (`Path`): folder of the run.
-        settings ([`~training.fit.finetune.FinetuneArguments`]): of the run.
+        settings ([`~training.fit.arguments.FinetuneArguments`]): of the run.
         recipe ([`~training.fit.recipe.TrainingRecipe`]): with the values of the command line.
         data ([`~training.fit.finetune.Data`]): of the run.
         scores (`Mapping[str, Scores]`): `before` and `after` on the validation images of `--data`, `known_before` and

@@ -31,7 +31,8 @@ from ..data.dataset import GroundingCollator
 from ..data.load import load_records
 from ..data.records import GroundingRecord, chosen_labels, shared_patients
 from ..data.validation import nothing_to_measure, readable_enough
-from ..fit.finetune import FinetuneArguments, load_base, make_dataset
+from ..fit.arguments import FinetuneArguments
+from ..fit.finetune import load_base, make_dataset
 from ..fit.recipe import TrainingRecipe, load_recipe
 from ..fit.run_identity import claim, run_identity
 from ..fit.run_results import measure

@@ -35,7 +35,8 @@ from ..data.prompts import PromptRecipe
 from ..data.records import DEFAULT_DATA, GroundingRecord, fraction_of, shared_patients
 from ..data.validation import check_options, nothing_to_measure, readable_enough
 from ..evaluate.bootstrap import MIN_PATIENTS, edges, patient_of, resampled
-from ..fit.finetune import FinetuneArguments, load_base, make_dataset
+from ..fit.arguments import FinetuneArguments
+from ..fit.finetune import load_base, make_dataset
 from ..fit.recipe import TrainingRecipe, load_recipe
 from ..fit.run_identity import claim, run_identity
 from ..fit.run_results import Scores, find_all, scores_of

@@ -14,7 +14,7 @@ from training.data import validation as guards
 from training.data.augmentation import AugmentationRecipe
 from training.data.prompts import PromptRecipe
 from training.data.validation import check_options, check_recipe
-from training.fit.finetune import FinetuneArguments
+from training.fit.arguments import FinetuneArguments
 from training.fit.recipe import EMBEDDED_RECIPE, RECIPES, ExpertRecipe, Optimization, load_recipe
 
 
