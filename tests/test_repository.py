@@ -62,6 +62,7 @@ ALLOWED_WORDS = {
     "tests/modeling_medglip/volumes/test_source.py": {"picture", "pictures"},
     "modeling_medglip/volumes/segmentations.py": {"odd"},
     "training/old_names.py": {"picture", "pictures", "remember"},
+    "training/data/coco_records.py": {"picture"},
     "tests/training/test_old_names.py": {"picture", "pictures", "remember"},
     "tests/training/data/test_dataset.py": {"marks"},
     "tests/training/fit/test_finetune_input.py": {"marks"},

@@ -4,9 +4,4 @@
 from modeling_medglip.moved import redirect
 
 
-redirect(
-    {
-        "training.coco_records": ("training.data.coco_records", "training.old_names"),
-        "training.records": ("training.data.records",),
-    }
-)
+redirect({"training.coco_records": ("training.data.coco_records",), "training.records": ("training.data.records",)})

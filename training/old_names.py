@@ -5,10 +5,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
-
-from numpy.typing import NDArray
 
 
 # Old spelling -> new, of recipes and of the options of `training.fit.finetune`. The identity of a run is its digest in
@@ -89,11 +86,3 @@ def with_new_keys(content: Any) -> Any:
 def _new_key(key: str, value: Any) -> str:
     is_entry = isinstance(value, dict) and ENTRY_KEYS & value.keys()
     return key if is_entry else KEYS.get(key, key)
-
-
-def read_picture(path: Path, size: tuple[int, int]) -> NDArray:
-    """Return what [`~training.data.coco_records.read_image_file`] reads, whose old name this is."""
-    from .data.coco_records import read_image_file
-
-    warnings.warn("training.coco_records.read_picture is now read_image_file", FutureWarning, 2)
-    return read_image_file(path, size)

@@ -7,6 +7,7 @@ import atexit
 import logging
 import mmap
 import os
+import warnings
 from collections import Counter
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -297,6 +298,12 @@ def read_image_file(path: Path, size: tuple[int, int]) -> NDArray:
         raise ValueError(text if text.startswith(f"{path.name}: ") else f"{path.name}: {text}") from None
     except (OSError, ValueError) as error:
         raise ValueError(f"{path.name}: cannot be read ({type(error).__name__})") from None
+
+
+def read_picture(path: Path, size: tuple[int, int]) -> NDArray:
+    """Return what [`read_image_file`] reads, whose old name this is."""
+    warnings.warn("read_picture is now read_image_file; the old name goes with the next release", FutureWarning, 2)
+    return read_image_file(path, size)
 
 
 def _reader() -> ReaderProcess:
