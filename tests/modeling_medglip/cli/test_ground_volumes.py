@@ -95,7 +95,7 @@ def test_series_of_one_number_have_names_of_their_own(ground: Run, tmp_path: Pat
     assert names(tmp_path / "out") == sorted(f"{stem}.{end}" for stem in stems for end in ("boxes.json", "png"))
 
 
-def test_a_surprise_in_a_folder_is_told_without_its_words(
+def test_a_surprise_in_a_folder_is_reported_without_its_words(
     ground: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     series(tmp_path / "study")

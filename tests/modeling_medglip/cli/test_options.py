@@ -64,7 +64,7 @@ def test_bad_frames(given: str) -> None:
         checked_frame(given, None)
 
 
-def test_a_taken_port_is_told_with_another_one() -> None:
+def test_a_taken_port_is_reported_with_another_one() -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
