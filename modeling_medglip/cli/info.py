@@ -9,8 +9,6 @@ from typing import Annotated, Any
 
 import typer
 
-from ..checkpoints.info import checkpoint_info
-from ..checkpoints.location import embedded_checkpoint
 from ..outputs.run_report import RESEARCH_USE, environment, package_version, taxonomy_counts
 from .console import echo, print_rows
 from .options import Debug
@@ -29,6 +27,9 @@ class InfoCommand:
 
     def run(self) -> int:
         """Print and return the exit status."""
+        from ..checkpoints.info import checkpoint_info
+        from ..checkpoints.location import embedded_checkpoint
+
         folder = embedded_checkpoint()
         content: dict[str, Any] = {"version": package_version(), "checkpoint": folder.name, **checkpoint_info(folder)}
         content |= {"taxonomy": taxonomy_counts(), "notice": RESEARCH_USE}
