@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -23,28 +24,35 @@ from ..tiny_data import make_data
 from .commands import command
 
 
+@pytest.fixture(scope="module")
+def runs(checkpoint: Path, data: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Folders of two runs: of all weights, and of an adapter."""
+    folders = {kind: tmp_path_factory.mktemp(kind) for kind in ("full", "lora")}
+    assert main(command(checkpoint, data, folders["full"])) == 0
+    assert main(command(checkpoint, data, folders["lora"], "--lora")) == 0
+    return folders
+
+
 class TestRuns:
     @pytest.mark.parametrize("kind", ["full", "lora"])
-    def test_scores_weights_and_a_card(self, checkpoint: Path, data: Path, tmp_path: Path, kind: str) -> None:
-        more = ["--lora"] if kind == "lora" else []
-        assert main(command(checkpoint, data, tmp_path, *more)) == 0
-        results = json.loads((tmp_path / "results.json").read_text(encoding="utf-8"))
+    def test_scores_weights_and_a_card(self, runs: dict[str, Path], data: Path, kind: str) -> None:
+        out = runs[kind]
+        results = json.loads((out / "results.json").read_text(encoding="utf-8"))
         assert set(results["after"]["labels"]) == set(results["before"]["labels"]) == {"left kidney", "right kidney"}
         assert results["images"] == {"train": 3, "replayed": 0, "validation": 1, "broken": 0}
-        text = json.dumps(results) + (tmp_path / "README.md").read_text(encoding="utf-8")
-        assert str(tmp_path) not in text and str(data) not in text, "no paths of this machine"
+        text = json.dumps(results) + (out / "README.md").read_text(encoding="utf-8")
+        assert str(out) not in text and str(data) not in text, "no paths of this machine"
         assert "| left kidney |" in text and "| **mean** |" in text
-        assert Image.open(tmp_path / "history.png").width > 100
-        assert (tmp_path / ("adapter" if more else "expert")).is_dir()
-        if not more:
-            model = MedGlipForObjectDetection.from_pretrained(tmp_path / "expert")
+        assert Image.open(out / "history.png").width > 100
+        assert (out / ("adapter" if kind == "lora" else "expert")).is_dir()
+        if kind == "full":
+            model = MedGlipForObjectDetection.from_pretrained(out / "expert")
             assert model.config.modalities == ["ct"]
-            MedGlipProcessor.from_pretrained(tmp_path / "expert")
+            MedGlipProcessor.from_pretrained(out / "expert")
 
     def test_an_interrupted_run_goes_on(
-        self, checkpoint: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+        self, runs: dict[str, Path], checkpoint: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        assert main(command(checkpoint, data, tmp_path / "whole", "--lora")) == 0
         monkeypatch.setattr(finetune, "save", lambda *arguments: (_ for _ in ()).throw(OSError("power cut")))
         assert main(command(checkpoint, data, tmp_path / "cut", "--lora")) == 2
         monkeypatch.undo()
@@ -52,7 +60,7 @@ class TestRuns:
             assert int(path.name.split("-")[1]) > 0
         assert main(command(checkpoint, data, tmp_path / "cut", "--lora")) == 0
         first, second = (
-            load_file(tmp_path / name / "adapter" / "adapter_model.safetensors") for name in ("whole", "cut")
+            load_file(folder / "adapter" / "adapter_model.safetensors") for folder in (runs["lora"], tmp_path / "cut")
         )
         assert first.keys() == second.keys() and all(torch.equal(value, second[name]) for name, value in first.items())
 
@@ -122,16 +130,11 @@ class TestSameRun:
         common = {"modality": "ct", "model": str(checkpoint), "epochs": 1, "distillation": False}
         first = FinetuneArguments(str(data), out=str(tmp_path / "run"), **common)  # type: ignore[arg-type]
         run(first)
-        run(first)  # the same again is fine
+        run(replace(first, checkpointing=True))  # recomputed activations are the same run, which is finished
         with pytest.raises(ValueError, match="run: holds a run with other data, settings or weights"):
             run(FinetuneArguments(str(data), out=str(tmp_path / "run"), labels=["left kidney"], **common))  # type: ignore[arg-type]
         with pytest.raises(ValueError, match="choose another --out"):
             run(FinetuneArguments(str(data), out=str(tmp_path / "run"), lora=True, **common))  # type: ignore[arg-type]
-
-    def test_recomputed_activations_are_the_same_run(self, checkpoint: Path, data: Path, tmp_path: Path) -> None:
-        common = {"modality": "ct", "model": str(checkpoint), "epochs": 1, "distillation": False}
-        run(FinetuneArguments(str(data), out=str(tmp_path), **common))  # type: ignore[arg-type]
-        run(FinetuneArguments(str(data), out=str(tmp_path), checkpointing=True, **common))  # type: ignore[arg-type]
 
     def test_replay_holds_out_the_same_patients(self, data: Path, tmp_path: Path) -> None:
         older = make_data(tmp_path / data.name)

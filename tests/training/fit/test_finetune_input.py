@@ -59,12 +59,12 @@ class TestBadInput:
     ) -> None:
         (tmp_path / "images").mkdir()
         images = []
-        for number in range(120):
+        for number in range(12):
             path = tmp_path / "images" / f"{number}.png"
             Image.fromarray(np.random.default_rng(number).integers(0, 256, (40, 48), dtype=np.uint8)).save(path)
             images.append({"file_name": path.name, "width": 48, "height": 40, "split": "train", "modality": "ct"})
-        save_coco(tmp_path, "list.json", images, [[("liver", [4, 4, 20, 20])]] * 120)
-        arguments = command(checkpoint, tmp_path, tmp_path / "out", "--lora", "--epochs", "1", "--batch", "30")
+        save_coco(tmp_path, "list.json", images, [[("liver", [4, 4, 20, 20])]] * 12)
+        arguments = command(checkpoint, tmp_path, tmp_path / "out", "--lora", "--epochs", "1", "--batch", "4")
         arguments += ["--workers", workers, "--no_distillation"]
         (tmp_path / "images" / "7.png").write_bytes(b"\x89PNG")
         assert main(arguments) == 0
@@ -73,9 +73,9 @@ class TestBadInput:
             (tmp_path / "images" / f"{number}.png").write_bytes(b"\x89PNG")
         capsys.readouterr()
         arguments[arguments.index("--out") + 1] = str(tmp_path / "again")
-        assert "2 of 120 images cannot be read: mend the data" in error_of(arguments, capsys)
+        assert "2 of 12 images cannot be read: mend the data" in error_of(arguments, capsys)
         arguments.remove("--no_distillation")  # the model looks at all of them before
-        assert "3 of 120 images cannot be read: mend the data" in error_of(arguments, capsys)
+        assert "3 of 12 images cannot be read: mend the data" in error_of(arguments, capsys)
 
 
 class TestRanges:

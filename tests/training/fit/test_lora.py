@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+import copy
 import json
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +24,14 @@ from training.fit.lora import adapted_layers, add_adapter, save_adapter
 from .commands import command, error_of
 
 
+@lru_cache(maxsize=1)
+def loaded(checkpoint: Path) -> MedGlipForObjectDetection:
+    return MedGlipForObjectDetection.from_pretrained(checkpoint, modalities=["ct"])
+
+
 class TestAdapters:
     def base(self, checkpoint: Path) -> MedGlipForObjectDetection:
-        return MedGlipForObjectDetection.from_pretrained(checkpoint, modalities=["ct"]).eval()
+        return copy.deepcopy(loaded(checkpoint)).eval()
 
     def outputs(self, model: Any, checkpoint: Path) -> torch.Tensor:
         processor = MedGlipProcessor.from_pretrained(checkpoint)
@@ -162,6 +169,6 @@ class TestAdapters:
         assert list(again.config.expert_head_config("ct").score_calibration) == [1.2, -0.3]
         load_adapter(again, tmp_path / "adapter")
         assert again.config.expert_head_config("ct").score_calibration is None
-        assert main(command(tmp_path / "base", data, tmp_path / "run")) == 0
+        assert main(command(tmp_path / "base", data, tmp_path / "run", "--epochs", "1")) == 0
         trained = MedGlipForObjectDetection.from_pretrained(tmp_path / "run" / "expert")
         assert trained.config.expert_head_config("ct").score_calibration is None
