@@ -179,9 +179,11 @@ class TestWords:
 
 
 @pytest.fixture(scope="module")
-def finder() -> Any:
-    """The pipeline of transformers, loaded once."""
-    return pipeline("zero-shot-object-detection", model=str(default_checkpoint()))
+def finder(ground: Grounder) -> Any:
+    """The pipeline of transformers with the loaded model."""
+    processor = ground.processor
+    parts = {"tokenizer": processor.tokenizer, "image_processor": processor.image_processor, "processor": processor}
+    return pipeline("zero-shot-object-detection", model=ground.model, **parts)
 
 
 class TestStockPipeline:
