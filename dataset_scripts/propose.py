@@ -38,6 +38,8 @@ SUGGESTIONS = 3
 PARENTHESES = re.compile(r"\(([^)]*)\)")
 # Weight of the spelling beside the meaning, where there is a language encoder.
 SPELLING = 0.5
+# Phrases that the language encoder reads at once.
+BATCH = 32
 
 
 @dataclass(frozen=True)
@@ -157,12 +159,14 @@ def _embed(phrases: Sequence[str]) -> NDArray[np.float64]:
 
     model, processor = _language()
     rows = []
-    for phrase in phrases:
-        batch = processor(text=[[phrase]] if phrase.strip() else "unknown")
+    for start in range(0, len(phrases), BATCH):
+        prompts = [[phrase if phrase.strip() else "unknown"] for phrase in phrases[start : start + BATCH]]
+        batch, _ = processor.encode_prompts(prompts)
         with torch.inference_mode():
-            hidden = model.get_text_features(batch["input_ids"], batch["attention_mask"]).hidden[0]
-        mean = hidden[batch["label_tokens"][0, 0]].mean(0).double().numpy()
-        rows.append(mean / np.linalg.norm(mean))
+            hidden = model.get_text_features(batch["input_ids"], batch["attention_mask"]).hidden
+        for features, label_tokens in zip(hidden, batch["label_tokens"], strict=True):
+            mean = features[label_tokens[0]].mean(0).double().numpy()
+            rows.append(mean / np.linalg.norm(mean))
     return np.stack(rows)
 
 

@@ -37,6 +37,7 @@ PLAIN_ROOTS = (
     "tests/modeling_medglip/volumes", "tests/modeling_medglip/taxonomy", "tests/modeling_medglip/checkpoints",
     "tests/modeling_medglip/cli", "tests/modeling_medglip/demo", "tests/modeling_medglip/isolation",
     "tests/modeling_medglip/outputs", "training", "tests/training",
+    "dataset_scripts", "hub_cards", "tests/dataset_scripts", "tests/hub_cards", "tests/fuzz",
 )  # fmt: skip
 # Words that a file may have: old names that still work, terms of mathematics, and pytest's.
 ALLOWED_WORDS = {
@@ -50,10 +51,22 @@ ALLOWED_WORDS = {
     "tests/training/fit/test_finetune_input.py": {"marks"},
     "tests/training/fit/test_recipe.py": {"remember"},
     "tests/training/fit/test_trainer.py": {"marks"},
+    "dataset_scripts/build.py": {"pictures"},
+    "dataset_scripts/merge.py": {"pictures"},
+    "dataset_scripts/pictures.py": {"pictures"},
+    "dataset_scripts/recipe.py": {"specks"},
+    "hub_cards/evaluation_tables.py": {"pictures"},
+    "hub_cards/stage/adapters.py": {"pictures"},
+    "tests/dataset_scripts/test_previews.py": {"pictures"},
+    "tests/dataset_scripts/test_recipe.py": {"specks"},
+    "tests/hub_cards/material.py": {"pictures"},
+    "tests/hub_cards/stage/test_adapters.py": {"pictures"},
 }
 PLAIN = [
     *(path for name in PLAIN_ROOTS for path in sorted((ROOT / name).rglob("*.py"))),
     *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "SECURITY.md", "training/README.md")),
+    *(ROOT / name / "README.md" for name in ("dataset_scripts", "hub_cards", "modeling_medglip/checkpoints/unified")),
+    *sorted((ROOT / "hub_cards" / "templates").glob("*.md")),
     *(ROOT / "docs" / name for name in ("README.md", "python.md", "command-line.md", "installation.md")),
 ]
 

@@ -74,7 +74,7 @@ def write_volumes(raw: Path, count: int = 3) -> None:
 
 
 def body(number: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Image in HU, label map, RAS affine: 24 x 20 x 12 voxels in LPS order, then axes swapped for odd numbers."""
+    """Return image in HU, label map and RAS affine: 24 x 20 x 12 voxels in LPS order, other axes every second time."""
     random = np.random.default_rng(100 + number)
     image = random.normal(-60, 20, (24, 20, 12)).astype(np.int16)
     labels = np.zeros(image.shape, np.uint8)

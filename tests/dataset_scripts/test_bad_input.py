@@ -436,7 +436,7 @@ def rows_of(raw: Path) -> list[dict[str, Any]]:
     return content
 
 
-class TestRejectedMarks:
+class TestRejectedAnnotations:
     """What is turned away is still there: its label must not be called absent."""
 
     @pytest.mark.parametrize("box", [[4, 4, -3, 5], [40, 4, 5, 5], [4, 4, 0, 5]])

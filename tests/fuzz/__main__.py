@@ -84,10 +84,10 @@ def report(tally: Tally, targets: Sequence[Target], seed: int, seconds: float, o
     for fault in tally.faults:
         folder = out / fault.kind / f"{fault.target}-{seed}-{fault.number}"
         write_input(by_name[fault.target].input(seed, fault.number), folder)
-        place = fault.detail.split(" ", 2)[:2]
-        if (fault.target, str(place)) not in shown:
+        location = fault.detail.split(" ", 2)[:2]
+        if (fault.target, str(location)) not in shown:
             print(f"{fault.kind}: {fault.target}:{fault.number} {fault.detail}")
-        shown.add((fault.target, str(place)))
+        shown.add((fault.target, str(location)))
     counts = {target.name: {kind: tally.count(target.name, kind) for kind in COLUMNS} for target in targets}
     content = {"seed": seed, "seconds": round(seconds), "inputs": sum(tally.counts.values()), "counts": counts}
     out.mkdir(parents=True, exist_ok=True)

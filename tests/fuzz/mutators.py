@@ -180,16 +180,16 @@ def _changed(random: Random, tree: Any) -> Any:
 
 def _places(tree: Any) -> list[tuple[Any, Any]]:
     """Every (container, key) of a tree."""
-    found: list[tuple[Any, Any]] = []
+    entries: list[tuple[Any, Any]] = []
     waiting = [tree]
-    while waiting and len(found) < 5000:
+    while waiting and len(entries) < 5000:
         node = waiting.pop()
         keys: Sequence[Any] = (
             list(node) if isinstance(node, dict) else range(len(node)) if isinstance(node, list) else ()
         )
-        found += [(node, key) for key in keys]
+        entries += [(node, key) for key in keys]
         waiting += [node[key] for key in keys]
-    return found
+    return entries
 
 
 def dicom_elements(random: Random, content: bytes) -> bytes:

@@ -137,7 +137,7 @@ def _serve(target: Target, seed: int, numbers: range, folder: Path, pipe: int) -
         if peak > MEGABYTES:
             kind, detail = MEMORY, f"{peak} MB"
         os.write(pipe, f"{number}\t{kind}\t{detail}\n".encode("utf-8", "replace"))
-        if peak > MEGABYTES:  # the peak stays: the next input needs a process of its own
+        if peak > MEGABYTES:  # the peak stays: the next input needs a new process
             status = 3
             break
     os._exit(status)
@@ -168,10 +168,10 @@ def write_input(files: Files, folder: Path) -> None:
 def _where(error: BaseException) -> str:
     """Type of an exception and the last line of this repository that it passed."""
     frames = traceback.extract_tb(error.__traceback__)
-    own = [frame for frame in frames if frame.filename.startswith(str(ROOT)) and "/.venv/" not in frame.filename]
-    own = [frame for frame in own if "/tests/fuzz/" not in frame.filename] or own
-    place = f"{Path(own[-1].filename).relative_to(ROOT)}:{own[-1].lineno}" if own else "?"
-    return f"{type(error).__name__} {place} {' '.join(str(error).split())[:100]}"
+    frames = [frame for frame in frames if frame.filename.startswith(str(ROOT)) and "/.venv/" not in frame.filename]
+    frames = [frame for frame in frames if "/tests/fuzz/" not in frame.filename] or frames
+    location = f"{Path(frames[-1].filename).relative_to(ROOT)}:{frames[-1].lineno}" if frames else "?"
+    return f"{type(error).__name__} {location} {' '.join(str(error).split())[:100]}"
 
 
 def run(
@@ -194,11 +194,11 @@ def run(
             if not (ended or late):
                 continue
             del running[pipe]
-            found = batch.end(late)
-            if found is None:
+            fault = batch.end(late)
+            if fault is None:
                 continue
-            if found.kind != CRASH or not found.detail.startswith("exit status 3"):
-                tally.add(found)
+            if fault.kind != CRASH or not fault.detail.startswith("exit status 3"):
+                tally.add(fault)
             if batch.rest and goes_on(tally):
                 again = Batch(batch.target, seed, batch.rest, scratch)
                 running[again.pipe] = again

@@ -146,7 +146,7 @@ def read_prompt(folder: Path, _: FileReader) -> object:
 NIFTI_FIELDS = mutators.fields(
     (0, "<I"), (40, "<h"), *((42 + 2 * axis, "<h") for axis in range(7)), (70, "<h"), (72, "<h"),
     *((76 + 4 * axis, "<f") for axis in range(8)), (108, "<f"), (112, "<f"), (116, "<f"), (123, "<B"), (252, "<h"),
-    (254, "<h"), *((256 + 4 * place, "<f") for place in range(18)), (344, "<I"), (348, "<I"), (352, "<I"), (356, "<I"),
+    (254, "<h"), *((256 + 4 * index, "<f") for index in range(18)), (344, "<I"), (348, "<I"), (352, "<I"), (356, "<I"),
 )  # fmt: skip
 ANY = mutators.raw_bytes
 DICOM = mutators.one_of(ANY, mutators.dicom_elements, mutators.dicom_elements)
