@@ -55,8 +55,6 @@ ALLOWED_WORDS = {
     "dataset_scripts/merge.py": {"pictures"},
     "dataset_scripts/pictures.py": {"pictures"},
     "dataset_scripts/recipe.py": {"specks"},
-    "hub_cards/evaluation_tables.py": {"pictures"},
-    "hub_cards/stage/adapters.py": {"pictures"},
     "tests/dataset_scripts/test_previews.py": {"pictures"},
     "tests/dataset_scripts/test_recipe.py": {"specks"},
     "tests/hub_cards/material.py": {"pictures"},
