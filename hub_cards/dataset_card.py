@@ -14,7 +14,7 @@ from .gates.licenses import license_id
 
 
 if TYPE_CHECKING:
-    from .stage.dataset_counts import Counts
+    from .dataset_counts import Counts
 
 TEMPLATE = Path(__file__).parent / "templates" / "dataset.md"
 # Numbers of images from which the Hub's size categories begin.

@@ -21,10 +21,10 @@ from modeling_medglip.modalities import MODALITIES
 from modeling_medglip.outputs.files import to_json, write_text
 
 from ..dataset_card import render_dataset_card
+from ..dataset_counts import count_files
 from ..gates.file_names import SOURCE
 from ..gates.front_matter import split
 from ..gates.licenses import license_id, why_not
-from .dataset_counts import count_files
 from .repository import Repository, empty_folder
 
 
