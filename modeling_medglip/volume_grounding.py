@@ -113,6 +113,8 @@ def ground_volume(
     planes = _planes(plane, source)
     grounder = as_grounder(model, device, modality)
     start = time.perf_counter()
+    if len(planes) > 1:
+        source.volume()  # decode the file once for all planes
     name, origin, probability, notes = _modality(grounder, source, planes[0], modality)
     question = make_question(grounder.trained, prompt_labels(prompt), name)
     search = _SliceSearch(grounder, question, name, threshold * SLICE_THRESHOLD_RATIO, max(1, batch_size), progress)

@@ -14,11 +14,16 @@ from modeling_medglip.volumes.geometry import (
     PLANES,
     SlicePlane,
     Volume,
+    box_voxels,
     closest_axes,
+    empty_grid,
     extract_slice,
     on_grid,
     slice_count,
+    slices_extent,
+    to_file,
     to_lps,
+    with_axcodes,
 )
 
 
@@ -131,8 +136,8 @@ def test_slices_know_their_spacing() -> None:
     assert extract_slice(body(), "axial", 0)[1].spacing == pytest.approx((0.8, 1.1))
     assert extract_slice(body(), "coronal", 0)[1].spacing == pytest.approx((0.8, 2.5))
     assert extract_slice(body(), "sagittal", 0)[1].spacing == pytest.approx((1.1, 2.5))
-    place = SlicePlane(np.zeros(3), np.array([2.0, 0, 0]), np.array([0, 3.0, 0]))
-    assert place.corners((0, 0, 1, 1)).tolist() == [[-1, -1.5, 0], [1, -1.5, 0], [1, 1.5, 0], [-1, 1.5, 0]]
+    position = SlicePlane(np.zeros(3), np.array([2.0, 0, 0]), np.array([0, 3.0, 0]))
+    assert position.corners((0, 0, 1, 1)).tolist() == [[-1, -1.5, 0], [1, -1.5, 0], [1, 1.5, 0], [-1, 1.5, 0]]
 
 
 @pytest.mark.parametrize(("order", "signs"), ORDERS[::5])
@@ -155,7 +160,7 @@ def test_a_label_map_of_some_slices_is_put_on_the_grid() -> None:
     assert beyond is not None and np.array_equal(beyond.array, part.array)
 
 
-def test_a_label_map_in_other_places_is_none() -> None:
+def test_a_label_map_elsewhere_does_not_match() -> None:
     volume = body()
     moved = volume.affine.copy()
     moved[0, 3] += 0.07 * 0.8
@@ -170,6 +175,51 @@ def test_a_label_map_in_other_places_is_none() -> None:
     assert on_grid(Volume(volume.array, far), volume) is None
 
 
+def test_a_label_map_that_is_off_by_the_tolerance_matches() -> None:
+    volume = empty_grid((4, 4, 4), np.eye(4))
+    moved = np.eye(4)
+    moved[2, 3] = 0.125
+    assert on_grid(empty_grid((4, 4, 4), moved), volume, tolerance=0.125) is not None
+    assert on_grid(empty_grid((4, 4, 4), moved), volume, tolerance=0.124) is None
+
+
+@pytest.mark.parametrize(
+    ("plane", "low", "high"),
+    [("axial", [1, 2, 3], [4, 6, 6]), ("coronal", [1, 3, 4], [4, 6, 8]), ("sagittal", [3, 1, 4], [6, 4, 8])],
+)
+def test_a_box_over_slices_spans_them_whole(plane: str, low: list[float], high: list[float]) -> None:
+    """The box (1, 2, 4, 6) in slices 3 to 5 of 10 x 10 x 10 voxels; rows of upright planes count from the head."""
+    lps = empty_grid((10, 10, 10), np.eye(4))
+    assert slices_extent(lps, plane, (1, 2, 4, 6), 3, 5) == (low, high)
+
+
+def test_boxes_of_the_canonical_grid_in_voxels_of_the_file() -> None:
+    """A file of 10 x 8 x 6 voxels that run to the right, the feet and the back."""
+    affine = np.array([[-1.0, 0, 0, 0], [0, 0, 1, 0], [0, -1, 0, 0], [0, 0, 0, 1]])
+    assert to_file(empty_grid((10, 8, 6), affine), [1, 2, 3], [4, 5, 7]) == (6, 1, 2, 9, 5, 5)
+
+
+@pytest.mark.parametrize(
+    ("codes", "directions"),
+    [
+        ("LPS", [(1, 0, 0), (0, 1, 0), (0, 0, 1)]),
+        ("ras", [(-1, 0, 0), (0, -1, 0), (0, 0, 1)]),
+        ("IAL", [(0, 0, -1), (0, -1, 0), (1, 0, 0)]),
+    ],
+)
+def test_axes_that_are_stated(codes: str, directions: list[tuple[int, ...]]) -> None:
+    """The columns of the affine are the steps to LPS mm of the axes, by their letters; the first voxel stays."""
+    affine = with_axcodes(body(), codes).affine
+    assert np.allclose(affine[:3, :3], np.array(directions).T * body().spacing)
+    assert np.array_equal(affine[:3, 3], body().affine[:3, 3])
+
+
+def test_voxels_of_a_box_are_those_with_their_center_in_it() -> None:
+    """A center on the lower edge belongs to the box, one on the upper edge does not."""
+    assert box_voxels((0.5, 0.4, 0.6, 2.5, 2.6, 2.4), (9, 9, 9)) == (slice(0, 2), slice(0, 3), slice(1, 2))
+    assert box_voxels((-3, 7, 8.6, 2, 12, 8.9), (9, 9, 9)) == (slice(0, 2), slice(7, 9), slice(9, 9))
+
+
 @pytest.mark.parametrize(
     ("array", "affine", "message"),
     [
@@ -179,7 +229,7 @@ def test_a_label_map_in_other_places_is_none() -> None:
         (np.zeros((2, 2, 2)), np.diag([1.0, 0, 1, 1]), "singular"),
     ],
 )
-def test_what_is_no_volume(array: np.ndarray, affine: np.ndarray, message: str) -> None:
+def test_what_is_not_a_volume(array: np.ndarray, affine: np.ndarray, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         Volume(array, affine)
 

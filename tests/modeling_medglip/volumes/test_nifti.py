@@ -69,6 +69,15 @@ def test_the_qform_steps_in_for_an_sform_that_cannot_be_used(srow: list[float], 
     assert source.notes == (QFORM_USED,)
 
 
+def test_without_a_form_the_middle_of_the_volume_is_the_origin(tmp_path: Path) -> None:
+    """As in nibabel: the first axis runs to the left, the others to the front and the head."""
+    path = nifti(tmp_path / "a.nii", form="none")
+    expected = np.diag([0.8, -1.1, 2.5, 1.0])
+    expected[:3, 3] = (-1.2, 2.2, -6.25)
+    np.testing.assert_allclose(open_volume(path).grid.affine, expected, atol=1e-5)
+    np.testing.assert_allclose(np.diag([-1.0, -1, 1, 1]) @ nibabel.load(path).affine, expected, atol=1e-5)
+
+
 def test_the_qform_steps_in_for_an_image_of_nibabel(tmp_path: Path) -> None:
     path = nifti(tmp_path / "a.nii", sform=1, srow=[0.0] * 12)
     source = as_source(nibabel.load(path))

@@ -255,7 +255,10 @@ class TestOnePass:
             with pytest.raises(VolumeError, match="b.nii.gz: is damaged or cut short"):
                 list(source.read_slices("axial"))
 
-    def test_grounding(self, tmp_path: Path, decoded: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+    @pytest.mark.parametrize("plane", [None, "all"])
+    def test_grounding(
+        self, tmp_path: Path, decoded: list[int], monkeypatch: pytest.MonkeyPatch, plane: str | None
+    ) -> None:
         """The middle slice for the modality, all slices for the boxes, and the best ones for the montage."""
         array = np.zeros((8, 8, 6), np.int16)
         array[2:6, 2:6, 2:5] = 100
@@ -268,8 +271,9 @@ class TestOnePass:
 
         monkeypatch.setattr(volume_grounding, "choose_modality", choose)
         monkeypatch.setattr(volume_grounding, "_SliceSearch", Bright)
-        result = ground_volume(source, "left kidney", model=Grounder(STATES_NOTHING, None, "", None))  # type: ignore[arg-type]
-        assert np.array_equal(seen[0], array[:, :, 3].T) and result.boxes[0].box_ijk == (2, 2, 2, 6, 6, 5)
+        result = ground_volume(source, "left kidney", model=Grounder(STATES_NOTHING, None, "", None), plane=plane)  # type: ignore[arg-type]
+        assert np.array_equal(seen[0], array[:, :, 3].T)
+        assert result.boxes[0].box_ijk == pytest.approx((2, 2, 2, 6, 6, 5))
         assert draw_montage(source, result.boxes, ["left kidney"], "ct") is not None
         assert decoded == [0]
 
