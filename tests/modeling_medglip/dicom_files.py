@@ -204,7 +204,8 @@ def save(dataset: Any, folder: Path, syntax: Any = pydicom.uid.ExplicitVRLittleE
     dataset.file_meta.TransferSyntaxUID = pydicom.uid.ExplicitVRLittleEndian
     if syntax == pydicom.uid.ExplicitVRBigEndian:
         dataset.file_meta.TransferSyntaxUID = syntax
-        dataset.PixelData = np.frombuffer(dataset.PixelData, f"u{dataset.BitsAllocated // 8}").byteswap().tobytes()
+        size = 2 if dataset.BitsAllocated == 1 else dataset.BitsAllocated // 8  # single bits are stored in words
+        dataset.PixelData = np.frombuffer(dataset.PixelData, f"u{size}").byteswap().tobytes()
     elif syntax != pydicom.uid.ExplicitVRLittleEndian:
         stored, high = dataset.BitsStored, dataset.HighBit
         if dataset.SamplesPerPixel == 1:  # all bits are compressed, also those that are not in use
@@ -212,7 +213,7 @@ def save(dataset: Any, folder: Path, syntax: Any = pydicom.uid.ExplicitVRLittleE
         dataset.compress(syntax, generate_instance_uid=False)
         dataset.BitsStored, dataset.HighBit = stored, high
     dataset.setdefault("PixelData", b"")
-    dataset["PixelData"].VR = "OW" if (dataset.get("BitsAllocated") or 8) > 8 else "OB"
+    dataset["PixelData"].VR = "OB" if dataset.get("BitsAllocated") in (None, 8) else "OW"
     for name, value in fields.items():
         if value is None:
             delattr(dataset, name)

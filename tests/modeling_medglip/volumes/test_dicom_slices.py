@@ -71,14 +71,17 @@ def test_a_damaged_modality_lut_is_named(tmp_path: Path) -> None:
         read_series(paths)
 
 
-def test_high_values_are_bright_in_monochrome1(tmp_path: Path) -> None:
-    """Of an MR image; the largest number that can be stored becomes 0."""
-    fields = {"Modality": "MR", "PixelRepresentation": 0, "BitsStored": 12, "RescaleIntercept": 0}
+@pytest.mark.parametrize(("representation", "sum_"), [(0, 4095), (1, -1)])
+def test_high_values_are_bright_in_monochrome1(tmp_path: Path, representation: int, sum_: int) -> None:
+    """Of an MR image of 12 bits; the largest number that can be stored becomes the smallest."""
+    fields = {"Modality": "MR", "PixelRepresentation": representation, "BitsStored": 12}
+    fields |= {"RescaleSlope": 2, "RescaleIntercept": 10}
     plain, _ = stacked_and_single(write_series(tmp_path / "plain", **fields))
     turned, pieces = stacked_and_single(
         write_series(tmp_path / "dark", PhotometricInterpretation="MONOCHROME1", **fields)
     )
-    np.testing.assert_array_equal(turned, 4095 - plain)
+    stored = (plain - 10) / 2
+    np.testing.assert_array_equal(turned, 2 * (sum_ - stored) + 10)
     np.testing.assert_array_equal(turned, pieces)
 
 

@@ -323,6 +323,6 @@ def test_old_names_of_slices() -> None:
         assert np.array_equal(source.picture("axial", 2), slices[2])
 
 
-@pytest.mark.parametrize(("spacing", "plane"), [(1.25, "axial"), (1.35, "sagittal")])
+@pytest.mark.parametrize(("spacing", "plane"), [(1.25, "axial"), (1.3, "axial"), (1.35, "sagittal")])
 def test_slices_were_taken_along_clearly_longer_voxels(spacing: float, plane: str) -> None:
     assert acquisition_plane(empty_grid((9, 9, 9), np.diag([spacing, 1.0, 1.0, 1.0]))) == plane
