@@ -104,6 +104,16 @@ class TestImages:
         image = read_image(tmp_path / "a.jpg")
         assert (image.width, image.height) == (6, 8)
 
+    @pytest.mark.parametrize("orientation", range(1, 9))
+    def test_orientation_and_size_are_known_without_decoding(self, tmp_path: Path, orientation: int) -> None:
+        exif = Image.Exif()
+        exif[0x0112] = orientation
+        Image.fromarray(GRAY).save(tmp_path / "a.jpg", exif=exif)
+        image = read_image(tmp_path / "a.jpg")
+        with (tmp_path / "a.jpg").open("rb") as stream:
+            assert reading.read_orientation(stream) == (orientation, (image.width, image.height))
+        assert (image.width, image.height) == ((8, 6) if orientation < 5 else (6, 8))
+
     def test_first_page_is_used_with_a_warning(self, tmp_path: Path) -> None:
         pages = [Image.new("L", (4, 4), value) for value in (10, 20, 30)]
         pages[0].save(tmp_path / "a.tif", save_all=True, append_images=pages[1:])

@@ -38,6 +38,10 @@ def test_sides_that_are_swapped(left: str, right: str) -> None:
     assert laterality_warnings([at(right, 10, 30), at(left, -30, -10)]) == (SWAPPED.format(left, right),)
 
 
+def test_sides_at_one_position_contradict_each_other() -> None:
+    assert len(laterality_warnings([at("left kidney", 10, 30), at("right kidney", 10, 30)])) == 1
+
+
 def test_a_second_box_beyond_the_other_side() -> None:
     boxes = [at("left kidney", 10, 30, 0.9), at("right kidney", -15, 0, 0.8), at("left kidney", -40, -20, 0.7)]
     assert laterality_warnings(boxes) == (

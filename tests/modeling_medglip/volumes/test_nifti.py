@@ -92,6 +92,13 @@ def test_one_slice_of_nibabel_is_a_volume(tmp_path: Path) -> None:
     np.testing.assert_allclose(found.grid.affine, expected.grid.affine, atol=1e-5)
 
 
+@pytest.mark.parametrize(("number", "index"), [(1, (0, 0)), (2, (1, 0)), (4, (0, 1)), (6, (2, 1))])
+def test_volumes_of_a_5d_image_are_counted_along_the_fourth_axis_first(number: int, index: tuple[int, int]) -> None:
+    array = np.arange(2 * 3 * 4 * 3 * 2, dtype=np.int16).reshape(2, 3, 4, 3, 2)
+    source = as_source(nibabel.Nifti1Image(array, TURNED), number)
+    assert np.array_equal(source.volume().array, array[..., *index])
+
+
 def test_a_sound_sform_stands_beside_a_broken_qform(tmp_path: Path) -> None:
     fields = {"qform": 1, "quaternion": [9.0, 9, 9], "qfac": 0.0, "pixdim": [0.0, -1, float("nan")]}
     source = open_volume(nifti(tmp_path / "a.nii", form="sform", **fields))

@@ -180,11 +180,14 @@ def test_slices_of_one_rescaling_are_stacked_as_stored() -> None:
     assert (volume.slope, volume.intercept) == (2, -3) and volume.array.flags.f_contiguous
 
 
+@pytest.mark.parametrize("dtype", ["int16", "int32"])
 @pytest.mark.parametrize(
     "rescalings", [((2, -3), (2, -3), (4, 1)), ((1, 0), (4, 1), (1, 0)), ((4, 1), (1, 0), (2, 2))]
 )
-def test_slices_of_several_rescalings_are_stacked_as_values(rescalings: tuple[tuple[float, float], ...]) -> None:
-    volume = stack(_Slices(*(one_slice(10 * n, "int16", *line) for n, line in enumerate(rescalings))))
+def test_slices_of_several_rescalings_are_stacked_as_values(
+    rescalings: tuple[tuple[float, float], ...], dtype: str
+) -> None:
+    volume = stack(_Slices(*(one_slice(10 * n, dtype, *line) for n, line in enumerate(rescalings))))
     assert volume.array.dtype == np.float32 and (volume.slope, volume.intercept) == (1, 0)
     assert volume.array[1, 2].tolist() == [10 * n * slope + more for n, (slope, more) in enumerate(rescalings)]
 
