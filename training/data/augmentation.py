@@ -133,7 +133,7 @@ def draw_geometry(
         boxes (`np.ndarray` of shape `(n, 4)`): xyxy in units of the image.
         flags ([`AugmentationFlags`]): what the source allows.
         recipe ([`AugmentationRecipe`]): the ranges.
-        rng (`np.random.Generator`): the only source of chance.
+        rng (`np.random.Generator`): the source of everything random.
     """
     base = _symmetry(flags, rng)
     if flags.close_ups and rng.random() < recipe.close_share:
@@ -201,7 +201,7 @@ def draw_photometry(
         image (`torch.Tensor`): `(1 or 3, h, w)` in [0, 1].
         color (`bool`): also change saturation and the gains of the channels.
         recipe (`AugmentationRecipe`): the ranges.
-        rng (`np.random.Generator`): the only source of chance.
+        rng (`np.random.Generator`): the source of everything random.
     """
     mean = float(image.mean())
     contrast, brightness = rng.uniform(*recipe.contrast), rng.uniform(*recipe.brightness)
@@ -232,7 +232,7 @@ def uneven_light(size: Sequence[int], most: float, rng: np.random.Generator) -> 
     Args:
         size (`Sequence[int]`): height and width.
         most (`float`): largest slope and curvature.
-        rng (`np.random.Generator`): the only source of chance.
+        rng (`np.random.Generator`): the source of everything random.
     """
     y, x = (torch.linspace(-1, 1, count) for count in size)
     angle, slope, curvature = rng.uniform(0, 2 * np.pi), rng.uniform(0, most), rng.uniform(-most, most)
@@ -269,12 +269,12 @@ def compressed(image: torch.Tensor, quality: int) -> torch.Tensor:
 def draw_window(display: tuple[float, float], rng: np.random.Generator) -> tuple[float, float]:
     """Draw the (low, high) at which a CT image is shown in gray.
 
-    Four in ten times as it came (`display`); else a soft tissue window, now and then a lung or a wide one. An image
+    Four in ten times as it came (`display`); else a soft tissue window, more rarely a lung or a wide one. An image
     that spans little (a brain window) is only narrowed.
 
     Args:
         display (`tuple[float, float]`): HU shown as black and as white as the image came.
-        rng (`np.random.Generator`): the only source of chance.
+        rng (`np.random.Generator`): the source of everything random.
     """
     low, high = display
     choice = rng.random()

@@ -41,8 +41,8 @@ from .records import (
     GroundingRecord,
     SourceSettingsTable,
     as_boxes,
-    drawn,
     join_lungs,
+    random_key,
     with_channels,
     without_unknown,
 )
@@ -255,7 +255,7 @@ def _image_path(file: Path, name: str) -> Path:
 
 def _with_splits(records: list[GroundingRecord]) -> list[GroundingRecord]:
     """Return the records with splits: of those without one, every `HELD_OUT`th patient becomes validation."""
-    loose = sorted({record.patient for record in records if record.split not in SPLITS}, key=lambda n: drawn(n))
+    loose = sorted({record.patient for record in records if record.split not in SPLITS}, key=lambda n: random_key(n))
     held = set(loose[::HELD_OUT]) if len(loose) > 1 else set()
     return [
         record

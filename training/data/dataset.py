@@ -36,7 +36,7 @@ from .augmentation import (
     visible_share,
 )
 from .prompts import PromptRecipe, PromptSampler, Vocabulary, rough_token_length
-from .records import GroundingRecord, named
+from .records import GroundingRecord, image_error
 from .validation import too_many
 
 
@@ -203,7 +203,7 @@ class GroundingDataset(Dataset):
     def _report_broken(self, index: int, error: Exception) -> None:
         if not self._broken[index]:
             self._broken[index] = 1
-            logger.warning("left out: %s", named(self.records[index].image_id, error))
+            logger.warning("left out: %s", image_error(self.records[index].image_id, error))
         count = int(self._broken.sum())
         if too_many(count, len(self.records)):
             first = self.records[int(self._broken.argmax())].image_id

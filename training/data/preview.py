@@ -67,7 +67,7 @@ def prompt_texts(dataset: GroundingDataset, count: int = 5) -> list[str]:
     return texts
 
 
-def image(dataset: GroundingDataset, index: int) -> Image.Image:
+def preview_image(dataset: GroundingDataset, index: int) -> Image.Image:
     """Return a training example after augmentation, with the boxes of its prompt.
 
     Args:
@@ -97,4 +97,5 @@ def write_sheet(dataset: GroundingDataset, path: Path, count: int = SHOWN) -> Pa
     """
     rng = np.random.default_rng(0)
     chosen = rng.permutation(len(dataset))[:count]
-    return write_bytes(path, overlay_png(contact_sheet([image(dataset, int(i)) for i in chosen], columns=4, cell=380)))
+    images = [preview_image(dataset, int(index)) for index in chosen]
+    return write_bytes(path, overlay_png(contact_sheet(images, columns=4, cell=380)))

@@ -265,12 +265,12 @@ class PromptSampler:
         """Draw one prompt.
 
         Args:
-            labels: one per box of the image.
-            annotated: labels annotated wherever they occur; those without a box are negatives.
-            regions: body parts in the image; empty: those that the labels can be in.
-            rng: the only source of chance.
-            source_labels: what may be in the image though it is not asked, such as labels that were cut off at its
-                border; the annotated ones when not given.
+            labels (`Sequence[str]`): one per box of the image.
+            annotated (`Sequence[str]`): labels annotated wherever they occur; those without a box are negatives.
+            regions (`Sequence[str]`): body parts in the image; empty: those that the labels can be in.
+            rng (`np.random.Generator`): the source of everything random.
+            source_labels (`Sequence[str]`, *optional*): what may be in the image though it is not asked, such as
+                labels that were cut off at its border; the annotated ones when not given.
         """
         present, known = set(labels), tuple(source_labels or annotated)
         chosen = self._choose(labels, annotated, rng)

@@ -246,11 +246,11 @@ def readable(records: Sequence[GroundingRecord], broken: dict[str, str]) -> list
             whole.append(record)
         except (OSError, ValueError, SyntaxError) as error:
             broken[record.image_id] = one_line(error, 120)
-            logger.warning("left out: %s", named(record.image_id, error))
+            logger.warning("left out: %s", image_error(record.image_id, error))
     return whole
 
 
-def named(image_id: str, error: BaseException) -> str:
+def image_error(image_id: str, error: BaseException) -> str:
     """Return a line that names an image and what is wrong with it.
 
     Args:
@@ -319,7 +319,7 @@ def fraction_of(records: Sequence[GroundingRecord], fraction: float, seed: int =
     chosen = set()
     for source, patients in by_source.items():
         # The tenth of the data set comes first, so that it is a part of every larger share.
-        order = sorted(patients, key=lambda name: ((*source, name) not in subset, drawn(name, seed)))
+        order = sorted(patients, key=lambda name: ((*source, name) not in subset, random_key(name, seed)))
         in_subset = sum((*source, name) in subset for name in order)
         count = in_subset if fraction == 0.1 and in_subset else max(1, round(fraction * len(order)))
         chosen |= {(*source, name) for name in order[:count]}
@@ -334,7 +334,7 @@ def shared_patients(records: Sequence[GroundingRecord]) -> int:
     return len(parts[True] & parts[False])
 
 
-def drawn(name: str, seed: int = 0) -> bytes:
+def random_key(name: str, seed: int = 0) -> bytes:
     """Return a deterministic pseudo-random sort key.
 
     Args:

@@ -45,7 +45,7 @@ def set_records(data: Path | str, modalities: list[str], settings: SourceSetting
         raise ValueError(f"{data}: no such folder; give a built data set, a COCO JSON file, or an id on the Hub")
     try:
         known = datasets.get_dataset_config_names(str(data))
-    except Exception as error:  # what is no data set makes the library raise nearly anything
+    except Exception as error:  # the library raises nearly anything for other content
         raise ValueError(f"{data}: cannot be read as a data set ({type(error).__name__}): {HINT}") from None
     if any(folder.glob("*.json")) and not any(folder.rglob("*.parquet")):
         raise ValueError(f"{data}: {HINT}")  # the library takes any JSON for a table

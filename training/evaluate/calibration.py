@@ -28,7 +28,7 @@ from modeling_medglip.outputs.files import write_text
 from modeling_medglip.processing_medglip import MedGlipProcessor
 
 from ..data.load import load_records
-from ..data.records import DEFAULT_DATA, GroundingRecord, drawn
+from ..data.records import DEFAULT_DATA, GroundingRecord, random_key
 from ..data.validation import readable_enough
 from ..loading import EMBEDDED, load_model_and_processor
 from .metrics import Detections, annotated_only, right_boxes
@@ -110,7 +110,7 @@ def errors(
         `before`; `after`, with a line that was fitted to these very images; and `other_patients`: each half of the
         patients with a line that was fitted to the other half (`None` where a half cannot be fitted).
     """
-    patients = sorted({(record.source, record.patient) for record in records}, key=lambda key: drawn(str(key)))
+    patients = sorted({(record.source, record.patient) for record in records}, key=lambda key: random_key(str(key)))
     first = set(patients[: len(patients) // 2])
     halves: list[list[int]] = [[], []]
     for index, record in enumerate(records):

@@ -95,7 +95,7 @@ def render_markdown(results: dict[str, Any]) -> str:
     for modality, result in results["modalities"].items():
         parts.append(f"## {modality}\n\n" + label_table(result))
         if result["synonyms"]:
-            parts.append("Other words for the same thing, and parent terms:\n\n" + wording_table(result))
+            parts.append("Other wordings of labels, and parent terms:\n\n" + wording_table(result))
         if result["side_confusion"]["labels"]:
             parts.append("Best box on the other side:\n\n" + side_table(result))
     return "\n".join(parts)

@@ -45,7 +45,7 @@ class FinetuneArguments:
     )
     rank: int = _setting("size of the adapter: larger learns more from many images, but needs more of them", 8)
     fraction: float = _setting("train with this share of the patients only, 0 to 1, to see what more data bring", 1.0)
-    max_images: int | None = _setting("train with at most so many images, chosen by chance; without it with all")
+    max_images: int | None = _setting("train with at most so many images, chosen at random; without it with all")
     labels: list[str] | None = _setting("learn only these labels; the others count as unknown, not as absent")
     exclude: list[str] | None = _setting("learn all labels but these")
     distillation: bool = _setting(

@@ -23,7 +23,7 @@ from ..data.records import GroundingRecord
 from ..data.validation import readable_enough
 from ..evaluate.metrics import Detections
 from ..evaluate.predict import detect_records
-from .processes import gathered, process_share
+from .processes import gather_values, process_share
 
 
 # Score from which a box counts. A label without such a box stays unknown: it is often there all the same.
@@ -66,7 +66,7 @@ def with_known(
     share = [index[number] for number in process_share(len(index))]
     part, _ = detect_records(model, processor, [records[i] for i in share], [asked[i] for i in share], batch_size)
     extended = list(records)
-    for number, result in zip(index, gathered(share, part), strict=True):
+    for number, result in zip(index, gather_values(share, part), strict=True):
         extended[number] = _with_detections(records[number], result, asked[number])
     return extended
 

@@ -36,7 +36,7 @@ from ..data.dataset import GroundingCollator, GroundingDataset, PhraseLength, fo
 from ..data.load import load_records
 from ..data.preview import counts, prompt_texts, write_sheet
 from ..data.prompts import Vocabulary
-from ..data.records import GroundingRecord, chosen_labels, drawn, fraction_of, shared_patients
+from ..data.records import GroundingRecord, chosen_labels, fraction_of, random_key, shared_patients
 from ..data.split_leakage import check_apart
 from ..data.validation import check_options, nothing_to_measure, readable_enough
 from ..data.wordings import trained_wordings
@@ -45,7 +45,7 @@ from .arguments import FinetuneArguments, FinetuneParser
 from .closing import closing
 from .distillation import known_labels, with_known
 from .lora import add_adapter, save_adapter
-from .processes import process_state, shards_weights, united, worker_message
+from .processes import merge_entries, process_state, shards_weights, worker_message
 from .recipe import STRIDES, ExpertRecipe, TrainingRecipe, load_recipe
 from .run_identity import claim, run_identity
 from .run_results import measure, write_run
@@ -151,7 +151,7 @@ def load_data(settings: FinetuneArguments) -> Data:
     records = chosen_labels(load_records(settings.data, settings.modality), settings.labels, settings.exclude)
     train = fraction_of([r for r in records if r.split == "train"], settings.fraction, settings.seed)
     if settings.max_images is not None:
-        chosen = sorted({r.image_key for r in train}, key=lambda name: drawn(name[1], settings.seed))
+        chosen = sorted({r.image_key for r in train}, key=lambda name: random_key(name[1], settings.seed))
         names = set(chosen[: settings.max_images])
         train = [record for record in train if record.image_key in names]
     if not train:
@@ -301,7 +301,7 @@ def run(settings: FinetuneArguments) -> dict[str, Any]:
     dataset.release()  # measuring needs the memory
     after, known_after = (judge(_plain(trained), records=part) for part in (data.validation, data.older))
     scores = {"before": before, "after": after, "known_before": known_before, "known_after": known_after}
-    broken = {**data.broken, **united(dataset.broken())}
+    broken = {**data.broken, **merge_entries(dataset.broken())}
     results = {}
     if process.is_main_process:
         results = write_run(out, settings, recipe, data, scores, trainer.state.log_history, broken)
@@ -363,7 +363,7 @@ def push(folder: Path, name: str) -> None:
         api.create_repo(name, exist_ok=True, private=True)
         api.upload_folder(repo_id=name, folder_path=folder, commit_message="Upload a MedGLIP expert trained further")
     except Exception as error:
-        # Without a connection the client raises what its HTTP library raises, which is no OSError.
+        # Without a connection the client raises what its HTTP library raises, and that is not an OSError.
         if type(error).__module__.split(".")[0] not in ("httpx", "httpx2"):
             raise
         raise OSError(

@@ -54,7 +54,7 @@ def glip_processor(modality: str, size: int, tokenizer: Any) -> MedGlipProcessor
 
 
 def glip_model(weights: Path | None, modality: str) -> MedGlipForObjectDetection:
-    """Return the expert, with random weights if there is no file.
+    """Return the expert, with random weights without a file.
 
     Args:
         weights (`Path`): file of GLIP weights.

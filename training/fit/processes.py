@@ -45,12 +45,12 @@ def process_share(count: int) -> list[int]:
     return [(state.process_index * each + number) % count for number in range(each)]
 
 
-def united(local: dict[str, str]) -> dict[str, str]:
+def merge_entries(local: dict[str, str]) -> dict[str, str]:
     """Return the entries of all processes, in every process."""
     return {key: value for part in gather_object([local]) for key, value in part.items()}
 
 
-def gathered(index: Sequence[int], values: Sequence[Value]) -> list[Value]:
+def gather_values(index: Sequence[int], values: Sequence[Value]) -> list[Value]:
     """Return the values of all processes for their [`process_share`], in order, in every process.
 
     Args:

@@ -141,7 +141,7 @@ def load_recipe(path: Path | str = EMBEDDED_RECIPE) -> TrainingRecipe:
     """Read a recipe: a file, or the name of one in `recipes/`.
 
     Raises:
-        `ValueError`: there is none, it has unknown or missing keys, or a value out of its range.
+        `ValueError`: an unknown recipe, unknown or missing keys, or a value out of its range.
     """
     file = Path(path)
     if not file.is_file() and (RECIPES / f"{path}.yaml").is_file():

@@ -21,7 +21,7 @@ from ..data.validation import nothing_to_measure
 from ..evaluate.metrics import Detections, annotated_only, average_precision
 from ..evaluate.plots import png_of
 from ..evaluate.predict import detect_records, source_labels
-from .processes import gathered, process_share
+from .processes import gather_values, process_share
 
 
 SCHEMA = "medglip/finetune@1"
@@ -55,7 +55,7 @@ def find_all(model: Any, processor: Any, records: Sequence[GroundingRecord], bat
     Several processes share the images, and all of them get all detections.
 
     Args:
-        model (`Any`): the model; it is in its former mode afterwards.
+        model (`Any`): the detector; its mode (training or evaluation) stays.
         processor (`Any`): the model's.
         records (`Sequence[GroundingRecord]`): the images.
         batch_size (`int`, *optional*, defaults to `4`): images per forward pass.
@@ -69,7 +69,7 @@ def find_all(model: Any, processor: Any, records: Sequence[GroundingRecord], bat
         model, processor, [records[i] for i in share], [prompts[i] for i in share], batch_size
     )
     model.train(training)
-    return annotated_only(records, gathered(share, detections))
+    return annotated_only(records, gather_values(share, detections))
 
 
 def scores_of(records: Sequence[GroundingRecord], detections: Sequence[Detections]) -> Scores:
@@ -86,7 +86,7 @@ def measure(model: Any, processor: Any, records: Sequence[GroundingRecord], batc
     """Return the scores of [`find_all`], empty without records.
 
     Args:
-        model (`Any`): the model; it is in its former mode afterwards.
+        model (`Any`): the detector; its mode (training or evaluation) stays.
         processor (`Any`): the model's.
         records (`Sequence[GroundingRecord]`): the images.
         batch_size (`int`, *optional*, defaults to `4`): images per forward pass.

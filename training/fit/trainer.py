@@ -114,7 +114,7 @@ class GroundingTrainer(Trainer):
         Args:
             eval_dataset (`Any`, *optional*): passed on where nothing else measures.
             ignore_keys (`list[str]`, *optional*): passed on where nothing else measures.
-            metric_key_prefix (`str`, *optional*, defaults to `'eval'`): before the names of the numbers.
+            metric_key_prefix (`str`, *optional*, defaults to `"eval"`): before the names of the numbers.
         """
         if self.measure is None:
             return cast(dict[str, float], super().evaluate(eval_dataset, ignore_keys, metric_key_prefix))

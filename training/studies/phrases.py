@@ -62,13 +62,13 @@ def annotated_images(folder: Path, limit: int) -> Iterator[tuple[ReadImage, dict
     for part, room in ((held_out, limit), (others, limit - min(limit, len(held_out)))):
         for entry in part[:: max(1, len(part) // max(1, room))][:room]:
             boxes: dict[str, list[list[float]]] = defaultdict(list)
-            for thing in entry["objects"]:
-                x, y, width, height = thing["bbox_xywh"]
-                boxes[thing["label"]].append([x, y, x + width, y + height])
+            for labeled in entry["objects"]:
+                x, y, width, height = labeled["bbox_xywh"]
+                boxes[labeled["label"]].append([x, y, x + width, y + height])
             yield read_image(folder / entry["image"]), boxes
 
 
-def asked(grounder: Grounder, image: ReadImage, labels: Sequence[str], modality: str) -> dict[str, GroundedBox]:
+def best_boxes(grounder: Grounder, image: ReadImage, labels: Sequence[str], modality: str) -> dict[str, GroundedBox]:
     """Return the best box of every label that has one, whatever its score.
 
     Args:
@@ -135,7 +135,7 @@ def _count_sides(
     side = str(side_of(label))
     words = {"side": side, "letter": side[0].upper(), "short": "lt" if side == "left" else "rt"}
     forms = {form: form.format(base=" ".join(w for w in label.split() if w != side), **words) for form in FORMS}
-    best = asked(grounder, image, list(forms.values()), modality)
+    best = best_boxes(grounder, image, list(forms.values()), modality)
     for form, phrase in forms.items():
         counts[form]["asked"] += 1
         box = best.get(phrase)
@@ -164,7 +164,7 @@ def study_unknown(grounder: Grounder, data: Path, phrases: Entry, limit: int) ->
         for source in sources:
             for image, _ in annotated_images(source, share):
                 labels = [*phrases["unknown"][modality], *phrases["meaningless"]]
-                best = asked(grounder, image, labels, modality)
+                best = best_boxes(grounder, image, labels, modality)
                 for label in labels:
                     scores[label].append(round(best[label].score, 3) if label in best else 0.0)
         rows += [{"modality": modality, "phrase": phrase, "scores": values} for phrase, values in scores.items()]
@@ -189,7 +189,7 @@ def study_held_out(grounder: Grounder, data: Path, phrases: Entry, limit: int) -
                 rows[-1]["trained"] = grounder.trained.knows(phrase, modality)
         for image, boxes in annotated_images(data / source, limit):
             chosen = [row for row in rows if row["source"] == source and row["label"] in boxes]
-            best = asked(grounder, image, [row["phrase"] for row in chosen], modality) if chosen else {}
+            best = best_boxes(grounder, image, [row["phrase"] for row in chosen], modality) if chosen else {}
             for row in chosen:
                 box = best.get(row["phrase"])
                 row["scores"].append(round(box.score, 3) if box else 0.0)
@@ -213,11 +213,11 @@ def study_companions(grounder: Grounder, data: Path, sources: Sequence[str], lim
             labels = sorted(label for label in boxes if grounder.trained.knows(label, modality))[:4]
             if len(labels) < 2:
                 continue
-            together = asked(grounder, image, labels, modality)
-            backwards = asked(grounder, image, labels[::-1], modality)
-            beside = asked(grounder, image, [*labels, "banana", "pneumonia of the left foot"], modality)
+            together = best_boxes(grounder, image, labels, modality)
+            backwards = best_boxes(grounder, image, labels[::-1], modality)
+            beside = best_boxes(grounder, image, [*labels, "banana", "pneumonia of the left foot"], modality)
             for label in labels:
-                alone = asked(grounder, image, [label], modality)
+                alone = best_boxes(grounder, image, [label], modality)
                 scores = [best[label].score if label in best else 0.0 for best in (together, backwards, beside, alone)]
                 names = ("together", "backwards", "beside", "alone")
                 rows.append({"source": source, "label": label, **dict(zip(names, scores, strict=True))})
@@ -228,9 +228,9 @@ def measure(data: Path, limit: int, model: str | None = None) -> dict[str, Any]:
     """Run all four studies on up to `limit` images per source or, for unknown phrases, per modality.
 
     Args:
-        data (`Path`): as [`~training.data.load.load_records`] takes it.
+        data (`Path`): folder with `<modality>/<source>/annotations.json`.
         limit (`int`): images per source at most.
-        model (`str`, *optional*): the model; it is in its former mode afterwards.
+        model (`str`, *optional*): checkpoint folder or Hub id; the embedded checkpoint without it.
     """
     grounder, phrases = load_grounder(model), yaml.safe_load(PHRASES.read_text(encoding="utf-8"))
     sources = list(phrases["held_out"])

@@ -29,7 +29,7 @@ def roundtrip(result: VolumeResult, source: VolumeSource, threshold: float) -> d
     Returns:
         `boxes`: how many there are. `report_mm`: the largest distance of an edge of a region in the report (SR) from
         that of its box, in the slices' plane. `segmentation_voxels`: the same of a segment (SEG), which is made of
-        whole voxels. `None` for what is no DICOM series, or nothing found.
+        whole voxels. `None` without a DICOM series, or without boxes.
     """
     boxes = tuple(box for box in result.boxes if box.score >= threshold)
     if not source.dicom_files or not boxes:

@@ -13,7 +13,7 @@ from training.fit import processes
 
 def test_one_process_takes_everything() -> None:
     assert processes.process_share(3) == [0, 1, 2] and processes.process_share(0) == []
-    assert processes.gathered([0, 1], ["a", "b"]) == ["a", "b"]
+    assert processes.gather_values([0, 1], ["a", "b"]) == ["a", "b"]
 
 
 @pytest.mark.parametrize(("count", "world"), [(7, 2), (8, 2), (1, 4), (10, 3), (2, 8)])
@@ -28,14 +28,14 @@ def test_everything_is_taken_and_all_make_as_many_calls(
     assert len({len(share) for share in shares}) == 1 and {i for share in shares for i in share} == set(range(count))
     pairs = [(number, f"found {number}") for share in shares for number in share]
     monkeypatch.setattr(processes, "gather_object", lambda local: pairs)
-    values = processes.gathered(shares[0], [f"found {number}" for number in shares[0]])
+    values = processes.gather_values(shares[0], [f"found {number}" for number in shares[0]])
     assert values == [f"found {number}" for number in range(count)]
 
 
 def test_processes_tell_each_other_what_they_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert processes.united({"a": "empty"}) == {"a": "empty"}
+    assert processes.merge_entries({"a": "empty"}) == {"a": "empty"}
     monkeypatch.setattr(processes, "gather_object", lambda local: [*local, {"b": "torn"}])
-    assert processes.united({"a": "empty"}) == {"a": "empty", "b": "torn"}
+    assert processes.merge_entries({"a": "empty"}) == {"a": "empty", "b": "torn"}
 
 
 def test_an_error_of_a_loader_s_process_is_shown_without_its_traceback() -> None:
