@@ -73,7 +73,7 @@ def test_wrong_sides_are_counted(source: Path, monkeypatch: pytest.MonkeyPatch, 
         left = labels[0].startswith("left") is not wrong
         return {label: GroundedBox(label, 0.9, (60.0 if left else 10.0, 10.0, 20.0, 20.0)) for label in labels}
 
-    monkeypatch.setattr(phrase_study, "asked", found)
+    monkeypatch.setattr(phrase_study, "best_boxes", found)
     rows = study_sides(None, source.parents[1], ["ct/made_up"], 3)  # type: ignore[arg-type]
     assert len(rows) == len(FORMS)
     assert all((row["asked"], row["found"], row["wrong"]) == (6, 6, 6 * wrong) for row in rows)
