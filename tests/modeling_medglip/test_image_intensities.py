@@ -13,7 +13,12 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from modeling_medglip.configuration_medglip import MODALITIES
-from modeling_medglip.image_processing_medglip import MedGlipImageProcessor, deduced_hounsfield, luminance
+from modeling_medglip.image_processing_medglip import (
+    MedGlipImageProcessor,
+    deduced_hounsfield,
+    estimate_window,
+    luminance,
+)
 
 
 RNG = np.random.default_rng(0)
@@ -70,7 +75,7 @@ def test_ct_images_of_a_trunk_are_turned_back_into_hounsfield_units(
 
 @pytest.mark.parametrize("offset", [1024, 32768])
 def test_ct_images_of_sixteen_bits_hold_an_offset(processor: MedGlipImageProcessor, offset: int) -> None:
-    """As a image file keeps a trunk in HU: the very numbers come back."""
+    """As an image file stores a trunk in HU: the very numbers come back."""
     hounsfield = np.full((128, 128), -1000.0)
     hounsfield[10:118, 10:118] = -100
     hounsfield[20:108, 20:108] = 50
@@ -79,6 +84,26 @@ def test_ct_images_of_sixteen_bits_hold_an_offset(processor: MedGlipImageProcess
     stored = (hounsfield.astype(np.int32) + offset).astype(np.uint16)
     for image in (stored, stored.astype(">u2"), Image.fromarray(stored), Image.fromarray(stored.astype(np.int32))):
         assert torch.equal(processor.normalize_image(image, "ct"), processor.normalize_image(hounsfield, "ct"))
+
+
+def test_an_offset_is_recognized_under_contrast_agent(processor: MedGlipImageProcessor) -> None:
+    """Soft tissue of 150 HU moves the estimated window by some 100 HU, which leaves the offset recognizable."""
+    hounsfield = np.full((128, 128), -1000.0)
+    hounsfield[10:118, 10:118] = 150
+    hounsfield[60:70, 60:70] = 900
+    hounsfield = (hounsfield + RNG.normal(0, 8, hounsfield.shape)).clip(-1024).round().astype(np.int16)
+    stored = (hounsfield.astype(np.int32) + 1024).astype(np.uint16)
+    assert torch.equal(processor.normalize_image(stored, "ct"), processor.normalize_image(hounsfield, "ct"))
+
+
+def test_fat_is_not_taken_for_soft_tissue() -> None:
+    """The highest peak is fat at -100 HU; soft tissue at 50 HU lies 1.17 times as far from air."""
+    hounsfield = np.full((128, 128), -1000.0)
+    hounsfield[10:118, 10:118] = -100
+    hounsfield[40:88, 40:88] = 50
+    hounsfield += RNG.normal(0, 12, hounsfield.shape)
+    window = estimate_window(((hounsfield + 1000) / 2400 * 255).clip(0, 255).round().astype(np.uint8))
+    assert window == pytest.approx((-1000, 1400), abs=80)
 
 
 def test_an_offset_that_nobody_uses_is_estimated(processor: MedGlipImageProcessor) -> None:

@@ -71,7 +71,7 @@ class TestExperts:
 
     @torch.no_grad()
     def test_joined_experts_with_other_kinds_of_image_encoders_are_saved_whole(self, tmp_path: Path) -> None:
-        timm = TimmBackboneConfig(backbone="resnet10t", out_indices=[2, 3, 4])
+        timm = TimmBackboneConfig(backbone="test_resnet", out_indices=[2, 3, 4])
         parts = {"ct": tiny_model(("ct",)), "fundus": tiny_model(("fundus",), backbone_config=timm)}
         MedGlipForObjectDetection.from_experts(parts).save_pretrained(tmp_path)
         loaded = MedGlipForObjectDetection.from_pretrained(tmp_path)

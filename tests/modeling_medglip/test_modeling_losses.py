@@ -8,13 +8,27 @@ from typing import Any
 
 import pytest
 import torch
+from torchvision.ops import sigmoid_focal_loss
 from transformers import TimmBackboneConfig
 from transformers.modeling_utils import PreTrainedModel
 
 import modeling_medglip  # noqa: F401  (registers the Auto classes)
-from modeling_medglip.modeling_medglip import MedGlipForObjectDetection, assign_atss, decode_boxes
+from modeling_medglip.configuration_medglip import MedGlipHeadConfig
+from modeling_medglip.modeling_medglip import (
+    MedGlipForObjectDetection,
+    alignment_focal_loss,
+    assign_atss,
+    centerness_targets,
+    decode_boxes,
+    make_anchors,
+    pixel_iou,
+)
 
-from .tiny_model import HEAD, tiny_config, tiny_model, training_batch
+from .tiny_model import HEAD, known_model, tiny_config, tiny_model, training_batch
+
+
+# Of `known_model("plain")`, by the code that reproduces GLIP's reference outputs.
+KNOWN_LOSSES = {"loss_alignment": 319.1921, "loss_box": 1.4931, "loss_centerness": 0.8098}
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +51,7 @@ class TestTraining:
         batch = training_batch()
         optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
         losses = []
-        for _ in range(25):
+        for _ in range(10):
             output = model(**batch)
             optimizer.zero_grad()
             output.loss.backward()
@@ -146,7 +160,7 @@ class TestTraining:
         assert torch.allclose(*gradients, atol=1e-6)
 
     def test_frozen_statistics_and_frozen_language(self) -> None:
-        backbone = TimmBackboneConfig(backbone="resnet10t", out_indices=[2, 3, 4])
+        backbone = TimmBackboneConfig(backbone="test_resnet", out_indices=[2, 3, 4])
         model = tiny_model(backbone_config=backbone)
         model.model.text_model.requires_grad_(False)
         model.train()
@@ -154,6 +168,51 @@ class TestTraining:
         model(**training_batch())
         assert before and all(torch.equal(value, model.state_dict()[key]) for key, value in before.items())
         assert not model.model.text_model.training
+
+
+class TestArithmetic:
+    """Against numbers by hand."""
+
+    def test_losses_of_known_weights(self) -> None:
+        losses = known_model("plain")(**training_batch()).loss_dict
+        assert {name: loss.item() for name, loss in losses.items()} == pytest.approx(KNOWN_LOSSES, rel=1e-3)
+
+    def test_focal_loss_is_that_of_torchvision(self) -> None:
+        logits, targets = torch.randn(2, 5, 3) * 3, torch.randint(0, 2, (2, 5, 3)).float()
+        expected = sigmoid_focal_loss(logits, targets, alpha=0.3, gamma=1.5)
+        assert torch.allclose(alignment_focal_loss(logits, targets, 0.3, 1.5), expected, atol=1e-6)
+
+    def test_centerness(self) -> None:
+        """The anchor's center is (4.5, 4.5): 1 in the middle, sqrt(2/8) off it, 0 on a border and outside."""
+        anchors = torch.tensor([[0.0, 0.0, 9.0, 9.0]] * 4)
+        boxes = torch.tensor([[0.0, 2, 9, 7], [2.5, 0, 12.5, 9], [4.5, 0, 9, 9], [5, 0, 9, 9]])
+        assert centerness_targets(anchors, boxes).tolist() == pytest.approx([1, 0.5, 0, 0])
+
+    def test_anchors_are_those_of_glip(self) -> None:
+        config = MedGlipHeadConfig(anchor_sizes=[64, 128], anchor_strides=[8, 16])
+        anchors = make_anchors([(2, 2), (1, 1)], config, torch.device("cpu"))
+        assert anchors[0].tolist() == [-28, -28, 35, 35] and anchors[4].tolist() == [-56, -56, 71, 71]
+        assert (anchors[1] - anchors[0]).tolist() == [8, 0, 8, 0], "along a row first"
+        assert (anchors[2] - anchors[0]).tolist() == [0, 8, 0, 8]
+
+    def test_boxes_are_decoded_as_in_glip(self) -> None:
+        """An anchor of 8 x 16 pixels at (3.5, 7.5), moved by half a width and a quarter height, twice as wide."""
+        anchors = torch.tensor([[0.0, 0.0, 7.0, 15.0]])
+        deltas = torch.tensor([[10 * 0.5, 10 * 0.25, 5 * math.log(2), 0.0]])
+        assert decode_boxes(deltas, anchors)[0].tolist() == pytest.approx([0, 4, 15, 19])
+        assert decode_boxes(torch.zeros(1, 4), anchors).tolist() == anchors.tolist()
+
+    def test_overlaps_count_the_last_pixel(self) -> None:
+        boxes = torch.tensor([[0.0, 0, 9, 9], [0, 0, 9, 4], [10, 0, 19, 9]])
+        assert pixel_iou(boxes[:1], boxes)[0].tolist() == pytest.approx([1, 0.5, 0])
+
+    def test_anchors_centered_outside_their_target_are_background(self) -> None:
+        """An overlap of 0.43 exceeds mean and deviation of 0.43, 0 and 0, which are 0.39."""
+        box = torch.tensor([[0.0, 0, 9, 9]])
+        anchors = torch.tensor([[-5.0, 0, 5, 9], [80, 80, 89, 89], [90, 90, 99, 99]])
+        assert assign_atss(anchors, [3], box, topk=3).tolist() == [-1, -1, -1], "centered on the border"
+        anchors[0, 0::2] += 1
+        assert assign_atss(anchors, [3], box, topk=3).tolist() == [0, -1, -1]
 
 
 class TestBoxes:

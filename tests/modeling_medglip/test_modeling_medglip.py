@@ -12,7 +12,23 @@ from transformers import TimmBackboneConfig
 import modeling_medglip  # noqa: F401  (registers the Auto classes)
 from modeling_medglip.modeling_medglip import MedGlipForObjectDetection
 
-from .tiny_model import DOT, HEAD, SWIN, count_calls, prompt, tiny_model
+from .tiny_model import DOT, HEAD, SWIN, count_calls, known_model, prompt, tiny_model, wave
+
+
+# Every 30th region of `known_model`: logits of the first token, centerness, right borders in pixels; by the code that
+# reproduces GLIP's reference outputs.
+KNOWN_OUTPUTS = {
+    "plain": (
+        [-0.328, 0.019, -2.891, -2.001, -0.324],
+        [-1.541, -0.791, 1.337, -0.289, -0.558],
+        [7.34, 58.58, 7.63, 60.47, 37.12],
+    ),
+    "deformable": (
+        [-2.317, 0.694, -1.524, -2.342, -0.423],
+        [1.217, 1.874, -0.996, 1.297, -1.515],
+        [8.5, 61.02, 9.92, 60.52, 35.64],
+    ),
+}
 
 
 @pytest.fixture(scope="module")
@@ -37,6 +53,16 @@ class TestForward:
         assert output.spatial_shapes.tolist() == [[8, 12], [4, 6], [2, 3], [1, 2], [1, 1]]
         assert output.input_sizes.tolist() == [[64, 96], [64, 96]]
         assert output.loss is None
+
+    @torch.no_grad()
+    @pytest.mark.parametrize("conv_type", ["plain", "deformable"])
+    def test_outputs_of_known_weights(self, conv_type: str) -> None:
+        image = torch.stack([wave((64, 96), channel) for channel in range(3)])[None]
+        ids, mask, _ = prompt("left kidney", "liver")
+        output = known_model(conv_type)(image, ids, mask)
+        fields = (output.logits[0, ::30, 0], output.centerness[0, ::30], output.pred_boxes[0, ::30, 2])
+        for field, known in zip(fields, KNOWN_OUTPUTS[conv_type], strict=True):
+            assert field.tolist() == pytest.approx(known, abs=0.05)
 
     @torch.no_grad()
     def test_base_model_aligns_features_as_its_logits_say(self, model: MedGlipForObjectDetection) -> None:
@@ -108,6 +134,9 @@ class TestForward:
         mask[0, 3:] = 0
         assert model(torch.randn(1, 3, 64, 64), ids, mask).label_token_mask.int().tolist() == [[1, 1, 0, 0, 0]]
         assert model(torch.randn(1, 3, 64, 64), ids[:, None]).label_token_mask is None
+        opened = torch.cat([torch.tensor([[DOT]]), ids], dim=1)
+        words = model(torch.randn(1, 3, 64, 64), opened).label_token_mask
+        assert words.int().tolist() == [[1, 1, 1, 0, 1, 0]], "post-processing leaves the opening token out itself"
 
     @torch.no_grad()
     def test_label_order_changes_nothing_with_label_attention(self) -> None:
@@ -172,7 +201,7 @@ class TestForward:
         assert not calls
 
     @pytest.mark.parametrize("conv_type", ["plain", "deformable"])
-    @pytest.mark.parametrize("backbone", [SWIN, TimmBackboneConfig(backbone="resnet10t", out_indices=[2, 3, 4])])
+    @pytest.mark.parametrize("backbone", [SWIN, TimmBackboneConfig(backbone="test_resnet", out_indices=[2, 3, 4])])
     @torch.no_grad()
     def test_backbones_and_convolutions(self, backbone: Any, conv_type: str) -> None:
         head = {**HEAD, "conv_type": conv_type, "text_dim": 8, "positions": True, "pyramid_norm": True}

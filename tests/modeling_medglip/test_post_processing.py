@@ -87,6 +87,17 @@ def test_calibrated_scores_are_chances(processor: MedGlipProcessor) -> None:
     assert len(few["scores"]) == 1, "the threshold counts chances: 0.5 has become 0.27"
 
 
+def test_each_image_has_its_own_calibration(processor: MedGlipProcessor) -> None:
+    inputs = processor([IMAGE, IMAGE], "liver")
+    outputs = made_up_outputs(inputs, [[0, 0, 31, 31]], [0], [0.9])
+    for field in (outputs.logits, outputs.centerness, outputs.pred_boxes):
+        field[1] = field[0]
+    outputs.score_calibration = torch.tensor([[1.0, 0.0], [2.0, -1.0]])
+    first, second = processor.post_process_grounded_object_detection(outputs, inputs, threshold=0.0)
+    assert first["scores"][0].item() == pytest.approx(0.9)
+    assert second["scores"][0].item() == pytest.approx(1 / (1 + math.e * (0.1 / 0.9) ** 2))
+
+
 def test_labels_never_suppress_each_other(processor: MedGlipProcessor) -> None:
     inputs = processor(IMAGE, "liver. spleen")
     box, near = [10.0, 10, 50, 50], [11.0, 10, 50, 50]
@@ -133,6 +144,11 @@ def test_thresholds_and_limits(processor: MedGlipProcessor) -> None:
     assert found(threshold=0.0, pre_nms_threshold=0.0)[-2:] != [0.2, 0.06]
     assert found(threshold=0.0, max_detections=2) == [0.9, 0.8]
     assert found(threshold=0.95) == []
+
+    exact = processor.post_process_grounded_object_detection(outputs, inputs, threshold=0.0)[0]["scores"][0].item()
+    assert found(threshold=exact) == [] and found(threshold=exact - 1e-6) == [0.9]
+    (label_score,) = label_scores(outputs.logits[0][None, 9:10], inputs["label_tokens"]).flatten().tolist()
+    assert found(pre_nms_threshold=label_score) == [] and found(pre_nms_threshold=label_score - 1e-6) == [0.9]
 
 
 def test_the_candidate_threshold_is_on_the_label_score_alone(processor: MedGlipProcessor) -> None:

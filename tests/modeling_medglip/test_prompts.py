@@ -172,6 +172,7 @@ def test_repeated_labels_are_asked_once() -> None:
     labels, cleaned, positions = unique_labels(["Liver", "spleen", "liver ", "kidney"], 10)
     assert labels == ["Liver", "spleen", "kidney"] and positions == [0, 1, 0, 2]
     assert cleaned == ["liver", "spleen", "kidney"]
+    assert unique_labels(["liver", "spleen"], 2)[0] == ["liver", "spleen"], "as many as are allowed"
 
 
 @pytest.mark.parametrize(

@@ -95,6 +95,11 @@ def test_hounsfield_units_give_themselves_away() -> None:
         SCANNER[None].clip(0).astype(np.uint16),
     ):
         assert not looks_like_hounsfield(other)
+    few = np.zeros((1, 10, 10), np.int16)
+    few[0, 0, :2] = -500
+    assert not looks_like_hounsfield(few), "2 % of the pixels"
+    few[0, 0, :3] = -500
+    assert looks_like_hounsfield(few)
 
 
 # In the processor ----------------------------------------------------------------------------------------------------
@@ -164,6 +169,8 @@ def test_contradictions(processor: MedGlipImageProcessor) -> None:
     )
     assert modality_contradiction("ES", RED, processor) is None
     assert modality_contradiction("ct", RED, processor, sure=1.1) is None
+    probability = processor.predict_modality(RED)[1]
+    assert modality_contradiction("ct", RED, processor, sure=probability) is not None
     assert modality_contradiction("ct", RED, MedGlipImageProcessor()) is None
 
 

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -89,3 +91,19 @@ def training_batch(count: int = 2) -> dict[str, Any]:
         "label_tokens": tokens.repeat(count, 1, 1),
         "labels": labels,
     }
+
+
+def wave(shape: Sequence[int], phase: float) -> Tensor:
+    """A sine over the numbers of a tensor in row-major order, the same on every machine."""
+    numbers = torch.arange(math.prod(shape), dtype=torch.float64)
+    return torch.sin(numbers * 0.37 + phase).view(*shape).float()
+
+
+def known_model(conv_type: str) -> MedGlipForObjectDetection:
+    """A model whose matrices and kernels are sines instead of random numbers, with every optional part."""
+    optional = {"positions": True, "region_norm": True, "pyramid_norm": True, "text_dim": 8, "log_scale_init": -0.5}
+    model = tiny_model(head_config={**HEAD, "conv_type": conv_type, **optional})
+    with torch.no_grad():
+        for number, tensor in enumerate(tensor for tensor in model.parameters() if tensor.ndim > 1):
+            tensor.copy_(wave(tensor.shape, number) * (2 / tensor[0].numel()) ** 0.5)
+    return model
