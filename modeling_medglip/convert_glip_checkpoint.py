@@ -89,6 +89,10 @@ def config_from_glip(glip_config: Mapping[str, Any], modality: str) -> MedGlipCo
 def convert_state_dict(state_dict: Mapping[str, Tensor], modality: str) -> dict[str, Tensor]:
     """Rename, split and reshape GLIP's tensors.
 
+    Args:
+        state_dict (`Mapping[str, Tensor]`): tensors under GLIP's names, with or without the `module.` prefix.
+        modality (`str`): of the expert, by any of its names.
+
     Raises:
         `ValueError`: a tensor has a name that GLIP does not have.
     """
@@ -115,7 +119,7 @@ def convert_state_dict(state_dict: Mapping[str, Tensor], modality: str) -> dict[
 
 
 def _as_linear(weight: Tensor) -> Tensor:
-    """The weight of a 1x1 convolution as that of a linear layer."""
+    """Return the weight of a 1x1 convolution as that of a linear layer."""
     return weight.flatten(1) if weight.dim() == 4 else weight
 
 
@@ -134,7 +138,7 @@ def _convert_expert_tensor(key: str, value: Tensor) -> dict[str, Tensor]:
 
 
 def _convert_swin_block(key: str, value: Tensor) -> dict[str, Tensor]:
-    """Swin's joint qkv projection becomes three; the other names are exchanged."""
+    """Split Swin's joint qkv projection into three; exchange the other names."""
     if match := re.fullmatch(r"(.+)\.attn\.qkv\.(weight|bias)", key):
         parts = value.chunk(3)
         return {f"{match[1]}.attention.{n}_proj.{match[2]}": p for n, p in zip("qkv", parts, strict=True)}
@@ -174,18 +178,18 @@ def model_from_glip(
     """Build a MedGLIP expert from GLIP's tensors.
 
     Args:
-        state_dict: tensors under GLIP's own names, with or without the `module.` prefix.
-        glip_config: sizes, as `config` in the reference; for the public GLIP-T `GLIP_T_CONFIG`.
-        modality: the modality that this expert shall serve.
+        state_dict (`Mapping[str, Tensor]`): tensors under GLIP's names, with or without the `module.` prefix.
+        glip_config (`Mapping[str, Any]`): sizes, as for [`config_from_glip`]; `GLIP_T_CONFIG` for the public GLIP-T.
+        modality (`str`): of the expert, by any of its names.
 
     Raises:
         `ValueError`: a tensor is missing, left over or of another shape.
     """
     model = MedGlipForObjectDetection(config_from_glip(glip_config, modality))
     converted = convert_state_dict(state_dict, modality)
-    own = model.state_dict()
-    missing, extra = sorted(own.keys() - converted.keys()), sorted(converted.keys() - own.keys())
-    wrong = sorted(key for key in own.keys() & converted.keys() if own[key].shape != converted[key].shape)
+    expected = model.state_dict()
+    missing, extra = sorted(expected.keys() - converted.keys()), sorted(converted.keys() - expected.keys())
+    wrong = sorted(key for key in expected.keys() & converted.keys() if expected[key].shape != converted[key].shape)
     for problem, keys in (("lacks", missing), ("has unknown", extra), ("has another shape for", wrong)):
         if keys:
             raise ValueError(f"the GLIP checkpoint {problem} {len(keys)} tensors, the first is {keys[0]!r}")
@@ -201,7 +205,13 @@ GLIP_T_CONFIG: dict[str, Any] = {
 
 
 def convert_file(source: Path, destination: Path, modality: str) -> None:
-    """Convert a safetensors file with GLIP-T's tensors into a MedGLIP checkpoint folder."""
+    """Convert a safetensors file with GLIP-T's tensors into a MedGLIP checkpoint folder.
+
+    Args:
+        source (`Path`): the file.
+        destination (`Path`): the folder to write.
+        modality (`str`): of the expert, by any of its names.
+    """
     from safetensors.torch import load_file
 
     model_from_glip(load_file(source), GLIP_T_CONFIG, modality).save_pretrained(destination)

@@ -108,7 +108,7 @@ def test_exif_turns_the_image(tmp_path: Path) -> None:
     assert np.array_equal(channels_first(tmp_path / "turned.png")[0], np.rot90(GRAY, -1))
 
 
-def test_gray_levels_and_units_are_told_apart() -> None:
+def test_gray_levels_and_units_are_distinguished() -> None:
     assert has_gray_levels(np.zeros((1, 2, 2), np.uint8)) and has_gray_levels(np.array([0.0, 1.0]))
     assert has_gray_levels(np.zeros((1, 2, 2), np.uint16))
     assert not has_gray_levels(np.array([0.0, 40.0])) and not has_gray_levels(np.zeros((1, 2, 2), np.int16))

@@ -87,12 +87,14 @@ def test_ct_images_of_sixteen_bits_hold_an_offset(processor: MedGlipImageProcess
 
 
 def test_an_offset_is_recognized_under_contrast_agent(processor: MedGlipImageProcessor) -> None:
-    """Soft tissue of 150 HU moves the estimated window by some 100 HU, which leaves the offset recognizable."""
+    """Soft tissue of 150 HU and padding of -2000 HU move the estimated window by 90 HU; the offset is still meant."""
     hounsfield = np.full((128, 128), -1000.0)
     hounsfield[10:118, 10:118] = 150
     hounsfield[60:70, 60:70] = 900
-    hounsfield = (hounsfield + RNG.normal(0, 8, hounsfield.shape)).clip(-1024).round().astype(np.int16)
-    stored = (hounsfield.astype(np.int32) + 1024).astype(np.uint16)
+    hounsfield += RNG.normal(0, 8, hounsfield.shape)
+    hounsfield[:2] = -2000
+    hounsfield = hounsfield.round().astype(np.int16)
+    stored = (hounsfield.astype(np.int32) + 32768).astype(np.uint16)
     assert torch.equal(processor.normalize_image(stored, "ct"), processor.normalize_image(hounsfield, "ct"))
 
 

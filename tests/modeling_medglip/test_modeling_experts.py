@@ -128,7 +128,7 @@ class TestExperts:
         with pytest.raises(StrictDataclassClassValidationError, match="a positive slope and an intercept"):
             tiny_config(head_config={**HEAD, "score_calibration": wrong})
 
-    def test_one_expert_is_looked_up_offline_when_told_so(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_one_expert_is_looked_up_offline_on_request(self, monkeypatch: pytest.MonkeyPatch) -> None:
         class AskedError(Exception):
             pass
 

@@ -260,7 +260,9 @@ class TestStockTask:
         assert type(task).preprocess is ZeroShotObjectDetectionPipeline.preprocess
 
 
-def test_lost_levels_are_told(folder: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_lost_levels_are_reported(
+    folder: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Without this package imported, transformers' own pipeline hands over what `load_image` made of a 16-bit file."""
     deep = Image.fromarray(PICTURE[..., 0].astype(np.uint16) * 16)
     processor = MedGlipImageProcessor()

@@ -31,7 +31,7 @@ def processor() -> MedGlipProcessor:
 
 
 def words_of(processor: MedGlipProcessor, batch: Any, image: int = 0, chunk: int = 0) -> list[str]:
-    """What each label row marks, decoded."""
+    """The tokens of each label, decoded."""
     tokens = batch["label_tokens"] if batch["label_tokens"].ndim == 4 else batch["label_tokens"][:, None]
     ids = batch["input_ids"] if batch["input_ids"].ndim == 3 else batch["input_ids"][:, None]
     rows = tokens[image, chunk]

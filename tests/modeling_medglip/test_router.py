@@ -149,7 +149,7 @@ def test_only_experts_at_hand_are_chosen() -> None:
     ],
     ids=["an unsure router", "the only expert"],
 )
-def test_doubts_are_logged(
+def test_unsure_predictions_are_logged(
     caplog: pytest.LogCaptureFixture, modalities: tuple[str, ...], strength: float | None, chosen: str, warning: str
 ) -> None:
     router = red_router() if strength is None else red_router(strength=strength)
