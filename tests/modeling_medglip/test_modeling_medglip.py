@@ -15,18 +15,18 @@ from modeling_medglip.modeling_medglip import MedGlipForObjectDetection
 from .tiny_model import DOT, HEAD, SWIN, count_calls, known_model, prompt, tiny_model, wave
 
 
-# Every 30th region of `known_model`: logits of the first token, centerness, right borders in pixels; by the code that
-# reproduces GLIP's reference outputs.
+# Regions of all levels of `known_model`: logits of the first token, centerness, right borders in pixels, by the code
+# that reproduces GLIP's reference outputs.
 KNOWN_OUTPUTS = {
     "plain": (
-        [-0.328, 0.019, -2.891, -2.001, -0.324],
-        [-1.541, -0.791, 1.337, -0.289, -0.558],
-        [7.34, 58.58, 7.63, 60.47, 37.12],
+        [-0.328, 0.019, -2.891, -2.001, -0.324, -2.762],
+        [-1.541, -0.791, 1.337, -0.289, -0.558, 0.732],
+        [7.34, 58.58, 7.63, 60.47, 37.12, 247.47],
     ),
     "deformable": (
-        [-2.317, 0.694, -1.524, -2.342, -0.423],
-        [1.217, 1.874, -0.996, 1.297, -1.515],
-        [8.5, 61.02, 9.92, 60.52, 35.64],
+        [-2.317, 0.694, -1.524, -2.342, -0.423, -1.781],
+        [1.217, 1.874, -0.996, 1.297, -1.515, -0.153],
+        [8.5, 61.02, 9.92, 60.52, 35.64, 185.11],
     ),
 }
 
@@ -60,7 +60,8 @@ class TestForward:
         image = torch.stack([wave((64, 96), channel) for channel in range(3)])[None]
         ids, mask, _ = prompt("left kidney", "liver")
         output = known_model(conv_type)(image, ids, mask)
-        fields = (output.logits[0, ::30, 0], output.centerness[0, ::30], output.pred_boxes[0, ::30, 2])
+        regions = [0, 30, 60, 90, 120, 128]
+        fields = (output.logits[0, regions, 0], output.centerness[0, regions], output.pred_boxes[0, regions, 2])
         for field, known in zip(fields, KNOWN_OUTPUTS[conv_type], strict=True):
             assert field.tolist() == pytest.approx(known, abs=0.05)
 
