@@ -185,6 +185,11 @@ class TestRefusals:
         with pytest.raises(MedGlipError, match="no pixels"):
             reading.check_pixels(0, 7)
 
+    def test_the_most_pixels(self) -> None:
+        reading.check_pixels(2**13, 2**13)
+        with pytest.raises(MedGlipError, match="more than 67108864"):
+            reading.check_pixels(2**13, 2**13 + 1)
+
     def test_large_files_are_refused_unread(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(reading, "MAX_BYTES", 100)
         (tmp_path / "a.png").write_bytes(b"\0" * 101)

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import struct
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +53,18 @@ def test_frames_out_of_order_are_counted_as_they_are_shown(tmp_path: Path) -> No
         assert abs(float(read_image(path, frame).pixels[:, 8:24].mean()) - 8 * (frame - 1)) < 4
 
 
+@pytest.mark.parametrize(("turn", "quarters"), [((0, 1, -1, 0), -1), ((0, -1, 1, 0), 1), ((-1, 0, 0, -1), 2)])
+def test_frames_are_turned_as_the_file_says(turn: tuple[int, ...], quarters: int, tmp_path: Path) -> None:
+    """The matrix of the track header (ISO/IEC 14496-12, 8.3.2) turns clockwise, counterclockwise, and by a half."""
+    path = video(tmp_path / "scan.mp4", 3)
+    stored = read_image(path, 2).pixels
+    content = bytearray(path.read_bytes())
+    a, b, c, d = (number << 16 for number in turn)
+    struct.pack_into(">9i", content, content.index(b"tkhd") + 44, a, b, 0, c, d, 0, 0, 0, 1 << 30)
+    path.write_bytes(content)
+    assert np.array_equal(read_image(path, 2).pixels, np.rot90(stored, quarters))
+
+
 @pytest.mark.parametrize(
     "content",
     [
@@ -62,7 +75,7 @@ def test_frames_out_of_order_are_counted_as_they_are_shown(tmp_path: Path) -> No
     ],
 )
 @pytest.mark.parametrize("name", ["a.mp4", "a.avi"])
-def test_what_is_no_video_is_refused(content: bytes, name: str, tmp_path: Path) -> None:
+def test_what_is_not_a_video_is_refused(content: bytes, name: str, tmp_path: Path) -> None:
     (tmp_path / name).write_bytes(content)
     for read in (read_image, count_frames):
         with pytest.raises(MedGlipError, match=rf"^{name}: (is a damaged video|holds no)"):
