@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from modeling_medglip.errors import one_line
-from modeling_medglip.io.dicom_files import read_header
+from modeling_medglip.io.dicom_files import read_dicom_header
 from modeling_medglip.io.text_files import read_text
 
 from .recipe import usable_expression
@@ -139,7 +139,7 @@ def _lines(path: Path) -> io.StringIO:
 
 
 def _from_dicom(case: Case) -> dict[str, str]:
-    header = read_header(case.parts["slices"][0], ["PatientAge", "PatientSex"])
+    header = read_dicom_header(case.parts["slices"][0], ["PatientAge", "PatientSex"])
     age = age_band(str(header.get("PatientAge") or ""))
     sex = SEXES.get(str(header.get("PatientSex") or "").strip().lower(), "")
     return {fact: value for fact, value in (("age_band", age), ("sex", sex)) if value}

@@ -41,15 +41,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         cache = folder / "cache"
         os.environ["GRADIO_TEMP_DIR"] = str(cache)
         from space_limits import limit_heaps
-        from space_page import build, serve
+        from space_page import build_page, serve_page
         from space_readers import READERS
         from space_settings import from_environment, quiet
 
         limit_heaps()
         quiet()
         settings = from_environment()
-        page = build(settings, folder=folder)
-        _, address, _ = serve(page, settings, cache, server_port=options.port, prevent_thread_lock=True)
+        page = build_page(settings, folder=folder)
+        _, address, _ = serve_page(page, settings, cache, server_port=options.port, prevent_thread_lock=True)
         sys.stdout.write(f"MedGLIP is at {address} (Ctrl+C stops it)\n")
         sys.stdout.flush()
         wait()

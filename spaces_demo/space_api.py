@@ -107,7 +107,7 @@ def _answered(work: Callable[[], Any]) -> Any:
         raise gr.Error(visitor_message(problem), print_exception=False) from None
 
 
-def register(experts: Experts) -> None:
+def register_endpoints(experts: Experts) -> None:
     """Add the endpoints, whose components are hidden, to the page that is being built."""
     api, limit = Api(experts), experts.settings.at_once
     with gr.Row(visible=False):

@@ -22,9 +22,9 @@ from space_views import (
     Shown,
     at_slice,
     boxes_files,
-    image_of,
     open_source,
     result_html,
+    shown_image,
     status_html,
     whole_volume,
 )
@@ -140,7 +140,7 @@ class Handlers:
     def _found(self, shown: Shown | None, prompt: str, modality: str, second: str) -> Shown:
         if shown is None:
             raise UsageError(f"no image is open: {EMPTY[0].lower()}{EMPTY[1:]}")
-        results = self.experts.find(image_of(shown, self.experts), prompt, modality, second)
+        results = self.experts.find(shown_image(shown, self.experts), prompt, modality, second)
         return replace(shown, results=results, volume=None)
 
     def find_all(

@@ -13,7 +13,7 @@ import gradio as gr
 from starlette.middleware import Middleware
 
 from modeling_medglip.volumes.geometry import PLANES
-from space_api import register
+from space_api import register_endpoints
 from space_examples import Example, gallery, make_examples
 from space_experts import Experts, load_experts
 from space_handlers import Handlers, Parts
@@ -58,7 +58,7 @@ watch('value', () => medglip.refresh(element));
 """
 
 
-def build(settings: Settings, experts: Experts | None = None, folder: Path | None = None) -> gr.Blocks:
+def build_page(settings: Settings, experts: Experts | None = None, folder: Path | None = None) -> gr.Blocks:
     """Return the page with its endpoints, not yet served.
 
     Args:
@@ -75,7 +75,7 @@ def build(settings: Settings, experts: Experts | None = None, folder: Path | Non
         gr.HTML(INTRODUCTION)
         parts, pickers = _layout(known, examples)
         _connect(Handlers(known, examples, parts), parts, pickers)
-        register(known)
+        register_endpoints(known)
     local_only(page)
     READERS.start()
     return bound_queue(page.queue(max_size=settings.waiting, default_concurrency_limit=QUICK))
@@ -183,13 +183,13 @@ def theme() -> gr.themes.Base:
     )  # fmt: skip
 
 
-def serve(page: gr.Blocks, settings: Settings, cache: Path, **options: Any) -> tuple[Any, str, str]:
+def serve_page(page: gr.Blocks, settings: Settings, cache: Path, **options: Any) -> tuple[Any, str, str]:
     """Launch the page without sharing, analytics, history of runs or server-side rendering.
 
     It serves the files of its cache only.
 
     Args:
-        page (`gr.Blocks`): from [`build`].
+        page (`gr.Blocks`): from [`build_page`].
         settings ([`Settings`]): of the server.
         cache (`Path`): `GRADIO_TEMP_DIR` of this server alone; unused files in it are deleted.
         **options: further arguments of `gr.Blocks.launch`.

@@ -125,7 +125,7 @@ def whole_volume(shown: Shown, experts: Experts, prompt: str, modality: str, pro
     return replace(shown, results=(), volume=result, slices=tuple(slices.items()))
 
 
-def image_of(shown: Shown, experts: Experts) -> ReadImage:
+def shown_image(shown: Shown, experts: Experts) -> ReadImage:
     """Return the image or slice that is shown, in the numbers of its file.
 
     Args:

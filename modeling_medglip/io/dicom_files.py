@@ -119,7 +119,7 @@ def require_pydicom() -> None:
         raise MedGlipError(f"reading DICOM needs pydicom: {install_hint('clinical')}") from None
 
 
-def read_header(file: str | Path | IO[bytes], tags: Sequence[str] | None = None) -> Any:
+def read_dicom_header(file: str | Path | IO[bytes], tags: Sequence[str] | None = None) -> Any:
     """Read the elements of a DICOM file before its pixels.
 
     Args:
@@ -304,6 +304,6 @@ __all__ = [
     "open_dicom",
     "open_plain",
     "read_dataset",
-    "read_header",
+    "read_dicom_header",
     "require_pydicom",
 ]

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from ..errors import MedGlipError, install_hint, one_line
 from ..io.dicom import functional_item
-from ..io.dicom_files import read_header
+from ..io.dicom_files import read_dicom_header
 from ..io.quiet import silent
 from ..taxonomy import load_taxonomy
 from ..volumes.geometry import box_voxels
@@ -212,7 +212,7 @@ def _datasets(source: VolumeSource) -> tuple[Any, list[Any]]:
         raise MedGlipError(f"writing DICOM needs highdicom: {install_hint('clinical')}") from None
     try:
         with silent("pydicom"):
-            datasets = [read_header(file) for file in source.dicom_files]
+            datasets = [read_dicom_header(file) for file in source.dicom_files]
             for dataset in datasets:
                 _complete(dataset)
     except Exception as error:  # pydicom raises nearly anything for damaged files

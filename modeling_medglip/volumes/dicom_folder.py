@@ -16,7 +16,7 @@ from typing import Any
 
 from ..errors import MedGlipError, one_line
 from ..io.dicom import functional_item, image_types, is_derived, stated_modality
-from ..io.dicom_files import has_dicom_prefix, read_header, require_pydicom
+from ..io.dicom_files import has_dicom_prefix, read_dicom_header, require_pydicom
 from ..io.file_endings import DICOM_ENDINGS
 from ..io.folders import MAX_FILES, is_named_input, is_output
 from ..io.quiet import silent
@@ -145,7 +145,7 @@ def _file(path: Path) -> _File:
     try:
         if path.stat().st_size == 0:
             return _File(path, EMPTY)
-        header = read_header(path, TAGS)
+        header = read_dicom_header(path, TAGS)
         kind = _kind(header, header.preamble is not None or _named(path))
         return _image(path, header) if kind == IMAGE else _File(path, kind)
     except Exception:  # pydicom raises nearly anything for damaged files
@@ -216,7 +216,7 @@ def holds_slices(path: Path) -> bool:
             return False
         tags = ["NumberOfFrames", "Modality", "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"]
         with silent("pydicom"):
-            header = read_header(path, tags)
+            header = read_dicom_header(path, tags)
             several = int(header.get("NumberOfFrames") or 1) > 1
             return (
                 several and not is_derived(header) and functional_item(header, 0, "PlanePositionSequence") is not None

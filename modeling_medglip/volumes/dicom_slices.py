@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import MedGlipError, one_line
-from ..io.dicom_files import PIXEL_TAGS, open_dicom, read_header
+from ..io.dicom_files import PIXEL_TAGS, open_dicom, read_dicom_header
 from ..io.dicom_pixels import PixelFormat, pixel_format, read_frame
 from ..io.image_record import check_pixels
 from ..io.quiet import silent
@@ -153,7 +153,7 @@ def _by_table(pixels: NDArray, piece: Slice) -> NDArray:
 
     try:
         with silent("pydicom"):
-            header = read_header(piece.file)
+            header = read_dicom_header(piece.file)
             values = pydicom.pixels.apply_modality_lut(pixels, header).astype(np.float32)
     except Exception as error:  # pydicom raises nearly anything for damaged tables
         reason = f"{one_line(piece.file.name, 60)}: its modality LUT cannot be used ({type(error).__name__})"

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from ..errors import install_hint
 from ..io.dicom import functional_item
-from ..io.dicom_files import PIXEL_TAGS, open_dicom, read_dataset, read_header
+from ..io.dicom_files import PIXEL_TAGS, open_dicom, read_dataset, read_dicom_header
 from ..io.dicom_pixels import pixel_format, read_frame
 from ..io.quiet import silent
 from .dicom_slices import GAP_TOLERANCE
@@ -128,7 +128,7 @@ def read_structures(path: str | Path, image: Volume) -> list[tuple[Volume, str]]
         `VolumeError`: not a structure set; `"affine_mismatch"` for contours outside the image's slices.
     """
     try:
-        dataset = read_header(path)
+        dataset = read_dicom_header(path)
         names = {int(item.ROINumber): str(item.ROIName) for item in dataset.StructureSetROISequence}
         regions = [
             (names.get(int(item.ReferencedROINumber), ""), list(item.get("ContourSequence") or ()))

@@ -74,14 +74,14 @@ def tiny_experts(folder: Path, settings: Settings | None = None) -> Experts:
 @contextmanager
 def served(experts: Experts, settings: Settings, folder: Path) -> Iterator[Served]:
     """A Space that runs in a thread until the block ends."""
-    from space_page import build, serve
+    from space_page import build_page, serve_page
 
     before = os.environ.get("GRADIO_TEMP_DIR")
     os.environ["GRADIO_TEMP_DIR"] = str(folder / "cache")
     known = replace(experts, settings=settings)
-    page = build(settings, known, folder)
+    page = build_page(settings, known, folder)
     try:
-        _, address, _ = serve(page, settings, folder / "cache", prevent_thread_lock=True)
+        _, address, _ = serve_page(page, settings, folder / "cache", prevent_thread_lock=True)
         yield Served(address.rstrip("/"), folder / "cache", known)
     finally:
         page.close()

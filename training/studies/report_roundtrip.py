@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from modeling_medglip.io.dicom_files import read_header
+from modeling_medglip.io.dicom_files import read_dicom_header
 from modeling_medglip.outputs.dicom import write_report, write_segmentation
 from modeling_medglip.outputs.volume_results import VolumeResult
 from modeling_medglip.volumes.segmentations import read_segmentation
@@ -55,7 +55,7 @@ def _regions(report: Path, source: VolumeSource) -> list[NDArray[np.float64]]:
     """Of every region of a report the points (n, 3) of its outlines, in LPS mm."""
     import highdicom
 
-    images = {str(header.SOPInstanceUID): header for header in map(read_header, source.dicom_files)}
+    images = {str(header.SOPInstanceUID): header for header in map(read_dicom_header, source.dicom_files)}
     regions = []
     content: Any = highdicom.sr.srread(report).content
     for group in content.get_volumetric_roi_measurement_groups():

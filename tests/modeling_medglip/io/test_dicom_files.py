@@ -16,7 +16,7 @@ import pytest
 
 from modeling_medglip.errors import MedGlipError
 from modeling_medglip.io import dicom_files
-from modeling_medglip.io.dicom_files import open_dicom, open_plain, read_header
+from modeling_medglip.io.dicom_files import open_dicom, open_plain, read_dicom_header
 from modeling_medglip.io.image import read_image
 
 
@@ -58,13 +58,13 @@ def deflated(path: Path, added: bytes) -> Path:
 def test_deflated_images(tmp_path: Path) -> None:
     path = deflated(tmp_path / "a.dcm", b"")
     assert np.array_equal(read_image(path).pixels, PIXELS)
-    assert read_header(path, ["Rows"]).file_meta.TransferSyntaxUID == pydicom.uid.ExplicitVRLittleEndian
+    assert read_dicom_header(path, ["Rows"]).file_meta.TransferSyntaxUID == pydicom.uid.ExplicitVRLittleEndian
 
 
 def test_inflation_is_bounded_by_what_the_pixels_need(tmp_path: Path) -> None:
     path = deflated(tmp_path / "a.dcm", element((0x7FE1, 0x10), b"OB", bytes(dicom_files.MAX_HEADER_BYTES)))
     assert path.stat().st_size < 100_000
-    for read in (read_image, read_header):
+    for read in (read_image, read_dicom_header):
         with pytest.raises(MedGlipError, match="inflates to more than the 67108960 bytes that its pixels need"):
             read(path)
     assert not holds_slices(path)
@@ -90,7 +90,7 @@ def crowded(path: Path) -> None:
 
 
 READERS: list[Callable[[Path], Any]] = [
-    read_header,
+    read_dicom_header,
     read_image,
     lambda path: index_series([path]),
     read_segmentation,
@@ -136,7 +136,7 @@ def test_elements_are_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     path = save(dicom_image(PIXELS), tmp_path)
     monkeypatch.setattr(dicom_files, "MAX_READS", 20)
     with pytest.raises(MedGlipError, match="too many elements"):
-        read_header(path)
+        read_dicom_header(path)
 
 
 def test_large_values_that_nobody_asks_for_are_passed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
