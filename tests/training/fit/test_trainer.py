@@ -180,17 +180,24 @@ def train(out: Path, **more: Any) -> dict[str, torch.Tensor]:
     return weights_of(train_expert(frozen(), Squares(), collate, RECIPE, OPTIMIZATION, out, **more))
 
 
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, torch.Tensor]:
+    """Weights of a training that nothing interrupts."""
+    return train(tmp_path_factory.mktemp("whole"))
+
+
 @pytest.mark.parametrize(
     "stop", [StopAt(3), *(pytest.param(stop, marks=pytest.mark.slow) for stop in (Stop(), StopAt(6)))]
 )
-def test_an_interrupted_training_ends_with_the_same_weights(tmp_path: Path, stop: TrainerCallback) -> None:
-    whole = train(tmp_path / "whole")
+def test_an_interrupted_training_ends_with_the_same_weights(
+    undisturbed: dict[str, torch.Tensor], tmp_path: Path, stop: TrainerCallback
+) -> None:
     train(tmp_path / "cut", callbacks=(stop,))
     checkpoint = last_checkpoint(tmp_path / "cut")
     assert checkpoint is not None and checkpoint.name != "checkpoint-8"
     resumed = train(tmp_path / "cut")
-    assert whole.keys() == resumed.keys()
-    assert all(torch.equal(value, resumed[name]) for name, value in whole.items())
+    assert undisturbed.keys() == resumed.keys()
+    assert all(torch.equal(value, resumed[name]) for name, value in undisturbed.items())
 
 
 def test_a_run_that_diverges_is_stopped(tmp_path: Path) -> None:
@@ -253,7 +260,9 @@ def test_a_checkpoint_that_is_cut_short_is_not_used(tmp_path: Path) -> None:
     assert last_checkpoint(tmp_path) == whole and last_checkpoint(tmp_path / "none") is None
 
 
-def test_a_full_disk_leaves_the_last_good_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_leaves_the_last_good_checkpoint(
+    undisturbed: dict[str, torch.Tensor], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     written: list[str] = []
 
     def save(self: EmaCallback, folder: Path) -> None:
@@ -271,7 +280,7 @@ def test_a_full_disk_leaves_the_last_good_checkpoint(tmp_path: Path, monkeypatch
         train(tmp_path)
     assert written == ["checkpoint-4", "checkpoint-8"] and not (tmp_path / "checkpoint-8").exists()
     monkeypatch.setattr(EmaCallback, "save", whole)
-    resumed, undisturbed = train(tmp_path), train(tmp_path.with_name("undisturbed"))
+    resumed = train(tmp_path)
     assert all(torch.equal(value, resumed[name]) for name, value in undisturbed.items())
 
 

@@ -29,9 +29,17 @@ def run(first: Path, last: Path, share: str, out: Path) -> int:
     return weight_averaging.main(["--first", str(first), "--last", str(last), "--share", share, "--out", str(out)])
 
 
+@pytest.fixture(scope="module")
+def experts(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    folder = tmp_path_factory.mktemp("experts")
+    return expert(folder / "a", 0), expert(folder / "b", 1, side=96)
+
+
 @pytest.mark.parametrize("share", [0.0, 0.25, 1.0])
-def test_weights_are_the_mean_and_settings_the_last_one_s(share: float, tmp_path: Path) -> None:
-    first, last = expert(tmp_path / "a", 0), expert(tmp_path / "b", 1, side=96)
+def test_weights_are_the_mean_and_settings_the_last_one_s(
+    share: float, experts: tuple[Path, Path], tmp_path: Path
+) -> None:
+    first, last = experts
     assert run(first, last, str(share), tmp_path / "out") == 0
     one, other, mean = (weights(folder) for folder in (first, last, tmp_path / "out"))
     assert mean.keys() == one.keys()
@@ -42,8 +50,8 @@ def test_weights_are_the_mean_and_settings_the_last_one_s(share: float, tmp_path
     assert settings["ct"]["size"]["height"] == 96
 
 
-def test_what_has_no_mean(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    first, other = expert(tmp_path / "a", 0), expert(tmp_path / "b", 1, "fundus")
+def test_what_has_no_mean(experts: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    first, other = experts[0], expert(tmp_path / "b", 1, "fundus")
     assert run(first, other, "0.5", tmp_path / "out") == 2
     assert "cannot be averaged" in capsys.readouterr().err
     assert run(first, first, "1.5", tmp_path / "out") == 2 and "from 0 to 1" in capsys.readouterr().err
