@@ -24,7 +24,7 @@ def test_series_are_distinguished_by_their_headers(tmp_path: Path) -> None:
     source = open_series(found[1], "mixed")
     assert source.grid.array.shape == (16, 12, 5) and source.modality == "ct" and source.stacked
     z = [source.grid.affine @ [0, 0, index, 1] for index in range(5)]
-    assert [round(float(place[2]), 3) for place in z] == [40, 42, 44, 46, 48]
+    assert [round(float(point[2]), 3) for point in z] == [40, 42, 44, 46, 48]
 
 
 def test_what_is_no_image_and_localizers_are_left_out(tmp_path: Path) -> None:

@@ -80,8 +80,8 @@ def test_gaps_are_bridged_in_mm(thickness: float, bridged: int) -> None:
     assert MAX_GAP_MM == 5.0
     grid = empty_grid((40, 40, 40), np.diag([1, 1, thickness, 1]))
     for empty, count in ((bridged, 1), (bridged + 1, 2)):
-        places = [0, 1, 2, 3 + empty, 4 + empty]
-        boxes = [SliceBox(place, (5.0, 5.0, 20.0, 20.0), 0.9) for place in places]
+        indices = [0, 1, 2, 3 + empty, 4 + empty]
+        boxes = [SliceBox(index, (5.0, 5.0, 20.0, 20.0), 0.9) for index in indices]
         assert len(_tracklets(boxes, to_lps(grid), "axial")) == count, empty
 
 
@@ -163,8 +163,8 @@ def test_the_montage_shows_the_slices_that_it_names() -> None:
     sheet = draw_montage(source, result.boxes, ["liver"], "ct")
     assert sheet is not None
     pixels = np.asarray(sheet.convert("L")).astype(int)
-    for place, index in enumerate((4, 1, 3)):
-        cell = pixels[:, place * 420 : (place + 1) * 420]
+    for column, index in enumerate((4, 1, 3)):
+        cell = pixels[:, column * 420 : (column + 1) * 420]
         inside = cell[150:250].mean(axis=0)
         bright = np.nonzero(inside > 200)[0]
         middle = (bright.mean() - 6) / 408 * 40

@@ -1,5 +1,5 @@
 # Copyright 2026 The MedGLIP authors. Licensed under the Apache License, Version 2.0.
-"""Uneven series at even distances: the right values in the right places, two slices at a time."""
+"""Uneven series at even distances: the right values in the right positions, two slices at a time."""
 
 from __future__ import annotations
 
@@ -26,17 +26,17 @@ from ..dicom_files import slice_dataset
 from ..outputs.test_slicer import made_box, made_result
 
 
-PLACES = (0.0, 2.0, 4.0, 8.0, 10.0)  # mm; the slice at 6 is missing
+POSITIONS = (0.0, 2.0, 4.0, 8.0, 10.0)  # mm; the slice at 6 is missing
 
 
-def ramp(folder: Path, places: tuple[float, ...] = PLACES, **fields: object) -> list[Path]:
-    """Slices whose value is 10 times their place, and more from column to column."""
+def ramp(folder: Path, positions: tuple[float, ...] = POSITIONS, **fields: object) -> list[Path]:
+    """Slices whose value is 10 times their position, and more from column to column."""
     folder.mkdir()
-    paths = [folder / f"{number}.dcm" for number in range(len(places))]
-    for number, (path, place) in enumerate(zip(paths, places, strict=True)):
-        dataset = slice_dataset(number, [-5, -7, 40 + place], FrameOfReferenceUID="1.2.3.4", **fields)
+    paths = [folder / f"{number}.dcm" for number in range(len(positions))]
+    for number, (path, position) in enumerate(zip(paths, positions, strict=True)):
+        dataset = slice_dataset(number, [-5, -7, 40 + position], FrameOfReferenceUID="1.2.3.4", **fields)
         columns = np.arange(16, dtype=np.int16)[None]
-        dataset.PixelData = (np.full((12, 16), round(10 * place), np.int16) + columns).tobytes()
+        dataset.PixelData = (np.full((12, 16), round(10 * position), np.int16) + columns).tobytes()
         dataset.save_as(path)
     return paths
 
@@ -54,8 +54,8 @@ def test_values_lie_where_they_were(tmp_path: Path) -> None:
 
 def test_places_between_slices_are_shared_out(tmp_path: Path) -> None:
     """At 0, 2, 4, 6, 8 and 13 mm, evenly: 2.17 mm apart, so that no slice but the ends is one of the file's."""
-    places = (0.0, 2.0, 4.0, 6.0, 8.0, 13.0)
-    volume = read_series(ramp(tmp_path / "scan", places), resample=True).volume
+    positions = (0.0, 2.0, 4.0, 6.0, 8.0, 13.0)
+    volume = read_series(ramp(tmp_path / "scan", positions), resample=True).volume
     count = volume.array.shape[2]
     even = np.linspace(0, 13, count)
     assert count == 7 and np.abs(volume.array[0, 0, :] - 10 * even).max() <= 0.5
@@ -125,8 +125,8 @@ def test_reports_and_segmentations_refer_to_the_series_own_slices(tmp_path: Path
     assert referenced == [str(pydicom.dcmread(paths[number]).SOPInstanceUID) for number in (1, 2, 3)]
     write_segmentation(made_result(source.grid, box), source, tmp_path / "a.seg.dcm")
     frames = pydicom.dcmread(tmp_path / "a.seg.dcm").PerFrameFunctionalGroupsSequence
-    places = [float(frame.PlanePositionSequence[0].ImagePositionPatient[2]) for frame in frames]
-    assert sorted(places) == pytest.approx([42, 44, 48])
+    positions = [float(frame.PlanePositionSequence[0].ImagePositionPatient[2]) for frame in frames]
+    assert sorted(positions) == pytest.approx([42, 44, 48])
     ((mask, _),) = read_segmentation(tmp_path / "a.seg.dcm")
     assert int(mask.array.sum()) == 7 * 5 * 3
 

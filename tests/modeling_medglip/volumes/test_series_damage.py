@@ -39,11 +39,11 @@ def refused(folder: Path, message: str, **options: Any) -> MedGlipError:
 
 
 def corrupt(path: Path, tag: bytes, kind: bytes) -> None:
-    """Two letters in the place of a number of two digits."""
+    """Write two letters instead of a number of two digits."""
     content = path.read_bytes()
-    place = content.find(tag + kind + b"\x02\x00")
-    assert place > 0
-    path.write_bytes(content[: place + 8] + b"JD" + content[place + 10 :])
+    position = content.find(tag + kind + b"\x02\x00")
+    assert position > 0
+    path.write_bytes(content[: position + 8] + b"JD" + content[position + 10 :])
 
 
 # Slices that do not form a stack -------------------------------------------------------------------------------------

@@ -283,13 +283,13 @@ def test_a_spool_in_memory_or_on_disk(memory: int, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(spool, "MAX_MEMORY", memory or 1)
     kinds = (np.dtype("int16"), np.dtype("float32"), np.dtype("uint8"))
     slices = [(9 - n, np.arange(12).reshape(3, 4).astype(kinds[n % 3])[::-1] + n) for n in range(9)]
-    kept = spool.SliceSpool(iter(slices))
-    assert kept.get(9) is None
-    for found in ([*kept], [*kept]):
+    stored = spool.SliceSpool(iter(slices))
+    assert stored.get(9) is None
+    for found in ([*stored], [*stored]):
         assert [index for index, _ in found] == [index for index, _ in slices]
         for (_, pixels), (_, expected) in zip(found, slices, strict=True):
             assert pixels.dtype == expected.dtype and np.array_equal(pixels, expected) and pixels.flags.writeable
-    assert np.array_equal(kept.get(4), slices[5][1]) and kept.get(10) is None
+    assert np.array_equal(stored.get(4), slices[5][1]) and stored.get(10) is None
 
 
 def test_an_interrupted_spool_does_not_end_early() -> None:
@@ -297,22 +297,22 @@ def test_an_interrupted_spool_does_not_end_early() -> None:
         yield 0, np.zeros((2, 2))
         raise KeyboardInterrupt
 
-    kept = spool.SliceSpool(decoded())
+    stored = spool.SliceSpool(decoded())
     with pytest.raises(KeyboardInterrupt):
-        list(kept)
+        list(stored)
     with pytest.raises(MedGlipError, match="decoding was interrupted: open the volume again"):
-        list(kept)
+        list(stored)
 
 
 def test_a_full_disk(monkeypatch: pytest.MonkeyPatch) -> None:
-    kept = spool.SliceSpool(iter([(0, np.zeros((2, 2)))]))
+    stored = spool.SliceSpool(iter([(0, np.zeros((2, 2)))]))
 
     def full(content: bytes) -> int:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(kept._file, "write", full)
+    monkeypatch.setattr(stored._file, "write", full)
     with pytest.raises(MedGlipError, match=r"\(No space left on device\): set TMPDIR"):
-        list(kept)
+        list(stored)
 
 
 def test_old_names_of_slices() -> None:
