@@ -92,6 +92,25 @@ class TestTraining:
             alone.item(), rel=1e-5
         )
 
+    def test_padding_of_prompts_takes_no_part_in_the_loss(self, model: MedGlipForObjectDetection) -> None:
+        batch = training_batch()
+        padded = {
+            key: torch.nn.functional.pad(batch[key], (0, 5)) for key in ("input_ids", "attention_mask", "label_tokens")
+        }
+        expected = {name: loss.item() for name, loss in model(**batch).loss_dict.items()}
+        losses = {name: loss.item() for name, loss in model(**{**batch, **padded}).loss_dict.items()}
+        assert losses == pytest.approx(expected, rel=1e-5)
+
+    def test_divisors_of_a_whole_step(self, model: MedGlipForObjectDetection) -> None:
+        """The first divides alignment and centerness, the second the boxes' loss."""
+        batch = training_batch()
+        alone = {name: loss.item() for name, loss in model(**batch).loss_dict.items()}
+        totals = model.loss_totals((64, 64), None, batch["labels"])
+        for factors, parts in (((1, 1), (1, 1, 1)), ((2, 4), (0.5, 0.25, 0.5))):
+            losses = model(**batch, num_items_in_batch=totals * torch.tensor(factors)).loss_dict
+            expected = [alone[name] * part for name, part in zip(losses, parts, strict=True)]
+            assert [loss.item() for loss in losses.values()] == pytest.approx(expected, rel=1e-5)
+
     @pytest.mark.parametrize(
         ("change", "message"),
         [
