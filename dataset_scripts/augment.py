@@ -66,10 +66,10 @@ class Augment:
     def __call__(self, batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
         """Return a batch of columns with changed images and objects."""
         count = len(next(iter(batch.values())))
-        rows = [self.one({name: column[index] for name, column in batch.items()}) for index in range(count)]
+        rows = [self.augment_row({name: column[index] for name, column in batch.items()}) for index in range(count)]
         return {name: [row[name] for row in rows] for name in batch}
 
-    def one(self, row: dict[str, Any]) -> dict[str, Any]:
+    def augment_row(self, row: dict[str, Any]) -> dict[str, Any]:
         """Return a changed copy of one row: an image with its objects."""
         with torch.random.fork_rng(enabled=self.random is not None):
             if self.random is not None:
@@ -82,7 +82,7 @@ class Augment:
         source, objects = row["image"], row["objects"]
         size = (source.height, source.width)
         image = tv_tensors.Image(tvf.pil_to_tensor(source))
-        masks = tv_tensors.Mask(torch.from_numpy(decoded(objects["segmentation"], size)))
+        masks = tv_tensors.Mask(torch.from_numpy(decode_masks(objects["segmentation"], size)))
         boxes = tv_tensors.BoundingBoxes(
             torch.tensor(objects["bbox"], dtype=torch.float32).reshape(-1, 4), format="XYWH", canvas_size=size
         )
@@ -97,13 +97,13 @@ class Augment:
         pixels, lost = image.shape[-1] * image.shape[-2], set[str]()
         for number, counts in enumerate(row["objects"]["segmentation"]):
             mask = masks[number].numpy()
-            box = tight(mask) if counts else [float(value) for value in boxes[number]]
+            box = tight_box(mask) if counts else [float(value) for value in boxes[number]]
             area = float(mask.sum()) if counts else box[2] * box[3]
             if area < max(1.0, self.least_area * row["objects"]["area"][number]):
                 lost.add(row["objects"]["label_id"][number] or row["objects"]["source_label"][number])
                 continue
             new = {"bbox": box, "area": area, "area_fraction": area / pixels, **WITHOUT_PARENT,
-                   "segmentation": encoded(mask) if counts else ""}  # fmt: skip
+                   "segmentation": encode_mask(mask) if counts else ""}  # fmt: skip
             for name, column in objects.items():
                 column.append(new[name] if name in new else row["objects"][name][number])
         if "instance_count" in objects:
@@ -127,7 +127,7 @@ def _count_again(objects: dict[str, list[Any]]) -> None:
     objects["instance_count"] = [names.count(name) for name in names]
 
 
-def decoded(runs: Sequence[str], size: tuple[int, int]) -> NDArray[np.uint8]:
+def decode_masks(runs: Sequence[str], size: tuple[int, int]) -> NDArray[np.uint8]:
     """Decode run lengths to masks.
 
     Args:
@@ -144,12 +144,12 @@ def decoded(runs: Sequence[str], size: tuple[int, int]) -> NDArray[np.uint8]:
     return masks
 
 
-def encoded(mask: NDArray[np.uint8]) -> str:
+def encode_mask(mask: NDArray[np.uint8]) -> str:
     """Encode a mask (h, w) as COCO run lengths."""
     return coco_mask.encode(np.asfortranarray(mask))["counts"].decode("ascii")
 
 
-def tight(mask: NDArray[np.uint8]) -> list[float]:
+def tight_box(mask: NDArray[np.uint8]) -> list[float]:
     """Return the box [x, y, width, height] around a mask; zeros if it is empty."""
     rows, columns = np.nonzero(mask)
     if len(rows) == 0:

@@ -16,7 +16,8 @@ import os
 import secrets
 import shutil
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ from modeling_medglip.cli.scripts import script_main
 from modeling_medglip.errors import one_line
 
 from .clinical import check_clinical_keys
-from .engines import ENGINES, CaseTask, run
+from .engines import ENGINES, CaseTask, process_cases
 from .locks import locked
 from .merge import Summary, merge, require_built_set
 from .process import NO_ROOM, BuildOptions, case_folder, fingerprint, is_done
@@ -103,12 +104,13 @@ def build(
             if not is_done(_folder(work, task, options), fingerprint(task.reader, task.case, options))
         ]
         echo(_plan_text(tasks, waiting))
-        with _ProgressBar() as watch:
-            for _ in watch(run(waiting, options, work, workers, engine), "cases", len(waiting)):
+        with _progress_bars() as watch:
+            for _ in watch(process_cases(waiting, options, work, workers, engine), "cases", len(waiting)):
                 pass
             folders = [_folder(work, task, options) for task in tasks]
             rows = [*rejections, *listed]
-            return merge(folders, recipes, out, rows, seed, name, watch, previews, work / PRIVATE_REPORT)
+            private = work / PRIVATE_REPORT
+            return merge(folders, recipes, out, rows, seed, name, progress=watch, previews=previews, private=private)
 
 
 def plan_tasks(recipes: Sequence[Recipe], raw: Path) -> tuple[list[CaseTask], list[Rejection]]:
@@ -220,17 +222,12 @@ def _plan_text(tasks: Sequence[CaseTask], waiting: Sequence[CaseTask]) -> str:
     return f"{len(tasks)} cases of {sources} sources; {to_do}"
 
 
-class _ProgressBar:
-    """Show progress bars on stderr if it is a terminal."""
-
-    def __enter__(self) -> Any:
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-        self.bar = Progress(*columns, console=Console(stderr=True), disable=not sys.stderr.isatty())
-        self.bar.start()
-        return lambda items, text, total: self.bar.track(items, total=total, description=text)
-
-    def __exit__(self, *_: object) -> None:
-        self.bar.stop()
+@contextmanager
+def _progress_bars() -> Iterator[Callable[[Iterable[Any], str, int], Iterable[Any]]]:
+    """Show progress bars on stderr inside the block if it is a terminal."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), disable=not sys.stderr.isatty()) as bar:
+        yield lambda items, text, total: bar.track(items, total=total, description=text)
 
 
 @script_main()
@@ -261,9 +258,19 @@ def main(argv: Sequence[str] | None = None) -> int:
             parser.error(f"--{key} is needed")
     recipes, broken = _read_recipes(options.recipe, options.source)
     summary = build(
-        recipes, options.raw, options.out, options.work, options.workers, options.profile, options.square_pixels,
-        options.seed, options.name, previews=not options.no_previews, engine=options.engine, rejections=broken,
-    )  # fmt: skip
+        recipes,
+        options.raw,
+        options.out,
+        work=options.work,
+        workers=options.workers,
+        profile=options.profile,
+        square_pixels=options.square_pixels,
+        seed=options.seed,
+        name=options.name,
+        previews=not options.no_previews,
+        engine=options.engine,
+        rejections=broken,
+    )
     _print_summary(summary, options.out)
     return 1 if summary.failed else 0
 

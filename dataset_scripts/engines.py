@@ -44,7 +44,7 @@ class CaseTask:
     case: Case
 
 
-def run(
+def process_cases(
     tasks: Sequence[CaseTask], options: BuildOptions, work: Path, workers: int = 1, engine: str = "local"
 ) -> Iterator[None]:
     """Process all cases, and yield once for each that is done.
@@ -153,4 +153,4 @@ def _on_ray(tasks: Iterable[CaseTask], options: BuildOptions, work: Path) -> Ite
         yield None
 
 
-__all__ = ["ENGINES", "CaseTask", "run"]
+__all__ = ["ENGINES", "CaseTask", "process_cases"]

@@ -30,7 +30,7 @@ from .parquet_writer import ParquetWriter
 from .previews import write_previews
 from .process import CASE_FILE
 from .provenance import write_provenance
-from .quality import EXPECTED, RULES, counts
+from .quality import EXPECTED, RULES, count_rejections
 from .recipe import Recipe
 from .records import Rejection
 from .schema import arrow_schema, label_schema
@@ -233,7 +233,7 @@ def _write(
                 parquet.add({**row, "image": {"bytes": data, "path": image["file"]}}, len(data))
                 content_hash.update(json.dumps([split, row], separators=(",", ":")).encode())
                 statistics.add(content, image, split, len(data))
-    summary = Summary(image_count, annotation_count, content_hash.hexdigest()[:16], counts(plan.rejections))
+    summary = Summary(image_count, annotation_count, content_hash.hexdigest()[:16], count_rejections(plan.rejections))
     return summary, statistics
 
 

@@ -36,7 +36,7 @@ from .quality import is_mask_like
 from .readers import Reader
 from .recipe import Recipe
 from .records import AnnotatedImage, Case, LabeledVolume, Rejected, Rejection
-from .slicing import slices_of, with_square_pixels
+from .slicing import extract_images, with_square_pixels
 
 
 CASE_FILE = "case.json"
@@ -241,7 +241,7 @@ def _images(
     if isinstance(read, LabeledVolume):
         for rule, value in read.notes:
             report("", rule, value)
-        yield from slices_of(read, recipe, options.square_pixels)
+        yield from extract_images(read, recipe, options.square_pixels)
     else:
         yield with_square_pixels(read) if options.square_pixels else read
 

@@ -63,11 +63,11 @@ def source_row(recipe: Recipe, images: int) -> dict[str, Any]:
         "official_split": bool(recipe.splits) or recipe.layout == "manifest",
         "confirmed": recipe.confirmed,
         "images": images,
-        "recipe": yaml.safe_dump(stated(recipe), sort_keys=False, allow_unicode=True, width=1000),
+        "recipe": yaml.safe_dump(stated_values(recipe), sort_keys=False, allow_unicode=True, width=1000),
     }
 
 
-def stated(recipe: Recipe) -> dict[str, Any]:
+def stated_values(recipe: Recipe) -> dict[str, Any]:
     """Return the values of a recipe that differ from the defaults; `load_recipes` reads them again."""
     values = asdict(recipe)
     changed = {}
@@ -85,4 +85,4 @@ def _listed(value: Any) -> Any:
     return [_listed(part) for part in value] if isinstance(value, (list, tuple)) else value
 
 
-__all__ = ["source_row", "stated", "write_provenance"]
+__all__ = ["source_row", "stated_values", "write_provenance"]

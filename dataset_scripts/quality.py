@@ -81,7 +81,7 @@ def is_mask_like(pixels: NDArray) -> bool:
     return len(np.unique(first)) < MASK_LIKE_LEVELS
 
 
-def counts(rejections: Iterable[Rejection]) -> dict[str, dict[str, int]]:
+def count_rejections(rejections: Iterable[Rejection]) -> dict[str, dict[str, int]]:
     """Return rule -> source -> number of rows, in the order of `RULES`."""
     numbers = Counter((rejection.rule, rejection.source) for rejection in rejections)
     return {
@@ -91,4 +91,4 @@ def counts(rejections: Iterable[Rejection]) -> dict[str, dict[str, int]]:
     }
 
 
-__all__ = ["EXPECTED", "PROFILES", "RULES", "counts", "is_mask_like"]
+__all__ = ["EXPECTED", "PROFILES", "RULES", "count_rejections", "is_mask_like"]

@@ -24,7 +24,9 @@ PERCENTILES = (0.5, 99.5)
 SAMPLED_VOXELS = 2**22
 
 
-def slices_of(labeled: LabeledVolume, recipe: Recipe, square_pixels: bool = False) -> Iterator[AnnotatedImage | str]:
+def extract_images(
+    labeled: LabeledVolume, recipe: Recipe, square_pixels: bool = False
+) -> Iterator[AnnotatedImage | str]:
     """Yield all slices of a volume that have annotations; for the others, the name of their plane.
 
     Args:
@@ -130,4 +132,4 @@ def _resized_mask(mask: NDArray[np.bool_], size: tuple[int, int]) -> NDArray[np.
     return np.asarray(gray.resize(size, Image.Resampling.NEAREST)) > 0
 
 
-__all__ = ["annotated_slices", "slices_of", "to_gray_levels", "value_range", "with_square_pixels"]
+__all__ = ["annotated_slices", "extract_images", "to_gray_levels", "value_range", "with_square_pixels"]

@@ -18,7 +18,7 @@ from training.old_names import with_new_keys
 
 from .evaluation_tables import EVALUATION
 from .gates.file_names import check_file_names
-from .gates.front_matter import check_header, split
+from .gates.front_matter import check_header, split_card
 from .gates.privacy import check_privacy
 from .model_card import render_card, render_license
 from .stage import dataset
@@ -47,7 +47,7 @@ def check_folder(kind: str, folder: Path) -> list[str]:
 
 def _check_card(kind: str, role: str, folder: Path, files: Sequence[str]) -> list[str]:
     text = (folder / "README.md").read_text(encoding="utf-8")
-    header, _ = split(text)
+    header, _ = split_card(text)
     faults = check_header(kind, header, files)
     if role == "dataset":
         faults += dataset.check_sources(folder)
@@ -63,8 +63,8 @@ def _check_card(kind: str, role: str, folder: Path, files: Sequence[str]) -> lis
 def _expected(role: str, folder: Path) -> str:
     """Render the card from the other files of a folder."""
     if role == "dataset":
-        header, _ = split((folder / "README.md").read_text(encoding="utf-8"))
-        return dataset.render_card(folder, header)
+        header, _ = split_card((folder / "README.md").read_text(encoding="utf-8"))
+        return dataset.card_of_folder(folder, header)
     if role == "adapter":
         return adapter_card(with_new_keys(json.loads((folder / RESULTS).read_text(encoding="utf-8"))))
     return render_card(folder, with_new_keys(json.loads((folder / EVALUATION).read_text(encoding="utf-8"))))

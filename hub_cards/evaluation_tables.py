@@ -56,7 +56,7 @@ def model_index(name: str, evaluation: Mapping[str, Any]) -> list[dict[str, Any]
     return [{"name": name, "results": results}]
 
 
-def blocks(evaluation: Mapping[str, Any], calibration: Mapping[str, Any] | None) -> dict[str, str]:
+def card_sections(evaluation: Mapping[str, Any], calibration: Mapping[str, Any] | None) -> dict[str, str]:
     """Return every block of figures that a card may have, as Markdown by name.
 
     Args:
@@ -112,4 +112,4 @@ def _sides_and_false_boxes(modalities: Mapping[str, Any]) -> Iterator[str]:
             yield f"- {name}: {text} ({empty['images']} images)\n"
 
 
-__all__ = ["EVALUATION", "blocks", "evaluation_of", "model_index"]
+__all__ = ["EVALUATION", "card_sections", "evaluation_of", "model_index"]

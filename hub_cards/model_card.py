@@ -26,7 +26,7 @@ from modeling_medglip.trained_labels import trained_labels
 from training.evaluate.tables import router_table
 from training.old_names import with_new_keys
 
-from .evaluation_tables import blocks, evaluation_of, model_index
+from .evaluation_tables import card_sections, evaluation_of, model_index
 
 
 ROOT = Path(__file__).parent.parent
@@ -75,14 +75,14 @@ def render_card(checkpoint: Path, evaluation: Mapping[str, Any]) -> str:
         usage=_usage(repo, modalities[0], vocabulary),
         taxonomy=taxonomy_table(vocabulary),
         size=_taxonomy_size(),
-        parts=parts_of(config, sum(path.stat().st_size for path in weight_files(checkpoint))),
+        parts=architecture_table(config, sum(path.stat().st_size for path in weight_files(checkpoint))),
         shown=evaluation["well_shown"],
         router=_router_text(router) if router and len(modalities) > 1 else "",
         model=f"--model {repo} " if repo else "",
         first=modalities[0],
         sources=sources_table(training_sources(checkpoint, modalities)),
         citation=citation(),
-        **blocks(evaluation, evaluation.get("calibration")),
+        **card_sections(evaluation, evaluation.get("calibration")),
     )  # fmt: skip
     return with_header(_header(modalities, evaluation, publication), body)
 
@@ -152,7 +152,7 @@ def taxonomy_table(vocabulary: Mapping[str, Sequence[str]]) -> str:
     return table(["label", "id", "category", "region"], rows, numbers=False)
 
 
-def parts_of(config: Mapping[str, Any], size: int) -> str:
+def architecture_table(config: Mapping[str, Any], size: int) -> str:
     """Return a table of the architecture.
 
     Args:

@@ -132,7 +132,7 @@ def describe(repository: Repository) -> str:
         f"{repository.kind} {repository.id}: {visibility}{gate}, license: {repository.license}, "
         f"{len(files)} files, {repository.bytes / 1e6:.1f} MB"
     ]
-    lines += [f"  {size(path.stat().st_size):>9}  {one_line(name, 100)}" for name, path in files.items()]
+    lines += [f"  {format_size(path.stat().st_size):>9}  {one_line(name, 100)}" for name, path in files.items()]
     lines += [f"  variable {name} = {value}" for name, value in repository.variables.items()]
     lines += [f"  note: {note}" for note in repository.notes]
     lines += [f"  REFUSED: {one_line(refusal, 200)}" for refusal in repository.refusals]
@@ -141,7 +141,7 @@ def describe(repository: Repository) -> str:
     return "\n".join(lines)
 
 
-def size(number: int) -> str:
+def format_size(number: int) -> str:
     """Return a number of bytes with a unit, such as `"2.5 MB"`."""
     for unit in ("B", "kB", "MB"):
         if number < 1000:
@@ -150,7 +150,7 @@ def size(number: int) -> str:
     return f"{number:.1f} GB"
 
 
-def parser() -> argparse.ArgumentParser:
+def make_parser() -> argparse.ArgumentParser:
     """Return the parser of the command line."""
     from modeling_medglip.checkpoints.location import default_checkpoint
 
@@ -215,14 +215,14 @@ def _tag(text: str) -> str:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; the exit status is 1 if a gate refuses, 2 for wrong usage or an error of the Hub."""
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
-    options = parser().parse_args(argv)
+    options = make_parser().parse_args(argv)
     repository_id(options.org, "name")
     _hide_progress_bars()
     repositories = stage_all(options)
     for repository in repositories:
         print(describe(repository), end="\n\n")
     total = sum(repository.bytes for repository in repositories)
-    print(f"{len(repositories)} repositories, {size(total)}; staged in {options.stage}")
+    print(f"{len(repositories)} repositories, {format_size(total)}; staged in {options.stage}")
     if any(repository.refusals for repository in repositories):
         return fail_script("nothing was sent: correct what is REFUSED above", 1)
     if not options.yes:

@@ -52,7 +52,7 @@ SPACE: dict[str, tuple[type, bool]] = {
 KEYS = {"model": MODEL, "dataset": DATASET, "space": SPACE}
 
 
-def split(card: str) -> tuple[dict[str, Any], str]:
+def split_card(card: str) -> tuple[dict[str, Any], str]:
     """Split a card into header and text.
 
     Args:
@@ -75,7 +75,7 @@ def check_header(kind: str, header: Mapping[str, Any], files: Sequence[str]) -> 
 
     Args:
         kind (`str`): `"model"`, `"dataset"` or `"space"`.
-        header (`Mapping`): The header as [`split`] returns it.
+        header (`Mapping`): The header as [`split_card`] returns it.
         files (`Sequence[str]`): Paths in the repository.
     """
     return [f"README.md: {text}" for text in _faults(kind, header, files)]
@@ -175,4 +175,4 @@ def _space(header: Mapping[str, Any], files: Sequence[str]) -> Iterator[str]:
         yield "short_description has more than 60 characters"
 
 
-__all__ = ["LICENSES", "check_header", "split"]
+__all__ = ["LICENSES", "check_header", "split_card"]

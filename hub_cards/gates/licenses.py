@@ -36,7 +36,7 @@ def license_id(text: str | None) -> str | None:
     return next((name for words, name in KNOWN if re.fullmatch(f"{BEFORE}(?:{words}){AFTER}", stated)), None)
 
 
-def why_not(license_text: str | None, access: str | None, confirmed: bool) -> str | None:
+def reason_to_withhold(license_text: str | None, access: str | None, confirmed: bool) -> str | None:
     """Return why the images of a source are not redistributed, or `None` if they may be.
 
     Args:
@@ -54,4 +54,4 @@ def why_not(license_text: str | None, access: str | None, confirmed: bool) -> st
     return None if confirmed else "its label map is not confirmed"
 
 
-__all__ = ["license_id", "why_not"]
+__all__ = ["license_id", "reason_to_withhold"]

@@ -23,8 +23,8 @@ from modeling_medglip.outputs.files import to_json, write_text
 from ..dataset_card import render_dataset_card
 from ..dataset_counts import count_files
 from ..gates.file_names import SOURCE
-from ..gates.front_matter import split
-from ..gates.licenses import license_id, why_not
+from ..gates.front_matter import split_card
+from ..gates.licenses import license_id, reason_to_withhold
 from .repository import Repository, empty_folder
 
 
@@ -56,10 +56,10 @@ def stage_dataset(
     if with_all and not private:
         raise ValueError("--all-sources is for private repositories only: some licenses do not allow redistribution")
     rows = read_sources(built)
-    shared, withheld = gate(rows, with_all)
+    shared, withheld = separate_sources(rows, with_all)
     if not shared:
         raise ValueError(f"{built.name}: none of its sources may be redistributed")
-    header, _ = split((built / "README.md").read_text(encoding="utf-8"))
+    header, _ = split_card((built / "README.md").read_text(encoding="utf-8"))
     empty_folder(folder)
     _copy(built, folder, {(row["source"], row["modality"]) for row in shared}, header)
     shutil.copytree(built / "labels", folder / "labels")
@@ -69,7 +69,7 @@ def stage_dataset(
     stated = [{key: row[key] for key in row if key != "recipe"} for row in rows]
     provenance = {"schema": SCHEMA, "repo": repo, "gated": gated != "no", "all_sources": with_all, "sources": stated}
     write_text(folder / PROVENANCE, to_json(provenance))
-    write_text(folder / "README.md", render_card(folder, header))
+    write_text(folder / "README.md", card_of_folder(folder, header))
     notes = [f"{len(shared)} sources with images, {len(withheld)} as recipes only"]
     notes += [f"published: {_named(row)}, identifier {license_id(row['license'])}" for row in shared]
     notes += [f"recipe only: {_named(row)}: {why}" for row, why in withheld]
@@ -106,7 +106,7 @@ def _source_row(row: Mapping[str, Any]) -> dict[str, Any]:
     return {**stated, "name": str(row["name"]), **counts, "recipe": str(row.get("recipe", ""))}
 
 
-def gate(
+def separate_sources(
     rows: Sequence[Mapping[str, Any]], with_all: bool = False
 ) -> tuple[list[Mapping[str, Any]], list[tuple[Mapping[str, Any], str]]]:
     """Return the sources whose images are published, and the others with the reason.
@@ -115,16 +115,19 @@ def gate(
         rows (`Sequence[Mapping]`): See [`read_sources`].
         with_all (`bool`, *optional*, defaults to `False`): Publish the images of every source.
     """
-    reasons = [(row, None if with_all else why_not(row["license"], row["access"], row["confirmed"])) for row in rows]
+    reasons = [
+        (row, None if with_all else reason_to_withhold(row["license"], row["access"], row["confirmed"]))
+        for row in rows
+    ]
     return [row for row, why in reasons if why is None], [(row, why) for row, why in reasons if why is not None]
 
 
 def shared_modalities(built: Path) -> set[str]:
     """Return the modalities of which a published set would have images."""
-    return {str(row["modality"]) for row in gate(read_sources(built))[0]}
+    return {str(row["modality"]) for row in separate_sources(read_sources(built))[0]}
 
 
-def render_card(folder: Path, header: Mapping[str, Any]) -> str:
+def card_of_folder(folder: Path, header: Mapping[str, Any]) -> str:
     """Return the `README.md` of a staged or published folder, from its other files.
 
     Args:
@@ -132,7 +135,7 @@ def render_card(folder: Path, header: Mapping[str, Any]) -> str:
         header (`Mapping`): Header of a card, of which only the features are taken.
     """
     provenance = json.loads((folder / PROVENANCE).read_text(encoding="utf-8"))
-    shared, withheld = gate(provenance["sources"], provenance["all_sources"])
+    shared, withheld = separate_sources(provenance["sources"], provenance["all_sources"])
     quality = json.loads((folder / "quality" / "report.json").read_text(encoding="utf-8"))
     repo, gated = str(provenance["repo"]), bool(provenance["gated"])
     return render_dataset_card(repo, gated, header, count_files(folder, header), shared, withheld, quality)
@@ -143,9 +146,9 @@ def check_sources(folder: Path) -> list[str]:
     provenance = json.loads((folder / PROVENANCE).read_text(encoding="utf-8"))
     if provenance.get("schema") != SCHEMA:
         return [f"{PROVENANCE}: is not what this command writes"]
-    shared, _ = gate(provenance["sources"], provenance["all_sources"])
+    shared, _ = separate_sources(provenance["sources"], provenance["all_sources"])
     allowed = {(row["source"], row["modality"]) for row in shared}
-    header, _ = split((folder / "README.md").read_text(encoding="utf-8"))
+    header, _ = split_card((folder / "README.md").read_text(encoding="utf-8"))
     unknown = sorted(count_files(folder, header).pairs - allowed)
     return [
         f"{modality}: holds images of {source[:40]}, which may not be redistributed" for source, modality in unknown
@@ -211,4 +214,4 @@ def _write_recipes(folder: Path, rows: Sequence[Mapping[str, Any]]) -> None:
         write_text(folder / "recipes" / f"{row['source']}_{row['modality']}.yaml", text)
 
 
-__all__ = ["check_sources", "gate", "read_sources", "render_card", "shared_modalities", "stage_dataset"]
+__all__ = ["card_of_folder", "check_sources", "read_sources", "separate_sources", "shared_modalities", "stage_dataset"]

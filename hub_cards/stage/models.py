@@ -44,7 +44,7 @@ def stage_model(
     Raises:
         `ValueError`: An expert does not exist, was not measured, or its weights cannot be read.
     """
-    measured = part_of(evaluation, list(modalities)) | {"publication": publication}
+    measured = part_of_evaluation(evaluation, list(modalities)) | {"publication": publication}
     rows = training_sources(checkpoint, modalities)
     _save(checkpoint, list(modalities), folder)
     write_text(folder / LICENSES_FILE, json.dumps(rows, indent=1, ensure_ascii=False) + "\n")
@@ -76,7 +76,7 @@ def _save(checkpoint: Path, modalities: list[str], folder: Path) -> None:
     write_text(path, json.dumps({**config, "dtype": "float32"}, indent=2, ensure_ascii=False) + "\n")
 
 
-def part_of(evaluation: Mapping[str, Any], modalities: list[str]) -> dict[str, Any]:
+def part_of_evaluation(evaluation: Mapping[str, Any], modalities: list[str]) -> dict[str, Any]:
     """Return the evaluation and calibration of some modalities, with the router's figures for several.
 
     Args:
@@ -132,4 +132,4 @@ def model_repositories(
     return repositories
 
 
-__all__ = ["UNIFIED", "expert_name", "model_repositories", "part_of", "stage_model"]
+__all__ = ["UNIFIED", "expert_name", "model_repositories", "part_of_evaluation", "stage_model"]

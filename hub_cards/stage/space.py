@@ -13,7 +13,7 @@ from pathlib import Path
 from dataset_scripts.card import with_header
 from modeling_medglip.outputs.files import write_text
 
-from ..gates.front_matter import split
+from ..gates.front_matter import split_card
 from .repository import Repository, empty_folder
 
 
@@ -48,7 +48,7 @@ def stage_space(repo: str, model: str, folder: Path, private: bool = True, sourc
     shutil.copyfile(ROOT / "LICENSE", folder / "LICENSE.txt")
     write_text(folder / "requirements.txt", requirements())
     readme = folder / "README.md"
-    header, body = split(readme.read_text(encoding="utf-8"))
+    header, body = split_card(readme.read_text(encoding="utf-8"))
     readme.write_text(with_header({**header, "models": [model]}, body), encoding="utf-8")
     notes = [f"loads {model} (variable {MODEL_VARIABLE})"]
     if private:

@@ -12,7 +12,7 @@ import pytest
 
 from dataset_scripts import engines
 from dataset_scripts.build import build
-from dataset_scripts.engines import run
+from dataset_scripts.engines import process_cases
 from dataset_scripts.process import BuildOptions
 from dataset_scripts.readers import READERS
 from dataset_scripts.readers.masks import MaskFolderReader
@@ -53,10 +53,10 @@ def test_processes(recipes: list[Recipe], raw: Path, tmp_path: Path) -> None:
 
 def test_unknown_engines_and_ray_that_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ValueError, match="choose one of local, ray"):
-        list(run([], BuildOptions(), tmp_path, engine="spark"))
+        list(process_cases([], BuildOptions(), tmp_path, engine="spark"))
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(ValueError, match="needs Ray: pip install"):
-        list(run([], BuildOptions(), tmp_path, engine="ray"))
+        list(process_cases([], BuildOptions(), tmp_path, engine="ray"))
 
 
 @pytest.mark.distributed

@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from dataset_scripts.build import build
-from dataset_scripts.provenance import source_row, stated
+from dataset_scripts.provenance import source_row, stated_values
 from dataset_scripts.recipe import Recipe, load_recipes
 
 from .raw_data import write_polyps, write_recipes, write_volumes
@@ -24,7 +24,7 @@ REAL = Path(__file__).parents[2] / "dataset_scripts" / "recipes" / "real_data.ya
 @pytest.mark.parametrize("recipe", load_recipes(REAL), ids=lambda recipe: recipe.source)
 def test_what_is_stated_is_the_recipe(recipe: Recipe, tmp_path: Path) -> None:
     path = tmp_path / "again.yaml"
-    path.write_text(yaml.safe_dump(stated(recipe), allow_unicode=True), encoding="utf-8")
+    path.write_text(yaml.safe_dump(stated_values(recipe), allow_unicode=True), encoding="utf-8")
     assert load_recipes(path) == [recipe]
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import dataset_scripts
-from dataset_scripts.quality import EXPECTED, PROFILES, RULES, counts, is_mask_like
+from dataset_scripts.quality import EXPECTED, PROFILES, RULES, count_rejections, is_mask_like
 from dataset_scripts.records import Rejection
 
 
@@ -44,4 +44,4 @@ def test_counts_follow_the_order_of_the_rules() -> None:
         Rejection(source, "c", "", rule)
         for source, rule in (("b", "min_area"), ("a", "unreadable"), ("a", "min_area"))
     ]
-    assert list(counts(rows).items()) == [("unreadable", {"a": 1}), ("min_area", {"a": 1, "b": 1})]
+    assert list(count_rejections(rows).items()) == [("unreadable", {"a": 1}), ("min_area", {"a": 1, "b": 1})]

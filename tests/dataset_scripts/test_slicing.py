@@ -10,7 +10,7 @@ import pytest
 
 from dataset_scripts.recipe import Recipe
 from dataset_scripts.records import AnnotatedImage, LabeledVolume
-from dataset_scripts.slicing import annotated_slices, slices_of, to_gray_levels, value_range, with_square_pixels
+from dataset_scripts.slicing import annotated_slices, extract_images, to_gray_levels, value_range, with_square_pixels
 from modeling_medglip.volumes.geometry import Volume
 
 
@@ -24,7 +24,7 @@ def labelled(spacing: tuple[float, float, float] = (1.0, 1.0, 1.0), **fields: An
 
 def images(volume: LabeledVolume, **fields: Any) -> tuple[list[AnnotatedImage], list[str]]:
     recipe = Recipe("mine", "ct", "volume_labelmap", **fields)
-    result = list(slices_of(volume, recipe))
+    result = list(extract_images(volume, recipe))
     return [p for p in result if isinstance(p, AnnotatedImage)], [p for p in result if isinstance(p, str)]
 
 

@@ -80,7 +80,7 @@ def test_every_part_comes_from_a_file(checkpoint: Path) -> None:
     assert "| set_ct | Set \\| ct | ct | CC0 |" in text, "a bar in a source's name is no column"
     assert "| ct: liver | liver |" in text and "arXiv:2508.10528" in text
     assert "not a medical device" in text.lower() and "--model org/med-glip " in text
-    header, _ = front_matter.split(text)
+    header, _ = front_matter.split_card(text)
     assert header["datasets"] == ["org/set"] and "{" not in text.replace("{label}", "")
 
 
@@ -91,7 +91,7 @@ def test_an_expert_states_only_its_figures(checkpoint: Path) -> None:
     assert (
         "optic disc" in text and "liver" not in text.split("Finds what phrases", 1)[1].split("## Architecture", 1)[1]
     )
-    header, _ = front_matter.split(text)
+    header, _ = front_matter.split_card(text)
     metrics = header["model-index"][0]["results"][0]["metrics"]
     assert [(row["name"], row["value"]) for row in metrics] == [("AP", 47.5), ("AP50", 95.0), ("AP75", 23.75)]
     assert header["extra_gated_prompt"] and 'text="optic disc."' in text
@@ -103,7 +103,7 @@ def test_labels_of_others_are_text(label: str, checkpoint: Path) -> None:
     measured = measured_of("ct", "fundus", repo="org/med-glip")
     measured["modalities"]["ct"]["labels"][label] = measured["modalities"]["ct"]["labels"]["spleen"]
     text = render_card(with_labels(checkpoint, {"ct": [label, "liver"]}), measured)
-    header, body = front_matter.split(text)
+    header, body = front_matter.split_card(text)
     assert header["license"] == "other" and "<img" not in body.split("```", 2)[2] and "\n---\n" not in body
     assert "](javascript" not in body.replace("\\]\\(javascript", "")
     rows = [line for line in body.splitlines() if line.startswith("| ct: ")]

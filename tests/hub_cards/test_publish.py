@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from hub_cards import publish
-from hub_cards.publish import main, size
+from hub_cards.publish import format_size, main
 
 from .material import staged_in, write_checkpoint, write_results, write_run
 
@@ -104,7 +104,7 @@ def test_wrong_usage(what: str, arguments: list[str]) -> None:
 
 @pytest.mark.parametrize(("number", "text"), [(7, "7 B"), (1500, "1.5 kB"), (2_500_000, "2.5 MB"), (3e9, "3.0 GB")])
 def test_sizes_for_people(number: int, text: str) -> None:
-    assert size(int(number)) == text
+    assert format_size(int(number)) == text
 
 
 class TestTheStage:

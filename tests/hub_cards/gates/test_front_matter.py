@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from dataset_scripts.card import with_header
-from hub_cards.gates.front_matter import check_header, split
+from hub_cards.gates.front_matter import check_header, split_card
 
 
 MODEL: dict[str, Any] = {
@@ -90,11 +90,11 @@ def test_a_data_set_has_no_code() -> None:
 
 @pytest.mark.parametrize("value", ["a: b", "---\nlicense: mit", "x\n---\ny", '"', "- item", "{a}", "\u2028", "yes"])
 def test_values_stay_values(value: str) -> None:
-    header, body = split(with_header({"title": value, "tags": [value]}, "text"))
+    header, body = split_card(with_header({"title": value, "tags": [value]}, "text"))
     assert header == {"title": value, "tags": [value]} and body.strip() == "text"
 
 
 @pytest.mark.parametrize("card", ["no header", "---\na: [\n---\n", "---\n- a\n---\n", ""])
 def test_no_header(card: str) -> None:
     with pytest.raises(ValueError, match="README.md"):
-        split(card)
+        split_card(card)

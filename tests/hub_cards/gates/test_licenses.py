@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import pytest
 
-from hub_cards.gates.licenses import license_id, why_not
+from hub_cards.gates.licenses import license_id, reason_to_withhold
 
 
 @pytest.mark.parametrize(
@@ -29,11 +29,11 @@ from hub_cards.gates.licenses import license_id, why_not
 )  # fmt: skip
 def test_only_known_licenses_open(text: str | None, known: str | None) -> None:
     assert license_id(text) == known
-    assert (why_not(text, None, True) is None) == (known is not None)
+    assert (reason_to_withhold(text, None, True) is None) == (known is not None)
 
 
 def test_access_and_confirmation_count_too() -> None:
-    assert why_not("CC BY 4.0", "open", True) is None
-    assert "only to those who ask" in str(why_not("CC BY 4.0", "registration", True))
-    assert "not confirmed" in str(why_not("CC BY 4.0", None, False))
-    assert "not known" in str(why_not("CC BY 4.0", "unknown", True))
+    assert reason_to_withhold("CC BY 4.0", "open", True) is None
+    assert "only to those who ask" in str(reason_to_withhold("CC BY 4.0", "registration", True))
+    assert "not confirmed" in str(reason_to_withhold("CC BY 4.0", None, False))
+    assert "not known" in str(reason_to_withhold("CC BY 4.0", "unknown", True))

@@ -13,8 +13,8 @@ import yaml
 from datasets import load_dataset
 
 from hub_cards.check import check_folder
-from hub_cards.gates.front_matter import split
-from hub_cards.stage.dataset import gate, stage_dataset
+from hub_cards.gates.front_matter import split_card
+from hub_cards.stage.dataset import separate_sources, stage_dataset
 from tests.dataset_scripts.raw_data import CANARY
 
 from ..material import build_set, staged_in
@@ -33,7 +33,7 @@ def staged(built: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_license_decides(built: Path, staged: Path) -> None:
-    shared, withheld = gate(json.loads((built / "sources.json").read_text(encoding="utf-8"))["sources"])
+    shared, withheld = separate_sources(json.loads((built / "sources.json").read_text(encoding="utf-8"))["sources"])
     assert [row["source"] for row in shared] == ["polyps_of_mine"]
     assert [(row["source"], why) for row, why in withheld] == [
         ("abdomen_of_mine", "its license is not known to allow it")
@@ -52,13 +52,13 @@ def test_the_gates_are_passed_and_datasets_loads_it(staged: Path, tmp_path: Path
     rows = load_dataset(str(staged), "endoscopy", split="train", cache_dir=str(tmp_path))
     labels = load_dataset(str(staged), "labels", split="train", cache_dir=str(tmp_path))
     assert rows.features["objects"]["category"].feature.names == labels["name"]
-    header, _ = split((staged / "README.md").read_text(encoding="utf-8"))
+    header, _ = split_card((staged / "README.md").read_text(encoding="utf-8"))
     (info,) = [row for row in header["dataset_info"] if row["config_name"] == "endoscopy"]
     assert {row["name"]: row["num_examples"] for row in info["splits"]}["train"] == len(rows)
 
 
 def test_the_card_counts_what_is_there(staged: Path) -> None:
-    header, body = split((staged / "README.md").read_text(encoding="utf-8"))
+    header, body = split_card((staged / "README.md").read_text(encoding="utf-8"))
     assert header["license"] == "cc0-1.0" and header["size_categories"] == ["n<1K"]
     assert "4 images, 8 boxes, 8 masks" in body and "| polyp | 4 | 8 | 8 |" in body
     assert "| Polyps of mine | endoscopy | CC0 | cc0-1.0 | 4 |" in body
@@ -87,7 +87,7 @@ def test_all_sources_are_for_private_archives(built: Path, tmp_path: Path) -> No
 
 def test_a_gate_for_those_who_download(built: Path, tmp_path: Path) -> None:
     made = stage_dataset(built, "clinic/set", staged_in(tmp_path / "s") / "set", gated="auto")
-    header, _ = split((tmp_path / "s" / "set" / "README.md").read_text(encoding="utf-8"))
+    header, _ = split_card((tmp_path / "s" / "set" / "README.md").read_text(encoding="utf-8"))
     assert made.gated == "auto" and "find out" in header["extra_gated_prompt"]
 
 
@@ -105,7 +105,7 @@ def hostile(built: Path, folder: Path, name: str) -> Path:
 def test_names_of_sources_are_text(name: str, built: Path, tmp_path: Path) -> None:
     stage_dataset(hostile(built, tmp_path / "set", name), "clinic/set", staged_in(tmp_path / "s") / "out")
     text = (tmp_path / "s" / "out" / "README.md").read_text(encoding="utf-8")
-    header, body = split(text)
+    header, body = split_card(text)
     assert header["license"] == "cc0-1.0" and "<script" not in text and "](javascript" not in body
     assert check_folder("dataset", tmp_path / "s" / "out") == []
     row = next(line for line in body.splitlines() if "| cc0-1.0 |" in line)
