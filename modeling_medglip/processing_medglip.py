@@ -190,6 +190,8 @@ class MedGlipProcessorKwargs(ProcessingKwargs, total=False):
     """Keyword arguments of [`MedGlipProcessor`]; see its `__call__`."""
 
     images_kwargs: MedGlipImagesKwargs  # type: ignore[misc]
+    # Read by the oldest transformers that is supported, 5.20.
+    _defaults = {}  # type: ignore[misc, var-annotated]
 
 
 class MedGlipProcessor(ProcessorMixin):
@@ -338,7 +340,8 @@ class MedGlipProcessor(ProcessorMixin):
         for name in kwargs:
             if name not in known and name not in TextKwargs.__annotations__:
                 raise TypeError(f"MedGlipProcessor got an unexpected keyword argument {name!r}")
-        return self._merge_kwargs(**kwargs)["images_kwargs"]
+        merged = self._merge_kwargs(MedGlipProcessorKwargs, **kwargs)  # type: ignore[arg-type]
+        return merged["images_kwargs"]
 
     def _check_modality(self, modality: str | Sequence[str] | None) -> None:
         """Check the modality of images that come later.
