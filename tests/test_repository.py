@@ -53,6 +53,7 @@ ALLOWED_WORDS = {
     "dataset_scripts/merge.py": {"pictures"},
     "dataset_scripts/pictures.py": {"pictures"},
     "dataset_scripts/recipe.py": {"specks"},
+    "tests/dataset_scripts/test_build.py": {"pictures"},
     "tests/dataset_scripts/test_previews.py": {"pictures"},
     "tests/dataset_scripts/test_recipe.py": {"specks"},
     "tests/hub_cards/material.py": {"pictures"},

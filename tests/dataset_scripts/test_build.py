@@ -361,12 +361,15 @@ class TestCommand:
         summary = build([recipe], tmp_path / "raw", tmp_path / "set", echo=lambda text: None)
         assert summary.images == 4 and not summary.failed
 
-    def test_one_source(self, raw: Path, tmp_path: Path) -> None:
+    def test_one_source(self, raw: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        drawn: list[Path] = []
+        monkeypatch.setattr("dataset_scripts.merge.write_previews", drawn.append)
         recipes = ["--recipe", str(raw / "polyps.yaml"), str(raw / "abdomen.yaml")]
         arguments = [*recipes, "--raw", str(raw), "--out", str(tmp_path / "set"), "--source", "polyps_of_mine"]
         assert main(arguments) == 0
         assert not (tmp_path / "set" / "ct").exists()
-        assert [path.stem for path in (tmp_path / "set" / "contact_sheets").iterdir()] == ["polyps_of_mine"]
+        assert drawn == [tmp_path / ".set.new"], "previews are drawn before the set is moved into place"
+        assert main([*arguments, "--no-pictures"]) == 0 and len(drawn) == 1, "the old spelling of --no-previews"
         assert self.run(raw, tmp_path / "set", "--source", "nonsense") == 2
 
     def test_a_folder_with_other_content_is_not_changed(
