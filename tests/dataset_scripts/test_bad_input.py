@@ -350,7 +350,8 @@ ENTRY = st.fixed_dictionaries(
         "file_name": st.text(max_size=8) | NUMBERS, "width": NUMBERS, "height": NUMBERS, "name": NUMBERS,
     },
 )  # fmt: skip
-FEW = settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+# Each example is a whole build; `make fuzz` tries many more.
+FEW = settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 def outcome(folder: Path, layout: str, files: dict[str, Any], modality: str = "ct") -> None:

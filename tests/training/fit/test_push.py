@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from hub_cards.gates.front_matter import check_header, split
+from hub_cards.gates.front_matter import check_header, split_card
 from tests.hub_server import Hub, client_environment, serve
 from tests.modeling_medglip.tiny_checkpoint import save_tiny_checkpoint
 
@@ -77,7 +77,7 @@ def test_an_adapter_goes_to_a_hub_and_comes_back(tmp_path: Path) -> None:
         assert {"adapter_model.safetensors", "adapter_config.json", "README.md", "processor_config.json"} <= set(files)
         assert not [name for name in files if name.endswith((".bin", ".pt", ".pkl"))]
         assert json.loads(files["adapter_config.json"])["base_model_name_or_path"] == "clinic/base"
-        header, body = split(files["README.md"].decode())
+        header, body = split_card(files["README.md"].decode())
         assert header["base_model"] == "clinic/base" and "AP50 before" in body
         assert not list(check_header("model", header, files))
         assert not [name for name, content in files.items() if str(tmp_path).encode() in content]
