@@ -185,7 +185,7 @@ def create_app(hub: Hub) -> FastAPI:
         hub.requests.append((request.method, path))
         status = hub.fail(request.method, path) if hub.fail else None
         if status is not None:
-            return JSONResponse({"error": "the server was told to fail"}, status)
+            return JSONResponse({"error": "the server was made to fail"}, status)
         return await call_next(request)
 
     @app.exception_handler(HubError)

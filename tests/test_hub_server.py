@@ -75,7 +75,7 @@ def test_gates_and_tokens(hub: Hub) -> None:
     assert get(hub, path, Authorization="Bearer hf_reader")[2] == b"1"
 
 
-def test_requests_can_be_told_to_fail(hub: Hub) -> None:
+def test_requests_can_be_made_to_fail(hub: Hub) -> None:
     repository(hub, a=b"1")
     hub.fail = lambda method, path: 500 if path.endswith("/a") else None
     assert get(hub, "/org/one/resolve/main/a")[0] == 500 and get(hub, "/api/models/org/one")[0] == 200

@@ -31,11 +31,6 @@ PRIVATE_WORDS = {
     "picture", "pictures", "told", "odd", "cure", "cures", "specks", "lot", "lots", "complain", "complains",
     "remember", "slab", "slabs", "doubt", "doubts", "mirrored", "marks",
 }  # fmt: skip
-# Folders and pages whose words are plain; the others follow.
-PLAIN_ROOTS = (
-    "modeling_medglip", "spaces_demo", "training", "dataset_scripts", "hub_cards", "tests/modeling_medglip",
-    "tests/spaces_demo", "tests/training", "tests/dataset_scripts", "tests/hub_cards", "tests/fuzz",
-)  # fmt: skip
 # Words that a file may have: old names that still work, terms of mathematics, and pytest's.
 ALLOWED_WORDS = {
     "modeling_medglip/volumes/source.py": {"picture", "pictures"},
@@ -59,13 +54,12 @@ ALLOWED_WORDS = {
     "tests/hub_cards/material.py": {"pictures"},
     "tests/hub_cards/stage/test_adapters.py": {"pictures"},
 }
-PLAIN = [
-    *(path for name in PLAIN_ROOTS for path in sorted((ROOT / name).rglob("*.py"))),
-    *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "SECURITY.md", "training/README.md")),
-    *(ROOT / name / "README.md" for name in ("dataset_scripts", "hub_cards", "modeling_medglip/checkpoints/unified")),
-    *sorted((ROOT / "hub_cards" / "templates").glob("*.md")),
-    *(ROOT / "docs" / name for name in ("README.md", "python.md", "command-line.md", "installation.md")),
-]
+PLAIN = sorted(
+    path
+    for folder in (*SOURCE_FOLDERS, "tests", "docs")
+    for path in (ROOT / folder).rglob("*")
+    if path.suffix in (".py", ".md") and path != Path(__file__)
+) + [path for path in sorted(ROOT.glob("*.md")) if path.name != "CHANGELOG.md"]
 
 FORBIDDEN_MODULES = {"pickle", "cPickle", "_pickle", "dill", "cloudpickle", "joblib", "shelve", "marshal", "telnetlib"}
 FORBIDDEN_NAMES = {"eval", "exec", "compile", "__import__"}

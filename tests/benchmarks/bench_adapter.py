@@ -41,9 +41,9 @@ def run(arguments: list[str], out: Path) -> dict[str, Any]:
     command = [sys.executable, "-m", "training.fit.finetune", *arguments, "--threads", THREADS, "--out", str(out)]
     start = time.perf_counter()
     environment = {**os.environ, "OMP_WAIT_POLICY": "PASSIVE"}
-    told = subprocess.run([sys.executable, "-c", watch, *command], check=True, stdout=subprocess.PIPE, env=environment)
+    done = subprocess.run([sys.executable, "-c", watch, *command], check=True, stdout=subprocess.PIPE, env=environment)
     results = json.loads((out / "results.json").read_text(encoding="utf-8"))
-    return {"seconds": time.perf_counter() - start, "peak_bytes": int(told.stdout) * 1024, **results}
+    return {"seconds": time.perf_counter() - start, "peak_bytes": int(done.stdout) * 1024, **results}
 
 
 def page(found: dict[str, Any]) -> str:

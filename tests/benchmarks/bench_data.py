@@ -4,7 +4,7 @@
 
 Both read the same CT-like volumes (phantoms with noise, 512 x 512 x 40, 12 labels, gzip) and write every slice with
 something in it. The plain loop writes what everybody writes: a window, PNG, one run-length mask and box per label,
-COCO JSON, Parquet. Ours also finds connected components, hashes pictures, keeps the geometry, checks its rules, splits
+COCO JSON, Parquet. Ours also finds connected components, hashes images, keeps the geometry, checks its rules, splits
 and can be resumed. Rounds alternate, so that a busy machine slows both.
 """
 
@@ -50,9 +50,9 @@ def write_volume(folder: Path, number: int, shape: tuple[int, int, int] = SHAPE)
     body = ((i - middle[0]) / (0.42 * shape[0])) ** 2 + ((j - middle[1]) / (0.33 * shape[1])) ** 2 + 0 * k < 1
     labels = np.zeros(shape, np.uint8)
     for value in LABELS:
-        centre = middle + random.uniform(-0.25, 0.25, 3) * shape * [1, 0.8, 1.2]
+        center = middle + random.uniform(-0.25, 0.25, 3) * shape * [1, 0.8, 1.2]
         size = random.uniform(0.04, 0.12, 3) * shape[0] * [1, 1, shape[2] / shape[0] * 3]
-        labels[sum(((axis - c) / s) ** 2 for axis, c, s in zip((i, j, k), centre, size, strict=True)) < 1] = value
+        labels[sum(((axis - c) / s) ** 2 for axis, c, s in zip((i, j, k), center, size, strict=True)) < 1] = value
     labels[~body] = 0
     image = np.where(body, 20, -1000).astype(np.float32) + labels * 9
     image += random.normal(0, 12, shape).astype(np.float32)

@@ -1,9 +1,9 @@
-"""Time to load the embedded checkpoint, and to ground the demo's pictures with it.
+"""Time to load the embedded checkpoint, and to ground the demo's images with it.
 
     python -m tests.benchmarks.bench_embedded [--rounds 5] [--threads 2] [--out docs/embedded.json]
 
 Loading is timed in new processes, from the first import of the package on and from the call of `from_pretrained` on.
-A picture's time goes from its decoded pixels to its boxes.
+A image's time goes from its decoded pixels to its boxes.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def load(threads: int) -> dict[str, float]:
 
 
 def ground(threads: int, rounds: int) -> dict[str, list[float]]:
-    """Demo picture -> seconds of every round, after one that is not counted."""
+    """Demo image -> seconds of every round, after one that is not counted."""
     import torch
 
     from modeling_medglip import MedGlipForObjectDetection, MedGlipProcessor, default_checkpoint
@@ -43,11 +43,11 @@ def ground(threads: int, rounds: int) -> dict[str, list[float]]:
     torch.set_num_threads(threads)
     model = MedGlipForObjectDetection.from_pretrained(default_checkpoint()).eval()
     processor = MedGlipProcessor.from_pretrained(default_checkpoint())
-    pictures = {case.id: (case.load().pixels, case.prompt, case.modality) for case in demo_cases()}
-    seconds: dict[str, list[float]] = {name: [] for name in pictures}
+    images = {case.id: (case.load().pixels, case.prompt, case.modality) for case in demo_cases()}
+    seconds: dict[str, list[float]] = {name: [] for name in images}
     with torch.inference_mode():
         for _ in range(rounds + 1):
-            for name, (pixels, prompt, modality) in pictures.items():
+            for name, (pixels, prompt, modality) in images.items():
                 start = time.perf_counter()
                 inputs = processor(pixels, prompt, modality=modality)
                 processor.post_process_grounded_object_detection(
@@ -65,13 +65,13 @@ def measure(rounds: int, threads: int) -> dict[str, Any]:
         with context.Pool(1) as pool:
             loads.append(pool.apply(load, (threads,)))
     with context.Pool(1) as pool:
-        pictures = pool.apply(ground, (threads, rounds))
+        images = pool.apply(ground, (threads, rounds))
     return {
         "rounds": rounds,
         "threads": threads,
         "import_seconds": statistics.median(entry["import"] for entry in loads),
         "load_seconds": statistics.median(entry["load"] for entry in loads),
-        "image_seconds": {name: statistics.median(times) for name, times in pictures.items()},
+        "image_seconds": {name: statistics.median(times) for name, times in images.items()},
     }
 
 

@@ -2,7 +2,7 @@
 
     python -m tests.benchmarks.bench_grounding [--rounds 5] [--threads 2] [--out docs/benchmark.json]
 
-Random weights, one 512x512 picture (OmDet-Turbo takes its own 640x640), seven labels, text encoded in every round.
+Random weights, one 512x512 image (OmDet-Turbo takes its own 640x640), seven labels, text encoded in every round.
 Each network lives in a process of its own and they take turns, so that a busy machine slows all of them alike: read
 the ratios.
 """
@@ -55,7 +55,7 @@ def grounding_dino() -> Callable[[], Any]:
 
 
 def omdet_turbo() -> Callable[[], Any]:
-    """OmDet-Turbo tiny at its own picture size."""
+    """OmDet-Turbo tiny at its own image size."""
     import torch
     from transformers import OmDetTurboConfig, OmDetTurboForObjectDetection
 

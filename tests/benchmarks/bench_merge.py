@@ -2,7 +2,7 @@
 
     python -m tests.benchmarks.bench_merge [--annotations 1000000] [--folder /tmp] [--out docs/merge_benchmark.json]
 
-The cases are made up: volumes of 100 slices with ten boxes each and tiny pictures, so that what is timed is the merge.
+The cases are made up: volumes of 100 slices with ten boxes each and tiny images, so that what is timed is the merge.
 """
 
 from __future__ import annotations

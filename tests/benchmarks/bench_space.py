@@ -3,7 +3,7 @@
 
     python -m tests.benchmarks.bench_space [--requests 50] [--rounds 4] [--pages 100] [--out docs/space_benchmark.json]
 
-The server is a process of its own. Every request is one picture of the demo with the demo's prompt, from a client of
+The server is a process of its own. Every request is one image of the demo with the demo's prompt, from a client of
 its own, and is timed from the upload to the boxes. Memory is what the server has resident 35 seconds after a round:
 what it does not use is handed back every 30.
 """
@@ -62,8 +62,8 @@ def resident_mb(pid: int) -> float:
     return round(int(re.search(r"VmRSS:\s+(\d+)", status)[1]) / 1024, 1)  # type: ignore[index]
 
 
-def pictures(folder: Path) -> list[tuple[Path, str]]:
-    """(PNG file, prompt) of the demo's 8-bit pictures."""
+def demo_images(folder: Path) -> list[tuple[Path, str]]:
+    """(PNG file, prompt) of the demo's 8-bit images."""
     made = []
     for case in demo_cases():
         image = case.load()
@@ -143,7 +143,7 @@ def open_pages(address: str, pid: int, asked: list[tuple[Path, str]], count: int
 def measure(requests: int, rounds: int, pages: int, threads: int) -> dict[str, Any]:
     """Start a server, ask it, measure."""
     with tempfile.TemporaryDirectory() as folder, running(threads) as (address, pid):
-        asked = pictures(Path(folder))
+        asked = demo_images(Path(folder))
         client = Client(address, verbose=False)
         alone = [ask(client, *question) for question in asked for _ in range(2)][1::2]
         time.sleep(REST)

@@ -2,7 +2,7 @@
 
     python -m tests.benchmarks.bench_training [--rounds 3] [--threads 2] [--out docs/training_benchmark.json]
 
-One 512x512 picture, seven labels, four boxes; random weights, everything trained, with the language encoder: forward,
+One 512x512 image, seven labels, four boxes; random weights, everything trained, with the language encoder: forward,
 loss, backward, gradient clipping, AdamW. As in `bench_grounding` every network has a process of its own and they take
 turns: read the ratios.
 """

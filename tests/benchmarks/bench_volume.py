@@ -3,7 +3,7 @@
     python -m tests.benchmarks.bench_volume [--slices 1200] [--single 6] [--out docs/volume_benchmark.json]
 
 A made-up 512x512 CT of so many slices is written as `.nii.gz` and grounded by `medglip ground` in a process of its
-own; a few of its slices are written as 16-bit TIFF pictures and grounded one by one by the same command, a process
+own; a few of its slices are written as 16-bit TIFF images and grounded one by one by the same command, a process
 each, as somebody without volumes would do. Both run with the same threads, one after the other.
 """
 
@@ -34,15 +34,15 @@ def slice_of(index: int, slices: int) -> np.ndarray:
     """A trunk with a few organs in Hounsfield units, int16; it changes slowly from slice to slice."""
     y, x = np.mgrid[:SIDE, :SIDE].astype(np.float32) / SIDE - 0.5
     place = index / slices
-    picture = np.full((SIDE, SIDE), -1000.0, np.float32)
-    picture[(x / 0.42) ** 2 + (y / 0.3) ** 2 < 1] = -90
-    picture[(x / 0.38) ** 2 + (y / 0.26) ** 2 < 1] = 40
-    for centre, radius, value in ((-0.18, 0.13, 95), (0.2, 0.07, 110), (-0.12, 0.05, 150), (0.12, 0.05, 150)):
-        wave = radius * (0.6 + 0.4 * np.sin(6 * place + centre))
-        picture[(x - centre) ** 2 + (y - 0.05 * np.cos(9 * place)) ** 2 < wave**2] = value
-    picture[x**2 + (y - 0.16) ** 2 < 0.04**2] = 600
-    noise = np.random.default_rng(index).normal(0, 15, picture.shape)
-    return (picture + noise).astype(np.int16)
+    image = np.full((SIDE, SIDE), -1000.0, np.float32)
+    image[(x / 0.42) ** 2 + (y / 0.3) ** 2 < 1] = -90
+    image[(x / 0.38) ** 2 + (y / 0.26) ** 2 < 1] = 40
+    for center, radius, value in ((-0.18, 0.13, 95), (0.2, 0.07, 110), (-0.12, 0.05, 150), (0.12, 0.05, 150)):
+        wave = radius * (0.6 + 0.4 * np.sin(6 * place + center))
+        image[(x - center) ** 2 + (y - 0.05 * np.cos(9 * place)) ** 2 < wave**2] = value
+    image[x**2 + (y - 0.16) ** 2 < 0.04**2] = 600
+    noise = np.random.default_rng(index).normal(0, 15, image.shape)
+    return (image + noise).astype(np.int16)
 
 
 def write_volume(path: Path, slices: int) -> None:
@@ -85,8 +85,8 @@ def measure(slices: int, single: int) -> dict[str, Any]:
         seconds, peak = run(["ground", str(folder / "long.nii.gz"), *common])
         apart = []
         for number in range(single):
-            picture = slice_of(number * slices // single, slices)
-            Image.fromarray((picture.astype(np.int32) + 1024).astype(np.uint16)).save(folder / f"{number}.tif")
+            image = slice_of(number * slices // single, slices)
+            Image.fromarray((image.astype(np.int32) + 1024).astype(np.uint16)).save(folder / f"{number}.tif")
             apart.append(run(["ground", str(folder / f"{number}.tif"), *common])[0])
     return {
         "slices": slices,
