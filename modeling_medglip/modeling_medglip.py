@@ -1146,7 +1146,8 @@ class MedGlipModel(MedGlipPreTrainedModel):  # noqa: D101
         image_sizes (`list[tuple[int, int]]`, *optional*):
             Height and width in pixels of each image at the top left of the input: the extents of `pixel_mask`, as
             the processor knows them. Without them they are read from the mask, for which a GPU must wait and which a
-            compiled or exported graph cannot do.
+            compiled or exported graph cannot do. With them a GPU does not read the mask: leave them out with a mask
+            of your own.
 
         Returns:
             [`MedGlipModelOutput`], or its values as a tuple with `return_dict=False`.
@@ -1284,7 +1285,8 @@ def resolve_image_sizes(
 ) -> list[tuple[int, int]]:
     """Return height and width in pixels of each image: as given, the extent of its mask, or the whole input.
 
-    Only a mask without sizes is read on the host.
+    The mask is compared with the sizes on a CPU. On another device the host would wait for that: there the sizes
+    win, and only a mask without sizes is read.
 
     Args:
         pixel_values (`Tensor` of shape `(batch, 3, height, width)`): the input.
@@ -1292,8 +1294,9 @@ def resolve_image_sizes(
         image_sizes (`Sequence[Sequence[int]]`, *optional*): height and width of each image.
 
     Raises:
-        `ValueError`: mask or sizes do not fit the input, or the mask hides all of an image.
-        `RuntimeError`: the sizes are not the extents of the mask, or a graph needs them.
+        `ValueError`: mask or sizes do not fit the input, the mask hides all of an image, or the sizes are not its
+            extents.
+        `RuntimeError`: they are not in a compiled or exported graph, or the graph needs them.
     """
     batch, _, height, width = pixel_values.shape
     whole = [(height, width)] * batch
@@ -1302,14 +1305,18 @@ def resolve_image_sizes(
     sizes = whole if image_sizes is None else [(int(rows), int(columns)) for rows, columns in image_sizes]
     if len(sizes) != batch or not all(0 < rows <= height and 0 < columns <= width for rows, columns in sizes):
         raise ValueError(f"image_sizes {sizes} do not fit pixel_values {tuple(pixel_values.shape)}")
-    if pixel_mask is None:
+    if pixel_mask is None or (image_sizes is not None and pixel_mask.device.type != "cpu"):
         return sizes
     extents = mask_extents(pixel_mask)
-    if image_sizes is None and not torch.compiler.is_compiling():
-        sizes = [(rows, columns) for rows, columns in extents.tolist()]
-        if (0, 0) in sizes:
+    if not torch.compiler.is_compiling():
+        shown = [(rows, columns) for rows, columns in extents.tolist()]
+        if (0, 0) in shown:
             raise ValueError("pixel_mask hides all of an image")
-        return sizes
+        if image_sizes is not None and sizes != shown:
+            raise ValueError(
+                f"image_sizes {sizes} are not the extents {shown} of pixel_mask: leave image_sizes out, or pass those"
+            )
+        return shown
     same = (extents == torch.tensor(sizes, device=extents.device)).all()
     torch._assert_async(same, "pixel_mask needs its extents as image_sizes: the processor's batch holds both")
     return sizes

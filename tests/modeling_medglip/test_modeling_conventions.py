@@ -20,7 +20,12 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 import modeling_medglip  # noqa: F401  (registers the Auto classes)
 from modeling_medglip.configuration_medglip import MedGlipConfig
-from modeling_medglip.modeling_medglip import MedGlipForObjectDetection, MedGlipModel, MedGlipPreTrainedModel
+from modeling_medglip.modeling_medglip import (
+    MedGlipForObjectDetection,
+    MedGlipModel,
+    MedGlipPreTrainedModel,
+    resolve_image_sizes,
+)
 
 from .tiny_model import HEAD, prompt, tiny_model, training_batch
 
@@ -52,9 +57,7 @@ class TestConventions:
         ids, mask, _ = prompt("liver", "left kidney")
         with NoValuesOnTheHost(), pytest.raises(AssertionError):
             torch.ones(1).item()
-        pixel_mask = torch.ones(2, 64, 64, dtype=torch.long)
-        pixel_mask[1, :, 40:] = 0
-        for padding in ({}, {"pixel_mask": pixel_mask, "image_sizes": [(64, 64), (64, 40)]}):
+        for padding in ({}, {"image_sizes": [(64, 64), (64, 40)]}):
             with NoValuesOnTheHost():
                 output = model(torch.randn(2, 3, 64, 64), ids, mask, modality="ct", **padding)
             assert output.pred_boxes.shape[0] == 2
@@ -67,14 +70,27 @@ class TestConventions:
         pixel_mask = torch.ones(2, 64, 64, dtype=torch.long)
         pixel_mask[1, :, 40:] = 0
         with NoValuesOnTheHost():
-            loss = model(**batch, pixel_mask=pixel_mask, image_sizes=[(64, 64), (64, 40)]).loss
+            loss = model(**batch, image_sizes=[(64, 64), (64, 40)]).loss
         assert loss == model(**batch, pixel_mask=pixel_mask).loss
 
     @torch.no_grad()
     def test_sizes_must_be_the_extents_of_the_mask(self, model: MedGlipForObjectDetection) -> None:
-        arguments = {"input_ids": prompt("liver")[0], "pixel_mask": torch.ones(1, 64, 64)}
-        with pytest.raises(RuntimeError, match="pixel_mask needs its extents as image_sizes"):
-            model(torch.randn(1, 3, 64, 64), **arguments, image_sizes=[(64, 40)])
+        batch = {"pixel_values": torch.randn(1, 3, 64, 64), "input_ids": prompt("liver")[0], "image_sizes": [(64, 64)]}
+        pixel_mask = torch.ones(1, 64, 64)
+        pixel_mask[..., 40:] = 0
+        message = (
+            r"^image_sizes \[\(64, 64\)\] are not the extents \[\(64, 40\)\] of pixel_mask: leave image_sizes out"
+        )
+        for network in (model, model.model):
+            with pytest.raises(ValueError, match=message):
+                network(**{**batch, "pixel_mask": pixel_mask})
+        masked = model(**{**batch, "pixel_mask": pixel_mask, "image_sizes": None})
+        assert torch.equal(masked.logits, model(**{**batch, "image_sizes": [(64, 40)]}).logits)
+
+    def test_sizes_win_over_a_mask_that_is_not_on_the_cpu(self) -> None:
+        """Where the host would wait for the mask, and an assertion would end the use of the device."""
+        images, pixel_mask = torch.zeros(1, 3, 64, 64, device="meta"), torch.ones(1, 64, 64, device="meta")
+        assert resolve_image_sizes(images, pixel_mask, [(64, 40)]) == [(64, 40)]
 
     @pytest.mark.parametrize("name", ["output_attentions", "output_hidden_states"])
     @torch.no_grad()
