@@ -14,7 +14,7 @@ from modeling_medglip.outputs.results import GroundingResult, validate_boxes
 from modeling_medglip.outputs.volume_results import VolumeResult
 from modeling_medglip.volumes.geometry import PLANES
 from space_experts import Experts, above
-from space_limits import visitor_message
+from space_messages import in_page_terms, visitor_message
 from space_settings import THRESHOLD
 from space_sources import Source, planes_of, read_slice_image
 from space_tree import leaves
@@ -91,7 +91,7 @@ def content(result: GroundingResult | VolumeResult, threshold: float) -> dict[st
     made = above(result, threshold).to_dict()
     validate_boxes(made, "boxes")
     modality = {"modality_source": result.modality_source, "modality_probability": result.modality_probability}
-    return {**made, **modality, "warnings": list(result.warnings)}
+    return {**made, **modality, "warnings": list(map(in_page_terms, result.warnings))}
 
 
 def _source(file: str | None) -> Source:

@@ -14,7 +14,7 @@ from modeling_medglip.errors import UsageError
 from space_examples import Example
 from space_experts import Experts
 from space_html import error, hint
-from space_limits import visitor_message
+from space_messages import visitor_message
 from space_sources import Source
 from space_views import (
     ASK,

@@ -26,7 +26,7 @@ from gradio.route_utils import GradioMultiPartParser, MultiPartException
 from gradio.utils import LRUCache
 from gradio_client.utils import is_http_url_like
 
-from modeling_medglip.errors import MedGlipError
+from space_messages import visitor_message
 
 
 MARGIN = 2**20
@@ -374,17 +374,3 @@ def _of_uploads(move: Any) -> Any:
         return await move(url_or_file_path)
 
     return checked
-
-
-def visitor_message(error: Exception) -> str:
-    """Return the message for the visitor. An unexpected error is printed to the log of the server instead.
-
-    Args:
-        error (`Exception`): raised by a handler.
-    """
-    if isinstance(error, MedGlipError):
-        return str(error)
-    if isinstance(error, MemoryError) or "memory" in str(error).lower():
-        return "not enough memory for this on the server"
-    traceback.print_exception(error, file=sys.stderr)
-    return f"unexpected {type(error).__name__} on the server"

@@ -17,6 +17,7 @@ from modeling_medglip.outputs.results import GroundingResult, write_boxes
 from modeling_medglip.outputs.volume_results import VolumeResult, write_volume_boxes
 from space_experts import NAMES, Experts, Progress, above
 from space_html import boxes_table, figure, image_uri, status
+from space_messages import in_page_terms
 from space_rows import Row, rows_of
 from space_scene import middle_slices, scene
 from space_sources import Source, box_in_slice, planes_of, read_slice_image
@@ -168,7 +169,7 @@ def status_html(shown: Shown) -> str:
     if shown.volume is not None:
         extra += f"; {shown.volume.slices} slices in {shown.volume.seconds:.0f} s"
     known = NAMES.get(modality, modality) or "Modality not known: choose it"
-    return status(known, source, sure, shown.name, warnings, extra)
+    return status(known, source, sure, shown.name, map(in_page_terms, warnings), extra)
 
 
 def result_html(shown: Shown, threshold: float) -> str:

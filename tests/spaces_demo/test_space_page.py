@@ -15,8 +15,11 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import nibabel
+import numpy as np
 import pytest
 import yaml
+from PIL import Image
 
 
 gradio = pytest.importorskip("gradio")
@@ -26,6 +29,7 @@ from modeling_medglip.configuration_medglip import MODALITIES  # noqa: E402
 from modeling_medglip.grounding import ground_image, load_grounder  # noqa: E402
 from modeling_medglip.io.image import read_image  # noqa: E402
 from modeling_medglip.outputs.results import read_boxes  # noqa: E402
+from space_api import content  # noqa: E402
 from space_examples import VOLUME, gallery, make_examples  # noqa: E402
 from space_experts import Experts, above, load_experts  # noqa: E402
 from space_handlers import Handlers, Parts  # noqa: E402
@@ -186,7 +190,22 @@ class TestVolumes:
 
     def test_four_axes(self, handlers: Handlers, tmp_path: Path) -> None:
         answer = handlers.uploaded(str(volume(tmp_path, "many.nii.gz", (8, 8, 4, 3))), 0.3)
-        assert "has 4 axes" in answer["status"]
+        assert "has 4 axes (8, 8, 4, 3), not three</div>" in answer["status"]
+
+    def test_warnings_name_no_argument(self, handlers: Handlers, tmp_path: Path) -> None:
+        image = nibabel.Nifti1Image(np.zeros((8, 8, 4), np.int16), None)
+        nibabel.save(image, tmp_path / "a.nii")
+        answer = handlers.uploaded(str(tmp_path / "a.nii"), 0.3)
+        warning = "its header says nothing of orientation: left and right may be wrong"
+        assert f'<div class="mg-warning">{warning}</div>' in answer["status"]
+        found = handlers.find(answer["shown"], "liver", "ct", "", 0.3)
+        assert f'<div class="mg-warning">{warning}</div>' in found["status"]
+
+    def test_warnings_of_the_endpoints_name_no_argument(self, tiny: Experts, tmp_path: Path) -> None:
+        page = Image.new("L", (40, 30), 90)
+        page.save(tmp_path / "a.tif", save_all=True, append_images=[page])
+        (result,) = tiny.find(read_image(tmp_path / "a.tif"), "optic disc", "fundus")
+        assert content(result, 0.3)["warnings"][0] == "holds 2 frames; only the first is used"
 
 
 class TestExamples:

@@ -19,7 +19,7 @@ pytest.importorskip("gradio")
 
 from modeling_medglip import default_checkpoint, load_taxonomy
 from modeling_medglip.checkpoints.info import checkpoint_info
-from modeling_medglip.errors import MedGlipError
+from modeling_medglip.errors import Advice, Hint, MedGlipError
 from modeling_medglip.outputs.results import GroundedBox
 from modeling_medglip.outputs.volume_results import VolumeBox
 from modeling_medglip.volumes.geometry import (
@@ -29,6 +29,7 @@ from modeling_medglip.volumes.geometry import (
 from modeling_medglip.volumes.source import open_volume
 from space_html import boxes_table, error, figure, status, text
 from space_limits import sweep
+from space_messages import in_page_terms, visitor_message
 from space_rows import LESION_COLORS, OUTSIDE, Row, colors_of, rows_of
 from space_scene import scene, scene_data
 from space_settings import MEGABYTE, from_environment
@@ -151,6 +152,38 @@ class TestHtml:
     def test_confidence_is_shown(self) -> None:
         assert "from the pixels, 87% sure" in status("CT", "pixels", 0.87, "a.png")
         assert "sure" not in status("CT", "header", None, "a.png")
+
+
+class TestMessages:
+    @pytest.mark.parametrize(
+        ("message", "hint", "shown"),
+        [
+            ("a.png: its modality is not known and tiny cannot tell: give modality=, one of ct, fundus", "modality",
+             "a.png: its modality is not known and tiny cannot tell: choose it under Modality"),
+            ("taken for ct with a probability of only 0.60: state it with modality= to be sure", "modality",
+             "taken for ct with a probability of only 0.60: choose it under Modality"),
+            ("holds 5 frames; only the first is used (choose another with frame=)", "frame",
+             "holds 5 frames; only the first is used"),
+            ("a.dcm: its frames state no positions: ground its frames one by one (frame=)", "frame",
+             "a.dcm: its frames state no positions"),
+            ("its header says nothing of orientation: left and right may be wrong; state the axes (axes=) to be sure",
+             "axes", "its header says nothing of orientation: left and right may be wrong"),
+            ("a.nii: has 4 axes (8, 8, 4, 3), not three: choose a volume from 1 to 3 (number=)", "number",
+             "a.nii: has 4 axes (8, 8, 4, 3), not three"),
+            ("a: b.dcm cannot be read, and may be a slice: repair or remove it, or leave it out (resample=True)",
+             "resample", "a: b.dcm cannot be read, and may be a slice: repair or remove it"),
+            ("a: holds files of 2 patients: give a folder for each, or pass several_patients=True", "several_patients",
+             "a: holds files of 2 patients: give a folder for each"),
+            ("x, frame=.dcm: holds 5 frames: ground its frames one by one (frame=)", "frame",
+             "x, frame=.dcm: holds 5 frames"),
+            ("frame=1.png: is not an image", None, "frame=1.png: is not an image"),
+        ],
+    )  # fmt: skip
+    def test_controls_of_the_page_take_the_place_of_arguments(
+        self, message: str, hint: Hint | None, shown: str
+    ) -> None:
+        assert in_page_terms(Advice(message, hint)) == shown
+        assert visitor_message(MedGlipError(message, hint=hint)) == shown
 
 
 class TestTree:
