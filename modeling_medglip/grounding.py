@@ -179,7 +179,7 @@ def load_grounder(
             folder or id of the base.
 
     Raises:
-        `CheckpointError`: missing, incomplete, or no MedGLIP checkpoint. `PickledCheckpointError`: pickled tensors.
+        `CheckpointError`: missing, incomplete, or not a MedGLIP checkpoint. `PickledCheckpointError`: pickled tensors.
         `UsageError`: the device or the modality does not exist here.
     """
     chosen = resolve_device(device)

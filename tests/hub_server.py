@@ -347,7 +347,7 @@ def _apply(hub: Hub, files: dict[str, Blob], key: str, value: dict[str, Any]) ->
     """
     path = value.get("path", "")
     if key != "header" and (path.startswith("/") or ".." in path.split("/") or "\\" in path):
-        raise HubError(400, message=f"{path[:60]!r} is no name of a file in a repository")
+        raise HubError(400, message=f"{path[:60]!r} is not a valid name of a file in a repository")
     if key == "file":
         files[path] = Blob(base64.b64decode(value["content"]), False)
     elif key == "lfsFile":

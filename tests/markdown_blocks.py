@@ -44,7 +44,7 @@ class Block:
 
 
 def documents() -> list[str]:
-    """Every Markdown file of the repository but templates, which are none before they are filled in."""
+    """Every Markdown file of the repository but templates, which are filled in first."""
     found = [path for folder in ("", "docs", *SOURCE_FOLDERS) for path in (ROOT / folder).glob("*.md")]
     found += (ROOT / "modeling_medglip" / "checkpoints").glob("*/*.md")
     return sorted(path.relative_to(ROOT).as_posix() for path in found)

@@ -495,4 +495,4 @@ class TestBrokenSources:
         assert "4 images with" in printed.out and "Traceback" not in printed.err
         rejected = json.loads((out / "quality" / "report.json").read_text(encoding="utf-8"))["rejected"]
         assert {source for row in rejected.values() for source in row} & {"x", "broken.yaml"}
-        assert main(["--recipe", recipes[0], *arguments]) in (1, 2), "alone it is no success"
+        assert main(["--recipe", recipes[0], *arguments]) in (1, 2), "alone it does not succeed"

@@ -82,7 +82,7 @@ def fields(*layout: tuple[int, str]) -> Mutator:
 
 
 def header_lines(random: Random, content: bytes) -> bytes:
-    """Damage a text header line by line (NRRD, MetaImage, CSV, YAML); what is no text behind it stays."""
+    """Damage a text header line by line (NRRD, MetaImage, CSV, YAML); binary data behind it stays."""
     head, blank, tail = content.partition(b"\n\n") if b"\n\n" in content else (content, b"", b"")
     lines = head.split(b"\n")
     for _ in range(random.choice((1, 1, 2, 3))):

@@ -77,7 +77,7 @@ def test_every_part_comes_from_a_file(checkpoint: Path) -> None:
     assert "| ct | 51 | 0.210 | 0.040 | 0.060 |" in text and "| fundus | 51 | 0.210 | - | 0.060 |" in text
     assert "| ct: spleen | 40 | 5 | 50.0 |" in text and "other side of the patient in 25.0 %" in text
     assert "0.50 false boxes per image without anything (4 images)" in text
-    assert "| set_ct | Set \\| ct | ct | CC0 |" in text, "a bar in a source's name is no column"
+    assert "| set_ct | Set \\| ct | ct | CC0 |" in text, "a bar in a source's name does not start a column"
     assert "| ct: liver | liver |" in text and "arXiv:2508.10528" in text
     assert "not a medical device" in text.lower() and "--model org/med-glip " in text
     header, _ = front_matter.split_card(text)

@@ -150,7 +150,7 @@ def test_too_many_pixels(processor: MedGlipImageProcessor) -> None:
 
 
 def test_only_plain_image_formats_are_opened(tmp_path: Path, processor: MedGlipImageProcessor) -> None:
-    """EPS would start Ghostscript; its content under another name is none either."""
+    """EPS would start Ghostscript; its content is refused under another name too."""
     Image.fromarray(COLOR).save(tmp_path / "drawing.eps")
     (tmp_path / "drawing.png").write_bytes((tmp_path / "drawing.eps").read_bytes())
     for name in ("drawing.eps", "drawing.png"):

@@ -248,7 +248,7 @@ def test_usage_errors(grounder: Grounder) -> None:
 def test_slices_count_from_half_of_the_threshold_on(
     faint: float, spans: list[float], monkeypatch: pytest.MonkeyPatch, bright: Grounder
 ) -> None:
-    """The structure as a whole must reach it, its ends need not; a single slice is no structure."""
+    """The structure as a whole must reach it, its ends need not; a single slice is not a structure."""
 
     class Ends:
         def __init__(self, *arguments: Any) -> None:

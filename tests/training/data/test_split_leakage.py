@@ -16,7 +16,7 @@ from ..tiny_data import record
 
 def _record(source: str, split: str, patient: str, gray: int) -> GroundingRecord:
     pixels = np.full((8, 8), gray, np.uint8)
-    pixels[0] = 0  # an image of nothing is no evidence
+    pixels[0] = 0  # an empty image is not evidence
     return replace(record([], [], ["liver"], source, pixels=pixels, patient=patient), split=split)
 
 

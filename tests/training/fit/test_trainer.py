@@ -207,7 +207,7 @@ def test_a_run_that_diverges_is_stopped(tmp_path: Path) -> None:
 
 
 class Spoil(TrainerCallback):
-    """After a step, a weight is no number any more; nothing is logged before the next checkpoint."""
+    """After a step, a weight becomes NaN; nothing is logged before the next checkpoint."""
 
     def on_step_end(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
         if state.global_step == 5:
