@@ -8,7 +8,11 @@ import warnings
 from .previews import main
 
 
-warnings.warn("dataset_scripts.pictures is now dataset_scripts.previews", FutureWarning, stacklevel=2)
+warnings.warn(
+    "dataset_scripts.pictures is now dataset_scripts.previews; the old name goes with the next release",
+    FutureWarning,
+    2,
+)
 
 if __name__ == "__main__":
     raise SystemExit(main())

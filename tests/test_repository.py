@@ -218,7 +218,7 @@ class TestSources:
 
     @pytest.mark.parametrize("path", PLAIN, ids=lambda path: path.relative_to(ROOT).as_posix())
     def test_words_are_those_of_the_field(self, path: Path) -> None:
-        """Names and prose say "image", "slice" or "frame" instead of "picture", "hint" instead of "cure", and so on."""
+        """Names and prose say "image", "slice" or "frame" for "picture", "hint" for "cure", and so on."""
         words = re.findall(r"[A-Za-z][a-z]*", path.read_text(encoding="utf-8"))
         allowed = ALLOWED_WORDS.get(path.relative_to(ROOT).as_posix(), set())
         assert {word for word in words if word.lower() in PRIVATE_WORDS} - allowed == set()

@@ -74,7 +74,8 @@ class VolumeBox:
     @property
     def centre_lps_mm(self) -> Corner:
         """The old name of `center_lps_mm`."""
-        warnings.warn("VolumeBox.centre_lps_mm is now center_lps_mm", FutureWarning, stacklevel=2)
+        message = "VolumeBox.centre_lps_mm is now center_lps_mm; the old name goes with the next release"
+        warnings.warn(message, FutureWarning, stacklevel=2)
         return self.center_lps_mm
 
     @property

@@ -179,12 +179,14 @@ class VolumeSource:
 
     def pictures(self, plane: str) -> Iterator[tuple[int, NDArray]]:
         """Yield slices by the old name of [`read_slices`]."""
-        warnings.warn("VolumeSource.pictures is now read_slices; the old name goes soon", FutureWarning, 2)
+        message = "VolumeSource.pictures is now read_slices; the old name goes with the next release"
+        warnings.warn(message, FutureWarning, 2)
         return self.read_slices(plane)
 
     def picture(self, plane: str, index: int) -> NDArray:
         """Return a slice by the old name of [`read_slice`]."""
-        warnings.warn("VolumeSource.picture is now read_slice; the old name goes soon", FutureWarning, 2)
+        message = "VolumeSource.picture is now read_slice; the old name goes with the next release"
+        warnings.warn(message, FutureWarning, 2)
         return self.read_slice(plane, index)
 
     def _load(self) -> Volume:

@@ -84,6 +84,6 @@ def test_another_folder_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture
 
 def test_the_old_name_of_the_command_works_and_warns(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delitem(sys.modules, "dataset_scripts.pictures", raising=False)  # another test may have imported it
-    with pytest.warns(FutureWarning, match="dataset_scripts.pictures is now dataset_scripts.previews"):
+    with pytest.warns(FutureWarning, match="dataset_scripts.previews; the old name goes with the next release"):
         pictures = importlib.import_module("dataset_scripts.pictures")
     assert pictures.main is main

@@ -109,7 +109,7 @@ def test_print_of_a_volume() -> None:
 
 def test_old_name_of_the_center() -> None:
     corners = tuple((float(x), float(y), float(z)) for z in (0, 30) for y in (0, 20) for x in (0, 10))
-    with pytest.warns(FutureWarning, match="is now center_lps_mm"):
+    with pytest.warns(FutureWarning, match="is now center_lps_mm; the old name goes with the next release"):
         assert VolumeBox("liver", 0.9, (0, 0, 0, 1, 1, 1), corners, "axial", 1).centre_lps_mm == (5, 10, 15)
 
 

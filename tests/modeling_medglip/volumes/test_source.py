@@ -317,9 +317,9 @@ def test_a_full_disk(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_old_names_of_slices() -> None:
     source = VolumeSource(Volume(np.arange(24).reshape(2, 3, 4), np.eye(4)))
-    with pytest.warns(FutureWarning, match="read_slices"):
+    with pytest.warns(FutureWarning, match="read_slices; the old name goes with the next release"):
         slices = dict(source.pictures("axial"))
-    with pytest.warns(FutureWarning, match="read_slice;"):
+    with pytest.warns(FutureWarning, match="read_slice; the old name goes with the next release"):
         assert np.array_equal(source.picture("axial", 2), slices[2])
 
 

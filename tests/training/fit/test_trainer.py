@@ -214,7 +214,7 @@ class Spoil(TrainerCallback):
             next(p for p in model.parameters() if p.requires_grad).data.view(-1)[0] = float("nan")
 
 
-def test_weights_that_are_no_numbers_leave_the_last_good_checkpoint(tmp_path: Path) -> None:
+def test_weights_that_are_not_numbers_leave_the_last_good_checkpoint(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="weights are not finite numbers at step 8: the run .*; checkpoint-4 is left"):
         train(tmp_path, callbacks=(Spoil(),), logging_steps=100)
     checkpoint = last_checkpoint(tmp_path)
