@@ -13,12 +13,12 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from PIL import Image
-from transformers.image_processing_utils import BatchFeature
 
 from .checkpoints.adapters import load_adapted
 from .checkpoints.loading import is_adapter, load_checkpoint, locate
 from .configuration_medglip import resolve_modality
 from .defaults import CT_WINDOW, UNTRAINED_THRESHOLD
+from .detection import join_prompts, prepare_images, run_model
 from .errors import Advice, MedGlipError, UsageError, hint_of, one_line
 from .image_processing_medglip import channels_first, modality_contradiction, upright_image
 from .io.image import read_image
@@ -117,26 +117,14 @@ class Grounder:
         """
         text = dict(prompts) if isinstance(prompts, Mapping) else self.processor.encode_prompts(prompts)[0]
         features = text.pop("text_features", None)
-        pixels = self.processor.image_processor(
-            list(images), modality=modality, photometric_interpretation=photometric_interpretation, return_tensors="pt"
+        pixels = prepare_images(
+            self.processor, images, modality, photometric_interpretation=photometric_interpretation
         )
-        inputs = BatchFeature({**_repeated(text, len(images)), **pixels}).to(self.device)
-        arguments = inputs if features is None else {**pixels.to(self.device), "text_features": features}
-        with torch.inference_mode():
-            outputs = self.model(**arguments)
+        inputs = join_prompts(text, pixels).to(self.device)
+        outputs = run_model(self.model, inputs, features)
         return self.processor.post_process_grounded_object_detection(
             outputs, inputs, threshold=threshold, target_sizes=target_sizes
         )
-
-
-def _repeated(text: Mapping[str, Any], count: int) -> dict[str, Any]:
-    """Repeat one encoded prompt for each of `count` images; as many prompts as images stay as they are."""
-    if len(text["text_labels"]) == count:
-        return dict(text)
-    return {
-        key: value.expand(count, *value.shape[1:]) if isinstance(value, torch.Tensor) else list(value) * count
-        for key, value in text.items()
-    }
 
 
 # Loading -------------------------------------------------------------------------------------------------------------

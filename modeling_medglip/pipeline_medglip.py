@@ -13,12 +13,12 @@ from typing import Any
 import torch
 from PIL import Image
 from transformers import AutoModelForZeroShotObjectDetection, Pipeline, ZeroShotObjectDetectionPipeline
-from transformers.image_processing_utils import BatchFeature
 from transformers.pipelines import PIPELINE_REGISTRY
 from transformers.utils import logging
 
 from .configuration_medglip import MedGlipConfig
 from .defaults import UNTRAINED_THRESHOLD
+from .detection import join_prompts, prepare_images, run_model
 from .processing_medglip import MedGlipProcessor, prompts_per_image
 from .questions import Question, encode_questions, make_question
 from .trained_labels import TrainedLabels
@@ -43,7 +43,8 @@ PREPROCESS_OPTIONS = ("modality", "pixel_mask", "photometric_interpretation", "v
 class MedicalPhraseGroundingPipeline(Pipeline):
     """Finds what phrases name in medical images, all phrases in one pass.
 
-    transformers runs the three steps apart, on devices of its own choice; each step calls what `Grounder` calls.
+    transformers runs the three steps apart and moves their tensors itself, so `Grounder.detect` as a whole cannot be
+    called; each step calls the functions of `detection` that it calls.
 
     ```python
     grounder = pipeline("medical-phrase-grounding", model=modeling_medglip.default_checkpoint())
@@ -151,17 +152,17 @@ class MedicalPhraseGroundingPipeline(Pipeline):
         requests = input_["requests"]
         images = self.processor.image_processor.fetch_images([request["image"] for request in requests])
         modalities = [request["modality"] or modality for request in requests]
-        inputs = self.processor(images, modality=modalities, **options)
+        pixels = prepare_images(self.processor, images, modalities, **options)
         questions = [
             make_question(self.trained, list(dict.fromkeys(request["labels"])), name)
-            for request, name in zip(requests, inputs["modality"], strict=True)
+            for request, name in zip(requests, pixels["modality"], strict=True)
         ]
-        inputs = BatchFeature({**encode_questions(self.processor, questions), **inputs})
+        inputs = join_prompts(encode_questions(self.processor, questions), pixels)
         sizes = [image_size(image) for image in images]
         return {"inputs": inputs, "target_sizes": sizes, "questions": questions}
 
     def _forward(self, model_inputs: dict[str, Any], **options: Any) -> dict[str, Any]:
-        return {"outputs": self.model(**model_inputs["inputs"]), **model_inputs}
+        return {"outputs": run_model(self.model, model_inputs["inputs"]), **model_inputs}
 
     def postprocess(
         self,

@@ -15,6 +15,8 @@ from transformers import ZeroShotObjectDetectionPipeline, pipeline
 from transformers.image_utils import load_image
 from transformers.pipelines import PIPELINE_REGISTRY
 
+from modeling_medglip.detection import join_prompts
+from modeling_medglip.grounding import Grounder
 from modeling_medglip.image_processing_medglip import MedGlipImageProcessor
 from modeling_medglip.pipeline_medglip import (
     TASK,
@@ -63,6 +65,27 @@ def test_own_pipeline_equals_processor_and_model(grounder: MedicalPhraseGroundin
     assert [entry["label"] for entry in found] == expected["text_labels"]
     assert list(found[0]["box"].values()) == pytest.approx(expected["boxes"][0].tolist())
     assert set(found[0]["box"]) == {"xmin", "ymin", "xmax", "ymax"} and found[0]["trained"] is True
+
+
+def test_own_pipeline_equals_detect(grounder: MedicalPhraseGroundingPipeline) -> None:
+    images, names = [PICTURE, PICTURE[:30]], ["ct", "fundus"]
+    found = grounder(images, text=[["liver"], ["liver"]], modality=names, batch_size=2, **ALL)
+    detector = Grounder(grounder.model, grounder.processor, "tiny", grounder.device)
+    sizes = [(50, 80), (30, 80)]
+    expected = detector.detect(images, [["liver"], ["liver"]], names, threshold=0.05, target_sizes=sizes)
+    for entries, result in zip(found, expected, strict=True):
+        boxes = [list(entry["box"].values()) for entry in entries if entry["score"] >= 0.05]
+        assert len(boxes) == len(result["scores"]) > 0
+        assert boxes == [pytest.approx(box) for box in result["boxes"].tolist()]
+
+
+def test_one_prompt_is_joined_to_every_image() -> None:
+    prompts = {"input_ids": torch.tensor([[7, 8]]), "text_labels": [["liver"]]}
+    pixels = {"pixel_values": torch.zeros(3, 3, 4, 4)}
+    joined = join_prompts(prompts, pixels)
+    assert joined["input_ids"].tolist() == [[7, 8]] * 3 and joined["text_labels"] == [["liver"]] * 3
+    each = join_prompts({"input_ids": torch.arange(3)[:, None], "text_labels": [["a"], ["b"], ["c"]]}, pixels)
+    assert each["input_ids"].tolist() == [[0], [1], [2]] and each["text_labels"] == [["a"], ["b"], ["c"]]
 
 
 @pytest.mark.parametrize("text", [["liver, left."], [["liver, left."]]])
