@@ -160,12 +160,12 @@ def select(
     known = {name for source in sources for name in source.body_region}
     if region is not None and region not in known:
         raise ValueError(f"no source is of region {region[:40]!r}: choose one of {', '.join(sorted(known))}")
-    wanted = None if modality is None else resolve_modality(modality)
+    name = None if modality is None else resolve_modality(modality)
     label_id = None if label is None else _label_id(label)
     return [
         source
         for source in sources
-        if (wanted is None or wanted in source.modalities)
+        if (name is None or name in source.modalities)
         and (region is None or region in source.body_region)
         and (label_id is None or label_id in source.taxonomy_labels)
         and (access is None or source.access == access)

@@ -134,10 +134,10 @@ def _labels() -> tuple[Label, ...]:
 
 def _spelling_scores(name: str) -> NDArray[np.float64]:
     """Return the likeness of a name to the best phrase of every label, as difflib measures it."""
-    wanted = normalize_phrase(name)
+    plain = normalize_phrase(name)
     return np.array(
         [
-            max(difflib.SequenceMatcher(None, wanted, normalize_phrase(phrase)).ratio() for phrase in label.phrases)
+            max(difflib.SequenceMatcher(None, plain, normalize_phrase(phrase)).ratio() for phrase in label.phrases)
             for label in _labels()
         ]
     )

@@ -178,13 +178,13 @@ def marker(repository: Repository) -> bytes:
 
 
 def _send(api: Any, repository: Repository, remote: RemoteState | None, tag: str | None, echo: Echo) -> UploadResult:
-    wanted = changes(repository, remote.files if remote else {})
-    operations = _operations(repository, wanted)
+    paths = changes(repository, remote.files if remote else {})
+    operations = _operations(repository, paths)
     with _hub_errors(repository.id):
         _make(api, repository, remote)
-        if wanted:
-            removed = [path for path in wanted if path not in repository.files() and path != MARKER]
-            echo(f"{repository.id}: sending {len(wanted) - len(removed)} of {len(repository.files()) + 1} files")
+        if paths:
+            removed = [path for path in paths if path not in repository.files() and path != MARKER]
+            echo(f"{repository.id}: sending {len(paths) - len(removed)} of {len(repository.files()) + 1} files")
             if removed:
                 echo(f"{repository.id}: removing {len(removed)}: {one_line(', '.join(removed), 200)}")
             message = f"Publish {repository.id.rsplit('/', 1)[-1]}"
@@ -196,7 +196,7 @@ def _send(api: Any, repository: Repository, remote: RemoteState | None, tag: str
         _open(api, repository)
         if tag is not None and not _has_tag(api, repository, tag):
             api.create_tag(repository.id, tag=tag, revision=commit, repo_type=repository.kind)
-    return UploadResult(repository.id, commit, bool(wanted))
+    return UploadResult(repository.id, commit, bool(paths))
 
 
 def _make(api: Any, repository: Repository, remote: RemoteState | None) -> None:
@@ -217,7 +217,7 @@ def _open(api: Any, repository: Repository) -> None:
         api.update_repo_settings(repository.id, private=False, repo_type=repository.kind)
 
 
-def _operations(repository: Repository, wanted: Sequence[str]) -> list[Any]:
+def _operations(repository: Repository, paths: Sequence[str]) -> list[Any]:
     """Return the operations of a commit with the checked files.
 
     Raises:
@@ -229,7 +229,7 @@ def _operations(repository: Repository, wanted: Sequence[str]) -> list[Any]:
     if set(files) != set(repository.checked_hashes):
         raise ValueError(f"{repository.id}: files were added or removed after the check: run the command again")
     operations: list[Any] = []
-    for path in wanted:
+    for path in paths:
         if path == MARKER:
             operations.append(CommitOperationAdd(path, marker(repository)))
         elif path in files:

@@ -441,7 +441,7 @@ class MedGlipConfig(PreTrainedConfig):
         Raises:
             `ValueError`: a setting is of a wrong type, out of all proportion, or reaches beyond the checkpoint.
         """
-        wanted = kwargs.pop("modalities", None)
+        requested = kwargs.pop("modalities", None)
         check_settings(config_dict)
         try:
             loaded = super().from_dict(config_dict, **kwargs)
@@ -449,9 +449,9 @@ class MedGlipConfig(PreTrainedConfig):
             raise
         except Exception as error:  # a wrong type makes validators and sub-configurations raise nearly anything
             raise ValueError(f"config.json does not describe a MedGLIP model: {error}") from error
-        if wanted is None:
+        if requested is None:
             return loaded
-        names = [wanted] if isinstance(wanted, str) else list(wanted)
+        names = [requested] if isinstance(requested, str) else list(requested)
         if isinstance(loaded, tuple):
             return loaded[0].for_modalities(names), *loaded[1:]
         return loaded.for_modalities(names)
@@ -495,14 +495,14 @@ class MedGlipConfig(PreTrainedConfig):
         Raises:
             `ValueError`: one of them is not in this checkpoint.
         """
-        wanted = [resolve_modality(name) for name in modalities]
-        absent = [name for name in dict.fromkeys(wanted) if name not in self.modalities]
-        if absent or not wanted:
+        names = [resolve_modality(name) for name in modalities]
+        absent = [name for name in dict.fromkeys(names) if name not in self.modalities]
+        if absent or not names:
             raise ValueError(
                 f"this checkpoint has no expert for {', '.join(absent) or 'an empty list'}: it has "
                 f"{', '.join(self.modalities)}"
             )
-        return wanted
+        return names
 
     def for_modalities(self, modalities: Iterable[str]) -> MedGlipConfig:
         """Return a copy that holds only some experts.
@@ -510,11 +510,11 @@ class MedGlipConfig(PreTrainedConfig):
         Raises:
             `ValueError`: one of them is not in this checkpoint.
         """
-        wanted = list(dict.fromkeys(self.require_modalities(modalities)))
+        names = list(dict.fromkeys(self.require_modalities(modalities)))
         chosen = copy.deepcopy(self)
-        chosen.modalities = wanted
-        chosen.expert_overrides = {k: v for k, v in (chosen.expert_overrides or {}).items() if k in wanted}
-        chosen.label_hierarchy = _only_modalities(chosen.label_hierarchy, wanted)
+        chosen.modalities = names
+        chosen.expert_overrides = {k: v for k, v in (chosen.expert_overrides or {}).items() if k in names}
+        chosen.label_hierarchy = _only_modalities(chosen.label_hierarchy, names)
         return chosen
 
     def set_label_hierarchy(self, trained_labels: Mapping[str, Iterable[str]], **more: Any) -> None:
@@ -540,12 +540,12 @@ class MedGlipConfig(PreTrainedConfig):
         return cls(modalities=list(modalities), **kwargs)
 
 
-def _only_modalities(data: Any, wanted: list[str]) -> Any:
-    """Return a copy of nested dictionaries without the keys of modalities that are not `wanted`."""
+def _only_modalities(data: Any, modalities: list[str]) -> Any:
+    """Return a copy of nested dictionaries without the keys of other modalities."""
     if not isinstance(data, dict):
         return data
-    others = set(MODALITIES) - set(wanted)
-    return {key: _only_modalities(value, wanted) for key, value in data.items() if key not in others}
+    others = set(MODALITIES) - set(modalities)
+    return {key: _only_modalities(value, modalities) for key, value in data.items() if key not in others}
 
 
 def merge_hierarchies(parts: Iterable[Any]) -> Any:

@@ -140,12 +140,12 @@ def resolve_device(name: str = "auto") -> torch.device:
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "mps" if mps else "cpu")
     devices = ["cpu", *(f"cuda:{index}" for index in range(torch.cuda.device_count())), *(["mps"] if mps else [])]
-    wanted = "cuda:0" if name == "cuda" else name
-    if wanted not in devices:
+    device = "cuda:0" if name == "cuda" else name
+    if device not in devices:
         raise UsageError(
             f"no device {one_line(name, 40)!r} on this machine: choose auto or one of {', '.join(devices)}"
         )
-    return torch.device(wanted)
+    return torch.device(device)
 
 
 def load_grounder(
@@ -171,14 +171,14 @@ def load_grounder(
         `UsageError`: the device or the modality does not exist here.
     """
     chosen = resolve_device(device)
-    wanted = None if modality in (None, "auto") else _known_modality(str(modality))
+    expert = None if modality in (None, "auto") else _known_modality(str(modality))
     source, name = locate(model_dir_or_id)
     if is_adapter(source):
-        adapted = load_adapted(source, f"adapter {name}", wanted, base)
+        adapted = load_adapted(source, f"adapter {name}", expert, base)
         return Grounder(adapted.model.eval().to(chosen), adapted.processor, name, chosen)
     if base is not None:
         raise UsageError(f"checkpoint {name}: is not an adapter: leave out base=", hint="base")
-    model, processor = load_checkpoint(source, name, wanted)
+    model, processor = load_checkpoint(source, name, expert)
     return Grounder(model.eval().to(chosen), processor, name, chosen)
 
 

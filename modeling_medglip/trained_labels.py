@@ -48,7 +48,7 @@ class TrainedLabels:
             other = {normalize_phrase(phrase): label or phrase for phrase, label in wordings.get(modality, {}).items()}
             self._by_phrase[modality] = other | {normalize_phrase(name): name for name in names}
             known = ((load_taxonomy().resolve(name, modality), name) for name in names)
-            self._by_id[modality] = {found.id: name for found, name in known if found is not None}
+            self._by_id[modality] = {label.id: name for label, name in known if label is not None}
 
     @property
     def stated(self) -> bool:

@@ -217,7 +217,7 @@ class _SliceSearch:
 
     def run(self, source: VolumeSource, plane: str) -> dict[str, list[SliceBox]]:
         """Return label -> boxes in the slices of a plane."""
-        found: dict[str, list[SliceBox]] = {label: [] for label in self.question.labels}
+        boxes_by_label: dict[str, list[SliceBox]] = {label: [] for label in self.question.labels}
         spacing = slice_spacing(source.lps, plane)
         slices: Iterable[tuple[int, NDArray]] = source.read_slices(plane)
         if self.progress is not None:
@@ -231,8 +231,8 @@ class _SliceSearch:
                 raise MedGlipError(f"{source.name}: slice {batch[0][0]}: {one_line(error)}") from error
             for (index, _), result in zip(batch, results, strict=True):
                 for label, score, box in self.question.answers(result):
-                    found[label].append(SliceBox(index, box, score))
-        return found
+                    boxes_by_label[label].append(SliceBox(index, box, score))
+        return boxes_by_label
 
 
 def _batches(items: Iterable[tuple[int, NDArray]], size: int) -> Iterator[list[tuple[int, NDArray]]]:
@@ -256,9 +256,9 @@ def _boxes(
         by_plane = [
             [
                 _volume_box(label, tracklet, plane, source, about)
-                for tracklet in _tracklets(found[label], source.lps, plane)
+                for tracklet in _tracklets(boxes_by_label[label], source.lps, plane)
             ]
-            for plane, found in slice_boxes.items()
+            for plane, boxes_by_label in slice_boxes.items()
         ]
         boxes += by_plane[0] if len(by_plane) == 1 else _consensus(by_plane, source.grid)
     least = {label: max(thresholds) if label in question.untrained else thresholds[0] for label in question.labels}

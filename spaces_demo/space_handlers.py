@@ -103,7 +103,7 @@ class Handlers:
             if chosen is None:
                 raise UsageError("unknown example: choose one of the page")
             shown = open_source(chosen.source, self.experts)
-            shown = self._found(shown, chosen.prompt, "auto", "")
+            shown = self._grounded(shown, chosen.prompt, "auto", "")
         except Exception as problem:
             return {self.parts.status: error(visitor_message(problem))}
         settings = {self.parts.prompt: chosen.prompt, self.parts.modality: "auto", self.parts.second: ""}
@@ -133,11 +133,11 @@ class Handlers:
             threshold (`float`): boxes with lower scores are hidden.
         """
         try:
-            return self._show(self._found(shown, prompt, modality, second), threshold)
+            return self._show(self._grounded(shown, prompt, modality, second), threshold)
         except Exception as problem:
             return {self.parts.status: error(visitor_message(problem))}
 
-    def _found(self, shown: Shown | None, prompt: str, modality: str, second: str) -> Shown:
+    def _grounded(self, shown: Shown | None, prompt: str, modality: str, second: str) -> Shown:
         if shown is None:
             raise UsageError(f"no image is open: {EMPTY[0].lower()}{EMPTY[1:]}")
         results = self.experts.find(shown_image(shown, self.experts), prompt, modality, second)

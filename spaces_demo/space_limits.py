@@ -265,8 +265,8 @@ class Page(gr.Blocks):
             raise gr.Error(visitor_message(problem), print_exception=False) from None
 
 
-def _header(scope: Message, wanted: bytes) -> str:
-    return next((value.decode("latin-1") for name, value in scope.get("headers", ()) if name.lower() == wanted), "")
+def _header(scope: Message, key: bytes) -> str:
+    return next((value.decode("latin-1") for name, value in scope.get("headers", ()) if name.lower() == key), "")
 
 
 def _stated_length(scope: Message) -> int:

@@ -174,13 +174,13 @@ def _filter(files: Sequence[Path], folder: Path, part: str, sources: set[str]) -
     import pyarrow.compute as pc
     import pyarrow.parquet as pq
 
-    wanted = pa.array(sorted(sources))
+    names = pa.array(sorted(sources))
     writer: ParquetWriter | None = None
     for file in files:
         reader = pq.ParquetFile(file)
         for group in range(reader.num_row_groups):
             table = reader.read_row_group(group)
-            table = table.filter(pc.is_in(table["source"], value_set=wanted))
+            table = table.filter(pc.is_in(table["source"], value_set=names))
             if table.num_rows:
                 writer = writer or ParquetWriter(folder, part, table.schema)
                 writer.add_table(table)

@@ -64,8 +64,8 @@ def requirements() -> str:
     """
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     extras = project["optional-dependencies"]
-    wanted = [*project["dependencies"], *extras["demo"], *extras["clinical"]]
-    return "\n".join([f"--extra-index-url {PROCESSORS}", *dict.fromkeys(wanted)]) + "\n"
+    requirements = [*project["dependencies"], *extras["demo"], *extras["clinical"]]
+    return "\n".join([f"--extra-index-url {PROCESSORS}", *dict.fromkeys(requirements)]) + "\n"
 
 
 __all__ = ["MODEL_VARIABLE", "requirements", "stage_space"]

@@ -39,8 +39,8 @@ for _name, _command in COMMANDS.items():
     app.command(_name, help=inspect.getdoc(_command))(_command)
 
 
-def _show_version(wanted: bool) -> None:
-    if wanted:
+def _show_version(asked: bool) -> None:
+    if asked:
         typer.echo(f"med-glip {package_version()}")
         raise typer.Exit
 

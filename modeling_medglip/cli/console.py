@@ -44,9 +44,9 @@ def in_flags(message: object) -> str:
     if hint is None:
         return text
     # Names of files come before the advice.
-    before, found, after = text.rpartition(f"{hint}=")
+    before, argument, after = text.rpartition(f"{hint}=")
     flag = FLAGS.get(hint, f"--{hint.replace('_', '-')}")
-    return f"{before}{flag}{after.removeprefix('True')}" if found else text
+    return f"{before}{flag}{after.removeprefix('True')}" if argument else text
 
 
 def failure_reason(error: BaseException, name: str) -> str:

@@ -137,10 +137,10 @@ class VolumeTask(ImageTask):
         from ..volume_grounding import ground_volume
 
         request = self.request
-        wanted = [kind for kind in request.kinds if kind in DICOM_KINDS]
-        if wanted and not image.dicom_slices:
-            problem = f"is not a DICOM series, which {' and '.join(wanted)} refer to: leave out --write {wanted[0]}"
-            raise MedGlipError(f"{image.name}: {problem}")
+        dicom_kinds = [kind for kind in request.kinds if kind in DICOM_KINDS]
+        if dicom_kinds and not image.dicom_slices:
+            problem = f"is not a DICOM series, which {' and '.join(dicom_kinds)} refer to"
+            raise MedGlipError(f"{image.name}: {problem}: leave out --write {dicom_kinds[0]}")
         result = ground_volume(image, **self._options(), plane=request.plane, axes=request.axes, progress=slices)
         speed = result.slices / max(result.seconds, 1e-6)
         echo(f"{image.name}: {result.slices} {result.plane} slices, {speed:.1f} per second")

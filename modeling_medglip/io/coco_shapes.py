@@ -161,8 +161,8 @@ def _decoded(text: str) -> NDArray[np.int64] | None:
     starts = np.concatenate([[0], ends[:-1] + 1])
     if (ends - starts).max() >= LONGEST_RUN:
         return None
-    places = np.arange(len(codes)) - np.repeat(starts, ends - starts + 1)
-    values = np.add.reduceat((codes & 31) << (5 * places), starts)
+    positions = np.arange(len(codes)) - np.repeat(starts, ends - starts + 1)
+    values = np.add.reduceat((codes & 31) << (5 * positions), starts)
     negative = (codes[ends] & 16) != 0
     values[negative] -= 1 << (5 * (ends - starts + 1)[negative])
     values[1::2] = np.cumsum(values[1::2])

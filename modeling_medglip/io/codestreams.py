@@ -55,7 +55,7 @@ def check_jpeg(content: bytes, frames: set[int]) -> Codestream:
     Raises:
         `MedGlipError`: a damaged marker, a second frame, another kind of frame than allowed, or no end.
     """
-    found: Codestream | None = None
+    frame: Codestream | None = None
     kind, adobe = 0, False
     if content[:2] != b"\xff\xd8":
         raise _damaged("JPEG", "no start")
@@ -64,9 +64,9 @@ def check_jpeg(content: bytes, frames: set[int]) -> Codestream:
         marker, start, end = _segment(content, position)
         body = content[start:end]
         if marker in FRAMES:
-            if found is not None or marker not in frames:
+            if frame is not None or marker not in frames:
                 raise MedGlipError("its JPEG data are of another kind than its transfer syntax says")
-            kind, found = marker, _jpeg_frame(content, body)
+            kind, frame = marker, _jpeg_frame(content, body)
         elif marker == DHT:
             _check_huffman(body)
         elif marker == DQT:
@@ -74,16 +74,16 @@ def check_jpeg(content: bytes, frames: set[int]) -> Codestream:
         elif marker == ADOBE and body[:5] == b"Adobe":
             adobe = True
         elif marker == SOS:
-            if found is None:
+            if frame is None:
                 raise _damaged("JPEG", "a scan before its size")
-            _check_scan(body, found, kind)
+            _check_scan(body, frame, kind)
             break
         elif marker == EOI:
             raise _damaged("JPEG", "no scan")
         position = end
     if content.rfind(b"\xff\xd9", end) < 0:
         raise _damaged("JPEG", "cut short")
-    return Codestream(content, found.width, found.height, found.samples, found.precision, True if adobe else None)
+    return Codestream(content, frame.width, frame.height, frame.samples, frame.precision, True if adobe else None)
 
 
 def _segment(content: bytes, position: int) -> tuple[int, int, int]:
@@ -166,19 +166,19 @@ def check_jpeg_2000(content: bytes) -> Codestream:
     content = _without_boxes(content)
     if content[:4] != b"\xff\x4f\xff\x51":
         raise _damaged("JPEG 2000", "no start")
-    found, tiles = _jpeg_2000_size(content)
+    codestream, tiles = _jpeg_2000_size(content)
     position, seen = 2, set[int]()
     while True:
         marker, body, end = _jpeg_2000_segment(content, position)
         if marker == SOT:
             break
         seen.add(marker)
-        _check_main(marker, body, found.samples)
+        _check_main(marker, body, codestream.samples)
         position = end
     if not {COD, QCD} <= seen:
         raise _damaged("JPEG 2000", "no coding style or quantization")
     _check_parts(content, position, tiles)
-    return found
+    return codestream
 
 
 def _without_boxes(content: bytes) -> bytes:

@@ -229,10 +229,10 @@ def _meta(stream: IO[bytes]) -> Any:
 def _header(stream: IO[bytes], tags: Sequence[str] | None) -> Any:
     import pydicom
 
-    wanted: Any = None if tags is None else list(tags)
+    names: Any = None if tags is None else list(tags)
     # Larger values are skipped, and refused when they are read later.
     return pydicom.dcmread(
-        limited(stream), force=True, stop_before_pixels=True, specific_tags=wanted, defer_size=MAX_HEADER_BYTES
+        limited(stream), force=True, stop_before_pixels=True, specific_tags=names, defer_size=MAX_HEADER_BYTES
     )
 
 

@@ -288,17 +288,21 @@ def _encapsulated(opened: DicomFile, stored_as: PixelFormat, index: int) -> tupl
 
     syntax = opened.header.file_meta.TransferSyntaxUID
     name = _decoder_name(syntax, stored_as)
-    found = _checked(str(syntax), _compressed(opened, stored_as, index), stored_as)
+    codestream = _checked(str(syntax), _compressed(opened, stored_as, index), stored_as)
     # Decoders return the smallest type that holds the precision.
-    container = 8 if found.precision <= 8 else 16 if found.precision <= 16 else 32
+    container = 8 if codestream.precision <= 8 else 16 if codestream.precision <= 16 else 32
     options = _options(stored_as)
     if str(syntax) != RLE:
-        options.update(bits_allocated=container, bits_stored=found.precision)
+        options.update(bits_allocated=container, bits_stored=codestream.precision)
     options.update(number_of_frames=1, planar_configuration=0, pixel_keyword="PixelData", pixel_vr="OB")
     pixels, properties = pydicom.pixels.get_decoder(syntax).as_array(
-        pydicom.encaps.encapsulate([found.content], has_bot=False), index=0, raw=True, decoding_plugin=name, **options
+        pydicom.encaps.encapsulate([codestream.content], has_bot=False),
+        index=0,
+        raw=True,
+        decoding_plugin=name,
+        **options,
     )
-    return pixels, "RGB" if found.rgb else str(properties["photometric_interpretation"]), found.precision
+    return pixels, "RGB" if codestream.rgb else str(properties["photometric_interpretation"]), codestream.precision
 
 
 def _decoder_name(syntax: Any, stored_as: PixelFormat) -> str:
@@ -344,14 +348,18 @@ def _checked(syntax: str, content: bytes, stored_as: PixelFormat) -> Codestream:
     if syntax == RLE:
         check_rle(content, stored_as.samples * stored_as.allocated // 8)
         return Codestream(content, stored_as.columns, stored_as.rows, stored_as.samples, stored_as.allocated)
-    found = check_jpeg(content, JPEG_FRAMES[syntax]) if syntax in JPEG_FRAMES else check_jpeg_2000(content)
-    if (found.width, found.height, found.samples) != (stored_as.columns, stored_as.rows, stored_as.samples):
-        inside = f"{found.width}x{found.height} with {found.samples} samples per pixel"
+    codestream = check_jpeg(content, JPEG_FRAMES[syntax]) if syntax in JPEG_FRAMES else check_jpeg_2000(content)
+    if (codestream.width, codestream.height, codestream.samples) != (
+        stored_as.columns,
+        stored_as.rows,
+        stored_as.samples,
+    ):
+        inside = f"{codestream.width}x{codestream.height} with {codestream.samples} samples per pixel"
         outside = f"{stored_as.columns}x{stored_as.rows} with {stored_as.samples}"
         raise MedGlipError(f"its compressed data say {inside}, its header {outside}")
-    if found.precision > max(8, stored_as.allocated):
-        raise MedGlipError(f"its compressed data have {found.precision} bits, its BitsAllocated is less")
-    return replace(found, rgb=found.rgb if syntax in JPEG_FRAMES and stored_as.samples == 3 else None)
+    if codestream.precision > max(8, stored_as.allocated):
+        raise MedGlipError(f"its compressed data have {codestream.precision} bits, its BitsAllocated is less")
+    return replace(codestream, rgb=codestream.rgb if syntax in JPEG_FRAMES and stored_as.samples == 3 else None)
 
 
 __all__ = ["COLOR", "GRAY", "PALETTE", "Frame", "PixelFormat", "pixel_format", "read_frame", "used_bits"]

@@ -118,8 +118,8 @@ def _hide(values: NDArray, conditions: list[tuple[NDArray, int]]) -> None:
             parts.
     """
     hidden = np.ones(values.shape[:2], bool)
-    for number, (part, wanted) in enumerate(conditions):
-        hidden &= (part[..., number % 3] if part.ndim == 3 else part) == wanted
+    for number, (part, value) in enumerate(conditions):
+        hidden &= (part[..., number % 3] if part.ndim == 3 else part) == value
     visible = ~hidden
     np.multiply(values, visible[..., None] if values.ndim == 3 else visible, out=values)
 

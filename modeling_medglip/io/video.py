@@ -97,17 +97,16 @@ def _times(container: Any, video: Any) -> list[int | None]:
 
 def _decoded(container: Any, video: Any, times: list[int | None], index: int) -> np.ndarray:
     """Decode one frame from the key frame before it, or from the first frame where times are not stated."""
-    wanted, left = times[index], index
-    container.seek(min((time for time in times[:1] if time is not None), default=0) if wanted is None else wanted,
-                   stream=video)  # fmt: skip
+    timestamp, left = times[index], index
+    container.seek(timestamp or 0, stream=video)
     spent = 0
-    for found in container.decode(video):
-        check_pixels(found.width, found.height)
-        spent += found.width * found.height
+    for frame in container.decode(video):
+        check_pixels(frame.width, frame.height)
+        spent += frame.width * frame.height
         if spent > MAX_DECODED_PIXELS:
             raise MedGlipError(f"takes too long to reach frame {index + 1}: save that frame as PNG")
-        if (found.pts is not None and found.pts >= wanted) if wanted is not None else left == 0:
-            return np.ascontiguousarray(np.rot90(found.to_ndarray(format="rgb24"), round(found.rotation / 90) % 4))
+        if (frame.pts is not None and frame.pts >= timestamp) if timestamp is not None else left == 0:
+            return np.ascontiguousarray(np.rot90(frame.to_ndarray(format="rgb24"), round(frame.rotation / 90) % 4))
         left -= 1
     raise MedGlipError(f"has no frame {index + 1} that can be decoded: it is damaged")
 

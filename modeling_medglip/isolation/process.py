@@ -116,9 +116,9 @@ class FileReader:
         """See [`~modeling_medglip.volumes.dicom_folder.find_series`]."""
         return find_series(folder, several_patients, resample, required)
 
-    def open_series(self, found: FoundSeries, name: str, resample: bool = False) -> VolumeSource:
+    def open_series(self, found_series: FoundSeries, name: str, resample: bool = False) -> VolumeSource:
         """See [`~modeling_medglip.volumes.dicom_folder.open_series`]."""
-        return open_series(found, name, resample)
+        return open_series(found_series, name, resample)
 
 
 class ReaderProcess(FileReader):
@@ -228,13 +228,13 @@ class ReaderProcess(FileReader):
         with checked(folder.name):
             return [series_of(folder, entry) for entry in answer["series"]]
 
-    def open_series(self, found: FoundSeries, name: str, resample: bool = False) -> VolumeSource:
+    def open_series(self, found_series: FoundSeries, name: str, resample: bool = False) -> VolumeSource:
         """Open a DICOM series as a volume."""
         self._renew()
-        series = {field.name: getattr(found, field.name) for field in fields(found)}
-        series["files"] = [_text(file) for file in found.files]
+        series = {field.name: getattr(found_series, field.name) for field in fields(found_series)}
+        series["files"] = [_text(file) for file in found_series.files]
         return IsolatedVolume(
-            self, name, found.files, "open_series", {"series": series, "name": name, "resample": resample}
+            self, name, found_series.files, "open_series", {"series": series, "name": name, "resample": resample}
         )
 
     # The worker

@@ -143,8 +143,8 @@ class Operations:
         from ..volumes.dicom_folder import FoundSeries, open_series
 
         files = tuple(Path(file) for file in series["files"])
-        found = FoundSeries(**{**series, "files": files, "notes": tuple(series["notes"])})
-        source = open_series(found, name, resample)
+        found_series = FoundSeries(**{**series, "files": files, "notes": tuple(series["notes"])})
+        source = open_series(found_series, name, resample)
         self._make_room(math.prod(source.grid.array.shape))
         index_of = {file: position for position, file in enumerate(files)}
         slices = [(index_of[piece.file], piece.frame, piece.position) for piece in source.dicom_slices]

@@ -23,7 +23,7 @@ def to_json(content: Any) -> str:
     """Return JSON for people: indented, but lists of numbers on one line."""
     text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False)
     # A line break never occurs inside a JSON string, so only lists match.
-    return re.sub(r"\[\n\s+([-\d.,e+\s]+?)\n\s+\]", lambda found: f"[{' '.join(found[1].split())}]", text) + "\n"
+    return re.sub(r"\[\n\s+([-\d.,e+\s]+?)\n\s+\]", lambda match: f"[{' '.join(match[1].split())}]", text) + "\n"
 
 
 def write_text(path: str | Path, text: str) -> Path:

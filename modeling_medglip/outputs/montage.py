@@ -92,14 +92,14 @@ def draw_montage(
     return sheet
 
 
-def _read_slices(source: VolumeSource, wanted: set[tuple[str, int]]) -> dict[tuple[str, int], NDArray]:
+def _read_slices(source: VolumeSource, keys: set[tuple[str, int]]) -> dict[tuple[str, int], NDArray]:
     """Return (plane, index) -> pixels of some slices; those of a compressed file are decoded in one pass."""
     slices: dict[tuple[str, int], NDArray] = {}
-    for plane in {plane for plane, _ in wanted}:
+    for plane in {plane for plane, _ in keys}:
         if source.sequential and source.streams(plane):
             every = (((plane, index), pixels) for index, pixels in source.read_slices(plane))
-            slices |= {key: pixels for key, pixels in every if key in wanted}
-    slices |= {key: source.read_slice(*key) for key in sorted(wanted - slices.keys())}
+            slices |= {key: pixels for key, pixels in every if key in keys}
+    slices |= {key: source.read_slice(*key) for key in sorted(keys - slices.keys())}
     return {key: np.ascontiguousarray(pixels) for key, pixels in slices.items()}
 
 

@@ -404,10 +404,12 @@ def _fill_legend(
         y += height
     for row in rows:
         x = 8
-        for text, color, found in row:
+        for text, color, has_boxes in row:
             swatch = [x, y + 4, x + height - 9, y + height - 5]
-            pen.rectangle(swatch, fill=color if found else None, outline=color)
-            pen.text((x + height, y + 3), text, fill="white" if found else "#9A9AA0", font=font, anchor=_anchor(font))
+            pen.rectangle(swatch, fill=color if has_boxes else None, outline=color)
+            pen.text(
+                (x + height, y + 3), text, fill="white" if has_boxes else "#9A9AA0", font=font, anchor=_anchor(font)
+            )
             x += _text_size(pen, text, font)[0] + height + 12
         y += height
 

@@ -70,10 +70,10 @@ class Taxonomy:
         Raises:
             `ValueError`: an unknown id.
         """
-        found = self.labels.get(label_id) or self.extensions.get(label_id)
-        if found is None:
+        label = self.labels.get(label_id) or self.extensions.get(label_id)
+        if label is None:
             raise ValueError(f"no label has the id {label_id[:60]!r}; `resolve` looks up phrases")
-        return found
+        return label
 
     def candidates(self, phrase: str, modality: str | None = None) -> tuple[Label, ...]:
         """Return every label that a phrase may mean: none, one, or several if it is known to be ambiguous.
@@ -82,8 +82,8 @@ class Taxonomy:
             phrase (`str`): a name, synonym, abbreviation or id in any spelling of case, plural, hyphens and side.
             modality (`str`, *optional*): keeps those usual in this modality, if any is.
         """
-        found = tuple(map(self.label, self._phrases.get(self._key(phrase), ())))
-        return _usual(found, modality) or found
+        labels = tuple(map(self.label, self._phrases.get(self._key(phrase), ())))
+        return _usual(labels, modality) or labels
 
     def resolve(self, phrase: str, modality: str | None = None) -> Label | None:
         """Return the one label that a phrase means, or `None` if it means none or, in this modality, several.
@@ -92,8 +92,8 @@ class Taxonomy:
             phrase (`str`): as in [`Taxonomy.candidates`].
             modality (`str`, *optional*): as in [`Taxonomy.candidates`].
         """
-        found = self.candidates(phrase, modality)
-        return found[0] if len(found) == 1 else None
+        labels = self.candidates(phrase, modality)
+        return labels[0] if len(labels) == 1 else None
 
     def resolve_term(self, phrase: str, modality: str | None = None) -> tuple[Label, ...]:
         """Return all labels that a term covers, in the order of the file; empty if it is unknown.
@@ -107,8 +107,8 @@ class Taxonomy:
         """
         key = self._key(phrase)
         ids = self._phrases.get(key)
-        found = tuple(map(self.label, self._groups.get(key, ()) if ids is None else self._with_kinds(ids)))
-        return _usual(found, modality)
+        labels = tuple(map(self.label, self._groups.get(key, ()) if ids is None else self._with_kinds(ids)))
+        return _usual(labels, modality)
 
     def locate(self, phrase: str, modality: str | None = None) -> Location | None:
         """Return label, category and region of a phrase, or `None` if it is outside the taxonomy.
@@ -148,12 +148,12 @@ class Taxonomy:
 
     def ancestors(self, label_id: str) -> tuple[Label, ...]:
         """Return the labels above one, nearest first: along `kind_of` where there is one, else along `parent`."""
-        found: list[Label] = []
+        labels: list[Label] = []
         label = self.label(label_id)
         while above := label.kind_of or label.parent:
             label = self.label(above)
-            found.append(label)
-        return tuple(found)
+            labels.append(label)
+        return tuple(labels)
 
     def kinds_above(self, label: Label) -> Iterable[Label]:
         """Yield the labels that one is a kind of, nearest first."""
@@ -180,11 +180,11 @@ class Taxonomy:
         yield from self.extensions.values()
 
     def _with_kinds(self, ids: Iterable[str]) -> tuple[str, ...]:
-        wanted = set(ids)
+        asked = set(ids)
         return tuple(
             label.id
             for label in self._all_labels()
-            if label.id in wanted or not wanted.isdisjoint(kind.id for kind in self.kinds_above(label))
+            if label.id in asked or not asked.isdisjoint(kind.id for kind in self.kinds_above(label))
         )
 
     def __reduce__(self) -> tuple[Any, ...]:

@@ -142,12 +142,12 @@ def read_entries(document: Mapping[str, Any]) -> Entries:
 
 
 def _by_id(entries: Iterable[Entry]) -> dict[str, Entry]:
-    found: dict[str, Entry] = {}
+    unique: dict[str, Entry] = {}
     for entry in entries:
-        if entry.id in found:
+        if entry.id in unique:
             raise ValueError(f"taxonomy: two entries share the id {entry.id}")
-        found[entry.id] = entry
-    return found
+        unique[entry.id] = entry
+    return unique
 
 
 def _tuples(row: Mapping[str, Any]) -> dict[str, Any]:
@@ -162,12 +162,12 @@ def _label(row: Mapping[str, Any], categories: Mapping[str, Category], extension
 
 
 def _codes(row: Mapping[str, str]) -> tuple[Code, ...]:
-    found = []
+    codes = []
     for key, system in CODE_SYSTEMS.items():
         if key in row:
             basis = row.get(f"{key}_basis", "recalled")
-            found.append(Code(system, row[key], basis, basis == VERIFIED_BASIS, row.get(f"{key}_modifier")))
-    return tuple(found)
+            codes.append(Code(system, row[key], basis, basis == VERIFIED_BASIS, row.get(f"{key}_modifier")))
+    return tuple(codes)
 
 
 def _check_label(label: Label, entries: Entries) -> None:

@@ -75,13 +75,13 @@ def read_languages(document: Mapping[str, Any]) -> tuple[Language, ...]:
     Raises:
         `ValueError`: a word has two meanings in one language.
     """
-    found = []
+    languages = []
     for code, by_side in document["sides"].items():
         fillers = tuple(sorted(map(_plain, document["fillers"].get(code, ())), key=len, reverse=True))
         sides = _table((("" if side == "both" else side), words) for side, words in by_side.items())
         names = _table((english, words.get(code, ())) for english, words in document["names"].items())
-        found.append(Language(sides, names, fillers))
-    return tuple(found)
+        languages.append(Language(sides, names, fillers))
+    return tuple(languages)
 
 
 def _plain(word: str) -> str:
@@ -91,12 +91,12 @@ def _plain(word: str) -> str:
 
 
 def _table(rows: Iterable[tuple[str, Iterable[str]]]) -> dict[str, str]:
-    found: dict[str, str] = {}
+    meanings: dict[str, str] = {}
     for meaning, words in rows:
         for word in map(_plain, words):
-            if found.setdefault(word, meaning) != meaning:
-                raise ValueError(f"languages: {word!r} means {found[word]!r} and {meaning!r}")
-    return found
+            if meanings.setdefault(word, meaning) != meaning:
+                raise ValueError(f"languages: {word!r} means {meanings[word]!r} and {meaning!r}")
+    return meanings
 
 
 __all__ = ["Language", "read_languages"]

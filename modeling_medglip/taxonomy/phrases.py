@@ -76,7 +76,7 @@ def normalize_phrase(phrase: str) -> str:
     text = re.sub(r"(?<=\w)['’]s\b|\bl['’](?=\w\w)", "", text)
     text = re.sub(r"\b(\d+)(?:st|nd|rd|th)\b", r"\1", text)
     if re.search(r"\w", _IN_BRACKETS.sub(" ", text)):
-        text = _IN_BRACKETS.sub(lambda found: f" {_SHORT_SIDES[found[1]]} ", text)
+        text = _IN_BRACKETS.sub(lambda match: f" {_SHORT_SIDES[match[1]]} ", text)
     tokens = [token for token in re.split(r"[\W_]+", text) if token and token not in _ARTICLES]
     tokens = [_NUMBERS.get(token) or _singular(token) for token in tokens]
     return " ".join(_side_first(tokens))
@@ -124,8 +124,8 @@ def side_of(phrase: str) -> str | None:
 
     `"Kidney_L"`, `"lt lung"`, `"right-sided effusion"` and `"rib 5 (right)"` have one.
     """
-    found = {token for token in normalize_phrase(phrase).split() if token in _SIDES}
-    return found.pop() if len(found) == 1 else None
+    sides = {token for token in normalize_phrase(phrase).split() if token in _SIDES}
+    return sides.pop() if len(sides) == 1 else None
 
 
 def names_a_side(phrase: str) -> bool:

@@ -103,10 +103,10 @@ def find_series(
     for file in images:
         groups.setdefault(() if file.flat else (file.patient, file.key), []).append(file)
     notes = _left_out(broken, others)
-    found = [series for group in groups.values() if (series := _series(group, notes)) is not None]
-    if not found and required:
+    all_series = [series for group in groups.values() if (series := _series(group, notes)) is not None]
+    if not all_series and required:
         raise MedGlipError(f"{name}: holds no DICOM image series ({others} other files)")
-    return sorted(found, key=lambda series: (series.number is None, series.number or 0, -len(series.files)))
+    return sorted(all_series, key=lambda series: (series.number is None, series.number or 0, -len(series.files)))
 
 
 def _left_out(broken: Sequence[_File], others: int) -> tuple[str, ...]:
@@ -225,11 +225,11 @@ def holds_slices(path: Path) -> bool:
         return False
 
 
-def open_series(found: FoundSeries, name: str, resample: bool = False) -> VolumeSource:
+def open_series(found_series: FoundSeries, name: str, resample: bool = False) -> VolumeSource:
     """Open a series as a volume that is read slice by slice.
 
     Args:
-        found ([`FoundSeries`]): from [`find_series`].
+        found_series ([`FoundSeries`]): from [`find_series`].
         name (`str`): of the folder, for messages and results.
         resample (`bool`, *optional*, defaults to `False`): see [`~volumes.dicom_series.index_series`].
 
@@ -238,7 +238,7 @@ def open_series(found: FoundSeries, name: str, resample: bool = False) -> Volume
     """
     shown = one_line(name, 120)
     try:
-        series = index_series(found.files, resample, shown)
+        series = index_series(found_series.files, resample, shown)
     except VolumeError as error:
         raise VolumeError(f"{shown}: {error}", error.rule, hint=error.hint) from error
     notes = tuple(f"{rule.replace('_', ' ')}: {value}" for rule, value in series.notes)
@@ -246,7 +246,7 @@ def open_series(found: FoundSeries, name: str, resample: bool = False) -> Volume
         SliceReference(piece.file, None if piece.frame is None else piece.frame + 1, position)
         for piece, position in zip(series.slices, series.positions, strict=True)
     )
-    notes = (*found.notes, *notes)
+    notes = (*found_series.notes, *notes)
     return VolumeSource(series.reader, name, series.modality, notes, stacked=True, dicom_slices=slices)
 
 

@@ -125,8 +125,8 @@ def read_series(paths: Sequence[str | Path], resample: bool = False) -> Series:
     Raises:
         `VolumeError`: as [`index_series`].
     """
-    found = index_series(paths, resample)
-    return Series(stack(found.reader), found.modality, found.notes, found.files)
+    series = index_series(paths, resample)
+    return Series(stack(series.reader), series.modality, series.notes, series.files)
 
 
 def index_series(paths: Sequence[str | Path], resample: bool = False, name: str = "") -> SeriesIndex:
@@ -153,8 +153,8 @@ def index_series(paths: Sequence[str | Path], resample: bool = False, name: str 
         if len({str(image.header.get("SeriesInstanceUID")) for image in images}) > 1:
             raise VolumeError("slices of several series: give a folder for each", "mixed_series")
         planes = [plane for image in images for plane in _planes(image, len(images) > 1)]
-        found = _stack(planes, stated_modality(images[0].header), resample, name)
-    return replace(found, notes=(*found.notes, *_header_notes(images)))
+        series = _stack(planes, stated_modality(images[0].header), resample, name)
+    return replace(series, notes=(*series.notes, *_header_notes(images)))
 
 
 @dataclass(frozen=True)
@@ -255,10 +255,10 @@ def _stated(group: Any, keyword: str, name: str) -> NDArray[np.float64]:
     values = group.get(keyword)
     if values is None or np.size(values) != length:
         raise VolumeError(f"{name}: states no {word} ({keyword}): correct it, or take the file out", "no_geometry")
-    found = np.array(values, dtype=np.float64)
-    if not (np.abs(found) < FARTHEST_MM).all():
+    numbers = np.array(values, dtype=np.float64)
+    if not (np.abs(numbers) < FARTHEST_MM).all():
         raise VolumeError(f"{name}: its {word} is not finite: correct it, or take the file out", "no_geometry")
-    return found
+    return numbers
 
 
 def _stack(planes: list[_Plane], modality: str | None, resample: bool, name: str) -> SeriesIndex:

@@ -69,8 +69,8 @@ def open_path(
             )
             raise MedGlipError(f"{name}: {reason}")
         return open_series(FoundSeries((path,)), path.name, resample)
-    found = find_series(path, several_patients, resample)
-    series = [one for one in found if not one.flat] or found
+    all_series = find_series(path, several_patients, resample)
+    series = [one for one in all_series if not one.flat] or all_series
     if len(series) > 1:
         numbers = ", ".join("none" if one.number is None else str(one.number) for one in series[:8])
         how = "choose one with modeling_medglip.volumes.dicom_folder.find_series and open_series"

@@ -75,7 +75,7 @@ def laterality_warnings(boxes: Sequence[LocatedBox]) -> tuple[str, ...]:
     Args:
         boxes (`Sequence[LocatedBox]`): of one volume.
     """
-    sided = [found for box in boxes if (found := _sided(box)) is not None]
+    sided = [entry for box in boxes if (entry := _sided(box)) is not None]
     warnings = tuple(dict.fromkeys([*_swapped(sided), *_on_both_sides(sided)]))
     hidden = len(warnings) - MAX_WARNINGS
     more = (f"{hidden} more labels contradict the patient's sides",) if hidden > 0 else ()

@@ -91,7 +91,7 @@ def _meta_type(fields: Fields) -> np.dtype:
     if name not in META_TYPES:
         raise VolumeError(f"holds voxels of an unknown type, {one_line(name, 40)!r}", "unreadable")
     stated = _one_of(fields, BYTE_ORDER)
-    big = stated is not None and _truth(stated)
+    big = stated is not None and _is_true(stated)
     return np.dtype((">" if big else "<") + META_TYPES[name])
 
 
@@ -141,10 +141,10 @@ def _one_of(fields: Fields, names: Sequence[str]) -> str | None:
 
 
 def _boolean(fields: Fields, name: str) -> bool:
-    return _truth(fields.get(name, "false"))
+    return _is_true(fields.get(name, "false"))
 
 
-def _truth(text: str) -> bool:
+def _is_true(text: str) -> bool:
     if text.lower() not in BOOLEANS:
         raise VolumeError(f"has {one_line(text, 20)!r} where True or False belongs", "unreadable")
     return BOOLEANS[text.lower()]

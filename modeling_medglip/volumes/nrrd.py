@@ -90,11 +90,11 @@ def _fields(file: Path) -> tuple[Fields, int]:
     """Return the fields of a header, and the byte where it ends: after an empty line, or with the file."""
     with file.open("rb") as stream:
         content = stream.read(HEADER_BYTES)
-    found = re.search(rb"\r?\n\r?\n", content)
-    if found is None and len(content) == HEADER_BYTES:
+    blank_line = re.search(rb"\r?\n\r?\n", content)
+    if blank_line is None and len(content) == HEADER_BYTES:
         raise VolumeError(f"has more than {HEADER_BYTES} bytes of header", "unreadable")
-    end = len(content) if found is None else found.end()
-    magic, *lines = header_lines(content[: found.start() if found else end])
+    end = len(content) if blank_line is None else blank_line.end()
+    magic, *lines = header_lines(content[: blank_line.start() if blank_line else end])
     if not MAGIC.fullmatch(magic):
         raise VolumeError("is not an NRRD file", "unreadable")
     fields: Fields = {}

@@ -41,15 +41,15 @@ def read_segmentation(path: str | Path) -> list[tuple[Volume, str]]:
             segmentation = highdicom.seg.Segmentation.from_dataset(_native_dataset(path), copy=False)
         if segmentation.get_volume_geometry() is None:
             return _sheared_segments(segmentation)
-        found = []
+        segments = []
         for number in segmentation.segment_numbers:
             mask = segmentation.get_volume(segment_numbers=[number], rescale_fractional=True)
             label = str(segmentation.get_segment_description(number).segment_label)
             # highdicom orders axes as (slice, row, column, segment).
             array = (np.asarray(mask.array)[..., 0].transpose(2, 1, 0) > 0.5).astype(np.uint8)
             affine = np.asarray(mask.affine, dtype=np.float64)[:, [2, 1, 0, 3]]
-            found.append((Volume(array, affine), label))
-        return found
+            segments.append((Volume(array, affine), label))
+        return segments
     except VolumeError:
         raise
     except Exception as error:  # both libraries raise nearly anything for damaged files
@@ -102,13 +102,13 @@ def _sheared_segments(segmentation: Any) -> list[tuple[Volume, str]]:
     pixels = segmentation.pixel_array > float(segmentation.get("MaximumFractionalValue") or 1) / 2
     if pixels[0].size * (int(index.max()) + 1) > MAX_BYTES:
         raise VolumeError(f"{index.max() + 1} slices", "too_large")
-    found = []
+    segments = []
     for number in segmentation.segment_numbers:
         mask = np.zeros((pixels.shape[2], pixels.shape[1], index.max() + 1), np.uint8)
         for frame in np.flatnonzero(np.array(numbers) == number):
             mask[:, :, index[frame]] = pixels[frame].T
-        found.append((Volume(mask, affine), str(segmentation.get_segment_description(number).segment_label)))
-    return found
+        segments.append((Volume(mask, affine), str(segmentation.get_segment_description(number).segment_label)))
+    return segments
 
 
 def read_structures(path: str | Path, image: Volume) -> list[tuple[Volume, str]]:

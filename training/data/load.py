@@ -32,12 +32,12 @@ def load_records(
     """
     if split is not None and split not in SPLITS:
         raise ValueError(f"split {split!r}: choose one of {', '.join(SPLITS)}")
-    wanted = [resolve_modality(name) for name in ([modalities] if isinstance(modalities, str) else modalities)]
+    names = [resolve_modality(name) for name in ([modalities] if isinstance(modalities, str) else modalities)]
     table = settings or SourceSettingsTable.load()
     read = coco_records if is_coco(Path(data)) else set_records
-    records = [record for record in read(data, wanted, table) if split in (None, record.split)]
+    records = [record for record in read(data, names, table) if split in (None, record.split)]
     if not records:
-        raise ValueError(f"{data}: no {split or 'labeled'} images of {', '.join(wanted)} there")
+        raise ValueError(f"{data}: no {split or 'labeled'} images of {', '.join(names)} there")
     return records
 
 

@@ -97,7 +97,7 @@ class Vocabulary:
     def __init__(self, document: dict[str, Any], taxonomy: Taxonomy | None = None) -> None:
         self._taxonomy = taxonomy
         self._excluded: dict[str, list[str]] = document.get("excluded", {})
-        self._places: dict[str, list[str]] = document.get("places", {})
+        self._regions_of_categories: dict[str, list[str]] = document.get("places", {})
         self.words: dict[str, LabelWords] = {}
         # Of labels that are not listed; apart from them, so that what was asked before changes nothing.
         self._looked_up: dict[str, LabelWords] = {}
@@ -157,7 +157,7 @@ class Vocabulary:
             kinds.append(base)
         general = ["lesion", "abnormality"] if entry.granularity == "lesion" else []
         synonyms = [word for word in (entry.name, *entry.synonyms) if word.lower() != name.lower()]
-        regions = self._places.get(entry.category or "", ())
+        regions = self._regions_of_categories.get(entry.category or "", ())
         return LabelWords(tuple(synonyms), tuple(kinds + general), frozenset(regions))
 
     def groups(self, label: str) -> tuple[str, ...]:

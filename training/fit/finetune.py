@@ -168,7 +168,7 @@ def load_data(settings: FinetuneArguments) -> Data:
         whole = chosen_labels(load_records(settings.replay, settings.modality), None, settings.replay_exclude)
         if both := shared_patients(whole):
             raise ValueError(f"{settings.replay}: {both} patients are in training and validation: divide by patient")
-        if not _same_place(settings.replay, settings.data):
+        if not _is_same_source(settings.replay, settings.data):
             check_apart(train + [r for r in records if r.split != "train"], whole)
         older = [record for record in whole if record.split == "train"]
         held_out = [record for record in whole if record.split == "validation"]
@@ -184,7 +184,7 @@ def load_data(settings: FinetuneArguments) -> Data:
     return Data(train, new_images, validation, older_validation, everything, broken, replayed)
 
 
-def _same_place(first: str, second: str) -> bool:
+def _is_same_source(first: str, second: str) -> bool:
     """Whether two folders, files or ids on the Hub are the same."""
     one, other = Path(first), Path(second)
     return one.samefile(other) if one.exists() and other.exists() else first == second

@@ -263,10 +263,10 @@ def predict(router: dict[str, Any], features: NDArray[np.float64]) -> list[str]:
     return [max(row, key=row.__getitem__) for row in scores]
 
 
-def accuracy(truth: Sequence[str], predicted: Sequence[str]) -> dict[str, Any]:
+def accuracy(expected: Sequence[str], predicted: Sequence[str]) -> dict[str, Any]:
     """Share of right answers, overall and by modality, the counts, and the wrong answers."""
-    pairs = list(zip(truth, predicted, strict=True))
-    present = [name for name in MODALITIES if name in truth]
+    pairs = list(zip(expected, predicted, strict=True))
+    present = [name for name in MODALITIES if name in expected]
     right = {name: [name == guess for true, guess in pairs if true == name] for name in present}
     wrong = Counter(f"{true} taken for {guess}" for true, guess in pairs if true != guess)
     return {

@@ -152,7 +152,7 @@ class TestSameRun:
         (tmp_path / "link").symlink_to(data)
         for other in (data, data / ".." / data.name, tmp_path / "link"):
             assert load_data(FinetuneArguments(str(data), "ct", replay=str(other))).replayed
-        assert finetune._same_place("org/a", "org/a") and not finetune._same_place("org/a", "org/b")
+        assert finetune._is_same_source("org/a", "org/a") and not finetune._is_same_source("org/a", "org/b")
 
     def test_a_patient_in_both_splits_stops_the_run(self, data: Path) -> None:
         for split in ("train", "validation"):
