@@ -14,10 +14,11 @@ from PIL import Image
 from safetensors import safe_open
 from transformers import pipeline
 
+import modeling_medglip
 from modeling_medglip import MedGlipForObjectDetection, MedGlipProcessor, default_checkpoint
 from modeling_medglip.checkpoints.location import weight_files
 from modeling_medglip.configuration_medglip import MODALITIES
-from modeling_medglip.demo.cases import DemoCase, demo_cases, package_file
+from modeling_medglip.demo.cases import IMAGES, DemoCase, demo_cases, package_file
 from modeling_medglip.io.image import read_image
 
 
@@ -263,3 +264,15 @@ def test_licenses_of_every_modality() -> None:
 
 def test_the_folder_is_a_path() -> None:
     assert isinstance(default_checkpoint(), Path)
+
+
+def test_the_readme_shows_what_a_result_prints(ground: Grounder) -> None:
+    page = (Path(__file__).parents[3] / "README.md").read_text(encoding="utf-8")
+    shown = page.split("prints as\n\n```\n")[1].split("\n```")[0].split()
+    loaded = modeling_medglip.Grounder(ground.model, ground.processor, "embedded", torch.device("cpu"))
+    result = modeling_medglip.ground_image(IMAGES / "ct_abdomen.dcm", "liver. spleen. left kidney.", model=loaded)
+    printed = str(result).split()
+    assert len(printed) == len(shown)
+    for word, expected in zip(printed, shown, strict=True):
+        if word != expected:  # the last digits differ between processors
+            assert float(word) == pytest.approx(float(expected), rel=0.01)
