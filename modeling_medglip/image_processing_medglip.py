@@ -987,7 +987,7 @@ class MedGlipImageProcessor(TorchvisionBackend):
             _check_router(router)
         self.router = router
         self.router_warning = router_warning
-        self.modality = modality if modality == "auto" else self.resolve(modality)
+        self.set_modality(modality)
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: Any, **kwargs: Any) -> Any:
@@ -1100,6 +1100,21 @@ class MedGlipImageProcessor(TorchvisionBackend):
             choices = ", ".join(self.modality_settings)
             raise ValueError(f"this checkpoint has no expert for {name}: choose one of {choices}")
         return name
+
+    def set_modality(self, modality: str, size: int | None = None) -> None:
+        """Set what an image is when the call does not say so.
+
+        Args:
+            modality (`str`): a name or an alias that this processor has settings for; with `"auto"` the router
+                decides.
+            size (`int`, *optional*): also stretch images of this modality to a square of so many pixels.
+
+        Raises:
+            `ValueError`: it has no settings for the modality.
+        """
+        self.modality = modality if modality == "auto" else self.resolve(modality)
+        if size is not None:
+            self.modality_settings[self.resolve(modality)]["size"] = {"height": size, "width": size}
 
     # Intensities -----------------------------------------------------------------------------------------------------
 

@@ -68,7 +68,7 @@ def _save(checkpoint: Path, modalities: list[str], folder: Path) -> None:
     known = hierarchy.pop("trained_labels", {})
     model.config.set_label_hierarchy({name: known.get(name, []) for name in modalities}, **hierarchy)
     if len(modalities) == 1:
-        processor.image_processor.modality = modalities[0]
+        processor.image_processor.set_modality(modalities[0])
     model.half().save_pretrained(folder, max_shard_size=SHARD_SIZE)
     processor.save_pretrained(folder)
     path = folder / "config.json"

@@ -309,3 +309,16 @@ def test_only_settings_of_its_own_are_stored(tmp_path: Path) -> None:
 def test_unknown_arguments_are_refused(processor: MedGlipImageProcessor) -> None:
     with pytest.raises(TypeError, match="unexpected keyword argument 'modalty'"):
         processor(GRAY, modalty="xray")
+
+
+def test_the_modality_of_a_loaded_processor_can_be_set() -> None:
+    processor = MedGlipImageProcessor()
+    others = processor.modality_settings["mri"]["size"]
+    processor.set_modality("CT", size=96)
+    assert processor.modality == "ct" and processor.modality_settings["ct"]["size"] == {"height": 96, "width": 96}
+    assert processor.modality_settings["mri"]["size"] == others != {"height": 96, "width": 96}
+    assert processor(GRAY)["modality"] == ["ct"] and processor(GRAY)["pixel_values"].shape == (1, 3, 96, 96)
+    processor.set_modality("auto")
+    assert processor.modality == "auto" and MedGlipImageProcessor().modality_settings["ct"]["size"]["height"] != 96
+    with pytest.raises(ValueError, match="no expert for mri: choose one of ct"):
+        MedGlipImageProcessor("ct", {"ct": {}}).set_modality("mri")

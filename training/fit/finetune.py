@@ -111,9 +111,7 @@ def load_base(
 
 def _resize(model: Any, processor: Any, modality: str, expert: ExpertRecipe) -> None:
     """Set the recipe's input size and anchors on a loaded expert."""
-    processor.image_processor.modality = modality
-    if expert.size is not None:
-        processor.image_processor.modality_settings[modality]["size"] = {"height": expert.size, "width": expert.size}
+    processor.image_processor.set_modality(modality, expert.size)
     if expert.anchor_scale is not None:
         sizes = [stride * expert.anchor_scale for stride in STRIDES]
         model.update_head_config(modality, anchor_sizes=sizes)

@@ -119,6 +119,7 @@ class TestRecipes:
     def test_sizes_and_anchors_of_a_loaded_expert(self, checkpoint: Path) -> None:
         settings = FinetuneArguments("d", "ct", str(checkpoint), size=96, anchor_scale=2.0)
         model, processor = load_base(settings, resolved_recipe(settings))
+        assert processor.image_processor.modality == "ct"
         assert processor.image_processor.modality_settings["ct"]["size"] == {"height": 96, "width": 96}
         assert list(model.config.expert_head_config("ct").anchor_sizes) == [16, 32, 64, 128, 256]
 
