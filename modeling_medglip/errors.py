@@ -7,8 +7,9 @@ the name as `hint`; the command line shows its own option instead.
 
 from __future__ import annotations
 
+import copyreg
 from collections.abc import Sequence
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 
 Hint = Literal["axes", "base", "frame", "modality", "model", "number", "out", "resample", "several_patients"]
@@ -27,6 +28,10 @@ class MedGlipError(ValueError):
     def __init__(self, message: str, *, hint: Hint | None = None) -> None:
         super().__init__(message)
         self.hint = hint
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle and copy the message and the attributes, whatever arguments the constructor of a subclass has."""
+        return copyreg.__newobj__, (type(self), *self.args), self.__dict__  # type: ignore[attr-defined]
 
 
 class UsageError(MedGlipError):

@@ -3,13 +3,15 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 from pathlib import Path
 
 import pytest
 
 from dataset_scripts.labels import annotated_labels, is_instance_label, map_label
 from dataset_scripts.readers import READERS, make_reader
-from dataset_scripts.recipe import RECIPES_FOLDER, Recipe, load_recipes
+from dataset_scripts.recipe import RECIPES_FOLDER, Recipe, RecipeError, load_recipes
 from dataset_scripts.records import Rejected
 
 
@@ -173,3 +175,9 @@ def test_the_old_key_of_small_components_is_still_read(tmp_path: Path) -> None:
     with pytest.warns(FutureWarning, match="specks is now min_component_fraction"):
         (recipe,) = load_recipes(path)
     assert recipe.min_component_fraction == 0.05
+
+
+def test_errors_of_recipes_pass_between_processes() -> None:
+    error = RecipeError("brats: no reader", "brats")
+    for copied in (pickle.loads(pickle.dumps(error)), copy.copy(error)):  # noqa: S301
+        assert (str(copied), copied.source) == ("brats: no reader", "brats")

@@ -8,6 +8,7 @@ import copy
 import inspect
 import pickle
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,8 @@ from modeling_medglip.checkpoints.adapters import merge_adapter
 from modeling_medglip.cli import COMMANDS, main
 from modeling_medglip.cli.console import in_flags
 from modeling_medglip.errors import HINTS, Advice, CheckpointError, Hint, MedGlipError, hint_of
+from modeling_medglip.io.coco_shapes import AnnotationError
+from modeling_medglip.volumes.header import VolumeError
 
 
 PACKAGE = Path(modeling_medglip.__file__).parent
@@ -43,6 +46,35 @@ def test_hints(message: str, hint: Hint | None, shown: str) -> None:
         for copied in (copy.deepcopy(advice), pickle.loads(pickle.dumps(advice))):  # noqa: S301
             assert str(copied) == message and hint_of(copied) == hint
     assert hint_of(message) is None and in_flags(message) == message
+
+
+def every_error(kind: type[MedGlipError] = MedGlipError) -> Iterator[type[MedGlipError]]:
+    yield kind
+    for subclass in kind.__subclasses__():
+        yield from every_error(subclass)
+
+
+ERRORS = sorted(
+    (kind for kind in every_error() if kind.__module__.startswith(PACKAGE.name)), key=lambda kind: kind.__name__
+)
+
+
+@pytest.mark.parametrize("kind", ERRORS)
+def test_errors_pass_between_processes(kind: type[MedGlipError]) -> None:
+    values = {"message": "scan.nii: 2 frames", "rule": "too_large", "reason": "2 frames", "hint": "frame"}
+    names = inspect.signature(kind).parameters
+    error = kind(**{name: values.get(name, name) for name in names})
+    error.add_note("in the second study")
+    for protocol in range(pickle.HIGHEST_PROTOCOL + 1):
+        for copied in (pickle.loads(pickle.dumps(error, protocol)), copy.copy(error), copy.deepcopy(error)):  # noqa: S301
+            assert type(copied) is kind and copied.args == error.args and str(copied) == str(error)
+            assert vars(copied) == vars(error) and set(names) - {"message"} <= set(vars(copied))
+
+
+def test_errors_with_a_rule_are_among_them() -> None:
+    assert {VolumeError, AnnotationError, CheckpointError} <= set(ERRORS)
+    copied = pickle.loads(pickle.dumps(VolumeError("scan.nii: 9 GB", "too_large", hint="resample")))  # noqa: S301
+    assert (str(copied), copied.rule, copied.hint) == ("scan.nii: 9 GB", "too_large", "resample")
 
 
 @pytest.mark.parametrize("name", ["model=1.png", "model=.png", "frame=.png"])
