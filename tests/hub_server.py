@@ -117,7 +117,7 @@ class Hub:
     """The state of a local Hub.
 
     Args:
-        users (`dict[str, str]`): token -> name. Anybody with a token may write to any organisation.
+        users (`dict[str, str]`): token -> name. Anybody with a token may write to any organization.
         fail (*optional*): called with method and path of every request; a status it returns is the answer.
     """
 

@@ -54,6 +54,37 @@ ALLOWED_WORDS = {
     "tests/hub_cards/material.py": {"pictures"},
     "tests/hub_cards/stage/test_adapters.py": {"pictures"},
 }
+# British spellings, alone or within a word.
+BRITISH = re.compile(
+    r"[a-z]*(?:colour|centre|grey|licence|labell|neighbour|optimis(?!t|m)|normalis|behaviour|metre|organis(?!m)|catalogue)"
+    r"[a-z]*"
+)
+# British spellings that a file may have: keys of files and reports, names and units that users write, quotes.
+ALLOWED_BRITISH = {
+    "dataset_scripts/quality.py": {"colour"},
+    "dataset_scripts/readers/masks.py": {"colours"},
+    "modeling_medglip/checkpoints/unified/LICENSE.md": {"licence"},
+    "modeling_medglip/checkpoints/unified/README.md": {"licence"},
+    "modeling_medglip/outputs/volume_results.py": {"centre"},
+    "modeling_medglip/taxonomy/phrases.py": {"grey"},
+    "modeling_medglip/volumes/dicom_series.py": {"colour"},
+    "modeling_medglip/volumes/header.py": {"colour"},
+    "modeling_medglip/volumes/header_fields.py": {
+        f"{power}{word}" for power in ("", "centi", "milli", "micro", "nano") for word in ("metre", "metres")
+    },
+    "modeling_medglip/volumes/metaimage.py": {"colour"},
+    "modeling_medglip/volumes/nifti.py": {"colour"},
+    "modeling_medglip/volumes/nrrd.py": {"colour"},
+    "tests/dataset_scripts/readers/test_masks.py": {"colours"},
+    "tests/dataset_scripts/test_bad_input.py": {"colour"},
+    "tests/dataset_scripts/test_catalog.py": {"licence"},
+    "tests/modeling_medglip/outputs/test_results.py": {"centre"},
+    "tests/modeling_medglip/taxonomy/test_phrases.py": {"grey"},
+    "tests/modeling_medglip/volumes/test_reader.py": {"colour"},
+    "tests/modeling_medglip/volumes/test_series_damage.py": {"colour"},
+    "tests/training/fit/test_recipe.py": {"optimisation"},
+    "training/old_names.py": {"colour", "optimisation"},
+}
 PLAIN = sorted(
     path
     for folder in (*SOURCE_FOLDERS, "tests", "docs")
@@ -222,6 +253,15 @@ class TestSources:
         words = re.findall(r"[A-Za-z][a-z]*", path.read_text(encoding="utf-8"))
         allowed = ALLOWED_WORDS.get(path.relative_to(ROOT).as_posix(), set())
         assert {word for word in words if word.lower() in PRIVATE_WORDS} - allowed == set()
+
+    @pytest.mark.parametrize("path", PLAIN, ids=lambda path: path.relative_to(ROOT).as_posix())
+    def test_spelling_is_american(self, path: Path) -> None:
+        words = set(BRITISH.findall(path.read_text(encoding="utf-8").lower()))
+        assert words == ALLOWED_BRITISH.get(path.relative_to(ROOT).as_posix(), set())
+
+    def test_the_check_of_spelling_itself(self) -> None:
+        text = "centre_mm unlabelled GREY colour2; an optimistic organism is centered, labeled and normalized: metrics"
+        assert BRITISH.findall(text.lower()) == ["centre", "unlabelled", "grey", "colour"]
 
     @pytest.mark.parametrize("folder", SOURCE_FOLDERS)
     def test_no_file_repeats_the_name_of_its_folder(self, folder: str) -> None:

@@ -83,7 +83,7 @@ def test_command(capsys: pytest.CaptureFixture[str]) -> None:
         ({"family": None, "id": None, "name": None}, "acdc"),
     ],
 )
-def test_broken_catalogues(tmp_path: Path, change: dict[str, object], message: str) -> None:
+def test_broken_catalogs(tmp_path: Path, change: dict[str, object], message: str) -> None:
     row = next(
         row for row in yaml.safe_load(CATALOG_FILE.read_text(encoding="utf-8"))["sources"] if row["id"] == "acdc"
     )

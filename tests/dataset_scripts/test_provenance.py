@@ -28,7 +28,7 @@ def test_what_is_stated_is_the_recipe(recipe: Recipe, tmp_path: Path) -> None:
     assert load_recipes(path) == [recipe]
 
 
-def test_the_catalogue_fills_what_a_card_leaves_open() -> None:
+def test_the_catalog_fills_what_a_card_leaves_open() -> None:
     row = source_row(Recipe("acdc", "mri", "volume_labelmap", labels={"a": "open"}), 7)
     assert row["images"] == 7 and row["access"] and row["name"] != "acdc" and not row["confirmed"]
     unknown = source_row(Recipe("clinic_private", "ct", "volume_labelmap"), 0)

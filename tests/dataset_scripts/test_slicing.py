@@ -14,7 +14,7 @@ from dataset_scripts.slicing import annotated_slices, extract_images, to_gray_le
 from modeling_medglip.volumes.geometry import Volume
 
 
-def labelled(spacing: tuple[float, float, float] = (1.0, 1.0, 1.0), **fields: Any) -> LabeledVolume:
+def labeled(spacing: tuple[float, float, float] = (1.0, 1.0, 1.0), **fields: Any) -> LabeledVolume:
     array = np.random.default_rng(0).integers(-200, 300, (8, 10, 6)).astype(np.int16)
     labels = np.zeros(array.shape, np.uint8)
     labels[5:7, 2:4, 1:3] = 1
@@ -29,7 +29,7 @@ def images(volume: LabeledVolume, **fields: Any) -> tuple[list[AnnotatedImage], 
 
 
 def test_annotated_slices_and_the_planes_of_the_others() -> None:
-    result, empty = images(labelled(), planes={"axial": 1, "coronal": 2})
+    result, empty = images(labeled(), planes={"axial": 1, "coronal": 2})
     assert [image.item for image in result] == ["axial 1", "axial 2", "coronal 2"]
     assert empty == ["axial"] * 4 + ["coronal"] * 4
     assert result[0].pixels.shape == (10, 8) and result[2].pixels.shape == (6, 8)
@@ -38,11 +38,11 @@ def test_annotated_slices_and_the_planes_of_the_others() -> None:
 
 
 def test_values_are_shown_through_the_window() -> None:
-    volume = labelled()
+    volume = labeled()
     (image, *_), _ = images(volume, window=(-100, 155))
     values = volume.volume.array[:, :, 1].T
     assert np.array_equal(image.pixels, (values + 100).clip(0, 255))
-    (scaled, *_), _ = images(labelled(slope=2.0, intercept=-1000.0), window=(-1200, -945))
+    (scaled, *_), _ = images(labeled(slope=2.0, intercept=-1000.0), window=(-1200, -945))
     assert np.array_equal(scaled.pixels, (values.astype(int) * 2 - 1000 + 1200).clip(0, 255))
 
 
@@ -56,8 +56,8 @@ def test_shown_is_the_formula_for_every_type(dtype: Any) -> None:
 
 
 def test_16_bits_keep_every_hounsfield_unit() -> None:
-    (image, *_), _ = images(labelled(slope=2.0, intercept=-1000.0), bits=16)
-    values = (labelled().volume.array[:, :, 1].T.astype(int) * 2 - 1000).clip(-1024)
+    (image, *_), _ = images(labeled(slope=2.0, intercept=-1000.0), bits=16)
+    values = (labeled().volume.array[:, :, 1].T.astype(int) * 2 - 1000).clip(-1024)
     assert image.pixels.dtype == np.uint16 and np.array_equal(image.pixels.astype(int) - 1024, values)
     assert image.window == (-1024, 64511)
     low, high = image.window
@@ -88,7 +88,7 @@ def test_value_range_leaves_out_zeros() -> None:
 
 
 def test_square_pixels_keep_positions_in_the_patient() -> None:
-    (image, *_), _ = images(labelled((2.0, 1.0, 5.0)))
+    (image, *_), _ = images(labeled((2.0, 1.0, 5.0)))
     square = with_square_pixels(image)
     assert image.geometry is not None and square.geometry is not None
     assert square.pixels.shape == (10, 16) and square.geometry.spacing == pytest.approx((1.0, 1.0))

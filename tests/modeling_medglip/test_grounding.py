@@ -35,8 +35,8 @@ from tests.modeling_medglip.image_files import chunk, png, tiff
 from tests.modeling_medglip.tiny_checkpoint import biased_router, save_tiny_checkpoint
 
 
-GREY = np.arange(20 * 30, dtype=np.uint8).reshape(20, 30)
-DEEP = GREY.astype(np.uint16) * 200
+GRAY = np.arange(20 * 30, dtype=np.uint8).reshape(20, 30)
+DEEP = GRAY.astype(np.uint16) * 200
 EXIF = Image.Exif()
 EXIF[0x0112] = 6
 
@@ -420,8 +420,8 @@ class TestDetect:
 def saved(folder: Path) -> dict[str, Path]:
     """Files of kinds that a plain conversion of the PIL image gets wrong."""
     files = {name: folder / name for name in ("turned.jpg", "hidden.png", "deep.png", "deep_hidden.png")}
-    Image.fromarray(GREY).save(files["turned.jpg"], exif=EXIF)
-    files["hidden.png"].write_bytes(png(0, 8, GREY[..., None].astype(int), chunk(b"tRNS", b"\0\7")))
+    Image.fromarray(GRAY).save(files["turned.jpg"], exif=EXIF)
+    files["hidden.png"].write_bytes(png(0, 8, GRAY[..., None].astype(int), chunk(b"tRNS", b"\0\7")))
     Image.fromarray(DEEP).save(files["deep.png"])
     files["deep_hidden.png"].write_bytes(
         png(0, 16, DEEP[..., None], chunk(b"tRNS", DEEP[:1, 7].astype(">u2").tobytes()))

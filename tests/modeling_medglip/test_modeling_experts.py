@@ -104,8 +104,8 @@ class TestExperts:
             "trained_labels": {"ct": ["liver"], "fundus": ["optic disc"]}, "source": "made up",
         }  # fmt: skip
         assert joined.expert("fundus").config.label_hierarchy == parts["fundus"].config.label_hierarchy
-        unlabelled = MedGlipForObjectDetection.from_experts({"ct": tiny_model(("ct",))})
-        assert unlabelled.config.label_hierarchy is None
+        unlabeled = MedGlipForObjectDetection.from_experts({"ct": tiny_model(("ct",))})
+        assert unlabeled.config.label_hierarchy is None
 
     def test_one_pyramid_for_all_experts(self) -> None:
         other = {"fundus": {"head_config": {"anchor_strides": [4, 8, 16, 32, 64]}}}

@@ -82,7 +82,7 @@ class TestDisplay:
         gray = np.array([[3, 200]], dtype=np.uint8)
         assert np.asarray(display_image(ReadImage(gray, "a"), "ct"))[0, :, 0].tolist() == [3, 200]
 
-    def test_deep_grey_is_stretched(self) -> None:
+    def test_deep_gray_is_stretched(self) -> None:
         deep = np.linspace(1000, 3000, 400).reshape(20, 20).astype(np.uint16)
         shown = np.asarray(display_image(ReadImage(deep, "a"), "mri"))
         assert shown.min() == 0 and shown.max() == 255

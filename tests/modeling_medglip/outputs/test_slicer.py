@@ -113,7 +113,7 @@ def test_nothing_found_is_an_empty_file(tmp_path: Path) -> None:
     assert not np.asarray(nibabel.load(path).dataobj).any()
 
 
-def test_voxels_whose_centres_lie_in_the_box() -> None:
+def test_voxels_whose_centers_lie_in_the_box() -> None:
     box = made_box(empty_grid((9, 9, 9), np.eye(4)), (1.4, 1.6, 2.0, 4.4, 4.6, 5.0))
     assert box_voxels(box.box_ijk, (9, 9, 9)) == (slice(1, 4), slice(2, 5), slice(2, 5))
     assert box_voxels(box.box_ijk, (3, 9, 4)) == (slice(1, 3), slice(2, 5), slice(2, 4))
