@@ -522,7 +522,7 @@ class MedGlipConfig(PreTrainedConfig):
 
         Args:
             trained_labels (`dict[str, list[str]]`): labels by modality, as the training data name them.
-            more (*optional*): further entries of `label_hierarchy`, such as `wordings`.
+            more (`Any`): further entries of `label_hierarchy`, such as `wordings`.
         """
         self.label_hierarchy = {
             **more,

@@ -1397,7 +1397,7 @@ class MedGlipForObjectDetection(MedGlipPreTrainedModel):  # noqa: D101
 
         Args:
             modality (`str`): the expert.
-            settings (*optional*): fields of [`MedGlipHeadConfig`] and their values.
+            settings (`Any`): fields of [`MedGlipHeadConfig`] and their values.
         """
         (name,) = self.config.require_modalities([modality])
         overrides = cast(dict[str, Any], self.config.expert_overrides)

@@ -33,7 +33,7 @@ class MovedModules(MetaPathFinder, Loader):
     """Gives an old name of a module the content of the modules that took its place.
 
     Args:
-        moved: old name -> new names, with packages.
+        moved (`Mapping[str, Sequence[str]]`): old name -> new names, with packages.
     """
 
     def __init__(self, moved: Mapping[str, Sequence[str]]) -> None:

@@ -192,7 +192,7 @@ def serve_page(page: gr.Blocks, settings: Settings, cache: Path, **options: Any)
         page (`gr.Blocks`): from [`build_page`].
         settings ([`Settings`]): of the server.
         cache (`Path`): `GRADIO_TEMP_DIR` of this server alone; unused files in it are deleted.
-        **options: further arguments of `gr.Blocks.launch`.
+        options (`Any`): further arguments of `gr.Blocks.launch`.
 
     Returns:
         `tuple[Any, str, str]`: the application, the local address, the shared one, which is empty.

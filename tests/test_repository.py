@@ -92,6 +92,8 @@ PLAIN = sorted(
     if path.suffix in (".py", ".md") and path != Path(__file__)
 ) + [path for path in sorted(ROOT.glob("*.md")) if path.name != "CHANGELOG.md"]
 
+ARGUMENT = re.compile(r"    \*{0,2}\w+ \(\[?`")
+TWO_ARGUMENTS = re.compile(r"    \w+ \([^()]*\)(?:\.$|, \w+ \()")
 FORBIDDEN_MODULES = {"pickle", "cPickle", "_pickle", "dill", "cloudpickle", "joblib", "shelve", "marshal", "telnetlib"}
 FORBIDDEN_NAMES = {"eval", "exec", "compile", "__import__"}
 FORBIDDEN_CALLS = {
@@ -197,6 +199,21 @@ def dangerous_call(node: ast.Call, packaged: bool) -> Iterator[str]:
     yield from (f"{keyword}=" for keyword in sorted(FORBIDDEN_KEYWORDS) if keyword in switched_on)
 
 
+def untyped_arguments(tree: ast.Module) -> list[str]:
+    """Return the lines of `Args:` and `Attributes:` that do not say ``name (`type`): ...`` of one name."""
+    found: list[str] = []
+    for node in ast.walk(tree):
+        if not isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
+            continue
+        heading = ""
+        for line in (ast.get_docstring(node) or "").splitlines():
+            heading = line if line and not line.startswith(" ") else heading
+            entry = heading in ("Args:", "Attributes:") and re.match(r"    \S", line)
+            if entry and (not ARGUMENT.match(line) or TWO_ARGUMENTS.match(line)):
+                found.append(f"{node.name}: {line.strip()}")
+    return found
+
+
 def run_python(code: str) -> str:
     """Standard output of a fresh interpreter, started in the repository."""
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=600)
@@ -246,6 +263,29 @@ class TestSources:
     def test_the_check_of_exports_itself(self) -> None:
         code = "from .a import b\nC = 1\ndef d(): ...\n__all__ = ['C', 'b', 'd']"
         assert foreign_exports(ast.parse(code)) == {"b"}
+
+    def test_documented_arguments_have_a_type(self) -> None:
+        found = {path: untyped_arguments(ast.parse(path.read_text(encoding="utf-8"))) for path in SOURCES}
+        assert {path: lines for path, lines in found.items() if lines} == {}
+
+    def test_the_check_of_arguments_itself(self) -> None:
+        lines = [
+            "a (`int`): fine.",
+            "    b: goes on.",
+            "c ([`X`], *optional*): fine.",
+            "d: bare.",
+            "e, f (`int`): two.",
+        ]
+        lines += ["g (`int`), h (`str`): two.", "i (*optional*): bare.", "j (`int`)."]
+        text = "".join(f"        {line}\n" for line in lines)
+        code = f'def load():\n    """Load.\n\n    Args:\n{text}\n    Raises:\n        k: no argument.\n    """'
+        assert [line.split()[1].strip(":,") for line in untyped_arguments(ast.parse(code))] == [
+            "d",
+            "e",
+            "g",
+            "i",
+            "j",
+        ]
 
     @pytest.mark.parametrize("path", PLAIN, ids=lambda path: path.relative_to(ROOT).as_posix())
     def test_words_are_those_of_the_field(self, path: Path) -> None:

@@ -60,7 +60,8 @@ class InputOptions:
     """Options that decide what of a file or folder is read.
 
     Attributes:
-        several_patients, resample (`bool`): see [`~modeling_medglip.volumes.dicom_folder.find_series`].
+        several_patients (`bool`): see [`~modeling_medglip.volumes.dicom_folder.find_series`].
+        resample (`bool`): see [`~modeling_medglip.volumes.dicom_folder.find_series`].
         volume (`int`, *optional*): which volume of a 4-D file, counted from 1.
         frame (`int` or `str`, *optional*): a frame, counted from 1, or `"all"`.
         given (`tuple[str, ...]`): the flags on the command line that are for volumes alone.

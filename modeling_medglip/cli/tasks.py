@@ -38,7 +38,8 @@ class ImageTask:
         frame (`int`, *optional*): which frame of its file the image is, counted from 1.
 
     Attributes:
-        overlays (`list[PIL.Image.Image]`), rows (`list[dict]`): what a sheet and a table of all inputs show.
+        overlays (`list[PIL.Image.Image]`): what a sheet of all inputs shows.
+        rows (`list[dict]`): what a table of all inputs shows.
     """
 
     def __init__(

@@ -104,7 +104,7 @@ def parse_segmentation(value: Any, size: tuple[int, int]) -> Segmentation | None
     """Parse the `segmentation` of an annotation; return `None` where it is empty.
 
     Args:
-        value: of the JSON file.
+        value (`Any`): of the JSON file.
         size (`tuple[int, int]`): width and height of the image in pixels.
 
     Raises:

@@ -126,7 +126,7 @@ def _segmentation(
         covered (`Sequence[Sequence[int]]`): the slices of each box.
         source ([`VolumeSource`]): the series.
         datasets (`Sequence[pydicom.Dataset]`): headers of its files.
-        highdicom: the module.
+        highdicom (`ModuleType`): the module.
     """
     used = sorted({number for slices in covered for number in slices})
     by_frame = source.dicom_slices[0].frame is not None

@@ -117,7 +117,7 @@ def copy_geometry(header: Any) -> Any:
     """Return a new header of the same kind (NIfTI-1 or -2) with the geometry of another and nothing else of it.
 
     Args:
-        header: nibabel's header, whose description, name and extensions are left out.
+        header (`nibabel.Nifti1Header`): its description, name and extensions are left out.
     """
     copy = type(header)()
     copy.set_data_shape(header.get_data_shape()[:3])

@@ -44,7 +44,9 @@ class GroundedBox:
         score (`float`): 0 to 1.
         bbox (`tuple[float, float, float, float]`): (x, y, width, height) in pixels of the image; x and y of the top
             left corner, not rounded.
-        label_id, category, region (`str`, *optional*): ids in the taxonomy; `None` for a phrase outside it.
+        label_id (`str`, *optional*): id in the taxonomy; `None` for a phrase outside it, as of the next two.
+        category (`str`, *optional*): of the label in the taxonomy.
+        region (`str`, *optional*): of the label in the taxonomy.
         trained (`bool`, *optional*): whether the expert was trained with the label; `None` if the checkpoint does not
             say.
     """
@@ -84,7 +86,15 @@ class GroundingResult(BaseResult):
     """The boxes of one image. `print` shows them as a table.
 
     Args:
-        model, image, prompt, boxes, modality_source, modality_probability, warnings, trained: see [`BaseResult`].
+        model (`str`): name of the checkpoint.
+        image ([`ImageInfo`]): what is known of the input.
+        prompt (`str`): as the user gave it.
+        boxes (`tuple[GroundedBox, ...]`): best score first.
+        modality_source (`str`): `"given"`, `"header"`, `"pixels"` or `"checkpoint"`; not stored.
+        modality_probability (`float`, *optional*): the router's, when the pixels decided; not stored.
+        warnings (`tuple[str, ...]`): one line each; not stored.
+        trained (`Mapping[str, bool | None]`): asked label -> whether the expert was trained with it; `None` if the
+            checkpoint does not say.
         open_image (`Callable`, *optional*): reads the image again, for [`plot`]; not stored.
     """
 

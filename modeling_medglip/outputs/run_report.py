@@ -31,8 +31,8 @@ class InputRecord:
         seconds (`float`): for reading, grounding and writing.
         outputs (`tuple[str, ...]`): base names of the written files.
         boxes (`int`): number of boxes.
-        modality, modality_source (`str`, *optional*): the expert, and why it was chosen: `"given"`, `"header"`,
-            `"pixels"` or `"checkpoint"`.
+        modality (`str`, *optional*): the expert.
+        modality_source (`str`, *optional*): why it was chosen: `"given"`, `"header"`, `"pixels"` or `"checkpoint"`.
         warnings (`tuple[str, ...]`): one line each.
         error (`str`, *optional*): the reason of a failure.
     """

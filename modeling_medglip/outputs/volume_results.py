@@ -50,7 +50,10 @@ class VolumeBox:
         slices (`int`): how many slices show the box.
         best (`tuple[SliceBox, ...]`): up to three of these with the best scores, with their indices (along the LPS
             axis normal to the plane) and boxes.
-        label_id, category, region, trained (*optional*): see [`~modeling_medglip.outputs.results.GroundedBox`].
+        label_id (`str`, *optional*): see [`~modeling_medglip.outputs.results.GroundedBox`], as for the next three.
+        category (`str`, *optional*): of the label in the taxonomy.
+        region (`str`, *optional*): of the label in the taxonomy.
+        trained (`bool`, *optional*): whether the expert was trained with the label.
     """
 
     label: str
@@ -106,11 +109,19 @@ class VolumeResult(BaseResult):
     has the boxes of every slice.
 
     Args:
-        model, image, prompt, boxes, modality_source, modality_probability, warnings, trained: see
-            [`~modeling_medglip.outputs.base.BaseResult`].
+        model (`str`): name of the checkpoint.
+        image ([`VolumeInfo`]): what is known of the input.
+        prompt (`str`): as the user gave it.
+        boxes (`tuple[VolumeBox, ...]`): best score first.
+        modality_source (`str`): `"given"`, `"header"`, `"pixels"` or `"checkpoint"`; not stored.
+        modality_probability (`float`, *optional*): the router's, when the pixels decided; not stored.
+        warnings (`tuple[str, ...]`): one line each; not stored.
+        trained (`Mapping[str, bool | None]`): asked label -> whether the expert was trained with it; `None` if the
+            checkpoint does not say.
         plane (`str`): the plane that was searched (`"all"`: a consensus of three).
         slice_boxes (`Mapping`): plane -> label -> the boxes of single slices before linking; not stored.
-        slices (`int`), seconds (`float`): how many slices were searched, and how long that took; not stored.
+        slices (`int`): how many slices were searched; not stored.
+        seconds (`float`): how long that took; not stored.
         axes (`str`, *optional*): where the axes run, if the caller stated it; not stored.
         open_volume (`Callable`, *optional*): opens the volume again, for [`plot`]; not stored.
     """
@@ -156,7 +167,7 @@ class VolumeResult(BaseResult):
             volume (`str`, `Path`, [`Volume`], [`VolumeSource`] or image of nibabel, *optional*): what was grounded;
                 without it the file is read again, or the volume that was given in memory is used.
             window (`tuple[float, float]`, *optional*, defaults to `(40, 400)`): (center, width) in HU of CT.
-            options: `number`, `resample` and `several_patients`, as they were given to `ground_volume`.
+            options (`Any`): `number`, `resample` and `several_patients`, as they were given to `ground_volume`.
 
         Returns:
             `PIL.Image.Image`: RGB; `None` if there is no box.

@@ -67,7 +67,7 @@ class VolumeHeader:
         slope (`float`, *optional*, defaults to 1.0): factor from stored numbers to values.
         intercept (`float`, *optional*, defaults to 0.0): added to the product.
         notes (`tuple[str, ...]`, *optional*): what a user should know, one line each.
-        nifti (*optional*): nibabel's header of a NIfTI file, as it is stored.
+        nifti (`nibabel.Nifti1Header`, *optional*): of a NIfTI file, as it is stored.
 
     Raises:
         `VolumeError`: there is no such volume, or the file is too small for it.

@@ -58,7 +58,7 @@ class VolumeSource:
         modality (`str`, *optional*): what a header says.
         notes (`tuple[str, ...]`, *optional*): what a user should know of the file, one line each.
         stacked (`bool`, *optional*, defaults to `False`): the last array axis is known to run from slice to slice.
-        nifti_header (*optional*): nibabel's header of a NIfTI file.
+        nifti_header (`nibabel.Nifti1Header`, *optional*): of a NIfTI file.
         dicom_slices (`tuple[SliceReference, ...]`, *optional*): of a DICOM series, in the order of its slices.
 
     Attributes:

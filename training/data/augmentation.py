@@ -21,18 +21,29 @@ class AugmentationRecipe:
     """Ranges from which an augmentation is drawn.
 
     Args:
-        scale, aspect (`tuple`): zoom, and ratio of the horizontal to the vertical zoom.
+        scale (`tuple[float, float]`): zoom.
+        aspect (`tuple[float, float]`): ratio of the horizontal to the vertical zoom.
         keep (`float`): smallest visible share of every box.
         drop (`float`): a box of which less is visible is dropped (only close-ups and turns get there).
-        close_share, close_scale: share of close-ups, where the source allows them, and their zoom; what leaves the
-            image there is dropped as well.
-        rotate_degrees, rotate_share: largest angle, and share of the images turned, where the source allows it.
-        brightness, contrast, gamma, saturation, channel_gain (`tuple`): ranges of factors and exponents.
-        blur_share, noise_share (`float`): share of images that are softened or get noise up to `noise_level`.
-        light_share, light (`float`): share of images under uneven light (a coil's bias field, a lamp, time gain),
-            and by how much the brightness differs at most from the mean towards an edge.
-        coarse_share, coarse: share of images that go through a smaller size, and the range of its factor.
-        jpeg_share, jpeg_quality: share of images that are compressed, and the range of the quality.
+        close_share (`float`): share of close-ups, where the source allows them; what leaves the image there is dropped
+            as well.
+        close_scale (`tuple[float, float]`): zoom of close-ups.
+        rotate_degrees (`float`): largest angle.
+        rotate_share (`float`): share of the images turned, where the source allows it.
+        brightness (`tuple[float, float]`): factors.
+        contrast (`tuple[float, float]`): factors.
+        gamma (`tuple[float, float]`): exponents.
+        saturation (`tuple[float, float]`): factors.
+        channel_gain (`tuple[float, float]`): factors, one for each channel.
+        blur_share (`float`): share of images that are softened.
+        noise_share (`float`): share of images that get noise.
+        noise_level (`float`): most noise.
+        light_share (`float`): share of images under uneven light (a coil's bias field, a lamp, time gain).
+        light (`float`): by how much the brightness differs at most from the mean towards an edge.
+        coarse_share (`float`): share of images that go through a smaller size.
+        coarse (`tuple[float, float]`): factors of that size.
+        jpeg_share (`float`): share of images that are compressed.
+        jpeg_quality (`tuple[int, int]`): range of the quality.
         attempts (`int`): draws of a geometry before the image is left as it is.
     """
 

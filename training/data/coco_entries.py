@@ -107,10 +107,11 @@ class ImageAnnotations:
     """The usable annotations of one image.
 
     Attributes:
-        labels, boxes: each annotation once; boxes `(n, 4)` as stated, [x, y, width, height] in pixels.
-        left_out: (reason, label) -> number of annotations that cannot be used; the label is `None` where the file
-            does not have its category.
-        clipped: stated boxes of which a part beyond the image was taken off.
+        labels (`list[str]`): label of each annotation, which counts once.
+        boxes (`np.ndarray` of shape `(n, 4)`): one per label, as stated, [x, y, width, height] in pixels.
+        left_out (`Counter[tuple[str, str | None]]`): (reason, label) -> number of annotations that cannot be used; the
+            label is `None` where the file does not have its category.
+        clipped (`list[str]`): stated boxes of which a part beyond the image was taken off.
     """
 
     labels: list[str]

@@ -74,14 +74,15 @@ class GroundingDataset(Dataset):
 
     Args:
         records (`Sequence[GroundingRecord]`): all of one modality.
-        image_processor: a `MedGlipImageProcessor`: its normalization, input size, mean and deviation are used.
+        image_processor ([`MedGlipImageProcessor`]): its normalization, input size, mean and deviation are used.
         size (`int` or `(height, width)`, *optional*): input size; the image processor's when not given.
         train (`bool`, defaults to `True`): augment, draw prompts and balance the sources; else every image exactly as
             the image processor prepares it, asked for every label that its source annotates.
         seed (`int`, defaults to 0): with the epoch and the index it decides everything random.
-        prompts, augmentation (*optional*): recipes.
+        prompts ([`PromptRecipe`], *optional*): how prompts are drawn.
+        augmentation ([`AugmentationRecipe`], *optional*): how images are augmented.
         foreign (`dict[str, tuple[str, ...]]`, *optional*): source -> labels, for negatives of other body parts.
-        token_length (*optional*): tokens of a phrase with its separator.
+        token_length (`Callable[[str], int]`, *optional*): tokens of a phrase with its separator.
         cache_bytes (`int`): decoded images stay in memory up to so many bytes, in each process; the others are
             decoded again.
         balance (`float`): labels that fewer than this share of the images show come more often, see

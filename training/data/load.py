@@ -22,7 +22,7 @@ def load_records(
     """Return the records of a data set.
 
     Args:
-        data: a built data set (folder or Hub id), a COCO JSON file, or a folder with one.
+        data (`Path` or `str`): a built data set (folder or Hub id), a COCO JSON file, or a folder with one.
         modalities (`str` or names, defaults to all): COCO files that do not say theirs take the only one given.
         split (`str`, *optional*): one of `SPLITS`; all when not given.
         settings ([`SourceSettingsTable`], *optional*): instead of the ones in `source_settings.yaml`.

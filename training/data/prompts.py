@@ -243,10 +243,11 @@ class PromptSampler:
     """Draws prompts for images.
 
     Args:
-        vocabulary ([`Vocabulary`]).
+        vocabulary ([`Vocabulary`]): labels to draw from.
         others (`dict[str, Sequence[str]]`): source -> its labels, from which negatives of other body parts are taken.
-        recipe ([`PromptRecipe`]).
-        token_length: number of tokens of a phrase with its separator; guessed when not given.
+        recipe ([`PromptRecipe`]): how they are drawn.
+        token_length (`Callable[[str], int]`, *optional*): number of tokens of a phrase with its separator; guessed
+            when not given.
     """
 
     vocabulary: Vocabulary

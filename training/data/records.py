@@ -68,7 +68,8 @@ class GroundingRecord:
         source_labels (`tuple[str]`): all labels of its source, also those that are left open here or left out by the
             user: of these none is certain to be absent. Those of `annotated` when not given.
         size (`tuple[int, int]`): width and height in pixels.
-        loader: returns the pixels: `(h, w)` or `(h, w, 3)` uint8 or uint16, or `(h, w)` int16 of Hounsfield units.
+        loader (`Callable[[], np.ndarray]`): returns the pixels: `(h, w)` or `(h, w, 3)` uint8 or uint16, or `(h, w)`
+            int16 of Hounsfield units.
         is_hounsfield (`bool`): the pixels are Hounsfield units.
         settings ([`SourceSettings`]): how training treats the source.
         weight (`float`): images of this record per epoch, on average.

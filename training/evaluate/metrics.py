@@ -50,7 +50,9 @@ class LabelScore:
     """Average precision (0..1) of one label.
 
     Args:
-        ap, ap50, ap75 (`float`): over IoU 0.50:0.95, at 0.50, at 0.75.
+        ap (`float`): over IoU 0.50:0.95.
+        ap50 (`float`): at IoU 0.50.
+        ap75 (`float`): at IoU 0.75.
         sizes (`dict[str, float]`): AP of small, medium and large boxes (areas up to 32 x 32, up to 96 x 96, and over
             that, in pixels of the image); only the sizes that occur.
         curve (`tuple[float]`): precision at IoU 0.50 and the recalls `RECALLS`.

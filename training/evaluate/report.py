@@ -51,9 +51,10 @@ def render_page(results: dict[str, Any], beside: Mapping[str, Any] | None = None
     """Return the page of results in Markdown.
 
     Args:
-        results: of `training.evaluate`. If they are of the embedded checkpoint, the page is `docs/results.md`, else it
-            holds them alone.
-        beside (*optional*): what else was measured, by the names of `BESIDE`; the page says which part is missing.
+        results (`dict[str, Any]`): of `training.evaluate`. If they are of the embedded checkpoint, the page is
+            `docs/results.md`, else it holds them alone.
+        beside (`Mapping[str, Any]`, *optional*): what else was measured, by the names of `BESIDE`; the page says which
+            part is missing.
     """
     measures, tables = (TEMPLATES / "measures.md").read_text(encoding="utf-8"), render_markdown(results)
     if not results.get("embedded", True):  # results of before November 2026 do not say

@@ -21,7 +21,7 @@ def closing(settings: Any, results: Mapping[str, Any], data: Any) -> str:
 
     Args:
         settings ([`~training.fit.arguments.FinetuneArguments`]): of the run.
-        results: what `results.json` holds.
+        results (`Mapping[str, Any]`): what `results.json` holds.
         data ([`~training.fit.finetune.Data`]): of the run; one of its images serves as an example.
     """
     return "\n".join([*scores_in_words(results), "", *next_commands(settings, results, data)])

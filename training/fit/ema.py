@@ -25,8 +25,8 @@ class EmaCallback(TrainerCallback):
     """Keeps a moving average of the trained weights.
 
     Args:
-        model: the model that is trained.
-        decay: the final decay; at step t it is `min(decay, (1 + t) / (10 + t))`.
+        model (`nn.Module`): the model that is trained.
+        decay (`float`): the final decay; at step t it is `min(decay, (1 + t) / (10 + t))`.
     """
 
     def __init__(self, model: nn.Module, decay: float) -> None:

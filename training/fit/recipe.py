@@ -81,7 +81,7 @@ class TrainingRecipe:
     """A whole recipe file.
 
     Args:
-        optimization ([`Optimization`]).
+        optimization ([`Optimization`]): how every expert is trained.
         experts (`dict`): modality, or `any` for those that are not named, -> [`ExpertRecipe`].
         model (`dict`): the configuration of new experts; empty in recipes that only train further.
         balance (`float`): see [`~training.data.dataset.repeat_factors`].

@@ -78,7 +78,8 @@ class GroundingTrainer(Trainer):
     Args:
         optimization ([`Optimization`]): learning rates, decay, optimizer.
         ema ([`EmaCallback`], *optional*): averaged weights; measured, saved with every checkpoint, and loaded back.
-        measure (*optional*): called with the model in evaluation mode; returns numbers such as `{"AP": 0.4}`.
+        measure (`Callable[[nn.Module], dict[str, float]]`, *optional*): called with the model in evaluation mode;
+            returns numbers such as `{"AP": 0.4}`.
     """
 
     def __init__(
@@ -279,7 +280,7 @@ def training_arguments(
         recipe (`ExpertRecipe`): batches and epochs.
         optimization (`Optimization`): learning rates and schedule.
         seed (`int`): of everything random.
-        more (*optional*): further arguments, which win.
+        more (`Any`): further arguments, which win.
     """
     steady = optimization.min_learning_rate_ratio >= 1
     values: dict[str, Any] = {
@@ -331,7 +332,7 @@ def train_expert(
         seed (`int`, *optional*, defaults to 0): of everything random.
         callbacks (`tuple[TrainerCallback, ...]`, *optional*): further ones.
         measure (`Callable`, *optional*): see [`GroundingTrainer`]; called after every epoch.
-        arguments (*optional*): further ones for `TrainingArguments`.
+        arguments (`Any`): further ones for `TrainingArguments`.
 
     Raises:
         `ValueError`: averaged weights of sharded ones are asked for, or the run diverged.

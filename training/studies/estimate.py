@@ -114,7 +114,7 @@ def measure_step(model: MedGlipForObjectDetection, size: int, device: str = "cpu
     """Make a training step and measure it.
 
     Args:
-        model: with everything that shall be trained; it is put into training mode.
+        model ([`MedGlipForObjectDetection`]): with everything that shall be trained; it is put into training mode.
         size (`int`): side of the image in pixels.
         device (`str`, *optional*, defaults to `"cpu"`): for the time and the memory.
     """

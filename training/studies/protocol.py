@@ -319,8 +319,9 @@ def draws_of(measured: Mapping[str, Any], out: Path) -> Draws:
     """Return the resampled APs of measured rows from the folders of their run.
 
     Args:
-        measured: content of `protocol.json`. The draws in files of before December 2026 are taken out of it.
-        out: folder of the run.
+        measured (`Mapping[str, Any]`): content of `protocol.json`. The draws in files of before December 2026 are
+            taken out of it.
+        out (`Path`): folder of the run.
     """
     draws: Draws = {}
     for modality, entry in measured.get("modalities", {}).items():

@@ -84,7 +84,7 @@ class ClosedVocabularyDetector(nn.Module):
             labels (`list[dict]`, *optional*): `boxes` (n, 4) xyxy in the +1 convention and `class_labels` (n,), rows
                 of `self.labels`.
             num_items_in_batch (`Tensor`, *optional*): as in [`MedGlipForObjectDetection.forward`].
-            kwargs (*optional*): ignored.
+            kwargs (`Any`): ignored.
 
         Returns:
             outputs with one "token" per label.

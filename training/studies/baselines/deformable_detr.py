@@ -29,7 +29,9 @@ class DeformableDetrDetector(nn.Module):
 
     Args:
         labels (`Sequence[str]`): all that can be detected.
-        width, layers (`int`): of encoder and decoder. queries (`int`): boxes per image.
+        width (`int`): channels of encoder and decoder.
+        layers (`int`): of the encoder, and as many of the decoder.
+        queries (`int`): boxes per image.
         pretrained (`bool`, defaults to `True`): ImageNet weights for the image encoder.
     """
 
@@ -99,7 +101,7 @@ class DeformableDetrDetector(nn.Module):
             pixel_values (`Tensor` of shape `(batch, 3, height, width)`): standardized images.
             known (`Tensor`, *optional*): ignored.
             labels (`list[dict[str, Tensor]]`, *optional*): as of [`ClosedVocabularyDetector.forward`].
-            kwargs (*optional*): ignored.
+            kwargs (`Any`): ignored.
         """
         height, width = pixel_values.shape[-2:]
         size = pixel_values.new_tensor([width, height, width, height])
