@@ -449,7 +449,7 @@ class TestDocuments:
         assert "Apache License" in (ROOT / "LICENSE").read_text(encoding="utf-8")
         assert f"## {PROJECT['project']['version']}" in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
 
-    def test_research_use_is_said(self) -> None:
+    def test_research_use_is_stated(self) -> None:
         readme = " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
         assert "not a medical device" in readme and "research use only" in readme.lower()
 

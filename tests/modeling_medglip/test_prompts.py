@@ -187,5 +187,5 @@ def test_repeated_labels_are_asked_once() -> None:
         ("left. right.", ["left", "right"]),
     ],
 )
-def test_a_side_is_no_label_of_its_own(prompt: str, labels: list[str]) -> None:
+def test_a_side_is_not_a_label_of_its_own(prompt: str, labels: list[str]) -> None:
     assert split_prompt(prompt) == labels

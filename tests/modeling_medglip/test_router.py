@@ -240,7 +240,7 @@ def test_router_files_have_a_bounded_size(tmp_path: Path, monkeypatch: pytest.Mo
         read_router(tmp_path / "router.safetensors")
 
 
-def test_the_router_is_no_part_of_the_model_weights(tmp_path: Path) -> None:
+def test_the_router_is_not_part_of_the_model_weights(tmp_path: Path) -> None:
     (tmp_path / "model.safetensors").write_bytes(b"weights")
     before = weights_sha256(tmp_path)
     write_router(tmp_path / ROUTER_FILE, red_router())

@@ -124,7 +124,7 @@ class TestLoading:
         with pytest.raises(UsageError, match="^checkpoint base: is not an adapter"):
             load_grounder(base, "cpu", base=base)
 
-    def test_without_peft_the_command_is_said(
+    def test_without_peft_the_command_is_named(
         self, trained: Path, base: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setitem(sys.modules, "peft", None)

@@ -163,7 +163,7 @@ class TestFiles:
         with pytest.raises(CheckpointError, match=f"spoilt: {name} is a link out of the folder"):
             load_grounder(copy, "cpu")
 
-    def test_the_weights_are_no_link_for_any_entry_point(self, copy: Path, marker: Path) -> None:
+    def test_the_weights_are_not_a_link_for_any_entry_point(self, copy: Path, marker: Path) -> None:
         (copy.parent / "elsewhere").write_bytes(bomb(marker))
         (copy / "model.safetensors").unlink()
         (copy / "model.safetensors").symlink_to(copy.parent / "elsewhere")

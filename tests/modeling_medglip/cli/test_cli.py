@@ -269,7 +269,7 @@ class TestGround:
         lines = medglip("ground", scan, "--prompt", prompt, "--out", tmp_path / "out")
         assert lines.status == 2 and "prompt" in lines.err and not (tmp_path / "out").exists()
 
-    def test_nothing_found_is_no_failure(self, medglip: Any, tiny: str, scan: Path, tmp_path: Path) -> None:
+    def test_nothing_found_is_not_a_failure(self, medglip: Any, tiny: str, scan: Path, tmp_path: Path) -> None:
         options = ["--prompt", "liver", "--model", tiny, "--out", tmp_path / "out", "--threshold", "1"]
         lines = medglip("ground", scan, *options)
         assert lines.status == 0 and "nothing found" in lines.out

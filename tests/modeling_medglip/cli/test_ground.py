@@ -168,7 +168,7 @@ def test_the_table_lists_what_was_not_found(ground: Run, tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("text", ["=1+1", "+1", "-1", "@x", "\tx", "\rx", " =1", "\uff1d1"])
-def test_cells_are_no_formulas(text: str) -> None:
+def test_cells_are_not_formulas(text: str) -> None:
     (row,) = list(csv.DictReader(io.StringIO(to_csv([{"label": text, "score": -0.5, "found": True}]), newline="")))
     assert row["label"].startswith("'") and row["score"] == "-0.5" and row["found"] == "1"
 

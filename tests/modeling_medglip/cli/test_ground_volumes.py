@@ -149,7 +149,7 @@ def test_one_output_that_fails_leaves_the_others(ground: Run, tmp_path: Path) ->
     assert sorted(record["outputs"]) == names(tmp_path / "out") and "study  [ct" in output
 
 
-def test_nothing_found_is_no_failure(ground: Run, tmp_path: Path) -> None:
+def test_nothing_found_is_not_a_failure(ground: Run, tmp_path: Path) -> None:
     series(tmp_path / "study")
     status, output, errors = ground(tmp_path / "study", *KINDS, threshold=1.0)
     assert status == 0 and "nothing found" in output

@@ -99,7 +99,7 @@ READERS: list[Callable[[Path], Any]] = [
 
 
 @pytest.mark.parametrize("make", [fifo, Path.mkdir])
-def test_what_is_no_plain_file_is_said_to_be_none(make: Callable[[Path], None], tmp_path: Path) -> None:
+def test_only_plain_files_are_opened(make: Callable[[Path], None], tmp_path: Path) -> None:
     make(tmp_path / "a")
     with pytest.raises(MedGlipError, match="^is not a plain file$"):
         open_plain(tmp_path / "a")
@@ -188,7 +188,7 @@ def test_geometry_that_is_none(tmp_path: Path, change: dict[str, Any], rule: str
     assert caught.value.rule == rule
 
 
-def test_mosaics_are_said_to_be_some(tmp_path: Path) -> None:
+def test_mosaics_are_reported(tmp_path: Path) -> None:
     kind = ["ORIGINAL", "PRIMARY", "M", "ND", "MOSAIC"]
     path = save(dicom_image(PIXELS, ImageType=kind, **GEOMETRY), tmp_path)
     assert any("mosaic" in text for text in read_image(path).warnings)
@@ -198,7 +198,7 @@ def test_mosaics_are_said_to_be_some(tmp_path: Path) -> None:
     assert not any("mosaic" in text for text in read_image(path).warnings)
 
 
-def test_what_slices_lack_is_said(tmp_path: Path) -> None:
+def test_what_slices_lack_is_reported(tmp_path: Path) -> None:
     save(dicom_image(PIXELS, **GEOMETRY), tmp_path, PhotometricInterpretation=None)
     source = open_series(find_series(tmp_path)[0], "scan")
     assert any("no PhotometricInterpretation" in text for text in source.notes)

@@ -182,7 +182,7 @@ def test_halved_colors(tmp_path: Path) -> None:
         ({"PixelRepresentation": 7}, "no valid PixelRepresentation"),
     ],
 )
-def test_what_a_header_lacks_is_assumed_and_said(tmp_path: Path, change: dict[str, Any], warned: str) -> None:
+def test_what_a_header_lacks_is_assumed_and_reported(tmp_path: Path, change: dict[str, Any], warned: str) -> None:
     image = read_image(save(dicom_image(GRAY), tmp_path, **change))
     assert np.array_equal(image.pixels, GRAY) and any(warned in text for text in image.warnings)
 

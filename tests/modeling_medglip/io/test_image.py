@@ -341,7 +341,7 @@ class TestDicom:
         assert hostile.modality is None and hostile.warnings == ()
 
     @pytest.mark.parametrize("name", ["liver_1frame.dcm", "rtdose.dcm", "rtplan.dcm", "test-SR.dcm"])
-    def test_what_is_no_image(self, name: str) -> None:
+    def test_files_that_are_not_images(self, name: str) -> None:
         with pytest.raises(MedGlipError, match="DICOM"):
             read_image(dicom_test_file(name))
 

@@ -165,6 +165,6 @@ def test_orientation_of_a_block() -> None:
     ] * 5
 
 
-def test_a_text_of_a_png_is_no_orientation() -> None:
+def test_a_text_of_a_png_is_not_an_orientation() -> None:
     text = chunk(b"tEXt", b"exif\0II*\0")
     assert decode_image(io.BytesIO(png(0, 8, np.zeros((4, 4, 1), int), text))).orientation == 1

@@ -212,7 +212,7 @@ class TestHostileDecoders:
                 hostile.read_image(png(tmp_path / "hang.png"))
         assert hostile.read_image(png(tmp_path / "good.png")).width == 8
 
-    def test_what_libraries_print_is_no_answer(self, hostile: ReaderProcess, tmp_path: Path) -> None:
+    def test_what_libraries_print_is_not_an_answer(self, hostile: ReaderProcess, tmp_path: Path) -> None:
         assert hostile.read_image(png(tmp_path / "print.png")).width == 8
 
     def test_series_stay_in_their_folder(self, hostile: ReaderProcess, tmp_path: Path) -> None:

@@ -145,7 +145,7 @@ def test_a_label_map_has_the_file_s_own_geometry(ending: str, tmp_path: Path) ->
     assert path.read_bytes() == write_label_map(result, source, ["liver", "spleen"], path).read_bytes()
 
 
-def test_a_label_map_of_what_was_no_nifti(tmp_path: Path) -> None:
+def test_a_label_map_of_another_format_than_nifti(tmp_path: Path) -> None:
     grid = empty_grid((5, 6, 7), rigid(2))
     path = write_label_map(
         made_result(grid, made_box(grid, (1, 1, 1, 3, 3, 3))), VolumeSource(grid), ["liver"], tmp_path / "a.nii.gz"

@@ -301,7 +301,7 @@ class TestBadFile:
         with pytest.raises(ValueError, match="hat refers to the region 'hat'"):
             taxonomy_from_document(document)
 
-    def test_ambiguous_phrase_of_no_label(self, document: dict[str, Any]) -> None:
+    def test_ambiguous_phrase_without_a_label(self, document: dict[str, Any]) -> None:
         document["ambiguous"] = [{"phrase": "X", "labels": ["liver", "hat"]}]
         with pytest.raises(ValueError, match="the ambiguous phrase 'X' names hat"):
             taxonomy_from_document(document)

@@ -27,7 +27,7 @@ def test_series_are_distinguished_by_their_headers(tmp_path: Path) -> None:
     assert [round(float(point[2]), 3) for point in z] == [40, 42, 44, 46, 48]
 
 
-def test_what_is_no_image_and_localizers_are_left_out(tmp_path: Path) -> None:
+def test_other_files_and_localizers_are_left_out(tmp_path: Path) -> None:
     write_series(tmp_path, SeriesInstanceUID="1.2.1")
     slice_dataset(
         9, (0, 0, 0), (0, 1, 0, 0, 0, -1), SeriesInstanceUID="1.2.1", ImageType=["ORIGINAL", "LOCALIZER"]

@@ -86,7 +86,7 @@ class TestSeries:
         series = read_series([*paths, tmp_path / "copy.dcm"])
         assert series.volume.array.shape[2] == 5 and series.notes == (("duplicate_slices", "1 copies left out"),)
 
-    def test_what_is_no_image_is_passed_over(self, tmp_path: Path) -> None:
+    def test_other_files_are_passed_over(self, tmp_path: Path) -> None:
         paths = write_series(tmp_path)
         write_structures(tmp_path / "structures.dcm", {})
         assert read_series([*paths, tmp_path / "structures.dcm"]).volume.array.shape[2] == 5
@@ -188,7 +188,7 @@ class TestSegmentations:
         assert placed is not None and np.array_equal(placed.array, mask)
         assert other is not None and other.array.sum() == 18 and other.array[11:14, 8:11, 2:4].all()
 
-    def test_what_is_no_segmentation(self, tmp_path: Path) -> None:
+    def test_files_that_are_not_segmentations(self, tmp_path: Path) -> None:
         paths = write_series(tmp_path)
         (tmp_path / "a.txt").write_bytes(b"no")
         for path in (paths[0], tmp_path / "a.txt", tmp_path / "missing"):
@@ -223,7 +223,7 @@ class TestStructures:
             read_structures(tmp_path / "structures.dcm", image)
         assert error.value.rule == "affine_mismatch"
 
-    def test_what_is_no_structure_set(self, tmp_path: Path) -> None:
+    def test_files_that_are_not_structure_sets(self, tmp_path: Path) -> None:
         paths = write_series(tmp_path)
         image = read_series(paths).volume
         with pytest.raises(VolumeError, match="is not a structure set"):

@@ -124,7 +124,7 @@ def test_a_slice_that_breaks_later_names_folder_and_file(tmp_path: Path) -> None
         list(source.read_slices("axial"))
 
 
-def test_a_slice_of_another_size_than_its_header_said(tmp_path: Path) -> None:
+def test_a_slice_of_another_size_than_in_its_header(tmp_path: Path) -> None:
     paths = write_series(tmp_path / "scan")
     source = open_series(find_series(tmp_path / "scan")[0], "scan")
     change(paths[2], Rows=6, Columns=32)

@@ -184,7 +184,7 @@ def test_one_volume_of_a_series(kind: str, first: bool, number: int, tmp_path: P
 
 @pytest.mark.parametrize("kind", ["vector", "RGB-color", "3-color", "complex", "covariant-vector", "3D-matrix"])
 @pytest.mark.parametrize("directions", [True, False])
-def test_components_of_voxels_are_no_volumes(kind: str, directions: bool, tmp_path: Path) -> None:
+def test_components_of_voxels_are_not_volumes(kind: str, directions: bool, tmp_path: Path) -> None:
     lines = f"kinds: {kind} domain domain domain\n"
     lines += "space: LPS\nspace directions: none (1,0,0) (0,2,0) (0,0,3)\n" if directions else ""
     path = nrrd(tmp_path / "a.nrrd", lines, VOXELS * 3, dimension="4", sizes="3 6 5 4")

@@ -133,7 +133,7 @@ def test_one_volume_of_several(ending: str, number: int, tmp_path: Path) -> None
     assert as_source(nibabel.load(path), number).volume().array.shape == (4, 5, 6)
 
 
-def test_which_of_several_must_be_said(tmp_path: Path) -> None:
+def test_which_of_several_must_be_chosen(tmp_path: Path) -> None:
     image = nibabel.Nifti1Image(np.zeros((3, 4, 5, 2), np.int16), AFFINE)
     nibabel.save(image, tmp_path / "a.nii")
     with pytest.raises(VolumeError, match=r"choose a volume from 1 to 2 \(number=\)"):
@@ -231,7 +231,7 @@ def test_what_a_header_leaves_out_is_reported(name: str, lines: str, notes: tupl
         ("a.mha", "ElementSpacing = 2 0 4\n"),
     ],
 )
-def test_a_spacing_of_zero_is_no_damage(name: str, lines: str, tmp_path: Path) -> None:
+def test_a_spacing_of_zero_is_not_damage(name: str, lines: str, tmp_path: Path) -> None:
     path = nrrd(tmp_path / name, lines) if name.endswith("nrrd") else meta(tmp_path / name, lines)
     refused(path, "states voxels of 0 mm: correct its header", "bad_affine")
 

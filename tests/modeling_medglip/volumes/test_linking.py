@@ -52,7 +52,7 @@ def test_faint_ends_are_cut_and_faint_middles_are_not() -> None:
     assert (tracklet.first, tracklet.last) == (2, 4) and tracklet.score == pytest.approx(0.9)
 
 
-def test_a_single_slice_is_no_structure_where_two_are_asked() -> None:
+def test_a_single_slice_is_not_a_structure_where_two_are_asked() -> None:
     assert link_slices(column([4]), min_slices=2) == [] and spans(link_slices(column([4]), min_slices=1)) == [(4, 4)]
 
 

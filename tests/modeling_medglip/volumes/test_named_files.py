@@ -162,7 +162,7 @@ def test_a_plain_name_beside_the_header_only_where_allowed(name: str, folder: Pa
 
 @pytest.mark.parametrize("make", [lambda path: path.mkdir(), os.mkfifo, lambda path: None])
 @pytest.mark.parametrize("named", [True, False])
-def test_what_is_no_regular_file_is_not_opened(make: Callable[[Path], None], named: bool, folder: Path) -> None:
+def test_only_regular_files_are_opened(make: Callable[[Path], None], named: bool, folder: Path) -> None:
     path = folder / ("e.raw" if named else "e.mha")
     make(path)
     if named:

@@ -58,7 +58,7 @@ def test_planes_agree_from_a_quarter_of_overlap_on(low: float, agree: bool) -> N
     assert len(_consensus(boxes, GRID)) == agree
 
 
-def test_two_boxes_of_one_plane_are_no_agreement() -> None:
+def test_two_boxes_of_one_plane_do_not_agree() -> None:
     same = [seen("axial", (0, 0, 0, 10, 10, 10), 0.9), seen("axial", (1, 0, 0, 10, 10, 10), 0.8)]
     assert _consensus([same, []], GRID) == []
 

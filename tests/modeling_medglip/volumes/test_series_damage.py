@@ -76,7 +76,7 @@ def test_two_slices_far_beside_each_other(tmp_path: Path) -> None:
     refused(tmp_path / "two", "1.dcm: is 20.0 mm to the side")
 
 
-def test_a_tilted_gantry_is_no_jump(tmp_path: Path) -> None:
+def test_a_tilted_gantry_is_not_a_jump(tmp_path: Path) -> None:
     paths = stack(tmp_path / "tilted", lambda number: 0.9 * number)
     source = opened(tmp_path / "tilted")
     assert source.notes == ("gantry tilt: 24.2 degrees",)
@@ -351,7 +351,7 @@ def test_a_frame_that_is_cut_short_is_named(tmp_path: Path) -> None:
         ("PlaneOrientationSequence", {"ImageOrientationPatient": [1, 0, 0, 0, 0, -1]}, 2, "mixed_series"),
     ],
 )
-def test_frames_that_are_no_stack_cannot_be_put_in_folders(
+def test_frames_that_do_not_form_a_stack_cannot_be_put_in_folders(
     keyword: str, values: dict[str, Any], count: int, rule: str, tmp_path: Path
 ) -> None:
     path = enhanced(tmp_path / "scan", write_series(tmp_path / "slices"))

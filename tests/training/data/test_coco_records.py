@@ -60,7 +60,7 @@ class TestAnnotated:
         with pytest.raises(ValueError, match=r"^list.json: 'a.png' has a box of 'spleen', which its annotated leaves"):
             read(tmp_path, [LIVER, SPLEEN], annotated=["liver"])
 
-    def test_a_name_that_is_no_category(self, tmp_path: Path) -> None:
+    def test_a_name_that_is_not_a_category(self, tmp_path: Path) -> None:
         with pytest.raises(ValueError, match=r"^list.json: annotated of 'a.png' has 'Liver', which is not a category"):
             read(tmp_path, [], annotated=["spleen", "Liver"])
 

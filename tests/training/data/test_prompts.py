@@ -100,7 +100,7 @@ def test_parent_terms_get_the_boxes_of_all_their_labels() -> None:
     assert all(prompt.boxes == (0, 1, 2) and prompt.classes == (0, 0, 0) for prompt in prompts)
 
 
-def test_general_terms_are_no_negatives_but_both_sides_are() -> None:
+def test_general_terms_are_not_negatives_but_both_sides_are() -> None:
     asked = sampler(replace=1.0, parent=1.0, foreign=0, all_labels=1.0)
     absent = {phrase for prompt in draws(asked, [], ["polyp", "ulcer"], "colon") for phrase in prompt.phrases}
     assert absent == {"adenoma", "mucosal defect"}, "a lesion of another kind may be there"
@@ -108,7 +108,7 @@ def test_general_terms_are_no_negatives_but_both_sides_are() -> None:
     assert "kidneys" in sides
 
 
-def test_what_was_cut_off_is_no_foreign_label() -> None:
+def test_what_was_cut_off_is_not_a_foreign_label() -> None:
     others = {"a": ("polyp", "papilla", "optic disc", "left kidney")}
     asked = PromptSampler(VOCABULARY, others, PromptRecipe(replace=0.0, foreign=3))
     rng = np.random.default_rng(0)
@@ -243,7 +243,7 @@ def test_regions_of_a_image_are_known_only_if_all_its_labels_are() -> None:
     assert vocabulary.foreign((), ["optic disc"]) == () and vocabulary.foreign(("abdomen",), ["optic disc"])
 
 
-def test_a_term_that_means_an_annotated_label_is_no_parent() -> None:
+def test_a_term_that_means_an_annotated_label_is_not_a_parent() -> None:
     vocabulary = Vocabulary.load()
     sides = ["left lung", "right lung"]
     assert vocabulary.covered("lungs", sides) == ("left lung", "right lung")

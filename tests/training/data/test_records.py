@@ -127,7 +127,7 @@ class TestBuiltSets:
         with pytest.raises(ValueError, match="no such folder; give a built data set"):
             load_records(data)
 
-    def test_what_is_no_data_set(self, tmp_path: Path) -> None:
+    def test_folders_that_are_not_data_sets(self, tmp_path: Path) -> None:
         with pytest.raises(ValueError, match="cannot be read as a data set"):
             load_records(tmp_path)
 
@@ -215,12 +215,12 @@ class TestCoco:
             load_records(one_image(tmp_path, [("liver", [1, 2, 3, 4])], file_name=name), "ct")
 
     @pytest.mark.parametrize("text", ["{", "[]", '{"images": 3, "annotations": [], "categories": []}', "\xff"])
-    def test_what_is_no_coco(self, tmp_path: Path, text: str) -> None:
+    def test_files_that_are_not_coco(self, tmp_path: Path, text: str) -> None:
         (tmp_path / "list.json").write_text(text, encoding="latin-1")
         with pytest.raises(ValueError, match=r"list.json: is not a COCO file"):
             load_records(tmp_path / "list.json", "ct")
 
-    def test_annotations_of_no_image_are_named(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    def test_annotations_without_an_image_are_named(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
         path = one_image(tmp_path, [("liver", [1, 2, 3, 4])])
         content = json.loads(path.read_text(encoding="utf-8"))
         lost = {**content["annotations"][0], "image_id": 99}
@@ -252,7 +252,7 @@ class TestCoco:
         Image.fromarray(np.full((8, 8), 4000, np.uint16)).save(tmp_path / "c.png")
         assert read_image_file(tmp_path / "c.png", (8, 8)).dtype == np.uint16
 
-    def test_folders_with_several_unnamed_files_are_no_coco_folders(self, tmp_path: Path) -> None:
+    def test_folders_with_several_unnamed_files_are_not_coco_folders(self, tmp_path: Path) -> None:
         one_image(tmp_path, [])
         assert list(coco_files(tmp_path).values()) == [None]
         (tmp_path / "second.json").write_bytes((tmp_path / "list.json").read_bytes())
@@ -346,7 +346,7 @@ def test_boxes_are_of_known_labels_and_nothing_becomes_absent(
         assert "lung" not in joined.annotated, "an unknown side may be all that is seen of the lungs"
 
 
-def test_boxes_of_what_is_not_annotated_are_no_record() -> None:
+def test_boxes_of_what_is_not_annotated_are_not_a_record() -> None:
     with pytest.raises(ValueError, match="a: has boxes of labels that are not annotated in it: spleen"):
         record([[1, 1, 5, 5], [2, 2, 4, 4]], ["liver", "spleen"], ["liver"])
 

@@ -49,12 +49,12 @@ def test_the_same_image_under_another_name_and_in_color() -> None:
         check_apart([new], [color])
 
 
-def test_an_empty_frame_is_no_evidence() -> None:
+def test_an_empty_frame_is_not_evidence() -> None:
     new, older = _record("mine", "validation", "x", 0), _record("older", "train", "y", 0)
     check_apart([new], [older])
 
 
-def test_file_names_are_no_patients(caplog: pytest.LogCaptureFixture) -> None:
+def test_file_names_are_not_patients(caplog: pytest.LogCaptureFixture) -> None:
     new, older = _record("images", "validation", "1.png", 1), _record("images", "train", "1.png", 2)
     unnamed = [replace(each, image_id="1.png") for each in (new, older)]
     check_apart(unnamed[:1], unnamed[1:])

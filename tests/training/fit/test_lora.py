@@ -159,7 +159,7 @@ class TestAdapters:
         arguments = command(checkpoint, data, tmp_path, "--lora", "--anchor_scale", "2.5")
         assert "an adapter keeps the anchors of its base" in error_of(arguments, capsys)
 
-    def test_scores_are_no_chances_any_more(self, checkpoint: Path, data: Path, tmp_path: Path) -> None:
+    def test_scores_are_not_chances_any_more(self, checkpoint: Path, data: Path, tmp_path: Path) -> None:
         base = self.base(checkpoint)
         base.config.expert_overrides = {"ct": {"head_config": {"score_calibration": [1.2, -0.3]}}}
         base.save_pretrained(tmp_path / "base")

@@ -76,7 +76,7 @@ def test_language_takes_no_part() -> None:
     assert not [name for name in without if "backbone" not in name], without
 
 
-def test_labels_that_are_not_known_are_no_negatives() -> None:
+def test_labels_that_are_not_known_are_not_negatives() -> None:
     model, made = closed(), batch()
     model(**made).loss.backward()
     gradient = model.classes.bias.grad

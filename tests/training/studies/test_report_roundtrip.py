@@ -53,6 +53,6 @@ def test_a_box_that_moved_would_be_seen(source: VolumeSource, monkeypatch: pytes
     assert distances is not None and distances["report_mm"] == pytest.approx(3.0)
 
 
-def test_what_is_no_series_is_not_written() -> None:
+def test_only_series_are_written() -> None:
     grid = empty_grid((4, 4, 4), np.eye(4))
     assert roundtrip(made_result(grid, made_box(grid, (0, 0, 0, 1, 1, 1))), VolumeSource(grid), 0.3) is None
