@@ -38,15 +38,15 @@ def prepare_images(
     return processor.image_processor(list(images), modality=modality, return_tensors="pt", **options)
 
 
-def join_prompts(prompts: Mapping[str, Any], pixels: Mapping[str, Any]) -> BatchFeature:
+def join_prompts(prompts: Mapping[str, Any], pixels: Mapping[str, Any], count: int) -> BatchFeature:
     """Return the model's batch: prompts and images.
 
     Args:
         prompts (`Mapping[str, Any]`): as [`MedGlipProcessor.encode_prompts`] returns them, one for each image or one
             for all.
         pixels (`Mapping[str, Any]`): from [`prepare_images`].
+        count (`int`): number of images.
     """
-    count = len(pixels["pixel_values"])
     if len(prompts["text_labels"]) != count:
         prompts = {
             key: value.expand(count, *value.shape[1:]) if isinstance(value, torch.Tensor) else list(value) * count

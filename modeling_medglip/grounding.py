@@ -120,7 +120,7 @@ class Grounder:
         pixels = prepare_images(
             self.processor, images, modality, photometric_interpretation=photometric_interpretation
         )
-        inputs = join_prompts(text, pixels).to(self.device)
+        inputs = join_prompts(text, pixels, len(images)).to(self.device)
         outputs = run_model(self.model, inputs, features)
         return self.processor.post_process_grounded_object_detection(
             outputs, inputs, threshold=threshold, target_sizes=target_sizes

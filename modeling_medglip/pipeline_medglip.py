@@ -157,7 +157,7 @@ class MedicalPhraseGroundingPipeline(Pipeline):
             make_question(self.trained, list(dict.fromkeys(request["labels"])), name)
             for request, name in zip(requests, pixels["modality"], strict=True)
         ]
-        inputs = join_prompts(encode_questions(self.processor, questions), pixels)
+        inputs = join_prompts(encode_questions(self.processor, questions), pixels, len(images))
         sizes = [image_size(image) for image in images]
         return {"inputs": inputs, "target_sizes": sizes, "questions": questions}
 

@@ -82,9 +82,9 @@ def test_own_pipeline_equals_detect(grounder: MedicalPhraseGroundingPipeline) ->
 def test_one_prompt_is_joined_to_every_image() -> None:
     prompts = {"input_ids": torch.tensor([[7, 8]]), "text_labels": [["liver"]]}
     pixels = {"pixel_values": torch.zeros(3, 3, 4, 4)}
-    joined = join_prompts(prompts, pixels)
+    joined = join_prompts(prompts, pixels, 3)
     assert joined["input_ids"].tolist() == [[7, 8]] * 3 and joined["text_labels"] == [["liver"]] * 3
-    each = join_prompts({"input_ids": torch.arange(3)[:, None], "text_labels": [["a"], ["b"], ["c"]]}, pixels)
+    each = join_prompts({"input_ids": torch.arange(3)[:, None], "text_labels": [["a"], ["b"], ["c"]]}, pixels, 3)
     assert each["input_ids"].tolist() == [[0], [1], [2]] and each["text_labels"] == [["a"], ["b"], ["c"]]
 
 
