@@ -15,10 +15,10 @@ import torch
 from safetensors.torch import load_file
 
 from tests.modeling_medglip.tiny_checkpoint import save_tiny_checkpoint
-from training.fit.trainer import GroundingTrainer, train_expert
+from training.fit.trainer import GroundingTrainer, freeze, train_expert
 
 from ..tiny_data import make_data
-from .test_trainer import OPTIMIZATION, RECIPE, Squares, collate, frozen
+from .test_trainer import OPTIMIZATION, RECIPE, Squares, collate, tiny_model
 
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -27,8 +27,10 @@ ROOT = Path(__file__).resolve().parents[3]
 def losses(out: Path, batch: int) -> list[float]:
     """Losses of every step of two epochs with so many images per device."""
     recipe = dataclasses.replace(RECIPE, batch=batch)
+    model = tiny_model()  # without dropout: each process draws numbers of its own
+    freeze(model, OPTIMIZATION)
     trainer: GroundingTrainer = train_expert(
-        frozen(), Squares(), collate, recipe, OPTIMIZATION, out, logging_steps=1, save_strategy="no"
+        model, Squares(), collate, recipe, OPTIMIZATION, out, logging_steps=1, save_strategy="no"
     )
     return [float(row["loss"]) for row in trainer.state.log_history if "loss" in row]
 
