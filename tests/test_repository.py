@@ -35,7 +35,6 @@ PRIVATE_WORDS = {
 ALLOWED_WORDS = {
     "modeling_medglip/volumes/source.py": {"picture", "pictures"},
     "tests/modeling_medglip/volumes/test_source.py": {"picture", "pictures"},
-    "tests/modeling_medglip/test_registration.py": {"marks"},  # an argument of pytest's
     "modeling_medglip/volumes/segmentations.py": {"odd"},
     "training/old_names.py": {"picture", "pictures", "remember"},
     "training/data/coco_records.py": {"picture"},

@@ -351,7 +351,7 @@ ENTRY = st.fixed_dictionaries(
     },
 )  # fmt: skip
 # Each example is a whole build; `make fuzz` tries many more.
-FEW = settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+FEW = settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 def outcome(folder: Path, layout: str, files: dict[str, Any], modality: str = "ct") -> None:

@@ -210,6 +210,7 @@ def test_the_committed_pages_are_what_the_commands_write(tmp_path: Path) -> None
     assert RESULTS.with_suffix(".md").read_text(encoding="utf-8") == again.read_text(encoding="utf-8")
 
 
+@pytest.mark.slow
 def test_the_usage_of_a_published_card_runs_as_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The embedded checkpoint's folder stands in the place of the repository's id."""
     monkeypatch.chdir(tmp_path)

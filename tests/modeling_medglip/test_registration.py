@@ -54,10 +54,8 @@ def run(code: str) -> str:
     return done.stdout
 
 
-@pytest.mark.parametrize(
-    "order",
-    [pytest.param(name, marks=() if name == "package first" else pytest.mark.slow) for name in ORDERS],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("order", ORDERS)
 def test_transformers_knows_the_classes(order: str) -> None:
     assert run(ORDERS[order] + CHECK) == "registered\n"
 
