@@ -216,7 +216,7 @@ class MedGlipZeroShotObjectDetectionPipeline(MedicalPhraseGroundingPipeline):
     def _sanitize_parameters(
         self, timeout: float | None = None, **kwargs: Any
     ) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
-        """Accept `timeout` too, which is for downloads, of which there are none."""
+        """Ignore `timeout`, which transformers passes for downloads: this pipeline downloads nothing."""
         return super()._sanitize_parameters(**kwargs)
 
     def postprocess(

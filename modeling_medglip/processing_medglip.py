@@ -242,7 +242,7 @@ class MedGlipProcessor(ProcessorMixin):
 
         Raises:
             `ValueError`: see [`check_checkpoint_files`], or the files do not describe a processor.
-            `OSError`: there are none.
+            `OSError`: the files are missing.
         """
         check_checkpoint_files(pretrained_model_name_or_path, PROCESSOR_FILES, **kwargs)
         if kwargs.get("trust_remote_code") is None:

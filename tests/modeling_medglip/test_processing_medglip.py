@@ -21,7 +21,7 @@ from transformers import AutoImageProcessor, AutoProcessor, AutoTokenizer
 import modeling_medglip
 from modeling_medglip import MedGlipProcessor
 
-from .tiny_processor import tiny_processor
+from .tiny_processor import tiny_processor, words_of
 
 
 IMAGE = np.zeros((32, 32, 3), dtype=np.uint8)
@@ -32,14 +32,6 @@ WORDS = ("liver", "spleen", "left kidney", "right kidney", "lung nodule", "pneum
 @pytest.fixture(scope="module")
 def processor() -> MedGlipProcessor:
     return tiny_processor({"modality": "endoscopy"})
-
-
-def words_of(processor: MedGlipProcessor, batch: Any, image: int = 0, chunk: int = 0) -> list[str]:
-    """The tokens of each label, decoded."""
-    tokens = batch["label_tokens"] if batch["label_tokens"].ndim == 4 else batch["label_tokens"][:, None]
-    ids = batch["input_ids"] if batch["input_ids"].ndim == 3 else batch["input_ids"][:, None]
-    rows = tokens[image, chunk]
-    return [processor.tokenizer.decode(ids[image, chunk][row]) for row in rows[rows.any(-1)]]
 
 
 def test_spans_hold_every_word_piece_and_no_punctuation(processor: MedGlipProcessor) -> None:

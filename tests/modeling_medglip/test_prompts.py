@@ -19,7 +19,7 @@ from modeling_medglip.processing_medglip import (
     unique_labels,
 )
 
-from .tiny_processor import tiny_processor
+from .tiny_processor import tiny_processor, words_of
 
 
 IMAGE = np.zeros((32, 32, 3), dtype=np.uint8)
@@ -28,14 +28,6 @@ IMAGE = np.zeros((32, 32, 3), dtype=np.uint8)
 @pytest.fixture(scope="module")
 def processor() -> MedGlipProcessor:
     return tiny_processor({"modality": "endoscopy"})
-
-
-def words_of(processor: MedGlipProcessor, batch: Any, image: int = 0, chunk: int = 0) -> list[str]:
-    """The tokens of each label, decoded."""
-    tokens = batch["label_tokens"] if batch["label_tokens"].ndim == 4 else batch["label_tokens"][:, None]
-    ids = batch["input_ids"] if batch["input_ids"].ndim == 3 else batch["input_ids"][:, None]
-    rows = tokens[image, chunk]
-    return [processor.tokenizer.decode(ids[image, chunk][row]) for row in rows[rows.any(-1)]]
 
 
 @pytest.mark.parametrize(

@@ -31,6 +31,14 @@ def tiny_processor(settings: dict[str, Any] | None = None, **kwargs: Any) -> Med
     return MedGlipProcessor(MedGlipImageProcessor(**(settings or {})), tiny_tokenizer(), **kwargs)
 
 
+def words_of(processor: MedGlipProcessor, batch: Any, image: int = 0, chunk: int = 0) -> list[str]:
+    """The tokens of each label, decoded."""
+    tokens = batch["label_tokens"] if batch["label_tokens"].ndim == 4 else batch["label_tokens"][:, None]
+    ids = batch["input_ids"] if batch["input_ids"].ndim == 3 else batch["input_ids"][:, None]
+    rows = tokens[image, chunk]
+    return [processor.tokenizer.decode(ids[image, chunk][row]) for row in rows[rows.any(-1)]]
+
+
 def made_up_outputs(
     inputs: Any, boxes: list[list[float]], labels: list[int], scores: list[float], chunk: int = 0
 ) -> SimpleNamespace:

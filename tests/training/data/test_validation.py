@@ -10,7 +10,7 @@ from typing import Any, get_args, get_type_hints
 import pytest
 import yaml
 
-from training.data import validation as guards
+from training.data import validation
 from training.data.augmentation import AugmentationRecipe
 from training.data.prompts import PromptRecipe
 from training.data.validation import check_options, check_recipe
@@ -49,22 +49,22 @@ def test_an_option_out_of_range(name: str, value: Any, shown: str) -> None:
 
 
 def test_what_is_not_given_or_right_passes() -> None:
-    check_options({name: None for name in guards.OPTIONS})
+    check_options({name: None for name in validation.OPTIONS})
     check_options({"epochs": 0.5, "size": 64, "seed": 0, "labels": ["liver"], "replay_share": 0.0, "other": -1})
 
 
 def test_every_number_has_a_rule() -> None:
     """A new field without a rule would go unchecked."""
     for section, kind in (
-        (guards.OPTIMIZATION, Optimization),
-        (guards.EXPERT, ExpertRecipe),
-        (guards.PROMPTS, PromptRecipe),
-        (guards.AUGMENTATION, AugmentationRecipe),
+        (validation.OPTIMIZATION, Optimization),
+        (validation.EXPERT, ExpertRecipe),
+        (validation.PROMPTS, PromptRecipe),
+        (validation.AUGMENTATION, AugmentationRecipe),
     ):
         assert set(section) == {field.name for field in fields(kind)}  # type: ignore[arg-type]
     settings = get_type_hints(FinetuneArguments)
     numbers = {name for name, kind in settings.items() if {int, float} & {kind, *get_args(kind)}}
-    assert numbers and numbers <= set(guards.OPTIONS)
+    assert numbers and numbers <= set(validation.OPTIONS)
 
 
 @pytest.mark.parametrize("path", sorted(RECIPES.glob("*.yaml")), ids=lambda path: path.stem)
@@ -118,7 +118,7 @@ def test_no_recipe_at_all(text: str, tmp_path: Path) -> None:
 
 
 def test_one_broken_image_is_borne_and_more_than_one_in_a_hundred_are_not() -> None:
-    guards.stop_if_broken(1, 1, "data")
-    guards.stop_if_broken(3, 300, "data")
+    validation.stop_if_broken(1, 1, "data")
+    validation.stop_if_broken(3, 300, "data")
     with pytest.raises(ValueError, match="^data: 4 of 300 images cannot be read: mend the data$"):
-        guards.stop_if_broken(4, 300, "data")
+        validation.stop_if_broken(4, 300, "data")
