@@ -306,6 +306,11 @@ class MedGlipHeadConfig(PreTrainedConfig):
         focal_alpha (`float`, defaults to 0.25): weight of the positives in the focal loss of the alignment.
         focal_gamma (`float`, defaults to 2.0): how strongly that loss weighs easy pairs down.
         box_loss_weight (`float`, defaults to 2.0): weight of the GIoU loss.
+        presence_dim (`int`, defaults to 0): width of the head that answers whether the image shows a label at all, by
+            whose probability the scores of boxes are multiplied. 0 (GLIP): there is none.
+        presence_loss_weight (`float`, defaults to 1.0): weight of its cross-entropy.
+        contrast_loss_weight (`float`, defaults to 0.0): weight of the cross-entropy over the labels of a prompt in
+            regions that show one of them. GLIP has none.
         score_calibration (`list[float]`, *optional*): slope and intercept, on the logit of the final score, that turn
             it into the chance that the box is right (Platt, 1999). `None` (GLIP) keeps the score as it is.
         initializer_range (`float`, defaults to 0.02): standard deviation of the other layers' initial weights.
@@ -337,6 +342,9 @@ class MedGlipHeadConfig(PreTrainedConfig):
     focal_alpha: float = 0.25
     focal_gamma: float | int = 2.0
     box_loss_weight: float | int = 2.0
+    presence_dim: int = 0
+    presence_loss_weight: float | int = 1.0
+    contrast_loss_weight: float | int = 0.0
     score_calibration: list[float | int] | tuple[float | int, ...] | None = None
     initializer_range: float = 0.02
 
@@ -395,6 +403,7 @@ class MedGlipConfig(PreTrainedConfig):
     }
     keys_to_ignore_at_inference = [
         "region_features", "token_features", "spatial_shapes", "input_sizes", "score_calibration", "label_token_mask",
+        "presence_logits",
     ]  # fmt: skip
 
     text_config: dict | PreTrainedConfig | None = None

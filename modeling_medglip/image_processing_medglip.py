@@ -736,6 +736,21 @@ def label_scores(logits: torch.Tensor, label_tokens: torch.Tensor) -> torch.Tens
     return logits.float().sigmoid() @ weights.transpose(1, 2)
 
 
+def presence_scores(presence_logits: torch.Tensor, label_tokens: torch.Tensor) -> torch.Tensor:
+    """Return the probability that an image shows each label, from the mean logit of the label's tokens.
+
+    Args:
+        presence_logits (`Tensor` of shape `(chunks, tokens)`): before the sigmoid.
+        label_tokens (`Tensor` of shape `(chunks, labels, tokens)`, bool): the tokens of each label.
+
+    Returns:
+        `(chunks, labels)` in [0, 1].
+    """
+    weights = label_tokens.to(presence_logits.device, torch.float32)
+    weights = weights / weights.sum(-1, keepdim=True).clamp(min=1)
+    return (weights @ presence_logits.float()[..., None]).squeeze(-1).sigmoid()
+
+
 def _candidates(
     scores: torch.Tensor, centerness: torch.Tensor, level_sizes: Sequence[int], pre_nms_threshold: float
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -813,11 +828,12 @@ def post_process_boxes(
     Args:
         outputs ([`MedGlipObjectDetectionOutput`]): with `logits` (B, R, T), `centerness` (B, R), `pred_boxes`
             (B, R, 4), `input_sizes` (B, 2) and `spatial_shapes` (levels, 2). With C chunks of labels R is C times the
-            regions, chunk after chunk. `score_calibration` (B, 2), where there is one, turns final scores into chances
-            of being right.
+            regions, chunk after chunk. `presence_logits` (B, T) or (B, C, T), where there are any, give each label's
+            probability of being in the image. `score_calibration` (B, 2), where there is one, turns final scores into
+            chances of being right.
         label_tokens (`Tensor` of shape `(B, L, T)` or `(B, C, L, T)`, bool): the tokens of each label.
-        threshold (`float`, *optional*, defaults to 0.3): the final score, sqrt(label score * centerness) and
-            calibrated, that a box must exceed.
+        threshold (`float`, *optional*, defaults to 0.3): the final score, sqrt(label score * centerness) times the
+            label's presence and calibrated, that a box must exceed.
         target_sizes (`Sequence[Sequence[int]]` or `Tensor` of shape `(B, 2)`, *optional*): height and width of the
             original images; without them boxes are in pixels of the model's input.
         nms_threshold (`float`, *optional*, defaults to 0.6): boxes of one label that overlap a better one by more
@@ -861,7 +877,9 @@ def _check_outputs(outputs: Any, tokens: torch.Tensor, target_sizes: Any) -> Non
     logits = outputs.logits
     if len(logits) != batch or logits.shape[1] % chunks or logits.shape[-1] != tokens.shape[-1]:
         raise ValueError(f"the outputs {tuple(logits.shape)} do not belong to the label tokens {tuple(tokens.shape)}")
-    if not bool(torch.isfinite(logits).all() and torch.isfinite(outputs.centerness).all()):
+    presence = getattr(outputs, "presence_logits", None)
+    numbers = (logits, outputs.centerness, *(() if presence is None else (presence,)))
+    if not all(bool(torch.isfinite(tensor).all()) for tensor in numbers):
         raise ValueError("the model gave numbers that are not finite: its weights or its precision are at fault")
     if isinstance(target_sizes, (int, float)):
         raise ValueError("target_sizes holds (height, width) for each image, not a number: pass it by its name")
@@ -884,6 +902,8 @@ def _scored_boxes(
     chunk, region, label, score = _candidates(scores, centerness, levels, pre_nms_threshold)
     counts = tokens.any(-1).sum(-1)
     first_label = (counts.cumsum(0) - counts).to(label.device)
+    if (presence := getattr(outputs, "presence_logits", None)) is not None:
+        score = score * presence_scores(presence[index].view(chunks, -1), tokens)[chunk, label]
     calibration = getattr(outputs, "score_calibration", None)
     score = calibrated(score, None if calibration is None else calibration[index])
     boxes = clip_legacy(outputs.pred_boxes[index].float().view(chunks, regions, 4)[chunk, region], size)

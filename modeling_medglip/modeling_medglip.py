@@ -51,6 +51,8 @@ CONVERT_PICKLE = (
 SPARE_PARAMETERS = 2**27
 # The logit of a region outside its own image: its probability is exactly 0 in float32.
 OUTSIDE_LOGIT = -50000.0
+# The presence logit of an expert without a presence head: its probability is exactly 1 in float32.
+PRESENT_LOGIT = 50.0
 # Box regression of GLIP: weights of the deltas and the largest log ratio of sizes.
 DELTA_WEIGHTS = (10.0, 10.0, 5.0, 5.0)
 MAX_LOG_RATIO = math.log(1000.0 / 16)
@@ -69,6 +71,8 @@ class MedGlipModelOutput(ModelOutput):
         region_mask (`Tensor` of shape `(batch, regions)`, bool): regions inside their own image.
         spatial_shapes (`Tensor` of shape `(levels, 2)`): height and width of P3..P7 of the padded input.
         input_sizes (`Tensor` of shape `(batch, 2)`): height and width in pixels of each image without its padding.
+        presence_logits (`Tensor` of shape `(batch, tokens)` or `(batch, chunks, tokens)`, *optional*): see
+            [`MedGlipPresenceHead`]; `None` when no expert here has one.
     """
 
     logits: Tensor | None = None
@@ -77,6 +81,7 @@ class MedGlipModelOutput(ModelOutput):
     region_mask: Tensor | None = None
     spatial_shapes: Tensor | None = None
     input_sizes: Tensor | None = None
+    presence_logits: Tensor | None = None
 
 
 @dataclass
@@ -85,7 +90,8 @@ class MedGlipObjectDetectionOutput(ModelOutput):
 
     Args:
         loss (`Tensor`, *optional*): sum of `loss_dict`, when `labels` were given.
-        loss_dict (`dict[str, Tensor]`, *optional*): `loss_alignment`, `loss_box`, `loss_centerness`.
+        loss_dict (`dict[str, Tensor]`, *optional*): `loss_alignment`, `loss_box`, `loss_centerness`, and, where the
+            experts have them, `loss_presence` and `loss_contrast`.
         logits (`Tensor` of shape `(batch, regions, tokens)`): alignment before the sigmoid.
         box_deltas (`Tensor` of shape `(batch, regions, 4)`): box regression relative to the anchors.
         centerness (`Tensor` of shape `(batch, regions)`): before the sigmoid.
@@ -99,6 +105,8 @@ class MedGlipObjectDetectionOutput(ModelOutput):
             [`MedGlipHeadConfig`]; `None` when no expert here has any.
         label_token_mask (`Tensor` of shape `(batch, tokens)`, bool, *optional*): the prompts' tokens that are neither
             padding nor separators, for post-processing that sees no prompt; not for prompts in chunks.
+        presence_logits (`Tensor` of shape `(batch, tokens)` or `(batch, chunks, tokens)`, *optional*): see
+            [`MedGlipPresenceHead`]; `None` when no expert here has one.
     """
 
     loss: Tensor | None = None
@@ -113,6 +121,7 @@ class MedGlipObjectDetectionOutput(ModelOutput):
     input_sizes: Tensor | None = None
     score_calibration: Tensor | None = None
     label_token_mask: Tensor | None = None
+    presence_logits: Tensor | None = None
 
 
 # ------------------------------------------------------------------------------------------------ feature pyramid
@@ -552,6 +561,64 @@ class MedGlipAlignmentHead(nn.Module):
         return torch.baddbmm(bias[:, None], regions, tokens.transpose(1, 2)), tokens
 
 
+class MedGlipPresenceHead(nn.Module):
+    """Logit of each token that the image shows what its label names, wherever it is.
+
+    Boxes answer where a label is; this head answers whether it is there at all, as the presence token of SAM 3
+    (arXiv 2511.16719) does, for each label. It sees the phrase as the language encoder reads it, so that it can refuse
+    what the expert never learned, the token after the fusion, which has looked at the whole image, and the best
+    aligned regions. The logit of a label is the mean over its tokens.
+    """
+
+    best_regions = 16
+
+    def __init__(self, config: MedGlipHeadConfig, phrase_dim: int, text_dim: int) -> None:
+        super().__init__()
+        width = config.presence_dim
+        self.phrase_norm = nn.LayerNorm(phrase_dim)
+        self.token_norm = nn.LayerNorm(text_dim)
+        self.phrase_projection = nn.Linear(phrase_dim, width)
+        self.token_projection = nn.Linear(text_dim, width)
+        self.region_projection = nn.Linear(config.channels, width)
+        self.evidence_projection = nn.Linear(2, width)
+        self.hidden = nn.Linear(width, width)
+        self.presence_projection = nn.Linear(width, 1)
+
+    def forward(self, phrases: Tensor, tokens: Tensor, regions: Tensor, logits: Tensor) -> Tensor:
+        """Return the presence logits `(batch, tokens)`.
+
+        Args:
+            phrases (`Tensor` of shape `(batch, tokens, phrase_dim)`): the language encoder's output.
+            tokens (`Tensor` of shape `(batch, tokens, text_dim)`): the tokens after the tower.
+            regions (`Tensor` of shape `(batch, regions, channels)`): region features F.
+            logits (`Tensor` of shape `(batch, regions, tokens)`): alignment S; no gradient flows back into it.
+        """
+        best, index = logits.detach().transpose(1, 2).topk(min(self.best_regions, logits.shape[1]), dim=-1)
+        rows = torch.arange(len(regions), device=regions.device)[:, None, None]
+        weights = best.softmax(-1)[..., None]
+        shown = (regions[rows, index] * weights).sum(2)
+        evidence = torch.stack([best[..., 0], best.mean(-1)], dim=-1) / 4
+        mixed = self.phrase_projection(self.phrase_norm(phrases)) + self.token_projection(self.token_norm(tokens))
+        mixed = mixed + self.region_projection(shown) + self.evidence_projection(evidence)
+        return self.presence_projection(F.gelu(self.hidden(F.gelu(mixed)))).squeeze(-1)
+
+
+class ExpertOutputs(NamedTuple):
+    """What an expert gives for a batch of one chunk of prompts.
+
+    Args:
+        regions (`Tensor` of shape `(batch, regions, channels)`): region features F.
+        tokens (`Tensor` of shape `(batch, tokens, channels)`): token features T.
+        logits (`Tensor` of shape `(batch, regions, tokens)`): alignment S before the sigmoid.
+        presence (`Tensor` of shape `(batch, tokens)`): presence logits; [`PRESENT_LOGIT`] without a presence head.
+    """
+
+    regions: Tensor
+    tokens: Tensor
+    logits: Tensor
+    presence: Tensor
+
+
 class MedGlipExpert(nn.Module):
     """The image side of one modality: encoder, pyramid, fusion tower, alignment."""
 
@@ -569,6 +636,8 @@ class MedGlipExpert(nn.Module):
         self.blocks = nn.ModuleList(MedGlipFusionBlock(config, head, text_dim) for _ in range(head.num_blocks))
         self.region_norm = nn.LayerNorm(head.channels) if head.region_norm else None
         self.alignment = MedGlipAlignmentHead(head, text_dim)
+        phrase_dim = config.text_config.hidden_size
+        self.presence = MedGlipPresenceHead(head, phrase_dim, text_dim) if head.presence_dim else None
 
     def train(self, mode: bool = True) -> MedGlipExpert:
         """Set the mode as `Module.train` does; BatchNorm of the image encoder keeps its statistics.
@@ -586,10 +655,8 @@ class MedGlipExpert(nn.Module):
         levels = self.pyramid(self.backbone(pixel_values).feature_maps)
         return self.positions(levels) if self.positions is not None else levels
 
-    def fuse(
-        self, levels: list[Tensor], text: Tensor, attention_mask: Tensor, text_mask: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Return region features F, token features T and logits S.
+    def fuse(self, levels: list[Tensor], text: Tensor, attention_mask: Tensor, text_mask: Tensor) -> ExpertOutputs:
+        """Return region features F, token features T, logits S and presence logits.
 
         Args:
             levels (`list[Tensor]` of shapes `(batch, channels, h, w)`): P3..P7 before the fusion.
@@ -597,6 +664,7 @@ class MedGlipExpert(nn.Module):
             attention_mask (`Tensor` of shape `(batch, tokens)`): 1 for tokens, 0 for padding.
             text_mask (`Tensor` of shape `(batch, 1, 1 or tokens, tokens)`): added to the text layers' scores.
         """
+        phrases = text
         if self.text_adapter is not None:
             text = self.text_adapter(text)
         for block in self.blocks:
@@ -605,7 +673,11 @@ class MedGlipExpert(nn.Module):
         if self.region_norm is not None:
             regions = self.region_norm(regions)
         logits, tokens = self.alignment(regions, text)
-        return regions, tokens, logits
+        if self.presence is None:
+            presence = logits.new_full(text.shape[:2], PRESENT_LOGIT)
+        else:
+            presence = self.presence(phrases, text, regions, logits)
+        return ExpertOutputs(regions, tokens, logits, presence)
 
 
 class MedGlipBoxHead(nn.Module):
@@ -882,7 +954,7 @@ class MedGlipPreTrainedModel(PreTrainedModel):  # noqa: D101
     _supports_sdpa = True
     _no_split_modules = [
         "MedGlipFeaturePyramid", "MedGlipSinePositionEmbedding", "MedGlipFusionBlock", "MedGlipAlignmentHead",
-        "MedGlipBoxHead",
+        "MedGlipPresenceHead", "MedGlipBoxHead",
     ]  # fmt: skip
 
     def _initialize_weights(self, module: Any, is_custom_code: bool = False) -> None:
@@ -1213,8 +1285,8 @@ class MedGlipModel(MedGlipPreTrainedModel):  # noqa: D101
 
     def _forward_group(
         self, pixel_values: Tensor, text: TextFeatures, chunks: int, key: tuple[str, int, int], images: list[int]
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Return `(images, chunks, ...)` features, tokens and logits of all images of one expert and one size."""
+    ) -> ExpertOutputs:
+        """Return the outputs of all images of one expert and one size, with an axis of chunks after the images'."""
         name, height, width = key
         expert = cast(MedGlipExpert, self.experts[name])
         pixels = pixel_values if len(images) == len(pixel_values) else pixel_values[images]
@@ -1224,60 +1296,61 @@ class MedGlipModel(MedGlipPreTrainedModel):  # noqa: D101
         for chunk in range(chunks):
             hidden, mask, text_mask = (tensor[rows * chunks + chunk] for tensor in text)
             parts.append(expert.fuse(levels, hidden, mask, text_mask))
-        regions, tokens, logits = (torch.stack(part, dim=1) for part in zip(*parts, strict=True))
-        return regions, tokens, logits
+        return ExpertOutputs(*(torch.stack(part, dim=1) for part in zip(*parts, strict=True)))
 
     def _gather(
         self,
-        outputs: list[tuple[Tensor, Tensor, Tensor]],
+        outputs: list[ExpertOutputs],
         groups: list[tuple[tuple[str, int, int], list[int]]],
         shapes: list[tuple[int, int]],
         sizes: list[tuple[int, int]],
         chunks: int,
     ) -> MedGlipModelOutput:
         """Put the groups' results back in the batch's order, each on its cells of the padded grid."""
-        device = outputs[0][0].device
+        device = outputs[0].regions.device
         total = sum(height * width for height, width in shapes)
-        if len(groups) == 1 and outputs[0][0].shape[2] == total:
-            regions, tokens, logits = outputs[0]
+        if len(groups) == 1 and outputs[0].regions.shape[2] == total:
+            gathered = outputs[0]
             inside = torch.ones(len(sizes), total, dtype=torch.bool, device=device)
         else:
-            regions, tokens, logits, inside = self._scatter(outputs, groups, shapes, total, len(sizes))
+            gathered, inside = self._scatter(outputs, groups, shapes, total, len(sizes))
+        answers_presence = any(cast(MedGlipExpert, expert).presence is not None for expert in self.experts.values())
+        tokens, presence = (part if chunks > 1 else part.squeeze(1) for part in (gathered.tokens, gathered.presence))
         return MedGlipModelOutput(
-            logits=logits.flatten(1, 2),
-            region_features=regions.flatten(1, 2),
-            token_features=tokens if chunks > 1 else tokens.squeeze(1),
+            logits=gathered.logits.flatten(1, 2),
+            region_features=gathered.regions.flatten(1, 2),
+            token_features=tokens,
             region_mask=inside.repeat(1, chunks),
             spatial_shapes=torch.tensor(shapes, device=device),
             input_sizes=torch.tensor(sizes, device=device),
+            presence_logits=presence if answers_presence else None,
         )
 
     def _scatter(
         self,
-        outputs: list[tuple[Tensor, Tensor, Tensor]],
+        outputs: list[ExpertOutputs],
         groups: list[tuple[tuple[str, int, int], list[int]]],
         shapes: list[tuple[int, int]],
         total: int,
         batch: int,
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    ) -> tuple[ExpertOutputs, Tensor]:
         first = outputs[0]
-        chunks = first[0].shape[1]
-        regions = first[0].new_zeros(batch, chunks, total, first[0].shape[-1])
-        tokens = first[1].new_zeros(batch, *first[1].shape[1:])
-        logits = first[2].new_full((batch, chunks, total, first[2].shape[-1]), OUTSIDE_LOGIT)
+        chunks = first.regions.shape[1]
+        regions = first.regions.new_zeros(batch, chunks, total, first.regions.shape[-1])
+        tokens = first.tokens.new_zeros(batch, *first.tokens.shape[1:])
+        logits = first.logits.new_full((batch, chunks, total, first.logits.shape[-1]), OUTSIDE_LOGIT)
+        presence = first.presence.new_zeros(batch, *first.presence.shape[1:])
         inside = torch.zeros(batch, total, dtype=torch.bool, device=regions.device)
-        for (part_regions, part_tokens, part_logits), ((_, height, width), images) in zip(
-            outputs, groups, strict=True
-        ):
+        for part, ((_, height, width), images) in zip(outputs, groups, strict=True):
             cells = grid_indices(
                 pyramid_shapes((height, width), self.config.head_config.anchor_strides), shapes, regions.device
             )
             rows = torch.tensor(images, device=regions.device)
-            regions[rows[:, None], :, cells] = part_regions.transpose(1, 2)
-            logits[rows[:, None], :, cells] = part_logits.transpose(1, 2)
-            tokens[rows] = part_tokens
+            regions[rows[:, None], :, cells] = part.regions.transpose(1, 2)
+            logits[rows[:, None], :, cells] = part.logits.transpose(1, 2)
+            tokens[rows], presence[rows] = part.tokens, part.presence
             inside[rows[:, None], cells] = True
-        return regions, tokens, logits, inside
+        return ExpertOutputs(regions, tokens, logits, presence), inside
 
 
 def resolve_image_sizes(
@@ -1439,7 +1512,7 @@ class MedGlipForObjectDetection(MedGlipPreTrainedModel):  # noqa: D101
             The tokens of each phrase; needed with `labels`.
         text_features ([`TextFeatures`], *optional*):
             From [`~MedGlipForObjectDetection.get_text_features`], instead of `input_ids`.
-        num_items_in_batch (`Tensor` of shape `(2,)`, *optional*):
+        num_items_in_batch (`Tensor` of shape `(3,)`, *optional*):
             What the losses are divided by: the sum of [`~MedGlipForObjectDetection.loss_totals`] over all batches and
             processes of an optimizer step; this batch's own when not given.
         image_sizes (`list[tuple[int, int]]`, *optional*):
@@ -1480,6 +1553,7 @@ class MedGlipForObjectDetection(MedGlipPreTrainedModel):  # noqa: D101
             input_sizes=outputs.input_sizes,
             score_calibration=self._calibration(names, deltas.device),
             label_token_mask=self._label_token_mask(input_ids, attention_mask, len(names)),
+            presence_logits=outputs.presence_logits,
         )
         if labels is not None:
             if attention_mask is None:
@@ -1489,6 +1563,7 @@ class MedGlipForObjectDetection(MedGlipPreTrainedModel):  # noqa: D101
             losses = self._losses(
                 prediction, targets, anchors, heads, attention_mask, outputs.region_mask, num_items_in_batch
             )
+            losses |= self._label_losses(prediction, targets, heads, labels, label_tokens, num_items_in_batch)
             prediction.loss_dict, prediction.loss = losses, torch.stack(list(losses.values())).sum()
         return prediction
 
@@ -1564,24 +1639,32 @@ class MedGlipForObjectDetection(MedGlipPreTrainedModel):  # noqa: D101
 
     @torch.no_grad()
     def loss_totals(
-        self, size: tuple[int, int], modality: str | Sequence[str] | None, labels: list[dict[str, Tensor]]
+        self,
+        size: tuple[int, int],
+        modality: str | Sequence[str] | None,
+        labels: list[dict[str, Tensor]],
+        label_tokens: Tensor | None = None,
     ) -> Tensor:
         """Return what the losses of a batch without pixel mask are divided by.
 
-        These are the number of its positive regions and the sum of their centerness. Both follow from the targets
-        alone, so that a step of several batches, or on several devices, can be given its sums before any of them is
-        computed.
+        These are the number of its positive regions, the sum of their centerness and the number of labels asked for.
+        They follow from targets and prompts alone, so that a step of several batches, or on several devices, can be
+        given its sums before any of them is computed.
 
         Args:
             size (`tuple[int, int]`): height and width of the input in pixels.
             modality (`str` or `Sequence[str]`, *optional*): as in `forward`.
             labels (`list[dict[str, Tensor]]`): as in `forward`.
+            label_tokens (`Tensor` of shape `(batch, labels, tokens)`, bool, *optional*): as in `forward`; the losses
+                of labels need it.
 
         Returns:
-            float32 `(2,)`, on the model's device.
+            float32 `(3,)`, on the model's device.
         """
         names = self.model.resolve_modalities(modality, len(labels))
-        totals = torch.zeros(2, device=self.device)
+        totals = torch.zeros(3, device=self.device)
+        if label_tokens is not None:
+            totals[2] = label_tokens.any(-1).sum()
         for name, target in zip(names, labels, strict=True):
             head = self.head_configs[name]
             shapes = pyramid_shapes(size, head.anchor_strides)
@@ -1589,7 +1672,7 @@ class MedGlipForObjectDetection(MedGlipPreTrainedModel):  # noqa: D101
             boxes = target["boxes"].to(self.device, torch.float32).reshape(-1, 4)
             assigned = assign_atss(anchors, [height * width for height, width in shapes], boxes, head.atss_topk)
             central = centerness_targets(anchors[assigned >= 0], boxes[assigned[assigned >= 0]])
-            totals += torch.stack([central.new_tensor(float(len(central))), central.sum()])
+            totals[:2] += torch.stack([central.new_tensor(float(len(central))), central.sum()])
         return totals
 
     def _losses(
@@ -1631,6 +1714,47 @@ class MedGlipForObjectDetection(MedGlipPreTrainedModel):  # noqa: D101
         box = (generalized_box_iou_loss(boxes, target_boxes) * central * torch.cat(shares)).sum() / weight
         center = F.binary_cross_entropy_with_logits(centerness, central, reduction="sum") / positives
         return {"loss_alignment": alignment, "loss_box": box, "loss_centerness": center}
+
+    def _label_losses(
+        self,
+        prediction: Any,
+        targets: list[MedGlipImageTargets],
+        heads: list[MedGlipHeadConfig],
+        labels: list[dict[str, Tensor]],
+        label_tokens: Any,
+        totals: Tensor | None = None,
+    ) -> dict[str, Tensor]:
+        """Return the losses on the side of the words, of those experts that have them.
+
+        `loss_presence` is the cross-entropy of each label's presence. `loss_contrast` is that of the labels of a
+        prompt in the regions that show one of them: it tells apart what looks alike.
+        """
+        weights = label_tokens.to(prediction.logits.device, torch.float32)
+        weights = weights / weights.sum(-1, keepdim=True).clamp(min=1)
+        asked = weights.any(-1)
+        losses = {}
+        if prediction.presence_logits is not None:
+            logits = torch.einsum("blt,bt->bl", weights, prediction.presence_logits.float())
+            present = torch.zeros_like(logits)
+            for row, annotation in zip(present, labels, strict=True):
+                row[annotation["class_labels"].long().to(row.device)] = 1
+            shares = logits.new_tensor([head.presence_loss_weight if head.presence_dim else 0.0 for head in heads])
+            entropy = F.binary_cross_entropy_with_logits(logits, present, reduction="none") * asked * shares[:, None]
+            count = mean_over_processes(asked.sum().float()) if totals is None else totals[2].to(logits.device)
+            losses["loss_presence"] = entropy.sum() / count.clamp(min=1)
+        if any(head.contrast_loss_weight for head in heads):
+            total, positives = prediction.logits.new_zeros(()), 0
+            for index, (target, head) in enumerate(zip(targets, heads, strict=True)):
+                if len(target.positive) == 0:
+                    continue
+                scores = prediction.logits[index, target.positive].float() @ weights[index].T
+                shown = (target.tokens @ weights[index].T).argmax(-1)
+                entropy = F.cross_entropy(scores.masked_fill(~asked[index], -1e9), shown, reduction="sum")
+                total = total + entropy * head.contrast_loss_weight
+                positives += len(shown)
+            count = mean_over_processes(total.new_tensor(float(positives))) if totals is None else totals[0]
+            losses["loss_contrast"] = total / count.to(total.device).clamp(min=1)
+        return losses
 
     # -------------------------------------------------------------------------------------------- experts
 

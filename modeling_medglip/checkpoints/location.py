@@ -13,7 +13,7 @@ from ..errors import CheckpointError, one_line
 
 
 # Modules that an adapter may hold whole, by the end of their names.
-ADAPTED_HEADS = ("box_projection", "centerness_projection", "text_projection")
+ADAPTED_HEADS = ("box_projection", "centerness_projection", "text_projection", "presence_projection")
 ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors", "medglip_adapter.json")
 # As `configuration_medglip.py` has it; a test keeps them equal.
 ROUTER_FILE = "router.safetensors"

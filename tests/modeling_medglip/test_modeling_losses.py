@@ -105,8 +105,8 @@ class TestTraining:
         """The first divides alignment and centerness, the second the boxes' loss."""
         batch = training_batch()
         alone = {name: loss.item() for name, loss in model(**batch).loss_dict.items()}
-        totals = model.loss_totals((64, 64), None, batch["labels"])
-        for factors, parts in (((1, 1), (1, 1, 1)), ((2, 4), (0.5, 0.25, 0.5))):
+        totals = model.loss_totals((64, 64), None, batch["labels"], batch["label_tokens"])
+        for factors, parts in (((1, 1, 1), (1, 1, 1)), ((2, 4, 1), (0.5, 0.25, 0.5))):
             losses = model(**batch, num_items_in_batch=totals * torch.tensor(factors)).loss_dict
             expected = [alone[name] * part for name, part in zip(losses, parts, strict=True)]
             assert [loss.item() for loss in losses.values()] == pytest.approx(expected, rel=1e-5)

@@ -35,6 +35,7 @@ from .augmentation import (
     draw_window,
     visible_share,
 )
+from .negative_images import NegativeImages
 from .prompts import PromptRecipe, PromptSampler, Vocabulary, rough_token_length
 from .records import GroundingRecord, image_error
 from .validation import too_many
@@ -85,6 +86,8 @@ class GroundingDataset(Dataset):
         token_length (`Callable[[str], int]`, *optional*): tokens of a phrase with its separator.
         cache_bytes (`int`): decoded images stay in memory up to so many bytes, in each process; the others are
             decoded again.
+        negatives (`tuple[float, Sequence[GroundingRecord]]`, *optional*): share of the images that are replaced by one
+            that shows nothing of the modality, and the records of all modalities that these are taken from.
         balance (`float`): labels that fewer than this share of the images show come more often, see
             [`repeat_factors`]; 0 leaves it at the weights of the sources.
 
@@ -105,6 +108,7 @@ class GroundingDataset(Dataset):
         token_length: Callable[[str], int] = rough_token_length,
         cache_bytes: int = CACHE_BYTES,
         balance: float = 0.0,
+        negatives: tuple[float, Sequence[GroundingRecord]] = (0.0, ()),
     ) -> None:
         modalities = {record.modality for record in records}
         if len(modalities) != 1:
@@ -118,6 +122,7 @@ class GroundingDataset(Dataset):
         self.size: tuple[int, int] = (size, size) if isinstance(size, int) else size
         self.augmentation = augmentation or AugmentationRecipe()
         self.sampler = PromptSampler(Vocabulary.load(), foreign or {}, prompts or PromptRecipe(), token_length)
+        self._negatives = NegativeImages(negatives[1], self.modality, negatives[0], self._negative_pixels)
         self._cache: dict[int, CachedImage] = {}
         self._room = self._cache_bytes = cache_bytes
         # Shared with the loader's processes, which start anew every epoch: 1 for an image that is broken.
@@ -153,6 +158,8 @@ class GroundingDataset(Dataset):
             return self._as_served(self.records[number])
         record, image = self._whole(number)
         rng = np.random.default_rng([self.seed, self.epoch, index, 1])
+        if self._negatives.share and rng.random() < self._negatives.share:
+            return self._negative(record, rng)
         boxes = (record.boxes / np.array(record.size * 2)).astype(np.float32)
         flags = AugmentationFlags(
             **{field.name: getattr(record.settings, field.name) for field in fields(AugmentationFlags)}
@@ -170,6 +177,22 @@ class GroundingDataset(Dataset):
             "labels": self._targets(visible[list(prompt.boxes)], list(prompt.classes)),
             "modality": self.modality,
         }
+
+    def _negative(self, record: GroundingRecord, rng: np.random.Generator) -> dict[str, Any]:
+        """Return an image that shows nothing of the modality, asked for what the source of a record annotates."""
+        prompt = self.sampler.draw([], record.annotated, record.settings.regions, rng)
+        geometry = draw_geometry(np.zeros((0, 4), np.float32), AugmentationFlags(), self.augmentation, rng)
+        values = geometry.resample(self._negatives.draw(self.size, rng), self.size)
+        values = draw_photometry(values, record.settings.color, self.augmentation, rng)
+        return {
+            "pixel_values": self.image_processor.standardize(values.expand(3, -1, -1), self.modality).contiguous(),
+            "text_labels": list(prompt.phrases),
+            "labels": self._targets(np.zeros((0, 4), np.float32), []),
+            "modality": self.modality,
+        }
+
+    def _negative_pixels(self, record: GroundingRecord) -> torch.Tensor:
+        return self._shrink(self.image_processor.normalize_image(record.load(), self.modality))
 
     def _as_served(self, record: GroundingRecord) -> dict[str, Any]:
         """Return what the image processor makes of a record, with every annotated label asked as it is."""

@@ -148,7 +148,12 @@ AUGMENTATION: Mapping[str, Rule] = {
     "jpeg_quality": _pair(_whole(1, 100), "whole numbers from 1 to 100"),
     "attempts": COUNT,
 }
+HEAD: Mapping[str, Rule] = {
+    "presence_dim": _whole(0, 4096),
+    **dict.fromkeys(("presence_loss_weight", "contrast_loss_weight", "box_loss_weight"), NOT_NEGATIVE),
+}
 SECTIONS: Mapping[str, Mapping[str, Rule]] = {
+    "head": HEAD,
     "optimization": OPTIMIZATION,
     "augmentation": AUGMENTATION,
     "prompts": PROMPTS,
@@ -192,7 +197,7 @@ def check_recipe(file: str, document: Mapping[str, Any]) -> None:
         `ValueError`: a value is out of its range.
     """
     before = f"{file}: "
-    check(document, {"balance": SHARE}, before)
+    check(document, {"balance": SHARE, "negative_images": SHARE}, before)
     for section, rules in SECTIONS.items():
         if isinstance(values := document.get(section), dict):
             check(values, rules, before)

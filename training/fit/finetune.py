@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -27,6 +27,7 @@ from torch import nn
 from modeling_medglip import default_checkpoint
 from modeling_medglip.checkpoints.adapters import forget_calibration
 from modeling_medglip.cli.scripts import script_main
+from modeling_medglip.errors import one_line
 from modeling_medglip.image_processing_medglip import MedGlipImageProcessor
 from modeling_medglip.modalities import resolve_modality
 from modeling_medglip.modeling_medglip import MedGlipForObjectDetection
@@ -76,6 +77,10 @@ def resolved_recipe(settings: FinetuneArguments) -> TrainingRecipe:
     if settings.head_learning_rate is not None:
         changed = replace(recipe.optimization, head_learning_rate=settings.head_learning_rate)
         recipe = replace(recipe, optimization=changed)
+    if settings.lora and recipe.head:
+        raise ValueError(
+            "an adapter keeps the head of its base: leave head out of the recipe, or train without --lora"
+        )
     return recipe.changed([settings.modality], **given)
 
 
@@ -102,11 +107,38 @@ def load_base(
     name = settings.model or str(default_checkpoint())
     model, processor = load_model_and_processor(name, [settings.modality])
     before = list(model.config.expert_head_config(settings.modality).anchor_sizes)
+    model = with_head(model, settings.modality, recipe.head)
     _resize(model, processor, settings.modality, recipe.expert(settings.modality))
     if settings.lora and list(model.config.expert_head_config(settings.modality).anchor_sizes) != before:
         # Anchors are not weights: whoever loads the adapter onto its base would not get them.
         raise ValueError("an adapter keeps the anchors of its base: leave out anchor_scale, or train without --lora")
     return model, processor
+
+
+def with_head(
+    model: MedGlipForObjectDetection, modality: str, settings: Mapping[str, Any]
+) -> MedGlipForObjectDetection:
+    """Return the model with other settings of an expert's head; a presence head that it lacked has random weights.
+
+    Args:
+        model ([`MedGlipForObjectDetection`]): one expert; its weights are shared.
+        modality (`str`): of the expert.
+        settings (`Mapping[str, Any]`): fields of `MedGlipHeadConfig` and their values.
+
+    Raises:
+        `ValueError`: a setting needs other weights than those of a presence head.
+    """
+    if not settings:
+        return model
+    model.update_head_config(modality, **settings)
+    changed = MedGlipForObjectDetection(model.config)
+    try:
+        missing, unexpected = changed.load_state_dict(model.state_dict(), strict=False)
+    except RuntimeError as error:
+        raise ValueError(f"the recipe's head does not fit the checkpoint: {one_line(error, 120)}") from None
+    if unexpected or any(".presence." not in name for name in missing):
+        raise ValueError(f"the recipe's head does not fit the checkpoint: {[*missing, *unexpected][0]}")
+    return changed
 
 
 def _resize(model: Any, processor: Any, modality: str, expert: ExpertRecipe) -> None:
@@ -206,6 +238,7 @@ def make_dataset(
     processor: MedGlipProcessor,
     recipe: TrainingRecipe,
     seed: int = 0,
+    elsewhere: Sequence[GroundingRecord] = (),
 ) -> GroundingDataset:
     """Return the training images with their prompts.
 
@@ -217,6 +250,8 @@ def make_dataset(
         processor (`MedGlipProcessor`): limits the length of prompts.
         recipe (`TrainingRecipe`): prompts, augmentation and balance.
         seed (`int`, *optional*, defaults to `0`): of everything random.
+        elsewhere (`Sequence[GroundingRecord]`, *optional*): training images of all modalities; those of others serve
+            as images without anything to find, where the recipe has any.
     """
     budget = min(recipe.prompts.token_budget, processor.max_text_tokens)
     return GroundingDataset(
@@ -229,7 +264,16 @@ def make_dataset(
         foreign={**foreign_labels(everything), "known": tuple(Vocabulary.load().words)},
         token_length=PhraseLength(processor.tokenizer),
         balance=recipe.balance,
+        negatives=(recipe.negative_images, elsewhere),
     )
+
+
+def images_elsewhere(settings: FinetuneArguments, recipe: TrainingRecipe) -> list[GroundingRecord]:
+    """Return the training images of all modalities of `--data`, where the recipe has negative images of others."""
+    try:
+        return load_records(settings.data, split="train") if recipe.negative_images else []
+    except ValueError:  # a COCO file that does not state its modality: there are no others
+        return []
 
 
 def run(settings: FinetuneArguments) -> dict[str, Any]:
@@ -262,7 +306,8 @@ def run(settings: FinetuneArguments) -> dict[str, Any]:
     annotated = data.train
     if settings.distillation and known:
         data = replace(data, train=with_known(model, processor, data.train, known, expert.batch))
-    dataset = make_dataset(data.train, data.everything, processor, recipe, settings.seed)
+    elsewhere = images_elsewhere(settings, recipe)
+    dataset = make_dataset(data.train, data.everything, processor, recipe, settings.seed, elsewhere)
     relevant = {name: value for name, value in asdict(settings).items() if name not in UNIMPORTANT}
     # Recomputed activations are the same activations.
     steady = recipe.changed([settings.modality], checkpointing=False)

@@ -31,7 +31,7 @@ from modeling_medglip.trained_labels import trained_labels
 # of their activations, which is most of the memory. Of the fusion only the text's projections: the regions' are folded
 # onto the tokens by their bare weights, where an adapter beside them would not be seen.
 ADAPTED = (
-    r"model\.experts\.{modality}\.(pyramid\.(lateral|smooth)\.\d+|text_adapter|"
+    r"model\.experts\.{modality}\.(pyramid\.(lateral|smooth)\.\d+|text_adapter|presence\.(?!presence_)\w+|"
     r"blocks\.\d+\.(fusion\.attention\.(l_proj|values_l_proj|out_l_proj)|text_layer\..*|dynamic_conv\..*))"
 )
 # The dynamic convolutions' gates have a handful of outputs: nothing to save there.

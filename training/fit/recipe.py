@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from modeling_medglip.configuration_medglip import MODALITIES, MedGlipConfig, resolve_modality
+from modeling_medglip.configuration_medglip import MODALITIES, MedGlipConfig, MedGlipHeadConfig, resolve_modality
 from modeling_medglip.io.text_files import load_yaml
 
 from ..data.augmentation import AugmentationRecipe
@@ -84,7 +84,11 @@ class TrainingRecipe:
         optimization ([`Optimization`]): how every expert is trained.
         experts (`dict`): modality, or `any` for those that are not named, -> [`ExpertRecipe`].
         model (`dict`): the configuration of new experts; empty in recipes that only train further.
+        head (`dict`): fields of `MedGlipHeadConfig` that a loaded expert gets: losses, and a presence head that it
+            lacked.
         balance (`float`): see [`~training.data.dataset.repeat_factors`].
+        negative_images (`float`): share of the images that are replaced by one that shows nothing of the modality,
+            see [`~training.data.negative_images.NegativeImages`].
         augmentation ([`~training.data.augmentation.AugmentationRecipe`]), prompts
             ([`~training.data.prompts.PromptRecipe`]).
     """
@@ -95,6 +99,8 @@ class TrainingRecipe:
     augmentation: AugmentationRecipe = AugmentationRecipe()
     prompts: PromptRecipe = PromptRecipe()
     balance: float = 0.0
+    head: dict[str, Any] = field(default_factory=dict)
+    negative_images: float = 0.0
 
     def expert(self, modality: str) -> ExpertRecipe:
         """Return the part of the recipe for one modality.
@@ -160,12 +166,19 @@ def load_recipe(path: Path | str = EMBEDDED_RECIPE) -> TrainingRecipe:
         augmentation = AugmentationRecipe(**_with_tuples(document.pop("augmentation", {})))
         prompts = PromptRecipe(**_with_tuples(document.pop("prompts", {})))
         balance = float(document.pop("balance", 0.0))
+        head = document.pop("head", {})
+        if unknown := set(head) - set(MedGlipHeadConfig.__annotations__):
+            raise TypeError(f"head has no {', '.join(map(str, unknown))}")
+        MedGlipHeadConfig(**head)  # refuses values of other types
+        negative_images = float(document.pop("negative_images", 0.0))
         if document:
             raise TypeError(f"unknown keys {', '.join(map(str, document))}")
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise ValueError(f"{file.name}: not a training recipe ({error})") from None
     ordered = {name: experts[name] for name in (*MODALITIES, ANY) if name in experts}
-    return TrainingRecipe(optimization, ordered, model, augmentation, prompts, balance)
+    return TrainingRecipe(
+        optimization, ordered, model, augmentation, prompts, balance, head=head, negative_images=negative_images
+    )
 
 
 def _document(path: Path | str, file: Path) -> dict[str, Any]:

@@ -141,10 +141,11 @@ class GroundingTrainer(Trainer):
         model = model.get_base_model() if hasattr(model, "get_base_model") else model
         if not batch_samples or not hasattr(model, "loss_totals") or "pixel_mask" in batch_samples[0]:
             return None
-        totals = torch.zeros(2, device=device)
+        totals = torch.zeros(3, device=device)
         for batch in batch_samples:
             height, width = batch["pixel_values"].shape[-2:]
-            totals += model.loss_totals((height, width), batch["modality"], batch["labels"]).to(device)
+            prompts = (batch["modality"], batch["labels"], batch.get("label_tokens"))
+            totals += model.loss_totals((height, width), *prompts).to(device)
         return self.accelerator.reduce(totals, "sum") if self.args.world_size > 1 else totals
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:

@@ -17,8 +17,8 @@ from modeling_medglip.modeling_medglip import MedGlipForObjectDetection
 from modeling_medglip.processing_medglip import MedGlipProcessor
 from training.fit import finetune
 from training.fit.arguments import FinetuneArguments
-from training.fit.finetune import load_base, load_data, main, resolved_recipe, run
-from training.fit.recipe import load_recipe
+from training.fit.finetune import load_base, load_data, main, resolved_recipe, run, with_head
+from training.fit.recipe import RECIPES, load_recipe
 
 from ..tiny_data import make_data
 from .commands import command
@@ -122,6 +122,38 @@ class TestRecipes:
         assert processor.image_processor.modality == "ct"
         assert processor.image_processor.modality_settings["ct"]["size"] == {"height": 96, "width": 96}
         assert list(model.config.expert_head_config("ct").anchor_sizes) == [16, 32, 64, 128, 256]
+
+
+class TestHeadOfALoadedExpert:
+    def test_a_presence_head_is_added_and_the_rest_stays(self, checkpoint: Path) -> None:
+        model, _ = load_base(FinetuneArguments("d", "ct", str(checkpoint)), load_recipe("full"))
+        before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+        changed = with_head(model, "ct", {"presence_dim": 8, "contrast_loss_weight": 0.5})
+        head = changed.config.expert_head_config("ct")
+        assert (head.presence_dim, head.contrast_loss_weight) == (8, 0.5)
+        added = {name for name in changed.state_dict() if name not in before}
+        assert added and all(".presence." in name for name in added)
+        assert all(torch.equal(changed.state_dict()[name], tensor) for name, tensor in before.items())
+
+    def test_a_head_of_other_weights_is_refused(self, checkpoint: Path) -> None:
+        model, _ = load_base(FinetuneArguments("d", "ct", str(checkpoint)), load_recipe("full"))
+        with pytest.raises(ValueError, match="head does not fit the checkpoint"):
+            with_head(model, "ct", {"num_blocks": 3})
+
+    def test_an_adapter_keeps_the_head_of_its_base(self, tmp_path: Path) -> None:
+        text = (RECIPES / "lora.yaml").read_text(encoding="utf-8") + "head: {presence_dim: 8}\n"
+        (tmp_path / "mine.yaml").write_text(text, encoding="utf-8")
+        with pytest.raises(ValueError, match="leave head out of the recipe"):
+            resolved_recipe(FinetuneArguments("d", "ct", recipe=str(tmp_path / "mine.yaml"), lora=True))
+
+    def test_unknown_settings_are_refused(self, tmp_path: Path) -> None:
+        text = (RECIPES / "full.yaml").read_text(encoding="utf-8")
+        (tmp_path / "mine.yaml").write_text(text + "head: {presence_width: 8}\n", encoding="utf-8")
+        with pytest.raises(ValueError, match="presence_width"):
+            load_recipe(tmp_path / "mine.yaml")
+        (tmp_path / "mine.yaml").write_text(text + "head: {presence_dim: -1}\n", encoding="utf-8")
+        with pytest.raises(ValueError, match="presence_dim -1"):
+            load_recipe(tmp_path / "mine.yaml")
 
 
 class TestSameRun:

@@ -51,7 +51,7 @@ class ClosedVocabularyDetector(nn.Module):
         parts: list[nn.Module] = [self.grounding.model.text_model, expert.alignment]
         for block in expert.blocks:
             parts += [cast(Any, block).fusion, cast(Any, block).text_layer]
-        parts += [expert.text_adapter] if expert.text_adapter is not None else []
+        parts += [part for part in (expert.text_adapter, expert.presence) if part is not None]
         return [parameter for part in parts for parameter in part.parameters()]
 
     @property
@@ -63,9 +63,11 @@ class ClosedVocabularyDetector(nn.Module):
         """Where the weights are."""
         return self.classes.weight.device
 
-    def loss_totals(self, size: tuple[int, int], modality: Any, labels: list[dict[str, Tensor]]) -> Tensor:
+    def loss_totals(
+        self, size: tuple[int, int], modality: Any, labels: list[dict[str, Tensor]], label_tokens: Tensor | None = None
+    ) -> Tensor:
         """See [`MedGlipForObjectDetection.loss_totals`]."""
-        return self.grounding.loss_totals(size, modality, labels)
+        return self.grounding.loss_totals(size, modality, labels, label_tokens)
 
     def forward(
         self,
