@@ -36,9 +36,11 @@ from .augmentation import (
     visible_share,
 )
 from .negative_images import NegativeImages
-from .prompts import PromptRecipe, PromptSampler, Vocabulary, rough_token_length
+from .prompts import PromptRecipe, PromptSampler, rough_token_length
 from .records import GroundingRecord, image_error
+from .unlearned import LabelSet, UnlearnedPhrases
 from .validation import too_many
+from .vocabulary import Vocabulary
 
 
 # Decoded images stay in memory at this multiple of the input side: zooming in needs more pixels than the input has.
@@ -88,6 +90,8 @@ class GroundingDataset(Dataset):
             decoded again.
         negatives (`tuple[float, Sequence[GroundingRecord]]`, *optional*): share of the images that are replaced by one
             that shows nothing of the modality, and the records of all modalities that these are taken from.
+        unlearned ([`UnlearnedPhrases`], *optional*): phrases that are answered with nothing.
+        left_out ([`LabelSet`], *optional*): labels held out of training.
         balance (`float`): labels that fewer than this share of the images show come more often, see
             [`repeat_factors`]; 0 leaves it at the weights of the sources.
 
@@ -109,6 +113,8 @@ class GroundingDataset(Dataset):
         cache_bytes: int = CACHE_BYTES,
         balance: float = 0.0,
         negatives: tuple[float, Sequence[GroundingRecord]] = (0.0, ()),
+        unlearned: UnlearnedPhrases | None = None,
+        left_out: LabelSet | None = None,
     ) -> None:
         modalities = {record.modality for record in records}
         if len(modalities) != 1:
@@ -121,7 +127,9 @@ class GroundingDataset(Dataset):
         size = size or (settings["size"]["height"], settings["size"]["width"])
         self.size: tuple[int, int] = (size, size) if isinstance(size, int) else size
         self.augmentation = augmentation or AugmentationRecipe()
-        self.sampler = PromptSampler(Vocabulary.load(), foreign or {}, prompts or PromptRecipe(), token_length)
+        self.sampler = PromptSampler(
+            Vocabulary.load(), foreign or {}, prompts or PromptRecipe(), token_length, unlearned, left_out
+        )
         self._negatives = NegativeImages(negatives[1], self.modality, negatives[0], self._negative_pixels)
         self._cache: dict[int, CachedImage] = {}
         self._room = self._cache_bytes = cache_bytes

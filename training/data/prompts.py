@@ -3,49 +3,15 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
-from pathlib import Path
-from typing import Any
 
 import numpy as np
-import yaml
 
-from modeling_medglip.taxonomy import Taxonomy, load_taxonomy
 from modeling_medglip.taxonomy.phrases import normalize_phrase
 
-
-SYNONYMS_FILE = Path(__file__).with_name("synonyms.yaml")
-SIDES = ("left", "right")
-ANYWHERE = "any"
-# What an image of one part of the body may show besides.
-TRUNK, HEAD = frozenset({"abdomen", "chest", "spine", "pelvis", "breast"}), frozenset({"brain", "eye", "head_neck"})
-NECK, FETUS = frozenset({"head_neck"}), frozenset({"fetus"})
-BESIDE = (
-    (TRUNK, TRUNK | {"head_neck", "limb", "colon", "fetus"}),
-    (HEAD, HEAD | {"spine"}),
-    (NECK, NECK | {"chest", "limb"}),
-    (FETUS, TRUNK | HEAD | {"limb"}),
-)
-# What counts ribs and vertebrae.
-NUMBER = re.compile(r"[CTLS]?\d+")
-
-
-@dataclass(frozen=True)
-class LabelWords:
-    """Other words for a label.
-
-    Args:
-        synonyms (`tuple[str]`): other wordings with the same meaning.
-        parents (`tuple[str]`): terms that cover it and possibly others.
-        regions (`frozenset[str]`): where in the body it can be.
-    """
-
-    synonyms: tuple[str, ...]
-    parents: tuple[str, ...]
-    regions: frozenset[str]
+from .unlearned import LabelSet, UnlearnedPhrases
+from .vocabulary import Vocabulary
 
 
 @dataclass(frozen=True)
@@ -59,6 +25,11 @@ class PromptRecipe:
         parent (`float`): share of these other words that are a parent term.
         group (`float`): share of these other words that are the label's category or region in the taxonomy.
         foreign (`int`): at most so many labels of other parts of the body.
+        description (`float`): probability that a label is asked by a description.
+        siblings (`float`): probability that a label with a box brings along one that is easily taken for it, is
+            annotated and has no box.
+        unlearned (`int`): at most so many phrases that were never learned, see [`UnlearnedPhrases`].
+        only_unlearned (`float`): share of prompts with nothing else.
         token_budget (`int`): most tokens of a prompt, its separators counted.
     """
 
@@ -68,6 +39,10 @@ class PromptRecipe:
     parent: float = 0.4
     group: float = 0.05
     foreign: int = 3
+    description: float = 0.0
+    siblings: float = 0.0
+    unlearned: int = 0
+    only_unlearned: float = 0.0
     token_budget: int = 240
 
 
@@ -86,153 +61,6 @@ class Prompt:
     classes: tuple[int, ...]
 
 
-class Vocabulary:
-    """Labels with their wordings, from `synonyms.yaml` and the label taxonomy of the package.
-
-    Args:
-        document (`dict`): `labels`, `sided`, `parents` and `excluded`, as in that file.
-        taxonomy ([`~modeling_medglip.taxonomy.Taxonomy`], *optional*): adds the synonyms that it knows.
-    """
-
-    def __init__(self, document: dict[str, Any], taxonomy: Taxonomy | None = None) -> None:
-        self._taxonomy = taxonomy
-        self._excluded: dict[str, list[str]] = document.get("excluded", {})
-        self._regions_of_categories: dict[str, list[str]] = document.get("places", {})
-        self.words: dict[str, LabelWords] = {}
-        # Of labels that are not listed; apart from them, so that what was asked before changes nothing.
-        self._looked_up: dict[str, LabelWords] = {}
-        self._groups: dict[str, tuple[str, ...]] = {}
-        self._wordings: dict[str, frozenset[str]] = {}
-        self.pairs: dict[str, tuple[str, str]] = {}
-        self.parent_words = {name: tuple(words) for name, words in document.get("parents", {}).items()}
-        for name, entry in document.get("labels", {}).items():
-            self._add(name, entry["synonyms"], entry["parents"], entry["regions"])
-        for base, entry in document.get("sided", {}).items():
-            self._add_sided(base, entry)
-
-    def _add(self, name: str, synonyms: Sequence[str], parents: Sequence[str], regions: Sequence[str]) -> None:
-        known = self._taxonomy.resolve(name) if self._taxonomy else None
-        words = [*synonyms, *((known.name, *known.synonyms) if known else ())]
-        refused = {word.lower() for word in (name, *parents, *self._excluded.get(name, ()))}
-        unique: dict[str, str] = {}
-        for word in words:
-            if word.lower() not in refused:
-                unique.setdefault(word.lower(), word)
-        self.words[name] = LabelWords(tuple(unique.values()), tuple(parents), frozenset(regions))
-
-    def _add_sided(self, base: str, entry: dict[str, Any]) -> None:
-        regions, plural = entry["regions"], entry.get("plural")
-        words = [*entry["synonyms"], *entry.get("both", ()), *([plural] if plural else [])]
-        self._add(base, words, entry["parents"], regions)
-        for side in SIDES:
-            words = [f"{side} {word}" for word in entry["synonyms"]] + [f"{base}, {side}", f"{base} on the {side}"]
-            if "abbreviation" in entry:
-                words.append(f"{side[0].upper()}{entry['abbreviation']}")
-            self._add(f"{side} {base}", words, [base, *([plural] if plural else []), *entry["parents"]], regions)
-        self.pairs[base] = (f"left {base}", f"right {base}")
-        if plural:
-            self.pairs[plural] = self.pairs[base]
-
-    @classmethod
-    @lru_cache(maxsize=4)
-    def load(cls, path: Path = SYNONYMS_FILE) -> Vocabulary:
-        """Read the file once, with the package's taxonomy."""
-        return cls(yaml.safe_load(path.read_text(encoding="utf-8")), load_taxonomy())
-
-    def of(self, label: str) -> LabelWords:
-        """Return the words of a label: those of the vocabulary, else of the taxonomy; none for unknown labels."""
-        if label in self.words:
-            return self.words[label]
-        if label not in self._looked_up:
-            self._looked_up[label] = self._from_taxonomy(label)
-        return self._looked_up[label]
-
-    def _from_taxonomy(self, name: str) -> LabelWords:
-        entry = self._taxonomy.resolve(name) if self._taxonomy else None
-        if entry is None or self._taxonomy is None:
-            return LabelWords((), (), frozenset())
-        kinds = [label.name for label in self._taxonomy.ancestors(entry.id) if label.id == entry.kind_of]
-        base = " ".join(word for word in entry.name.split() if word not in SIDES and not NUMBER.fullmatch(word))
-        if base != entry.name and base not in kinds and entry in self._taxonomy.resolve_term(base):
-            kinds.append(base)
-        general = ["lesion", "abnormality"] if entry.granularity == "lesion" else []
-        synonyms = [word for word in (entry.name, *entry.synonyms) if word.lower() != name.lower()]
-        regions = self._regions_of_categories.get(entry.category or "", ())
-        return LabelWords(tuple(synonyms), tuple(kinds + general), frozenset(regions))
-
-    def groups(self, label: str) -> tuple[str, ...]:
-        """Return the names of a label's category and region in the taxonomy, such as `chest (lung)`.
-
-        Names that mean a label themselves are left out.
-        """
-        if label not in self._groups:
-            location = self._taxonomy.locate(label) if self._taxonomy else None
-            names: list[str] = []
-            if location is not None and self._taxonomy is not None:
-                names += [self._taxonomy.categories[location.category].name] if location.category else []
-                names += [self._taxonomy.regions[location.region].name] if location.region else []
-            self._groups[label] = tuple(n for n in names if self._taxonomy and not self._taxonomy.candidates(n))
-        return self._groups[label]
-
-    def synonyms(self, label: str) -> tuple[str, ...]:
-        """Return other wordings of a label."""
-        return self.of(label).synonyms
-
-    def wordings(self, label: str) -> frozenset[str]:
-        """Return all wordings of a label, normalized for comparison."""
-        if label not in self._wordings:
-            self._wordings[label] = frozenset(map(normalize_phrase, (label, *self.synonyms(label))))
-        return self._wordings[label]
-
-    def regions(self, labels: Sequence[str]) -> tuple[str, ...]:
-        """Return the body parts that an image with these labels may show, with the neighboring parts.
-
-        Empty if one of the labels is unknown.
-        """
-        by_label = [self.of(label).regions for label in labels]
-        if not all(by_label):
-            return ()
-        regions: frozenset[str] = frozenset().union(*by_label)
-        wider = [more for part, more in BESIDE if regions & part]
-        return tuple(sorted(regions.union(*wider)))
-
-    def covered(self, parent: str, annotated: Sequence[str]) -> tuple[str, ...]:
-        """Return the annotated labels that a parent term covers; none where it cannot be used.
-
-        A term for both sides needs both sides annotated.
-
-        Args:
-            parent (`str`): the term.
-            annotated (`Sequence[str]`): labels that are annotated in the image.
-        """
-        if any(parent.lower() in map(str.lower, self.synonyms(name)) for name in annotated):
-            return ()  # it means one of these labels already
-        if parent in self.pairs and not set(self.pairs[parent]) <= set(annotated) | {parent}:
-            return ()
-        return tuple(name for name in annotated if name == parent or parent in self._parents(name))
-
-    def _parents(self, label: str) -> tuple[str, ...]:
-        return self.of(label).parents
-
-    def partner(self, label: str) -> str | None:
-        """Return the same structure on the other side of the body, or `None`."""
-        side, _, base = label.partition(" ")
-        if base in self.pairs and side in SIDES:
-            return f"{SIDES[1 - SIDES.index(side)]} {base}"
-        return None
-
-    def foreign(self, regions: Sequence[str], labels: Sequence[str]) -> tuple[str, ...]:
-        """Return those of `labels` that cannot be in an image of these regions; none if the regions are unknown.
-
-        Args:
-            regions (`Sequence[str]`): body parts in the image.
-            labels (`Sequence[str]`): to choose from.
-        """
-        seen = {ANYWHERE, *regions}
-        candidates = ((name, self.of(name).regions) for name in labels if regions)
-        return tuple(name for name, possible in candidates if possible and not possible & seen)
-
-
 def rough_token_length(phrase: str) -> int:
     """Estimate the tokens of a phrase and its separator without a tokenizer, rather too many than too few."""
     return 2 * len(phrase.split()) + 1
@@ -248,12 +76,16 @@ class PromptSampler:
         recipe ([`PromptRecipe`]): how they are drawn.
         token_length (`Callable[[str], int]`, *optional*): number of tokens of a phrase with its separator; guessed
             when not given.
+        unlearned ([`UnlearnedPhrases`], *optional*): the phrases of the recipe's `unlearned`.
+        left_out ([`LabelSet`], *optional*): labels held out of training, which no phrase may mean.
     """
 
     vocabulary: Vocabulary
     others: dict[str, tuple[str, ...]]
     recipe: PromptRecipe = PromptRecipe()
     token_length: Callable[[str], int] = rough_token_length
+    unlearned: UnlearnedPhrases | None = None
+    left_out: LabelSet | None = None
 
     def draw(
         self,
@@ -274,10 +106,17 @@ class PromptSampler:
                 labels that were cut off at its border; the annotated ones when not given.
         """
         present, known = set(labels), tuple(source_labels or annotated)
+        if self.recipe.only_unlearned and rng.random() < self.recipe.only_unlearned:
+            unlearned = self._unlearned([], rng, at_least_one=True)
+            if unlearned:
+                return Prompt(tuple(phrase for phrase, _ in self._fit(unlearned, present)), (), ())
         chosen = self._choose(labels, annotated, rng)
+        if self.recipe.siblings:
+            chosen += self._siblings(chosen, annotated, present, rng)
         phrases = self._word(chosen, annotated, present, rng)
         regions = regions or self.vocabulary.regions(known)
         phrases += [(phrase, ()) for phrase in self._foreign(regions, known, rng, at_least_one=not phrases)]
+        phrases += self._unlearned([phrase for phrase, _ in phrases], rng, at_least_one=False)
         if not phrases:  # nothing is known to be absent either
             phrases = self._word(annotated, annotated, present, rng)
         order = rng.permutation(len(phrases))
@@ -298,6 +137,27 @@ class PromptSampler:
         picks = [*rng.permutation(present)[:keep], *rng.permutation(absent)[:deny]]
         return [str(name) for name in picks]
 
+    def _siblings(
+        self, chosen: Sequence[str], annotated: Sequence[str], present: set[str], rng: np.random.Generator
+    ) -> list[str]:
+        """Return absent labels, not yet chosen, that are easily taken for the chosen ones with a box."""
+        more: list[str] = []
+        for label in sorted(present.intersection(chosen)):
+            absent = [name for name in annotated if name not in {*present, *chosen, *more}]
+            alike = [name for name in absent if self.vocabulary.are_siblings(label, name)]
+            if alike and rng.random() < self.recipe.siblings:
+                more.append(alike[rng.integers(len(alike))])
+        return more
+
+    def _unlearned(
+        self, asked: Sequence[str], rng: np.random.Generator, at_least_one: bool
+    ) -> list[tuple[str, tuple[str, ...]]]:
+        """Return phrases without labels that were never learned and are not asked yet."""
+        if self.unlearned is None or not self.recipe.unlearned:
+            return []
+        phrases = self.unlearned.draw(int(rng.integers(int(at_least_one), self.recipe.unlearned + 1)), rng)
+        return [(phrase, ()) for phrase in phrases if phrase.lower() not in map(str.lower, asked)]
+
     def _word(
         self, chosen: Sequence[str], annotated: Sequence[str], present: set[str], rng: np.random.Generator
     ) -> list[tuple[str, tuple[str, ...]]]:
@@ -309,7 +169,7 @@ class PromptSampler:
             if label in used:
                 continue
             phrase, members = self._phrase(label, annotated, present, used, rng)
-            if phrase.lower() in spoken or (phrase != label and self._means_another(phrase, label, annotated)):
+            if phrase.lower() in spoken or (phrase != label and self._misleads(phrase, label, annotated)):
                 phrase, members = label, (label,)
             if phrase.lower() in spoken:
                 continue
@@ -318,9 +178,11 @@ class PromptSampler:
             phrases.append((phrase, members))
         return phrases
 
-    def _means_another(self, phrase: str, label: str, annotated: Sequence[str]) -> bool:
-        """Whether a phrase is a wording of another annotated label, so that it may be wrong for this one."""
+    def _misleads(self, phrase: str, label: str, annotated: Sequence[str]) -> bool:
+        """Whether a phrase is a wording of another annotated label, or of one that is held out of training."""
         normalized = normalize_phrase(phrase)
+        if self.left_out is not None and self.left_out.narrows(phrase):
+            return True
         return any(normalized in self.vocabulary.wordings(name) for name in annotated if name != label)
 
     def _phrase(
@@ -331,6 +193,9 @@ class PromptSampler:
         A general term is asked only where one of its labels has a box: a source that annotates some of them cannot say
         that all are absent.
         """
+        descriptions = self.vocabulary.descriptions.get(label, ()) if self.recipe.description else ()
+        if descriptions and rng.random() < self.recipe.description:
+            return descriptions[rng.integers(len(descriptions))], (label,)
         if rng.random() >= self.recipe.replace:
             return label, (label,)
         if rng.random() < self.recipe.group:
@@ -340,7 +205,7 @@ class PromptSampler:
             if set(members) & present and not used & set(members):
                 return term, members
         if rng.random() < self.recipe.parent:
-            terms = [(term, self.vocabulary.covered(term, annotated)) for term in self.vocabulary._parents(label)]
+            terms = [(term, self.vocabulary.covered(term, annotated)) for term in self.vocabulary.of(label).parents]
             terms = [pair for pair in terms if self._certain(*pair, present) and not used & set(pair[1])]
             if terms:
                 term, members = terms[rng.integers(len(terms))]

@@ -262,6 +262,11 @@ def image_error(image_id: str, error: BaseException) -> str:
     return one_line(text if text.startswith(Path(image_id).name) else f"{image_id}: {text}", 200)
 
 
+def annotated_labels(records: Iterable[GroundingRecord]) -> set[str]:
+    """Return the labels that one of the records annotates."""
+    return {label for record in records for label in record.annotated}
+
+
 def chosen_labels(
     records: Sequence[GroundingRecord], only: Sequence[str] | None, without: Sequence[str] | None
 ) -> list[GroundingRecord]:
@@ -277,7 +282,7 @@ def chosen_labels(
     Raises:
         `ValueError`: a label that no record has, or none is left.
     """
-    known = {label for record in records for label in record.annotated}
+    known = annotated_labels(records)
     unknown = sorted({*(only or ()), *(without or ())} - known)
     if unknown:
         raise ValueError(f"no image has the label {', '.join(unknown)}; there are {', '.join(sorted(known))}")

@@ -133,7 +133,8 @@ EXPERT: Mapping[str, Rule] = {
 }
 PROMPTS: Mapping[str, Rule] = {
     **dict.fromkeys(("all_labels", "no_positive", "replace", "parent", "group"), SHARE),
-    "foreign": _whole(0),
+    **dict.fromkeys(("description", "siblings", "only_unlearned"), SHARE),
+    **dict.fromkeys(("foreign", "unlearned"), _whole(0)),
     "token_budget": _whole(3),
 }
 AUGMENTATION: Mapping[str, Rule] = {

@@ -16,7 +16,7 @@ from modeling_medglip.cli.scripts import script_main
 from modeling_medglip.taxonomy.phrases import normalize_phrase
 from modeling_medglip.trained_labels import TrainedLabels
 
-from .prompts import Vocabulary
+from .vocabulary import Vocabulary
 
 
 def trained_wordings(labels: Mapping[str, Sequence[str]]) -> dict[str, dict[str, str | None]]:

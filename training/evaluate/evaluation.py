@@ -17,8 +17,8 @@ import yaml
 
 from modeling_medglip.modalities import MODALITIES
 
-from ..data.prompts import SYNONYMS_FILE, Vocabulary
 from ..data.records import GroundingRecord
+from ..data.vocabulary import SYNONYMS_FILE, Vocabulary
 from .bootstrap import interval
 from .flip_tta import detect_with_flips
 from .hierarchy_metrics import hierarchy_scores

@@ -18,9 +18,9 @@ from numpy.typing import NDArray
 from modeling_medglip.boxes import box_iou
 from modeling_medglip.taxonomy.phrases import normalize_phrase
 
-from ..data.prompts import Vocabulary
 from ..data.records import GroundingRecord
 from ..data.validation import readable_enough
+from ..data.vocabulary import Vocabulary
 from ..evaluate.metrics import Detections
 from ..evaluate.predict import detect_records
 from .processes import gather_values, process_share

@@ -36,10 +36,11 @@ from modeling_medglip.processing_medglip import MedGlipProcessor
 from ..data.dataset import GroundingCollator, GroundingDataset, PhraseLength, foreign_labels
 from ..data.load import load_records
 from ..data.preview import counts, prompt_texts, write_sheet
-from ..data.prompts import Vocabulary
-from ..data.records import GroundingRecord, chosen_labels, fraction_of, random_key, shared_patients
+from ..data.records import GroundingRecord, annotated_labels, chosen_labels, fraction_of, random_key, shared_patients
 from ..data.split_leakage import check_apart
+from ..data.unlearned import LabelSet, UnlearnedPhrases, whole_words
 from ..data.validation import check_options, nothing_to_measure, readable_enough
+from ..data.vocabulary import Vocabulary
 from ..data.wordings import trained_wordings
 from ..loading import load_model_and_processor
 from .arguments import FinetuneArguments, FinetuneParser
@@ -161,6 +162,7 @@ class Data:
         everything (`list[GroundingRecord]`): records whose labels serve as negatives of other body parts.
         broken (`dict[str, str]`): images that cannot be read, with the reason.
         replayed (`int`, *optional*, defaults to 0): images of `--replay` among those for training.
+        left_out (`tuple[str, ...]`, *optional*): labels that no training image annotates because the options say so.
     """
 
     train: list[GroundingRecord]
@@ -170,6 +172,7 @@ class Data:
     everything: list[GroundingRecord]
     broken: dict[str, str]
     replayed: int = 0
+    left_out: tuple[str, ...] = ()
 
 
 def load_data(settings: FinetuneArguments) -> Data:
@@ -178,7 +181,9 @@ def load_data(settings: FinetuneArguments) -> Data:
     Raises:
         `ValueError`: no training images, or none with a box, or too many that cannot be read.
     """
-    records = chosen_labels(load_records(settings.data, settings.modality), settings.labels, settings.exclude)
+    whole = load_records(settings.data, settings.modality)
+    records = chosen_labels(whole, settings.labels, settings.exclude)
+    left_out = annotated_labels(whole) - annotated_labels(records)
     train = fraction_of([r for r in records if r.split == "train"], settings.fraction, settings.seed)
     if settings.max_images is not None:
         chosen = sorted({r.image_key for r in train}, key=lambda name: random_key(name[1], settings.seed))
@@ -195,7 +200,9 @@ def load_data(settings: FinetuneArguments) -> Data:
     new_images, everything, broken = len({r.image_key for r in train}), list(train), dict[str, str]()
     older_validation: list[GroundingRecord] = []
     if settings.replay:
-        whole = chosen_labels(load_records(settings.replay, settings.modality), None, settings.replay_exclude)
+        replay = load_records(settings.replay, settings.modality)
+        whole = chosen_labels(replay, None, settings.replay_exclude)
+        left_out |= annotated_labels(replay) - annotated_labels(whole)
         if both := shared_patients(whole):
             raise ValueError(f"{settings.replay}: {both} patients are in training and validation: divide by patient")
         if not _is_same_source(settings.replay, settings.data):
@@ -211,7 +218,8 @@ def load_data(settings: FinetuneArguments) -> Data:
         train, everything = train + older, everything + older
         replayed = len({record.image_key for record in older}) if share else 0
     validation = readable_enough([r for r in records if r.split == "validation"], broken, settings.data)
-    return Data(train, new_images, validation, older_validation, everything, broken, replayed)
+    left_out -= annotated_labels(everything)
+    return Data(train, new_images, validation, older_validation, everything, broken, replayed, tuple(sorted(left_out)))
 
 
 def _is_same_source(first: str, second: str) -> bool:
@@ -239,6 +247,8 @@ def make_dataset(
     recipe: TrainingRecipe,
     seed: int = 0,
     elsewhere: Sequence[GroundingRecord] = (),
+    known: Sequence[str] = (),
+    left_out: Sequence[str] = (),
 ) -> GroundingDataset:
     """Return the training images with their prompts.
 
@@ -252,7 +262,19 @@ def make_dataset(
         seed (`int`, *optional*, defaults to `0`): of everything random.
         elsewhere (`Sequence[GroundingRecord]`, *optional*): training images of all modalities; those of others serve
             as images without anything to find, where the recipe has any.
+        known (`Sequence[str]`, *optional*): further labels that the model knows: no phrase for them is a negative.
+        left_out (`Sequence[str]`, *optional*): labels held out of training: no prompt asks for them.
     """
+    modality, vocabulary = train[0].modality, Vocabulary.load()
+    absent = set(left_out) - annotated_labels(train)
+    held_out = LabelSet(vocabulary, absent, modality) if absent else None
+    foreign = {**foreign_labels(everything), "known": tuple(vocabulary.words)}
+    if held_out is not None:
+        foreign = {key: tuple(n for n in names if not held_out.narrows(n)) for key, names in foreign.items()}
+    unlearned = None
+    if recipe.prompts.unlearned:
+        learned = annotated_labels(everything) | set(known)
+        unlearned = UnlearnedPhrases.of(modality, learned, whole_words(processor.tokenizer), absent)
     budget = min(recipe.prompts.token_budget, processor.max_text_tokens)
     return GroundingDataset(
         [record for record in train if record.annotated],  # without an annotated label there is nothing to ask
@@ -261,10 +283,12 @@ def make_dataset(
         prompts=replace(recipe.prompts, token_budget=budget),
         augmentation=recipe.augmentation,
         # The labels of a single source may be of one body part: further negatives come from the vocabulary.
-        foreign={**foreign_labels(everything), "known": tuple(Vocabulary.load().words)},
+        foreign=foreign,
         token_length=PhraseLength(processor.tokenizer),
         balance=recipe.balance,
         negatives=(recipe.negative_images, elsewhere),
+        unlearned=unlearned,
+        left_out=held_out,
     )
 
 
@@ -300,14 +324,15 @@ def run(settings: FinetuneArguments) -> dict[str, Any]:
     model.to(process.device)
     known = settings.known or known_labels(model.config, settings.modality)
     expert = recipe.expert(settings.modality)
+    make = partial(make_dataset, processor=processor, recipe=recipe, seed=settings.seed, left_out=data.left_out)
     judge = partial(measure, processor=processor, batch_size=expert.batch)  # what training has memory for
     if settings.dry_run:  # of the data alone, without what the model would add
-        return _dry_run(make_dataset(data.train, data.everything, processor, recipe, settings.seed), data, out)
+        return _dry_run(make(data.train, data.everything), data, out)
     annotated = data.train
     if settings.distillation and known:
         data = replace(data, train=with_known(model, processor, data.train, known, expert.batch))
     elsewhere = images_elsewhere(settings, recipe)
-    dataset = make_dataset(data.train, data.everything, processor, recipe, settings.seed, elsewhere)
+    dataset = make(data.train, data.everything, elsewhere=elsewhere, known=known)
     relevant = {name: value for name, value in asdict(settings).items() if name not in UNIMPORTANT}
     # Recomputed activations are the same activations.
     steady = recipe.changed([settings.modality], checkpointing=False)

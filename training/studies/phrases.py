@@ -4,7 +4,8 @@
 `python -m training.studies.phrases --data DIR [--out docs/phrases.json] [--images 20]` asks the checkpoint for sided
 labels in all forms, for phrases that an image does not show, for wordings that training held out, and for trained
 labels with and without others beside them. `python -m training.studies.phrases --page docs/phrases.json` writes the
-page beside it. `DIR` holds `<modality>/<source>/annotations.json` and images. What is asked is in `phrases.yaml`.
+page beside it. `DIR` holds `<modality>/<source>/annotations.json` and images. What is asked is in `phrases.yaml`, and
+under `held_out` of `training/data/synonyms.yaml`.
 """
 
 from __future__ import annotations
@@ -32,6 +33,8 @@ from modeling_medglip.outputs.markdown import table
 from modeling_medglip.outputs.results import GroundedBox
 from modeling_medglip.processing_medglip import clean_label
 from modeling_medglip.taxonomy.phrases import side_of
+
+from ..data.vocabulary import SYNONYMS_FILE
 
 
 PHRASES = Path(__file__).with_name("phrases.yaml")
@@ -171,17 +174,17 @@ def study_unknown(grounder: Grounder, data: Path, phrases: Entry, limit: int) ->
     return rows
 
 
-def study_held_out(grounder: Grounder, data: Path, phrases: Entry, limit: int) -> list[dict[str, Any]]:
+def study_held_out(grounder: Grounder, data: Path, held_out: Entry, limit: int) -> list[dict[str, Any]]:
     """Score and overlap of the best box of wordings that mean a label but are in no training prompt.
 
     Args:
         grounder (`Grounder`): the model and its processor.
         data (`Path`): folder with `<modality>/<source>/annotations.json`.
-        phrases (`Entry`): content of `phrases.yaml`.
+        held_out (`Entry`): source -> label -> wordings.
         limit (`int`): images per source at most.
     """
     rows = []
-    for source, labels in phrases["held_out"].items():
+    for source, labels in held_out.items():
         modality = source.split("/")[0]
         for label, wordings in labels.items():
             for phrase in wordings:
@@ -233,14 +236,14 @@ def measure(data: Path, limit: int, model: str | None = None) -> dict[str, Any]:
         model (`str`, *optional*): checkpoint folder or Hub id; the embedded checkpoint without it.
     """
     grounder, phrases = load_grounder(model), yaml.safe_load(PHRASES.read_text(encoding="utf-8"))
-    sources = list(phrases["held_out"])
+    held_out = yaml.safe_load(SYNONYMS_FILE.read_text(encoding="utf-8"))["held_out"]
     return {
         "model": grounder.name,
         "images": limit,
         "unknown": study_unknown(grounder, data, phrases, limit),
-        "held_out": study_held_out(grounder, data, phrases, limit),
+        "held_out": study_held_out(grounder, data, held_out, limit),
         "sides": study_sides(grounder, data, phrases["sides"], limit),
-        "companions": study_companions(grounder, data, sources, max(2, limit // 4)),
+        "companions": study_companions(grounder, data, list(held_out), max(2, limit // 4)),
     }
 
 

@@ -11,8 +11,11 @@ import yaml
 
 from dataset_scripts.recipe import RECIPES_FOLDER, load_recipes
 from modeling_medglip.taxonomy import load_taxonomy
-from training.data.prompts import SYNONYMS_FILE, LabelWords, PromptRecipe, PromptSampler, Vocabulary
+from modeling_medglip.taxonomy.phrases import normalize_phrase
+from training.data.prompts import PromptRecipe, PromptSampler
 from training.data.records import SourceSettingsTable
+from training.data.unlearned import LabelSet, UnlearnedPhrases
+from training.data.vocabulary import SYNONYMS_FILE, LabelWords, Vocabulary
 
 
 DOCUMENT = {
@@ -282,3 +285,66 @@ def test_a_prompt_is_never_empty() -> None:
     assert all(
         prompt.phrases == ("polyp",) for prompt in draws(asked, ["polyp"], ["polyp"], "colon", 20) if prompt.boxes
     )
+
+
+LISTENING = PromptRecipe(replace=0.0, foreign=0, unlearned=4, only_unlearned=0.2)
+
+
+def test_unlearned_phrases_are_asked_beside_labels_and_alone() -> None:
+    unlearned = UnlearnedPhrases.of("endoscopy", ["polyp"], ["banana", "engine", "river"])
+    asked = PromptSampler(VOCABULARY, {}, LISTENING, unlearned=unlearned)
+    prompts = draws(asked, ["polyp"], ["polyp", "ulcer"], "colon")
+    others = [[phrase for phrase in prompt.phrases if phrase not in ("polyp", "ulcer")] for prompt in prompts]
+    assert {len(phrases) for phrases in others} == {0, 1, 2, 3, 4}
+    assert all(prompt.phrases[index] == "polyp" for prompt in prompts for index in prompt.classes)
+    alone = [prompt for prompt, phrases in zip(prompts, others, strict=True) if len(phrases) == len(prompt.phrases)]
+    assert 0.1 < len(alone) / len(prompts) < 0.3 and not any(prompt.boxes for prompt in alone)
+
+
+def test_without_the_recipe_nothing_unlearned_is_asked() -> None:
+    unlearned = UnlearnedPhrases.of("endoscopy", ["polyp"], ["banana"])
+    plain = PromptSampler(VOCABULARY, OTHERS, PromptRecipe())
+    assert draws(
+        PromptSampler(VOCABULARY, OTHERS, PromptRecipe(), unlearned=unlearned), ["polyp"], ["polyp"]
+    ) == draws(plain, ["polyp"], ["polyp"])
+
+
+def test_a_label_brings_along_an_absent_sibling() -> None:
+    annotated = ["left kidney", "optic disc", "polyp", "right kidney", "ulcer"]
+    asked = sampler(replace=0.0, foreign=0, all_labels=0.0, siblings=1.0)
+    for prompt in draws(asked, ["polyp", "left kidney"], annotated):
+        for label, sibling in (("polyp", "ulcer"), ("left kidney", "right kidney")):
+            assert label not in prompt.phrases or sibling in prompt.phrases
+    both = draws(asked, ["polyp", "ulcer"], ["polyp", "ulcer"])
+    assert all(len(set(prompt.phrases)) == len(prompt.phrases) for prompt in both)
+
+
+def test_descriptions_have_a_share_of_their_own() -> None:
+    vocabulary = Vocabulary({**DOCUMENT, "descriptions": {"polyp": ["bump on the wall"], "ulcer": ["hole in it"]}})
+    asked = PromptSampler(vocabulary, {}, PromptRecipe(replace=0.0, foreign=0, all_labels=1.0, description=0.4))
+    words = Counter()
+    for prompt in draws(asked, ["polyp"], ["polyp", "ulcer"], "colon"):
+        words.update(prompt.phrases)
+        assert all(prompt.phrases[index] in ("polyp", "bump on the wall") for index in prompt.classes)
+    assert set(words) == {"polyp", "ulcer", "bump on the wall", "hole in it"}
+    assert 80 < words["bump on the wall"] < 160
+    silent = PromptSampler(vocabulary, {}, PromptRecipe(replace=1.0, parent=0.0, foreign=0, all_labels=1.0))
+    assert "bump on the wall" not in {p for prompt in draws(silent, ["polyp"], ["polyp"]) for p in prompt.phrases}
+
+
+def test_a_term_for_a_label_that_is_left_out_is_not_asked() -> None:
+    both = ["left kidney", "right kidney"]
+    recipe = PromptRecipe(replace=1.0, parent=1.0, foreign=0, all_labels=1.0)
+    asked = PromptSampler(VOCABULARY, {}, recipe)
+    assert {p for prompt in draws(asked, both, both) for p in prompt.phrases} == {"kidney", "kidneys"}
+    held_out = LabelSet(VOCABULARY, ["kidney"], "ct")
+    left_out = PromptSampler(VOCABULARY, {}, recipe, left_out=held_out)
+    assert {p for prompt in draws(left_out, both, both) for p in prompt.phrases} == set(both)
+
+
+def test_the_wordings_for_measuring_are_in_no_prompt() -> None:
+    vocabulary = Vocabulary.load()
+    measured = {normalize_phrase(wording) for wordings in vocabulary.held_out.values() for wording in wordings}
+    words = {word for label in vocabulary.words for word in vocabulary.all_wordings(label)}
+    words -= {wording for wordings in vocabulary.held_out.values() for wording in wordings}
+    assert measured and not measured & set(map(normalize_phrase, words))

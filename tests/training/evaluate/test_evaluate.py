@@ -15,8 +15,8 @@ import torch
 
 from tests.modeling_medglip.tiny_checkpoint import save_tiny_checkpoint
 from training.data.load import load_records
-from training.data.prompts import Vocabulary
 from training.data.records import GroundingRecord, SourceSettings
+from training.data.vocabulary import Vocabulary
 from training.evaluate import __main__ as command
 from training.evaluate import report
 from training.evaluate.evaluation import SCHEMA, evaluate_model, label_counts

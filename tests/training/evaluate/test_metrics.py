@@ -6,7 +6,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from training.data.prompts import Vocabulary
+from training.data.vocabulary import Vocabulary
 from training.evaluate.metrics import (
     Detections,
     annotated_only,

@@ -15,9 +15,10 @@ from safetensors.torch import load_file
 
 from modeling_medglip.modeling_medglip import MedGlipForObjectDetection
 from modeling_medglip.processing_medglip import MedGlipProcessor
+from training.data.dataset import GroundingDataset
 from training.fit import finetune
 from training.fit.arguments import FinetuneArguments
-from training.fit.finetune import load_base, load_data, main, resolved_recipe, run, with_head
+from training.fit.finetune import load_base, load_data, main, make_dataset, resolved_recipe, run, with_head
 from training.fit.recipe import RECIPES, load_recipe
 
 from ..tiny_data import make_data
@@ -101,6 +102,25 @@ class TestRuns:
         assert all("liver" not in record.annotated for record in records.train + records.validation)
         records = load_data(FinetuneArguments(str(data), "ct", labels=["left kidney"], max_images=1))
         assert len(records.train) == 1 and records.train[0].annotated == ("left kidney",)
+        assert records.left_out == ("liver", "right kidney")
+
+    def test_labels_that_are_left_out_are_in_no_prompt(self, checkpoint: Path, data: Path) -> None:
+        settings = FinetuneArguments(str(data), "ct", str(checkpoint), exclude=["liver"], replay=str(data))
+        assert load_data(settings).left_out == (), "the older data have it"
+        records = load_data(replace(settings, replay_exclude=["liver"]))
+        assert records.left_out == ("liver",)
+        recipe = load_recipe("full")
+        recipe = replace(recipe, prompts=replace(recipe.prompts, unlearned=4, only_unlearned=0.2))
+        _, processor = load_base(settings, recipe)
+        dataset = make_dataset(records.train, records.everything, processor, recipe, left_out=records.left_out)
+        phrases = {phrase for _ in range(8) for index in range(len(dataset)) for phrase in self._asked(dataset, index)}
+        assert not any("liver" in phrase or "hepa" in phrase for phrase in phrases) and len(phrases) > 30
+
+    @staticmethod
+    def _asked(dataset: GroundingDataset, index: int) -> list[str]:
+        dataset.set_epoch(dataset.epoch + 1)
+        asked: list[str] = dataset[index]["text_labels"]
+        return asked
 
 
 class TestRecipes:
