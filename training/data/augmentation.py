@@ -1,19 +1,19 @@
 # Copyright 2026 The MedGLIP authors. Licensed under the Apache License, Version 2.0.
-"""Augmentation: one affine resampling straight to the input size, then brightness, contrast, color, blur and noise.
+"""Augmentation: its recipe, and the geometry: one affine resampling straight to the input size.
 
-Boxes are in units of the image (0..1 for width and height). An image is flipped only if the settings of its
-source allow it and none of its labels has a side.
+Boxes are in units of the image (0..1 for width and height). What follows is in `photometry.py` and `effects.py`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torchvision.transforms.v2 import functional as transforms
+
+
+SURROUNDINGS = ("black", "mean", "edge")
 
 
 @dataclass(frozen=True)
@@ -45,6 +45,18 @@ class AugmentationRecipe:
         jpeg_share (`float`): share of images that are compressed.
         jpeg_quality (`tuple[int, int]`): range of the quality.
         attempts (`int`): draws of a geometry before the image is left as it is.
+        plain_share (`float`): share of images without the rest of this list.
+        zoom_out_share (`float`): share of images shown small, so that small objects are learned; the source says how
+            small.
+        smallest (`float`): least side of a box after that, as a share of the image's side.
+        turn_share (`float`): share of images turned by any angle, where the source allows it.
+        surroundings (`tuple[str, ...]`): what lies outside of the image: `black`, its `mean`, or its blurred `edge`.
+            One is drawn, and a name that comes twice is drawn twice as often. CT has air there.
+        effects (`tuple[int, int]`): least and largest number of effects of `effects.py`, drawn from those of the
+            modality in `source_settings.yaml`.
+        hounsfield_share (`float`): share of the CT images with HU that are shown through the windows of the image
+            processor, not in gray.
+        hounsfield_jitter (`tuple[float, float]`): largest relative change of HU above air, and largest offset in HU.
     """
 
     scale: tuple[float, float] = (0.75, 1.35)
@@ -70,6 +82,24 @@ class AugmentationRecipe:
     jpeg_share: float = 0.0
     jpeg_quality: tuple[int, int] = (25, 80)
     attempts: int = 12
+    plain_share: float = 0.0
+    zoom_out_share: float = 0.0
+    smallest: float = 0.03
+    turn_share: float = 0.0
+    surroundings: tuple[str, ...] = ("black",)
+    effects: tuple[int, int] = (0, 0)
+    hounsfield_share: float = 0.85
+    hounsfield_jitter: tuple[float, float] = (0.05, 30.0)
+
+    def for_one_image(self, rng: np.random.Generator) -> AugmentationRecipe:
+        """Return the recipe for one image: it is a plain one or not."""
+        if self.plain_share and rng.random() < self.plain_share:
+            return replace(self, zoom_out_share=0.0, turn_share=0.0, effects=(0, 0))
+        return self
+
+    def draw_surroundings(self, rng: np.random.Generator) -> str:
+        """Return one of the surroundings."""
+        return self.surroundings[int(rng.integers(len(self.surroundings))) if len(self.surroundings) > 1 else 0]
 
 
 @dataclass(frozen=True)
@@ -80,7 +110,13 @@ class AugmentationFlags:
     vertical_flip: bool = False
     quarter_turns: bool = False
     rotate: bool = False
+    turns: bool = False
     close_ups: bool = False
+    zoom_out: tuple[float, float] | None = None
+
+    def with_sides(self) -> AugmentationFlags:
+        """Return what an image still allows that shows a left or a right."""
+        return replace(self, horizontal_flip=False, vertical_flip=False, quarter_turns=False, turns=False)
 
 
 @dataclass(frozen=True)
@@ -105,14 +141,29 @@ class Geometry:
         half = np.sqrt(((boxes[:, 2:] - boxes[:, :2]) / 2) ** 2 @ (self.matrix.T**2))
         return np.concatenate([center - half, center + half], axis=1).astype(np.float32)
 
-    def resample(self, image: torch.Tensor, size: tuple[int, int], fill: float = 0.0) -> torch.Tensor:
-        """Float `(c, h, w)` -> `(c, *size)`, bilinear; `fill` outside the old image.
+    def resample(
+        self, image: torch.Tensor, size: tuple[int, int], fill: float = 0.0, surroundings: str = "black"
+    ) -> torch.Tensor:
+        """Float `(c, h, w)` -> `(c, *size)`, bilinear.
 
         Args:
             image (`torch.Tensor`): `(c, h, w)` float values.
             size (`tuple[int, int]`): height and width of the result.
-            fill (`float`, *optional*, defaults to `0.0`): value outside the old image.
+            fill (`float`, *optional*, defaults to `0.0`): value outside the old image where that is `black`.
+            surroundings (`str`, *optional*, defaults to `"black"`): what lies outside: see [`AugmentationRecipe`].
         """
+        grid = self._grid(size)
+        if surroundings == "edge":
+            values = torch.nn.functional.grid_sample(image[None], grid, padding_mode="border", align_corners=False)
+            outside = grid[0].abs().amax(-1) > 1
+            return torch.where(outside, _strongly_blurred(values), values)[0] if outside.any() else values[0]
+        fill = float(image.mean()) if surroundings == "mean" else fill
+        values = image[None] - fill if fill else image[None]
+        values = torch.nn.functional.grid_sample(values, grid, mode="bilinear", align_corners=False)[0]
+        return values + fill if fill else values
+
+    def _grid(self, size: tuple[int, int]) -> torch.Tensor:
+        """Return where in the old image, -1 to 1, each pixel of the new one lies: `(1, *size, 2)`."""
         inverse = np.linalg.inv(self.matrix)
         x, y = (torch.arange(count, dtype=torch.float32).add_(0.5).mul_(2 / count).sub_(1) for count in size[::-1])
         offset = -2 * inverse @ self.shift
@@ -120,9 +171,13 @@ class Geometry:
         for axis in range(2):
             across, down = x * float(inverse[axis, 0]) + float(offset[axis]), y * float(inverse[axis, 1])
             torch.add(across[None], down[:, None], out=grid[0, :, :, axis])
-        values = image[None] - fill if fill else image[None]
-        values = torch.nn.functional.grid_sample(values, grid, mode="bilinear", align_corners=False)[0]
-        return values + fill if fill else values
+        return grid
+
+
+def _strongly_blurred(image: torch.Tensor) -> torch.Tensor:
+    """Return images `(b, c, h, w)` without detail."""
+    small = torch.nn.functional.adaptive_avg_pool2d(image, (12, 12))
+    return torch.nn.functional.interpolate(small, size=image.shape[2:], mode="bilinear")
 
 
 IDENTITY = Geometry(np.eye(2), np.zeros(2))
@@ -136,7 +191,11 @@ def visible_share(boxes: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def draw_geometry(
-    boxes: NDArray[np.float32], flags: AugmentationFlags, recipe: AugmentationRecipe, rng: np.random.Generator
+    boxes: NDArray[np.float32],
+    flags: AugmentationFlags,
+    recipe: AugmentationRecipe,
+    rng: np.random.Generator,
+    size: tuple[int, int] = (1, 1),
 ) -> Geometry:
     """Draw a zoom, shift, flip and turn that keeps enough of every box, or a close-up that need not.
 
@@ -145,12 +204,20 @@ def draw_geometry(
         flags ([`AugmentationFlags`]): what the source allows.
         recipe ([`AugmentationRecipe`]): the ranges.
         rng (`np.random.Generator`): the source of everything random.
+        size (`tuple[int, int]`, *optional*, defaults to `(1, 1)`): width and height, whose ratio a turn respects.
     """
     base = _symmetry(flags, rng)
+    if flags.turns and recipe.turn_share and rng.random() < recipe.turn_share:
+        ratio = np.diag(np.asarray(size, dtype=np.float64))
+        base = np.linalg.inv(ratio) @ _turn(rng.uniform(0, 360)) @ ratio @ base
+        flags = replace(flags, rotate=False)
     if flags.close_ups and rng.random() < recipe.close_share:
         return _draw_close_up(boxes, base, recipe, rng)
+    scale = recipe.scale
+    if flags.zoom_out and recipe.zoom_out_share and rng.random() < recipe.zoom_out_share:
+        scale = _zoom_out(boxes, flags.zoom_out, recipe.smallest)
     for _ in range(recipe.attempts):
-        geometry = _draw_once(base, flags, recipe, rng)
+        geometry = _draw_once(base, scale, flags, recipe, rng)
         if len(boxes) == 0 or visible_share(geometry.map_boxes(boxes)).min() >= recipe.keep:
             return geometry
     return Geometry(base, np.zeros(2))
@@ -167,15 +234,30 @@ def _symmetry(flags: AugmentationFlags, rng: np.random.Generator) -> NDArray[np.
     return matrix
 
 
+def _zoom_out(boxes: NDArray[np.float32], scales: tuple[float, float], smallest: float) -> tuple[float, float]:
+    """Return the range of zooms at which no box gets smaller than `smallest`; a box that is smaller stays so."""
+    sides = (boxes[:, 2:] - boxes[:, :2]).min(initial=1.0)
+    low, high = (min(1.0, max(scale, smallest / max(sides, 1e-6))) for scale in scales)
+    return low, high
+
+
+def _turn(degrees: float) -> NDArray[np.float64]:
+    angle = np.deg2rad(degrees)
+    return np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+
+
 def _draw_once(
-    base: NDArray[np.float64], flags: AugmentationFlags, recipe: AugmentationRecipe, rng: np.random.Generator
+    base: NDArray[np.float64],
+    scales: tuple[float, float],
+    flags: AugmentationFlags,
+    recipe: AugmentationRecipe,
+    rng: np.random.Generator,
 ) -> Geometry:
-    scale, aspect = np.exp(rng.uniform(*np.log(recipe.scale))), np.sqrt(rng.uniform(*recipe.aspect))
+    scale, aspect = np.exp(rng.uniform(*np.log(scales))), np.sqrt(rng.uniform(*recipe.aspect))
     zoom = np.array([scale * aspect, scale / aspect])
     turn = np.eye(2)
     if flags.rotate and rng.random() < recipe.rotate_share:
-        angle = np.deg2rad(rng.uniform(-recipe.rotate_degrees, recipe.rotate_degrees))
-        turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+        turn = _turn(rng.uniform(-recipe.rotate_degrees, recipe.rotate_degrees))
     reach = np.abs(zoom - 1) / 2 + 0.05
     return Geometry(turn @ np.diag(zoom) @ base, rng.uniform(-reach, reach))
 
@@ -189,114 +271,3 @@ def _draw_close_up(
     box = boxes[rng.integers(len(boxes))] if len(boxes) else np.array([0.3, 0.3, 0.7, 0.7])
     center = (box[:2] + box[2:]) / 2
     return Geometry(matrix, rng.uniform(-0.25, 0.25, 2) - matrix @ (center - 0.5))
-
-
-def approximate_gamma(image: torch.Tensor, gamma: float) -> torch.Tensor:
-    """Return a cheap approximation of `image ** gamma` for values in [0, 1] and gamma in [0.5, 2].
-
-    Args:
-        image (`torch.Tensor`): values in [0, 1].
-        gamma (`float`): exponent, 0.5 to 2.
-    """
-    if gamma < 1:
-        return torch.lerp(image, image.sqrt(), 2 * (1 - gamma))
-    return torch.lerp(image, image.square(), gamma - 1)
-
-
-def draw_photometry(
-    image: torch.Tensor, color: bool, recipe: AugmentationRecipe, rng: np.random.Generator
-) -> torch.Tensor:
-    """Change the look of a float image `(1 or 3, h, w)` in [0, 1]; returns the same shape and range.
-
-    Args:
-        image (`torch.Tensor`): `(1 or 3, h, w)` in [0, 1].
-        color (`bool`): also change saturation and the gains of the channels.
-        recipe (`AugmentationRecipe`): the ranges.
-        rng (`np.random.Generator`): the source of everything random.
-    """
-    mean = float(image.mean())
-    contrast, brightness = rng.uniform(*recipe.contrast), rng.uniform(*recipe.brightness)
-    image = (image * (contrast * brightness) + mean * (1 - contrast) * brightness).clamp_(0, 1)
-    if rng.random() < 0.5:
-        image = approximate_gamma(image, float(np.exp(rng.uniform(*np.log(recipe.gamma)))))
-    if color and image.shape[0] == 3:
-        image = transforms.adjust_saturation(image, rng.uniform(*recipe.saturation))
-        gains = torch.from_numpy(rng.uniform(*recipe.channel_gain, size=(3, 1, 1))).float()
-        image = (image * gains).clamp_(0, 1)
-    if rng.random() < recipe.light_share:
-        image = (image * uneven_light(image.shape[1:], recipe.light, rng)).clamp_(0, 1)
-    if rng.random() < recipe.coarse_share:
-        image = through_smaller(image, rng.uniform(*recipe.coarse))
-    if rng.random() < recipe.jpeg_share:
-        image = compressed(image, int(rng.integers(*recipe.jpeg_quality)))
-    if rng.random() < recipe.blur_share:
-        image = transforms.gaussian_blur(image, [3, 3], [rng.uniform(0.4, 1.0)])
-    if rng.random() < recipe.noise_share:
-        noise = torch.from_numpy(rng.standard_normal(image.shape, dtype=np.float32))
-        image = (image + noise * rng.uniform(0, recipe.noise_level)).clamp_(0, 1)
-    return image
-
-
-def uneven_light(size: Sequence[int], most: float, rng: np.random.Generator) -> torch.Tensor:
-    """Return smooth factors `(h, w)` around 1: a slope and a curvature of at most `most` in a random direction.
-
-    Args:
-        size (`Sequence[int]`): height and width.
-        most (`float`): largest slope and curvature.
-        rng (`np.random.Generator`): the source of everything random.
-    """
-    y, x = (torch.linspace(-1, 1, count) for count in size)
-    angle, slope, curvature = rng.uniform(0, 2 * np.pi), rng.uniform(0, most), rng.uniform(-most, most)
-    along = (float(np.cos(angle)) * x[None] + float(np.sin(angle)) * y[:, None]) / np.sqrt(2)
-    return 1 + slope * along + curvature * (along.square() - 1 / 6)
-
-
-def through_smaller(image: torch.Tensor, factor: float) -> torch.Tensor:
-    """Resize an image `(c, h, w)` in [0, 1] to a smaller size and back.
-
-    Args:
-        image (`torch.Tensor`): `(c, h, w)` in [0, 1].
-        factor (`float`): of both sides, below 1.
-    """
-    full = image.shape[1:]
-    small = [max(1, round(side * factor)) for side in full]
-    image = torch.nn.functional.interpolate(image[None], size=small, mode="bilinear", antialias=True)
-    return torch.nn.functional.interpolate(image, size=full, mode="bilinear")[0]
-
-
-def compressed(image: torch.Tensor, quality: int) -> torch.Tensor:
-    """Compress an image `(1 or 3, h, w)` in [0, 1] as JPEG and decode it.
-
-    Args:
-        image (`torch.Tensor`): `(1 or 3, h, w)` in [0, 1].
-        quality (`int`): of JPEG, 1 to 100.
-    """
-    return transforms.jpeg((image * 255).round().byte(), quality).float().div_(255)
-
-
-# CT ------------------------------------------------------------------------------------------------------------------
-
-
-def draw_window(display: tuple[float, float], rng: np.random.Generator) -> tuple[float, float]:
-    """Draw the (low, high) at which a CT image is shown in gray.
-
-    Four in ten times as it came (`display`); else a soft tissue window, more rarely a lung or a wide one. An image
-    that spans little (a brain window) is only narrowed.
-
-    Args:
-        display (`tuple[float, float]`): HU shown as black and as white as the image came.
-        rng (`np.random.Generator`): the source of everything random.
-    """
-    low, high = display
-    choice = rng.random()
-    if choice < 0.4:
-        return display
-    if high - low < 900:
-        return low + rng.uniform(0, 0.1) * (high - low), high - rng.uniform(0, 0.6) * (high - low)
-    if choice < 0.8:
-        center, width = rng.uniform(0, 90), np.exp(rng.uniform(np.log(250), np.log(700)))
-    elif choice < 0.88:
-        center, width = rng.uniform(-650, -450), rng.uniform(1200, 1700)
-    else:
-        center, width = rng.uniform(0, 500), rng.uniform(1200, 2500)
-    return center - width / 2, center + width / 2

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,7 @@ from modeling_medglip.image_processing_medglip import (
     luminance,
     resize_image,
 )
+from modeling_medglip.taxonomy import means_a_side
 
 from .augmentation import (
     IDENTITY,
@@ -31,11 +33,11 @@ from .augmentation import (
     AugmentationRecipe,
     Geometry,
     draw_geometry,
-    draw_photometry,
-    draw_window,
     visible_share,
 )
+from .effects import draw_effects
 from .negative_images import NegativeImages
+from .photometry import draw_photometry, draw_window
 from .prompts import PromptRecipe, PromptSampler, rough_token_length
 from .records import GroundingRecord, image_error
 from .unlearned import LabelSet, UnlearnedPhrases
@@ -46,16 +48,13 @@ from .vocabulary import Vocabulary
 # Decoded images stay in memory at this multiple of the input side: zooming in needs more pixels than the input has.
 CACHE_SIDE = 1.35
 CACHE_BYTES = 2 << 30
-# Share of the CT images with HU that are shown through the windows of the image processor, not in gray.
-HOUNSFIELD_SHARE = 0.85
-# Largest relative change of HU above air, and largest offset in HU.
-HOUNSFIELD_JITTER = (0.05, 30.0)
 AIR_HU = -1000.0
 # Range of int16, in which HU are cached.
 LOWEST_HU, HIGHEST_HU = -32000, 32000
 # What reading a broken image raises.
 UNREADABLE = (OSError, ValueError, SyntaxError)
 logger = logging.getLogger(__name__)
+_has_side = lru_cache(maxsize=4096)(means_a_side)
 
 
 @dataclass(frozen=True)
@@ -169,10 +168,8 @@ class GroundingDataset(Dataset):
         if self._negatives.share and rng.random() < self._negatives.share:
             return self._negative(record, rng)
         boxes = (record.boxes / np.array(record.size * 2)).astype(np.float32)
-        flags = AugmentationFlags(
-            **{field.name: getattr(record.settings, field.name) for field in fields(AugmentationFlags)}
-        )
-        geometry = draw_geometry(boxes, flags, self.augmentation, rng)
+        recipe = self.augmentation.for_one_image(rng)
+        geometry = draw_geometry(boxes, augmentation_flags(record), recipe, rng, record.size)
         visible, labels, annotated = self._visible(record, geometry.map_boxes(boxes))
         if record.annotated and not annotated:  # a close-up cut all of it: there would be nothing to ask
             geometry = IDENTITY
@@ -180,7 +177,7 @@ class GroundingDataset(Dataset):
         source_labels = tuple(sorted({*record.source_labels, *record.annotated}))
         prompt = self.sampler.draw(labels, annotated, record.settings.regions, rng, source_labels)
         return {
-            "pixel_values": self._pixels(record, image, geometry, rng),
+            "pixel_values": self._pixels(record, image, geometry, visible, recipe, rng),
             "text_labels": list(prompt.phrases),
             "labels": self._targets(visible[list(prompt.boxes)], list(prompt.classes)),
             "modality": self.modality,
@@ -189,13 +186,14 @@ class GroundingDataset(Dataset):
     def _negative(self, record: GroundingRecord, rng: np.random.Generator) -> dict[str, Any]:
         """Return an image that shows nothing of the modality, asked for what the source of a record annotates."""
         prompt = self.sampler.draw([], record.annotated, record.settings.regions, rng)
-        geometry = draw_geometry(np.zeros((0, 4), np.float32), AugmentationFlags(), self.augmentation, rng)
-        values = geometry.resample(self._negatives.draw(self.size, rng), self.size)
-        values = draw_photometry(values, record.settings.color, self.augmentation, rng)
+        recipe, nothing = self.augmentation.for_one_image(rng), np.zeros((0, 4), np.float32)
+        geometry = draw_geometry(nothing, replace(augmentation_flags(record), close_ups=False), recipe, rng)
+        values = self._negatives.draw(self.size, rng)
+        values = geometry.resample(values, self.size, surroundings=recipe.draw_surroundings(rng))
         return {
-            "pixel_values": self.image_processor.standardize(values.expand(3, -1, -1), self.modality).contiguous(),
+            "pixel_values": self._changed(values, nothing, record, recipe, rng),
             "text_labels": list(prompt.phrases),
-            "labels": self._targets(np.zeros((0, 4), np.float32), []),
+            "labels": self._targets(nothing, []),
             "modality": self.modality,
         }
 
@@ -332,25 +330,50 @@ class GroundingDataset(Dataset):
         return np.clip(boxes[index], 0, 1), [record.labels[i] for i in index], annotated
 
     def _pixels(
-        self, record: GroundingRecord, image: CachedImage, geometry: Geometry, rng: np.random.Generator
+        self,
+        record: GroundingRecord,
+        image: CachedImage,
+        geometry: Geometry,
+        boxes: NDArray[np.float32],
+        recipe: AugmentationRecipe,
+        rng: np.random.Generator,
     ) -> torch.Tensor:
+        """Return the normalized pixels; `boxes` are the visible ones, in units of the image."""
         if image.display is None:
-            values = geometry.resample(image.pixels.float().div_(255), self.size)
+            values = image.pixels.float().div_(255)
+            values = geometry.resample(values, self.size, surroundings=recipe.draw_surroundings(rng))
         else:
             hounsfield = image.pixels.float()
             hounsfield = geometry.resample(hounsfield, self.size, float(hounsfield.min()))
-            values = self._windowed(hounsfield, image.display, rng)
-        values = draw_photometry(values, record.settings.color, self.augmentation, rng)
+            values = self._windowed(hounsfield, image.display, recipe, rng)
+        return self._changed(values, boxes, record, recipe, rng)
+
+    def _changed(
+        self,
+        values: torch.Tensor,
+        boxes: NDArray[np.float32],
+        record: GroundingRecord,
+        recipe: AugmentationRecipe,
+        rng: np.random.Generator,
+    ) -> torch.Tensor:
+        """Return the standardized pixels of an image `(1 or 3, h, w)` in [0, 1] after effects and photometry."""
+        if recipe.effects[1] and record.settings.effects:
+            values = draw_effects(values, boxes, record.settings.effects, recipe.effects, rng)
+        values = draw_photometry(values, record.settings.color, recipe, rng)
         return self.image_processor.standardize(values.expand(3, -1, -1), self.modality).contiguous()
 
     def _windowed(
-        self, hounsfield: torch.Tensor, display: tuple[float, float], rng: np.random.Generator
+        self,
+        hounsfield: torch.Tensor,
+        display: tuple[float, float],
+        recipe: AugmentationRecipe,
+        rng: np.random.Generator,
     ) -> torch.Tensor:
         """Return `(1 or 3, h, w)` in [0, 1]: HU through the windows of the image processor, or through a drawn one."""
-        if rng.random() >= HOUNSFIELD_SHARE:
+        if rng.random() >= recipe.hounsfield_share:
             low, high = draw_window(display, rng)
             return ((hounsfield - low) / (high - low)).clamp_(0, 1)
-        stretch, offset = HOUNSFIELD_JITTER
+        stretch, offset = recipe.hounsfield_jitter
         gain, shift = 1 + rng.uniform(-stretch, stretch), AIR_HU + rng.uniform(-offset, offset)
         return self.image_processor.normalize_image((hounsfield - AIR_HU) * gain + shift, self.modality)
 
@@ -365,6 +388,13 @@ class GroundingDataset(Dataset):
             "boxes": torch.from_numpy(pixels.astype(np.float32)).reshape(-1, 4),
             "class_labels": torch.tensor(classes, dtype=torch.int64),
         }
+
+
+def augmentation_flags(record: GroundingRecord) -> AugmentationFlags:
+    """Return what may be done to an image: its source's settings, less what a side in one of its labels forbids."""
+    settings = record.settings
+    flags = AugmentationFlags(**{field.name: getattr(settings, field.name) for field in fields(AugmentationFlags)})
+    return flags.with_sides() if settings.sides == "image" and any(map(_has_side, record.labels)) else flags
 
 
 def repeat_factors(records: Sequence[GroundingRecord], balance: float) -> NDArray[np.float64]:

@@ -24,6 +24,7 @@ from modeling_medglip.io.text_files import load_yaml
 from modeling_medglip.taxonomy import means_a_side
 
 from ..old_names import SOURCE_SETTINGS, with_new_names
+from .effects import EFFECTS
 
 
 logger = logging.getLogger(__name__)
@@ -31,6 +32,8 @@ SETTINGS_FILE = Path(__file__).with_name("source_settings.yaml")
 # What `make data` builds.
 DEFAULT_DATA = os.environ.get("MEDGLIP_DATA", "out/data")
 SPLITS = ("train", "validation", "test")
+# Where a label with a side forbids flips and turns: in all images of its source, in its image, nowhere.
+SIDES = ("source", "image", "none")
 LUNG, LUNG_SIDES = "lung", ("left lung", "right lung")
 
 
@@ -48,6 +51,10 @@ class SourceSettings:
     rotate: bool = False
     close_ups: bool = False
     color: bool = False
+    turns: bool = False
+    zoom_out: tuple[float, float] | None = None
+    sides: str = "source"
+    effects: tuple[tuple[str, float], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -128,6 +135,10 @@ class SourceSettingsTable:
             unknown = sorted(set(entry) - set(SourceSettings.__dataclass_fields__))
             if unknown:
                 raise ValueError(f"settings for {name}: unknown keys {', '.join(unknown)}")
+            if unknown := sorted(set(entry.get("effects", {})) - set(EFFECTS)):
+                raise ValueError(f"settings for {name}: unknown effects {', '.join(unknown)}")
+            if (sides := entry.get("sides", SIDES[0])) not in SIDES:
+                raise ValueError(f"settings for {name}: unknown sides {sides}: choose one of {', '.join(SIDES)}")
 
     @classmethod
     @lru_cache(maxsize=4)
@@ -136,7 +147,7 @@ class SourceSettingsTable:
         return cls(load_yaml(path.read_text(encoding="utf-8")))
 
     def of(self, modality: str, source: str, labels: Iterable[str]) -> SourceSettings:
-        """Return the settings of a source with these labels. Nothing is flipped where a label has a side.
+        """Return the settings of a source with these labels. Nothing is flipped where a label has a side in the image.
 
         Args:
             modality (`str`): one of `MODALITIES`.
@@ -145,8 +156,9 @@ class SourceSettingsTable:
         """
         values = {**self.modalities.get(modality, {}), **self.sources.get(source, {})}
         values = {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
-        if any(map(means_a_side, labels)):
-            values |= {"horizontal_flip": False, "vertical_flip": False, "quarter_turns": False}
+        values["effects"] = tuple(values.get("effects", {}).items())
+        if values.get("sides", SIDES[0]) == "source" and any(map(means_a_side, labels)):
+            values |= dict.fromkeys(("horizontal_flip", "vertical_flip", "quarter_turns", "turns"), False)
         return SourceSettings(**values)
 
 

@@ -13,6 +13,7 @@ from typing import Any
 
 from modeling_medglip.errors import one_line
 
+from .augmentation import SURROUNDINGS
 from .records import GroundingRecord, readable
 
 
@@ -148,6 +149,16 @@ AUGMENTATION: Mapping[str, Rule] = {
     "coarse": _pair(PART, "numbers above 0 and at most 1"),
     "jpeg_quality": _pair(_whole(1, 100), "whole numbers from 1 to 100"),
     "attempts": COUNT,
+    **dict.fromkeys(("plain_share", "zoom_out_share", "turn_share", "hounsfield_share", "smallest"), SHARE),
+    "surroundings": Rule(
+        f"give a list of {', '.join(SURROUNDINGS)}",
+        lambda value: isinstance(value, list | tuple) and bool(value) and set(map(str, value)) <= set(SURROUNDINGS),
+    ),
+    "effects": _pair(_whole(0), "whole numbers"),
+    "hounsfield_jitter": Rule(
+        "give two numbers of 0 or more, a share and HU",
+        lambda value: isinstance(value, list | tuple) and len(value) == 2 and all(map(NOT_NEGATIVE.fits, value)),
+    ),
 }
 HEAD: Mapping[str, Rule] = {
     "presence_dim": _whole(0, 4096),

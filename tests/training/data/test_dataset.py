@@ -16,10 +16,17 @@ from torch.utils.data import DataLoader
 from modeling_medglip.image_processing_medglip import MedGlipImageProcessor
 from tests.modeling_medglip.tiny_checkpoint import tiny_processor
 from training.data.augmentation import AugmentationRecipe, Geometry
-from training.data.dataset import GroundingCollator, GroundingDataset, PhraseLength, foreign_labels, repeat_factors
+from training.data.dataset import (
+    GroundingCollator,
+    GroundingDataset,
+    PhraseLength,
+    augmentation_flags,
+    foreign_labels,
+    repeat_factors,
+)
 from training.data.load import load_records
 from training.data.prompts import PromptRecipe
-from training.data.records import GroundingRecord, SourceSettings, chosen_labels
+from training.data.records import GroundingRecord, SourceSettings, SourceSettingsTable, chosen_labels
 
 from ..tiny_data import make_data, record, settings, trunk_image
 
@@ -128,7 +135,7 @@ def test_measured_hounsfield_units_go_through_the_windows_of_the_image_processor
     dataset = GroundingDataset([item], image_processor())
     assert dataset.image(0).display == (-160, 240), "the first window"
     still, drawn = np.random.default_rng(0), dataset.image(0).pixels.float()
-    shown = dataset._windowed(drawn, (-160, 240), still)
+    shown = dataset._windowed(drawn, (-160, 240), dataset.augmentation, still)
     expected = dataset.image_processor.normalize_image(pixels, "ct")
     assert shown.shape == (3, SIZE, SIZE) and float((shown - expected).abs().max()) < 0.3
     assert float(shown[0, 20, 20] - shown[1, 20, 20]) < -0.3, "each window its own channel"
@@ -156,6 +163,28 @@ def test_a_stated_window_gives_hounsfield_units() -> None:
     item = record([[10, 10, 30, 30]], ["liver"], pixels=pixels, settings=SourceSettings(window=(-1000.0, 400.0)))
     cached = GroundingDataset([item], image_processor()).image(0)
     assert cached.pixels[0, 0, 0] == -1000 and cached.pixels[0, -1, 0] == 400 and cached.display == (-1000, 400)
+
+
+@pytest.mark.parametrize(("sides", "sided", "free"), [("image", False, True), ("none", True, True)])
+def test_labels_of_an_image_decide_on_flips(sides: str, sided: bool, free: bool) -> None:
+    allowed = SourceSettings(horizontal_flip=True, turns=True, rotate=True, sides=sides)
+    for label, expected in (("left ventricle", sided), ("myocardium", free)):
+        item = record([[1, 1, 9, 9]], [label], ["left ventricle", "myocardium"], settings=allowed)
+        flags = augmentation_flags(item)
+        assert flags.horizontal_flip is flags.turns is expected and flags.rotate
+
+
+@pytest.mark.parametrize("modality", ["ct", "mri", "fundus"])
+def test_a_recipe_asks_for_effects(modality: str) -> None:
+    pixels = np.random.default_rng(0).integers(0, 255, (80, 100), np.uint8)
+    allowed = SourceSettingsTable.load().of(modality, "a clinic", [])
+    item = record([[20, 20, 60, 50]], ["liver"], pixels=pixels, modality=modality, settings=allowed)
+    quiet = replace(STILL, noise_share=0.0, blur_share=0.0)
+    plain = GroundingDataset([item], image_processor(), augmentation=quiet)
+    changed = GroundingDataset([item], image_processor(), augmentation=replace(quiet, effects=(2, 3)))
+    assert not torch.allclose(plain[0]["pixel_values"], changed[0]["pixel_values"], atol=0.02)
+    assert same(changed[0], GroundingDataset([item], image_processor(), augmentation=changed.augmentation)[0])
+    assert torch.equal(plain[0]["labels"]["boxes"], changed[0]["labels"]["boxes"])
 
 
 def test_a_label_that_is_mostly_cut_off_is_not_asked() -> None:

@@ -270,6 +270,22 @@ class TestHints:
         sided = table.of("fundus", "mine", ["optic disc", "left macula"])
         assert not (sided.horizontal_flip or sided.vertical_flip or sided.quarter_turns) and sided.rotate
 
+    def test_a_source_says_what_a_side_in_a_label_forbids(self) -> None:
+        flips = {"horizontal_flip": True, "turns": True}
+        sources = {sides: {**flips, "sides": sides} for sides in ("source", "image", "none")}
+        table = SourceSettingsTable({"sources": sources})
+        for sides, free in (("source", False), ("image", True), ("none", True)):
+            of_source = table.of("mri", sides, ["left ventricle", "myocardium"])
+            assert of_source.horizontal_flip is of_source.turns is free
+        with pytest.raises(ValueError, match="unknown sides never: choose one of source, image, none"):
+            SourceSettingsTable({"sources": {"mine": {"sides": "never"}}})
+
+    def test_unknown_effects(self) -> None:
+        table = SourceSettingsTable({"modalities": {"mri": {"effects": {"ringing": 2, "jpeg": 0.5}}}})
+        assert table.of("mri", "mine", []).effects == (("ringing", 2), ("jpeg", 0.5))
+        with pytest.raises(ValueError, match="settings for mri: unknown effects ghosts"):
+            SourceSettingsTable({"modalities": {"mri": {"effects": {"ghosts": 1}}}})
+
     @pytest.mark.parametrize("label", ["LV", "RA", "RUL", "left kidney"])
     def test_a_side_behind_an_abbreviation_too(self, label: str) -> None:
         settings = SourceSettingsTable.load().of("ultrasound", "a clinic", ["heart", label])
