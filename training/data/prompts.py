@@ -209,7 +209,7 @@ class PromptSampler:
             terms = [pair for pair in terms if self._certain(*pair, present) and not used & set(pair[1])]
             if terms:
                 term, members = terms[rng.integers(len(terms))]
-                words = (term, *self.vocabulary.parent_words.get(term, ()))
+                words = self.vocabulary.words_of_parent(term)
                 return words[rng.integers(len(words))] if rng.random() < 0.4 else term, members
         words = self.vocabulary.synonyms(label)
         return (words[rng.integers(len(words))] if words else label), (label,)

@@ -47,6 +47,19 @@ class LabelWords:
     regions: frozenset[str]
 
 
+def _descriptions(document: dict[str, list[str]]) -> dict[str, tuple[str, ...]]:
+    """Return the descriptions of every label; those with `{side}` are of the labels of both sides."""
+    descriptions: dict[str, tuple[str, ...]] = {}
+    for name, words in document.items():
+        patterns = [word for word in words if "{side}" in word]
+        by_label = {name: [word for word in words if word not in patterns]}
+        for side in SIDES if patterns else ():
+            by_label[f"{side} {name}"] = [pattern.format(side=side) for pattern in patterns]
+        for label, described in by_label.items():
+            descriptions[label] = (*descriptions.get(label, ()), *described)
+    return descriptions
+
+
 class Vocabulary:
     """Labels with their wordings, from `synonyms.yaml` and the label taxonomy of the package.
 
@@ -66,7 +79,7 @@ class Vocabulary:
         self._wordings: dict[str, frozenset[str]] = {}
         self.pairs: dict[str, tuple[str, str]] = {}
         self.parent_words = {name: tuple(words) for name, words in document.get("parents", {}).items()}
-        self.descriptions = {name: tuple(words) for name, words in document.get("descriptions", {}).items()}
+        self.descriptions = _descriptions(document.get("descriptions", {}))
         self.held_out: dict[str, tuple[str, ...]] = {}
         for by_label in document.get("held_out", {}).values():
             for name, words in by_label.items():
@@ -79,7 +92,8 @@ class Vocabulary:
     def _add(self, name: str, synonyms: Sequence[str], parents: Sequence[str], regions: Sequence[str]) -> None:
         known = self._taxonomy.resolve(name) if self._taxonomy else None
         words = [*synonyms, *((known.name, *known.synonyms) if known else ())]
-        refused = {word.lower() for word in (name, *parents, *self._excluded.get(name, ()))}
+        others = (*parents, *self._excluded.get(name, ()), *self.held_out.get(name, ()))
+        refused = {word.lower() for word in (name, *others)}
         unique: dict[str, str] = {}
         for word in words:
             if word.lower() not in refused:
@@ -156,9 +170,12 @@ class Vocabulary:
 
     def all_terms(self, label: str) -> tuple[str, ...]:
         """Return whatever covers a label and possibly others: its parent terms in all words, and its groups."""
-        parents = self.of(label).parents
-        words = (word for parent in parents for word in (parent, *self.parent_words.get(parent, ())))
+        words = (word for parent in self.of(label).parents for word in self.words_of_parent(parent))
         return (*words, *self.groups(label))
+
+    def words_of_parent(self, term: str) -> tuple[str, ...]:
+        """Return a parent term and its other wordings."""
+        return (term, *self.parent_words.get(term, ()))
 
     def are_siblings(self, label: str, other: str) -> bool:
         """Return whether two labels are easily taken for each other: sides of a pair, kinds of one, or of one organ.

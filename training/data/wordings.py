@@ -22,6 +22,9 @@ from .vocabulary import Vocabulary
 def trained_wordings(labels: Mapping[str, Sequence[str]]) -> dict[str, dict[str, str | None]]:
     """Return the phrases of training prompts that the taxonomy does not already lead to a trained label.
 
+    Descriptions are left out: nobody types one word by word, and a checkpoint looks up whole phrases. They would make
+    the list four times as long.
+
     Args:
         labels (`Mapping[str, Sequence[str]]`): modality -> trained labels.
 
@@ -36,7 +39,7 @@ def trained_wordings(labels: Mapping[str, Sequence[str]]) -> dict[str, dict[str,
             words = vocabulary.of(name)
             meanings = [
                 *((word, name) for word in vocabulary.synonyms(name)),
-                *((word, None) for word in words.parents),
+                *((word, None) for parent in words.parents for word in vocabulary.words_of_parent(parent)),
             ]
             for word, meaning in meanings:
                 if not stated.knows(word, modality):

@@ -344,7 +344,21 @@ def test_a_term_for_a_label_that_is_left_out_is_not_asked() -> None:
 
 def test_the_wordings_for_measuring_are_in_no_prompt() -> None:
     vocabulary = Vocabulary.load()
-    measured = {normalize_phrase(wording) for wordings in vocabulary.held_out.values() for wording in wordings}
-    words = {word for label in vocabulary.words for word in vocabulary.all_wordings(label)}
-    words -= {wording for wordings in vocabulary.held_out.values() for wording in wordings}
-    assert measured and not measured & set(map(normalize_phrase, words))
+    for label, wordings in vocabulary.held_out.items():
+        words = (label, *vocabulary.synonyms(label), *vocabulary.descriptions.get(label, ()))
+        assert not set(map(normalize_phrase, wordings)) & set(map(normalize_phrase, words)), label
+    assert "polyp" in vocabulary.held_out and "polypoid lesion" in load_taxonomy().resolve("polyp").phrases
+
+
+def test_descriptions_are_of_one_label_and_of_all_that_are_listed() -> None:
+    vocabulary, document = Vocabulary.load(), yaml.safe_load(SYNONYMS_FILE.read_text(encoding="utf-8"))
+    described = {label for label, words in vocabulary.descriptions.items() if words}
+    sides = {f"{side} {base}" for base in document["sided"] for side in ("left", "right")}
+    assert not (document["labels"].keys() | sides) - described
+    pairs = {(normalize_phrase(word), label) for label in described for word in vocabulary.descriptions[label]}
+    words = {word for word, _ in pairs}
+    assert len(words) == len(pairs), "no two labels share one"
+    names = {normalize_phrase(word) for label in vocabulary.words for word in (label, *vocabulary.synonyms(label))}
+    assert not names & words
+    assert vocabulary.descriptions["left kidney"][0] == "bean-shaped organ on the left of the spine"
+    assert not any("{" in word for label in described for word in vocabulary.descriptions[label])
