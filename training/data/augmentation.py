@@ -6,6 +6,7 @@ Boxes are in units of the image (0..1 for width and height). What follows is in 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -131,15 +132,28 @@ class Geometry:
     matrix: NDArray[np.float64]
     shift: NDArray[np.float64]
 
-    def map_boxes(self, boxes: NDArray[np.float32]) -> NDArray[np.float32]:
+    def map_boxes(
+        self, boxes: NDArray[np.float32], outlines: Sequence[NDArray[np.float32] | None] | None = None
+    ) -> NDArray[np.float32]:
         """Boxes `(n, 4)` xyxy, 0..1, before clipping.
 
-        Exact for zoom, shift, flips and quarter turns; for other turns it is the box of the turned inscribed ellipse
-        (structures are rounder than their boxes).
+        Exact for zoom, shift, flips and quarter turns, and for other turns of objects with an outline. For the others
+        it is the box of the turned inscribed ellipse (structures are rounder than their boxes).
+
+        Args:
+            boxes (`np.ndarray` of shape `(n, 4)`): xyxy, 0..1.
+            outlines (`Sequence[np.ndarray | None]`, *optional*): for each box, points `(k, 2)` on the outline of its
+                object, 0..1.
         """
         center = ((boxes[:, :2] + boxes[:, 2:]) / 2 - 0.5) @ self.matrix.T + 0.5 + self.shift
         half = np.sqrt(((boxes[:, 2:] - boxes[:, :2]) / 2) ** 2 @ (self.matrix.T**2))
-        return np.concatenate([center - half, center + half], axis=1).astype(np.float32)
+        mapped = np.concatenate([center - half, center + half], axis=1).astype(np.float32)
+        if (self.matrix != 0).sum() > 2:  # turned by other than a right angle
+            for index, points in enumerate(outlines or ()):
+                if points is not None:
+                    moved = (points - 0.5) @ self.matrix.T + 0.5 + self.shift
+                    mapped[index] = np.concatenate([moved.min(axis=0), moved.max(axis=0)])
+        return mapped
 
     def resample(
         self, image: torch.Tensor, size: tuple[int, int], fill: float = 0.0, surroundings: str = "black"

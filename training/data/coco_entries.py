@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from modeling_medglip.io.coco import CocoFile, annotation_region, image_size, shown
-from modeling_medglip.io.coco_shapes import AnnotationError, fit_box
+from modeling_medglip.io.coco_shapes import AnnotationError, Segmentation, fit_box
 
 
 # Control characters, and those that change the direction of text. Other characters without a shape belong to scripts.
@@ -109,6 +109,7 @@ class ImageAnnotations:
     Attributes:
         labels (`list[str]`): label of each annotation, which counts once.
         boxes (`np.ndarray` of shape `(n, 4)`): one per label, as stated, [x, y, width, height] in pixels.
+        shapes (`list[Segmentation | None]`): one per label, `None` where there are neither polygons nor run lengths.
         left_out (`Counter[tuple[str, str | None]]`): (reason, label) -> number of annotations that cannot be used; the
             label is `None` where the file does not have its category.
         clipped (`list[str]`): stated boxes of which a part beyond the image was taken off.
@@ -116,6 +117,7 @@ class ImageAnnotations:
 
     labels: list[str]
     boxes: NDArray[np.float64]
+    shapes: list[Segmentation | None]
     left_out: Counter[tuple[str, str | None]]
     clipped: list[str]
 
@@ -132,7 +134,7 @@ def image_annotations(entries: list[dict[str, Any]], size: tuple[int, int]) -> I
         entries (`list[dict[str, Any]]`): annotations of the image, each with its `label`.
         size (`tuple[int, int]`): width and height of the image in pixels.
     """
-    unique: dict[tuple[str, tuple[float, ...]], None] = {}
+    unique: dict[tuple[str, tuple[float, ...]], Segmentation | None] = {}
     left, clipped = Counter[tuple[str, str | None]](), []
     for entry in entries:
         try:
@@ -146,6 +148,6 @@ def image_annotations(entries: list[dict[str, Any]], size: tuple[int, int]) -> I
             continue
         if beyond and (entry["label"], region.box) not in unique:
             clipped.append(f"{[round(side, 2) for side in region.box]} in {size[0]}x{size[1]}")
-        unique[entry["label"], region.box] = None
+        unique[entry["label"], region.box] = region.segmentation
     boxes = np.array([box for _, box in unique], dtype=np.float64).reshape(-1, 4)
-    return ImageAnnotations([label for label, _ in unique], boxes, left, clipped)
+    return ImageAnnotations([label for label, _ in unique], boxes, list(unique.values()), left, clipped)

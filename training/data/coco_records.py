@@ -36,6 +36,7 @@ from modeling_medglip.isolation.process import ReaderLimits, ReaderProcess
 from modeling_medglip.modalities import resolve_modality
 
 from .coco_entries import annotated_labels, image_annotations, is_built, label_names, stated_size
+from .outlines import Outlines, outlines_by_box
 from .records import (
     SPLITS,
     GroundingRecord,
@@ -181,10 +182,10 @@ class _CocoRecords:
         source = _first_given(image.get("source"), _folder_of(self.file))
         settings = self.settings.of(modality, source, self.vocabulary)
         split = image.get("split") or self.split
-        labels, boxes, annotated = self._known(image, entries, size)
+        labels, boxes, annotated, outlines = self._known(image, entries, size)
         path = _image_path(self.file, name)
         if (orientation := orientation_of(path, size)) != 1:
-            boxes, size = upright_boxes(boxes, orientation, size), size[::-1]
+            boxes, size, outlines = upright_boxes(boxes, orientation, size), size[::-1], {}
         return GroundingRecord(
             modality=modality,
             source=source,
@@ -199,12 +200,13 @@ class _CocoRecords:
             source_labels=tuple(sorted(self.vocabulary)),
             settings=settings,
             weight=settings.weight,
+            outlines=outlines,
         )
 
     def _known(
         self, image: dict[str, Any], entries: list[dict[str, Any]], size: tuple[int, int]
-    ) -> tuple[tuple[str, ...], NDArray[np.float32], tuple[str, ...]]:
-        """Return labels, boxes and annotated labels, without those that are unknown in this image."""
+    ) -> tuple[tuple[str, ...], NDArray[np.float32], tuple[str, ...], Outlines]:
+        """Return labels, boxes and annotated labels, without those that are unknown in this image, and outlines."""
         usable = image_annotations(entries, size)
         annotated = annotated_labels(image, self.vocabulary, self.file)
         if (extra := sorted(set(usable.labels) - set(annotated))) and not is_built(self.coco):
@@ -222,7 +224,8 @@ class _CocoRecords:
         unplaced = self.coco.unplaced
         anywhere = self.vocabulary if None in unplaced else {label for label in unplaced if label is not None}
         unknown = usable.unknown(self.vocabulary) | (anywhere - set(usable.labels))
-        return without_unknown(usable.labels, boxes, annotated, unknown)
+        outlines = outlines_by_box(boxes, usable.shapes)
+        return *without_unknown(usable.labels, boxes, annotated, unknown), outlines
 
 
 def _first_given(*values: Any) -> str:

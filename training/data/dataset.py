@@ -170,7 +170,7 @@ class GroundingDataset(Dataset):
         boxes = (record.boxes / np.array(record.size * 2)).astype(np.float32)
         recipe = self.augmentation.for_one_image(rng)
         geometry = draw_geometry(boxes, augmentation_flags(record), recipe, rng, record.size)
-        visible, labels, annotated = self._visible(record, geometry.map_boxes(boxes))
+        visible, labels, annotated = self._visible(record, geometry.map_boxes(boxes, record.unit_outlines()))
         if record.annotated and not annotated:  # a close-up cut all of it: there would be nothing to ask
             geometry = IDENTITY
             visible, labels, annotated = self._visible(record, boxes)

@@ -25,6 +25,7 @@ from modeling_medglip.taxonomy import means_a_side
 
 from ..old_names import SOURCE_SETTINGS, with_new_names
 from .effects import EFFECTS
+from .outlines import Outlines
 
 
 logger = logging.getLogger(__name__)
@@ -81,6 +82,7 @@ class GroundingRecord:
         settings ([`SourceSettings`]): how training treats the source.
         weight (`float`): images of this record per epoch, on average.
         in_subset (`bool`): belongs to the data set's own tenth.
+        outlines (`dict`): box, as a tuple -> points on the outline of its object in pixels, where it has a mask.
     """
 
     modality: str
@@ -99,6 +101,7 @@ class GroundingRecord:
     in_subset: bool = False
     view_of: str | None = None
     source_labels: tuple[str, ...] = ()
+    outlines: Outlines = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
         # A label with boxes that may not be asked would be learned as background, or stop an evaluation.
@@ -110,6 +113,12 @@ class GroundingRecord:
     def image_key(self) -> tuple[str, str]:
         """Source and name of the image; several records may be views of one."""
         return self.source, self.view_of or self.image_id
+
+    def unit_outlines(self) -> list[NDArray[np.float32] | None]:
+        """Return the outline of each box in units of the image, `None` for objects without one."""
+        size = np.array(self.size, dtype=np.float32)
+        found = (self.outlines.get(tuple(box)) for box in self.boxes.tolist())
+        return [None if points is None else np.divide(points, size, dtype=np.float32) for points in found]
 
     def load(self) -> NDArray:
         """Decode the pixels."""

@@ -14,8 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from modeling_medglip.errors import one_line
+from modeling_medglip.io.coco_shapes import Segmentation, parse_segmentation
 
 from .coco_records import decode_upright
+from .outlines import outlines_by_box
 from .records import SPLITS, GroundingRecord, SourceSettingsTable, as_boxes, join_lungs, with_channels, without_unknown
 
 
@@ -150,8 +152,9 @@ def _record(
     # Of 8 bits the values beyond the window are lost; such images are treated as any other of a known window.
     deep = modality == "ct" and len(row["window"]) == 2 and row["window"][1] - row["window"][0] > 60000
     # The builder drops a label from `annotated` where it refused some of its annotations, and writes the other boxes.
+    all_boxes = as_boxes(objects["bbox"], size)
     labels, boxes, annotated = without_unknown(
-        [names[category] for category in objects["category"]], as_boxes(objects["bbox"], size), row["annotated"]
+        [names[category] for category in objects["category"]], all_boxes, row["annotated"]
     )
     return GroundingRecord(
         modality=modality,
@@ -169,4 +172,13 @@ def _record(
         settings=source_settings,
         weight=source_settings.weight if split == "train" else 1.0,
         in_subset=bool(row["subset_10"]),
+        outlines=outlines_by_box(all_boxes, _shapes(objects, size)) if split == "train" else {},
     )
+
+
+def _shapes(objects: dict[str, Any], size: tuple[int, int]) -> list[Segmentation | None]:
+    """Return the masks of a row's objects, `None` where there is none."""
+    entries = [
+        {"size": [size[1], size[0]], "counts": counts} if counts else None for counts in objects["segmentation"]
+    ]
+    return [parse_segmentation(entry, size) for entry in entries]
