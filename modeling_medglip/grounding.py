@@ -276,7 +276,7 @@ def ground_image(
     try:
         choice = choose_modality(grounder, read, modality)
         question = make_question(grounder.trained, prompt_labels(prompt), choice.name)
-        boxes = _boxes(grounder, read, question, choice.name, (threshold, untrained_threshold))
+        boxes, presence = _boxes(grounder, read, question, choice.name, (threshold, untrained_threshold))
     except UsageError:
         raise
     except ValueError as error:
@@ -295,6 +295,7 @@ def ground_image(
         modality_probability=choice.probability,
         warnings=(*read.warnings, *choice.warnings, *notes),
         trained=question.trained,
+        presence=presence,
         open_image=functools.partial(_read, image, frame),
     )
 
@@ -348,8 +349,8 @@ def _pixels(image: Image.Image) -> np.ndarray:
 
 def _boxes(
     grounder: Grounder, image: ReadImage, question: Question, modality: str, thresholds: tuple[float, float]
-) -> tuple[GroundedBox, ...]:
-    """Return the boxes of one image over the thresholds (of trained labels, of others), best first."""
+) -> tuple[tuple[GroundedBox, ...], dict[str, float]]:
+    """Return the boxes of one image over the thresholds (of trained labels, of others), and each label's presence."""
     results = grounder.detect(
         [image.pixels],
         encode_questions(grounder.processor, [question]),
@@ -359,10 +360,11 @@ def _boxes(
         image.photometric_interpretation,
     )
     taxonomy = locate_labels(question.labels, modality)
-    return tuple(
+    boxes = tuple(
         GroundedBox(label, score, (left, top, right - left, bottom - top), *taxonomy[label], question.trained[label])
         for label, score, (left, top, right, bottom) in question.answers(results[0], thresholds[1])
     )
+    return boxes, question.presence(results[0])
 
 
 def locate_labels(labels: Sequence[str], modality: str) -> dict[str, tuple[str | None, str | None, str | None]]:

@@ -847,7 +847,7 @@ def post_process_boxes(
 
     Returns:
         per image `scores` (n,), `labels` (n,) (label index; chunk after chunk), `boxes` (n, 4) xyxy, best first; no
-        gradients.
+        gradients. With `presence_logits` also `presence` (labels,), each label's probability of being in the image.
 
     Raises:
         `ValueError`: outputs, label tokens and sizes do not fit together, or the outputs are not finite.
@@ -867,7 +867,10 @@ def post_process_boxes(
         boxes = boxes[keep] - boxes.new_tensor([0, 0, 1, 1]) if legacy_boxes else boxes[keep]
         if target_sizes is not None:
             boxes = boxes * scale_to(target_sizes[index], size, boxes)
-        results.append({"scores": score[keep], "labels": label[keep], "boxes": boxes})
+        result = {"scores": score[keep], "labels": label[keep], "boxes": boxes}
+        if (presence := _presence(outputs, index, tokens[index])) is not None:
+            result["presence"] = presence[tokens[index].any(-1)]
+        results.append(result)
     return results
 
 
@@ -887,6 +890,12 @@ def _check_outputs(outputs: Any, tokens: torch.Tensor, target_sizes: Any) -> Non
         raise ValueError(f"{batch} images but {len(target_sizes)} target_sizes")
 
 
+def _presence(outputs: Any, index: int, tokens: torch.Tensor) -> torch.Tensor | None:
+    """Return the presence (chunks, labels) of one image's labels; `None` for outputs without."""
+    logits = getattr(outputs, "presence_logits", None)
+    return None if logits is None else presence_scores(logits[index].view(len(tokens), -1), tokens)
+
+
 def _scored_boxes(
     outputs: Any,
     index: int,
@@ -902,8 +911,8 @@ def _scored_boxes(
     chunk, region, label, score = _candidates(scores, centerness, levels, pre_nms_threshold)
     counts = tokens.any(-1).sum(-1)
     first_label = (counts.cumsum(0) - counts).to(label.device)
-    if (presence := getattr(outputs, "presence_logits", None)) is not None:
-        score = score * presence_scores(presence[index].view(chunks, -1), tokens)[chunk, label]
+    if (presence := _presence(outputs, index, tokens)) is not None:
+        score = score * presence[chunk, label]
     calibration = getattr(outputs, "score_calibration", None)
     score = calibrated(score, None if calibration is None else calibration[index])
     boxes = clip_legacy(outputs.pred_boxes[index].float().view(chunks, regions, 4)[chunk, region], size)

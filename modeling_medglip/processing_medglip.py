@@ -460,7 +460,8 @@ class MedGlipProcessor(ProcessorMixin):
 
         Returns:
             per image, best first: `scores` (n,), `boxes` (n, 4) xyxy pixels where width = x2 - x1, `labels` (n,)
-            positions in `inputs["text_labels"]`, `text_labels` list of n strings.
+            positions in `inputs["text_labels"]`, `text_labels` list of n strings; of a model with a presence head also
+            `presence`, label -> probability that the image shows it.
 
         Raises:
             `ValueError`: the inputs are not those of the outputs, or the outputs are not finite.
@@ -489,10 +490,7 @@ class MedGlipProcessor(ProcessorMixin):
             input_sizes=inputs.get("input_sizes"),
         )
         names = inputs["text_labels"]
-        return [
-            {**result, "text_labels": [names[index][label] for label in result["labels"].tolist()]}
-            for index, result in enumerate(results)
-        ]
+        return [_named(result, names[index]) for index, result in enumerate(results)]
 
     def _read_back(self, input_ids: torch.Tensor, batch: int) -> dict[str, Any]:
         """Return `label_tokens` and `text_labels` of token ids (1 or B, T) or (1 or B, C, T)."""
@@ -515,6 +513,14 @@ class MedGlipProcessor(ProcessorMixin):
         ]
         repeats = batch if len(ids) == 1 else 1
         return {"label_tokens": tokens.repeat(repeats, 1, 1, 1), "text_labels": names * repeats}
+
+
+def _named(result: dict[str, Any], labels: Sequence[str]) -> dict[str, Any]:
+    """Return the result of one image with the caller's own labels."""
+    named = {**result, "text_labels": [labels[label] for label in result["labels"].tolist()]}
+    if "presence" in result:
+        named["presence"] = dict(zip(labels, result["presence"].tolist(), strict=True))
+    return named
 
 
 def _listed_annotations(annotations: Any, count: int) -> list[dict[str, Any]] | None:

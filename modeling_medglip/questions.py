@@ -59,6 +59,15 @@ class Question:
                 if self.wordings[label] == wording and (score >= untrained_threshold or label not in self.untrained):
                     yield label, score, (left, top, right, bottom)
 
+    def presence(self, result: Mapping[str, Any]) -> dict[str, float]:
+        """Return label -> probability that the image shows it; empty where the checkpoint does not say.
+
+        Args:
+            result (`Mapping`): of one image, as `post_process_grounded_object_detection` returns it.
+        """
+        known = result.get("presence", {})
+        return {label: known[self.wordings[label]] for label in self.labels if self.wordings[label] in known}
+
     def notes(self, modality: str, untrained_threshold: float) -> tuple[str, ...]:
         """Return a warning that names the labels that the expert was not trained with, if there are any.
 

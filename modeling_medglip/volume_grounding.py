@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from itertools import islice
 from pathlib import Path
@@ -137,6 +137,7 @@ def ground_volume(
         modality_probability=probability,
         warnings=notes + laterality_warnings(best),
         trained=question.trained,
+        presence=search.presence,
         axes=axes,
         open_volume=partial(_open_again, volume, axes, number, resample, several_patients),
     )
@@ -209,6 +210,7 @@ class _SliceSearch:
     threshold: float
     batch_size: int
     progress: Callable[[Iterable[Any], int], Iterable[Any]] | None
+    presence: dict[str, float] = field(default_factory=dict)  # of each label, the highest of the slices so far
 
     @cached_property
     def prompt(self) -> dict[str, Any]:
@@ -232,6 +234,8 @@ class _SliceSearch:
             for (index, _), result in zip(batch, results, strict=True):
                 for label, score, box in self.question.answers(result):
                     boxes_by_label[label].append(SliceBox(index, box, score))
+                for label, value in self.question.presence(result).items():
+                    self.presence[label] = max(value, self.presence.get(label, 0.0))
         return boxes_by_label
 
 

@@ -29,6 +29,8 @@ class BaseResult(ABC):
         warnings (`tuple[str, ...]`): one line each; not stored.
         trained (`Mapping[str, bool | None]`): asked label -> whether the expert was trained with it; `None` if the
             checkpoint does not say.
+        presence (`Mapping[str, float]`): asked label -> probability that the input shows it; empty where the
+            checkpoint does not say.
     """
 
     model: str
@@ -39,6 +41,7 @@ class BaseResult(ABC):
     modality_probability: float | None
     warnings: tuple[str, ...]
     trained: Mapping[str, bool | None]
+    presence: Mapping[str, float]
 
     @property
     def not_found(self) -> tuple[str, ...]:
@@ -75,7 +78,9 @@ class BaseResult(ABC):
             image (`Mapping[str, Any]`): its entry for the input.
         """
         content = {"schema": SCHEMA, "model": self.model, "image": dict(image), "prompt": self.prompt}
-        stated = {"trained": dict(self.trained), "not_found": list(self.not_found)}
+        stated: dict[str, Any] = {"trained": dict(self.trained), "not_found": list(self.not_found)}
+        if self.presence:
+            stated["presence"] = {label: round(value, 4) for label, value in self.presence.items()}
         return content | (stated if self.trained else {})
 
     def _label_ids(self, box: Any) -> dict[str, Any]:
@@ -91,7 +96,11 @@ class BaseResult(ABC):
             label = one_line(box.label, 80) + (" (not trained)" if box.trained is False else "")
             rows.append([label, f"{box.score:.2f}", *position])
         lines = text_table(rows) if self.boxes else ["nothing found above the threshold"]
-        return "\n".join([*lines, *([f"not found: {listed(self.not_found)}"] if self.not_found else [])])
+        missing = [label + self._how_present(label) for label in self.not_found]
+        return "\n".join([*lines, *([f"not found: {listed(missing)}"] if missing else [])])
+
+    def _how_present(self, label: str) -> str:
+        return f" (presence {self.presence[label]:.2f})" if label in self.presence else ""
 
     def __str__(self) -> str:
         return f"{self.heading()}\n{self.to_text()}"

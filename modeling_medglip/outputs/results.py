@@ -95,6 +95,8 @@ class GroundingResult(BaseResult):
         warnings (`tuple[str, ...]`): one line each; not stored.
         trained (`Mapping[str, bool | None]`): asked label -> whether the expert was trained with it; `None` if the
             checkpoint does not say.
+        presence (`Mapping[str, float]`): asked label -> probability that the image shows it, by which the scores of
+            its boxes are multiplied; empty for checkpoints without a presence head.
         open_image (`Callable`, *optional*): reads the image again, for [`plot`]; not stored.
     """
 
@@ -106,6 +108,7 @@ class GroundingResult(BaseResult):
     modality_probability: float | None = field(default=None, compare=False)
     warnings: tuple[str, ...] = field(default=(), compare=False)
     trained: Mapping[str, bool | None] = field(default_factory=dict)
+    presence: Mapping[str, float] = field(default_factory=dict)
     open_image: Callable[[], ReadImage] | None = field(default=None, compare=False, repr=False)
 
     def heading(self, name: str | None = None) -> str:
@@ -282,7 +285,8 @@ def _from_dict(content: dict[str, Any]) -> GroundingResult:
         )
         for entry in content["boxes"]
     )
-    return GroundingResult(content["model"], info, content["prompt"], boxes, trained=content.get("trained", {}))
+    stated = {key: content.get(key, {}) for key in ("trained", "presence")}
+    return GroundingResult(content["model"], info, content["prompt"], boxes, **stated)
 
 
 # Validation ----------------------------------------------------------------------------------------------------------
@@ -305,6 +309,9 @@ def validate_boxes(content: Any, name: str = "boxes") -> None:
     trained = content.get("trained", {})
     known = isinstance(trained, dict) and all(value in (True, False, None) for value in trained.values())
     _require(known, name, "trained must be an object of booleans and nulls")
+    presence = content.get("presence", {})
+    known = isinstance(presence, dict) and all(_numbers([value]) and 0 <= value <= 1 for value in presence.values())
+    _require(known, name, "presence must be an object of numbers from 0 to 1")
     width, height = _validate_image(content.get("image"), name)
     boxes = content.get("boxes")
     _require(isinstance(boxes, list), name, "boxes must be a list")

@@ -118,6 +118,8 @@ class VolumeResult(BaseResult):
         warnings (`tuple[str, ...]`): one line each; not stored.
         trained (`Mapping[str, bool | None]`): asked label -> whether the expert was trained with it; `None` if the
             checkpoint does not say.
+        presence (`Mapping[str, float]`): asked label -> highest probability over the slices that one shows it; empty
+            for checkpoints without a presence head.
         plane (`str`): the plane that was searched (`"all"`: a consensus of three).
         slice_boxes (`Mapping`): plane -> label -> the boxes of single slices before linking; not stored.
         slices (`int`): how many slices were searched; not stored.
@@ -138,6 +140,7 @@ class VolumeResult(BaseResult):
     modality_probability: float | None = field(default=None, compare=False)
     warnings: tuple[str, ...] = field(default=(), compare=False)
     trained: Mapping[str, bool | None] = field(default_factory=dict)
+    presence: Mapping[str, float] = field(default_factory=dict)
     axes: str | None = field(default=None, compare=False)
     open_volume: Callable[..., VolumeSource] | None = field(default=None, compare=False, repr=False)
 

@@ -7,14 +7,18 @@ import math
 from pathlib import Path
 from typing import Any
 
+import nibabel
 import numpy as np
 import pytest
 import torch
 
-from modeling_medglip import MedGlipProcessor
+from modeling_medglip import Grounder, MedGlipProcessor, ground_image, ground_volume
+from modeling_medglip.errors import MedGlipError
 from modeling_medglip.image_processing_medglip import presence_scores
 from modeling_medglip.modeling_medglip import PRESENT_LOGIT, MedGlipForObjectDetection
+from modeling_medglip.outputs.results import GroundingResult, ImageInfo, read_boxes, validate_boxes, write_boxes
 
+from . import tiny_checkpoint
 from .tiny_model import HEAD, prompt, tiny_model, training_batch
 from .tiny_processor import made_up_outputs, tiny_processor
 
@@ -144,8 +148,18 @@ class TestScores:
         assert dict(zip(result["text_labels"], result["scores"].tolist(), strict=True)) == pytest.approx(
             {"liver": 0.9 * certain, "polyp": 0.8 * (1 - certain)}, rel=1e-4
         )
+        assert result["presence"] == pytest.approx({"liver": certain, "polyp": 1 - certain}, rel=1e-4)
         (result,) = processor.post_process_grounded_object_detection(outputs, inputs, 0.3)
         assert result["text_labels"] == ["liver"]
+
+    def test_labels_of_all_chunks_have_a_presence(self, processor: MedGlipProcessor) -> None:
+        labels = [f"label {number}" for number in range(40)]
+        processor = tiny_processor({"modality": "endoscopy"}, max_text_tokens=40)
+        inputs = processor(np.zeros((32, 32, 3), np.uint8), labels, size={"height": 64, "width": 64})
+        outputs = made_up_outputs(inputs, [[0, 0, 31, 31]], [0], [0.9])
+        outputs.presence_logits = torch.full(inputs["input_ids"].shape, 2.0)
+        (result,) = processor.post_process_grounded_object_detection(outputs, inputs, 0.3)
+        assert inputs["input_ids"].ndim == 3 and list(result["presence"]) == labels
 
     def test_numbers_that_are_not_finite_are_refused(self, processor: MedGlipProcessor) -> None:
         inputs = processor(np.zeros((32, 32, 3), np.uint8), ["liver"], size={"height": 64, "width": 64})
@@ -153,3 +167,35 @@ class TestScores:
         outputs.presence_logits = torch.full_like(inputs["input_ids"], math.nan, dtype=torch.float32)
         with pytest.raises(ValueError, match="not finite"):
             processor.post_process_grounded_object_detection(outputs, inputs)
+
+
+@pytest.fixture(scope="module")
+def grounder() -> Grounder:
+    config = tiny_checkpoint.tiny_config(("ct",))
+    config.head_config.presence_dim = 8
+    torch.manual_seed(0)
+    model = MedGlipForObjectDetection(config).eval()
+    return Grounder(model, tiny_processor({"modality": "ct"}, max_text_tokens=128), "tiny", torch.device("cpu"))
+
+
+class TestResults:
+    def test_an_image_states_the_presence_of_every_label(self, grounder: Grounder, tmp_path: Path) -> None:
+        result = ground_image(np.zeros((64, 64), np.uint8), "Liver. banana.", model=grounder, threshold=0.999)
+        assert list(result.presence) == ["Liver", "banana"] and result.boxes == ()
+        assert all(0 < value < 1 for value in result.presence.values())
+        assert f"Liver (presence {result.presence['Liver']:.2f})" in str(result)
+        stored = read_boxes(write_boxes(result, tmp_path / "a.boxes.json"))
+        assert stored.presence == {label: round(value, 4) for label, value in result.presence.items()}
+
+    def test_a_volume_states_the_highest_of_its_slices(self, grounder: Grounder, tmp_path: Path) -> None:
+        values = np.random.default_rng(0).normal(0, 100, (32, 32, 3)).astype(np.float32)
+        nibabel.save(nibabel.Nifti1Image(values, np.diag([-1.0, -1.0, 5.0, 1.0])), tmp_path / "volume.nii")
+        result = ground_volume(tmp_path / "volume.nii", "liver.", "ct", grounder, threshold=0.3)
+        assert 0 < result.presence["liver"] < 1 and result.to_dict()["presence"]["liver"] > 0
+
+    def test_presence_in_a_file_is_checked(self, tmp_path: Path) -> None:
+        content = GroundingResult("m", ImageInfo("a.png", 8, 8, "ct"), "liver.", trained={"liver": True}).to_dict()
+        validate_boxes({**content, "presence": {"liver": 0.5}})
+        for wrong in ({"liver": 1.5}, {"liver": "much"}, [0.5]):
+            with pytest.raises(MedGlipError, match="presence must be"):
+                validate_boxes({**content, "presence": wrong})
