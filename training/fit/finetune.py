@@ -104,7 +104,8 @@ def load_base(
             modality=settings.modality, modality_settings=recipe.modality_settings()
         )
         processor = MedGlipProcessor(image_processor=image_processor, tokenizer=load_tokenizer())
-        return build_starting_model(recipe.config(settings.modality)), processor
+        model = build_starting_model(recipe.config(settings.modality), recipe.image_encoder(settings.modality))
+        return model, processor
     name = settings.model or str(default_checkpoint())
     model, processor = load_model_and_processor(name, [settings.modality])
     before = list(model.config.expert_head_config(settings.modality).anchor_sizes)

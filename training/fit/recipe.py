@@ -22,6 +22,7 @@ from ..old_names import with_new_names
 RECIPES = Path(__file__).parent.parent / "recipes"
 EMBEDDED_RECIPE = RECIPES / "embedded.yaml"
 ANY = "any"
+IMAGE_ENCODER = "image_encoder"
 STRIDES = (8, 16, 32, 64, 128)
 
 
@@ -83,7 +84,9 @@ class TrainingRecipe:
     Args:
         optimization ([`Optimization`]): how every expert is trained.
         experts (`dict`): modality, or `any` for those that are not named, -> [`ExpertRecipe`].
-        model (`dict`): the configuration of new experts; empty in recipes that only train further.
+        model (`dict`): the configuration of new experts; empty in recipes that only train further. Its
+            `image_encoder` is a folder that [`~training.fit.encoder_distillation`] wrote, in place of the weights that
+            go with the name of the backbone.
         head (`dict`): fields of `MedGlipHeadConfig` that a loaded expert gets: losses, and a presence head that it
             lacked.
         balance (`float`): see [`~training.data.dataset.repeat_factors`].
@@ -131,7 +134,13 @@ class TrainingRecipe:
         if not self.model or scale is None:
             raise ValueError("this recipe builds no new experts: give --model, or a recipe with a model")
         head = {**self.model["head_config"], "anchor_sizes": [stride * scale for stride in STRIDES]}
-        return MedGlipConfig(**{**self.model, "head_config": head, "modalities": [name]})
+        values = {key: value for key, value in self.model.items() if key != IMAGE_ENCODER}
+        return MedGlipConfig(**{**values, "head_config": head, "modalities": [name]})
+
+    def image_encoder(self, modality: str) -> Path | None:
+        """Return the file of the image encoder that a new expert starts from, if the recipe names one."""
+        folder = self.model.get(IMAGE_ENCODER)
+        return Path(folder) / f"{resolve_modality(modality)}.safetensors" if folder else None
 
     def modality_settings(self) -> dict[str, dict[str, Any]]:
         """Return the settings of the image processor for new experts: input sizes, mean and deviation."""

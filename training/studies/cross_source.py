@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from transformers import TrainerCallback
 
 from modeling_medglip.cli.scripts import script_main
 from modeling_medglip.outputs.files import write_text
@@ -88,7 +89,14 @@ def judged(records: Sequence[GroundingRecord], source: str, labels: Sequence[str
 
 
 def trained_on(
-    train: Sequence[GroundingRecord], data: str, modality: str, recipe: TrainingRecipe, out: Path, seed: int
+    train: Sequence[GroundingRecord],
+    data: str,
+    modality: str,
+    recipe: TrainingRecipe,
+    out: Path,
+    seed: int,
+    callbacks: tuple[TrainerCallback, ...] = (),
+    **arguments: Any,
 ) -> tuple[Any, Any]:
     """Train an expert from the starting weights on these images; return model and processor.
 
@@ -99,6 +107,8 @@ def trained_on(
         recipe (`TrainingRecipe`): how to train.
         out (`Path`): folder for the checkpoints.
         seed (`int`): of everything random.
+        callbacks (`tuple[TrainerCallback, ...]`, *optional*): of the training.
+        arguments (`Any`): further ones for `TrainingArguments`.
 
     Raises:
         `ValueError`: the folder holds checkpoints of another training.
@@ -109,7 +119,8 @@ def trained_on(
     dataset = make_dataset(train, train, processor, recipe, seed)
     collator = GroundingCollator(processor)
     claim(out, run_identity({"recipe": asdict(recipe), "seed": seed, "modality": modality}, train, model))
-    train_expert(model, dataset, collator, recipe.expert(modality), recipe.optimization, out, seed)
+    expert = recipe.expert(modality)
+    train_expert(model, dataset, collator, expert, recipe.optimization, out, seed, callbacks, **arguments)
     return model.eval(), processor
 
 
