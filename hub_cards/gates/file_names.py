@@ -20,7 +20,7 @@ PROCESSOR = rf"processor_config\.json|router\.safetensors|{TOKENIZER}"
 ALLOWED = {
     "model": re.compile(
         rf"README\.md|LICENSE\.md|config\.json|evaluation\.json|licenses\.json|{PROCESSOR}|"
-        rf"model(?:{SHARD})?\.safetensors|model\.safetensors\.index\.json|{'|'.join(map(re.escape, CODE))}"
+        rf"model(?:{SHARD}|-[a-z]+)?\.safetensors|model\.safetensors\.index\.json|{'|'.join(map(re.escape, CODE))}"
     ),
     "adapter": re.compile(
         rf"README\.md|LICENSE\.md|adapter_config\.json|adapter_model\.safetensors|medglip_adapter\.json|results\.json|"

@@ -20,7 +20,6 @@ from ..model_card import render_card, render_license, training_sources
 from .repository import Repository, empty_folder, repository_id
 
 
-SHARD_SIZE = "40MB"
 UNIFIED = "med-glip"
 
 
@@ -58,6 +57,7 @@ def _save(checkpoint: Path, modalities: list[str], folder: Path) -> None:
     from safetensors import SafetensorError
 
     from modeling_medglip import MedGlipForObjectDetection, MedGlipProcessor
+    from training.fit.shards import save_shards
 
     try:
         model = MedGlipForObjectDetection.from_pretrained(checkpoint, modalities=modalities)
@@ -69,7 +69,11 @@ def _save(checkpoint: Path, modalities: list[str], folder: Path) -> None:
     model.config.set_label_hierarchy({name: known.get(name, []) for name in modalities}, **hierarchy)
     if len(modalities) == 1:
         processor.image_processor.set_modality(modalities[0])
-    model.half().save_pretrained(folder, max_shard_size=SHARD_SIZE)
+    model.half()
+    if len(modalities) == 1:
+        model.save_pretrained(folder)
+    else:
+        save_shards(model, folder)
     processor.save_pretrained(folder)
     path = folder / "config.json"
     config = json.loads(path.read_text(encoding="utf-8"))

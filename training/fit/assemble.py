@@ -26,6 +26,7 @@ from ..data.load import load_records
 from ..data.records import DEFAULT_DATA
 from ..data.wordings import trained_wordings
 from ..loading import EMBEDDED
+from .shards import save_shards
 from .starting_weights import load_tokenizer
 
 
@@ -33,7 +34,6 @@ from .starting_weights import load_tokenizer
 LABEL_POSITIONS = 64
 # all-MiniLM-L6-v2's word pieces from here on are single letters of scripts other than Latin and Greek, inside words.
 WORD_PIECES = 29740
-SHARD_SIZE = "40MB"
 
 
 def assemble(runs: Path, data: Path | str, manifest: Path, out: Path, router: Path | None) -> list[str]:
@@ -59,7 +59,7 @@ def assemble(runs: Path, data: Path | str, manifest: Path, out: Path, router: Pa
     shorten_embeddings(model)
     labels = labels_with_boxes(data, list(experts))
     model.config.set_label_hierarchy(labels, wordings=trained_wordings(labels))
-    model.half().save_pretrained(out, max_shard_size=SHARD_SIZE)
+    save_shards(model.half(), out)
     processor.save_pretrained(out)
     tidy(out)
     (out / LICENSES_FILE).write_text(json.dumps(rows, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
