@@ -29,6 +29,9 @@ class AugmentationRecipe:
         close_share (`float`): share of close-ups, where the source allows them; what leaves the image there is dropped
             as well.
         close_scale (`tuple[float, float]`): zoom of close-ups.
+        empty_share (`float`): share of images that are cropped to a part without any box, where there is one: the
+            proof that its labels are absent.
+        empty_scale (`tuple[float, float]`): zoom of these.
         rotate_degrees (`float`): largest angle.
         rotate_share (`float`): share of the images turned, where the source allows it.
         brightness (`tuple[float, float]`): factors.
@@ -66,6 +69,8 @@ class AugmentationRecipe:
     drop: float = 0.25
     close_share: float = 0.12
     close_scale: tuple[float, float] = (1.4, 3.5)
+    empty_share: float = 0.0
+    empty_scale: tuple[float, float] = (1.5, 3.5)
     rotate_degrees: float = 7.0
     rotate_share: float = 0.3
     brightness: tuple[float, float] = (0.8, 1.25)
@@ -221,6 +226,10 @@ def draw_geometry(
         size (`tuple[int, int]`, *optional*, defaults to `(1, 1)`): width and height, whose ratio a turn respects.
     """
     base = _symmetry(flags, rng)
+    if recipe.empty_share and len(boxes) and rng.random() < recipe.empty_share:
+        empty = _draw_empty(boxes, base, recipe, rng)
+        if empty is not None:
+            return empty
     if flags.turns and recipe.turn_share and rng.random() < recipe.turn_share:
         ratio = np.diag(np.asarray(size, dtype=np.float64))
         base = np.linalg.inv(ratio) @ _turn(rng.uniform(0, 360)) @ ratio @ base
@@ -274,6 +283,21 @@ def _draw_once(
         turn = _turn(rng.uniform(-recipe.rotate_degrees, recipe.rotate_degrees))
     reach = np.abs(zoom - 1) / 2 + 0.05
     return Geometry(turn @ np.diag(zoom) @ base, rng.uniform(-reach, reach))
+
+
+def _draw_empty(
+    boxes: NDArray[np.float32], base: NDArray[np.float64], recipe: AugmentationRecipe, rng: np.random.Generator
+) -> Geometry | None:
+    """Enlarge a part of the image that no box reaches into; `None` if none is hit upon."""
+    for _ in range(recipe.attempts):
+        scale, aspect = np.exp(rng.uniform(*np.log(recipe.empty_scale))), np.sqrt(rng.uniform(*recipe.aspect))
+        matrix = np.diag([scale * aspect, scale / aspect]) @ base
+        reach = 0.5 - np.abs(np.linalg.inv(matrix)).sum(axis=1) / 2
+        # More often near the border, where there is most room beside an object.
+        geometry = Geometry(matrix, -matrix @ (reach * np.cos(rng.uniform(0, np.pi, 2))))
+        if visible_share(geometry.map_boxes(boxes)).max() <= 0:
+            return geometry
+    return None
 
 
 def _draw_close_up(

@@ -139,11 +139,11 @@ PROMPTS: Mapping[str, Rule] = {
     "token_budget": _whole(3),
 }
 AUGMENTATION: Mapping[str, Rule] = {
-    **dict.fromkeys(("scale", "aspect", "close_scale"), FACTORS),
+    **dict.fromkeys(("scale", "aspect", "close_scale", "empty_scale"), FACTORS),
     **dict.fromkeys(("brightness", "contrast", "gamma", "channel_gain"), FACTORS),
     "saturation": _pair(NOT_NEGATIVE, "numbers of 0 or more"),
     **dict.fromkeys(("keep", "drop", "light", "noise_level"), SHARE),
-    **dict.fromkeys(("close_share", "rotate_share", "blur_share", "noise_share"), SHARE),
+    **dict.fromkeys(("close_share", "empty_share", "rotate_share", "blur_share", "noise_share"), SHARE),
     **dict.fromkeys(("light_share", "coarse_share", "jpeg_share"), SHARE),
     "rotate_degrees": ANGLE,
     "coarse": _pair(PART, "numbers above 0 and at most 1"),

@@ -154,3 +154,21 @@ def test_free_images_are_flipped_and_turned() -> None:
     signs = {(np.sign(m[0, 0]), np.sign(m[1, 1])) for m in matrices if abs(m[0, 0]) > abs(m[0, 1])}
     assert signs == {(1, 1), (1, -1), (-1, 1), (-1, -1)}
     assert 40 < sum(abs(m[0, 0]) < abs(m[0, 1]) for m in matrices) < 160
+
+
+def test_empty_parts_hold_nothing_of_any_box() -> None:
+    boxes = np.array([[0.3, 0.4, 0.55, 0.65], [0.7, 0.1, 0.8, 0.2]], np.float32)
+    recipe = AugmentationRecipe(empty_share=1.0, attempts=200)
+    for seed in range(20):
+        flags = AugmentationFlags(horizontal_flip=True, vertical_flip=True, quarter_turns=True)
+        geometry = draw_geometry(boxes, flags, recipe, np.random.default_rng(seed))
+        assert visible_share(geometry.map_boxes(boxes)).tolist() == [0, 0]
+        corners = np.linalg.inv(geometry.matrix) @ (np.array([[0, 1], [0, 1]]) - 0.5 - geometry.shift[:, None]) + 0.5
+        assert corners.min() >= -1e-9 and corners.max() <= 1 + 1e-9, "a part of the image, nothing around it"
+
+
+def test_without_an_empty_part_the_box_stays() -> None:
+    boxes = np.array([[0.02, 0.02, 0.98, 0.98]], np.float32)
+    recipe = AugmentationRecipe(empty_share=1.0)
+    geometry = draw_geometry(boxes, AugmentationFlags(), recipe, np.random.default_rng(0))
+    assert visible_share(geometry.map_boxes(boxes)).min() >= recipe.keep
