@@ -97,6 +97,8 @@ class Student(nn.Module):
         self.backbone = backbone
         self.norms = nn.ModuleList(nn.BatchNorm2d(count, affine=False) for count in channels)
         self.projections = nn.ModuleList(nn.Conv2d(count, WIDTH, 1) for count in channels)
+        for parameter in self.projections.parameters():  # so that it begins with the mean of the features
+            nn.init.zeros_(parameter)
 
     def forward(self, pixel_values: Tensor, side: int) -> Tensor:
         """Return the predicted features `(batch, channels, side, side)`.

@@ -318,7 +318,7 @@ class Study:
                 raise ValueError(f"{self.modality}, {name}: measured under other conditions: choose another --out")
             return dict(before)
         logger.info("%s: %s, seed %d", self.modality, name, seed)
-        pretraining = self._distilled(train, recipe, folder, seed) if encoder.distilled else 0.0
+        pretraining = self._distilled(train, recipe, folder, seed, cost["step_seconds"]) if encoder.distilled else 0.0
         steps = (60 * self.minutes - pretraining) / cost["step_seconds"]
         presentations = steps * recipe.expert(self.modality).batch
         recipe = recipe.changed([self.modality], epochs=round(presentations / sum(r.weight for r in train), 2))
@@ -341,17 +341,24 @@ class Study:
             "sources": sources,
         }
 
-    def _distilled(self, train: Sequence[GroundingRecord], recipe: TrainingRecipe, folder: Path, seed: int) -> float:
-        """Write an image encoder that learned from the teacher; returns the CPU time that it took."""
+    def _distilled(
+        self, train: Sequence[GroundingRecord], recipe: TrainingRecipe, folder: Path, seed: int, step: float
+    ) -> float:
+        """Write an image encoder that learned from the teacher; returns the CPU time that it took.
+
+        The time is scaled to a machine on which a training step of the encoder takes `step` seconds.
+        """
         file, clock = folder / f"{self.modality}.safetensors", folder / "pretraining.json"
         if not clock.is_file():
             start = time.process_time()
             images = [record for record in train if record.view_of is None]
             chosen = images[:: math.ceil(len(images) / DISTILLED_IMAGES)]
             weights, error = distill(chosen, self.data, self.modality, recipe, DISTILLED_EPOCHS, seed)
+            seconds = time.process_time() - start
+            now = step_seconds(train, self.data, self.modality, recipe, ENCODERS[FIRST])
             folder.mkdir(parents=True, exist_ok=True)
             save_file(weights, file)
-            content = {"cpu_seconds": time.process_time() - start, "images": len(chosen), "error": error}
+            content = {"cpu_seconds": seconds * step / now, "images": len(chosen), "error": error}
             write_text(clock, json.dumps(content) + "\n")
             logger.info("pre-trained: %s", content)
         return float(json.loads(clock.read_text(encoding="utf-8"))["cpu_seconds"])
