@@ -155,25 +155,32 @@ class UnlearnedPhrases:
         }
         return cls(modality, known, absent, listed, tuple(_parts(known.labels)), tuple(ordinary), held_out)
 
-    def draw(self, count: int, rng: np.random.Generator) -> list[str]:
+    def draw(self, count: int, rng: np.random.Generator, kinds: Sequence[str] = tuple(KINDS)) -> list[str]:
         """Return up to `count` different phrases.
 
         Args:
             count (`int`): phrases at most.
             rng (`np.random.Generator`): the source of everything random.
+            kinds (`Sequence[str]`, *optional*, defaults to all of `KINDS`): kinds to draw from.
         """
         phrases: dict[frozenset[str], str] = {}
         for _ in range(ATTEMPTS * count):
             if len(phrases) == count:
                 break
-            kind, phrase = self.draw_any(rng)
+            kind, phrase = self.draw_any(rng, kinds)
             if self.allows(phrase, kind):
                 phrases.setdefault(bag_of_words(phrase), phrase)
         return list(phrases.values())
 
-    def draw_any(self, rng: np.random.Generator) -> tuple[str, str]:
-        """Return a kind and a phrase of it, which may not be allowed."""
-        kind = str(rng.choice(list(KINDS), p=list(KINDS.values())))
+    def draw_any(self, rng: np.random.Generator, kinds: Sequence[str] = tuple(KINDS)) -> tuple[str, str]:
+        """Return a kind and a phrase of it, which may not be allowed.
+
+        Args:
+            rng (`np.random.Generator`): the source of everything random.
+            kinds (`Sequence[str]`, *optional*, defaults to all of `KINDS`): kinds to draw from.
+        """
+        shares = np.array([KINDS[kind] for kind in kinds])
+        kind = str(rng.choice(list(kinds), p=shares / shares.sum()))
         if kind == "composed" and self.parts:
             return kind, self._compose(rng)
         groups = self.listed.get(kind)

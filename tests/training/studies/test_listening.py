@@ -1,0 +1,177 @@
+# Copyright 2026 The MedGLIP authors. Licensed under the Apache License, Version 2.0.
+"""The study of listening: what is asked of which images, what is counted, and the page of several files."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from modeling_medglip.grounding import load_grounder
+from modeling_medglip.outputs.results import GroundedBox
+from modeling_medglip.trained_labels import TrainedLabels
+from tests.modeling_medglip.tiny_checkpoint import save_tiny_checkpoint
+from training.data.records import GroundingRecord, SourceSettings
+from training.data.unlearned import is_held_out
+from training.studies import listening
+
+from ..tiny_data import make_data, record
+
+
+TOKENIZER = SimpleNamespace(
+    get_vocab=lambda: dict.fromkeys(("banana", "engine", "river", "garden", "stone", "window"))
+)
+BREAST = SourceSettings(regions=("breast", "chest"))
+BOX, ELSEWHERE = [10.0, 10.0, 30.0, 30.0], [60.0, 40.0, 90.0, 70.0]
+
+
+def grounder(modality: str, *labels: str) -> Any:
+    processor = SimpleNamespace(tokenizer=TOKENIZER)
+    return SimpleNamespace(trained=TrainedLabels({modality: labels}), processor=processor)
+
+
+def box(label: str, score: float, corners: Sequence[float] = BOX, trained: bool | None = True) -> GroundedBox:
+    left, top, right, bottom = corners
+    return GroundedBox(label, score, (left, top, right - left, bottom - top), trained=trained)
+
+
+def answer(monkeypatch: pytest.MonkeyPatch, boxes_of: Callable[[str], list[GroundedBox]]) -> list[list[str]]:
+    """Let the network answer each label with these boxes; returns the prompts, which fill as they are asked."""
+    prompts: list[list[str]] = []
+
+    def find(grounder: Any, pixels: Any, labels: Sequence[str], modality: str) -> dict[str, list[GroundedBox]]:
+        prompts.append(list(labels))
+        return {label: boxes_of(label) for label in labels}
+
+    monkeypatch.setattr(listening, "find_boxes", find)
+    return prompts
+
+
+def breast(name: str, *labels: str, split: str = "validation") -> GroundingRecord:
+    both = ["benign breast tumor", "malignant breast tumor"]
+    fields = {"source": "busi", "modality": "ultrasound", "image_id": name, "settings": BREAST}
+    return replace(record([BOX] * len(labels), list(labels), both, **fields), split=split)
+
+
+def test_validation_images_of_all_sources_come_first() -> None:
+    records = [breast(str(number), "benign breast tumor", split="train") for number in range(3)]
+    records += [breast("v", "malignant breast tumor"), replace(breast("x"), source="other")]
+    records += [replace(breast("view"), view_of="v")]
+    chosen = [record.image_id for record in listening.chosen_images(records, 3)]
+    assert chosen[:2] == ["v", "x"] and chosen[2] in "012"
+    assert [r.image_id for r in listening.chosen_images(records, 9, ["malignant breast tumor"])] == ["v"]
+
+
+def test_boxes_are_counted_at_both_thresholds() -> None:
+    boxes = [box("a", 0.95, trained=False), box("a", 0.5, trained=False), box("b", 0.4), box("b", 0.2)]
+    assert listening.count_boxes(boxes) == {"score": 0.95, "plain": 3, "stricter": 2}
+    assert listening.count_boxes([]) == {"score": 0.0, "plain": 0, "stricter": 0}
+
+
+def test_unknown_phrases_are_for_measuring_and_absent_labels_are_proved_absent(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    prompts = answer(monkeypatch, lambda label: [box(label, 0.6, trained=False)])
+    learned = ("benign breast tumor", "fetal head", "malignant breast tumor", "ovarian tumor")
+    records = {"ultrasound": [breast("a", "benign breast tumor")]}
+    rows = listening.study_phrases(grounder("ultrasound", *learned), records, "ultrasound", 5)
+    by_kind = {kind: [row["phrase"] for row in rows if row["kind"] == kind] for kind in (*listening.UNKNOWN, "absent")}
+    assert set(by_kind["absent"]) == {"malignant breast tumor", "fetal head", "ovarian tumor"}
+    assert all(map(is_held_out, (*by_kind["never learned"], *by_kind["composed"]))) and by_kind["composed"]
+    assert len(prompts) == 4 and all((row["plain"], row["stricter"]) == (1, 0) for row in rows)
+    cells = listening._phrase_cells({"phrases": rows})
+    assert cells["absent"] == "3.00 / 0.00"
+    asked = sum(len(by_kind[kind]) for kind in listening.UNKNOWN)
+    assert cells["all unknown"] == f"{asked}.00 / 0.00" and asked > 8
+
+
+def test_images_that_show_nothing_are_of_other_modalities(monkeypatch: pytest.MonkeyPatch) -> None:
+    prompts = answer(monkeypatch, lambda label: [box(label, 0.6)])
+    hounsfield = record([], [], ["liver"], modality="ct", pixels=np.full((20, 20), -1000, np.int16))
+    records = {"ct": [hounsfield], "mri": [record([], [], ["glioma"], modality="mri")], "ultrasound": [breast("a")]}
+    images = listening.negative_images(records, "ultrasound")
+    assert {kind: len(found) for kind, found in images.items()} == {
+        "noise": 4, "black": 1, "white": 1, "ct": 1, "mri": 1,
+    }  # fmt: skip
+    assert all(pixels.dtype == np.uint8 for found in images.values() for pixels in found)
+    assert "mri" not in listening.negative_images(records, "ct"), "may show the same organs"
+    rows = listening.study_negative_images(grounder("ultrasound", "fetal head", "nerve"), records, "ultrasound")
+    assert prompts[0] == ["fetal head", "nerve"] and all(row["plain"] == 2 for row in rows)
+    cells = listening._negative_cells({"negative_images": rows})
+    assert cells == {"noise": "2.00", "black": "2.00", "white": "2.00", "other modalities": "2.00"}
+
+
+def test_the_best_box_over_the_siblings_decides(monkeypatch: pytest.MonkeyPatch) -> None:
+    scores = {"benign breast tumor": 0.7, "malignant breast tumor": 0.6}
+    answer(monkeypatch, lambda label: [box(label, 0.99, ELSEWHERE), box(label, scores[label])])
+    records = [breast("a", "benign breast tumor"), breast("b", "malignant breast tumor"), breast("c")]
+    rows = listening.study_siblings(grounder("ultrasound"), records, "ultrasound", [list(scores)], 5)
+    assert [(row["objects"], row["hit"], row["right"]) for row in rows] == [(1, 1, 1), (1, 1, 0)]
+    assert list(listening._sibling_cells({"siblings": rows}).values()) == ["1 of 2 (2 objects)"]
+
+
+def test_something_else_in_the_same_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    scores = {"polyp": 0.8, "cancer": 0.4, "ulcer": 0.2}
+    answer(monkeypatch, lambda label: [box(label, scores[label])])
+    records = [record([BOX], ["polyp"], modality="endoscopy")]
+    others = {"polyp": ["cancer", "ulcer"]}
+    (row,) = listening.study_others(grounder("endoscopy", "polyp"), records, "endoscopy", others, 5)
+    assert (row["images"], row["drawn"], row["alone"], row["others"]) == (1, 1, 0, {"cancer": 1, "ulcer": 0})
+    scores["cancer"] = 0.1
+    (row,) = listening.study_others(grounder("endoscopy", "polyp"), records, "endoscopy", others, 5)
+    assert row["alone"] == 1
+
+
+def test_wordings_hit_if_their_best_box_is_right(monkeypatch: pytest.MonkeyPatch) -> None:
+    answers = {
+        "polyp": [box("polyp", 0.8)], "bowel polyp": [box("bowel polyp", 0.5, trained=False)],
+        "colorectal growth": [box("colorectal growth", 0.9, ELSEWHERE), box("colorectal growth", 0.8)],
+    }  # fmt: skip
+    answer(monkeypatch, lambda label: answers.get(label, []))
+    records = [record([BOX], ["polyp"], modality="endoscopy")]
+    rows = listening.study_wordings(grounder("endoscopy", "polyp"), records, "endoscopy", 5)
+    hits = {row["phrase"]: (row["kind"], row["plain"], row["stricter"]) for row in rows}
+    assert hits["polyp"] == ("name", 1, 1) and hits["bowel polyp"] == ("held out", 1, 0)
+    assert hits["colorectal growth"] == ("held out", 0, 0)
+    assert {row["kind"] for row in rows} == {"name", "synonym", "description", "held out"}
+    cells = listening._wording_cells({"wordings": rows})
+    assert cells["name"] == "100 / 100 of 1" and cells["held out"] == "33 / 0 of 3"
+
+
+def test_a_checkpoint_is_measured_and_compared(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkpoint, data = save_tiny_checkpoint(tmp_path / "tiny"), make_data(tmp_path / "data")
+    config = json.loads((checkpoint / "config.json").read_text(encoding="utf-8"))
+    config["label_hierarchy"] = {"trained_labels": {"ct": ["left kidney", "right kidney", "liver"]}}
+    (checkpoint / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    before, after = tmp_path / "before.json", tmp_path / "after.json"
+    options = ["--data", str(data), "--model", str(checkpoint), "--images", "1", "--modality", "ct"]
+    assert listening.main([*options, "--out", str(before)]) == 0
+    results = json.loads(before.read_text(encoding="utf-8"))
+    assert list(results["modalities"]) == ["ct"] and results["modalities"]["ct"]["images"] == 1
+    assert {row["kind"] for row in results["modalities"]["ct"]["negative_images"]} >= {"noise", "fundus"}
+    results["modalities"]["mri"] = results["modalities"]["ct"]
+    after.write_text(json.dumps(results), encoding="utf-8")
+    monkeypatch.setattr(listening, "measure", lambda *asked: {"ct": results["modalities"]["ct"]})
+    assert listening.main([*options, "--out", str(after)]) == 0
+    assert list(json.loads(after.read_text(encoding="utf-8"))["modalities"]) == ["ct", "mri"], "others stay"
+    assert listening.main(["--page", str(before), str(after)]) == 0
+    page = after.with_suffix(".md").read_text(encoding="utf-8")
+    assert "|  | before | after |" in page and "| mri: absent | - | " in page and page in capsys.readouterr().out
+    before.write_text("[]", encoding="utf-8")
+    assert listening.main(["--page", str(before)]) == 2
+    assert "before.json: not a file of this study" in capsys.readouterr().err
+
+
+def test_the_network_is_asked_through_the_api(tmp_path: Path) -> None:
+    loaded = load_grounder(str(save_tiny_checkpoint(tmp_path / "tiny")))
+    found = listening.find_boxes(loaded, np.zeros((40, 48), np.uint8), ["liver", "kidney (L)", "? ?"], "ct")
+    assert set(found) == {"liver", "kidney (L)", "? ?"}
+    assert all(box.score >= listening.LOWEST for boxes in found.values() for box in boxes)

@@ -1,0 +1,483 @@
+# Copyright 2026 The MedGLIP authors. Licensed under the Apache License, Version 2.0.
+"""Whether a checkpoint listens: what phrases draw that are unknown, absent or a neighbor's, and what other words find.
+
+    python -m training.studies.listening --data out/data --model runs/ct --out runs/listening/after.json
+    python -m training.studies.listening --page runs/listening/before.json runs/listening/after.json
+
+Unknown phrases are those that training never uses, see `training/data/unlearned.py`. Every figure comes from the
+Python API at the plain threshold; `stricter` also applies the one for labels that the checkpoint was not trained with.
+What `--out` has of other modalities stays, so that one file can hold the experts of several folders. `--page` writes
+the tables of several files beside the last one, one column each.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import chain, zip_longest
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from modeling_medglip.cli.scripts import script_main
+from modeling_medglip.defaults import UNTRAINED_THRESHOLD
+from modeling_medglip.grounding import Grounder, ground_image, load_grounder
+from modeling_medglip.io.text_files import load_yaml
+from modeling_medglip.modalities import resolve_modality
+from modeling_medglip.outputs.files import write_text
+from modeling_medglip.outputs.markdown import percent, plain, table
+from modeling_medglip.outputs.results import GroundedBox
+from modeling_medglip.processing_medglip import clean_label
+
+from ..data.load import load_records
+from ..data.negative_images import ALIKE
+from ..data.records import DEFAULT_DATA, GroundingRecord, random_key
+from ..data.unlearned import UnlearnedPhrases, is_held_out, whole_words
+from ..data.validation import check_options
+from ..data.vocabulary import Vocabulary
+from .phrases import LOWEST, RIGHT, SHOWN, overlap
+
+
+SCHEMA = "medglip/listening@1"
+ASKED = Path(__file__).with_name("listening.yaml")
+# Kinds of unknown phrases -> those of `UnlearnedPhrases`.
+UNKNOWN = {"never learned": ("label", "finding", "elsewhere"), "composed": ("composed",), "nonsense": ("nonsense",)}
+# Phrases of each kind, and absent labels, per image; images of noise and of each other modality; wordings per label.
+PHRASES, ABSENT, NEGATIVES, WORDINGS = 4, 4, 2, 4
+SEED = 19
+Row = dict[str, Any]
+Records = Mapping[str, Sequence[GroundingRecord]]
+logger = logging.getLogger(__name__)
+
+
+def chosen_images(
+    records: Iterable[GroundingRecord], limit: int, labels: Sequence[str] | None = None
+) -> list[GroundingRecord]:
+    """Return whole images in a fixed order, those for validation first, from all sources in turn.
+
+    Args:
+        records (`Iterable[GroundingRecord]`): of one modality.
+        limit (`int`): images at most.
+        labels (`Sequence[str]`, *optional*): only images with a box of one of these.
+    """
+    by_source: dict[str, list[GroundingRecord]] = defaultdict(list)
+    for record in records:
+        if record.view_of is None and (labels is None or set(labels) & set(record.labels)):
+            by_source[record.source].append(record)
+    for images in by_source.values():
+        images.sort(key=lambda record: (record.split == "train", random_key(record.image_id)))
+    turns = zip_longest(*(by_source[source] for source in sorted(by_source)))
+    return [record for record in chain.from_iterable(turns) if record is not None][:limit]
+
+
+def find_boxes(
+    grounder: Grounder, pixels: NDArray, labels: Sequence[str], modality: str
+) -> dict[str, list[GroundedBox]]:
+    """Return the boxes of every label from `LOWEST` on, best first.
+
+    Args:
+        grounder ([`~modeling_medglip.grounding.Grounder`]): the checkpoint.
+        pixels (`np.ndarray`): as `GroundingRecord.load` returns them.
+        labels (`Sequence[str]`): asked together.
+        modality (`str`): one of `MODALITIES`.
+    """
+    prompt = "; ".join(labels)
+    result = ground_image(pixels, prompt, modality, grounder, threshold=LOWEST, untrained_threshold=0)
+    boxes: dict[str, list[GroundedBox]] = {clean_label(label): [] for label in labels}
+    for box in result.boxes:
+        boxes[clean_label(box.label)].append(box)
+    return {label: boxes[clean_label(label)] for label in labels}
+
+
+def count_boxes(boxes: Sequence[GroundedBox]) -> Row:
+    """Return the best score, and the number of boxes at the plain threshold and with the stricter one."""
+    needed = [max(SHOWN, UNTRAINED_THRESHOLD) if box.trained is False else SHOWN for box in boxes]
+    return {
+        "score": round(max((box.score for box in boxes), default=0.0), 3),
+        "plain": sum(box.score >= SHOWN for box in boxes),
+        "stricter": sum(box.score >= least for box, least in zip(boxes, needed, strict=True)),
+    }
+
+
+def study_phrases(grounder: Grounder, records: Records, modality: str, limit: int) -> list[Row]:
+    """Return what unknown phrases and labels that are proved absent draw: a row for every image and phrase.
+
+    Args:
+        grounder ([`~modeling_medglip.grounding.Grounder`]): the checkpoint.
+        records (`Mapping[str, Sequence[GroundingRecord]]`): by modality.
+        modality (`str`): one of `MODALITIES`.
+        limit (`int`): images at most.
+    """
+    learned, words = grounder.trained.labels(modality), whole_words(grounder.processor.tokenizer)
+    unlearned = UnlearnedPhrases.of(modality, learned, words, held_out=True)
+    rows: list[Row] = []
+    for index, record in enumerate(chosen_images(records[modality], limit)):
+        rng = np.random.default_rng([SEED, index])
+        asked = {kind: unlearned.draw(PHRASES, rng, kinds) for kind, kinds in UNKNOWN.items()}
+        asked["absent"] = absent_labels(record, learned, rng)
+        pixels = record.load()
+        for kind, phrases in asked.items():
+            found = find_boxes(grounder, pixels, phrases, modality) if phrases else {}
+            rows += [
+                {"kind": kind, "source": record.source, "image": index, "phrase": phrase, **count_boxes(boxes)}
+                for phrase, boxes in found.items()
+            ]
+    return rows
+
+
+def absent_labels(record: GroundingRecord, learned: Sequence[str], rng: np.random.Generator) -> list[str]:
+    """Return learned labels that are not in an image: annotated without a box, or of other parts of the body.
+
+    Args:
+        record (`GroundingRecord`): the image.
+        learned (`Sequence[str]`): labels of the checkpoint.
+        rng (`np.random.Generator`): chooses.
+    """
+    vocabulary, meant = Vocabulary.load(), {*record.source_labels, *record.annotated}
+    annotated = sorted(set(record.annotated) & set(learned) - set(record.labels))
+    regions = record.settings.regions or vocabulary.regions(sorted(meant))
+    foreign = [label for label in vocabulary.foreign(regions, learned) if label not in meant]
+    return [str(label) for part in (annotated, foreign) for label in rng.permutation(part)[:ABSENT]]
+
+
+def negative_images(records: Records, modality: str) -> dict[str, list[NDArray]]:
+    """Return images that show nothing of a modality, by kind: noise, one color, and those of other modalities.
+
+    Args:
+        records (`Mapping[str, Sequence[GroundingRecord]]`): by modality.
+        modality (`str`): one of `MODALITIES`.
+    """
+    rng, shape = np.random.default_rng(SEED), (320, 320)
+    images: dict[str, list[NDArray]] = {"noise": [], "black": [np.zeros(shape, np.uint8)]}
+    images["white"] = [np.full(shape, 255, np.uint8)]
+    for _ in range(NEGATIVES):
+        images["noise"].append(rng.integers(0, 256, shape).astype(np.uint8))
+        images["noise"].append(rng.normal(128, 40, (*shape, 3)).clip(0, 255).astype(np.uint8))
+    alike = {modality}.union(*(group for group in ALIKE if modality in group))
+    for name in records:
+        if name not in alike:
+            images[name] = [gray_levels(record.load()) for record in chosen_images(records[name], NEGATIVES)]
+    return images
+
+
+def gray_levels(pixels: NDArray) -> NDArray[np.uint8]:
+    """Return pixels of any range as 0 to 255: another modality's Hounsfield units mean nothing to an expert."""
+    if pixels.dtype == np.uint8:
+        return pixels
+    low, high = np.percentile(pixels, (0.5, 99.5))
+    return ((pixels.astype(np.float32) - low) / max(high - low, 1) * 255).clip(0, 255).astype(np.uint8)
+
+
+def study_negative_images(grounder: Grounder, records: Records, modality: str) -> list[Row]:
+    """Return what the learned labels, asked together, draw on images that show nothing of the modality.
+
+    Args:
+        grounder ([`~modeling_medglip.grounding.Grounder`]): the checkpoint.
+        records (`Mapping[str, Sequence[GroundingRecord]]`): by modality.
+        modality (`str`): one of `MODALITIES`.
+    """
+    learned = list(grounder.trained.labels(modality))
+    rows: list[Row] = []
+    for kind, images in negative_images(records, modality).items():
+        for index, pixels in enumerate(images):
+            found = find_boxes(grounder, pixels, learned, modality)
+            rows.append(
+                {"kind": kind, "image": index, **count_boxes([box for boxes in found.values() for box in boxes])}
+            )
+    return rows
+
+
+def study_siblings(
+    grounder: Grounder, records: Sequence[GroundingRecord], modality: str, groups: Sequence[Sequence[str]], limit: int
+) -> list[Row]:
+    """Return, for annotated objects of labels that are easily confused, how many are hit and with the right label.
+
+    An object is hit if a box of any label of the group overlaps it; the box with the best score decides.
+
+    Args:
+        grounder ([`~modeling_medglip.grounding.Grounder`]): the checkpoint.
+        records (`Sequence[GroundingRecord]`): of the modality.
+        modality (`str`): one of `MODALITIES`.
+        groups (`Sequence[Sequence[str]]`): labels that are asked together.
+        limit (`int`): images of each label at most.
+    """
+    rows: list[Row] = []
+    for group in groups:
+        counts = {label: {"objects": 0, "hit": 0, "right": 0} for label in group}
+        images = {id(r): r for label in group for r in chosen_images(records, limit, [label])}
+        for record in images.values():
+            asked = [label for label in group if label in record.annotated]
+            if len(asked) < 2:
+                continue
+            found = find_boxes(grounder, record.load(), asked, modality)
+            boxes = sorted((box for label in asked for box in found[label]), key=lambda box: -box.score)
+            for label, true in zip(record.labels, record.boxes.tolist(), strict=True):
+                if label not in asked:
+                    continue
+                hits = [box.label for box in boxes if overlap(box, [true]) >= RIGHT]
+                counts[label]["objects"] += 1
+                counts[label]["hit"] += bool(hits)
+                counts[label]["right"] += hits[:1] == [label]
+        rows += [{"group": " / ".join(group), "label": label, **count} for label, count in counts.items()]
+    return rows
+
+
+def study_others(
+    grounder: Grounder,
+    records: Sequence[GroundingRecord],
+    modality: str,
+    others: Mapping[str, Sequence[str]],
+    limit: int,
+) -> list[Row]:
+    """Return how often a label that is there draws a box, and how often phrases for other things do.
+
+    Args:
+        grounder ([`~modeling_medglip.grounding.Grounder`]): the checkpoint.
+        records (`Sequence[GroundingRecord]`): of the modality.
+        modality (`str`): one of `MODALITIES`.
+        others (`Mapping[str, Sequence[str]]`): label -> phrases for something else.
+        limit (`int`): images of each label at most.
+    """
+    rows: list[Row] = []
+    for label, phrases in others.items():
+        row: Row = {"label": label, "images": 0, "drawn": 0, "alone": 0, "others": dict.fromkeys(phrases, 0)}
+        for record in chosen_images(records, limit, [label]):
+            found = find_boxes(grounder, record.load(), [label, *phrases], modality)
+            drawn = {phrase for phrase, boxes in found.items() if any(box.score >= SHOWN for box in boxes)}
+            row["images"] += 1
+            row["drawn"] += label in drawn
+            row["alone"] += drawn == {label}
+            for phrase in phrases:
+                row["others"][phrase] += phrase in drawn
+        rows.append({**row, "held_out": [phrase for phrase in phrases if is_held_out(phrase)]})
+    return rows
+
+
+def study_wordings(grounder: Grounder, records: Sequence[GroundingRecord], modality: str, limit: int) -> list[Row]:
+    """Return which wordings of the labels in an image find them: names, synonyms, descriptions and held-out wordings.
+
+    Args:
+        grounder ([`~modeling_medglip.grounding.Grounder`]): the checkpoint.
+        records (`Sequence[GroundingRecord]`): of the modality.
+        modality (`str`): one of `MODALITIES`.
+        limit (`int`): images at most.
+    """
+    vocabulary, learned = Vocabulary.load(), grounder.trained.labels(modality)
+    counts: dict[tuple[str, str, str], Row] = {}
+    for index, record in enumerate(chosen_images(records, limit, learned)):
+        rng, pixels = np.random.default_rng([SEED, index]), record.load()
+        for label in rng.permutation(sorted(set(record.labels) & set(learned)))[:3].tolist():
+            wordings = {
+                "name": (label,),
+                "synonym": rng.permutation(vocabulary.synonyms(label))[:WORDINGS].tolist(),
+                "description": rng.permutation(vocabulary.descriptions.get(label, ()))[:WORDINGS].tolist(),
+                "held out": vocabulary.held_out.get(label, ()),
+            }
+            found = find_boxes(grounder, pixels, [str(w) for words in wordings.values() for w in words], modality)
+            true = [box for box, name in zip(record.boxes.tolist(), record.labels, strict=True) if name == label]
+            for kind, word in ((kind, word) for kind, words in wordings.items() for word in words):
+                empty = {"kind": kind, "label": label, "phrase": word, "images": 0, "plain": 0, "stricter": 0}
+                row = counts.setdefault((kind, label, word), empty)
+                hit = [box for box in found[word][:1] if overlap(box, true) >= RIGHT]
+                row["images"] += 1
+                row["plain"] += count_boxes(hit)["plain"]
+                row["stricter"] += count_boxes(hit)["stricter"]
+    return list(counts.values())
+
+
+def measure(data: str, model: str | None, modalities: Sequence[str] | None, limit: int) -> Row:
+    """Run all studies on a checkpoint; returns the figures by modality.
+
+    Args:
+        data (`str`): as [`~training.data.load.load_records`] takes it.
+        model (`str`, *optional*): folder of a checkpoint or of a run, or an id; the embedded checkpoint when `None`.
+        modalities (`Sequence[str]`, *optional*): those of the checkpoint when `None`.
+        limit (`int`): images per modality, and of each confused label.
+
+    Raises:
+        `ValueError`: the checkpoint does not state its labels.
+    """
+    grounder, asked = load_grounder(model), load_yaml(ASKED.read_text(encoding="utf-8"))
+    records: dict[str, list[GroundingRecord]] = defaultdict(list)
+    for record in load_records(data):
+        records[record.modality].append(record)
+    results: Row = {}
+    for modality in modalities or grounder.modalities:
+        if not grounder.trained.labels(modality):
+            raise ValueError(
+                f"{grounder.name}: does not state its labels for {modality}, so none is known to be learned"
+            )
+        if not records[modality]:
+            raise ValueError(f"{data}: no images of {modality}")
+        logger.info("%s", modality)
+        own, siblings, others = (
+            records[modality],
+            asked["siblings"].get(modality, ()),
+            asked["others"].get(modality, {}),
+        )
+        results[modality] = {
+            "model": grounder.name,
+            "images": limit,
+            "phrases": study_phrases(grounder, records, modality, limit),
+            "negative_images": study_negative_images(grounder, records, modality),
+            "siblings": study_siblings(grounder, own, modality, siblings, limit),
+            "others": study_others(grounder, own, modality, others, limit),
+            "wordings": study_wordings(grounder, own, modality, limit),
+        }
+    return results
+
+
+# The page ------------------------------------------------------------------------------------------------------------
+
+INTRODUCTION = f"""# Listening
+
+Made by `python -m training.studies.listening`; no number is typed. At the plain threshold of {SHOWN:g}; behind the
+slash with the stricter one of {UNTRAINED_THRESHOLD:g} for labels that the checkpoint states not to be trained with.
+"""
+
+
+def render_page(measured: Mapping[str, Mapping[str, Any]]) -> str:
+    """Return the tables of several files, one column for each.
+
+    Args:
+        measured (`Mapping[str, Mapping]`): name -> content of the file.
+    """
+    modalities = list(dict.fromkeys(name for results in measured.values() for name in results["modalities"]))
+    page = [INTRODUCTION]
+    for title, note, cells_of in SECTIONS:
+        columns = [
+            {
+                (name, row): cell
+                for name in modalities
+                if name in results["modalities"]
+                for row, cell in cells_of(results["modalities"][name]).items()
+            }
+            for results in measured.values()
+        ]
+        rows = list(dict.fromkeys(key for column in columns for key in column))
+        cells = [
+            [f"{name}: {plain(row)}", *(column.get((name, row), "-") for column in columns)] for name, row in rows
+        ]
+        page.append(f"## {title}\n\n{note}\n\n{table(['', *map(plain, measured)], cells)}")
+    return "\n".join(page)
+
+
+def _phrase_cells(results: Mapping[str, Any]) -> dict[str, str]:
+    rows = results["phrases"]
+    kinds = {"all unknown": set(UNKNOWN), **{kind: {kind} for kind in (*UNKNOWN, "absent")}}
+    return {kind: _boxes_per_image([row for row in rows if row["kind"] in names]) for kind, names in kinds.items()}
+
+
+def _boxes_per_image(rows: Sequence[Mapping[str, Any]]) -> str:
+    images = len({row["image"] for row in rows})
+    return (
+        " / ".join(f"{sum(row[key] for row in rows) / images:.2f}" for key in ("plain", "stricter")) if images else "-"
+    )
+
+
+def _negative_cells(results: Mapping[str, Any]) -> dict[str, str]:
+    counts: dict[str, list[int]] = defaultdict(list)
+    for row in results["negative_images"]:
+        synthetic = row["kind"] in ("noise", "black", "white")
+        counts[row["kind"] if synthetic else "other modalities"].append(row["plain"])
+    return {kind: f"{np.mean(boxes):.2f}" for kind, boxes in counts.items()}
+
+
+def _sibling_cells(results: Mapping[str, Any]) -> dict[str, str]:
+    totals: dict[str, dict[str, int]] = defaultdict(lambda: {"objects": 0, "hit": 0, "right": 0})
+    for row in results["siblings"]:
+        for key in totals[row["group"]]:
+            totals[row["group"]][key] += row[key]
+    return {
+        group: f"{total['right']} of {total['hit']} ({total['objects']} objects)"
+        for group, total in totals.items()
+        if total["objects"]
+    }
+
+
+def _other_cells(results: Mapping[str, Any]) -> dict[str, str]:
+    return {
+        f"{row['label']}, not {', '.join(row['others'])}": f"{row['drawn']}, {row['alone']} of {row['images']}"
+        for row in results["others"]
+    }
+
+
+def _wording_cells(results: Mapping[str, Any]) -> dict[str, str]:
+    cells: dict[str, str] = {}
+    for kind in ("name", "synonym", "held out", "description"):
+        rows = [row for row in results["wordings"] if row["kind"] == kind]
+        asked = sum(row["images"] for row in rows)
+        shares = [percent(sum(row[key] for row in rows) / asked, 0) for key in ("plain", "stricter")] if asked else []
+        cells |= {kind: f"{' / '.join(shares)} of {asked}"} if asked else {}
+    return cells
+
+
+SECTIONS: tuple[tuple[str, str, Callable[[Mapping[str, Any]], dict[str, str]]], ...] = (
+    (
+        "Unknown phrases and absent labels",
+        f"Boxes per image for up to {PHRASES} phrases of each kind; absent labels: annotated without a box, or of"
+        " other parts of the body.",
+        _phrase_cells,
+    ),
+    (
+        "Images that show nothing of the modality",
+        "Boxes per image at the plain threshold, asked for all learned labels.",
+        _negative_cells,
+    ),
+    (
+        "The right word",
+        "Of the objects that a box of any of these labels hits: how many the right label hits with the best score.",
+        _sibling_cells,
+    ),
+    (
+        "Something else in the same place",
+        "Images in which the label draws a box, and in which it does so alone, at the plain threshold.",
+        _other_cells,
+    ),
+    (
+        "Other words",
+        f"How often the best box is right, in percent; up to {WORDINGS} wordings of each kind for a label of an"
+        " image.",
+        _wording_cells,
+    ),
+)
+
+
+def _read_results(file: Path) -> dict[str, Any]:
+    results = json.loads(file.read_text(encoding="utf-8"))
+    if not isinstance(results, dict) or results.get("schema") != SCHEMA:
+        raise ValueError(f"{file.name}: not a file of this study")
+    return results
+
+
+@script_main()
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line and return the exit status."""
+    parser = argparse.ArgumentParser(prog="python -m training.studies.listening", description=__doc__)
+    parser.add_argument("--data", default=DEFAULT_DATA, help="built data set, its id on the Hub, or a COCO file")
+    parser.add_argument("--model", help="folder of a checkpoint or run, or an id; default: the embedded checkpoint")
+    parser.add_argument("--modality", nargs="+", type=resolve_modality, help="default: all of the checkpoint")
+    parser.add_argument("--images", type=int, default=12, help="images per modality, and of each confused label")
+    parser.add_argument("--out", type=Path, default=Path("runs/listening/listening.json"))
+    parser.add_argument("--page", type=Path, nargs="+", help="only write the tables of these measured numbers")
+    options = parser.parse_args(argv)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", force=True)
+    if options.page is None:
+        check_options({"images": options.images})
+        others = _read_results(options.out)["modalities"] if options.out.is_file() else {}
+        results = measure(options.data, options.model, options.modality, options.images)
+        write_text(options.out, json.dumps({"schema": SCHEMA, "modalities": {**others, **results}}) + "\n")
+    files = options.page or [options.out]
+    page = render_page({file.stem: _read_results(file) for file in files})
+    write_text(files[-1].with_suffix(".md"), page)
+    print(page, end="")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
