@@ -30,17 +30,18 @@ FILLERS = frozenset({"of", "in", "on", "at", "with", "and", "or", "to", "by", "f
 # How often each kind is drawn; a kind without phrases leaves its share to the others.
 KINDS = {"label": 0.2, "finding": 0.25, "elsewhere": 0.1, "composed": 0.2, "nonsense": 0.25}
 # Draws until a phrase may be asked.
-ATTEMPTS = 25
+ATTEMPTS = 40
 SYLLABLES = ("bra", "cu", "dro", "fen", "gli", "ho", "jat", "kwe", "lum", "mo", "nif", "po", "ras", "tel", "vu", "zid")
 
 
-@lru_cache(maxsize=4096)
+@lru_cache(maxsize=8192)
 def bag_of_words(phrase: str) -> frozenset[str]:
     """Return the normalized words of a phrase without those that change nothing, in no order."""
     words = normalize_phrase(phrase).split() or phrase.lower().split()
     return frozenset(words) - FILLERS or frozenset(words)
 
 
+@lru_cache(maxsize=8192)
 def is_held_out(phrase: str) -> bool:
     """Return whether a phrase is for measuring only: one in `HELD_OUT`, whatever its spelling, order and side.
 
@@ -153,6 +154,7 @@ class UnlearnedPhrases:
             "finding": tuple((phrase,) for phrase in (*findings[modality], *document["anywhere"])),
             "elsewhere": tuple((phrase,) for name in findings if name != modality for phrase in findings[name]),
         }
+        listed = {kind: _on_side(groups, held_out) for kind, groups in listed.items()}
         return cls(modality, known, absent, listed, tuple(_parts(known.labels)), tuple(ordinary), held_out)
 
     def draw(self, count: int, rng: np.random.Generator, kinds: Sequence[str] = tuple(KINDS)) -> list[str]:
@@ -220,6 +222,12 @@ class UnlearnedPhrases:
         if self.left_out.labels and (self.left_out.narrows(phrase) or self.left_out.covers(phrase)):
             return False
         return kind == "composed" or not (self.learned.means(phrase) or self.learned.covers(phrase))
+
+
+def _on_side(groups: Sequence[Sequence[str]], held_out: bool) -> tuple[tuple[str, ...], ...]:
+    """Return the groups with the phrases for measuring only, or with those for training."""
+    sides = (tuple(phrase for phrase in group if is_held_out(phrase) is held_out) for group in groups)
+    return tuple(filter(None, sides))
 
 
 def _pick(values: Sequence[Any], rng: np.random.Generator) -> Any:

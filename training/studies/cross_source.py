@@ -96,6 +96,7 @@ def trained_on(
     out: Path,
     seed: int,
     callbacks: tuple[TrainerCallback, ...] = (),
+    left_out: Sequence[str] = (),
     **arguments: Any,
 ) -> tuple[Any, Any]:
     """Train an expert from the starting weights on these images; return model and processor.
@@ -108,6 +109,7 @@ def trained_on(
         out (`Path`): folder for the checkpoints.
         seed (`int`): of everything random.
         callbacks (`tuple[TrainerCallback, ...]`, *optional*): of the training.
+        left_out (`Sequence[str]`, *optional*): labels that no prompt may ask for.
         arguments (`Any`): further ones for `TrainingArguments`.
 
     Raises:
@@ -116,7 +118,7 @@ def trained_on(
     torch.manual_seed(seed)
     model, processor = load_base(FinetuneArguments(data, modality, recipe="embedded"), recipe)
     freeze(model, recipe.optimization)
-    dataset = make_dataset(train, train, processor, recipe, seed)
+    dataset = make_dataset(train, train, processor, recipe, seed, left_out=left_out)
     collator = GroundingCollator(processor)
     claim(out, run_identity({"recipe": asdict(recipe), "seed": seed, "modality": modality}, train, model))
     expert = recipe.expert(modality)

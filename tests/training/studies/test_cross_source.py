@@ -94,9 +94,9 @@ def test_a_whole_comparison(
 ) -> None:
     trained: list[set[str]] = []
 
-    def make(train: Any, *others: Any) -> Any:
+    def make(train: Any, *others: Any, **more: Any) -> Any:
         trained.append({r.source for r in train})
-        return cross_source_dataset(train, *others)
+        return cross_source_dataset(train, *others, **more)
 
     cross_source_dataset = cross_source.make_dataset
     monkeypatch.setattr(cross_source, "make_dataset", make)

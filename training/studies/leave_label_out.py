@@ -1,0 +1,253 @@
+# Copyright 2026 The MedGLIP authors. Licensed under the Apache License, Version 2.0.
+"""What asking for a label draws that an expert never learned: one label left out of training at a time.
+
+    python -m training.studies.leave_label_out --data out/data --modality ct --leave-out liver --epochs 4
+
+An expert is trained from the recipe's starting weights without the label: no prompt asks for it, its synonyms or its
+kinds, neither as something to find nor as something absent. It is then asked for the label on images with and without
+it, beside unknown phrases and learned labels. Rows that are done are not done again; `OUT/leave_label_out.json` and
+`OUT/leave_label_out.md` hold what is measured so far.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from modeling_medglip.boxes import box_iou
+from modeling_medglip.cli.scripts import script_main
+from modeling_medglip.outputs.files import write_text
+from modeling_medglip.outputs.markdown import percent, plain, table
+
+from ..data.records import GroundingRecord, annotated_labels, chosen_labels
+from ..data.unlearned import UnlearnedPhrases, whole_words
+from ..data.vocabulary import Vocabulary
+from ..evaluate.metrics import Detections
+from ..evaluate.predict import detect_records
+from ..fit.recipe import TrainingRecipe, load_recipe
+from ..fit.run_results import measure
+from .cross_source import folder_name, trained_on
+from .protocol import agree, conditions, from_scratch, prepare, read_images, study_parser
+
+
+SCHEMA = "medglip/leave_label_out@1"
+# Labels that are left out by default; dermoscopy has a single one.
+LEFT_OUT: Mapping[str, tuple[str, ...]] = {
+    "ct": ("liver", "left kidney"),
+    "mri": ("left ventricle",),
+    "ultrasound": ("fetal head", "malignant breast tumor"),
+    "xray": ("cardiomediastinum",),
+    "endoscopy": ("gallbladder",),
+    "fundus": ("optic cup",),
+}
+# A box counts from this score on, and is right from this IoU on.
+SHOWN, RIGHT = 0.3, 0.5
+# Images of every kind at most.
+MOST_IMAGES = 60
+Row = dict[str, Any]
+logger = logging.getLogger(__name__)
+
+
+def is_absent(label: str, record: GroundingRecord) -> bool:
+    """Return whether a label is certainly not in an image: annotated without a box, or of another part of the body.
+
+    Args:
+        label (`str`): the label.
+        record (`GroundingRecord`): the image.
+    """
+    if label in (*record.source_labels, *record.annotated):
+        return label in record.annotated and label not in record.labels
+    vocabulary = Vocabulary.load()
+    regions = record.settings.regions or vocabulary.regions(record.annotated)
+    return bool(vocabulary.foreign(regions, [label]))
+
+
+def answers(
+    expert: tuple[Any, Any], records: Sequence[GroundingRecord], phrases: Sequence[str], batch_size: int
+) -> Row:
+    """Return what one phrase per image draws.
+
+    Args:
+        expert (`tuple`): model and processor.
+        records (`Sequence[GroundingRecord]`): the images.
+        phrases (`Sequence[str]`): the phrase for each image.
+        batch_size (`int`): images per forward pass.
+
+    Returns:
+        `images`, `boxes` per image from `SHOWN` on, `drawn`: share of the images with such a box, and `score`: the
+        mean of the best scores; `None` without images. `right`: share of the images whose best box from `SHOWN` on
+        overlaps a box of this label, if there is one.
+    """
+    if not records:
+        return {"images": 0, "boxes": None, "drawn": None, "score": None, "right": None}
+    found, _ = detect_records(*expert, records, [[phrase] for phrase in phrases], batch_size)
+    counts = [int((detected.scores >= SHOWN).sum()) for detected in found]
+    best = [float(detected.scores.max(initial=0)) for detected in found]
+    right = [_is_right(*each) for each in zip(found, records, phrases, strict=True)]
+    there = [hit for hit in right if hit is not None]
+    return {
+        "images": len(records),
+        "boxes": float(np.mean(counts)),
+        "drawn": float(np.mean([count > 0 for count in counts])),
+        "score": float(np.mean(best)),
+        "right": float(np.mean(there)) if there else None,
+    }
+
+
+def _is_right(found: Detections, record: GroundingRecord, label: str) -> bool | None:
+    """Whether the best box overlaps one of the label; `None` if there is none."""
+    true = record.boxes[[name == label for name in record.labels]]
+    if not len(true):
+        return None
+    index = int(found.scores.argmax()) if len(found.scores) else -1
+    if index < 0 or found.scores[index] < SHOWN:
+        return False
+    return bool(box_iou(found.boxes[index : index + 1], true).max() >= RIGHT)
+
+
+def judge(
+    expert: tuple[Any, Any],
+    label: str,
+    records: Sequence[GroundingRecord],
+    learned: Sequence[str],
+    recipe: TrainingRecipe,
+    seed: int,
+) -> Row:
+    """Return what the left-out label, unknown phrases and learned labels draw, and the AP50 of the learned labels.
+
+    Args:
+        expert (`tuple`): model and processor.
+        label (`str`): the label that was left out.
+        records (`Sequence[GroundingRecord]`): validation images with all their labels.
+        learned (`Sequence[str]`): labels with a training box.
+        recipe (`TrainingRecipe`): says the batch size.
+        seed (`int`): of everything random.
+    """
+    rng, modality = np.random.default_rng(seed), records[0].modality
+    batch, images = recipe.expert(modality).batch, [record for record in records if record.view_of is None]
+    words = whole_words(expert[1].tokenizer)
+    unlearned = UnlearnedPhrases.of(modality, learned, words, [label], held_out=True)
+    known = set(learned)
+    present = [(r, _any(sorted(known & set(r.labels)), rng)) for r in images if known & set(r.labels)]
+    absent = [(r, _any(names, rng)) for r in images if (names := [name for name in learned if is_absent(name, r)])]
+    pairs = {
+        "label, there": [(r, label) for r in images if label in r.labels],
+        "label, not there": [(r, label) for r in images if is_absent(label, r)],
+        "nonsense": [(r, unlearned.draw(1, rng, ("nonsense",))[0]) for r in images],
+        "never learned": [(r, unlearned.draw(1, rng, ("label", "finding"))[0]) for r in images],
+        "learned, there": present,
+        "learned, not there": absent,
+    }
+    asked = {}
+    for kind, chosen in pairs.items():
+        part = [chosen[index] for index in sorted(rng.permutation(len(chosen))[:MOST_IMAGES])]
+        asked[kind] = answers(expert, [record for record, _ in part], [phrase for _, phrase in part], batch)
+    others = chosen_labels(images, None, [label])
+    return {"asked": asked, "AP50": measure(*expert, others, batch).ap50}
+
+
+def _any(names: Sequence[str], rng: np.random.Generator) -> str:
+    return names[int(rng.integers(len(names)))]
+
+
+def leave_out(
+    labels: Mapping[str, Sequence[str]], data: str, recipe: TrainingRecipe, out: Path, seed: int = 0
+) -> dict[str, Any]:
+    """Measure all labels that are not done yet; returns everything that is measured.
+
+    Args:
+        labels (`Mapping[str, Sequence[str]]`): modality -> labels to leave out, each in a training of its own.
+        data (`str`): as [`~training.data.load.load_records`] takes it.
+        recipe (`TrainingRecipe`): how to train.
+        out (`Path`): folder of the run.
+        seed (`int`, *optional*, defaults to `0`): of everything random.
+
+    Raises:
+        `ValueError`: no images, or a label that they do not have.
+    """
+    from_scratch(recipe)
+    path = out / "leave_label_out.json"
+    measured: dict[str, Any] = {"schema": SCHEMA, "modalities": {}}
+    if path.is_file():
+        measured = json.loads(path.read_text(encoding="utf-8"))
+    # All of them before hours of training: a label may be unknown.
+    images = {modality: _images(data, modality, names) for modality, names in labels.items()}
+    for modality, records in images.items():
+        entry = measured["modalities"].setdefault(modality, {})
+        now = conditions(records, recipe, modality, seed)
+        for label in labels[modality]:
+            if label in entry:
+                if not agree(entry[label]["conditions"], now):
+                    raise ValueError(
+                        f"{modality}, {label}: measured with other images or settings before: choose another --out"
+                    )
+                continue
+            train = chosen_labels([record for record in records if record.split == "train"], None, [label])
+            learned = sorted({name for record in train for name in record.labels})
+            logger.info("%s: %s left out, %d images", modality, label, len(train))
+            folder = out / modality / folder_name(label)
+            expert = trained_on(train, data, modality, recipe, folder, seed, left_out=[label])
+            held_out = [record for record in records if record.split == "validation"]
+            entry[label] = {"conditions": now, **judge(expert, label, held_out, learned, recipe, seed)}
+            write_text(path, json.dumps(measured, indent=1, allow_nan=False) + "\n")
+            write_text(out / "leave_label_out.md", render_page(measured))
+    return measured
+
+
+def _images(data: str, modality: str, labels: Sequence[str]) -> list[GroundingRecord]:
+    """Return the records of a modality, if training and validation have the labels and others."""
+    records = read_images(data, modality)
+    shown = {name for record in records if record.split == "validation" for name in record.labels}
+    if unknown := sorted(set(labels) - shown):
+        raise ValueError(f"{data}: no validation image of {modality} has {', '.join(unknown)}: choose another label")
+    if annotated_labels(record for record in records if record.split == "train") <= set(labels[:1]):
+        raise ValueError(f"{data}: {modality} has no label besides {labels[0]}, so it cannot be left out")
+    return records
+
+
+def render_page(measured: Mapping[str, Any]) -> str:
+    """Return the page of figures in Markdown."""
+    lines = [
+        "# Labels that were left out",
+        "",
+        "Made by `python -m training.studies.leave_label_out`.",
+        f"One phrase is asked per image: boxes per image from a score of {SHOWN:g} on, and the mean best score.",
+        f"`right`: images, in per cent, whose best box overlaps the object by an IoU of {RIGHT:g}.",
+        "AP50 is the mean over the learned labels, in per cent.",
+        "",
+    ]
+    rows = []
+    for modality, entry in measured["modalities"].items():
+        for label, row in entry.items():
+            for kind, asked in row["asked"].items():
+                figures = ["-" if asked[key] is None else f"{asked[key]:.2f}" for key in ("boxes", "score")]
+                counts = [asked["images"], *figures, percent(asked["right"], 0)]
+                rows.append([f"{modality}, without {plain(label)}", kind, *counts, percent(row["AP50"])])
+    header = ["expert", "asked for", "images", "boxes per image", "best score", "right", "AP50, learned labels"]
+    return "\n".join(lines) + "\n" + table(header, rows)
+
+
+@script_main()
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line and return the exit status."""
+    parser = study_parser("training.studies.leave_label_out", __doc__ or "", "runs/leave_label_out")
+    parser.add_argument("--leave-out", nargs="+", help="labels of a single modality, instead of the study's own")
+    options = parser.parse_args(argv)
+    prepare(options)
+    if options.leave_out and len(options.modality) > 1:
+        raise ValueError("--leave-out: name a single --modality")
+    labels = {name: options.leave_out or LEFT_OUT.get(name, ()) for name in options.modality}
+    if empty := [name for name, names in labels.items() if not names]:
+        raise ValueError(f"no label of {', '.join(empty)} is left out by default: name one with --leave-out")
+    recipe = load_recipe(options.recipe).changed(options.modality, epochs=options.epochs, size=options.size)
+    print(render_page(leave_out(labels, options.data, recipe, options.out, options.seed)), end="")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
