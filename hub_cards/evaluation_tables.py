@@ -61,7 +61,7 @@ def card_sections(evaluation: Mapping[str, Any], calibration: Mapping[str, Any] 
 
     Args:
         evaluation (`Mapping`): See [`evaluation_of`].
-        calibration (`Mapping`, *optional*): As `training.evaluate.calibration` writes it.
+        calibration (`Mapping`, *optional*): As `training.fit.calibration` writes it.
     """
     modalities: dict[str, Any] = evaluation["modalities"]
     least_images = int(evaluation["well_shown"])

@@ -131,7 +131,7 @@ def _own_weights(model: nn.Module) -> dict[str, torch.Tensor]:
 def forget_calibration(model: MedGlipForObjectDetection, modality: str) -> None:
     """Remove the calibration of an expert's scores, which does not hold after further training.
 
-    `training.evaluate.calibration` measures a new one.
+    `training.fit.calibration` measures a new one.
 
     Args:
         model ([`MedGlipForObjectDetection`]): the model, changed in place.

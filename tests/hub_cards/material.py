@@ -48,7 +48,7 @@ def evaluation(checkpoint: Path | None = None) -> dict[str, Any]:
 
 
 def calibration() -> dict[str, Any]:
-    """As `training.evaluate.calibration --report` writes it."""
+    """As `training.fit.calibration --report` writes it."""
     row = {"images": 51, "slope": 1.5, "intercept": -0.5, "before": 0.21, "after": 0.04, "other_patients": 0.06}
     return {"schema": "medglip/calibration@1", "modalities": {"ct": row, "fundus": {**row, "after": None}}}
 

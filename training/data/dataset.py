@@ -183,6 +183,10 @@ class GroundingDataset(Dataset):
             "modality": self.modality,
         }
 
+    def shown(self, index: int) -> GroundingRecord:
+        """Return the record that example `index` of this epoch comes from, if it can be read."""
+        return self.records[int(self._order[index])]
+
     def _negative(self, record: GroundingRecord, rng: np.random.Generator) -> dict[str, Any]:
         """Return an image that shows nothing of the modality, asked for what the source of a record annotates."""
         prompt = self.sampler.draw([], record.annotated, record.settings.regions, rng)

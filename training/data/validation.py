@@ -98,6 +98,7 @@ OPTIONS: Mapping[str, Rule] = {
     "fraction": PART,
     "max_images": COUNT,
     "images": COUNT,
+    "copies": COUNT,
     "limit": COUNT,
     "replay_share": NOT_NEGATIVE,
     "labels": NAMES,

@@ -5,11 +5,17 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from typing import Any
 
+import numpy as np
+import torch
+from transformers import BatchFeature
+
+from modeling_medglip.detection import run_model
 from modeling_medglip.grounding import Grounder
 
-from ..data.dataset import foreign_labels
+from ..data.dataset import GroundingCollator, GroundingDataset, foreign_labels
 from ..data.records import GroundingRecord
 from .metrics import Detections
 
@@ -61,6 +67,39 @@ def detect_records(
         seconds += time.perf_counter() - begin
         detections += [_detections(result) for result in results]
     return detections, seconds / max(1, len(records))
+
+
+def detect_augmented(
+    model: Any, processor: Any, dataset: GroundingDataset, batch_size: int = 4
+) -> tuple[list[GroundingRecord], list[Detections]]:
+    """Ground the drawn prompt of every example of an augmented data set.
+
+    Args:
+        model ([`~modeling_medglip.MedGlipForObjectDetection`]): in evaluation mode.
+        processor ([`~modeling_medglip.MedGlipProcessor`]): the model's.
+        dataset ([`~training.data.dataset.GroundingDataset`]): whose epoch is shown.
+        batch_size (`int`, *optional*, defaults to 4): images per forward pass.
+
+    Returns:
+        records with the boxes and phrases of the examples, in pixels of the input, and the boxes that were detected in
+        each, also those of low scores.
+    """
+    collator, (height, width) = GroundingCollator(processor), dataset.size
+    records: list[GroundingRecord] = []
+    detections: list[Detections] = []
+    for start in range(0, len(dataset), batch_size):
+        examples = [dataset[index] for index in range(start, min(start + batch_size, len(dataset)))]
+        inputs = BatchFeature({**collator(examples), "input_sizes": torch.tensor([(height, width)] * len(examples))})
+        targets = inputs.pop("labels")
+        outputs = run_model(model, inputs.to(next(model.parameters()).device))
+        results = processor.post_process_grounded_object_detection(outputs, inputs, threshold=0.0)
+        detections += [_detections(result) for result in results]
+        for index, (target, names) in enumerate(zip(targets, inputs["text_labels"], strict=True)):
+            record = dataset.shown(start + index)
+            boxes = target["boxes"].numpy() + np.array([0, 0, 1, 1], np.float32)
+            labels = tuple(names[label] for label in target["class_labels"].tolist())
+            records.append(replace(record, boxes=boxes, labels=labels, annotated=tuple(names), size=(width, height)))
+    return records, detections
 
 
 def _detections(result: dict[str, Any]) -> Detections:

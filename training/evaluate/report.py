@@ -2,7 +2,7 @@
 """The page of results, made from measured files alone: `python -m training.evaluate.report docs/results.json`.
 
 Beside `results.json` (of `training.evaluate`) it takes, where they lie in the same folder, `router.json` (of
-`training.fit.router`), `calibration.json` (of `training.evaluate.calibration`), and `benchmark.json`,
+`training.fit.router`), `calibration.json` (of `training.fit.calibration`), and `benchmark.json`,
 `training_benchmark.json` and `embedded.json` (of the benchmarks). No number is typed.
 """
 

@@ -13,9 +13,9 @@ import torch
 from modeling_medglip import MedGlipConfig, MedGlipForObjectDetection, MedGlipProcessor
 from tests.modeling_medglip.tiny_checkpoint import save_tiny_checkpoint
 from training.data.records import GroundingRecord
-from training.evaluate import calibration
-from training.evaluate.calibration import calibrate, clear, fit_platt
 from training.evaluate.metrics import Detections
+from training.fit import calibration
+from training.fit.calibration import calibrate, clear, fit_platt
 
 from ..tiny_data import make_data, record
 
@@ -141,3 +141,27 @@ def test_an_older_calibration_plays_no_part(checkpoint: Path, tmp_path: Path, mo
     clear(model)
     ids = torch.ones(1, 3, dtype=torch.long)
     assert model(torch.zeros(1, 3, 64, 64), ids, modality="ct").score_calibration is None
+
+
+def test_images_changed_as_in_training(checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every copy of a validation image is asked for a drawn prompt, whose phrases without a box are wrong."""
+    shown: list[GroundingRecord] = []
+
+    def record_boxes(records: list[GroundingRecord], detections: list[Detections]) -> tuple[float, float]:
+        shown.extend(records)
+        assert all(set(boxes.labels) <= set(one.annotated) for one, boxes in zip(records, detections, strict=True))
+        assert all(len(boxes.scores) for boxes in detections)
+        return 4.0, 1.0
+
+    monkeypatch.setattr(calibration, "fit_boxes", record_boxes)
+    monkeypatch.setattr(calibration, "errors", lambda records, detections, line: {})
+    recipe = "optimization: {head_learning_rate: 1, backbone_learning_rate: 0, weight_decay: 0, warmup_steps: 0, "
+    recipe += "min_learning_rate_ratio: 0, gradient_clip: 1, ema_decay: 0, frozen_stages: 0}\n"
+    recipe += "experts: {any: {batch: 1, epochs: 1}}\nprompts: {unlearned: 4}\naugmentation: {scale: [0.5, 0.5]}\n"
+    (tmp_path / "recipe.yaml").write_text(recipe, encoding="utf-8")
+    options = ["--model", str(checkpoint), "--data", str(tmp_path / "data")]
+    assert calibration.main([*options, "--recipe", str(tmp_path / "recipe.yaml"), "--copies", "3"]) == 0
+    assert len(shown) == 6, "three copies of one validation image of CT and one of fundus"
+    assert all(one.size == (64, 64) for one in shown) and any(len(one.boxes) for one in shown)
+    assert all(side <= 64 for one in shown for side in one.boxes.flatten())
+    assert calibration.main([*options, "--recipe", "none"]) == 2

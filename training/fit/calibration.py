@@ -1,5 +1,5 @@
 # Copyright 2026 The MedGLIP authors. Licensed under the Apache License, Version 2.0.
-"""Calibrate the scores of a checkpoint: `python -m training.evaluate.calibration --model CHECKPOINT --data out/data`.
+"""Calibrate the scores of a checkpoint: `python -m training.fit.calibration --model CHECKPOINT --data out/data`.
 
 Fits, per expert, the slope and intercept of Platt scaling (Platt, 1999) on the logit of the final score, so that a
 score is the probability that the box overlaps a true box by at least half, and writes them into the checkpoint's
@@ -29,11 +29,13 @@ from modeling_medglip.processing_medglip import MedGlipProcessor
 
 from ..data.load import load_records
 from ..data.records import DEFAULT_DATA, GroundingRecord, random_key
-from ..data.validation import readable_enough
+from ..data.validation import check_options, readable_enough
+from ..evaluate.metrics import Detections, annotated_only, right_boxes
+from ..evaluate.phrase_metrics import calibration_error, reliability
+from ..evaluate.predict import detect_augmented, detect_records, source_labels
 from ..loading import EMBEDDED, load_model_and_processor
-from .metrics import Detections, annotated_only, right_boxes
-from .phrase_metrics import calibration_error, reliability
-from .predict import detect_records, source_labels
+from .finetune import make_dataset
+from .recipe import TrainingRecipe, load_recipe
 
 
 SCHEMA = "medglip/calibration@1"
@@ -131,7 +133,11 @@ def errors(
 
 
 def calibrate(
-    model: MedGlipForObjectDetection, processor: MedGlipProcessor, data: Path | str
+    model: MedGlipForObjectDetection,
+    processor: MedGlipProcessor,
+    data: Path | str,
+    recipe: TrainingRecipe | None = None,
+    copies: int = 1,
 ) -> dict[str, dict[str, Any]]:
     """Calibrate every expert of a model, whose earlier calibration is cleared first.
 
@@ -139,6 +145,10 @@ def calibrate(
         model ([`~modeling_medglip.MedGlipForObjectDetection`]): in evaluation mode; its configuration changes.
         processor ([`~modeling_medglip.MedGlipProcessor`]): the model's.
         data (`Path` or `str`): as [`~training.data.load.load_records`] takes it.
+        recipe ([`~training.fit.recipe.TrainingRecipe`], *optional*): changes the validation images into what other
+            hospitals show, and draws prompts, as it does in training: scores that are right on images of the same
+            hospital promise too much elsewhere.
+        copies (`int`, *optional*, defaults to 1): how often each image is changed.
 
     Returns:
         modality -> `slope`, `intercept`, `images` (number of images), and the [`errors`].
@@ -151,11 +161,13 @@ def calibrate(
     fitted: dict[str, dict[str, Any]] = {}
     for name in config.modalities:
         records = readable_enough(load_records(data, [name], split="validation"), {}, f"{data}: {name}")
-        asked = source_labels(records)
-        detections, _ = detect_records(
-            model, processor, records, [asked[f"{name}/{record.source}"] for record in records]
-        )
-        detections = annotated_only(records, detections)
+        if recipe is None:
+            asked = source_labels(records)
+            prompts = [asked[f"{name}/{record.source}"] for record in records]
+            detections, _ = detect_records(model, processor, records, prompts)
+            detections = annotated_only(records, detections)
+        else:
+            records, detections = _augmented(model, processor, records, recipe, copies)
         try:
             slope, intercept = (round(value, 4) for value in fit_boxes(records, detections))
         except ValueError as error:
@@ -168,6 +180,23 @@ def calibrate(
     return fitted
 
 
+def _augmented(
+    model: MedGlipForObjectDetection,
+    processor: MedGlipProcessor,
+    records: Sequence[GroundingRecord],
+    recipe: TrainingRecipe,
+    copies: int,
+) -> tuple[list[GroundingRecord], list[Detections]]:
+    dataset = make_dataset(records, records, processor, recipe)
+    shown: list[GroundingRecord] = []
+    detections: list[Detections] = []
+    for epoch in range(copies):
+        dataset.set_epoch(epoch)
+        for whole, part in zip((shown, detections), detect_augmented(model, processor, dataset), strict=True):
+            whole.extend(part)  # type: ignore[attr-defined]
+    return shown, detections
+
+
 def clear(model: MedGlipForObjectDetection) -> None:
     """Remove the score calibration of every expert."""
     for name in model.config.modalities:
@@ -178,16 +207,20 @@ def clear(model: MedGlipForObjectDetection) -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return the exit status."""
     parser = argparse.ArgumentParser(
-        prog="python -m training.evaluate.calibration", description=(__doc__ or "").splitlines()[0]
+        prog="python -m training.fit.calibration", description=(__doc__ or "").splitlines()[0]
     )
     parser.add_argument("--model", type=Path, default=EMBEDDED)
     parser.add_argument("--data", default=DEFAULT_DATA)
     parser.add_argument("--report", type=Path, help="JSON file for the calibration errors before and after")
+    parser.add_argument("--recipe", help="changes the images and draws prompts as this training recipe does")
+    parser.add_argument("--copies", type=int, default=1, help="with --recipe, how often each image is changed")
     options = parser.parse_args(argv)
+    check_options({"copies": options.copies})
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     torch.set_flush_denormal(True)
     model, processor = load_model_and_processor(str(options.model))
-    fitted = calibrate(model.eval(), processor, options.data)
+    recipe = load_recipe(options.recipe) if options.recipe else None
+    fitted = calibrate(model.eval(), processor, options.data, recipe, options.copies)
     _write(options.model / "config.json", model.config)
     if options.report:
         report = {"schema": SCHEMA, "modalities": fitted}
