@@ -140,7 +140,7 @@ class TrainingRecipe:
     def image_encoder(self, modality: str) -> Path | None:
         """Return the file of the image encoder that a new expert starts from, if the recipe names one."""
         folder = self.model.get(IMAGE_ENCODER)
-        return Path(folder) / f"{resolve_modality(modality)}.safetensors" if folder else None
+        return Path(str(folder)) / f"{resolve_modality(modality)}.safetensors" if folder else None
 
     def modality_settings(self) -> dict[str, dict[str, Any]]:
         """Return the settings of the image processor for new experts: input sizes, mean and deviation."""

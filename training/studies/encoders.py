@@ -47,6 +47,7 @@ from .protocol import agree, conditions, prepare
 
 
 SCHEMA = "medglip/encoders@1"
+RESULTS, PAGE = "encoders.json", "encoders.md"
 SIZES = {"ct": 352, "mri": 288}
 # Sources that no encoder sees. What other sources teach of their labels is asked.
 LEFT_OUT = {
@@ -364,6 +365,13 @@ class Study:
         return float(json.loads(clock.read_text(encoding="utf-8"))["cpu_seconds"])
 
 
+def measured_before(out: Path) -> dict[str, Any]:
+    """Return everything that a run measured; only its schema before there is something."""
+    path = out / RESULTS
+    content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    return content or {"schema": SCHEMA, "modalities": {}}
+
+
 def compare(studies: Sequence[Study], names: Sequence[str], seeds: Sequence[int], out: Path) -> dict[str, Any]:
     """Measure all rows that are not done yet, seed by seed; returns everything that is measured.
 
@@ -373,14 +381,11 @@ def compare(studies: Sequence[Study], names: Sequence[str], seeds: Sequence[int]
         seeds (`Sequence[int]`): one training of every encoder for each.
         out (`Path`): folder of the run.
     """
-    path = out / "encoders.json"
-    measured: dict[str, Any] = {"schema": SCHEMA, "modalities": {}}
-    if path.is_file():
-        measured = json.loads(path.read_text(encoding="utf-8"))
+    measured = measured_before(out)
 
     def write() -> None:
-        write_text(path, json.dumps(measured, indent=1, allow_nan=False) + "\n")
-        write_text(out / "encoders.md", render_page(measured))
+        write_text(out / RESULTS, json.dumps(measured, indent=1, allow_nan=False) + "\n")
+        write_text(out / PAGE, render_page(measured))
 
     for seed in seeds:
         for study in studies:
@@ -402,8 +407,9 @@ def render_page(measured: Mapping[str, Any]) -> str:
     lines = [
         "# Which image encoder", "",
         "Made by `python -m training.studies.encoders`. Every encoder had the same CPU time, on one thread, and its",
-        "schedule ended. AP50 / AP in per cent, mean over labels, then over seeds. Sources that are named were not",
-        "seen in training; `validation` is the validation split of those that were.", "",
+        "schedule ended. AP50 / AP in per cent, mean over labels, then over sources and seeds. Sources that are named",
+        "were not seen in training; `validation` is the validation split of those that were. `s per step` and",
+        "`s per image` are CPU seconds on a machine that others used too: compare their ratios.", "",
         *(f"- **{name}**: {encoder.about}." for name, encoder in ENCODERS.items()), "",
     ]  # fmt: skip
     for modality, entry in measured["modalities"].items():
@@ -435,13 +441,14 @@ def _costs(entry: Mapping[str, Any]) -> str:
 
 def _figures(entry: Mapping[str, Any]) -> str:
     encoders = {name: list(encoder["rows"].values()) for name, encoder in entry["encoders"].items() if encoder["rows"]}
-    sources = list(next(iter(encoders.values()))[0]["sources"]) if encoders else []
+    sources = next(iter(encoders.values()))[0]["sources"] if encoders else {}
+    unseen = [source for source in sources if source != VALIDATION]
     rows = []
     for name, done in encoders.items():
-        unseen = [source for source in sources if source != VALIDATION]
-        cells = [_mean(done, [source]) for source in sources]
-        rows.append([name, len(done), _mean(done, unseen), *cells])
-    return table(["encoder", "seeds", "mean of unseen", *map(plain, sources)], rows)
+        by_seed = ", ".join(_mean([row], unseen) for row in done)
+        rows.append([name, by_seed, _mean(done, unseen), *(_mean(done, [source]) for source in sources)])
+    header = [f"{plain(source)} ({row['images']} images)" for source, row in sources.items()]
+    return table(["encoder", "unseen, by seed", "unseen, mean", *header], rows)
 
 
 def _mean(rows: Sequence[Mapping[str, Any]], sources: Sequence[str]) -> str:
@@ -463,7 +470,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
     parser.add_argument("--out", type=Path, default=Path("runs/encoders"))
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--page", action="store_true", help="only write the page of what is measured")
     options = parser.parse_args(argv)
+    if options.page:
+        write_text(options.out / PAGE, render_page(measured_before(options.out)))
+        return 0
     prepare(options)
     recipe = load_recipe(options.recipe)
     studies = [

@@ -31,6 +31,18 @@ def test_anchors_and_sizes_come_from_the_expert() -> None:
     assert recipe.modality_settings()["ct"]["size"] == {"height": expert.size, "width": expert.size}
 
 
+def test_a_recipe_can_name_image_encoders_of_its_own(tmp_path: Path) -> None:
+    """One file per modality; the configuration of the expert does not know of it."""
+    document = yaml.safe_load(EMBEDDED_RECIPE.read_text(encoding="utf-8"))
+    document["model"] |= {"image_encoder": "runs/image_encoders"}
+    path = tmp_path / "recipe.yaml"
+    path.write_text(yaml.safe_dump(document), encoding="utf-8")
+    recipe = load_recipe(path)
+    assert recipe.image_encoder("CT") == Path("runs/image_encoders/ct.safetensors")
+    assert load_recipe().image_encoder("ct") is None
+    assert recipe.config("ct").to_dict() == load_recipe().config("ct").to_dict()
+
+
 def test_all_experts_can_be_joined() -> None:
     """Same language encoder and width, so that one checkpoint can hold them."""
     recipe = load_recipe()

@@ -95,6 +95,23 @@ def test_maps_are_standardized_with_fixed_numbers() -> None:
     torch.testing.assert_close(once, alone)
 
 
+def test_the_page_shows_means_over_sources_and_seeds(tmp_path: Path) -> None:
+    def row(unseen: float, other: float) -> dict[str, Any]:
+        parts = {"first": unseen, "second": other, "validation": 0.9}
+        sources = {name: {"images": 7, "mean": {"AP50": value, "AP": value / 2}} for name, value in parts.items()}
+        return {"conditions": {"epochs": 6.5}, "cpu_seconds": 600, "sources": sources}
+
+    cost = {"size": 352, "step_seconds": 2.0, "image_seconds": 0.25, "image_ratio": 1.5, "megabytes": 8.66}
+    encoder = {"cost": cost, "rows": {"0": row(0.4, 0.6), "1": row(0.5, 0.7)}}
+    content = {"schema": encoders.SCHEMA, "modalities": {"ct": {"minutes": 10.0, "encoders": {"lite0": encoder}}}}
+    (tmp_path / "encoders.json").write_text(json.dumps(content), encoding="utf-8")
+    assert encoders.main(["--out", str(tmp_path), "--page"]) == 0
+    page = (tmp_path / "encoders.md").read_text(encoding="utf-8")
+    assert "| lite0 | 352 | 6.5 | 10.0 | 2.00 | 0.250 | 1.50 | 8.7 |" in page
+    figures = "50.0 / 25.0, 60.0 / 30.0 | 55.0 / 27.5 | 45.0 / 22.5 | 65.0 / 32.5 | 90.0 / 45.0"
+    assert f"| lite0 | {figures} |" in page and "| first (7 images) |" in page
+
+
 def test_a_whole_comparison(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -124,7 +141,7 @@ def test_a_whole_comparison(
     capsys.readouterr()
     assert encoders.main(command := [*command, "--encoder", "lite0", "lite0_distilled"]) == 0
     printed, written = capsys.readouterr().out, (out / "encoders.json").read_bytes()
-    assert printed == (out / "encoders.md").read_text(encoding="utf-8") and "| lite0_distilled | 1 |" in printed
+    assert printed == (out / "encoders.md").read_text(encoding="utf-8") and "| lite0_distilled |" in printed
     rows = json.loads(written)["modalities"]["ct"]["encoders"]
     other = rows["lite0_distilled"]["rows"]["0"]
     assert rows["lite0"] == row and 0 == first["pretraining_seconds"] < other["pretraining_seconds"] < 0.18
