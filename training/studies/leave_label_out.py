@@ -14,6 +14,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -210,6 +211,18 @@ def _images(data: str, modality: str, labels: Sequence[str]) -> list[GroundingRe
     return records
 
 
+def listening_like(recipe: TrainingRecipe, other: TrainingRecipe) -> TrainingRecipe:
+    """Return a recipe for new experts with the prompts, the head and the negative images of another one.
+
+    Args:
+        recipe (`TrainingRecipe`): builds new experts.
+        other (`TrainingRecipe`): may go on from a checkpoint.
+    """
+    head = {**recipe.model.get("head_config", {}), **other.head}
+    model = {**recipe.model, "head_config": head} if recipe.model else {}
+    return replace(recipe, model=model, prompts=other.prompts, negative_images=other.negative_images)
+
+
 def render_page(measured: Mapping[str, Any]) -> str:
     """Return the page of figures in Markdown."""
     lines = [
@@ -237,6 +250,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return the exit status."""
     parser = study_parser("training.studies.leave_label_out", __doc__ or "", "runs/leave_label_out")
     parser.add_argument("--leave-out", nargs="+", help="labels of a single modality, instead of the study's own")
+    parser.add_argument("--listen-like", help="recipe whose prompts, head and negative images replace the recipe's")
     options = parser.parse_args(argv)
     prepare(options)
     if options.leave_out and len(options.modality) > 1:
@@ -245,6 +259,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if empty := [name for name, names in labels.items() if not names]:
         raise ValueError(f"no label of {', '.join(empty)} is left out by default: name one with --leave-out")
     recipe = load_recipe(options.recipe).changed(options.modality, epochs=options.epochs, size=options.size)
+    if options.listen_like:
+        recipe = listening_like(recipe, load_recipe(options.listen_like))
     print(render_page(leave_out(labels, options.data, recipe, options.out, options.seed)), end="")
     return 0
 

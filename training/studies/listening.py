@@ -16,7 +16,7 @@ import argparse
 import json
 import logging
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import chain, zip_longest
 from pathlib import Path
 from typing import Any
@@ -58,7 +58,7 @@ logger = logging.getLogger(__name__)
 def chosen_images(
     records: Iterable[GroundingRecord], limit: int, labels: Sequence[str] | None = None
 ) -> list[GroundingRecord]:
-    """Return whole images in a fixed order, those for validation first, from all sources in turn.
+    """Return whole images in a fixed order, from all sources in turn.
 
     Args:
         records (`Iterable[GroundingRecord]`): of one modality.
@@ -70,7 +70,7 @@ def chosen_images(
         if record.view_of is None and (labels is None or set(labels) & set(record.labels)):
             by_source[record.source].append(record)
     for images in by_source.values():
-        images.sort(key=lambda record: (record.split == "train", random_key(record.image_id)))
+        images.sort(key=lambda record: random_key(record.image_id))
     turns = zip_longest(*(by_source[source] for source in sorted(by_source)))
     return [record for record in chain.from_iterable(turns) if record is not None][:limit]
 
@@ -271,7 +271,7 @@ def study_wordings(grounder: Grounder, records: Sequence[GroundingRecord], modal
     counts: dict[tuple[str, str, str], Row] = {}
     for index, record in enumerate(chosen_images(records, limit, learned)):
         rng, pixels = np.random.default_rng([SEED, index]), record.load()
-        for label in rng.permutation(sorted(set(record.labels) & set(learned)))[:3].tolist():
+        for label in rng.permutation(sorted(set(record.labels) & set(learned)))[:2].tolist():
             wordings = {
                 "name": (label,),
                 "synonym": rng.permutation(vocabulary.synonyms(label))[:WORDINGS].tolist(),
@@ -290,8 +290,8 @@ def study_wordings(grounder: Grounder, records: Sequence[GroundingRecord], modal
     return list(counts.values())
 
 
-def measure(data: str, model: str | None, modalities: Sequence[str] | None, limit: int) -> Row:
-    """Run all studies on a checkpoint; returns the figures by modality.
+def measure(data: str, model: str | None, modalities: Sequence[str] | None, limit: int) -> Iterator[tuple[str, Row]]:
+    """Run all studies on a checkpoint; yields each modality with its figures.
 
     Args:
         data (`str`): as [`~training.data.load.load_records`] takes it.
@@ -304,32 +304,33 @@ def measure(data: str, model: str | None, modalities: Sequence[str] | None, limi
     """
     grounder, asked = load_grounder(model), load_yaml(ASKED.read_text(encoding="utf-8"))
     records: dict[str, list[GroundingRecord]] = defaultdict(list)
-    for record in load_records(data):
+    for record in load_records(data, split="validation"):
         records[record.modality].append(record)
-    results: Row = {}
     for modality in modalities or grounder.modalities:
         if not grounder.trained.labels(modality):
             raise ValueError(
                 f"{grounder.name}: does not state its labels for {modality}, so none is known to be learned"
             )
         if not records[modality]:
-            raise ValueError(f"{data}: no images of {modality}")
+            raise ValueError(f"{data}: no validation images of {modality}")
         logger.info("%s", modality)
         own, siblings, others = (
             records[modality],
             asked["siblings"].get(modality, ()),
             asked["others"].get(modality, {}),
         )
-        results[modality] = {
-            "model": grounder.name,
-            "images": limit,
-            "phrases": study_phrases(grounder, records, modality, limit),
-            "negative_images": study_negative_images(grounder, records, modality),
-            "siblings": study_siblings(grounder, own, modality, siblings, limit),
-            "others": study_others(grounder, own, modality, others, limit),
-            "wordings": study_wordings(grounder, own, modality, limit),
-        }
-    return results
+        yield (
+            modality,
+            {
+                "model": grounder.name,
+                "images": limit,
+                "phrases": study_phrases(grounder, records, modality, limit),
+                "negative_images": study_negative_images(grounder, records, modality),
+                "siblings": study_siblings(grounder, own, modality, siblings, limit),
+                "others": study_others(grounder, own, modality, others, limit),
+                "wordings": study_wordings(grounder, own, modality, limit),
+            },
+        )
 
 
 # The page ------------------------------------------------------------------------------------------------------------
@@ -469,9 +470,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", force=True)
     if options.page is None:
         check_options({"images": options.images})
-        others = _read_results(options.out)["modalities"] if options.out.is_file() else {}
-        results = measure(options.data, options.model, options.modality, options.images)
-        write_text(options.out, json.dumps({"schema": SCHEMA, "modalities": {**others, **results}}) + "\n")
+        results: Row = _read_results(options.out) if options.out.is_file() else {"schema": SCHEMA, "modalities": {}}
+        for modality, figures in measure(options.data, options.model, options.modality, options.images):
+            results["modalities"][modality] = figures
+            write_text(options.out, json.dumps(results) + "\n")
     files = options.page or [options.out]
     page = render_page({file.stem: _read_results(file) for file in files})
     write_text(files[-1].with_suffix(".md"), page)
