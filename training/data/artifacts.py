@@ -13,7 +13,7 @@ from functools import lru_cache
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageFilter, ImageFont
+from PIL import Image, ImageChops, ImageDraw, ImageFilter, ImageFont
 
 
 Boxes = NDArray[np.float32]
@@ -29,6 +29,8 @@ ENLARGED = (1.0, 1.12, 1.25, 1.4, 1.6)
 CLEAR = 0.97
 # Largest share of a box that text or a sticker may cover.
 COVERED = 0.1
+# Gray level below which nothing is lit.
+UNLIT = 0.08
 TURNS = np.linspace(0, 2 * np.pi, 16, endpoint=False)
 
 
@@ -216,7 +218,7 @@ def hair(image: torch.Tensor, boxes: Boxes, rng: np.random.Generator) -> torch.T
 
 
 def highlights(image: torch.Tensor, boxes: Boxes, rng: np.random.Generator) -> torch.Tensor:
-    """Add small white reflections with soft edges."""
+    """Add small white reflections with soft edges, where the image is lit."""
     del boxes
     height, width = (side // 2 for side in image.shape[1:])
     canvas = Image.new("L", (width, height))
@@ -228,7 +230,8 @@ def highlights(image: torch.Tensor, boxes: Boxes, rng: np.random.Generator) -> t
         draw.ellipse((x - across, y - down, x + across, y + down), fill=255)
     size = (image.shape[2], image.shape[1])
     canvas = canvas.filter(ImageFilter.GaussianBlur(0.7)).resize(size, Image.Resampling.BILINEAR)
-    return _painted(image, canvas, np.ones(3), rng.uniform(0.7, 1.0))
+    lit = Image.fromarray((image[image.shape[0] // 2] > UNLIT).numpy())
+    return _painted(image, ImageChops.multiply(canvas, lit.convert("L")), np.ones(3), rng.uniform(0.7, 1.0))
 
 
 def color_chart(image: torch.Tensor, boxes: Boxes, rng: np.random.Generator) -> torch.Tensor:

@@ -225,15 +225,17 @@ def draw_geometry(
         rng (`np.random.Generator`): the source of everything random.
         size (`tuple[int, int]`, *optional*, defaults to `(1, 1)`): width and height, whose ratio a turn respects.
     """
+    turned = flags.turns and recipe.turn_share and rng.random() < recipe.turn_share
+    if turned:
+        flags = replace(flags, rotate=False, quarter_turns=False)
     base = _symmetry(flags, rng)
     if recipe.empty_share and len(boxes) and rng.random() < recipe.empty_share:
         empty = _draw_empty(boxes, base, recipe, rng)
         if empty is not None:
             return empty
-    if flags.turns and recipe.turn_share and rng.random() < recipe.turn_share:
+    if turned:
         ratio = np.diag(np.asarray(size, dtype=np.float64))
         base = np.linalg.inv(ratio) @ _turn(rng.uniform(0, 360)) @ ratio @ base
-        flags = replace(flags, rotate=False)
     if flags.close_ups and rng.random() < recipe.close_share:
         return _draw_close_up(boxes, base, recipe, rng)
     scale = recipe.scale

@@ -25,7 +25,7 @@ from .artifacts import (
     round_field,
     sector_field,
 )
-from .photometry import compressed, through_smaller, uneven_light
+from .photometry import compressed, softened, through_smaller, uneven_light
 
 
 Effect = Callable[[torch.Tensor, Boxes, np.random.Generator], torch.Tensor]
@@ -165,26 +165,15 @@ def _inverted(image: torch.Tensor, boxes: Boxes, rng: np.random.Generator) -> to
 # Sharpness and noise -------------------------------------------------------------------------------------------------
 
 
-def _softened(image: torch.Tensor) -> torch.Tensor:
-    """Return the image after the binomial filter 1-2-1 in both directions."""
-    for axis in (1, 2):
-        count = image.shape[axis]
-        soft = image.clone()
-        inner = soft.narrow(axis, 1, count - 2).mul_(2)
-        inner.add_(image.narrow(axis, 0, count - 2)).add_(image.narrow(axis, 2, count - 2)).mul_(0.25)
-        image = soft
-    return image
-
-
 def _sharpen(image: torch.Tensor, boxes: Boxes, rng: np.random.Generator) -> torch.Tensor:
     """Strengthen edges, as sharp reconstruction kernels and cameras do."""
-    return _softened(image).lerp_(image, 1 + float(rng.uniform(0.7, 2.0))).clamp_(0, 1)
+    return softened(image).lerp_(image, 1 + float(rng.uniform(0.5, 1.5))).clamp_(0, 1)
 
 
 def _soften(image: torch.Tensor, boxes: Boxes, rng: np.random.Generator) -> torch.Tensor:
     """Blur a little: out of focus, or a soft reconstruction kernel."""
     for _ in range(rng.integers(1, 4)):
-        image = _softened(image)
+        image = softened(image)
     return image
 
 

@@ -12,6 +12,9 @@ from torchvision.transforms.v2 import functional as transforms
 from .augmentation import AugmentationRecipe
 
 
+LUMINANCE = torch.tensor([0.2989, 0.587, 0.114])
+
+
 def approximate_gamma(image: torch.Tensor, gamma: float) -> torch.Tensor:
     """Return a cheap approximation of `image ** gamma` for values in [0, 1] and gamma in [0.5, 2].
 
@@ -41,9 +44,9 @@ def draw_photometry(
     if rng.random() < 0.5:
         image = approximate_gamma(image, float(np.exp(rng.uniform(*np.log(recipe.gamma)))))
     if color and image.shape[0] == 3:
-        image = transforms.adjust_saturation(image, rng.uniform(*recipe.saturation))
+        image = saturated(image, rng.uniform(*recipe.saturation))
         gains = torch.from_numpy(rng.uniform(*recipe.channel_gain, size=(3, 1, 1))).float()
-        image = (image * gains).clamp_(0, 1)
+        image = image.mul_(gains).clamp_(0, 1)
     if rng.random() < recipe.light_share:
         image = (image * uneven_light(image.shape[1:], recipe.light, rng)).clamp_(0, 1)
     if rng.random() < recipe.coarse_share:
@@ -51,10 +54,40 @@ def draw_photometry(
     if rng.random() < recipe.jpeg_share:
         image = compressed(image, int(rng.integers(*recipe.jpeg_quality)))
     if rng.random() < recipe.blur_share:
-        image = transforms.gaussian_blur(image, [3, 3], [rng.uniform(0.4, 1.0)])
+        side = float(np.exp(-0.5 / rng.uniform(0.4, 1.0) ** 2))  # of a Gaussian curve, relative to its middle
+        image = softened(image, side / (1 + 2 * side))
     if rng.random() < recipe.noise_share:
         noise = torch.from_numpy(rng.standard_normal(image.shape, dtype=np.float32))
         image = (image + noise * rng.uniform(0, recipe.noise_level)).clamp_(0, 1)
+    return image
+
+
+def saturated(image: torch.Tensor, factor: float) -> torch.Tensor:
+    """Return a color image `(3, h, w)` in [0, 1] with its colors moved away from gray, or towards it.
+
+    Args:
+        image (`torch.Tensor`): `(3, h, w)` in [0, 1].
+        factor (`float`): 0 makes it gray, 1 leaves it as it is.
+    """
+    gray = (LUMINANCE @ image.reshape(3, -1)).reshape(1, *image.shape[1:])
+    return torch.lerp(gray, image, factor).clamp_(0, 1)
+
+
+def softened(image: torch.Tensor, weight: float = 0.25) -> torch.Tensor:
+    """Return an image `(c, h, w)` after averaging with its neighbors, in both directions; the border is mirrored.
+
+    Args:
+        image (`torch.Tensor`): `(c, h, w)`, of two or more pixels each way.
+        weight (`float`, *optional*, defaults to `0.25`): of each of the two neighbors.
+    """
+    for axis in (1, 2):
+        count = image.shape[axis]
+        soft = image * (1 - 2 * weight)
+        soft.narrow(axis, 1, count - 1).add_(image.narrow(axis, 0, count - 1), alpha=weight)
+        soft.narrow(axis, 0, count - 1).add_(image.narrow(axis, 1, count - 1), alpha=weight)
+        for end, neighbor in ((0, 1), (count - 1, count - 2)):
+            soft.select(axis, end).add_(image.select(axis, neighbor), alpha=weight)
+        image = soft
     return image
 
 

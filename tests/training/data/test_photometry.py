@@ -6,6 +6,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from torchvision.transforms.v2 import functional as transforms
 
 from training.data.augmentation import AugmentationRecipe
 from training.data.photometry import (
@@ -13,6 +14,8 @@ from training.data.photometry import (
     compressed,
     draw_photometry,
     draw_window,
+    saturated,
+    softened,
     through_smaller,
     uneven_light,
 )
@@ -67,6 +70,16 @@ def test_fewer_pixels_lose_detail_and_keep_shape_and_mean() -> None:
     coarse = through_smaller(board, 0.4)
     assert coarse.shape == board.shape and float(coarse.std()) < 0.4 * float(board.std())
     assert float(coarse.mean()) == pytest.approx(0.5, abs=0.02)
+
+
+def test_saturation_and_softening_are_those_of_torchvision() -> None:
+    image = torch.rand(3, 20, 30)
+    for factor in (0.0, 0.7, 1.3):
+        torch.testing.assert_close(saturated(image, factor), transforms.adjust_saturation(image, factor))
+    for sigma in (0.4, 1.0):
+        side = np.exp(-0.5 / sigma**2)
+        expected = transforms.gaussian_blur(image, [3, 3], [sigma])
+        torch.testing.assert_close(softened(image, side / (1 + 2 * side)), expected)
 
 
 @pytest.mark.parametrize("channels", [1, 3])
