@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -15,6 +16,8 @@ from numpy.typing import NDArray
 
 
 SURROUNDINGS = ("black", "mean", "edge")
+# Points each way of a blurred surrounding.
+COARSE = 12
 
 
 @dataclass(frozen=True)
@@ -173,13 +176,13 @@ class Geometry:
         """
         grid = self._grid(size)
         if surroundings == "edge":
-            values = torch.nn.functional.grid_sample(image[None], grid, padding_mode="border", align_corners=False)
-            outside = grid[0].abs().amax(-1) > 1
-            return torch.where(outside, _strongly_blurred(values), values)[0] if outside.any() else values[0]
+            values = torch.nn.functional.grid_sample(image[None], grid, padding_mode="border", align_corners=False)[0]
+            outside = (grid[0, :, :, 0].abs() > 1) | (grid[0, :, :, 1].abs() > 1)
+            return torch.where(outside, _without_detail(values), values) if outside.any() else values
         fill = float(image.mean()) if surroundings == "mean" else fill
         values = image[None] - fill if fill else image[None]
         values = torch.nn.functional.grid_sample(values, grid, mode="bilinear", align_corners=False)[0]
-        return values + fill if fill else values
+        return values.add_(fill) if fill else values
 
     def _grid(self, size: tuple[int, int]) -> torch.Tensor:
         """Return where in the old image, -1 to 1, each pixel of the new one lies: `(1, *size, 2)`."""
@@ -193,10 +196,17 @@ class Geometry:
         return grid
 
 
-def _strongly_blurred(image: torch.Tensor) -> torch.Tensor:
-    """Return images `(b, c, h, w)` without detail."""
-    small = torch.nn.functional.adaptive_avg_pool2d(image, (12, 12))
-    return torch.nn.functional.interpolate(small, size=image.shape[2:], mode="bilinear")
+def _without_detail(image: torch.Tensor) -> torch.Tensor:
+    """Return an image `(c, h, w)` as a smooth surface through `COARSE` x `COARSE` of its pixels."""
+    down, across = (_interpolation(side) for side in image.shape[1:])
+    rows, columns = (torch.linspace(0, side - 1, COARSE).long() for side in image.shape[1:])
+    return down @ image[:, rows][:, :, columns] @ across.T
+
+
+@lru_cache(maxsize=8)
+def _interpolation(side: int) -> torch.Tensor:
+    """Return the weights `(side, COARSE)` of evenly spaced points in a linear interpolation between them."""
+    return torch.nn.functional.interpolate(torch.eye(COARSE)[None], size=side, mode="linear", align_corners=True)[0].T
 
 
 IDENTITY = Geometry(np.eye(2), np.zeros(2))

@@ -62,7 +62,7 @@ def draw_effects(
     for name, effect in EFFECTS.items():
         if name in chosen:
             image = effect(image, boxes, rng)
-    return image.clamp(0, 1)
+    return image
 
 
 # Color ---------------------------------------------------------------------------------------------------------------

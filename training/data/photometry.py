@@ -40,7 +40,7 @@ def draw_photometry(
     """
     mean = float(image.mean())
     contrast, brightness = rng.uniform(*recipe.contrast), rng.uniform(*recipe.brightness)
-    image = (image * (contrast * brightness) + mean * (1 - contrast) * brightness).clamp_(0, 1)
+    image = (image * (contrast * brightness)).add_(mean * (1 - contrast) * brightness).clamp_(0, 1)
     if rng.random() < 0.5:
         image = approximate_gamma(image, float(np.exp(rng.uniform(*np.log(recipe.gamma)))))
     if color and image.shape[0] == 3:
@@ -74,7 +74,7 @@ def saturated(image: torch.Tensor, factor: float) -> torch.Tensor:
 
 
 def softened(image: torch.Tensor, weight: float = 0.25) -> torch.Tensor:
-    """Return an image `(c, h, w)` after averaging with its neighbors, in both directions; the border is mirrored.
+    """Return an image `(c, h, w)` after averaging with its neighbors, in both directions; the border is reflected.
 
     Args:
         image (`torch.Tensor`): `(c, h, w)`, of two or more pixels each way.
