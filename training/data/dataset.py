@@ -175,6 +175,7 @@ class GroundingDataset(Dataset):
             geometry = IDENTITY
             visible, labels, annotated = self._visible(record, boxes)
         source_labels = tuple(sorted({*record.source_labels, *record.annotated}))
+        annotated += [label for label in record.settings.absent if label not in source_labels]
         prompt = self.sampler.draw(labels, annotated, record.settings.regions, rng, source_labels)
         return {
             "pixel_values": self._pixels(record, image, geometry, visible, recipe, rng),

@@ -56,6 +56,7 @@ class SourceSettings:
     zoom_out: tuple[float, float] | None = None
     sides: str = "source"
     effects: tuple[tuple[str, float], ...] = ()
+    absent: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -217,6 +217,14 @@ def test_a_label_that_was_left_out_is_never_asked() -> None:
         assert bool({"brain tumor", "brain tumour"} & words) is asked
 
 
+def test_what_a_source_cannot_show_is_asked_and_has_no_box() -> None:
+    shown = record([[10, 10, 40, 40]], ["gallbladder"], settings=SourceSettings(absent=("polyp", "gallbladder")))
+    dataset = GroundingDataset([shown], image_processor(), prompts=PromptRecipe(replace=0, foreign=0, all_labels=1))
+    example = dataset[0]
+    assert sorted(example["text_labels"]) == ["gallbladder", "polyp"]
+    assert {example["text_labels"][label] for label in example["labels"]["class_labels"].tolist()} == {"gallbladder"}
+
+
 def test_the_images_in_memory_are_given_back() -> None:
     data = GroundingDataset([record([[10, 10, 50, 50]], ["liver"], ["liver"])], image_processor(), 64)
     first, room = data.image(0), data._room
