@@ -81,7 +81,11 @@ class LabelSet:
         self._above = {label.id for label_id in self._ids for label in taxonomy.ancestors(label_id)}
         names = [phrase for name in self.labels for phrase in vocabulary.all_wordings(name)]
         terms = [term for name in self.labels for term in vocabulary.all_terms(name)]
-        self._names, self._terms = (frozenset(map(bag_of_words, phrases)) for phrases in (names, terms))
+        self._names = frozenset(map(bag_of_words, names))
+        # Without its side a wording is of both sides; what shares a wording with one of the labels is close to it.
+        sideless = {words - frozenset(SIDES) for words in self._names} - self._names - {frozenset()}
+        close = (words for words in _wordings(vocabulary) if not words.isdisjoint(self._names))
+        self._terms = frozenset(map(bag_of_words, terms)).union(sideless, *close) - self._names
         self.bags = self._names | self._terms
         self.words: frozenset[str] = frozenset().union(*self.bags)
 
@@ -252,6 +256,15 @@ def _barred_phrases(modality: str) -> frozenset[frozenset[str]]:
 def _barred_words(modality: str) -> frozenset[str]:
     """Return the words that are never part of nonsense in a modality."""
     return frozenset().union(*_barred_phrases(modality))
+
+
+@lru_cache(maxsize=4)
+def _wordings(vocabulary: Vocabulary) -> tuple[frozenset[frozenset[str]], ...]:
+    """Return the word bags of every label that the taxonomy or the vocabulary knows."""
+    taxonomy = load_taxonomy()
+    phrases = [label.phrases for label in (*taxonomy.labels.values(), *taxonomy.extensions.values())]
+    phrases += [vocabulary.all_wordings(name) for name in vocabulary.words]
+    return tuple(frozenset(map(bag_of_words, wordings)) for wordings in phrases)
 
 
 @lru_cache(maxsize=1)

@@ -170,7 +170,8 @@ class Vocabulary:
 
     def all_terms(self, label: str) -> tuple[str, ...]:
         """Return whatever covers a label and possibly others: its parent terms in all words, and its groups."""
-        words = (word for parent in self.of(label).parents for word in self.words_of_parent(parent))
+        parents = self.of(label).parents
+        words = (word for term in parents for word in (*self.words_of_parent(term), *self.synonyms(term)))
         return (*words, *self.groups(label))
 
     def words_of_parent(self, term: str) -> tuple[str, ...]:

@@ -333,7 +333,9 @@ def run(settings: FinetuneArguments) -> dict[str, Any]:
     if settings.distillation and known:
         data = replace(data, train=with_known(model, processor, data.train, known, expert.batch))
     elsewhere = images_elsewhere(settings, recipe)
-    dataset = make(data.train, data.everything, elsewhere=elsewhere, known=known)
+    # A label that only validation images show is not one that no source annotates.
+    asked = annotated_labels(data.validation + data.older).union(known)
+    dataset = make(data.train, data.everything, elsewhere=elsewhere, known=sorted(asked))
     relevant = {name: value for name, value in asdict(settings).items() if name not in UNIMPORTANT}
     # Recomputed activations are the same activations.
     steady = recipe.changed([settings.modality], checkpointing=False)

@@ -18,8 +18,8 @@ from training.data.vocabulary import Vocabulary
 
 DOCUMENT = yaml.safe_load(UNLEARNED_FILE.read_text(encoding="utf-8"))
 LEARNED = {
-    "ct": ["liver", "left kidney", "right kidney", "subdural hematoma"],
-    "mri": ["glioma", "left ventricle"],
+    "ct": ["liver", "left kidney", "right kidney", "subdural hematoma", "left rib 7", "trachea and main bronchi"],
+    "mri": ["glioma", "left ventricle", "right thalamus"],
     "xray": ["lung mass", "left lung", "right lung", "cardiomediastinum"],
     "ultrasound": ["benign breast tumor", "malignant breast tumor", "fetal head"],
     "dermoscopy": ["skin lesion"],
@@ -65,6 +65,12 @@ def test_what_is_learned_is_never_drawn(modality: str) -> None:
         ("xray", "lung cancer", "finding", False),
         ("mri", "brain tumour", "label", False),
         ("mri", "right ventricle", "label", True),
+        ("mri", "thalamic nuclei", "label", False),
+        ("mri", "white matter", "label", False),
+        ("ct", "renal organ", "label", False),
+        ("ct", "airways", "label", False),
+        ("ct", "costal bone", "label", False),
+        ("xray", "heart and mediastinum", "label", False),
         ("endoscopy", "abnormal finding", "nonsense", False),
         ("endoscopy", "suspicious area", "finding", True),
         ("fundus", "spot", "nonsense", False),
