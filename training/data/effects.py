@@ -139,14 +139,14 @@ def _exposure(image: torch.Tensor, boxes: Boxes, rng: np.random.Generator) -> to
 
 def _dynamic_range(image: torch.Tensor, boxes: Boxes, rng: np.random.Generator) -> torch.Tensor:
     """Cut off faint and bright echoes, or compress them."""
-    low, high, gamma = rng.uniform(-0.1, 0.1), rng.uniform(0.6, 1.15), np.exp(rng.uniform(np.log(0.6), np.log(1.5)))
+    low, high, gamma = rng.uniform(-0.1, 0.1), rng.uniform(0.7, 1.15), np.exp(rng.uniform(np.log(0.6), np.log(1.5)))
     curve = np.clip((LEVELS - low) / (high - low), 0, 1) ** gamma
     return _curved(image, np.where(LEVELS < 2 / 255, 0, curve))  # outside of the field it stays black
 
 
 def _time_gain(image: torch.Tensor, boxes: Boxes, rng: np.random.Generator) -> torch.Tensor:
     """Amplify some depths more than others."""
-    gains = np.interp(np.linspace(0, 5, image.shape[1]), np.arange(6), np.exp(rng.uniform(-0.45, 0.45, 6)))
+    gains = np.interp(np.linspace(0, 5, image.shape[1]), np.arange(6), np.exp(rng.uniform(-0.35, 0.35, 6)))
     return (image * torch.from_numpy(gains).float()[None, :, None]).clamp_(0, 1)
 
 
@@ -209,7 +209,7 @@ def _magnitude_noise(image: torch.Tensor, boxes: Boxes, rng: np.random.Generator
 
 def _speckle(image: torch.Tensor, boxes: Boxes, rng: np.random.Generator) -> torch.Tensor:
     """Multiply by the grains of ultrasound."""
-    noise = _normal(image.shape[1:], rng.uniform(1.3, 3.0), rng) * float(rng.uniform(0.1, 0.35))
+    noise = _normal(image.shape[1:], rng.uniform(1.3, 3.0), rng) * float(rng.uniform(0.08, 0.25))
     return (image * (1 + noise)).clamp_(0, 1)
 
 
