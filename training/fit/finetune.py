@@ -321,6 +321,7 @@ def run(settings: FinetuneArguments) -> dict[str, Any]:
     if (reason := _unmeasured(settings, data)) and process.is_main_process:
         hint = "" if data.validation else " (a file called train.json is training alone: add val.json)"
         logger.warning("%s: nothing is measured%s", reason, hint)
+    torch.manual_seed(settings.seed)  # of weights that start at random: a run that goes on has the same
     model, processor = load_base(settings, recipe)
     model.to(process.device)
     known = settings.known or known_labels(model.config, settings.modality)
