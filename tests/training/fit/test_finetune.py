@@ -155,6 +155,16 @@ class TestHeadOfALoadedExpert:
         assert added and all(".presence." in name for name in added)
         assert all(torch.equal(changed.state_dict()[name], tensor) for name, tensor in before.items())
 
+    def test_the_same_command_goes_on_with_a_head_that_starts_at_random(
+        self, checkpoint: Path, data: Path, tmp_path: Path
+    ) -> None:
+        text = (RECIPES / "full.yaml").read_text(encoding="utf-8") + "head: {presence_dim: 8}\nnegative_images: 0.5\n"
+        (tmp_path / "mine.yaml").write_text(text, encoding="utf-8")
+        options = command(checkpoint, data, tmp_path / "run", "--recipe", str(tmp_path / "mine.yaml"))
+        assert main(options) == 0 and main(options) == 0
+        trained = MedGlipForObjectDetection.from_pretrained(tmp_path / "run" / "expert")
+        assert trained.config.expert_head_config("ct").presence_dim == 8
+
     def test_a_head_of_other_weights_is_refused(self, checkpoint: Path) -> None:
         model, _ = load_base(FinetuneArguments("d", "ct", str(checkpoint)), load_recipe("full"))
         with pytest.raises(ValueError, match="head does not fit the checkpoint"):
