@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -116,16 +117,18 @@ def test_a_whole_comparison(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """With a tiny network in the place of every encoder: rows, the page, and what a second call refuses."""
-    checkpoint = save_tiny_checkpoint(tmp_path / "checkpoint")
+    checkpoint = str(save_tiny_checkpoint(tmp_path / "checkpoint"))
+    loaded: list[Any] = []
 
     def base(settings: Any, recipe: Any) -> Any:
-        settings.model = str(checkpoint)
-        return load_base(settings, recipe)
+        loaded[:] = loaded or [load_base(replace(settings, model=checkpoint), recipe)]
+        return deepcopy(loaded[0])
 
     monkeypatch.setattr(cross_source, "load_base", base)
     monkeypatch.setattr(encoders, "load_base", base)
     monkeypatch.setattr(encoders, "SIZES", {"ct": 64})
-    monkeypatch.setattr(encoders, "TIMED_STEPS", 3)
+    monkeypatch.setattr(encoders, "TIMED_STEPS", 2)
+    monkeypatch.setattr(encoders, "TIMED_IMAGES", 1)
     monkeypatch.setattr(encoders, "LEFT_OUT", {"ct": ("second",)})
     monkeypatch.setattr(encoders, "distill", lambda *arguments: ({"distilled": torch.zeros(1)}, 0.5))
     data, out = make_sources(tmp_path / "data"), tmp_path / "out"
