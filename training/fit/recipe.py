@@ -123,6 +123,18 @@ class TrainingRecipe:
         experts = {name: replace(self.expert(name), **given) for name in map(resolve_modality, modalities)}
         return replace(self, experts={**self.experts, **experts})
 
+    def trained_like(self, other: TrainingRecipe) -> TrainingRecipe:
+        """Return this recipe with augmentation, prompts, negative images and head of another one."""
+        head = {**self.model.get("head_config", {}), **other.head}
+        return replace(
+            self,
+            model={**self.model, "head_config": head} if self.model else {},
+            head={} if self.model else other.head,
+            augmentation=other.augmentation,
+            prompts=other.prompts,
+            negative_images=other.negative_images,
+        )
+
     def config(self, modality: str) -> MedGlipConfig:
         """Return the configuration of a new checkpoint with this one expert.
 

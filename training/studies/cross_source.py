@@ -34,12 +34,12 @@ from ..data.records import GroundingRecord, chosen_labels, shared_patients
 from ..data.validation import nothing_to_measure, readable_enough
 from ..fit.arguments import FinetuneArguments
 from ..fit.finetune import load_base, make_dataset
-from ..fit.recipe import TrainingRecipe, load_recipe
+from ..fit.recipe import TrainingRecipe
 from ..fit.run_identity import claim, run_identity
 from ..fit.run_results import measure
 from ..fit.trainer import freeze, train_expert
 from ..old_names import with_new_keys
-from .protocol import agree, conditions, from_scratch, prepare, study_parser
+from .protocol import agree, conditions, from_scratch, prepare, studied_recipe, study_parser
 
 
 SCHEMA = "medglip/cross_source@1"
@@ -236,8 +236,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return the exit status."""
     options = study_parser("training.studies.cross_source", __doc__ or "", "runs/cross_source").parse_args(argv)
     prepare(options)
-    recipe = load_recipe(options.recipe).changed(options.modality, epochs=options.epochs, size=options.size)
-    measured = cross_source(options.modality, options.data, recipe, options.out, options.seed)
+    measured = cross_source(options.modality, options.data, studied_recipe(options), options.out, options.seed)
     print(render_page(measured), end="")
     return 0
 

@@ -14,7 +14,6 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -30,10 +29,10 @@ from ..data.unlearned import UnlearnedPhrases, whole_words
 from ..data.vocabulary import Vocabulary
 from ..evaluate.metrics import Detections
 from ..evaluate.predict import detect_records
-from ..fit.recipe import TrainingRecipe, load_recipe
+from ..fit.recipe import TrainingRecipe
 from ..fit.run_results import measure
 from .cross_source import folder_name, trained_on
-from .protocol import agree, conditions, from_scratch, prepare, read_images, study_parser
+from .protocol import agree, conditions, from_scratch, prepare, read_images, studied_recipe, study_parser
 
 
 SCHEMA = "medglip/leave_label_out@1"
@@ -211,18 +210,6 @@ def _images(data: str, modality: str, labels: Sequence[str]) -> list[GroundingRe
     return records
 
 
-def listening_like(recipe: TrainingRecipe, other: TrainingRecipe) -> TrainingRecipe:
-    """Return a recipe for new experts with the prompts, the head and the negative images of another one.
-
-    Args:
-        recipe (`TrainingRecipe`): builds new experts.
-        other (`TrainingRecipe`): may go on from a checkpoint.
-    """
-    head = {**recipe.model.get("head_config", {}), **other.head}
-    model = {**recipe.model, "head_config": head} if recipe.model else {}
-    return replace(recipe, model=model, prompts=other.prompts, negative_images=other.negative_images)
-
-
 def render_page(measured: Mapping[str, Any]) -> str:
     """Return the page of figures in Markdown."""
     lines = [
@@ -250,7 +237,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return the exit status."""
     parser = study_parser("training.studies.leave_label_out", __doc__ or "", "runs/leave_label_out")
     parser.add_argument("--leave-out", nargs="+", help="labels of a single modality, instead of the study's own")
-    parser.add_argument("--listen-like", help="recipe whose prompts, head and negative images replace the recipe's")
     options = parser.parse_args(argv)
     prepare(options)
     if options.leave_out and len(options.modality) > 1:
@@ -258,10 +244,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     labels = {name: options.leave_out or LEFT_OUT.get(name, ()) for name in options.modality}
     if empty := [name for name, names in labels.items() if not names]:
         raise ValueError(f"no label of {', '.join(empty)} is left out by default: name one with --leave-out")
-    recipe = load_recipe(options.recipe).changed(options.modality, epochs=options.epochs, size=options.size)
-    if options.listen_like:
-        recipe = listening_like(recipe, load_recipe(options.listen_like))
-    print(render_page(leave_out(labels, options.data, recipe, options.out, options.seed)), end="")
+    measured = leave_out(labels, options.data, studied_recipe(options), options.out, options.seed)
+    print(render_page(measured), end="")
     return 0
 
 

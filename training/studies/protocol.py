@@ -453,12 +453,19 @@ def study_parser(module: str, about: str, out: str) -> argparse.ArgumentParser:
     parser.add_argument("--data", default=DEFAULT_DATA, help="built data set, its id on the Hub, or a COCO file")
     parser.add_argument("--modality", nargs="+", type=resolve_modality, required=True)
     parser.add_argument("--recipe", default="embedded", help="file, or the name of one in training/recipes")
+    parser.add_argument("--like", help="recipe whose augmentation, prompts and head replace the recipe's")
     parser.add_argument("--epochs", type=float, help="of every training, instead of the recipe's")
     parser.add_argument("--size", type=int, help="input size in pixels, instead of the recipe's")
     parser.add_argument("--out", type=Path, default=Path(out))
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=0)
     return parser
+
+
+def studied_recipe(options: argparse.Namespace) -> TrainingRecipe:
+    """Return the recipe of a study's command line."""
+    recipe = load_recipe(options.recipe).changed(options.modality, epochs=options.epochs, size=options.size)
+    return recipe.trained_like(load_recipe(options.like)) if options.like else recipe
 
 
 def prepare(options: argparse.Namespace) -> None:
@@ -481,7 +488,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--row", nargs="+", choices=list(ROWS), default=list(ROWS), help="only these")
     options = parser.parse_args(argv)
     prepare(options)
-    recipe = load_recipe(options.recipe).changed(options.modality, epochs=options.epochs, size=options.size)
+    recipe = studied_recipe(options)
     measured = protocol(options.modality, options.data, recipe, options.out, options.row, options.seed)
     print(render_page(measured), end="")
     return 0

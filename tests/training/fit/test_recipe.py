@@ -120,3 +120,18 @@ def test_runs_of_before_the_new_names_keep_their_identity() -> None:
         run_identity({"recipe": {}, "remember": True}, [], nn.Module())
         == hashlib.sha256(b'{"recipe": {}, "remember": true}').hexdigest()
     )
+
+
+def test_new_experts_can_be_trained_like_those_of_another_recipe() -> None:
+    embedded, foreign = load_recipe("embedded"), load_recipe("foreign")
+    recipe = embedded.trained_like(foreign)
+    assert (recipe.prompts, recipe.augmentation) == (
+        foreign.prompts,
+        foreign.augmentation,
+    ) and recipe.prompts.unlearned
+    assert recipe.negative_images == foreign.negative_images and recipe.head == {}
+    head = recipe.config("ct").head_config
+    assert {name: getattr(head, name) for name in foreign.head} == foreign.head
+    assert head.channels == embedded.config("ct").head_config.channels
+    assert (recipe.optimization, recipe.experts) == (embedded.optimization, embedded.experts)
+    assert load_recipe("full").trained_like(foreign).head == foreign.head

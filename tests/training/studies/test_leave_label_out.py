@@ -15,7 +15,6 @@ from tests.modeling_medglip.tiny_checkpoint import save_tiny_checkpoint
 from training.data.records import SourceSettings
 from training.evaluate.metrics import Detections
 from training.fit.finetune import load_base
-from training.fit.recipe import load_recipe
 from training.studies import cross_source, leave_label_out
 
 from ..tiny_data import make_data, record
@@ -99,13 +98,3 @@ def test_a_modality_of_one_label_is_refused(tmp_path: Path, capsys: pytest.Captu
     assert "fundus has no label besides optic disc" in capsys.readouterr().err
     assert leave_label_out.main([*options[:3], "ct", *options[3:]]) == 2
     assert "name a single --modality" in capsys.readouterr().err
-
-
-def test_new_experts_listen_like_those_of_another_recipe() -> None:
-    embedded, foreign = load_recipe("embedded"), load_recipe("foreign")
-    recipe = leave_label_out.listening_like(embedded, foreign)
-    assert recipe.prompts == foreign.prompts and recipe.prompts.unlearned
-    head = recipe.config("ct").head_config
-    assert {name: getattr(head, name) for name in foreign.head} == foreign.head
-    assert head.channels == embedded.config("ct").head_config.channels
-    assert (recipe.optimization, recipe.experts) == (embedded.optimization, embedded.experts)
