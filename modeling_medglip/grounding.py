@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,13 +17,13 @@ from PIL import Image
 
 from .checkpoints.adapters import load_adapted
 from .checkpoints.loading import is_adapter, load_checkpoint, locate
-from .configuration_medglip import resolve_modality
 from .defaults import CT_WINDOW, UNTRAINED_THRESHOLD
 from .detection import join_prompts, prepare_images, run_model
-from .errors import Advice, MedGlipError, UsageError, hint_of, one_line
-from .image_processing_medglip import channels_first, modality_contradiction, upright_image
+from .errors import MedGlipError, UsageError, hint_of, one_line
+from .image_processing_medglip import channels_first, upright_image
 from .io.image import read_image
 from .io.image_record import ReadImage
+from .modality_choice import UNRECOGNIZED, ModalityChoice, choose_modality, known_modality, modality_choices
 from .modeling_medglip import MedGlipForObjectDetection
 from .outputs.results import GroundedBox, GroundingResult, ImageInfo
 from .outputs.single_structures import best_in_image
@@ -171,7 +172,7 @@ def load_grounder(
         `UsageError`: the device or the modality does not exist here.
     """
     chosen = resolve_device(device)
-    expert = None if modality in (None, "auto") else _known_modality(str(modality))
+    expert = None if modality in (None, "auto") else known_modality(str(modality))
     source, name = locate(model_dir_or_id)
     if is_adapter(source):
         adapted = load_adapted(source, f"adapter {name}", expert, base)
@@ -187,13 +188,6 @@ def load(*args: Any, **kwargs: Any) -> Grounder:
     message = "modeling_medglip.grounding.load is now load_grounder; the old name goes with the next release"
     warnings.warn(message, FutureWarning, stacklevel=2)
     return load_grounder(*args, **kwargs)
-
-
-def _known_modality(name: str) -> str:
-    try:
-        return resolve_modality(name)
-    except ValueError as error:
-        raise UsageError(one_line(error)) from None
 
 
 # Grounding -----------------------------------------------------------------------------------------------------------
@@ -274,9 +268,10 @@ def ground_image(
     read = _read(image, frame)
     grounder = as_grounder(model, device, modality)
     try:
-        choice = choose_modality(grounder, read, modality)
-        question = make_question(grounder.trained, prompt_labels(prompt), choice.name)
-        boxes, presence = _boxes(grounder, read, question, choice.name, (threshold, untrained_threshold))
+        choices = modality_choices(grounder, read, modality, prompt_labels(prompt))
+        thresholds = threshold, untrained_threshold
+        answers = [_answer(grounder, read, prompt_labels(prompt), choice, thresholds) for choice in choices]
+        choice, question, boxes, presence = max(answers, key=_plausibility)
     except UsageError:
         raise
     except ValueError as error:
@@ -298,6 +293,34 @@ def ground_image(
         presence=presence,
         open_image=functools.partial(_read, image, frame),
     )
+
+
+class _Answer(NamedTuple):
+    """What one expert finds: its choice, the question to it, boxes, and each label's presence."""
+
+    choice: ModalityChoice
+    question: Question
+    boxes: tuple[GroundedBox, ...] = ()
+    presence: Mapping[str, float] = MappingProxyType({})
+
+
+def _answer(
+    grounder: Grounder,
+    image: ReadImage,
+    labels: Sequence[str],
+    choice: ModalityChoice,
+    thresholds: tuple[float, float],
+) -> _Answer:
+    """Ask an expert; nothing is searched for in an unrecognized image."""
+    question = make_question(grounder.trained, labels, choice.name)
+    if choice.source == UNRECOGNIZED:
+        return _Answer(choice, question)
+    return _Answer(choice, question, *_boxes(grounder, image, question, choice.name, thresholds))
+
+
+def _plausibility(answer: _Answer) -> float:
+    """Return the probability of the expert times the score of its best box."""
+    return (answer.choice.probability or 1.0) * max((box.score for box in answer.boxes), default=0.0)
 
 
 def _unknown_labels(grounder: Grounder, question: Question) -> tuple[str, ...]:
@@ -379,72 +402,6 @@ def locate_labels(labels: Sequence[str], modality: str) -> dict[str, tuple[str |
         label: (None, None, None) if entry is None else (entry.label_id, entry.category, entry.region)
         for label, entry in entries.items()
     }
-
-
-# Modality ------------------------------------------------------------------------------------------------------------
-
-
-class ModalityChoice(NamedTuple):
-    """The expert that an image goes to.
-
-    Attributes:
-        name (`str`): one of `MODALITIES`.
-        source (`str`): `"given"`, `"header"`, `"pixels"`, or `"checkpoint"` if that has one expert only.
-        probability (`float` or `None`): the router's, if the pixels decided.
-        warnings (`tuple[str, ...]`): what speaks against the choice, one line each.
-    """
-
-    name: str
-    source: str
-    probability: float | None
-    warnings: tuple[str, ...]
-
-
-def choose_modality(grounder: Grounder, image: ReadImage, modality: str = "auto") -> ModalityChoice:
-    """Choose the expert that an image goes to.
-
-    Args:
-        grounder ([`Grounder`]): the loaded checkpoint.
-        image ([`ReadImage`]): pixels, and what the header of its file states.
-        modality (`str`, *optional*, defaults to `"auto"`): a name or an alias; `"auto"` takes the header's, else that
-            of the only expert, else what the pixels look like.
-
-    Raises:
-        `UsageError`: an unknown modality. `MedGlipError`: no expert for it, or the pixels cannot tell.
-    """
-    only = grounder.modalities[0] if len(grounder.modalities) == 1 else None
-    stated = {
-        "given": None if modality == "auto" else _known_modality(modality),
-        "header": image.modality,
-        "checkpoint": only,
-    }
-    for source, name in stated.items():
-        if name is not None:
-            _require_expert(grounder, name)
-            return ModalityChoice(name, source, None, _contradictions(grounder, image, name))
-    processor = grounder.processor.image_processor
-    if processor.router is None:
-        known = ", ".join(grounder.modalities)
-        message = f"its modality is not known and {grounder.name} cannot tell: give modality=, one of {known}"
-        raise MedGlipError(message, hint="modality")
-    name, probability, note = processor.recognize_modality(image.pixels)
-    _require_expert(grounder, name)
-    return ModalityChoice(name, "pixels", probability, () if note is None else (Advice(note, "modality"),))
-
-
-def _require_expert(grounder: Grounder, modality: str) -> None:
-    if modality not in grounder.modalities:
-        known = ", ".join(grounder.modalities)
-        raise MedGlipError(f"checkpoint {grounder.name} has no expert for {modality}: it has {known}")
-
-
-def _contradictions(grounder: Grounder, image: ReadImage, stated: str) -> tuple[str, ...]:
-    """Return warnings when header or pixels speak against the modality that is used."""
-    if image.modality not in (None, stated):
-        return (f"taken as {stated}, but its header says {image.modality}",)
-    processor = grounder.processor.image_processor
-    view = modality_contradiction(stated, image.pixels, processor)
-    return (view,) if view else ()
 
 
 __all__ = [

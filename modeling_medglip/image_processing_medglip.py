@@ -5,6 +5,7 @@ It also holds the modality router, since all that travels with a checkpoint lies
 """
 
 import copy
+import functools
 import math
 import os
 from collections.abc import Mapping, Sequence
@@ -17,6 +18,7 @@ from PIL import Image, ImageOps
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 from torchvision.ops import nms
+from transformers import AutoBackbone, TimmBackboneConfig
 from transformers.image_processing_backends import TorchvisionBackend
 from transformers.image_processing_utils import BatchFeature
 from transformers.processing_utils import ImagesKwargs, Unpack
@@ -45,6 +47,12 @@ BIT_DEPTHS = (8, 10, 12, 14, 16)
 INTENSITIES = ("hounsfield", "percentile", "nonzero_percentile", "range")
 LUMINANCE = np.array([0.299, 0.587, 0.114], dtype=np.float32)
 CANDIDATES_PER_LEVEL = 1000
+# What the router tells apart: a class of its own for what is no image of any modality.
+OTHER = "other"
+ROUTER_CLASSES = (*MODALITIES, OTHER)
+ROUTER_BACKBONE = "efficientnet_lite0"
+# Side in pixels of the input of the router's encoder.
+ROUTER_INPUT = 128
 ROUTER_SIDE = 96
 ROUTER_GRID = 8
 ROUTER_SAMPLED_SIDE = 192
@@ -86,7 +94,7 @@ class MedGlipImageProcessorKwargs(ImagesKwargs, total=False):
     modality_settings: dict[str, dict[str, Any]] | None
     size_divisor: int
     return_pixel_mask: bool
-    router: dict[str, Any] | None
+    router: Any
     router_warning: float
 
 
@@ -409,10 +417,10 @@ def _resize_mask(mask: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
 
 # The modality router -------------------------------------------------------------------------------------------------
 #
-# A classifier of modalities for `modality="auto"`: `router_features` describes an image by hand-made numbers, whatever
-# its units, and `router_scores` applies a small perceptron to them. `training/fit/router.py` trains it. Its weights
-# travel in `router.safetensors` beside the settings (`read_router`, `write_router`). It runs in NumPy, in milliseconds
-# on any CPU, before an expert is chosen.
+# A classifier of modalities for `modality="auto"` (`MedGlipRouter`). `training/fit/router.py` trains it. Its weights
+# travel in `router.safetensors` beside the settings (`read_router`, `write_router`). It runs in milliseconds on any
+# CPU, before an expert is chosen. `router_features` and the functions before it are for the routers of older
+# checkpoints.
 
 
 def looks_like_hounsfield(array: np.ndarray) -> bool:
@@ -522,49 +530,130 @@ def router_features(image: Any, input_data_format: str | None = None) -> np.ndar
     return np.concatenate(parts)
 
 
-def router_scores(features: np.ndarray, router: dict[str, Any]) -> dict[str, float]:
-    """Return the router's scores before the softmax, by modality.
+class MedGlipRouter:
+    """A classifier of modalities: pooled features of a small encoder, then a perceptron.
+
+    The encoder is the first stages of EfficientNet-Lite0, as many as there are weights for; without any, as in older
+    checkpoints, the features are those of [`router_features`].
 
     Args:
-        features (`np.ndarray` of shape `(features,)`): from [`router_features`].
-        router (`dict[str, Any]`): a perceptron's weights, see [`read_router`].
-    """
-    hidden = ((features - np.asarray(router["mean"])) / np.asarray(router["scale"])).clip(-6, 6)
-    for number, layer in enumerate(router["layers"]):
-        hidden = np.maximum(hidden, 0) if number else hidden
-        hidden = np.asarray(layer["weight"]) @ hidden + np.asarray(layer["bias"])
-    return dict(zip(router["classes"], hidden.tolist(), strict=True))
-
-
-def _check_router(router: dict[str, Any]) -> None:
-    """Check that the tables of a router fit together.
+        classes (`Sequence[str]`): names of the last layer's rows, of `ROUTER_CLASSES`.
+        mean (`np.ndarray` of shape `(features,)`): of the features.
+        scale (`np.ndarray` of shape `(features,)`): their standard deviations.
+        layers (`Sequence[Mapping[str, np.ndarray]]`): `weight` (out, in) and `bias` (out,) of each layer.
+        encoder (`Mapping[str, np.ndarray]`, *optional*): the encoder's weights by their names in timm.
 
     Raises:
-        `ValueError`: they do not.
+        `ValueError`: the tables do not fit together.
     """
-    try:
-        width = np.asarray(router["mean"], dtype=np.float64).shape
-        fits = len(width) == 1 and np.asarray(router["scale"], dtype=np.float64).shape == width
-        for layer in router["layers"]:
-            weight, bias = (np.asarray(layer[key], dtype=np.float64) for key in ("weight", "bias"))
+
+    def __init__(
+        self,
+        classes: Sequence[str],
+        mean: Any,
+        scale: Any,
+        layers: Sequence[Mapping[str, Any]],
+        encoder: Mapping[str, Any] | None = None,
+    ) -> None:
+        try:
+            self.mean, self.scale = (np.asarray(table, dtype=np.float64) for table in (mean, scale))
+            self.layers = [{k: np.asarray(layer[k], dtype=np.float64) for k in ("weight", "bias")} for layer in layers]
+            self.encoder = {name: np.asarray(table, dtype=np.float32) for name, table in (encoder or {}).items()}
+            self.classes = [name if name == OTHER else resolve_modality(name) for name in classes]
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError(f"the router's tables are damaged ({error})") from None
+        width = self.mean.shape
+        fits = len(width) == 1 and self.scale.shape == width
+        for layer in self.layers:
+            weight, bias = layer["weight"], layer["bias"]
             fits = fits and weight.ndim == 2 and weight.shape[1:] == width and bias.shape == weight.shape[:1]
             width = bias.shape
-        names = [resolve_modality(name) for name in router["classes"]]
-    except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"the router's tables are damaged ({error})") from None
-    if not fits or width != (len(names),) or len(set(names)) != len(names):
-        raise ValueError("the router's tables do not fit together")
+        if not fits or width != (len(self.classes),) or len(set(self.classes)) != len(self.classes):
+            raise ValueError("the router's tables do not fit together")
+
+    @functools.cached_property
+    def network(self) -> torch.nn.Module:
+        """The encoder with its weights, made when it is first asked for.
+
+        Raises:
+            `ValueError`: the weights are not those of its stages.
+        """
+        stages = 1 + max((int(name.split(".")[1]) for name in self.encoder if name.startswith("blocks.")), default=0)
+        config = TimmBackboneConfig(
+            backbone=ROUTER_BACKBONE, out_indices=list(range(5)), use_pretrained_backbone=False
+        )
+        with torch.device("meta"):
+            network = AutoBackbone.from_config(config)._backbone.eval()
+        del network.blocks[stages:]
+        try:
+            tensors = {name: torch.from_numpy(table.copy()) for name, table in self.encoder.items()}
+            missing, unexpected = network.load_state_dict(tensors, strict=False, assign=True)
+        except RuntimeError as error:
+            raise ValueError(f"the router's encoder is damaged ({error})") from None
+        if unexpected or any(not name.endswith("num_batches_tracked") for name in missing):
+            raise ValueError("the router's encoder lacks weights, or has some of another network")
+        return network
+
+    def features(self, image: Any, input_data_format: str | None = None) -> np.ndarray:
+        """Return what the perceptron sees of an image: float64 `(features,)`, whatever the units.
+
+        Args:
+            image (`Any`): as for [`channels_first`].
+            input_data_format (`str`, *optional*): `"channels_first"` or `"channels_last"` for arrays.
+        """
+        if not self.encoder:
+            return router_features(image, input_data_format)
+        pixels = router_pixels(channels_first(image, input_data_format))
+        return self.pooled(pixels[None])[0].double().numpy()
+
+    @torch.inference_mode()
+    def pooled(self, pixels: torch.Tensor) -> torch.Tensor:
+        """Return mean, standard deviation and maximum of the two last feature maps.
+
+        Args:
+            pixels (`Tensor` of shape `(n, 3, h, w)`): see [`router_pixels`].
+
+        Returns:
+            `(n, features)`.
+        """
+        maps = [level.flatten(2) for level in self.network(pixels)[-2:]]
+        return torch.cat([part for level in maps for part in (level.mean(2), level.std(2), level.amax(2))], 1)
+
+    def scores(self, image: Any, input_data_format: str | None = None) -> dict[str, float]:
+        """Return the scores before the softmax, by class.
+
+        Args:
+            image (`Any`): as for [`channels_first`].
+            input_data_format (`str`, *optional*): `"channels_first"` or `"channels_last"` for arrays.
+        """
+        return self.classify(self.features(image, input_data_format))
+
+    def classify(self, features: np.ndarray) -> dict[str, float]:
+        """Return the perceptron's scores of features `(features,)` before the softmax, by class."""
+        hidden = ((features - self.mean) / self.scale).clip(-6, 6)
+        for number, layer in enumerate(self.layers):
+            hidden = np.maximum(hidden, 0) if number else hidden
+            hidden = layer["weight"] @ hidden + layer["bias"]
+        return dict(zip(self.classes, hidden.tolist(), strict=True))
 
 
-def read_router(file: str | Path) -> dict[str, Any]:
+def router_pixels(array: np.ndarray) -> torch.Tensor:
+    """Return raw `(1 or 3, h, w)` as the router's encoder sees it: `(3, ROUTER_INPUT, ROUTER_INPUT)` in [-1, 1]."""
+    step = max(1, min(array.shape[1:]) // (2 * ROUTER_INPUT))
+    sample = torch.from_numpy(array[:, ::step, ::step].astype(np.float32))
+    small = resize_image(sample, (ROUTER_INPUT, ROUTER_INPUT)).numpy()
+    low, high = np.percentile(luminance(small), [0.5, 99.5])
+    stretched = ((small - low) / max(float(high - low), 1e-6)).clip(0, 1)
+    return torch.from_numpy(np.array(np.broadcast_to(stretched, (3, *stretched.shape[1:])), dtype=np.float32)) * 2 - 1
+
+
+def read_router(file: str | Path) -> MedGlipRouter:
     """Read the weights of a modality router.
 
     Args:
         file (`str` or `Path`): safetensors with `mean` and `scale` (features,), `layers.N.weight` and `layers.N.bias`,
-            and `classes`, the rows of the last layer as indices into `MODALITIES`.
-
-    Returns:
-        `classes` (`list[str]`), `mean`, `scale`, and `layers`, a list of `weight` and `bias`; arrays of float64.
+            `classes`, the rows of the last layer as indices into `ROUTER_CLASSES`, and `encoder.*`, see
+            [`MedGlipRouter`].
 
     Raises:
         `ValueError`: the file is too large, damaged, or its tensors do not fit together.
@@ -572,37 +661,56 @@ def read_router(file: str | Path) -> dict[str, Any]:
     if Path(file).stat().st_size > MAX_ROUTER_BYTES:
         raise ValueError(f"{ROUTER_FILE} has more than {MAX_ROUTER_BYTES} bytes")
     try:
-        tensors = load_file(file)
-        names = [MODALITIES[index] for index in tensors.pop("classes").tolist()]
-        arrays = {name: tensor.astype(np.float64) for name, tensor in tensors.items()}
-        count = sum(name.endswith(".weight") for name in arrays)
-        layers = [{key: arrays[f"layers.{index}.{key}"] for key in ("weight", "bias")} for index in range(count)]
-        router = {"classes": names, "mean": arrays["mean"], "scale": arrays["scale"], "layers": layers}
+        tables = load_file(file)
+        names = [ROUTER_CLASSES[index] for index in tables.pop("classes").tolist()]
+        encoder = {name[8:]: tables.pop(name) for name in list(tables) if name.startswith("encoder.")}
+        count = sum(name.endswith(".weight") for name in tables)
+        layers = [{key: tables[f"layers.{index}.{key}"] for key in ("weight", "bias")} for index in range(count)]
+        mean, scale = tables["mean"], tables["scale"]
     except (SafetensorError, OSError, KeyError, IndexError, TypeError, AttributeError) as error:
         raise ValueError(f"{ROUTER_FILE} is damaged ({error})") from None
-    _check_router(router)
-    return router
+    return MedGlipRouter(names, mean, scale, layers, encoder)
 
 
-def write_router(file: str | Path, router: dict[str, Any]) -> None:
+def write_router(file: str | Path, router: MedGlipRouter) -> None:
     """Write the weights of a modality router.
 
     Args:
-        file (`str` or `Path`): safetensors, in float32.
-        router (`dict[str, Any]`): as [`read_router`] gives it.
+        file (`str` or `Path`): safetensors; the encoder in float16, the rest in float32.
+        router ([`MedGlipRouter`]): as [`read_router`] gives it.
     """
-    tensors = {"classes": np.array([MODALITIES.index(name) for name in router["classes"]], dtype=np.int64)}
-    tables = {"mean": router["mean"], "scale": router["scale"]}
-    for index, layer in enumerate(router["layers"]):
+    tables = {"mean": router.mean, "scale": router.scale}
+    for index, layer in enumerate(router.layers):
         tables |= {f"layers.{index}.{key}": layer[key] for key in ("weight", "bias")}
-    tensors |= {name: np.asarray(values, dtype=np.float32) for name, values in tables.items()}
-    save_file(tensors, file)
+    tensors = {name: np.asarray(values, dtype=np.float32) for name, values in tables.items()}
+    tensors |= {f"encoder.{name}": table.astype(np.float16) for name, table in router.encoder.items()}
+    classes = np.array([ROUTER_CLASSES.index(name) for name in router.classes], dtype=np.int64)
+    save_file({"classes": classes, **tensors}, file)
 
 
 def softmax_of(scores: dict[str, float]) -> dict[str, float]:
     """Return the softmax over the values of a dictionary."""
     weights = {name: math.exp(score - max(scores.values())) for name, score in scores.items()}
     return {name: weight / sum(weights.values()) for name, weight in weights.items()}
+
+
+def router_doubt(probabilities: Mapping[str, float], name: str, sure: float) -> str | None:
+    """Return one line of warning when an image is hardly of the modality that it is taken for, else `None`.
+
+    Args:
+        probabilities (`Mapping[str, float]`): by class of the router.
+        name (`str`): the modality.
+        sure (`float`): probability from which a class is believed.
+    """
+    if probabilities.get(OTHER, 0.0) >= sure:
+        kinds = ", ".join(key for key in probabilities if key != OTHER)
+        return f"does not look like a medical image of {kinds}: state modality= to try anyway"
+    if probabilities.get(name, 0.0) >= sure:
+        return None
+    second = max((key for key in probabilities if key != name), key=lambda key: probabilities[key], default=None)
+    may_be = "" if second is None else f"may be {second} (probability {probabilities[second]:.2f}): "
+    only = f"taken for {name} with a probability of only {probabilities.get(name, 0.0):.2f}"
+    return f"{may_be}{only}: state it with modality= to be sure"
 
 
 def modality_contradiction(
@@ -622,7 +730,8 @@ def modality_contradiction(
     name = max(views, key=lambda key: views[key])
     if name == resolve_modality(stated) or views[name] < sure:
         return None
-    return f"taken as {resolve_modality(stated)}, but the pixels look like {name} (probability {views[name]:.2f})"
+    look = "do not look like a medical image of a known kind" if name == OTHER else f"look like {name}"
+    return f"taken as {resolve_modality(stated)}, but the pixels {look} (probability {views[name]:.2f})"
 
 
 # Annotations ---------------------------------------------------------------------------------------------------------
@@ -978,10 +1087,10 @@ class MedGlipImageProcessor(TorchvisionBackend):
         size_divisor (`int`, *optional*, defaults to 32): the padded height and width are multiples of it.
         return_pixel_mask (`bool`, *optional*, defaults to `True`): give the model a pixel mask and the images' sizes,
             so that padding takes no part. In GLIP it does.
-        router (`dict`, *optional*): weights of the modality classifier, see [`read_router`]. A saved processor has
-            them in `router.safetensors`; older ones had them in their JSON file.
-        router_warning (`float`, *optional*, defaults to 0.7): below this probability the router's choice is logged as
-            a warning.
+        router ([`MedGlipRouter`] or `dict` of its arguments, *optional*): the modality classifier, see
+            [`read_router`]. A saved processor has it in `router.safetensors`; older ones had it in their JSON file.
+        router_warning (`float`, *optional*, defaults to 0.7): below this probability the router's choice is unsure,
+            and is logged as a warning.
         kwargs (`Any`): settings of every image processor, such as `do_resize`.
     """
 
@@ -999,7 +1108,7 @@ class MedGlipImageProcessor(TorchvisionBackend):
         modality_settings: dict[str, dict[str, Any]] | None = None,
         size_divisor: int = 32,
         return_pixel_mask: bool = True,
-        router: dict[str, Any] | None = None,
+        router: MedGlipRouter | dict[str, Any] | None = None,
         router_warning: float = 0.7,
         **kwargs: Any,
     ) -> None:
@@ -1012,9 +1121,7 @@ class MedGlipImageProcessor(TorchvisionBackend):
             raise ValueError(f"size_divisor must be 1 to {MAX_SIDE}, not {size_divisor}")
         self.size_divisor = int(size_divisor)
         self.return_pixel_mask = return_pixel_mask
-        if router is not None:
-            _check_router(router)
-        self.router = router
+        self.router = MedGlipRouter(**router) if isinstance(router, Mapping) else router
         self.router_warning = router_warning
         self.set_modality(modality)
 
@@ -1471,15 +1578,15 @@ class MedGlipImageProcessor(TorchvisionBackend):
 
     def recognize_modality(self, image: Any) -> tuple[str, float, str | None]:
         """
-        What the pixels look like, as [`predict_modality`], with a warning where that is unsure.
+        What the pixels look like, with a warning where that is unsure.
 
         Returns:
-            `tuple[str, float, str | None]`: modality, probability between 0 and 1, and the warning for a probability
-            below `router_warning`.
+            `tuple[str, float, str | None]`: the likeliest modality of this checkpoint, its probability between 0 and 1
+            among all that the router knows, and the warning of [`router_doubt`].
         """
-        name, probability = self.predict_modality(image)
-        unsure = f"taken for {name} with a probability of only {probability:.2f}: state it with modality= to be sure"
-        return name, probability, unsure if probability < self.router_warning else None
+        probabilities = self.modality_probabilities(image, every=True)
+        name = max(self.modality_settings, key=lambda key: probabilities.get(key, 0.0))
+        return name, probabilities.get(name, 0.0), router_doubt(probabilities, name, self.router_warning)
 
     def predict_modality(self, image: Any) -> tuple[str, float]:
         """Return the modality of this checkpoint that the pixels look like, and its probability between 0 and 1.
@@ -1499,18 +1606,19 @@ class MedGlipImageProcessor(TorchvisionBackend):
         Args:
             image (`Any`): as for `normalize_image`.
             input_data_format (`str`, *optional*): `"channels_first"` or `"channels_last"` for arrays.
-            every (`bool`, *optional*, defaults to `False`): of all modalities that the router knows instead.
+            every (`bool`, *optional*, defaults to `False`): of all classes that the router knows instead; among them,
+                in newer ones, `"other"` for what is no image of any modality.
 
         Raises:
             `ValueError`: the processor holds no router weights, or the image is invalid.
         """
-        known = list(self.router["classes"]) if every and self.router else list(self.modality_settings)
+        known = list(self.router.classes) if every and self.router else list(self.modality_settings)
         if self.router is None:
             raise ValueError(f"this processor has no router: pass modality=, one of {', '.join(known)}")
         array = channels_first(image, input_data_format)
         if "ct" in known and looks_like_hounsfield(array):
             return {name: float(name == "ct") for name in known}
-        scores = router_scores(router_features(array, "channels_first"), self.router)
+        scores = self.router.scores(array, "channels_first")
         return softmax_of({name: score for name, score in scores.items() if name in known})
 
 

@@ -20,8 +20,9 @@ from numpy.typing import NDArray
 from .boxes import iou
 from .defaults import UNTRAINED_THRESHOLD
 from .errors import MedGlipError, UsageError, hint_of, one_line
-from .grounding import Grounder, as_grounder, choose_modality, locate_labels, prompt_labels
+from .grounding import Grounder, as_grounder, locate_labels, prompt_labels
 from .io.image_record import ReadImage
+from .modality_choice import UNRECOGNIZED, choose_modality
 from .outputs.single_structures import best_in_volume
 from .outputs.volume_results import Corner, VolumeBox, VolumeInfo, VolumeResult
 from .questions import Question, make_question
@@ -115,10 +116,11 @@ def ground_volume(
     start = time.perf_counter()
     if len(planes) > 1:
         source.volume()  # decode the file once for all planes
-    name, origin, probability, notes = _modality(grounder, source, planes[0], modality)
+    name, origin, probability, notes = _modality(grounder, source, planes[0], modality, prompt_labels(prompt))
     question = make_question(grounder.trained, prompt_labels(prompt), name)
     search = _SliceSearch(grounder, question, name, threshold * SLICE_THRESHOLD_RATIO, max(1, batch_size), progress)
-    slice_boxes = {one: search.run(source, one) for one in planes}
+    searched = () if origin == UNRECOGNIZED else planes
+    slice_boxes = {one: search.run(source, one) for one in searched}
     boxes = _boxes(slice_boxes, source, question, name, (threshold, untrained_threshold))
     best = best_in_volume(boxes, name)
     notes += question.notes(name, max(threshold, untrained_threshold))
@@ -131,7 +133,7 @@ def ground_volume(
         boxes if all_boxes else best,
         plane=planes[0] if len(planes) == 1 else CONSENSUS,
         slice_boxes=slice_boxes,
-        slices=sum(slice_count(source.lps, one) for one in planes),
+        slices=sum(slice_count(source.lps, one) for one in searched),
         seconds=time.perf_counter() - start,
         modality_source=origin,
         modality_probability=probability,
@@ -174,12 +176,12 @@ def _planes(plane: str | None, source: VolumeSource) -> tuple[str, ...]:
 
 
 def _modality(
-    grounder: Grounder, source: VolumeSource, plane: str, modality: str
+    grounder: Grounder, source: VolumeSource, plane: str, modality: str, labels: Sequence[str]
 ) -> tuple[str, str, float | None, tuple[str, ...]]:
     """Choose the modality by the middle slice, see [`choose_modality`]."""
     pixels = _square(_middle_slice(source, plane), slice_spacing(source.lps, plane))
     try:
-        return choose_modality(grounder, ReadImage(pixels, source.name, source.modality), modality)
+        return choose_modality(grounder, ReadImage(pixels, source.name, source.modality), modality, labels)
     except UsageError:
         raise
     except ValueError as error:

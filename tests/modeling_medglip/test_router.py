@@ -19,16 +19,19 @@ from transformers import AutoProcessor
 from modeling_medglip import configuration_medglip, image_processing_medglip
 from modeling_medglip.checkpoints.location import ROUTER_FILE, weight_files, weights_sha256
 from modeling_medglip.image_processing_medglip import (
+    ROUTER_INPUT,
     MedGlipImageProcessor,
+    MedGlipRouter,
     looks_like_hounsfield,
     modality_contradiction,
     read_router,
     router_features,
-    router_scores,
+    router_pixels,
     softmax_of,
     write_router,
 )
 from modeling_medglip.processing_medglip import MedGlipProcessor
+from tests.modeling_medglip.tiny_checkpoint import tiny_encoder
 from tests.modeling_medglip.tiny_processor import tiny_tokenizer
 
 
@@ -38,17 +41,23 @@ GRAY = RNG.integers(0, 256, (64, 48), dtype=np.uint8)
 RED = np.stack([GRAY, GRAY // 4, GRAY // 4], axis=-1)
 
 
-def red_router(classes: tuple[str, ...] = ("ct", "endoscopy"), strength: float = 50.0) -> dict[str, Any]:
-    """A router by hand: the more the mean of red minus green exceeds 0.1, the more it is the second class."""
-    count = len(router_features(GRAY))
-    position = int(np.argmax(np.abs(router_features(RED) - router_features(GRAY)) * (np.arange(count) == 8)))
-    row = np.zeros(count)
-    row[position] = strength
+def red_router(
+    classes: tuple[str, ...] = ("ct", "endoscopy"), strength: float = 50.0, encoder: Any = None
+) -> MedGlipRouter:
+    """A router by hand: red images are the second class, gray ones the first; `encoder={}` is the older layout."""
+    encoder = tiny_encoder() if encoder is None else encoder
+    count = 3 * 16 if encoder else len(router_features(GRAY))
+    one, nothing = np.ones(count), np.zeros((2, count))
+    bare = MedGlipRouter(["ct", "mri"], one, one, [{"weight": nothing, "bias": [0, 0]}], encoder)
+    red, gray = bare.features(RED), bare.features(GRAY)
+    scale = np.abs(red - gray) + 0.1
+    row = (red - gray) / scale
+    row = strength * row / (row @ row)
     layers = [
-        {"weight": np.eye(count).tolist(), "bias": [0.0] * count},
-        {"weight": [(-row).tolist(), row.tolist()], "bias": [0.1 * strength, -0.1 * strength]},
+        {"weight": np.eye(count), "bias": 6 * one},
+        {"weight": [-row, row], "bias": [6 * row.sum(), -6 * row.sum()]},
     ]
-    return {"classes": list(classes), "mean": [0.0] * count, "scale": [1.0] * count, "layers": layers}
+    return MedGlipRouter(classes, (red + gray) / 2, scale, layers, encoder)
 
 
 @pytest.fixture(scope="module")
@@ -59,27 +68,50 @@ def processor() -> MedGlipImageProcessor:
 # Features ------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("image", [GRAY, RED, SCANNER, np.zeros((5, 7), np.uint8), RED.astype(np.float32) / 255])
-def test_features_are_finite_and_repeatable(image: np.ndarray) -> None:
-    features = router_features(image)
-    assert features.ndim == 1 and len(features) == len(router_features(GRAY))
-    assert np.isfinite(features).all() and np.array_equal(features, router_features(image))
+@pytest.fixture(scope="module", params=["an encoder", "the older layout"])
+def router(request: pytest.FixtureRequest) -> MedGlipRouter:
+    return red_router(encoder=None if request.param == "an encoder" else {})
 
 
-def test_features_do_not_depend_on_the_kind_of_input() -> None:
-    expected = router_features(RED)
+@pytest.mark.parametrize("image", [GRAY, RED, SCANNER, np.zeros((1, 1), np.uint8), RED.astype(np.float32) / 255])
+def test_features_are_finite_and_repeatable(router: MedGlipRouter, image: np.ndarray) -> None:
+    features = router.features(image)
+    assert features.shape == router.mean.shape
+    assert np.isfinite(features).all() and np.array_equal(features, router.features(image))
+
+
+def test_features_do_not_depend_on_the_kind_of_input(router: MedGlipRouter) -> None:
+    expected = router.features(RED)
     for same in (
         Image.fromarray(RED),
         torch.from_numpy(RED),
         RED.transpose(2, 0, 1),
         np.dstack([RED, RED[..., :1] | 255]),
     ):
-        np.testing.assert_array_equal(router_features(same), expected)
+        np.testing.assert_array_equal(router.features(same), expected)
 
 
-def test_features_do_not_depend_on_the_scale_of_the_numbers() -> None:
-    np.testing.assert_allclose(router_features(GRAY.astype(np.uint16) * 16), router_features(GRAY), atol=1e-4)
-    np.testing.assert_allclose(router_features(GRAY / 255.0), router_features(GRAY), atol=1e-4)
+def test_features_do_not_depend_on_the_scale_of_the_numbers(router: MedGlipRouter) -> None:
+    np.testing.assert_allclose(router.features(GRAY.astype(np.uint16) * 16), router.features(GRAY), atol=1e-4)
+    np.testing.assert_allclose(router.features(GRAY / 255.0), router.features(GRAY), atol=1e-4)
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (2, 900), (900, 2), (1200, 1000), (3, 40, 50)])
+def test_the_encoder_sees_any_shape_stretched_to_its_input(shape: tuple[int, ...]) -> None:
+    array = RNG.integers(100, 200, (1, *shape)[-3:]).astype(np.uint16)
+    pixels = router_pixels(array)
+    assert pixels.shape == (3, ROUTER_INPUT, ROUTER_INPUT) and pixels.dtype == torch.float32
+    assert pixels.min() >= -1 and pixels.max() <= (1 if array.size > 1 else -1)
+
+
+def test_the_encoder_is_the_start_of_its_network() -> None:
+    router, pixels = red_router(), router_pixels(GRAY[None])[None]
+    with torch.inference_mode():
+        hidden = router.network.bn1(router.network.conv_stem(pixels))
+        (level,) = router.network.blocks[0](hidden)
+    assert len(router.network.blocks) == 1 and not router.network.training
+    expected = torch.cat([level.mean((1, 2)), level.flatten(1).std(1), level.amax((1, 2))])
+    torch.testing.assert_close(router.pooled(pixels)[0], expected)
 
 
 def test_hounsfield_units_give_themselves_away() -> None:
@@ -102,14 +134,10 @@ def test_hounsfield_units_give_themselves_away() -> None:
 
 
 def test_scores_are_those_of_a_perceptron() -> None:
-    router = {
-        "classes": ["ct", "mri"],
-        "mean": [1.0, 0.0],
-        "scale": [2.0, 1.0],
-        "layers": [{"weight": [[1, -1], [0, 1]], "bias": [0, 1]}, {"weight": [[1, 0], [2, 1]], "bias": [0.5, 0]}],
-    }
-    assert router_scores(np.array([5.0, 3.0]), router) == {"ct": 0.5, "mri": 4.0}
-    assert router_scores(np.array([500.0, 3.0]), router) == {"ct": 3.5, "mri": 10.0}
+    layers = [{"weight": [[1, -1], [0, 1]], "bias": [0, 1]}, {"weight": [[1, 0], [2, 1]], "bias": [0.5, 0]}]
+    router = MedGlipRouter(["ct", "MR"], [1.0, 0.0], [2.0, 1.0], layers)
+    assert router.classify(np.array([5.0, 3.0])) == {"ct": 0.5, "mri": 4.0}
+    assert router.classify(np.array([500.0, 3.0])) == {"ct": 3.5, "mri": 10.0}
 
 
 def test_softmax() -> None:
@@ -190,6 +218,7 @@ def test_the_router_is_a_file_beside_the_settings(tmp_path: Path, processor: Any
     assert "router" not in settings
     with safe_open(tmp_path / "router.safetensors", framework="np") as tensors:
         assert {"classes", "mean", "scale", "layers.0.weight", "layers.1.bias"} < set(tensors.keys())
+        assert tensors.get_tensor("encoder.conv_stem.weight").dtype == np.float16
         assert tensors.get_tensor("classes").tolist() == [0, 5] and not tensors.metadata()
     again = load()
     assert again.predict_modality(RED)[0] == "endoscopy"
@@ -205,9 +234,13 @@ def test_routers_of_older_checkpoints_are_read_from_their_json(tmp_path: Path, p
     (tmp_path / "router.safetensors").unlink()
     file = tmp_path / "preprocessor_config.json"
     settings = json.loads(file.read_text(encoding="utf-8"))
-    file.write_text(json.dumps({**settings, "router": red_router()}), encoding="utf-8")
+    old = red_router(encoder={})
+    layers = [{key: table.tolist() for key, table in layer.items()} for layer in old.layers]
+    tables = {"classes": old.classes, "mean": old.mean.tolist(), "scale": old.scale.tolist(), "layers": layers}
+    file.write_text(json.dumps({**settings, "router": tables}), encoding="utf-8")
     again = MedGlipImageProcessor.from_pretrained(tmp_path)
-    assert again.modality_probabilities(RED) == processor.modality_probabilities(RED)
+    expected = MedGlipImageProcessor(modality_settings={"ct": {}, "endoscopy": {}}, router=old)
+    assert again.modality_probabilities(RED) == expected.modality_probabilities(RED)
     again.save_pretrained(tmp_path / "new")
     assert (tmp_path / "new" / "router.safetensors").is_file()
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 from pathlib import Path
@@ -10,10 +11,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from transformers import BertConfig, SwinConfig
+from transformers import AutoBackbone, BertConfig, SwinConfig, TimmBackboneConfig
 
 from modeling_medglip import MedGlipConfig, MedGlipForObjectDetection, MedGlipProcessor
-from modeling_medglip.image_processing_medglip import router_features
+from modeling_medglip.image_processing_medglip import MedGlipRouter
 
 from . import tiny_processor as processors
 
@@ -37,13 +38,29 @@ def tiny_config(modalities: tuple[str, ...] = ("ct", "fundus")) -> MedGlipConfig
     )
 
 
-def biased_router(choice: str, probability: float = 0.99) -> dict[str, Any]:
-    """Router weights that give the same for every image: `choice`, with this probability (of two classes)."""
-    features = len(router_features(np.zeros((8, 8), dtype=np.uint8)))
-    logit = math.log(probability / (1 - probability))
-    classes = ["ct", "fundus"]
-    layer = {"weight": [[0.0] * features] * 2, "bias": [logit if name == choice else 0.0 for name in classes]}
-    return {"mean": [0.0] * features, "scale": [1.0] * features, "classes": classes, "layers": [layer]}
+@functools.cache
+def tiny_encoder() -> dict[str, np.ndarray]:
+    """Random weights of the first stage of a router's encoder, in float16."""
+    with torch.device("meta"):
+        config = TimmBackboneConfig(backbone="efficientnet_lite0", use_pretrained_backbone=False)
+        shapes = AutoBackbone.from_config(config)._backbone.state_dict()
+    rng = np.random.default_rng(0)
+    names = [name for name in shapes if not name.startswith("blocks.") or name.startswith("blocks.0.")]
+    return {
+        name: rng.uniform(0.1, 0.6, shapes[name].shape).astype(np.float16) * (1 if shapes[name].ndim == 1 else 0.3)
+        for name in names
+        if not name.endswith("num_batches_tracked")
+    }
+
+
+def biased_router(
+    choice: str, probability: float = 0.99, classes: tuple[str, ...] = ("ct", "fundus")
+) -> MedGlipRouter:
+    """A router that gives the same for every image: `choice`, with this probability, and the rest to other classes."""
+    count = 3 * 16
+    logit = math.log(probability / (1 - probability) * (len(classes) - 1))
+    layer = {"weight": np.zeros((len(classes), count)), "bias": [logit * (name == choice) for name in classes]}
+    return MedGlipRouter(classes, np.zeros(count), np.ones(count), [layer], tiny_encoder())
 
 
 def tiny_processor(folder: Path, modalities: tuple[str, ...] = ("ct", "fundus"), **kwargs: Any) -> MedGlipProcessor:

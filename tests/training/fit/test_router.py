@@ -4,18 +4,21 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from modeling_medglip.configuration_medglip import MODALITIES
-from modeling_medglip.image_processing_medglip import MedGlipImageProcessor, read_router
-from modeling_medglip.volumes.geometry import Volume
-from tests.modeling_medglip.test_router import GRAY, RED, RNG, SCANNER
+from modeling_medglip.image_processing_medglip import ROUTER_CLASSES, MedGlipImageProcessor, read_router
+from tests.modeling_medglip.test_router import GRAY, RED, SCANNER
+from tests.modeling_medglip.tiny_checkpoint import biased_router, tiny_encoder
 from training.data.records import GroundingRecord
 from training.fit import router as training_router
+from training.fit import router_images, router_phantoms
+from training.fit.router import FeatureTable
+from training.fit.router_images import RouterImage
 
 
 def record(modality: str, number: int, split: str) -> GroundingRecord:
@@ -48,34 +51,28 @@ def made_up(monkeypatch: pytest.MonkeyPatch) -> None:
         return [record(name, number, split) for name in names for number in range(4)]
 
     monkeypatch.setattr(training_router, "load_records", load)
+    monkeypatch.setattr(training_router, "imagenet_encoder", tiny_encoder)
+    monkeypatch.setattr(router_images, "INSTALLED", ())
+    page = RouterImage("other", "page", router_phantoms.page, size=4)
+    monkeypatch.setattr(training_router, "phantoms", lambda: [page])
 
 
 def test_training_writes_weights_that_the_processor_takes(
     tmp_path: Path, made_up: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = tmp_path / "new" / "router.safetensors"
-    arguments = [
-        "--data",
-        "none",
-        "--volumes",
-        "none",
-        "--out",
-        str(out),
-        "--draws",
-        "12",
-        "--steps",
-        "60",
-        "--leave-one-out",
-    ]
+    arguments = ["--data", "none", "--volumes", "none", "--out", str(out), "--draws", "12", "--steps", "150"]
     assert training_router.main(arguments) == 0
     router, report = read_router(out), json.loads((out.parent / "router_report.json").read_text())
+    assert router.classes == list(ROUTER_CLASSES)
     processor = MedGlipImageProcessor(router=router)
     assert processor.predict_modality(RED)[0] == "endoscopy"
     assert processor.predict_modality(record("ultrasound", 0, "train").load())[0] == "ultrasound"
     assert report["validation"]["accuracy"] == 1 and report["validation"]["by_modality"]["ct"]["images"] == 4
-    left_out = {f"{name}/source_{n}" for name in ("ct", "endoscopy", "ultrasound") for n in (0, 1)}
-    assert set(report["source_left_out"]) == left_out
-    assert out.stat().st_size < 30_000
+    sources = {f"{name}/source_{n}" for name in ("ct", "endoscopy", "ultrasound") for n in (0, 1)}
+    assert set(report["source_left_out"]) == set(report["source_left_out_augmented"]) == sources
+    assert 0 <= report["calibration"]["expected_calibration_error"] <= 1
+    assert report["training"]["other"] == {"page": 1} and report["training"]["samples"] == 4 * 12 + 12 + 4
     processor.save_pretrained(tmp_path / "checkpoint")
     again = ["--data", "none", "--measure", str(tmp_path / "checkpoint"), "--out", str(tmp_path / "report.json")]
     assert training_router.main(again) == 0
@@ -89,59 +86,80 @@ def test_training_writes_weights_that_the_processor_takes(
 
 
 def test_training_repeats_itself(made_up: None) -> None:
-    first, _ = training_router.train_router("none", Path("none"), draws=6, steps=5, log=lambda line: None)
-    again, _ = training_router.train_router("none", Path("none"), draws=6, steps=5, log=lambda line: None)
-    assert first == again and first["classes"] == list(MODALITIES)
+    def train() -> tuple[Any, dict[str, Any]]:
+        images = training_router.training_images("none", Path("none"), Path("none"))
+        return training_router.train_router(images, tiny_encoder(), 6, 5, log=lambda line: None)
+
+    first, again = train(), train()
+    assert first[1] == again[1]
+    np.testing.assert_array_equal(first[0].layers[-1]["weight"], again[0].layers[-1]["weight"])
 
 
-def test_every_modality_is_drawn_as_often() -> None:
-    records = [record("ct", number, "train") for number in range(9)] + [record("endoscopy", 0, "train")]
-    drawn = training_router.draw(records, 20, np.random.default_rng(0))
-    assert [records[index].modality for index in drawn] == ["ct"] * 20 + ["endoscopy"] * 20
+def table(sources: Sequence[str], features: Any, augmented: Any = False) -> FeatureTable:
+    """A table whose classes are the beginnings of the sources' names."""
+    classes = np.array([ROUTER_CLASSES.index(source.split("/")[0]) for source in sources])
+    varied = np.broadcast_to(augmented, len(sources))
+    return FeatureTable(np.asarray(features, np.float32), classes, np.array(sources), np.array(varied))
 
 
-def test_display_values() -> None:
+def test_a_source_left_out_is_not_learned_from() -> None:
     rng = np.random.default_rng(0)
-    shown = training_router.to_bytes(SCANNER[None].astype(np.float32), True, rng)
-    assert shown.dtype == np.uint8 and shown.min() == 0 and shown.max() == 255
-    stretched = training_router.to_bytes(GRAY[None].astype(np.float32) * 8, False, rng)
-    assert stretched.max() == 255 and np.abs(stretched - GRAY[None].astype(float)).max() <= 3
-    assert np.array_equal(training_router.to_bytes(GRAY[None].astype(np.float32), False, rng), GRAY[None])
+    sources = ["ct/a"] * 30 + ["ct/b"] * 30 + ["mri/a"] * 30 + ["mri/b"] * 30 + ["xray/a"] * 5
+    centers = {"ct/a": (4, 0), "ct/b": (4, 0), "mri/a": (-4, 0), "mri/b": (4, 4), "xray/a": (0, -9)}
+    width = 3 * 16
+    features = np.zeros((len(sources), width))
+    features[:, :2] = [centers[source] for source in sources] + rng.normal(0, 0.1, (len(sources), 2))
+    rows = table(sources, features, np.arange(len(sources)) % 2 == 0)
+    report = training_router.left_out_report(rows, training_router.left_out(rows, tiny_encoder(), 150, 0))
+    shares = report["source_left_out"]
+    assert shares["ct/a"] == shares["ct/b"] == 1 and shares["mri/b"] == 0, "without mri/b, (4, 4) looks like CT"
+    assert "xray/a" not in shares, "its class has no other source"
+    assert report["source_left_out_mean"]["medical"] == pytest.approx(np.mean(list(shares.values())))
+    assert "mri/b taken for ct" in report["source_left_out_mistakes"]
 
 
-@pytest.mark.parametrize("image", [GRAY[None], RED.transpose(2, 0, 1)])
-def test_augmented_images_stay_images(image: np.ndarray) -> None:
-    for seed in range(8):
-        varied = training_router.augment(image, np.random.default_rng(seed))
-        assert varied.dtype == np.uint8 and len(varied) == len(image) and min(varied.shape[1:]) >= 24
-    again = [training_router.augment(image, np.random.default_rng(3)) for _ in range(2)]
-    assert np.array_equal(*again)
+def test_a_temperature_makes_boasting_honest() -> None:
+    rng = np.random.default_rng(0)
+    honest = rng.normal(0, 1.5, (4000, len(ROUTER_CLASSES)))
+    classes = [rng.choice(len(ROUTER_CLASSES), p=row) for row in training_router.softmax(honest)]
+    rows = table([f"{ROUTER_CLASSES[index]}/a" for index in classes], np.zeros((4000, 1)))
+    found = training_router.calibration(rows, 3 * honest)
+    assert found["temperature"] == pytest.approx(3, rel=0.1)
+    assert found["expected_calibration_error"] < 0.05 < found["expected_calibration_error_before"]
+    assert sum(row["share"] for row in found["bins"]) == pytest.approx(1)
+    assert found["accuracy_of_sure"] > 0.7 and 0 < found["unsure"] < 1
 
 
-def test_a_fan_is_black_outside_and_untouched_inside() -> None:
-    bright = np.full((1, 60, 80), 200, dtype=np.uint8)
-    for seed in range(5):
-        shape = training_router.fan(bright, np.random.default_rng(seed))
-        assert set(np.unique(shape)) == {0, 200} and 0.2 < (shape > 0).mean() < 1 and shape[0, 30, 40] == 200
+def test_reliability_and_its_error() -> None:
+    bins = training_router.reliability(
+        np.array([0.95, 0.95, 0.35, 1.0]), np.array([1, 0, 1, 1], bool), np.full(4, 0.25)
+    )
+    assert [(row["from"], row["share"]) for row in bins] == [(0.3, 0.25), (0.9, 0.75)]
+    assert bins[1]["accuracy"] == pytest.approx(2 / 3) and bins[0]["probability"] == pytest.approx(0.35)
+    assert training_router.calibration_error(bins) == pytest.approx(0.25 * 0.65 + 0.75 * (2.9 / 3 - 2 / 3))
 
 
-def test_flow_colors_are_spots_on_gray() -> None:
-    colored = training_router.flow_colors(GRAY[None], np.random.default_rng(1))
-    changed = (colored != GRAY).any(0)
-    assert colored.shape == (3, *GRAY.shape) and 0 < changed.mean() < 0.3
-    assert (colored[:, changed].max(0) > colored[:, changed].min(0)).all()
+def test_a_temperature_divides_the_scores() -> None:
+    router = biased_router("ct", 0.9)
+    features = np.zeros(len(router.mean))
+    cooler = training_router.with_temperature(router, 2.0).classify(features)
+    assert cooler == pytest.approx({name: score / 2 for name, score in router.classify(features).items()})
 
 
-def test_slices_of_extra_volumes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    array = RNG.integers(0, 900, (8, 12, 20)).astype(np.int16)
-    monkeypatch.setattr(training_router, "read_volume", lambda path: Volume(array, np.eye(4)))
-    assert training_router.sagittal_and_coronal(tmp_path) == []
-    modality, source, name = training_router.EXTRA_VOLUMES[1]
-    (tmp_path / modality / source).mkdir(parents=True)
-    (tmp_path / modality / source / name).touch()
-    records = training_router.sagittal_and_coronal(tmp_path)
-    assert [record.load().shape for record in records] == [(20, 12)] * 2 + [(20, 8)] * 3
-    assert np.array_equal(records[0].load(), array[2, :, ::-1].T) and records[0].is_hounsfield
+def test_the_encoder_is_the_start_of_efficientnet(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(training_router, "load_image_encoder", lambda network: None)
+    encoder = training_router.imagenet_encoder(2)
+    assert {name.split(".")[1] for name in encoder if name.startswith("blocks.")} == {"0", "1"}
+    assert all(table.dtype == np.float16 for table in encoder.values())
+    assert training_router.untrained_router(encoder).mean.shape == (3 * (16 + 24),)
+
+
+def test_plain_samples_are_bounded() -> None:
+    images = [RouterImage("ct", "a", lambda rng: GRAY[None])] * 130 + [
+        RouterImage("other", "b", lambda rng: GRAY[None], size=100)
+    ]
+    samples = training_router.plain_samples(images, np.random.default_rng(0))
+    assert len(samples) == 120 + 60 and not any(augmented for _, augmented in samples)
 
 
 def test_the_command_refuses_bad_input(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -160,7 +178,3 @@ def test_accuracy() -> None:
     assert report["accuracy"] == pytest.approx(2 / 3)
     assert report["by_modality"]["ct"] == {"accuracy": 0.5, "images": 2}
     assert report["mistakes"] == {"ct taken for mri": 1} and "xray" not in report["by_modality"]
-
-
-def test_significant_digits() -> None:
-    assert training_router.significant(np.array([[1.23456789, -0.000123456789]])) == [[1.235, -0.0001235]]

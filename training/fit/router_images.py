@@ -1,0 +1,266 @@
+# Copyright 2026 The MedGLIP authors. Licensed under the Apache License, Version 2.0.
+"""The images that the modality router learns from: built data sets, raw volumes, packages' images, phantoms.
+
+What is no medical image comes from packages, each under its own license, and is not stored here: the sample images of
+scikit-image and scikit-learn (BSD, some CC0), Matplotlib (PSF-like) and Gradio (Apache-2.0), where they are installed;
+and the unpacked files of the Debian packages in `FOLDERS` below a folder that is given. Absent ones are left out.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from scipy.ndimage import rotate
+
+from modeling_medglip.image_processing_medglip import channels_first, resize_image
+from modeling_medglip.modalities import MODALITIES
+from modeling_medglip.volumes.geometry import Volume, extract_slice, slice_count, slice_spacing, to_lps
+from modeling_medglip.volumes.reader import read_volume
+
+from ..data.records import GroundingRecord
+from .router_augmentation import Pixels, Rng, augment
+from .router_phantoms import NOT_MEDICAL, mammogram
+
+
+OTHER = "other"
+KINDS = (*MODALITIES, OTHER)
+LARGEST_SIDE = 224
+# Images that a phantom counts as when sources are drawn.
+PHANTOM_SIZE = 100
+MOST_PER_PACKAGE = 500
+SMALLEST_SIDE = 100
+# Displays of Hounsfield units that an image of a CT slice may come in: center and width.
+CT_WINDOWS = (
+    (40, 400),
+    (-600, 1500),
+    (400, 1800),
+    (40, 80),
+    (50, 350),
+    (0, 2000),
+    (60, 160),
+    (300, 1500),
+    (-500, 1600),
+)
+# Volumes whose slices in further planes join: modality, source, file and planes. The first one's header says RAS where
+# its axes run left, down, front: what is axial there by the header is coronal.
+VOLUMES = (
+    ("mri", "voxelmorph_brain", "brain_t1_image.nii.gz", ("sagittal", "axial")),
+    ("mri", "pyradiomics_brain", "brain1_image.nrrd", ("sagittal", "coronal")),
+    ("mri", "pyradiomics_brain", "brain2_image.nrrd", ("sagittal", "coronal")),
+    ("ct", "totalsegmentator_example", "example_ct.nii.gz", ("sagittal", "coronal")),
+)
+# Built data sets leave these out as yet: modality, source and pattern of the files.
+LOOSE = (("mri", "acdc_slices", "images/*.jpg"),)
+PROJECTED = ("ct", "totalsegmentator_example", "example_ct.nii.gz")
+# Packages that are installed for other ends: name, folder in it, and images that are kept for tests or are medical.
+INSTALLED = (
+    ("skimage", "data", ("retina", "microaneurysms", "astronaut", "page", "ihc", "cell")),
+    ("sklearn", "datasets/images", ()),
+    ("matplotlib", "mpl-data/sample_data", ()),
+    ("gradio", "media_assets/images", ()),
+)
+# Debian packages, unpacked: wallpapers and stamps are photographs and drawings, the rest screenshots and photographs.
+FOLDERS = {
+    "tuxpaint-stamps-default": "photographs",  # GPL-2+ and public domain
+    "mate-backgrounds": "wallpapers",  # GPL-2+, CC-BY-SA
+    "lomiri-wallpapers-16.04": "wallpapers",  # CC-BY-SA-3.0
+    "lomiri-wallpapers-20.04": "wallpapers",  # CC-BY-SA-4.0
+    "ukui-wallpapers": "wallpapers",  # CC-BY-SA-4.0
+    "labelme-examples": "scenes",  # GPL-3
+    "gimp-help-en": "screenshots",  # GFDL-1.2+
+    "gnome-user-docs": "screenshots",  # CC-BY-SA-3.0
+}
+
+
+@dataclass(frozen=True)
+class RouterImage:
+    """One image, or a phantom that is new every time.
+
+    Attributes:
+        kind (`str`): one of `KINDS`.
+        source (`str`): all images of one hospital or package share it.
+        load (`Callable[[np.random.Generator], np.ndarray]`): returns `(c, h, w)` in its own units.
+        is_hounsfield (`bool`): the pixels are Hounsfield units.
+        size (`int`): how many images it stands for.
+    """
+
+    kind: str
+    source: str
+    load: Callable[[Rng], NDArray[Any]]
+    is_hounsfield: bool = False
+    size: int = 1
+
+
+def shrunk(image: Any) -> NDArray[np.float32]:
+    """Return any image as float32 `(c, h, w)`, at most `LARGEST_SIDE` long."""
+    array = torch.from_numpy(channels_first(image).astype(np.float32))
+    factor = min(1.0, LARGEST_SIDE / max(array.shape[1:]))
+    size = max(1, round(array.shape[1] * factor)), max(1, round(array.shape[2] * factor))
+    return resize_image(array, size).numpy()
+
+
+def to_bytes(image: NDArray[Any], is_hounsfield: bool, rng: Rng) -> Pixels:
+    """Return display values: a random window for Hounsfield units, all of the range for other measured units."""
+    if is_hounsfield:
+        center, width = CT_WINDOWS[rng.integers(len(CT_WINDOWS))]
+        image = (image - center) / width * 255 + 127.5
+    elif image.max() > 255 or image.min() < 0:
+        low, high = np.percentile(image, [0, 99.5 + 0.5 * rng.random()])
+        image = (image - low) / max(high - low, 1e-6) * 255
+    return image.clip(0, 255).round().astype(np.uint8)
+
+
+def shown(image: RouterImage, rng: Rng, augmented: bool, cache: dict[int, NDArray[Any]] | None = None) -> Pixels:
+    """Return the display values of an image, or of a varied copy.
+
+    Args:
+        image ([`RouterImage`]): what is shown.
+        rng (`np.random.Generator`): of window, phantom and variation.
+        augmented (`bool`): vary it.
+        cache (`dict[int, np.ndarray]`, *optional*): keeps loaded images, by identity.
+    """
+    if image.size > 1:
+        pixels = image.load(rng)
+    else:
+        cache = {} if cache is None else cache
+        if id(image) not in cache:
+            cache[id(image)] = shrunk(image.load(rng))
+        pixels = to_bytes(cache[id(image)], image.is_hounsfield, rng)
+    return augment(pixels, image.kind, rng) if augmented else pixels
+
+
+# Medical images ------------------------------------------------------------------------------------------------------
+
+
+def of_records(records: Iterable[GroundingRecord]) -> list[RouterImage]:
+    """Return the images of records, without single channels of others."""
+    whole = (record for record in records if record.view_of is None)
+    return [RouterImage(r.modality, r.source, lambda rng, r=r: r.load(), r.is_hounsfield) for r in whole]  # type: ignore[misc]
+
+
+def of_volumes(folder: Path, built: Container[str] = ()) -> Iterator[RouterImage]:
+    """Yield what the raw volumes add: slices in other planes, loose images, and projections like radiographs.
+
+    Args:
+        folder (`Path`): `<modality>/<source>/<file>`; absent files give none.
+        built (`Container[str]`, *optional*): sources whose loose images the data set has already.
+    """
+    for modality, source, name, planes in VOLUMES:
+        if (path := folder / modality / source / name).is_file():
+            volume = to_lps(read_volume(path))
+            for plane in planes:
+                length = slice_count(volume, plane)
+                for index in range(length // 4, 3 * length // 4, 2):
+                    pixels = square_pixels(volume, plane, index)
+                    yield RouterImage(modality, source, partial(_same, pixels), modality == "ct")
+    for modality, source, pattern in LOOSE:
+        for path in sorted((folder / modality / source).glob(pattern)) if source not in built else ():
+            yield RouterImage(modality, source, lambda rng, path=path: channels_first(path))  # type: ignore[misc]
+    if (path := folder.joinpath(*PROJECTED)).is_file():
+        volume = to_lps(read_volume(path))
+        hounsfield = np.stack(
+            [volume.values(extract_slice(volume, "axial", i)[0]) for i in range(slice_count(volume, "axial"))]
+        )
+        for angle in range(0, 180, 6):
+            yield RouterImage("xray", "projections", partial(_same, projection(hounsfield, angle)))
+
+
+def _same(pixels: NDArray[Any], rng: Rng) -> NDArray[Any]:
+    return pixels
+
+
+def square_pixels(volume: Volume, plane: str, index: int) -> NDArray[np.float32]:
+    """Return a slice of an LPS volume as `(1, h, w)` whose pixels are as high as wide."""
+    pixels = volume.values(extract_slice(volume, plane, index)[0]).astype(np.float32)[None]
+    across, down = slice_spacing(volume, plane)
+    fine = min(across, down)
+    size = round(pixels.shape[1] * down / fine), round(pixels.shape[2] * across / fine)
+    return resize_image(torch.from_numpy(np.ascontiguousarray(pixels)), size).numpy()
+
+
+def projection(hounsfield: NDArray[Any], angle: float) -> NDArray[np.float32]:
+    """Return CT slices, summed from one side, as an image `(1, h, w)` like a radiograph: bone is bright.
+
+    Args:
+        hounsfield (`np.ndarray` of shape `(slices, rows, columns)`): HU, the head last.
+        angle (`float`): of the turn around the axis of the body, in degrees.
+    """
+    attenuation = (hounsfield.astype(np.float32) / 1000 + 1).clip(0, 2.5)
+    paths = rotate(attenuation, angle, axes=(1, 2), reshape=False, order=1).sum(1)[::-1]
+    return 255 * (1 - np.exp(-paths / np.quantile(paths, 0.9)))[None].astype(np.float32)
+
+
+# What is no medical image --------------------------------------------------------------------------------------------
+
+
+def of_packages(folder: Path) -> Iterator[RouterImage]:
+    """Yield photographs, drawings and screenshots that packages ship.
+
+    Args:
+        folder (`Path`): where the Debian packages of `FOLDERS` are unpacked, each in a folder of its name.
+    """
+    for package, inside, left_out in INSTALLED:
+        spec = find_spec(package)
+        root = Path(next(iter(spec.submodule_search_locations or ()), "")) if spec else Path()
+        files = [path for path in image_files(root / inside) if path.stem not in left_out] if spec else []
+        yield from (RouterImage(OTHER, "sample_images", lambda rng, path=path: channels_first(path)) for path in files)  # type: ignore[misc]
+    for package, source in FOLDERS.items():
+        files = image_files(folder / package)
+        chosen = np.random.default_rng(0).permutation(len(files))[:MOST_PER_PACKAGE]
+        for path in (files[index] for index in chosen):
+            yield RouterImage(OTHER, source, lambda rng, path=path: channels_first(path))  # type: ignore[misc]
+
+
+def image_files(folder: Path) -> list[Path]:
+    """Return the PNG and JPEG files below a folder that are readable and not icons."""
+    files = []
+    for path in sorted(folder.rglob("*")) if folder.is_dir() else ():
+        if path.suffix.lower() not in (".png", ".jpg", ".jpeg") or path.is_symlink():
+            continue
+        try:
+            with Image.open(path) as image:
+                if min(image.size) >= SMALLEST_SIDE and max(image.size) < 6000:
+                    files.append(path)
+        except OSError:
+            continue
+    return files
+
+
+def phantoms() -> list[RouterImage]:
+    """Return the phantoms: mammograms among the X-rays, the others are no medical images."""
+    made = [RouterImage(OTHER, name, draw_one, size=PHANTOM_SIZE) for name, draw_one in NOT_MEDICAL.items()]
+    return [RouterImage("xray", "mammogram_phantoms", mammogram, size=PHANTOM_SIZE), *made]
+
+
+# Samples -------------------------------------------------------------------------------------------------------------
+
+
+def draw(images: Sequence[RouterImage], count: int, power: float, rng: Rng) -> list[int]:
+    """Return the indices of `count` images of every kind; large sources count less than their size.
+
+    Args:
+        images (`Sequence[RouterImage]`): of any kinds.
+        count (`int`): of each kind.
+        power (`float`): the chance of an image is its source's size to this power: 0 treats images alike, -1 sources.
+        rng (`np.random.Generator`): draws.
+    """
+    sizes: Counter[tuple[str, str]] = Counter()
+    for image in images:
+        sizes[image.kind, image.source] += image.size
+    drawn: list[int] = []
+    for kind in KINDS:
+        members = [index for index, image in enumerate(images) if image.kind == kind]
+        if members:
+            weight = np.array([images[i].size * sizes[kind, images[i].source] ** power for i in members])
+            drawn += rng.choice(members, count, p=weight / weight.sum()).tolist()
+    return drawn

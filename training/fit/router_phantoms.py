@@ -1,0 +1,224 @@
+# Copyright 2026 The MedGLIP authors. Licensed under the Apache License, Version 2.0.
+"""Made-up images for the modality router: kinds of which no real one is at hand, and what is no medical image at all.
+
+Mammograms are phantoms (a bright, textured half-ellipse at one side of a black plane, with a label): whether real ones
+are recognized was not measured. Histology and nuclear medicine are phantoms too.
+"""
+
+from __future__ import annotations
+
+import io
+import string
+from collections.abc import Callable
+
+import numpy as np
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFilter
+
+from .router_augmentation import Pixels, Rng, burn_in, clip, font, from_pil, noise_field, rgb, to_pil
+
+
+SIDE = 192
+
+
+def _grid(height: int, width: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    y, x = np.mgrid[0 : 1 : height * 1j, 0 : 1 : width * 1j]
+    return y, x
+
+
+def mammogram(rng: Rng) -> Pixels:
+    """Return a mammogram-like phantom: one breast at a side, at times the muscle, a mass, specks and a label."""
+    height, width = SIDE + int(rng.integers(0, 60)), int(SIDE * rng.uniform(0.6, 1.05))
+    y, x = _grid(height, width)
+    middle, half, depth = rng.uniform(0.42, 0.58), rng.uniform(0.32, 0.55), rng.uniform(0.4, 0.9)
+    radius = np.hypot((y - middle) / half, x / depth) ** rng.uniform(0.85, 1.2)
+    breast = 1 / (1 + np.exp((radius - 1) * rng.uniform(25, 70)))
+    tissue = noise_field((height, width), rng.uniform(1.2, 2.0), rng)
+    fibers = noise_field((height, width), 1.0, rng)
+    dense = np.exp(-(((radius - rng.uniform(0.1, 0.4)) / rng.uniform(0.3, 0.7)) ** 2)) * tissue ** rng.uniform(1, 3)
+    shown = breast * (rng.uniform(0.15, 0.45) + rng.uniform(0.3, 0.9) * dense + 0.12 * (fibers - 0.5))
+    if rng.random() < 0.5:
+        muscle = x * rng.uniform(1.2, 3) + y * rng.uniform(0.8, 2) < rng.uniform(0.4, 0.9)
+        shown = np.where(muscle, np.maximum(shown, rng.uniform(0.5, 0.9) + 0.1 * (fibers - 0.5)), shown)
+    if rng.random() < 0.4:
+        spot = np.hypot(y - rng.uniform(0.3, 0.7), x - rng.uniform(0.1, 0.5) * depth) / rng.uniform(0.03, 0.1)
+        shown = shown + 0.3 * np.exp(-(spot**4)) * breast
+    for _ in range(rng.integers(0, 12) if rng.random() < 0.4 else 0):
+        row, column = int(rng.uniform(0.3, 0.7) * height), int(rng.uniform(0.05, 0.6) * depth * width)
+        shown[row, column] = 1.0
+    image = clip(255 * shown / max(float(np.quantile(shown, 0.995)), 1e-3))[None]
+    if rng.random() < 0.75:
+        drawing = ImageDraw.Draw(canvas := to_pil(image))
+        text = f"{rng.choice(['R', 'L'])} {rng.choice(['CC', 'MLO', 'ML', 'XCCL'])}"
+        corner = rng.uniform(0.55, 0.75) * width, rng.choice([rng.uniform(0.02, 0.2), rng.uniform(0.75, 0.9)]) * height
+        drawing.text(
+            corner, text, fill=int(rng.integers(180, 256)), font=font(int(height * rng.uniform(0.04, 0.08)), rng)
+        )
+        image = from_pil(canvas)
+    image = image[:, :, ::-1] if rng.random() < 0.5 else image
+    return np.concatenate([image, image[:, :, ::-1]], 2) if rng.random() < 0.1 else image
+
+
+# What is no medical image --------------------------------------------------------------------------------------------
+
+
+def noise(rng: Rng) -> Pixels:
+    """Return noise of any spectrum, gray or colored."""
+    powers = rng.choice([0.0, 0.0, 0.5, 1.0, 1.5, 2.0, 3.0]), (SIDE, SIDE)
+    planes = [noise_field(powers[1], float(powers[0]), rng) for _ in range(3 if rng.random() < 0.5 else 1)]
+    if rng.random() < 0.3:
+        planes = [rng.uniform(0, 1, (SIDE, SIDE)) > rng.uniform(0.01, 0.99) for _ in planes]
+    return clip(255 * np.stack(planes))
+
+
+def flat(rng: Rng) -> Pixels:
+    """Return one level, a gradient, stripes, a checkerboard or a few shapes."""
+    y, x = _grid(SIDE, SIDE)
+    kind, turned = rng.integers(5), x * rng.normal() + y * rng.normal()
+    plane = np.full((SIDE, SIDE), rng.choice([0.0, 1.0, rng.uniform(0, 1)]))
+    if kind == 1:
+        plane = turned if rng.random() < 0.5 else np.hypot(x - rng.uniform(0, 1), y - rng.uniform(0, 1))
+    elif kind == 2:
+        plane = np.sin(turned * rng.uniform(5, 150))
+    elif kind == 3:
+        count = rng.integers(2, 20)
+        plane = ((x * count).astype(int) + (y * count).astype(int)) % 2
+    image = rgb(clip(255 * (plane - plane.min()) / max(float(np.ptp(plane)), 1))[None])
+    if kind == 0 and plane[0, 0]:
+        image = rgb(clip(255 * plane)[None])
+    if kind == 4:
+        drawing = ImageDraw.Draw(canvas := to_pil(image))
+        for _ in range(rng.integers(1, 9)):
+            left, top, size = *rng.uniform(0, 0.8, 2) * SIDE, rng.uniform(0.05, 0.5) * SIDE
+            color = tuple(int(v) for v in rng.integers(0, 256, 3))
+            draw = (drawing.ellipse, drawing.rectangle)[rng.integers(2)]
+            draw((left, top, left + size, top + size * rng.uniform(0.3, 1.5)), fill=color)
+        image = from_pil(canvas)
+    return clip(image * rng.uniform(0.3, 1, (3, 1, 1))) if rng.random() < 0.3 else image[:1]
+
+
+def page(rng: Rng) -> Pixels:
+    """Return a page of text, dark on light or light on dark, at times with lines and a box."""
+    height, width = int(SIDE * rng.uniform(0.7, 1.5)), SIDE
+    paper, ink = int(rng.integers(200, 256)), int(rng.integers(0, 80))
+    if rng.random() < 0.25:
+        paper, ink = ink, paper
+    canvas = Image.new("L", (width, height), paper)
+    drawing, size = ImageDraw.Draw(canvas), int(rng.integers(6, 22))
+    face, y = font(size, rng), int(rng.integers(2, 25))
+    letters = list(string.ascii_letters + "     .,0123456789")
+    left = int(rng.integers(2, 30))
+    while y < height - size:
+        count = int((width - left) / size * rng.uniform(0.8, 1.9))
+        drawing.text((left, y), "".join(rng.choice(letters, count)), fill=ink, font=face)
+        y += int(size * rng.choice([1.25, 1.25, 1.25, 2.5]))
+    if rng.random() < 0.3:
+        box = np.sort(rng.uniform(0, 1, (2, 2)), 0) * (width, height)
+        drawing.rectangle([*box[0], *box[1]], outline=ink, fill=int(rng.integers(256)) if rng.random() < 0.5 else None)
+    image = from_pil(canvas)
+    return clip(rgb(image) * rng.uniform(0.75, 1, (3, 1, 1))) if rng.random() < 0.4 else image
+
+
+def chart(rng: Rng) -> Pixels:
+    """Return a figure as papers and slides hold: lines, bars, points, shares, a map of values or a signal."""
+    figure = Figure(
+        figsize=(3, rng.uniform(1.8, 3.2)), dpi=80, facecolor=str(rng.choice(["white", "white", "0.9", "black"]))
+    )
+    axes, values = figure.subplots(), rng.normal(size=(int(rng.integers(1, 5)), int(rng.integers(5, 80))))
+    kind = rng.integers(6)
+    if kind == 0:
+        axes.plot(values.cumsum(1).T)
+    elif kind == 1:
+        axes.bar(range(values.shape[1]), np.abs(values[0]), color=rng.uniform(0, 1, 3))
+    elif kind == 2:
+        axes.scatter(values[0], rng.normal(size=values.shape[1]), c=rng.uniform(0, 1, values.shape[1]))
+    elif kind == 3:
+        axes.pie(np.abs(values[0][:6]) + 0.1)
+    elif kind == 4:
+        maps = ("viridis", "gray", "hot", "jet", "Blues")
+        axes.imshow(noise_field((30, 30), rng.uniform(0, 2), rng), cmap=str(rng.choice(maps)))
+    else:
+        beats = np.exp(-(((np.linspace(0, 8, 400) % 1 - 0.4) / 0.03) ** 2)) + 0.05 * rng.normal(size=400)
+        axes.plot(beats, color="black", linewidth=0.8)
+        axes.grid(color="pink")
+    if rng.random() < 0.5:
+        axes.set_title("".join(rng.choice(list(string.ascii_lowercase + " "), 14)))
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png")
+    return from_pil(Image.open(buffer).convert("RGB"))
+
+
+def histology(rng: Rng) -> Pixels:
+    """Return a phantom of a stained section: dark dots on a colored, uneven ground with white gaps."""
+    ground = noise_field((SIDE, SIDE), rng.uniform(1.2, 2), rng)
+    stain, dots = rng.uniform((190, 110, 160), (250, 190, 220)), rng.uniform((50, 20, 90), (130, 90, 170))
+    if rng.random() < 0.3:
+        stain, dots = rng.uniform((180, 180, 200), (235, 230, 240)), rng.uniform((80, 40, 20), (150, 100, 60))
+    image = stain[:, None, None] + (ground - 0.5) * rng.uniform(20, 110)
+    gaps = noise_field((SIDE, SIDE), 2, rng) > rng.uniform(0.6, 1)
+    image = np.where(gaps, 235 + 10 * ground, image)
+    canvas = to_pil(clip(image))
+    drawing, size = ImageDraw.Draw(canvas), rng.uniform(1, 7)
+    for x, y in rng.uniform(0, SIDE, (int(rng.uniform(1500, 9000) / size**1.5), 2)):
+        wide, high = size * rng.uniform(0.6, 1.4, 2)
+        color = tuple(int(v) for v in (dots + rng.normal(0, 18, 3)).clip(0, 255))
+        if not gaps[int(y), int(x)]:
+            drawing.ellipse((x - wide, y - high, x + wide, y + high), fill=color)
+    return from_pil(canvas.filter(ImageFilter.GaussianBlur(float(rng.uniform(0, 1.2)))))
+
+
+def nuclear(rng: Rng) -> Pixels:
+    """Return a phantom of a PET or bone scan: a faint body with hot spots, dark on light or in colors of heat."""
+    height, width = int(SIDE * rng.uniform(1, 1.8)), int(SIDE * rng.uniform(0.6, 1.2))
+    y, x = _grid(height, width)
+    x = np.abs(x - 0.5)
+    body = np.zeros((height, width))
+    for top, tall, wide in ((0.1, 0.08, 0.1), (0.35, 0.2, 0.22), (0.6, 0.15, 0.18), (0.8, 0.25, 0.13)):
+        body = np.maximum(body, np.hypot((y - top) / tall, x / (wide * rng.uniform(0.8, 1.6))) < 1)
+    if rng.random() < 0.4:
+        body = np.hypot((y - 0.5) / rng.uniform(0.3, 0.45), x / rng.uniform(0.25, 0.45)) < 1
+    counts = body * (0.08 + 0.12 * noise_field((height, width), 1.5, rng))
+    for _ in range(rng.integers(2, 9)):
+        spot = np.hypot(
+            (y - rng.uniform(0.05, 0.85)) / rng.uniform(0.01, 0.08), (x - rng.uniform(0, 0.2)) / rng.uniform(0.02, 0.1)
+        )
+        counts = counts + rng.uniform(0.2, 1) * np.exp(-(spot**2)) * (rng.random() + 0.3 * body)
+    counts = rng.poisson(counts.clip(0) * rng.uniform(30, 400))
+    blurred = to_pil(clip(255 * counts / max(counts.max(), 1))[None]).filter(
+        ImageFilter.GaussianBlur(float(rng.uniform(0.8, 3)))
+    )
+    image = from_pil(blurred).astype(np.float64)
+    image = image / max(image.max(), 1)
+    if rng.random() < 0.3:
+        return clip(255 * np.concatenate([3 * image, 3 * image - 1, 3 * image - 2]))
+    return clip(255 * (1 - image if rng.random() < 0.7 else image))
+
+
+def microscopy(rng: Rng) -> Pixels:
+    """Return a phantom of fluorescent cells: soft bright spots on black, gray or in one or two colors."""
+    y, x = _grid(SIDE, SIDE)
+    planes = []
+    for _ in range(3 if rng.random() < 0.5 else 1):
+        plane = 0.05 * noise_field((SIDE, SIDE), 1, rng)
+        for _ in range(rng.integers(0, 16)):
+            spot = np.hypot(
+                (y - rng.uniform(0, 1)) / rng.uniform(0.01, 0.12), (x - rng.uniform(0, 1)) / rng.uniform(0.01, 0.12)
+            )
+            plane = plane + rng.uniform(0.2, 1) * np.exp(-(spot ** rng.choice([2, 6])))
+        planes.append(plane)
+    return clip(255 * np.stack(planes))
+
+
+def empty_viewer(rng: Rng) -> Pixels:
+    """Return a black or gray plane with text and rulers only."""
+    image = np.full((1, SIDE, SIDE), rng.integers(0, 60), np.uint8)
+    for _ in range(rng.integers(1, 4)):
+        image = burn_in(image, rng)
+    return image
+
+
+NOT_MEDICAL: dict[str, Callable[[Rng], Pixels]] = {
+    "noise": noise, "flat": flat, "page": page, "chart": chart, "histology": histology, "nuclear": nuclear,
+    "microscopy": microscopy, "empty_viewer": empty_viewer,
+}  # fmt: skip
