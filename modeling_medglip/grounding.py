@@ -8,7 +8,6 @@ import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -300,8 +299,8 @@ class _Answer(NamedTuple):
 
     choice: ModalityChoice
     question: Question
-    boxes: tuple[GroundedBox, ...] = ()
-    presence: Mapping[str, float] = MappingProxyType({})
+    boxes: tuple[GroundedBox, ...]
+    presence: Mapping[str, float]
 
 
 def _answer(
@@ -314,7 +313,7 @@ def _answer(
     """Ask an expert; nothing is searched for in an unrecognized image."""
     question = make_question(grounder.trained, labels, choice.name)
     if choice.source == UNRECOGNIZED:
-        return _Answer(choice, question)
+        return _Answer(choice, question, (), {})
     return _Answer(choice, question, *_boxes(grounder, image, question, choice.name, thresholds))
 
 

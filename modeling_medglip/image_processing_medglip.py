@@ -51,6 +51,8 @@ CANDIDATES_PER_LEVEL = 1000
 OTHER = "other"
 ROUTER_CLASSES = (*MODALITIES, OTHER)
 ROUTER_BACKBONE = "efficientnet_lite0"
+# Stages of it, the last ones of those it has weights for, whose maps are pooled.
+ROUTER_STAGES = 3
 # Side in pixels of the input of the router's encoder.
 ROUTER_INPUT = 128
 ROUTER_SIDE = 96
@@ -572,7 +574,7 @@ class MedGlipRouter:
             raise ValueError("the router's tables do not fit together")
 
     @functools.cached_property
-    def network(self) -> torch.nn.Module:
+    def network(self) -> Any:
         """The encoder with its weights, made when it is first asked for.
 
         Raises:
@@ -608,7 +610,7 @@ class MedGlipRouter:
 
     @torch.inference_mode()
     def pooled(self, pixels: torch.Tensor) -> torch.Tensor:
-        """Return mean, standard deviation and maximum of the two last feature maps.
+        """Return mean, standard deviation and maximum of the feature maps of the last stages.
 
         Args:
             pixels (`Tensor` of shape `(n, 3, h, w)`): see [`router_pixels`].
@@ -616,8 +618,11 @@ class MedGlipRouter:
         Returns:
             `(n, features)`.
         """
-        maps = [level.flatten(2) for level in self.network(pixels)[-2:]]
-        return torch.cat([part for level in maps for part in (level.mean(2), level.std(2), level.amax(2))], 1)
+        hidden, parts = self.network.bn1(self.network.conv_stem(pixels)), []
+        for stage in self.network.blocks:
+            hidden = stage(hidden)
+            parts.append(torch.cat([hidden.mean((2, 3)), hidden.std((2, 3)), hidden.amax((2, 3))], 1))
+        return torch.cat(parts[-ROUTER_STAGES:], 1)
 
     def scores(self, image: Any, input_data_format: str | None = None) -> dict[str, float]:
         """Return the scores before the softmax, by class.

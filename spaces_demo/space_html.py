@@ -25,6 +25,7 @@ SOURCES = {
     "header": "from the file's header",
     "checkpoint": "the checkpoint's only one",
     "pixels": "from the pixels",
+    "unrecognized": "not recognized as a medical image",
 }
 
 

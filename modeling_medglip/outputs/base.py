@@ -24,7 +24,8 @@ class BaseResult(ABC):
         image ([`ImageInfo`] or [`VolumeInfo`]): what is known of the input: `file`, `modality` ...
         prompt (`str`): as the user gave it.
         boxes (`tuple`): best score first.
-        modality_source (`str`): `"given"`, `"header"`, `"pixels"` or `"checkpoint"`; not stored.
+        modality_source (`str`): `"given"`, `"header"`, `"pixels"`, `"checkpoint"`, or `"unrecognized"` for what
+            looks like no medical image; not stored.
         modality_probability (`float`, *optional*): the router's, when the pixels decided; not stored.
         warnings (`tuple[str, ...]`): one line each; not stored.
         trained (`Mapping[str, bool | None]`): asked label -> whether the expert was trained with it; `None` if the

@@ -90,7 +90,8 @@ class GroundingResult(BaseResult):
         image ([`ImageInfo`]): what is known of the input.
         prompt (`str`): as the user gave it.
         boxes (`tuple[GroundedBox, ...]`): best score first.
-        modality_source (`str`): `"given"`, `"header"`, `"pixels"` or `"checkpoint"`; not stored.
+        modality_source (`str`): `"given"`, `"header"`, `"pixels"`, `"checkpoint"`, or `"unrecognized"` for what
+            looks like no medical image; not stored.
         modality_probability (`float`, *optional*): the router's, when the pixels decided; not stored.
         warnings (`tuple[str, ...]`): one line each; not stored.
         trained (`Mapping[str, bool | None]`): asked label -> whether the expert was trained with it; `None` if the

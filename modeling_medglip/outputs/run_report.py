@@ -32,7 +32,8 @@ class InputRecord:
         outputs (`tuple[str, ...]`): base names of the written files.
         boxes (`int`): number of boxes.
         modality (`str`, *optional*): the expert.
-        modality_source (`str`, *optional*): why it was chosen: `"given"`, `"header"`, `"pixels"` or `"checkpoint"`.
+        modality_source (`str`, *optional*): why it was chosen: `"given"`, `"header"`, `"pixels"`, `"checkpoint"` or
+            `"unrecognized"`.
         warnings (`tuple[str, ...]`): one line each.
         error (`str`, *optional*): the reason of a failure.
     """

@@ -146,9 +146,29 @@ def router_table(router: Mapping[str, Any]) -> str:
         rows.append([name, entry["images"], percent(entry["accuracy"]), percent(varied_entry["accuracy"])])
     text = table(["modality", "validation images", "right %", "right %, cropped, resized, compressed"], rows)
     if "source_left_out" in router:
+        varied = router.get("source_left_out_augmented", {})
         text += "\nOn sources that it never saw, one source left out at a time:\n\n"
-        text += table(["source", "right %"], [[plain(k), percent(v)] for k, v in router["source_left_out"].items()])
+        rows = [
+            [plain(name), percent(share), percent(varied[name]) if name in varied else "-"]
+            for name, share in router["source_left_out"].items()
+        ]
+        text += table(["source", "right %", "right %, varied"], rows)
+    if "calibration" in router:
+        text += _router_calibration(router["calibration"])
     return text
+
+
+def _router_calibration(calibration: Mapping[str, Any]) -> str:
+    """Return how honest the router's probabilities are on sources left out."""
+    before, after = (calibration[f"expected_calibration_error{key}"] for key in ("_before", ""))
+    text = (
+        f"\nIts probabilities on these sources are off by {percent(after)} points on average (before the temperature "
+        f"of {calibration['temperature']:.2f}: {percent(before)}). Below {calibration['level']:.2f}, in "
+        f"{percent(calibration['unsure'])} % of the images, a choice is unsure; of the others "
+        f"{percent(calibration['accuracy_of_sure'])} % are right.\n\n"
+    )
+    rows = [[percent(row[key]) for key in ("share", "probability", "accuracy")] for row in calibration["bins"]]
+    return text + table(["images %", "mean probability %", "right %"], rows)
 
 
 def benchmark_table(benchmark: Mapping[str, Any]) -> str:

@@ -1,5 +1,5 @@
 # Copyright 2026 The MedGLIP authors. Licensed under the Apache License, Version 2.0.
-"""Train the modality router: a perceptron on pooled features of the first stages of an ImageNet encoder.
+"""Train the modality router: a linear classifier of pooled features of the first stages of an ImageNet encoder.
 
 `python -m training.fit.router --data out/data --out router.safetensors` writes the weights that a checkpoint's image
 processor reads, and a report with the measured accuracy: on validation images, on sources that a router never saw, and
@@ -16,7 +16,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -44,8 +44,9 @@ from .starting_weights import load_image_encoder
 
 # Stages of the encoder that the router keeps: up to a stride of 16.
 STAGES = 5
-HIDDEN = 48
 BATCH = 32
+# What is added to the features' correlation within classes.
+RIDGE = 0.1
 # An image's chance is its source's size to this power: 0 treats images alike, -1 sources.
 SOURCE_POWER = -0.5
 # Most images of a source that join as they are, beside the augmented draws.
@@ -59,7 +60,7 @@ Features = NDArray[np.float32]
 
 @dataclass(frozen=True)
 class FeatureTable:
-    """What the perceptron learns from, one row per sample.
+    """What the classifier learns from, one row per sample.
 
     Attributes:
         features (`np.ndarray` of shape `(n, f)`): of the encoder.
@@ -80,7 +81,7 @@ class FeatureTable:
 
 def imagenet_encoder(stages: int = STAGES) -> dict[str, NDArray[np.float16]]:
     """Return the ImageNet weights of the first stages of EfficientNet-Lite0 by their names in timm."""
-    config = TimmBackboneConfig(backbone=ROUTER_BACKBONE, out_indices=[0, 1, 2, 3, 4], use_pretrained_backbone=False)
+    config = TimmBackboneConfig(backbone=ROUTER_BACKBONE, use_pretrained_backbone=False)
     network = cast(Any, AutoBackbone.from_config(config))._backbone
     load_image_encoder(network)
     del network.blocks[stages:]
@@ -89,7 +90,7 @@ def imagenet_encoder(stages: int = STAGES) -> dict[str, NDArray[np.float16]]:
 
 
 def untrained_router(encoder: dict[str, Any]) -> MedGlipRouter:
-    """Return a router whose perceptron is a single layer of zeros, for the features of its encoder."""
+    """Return a router whose only layer is zero, for the features of its encoder."""
     width = len(
         MedGlipRouter([OTHER], [], [], [{"weight": np.zeros((1, 0)), "bias": [0]}], encoder).features(np.zeros((8, 8)))
     )
@@ -142,41 +143,50 @@ def plain_samples(images: Sequence[RouterImage], rng: np.random.Generator) -> li
 # The classifier ------------------------------------------------------------------------------------------------------
 
 
-def fit(table: FeatureTable, encoder: dict[str, Any], steps: int, seed: int) -> MedGlipRouter:
-    """Train the perceptron; every class and, within it, large sources less than their size count alike.
+class Moments(NamedTuple):
+    """Number, sum `(f,)` and sum of outer products `(f, f)` of the features of one source, and its class."""
+
+    index: int
+    count: int
+    total: NDArray[np.float64]
+    products: NDArray[np.float64]
+
+
+def moments_of(table: FeatureTable) -> dict[str, Moments]:
+    """Return the moments of every source."""
+    found = {}
+    for source in sorted(set(table.sources.tolist())):
+        rows = table.rows(table.sources == source)
+        features = rows.features.astype(np.float64)
+        found[source] = Moments(int(rows.classes[0]), len(features), features.sum(0), features.T @ features)
+    return found
+
+
+def fit(moments: Sequence[Moments], encoder: dict[str, Any]) -> MedGlipRouter:
+    """Return a linear discriminant analysis with a ridge, as a router of one layer.
+
+    It needs no more than the moments of the sources, so that leaving a source out costs one system of equations.
+    Classes count alike; within one, a source by its size to the power 1 + `SOURCE_POWER`.
 
     Args:
-        table ([`FeatureTable`]): the samples.
+        moments (`Sequence[Moments]`): of the sources to learn from.
         encoder (`dict`): what made the features; part of the router.
-        steps (`int`): of AdamW.
-        seed (`int`): of weights and batches.
     """
-    torch.manual_seed(seed)
-    mean, scale = table.features.mean(0), table.features.std(0).clip(1e-3)
-    inputs = torch.from_numpy(((table.features - mean) / scale).clip(-6, 6)).float()
-    targets = torch.from_numpy(table.classes)
-    counts = torch.bincount(targets, minlength=len(ROUTER_CLASSES))
-    weights = 1 / counts[targets].float()
-    network = torch.nn.Sequential(
-        torch.nn.Dropout(0.2),
-        torch.nn.Linear(inputs.shape[1], HIDDEN),
-        torch.nn.ReLU(),
-        torch.nn.Dropout(0.3),
-        torch.nn.Linear(HIDDEN, len(ROUTER_CLASSES)),
-    )
-    optimizer = torch.optim.AdamW(network.parameters(), lr=2e-3, weight_decay=0.1)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
-    for _ in range(steps):
-        batch = torch.multinomial(weights, 256, replacement=True)
-        noisy = inputs[batch] + 0.2 * torch.randn(256, inputs.shape[1])
-        loss = torch.nn.functional.cross_entropy(network(noisy), targets[batch], label_smoothing=0.02)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        schedule.step()
-    linear = [layer for layer in network if isinstance(layer, torch.nn.Linear)]
-    layers = [{key: getattr(layer, key).detach().numpy() for key in ("weight", "bias")} for layer in linear]
-    return MedGlipRouter(ROUTER_CLASSES, mean, scale, layers, encoder)
+    width, present = len(moments[0].total), sorted({source.index for source in moments})
+    centers, products = np.zeros((len(present), width)), np.zeros((width, width))
+    for row, index in enumerate(present):
+        members = [source for source in moments if source.index == index]
+        shares = np.array([source.count ** (1 + SOURCE_POWER) for source in members])
+        for source, share in zip(members, shares / shares.sum(), strict=True):
+            centers[row] += share * source.total / source.count
+            products += share * source.products / source.count / len(present)
+    within = products - centers.T @ centers / len(present)
+    mean, scale = centers.mean(0), np.sqrt(np.diag(within).clip(1e-6))
+    distances = (centers - mean) / scale
+    correlation = within / np.outer(scale, scale) + RIDGE * np.eye(width)
+    weight = np.linalg.solve(correlation, distances.T).T
+    layer = {"weight": weight, "bias": -0.5 * (weight * distances).sum(1)}
+    return MedGlipRouter([ROUTER_CLASSES[index] for index in present], mean, scale, [layer], encoder)
 
 
 def logits_of(router: MedGlipRouter, features: Features) -> NDArray[np.float64]:
@@ -253,22 +263,23 @@ def router_of(checkpoint: str) -> MedGlipRouter:
     return cast(MedGlipRouter, router)
 
 
-def left_out(table: FeatureTable, encoder: dict[str, Any], steps: int, seed: int) -> NDArray[np.float64]:
+def left_out(table: FeatureTable, encoder: dict[str, Any]) -> NDArray[np.float64]:
     """Return the scores (n, classes) of every row by a router that never saw its source: what another hospital gets.
 
     Args:
         table ([`FeatureTable`]): the samples.
         encoder (`dict`): what made the features.
-        steps (`int`): of AdamW.
-        seed (`int`): of weights and batches.
+
+    Returns:
+        NaN in the rows of a class that has no other source.
     """
-    logits = np.zeros((len(table.classes), len(ROUTER_CLASSES)))
-    for source in sorted(set(table.sources.tolist())):
-        inside = table.sources == source
-        if set(table.classes[~inside]) == set(table.classes):  # a class of one source cannot be learned without it
-            logits[inside] = logits_of(fit(table.rows(~inside), encoder, steps, seed), table.features[inside])
-        else:
-            logits[inside] = np.nan
+    moments = moments_of(table)
+    logits = np.full((len(table.classes), len(ROUTER_CLASSES)), np.nan)
+    for source, part in moments.items():
+        others = [other for name, other in moments.items() if name != source]
+        if part.index in {other.index for other in others}:
+            inside = table.sources == source
+            logits[inside] = logits_of(fit(others, encoder), table.features[inside])
     return logits
 
 
@@ -390,8 +401,7 @@ def training_images(data: Path | str, volumes: Path, packages: Path) -> list[Rou
 def train_router(
     images: Sequence[RouterImage],
     encoder: dict[str, Any],
-    draws: int = 1500,
-    steps: int = 2500,
+    draws: int = 1100,
     seed: int = 0,
     log: Callable[[str], None] = print,
 ) -> tuple[MedGlipRouter, dict[str, Any]]:
@@ -400,8 +410,7 @@ def train_router(
     Args:
         images (`Sequence[RouterImage]`): see [`training_images`].
         encoder (`dict`): see [`imagenet_encoder`].
-        draws (`int`, *optional*, defaults to 1500): varied samples per class.
-        steps (`int`, *optional*, defaults to 2500): of AdamW.
+        draws (`int`, *optional*, defaults to 1100): varied samples per class.
         seed (`int`, *optional*, defaults to 0): of everything random.
         log (`Callable[[str], None]`, *optional*, defaults to `print`): called with lines on the progress.
 
@@ -411,11 +420,12 @@ def train_router(
     rng = np.random.default_rng(seed)
     samples = plain_samples(images, rng) + [(index, True) for index in draw(images, draws, SOURCE_POWER, rng)]
     table = feature_table(untrained_router(encoder), images, samples, rng, log)
-    report = left_out_report(table, left_out(table, encoder, steps, seed))
+    report = left_out_report(table, left_out(table, encoder))
     log(f"sources left out: {report['source_left_out_mean']}")
-    router = with_temperature(fit(table, encoder, steps, seed), report["calibration"]["temperature"])
+    router = fit(list(moments_of(table).values()), encoder)
+    router = with_temperature(router, report["calibration"]["temperature"])
     sources = Counter(image.source for image in images if image.kind == OTHER)
-    settings = {"draws_per_class": draws, "samples": len(samples), "steps": steps, "seed": seed}
+    settings = {"draws_per_class": draws, "samples": len(samples), "seed": seed}
     return router, {"training": {"images": len(images), **settings, "other": dict(sources)}, **report}
 
 
@@ -430,8 +440,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--out", type=Path, help="default: router.safetensors; with --measure router.json")
     parser.add_argument("--report", type=Path, help="of the training; default: _report.json beside --out")
-    parser.add_argument("--draws", type=int, default=1500, help="varied samples per class")
-    parser.add_argument("--steps", type=int, default=2500)
+    parser.add_argument("--draws", type=int, default=1100, help="varied samples per class")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--measure", help="measure the router of this checkpoint instead; --out is the report")
     options = parser.parse_args(argv)
@@ -443,7 +452,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         write_text(options.out, json.dumps(report, indent=2) + "\n")
         return 0
     images = training_images(options.data, options.volumes, options.packages)
-    router, report = train_router(images, imagenet_encoder(), options.draws, options.steps, options.seed)
+    router, report = train_router(images, imagenet_encoder(), options.draws, options.seed)
     report = {**measured(router, options.data, options.seed), **report}
     options.out.parent.mkdir(parents=True, exist_ok=True)
     write_router(options.out, router)

@@ -28,8 +28,8 @@ from modeling_medglip.volumes.geometry import Volume, extract_slice, slice_count
 from modeling_medglip.volumes.reader import read_volume
 
 from ..data.records import GroundingRecord
-from .router_augmentation import Pixels, Rng, augment
-from .router_phantoms import NOT_MEDICAL, mammogram
+from .router_augmentation import Pixels, Rng, augment, clip
+from .router_phantoms import MEDICAL, NOT_MEDICAL
 
 
 OTHER = "other"
@@ -163,6 +163,8 @@ def of_volumes(folder: Path, built: Container[str] = ()) -> Iterator[RouterImage
                 for index in range(length // 4, 3 * length // 4, 2):
                     pixels = square_pixels(volume, plane, index)
                     yield RouterImage(modality, source, partial(_same, pixels), modality == "ct")
+                    if modality == "ct":
+                        yield RouterImage("mri", "ct_in_the_contrast_of_mri", partial(as_mri, pixels), size=2)
     for modality, source, pattern in LOOSE:
         for path in sorted((folder / modality / source).glob(pattern)) if source not in built else ():
             yield RouterImage(modality, source, lambda rng, path=path: channels_first(path))  # type: ignore[misc]
@@ -186,6 +188,14 @@ def square_pixels(volume: Volume, plane: str, index: int) -> NDArray[np.float32]
     fine = min(across, down)
     size = round(pixels.shape[1] * down / fine), round(pixels.shape[2] * across / fine)
     return resize_image(torch.from_numpy(np.ascontiguousarray(pixels)), size).numpy()
+
+
+def as_mri(hounsfield: NDArray[np.float32], rng: Rng) -> Pixels:
+    """Return a CT slice `(1, h, w)` in a random contrast of MRI: bone and air dark, fat bright."""
+    fat, muscle, organ, marrow = rng.uniform((0.5, 0.15, 0.25, 0.15), (1.0, 0.5, 0.8, 0.6))
+    knots = (-1000, -200, -100, -60, 10, 60, 110, 250, 600, 1500)
+    tones = (0, 0.02, fat, fat, muscle * 0.8, muscle, organ, marrow, 0.08, 0.02)
+    return clip(255 * np.interp(hounsfield, knots, tones))
 
 
 def projection(hounsfield: NDArray[Any], angle: float) -> NDArray[np.float32]:
@@ -237,9 +247,9 @@ def image_files(folder: Path) -> list[Path]:
 
 
 def phantoms() -> list[RouterImage]:
-    """Return the phantoms: mammograms among the X-rays, the others are no medical images."""
+    """Return the phantoms of medical images and of others."""
     made = [RouterImage(OTHER, name, draw_one, size=PHANTOM_SIZE) for name, draw_one in NOT_MEDICAL.items()]
-    return [RouterImage("xray", "mammogram_phantoms", mammogram, size=PHANTOM_SIZE), *made]
+    return [RouterImage(kind, name, one, size=PHANTOM_SIZE) for name, (kind, one) in MEDICAL.items()] + made
 
 
 # Samples -------------------------------------------------------------------------------------------------------------

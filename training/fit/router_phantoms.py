@@ -10,13 +10,15 @@ from __future__ import annotations
 import io
 import string
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFilter
+from scipy.ndimage import gaussian_filter
 
-from .router_augmentation import Pixels, Rng, burn_in, clip, font, from_pil, noise_field, rgb, to_pil
+from .router_augmentation import Pixels, Rng, burn_in, clip, fan, font, from_pil, mask, noise_field, rgb, to_pil
 
 
 SIDE = 192
@@ -60,15 +62,94 @@ def mammogram(rng: Rng) -> Pixels:
     return np.concatenate([image, image[:, :, ::-1]], 2) if rng.random() < 0.1 else image
 
 
+def head_ct(rng: Rng) -> Pixels:
+    """Return a phantom of a CT slice of the head: a bright ring around an even brain, at times a bleeding."""
+    y, x = _grid(SIDE, SIDE)
+    y, x = y - rng.normal(0.5, 0.03), x - rng.normal(0.5, 0.03)
+    radius = np.hypot(y / rng.uniform(0.34, 0.46), x / rng.uniform(0.27, 0.38))
+    radius = radius * (
+        1 + 0.05 * rng.normal() * np.cos(2 * np.arctan2(y, x)) + 0.03 * rng.normal() * np.sin(3 * np.arctan2(y, x))
+    )
+    thick, texture = rng.uniform(0.05, 0.16), noise_field((SIDE, SIDE), rng.uniform(0.8, 1.8), rng)
+    brain = rng.uniform(0.2, 0.6)
+    shown = np.where(radius < 1 - thick, brain + rng.uniform(0.05, 0.25) * (texture - 0.5), 0.0)
+    side, top = np.abs(x), y + rng.normal(0, 0.04)
+    open_to = rng.uniform(0.02, 0.06)
+    ventricle = np.hypot((side - 0.03 - 0.3 * np.abs(top)) / open_to, top / rng.uniform(0.08, 0.16)) < 1
+    shown = np.where(ventricle & (radius < 0.6) & (rng.random() < 0.7), brain * rng.uniform(0.2, 0.6), shown)
+    if rng.random() < 0.5:
+        spot = np.hypot(y - rng.normal(0, 0.12), x - rng.normal(0, 0.1)) / rng.uniform(0.02, 0.1)
+        shown = shown + rng.uniform(0.15, 0.4) * np.exp(-(spot**4)) * (radius < 1 - thick)
+    shown = np.where((radius >= 1 - thick) & (radius < 1), 1 - 0.15 * texture, shown)
+    skin = (radius >= 1) & (radius < 1 + rng.uniform(0.03, 0.1))
+    shown = np.where(skin, rng.uniform(0.1, 0.4), shown)
+    if rng.random() < 0.4:
+        shown = np.maximum(shown, 0.5 * (np.abs(np.hypot(y + 0.1, x) - 0.55) < 0.012) * (y > 0.2))
+    return clip(255 * shown)[None]
+
+
+def ultrasound(rng: Rng) -> Pixels:
+    """Return a phantom of an ultrasound image: speckle that grows with depth, dark and bright parts, outlines."""
+    y, x = _grid(SIDE, SIDE)
+    waves = rng.normal(size=(2, SIDE, SIDE))
+    along, across = rng.uniform(0.4, 1.0), rng.uniform(1.0, 3.0)
+    speckle = np.hypot(*gaussian_filter(waves, (0, along, across)))
+    echo = 0.2 + 0.6 * noise_field((SIDE, SIDE), rng.uniform(1.2, 2.5), rng) ** rng.uniform(1, 3)
+    for _ in range(rng.integers(1, 6)):
+        turned, center = rng.uniform(0, np.pi), rng.uniform(0.2, 0.8, 2)
+        down, right = y - center[0], x - center[1]
+        first, second = down * np.cos(turned) + right * np.sin(turned), right * np.cos(turned) - down * np.sin(turned)
+        radius = np.hypot(first / rng.uniform(0.05, 0.4), second / rng.uniform(0.05, 0.35))
+        echo = np.where(radius < 1, echo * rng.uniform(0.05, 1.5), echo)
+        if rng.random() < 0.6:
+            outline = np.exp(-(((radius - 1) / rng.uniform(0.03, 0.12)) ** 2))
+            echo = echo + rng.uniform(0.3, 2) * outline * np.abs(np.cos(np.arctan2(down, right) + rng.normal()))
+    if rng.random() < 0.4:
+        echo = echo * (
+            1 - rng.uniform(0.4, 0.9) * (np.abs(x - rng.uniform(0.2, 0.8)) < rng.uniform(0.03, 0.15)) * (y > 0.4)
+        )
+    shown = np.log1p(rng.uniform(3, 40) * echo * speckle / speckle.mean()) * (1 - rng.uniform(0, 0.6) * y)
+    image = clip(255 * shown / np.quantile(shown, 0.998))[None]
+    return fan(image, rng) if rng.random() < 0.6 else image
+
+
+def endoscopy(rng: Rng) -> Pixels:
+    """Return a phantom of an endoscope's view: lit, folded, wet walls around a dark opening."""
+    y, x = _grid(SIDE, SIDE)
+    bumps = noise_field((SIDE, SIDE), rng.uniform(1.8, 2.6), rng)
+    away = np.hypot(y - rng.uniform(0.1, 0.9), x - rng.uniform(0.1, 0.9)) + 0.25 * (bumps - 0.5)
+    folds = 0.5 + 0.5 * np.sin(rng.uniform(4, 14) * np.log(away.clip(0.02)) + 4 * bumps)
+    light = np.exp(-(((away - rng.uniform(0.3, 0.7)) / rng.uniform(0.25, 0.6)) ** 2)) * (0.6 + 0.5 * folds)
+    if rng.random() < 0.4:
+        polyp = np.hypot(y - rng.uniform(0.25, 0.75), x - rng.uniform(0.25, 0.75)) / rng.uniform(0.08, 0.25)
+        light = np.where(polyp < 1, light * 0.5 + 0.8 * np.sqrt((1 - polyp**2).clip(0)), light)
+    vessels = np.abs(noise_field((SIDE, SIDE), 1.4, rng) - 0.5) < 0.012
+    color = np.array([1.0, rng.uniform(0.35, 0.7), rng.uniform(0.2, 0.6)])[:, None, None]
+    fade = np.array([0.1, 0.5, 0.5])[:, None, None] * rng.uniform(0, 0.8) * vessels
+    image = 255 * light * (color + 0.12 * (noise_field((SIDE, SIDE), 1.2, rng) - 0.5)) * (1 - fade)
+    wet = gaussian_filter(rng.normal(size=(SIDE, SIDE)), rng.uniform(1, 3)) * (0.3 + light) * (0.5 + folds)
+    image = np.where(wet > np.quantile(wet, 1 - rng.uniform(0, 0.03)), 250, image * rng.uniform(0.8, 1.5))
+    image = clip(image)
+    return mask(image, rng) if rng.random() < 0.5 else image
+
+
+MEDICAL: dict[str, tuple[str, Callable[[Rng], Pixels]]] = {
+    "mammogram_phantoms": ("xray", mammogram),
+    "head_phantoms": ("ct", head_ct),
+    "ultrasound_phantoms": ("ultrasound", ultrasound),
+    "endoscopy_phantoms": ("endoscopy", endoscopy),
+}
+
+
 # What is no medical image --------------------------------------------------------------------------------------------
 
 
 def noise(rng: Rng) -> Pixels:
     """Return noise of any spectrum, gray or colored."""
-    powers = rng.choice([0.0, 0.0, 0.5, 1.0, 1.5, 2.0, 3.0]), (SIDE, SIDE)
-    planes = [noise_field(powers[1], float(powers[0]), rng) for _ in range(3 if rng.random() < 0.5 else 1)]
+    power = float(rng.choice([0.0, 0.0, 0.5, 1.0, 1.5, 2.0, 3.0]))
+    planes = [noise_field((SIDE, SIDE), power, rng) for _ in range(3 if rng.random() < 0.5 else 1)]
     if rng.random() < 0.3:
-        planes = [rng.uniform(0, 1, (SIDE, SIDE)) > rng.uniform(0.01, 0.99) for _ in planes]
+        planes = [1.0 * (rng.uniform(0, 1, (SIDE, SIDE)) > rng.uniform(0.01, 0.99)) for _ in planes]
     return clip(255 * np.stack(planes))
 
 
@@ -173,12 +254,12 @@ def nuclear(rng: Rng) -> Pixels:
     height, width = int(SIDE * rng.uniform(1, 1.8)), int(SIDE * rng.uniform(0.6, 1.2))
     y, x = _grid(height, width)
     x = np.abs(x - 0.5)
-    body = np.zeros((height, width))
+    body: NDArray[Any] = np.zeros((height, width))
     for top, tall, wide in ((0.1, 0.08, 0.1), (0.35, 0.2, 0.22), (0.6, 0.15, 0.18), (0.8, 0.25, 0.13)):
         body = np.maximum(body, np.hypot((y - top) / tall, x / (wide * rng.uniform(0.8, 1.6))) < 1)
     if rng.random() < 0.4:
         body = np.hypot((y - 0.5) / rng.uniform(0.3, 0.45), x / rng.uniform(0.25, 0.45)) < 1
-    counts = body * (0.08 + 0.12 * noise_field((height, width), 1.5, rng))
+    counts: NDArray[Any] = body * (0.08 + 0.12 * noise_field((height, width), 1.5, rng))
     for _ in range(rng.integers(2, 9)):
         spot = np.hypot(
             (y - rng.uniform(0.05, 0.85)) / rng.uniform(0.01, 0.08), (x - rng.uniform(0, 0.2)) / rng.uniform(0.02, 0.1)

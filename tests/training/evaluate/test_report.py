@@ -71,7 +71,15 @@ EMBEDDED = {"threads": 2, "import_seconds": 2.0, "load_seconds": 1.5, "image_sec
 def test_router_table() -> None:
     text = tables.router_table(ROUTER)
     assert "| all | 20 | 90.0 | 80.0 |" in text and "| ct | 20 | 90.0 | 80.0 |" in text and "left out" not in text
-    assert "| ct/a | 50.0 |" in tables.router_table({**ROUTER, "source_left_out": {"ct/a": 0.5}})
+    assert "| ct/a | 50.0 | - |" in tables.router_table({**ROUTER, "source_left_out": {"ct/a": 0.5}})
+    bins = [{"share": 1.0, "probability": 0.8, "accuracy": 0.75}]
+    calibration = {
+        "temperature": 1.5, "expected_calibration_error_before": 0.2, "expected_calibration_error": 0.05,
+        "bins": bins, "level": 0.7, "unsure": 0.1, "accuracy_of_sure": 0.9,
+    }  # fmt: skip
+    left_out = {"source_left_out": {"ct/a": 0.5}, "source_left_out_augmented": {"ct/a": 0.25}}
+    text = tables.router_table({**ROUTER, **left_out, "calibration": calibration})
+    assert "| ct/a | 50.0 | 25.0 |" in text and "off by 5.0 points" in text and "| 100.0 | 80.0 | 75.0 |" in text
 
 
 def test_the_benchmark_s_ratio_is_taken_round_by_round() -> None:

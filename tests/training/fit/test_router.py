@@ -61,13 +61,13 @@ def test_training_writes_weights_that_the_processor_takes(
     tmp_path: Path, made_up: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = tmp_path / "new" / "router.safetensors"
-    arguments = ["--data", "none", "--volumes", "none", "--out", str(out), "--draws", "12", "--steps", "150"]
+    arguments = ["--data", "none", "--volumes", "none", "--out", str(out), "--draws", "12"]
     assert training_router.main(arguments) == 0
     router, report = read_router(out), json.loads((out.parent / "router_report.json").read_text())
-    assert router.classes == list(ROUTER_CLASSES)
+    assert router.classes == ["ct", "ultrasound", "endoscopy", "other"]
     processor = MedGlipImageProcessor(router=router)
-    assert processor.predict_modality(RED)[0] == "endoscopy"
-    assert processor.predict_modality(record("ultrasound", 0, "train").load())[0] == "ultrasound"
+    for name in ("endoscopy", "ultrasound"):
+        assert processor.predict_modality(record(name, 0, "train").load())[0] == name
     assert report["validation"]["accuracy"] == 1 and report["validation"]["by_modality"]["ct"]["images"] == 4
     sources = {f"{name}/source_{n}" for name in ("ct", "endoscopy", "ultrasound") for n in (0, 1)}
     assert set(report["source_left_out"]) == set(report["source_left_out_augmented"]) == sources
@@ -88,7 +88,7 @@ def test_training_writes_weights_that_the_processor_takes(
 def test_training_repeats_itself(made_up: None) -> None:
     def train() -> tuple[Any, dict[str, Any]]:
         images = training_router.training_images("none", Path("none"), Path("none"))
-        return training_router.train_router(images, tiny_encoder(), 6, 5, log=lambda line: None)
+        return training_router.train_router(images, tiny_encoder(), 6, log=lambda line: None)
 
     first, again = train(), train()
     assert first[1] == again[1]
@@ -110,7 +110,7 @@ def test_a_source_left_out_is_not_learned_from() -> None:
     features = np.zeros((len(sources), width))
     features[:, :2] = [centers[source] for source in sources] + rng.normal(0, 0.1, (len(sources), 2))
     rows = table(sources, features, np.arange(len(sources)) % 2 == 0)
-    report = training_router.left_out_report(rows, training_router.left_out(rows, tiny_encoder(), 150, 0))
+    report = training_router.left_out_report(rows, training_router.left_out(rows, tiny_encoder()))
     shares = report["source_left_out"]
     assert shares["ct/a"] == shares["ct/b"] == 1 and shares["mri/b"] == 0, "without mri/b, (4, 4) looks like CT"
     assert "xray/a" not in shares, "its class has no other source"

@@ -74,13 +74,18 @@ def volumes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_slices_and_projections_of_volumes(volumes: Path) -> None:
     images = list(router_images.of_volumes(volumes))
     counts = Counter((one.kind, one.source) for one in images)
-    assert counts == {("ct", "totalsegmentator_example"): 5, ("mri", "acdc_slices"): 2, ("xray", "projections"): 30}
-    loaded = [one.load(RNG) for one in images]
+    assert counts == {
+        ("ct", "totalsegmentator_example"): 5,
+        ("mri", "ct_in_the_contrast_of_mri"): 5,
+        ("mri", "acdc_slices"): 2,
+        ("xray", "projections"): 30,
+    }
+    loaded = [one.load(RNG) for one in images if one.source != "ct_in_the_contrast_of_mri"]
     assert [array.shape for array in loaded[:5]] == [(1, 40, 12)] * 2 + [(1, 40, 8)] * 3
     assert [array.shape for array in loaded[5:8]] == [(1, *GRAY.shape)] * 2 + [(1, 20, 8)]
     assert all(one.is_hounsfield == (one.kind == "ct") for one in images)
     without = {one.source for one in router_images.of_volumes(volumes, {"acdc_slices"})}
-    assert without == {"totalsegmentator_example", "projections"}
+    assert without == {"totalsegmentator_example", "ct_in_the_contrast_of_mri", "projections"}
     assert list(router_images.of_volumes(volumes / "none")) == []
 
 
@@ -105,6 +110,11 @@ def test_photographs_of_packages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert wall.load(RNG).shape == (3, 130, 120)
 
 
+def test_bone_and_air_are_dark_and_fat_is_bright_in_the_contrast_of_mri() -> None:
+    bone, air, fat, muscle = router_images.as_mri(np.array([[[1500, -1000, -80, 60]]], np.float32), RNG)[0, 0]
+    assert max(bone, air) < 10 < 30 < muscle and fat > 120
+
+
 def test_phantoms_of_breasts_are_xrays() -> None:
-    kinds = Counter(one.kind for one in router_images.phantoms())
-    assert kinds["xray"] == 1 and set(kinds) == {"xray", OTHER}
+    kinds = {one.source: one.kind for one in router_images.phantoms()}
+    assert kinds["mammogram_phantoms"] == "xray" and kinds["head_phantoms"] == "ct" and kinds["histology"] == OTHER

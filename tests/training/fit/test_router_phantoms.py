@@ -9,9 +9,12 @@ import pytest
 from training.fit import router_phantoms
 
 
-@pytest.mark.parametrize("name", router_phantoms.NOT_MEDICAL)
+PHANTOMS = router_phantoms.NOT_MEDICAL | {name: draw for name, (_, draw) in router_phantoms.MEDICAL.items()}
+
+
+@pytest.mark.parametrize("name", PHANTOMS)
 def test_phantoms_are_images_and_differ(name: str) -> None:
-    draw = router_phantoms.NOT_MEDICAL[name]
+    draw = PHANTOMS[name]
     images = [draw(np.random.default_rng(seed)) for seed in (0, 1, 0)]
     for image in images:
         assert image.dtype == np.uint8 and image.ndim == 3 and len(image) in (1, 3) and min(image.shape[1:]) > 80
