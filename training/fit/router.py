@@ -144,10 +144,10 @@ def plain_samples(images: Sequence[RouterImage], rng: np.random.Generator) -> li
 
 
 class Moments(NamedTuple):
-    """Number, sum `(f,)` and sum of outer products `(f, f)` of the features of one source, and its class."""
+    """The class of one source, and number, sum `(f,)` and sum of outer products `(f, f)` of its features."""
 
-    index: int
-    count: int
+    class_index: int
+    size: int
     total: NDArray[np.float64]
     products: NDArray[np.float64]
 
@@ -172,14 +172,14 @@ def fit(moments: Sequence[Moments], encoder: dict[str, Any]) -> MedGlipRouter:
         moments (`Sequence[Moments]`): of the sources to learn from.
         encoder (`dict`): what made the features; part of the router.
     """
-    width, present = len(moments[0].total), sorted({source.index for source in moments})
+    width, present = len(moments[0].total), sorted({source.class_index for source in moments})
     centers, products = np.zeros((len(present), width)), np.zeros((width, width))
     for row, index in enumerate(present):
-        members = [source for source in moments if source.index == index]
-        shares = np.array([source.count ** (1 + SOURCE_POWER) for source in members])
+        members = [source for source in moments if source.class_index == index]
+        shares = np.array([source.size ** (1 + SOURCE_POWER) for source in members])
         for source, share in zip(members, shares / shares.sum(), strict=True):
-            centers[row] += share * source.total / source.count
-            products += share * source.products / source.count / len(present)
+            centers[row] += share * source.total / source.size
+            products += share * source.products / source.size / len(present)
     within = products - centers.T @ centers / len(present)
     mean, scale = centers.mean(0), np.sqrt(np.diag(within).clip(1e-6))
     distances = (centers - mean) / scale
@@ -277,7 +277,7 @@ def left_out(table: FeatureTable, encoder: dict[str, Any]) -> NDArray[np.float64
     logits = np.full((len(table.classes), len(ROUTER_CLASSES)), np.nan)
     for source, part in moments.items():
         others = [other for name, other in moments.items() if name != source]
-        if part.index in {other.index for other in others}:
+        if part.class_index in {other.class_index for other in others}:
             inside = table.sources == source
             logits[inside] = logits_of(fit(others, encoder), table.features[inside])
     return logits

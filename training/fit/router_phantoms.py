@@ -147,7 +147,7 @@ MEDICAL: dict[str, tuple[str, Callable[[Rng], Pixels]]] = {
 def noise(rng: Rng) -> Pixels:
     """Return noise of any spectrum, gray or colored."""
     power = float(rng.choice([0.0, 0.0, 0.5, 1.0, 1.5, 2.0, 3.0]))
-    planes = [noise_field((SIDE, SIDE), power, rng) for _ in range(3 if rng.random() < 0.5 else 1)]
+    planes: list[NDArray[Any]] = [noise_field((SIDE, SIDE), power, rng) for _ in range(3 if rng.random() < 0.5 else 1)]
     if rng.random() < 0.3:
         planes = [1.0 * (rng.uniform(0, 1, (SIDE, SIDE)) > rng.uniform(0.01, 0.99)) for _ in planes]
     return clip(255 * np.stack(planes))
