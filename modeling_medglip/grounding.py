@@ -22,7 +22,7 @@ from .errors import MedGlipError, UsageError, hint_of, one_line
 from .image_processing_medglip import channels_first, upright_image
 from .io.image import read_image
 from .io.image_record import ReadImage
-from .modality_choice import UNRECOGNIZED, ModalityChoice, choose_modality, known_modality, modality_choices
+from .modality_choice import UNRECOGNIZED, ModalityChoice, known_modality, modality_choices
 from .modeling_medglip import MedGlipForObjectDetection
 from .outputs.results import GroundedBox, GroundingResult, ImageInfo
 from .outputs.single_structures import best_in_image
@@ -406,10 +406,8 @@ def locate_labels(labels: Sequence[str], modality: str) -> dict[str, tuple[str |
 __all__ = [
     "MAX_LABELS",
     "Grounder",
-    "ModalityChoice",
     "as_grounder",
     "asked_labels",
-    "choose_modality",
     "ground_image",
     "load",
     "load_grounder",

@@ -11,8 +11,9 @@ from functools import partial
 from typing import Any, TypeVar
 
 from modeling_medglip.errors import MedGlipError, UsageError
-from modeling_medglip.grounding import Grounder, asked_labels, choose_modality, ground_image, load_grounder
+from modeling_medglip.grounding import Grounder, asked_labels, ground_image, load_grounder
 from modeling_medglip.io.image_record import ReadImage
+from modeling_medglip.modality_choice import choose_modality
 from modeling_medglip.outputs.results import GroundingResult
 from modeling_medglip.outputs.volume_results import VolumeResult
 from modeling_medglip.trained_labels import trained_labels

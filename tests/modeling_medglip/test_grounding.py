@@ -20,7 +20,6 @@ from modeling_medglip import ground_volume, grounding
 from modeling_medglip.errors import CheckpointError, MedGlipError, PickledCheckpointError, UsageError, hint_of
 from modeling_medglip.grounding import (
     Grounder,
-    choose_modality,
     ground_image,
     load_grounder,
     prompt_labels,
@@ -28,7 +27,7 @@ from modeling_medglip.grounding import (
 )
 from modeling_medglip.io.image import read_image
 from modeling_medglip.io.image_record import ReadImage
-from modeling_medglip.modality_choice import UNRECOGNIZED, modality_choices
+from modeling_medglip.modality_choice import UNRECOGNIZED, choose_modality, modality_choices
 from modeling_medglip.outputs.results import GroundedBox, validate_boxes
 from modeling_medglip.questions import make_question
 from modeling_medglip.trained_labels import TrainedLabels
