@@ -699,7 +699,7 @@ def softmax_of(scores: dict[str, float]) -> dict[str, float]:
     return {name: weight / sum(weights.values()) for name, weight in weights.items()}
 
 
-def router_doubt(probabilities: Mapping[str, float], name: str, sure: float) -> str | None:
+def uncertainty_warning(probabilities: Mapping[str, float], name: str, sure: float) -> str | None:
     """Return one line of warning when an image is hardly of the modality that it is taken for, else `None`.
 
     Args:
@@ -1587,11 +1587,11 @@ class MedGlipImageProcessor(TorchvisionBackend):
 
         Returns:
             `tuple[str, float, str | None]`: the likeliest modality of this checkpoint, its probability between 0 and 1
-            among all that the router knows, and the warning of [`router_doubt`].
+            among all that the router knows, and the warning of [`uncertainty_warning`].
         """
         probabilities = self.modality_probabilities(image, every=True)
         name = max(self.modality_settings, key=lambda key: probabilities.get(key, 0.0))
-        return name, probabilities.get(name, 0.0), router_doubt(probabilities, name, self.router_warning)
+        return name, probabilities.get(name, 0.0), uncertainty_warning(probabilities, name, self.router_warning)
 
     def predict_modality(self, image: Any) -> tuple[str, float]:
         """Return the modality of this checkpoint that the pixels look like, and its probability between 0 and 1.

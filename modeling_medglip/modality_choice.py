@@ -9,7 +9,7 @@ from typing import NamedTuple, Protocol
 from .configuration_medglip import resolve_modality
 from .defaults import ALL_LABELS
 from .errors import Advice, MedGlipError, UsageError, one_line
-from .image_processing_medglip import OTHER, modality_contradiction, router_doubt
+from .image_processing_medglip import OTHER, modality_contradiction, uncertainty_warning
 from .io.image_record import ReadImage
 from .processing_medglip import MedGlipProcessor
 from .trained_labels import TrainedLabels
@@ -123,7 +123,7 @@ def modality_choices(
     source = UNRECOGNIZED if views.get(OTHER, 0.0) >= processor.router_warning else "pixels"
     choices = []
     for name in sorted(grounder.modalities, key=lambda name: -views.get(name, 0.0))[:2]:
-        note = router_doubt(views, name, processor.router_warning)
+        note = uncertainty_warning(views, name, processor.router_warning)
         notes = () if note is None else (Advice(note, "modality"),)
         choices.append(ModalityChoice(name, source, views.get(name, 0.0), notes))
     return choices if choices[0].warnings and source != UNRECOGNIZED else choices[:1]

@@ -265,7 +265,7 @@ class TestOnePass:
         source = open_volume(save(tmp_path / "a.nii.gz", array, np.eye(4)))
         seen = []
 
-        def choose(grounder: object, image: ReadImage, modality: str) -> tuple[str, str, None, tuple[str, ...]]:
+        def choose(grounder: object, image: ReadImage, *stated: object) -> tuple[str, str, None, tuple[str, ...]]:
             seen.append(image.pixels)
             return "ct", "pixels", None, ()
 
