@@ -41,6 +41,7 @@ class Bright:
 
     def __init__(self, grounder: Any, question: Question, *arguments: Any) -> None:
         self.labels = question.labels
+        self.presence: dict[str, float] = {}
 
     def run(self, source: VolumeSource, plane: str) -> dict[str, list[SliceBox]]:
         found: dict[str, list[SliceBox]] = {label: [] for label in self.labels}

@@ -38,7 +38,18 @@ from modeling_medglip.outputs.files import write_text
 from ..data.load import load_records
 from ..data.records import DEFAULT_DATA
 from ..data.validation import check_options, readable_enough
-from .router_images import OTHER, RouterImage, draw, of_packages, of_records, of_volumes, phantoms, shown
+from .router_images import (
+    FAMILIES,
+    MADE_UP,
+    OTHER,
+    RouterImage,
+    draw,
+    of_packages,
+    of_records,
+    of_volumes,
+    phantoms,
+    shown,
+)
 from .starting_weights import load_image_encoder
 
 
@@ -271,12 +282,16 @@ def left_out(table: FeatureTable, encoder: dict[str, Any]) -> NDArray[np.float64
         encoder (`dict`): what made the features.
 
     Returns:
-        NaN in the rows of a class that has no other source.
+        NaN in the rows of a made-up source, and of a class that has no other source.
     """
     moments = moments_of(table)
     logits = np.full((len(table.classes), len(ROUTER_CLASSES)), np.nan)
     for source, part in moments.items():
-        others = [other for name, other in moments.items() if name != source]
+        alone = source.split("/")[1]
+        family = next((names for names in FAMILIES if alone in names), frozenset())
+        others = [other for name, other in moments.items() if name != source and name.split("/")[1] not in family]
+        if alone in MADE_UP:
+            continue
         if part.class_index in {other.class_index for other in others}:
             inside = table.sources == source
             logits[inside] = logits_of(fit(others, encoder), table.features[inside])

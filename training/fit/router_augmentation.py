@@ -171,6 +171,14 @@ def other_light(image: Pixels, rng: Rng) -> Pixels:
     return clip(np.tensordot(matrix / matrix.sum(1, keepdims=True).clip(0.5), values, axes=1))
 
 
+def false_color(image: Pixels, rng: Rng) -> Pixels:
+    """Return a gray image as three contrasts of it in red, green and blue, as sequences of MRI are at times shown."""
+    gray_levels = image[:1] / 255.0
+    bent = [gray_levels ** np.exp(rng.normal(0, 0.4)) for _ in range(3)]
+    bent[rng.integers(3)] = np.sin(gray_levels * rng.uniform(1.2, 3.1)) * rng.uniform(0.6, 1)
+    return clip(255 * np.concatenate(bent))
+
+
 def invert(image: Pixels, rng: Rng) -> Pixels:
     """Return the negative."""
     return 255 - image
@@ -303,6 +311,7 @@ STEPS: tuple[Step, ...] = (
 )  # fmt: skip
 # What happens before to images of some kinds.
 FIRST: dict[str, tuple[Step, ...]] = {
+    "mri": ((0.12, false_color),),
     "ultrasound": ((0.3, fan), (0.15, flow_colors)),
     "endoscopy": ((0.3, mask), (0.2, gray), (0.3, other_light)),
     "fundus": ((0.2, mask), (0.2, gray), (0.1, other_light)),

@@ -61,6 +61,13 @@ VOLUMES = (
 )
 # Built data sets leave these out as yet: modality, source and pattern of the files.
 LOOSE = (("mri", "acdc_slices", "images/*.jpg"),)
+# Sources that are made from another one, or share images with it: they are left out together.
+FAMILIES = (
+    frozenset({"totalsegmentator_example", "ct_in_the_contrast_of_mri", "projections"}),
+    frozenset({"covid_cxr_seg", "covid_cxr_lung_boxes"}),
+)
+# Made-up sources, which are no hospitals.
+MADE_UP = {*MEDICAL, "ct_in_the_contrast_of_mri", "projections"}
 PROJECTED = ("ct", "totalsegmentator_example", "example_ct.nii.gz")
 # Packages that are installed for other ends: name, folder in it, and images that are kept for tests or are medical.
 INSTALLED = (

@@ -30,7 +30,7 @@ def _grid(height: int, width: int) -> tuple[NDArray[np.float64], NDArray[np.floa
 
 
 def mammogram(rng: Rng) -> Pixels:
-    """Return a mammogram-like phantom: one breast at a side, at times the muscle, a mass, calcifications and a label."""
+    """Return a phantom of a mammogram: one breast at a side, at times muscle, mass, calcifications and a label."""
     height, width = SIDE + int(rng.integers(0, 60)), int(SIDE * rng.uniform(0.6, 1.05))
     y, x = _grid(height, width)
     middle, half, depth = rng.uniform(0.42, 0.58), rng.uniform(0.32, 0.55), rng.uniform(0.4, 0.9)
