@@ -56,8 +56,9 @@ from .starting_weights import load_image_encoder
 # Stages of the encoder that the router keeps: up to a stride of 16.
 STAGES = 5
 BATCH = 32
-# What is added to the features' correlation within classes.
+# What is added to the features' correlation within classes, and the least share of it in a feature's variance.
 RIDGE = 0.1
+LEAST_WITHIN = 0.1
 # An image's chance is its source's size to this power: 0 treats images alike, -1 sources.
 SOURCE_POWER = -0.5
 # Most images of a source that join as they are, beside the augmented draws.
@@ -192,7 +193,8 @@ def fit(moments: Sequence[Moments], encoder: dict[str, Any]) -> MedGlipRouter:
             centers[row] += share * source.total / source.size
             products += share * source.products / source.size / len(present)
     within = products - centers.T @ centers / len(present)
-    mean, scale = centers.mean(0), np.sqrt(np.diag(within).clip(1e-6))
+    mean, variance = centers.mean(0), np.diag(within)
+    scale = np.sqrt(np.maximum(variance, LEAST_WITHIN * (variance + centers.var(0))).clip(1e-6))
     distances = (centers - mean) / scale
     correlation = within / np.outer(scale, scale) + RIDGE * np.eye(width)
     weight = np.linalg.solve(correlation, distances.T).T
