@@ -687,8 +687,10 @@ def write_router(file: str | Path, router: MedGlipRouter) -> None:
     tables = {"mean": router.mean, "scale": router.scale}
     for index, layer in enumerate(router.layers):
         tables |= {f"layers.{index}.{key}": layer[key] for key in ("weight", "bias")}
-    tensors = {name: np.asarray(values, dtype=np.float32) for name, values in tables.items()}
-    tensors |= {f"encoder.{name}": table.astype(np.float16) for name, table in router.encoder.items()}
+    # safetensors stores the memory as it lies, also of arrays in another order.
+    tensors = {name: np.ascontiguousarray(values, dtype=np.float32) for name, values in tables.items()}
+    encoder = {f"encoder.{name}": table for name, table in router.encoder.items()}
+    tensors |= {name: np.ascontiguousarray(table, dtype=np.float16) for name, table in encoder.items()}
     classes = np.array([ROUTER_CLASSES.index(name) for name in router.classes], dtype=np.int64)
     save_file({"classes": classes, **tensors}, file)
 
