@@ -396,9 +396,14 @@ class GroundingDataset(Dataset):
 
 
 def augmentation_flags(record: GroundingRecord) -> AugmentationFlags:
-    """Return what may be done to an image: its source's settings, less what a side in one of its labels forbids."""
+    """Return what may be done to an image: its source's settings, less what a side in one of its labels forbids.
+
+    Turns by any angle need the outline of every object.
+    """
     settings = record.settings
     flags = AugmentationFlags(**{field.name: getattr(settings, field.name) for field in fields(AugmentationFlags)})
+    if any(tuple(box) not in record.outlines for box in record.boxes.tolist()):
+        flags = replace(flags, turns=False)
     return flags.with_sides() if settings.sides == "image" and any(map(_has_side, record.labels)) else flags
 
 

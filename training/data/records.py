@@ -202,8 +202,12 @@ def join_lungs(record: GroundingRecord, vocabulary: set[str]) -> GroundingRecord
         return replace(record, annotated=tuple(name for name in record.annotated if name not in unknown))
     both = record.boxes[[name in LUNG_SIDES for name in record.labels]]
     union = np.concatenate([both[:, :2].min(axis=0), both[:, 2:].max(axis=0)])
+    parts = [record.outlines.get(tuple(box)) for box in both.tolist()]
+    known = [points for points in parts if points is not None]
+    outline = {tuple(union.tolist()): np.concatenate(known)} if len(known) == len(parts) else {}
     return replace(
         record,
+        outlines={**record.outlines, **outline},
         boxes=np.concatenate([record.boxes, union[None]]),
         labels=(*record.labels, LUNG),
         annotated=tuple(sorted({*record.annotated, LUNG})),

@@ -170,8 +170,10 @@ def test_labels_of_an_image_decide_on_flips(sides: str, sided: bool, free: bool)
     allowed = SourceSettings(horizontal_flip=True, turns=True, rotate=True, sides=sides)
     for label, expected in (("left ventricle", sided), ("myocardium", free)):
         item = record([[1, 1, 9, 9]], [label], ["left ventricle", "myocardium"], settings=allowed)
-        flags = augmentation_flags(item)
+        outlined = replace(item, outlines={(1.0, 1.0, 9.0, 9.0): np.array([[1, 1], [9, 9]], np.float32)})
+        flags = augmentation_flags(outlined)
         assert flags.horizontal_flip is flags.turns is expected and flags.rotate
+        assert not augmentation_flags(item).turns, "the box of a turned object is not known"
 
 
 @pytest.mark.parametrize("modality", ["ct", "mri", "fundus"])

@@ -320,7 +320,11 @@ def lungs(labels: list[str], annotated: list[str] = LUNGS) -> GroundingRecord:
 def test_lungs() -> None:
     both = join_lungs(lungs(["left lung", "right lung"], ["left lung", "right lung"]), set(LUNGS))
     assert both.labels[-1] == "lung" and both.boxes[-1].tolist() == [0, 0, 30, 30]
-    assert both.annotated == tuple(LUNGS)
+    assert both.annotated == tuple(LUNGS) and not both.outlines
+    sides = lungs(["left lung", "right lung"])
+    points = {tuple(box): np.array([box[:2], box[2:]], np.float32) for box in sides.boxes.tolist()}
+    outlined = join_lungs(replace(sides, outlines=points), set(LUNGS)).outlines
+    assert outlined[0.0, 0.0, 30.0, 30.0].tolist() == [[0, 0], [20, 30], [10, 0], [30, 30]] and len(outlined) == 3
     only = lungs(["lung"])
     assert join_lungs(only, {"lung"}) is only
 
