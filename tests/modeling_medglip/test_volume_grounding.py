@@ -254,6 +254,7 @@ def test_slices_count_from_half_of_the_threshold_on(
     class Ends:
         def __init__(self, *arguments: Any) -> None:
             self.threshold = arguments[3]
+            self.presence: dict[str, float] = {}
 
         def run(self, *_: Any) -> dict[str, list[SliceBox]]:
             scores = {2: faint, 3: 0.9, 4: faint}
