@@ -1077,6 +1077,18 @@ def as_arrays(data: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value.cpu().numpy() if isinstance(value, torch.Tensor) else value for key, value in data.items()}
 
 
+def _router_of(tables: Mapping[str, Any]) -> MedGlipRouter:
+    """Return the router of its tables.
+
+    Raises:
+        `ValueError`: tables are missing or damaged.
+    """
+    try:
+        return MedGlipRouter(**tables)
+    except TypeError as error:
+        raise ValueError(f"the router's tables are damaged ({error})") from None
+
+
 class MedGlipImageProcessor(TorchvisionBackend):
     r"""
     Turns medical images of any modality into a batch for MedGLIP.
@@ -1128,7 +1140,7 @@ class MedGlipImageProcessor(TorchvisionBackend):
             raise ValueError(f"size_divisor must be 1 to {MAX_SIDE}, not {size_divisor}")
         self.size_divisor = int(size_divisor)
         self.return_pixel_mask = return_pixel_mask
-        self.router = MedGlipRouter(**router) if isinstance(router, Mapping) else router
+        self.router = _router_of(router) if isinstance(router, Mapping) else router
         self.router_warning = router_warning
         self.set_modality(modality)
 

@@ -77,7 +77,8 @@ def test_pyramid_and_head_give_the_original_outputs(
     levels = expert.pyramid([recorded[f"swin.{level}"][None] for level in (1, 2, 3)])
     hidden = recorded["language_hidden"][None]
     mask = torch.ones(hidden.shape[:2], dtype=torch.long)
-    regions, _, logits = expert.fuse(levels, hidden, mask, torch.zeros(1, 1, 1, hidden.shape[1]))
+    outputs = expert.fuse(levels, hidden, mask, torch.zeros(1, 1, 1, hidden.shape[1]))
+    regions, logits = outputs.regions, outputs.logits
     counts = torch.tensor([level[0, 0].numel() for level in levels])
     deltas, centerness = head_model.box_heads["ct"](regions, torch.arange(5).repeat_interleave(counts))
 
