@@ -203,7 +203,12 @@ class GroundingDataset(Dataset):
         }
 
     def _negative_pixels(self, record: GroundingRecord) -> torch.Tensor:
-        return self._shrink(self.image_processor.normalize_image(record.load(), self.modality))
+        """Return an image of another modality as it would be exported to 8 bits: `(1 or 3, h, w)` in [0, 1]."""
+        pixels = channels_first(record.load()).astype(np.float32)
+        low, high = np.percentile(pixels, [0.5, 99.5])
+        if pixels.min() < 0 or pixels.max() > 255:  # measured units, which only its own expert takes
+            pixels = (pixels - low) * (255 / max(float(high - low), 1e-6))
+        return self._shrink(torch.from_numpy(pixels.clip(0, 255) / np.float32(255)))
 
     def _as_served(self, record: GroundingRecord) -> dict[str, Any]:
         """Return what the image processor makes of a record, with every annotated label asked as it is."""

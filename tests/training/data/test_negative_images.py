@@ -85,3 +85,14 @@ def test_an_example_with_a_negative_image_has_a_prompt_and_no_box() -> None:
         )
     shown = GroundingDataset([record()], processor, seed=3)[0]
     assert len(shown["labels"]["boxes"]) > 0
+
+
+def test_measured_units_of_another_modality_are_shown_in_gray(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(negative_images, "SYNTHETIC_SHARE", 0.0)
+    hounsfield = np.linspace(-1024, 900, 100 * 80).reshape(80, 100).astype(np.int16)
+    ct = replace(annotated([], [], ["liver"], pixels=hounsfield, is_hounsfield=True), split="train")
+    processor = MedGlipImageProcessor(modality_settings={"endoscopy": {"size": {"height": 64, "width": 64}}})
+    shown = replace(record(), modality="endoscopy")
+    dataset = GroundingDataset([shown], processor, seed=3, negatives=(1.0, [ct]))
+    spread = [float(dataset[0]["pixel_values"].std()) for epoch in range(3) if dataset.set_epoch(epoch) is None]
+    assert all(value > 0.1 for value in spread)
