@@ -307,7 +307,7 @@ class MedGlipHeadConfig(PreTrainedConfig):
         focal_gamma (`float`, defaults to 2.0): how strongly that loss weighs easy pairs down.
         box_loss_weight (`float`, defaults to 2.0): weight of the GIoU loss.
         presence_dim (`int`, defaults to 0): width of the head that answers whether the image shows a label at all, by
-            whose probability the scores of boxes are multiplied. 0 (GLIP): there is none.
+            whose probability, where it is low, the scores of boxes are multiplied. 0 (GLIP): there is none.
         presence_loss_weight (`float`, defaults to 1.0): weight of its cross-entropy.
         contrast_loss_weight (`float`, defaults to 0.0): weight of the cross-entropy over the labels of a prompt in
             regions that show one of them. GLIP has none.

@@ -47,6 +47,9 @@ BIT_DEPTHS = (8, 10, 12, 14, 16)
 INTENSITIES = ("hounsfield", "percentile", "nonzero_percentile", "range")
 LUMINANCE = np.array([0.299, 0.587, 0.114], dtype=np.float32)
 CANDIDATES_PER_LEVEL = 1000
+# A label that is at least this probably in the image keeps the scores of its boxes: they tell look-alikes apart better
+# than its presence does.
+FULL_PRESENCE = 0.1
 # What the router tells apart: a class of its own for what is no image of any modality.
 OTHER = "other"
 ROUTER_CLASSES = (*MODALITIES, OTHER)
@@ -948,8 +951,8 @@ def post_process_boxes(
             probability of being in the image. `score_calibration` (B, 2), where there is one, turns final scores into
             chances of being right.
         label_tokens (`Tensor` of shape `(B, L, T)` or `(B, C, L, T)`, bool): the tokens of each label.
-        threshold (`float`, *optional*, defaults to 0.3): the final score, sqrt(label score * centerness) times the
-            label's presence and calibrated, that a box must exceed.
+        threshold (`float`, *optional*, defaults to 0.3): the final score that a box must exceed: sqrt(label score *
+            centerness), times presence / `FULL_PRESENCE` where the label's presence is below that, and calibrated.
         target_sizes (`Sequence[Sequence[int]]` or `Tensor` of shape `(B, 2)`, *optional*): height and width of the
             original images; without them boxes are in pixels of the model's input.
         nms_threshold (`float`, *optional*, defaults to 0.6): boxes of one label that overlap a better one by more
@@ -1028,7 +1031,7 @@ def _scored_boxes(
     counts = tokens.any(-1).sum(-1)
     first_label = (counts.cumsum(0) - counts).to(label.device)
     if (presence := _presence(outputs, index, tokens)) is not None:
-        score = score * presence[chunk, label]
+        score = score * (presence[chunk, label] / FULL_PRESENCE).clamp(max=1)
     calibration = getattr(outputs, "score_calibration", None)
     score = calibrated(score, None if calibration is None else calibration[index])
     boxes = clip_legacy(outputs.pred_boxes[index].float().view(chunks, regions, 4)[chunk, region], size)

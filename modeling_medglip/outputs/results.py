@@ -96,8 +96,8 @@ class GroundingResult(BaseResult):
         warnings (`tuple[str, ...]`): one line each; not stored.
         trained (`Mapping[str, bool | None]`): asked label -> whether the expert was trained with it; `None` if the
             checkpoint does not say.
-        presence (`Mapping[str, float]`): asked label -> probability that the image shows it, by which the scores of
-            its boxes are multiplied; empty for checkpoints without a presence head.
+        presence (`Mapping[str, float]`): asked label -> probability that the image shows it; where it is low, so are
+            the scores of its boxes. Empty for checkpoints without a presence head.
         open_image (`Callable`, *optional*): reads the image again, for [`plot`]; not stored.
     """
 

@@ -17,7 +17,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from modeling_medglip import ground_volume, grounding
-from modeling_medglip.errors import CheckpointError, MedGlipError, PickledCheckpointError, UsageError, hint_of
+from modeling_medglip.errors import CheckpointError, MedGlipError, PickledCheckpointError, UsageError
 from modeling_medglip.grounding import (
     Grounder,
     ground_image,
@@ -27,13 +27,11 @@ from modeling_medglip.grounding import (
 )
 from modeling_medglip.io.image import read_image
 from modeling_medglip.io.image_record import ReadImage
-from modeling_medglip.modality_choice import UNRECOGNIZED, choose_modality, modality_choices
-from modeling_medglip.outputs.results import GroundedBox, validate_boxes
+from modeling_medglip.outputs.results import validate_boxes
 from modeling_medglip.questions import make_question
 from modeling_medglip.trained_labels import TrainedLabels
-from modeling_medglip.volumes.geometry import Volume
 from tests.modeling_medglip.image_files import chunk, png, tiff
-from tests.modeling_medglip.tiny_checkpoint import biased_router, save_tiny_checkpoint
+from tests.modeling_medglip.tiny_checkpoint import save_tiny_checkpoint
 
 
 GRAY = np.arange(20 * 30, dtype=np.uint8).reshape(20, 30)
@@ -223,100 +221,6 @@ class TestPrompts:
     def test_too_many(self) -> None:
         with pytest.raises(UsageError, match="10000 labels, more than 1000"):
             prompt_labels(". ".join(f"label {number}" for number in range(10_000)))
-
-
-class TestModality:
-    def test_given_header_or_pixels(self, grounder: Grounder) -> None:
-        assert choose_modality(grounder, sample_image(), "CT")[:2] == ("ct", "given")
-        assert choose_modality(grounder, sample_image(modality="ct"))[:2] == ("ct", "header")
-        name, source, probability, notes = choose_modality(grounder, sample_image())
-        assert (name, source, notes) == ("fundus", "pixels", ()) and probability == pytest.approx(0.99, abs=1e-3)
-
-    def test_contradictions_are_reported(self, grounder: Grounder) -> None:
-        notes = choose_modality(grounder, sample_image(modality="ct"))[3]
-        assert len(notes) == 1 and "pixels look like fundus (probability 0.99)" in notes[0]
-        notes = choose_modality(grounder, sample_image(modality="fundus"), "ct")[3]
-        assert notes == ("taken as ct, but its header says fundus",)
-        assert choose_modality(grounder, sample_image(modality="fundus"))[3] == ()
-
-    def test_the_only_expert_may_be_contradicted(self, folder: Path) -> None:
-        alone = load_grounder(folder, "cpu", "ct")
-        name, source, probability, notes = choose_modality(alone, sample_image())
-        assert (name, source, probability) == ("ct", "checkpoint", None)
-        assert notes == ("taken as ct, but the pixels look like fundus (probability 0.99)",)
-
-    def test_an_unsure_choice_is_reported(self, grounder: Grounder, monkeypatch: pytest.MonkeyPatch) -> None:
-        processor = grounder.processor.image_processor
-        monkeypatch.setattr(processor, "router", biased_router("ct", 0.6))
-        name, _, _, notes = choose_modality(grounder, sample_image())
-        assert name == "ct" and "only 0.60: state it with modality=" in notes[0] and hint_of(notes[0]) == "modality"
-        assert processor.recognize_modality(sample_image().pixels) == ("ct", pytest.approx(0.6), notes[0])
-        monkeypatch.setattr(processor, "router_warning", 0.5)
-        assert choose_modality(grounder, sample_image())[3] == ()
-        assert choose_modality(grounder, sample_image(modality="fundus"))[3] == ()
-
-    def test_an_unsure_choice_names_the_two_likeliest_and_both_are_tried(
-        self, grounder: Grounder, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        monkeypatch.setattr(grounder.processor.image_processor, "router", biased_router("ct", 0.6))
-        first, second = modality_choices(grounder, sample_image())
-        assert (first.name, second.name) == ("ct", "fundus") and first == choose_modality(grounder, sample_image())
-        assert first.warnings[0].startswith("may be fundus (probability 0.40): taken for ct")
-        assert second.warnings[0].startswith("may be ct (probability 0.60): taken for fundus")
-        assert len(modality_choices(grounder, sample_image(), "ct")) == 1
-
-        def boxes(grounder: Grounder, image: ReadImage, question: Any, modality: str, thresholds: Any) -> Any:
-            found = GroundedBox("spot", scores[modality], (0, 0, 5, 5))
-            return ((found,) if scores[modality] else ()), {"spot": scores[modality]}
-
-        monkeypatch.setattr(grounding, "_boxes", boxes)
-        for scores, chosen in (({"ct": 0.5, "fundus": 0.7}, "ct"), ({"ct": 0.4, "fundus": 0.7}, "fundus")):
-            result = ground_image(sample_image(), "spot", model=grounder)
-            assert (result.image.modality, result.presence) == (chosen, {"spot": scores[chosen]})
-            assert f"taken for {chosen} with" in result.warnings[0]
-        scores = {"ct": 0.0, "fundus": 0.0}
-        assert ground_image(sample_image(), "spot", model=grounder).image.modality == "ct"
-
-    def test_the_prompt_breaks_ties(self, grounder: Grounder, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(grounder.processor.image_processor, "router", biased_router("ct", 0.6))
-        name, source, probability, notes = choose_modality(grounder, sample_image(), labels=["optic disc"])
-        assert (name, source, notes) == ("fundus", "pixels", ()) and probability == pytest.approx(0.4 / 0.46)
-        assert choose_modality(grounder, sample_image(), labels=["liver"]).probability == pytest.approx(0.6 / 0.64)
-        for neutral in (["liver", "optic disc"], ["no such thing"], ["all"], []):
-            choice = choose_modality(grounder, sample_image(), labels=neutral)
-            assert (choice.name, choice.probability) == ("ct", pytest.approx(0.6))
-        monkeypatch.setattr(grounder.processor.image_processor, "router", biased_router("ct", 0.99))
-        choice = choose_modality(grounder, sample_image(), labels=["optic disc"])
-        assert choice.name == "ct" and choice.warnings == ()
-
-    def test_nothing_is_drawn_in_what_is_no_medical_image(
-        self, grounder: Grounder, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        router = biased_router("other", 0.95, ("ct", "fundus", "other"))
-        monkeypatch.setattr(grounder.processor.image_processor, "router", router)
-        result = ground_image(sample_image(), "liver", model=grounder, threshold=0.1)
-        assert result.boxes == () and result.modality_source == UNRECOGNIZED and result.image.modality == "ct"
-        assert result.warnings[0] == (
-            "does not look like a medical image of ct, fundus: state modality= to try anyway"
-        )
-        assert hint_of(result.warnings[0]) == "modality"
-        validate_boxes(result.to_dict())
-        stated = ground_image(sample_image(), "liver", "ct", grounder, threshold=0.1)
-        assert stated.boxes and stated.modality_source == "given"
-        assert stated.warnings[0] == (
-            "taken as ct, but the pixels do not look like a medical image of a known kind (probability 0.95)"
-        )
-        assert ground_image(sample_image(modality="ct"), "liver", model=grounder, threshold=0.1).boxes
-        volume = ground_volume(Volume(np.zeros((20, 20, 3), np.uint8), np.eye(4)), "liver", model=grounder)
-        assert volume.boxes == () and volume.modality_source == UNRECOGNIZED and volume.slices == 0
-        validate_boxes(volume.to_dict())
-
-    def test_without_router_or_expert(self, grounder: Grounder, monkeypatch: pytest.MonkeyPatch) -> None:
-        with pytest.raises(MedGlipError, match="tiny has no expert for mri: it has ct, fundus"):
-            choose_modality(grounder, sample_image(modality="mri"))
-        monkeypatch.setattr(grounder.processor.image_processor, "router", None)
-        with pytest.raises(MedGlipError, match="give modality=, one of ct, fundus"):
-            choose_modality(grounder, sample_image())
 
 
 class TestGrounding:

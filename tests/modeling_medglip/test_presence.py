@@ -1,5 +1,5 @@
 # Copyright 2026 The MedGLIP authors. Licensed under the Apache License, Version 2.0.
-"""Whether an image shows a label at all: the presence head, the losses of labels, and scores times presence."""
+"""Whether an image shows a label at all: the presence head, the losses of labels, and scores at low presence."""
 
 from __future__ import annotations
 
@@ -139,14 +139,14 @@ class TestScores:
         scores = presence_scores(torch.tensor([[1.0, 3.0, -2.0]]), tokens)
         assert scores.tolist() == [pytest.approx([1 / (1 + math.exp(-2)), 1 / (1 + math.exp(2))])]
 
-    def test_scores_of_boxes_are_multiplied(self, processor: MedGlipProcessor) -> None:
+    def test_scores_of_boxes_fall_with_low_presence(self, processor: MedGlipProcessor) -> None:
         inputs = processor(np.zeros((32, 32, 3), np.uint8), ["liver", "polyp"], size={"height": 64, "width": 64})
         outputs = made_up_outputs(inputs, [[0, 0, 31, 31], [16, 8, 60, 60]], [0, 1], [0.9, 0.8])
         outputs.presence_logits = torch.where(inputs["label_tokens"][:, 1], -4.0, 4.0)
         (result,) = processor.post_process_grounded_object_detection(outputs, inputs, 0.0)
         certain = 1 / (1 + math.exp(-4))
         assert dict(zip(result["text_labels"], result["scores"].tolist(), strict=True)) == pytest.approx(
-            {"liver": 0.9 * certain, "polyp": 0.8 * (1 - certain)}, rel=1e-4
+            {"liver": 0.9, "polyp": 0.8 * (1 - certain) / 0.1}, rel=1e-4
         )
         assert result["presence"] == pytest.approx({"liver": certain, "polyp": 1 - certain}, rel=1e-4)
         (result,) = processor.post_process_grounded_object_detection(outputs, inputs, 0.3)
