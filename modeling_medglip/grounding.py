@@ -267,9 +267,9 @@ def ground_image(
     read = _read(image, frame)
     grounder = as_grounder(model, device, modality)
     try:
-        choices = modality_choices(grounder, read, modality, prompt_labels(prompt))
-        thresholds = threshold, untrained_threshold
-        answers = [_answer(grounder, read, prompt_labels(prompt), choice, thresholds) for choice in choices]
+        labels, thresholds = prompt_labels(prompt), (threshold, untrained_threshold)
+        choices = modality_choices(grounder, read, modality, labels)
+        answers = [_answer(grounder, read, labels, choice, thresholds) for choice in choices]
         choice, question, boxes, presence = max(answers, key=_plausibility)
     except UsageError:
         raise

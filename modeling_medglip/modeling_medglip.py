@@ -1724,37 +1724,54 @@ class MedGlipForObjectDetection(MedGlipPreTrainedModel):  # noqa: D101
         label_tokens: Any,
         totals: Tensor | None = None,
     ) -> dict[str, Tensor]:
-        """Return the losses on the side of the words, of those experts that have them.
-
-        `loss_presence` is the cross-entropy of each label's presence. `loss_contrast` is that of the labels of a
-        prompt in the regions that show one of them: it tells apart what looks alike.
-        """
+        """Return the losses on the side of the words, of those experts that have them."""
         weights = label_tokens.to(prediction.logits.device, torch.float32)
         weights = weights / weights.sum(-1, keepdim=True).clamp(min=1)
-        asked = weights.any(-1)
         losses = {}
         if prediction.presence_logits is not None:
-            logits = torch.einsum("blt,bt->bl", weights, prediction.presence_logits.float())
-            present = torch.zeros_like(logits)
-            for row, annotation in zip(present, labels, strict=True):
-                row[annotation["class_labels"].long().to(row.device)] = 1
-            shares = logits.new_tensor([head.presence_loss_weight if head.presence_dim else 0.0 for head in heads])
-            entropy = F.binary_cross_entropy_with_logits(logits, present, reduction="none") * asked * shares[:, None]
-            count = mean_over_processes(asked.sum().float()) if totals is None else totals[2].to(logits.device)
-            losses["loss_presence"] = entropy.sum() / count.clamp(min=1)
+            losses["loss_presence"] = self._presence_loss(prediction.presence_logits, heads, labels, weights, totals)
         if any(head.contrast_loss_weight for head in heads):
-            total, positives = prediction.logits.new_zeros(()), 0
-            for index, (target, head) in enumerate(zip(targets, heads, strict=True)):
-                if len(target.positive) == 0:
-                    continue
-                scores = prediction.logits[index, target.positive].float() @ weights[index].T
-                shown = (target.tokens @ weights[index].T).argmax(-1)
-                entropy = F.cross_entropy(scores.masked_fill(~asked[index], -1e9), shown, reduction="sum")
-                total = total + entropy * head.contrast_loss_weight
-                positives += len(shown)
-            count = mean_over_processes(total.new_tensor(float(positives))) if totals is None else totals[0]
-            losses["loss_contrast"] = total / count.to(total.device).clamp(min=1)
+            losses["loss_contrast"] = self._contrast_loss(prediction.logits, targets, heads, weights, totals)
         return losses
+
+    def _presence_loss(
+        self,
+        presence_logits: Tensor,
+        heads: list[MedGlipHeadConfig],
+        labels: list[dict[str, Tensor]],
+        weights: Tensor,
+        totals: Tensor | None,
+    ) -> Tensor:
+        """Return the cross-entropy of each label's presence; `weights` (batch, labels, tokens) mean over its tokens."""
+        logits, asked = torch.einsum("blt,bt->bl", weights, presence_logits.float()), weights.any(-1)
+        present = torch.zeros_like(logits)
+        for row, annotation in zip(present, labels, strict=True):
+            row[annotation["class_labels"].long().to(row.device)] = 1
+        shares = logits.new_tensor([head.presence_loss_weight if head.presence_dim else 0.0 for head in heads])
+        entropy = F.binary_cross_entropy_with_logits(logits, present, reduction="none") * asked * shares[:, None]
+        count = mean_over_processes(asked.sum().float()) if totals is None else totals[2].to(logits.device)
+        return entropy.sum() / count.clamp(min=1)
+
+    def _contrast_loss(
+        self,
+        logits: Tensor,
+        targets: list[MedGlipImageTargets],
+        heads: list[MedGlipHeadConfig],
+        weights: Tensor,
+        totals: Tensor | None,
+    ) -> Tensor:
+        """Return the cross-entropy of a prompt's labels in the regions that show one: it tells look-alikes apart."""
+        total, positives = logits.new_zeros(()), 0
+        for scores, target, head, label_weights in zip(logits, targets, heads, weights, strict=True):
+            if len(target.positive) == 0:
+                continue
+            label_scores = scores[target.positive].float() @ label_weights.T
+            label_scores = label_scores.masked_fill(~label_weights.any(-1), -1e9)
+            shown = (target.tokens @ label_weights.T).argmax(-1)
+            total = total + F.cross_entropy(label_scores, shown, reduction="sum") * head.contrast_loss_weight
+            positives += len(shown)
+        count = mean_over_processes(total.new_tensor(float(positives))) if totals is None else totals[0]
+        return total / count.to(total.device).clamp(min=1)
 
     # -------------------------------------------------------------------------------------------- experts
 
