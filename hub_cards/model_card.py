@@ -250,13 +250,12 @@ def check_weights(checkpoint: Path, evaluation: Mapping[str, Any]) -> None:
         evaluation (`Mapping`): As `training.evaluate` writes it.
 
     Raises:
-        `ValueError`: It is of other weights, does not name the weights, or is averaged with flipped images.
+        `ValueError`: It is of other weights, does not name the weights, or averages several predictions of an image.
     """
-    if evaluation.get("flip_tta"):
-        hint = "measure it without --flip-tta"
-        raise ValueError(
-            f"{checkpoint.name}: the evaluation is averaged with flipped images, unlike predictions: {hint}"
-        )
+    for way in ("flip_tta", "scale_tta"):
+        if evaluation.get(way):
+            hint = f"measure it without --{way.replace('_', '-')}"
+            raise ValueError(f"{checkpoint.name}: the evaluation averages several predictions of an image: {hint}")
     if evaluation.get("weights_sha256") != weights_sha256(checkpoint):
         hint = f"measure it with python -m training.evaluate --model {checkpoint.name}"
         raise ValueError(f"{checkpoint.name}: the evaluation is not of these weights: {hint}, and give --results")

@@ -167,8 +167,9 @@ def test_figures_of_other_weights_are_refused(checkpoint: Path, tmp_path: Path) 
     for other in ({**measured, "weights_sha256": "0" * 64}, {**measured, "weights_sha256": None}, {"modalities": {}}):
         with pytest.raises(ValueError, match="not of these weights: measure it with"):
             model_card.check_weights(checkpoint, other)
-    with pytest.raises(ValueError, match="averaged with flipped images"):
-        model_card.check_weights(checkpoint, {**measured, "flip_tta": True})
+    for way in ("flip", "scale"):
+        with pytest.raises(ValueError, match=f"averages several predictions of an image: .* without --{way}-tta"):
+            model_card.check_weights(checkpoint, {**measured, f"{way}_tta": True})
 
 
 def test_labels_without_a_figure(checkpoint: Path) -> None:

@@ -35,6 +35,7 @@ from .evaluation import evaluate_model
 from .plots import write_plots
 from .report import write_page
 from .tables import screen_table
+from .tta import AVERAGED
 
 
 @script_main()
@@ -47,7 +48,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", default="out/evaluation", help="folder for results.json, results.md and plots")
     parser.add_argument("--adapter", help="adapter of training.fit.finetune, for --model: folder or Hub id")
     parser.add_argument("--worst-cases", type=Path, help="folder for the worst images; they show the data")
-    parser.add_argument("--flip-tta", action="store_true", help="average with flipped images if no label has a side")
+    ways = parser.add_mutually_exclusive_group()
+    ways.add_argument("--flip-tta", action="store_true", help="average with flipped images if no label has a side")
+    ways.add_argument("--scale-tta", action="store_true", help="average a smaller and a larger input")
     parser.add_argument(
         "--shipped", action="store_true", help="the page of the embedded checkpoint, for `make results`"
     )
@@ -72,7 +75,7 @@ def _narrowed(arguments: argparse.Namespace) -> str | None:
     """Return the first option that would make the page one of something else than the embedded checkpoint."""
     if arguments.data != DEFAULT_DATA:
         return "data"
-    names = ("model", "modality", "adapter", "flip-tta", "limit")
+    names = ("model", "modality", "adapter", "flip-tta", "scale-tta", "limit")
     return next((name for name in names if getattr(arguments, name.replace("-", "_"))), None)
 
 
@@ -125,13 +128,14 @@ def _evaluate_folder(arguments: argparse.Namespace) -> dict[str, Any]:
         limit=arguments.limit,
         worst_folder=arguments.worst_cases,
         flip_tta=arguments.flip_tta,
+        scale_tta=arguments.scale_tta,
     )
     is_folder = Path(name).is_dir() and not arguments.adapter
     about: dict[str, Any] = {
         "model": Path(name).name,
         "weights_sha256": weights_sha256(Path(name)) if is_folder else None,
     }
-    about |= {"flip_tta": True} if arguments.flip_tta else {}
+    about |= {way: True for way in AVERAGED if getattr(arguments, way)}
     about |= {"broken": broken, "shared_patients": shared_patients(records)}
     about["embedded"] = arguments.shipped
     return {**about, **adapter, "torch_threads": torch.get_num_threads(), **results}

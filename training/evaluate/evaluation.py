@@ -20,7 +20,6 @@ from modeling_medglip.modalities import MODALITIES
 from ..data.records import GroundingRecord
 from ..data.vocabulary import SYNONYMS_FILE, Vocabulary
 from .bootstrap import interval
-from .flip_tta import detect_with_flips
 from .hierarchy_metrics import hierarchy_scores
 from .metrics import (
     SIZES,
@@ -34,6 +33,7 @@ from .metrics import (
 )
 from .phrase_metrics import calibration_error, froc, on_negatives, phrase_scores, reliability
 from .predict import Finder, detect_records, source_labels
+from .tta import detect_at_scales, detect_with_flips
 from .worst_cases import write_worst_cases
 
 
@@ -53,6 +53,7 @@ def evaluate_model(
     limit: int | None = None,
     worst_folder: Path | None = None,
     flip_tta: bool = False,
+    scale_tta: bool = False,
 ) -> dict[str, Any]:
     """Measure a model on validation records of one or several modalities.
 
@@ -67,6 +68,7 @@ def evaluate_model(
         worst_folder (`Path`, *optional*): folder for `worst_MODALITY.png`, which show the data.
         flip_tta (`bool`, *optional*, defaults to `False`): average with the flipped image where no label of a source
             has a side, at twice the time.
+        scale_tta (`bool`, *optional*, defaults to `False`): average a smaller and a larger input instead.
 
     Returns:
         a JSON-serializable dictionary: `schema` and `modalities`; see `evaluate_modality`.
@@ -91,6 +93,7 @@ def evaluate_model(
                     batch_size,
                     worst_folder,
                     flip_tta,
+                    scale_tta,
                 )
                 for name in names
             },
@@ -125,6 +128,7 @@ def evaluate_modality(
     batch_size: int,
     worst_folder: Path | None = None,
     flip_tta: bool = False,
+    scale_tta: bool = False,
 ) -> dict[str, Any]:
     """Measure one expert.
 
@@ -138,6 +142,7 @@ def evaluate_modality(
         batch_size (`int`): images per forward pass.
         worst_folder (`Path`, *optional*): see [`evaluate_model`].
         flip_tta (`bool`, *optional*, defaults to `False`): see [`evaluate_model`].
+        scale_tta (`bool`, *optional*, defaults to `False`): see [`evaluate_model`].
 
     Returns:
         `AP`, `AP50`, `AP75` (means over labels, all sources together), `AP50_well_shown` (labels with at least 30
@@ -151,7 +156,8 @@ def evaluate_modality(
     """
     asked = source_labels(records)
     prompts = [asked[f"{record.modality}/{record.source}"] for record in records]
-    find = partial(detect_with_flips if flip_tta else detect_records, model, processor, batch_size=batch_size)
+    way = detect_with_flips if flip_tta else detect_at_scales if scale_tta else detect_records
+    find = partial(way, model, processor, batch_size=batch_size)
     detections, seconds = find(records, prompts)
     detections = annotated_only(records, detections)
     summary = _summary(records, detections, train_records)

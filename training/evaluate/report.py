@@ -33,6 +33,7 @@ from .tables import (
     threshold_table,
     wording_table,
 )
+from .tta import AVERAGED
 
 
 # Parts of the page that other commands measure, and their tables.
@@ -78,8 +79,7 @@ def _title(results: Mapping[str, Any]) -> dict[str, str]:
 
 def render_markdown(results: dict[str, Any]) -> str:
     """Return all tables of an evaluation: the summary, then labels, wordings and sides of every modality."""
-    notes = "Averaged with the boxes of the flipped image where no label has a side.\n\n"
-    notes = notes if results.get("flip_tta") else ""
+    notes = "".join(f"Averaged with {what}.\n\n" for way, what in AVERAGED.items() if results.get(way))
     if broken := results.get("broken"):  # results of before November 2026 do not say
         notes += f"Left out, as they cannot be read: {broken}.\n\n"
     if both := results.get("shared_patients"):

@@ -211,12 +211,13 @@ def test_flipped_images_count_only_where_a_source_may_be_flipped(
         assert (ct["AP"] == pytest.approx(1)) is perfect
 
 
-def test_a_page_states_that_flipped_images_were_used(checkpoint: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("way", "words"), [("flip", "the flipped image"), ("scale", "a smaller and a larger input")])
+def test_a_page_states_what_was_averaged(way: str, words: str, checkpoint: Path, tmp_path: Path) -> None:
     make_data(tmp_path / "data")
-    arguments = ["--model", str(checkpoint), "--data", str(tmp_path / "data"), "--out", str(tmp_path), "--flip-tta"]
+    arguments = ["--model", str(checkpoint), "--data", str(tmp_path / "data"), "--out", str(tmp_path), f"--{way}-tta"]
     assert command.main([*arguments, "--modality", "fundus"]) == 0
-    assert json.loads((tmp_path / "results.json").read_text(encoding="utf-8"))["flip_tta"] is True
-    assert "flipped image" in (tmp_path / "results.md").read_text(encoding="utf-8")
+    assert json.loads((tmp_path / "results.json").read_text(encoding="utf-8"))[f"{way}_tta"] is True
+    assert f"Averaged with {words}" in (tmp_path / "results.md").read_text(encoding="utf-8")
 
 
 def test_one_line_errors(checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -256,6 +257,7 @@ def test_the_shipped_page_is_asked_for_and_of_all(tmp_path: Path, capsys: pytest
         ("data", ["private/coco"]),
         ("limit", ["1"]),
         ("flip-tta", []),
+        ("scale-tta", []),
         ("modality", ["ct"]),
         ("model", ["x"]),
         ("adapter", ["x"]),

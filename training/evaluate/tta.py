@@ -1,8 +1,9 @@
 # Copyright 2026 The MedGLIP authors. Licensed under the Apache License, Version 2.0.
-"""Test-time augmentation: average the boxes of an image and of the flipped image, where no label has a side."""
+"""Test-time augmentation: average the boxes of an image with those of the flipped image, or of two other sizes."""
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import partial
@@ -16,6 +17,15 @@ from modeling_medglip.boxes import box_iou
 from ..data.records import GroundingRecord
 from .metrics import OVERLAP, Detections
 from .predict import detect_records
+
+
+# What can be averaged, as results name it, and what to say of it.
+AVERAGED = {
+    "flip_tta": "the flipped image where no label has a side",
+    "scale_tta": "a smaller and a larger input",
+}
+# Sizes of the input, as factors of the expert's: one for large objects, one for small ones.
+SCALES = (0.77, 1.3)
 
 
 def flipped(record: GroundingRecord) -> GroundingRecord:
@@ -51,23 +61,62 @@ def detect_with_flips(
     images, asked = [flipped(records[index]) for index in indices], [prompts[index] for index in indices]
     of_flipped, more = detect_records(model, processor, images, asked, batch_size)
     for index, other in zip(indices, of_flipped, strict=True):
-        detections[index] = average_detections(detections[index], other, records[index].size[0])
+        detections[index] = average_detections(detections[index], unflipped(other, records[index].size[0]))
     return detections, seconds + more * len(indices) / max(1, len(records))
 
 
-def average_detections(detections: Detections, of_flipped: Detections, width: int) -> Detections:
-    """Return the mean of the detections in an image and in its flipped copy.
+def detect_at_scales(
+    model: Any,
+    processor: Any,
+    records: Sequence[GroundingRecord],
+    prompts: Sequence[Sequence[str]],
+    batch_size: int = 4,
+) -> tuple[list[Detections], float]:
+    """Average the detections of [`detect_records`] in smaller and in larger inputs, see `SCALES`.
+
+    Args:
+        model ([`~modeling_medglip.MedGlipForObjectDetection`]): in evaluation mode.
+        processor ([`~modeling_medglip.MedGlipProcessor`]): the model's.
+        records (`Sequence[GroundingRecord]`): the images.
+        prompts (`Sequence[Sequence[str]]`): the labels to ask in each image.
+        batch_size (`int`, *optional*, defaults to 4): images per forward pass.
+
+    Returns:
+        `tuple[list[Detections], float]`: as of [`detect_records`].
+    """
+    runs = [detect_records(model, scaled(processor, factor), records, prompts, batch_size) for factor in SCALES]
+    pairs = zip(*(detections for detections, _ in runs), strict=True)
+    return [average_detections(first, second) for first, second in pairs], sum(seconds for _, seconds in runs)
+
+
+def scaled(processor: Any, factor: float) -> Any:
+    """Return a copy of a processor whose inputs are larger by a factor, to whole multiples of its `size_divisor`."""
+    processor = copy.deepcopy(processor)
+    images = processor.image_processor
+    for settings in images.modality_settings.values():
+        settings["size"] = {
+            side: max(1, round(pixels * factor / images.size_divisor)) * images.size_divisor
+            for side, pixels in settings["size"].items()
+        }
+    return processor
+
+
+def unflipped(detections: Detections, width: int) -> Detections:
+    """Return the detections in a flipped image in pixels of the image, which is `width` pixels wide."""
+    boxes = detections.boxes * np.array([-1, 1, -1, 1], np.float32) + np.array([width, 0, width, 0], np.float32)
+    return replace(detections, boxes=boxes[:, [2, 1, 0, 3]])
+
+
+def average_detections(detections: Detections, other: Detections) -> Detections:
+    """Return the mean of two detections in one image.
 
     Boxes of one label that overlap by an IoU over `metrics.OVERLAP` become one, weighted by their scores, with the
     mean score. A box without a partner keeps half its score.
 
     Args:
-        detections (`Detections`): of the image.
-        of_flipped (`Detections`): of the flipped image, in its pixels.
-        width (`int`): of the image in pixels.
+        detections (`Detections`): of one way to look at the image.
+        other (`Detections`): of another way, in the same pixels.
     """
-    boxes = of_flipped.boxes * np.array([-1, 1, -1, 1], np.float32) + np.array([width, 0, width, 0], np.float32)
-    other = replace(of_flipped, boxes=boxes[:, [2, 1, 0, 3]])
     rows = [
         (label, score, box)
         for label in dict.fromkeys([*detections.labels, *other.labels])

@@ -1,5 +1,5 @@
 # Copyright 2026 The MedGLIP authors. Licensed under the Apache License, Version 2.0.
-"""Detections in an image, averaged with those in its flipped copy."""
+"""Detections in an image, averaged with those in its flipped copy or in inputs of other sizes."""
 
 from __future__ import annotations
 
@@ -12,10 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from training.data.records import SourceSettings
-from training.evaluate import evaluation, flip_tta
-from training.evaluate.flip_tta import average_detections, flipped
+from training.evaluate import evaluation, tta
 from training.evaluate.metrics import Detections
+from training.evaluate.tta import average_detections, flipped, scaled, unflipped
 
+from ...modeling_medglip.tiny_processor import tiny_processor
 from ..tiny_data import record
 
 
@@ -47,13 +48,13 @@ def test_a_record_shows_its_image_left_for_right() -> None:
 def test_boxes_that_meet_are_averaged_by_their_scores() -> None:
     first = detections(("polyp", 0.9, [10, 10, 30, 30]))
     second = as_flipped(detections(("polyp", 0.3, [14, 10, 34, 30])))
-    assert rows(average_detections(first, second, WIDTH)) == [("polyp", 0.6, [11, 10, 31, 30])]
+    assert rows(average_detections(first, unflipped(second, WIDTH))) == [("polyp", 0.6, [11, 10, 31, 30])]
 
 
 def test_boxes_of_one_side_keep_half_their_score_and_the_surest_comes_first() -> None:
     first = detections(("polyp", 0.4, [10, 10, 30, 30]), ("polyp", 0.2, [60, 60, 70, 70]))
     second = as_flipped(detections(("polyp", 0.8, [10, 40, 30, 60]), ("tool", 0.4, [10, 10, 30, 30])))
-    assert rows(average_detections(first, second, WIDTH)) == [
+    assert rows(average_detections(first, unflipped(second, WIDTH))) == [
         ("polyp", 0.4, [10, 40, 30, 60]),
         ("polyp", 0.2, [10, 10, 30, 30]),
         ("tool", 0.2, [10, 10, 30, 30]),
@@ -64,13 +65,15 @@ def test_boxes_of_one_side_keep_half_their_score_and_the_surest_comes_first() ->
 def test_a_box_has_one_partner_the_surest_chooses_first() -> None:
     first = detections(("polyp", 0.5, [10, 10, 30, 30]), ("polyp", 0.9, [11, 10, 31, 30]))
     second = as_flipped(detections(("polyp", 0.7, [10, 10, 30, 30])))
-    assert [score for _, score, _ in rows(average_detections(first, second, WIDTH))] == pytest.approx([0.8, 0.25])
+    assert [score for _, score, _ in rows(average_detections(first, unflipped(second, WIDTH)))] == pytest.approx(
+        [0.8, 0.25]
+    )
 
 
 @pytest.mark.parametrize("first", [detections(), detections(("polyp", 0.0, [1, 1, 5, 5]))])
 def test_nothing_or_no_score(first: Detections) -> None:
-    assert rows(average_detections(first, detections(), WIDTH)) == rows(first)
-    assert len(rows(average_detections(first, as_flipped(first), WIDTH))) == len(first.labels)
+    assert rows(average_detections(first, detections())) == rows(first)
+    assert len(rows(average_detections(first, unflipped(as_flipped(first), WIDTH)))) == len(first.labels)
 
 
 @given(
@@ -84,7 +87,7 @@ def test_nothing_or_no_score(first: Detections) -> None:
 )
 def test_twice_the_same_changes_nothing(drawn: list[tuple[str, float, int, int]]) -> None:
     first = detections(*((label, score, [20 * x, 20 * y, 20 * x + 15, 20 * y + 15]) for label, score, x, y in drawn))
-    assert sorted(rows(average_detections(first, as_flipped(first), WIDTH))) == sorted(rows(first))
+    assert sorted(rows(average_detections(first, unflipped(as_flipped(first), WIDTH)))) == sorted(rows(first))
 
 
 def test_only_sources_that_may_be_flipped_are(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -98,10 +101,28 @@ def test_only_sources_that_may_be_flipped_are(monkeypatch: pytest.MonkeyPatch) -
         one = zip(prompts, bright, strict=True)
         return [detections((names[0], 0.5, [x - 10, 10, x + 10, 30])) for names, x in one], 1.0
 
-    monkeypatch.setattr(flip_tta, "detect_records", detect)
-    both, seconds = flip_tta.detect_with_flips(None, None, [sided, free], [["left kidney"], ["polyp"]])
+    monkeypatch.setattr(tta, "detect_records", detect)
+    both, seconds = tta.detect_with_flips(None, None, [sided, free], [["left kidney"], ["polyp"]])
     assert rows(both[0]) == [("left kidney", 0.5, [10, 10, 30, 30])] and seconds == 1.5
     assert rows(both[1]) == [("polyp", 0.5, [10.5, 10, 30.5, 30])]  # column 20 is column 79 of the flipped image
+
+
+def test_two_sizes_are_averaged(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A box is at the same place in both; the larger input is surer of it."""
+
+    def detect(model: Any, processor: Any, records: Any, prompts: Any, size: int) -> tuple[list[Detections], float]:
+        side = processor.image_processor.modality_settings["ct"]["size"]["height"]
+        return [detections(("polyp", side / 1000, [10, 10, 30, 30]))] * len(records), side / 1000
+
+    monkeypatch.setattr(tta, "detect_records", detect)
+    processor = tiny_processor()
+    processor.image_processor.set_modality("ct", 512)
+    both, seconds = tta.detect_at_scales(None, processor, [record([[10, 10, 30, 30]], ["polyp"])], [["polyp"]])
+    assert rows(both[0]) == [("polyp", (0.384 + 0.672) / 2, [10, 10, 30, 30])]
+    assert seconds == pytest.approx(0.384 + 0.672)
+    assert processor.image_processor.modality_settings["ct"]["size"] == {"height": 512, "width": 512}
+    tiny = scaled(processor, 0.001).image_processor.modality_settings["ct"]["size"]
+    assert tiny == {"height": 32, "width": 32}, "never smaller than one cell"
 
 
 def test_every_number_is_of_both_ways(monkeypatch: pytest.MonkeyPatch) -> None:
