@@ -1742,7 +1742,7 @@ class MedGlipForObjectDetection(MedGlipPreTrainedModel):  # noqa: D101
         weights: Tensor,
         totals: Tensor | None,
     ) -> Tensor:
-        """Return the cross-entropy of each label's presence; `weights` (batch, labels, tokens) mean over its tokens."""
+        """Return the cross-entropy of each label's presence; `weights` (B, L, T) average over its tokens."""
         logits, asked = torch.einsum("blt,bt->bl", weights, presence_logits.float()), weights.any(-1)
         present = torch.zeros_like(logits)
         for row, annotation in zip(present, labels, strict=True):
