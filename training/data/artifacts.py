@@ -1,5 +1,5 @@
 # Copyright 2026 The MedGLIP authors. Licensed under the Apache License, Version 2.0.
-"""What lies over the object in images of other makers: fields of view, burnt-in text and calipers, hair, stickers.
+"""What lies over the object in images of other makers: fields of view, burnt-in text, calipers, colors of flow, hair.
 
 All is drawn at random places that do not depend on the labels, so that it is a cue for none. Functions take a float
 image `(1 or 3, h, w)` in [0, 1] and the boxes in it, `(n, 4)` xyxy in units of the image, and return the image.
@@ -31,6 +31,8 @@ CLEAR = 0.97
 COVERED = 0.1
 # Gray level below which nothing is lit.
 UNLIT = 0.08
+# Of the blood in Doppler ultrasound: towards the probe, away from it, and turbulent.
+FLOW_COLORS = np.array([[0.86, 0.16, 0.08], [0.08, 0.24, 0.86], [0.9, 0.78, 0.16]])
 TURNS = np.linspace(0, 2 * np.pi, 16, endpoint=False)
 
 
@@ -196,6 +198,31 @@ def _arrow(draw: ImageDraw.ImageDraw, size: tuple[int, int], side: int, rng: np.
     head = [tip, tip + back * 0.45 + across, tip + back * 0.45 - across]
     draw.polygon([(float(x), float(y)) for x, y in head], fill=255)
     draw.line([(float(x), float(y)) for x, y in (tip, tip + back)], fill=255, width=2)
+
+
+def gray_bar(image: torch.Tensor, boxes: Boxes, rng: np.random.Generator) -> torch.Tensor:
+    """Draw the bar of gray levels that displays show at a side, where it hides no object."""
+    left, top, side = rng.choice([0.01, 0.95]), rng.uniform(0.05, 0.6), rng.uniform(0.2, 0.4)
+    place = np.array([left, top, left + 0.03, top + side])
+    if _hides(place, boxes):
+        return image
+    start, stop = (place.reshape(2, 2) * image.shape[:0:-1]).round().astype(int).tolist()
+    image = image.clone()
+    bar = image[:, start[1] : stop[1], start[0] : max(stop[0], start[0] + 1)]
+    bar.copy_(torch.linspace(1, 0, bar.shape[1])[None, :, None].expand_as(bar))
+    return image
+
+
+def doppler(image: torch.Tensor, boxes: Boxes, rng: np.random.Generator) -> torch.Tensor:
+    """Color one or two spots red, blue or yellow, as Doppler ultrasound does; returns three channels."""
+    del boxes
+    image, size = image.repeat(3 // image.shape[0], 1, 1), np.array(image.shape[:0:-1])
+    for _ in range(rng.integers(1, 3)):
+        canvas = Image.new("L", (image.shape[2], image.shape[1]))
+        center, reach = rng.uniform(0.15, 0.85, 2) * size, rng.uniform(0.02, 0.15, 2) * size
+        ImageDraw.Draw(canvas).ellipse([*(center - reach).tolist(), *(center + reach).tolist()], fill=255)
+        image = _painted(image, canvas, FLOW_COLORS[rng.integers(len(FLOW_COLORS))], 0.6)
+    return image
 
 
 def hair(image: torch.Tensor, boxes: Boxes, rng: np.random.Generator) -> torch.Tensor:

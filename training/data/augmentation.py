@@ -14,6 +14,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from modeling_medglip.image_processing_medglip import resize_image
+
 
 SURROUNDINGS = ("black", "mean", "edge")
 # Points each way of a blurred surrounding.
@@ -207,6 +209,20 @@ def _without_detail(image: torch.Tensor) -> torch.Tensor:
 def _interpolation(side: int) -> torch.Tensor:
     """Return the weights `(side, COARSE)` of evenly spaced points in a linear interpolation between them."""
     return torch.nn.functional.interpolate(torch.eye(COARSE)[None], size=side, mode="linear", align_corners=True)[0].T
+
+
+def shrunk(image: torch.Tensor, limit: int) -> torch.Tensor:
+    """Return an image with its longer side at `limit`, or as it is where that is shorter.
+
+    Args:
+        image (`torch.Tensor`): `(c, h, w)` float values.
+        limit (`int`): pixels.
+    """
+    longest = max(image.shape[1:])
+    if longest <= limit:
+        return image
+    height, width = (max(1, round(side * limit / longest)) for side in image.shape[1:])
+    return resize_image(image, (height, width))
 
 
 IDENTITY = Geometry(np.eye(2), np.zeros(2))

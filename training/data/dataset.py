@@ -23,7 +23,6 @@ from modeling_medglip.image_processing_medglip import (
     channels_first,
     deduced_hounsfield,
     luminance,
-    resize_image,
 )
 from modeling_medglip.taxonomy import means_a_side
 
@@ -33,11 +32,12 @@ from .augmentation import (
     AugmentationRecipe,
     Geometry,
     draw_geometry,
+    shrunk,
     visible_share,
 )
 from .effects import draw_effects
 from .negative_images import NegativeImages
-from .photometry import draw_photometry, draw_window
+from .photometry import display_values, draw_photometry, draw_window
 from .prompts import PromptRecipe, PromptSampler, rough_token_length
 from .records import GroundingRecord, image_error
 from .unlearned import LabelSet, UnlearnedPhrases
@@ -204,11 +204,7 @@ class GroundingDataset(Dataset):
 
     def _negative_pixels(self, record: GroundingRecord) -> torch.Tensor:
         """Return an image of another modality as it would be exported to 8 bits: `(1 or 3, h, w)` in [0, 1]."""
-        pixels = channels_first(record.load()).astype(np.float32)
-        low, high = np.percentile(pixels, [0.5, 99.5])
-        if pixels.min() < 0 or pixels.max() > 255:  # measured units, which only its own expert takes
-            pixels = (pixels - low) * (255 / max(float(high - low), 1e-6))
-        return self._shrink(torch.from_numpy(pixels.clip(0, 255) / np.float32(255)))
+        return self._shrink(torch.from_numpy(display_values(channels_first(record.load()))))
 
     def _as_served(self, record: GroundingRecord) -> dict[str, Any]:
         """Return what the image processor makes of a record, with every annotated label asked as it is."""
@@ -319,12 +315,7 @@ class GroundingDataset(Dataset):
         return low + luminance(array) * np.float32((high - low) / 255)
 
     def _shrink(self, image: torch.Tensor) -> torch.Tensor:
-        limit = int(CACHE_SIDE * max(self.size))
-        longest = max(image.shape[1:])
-        if longest <= limit:
-            return image
-        height, width = (max(1, round(side * limit / longest)) for side in image.shape[1:])
-        return resize_image(image, (height, width))
+        return shrunk(image, int(CACHE_SIDE * max(self.size)))
 
     def _visible(
         self, record: GroundingRecord, boxes: NDArray[np.float32]

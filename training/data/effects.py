@@ -3,7 +3,8 @@
 
 Which of them suit a modality, and how often each is drawn, is in `source_settings.yaml`; how many are drawn for an
 image is in a recipe. Every effect takes a float image `(1 or 3, h, w)` in [0, 1], the boxes in it, `(n, 4)` xyxy in
-units of the image, and the source of everything random, and returns the image.
+units of the image, and the source of everything random, and returns the image. `COLORING` effects give a gray image
+three channels.
 """
 
 from __future__ import annotations
@@ -19,7 +20,9 @@ from .artifacts import (
     burnt_in_text,
     collimation,
     color_chart,
+    doppler,
     endoscope_field,
+    gray_bar,
     hair,
     highlights,
     round_field,
@@ -102,6 +105,19 @@ def _gray(image: torch.Tensor, boxes: Boxes, rng: np.random.Generator) -> torch.
     return _mixed(image, np.tile(weights, (3, 1)))
 
 
+def _tint(image: torch.Tensor, boxes: Boxes, rng: np.random.Generator) -> torch.Tensor:
+    """Give white the sepia or blue of some displays and films."""
+    return image * torch.from_numpy(rng.uniform(0.75, 1, (3, 1, 1))).float()
+
+
+def _false_color(image: torch.Tensor, boxes: Boxes, rng: np.random.Generator) -> torch.Tensor:
+    """Show three contrasts in red, green and blue, as composites of MRI sequences do."""
+    gray = image.mean(dim=0, keepdim=True)
+    planes = [_curved(gray, LEVELS ** np.exp(rng.normal(0, 0.4))) for _ in range(3)]
+    planes[rng.integers(3)] = _curved(gray, np.sin(LEVELS * rng.uniform(1.2, 3.1)) * rng.uniform(0.6, 1))
+    return torch.cat(planes)
+
+
 # Light and contrast --------------------------------------------------------------------------------------------------
 
 
@@ -148,6 +164,12 @@ def _time_gain(image: torch.Tensor, boxes: Boxes, rng: np.random.Generator) -> t
     """Amplify some depths more than others."""
     gains = np.interp(np.linspace(0, 5, image.shape[1]), np.arange(6), np.exp(rng.uniform(-0.35, 0.35, 6)))
     return (image * torch.from_numpy(gains).float()[None, :, None]).clamp_(0, 1)
+
+
+def _narrow_window(image: torch.Tensor, boxes: Boxes, rng: np.random.Generator) -> torch.Tensor:
+    """Show a part of the gray levels from black to white."""
+    low, high = np.sort(rng.random(2)) * (0.4, 1.0) + (0, 0.15)
+    return _curved(image, np.clip((LEVELS - low) / max(high - low, 0.12), 0, 1))
 
 
 def _inverted_tissue(image: torch.Tensor, boxes: Boxes, rng: np.random.Generator) -> torch.Tensor:
@@ -221,6 +243,30 @@ def _grid_lines(image: torch.Tensor, boxes: Boxes, rng: np.random.Generator) -> 
     return (image + (lines[:, None] if along == 1 else lines)).clamp_(0, 1)
 
 
+# Photographs of a display --------------------------------------------------------------------------------------------
+
+
+def _waves(size: Sequence[int], frequency: float, rng: np.random.Generator) -> torch.Tensor:
+    """Return a wave `(h, w)` in a random direction of about so many radians per pixel, -1 to 1."""
+    down, across = (torch.arange(side) * float(rng.normal(0, frequency)) for side in size)
+    return torch.sin(down[:, None] + across[None])
+
+
+def _screen_photo(image: torch.Tensor, boxes: Boxes, rng: np.random.Generator) -> torch.Tensor:
+    """Photograph a screen or a film: moire, a glare, raised black, and a cast."""
+    size = image.shape[1:]
+    if rng.random() < 0.7:
+        fine, broad = (_waves(size, float(rng.uniform(*reach)), rng) for reach in ((0.3, 2.5), (0.02, 0.2)))
+        strength = rng.uniform(0.03, 0.2) * (rng.random((3, 1, 1)) if rng.random() < 0.5 else np.ones((3, 1, 1)))
+        image = image * (1 + torch.from_numpy(strength).float() * fine * (0.5 + 0.5 * broad))
+    y, x = (torch.arange(side) - float(rng.random()) * side for side in size)
+    spread = float(rng.uniform(0.1, 0.5)) * max(size)
+    glare = torch.exp(-(y.square()[:, None] + x.square()[None]) / (2 * spread**2))
+    lit, bright, black = rng.uniform((0.6, 0.0, 0.0), (0.95, 0.35, 0.14)).tolist()
+    gains = torch.from_numpy(np.exp(rng.normal(0, 0.07, (3, 1, 1)))).float()
+    return ((image * lit + bright * glare + black) * gains).clamp_(0, 1)
+
+
 # Storage -------------------------------------------------------------------------------------------------------------
 
 
@@ -239,6 +285,7 @@ EFFECTS: Mapping[str, Effect] = {
     "hair": hair,
     "color_chart": color_chart,
     "highlights": highlights,
+    "doppler": doppler,
     "bias_field": _bias_field,
     "vignette": _vignette,
     "inverted_tissue": _inverted_tissue,
@@ -250,6 +297,7 @@ EFFECTS: Mapping[str, Effect] = {
     "hue": _hue,
     "narrow_band": _narrow_band,
     "gray": _gray,
+    "false_color": _false_color,
     "ringing": _ringing,
     "soften": _soften,
     "speckle": _speckle,
@@ -262,7 +310,12 @@ EFFECTS: Mapping[str, Effect] = {
     "sector_field": sector_field,
     "collimation": collimation,
     "inverted": _inverted,
+    "narrow_window": _narrow_window,
+    "gray_bar": gray_bar,
     "text": burnt_in_text,
+    "tint": _tint,
+    "screen_photo": _screen_photo,
     "coarse": _coarse,
     "jpeg": _jpeg,
 }
+COLORING = ("doppler", "false_color", "tint", "screen_photo")

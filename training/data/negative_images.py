@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -17,7 +17,7 @@ from PIL import Image, ImageDraw
 from .records import GroundingRecord, random_key
 
 
-# Modalities that show the same organs alike: an image of one is no proof against the labels of the other.
+# Modalities that show the same organs alike: an image of one does not prove that the labels of the other are absent.
 ALIKE = (frozenset({"ct", "mri"}),)
 SYNTHETIC_SHARE = 0.4
 # Photographs and pages that come with scikit-image, where it is installed.
@@ -85,20 +85,6 @@ def chosen_records(records: Sequence[GroundingRecord], modality: str) -> list[Gr
     return chosen
 
 
-def synthetic_image(size: tuple[int, int], rng: np.random.Generator) -> Pixels:
-    """Return noise, a flat or shaded image, shapes, text or a photograph: float32 `(1 or 3, h, w)` in [0, 1].
-
-    Args:
-        size (`tuple[int, int]`): height and width.
-        rng (`np.random.Generator`): the source of everything random.
-    """
-    kinds = (_flat, _noise, _clouds, _gradient, _stripes, _page, _shapes, *((_photograph,) if photographs() else ()))
-    image = kinds[rng.integers(len(kinds))](size, rng)
-    if rng.random() < 0.3:
-        image = image * np.float32(rng.uniform(0.5, 1)) + rng.normal(0, rng.uniform(0, 0.1), image.shape)
-    return image.clip(0, 1).astype(np.float32)
-
-
 def _flat(size: tuple[int, int], rng: np.random.Generator) -> Pixels:
     levels = (np.zeros(3), np.ones(3), np.full(3, rng.random()), rng.random(3))[rng.integers(4)]
     return np.broadcast_to(levels[:, None, None], (3, *size)).astype(np.float32)
@@ -111,13 +97,23 @@ def _noise(size: tuple[int, int], rng: np.random.Generator) -> Pixels:
     return 0.5 + rng.standard_normal((channels, *size), dtype=np.float32) * np.float32(rng.uniform(0.02, 0.3))
 
 
+def smooth_noise(white: NDArray[np.float64], power: float) -> NDArray[np.float64]:
+    """Return white noise `(..., h, w)` after a filter that divides amplitudes by the frequency to a power.
+
+    Args:
+        white (`np.ndarray` of shape `(..., h, w)`): the noise.
+        power (`float`): 0 leaves it as it is, 2 makes smooth clouds.
+    """
+    size = white.shape[-2:]
+    frequency = np.hypot(np.fft.fftfreq(size[0])[:, None], np.fft.rfftfreq(size[1])[None])
+    frequency[0, 0] = np.inf
+    return np.fft.irfft2(np.fft.rfft2(white) * frequency**-power, s=size)
+
+
 def _clouds(size: tuple[int, int], rng: np.random.Generator) -> Pixels:
     """Noise whose power falls with the frequency, as in photographs."""
     channels = int(rng.choice([1, 3]))
-    frequency = np.hypot(np.fft.fftfreq(size[0])[:, None], np.fft.rfftfreq(size[1])[None])
-    frequency[0, 0] = np.inf
-    spectrum = np.fft.rfft2(rng.standard_normal((channels, *size))) * frequency ** -rng.uniform(0.6, 2)
-    values = np.fft.irfft2(spectrum, s=size)
+    values = smooth_noise(rng.standard_normal((channels, *size)), rng.uniform(0.6, 2))
     return (0.5 + values / values.std() * rng.uniform(0.1, 0.3)).astype(np.float32)
 
 
@@ -184,4 +180,34 @@ def _photograph(size: tuple[int, int], rng: np.random.Generator) -> Pixels:
     return np.asarray(resized, np.float32).transpose(2, 0, 1) / 255
 
 
-__all__ = ["NegativeImages", "synthetic_image"]
+SYNTHETIC: Mapping[str, Callable[[tuple[int, int], np.random.Generator], Pixels]] = {
+    "flat": _flat,
+    "noise": _noise,
+    "clouds": _clouds,
+    "gradient": _gradient,
+    "stripes": _stripes,
+    "page": _page,
+    "shapes": _shapes,
+    "photograph": _photograph,
+}
+
+
+def synthetic_image(
+    size: tuple[int, int], rng: np.random.Generator, kinds: Sequence[str] = tuple(SYNTHETIC)
+) -> Pixels:
+    """Return noise, a flat or shaded image, shapes, text or a photograph: float32 `(1 or 3, h, w)` in [0, 1].
+
+    Args:
+        size (`tuple[int, int]`): height and width.
+        rng (`np.random.Generator`): the source of everything random.
+        kinds (`Sequence[str]`, *optional*, defaults to all): names of [`SYNTHETIC`], of which one is drawn;
+            photographs only where they are installed.
+    """
+    drawn = [SYNTHETIC[name] for name in kinds if name != "photograph" or photographs()]
+    image = drawn[rng.integers(len(drawn))](size, rng)
+    if rng.random() < 0.3:
+        image = image * np.float32(rng.uniform(0.5, 1)) + rng.normal(0, rng.uniform(0, 0.1), image.shape)
+    return image.clip(0, 1).astype(np.float32)
+
+
+__all__ = ["SYNTHETIC", "NegativeImages", "synthetic_image"]

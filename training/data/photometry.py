@@ -4,15 +4,26 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torchvision.transforms.v2 import functional as transforms
 
 from .augmentation import AugmentationRecipe
 
 
 LUMINANCE = torch.tensor([0.2989, 0.587, 0.114])
+
+
+def display_values(pixels: NDArray[Any]) -> NDArray[np.float32]:
+    """Return raw pixels in [0, 1] as an export to 8 bits shows them: measured units between their percentiles."""
+    values = pixels.astype(np.float32)
+    if values.min() < 0 or values.max() > 255:
+        low, high = np.percentile(values, [0.5, 99.5])
+        values = (values - low) * (255 / max(float(high - low), 1e-6))
+    return (values.clip(0, 255) / np.float32(255)).astype(np.float32, copy=False)
 
 
 def approximate_gamma(image: torch.Tensor, gamma: float) -> torch.Tensor:

@@ -1,9 +1,10 @@
 # Copyright 2026 The MedGLIP authors. Licensed under the Apache License, Version 2.0.
 """The images that the modality router learns from: built data sets, raw volumes, packages' images, phantoms.
 
-What is no medical image comes from packages, each under its own license, and is not stored here: the sample images of
-scikit-image and scikit-learn (BSD, some CC0), Matplotlib (PSF-like) and Gradio (Apache-2.0), where they are installed;
-and the unpacked files of the Debian packages in `FOLDERS` below a folder that is given. Absent ones are left out.
+Images that are not medical come from packages, each under its own license, and are not stored here: the sample images
+of scikit-image and scikit-learn (BSD, some CC0), Matplotlib (PSF-like) and Gradio (Apache-2.0), where they are
+installed; and the unpacked files of the Debian packages in `FOLDERS` below a folder that is given. Absent ones are
+left out.
 """
 
 from __future__ import annotations
@@ -27,9 +28,12 @@ from modeling_medglip.modalities import MODALITIES
 from modeling_medglip.volumes.geometry import Volume, extract_slice, slice_count, slice_spacing, to_lps
 from modeling_medglip.volumes.reader import read_volume
 
+from ..data.augmentation import shrunk
+from ..data.negative_images import photographs
+from ..data.photometry import display_values, draw_window
 from ..data.records import GroundingRecord
-from .router_augmentation import Pixels, Rng, augment, clip
-from .router_phantoms import MEDICAL, NOT_MEDICAL
+from .router_augmentation import Pixels, augment
+from .router_phantoms import MEDICAL, NOT_MEDICAL, Rng
 
 
 OTHER = "other"
@@ -39,18 +43,8 @@ LARGEST_SIDE = 224
 PHANTOM_SIZE = 100
 MOST_PER_PACKAGE = 500
 SMALLEST_SIDE = 100
-# Displays of Hounsfield units that an image of a CT slice may come in: center and width.
-CT_WINDOWS = (
-    (40, 400),
-    (-600, 1500),
-    (400, 1800),
-    (40, 80),
-    (50, 350),
-    (0, 2000),
-    (60, 160),
-    (300, 1500),
-    (-500, 1600),
-)
+# Hounsfield units shown as black and as white, from which the window of a CT slice is drawn.
+CT_DISPLAY = (-1000.0, 1000.0)
 # Volumes whose slices in further planes join: modality, source, file and planes. The first one's header says RAS where
 # its axes run left, down, front: what is axial there by the header is coronal.
 VOLUMES = (
@@ -66,15 +60,16 @@ FAMILIES = (
     frozenset({"totalsegmentator_example", "ct_in_the_contrast_of_mri", "projections"}),
     frozenset({"covid_cxr_seg", "covid_cxr_lung_boxes"}),
 )
-# Made-up sources, which are no hospitals.
+# Made-up sources, not hospitals.
 MADE_UP = {*MEDICAL, "ct_in_the_contrast_of_mri", "projections"}
 PROJECTED = ("ct", "totalsegmentator_example", "example_ct.nii.gz")
-# Packages that are installed for other ends: name, folder in it, and images that are kept for tests or are medical.
+# Photographs of scikit-image that are kept for tests.
+KEPT_FOR_TESTS = ("astronaut", "page")
+# Other packages that are installed for other ends: name, and folder in it.
 INSTALLED = (
-    ("skimage", "data", ("retina", "microaneurysms", "astronaut", "page", "ihc", "cell")),
-    ("sklearn", "datasets/images", ()),
-    ("matplotlib", "mpl-data/sample_data", ()),
-    ("gradio", "media_assets/images", ()),
+    ("sklearn", "datasets/images"),
+    ("matplotlib", "mpl-data/sample_data"),
+    ("gradio", "media_assets/images"),
 )
 # Debian packages, unpacked: wallpapers and stamps are photographs and drawings, the rest screenshots and photographs.
 FOLDERS = {
@@ -96,7 +91,8 @@ class RouterImage:
     Attributes:
         kind (`str`): one of `KINDS`.
         source (`str`): all images of one hospital or package share it.
-        load (`Callable[[np.random.Generator], np.ndarray]`): returns `(c, h, w)` in its own units.
+        load (`Callable[[np.random.Generator], np.ndarray]`): returns `(c, h, w)` in its own units, of a phantom in
+            [0, 1].
         is_hounsfield (`bool`): the pixels are Hounsfield units.
         size (`int`): how many images it stands for.
     """
@@ -108,27 +104,22 @@ class RouterImage:
     size: int = 1
 
 
-def shrunk(image: Any) -> NDArray[np.float32]:
-    """Return any image as float32 `(c, h, w)`, at most `LARGEST_SIDE` long."""
-    array = torch.from_numpy(channels_first(image).astype(np.float32))
-    factor = min(1.0, LARGEST_SIDE / max(array.shape[1:]))
-    size = max(1, round(array.shape[1] * factor)), max(1, round(array.shape[2] * factor))
-    return resize_image(array, size).numpy()
+def prepared(image: NDArray[Any], is_hounsfield: bool, rng: Rng) -> Pixels:
+    """Return raw pixels `(c, h, w)` in [0, 1]: Hounsfield units in a random window, others as exports show them.
 
-
-def to_bytes(image: NDArray[Any], is_hounsfield: bool, rng: Rng) -> Pixels:
-    """Return display values: a random window for Hounsfield units, all of the range for other measured units."""
-    if is_hounsfield:
-        center, width = CT_WINDOWS[rng.integers(len(CT_WINDOWS))]
-        image = (image - center) / width * 255 + 127.5
-    elif image.max() > 255 or image.min() < 0:
-        low, high = np.percentile(image, [0, 99.5 + 0.5 * rng.random()])
-        image = (image - low) / max(high - low, 1e-6) * 255
-    return image.clip(0, 255).round().astype(np.uint8)
+    Args:
+        image (`np.ndarray` of shape `(c, h, w)`): in its own units.
+        is_hounsfield (`bool`): the pixels are Hounsfield units.
+        rng (`np.random.Generator`): draws the window.
+    """
+    if not is_hounsfield:
+        return display_values(image)
+    low, high = draw_window(CT_DISPLAY, rng)
+    return ((image - low) / (high - low)).clip(0, 1).astype(np.float32)
 
 
 def shown(image: RouterImage, rng: Rng, augmented: bool, cache: dict[int, NDArray[Any]] | None = None) -> Pixels:
-    """Return the display values of an image, or of a varied copy.
+    """Return an image, or a varied copy: float32 `(1 or 3, h, w)` in [0, 1].
 
     Args:
         image ([`RouterImage`]): what is shown.
@@ -141,8 +132,9 @@ def shown(image: RouterImage, rng: Rng, augmented: bool, cache: dict[int, NDArra
     else:
         cache = {} if cache is None else cache
         if id(image) not in cache:
-            cache[id(image)] = shrunk(image.load(rng))
-        pixels = to_bytes(cache[id(image)], image.is_hounsfield, rng)
+            values = torch.from_numpy(channels_first(image.load(rng)).astype(np.float32))
+            cache[id(image)] = shrunk(values, LARGEST_SIDE).numpy()
+        pixels = prepared(cache[id(image)], image.is_hounsfield, rng)
     return augment(pixels, image.kind, rng) if augmented else pixels
 
 
@@ -152,7 +144,11 @@ def shown(image: RouterImage, rng: Rng, augmented: bool, cache: dict[int, NDArra
 def of_records(records: Iterable[GroundingRecord]) -> list[RouterImage]:
     """Return the images of records, without single channels of others."""
     whole = (record for record in records if record.view_of is None)
-    return [RouterImage(r.modality, r.source, lambda rng, r=r: r.load(), r.is_hounsfield) for r in whole]  # type: ignore[misc]
+    return [RouterImage(r.modality, r.source, partial(_load, r), r.is_hounsfield) for r in whole]
+
+
+def _load(record: GroundingRecord, rng: Rng) -> NDArray[Any]:
+    return record.load()
 
 
 def of_volumes(folder: Path, built: Container[str] = ()) -> Iterator[RouterImage]:
@@ -174,7 +170,7 @@ def of_volumes(folder: Path, built: Container[str] = ()) -> Iterator[RouterImage
                         yield RouterImage("mri", "ct_in_the_contrast_of_mri", partial(as_mri, pixels), size=2)
     for modality, source, pattern in LOOSE:
         for path in sorted((folder / modality / source).glob(pattern)) if source not in built else ():
-            yield RouterImage(modality, source, lambda rng, path=path: channels_first(path))  # type: ignore[misc]
+            yield RouterImage(modality, source, partial(_read, path))
     if (path := folder.joinpath(*PROJECTED)).is_file():
         volume = to_lps(read_volume(path))
         hounsfield = np.stack(
@@ -202,7 +198,7 @@ def as_mri(hounsfield: NDArray[np.float32], rng: Rng) -> Pixels:
     fat, muscle, organ, marrow = rng.uniform((0.5, 0.15, 0.25, 0.15), (1.0, 0.5, 0.8, 0.6))
     knots = (-1000, -200, -100, -60, 10, 60, 110, 250, 600, 1500)
     tones = (0, 0.02, fat, fat, muscle * 0.8, muscle, organ, marrow, 0.08, 0.02)
-    return clip(255 * np.interp(hounsfield, knots, tones))
+    return np.interp(hounsfield, knots, tones).astype(np.float32)
 
 
 def projection(hounsfield: NDArray[Any], angle: float) -> NDArray[np.float32]:
@@ -217,7 +213,7 @@ def projection(hounsfield: NDArray[Any], angle: float) -> NDArray[np.float32]:
     return 255 * (1 - np.exp(-paths / np.quantile(paths, 0.9)))[None].astype(np.float32)
 
 
-# What is no medical image --------------------------------------------------------------------------------------------
+# Images that are not medical ----------------------------------------------------------------------------------------
 
 
 def of_packages(folder: Path) -> Iterator[RouterImage]:
@@ -226,16 +222,26 @@ def of_packages(folder: Path) -> Iterator[RouterImage]:
     Args:
         folder (`Path`): where the Debian packages of `FOLDERS` are unpacked, each in a folder of its name.
     """
-    for package, inside, left_out in INSTALLED:
-        spec = find_spec(package)
-        root = Path(next(iter(spec.submodule_search_locations or ()), "")) if spec else Path()
-        files = [path for path in image_files(root / inside) if path.stem not in left_out] if spec else []
-        yield from (RouterImage(OTHER, "sample_images", lambda rng, path=path: channels_first(path)) for path in files)  # type: ignore[misc]
+    for path in sample_images():
+        yield RouterImage(OTHER, "sample_images", partial(_read, path))
     for package, source in FOLDERS.items():
         files = image_files(folder / package)
         chosen = np.random.default_rng(0).permutation(len(files))[:MOST_PER_PACKAGE]
-        for path in (files[index] for index in chosen):
-            yield RouterImage(OTHER, source, lambda rng, path=path: channels_first(path))  # type: ignore[misc]
+        yield from (RouterImage(OTHER, source, partial(_read, files[index])) for index in chosen)
+
+
+def sample_images() -> list[Path]:
+    """Return the sample images of installed packages."""
+    files = [path for path in photographs() if path.stem not in KEPT_FOR_TESTS]
+    for package, inside in INSTALLED:
+        spec = find_spec(package)
+        roots = spec.submodule_search_locations if spec else None
+        files += [path for root in roots or () for path in image_files(Path(root) / inside)]
+    return files
+
+
+def _read(path: Path, rng: Rng) -> NDArray[Any]:
+    return channels_first(path)
 
 
 def image_files(folder: Path) -> list[Path]:

@@ -1,8 +1,9 @@
 # Copyright 2026 The MedGLIP authors. Licensed under the Apache License, Version 2.0.
-"""Made-up images for the modality router: kinds of which no real one is at hand, and what is no medical image at all.
+"""Made-up images for the modality router: kinds without a real one in the data sets, and images that are not medical.
 
 Mammograms are phantoms (a bright, textured half-ellipse at one side of a black plane, with a label): whether real ones
-are recognized was not measured. Histology and nuclear medicine are phantoms too.
+are recognized was not measured. Histology and nuclear medicine are phantoms too. Every phantom is float32
+`(1 or 3, h, w)` in [0, 1].
 """
 
 from __future__ import annotations
@@ -13,15 +14,57 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import torch
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFilter
 from scipy.ndimage import gaussian_filter
 
-from .router_augmentation import Pixels, Rng, burn_in, clip, fan, font, from_pil, mask, noise_field, rgb, to_pil
+from modeling_medglip.image_processing_medglip import channels_first
+
+from ..data.artifacts import burnt_in_text, endoscope_field, sector_field
+from ..data.effects import Effect
+from ..data.negative_images import smooth_noise, synthetic_image
+from ..data.photometry import display_values
+from .router_augmentation import NO_BOXES, Pixels
 
 
+Rng = np.random.Generator
+Phantom = Callable[[Rng], Pixels]
 SIDE = 192
+
+
+def _clip(values: NDArray[Any]) -> Pixels:
+    return values.clip(0, 1).astype(np.float32)
+
+
+def _canvas(image: Pixels) -> Image.Image:
+    """Return an image as an 8-bit one to draw on."""
+    values = (image * 255).round().astype(np.uint8)
+    return Image.fromarray(values[0] if len(values) == 1 else np.ascontiguousarray(values.transpose(1, 2, 0)))
+
+
+def _drawn(canvas: Image.Image) -> Pixels:
+    return display_values(channels_first(canvas))
+
+
+def _with(effect: Effect, image: Pixels, rng: Rng) -> Pixels:
+    """Return an image after an effect."""
+    changed: Pixels = effect(torch.from_numpy(image), NO_BOXES, rng).numpy()
+    return changed
+
+
+def noise_field(shape: tuple[int, int], power: float, rng: Rng) -> NDArray[np.float64]:
+    """Return a random field in [0, 1] whose amplitudes fall as 1 / frequency ** power.
+
+    Args:
+        shape (`tuple[int, int]`): height and width.
+        power (`float`): see [`~training.data.negative_images.smooth_noise`].
+        rng (`np.random.Generator`): the source of everything random.
+    """
+    field = smooth_noise(rng.normal(size=shape), power)
+    return (field - field.min()) / max(float(np.ptp(field)), 1e-9)
 
 
 def _grid(height: int, width: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -31,35 +74,41 @@ def _grid(height: int, width: int) -> tuple[NDArray[np.float64], NDArray[np.floa
 
 def mammogram(rng: Rng) -> Pixels:
     """Return a phantom of a mammogram: one breast at a side, at times muscle, mass, calcifications and a label."""
-    height, width = SIDE + int(rng.integers(0, 60)), int(SIDE * rng.uniform(0.6, 1.05))
-    y, x = _grid(height, width)
+    shown = _breast((SIDE + int(rng.integers(0, 60)), int(SIDE * rng.uniform(0.6, 1.05))), rng)
+    image = _clip(shown / max(float(np.quantile(shown, 0.995)), 1e-3))[None]
+    image = _labeled(image, rng) if rng.random() < 0.75 else image
+    image = image[:, :, ::-1].copy() if rng.random() < 0.5 else image
+    return np.concatenate([image, image[:, :, ::-1]], 2) if rng.random() < 0.1 else image
+
+
+def _breast(size: tuple[int, int], rng: Rng) -> NDArray[np.float64]:
+    """Return the brightness `size` of a breast at the left side."""
+    (height, width), (y, x) = size, _grid(*size)
     middle, half, depth = rng.uniform(0.42, 0.58), rng.uniform(0.32, 0.55), rng.uniform(0.4, 0.9)
     radius = np.hypot((y - middle) / half, x / depth) ** rng.uniform(0.85, 1.2)
     breast = 1 / (1 + np.exp((radius - 1) * rng.uniform(25, 70)))
-    tissue = noise_field((height, width), rng.uniform(1.2, 2.0), rng)
-    fibers = noise_field((height, width), 1.0, rng)
+    tissue, fibers = noise_field(size, rng.uniform(1.2, 2.0), rng), noise_field(size, 1.0, rng)
     dense = np.exp(-(((radius - rng.uniform(0.1, 0.4)) / rng.uniform(0.3, 0.7)) ** 2)) * tissue ** rng.uniform(1, 3)
     shown = breast * (rng.uniform(0.15, 0.45) + rng.uniform(0.3, 0.9) * dense + 0.12 * (fibers - 0.5))
     if rng.random() < 0.5:
         muscle = x * rng.uniform(1.2, 3) + y * rng.uniform(0.8, 2) < rng.uniform(0.4, 0.9)
         shown = np.where(muscle, np.maximum(shown, rng.uniform(0.5, 0.9) + 0.1 * (fibers - 0.5)), shown)
     if rng.random() < 0.4:
-        spot = np.hypot(y - rng.uniform(0.3, 0.7), x - rng.uniform(0.1, 0.5) * depth) / rng.uniform(0.03, 0.1)
-        shown = shown + 0.3 * np.exp(-(spot**4)) * breast
-    for _ in range(rng.integers(0, 12) if rng.random() < 0.4 else 0):
-        row, column = int(rng.uniform(0.3, 0.7) * height), int(rng.uniform(0.05, 0.6) * depth * width)
-        shown[row, column] = 1.0
-    image = clip(255 * shown / max(float(np.quantile(shown, 0.995)), 1e-3))[None]
-    if rng.random() < 0.75:
-        drawing = ImageDraw.Draw(canvas := to_pil(image))
-        text = f"{rng.choice(['R', 'L'])} {rng.choice(['CC', 'MLO', 'ML', 'XCCL'])}"
-        corner = rng.uniform(0.55, 0.75) * width, rng.choice([rng.uniform(0.02, 0.2), rng.uniform(0.75, 0.9)]) * height
-        drawing.text(
-            corner, text, fill=int(rng.integers(180, 256)), font=font(int(height * rng.uniform(0.04, 0.08)), rng)
-        )
-        image = from_pil(canvas)
-    image = image[:, :, ::-1] if rng.random() < 0.5 else image
-    return np.concatenate([image, image[:, :, ::-1]], 2) if rng.random() < 0.1 else image
+        mass = np.hypot(y - rng.uniform(0.3, 0.7), x - rng.uniform(0.1, 0.5) * depth) / rng.uniform(0.03, 0.1)
+        shown = shown + 0.3 * np.exp(-(mass**4)) * breast
+    for _ in range(rng.integers(0, 12) if rng.random() < 0.4 else 0):  # calcifications
+        shown[int(rng.uniform(0.3, 0.7) * height), int(rng.uniform(0.05, 0.6) * depth * width)] = 1.0
+    return shown
+
+
+def _labeled(image: Pixels, rng: Rng) -> Pixels:
+    """Return an image with side and view of a mammogram written at the right."""
+    height, width = image.shape[1:]
+    text = f"{rng.choice(['R', 'L'])} {rng.choice(['CC', 'MLO', 'ML', 'XCCL'])}"
+    corner = rng.uniform(0.55, 0.75) * width, rng.choice([rng.uniform(0.02, 0.2), rng.uniform(0.75, 0.9)]) * height
+    drawing, size = ImageDraw.Draw(canvas := _canvas(image)), int(height * rng.uniform(0.04, 0.08))
+    drawing.text(corner, text, fill=int(rng.integers(180, 256)), font_size=size)
+    return _drawn(canvas)
 
 
 def head_ct(rng: Rng) -> Pixels:
@@ -85,7 +134,7 @@ def head_ct(rng: Rng) -> Pixels:
     shown = np.where(skin, rng.uniform(0.1, 0.4), shown)
     if rng.random() < 0.4:
         shown = np.maximum(shown, 0.5 * (np.abs(np.hypot(y + 0.1, x) - 0.55) < 0.012) * (y > 0.2))
-    return clip(255 * shown)[None]
+    return _clip(shown)[None]
 
 
 def ultrasound(rng: Rng) -> Pixels:
@@ -109,8 +158,8 @@ def ultrasound(rng: Rng) -> Pixels:
             1 - rng.uniform(0.4, 0.9) * (np.abs(x - rng.uniform(0.2, 0.8)) < rng.uniform(0.03, 0.15)) * (y > 0.4)
         )
     shown = np.log1p(rng.uniform(3, 40) * echo * speckle / speckle.mean()) * (1 - rng.uniform(0, 0.6) * y)
-    image = clip(255 * shown / np.quantile(shown, 0.998))[None]
-    return fan(image, rng) if rng.random() < 0.6 else image
+    image = _clip(shown / np.quantile(shown, 0.998))[None]
+    return _with(sector_field, image, rng) if rng.random() < 0.6 else image
 
 
 def endoscopy(rng: Rng) -> Pixels:
@@ -126,14 +175,13 @@ def endoscopy(rng: Rng) -> Pixels:
     vessels = np.abs(noise_field((SIDE, SIDE), 1.4, rng) - 0.5) < 0.012
     color = np.array([1.0, rng.uniform(0.35, 0.7), rng.uniform(0.2, 0.6)])[:, None, None]
     fade = np.array([0.1, 0.5, 0.5])[:, None, None] * rng.uniform(0, 0.8) * vessels
-    image = 255 * light * (color + 0.12 * (noise_field((SIDE, SIDE), 1.2, rng) - 0.5)) * (1 - fade)
+    image = light * (color + 0.12 * (noise_field((SIDE, SIDE), 1.2, rng) - 0.5)) * (1 - fade)
     wet = gaussian_filter(rng.normal(size=(SIDE, SIDE)), rng.uniform(1, 3)) * (0.3 + light) * (0.5 + folds)
-    image = np.where(wet > np.quantile(wet, 1 - rng.uniform(0, 0.03)), 250, image * rng.uniform(0.8, 1.5))
-    image = clip(image)
-    return mask(image, rng) if rng.random() < 0.5 else image
+    image = np.where(wet > np.quantile(wet, 1 - rng.uniform(0, 0.03)), 0.98, image * rng.uniform(0.8, 1.5))
+    return _with(endoscope_field, _clip(image), rng) if rng.random() < 0.5 else _clip(image)
 
 
-MEDICAL: dict[str, tuple[str, Callable[[Rng], Pixels]]] = {
+MEDICAL: dict[str, tuple[str, Phantom]] = {
     "mammogram_phantoms": ("xray", mammogram),
     "head_phantoms": ("ct", head_ct),
     "ultrasound_phantoms": ("ultrasound", ultrasound),
@@ -141,72 +189,24 @@ MEDICAL: dict[str, tuple[str, Callable[[Rng], Pixels]]] = {
 }
 
 
-# What is no medical image --------------------------------------------------------------------------------------------
-
-
-def noise(rng: Rng) -> Pixels:
-    """Return noise of any spectrum, gray or colored."""
-    power = float(rng.choice([0.0, 0.0, 0.5, 1.0, 1.5, 2.0, 3.0]))
-    planes: list[NDArray[Any]] = [noise_field((SIDE, SIDE), power, rng) for _ in range(3 if rng.random() < 0.5 else 1)]
-    if rng.random() < 0.3:
-        planes = [1.0 * (rng.uniform(0, 1, (SIDE, SIDE)) > rng.uniform(0.01, 0.99)) for _ in planes]
-    return clip(255 * np.stack(planes))
-
-
-def flat(rng: Rng) -> Pixels:
-    """Return one level, a gradient, stripes, a checkerboard or a few shapes."""
-    y, x = _grid(SIDE, SIDE)
-    kind, turned = rng.integers(5), x * rng.normal() + y * rng.normal()
-    plane = np.full((SIDE, SIDE), rng.choice([0.0, 1.0, rng.uniform(0, 1)]))
-    if kind == 1:
-        plane = turned if rng.random() < 0.5 else np.hypot(x - rng.uniform(0, 1), y - rng.uniform(0, 1))
-    elif kind == 2:
-        plane = np.sin(turned * rng.uniform(5, 150))
-    elif kind == 3:
-        count = rng.integers(2, 20)
-        plane = ((x * count).astype(int) + (y * count).astype(int)) % 2
-    image = rgb(clip(255 * (plane - plane.min()) / max(float(np.ptp(plane)), 1))[None])
-    if kind == 0 and plane[0, 0]:
-        image = rgb(clip(255 * plane)[None])
-    if kind == 4:
-        drawing = ImageDraw.Draw(canvas := to_pil(image))
-        for _ in range(rng.integers(1, 9)):
-            left, top, size = *rng.uniform(0, 0.8, 2) * SIDE, rng.uniform(0.05, 0.5) * SIDE
-            color = tuple(int(v) for v in rng.integers(0, 256, 3))
-            draw = (drawing.ellipse, drawing.rectangle)[rng.integers(2)]
-            draw((left, top, left + size, top + size * rng.uniform(0.3, 1.5)), fill=color)
-        image = from_pil(canvas)
-    return clip(image * rng.uniform(0.3, 1, (3, 1, 1))) if rng.random() < 0.3 else image[:1]
-
-
-def page(rng: Rng) -> Pixels:
-    """Return a page of text, dark on light or light on dark, at times with lines and a box."""
-    height, width = int(SIDE * rng.uniform(0.7, 1.5)), SIDE
-    paper, ink = int(rng.integers(200, 256)), int(rng.integers(0, 80))
-    if rng.random() < 0.25:
-        paper, ink = ink, paper
-    canvas = Image.new("L", (width, height), paper)
-    drawing, size = ImageDraw.Draw(canvas), int(rng.integers(6, 22))
-    face, y = font(size, rng), int(rng.integers(2, 25))
-    letters = list(string.ascii_letters + "     .,0123456789")
-    left = int(rng.integers(2, 30))
-    while y < height - size:
-        count = int((width - left) / size * rng.uniform(0.8, 1.9))
-        drawing.text((left, y), "".join(rng.choice(letters, count)), fill=ink, font=face)
-        y += int(size * rng.choice([1.25, 1.25, 1.25, 2.5]))
-    if rng.random() < 0.3:
-        box = np.sort(rng.uniform(0, 1, (2, 2)), 0) * (width, height)
-        drawing.rectangle([*box[0], *box[1]], outline=ink, fill=int(rng.integers(256)) if rng.random() < 0.5 else None)
-    image = from_pil(canvas)
-    return clip(rgb(image) * rng.uniform(0.75, 1, (3, 1, 1))) if rng.random() < 0.4 else image
+# Images that are not medical ----------------------------------------------------------------------------------------
 
 
 def chart(rng: Rng) -> Pixels:
     """Return a figure as papers and slides hold: lines, bars, points, shares, a map of values or a signal."""
-    figure = Figure(
-        figsize=(3, rng.uniform(1.8, 3.2)), dpi=80, facecolor=str(rng.choice(["white", "white", "0.9", "black"]))
-    )
+    background = str(rng.choice(["white", "white", "0.9", "black"]))
+    figure = Figure(figsize=(3, rng.uniform(1.8, 3.2)), dpi=80, facecolor=background)
     axes, values = figure.subplots(), rng.normal(size=(int(rng.integers(1, 5)), int(rng.integers(5, 80))))
+    _plot(axes, values, rng)
+    if rng.random() < 0.5:
+        axes.set_title("".join(rng.choice(list(string.ascii_lowercase + " "), 14)))
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png")
+    return _drawn(Image.open(buffer).convert("RGB"))
+
+
+def _plot(axes: Axes, values: NDArray[np.float64], rng: Rng) -> None:
+    """Plot values `(rows, columns)` in one of six ways."""
     kind = rng.integers(6)
     if kind == 0:
         axes.plot(values.cumsum(1).T)
@@ -223,11 +223,6 @@ def chart(rng: Rng) -> Pixels:
         beats = np.exp(-(((np.linspace(0, 8, 400) % 1 - 0.4) / 0.03) ** 2)) + 0.05 * rng.normal(size=400)
         axes.plot(beats, color="black", linewidth=0.8)
         axes.grid(color="pink")
-    if rng.random() < 0.5:
-        axes.set_title("".join(rng.choice(list(string.ascii_lowercase + " "), 14)))
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png")
-    return from_pil(Image.open(buffer).convert("RGB"))
 
 
 def histology(rng: Rng) -> Pixels:
@@ -239,14 +234,14 @@ def histology(rng: Rng) -> Pixels:
     image = stain[:, None, None] + (ground - 0.5) * rng.uniform(20, 110)
     gaps = noise_field((SIDE, SIDE), 2, rng) > rng.uniform(0.6, 1)
     image = np.where(gaps, 235 + 10 * ground, image)
-    canvas = to_pil(clip(image))
+    canvas = _canvas(_clip(image / 255))
     drawing, size = ImageDraw.Draw(canvas), rng.uniform(1, 7)
     for x, y in rng.uniform(0, SIDE, (int(rng.uniform(1500, 9000) / size**1.5), 2)):
         wide, high = size * rng.uniform(0.6, 1.4, 2)
         color = tuple(int(v) for v in (dots + rng.normal(0, 18, 3)).clip(0, 255))
         if not gaps[int(y), int(x)]:
             drawing.ellipse((x - wide, y - high, x + wide, y + high), fill=color)
-    return from_pil(canvas.filter(ImageFilter.GaussianBlur(float(rng.uniform(0, 1.2)))))
+    return _drawn(canvas.filter(ImageFilter.GaussianBlur(float(rng.uniform(0, 1.2)))))
 
 
 def nuclear(rng: Rng) -> Pixels:
@@ -266,14 +261,11 @@ def nuclear(rng: Rng) -> Pixels:
         )
         counts = counts + rng.uniform(0.2, 1) * np.exp(-(spot**2)) * (rng.random() + 0.3 * body)
     counts = rng.poisson(counts.clip(0) * rng.uniform(30, 400))
-    blurred = to_pil(clip(255 * counts / max(counts.max(), 1))[None]).filter(
-        ImageFilter.GaussianBlur(float(rng.uniform(0.8, 3)))
-    )
-    image = from_pil(blurred).astype(np.float64)
-    image = image / max(image.max(), 1)
+    image = gaussian_filter(counts / max(counts.max(), 1), rng.uniform(0.8, 3))[None]
+    image = image / max(image.max(), 1e-6)
     if rng.random() < 0.3:
-        return clip(255 * np.concatenate([3 * image, 3 * image - 1, 3 * image - 2]))
-    return clip(255 * (1 - image if rng.random() < 0.7 else image))
+        return _clip(np.concatenate([3 * image, 3 * image - 1, 3 * image - 2]))
+    return _clip(1 - image if rng.random() < 0.7 else image)
 
 
 def microscopy(rng: Rng) -> Pixels:
@@ -288,18 +280,24 @@ def microscopy(rng: Rng) -> Pixels:
             )
             plane = plane + rng.uniform(0.2, 1) * np.exp(-(spot ** rng.choice([2, 6])))
         planes.append(plane)
-    return clip(255 * np.stack(planes))
+    return _clip(np.stack(planes))
 
 
 def empty_viewer(rng: Rng) -> Pixels:
     """Return a black or gray plane with text and rulers only."""
-    image = np.full((1, SIDE, SIDE), rng.integers(0, 60), np.uint8)
+    image = np.full((1, SIDE, SIDE), rng.uniform(0, 0.25), np.float32)
     for _ in range(rng.integers(1, 4)):
-        image = burn_in(image, rng)
+        image = _with(burnt_in_text, image, rng)
     return image
 
 
-NOT_MEDICAL: dict[str, Callable[[Rng], Pixels]] = {
-    "noise": noise, "flat": flat, "page": page, "chart": chart, "histology": histology, "nuclear": nuclear,
-    "microscopy": microscopy, "empty_viewer": empty_viewer,
+def _synthetic(*kinds: str) -> Phantom:
+    """Return what draws a synthetic image of some kinds."""
+    return lambda rng: synthetic_image((SIDE, SIDE), rng, kinds)
+
+
+NOT_MEDICAL: dict[str, Phantom] = {
+    "noise": _synthetic("noise", "clouds"), "flat": _synthetic("flat", "gradient", "stripes", "shapes"),
+    "page": _synthetic("page"), "chart": chart, "histology": histology, "nuclear": nuclear, "microscopy": microscopy,
+    "empty_viewer": empty_viewer,
 }  # fmt: skip

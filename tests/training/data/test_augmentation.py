@@ -14,6 +14,7 @@ from training.data.augmentation import (
     AugmentationRecipe,
     Geometry,
     draw_geometry,
+    shrunk,
     visible_share,
 )
 
@@ -172,3 +173,9 @@ def test_without_an_empty_part_the_box_stays() -> None:
     recipe = AugmentationRecipe(empty_share=1.0)
     geometry = draw_geometry(boxes, AugmentationFlags(), recipe, np.random.default_rng(0))
     assert visible_share(geometry.map_boxes(boxes)).min() >= recipe.keep
+
+
+def test_images_are_shrunk_to_a_limit_and_never_enlarged() -> None:
+    image = torch.rand(1, 30, 90)
+    assert shrunk(image, 45).shape == (1, 15, 45) and shrunk(image, 90) is image
+    assert shrunk(torch.rand(3, 1, 400), 100).shape == (3, 1, 100)

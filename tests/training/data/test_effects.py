@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from training.data import artifacts, effects
-from training.data.effects import EFFECTS, LUMINANCE, draw_effects
+from training.data.effects import COLORING, EFFECTS, LUMINANCE, draw_effects
 from training.data.records import SourceSettingsTable
 
 
@@ -24,7 +24,7 @@ def test_an_effect_keeps_shape_and_range_and_is_reproducible(name: str, channels
     before = image.clone()
     for seed in range(6):
         first = EFFECTS[name](image, BOXES, np.random.default_rng(seed))
-        assert first.shape == image.shape and first.dtype == torch.float32
+        assert first.shape == (3 if name in COLORING else channels, 40, 56) and first.dtype == torch.float32
         assert float(first.min()) >= -1e-5 and float(first.max()) <= 1 + 1e-5
         assert torch.equal(first, EFFECTS[name](image, BOXES, np.random.default_rng(seed)))
     assert torch.equal(image, before), "the image itself stays"
@@ -33,7 +33,8 @@ def test_an_effect_keeps_shape_and_range_and_is_reproducible(name: str, channels
 @pytest.mark.parametrize("name", sorted(set(EFFECTS) - {"white_balance", "hue", "narrow_band", "gray"}))
 def test_an_effect_changes_gray_images_too(name: str) -> None:
     image = torch.rand(1, 64, 64)
-    assert any(not torch.equal(image, EFFECTS[name](image, NONE, np.random.default_rng(seed))) for seed in range(4))
+    changed = [EFFECTS[name](image, NONE, np.random.default_rng(seed)) for seed in range(4)]
+    assert any(not torch.equal(image.expand_as(one), one) for one in changed)
 
 
 @pytest.mark.parametrize("name", ["white_balance", "hue", "narrow_band", "gray"])
@@ -54,6 +55,54 @@ def test_a_tone_curve_keeps_the_order_of_gray_levels() -> None:
     for seed in range(10):
         curved = EFFECTS["tone_curve"](levels, NONE, np.random.default_rng(seed))[0, 0]
         assert bool((curved.diff() >= 0).all()) and float(curved[0]) == 0 and float(curved[-1]) > 0.99
+
+
+def test_a_narrow_window_reaches_from_black_to_white() -> None:
+    levels = torch.linspace(0, 1, 200)[None, None]
+    for seed in range(10):
+        curved = EFFECTS["narrow_window"](levels, NONE, np.random.default_rng(seed))[0, 0]
+        assert bool((curved.diff() >= 0).all()) and float(curved.diff().max()) > 0.005
+        assert ((curved > 0) & (curved < 1)).float().mean() < 1
+
+
+def test_colors_of_flow_are_spots_on_gray() -> None:
+    gray = torch.rand(1, 60, 80) * 0.8 + 0.1
+    for seed in range(5):
+        colored = EFFECTS["doppler"](gray, NONE, np.random.default_rng(seed))
+        changed = (colored != gray).any(dim=0)
+        assert 0 < float(changed.float().mean()) < 0.4
+        assert bool((colored[:, changed].amax(0) > colored[:, changed].amin(0)).all())
+
+
+def test_a_composite_shows_three_contrasts_of_one_image() -> None:
+    gray = torch.rand(1, 30, 30)
+    red, green, blue = EFFECTS["false_color"](gray, NONE, np.random.default_rng(0))
+    assert not torch.allclose(red, green, atol=0.02) and not torch.allclose(green, blue, atol=0.02)
+
+
+def test_a_tint_scales_the_channels() -> None:
+    tinted = EFFECTS["tint"](torch.full((1, 4, 4), 0.8), NONE, np.random.default_rng(0))
+    assert all(0.6 - 1e-6 <= float(plane.min()) == float(plane.max()) <= 0.8 for plane in tinted)
+    assert float(tinted.amax() - tinted.amin()) > 0.01
+
+
+def test_a_photograph_of_a_screen_has_no_black_and_a_glare_or_waves() -> None:
+    flat = [
+        EFFECTS["screen_photo"](torch.full((1, 40, 40), 0.5), NONE, np.random.default_rng(seed)) for seed in range(9)
+    ]
+    assert all(float(photo.std()) > 0.002 for photo in flat)
+    photos = [EFFECTS["screen_photo"](torch.zeros(1, 40, 40), NONE, np.random.default_rng(seed)) for seed in range(9)]
+    assert (
+        sum(float(photo.min()) > 0.01 for photo in photos) > 5 and max(float(photo.max()) for photo in photos) > 0.25
+    )
+
+
+def test_a_bar_shows_all_gray_levels_at_a_side() -> None:
+    for seed in range(6):
+        bar = EFFECTS["gray_bar"](torch.full((1, 100, 200), 0.5), NONE, np.random.default_rng(seed))[0]
+        rows, columns = torch.nonzero(bar != 0.5, as_tuple=True)
+        assert 18 <= int(rows.max() - rows.min()) <= 41 and int(columns.max() - columns.min()) < 8
+        assert float(bar.max()) == 1 and float(bar.min()) == 0 and not 8 < int(columns[0]) < 180
 
 
 def test_inverted_tissue_turns_the_order_and_leaves_air_dark() -> None:
@@ -98,7 +147,7 @@ def test_without_room_for_all_objects_there_is_no_field(monkeypatch: pytest.Monk
         assert torch.equal(EFFECTS["round_field"](image, corners, np.random.default_rng(seed)), image)
 
 
-@pytest.mark.parametrize("paint", [artifacts.burnt_in_text, artifacts.color_chart])
+@pytest.mark.parametrize("paint", [artifacts.burnt_in_text, artifacts.color_chart, artifacts.gray_bar])
 def test_text_and_stickers_hide_no_object(paint: effects.Effect, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("_ruler", "_calipers", "_arrow"):  # thin lines, which may cross an object
         monkeypatch.setattr(artifacts, name, lambda *arguments: None)

@@ -12,7 +12,14 @@ import torch
 from modeling_medglip.image_processing_medglip import MedGlipImageProcessor
 from training.data import negative_images
 from training.data.dataset import GroundingDataset
-from training.data.negative_images import NegativeImages, chosen_records, photographs, synthetic_image
+from training.data.negative_images import (
+    SYNTHETIC,
+    NegativeImages,
+    chosen_records,
+    photographs,
+    smooth_noise,
+    synthetic_image,
+)
 from training.data.records import GroundingRecord
 
 from ..tiny_data import record as annotated
@@ -34,6 +41,24 @@ def test_synthetic_images_are_images(seed: int) -> None:
 def test_they_differ_in_kind() -> None:
     spread = [float(synthetic_image((32, 32), np.random.default_rng(seed)).std()) for seed in range(40)]
     assert min(spread) < 0.01 and max(spread) > 0.2, "flat ones and rich ones"
+
+
+@pytest.mark.parametrize("kind", [name for name in SYNTHETIC if name != "photograph"])
+def test_one_kind_can_be_drawn(kind: str) -> None:
+    for seed in range(4):
+        image = synthetic_image((40, 56), np.random.default_rng(seed), [kind])
+        assert image.shape in ((1, 40, 56), (3, 40, 56)) and image.min() >= 0 and image.max() <= 1
+    flat = [float(synthetic_image((16, 16), np.random.default_rng(seed), ["flat"]).std()) for seed in range(20)]
+    assert min(flat) == 0 and max(flat) < 0.5
+
+
+def test_noise_of_steep_spectra_is_smooth() -> None:
+    white = np.random.default_rng(0).normal(size=(2, 40, 50))
+    np.testing.assert_allclose(smooth_noise(white, 0.0), white, atol=1e-12)
+    smooth = smooth_noise(white, 2.0)
+    assert smooth.shape == white.shape and np.abs(smooth.mean((1, 2))).max() < 1e-9
+    roughness = [np.abs(np.diff(noise)).mean() / noise.std() for noise in (white, smooth)]
+    assert roughness[1] < 0.5 * roughness[0]
 
 
 def test_photographs_are_there_with_scikit_image() -> None:

@@ -12,6 +12,7 @@ from training.data.augmentation import AugmentationRecipe
 from training.data.photometry import (
     approximate_gamma,
     compressed,
+    display_values,
     draw_photometry,
     draw_window,
     saturated,
@@ -53,6 +54,15 @@ def test_drawn_windows_are_plausible_and_narrow_images_are_only_narrowed() -> No
     assert all(low < high for low, high in wide)
     assert 80 < sum(window == (-1000.0, 1500.0) for window in wide) < 160
     assert all(low >= 0 and high <= 255 for low, high in (draw_window((0.0, 255.0), rng) for _ in range(100)))
+
+
+def test_bytes_stay_and_measured_units_are_stretched() -> None:
+    levels = np.arange(256, dtype=np.uint8).reshape(1, 16, 16)
+    np.testing.assert_allclose(display_values(levels), levels / 255, rtol=1e-6)
+    for measured in (levels.astype(np.int16) * 8 - 1000, levels.astype(np.uint16) * 8):
+        shown = display_values(measured)
+        assert shown.dtype == np.float32 and shown.min() == 0 and shown.max() == 1
+        assert np.abs(shown - levels / 255).max() < 0.01
 
 
 def test_uneven_light_is_smooth_and_near_one() -> None:

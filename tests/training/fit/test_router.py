@@ -52,9 +52,9 @@ def made_up(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(training_router, "load_records", load)
     monkeypatch.setattr(training_router, "imagenet_encoder", tiny_encoder)
-    monkeypatch.setattr(router_images, "INSTALLED", ())
+    monkeypatch.setattr(router_images, "sample_images", list)
     monkeypatch.setattr(router_images, "augment", lambda image, kind, rng: image)
-    page = RouterImage("other", "page", router_phantoms.page, size=4)
+    page = RouterImage("other", "page", router_phantoms.NOT_MEDICAL["page"], size=4)
     monkeypatch.setattr(training_router, "phantoms", lambda: [page])
 
 

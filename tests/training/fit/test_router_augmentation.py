@@ -7,72 +7,61 @@ import numpy as np
 import pytest
 
 from modeling_medglip.image_processing_medglip import ROUTER_CLASSES
+from modeling_medglip.modalities import MODALITIES
 from tests.modeling_medglip.test_router import GRAY, RED
-from training.fit import router_augmentation as augmentation
+from training.data.effects import EFFECTS
+from training.data.records import SourceSettingsTable
+from training.fit import router_augmentation
+from training.fit.router_augmentation import OF_MODALITY, augment, effects_of
 
 
-STEPS = {step for steps in (augmentation.STEPS, *augmentation.FIRST.values()) for _, step in steps}
+GRAY_IMAGE = (GRAY[None] / 255).astype(np.float32)
+RED_IMAGE = (RED.transpose(2, 0, 1) / 255).astype(np.float32)
 
 
-@pytest.mark.parametrize("image", [GRAY[None], RED.transpose(2, 0, 1)], ids=["gray", "color"])
+@pytest.mark.parametrize("image", [GRAY_IMAGE, RED_IMAGE], ids=["gray", "color"])
 @pytest.mark.parametrize("kind", ROUTER_CLASSES)
 def test_augmented_images_stay_images(image: np.ndarray, kind: str) -> None:
+    before = image.copy()
     for seed in range(6):
-        varied = augmentation.augment(image, kind, np.random.default_rng(seed))
-        assert varied.dtype == np.uint8 and len(varied) in (1, 3) and min(varied.shape[1:]) >= 8
-        assert varied.std() >= 5
-    again = [augmentation.augment(image, kind, np.random.default_rng(3)) for _ in range(2)]
-    assert np.array_equal(*again)
+        varied = augment(image, kind, np.random.default_rng(seed))
+        assert varied.dtype == np.float32 and varied.shape in ((len(image), *GRAY.shape), (3, *GRAY.shape))
+        assert varied.min() >= 0 and varied.max() <= 1 and varied.std() > 0.02
+        assert not np.array_equal(varied, image)
+    again = [augment(image, kind, np.random.default_rng(3)) for _ in range(2)]
+    assert np.array_equal(*again) and np.array_equal(image, before)
 
 
-@pytest.mark.parametrize("step", sorted(STEPS, key=lambda step: step.__name__), ids=lambda step: step.__name__)
-def test_every_step_returns_an_image_and_leaves_its_input(step: augmentation.Transform) -> None:
-    for image in (GRAY[None], RED.transpose(2, 0, 1), np.zeros((1, 1, 1), np.uint8)):
-        before = image.copy()
-        for seed in range(4):
-            varied = step(image, np.random.default_rng(seed))
-            assert varied.dtype == np.uint8 and varied.ndim == 3 and len(varied) in (1, 3)
-        assert np.array_equal(image, before)
+def test_effects_are_those_of_the_modality_and_of_any_image() -> None:
+    assert set(OF_MODALITY) <= set(MODALITIES)
+    for modality in MODALITIES:
+        drawn, own = dict(effects_of(modality)), dict(SourceSettingsTable.load().of(modality, "", ()).effects)
+        assert set(own) <= set(drawn) <= set(EFFECTS), "draw_effects leaves out an unknown name"
+        assert {"text", "narrow_window", "screen_photo"} <= set(drawn) and min(drawn.values()) > 0
+    assert dict(effects_of("endoscopy"))["gray"] == 3 and "doppler" not in dict(effects_of("mri"))
+    assert set(dict(effects_of("other"))) == set(EFFECTS)
 
 
-def test_a_variation_that_loses_the_image_is_left_out() -> None:
-    steps = ((1.0, lambda image, rng: np.zeros_like(image)),)
+def test_a_variation_that_loses_the_image_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(router_augmentation, "draw_photometry", lambda image, *arguments: image * 0)
     rng = np.random.default_rng(0)
-    assert np.array_equal(augmentation.apply(steps, GRAY[None], rng, least=5), GRAY[None])
-    assert not augmentation.apply(steps, GRAY[None], rng, least=0).any()
+    assert augment(GRAY_IMAGE, "ct", rng) is GRAY_IMAGE
+    assert not augment(GRAY_IMAGE, "other", rng).any(), "a black image is not medical either way"
 
 
-def test_narrow_bands_and_gray() -> None:
-    image, rng = RED.transpose(2, 0, 1), np.random.default_rng(0)
-    assert np.ptp(augmentation.gray(image, rng).astype(int), axis=0).max() == 0
-    cold = [augmentation.other_light(image, np.random.default_rng(seed)).mean((1, 2)) for seed in range(8)]
-    assert any(red < blue for red, _, blue in cold), "under blue and green light red is dark"
-    assert augmentation.gray(GRAY[None], rng) is not None and len(augmentation.other_light(GRAY[None], rng)) == 1
+def test_endoscopy_comes_in_gray_and_in_cold_light() -> None:
+    varied = [augment(RED_IMAGE, "endoscopy", np.random.default_rng(seed)) for seed in range(60)]
+    spread = [np.ptp(image, axis=0).mean() for image in varied]
+    cold = [image for image in varied if image[0].mean() < image[2].mean()]
+    assert sum(value < 0.05 for value in spread) >= 3 and len(cold) >= 3
+    assert sum(image[0].mean() > 1.3 * image[2].mean() for image in varied) > 20, "most keep their colors"
 
 
-def test_a_mask_is_dark_in_the_corners() -> None:
-    bright = np.full((1, 60, 80), 200, dtype=np.uint8)
-    for seed in range(8):
-        masked = augmentation.mask(bright, np.random.default_rng(seed))
-        assert masked[0, 30, 40] == 200 and (masked < 25).mean() < 0.7
-    assert any(augmentation.mask(bright, np.random.default_rng(seed))[0, 0, 0] < 25 for seed in range(4))
-
-
-def test_a_fan_is_black_outside_and_untouched_inside() -> None:
-    bright = np.full((1, 60, 80), 200, dtype=np.uint8)
-    for seed in range(5):
-        shape = augmentation.fan(bright, np.random.default_rng(seed))
-        assert set(np.unique(shape)) == {0, 200} and 0.2 < (shape > 0).mean() < 1 and shape[0, 30, 40] == 200
-
-
-def test_flow_colors_are_spots_on_gray() -> None:
-    colored = augmentation.flow_colors(GRAY[None], np.random.default_rng(1))
-    changed = (colored != GRAY).any(0)
-    assert colored.shape == (3, *GRAY.shape) and 0 < changed.mean() < 0.3
-    assert (colored[:, changed].max(0) > colored[:, changed].min(0)).all()
-
-
-def test_noise_of_steep_spectra_is_smooth() -> None:
-    rough, smooth = (augmentation.noise_field((40, 50), power, np.random.default_rng(0)) for power in (0.0, 2.0))
-    assert rough.shape == smooth.shape == (40, 50) and smooth.min() == 0 and smooth.max() == 1
-    assert np.abs(np.diff(smooth)).mean() < 0.5 * np.abs(np.diff(rough)).mean()
+def test_copies_are_enlarged_parts_and_small_ones_on_one_level(monkeypatch: pytest.MonkeyPatch) -> None:
+    ramp = np.broadcast_to(np.linspace(0.2, 1, 64, dtype=np.float32), (1, 64, 64)).copy()
+    monkeypatch.setattr(router_augmentation, "draw_effects", lambda image, *arguments: image)
+    monkeypatch.setattr(router_augmentation, "draw_photometry", lambda image, *arguments: image)
+    varied = [augment(ramp, "ct", np.random.default_rng(seed)) for seed in range(60)]
+    assert sum(np.ptp(image) < 0.55 for image in varied) > 10, "crops"
+    assert sum((image == 0).mean() > 0.1 for image in varied) > 10, "black around"
+    assert any(np.unique(image[0, :3]).size == 1 and image[0, 0, 0] > 0 for image in varied), "another level around"
