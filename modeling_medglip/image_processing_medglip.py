@@ -50,7 +50,7 @@ CANDIDATES_PER_LEVEL = 1000
 # A label that is at least this probably in the image keeps the scores of its boxes: they tell look-alikes apart better
 # than its presence does.
 FULL_PRESENCE = 0.1
-# What the router tells apart: a class of its own for what is no image of any modality.
+# What the router tells apart: a class of its own for what is not an image of any modality.
 OTHER = "other"
 ROUTER_CLASSES = (*MODALITIES, OTHER)
 ROUTER_BACKBONE = "efficientnet_lite0"
@@ -1629,7 +1629,7 @@ class MedGlipImageProcessor(TorchvisionBackend):
             image (`Any`): as for `normalize_image`.
             input_data_format (`str`, *optional*): `"channels_first"` or `"channels_last"` for arrays.
             every (`bool`, *optional*, defaults to `False`): of all classes that the router knows instead; among them,
-                in newer ones, `"other"` for what is no image of any modality.
+                in newer ones, `"other"` for what is not an image of any modality.
 
         Raises:
             `ValueError`: the processor holds no router weights, or the image is invalid.

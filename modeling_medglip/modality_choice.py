@@ -19,7 +19,7 @@ from .trained_labels import TrainedLabels
 # how many labels are looked at.
 UNKNOWN_LABEL_FACTOR = 0.1
 MOST_TIE_BREAKERS = 20
-# Source of the choice for an image that looks like no medical image: nothing is searched for.
+# Source of the choice for an image that does not look like a medical one: nothing is searched for.
 UNRECOGNIZED = "unrecognized"
 
 

@@ -85,7 +85,7 @@ def page(found: dict[str, Any]) -> str:
 
 
 def _alone(run: dict[str, Any] | None, label: str, full_bytes: int) -> list[str]:
-    """What becomes of it where no older images are at hand."""
+    """What becomes of it without older images."""
     if run is None:
         return []
     after = [

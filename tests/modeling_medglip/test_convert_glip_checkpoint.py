@@ -167,7 +167,7 @@ def test_a_wrong_checkpoint_is_refused_in_one_line(change: Any, message: str) ->
     assert "\n" not in str(error.value)
 
 
-# With the whole reference at hand --------------------------------------------------------------------------------
+# With the whole reference ----------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")

@@ -16,8 +16,8 @@ from tests.modeling_medglip.test_router import GRAY, RED, SCANNER
 from tests.modeling_medglip.tiny_checkpoint import biased_router, tiny_encoder
 from training.data.records import GroundingRecord
 from training.fit import router as training_router
-from training.fit import router_images, router_phantoms
-from training.fit.router import FeatureTable
+from training.fit import router_classifier, router_images, router_measures, router_phantoms
+from training.fit.router_classifier import FeatureTable
 from training.fit.router_images import RouterImage
 
 
@@ -111,7 +111,7 @@ def test_a_source_left_out_is_not_learned_from() -> None:
     features = np.zeros((len(sources), width))
     features[:, :2] = [centers[source] for source in sources] + rng.normal(0, 0.1, (len(sources), 2))
     rows = table(sources, features, np.arange(len(sources)) % 2 == 0)
-    report = training_router.left_out_report(rows, training_router.left_out(rows, tiny_encoder()))
+    report = router_measures.left_out_report(rows, router_measures.left_out(rows, tiny_encoder()))
     shares = report["source_left_out"]
     assert shares["ct/a"] == shares["ct/b"] == 1 and shares["mri/b"] == 0, "without mri/b, (4, 4) looks like CT"
     assert "xray/a" not in shares, "its class has no other source"
@@ -122,9 +122,9 @@ def test_a_source_left_out_is_not_learned_from() -> None:
 def test_a_temperature_makes_boasting_honest() -> None:
     rng = np.random.default_rng(0)
     honest = rng.normal(0, 1.5, (4000, len(ROUTER_CLASSES)))
-    classes = [rng.choice(len(ROUTER_CLASSES), p=row) for row in training_router.softmax(honest)]
+    classes = [rng.choice(len(ROUTER_CLASSES), p=row) for row in router_measures.softmax(honest)]
     rows = table([f"{ROUTER_CLASSES[index]}/a" for index in classes], np.zeros((4000, 1)))
-    found = training_router.calibration(rows, 3 * honest)
+    found = router_measures.calibration(rows, 3 * honest)
     assert found["temperature"] == pytest.approx(3, rel=0.1)
     assert found["expected_calibration_error"] < 0.05 < found["expected_calibration_error_before"]
     assert sum(row["share"] for row in found["bins"]) == pytest.approx(1)
@@ -132,18 +132,18 @@ def test_a_temperature_makes_boasting_honest() -> None:
 
 
 def test_reliability_and_its_error() -> None:
-    bins = training_router.reliability(
+    bins = router_measures.reliability(
         np.array([0.95, 0.95, 0.35, 1.0]), np.array([1, 0, 1, 1], bool), np.full(4, 0.25)
     )
     assert [(row["from"], row["share"]) for row in bins] == [(0.3, 0.25), (0.9, 0.75)]
     assert bins[1]["accuracy"] == pytest.approx(2 / 3) and bins[0]["probability"] == pytest.approx(0.35)
-    assert training_router.calibration_error(bins) == pytest.approx(0.25 * 0.65 + 0.75 * (2.9 / 3 - 2 / 3))
+    assert router_measures.calibration_error(bins) == pytest.approx(0.25 * 0.65 + 0.75 * (2.9 / 3 - 2 / 3))
 
 
 def test_a_temperature_divides_the_scores() -> None:
     router = biased_router("ct", 0.9)
     features = np.zeros(len(router.mean))
-    cooler = training_router.with_temperature(router, 2.0).classify(features)
+    cooler = router_classifier.with_temperature(router, 2.0).classify(features)
     assert cooler == pytest.approx({name: score / 2 for name, score in router.classify(features).items()})
 
 
@@ -175,7 +175,7 @@ def test_the_command_refuses_bad_input(tmp_path: Path, capsys: pytest.CaptureFix
 
 
 def test_accuracy() -> None:
-    report = training_router.accuracy(["ct", "ct", "mri"], ["ct", "mri", "mri"])
+    report = router_measures.accuracy(["ct", "ct", "mri"], ["ct", "mri", "mri"])
     assert report["accuracy"] == pytest.approx(2 / 3)
     assert report["by_modality"]["ct"] == {"accuracy": 0.5, "images": 2}
     assert report["mistakes"] == {"ct taken for mri": 1} and "xray" not in report["by_modality"]
