@@ -266,6 +266,17 @@ def test_damaged_router_files(tmp_path: Path, processor: Any, tensors: Any, mess
         MedGlipImageProcessor.from_pretrained(tmp_path)
 
 
+def test_router_files_of_older_checkpoints_hold_no_encoder(tmp_path: Path) -> None:
+    old = red_router(encoder={})
+    write_router(tmp_path / ROUTER_FILE, old)
+    with safe_open(tmp_path / ROUTER_FILE, framework="np") as tensors:
+        assert not any(name.startswith("encoder.") for name in tensors.keys())  # noqa: SIM118
+    again = read_router(tmp_path / ROUTER_FILE)
+    assert not again.encoder and again.classes == ["ct", "endoscopy"]
+    for image in (GRAY, RED):
+        assert again.scores(image) == pytest.approx(old.scores(image), abs=1e-3)
+
+
 def test_router_files_have_a_bounded_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_router(tmp_path / "router.safetensors", red_router())
     monkeypatch.setattr(image_processing_medglip, "MAX_ROUTER_BYTES", 100)

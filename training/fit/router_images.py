@@ -160,24 +160,31 @@ def of_volumes(folder: Path, built: Container[str] = ()) -> Iterator[RouterImage
     """
     for modality, source, name, planes in VOLUMES:
         if (path := folder / modality / source / name).is_file():
-            volume = to_lps(read_volume(path))
-            for plane in planes:
-                length = slice_count(volume, plane)
-                for index in range(length // 4, 3 * length // 4, 2):
-                    pixels = square_pixels(volume, plane, index)
-                    yield RouterImage(modality, source, partial(_same, pixels), modality == "ct")
-                    if modality == "ct":
-                        yield RouterImage("mri", "ct_in_the_contrast_of_mri", partial(as_mri, pixels), size=2)
+            yield from _slices(modality, source, to_lps(read_volume(path)), planes)
     for modality, source, pattern in LOOSE:
         for path in sorted((folder / modality / source).glob(pattern)) if source not in built else ():
             yield RouterImage(modality, source, partial(_read, path))
     if (path := folder.joinpath(*PROJECTED)).is_file():
-        volume = to_lps(read_volume(path))
-        hounsfield = np.stack(
-            [volume.values(extract_slice(volume, "axial", i)[0]) for i in range(slice_count(volume, "axial"))]
-        )
-        for angle in range(0, 180, 6):
-            yield RouterImage("xray", "projections", partial(_same, projection(hounsfield, angle)))
+        yield from _projections(to_lps(read_volume(path)))
+
+
+def _slices(modality: str, source: str, volume: Volume, planes: Sequence[str]) -> Iterator[RouterImage]:
+    """Yield every other slice of the middle half of a volume; those of CT in the contrast of MRI, too."""
+    for plane in planes:
+        length = slice_count(volume, plane)
+        for index in range(length // 4, 3 * length // 4, 2):
+            pixels = square_pixels(volume, plane, index)
+            yield RouterImage(modality, source, partial(_same, pixels), modality == "ct")
+            if modality == "ct":
+                yield RouterImage("mri", "ct_in_the_contrast_of_mri", partial(as_mri, pixels), size=2)
+
+
+def _projections(volume: Volume) -> Iterator[RouterImage]:
+    """Yield a CT volume, projected from all sides, as X-ray images."""
+    slices = [volume.values(extract_slice(volume, "axial", i)[0]) for i in range(slice_count(volume, "axial"))]
+    hounsfield = np.stack(slices)
+    for angle in range(0, 180, 6):
+        yield RouterImage("xray", "projections", partial(_same, projection(hounsfield, angle)))
 
 
 def _same(pixels: NDArray[Any], rng: Rng) -> NDArray[Any]:
