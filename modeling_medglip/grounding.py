@@ -319,7 +319,8 @@ def _answer(
 
 def _plausibility(answer: _Answer) -> float:
     """Return the probability of the expert times the score of its best box."""
-    return (answer.choice.probability or 1.0) * max((box.score for box in answer.boxes), default=0.0)
+    probability = 1.0 if answer.choice.probability is None else answer.choice.probability
+    return probability * max((box.score for box in answer.boxes), default=0.0)
 
 
 def _unknown_labels(grounder: Grounder, question: Question) -> tuple[str, ...]:

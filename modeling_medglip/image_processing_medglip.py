@@ -50,6 +50,8 @@ CANDIDATES_PER_LEVEL = 1000
 # A label that is at least this probably in the image keeps the scores of its boxes: they tell look-alikes apart better
 # than its presence does.
 FULL_PRESENCE = 0.1
+# The presence logit of an expert without a presence head: its probability is exactly 1 in float32.
+PRESENT_LOGIT = 50.0
 # What the router tells apart: a class of its own for what is not an image of any modality.
 OTHER = "other"
 ROUTER_CLASSES = (*MODALITIES, OTHER)
@@ -565,7 +567,7 @@ class MedGlipRouter:
             self.layers = [{k: np.asarray(layer[k], dtype=np.float64) for k in ("weight", "bias")} for layer in layers]
             self.encoder = {name: np.asarray(table, dtype=np.float32) for name, table in (encoder or {}).items()}
             self.classes = [name if name == OTHER else resolve_modality(name) for name in classes]
-        except (KeyError, TypeError, ValueError) as error:
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise ValueError(f"the router's tables are damaged ({error})") from None
         width = self.mean.shape
         fits = len(width) == 1 and self.scale.shape == width
@@ -575,6 +577,10 @@ class MedGlipRouter:
             width = bias.shape
         if not fits or width != (len(self.classes),) or len(set(self.classes)) != len(self.classes):
             raise ValueError("the router's tables do not fit together")
+        tables: list[Any] = [self.mean, self.scale, *self.encoder.values()]
+        tables += [table for layer in self.layers for table in layer.values()]
+        if not all(np.isfinite(table).all() for table in tables) or not (self.scale > 0).all():
+            raise ValueError("the router's tables are damaged (numbers that are not finite, or a scale of 0)")
 
     @functools.cached_property
     def network(self) -> Any:
@@ -583,7 +589,8 @@ class MedGlipRouter:
         Raises:
             `ValueError`: the weights are not those of its stages.
         """
-        stages = 1 + max((int(name.split(".")[1]) for name in self.encoder if name.startswith("blocks.")), default=0)
+        numbers = [name.split(".")[1] for name in self.encoder if name.startswith("blocks.")]
+        stages = 1 + max((int(number) for number in numbers if number.isdecimal()), default=0)
         config = TimmBackboneConfig(
             backbone=ROUTER_BACKBONE, out_indices=list(range(5)), use_pretrained_backbone=False
         )
@@ -966,7 +973,8 @@ def post_process_boxes(
 
     Returns:
         per image `scores` (n,), `labels` (n,) (label index; chunk after chunk), `boxes` (n, 4) xyxy, best first; no
-        gradients. With `presence_logits` also `presence` (labels,), each label's probability of being in the image.
+        gradients. Of an expert with a presence head also `presence` (labels,), each label's probability of being in
+        the image.
 
     Raises:
         `ValueError`: outputs, label tokens and sizes do not fit together, or the outputs are not finite.
@@ -1010,9 +1018,11 @@ def _check_outputs(outputs: Any, tokens: torch.Tensor, target_sizes: Any) -> Non
 
 
 def _presence(outputs: Any, index: int, tokens: torch.Tensor) -> torch.Tensor | None:
-    """Return the presence (chunks, labels) of one image's labels; `None` for outputs without."""
+    """Return the presence (chunks, labels) of one image's labels; `None` of an expert without a presence head."""
     logits = getattr(outputs, "presence_logits", None)
-    return None if logits is None else presence_scores(logits[index].view(len(tokens), -1), tokens)
+    if logits is None or bool((logits[index] == PRESENT_LOGIT).all()):
+        return None
+    return presence_scores(logits[index].view(len(tokens), -1), tokens)
 
 
 def _scored_boxes(
@@ -1080,14 +1090,16 @@ def as_arrays(data: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value.cpu().numpy() if isinstance(value, torch.Tensor) else value for key, value in data.items()}
 
 
-def _router_of(tables: Mapping[str, Any]) -> MedGlipRouter:
-    """Return the router of its tables.
+def _router_of(router: Any) -> MedGlipRouter | None:
+    """Return a router as it is, or made of its tables.
 
     Raises:
         `ValueError`: tables are missing or damaged.
     """
+    if router is None or hasattr(router, "classify"):
+        return router
     try:
-        return MedGlipRouter(**tables)
+        return MedGlipRouter(**router)
     except TypeError as error:
         raise ValueError(f"the router's tables are damaged ({error})") from None
 
@@ -1143,7 +1155,7 @@ class MedGlipImageProcessor(TorchvisionBackend):
             raise ValueError(f"size_divisor must be 1 to {MAX_SIDE}, not {size_divisor}")
         self.size_divisor = int(size_divisor)
         self.return_pixel_mask = return_pixel_mask
-        self.router = _router_of(router) if isinstance(router, Mapping) else router
+        self.router = _router_of(router)
         self.router_warning = router_warning
         self.set_modality(modality)
 
@@ -1609,6 +1621,18 @@ class MedGlipImageProcessor(TorchvisionBackend):
         probabilities = self.modality_probabilities(image, every=True)
         name = max(self.modality_settings, key=lambda key: probabilities.get(key, 0.0))
         return name, probabilities.get(name, 0.0), uncertainty_warning(probabilities, name, self.router_warning)
+
+    def is_unrecognized(self, image: Any, modality: str | None = None) -> bool:
+        """Return whether the router has to choose, and does not take the image for a medical one: nothing is found.
+
+        Args:
+            image (`Any`): as for `normalize_image`.
+            modality (`str`, *optional*): as for `choose_modality`.
+        """
+        routed = (modality or self.modality) == "auto" and len(self.modality_settings) > 1
+        if not routed or self.router is None or OTHER not in self.router.classes:
+            return False
+        return self.modality_probabilities(image, every=True).get(OTHER, 0.0) >= self.router_warning
 
     def predict_modality(self, image: Any) -> tuple[str, float]:
         """Return the modality of this checkpoint that the pixels look like, and its probability between 0 and 1.

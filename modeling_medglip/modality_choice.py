@@ -130,13 +130,18 @@ def modality_choices(
 
 
 def _with_labels(grounder: Experts, views: Mapping[str, float], labels: Sequence[str]) -> dict[str, float]:
-    """Return the router's probabilities, less for modalities whose experts know few labels of the prompt."""
+    """Return the router's probabilities, less for modalities whose experts know few labels of the prompt.
+
+    Whether it is a medical image at all is for the pixels alone.
+    """
     shares = {name: _known_share(grounder.trained, labels, name) for name in grounder.modalities}
     if not (most := max(shares.values())):
         return dict(views)
     factors = {name: max(share / most, UNKNOWN_LABEL_FACTOR) for name, share in shares.items()}
-    weights = {name: view * factors.get(name, 1.0) for name, view in views.items()}
-    return {name: weight / sum(weights.values()) for name, weight in weights.items()}
+    weights = {name: view * factors.get(name, 1.0) for name, view in views.items() if name != OTHER}
+    total, others = sum(weights.values()), {name: view for name, view in views.items() if name == OTHER}
+    rest = 1 - sum(others.values())
+    return {name: weight * rest / total for name, weight in weights.items()} | others if total else dict(views)
 
 
 def _known_share(trained: TrainedLabels, labels: Sequence[str], modality: str) -> float:

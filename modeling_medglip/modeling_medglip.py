@@ -38,7 +38,7 @@ from .configuration_medglip import (
     merge_hierarchies,
     resolve_modality,
 )
-from .image_processing_medglip import NORMALIZED, check_annotation, looks_normalized
+from .image_processing_medglip import NORMALIZED, PRESENT_LOGIT, check_annotation, looks_normalized
 
 
 # Names of pickled checkpoints, which can run code when they are read, and what to do about one.
@@ -51,8 +51,6 @@ CONVERT_PICKLE = (
 SPARE_PARAMETERS = 2**27
 # The logit of a region outside its own image: its probability is exactly 0 in float32.
 OUTSIDE_LOGIT = -50000.0
-# The presence logit of an expert without a presence head: its probability is exactly 1 in float32.
-PRESENT_LOGIT = 50.0
 # Box regression of GLIP: weights of the deltas and the largest log ratio of sizes.
 DELTA_WEIGHTS = (10.0, 10.0, 5.0, 5.0)
 MAX_LOG_RATIO = math.log(1000.0 / 16)
@@ -1730,7 +1728,8 @@ class MedGlipForObjectDetection(MedGlipPreTrainedModel):  # noqa: D101
         losses = {}
         if prediction.presence_logits is not None:
             losses["loss_presence"] = self._presence_loss(prediction.presence_logits, heads, labels, weights, totals)
-        if any(head.contrast_loss_weight for head in heads):
+        # By all experts, not by those of this batch: every process has to take part in the mean over processes.
+        if any(head.contrast_loss_weight for head in self.head_configs.values()):
             losses["loss_contrast"] = self._contrast_loss(prediction.logits, targets, heads, weights, totals)
         return losses
 

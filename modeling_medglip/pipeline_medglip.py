@@ -142,7 +142,7 @@ class MedicalPhraseGroundingPipeline(Pipeline):
         return TrainedLabels.of(self.model.config.to_dict())
 
     def preprocess(self, input_: dict[str, Any], modality: Any = None, **options: Any) -> dict[str, Any]:
-        """Return the model's batch of requests, with each image's (height, width) and question.
+        """Return the model's batch of requests, and each image's (height, width), question, and whether it is skipped.
 
         Args:
             input_ (`dict[str, Any]`): `requests`, a list of `{"image", "labels", "modality"}`.
@@ -159,7 +159,9 @@ class MedicalPhraseGroundingPipeline(Pipeline):
         ]
         inputs = join_prompts(encode_questions(self.processor, questions), pixels, len(images))
         sizes = [image_size(image) for image in images]
-        return {"inputs": inputs, "target_sizes": sizes, "questions": questions}
+        is_unrecognized = self.processor.image_processor.is_unrecognized
+        skipped = [is_unrecognized(image, name) for image, name in zip(images, modalities, strict=True)]
+        return {"inputs": inputs, "target_sizes": sizes, "questions": questions, "skipped": skipped}
 
     def _forward(self, model_inputs: dict[str, Any], **options: Any) -> dict[str, Any]:
         return {"outputs": run_model(self.model, model_inputs["inputs"]), **model_inputs}
@@ -172,7 +174,7 @@ class MedicalPhraseGroundingPipeline(Pipeline):
         untrained_threshold: float = UNTRAINED_THRESHOLD,
         **options: Any,
     ) -> list[list[dict[str, Any]]]:
-        """Return the boxes of each image, best first.
+        """Return the boxes of each image, best first; none of an image that does not look like a medical one.
 
         Args:
             model_outputs (`dict[str, Any]`): what `_forward` gave.
@@ -188,11 +190,15 @@ class MedicalPhraseGroundingPipeline(Pipeline):
             target_sizes=model_outputs["target_sizes"],
             **options,
         )
-        parts = list(zip(results, model_outputs["questions"], model_outputs["inputs"]["modality"], strict=True))
-        for _, question, modality in parts:
+        modalities, skipped = model_outputs["inputs"]["modality"], model_outputs["skipped"]
+        parts = list(zip(results, model_outputs["questions"], modalities, skipped, strict=True))
+        for _, question, modality, _ in parts:
             for note in question.notes(modality, max(threshold, untrained_threshold)):
                 logger.warning_once(note)
-        return [self._entries(result, question, untrained_threshold)[:top_k] for result, question, _ in parts]
+        return [
+            [] if skip else self._entries(result, question, untrained_threshold)[:top_k]
+            for result, question, _, skip in parts
+        ]
 
     @staticmethod
     def _entries(result: dict[str, Any], question: Question, untrained_threshold: float) -> list[dict[str, Any]]:

@@ -85,6 +85,10 @@ class TestModality:
             assert f"taken for {chosen} with" in result.warnings[0]
         scores = {"ct": 0.0, "fundus": 0.0}
         assert ground_image(sample_image(), "spot", model=grounder).image.modality == "ct"
+        # The router does not know the second expert.
+        monkeypatch.setattr(grounder.processor.image_processor, "router", biased_router("ct", 0.6, ("ct", "mri")))
+        scores = {"ct": 0.5, "fundus": 0.7}
+        assert ground_image(sample_image(), "spot", model=grounder).image.modality == "ct"
 
     def test_the_prompt_breaks_ties(self, grounder: Grounder, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(grounder.processor.image_processor, "router", biased_router("ct", 0.6))
@@ -97,6 +101,15 @@ class TestModality:
         monkeypatch.setattr(grounder.processor.image_processor, "router", biased_router("ct", 0.99))
         choice = choose_modality(grounder, sample_image(), labels=["optic disc"])
         assert choice.name == "ct" and choice.warnings == ()
+
+    def test_the_prompt_does_not_say_whether_it_is_a_medical_image(
+        self, grounder: Grounder, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        router = biased_router("other", 0.6, ("ct", "fundus", "other"))
+        monkeypatch.setattr(grounder.processor.image_processor, "router", router)
+        choice = choose_modality(grounder, sample_image(), labels=["optic disc"])
+        assert (choice.name, choice.source) == ("fundus", "pixels")
+        assert choice.probability == pytest.approx(0.4 / 1.1)
 
     def test_nothing_is_drawn_in_what_is_no_medical_image(
         self, grounder: Grounder, monkeypatch: pytest.MonkeyPatch

@@ -27,7 +27,7 @@ from modeling_medglip.pipeline_medglip import (
 )
 from modeling_medglip.trained_labels import TrainedLabels
 
-from .tiny_checkpoint import save_tiny_checkpoint
+from .tiny_checkpoint import biased_router, save_tiny_checkpoint
 
 
 PICTURE = np.random.default_rng(0).integers(0, 256, (50, 80, 3), dtype=np.uint8)
@@ -159,6 +159,17 @@ def test_untrained_labels_are_warned_of_once(
 def test_auto_asks_the_router(grounder: MedicalPhraseGroundingPipeline) -> None:
     routed = grounder(PICTURE, text="optic disc", **LOW)
     assert routed and routed == grounder(PICTURE, text="optic disc", modality="fundus", **LOW)
+
+
+def test_nothing_is_found_in_what_is_not_a_medical_image(
+    grounder: MedicalPhraseGroundingPipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    router = biased_router("other", 0.95, ("ct", "fundus", "other"))
+    monkeypatch.setattr(grounder.processor.image_processor, "router", router)
+    unknown, stated = grounder([PICTURE, PICTURE], text="optic disc", modality=["auto", "fundus"], **LOW)
+    assert unknown == [] and stated
+    monkeypatch.setattr(grounder.processor.image_processor, "router_warning", 0.99)
+    assert grounder(PICTURE, text="liver", **LOW), "unsure"
 
 
 def test_stock_pipeline(folder: Path) -> None:

@@ -116,6 +116,13 @@ class TestLosses:
         doubled = model(**batch, num_items_in_batch=totals * torch.tensor([1, 1, 2])).loss_dict["loss_presence"]
         assert doubled.item() == pytest.approx(alone / 2, rel=1e-5)
 
+    def test_every_process_takes_part_in_the_mean_of_a_loss(self) -> None:
+        """Also one whose batch is of an expert without that loss."""
+        override = {"mri": {"head_config": {"contrast_loss_weight": 0.5}}}
+        model = tiny_model(("ct", "mri"), expert_overrides=override)
+        assert model(**training_batch(), modality="ct").loss_dict["loss_contrast"].item() == 0
+        assert model(**training_batch(), modality="mri").loss_dict["loss_contrast"].item() > 0
+
     def test_gradients_reach_every_tensor_of_the_head(self) -> None:
         model = tiny_model(head_config=WITH_PRESENCE)
         model(**training_batch()).loss_dict["loss_presence"].backward()
@@ -160,6 +167,13 @@ class TestScores:
         outputs.presence_logits = torch.full(inputs["input_ids"].shape, 2.0)
         (result,) = processor.post_process_grounded_object_detection(outputs, inputs, 0.3)
         assert inputs["input_ids"].ndim == 3 and list(result["presence"]) == labels
+
+    def test_an_expert_without_a_head_says_nothing(self, processor: MedGlipProcessor) -> None:
+        inputs = processor(np.zeros((32, 32, 3), np.uint8), ["liver"], size={"height": 64, "width": 64})
+        outputs = made_up_outputs(inputs, [[0, 0, 31, 31]], [0], [0.9])
+        outputs.presence_logits = torch.full_like(inputs["input_ids"], PRESENT_LOGIT, dtype=torch.float16)
+        (result,) = processor.post_process_grounded_object_detection(outputs, inputs, 0.3)
+        assert "presence" not in result and result["scores"].tolist() == pytest.approx([0.9], rel=1e-4)
 
     def test_numbers_that_are_not_finite_are_refused(self, processor: MedGlipProcessor) -> None:
         inputs = processor(np.zeros((32, 32, 3), np.uint8), ["liver"], size={"height": 64, "width": 64})

@@ -277,6 +277,30 @@ def test_router_files_of_older_checkpoints_hold_no_encoder(tmp_path: Path) -> No
         assert again.scores(image) == pytest.approx(old.scores(image), abs=1e-3)
 
 
+@pytest.mark.parametrize(
+    "damage",
+    [
+        {"mean": [np.nan] * 48}, {"mean": [None] * 48}, {"scale": [0.0] * 48}, {"scale": [np.inf] * 48},
+        {"layers": [{"weight": np.full((2, 48), np.nan), "bias": [0, 0]}]}, {"layers": "x"}, {"classes": [1, 2]},
+        {"encoder": [1]}, {"encoder": {"conv_stem.weight": [np.nan]}}, {"unknown": 1},
+    ],
+)  # fmt: skip
+def test_damaged_tables_are_refused(damage: dict[str, Any]) -> None:
+    tables = {"mean": [0.0] * 48, "scale": [1.0] * 48, "layers": [{"weight": np.eye(2, 48), "bias": [0, 0]}]}
+    tables = {"classes": ["ct", "mri"], **tables, "encoder": tiny_encoder()}
+    assert MedGlipImageProcessor(router=tables).predict_modality(RED)[0] in ("ct", "mri")
+    with pytest.raises(ValueError, match="the router's tables are damaged"):
+        MedGlipImageProcessor(router={**tables, **damage})
+    with pytest.raises(ValueError, match="the router's tables are damaged"):
+        MedGlipImageProcessor(router="file")
+
+
+def test_an_encoder_of_another_network_is_refused() -> None:
+    encoder = {**tiny_encoder(), "blocks.one.weight": np.zeros(3, np.float16)}
+    with pytest.raises(ValueError, match="the router's encoder lacks weights, or has some of another network"):
+        red_router(encoder=encoder)
+
+
 def test_router_files_have_a_bounded_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_router(tmp_path / "router.safetensors", red_router())
     monkeypatch.setattr(image_processing_medglip, "MAX_ROUTER_BYTES", 100)
