@@ -63,24 +63,27 @@ class StandardizedMaps(TrainerCallback):
 
     Args:
         images (`int`, *optional*, defaults to 16): number of images.
+        file (`Path`, *optional*): keeps the numbers for a training that goes on from a checkpoint.
     """
 
-    def __init__(self, images: int = STATISTICS_IMAGES) -> None:
-        self.images = images
+    def __init__(self, images: int = STATISTICS_IMAGES, file: Path | None = None) -> None:
+        self.images, self.file = images, file
 
     @torch.no_grad()
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Measure mean and deviation, and standardize all maps from then on."""
-        model, dataset = kwargs["model"], kwargs["train_dataloader"].dataset
-        dataset.set_epoch(0)
-        count = min(self.images, len(dataset))
-        pixels = torch.stack([dataset[index * len(dataset) // count]["pixel_values"] for index in range(count)])
-        (expert,) = model.model.experts.values()
-        backbone = expert.backbone.eval()
-        statistics = [torch.std_mean(level, dim=(0, 2, 3), keepdim=True) for level in backbone(pixels).feature_maps]
-        expert.train(model.training)
+        (expert,) = kwargs["model"].model.experts.values()
+        backbone = expert.backbone
+        if self.file and self.file.is_file():
+            statistics = torch.load(self.file, weights_only=True)
+        else:
+            statistics = self._measured(backbone.eval(), kwargs["train_dataloader"].dataset)
+            expert.train(kwargs["model"].training)
+        if self.file:
+            self.file.parent.mkdir(parents=True, exist_ok=True)
+            torch.save(statistics, self.file)
 
         def standardized(module: Any, inputs: Any, output: Any) -> Any:
             output.feature_maps = tuple(
@@ -90,3 +93,10 @@ class StandardizedMaps(TrainerCallback):
             return output
 
         backbone.register_forward_hook(standardized)
+
+    def _measured(self, backbone: Any, dataset: Any) -> list[tuple[torch.Tensor, ...]]:
+        """Return deviation and mean of every channel, for each map."""
+        dataset.set_epoch(0)
+        count = min(self.images, len(dataset))
+        pixels = torch.stack([dataset[index * len(dataset) // count]["pixel_values"] for index in range(count)])
+        return [torch.std_mean(level, dim=(0, 2, 3), keepdim=True) for level in backbone(pixels).feature_maps]

@@ -174,7 +174,8 @@ def callbacks_of(encoder: Encoder, clock: CpuClock) -> tuple[TrainerCallback, ..
         encoder ([`Encoder`]): that is trained.
         clock ([`CpuClock`]): of the training.
     """
-    return (clock, StandardizedMaps()) if encoder.standardize else (clock,)
+    file = clock.file.with_name("maps.pt") if clock.file else None
+    return (clock, StandardizedMaps(file=file)) if encoder.standardize else (clock,)
 
 
 def step_seconds(

@@ -403,9 +403,14 @@ def _sibling_cells(results: Mapping[str, Any]) -> dict[str, str]:
 
 def _other_cells(results: Mapping[str, Any]) -> dict[str, str]:
     return {
-        f"{row['label']}, not {', '.join(row['others'])}": f"{row['drawn']}, {row['alone']} of {row['images']}"
+        f"{row['label']}, not {', '.join(_marked(row))}": f"{row['drawn']}, {row['alone']} of {row['images']}"
         for row in results["others"]
     }
+
+
+def _marked(row: Mapping[str, Any]) -> list[str]:
+    """Return the phrases for other things; a plus is behind those that training may ask for."""
+    return [phrase if phrase in row["held_out"] else f"{phrase}+" for phrase in row["others"]]
 
 
 def _wording_cells(results: Mapping[str, Any]) -> dict[str, str]:
@@ -421,8 +426,8 @@ def _wording_cells(results: Mapping[str, Any]) -> dict[str, str]:
 SECTIONS: tuple[tuple[str, str, Callable[[Mapping[str, Any]], dict[str, str]]], ...] = (
     (
         "Unknown phrases and absent labels",
-        f"Boxes per image for up to {PHRASES} phrases of each kind; absent labels: annotated without a box, or of"
-        " other parts of the body.",
+        f"Boxes per image for up to {PHRASES} phrases of each kind; absent labels: up to {ABSENT} that are annotated"
+        f" without a box, and {ABSENT} of other parts of the body.",
         _phrase_cells,
     ),
     (
@@ -432,12 +437,14 @@ SECTIONS: tuple[tuple[str, str, Callable[[Mapping[str, Any]], dict[str, str]]], 
     ),
     (
         "The right word",
-        "Of the objects that a box of any of these labels hits: how many the right label hits with the best score.",
+        f"Of the objects that a box of any of these labels hits, from a score of {LOWEST:g} on: how many the right"
+        " label hits with the best score.",
         _sibling_cells,
     ),
     (
         "Something else in the same place",
-        "Images in which the label draws a box, and in which it does so alone, at the plain threshold.",
+        "Images in which the label draws a box, and in which it does so alone, at the plain threshold. Training"
+        " may have asked for phrases with a plus as for something that is not there.",
         _other_cells,
     ),
     (

@@ -77,16 +77,15 @@ class Backbone(nn.Module):
         return SimpleNamespace(feature_maps=(3 * pixels + 7, pixels[:, :1] - 50))
 
 
-def test_maps_are_standardized_with_fixed_numbers() -> None:
+def test_maps_are_standardized_with_fixed_numbers(tmp_path: Path) -> None:
     generator = torch.Generator().manual_seed(0)
     examples = [{"pixel_values": torch.randn(3, 8, 8, generator=generator)} for _ in range(32)]
     dataset = type("Examples", (list,), {"set_epoch": lambda self, epoch: None})(examples)
     expert = nn.Module()
     expert.backbone = Backbone()
     model = SimpleNamespace(model=SimpleNamespace(experts={"ct": expert}), training=True)
-    encoder_callbacks.StandardizedMaps(images=32).on_train_begin(
-        None, None, None, model=model, train_dataloader=SimpleNamespace(dataset=dataset)
-    )
+    loader, file = SimpleNamespace(dataset=dataset), tmp_path / "ct" / "maps.pt"
+    encoder_callbacks.StandardizedMaps(32, file).on_train_begin(None, None, None, model=model, train_dataloader=loader)
     pixels = torch.stack([example["pixel_values"] for example in examples])
     for level in expert.backbone(pixels).feature_maps:
         deviation, center = torch.std_mean(level, dim=(0, 2, 3))
@@ -94,6 +93,11 @@ def test_maps_are_standardized_with_fixed_numbers() -> None:
         torch.testing.assert_close(deviation, torch.ones_like(deviation))
     once, alone = expert.backbone(pixels).feature_maps[0][:1], expert.backbone(pixels[:1]).feature_maps[0]
     torch.testing.assert_close(once, alone)
+    # A training that goes on has the numbers of its beginning, whatever its maps are by now.
+    dataset[:] = [{"pixel_values": example["pixel_values"] * 5 - 3} for example in examples]
+    expert.backbone = Backbone()
+    encoder_callbacks.StandardizedMaps(32, file).on_train_begin(None, None, None, model=model, train_dataloader=loader)
+    torch.testing.assert_close(expert.backbone(pixels[:1]).feature_maps[0], once)
 
 
 def test_the_page_shows_means_over_sources_and_seeds(tmp_path: Path) -> None:

@@ -126,6 +126,8 @@ def test_something_else_in_the_same_place(monkeypatch: pytest.MonkeyPatch) -> No
     scores["cancer"] = 0.1
     (row,) = listening.study_others(grounder("endoscopy", "polyp"), records, "endoscopy", others, 5)
     assert row["alone"] == 1
+    assert not row["held_out"] and list(listening._other_cells({"others": [row]})) == ["polyp, not cancer+, ulcer+"]
+    assert list(listening._other_cells({"others": [{**row, "held_out": ["ulcer"]}]})) == ["polyp, not cancer+, ulcer"]
 
 
 def test_wordings_hit_if_their_best_box_is_right(monkeypatch: pytest.MonkeyPatch) -> None:
