@@ -34,6 +34,7 @@ from ..evaluate.metrics import Detections, annotated_only, right_boxes
 from ..evaluate.phrase_metrics import calibration_error, reliability
 from ..evaluate.predict import detect_augmented, detect_records, source_labels
 from ..loading import EMBEDDED, load_model_and_processor
+from .distillation import known_labels
 from .finetune import make_dataset
 from .recipe import TrainingRecipe, load_recipe
 
@@ -187,7 +188,9 @@ def _augmented(
     recipe: TrainingRecipe,
     copies: int,
 ) -> tuple[list[GroundingRecord], list[Detections]]:
-    dataset = make_dataset(records, records, processor, recipe)
+    # A label that only training images show is not one that was never learned.
+    known = known_labels(model.config, records[0].modality)
+    dataset = make_dataset(records, records, processor, recipe, known=known)
     shown: list[GroundingRecord] = []
     detections: list[Detections] = []
     for epoch in range(copies):

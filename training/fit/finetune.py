@@ -123,7 +123,7 @@ def with_head(
     """Return the model with other settings of an expert's head; a presence head that it lacked has random weights.
 
     Args:
-        model ([`MedGlipForObjectDetection`]): one expert; its weights are shared.
+        model ([`MedGlipForObjectDetection`]): one expert; its weights are copied, its configuration changes.
         modality (`str`): of the expert.
         settings (`Mapping[str, Any]`): fields of `MedGlipHeadConfig` and their values.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from training.data.records import GroundingRecord
 from training.evaluate.metrics import Detections
 from training.fit import calibration
 from training.fit.calibration import calibrate, clear, fit_platt
+from training.fit.finetune import make_dataset
 
 from ..tiny_data import make_data, record
 
@@ -153,6 +155,13 @@ def test_images_changed_as_in_training(checkpoint: Path, tmp_path: Path, monkeyp
         assert all(len(boxes.scores) for boxes in detections)
         return 4.0, 1.0
 
+    known: list[list[str]] = []
+
+    def make(*arguments: Any, **more: Any) -> Any:
+        known.append(list(more["known"]))
+        return make_dataset(*arguments, **more)
+
+    monkeypatch.setattr(calibration, "make_dataset", make)
     monkeypatch.setattr(calibration, "fit_boxes", record_boxes)
     monkeypatch.setattr(calibration, "errors", lambda records, detections, line: {})
     recipe = "optimization: {head_learning_rate: 1, backbone_learning_rate: 0, weight_decay: 0, warmup_steps: 0, "
@@ -161,6 +170,7 @@ def test_images_changed_as_in_training(checkpoint: Path, tmp_path: Path, monkeyp
     (tmp_path / "recipe.yaml").write_text(recipe, encoding="utf-8")
     options = ["--model", str(checkpoint), "--data", str(tmp_path / "data")]
     assert calibration.main([*options, "--recipe", str(tmp_path / "recipe.yaml"), "--copies", "3"]) == 0
+    assert known == [["spleen", "liver"], ["optic disc"]], "never asked for as if they had not been learned"
     assert len(shown) == 6, "three copies of one validation image of CT and one of fundus"
     assert all(one.size == (64, 64) for one in shown) and any(len(one.boxes) for one in shown)
     assert all(side <= 64 for one in shown for side in one.boxes.flatten())
