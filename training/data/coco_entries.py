@@ -109,7 +109,8 @@ class ImageAnnotations:
     Attributes:
         labels (`list[str]`): label of each annotation, which counts once.
         boxes (`np.ndarray` of shape `(n, 4)`): one per label, as stated, [x, y, width, height] in pixels.
-        shapes (`list[Segmentation | None]`): one per label, `None` where there are neither polygons nor run lengths.
+        shapes (`list[Segmentation | None]`): one per label, `None` where there are neither polygons (but
+            for those that are boxes) nor run lengths.
         left_out (`Counter[tuple[str, str | None]]`): (reason, label) -> number of annotations that cannot be used; the
             label is `None` where the file does not have its category.
         clipped (`list[str]`): stated boxes of which a part beyond the image was taken off.
@@ -148,6 +149,13 @@ def image_annotations(entries: list[dict[str, Any]], size: tuple[int, int]) -> I
             continue
         if beyond and (entry["label"], region.box) not in unique:
             clipped.append(f"{[round(side, 2) for side in region.box]} in {size[0]}x{size[1]}")
-        unique[entry["label"], region.box] = region.segmentation
+        shape = region.segmentation
+        unique[entry["label"], region.box] = None if shape is None or _is_box(shape) else shape
     boxes = np.array([box for _, box in unique], dtype=np.float64).reshape(-1, 4)
     return ImageAnnotations([label for label, _ in unique], boxes, list(unique.values()), left, clipped)
+
+
+def _is_box(shape: Segmentation) -> bool:
+    """Whether a polygon is a box, as files of boxes alone have it: it says nothing of the object's outline."""
+    points = {tuple(point) for polygon in shape.polygons for point in polygon.tolist()}
+    return len(points) == 4 and all(len({point[axis] for point in points}) == 2 for axis in (0, 1))

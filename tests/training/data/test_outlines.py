@@ -88,9 +88,10 @@ def test_polygons_of_coco_files_become_outlines(tmp_path: Path) -> None:
     annotations = [
         {"image_id": 0, "category_id": 0, "bbox": [10, 5, 20, 20], "segmentation": [polygon]},
         {"image_id": 0, "category_id": 0, "bbox": [40, 5, 10, 10]},
+        {"image_id": 0, "category_id": 0, "bbox": [40, 20, 8, 6], "segmentation": [[40, 20, 48, 20, 48, 26, 40, 26]]},
     ]
     path = save_coco(tmp_path, "train.json", [entry], [[]], labels=["polyp"], annotations=annotations)
     (item,) = load_records(path, "endoscopy")
-    assert len(item.boxes) == 2
+    assert len(item.boxes) == 3, "one without a polygon, and one whose polygon is its box"
     ((box, points),) = item.outlines.items()
     assert box == (10, 5, 30, 25) and sorted(points.tolist()) == [[10, 5], [20, 25], [30, 5]]

@@ -56,6 +56,10 @@ def _left_edges(folder: Path) -> list[float]:
     return [box[0] for record in load_records(folder, "ct", "train") for box in record.boxes.tolist()]
 
 
+def _mask_of(annotation: dict[str, Any]) -> bool:
+    return isinstance(annotation["segmentation"], dict)
+
+
 class TestBuiltSets:
     def test_they_say_what_the_coco_files_say(self, built: Path) -> None:
         records = load_records(built)
@@ -74,6 +78,8 @@ class TestBuiltSets:
                     assert item.annotated == tuple(sorted(image["annotated"])) and item.patient == image["patient"]
                     pixels = np.asarray(Image.open(path.parent / "images" / image["file_name"]))
                     assert item.source == "deep_ct" or np.array_equal(item.load(), pixels)
+                    masks = [tuple(b) for b, e in zip(item.boxes.tolist(), annotations, strict=True) if _mask_of(e)]
+                    assert set(item.outlines) == (set(masks) if split == "train" else set())
 
     def test_deep_ct_is_in_hounsfield_units(self, built: Path) -> None:
         deep = [r for r in load_records(built, "ct") if r.source == "deep_ct"]
