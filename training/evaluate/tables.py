@@ -127,13 +127,18 @@ def side_table(result: dict[str, Any]) -> str:
 
 
 def calibration_table(calibration: Mapping[str, Any]) -> str:
-    """Return the calibration error of every expert."""
+    """Return the calibration error of every expert, and which images it is of."""
     keys = ("before", "after", "other_patients")
     rows = [
         [name, entry["images"], *(_plain(entry[key], 3) for key in keys)]
         for name, entry in calibration["modalities"].items()
     ]
-    return table(["expert", "images", "before", "after", "after, fitted to other patients"], rows)
+    text = table(["expert", "images", "before", "after", "after, fitted to other patients"], rows)
+    if copies := max((entry.get("copies", 0) for entry in calibration["modalities"].values()), default=0):
+        text += (
+            f"\nThese images are changed copies, {copies} of each validation image, asked as a training recipe asks.\n"
+        )
+    return text
 
 
 def router_table(router: Mapping[str, Any]) -> str:

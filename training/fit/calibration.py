@@ -152,7 +152,8 @@ def calibrate(
         copies (`int`, *optional*, defaults to 1): how often each image is changed.
 
     Returns:
-        modality -> `slope`, `intercept`, `images` (number of images), and the [`errors`].
+        modality -> `slope`, `intercept`, `images` (number of images, with a recipe of their changed copies), with a
+        recipe `copies`, and the [`errors`].
 
     Raises:
         `ValueError`: no validation images of an expert, too many that cannot be read, or too few boxes in them.
@@ -175,7 +176,8 @@ def calibrate(
             raise ValueError(f"{data}: {name}: {error}") from None
         logger.info("%s: slope %.3f, intercept %.3f from %d images", name, slope, intercept, len(records))
         shares = errors(records, detections, (slope, intercept))
-        fitted[name] = {"slope": slope, "intercept": intercept, "images": len(records), **shares}
+        counts = {"images": len(records), **({"copies": copies} if recipe else {})}
+        fitted[name] = {"slope": slope, "intercept": intercept, **counts, **shares}
     for name, entry in fitted.items():
         model.update_head_config(name, score_calibration=[entry["slope"], entry["intercept"]])
     return fitted

@@ -155,4 +155,8 @@ def test_other_measures_and_parts() -> None:
 def test_calibration_errors() -> None:
     entry = {"images": 51, "before": 0.1234, "after": 0.02, "other_patients": None}
     text = tables.calibration_table({"modalities": {"ct": entry}})
+    assert "copies" not in text
+    assert "copies, 3 of each validation image" in tables.calibration_table(
+        {"modalities": {"ct": {**entry, "copies": 3}}}
+    )
     assert "| ct | 51 | 0.123 | 0.020 | - |" in text

@@ -168,8 +168,12 @@ def test_images_changed_as_in_training(checkpoint: Path, tmp_path: Path, monkeyp
     recipe += "min_learning_rate_ratio: 0, gradient_clip: 1, ema_decay: 0, frozen_stages: 0}\n"
     recipe += "experts: {any: {batch: 1, epochs: 1}}\nprompts: {unlearned: 4}\naugmentation: {scale: [0.5, 0.5]}\n"
     (tmp_path / "recipe.yaml").write_text(recipe, encoding="utf-8")
-    options = ["--model", str(checkpoint), "--data", str(tmp_path / "data")]
+    options = ["--model", str(checkpoint), "--data", str(tmp_path / "data"), "--report", str(tmp_path / "report.json")]
     assert calibration.main([*options, "--recipe", str(tmp_path / "recipe.yaml"), "--copies", "3"]) == 0
+    report = json.loads((tmp_path / "report.json").read_text(encoding="utf-8"))["modalities"]
+    assert {name: (entry["images"], entry["copies"]) for name, entry in report.items()} == {
+        "ct": (3, 3), "fundus": (3, 3),
+    }  # fmt: skip
     assert known == [["spleen", "liver"], ["optic disc"]], "never asked for as if they had not been learned"
     assert len(shown) == 6, "three copies of one validation image of CT and one of fundus"
     assert all(one.size == (64, 64) for one in shown) and any(len(one.boxes) for one in shown)
