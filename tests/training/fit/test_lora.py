@@ -18,7 +18,7 @@ from modeling_medglip.checkpoints.location import ADAPTED_HEADS
 from modeling_medglip.modeling_medglip import MedGlipForObjectDetection
 from modeling_medglip.processing_medglip import MedGlipProcessor
 from training.evaluate import __main__ as evaluate
-from training.fit.finetune import main
+from training.fit.finetune import main, with_head
 from training.fit.lora import adapted_layers, add_adapter, save_adapter
 
 from .commands import command, error_of
@@ -58,6 +58,13 @@ class TestAdapters:
         assert not [name for name in trained if "backbone" in name or "text_model" in name]
         layers = adapted_layers(self.base(checkpoint), "ct")
         assert any("lateral" in name for name in layers) and any("fusion" in name for name in layers)
+
+    def test_a_presence_head_is_adapted_too(self, checkpoint: Path) -> None:
+        base = with_head(self.base(checkpoint), "ct", {"presence_dim": 16})
+        layers = {name.partition(".presence.")[2] for name in adapted_layers(base, "ct") if ".presence." in name}
+        assert layers == {f"{part}_projection" for part in ("phrase", "token", "region", "evidence")} | {"hidden"}
+        trained = [name for name, parameter in add_adapter(base, "ct").named_parameters() if parameter.requires_grad]
+        assert any("presence_projection" in name and "lora_" not in name for name in trained)
 
     def test_saved_loaded_merged_and_taken_off(self, checkpoint: Path, tmp_path: Path) -> None:
         model = self.changed(checkpoint)
