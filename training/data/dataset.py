@@ -175,7 +175,7 @@ class GroundingDataset(Dataset):
             geometry = IDENTITY
             visible, labels, annotated = self._visible(record, boxes)
         source_labels = tuple(sorted({*record.source_labels, *record.annotated}))
-        annotated += [label for label in record.settings.absent if label not in source_labels]
+        annotated += [label for label in record.settings.absent if self._is_asked(label, source_labels)]
         prompt = self.sampler.draw(labels, annotated, record.settings.regions, rng, source_labels)
         return {
             "pixel_values": self._pixels(record, image, geometry, visible, recipe, rng),
@@ -183,6 +183,11 @@ class GroundingDataset(Dataset):
             "labels": self._targets(visible[list(prompt.boxes)], list(prompt.classes)),
             "modality": self.modality,
         }
+
+    def _is_asked(self, label: str, source_labels: Sequence[str]) -> bool:
+        """Return whether a label that a source cannot show is asked: not if it is held out of training."""
+        left_out = self.sampler.left_out
+        return label not in source_labels and not (left_out is not None and left_out.narrows(label))
 
     def shown(self, index: int) -> GroundingRecord:
         """Return the record that example `index` of this epoch comes from, if it can be read."""

@@ -27,6 +27,8 @@ from training.data.dataset import (
 from training.data.load import load_records
 from training.data.prompts import PromptRecipe
 from training.data.records import GroundingRecord, SourceSettings, SourceSettingsTable, chosen_labels
+from training.data.unlearned import LabelSet
+from training.data.vocabulary import Vocabulary
 
 from ..tiny_data import make_data, record, settings, trunk_image
 
@@ -225,6 +227,9 @@ def test_what_a_source_cannot_show_is_asked_and_has_no_box() -> None:
     example = dataset[0]
     assert sorted(example["text_labels"]) == ["gallbladder", "polyp"]
     assert {example["text_labels"][label] for label in example["labels"]["class_labels"].tolist()} == {"gallbladder"}
+    left_out = LabelSet(Vocabulary.load(), ["polyp"], "endoscopy")
+    dataset = GroundingDataset([shown], image_processor(), prompts=dataset.sampler.recipe, left_out=left_out)
+    assert dataset[0]["text_labels"] == ["gallbladder"], "held out of training"
 
 
 def test_the_images_in_memory_are_given_back() -> None:
