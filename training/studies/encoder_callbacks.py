@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from modeling_medglip.outputs.files import write_text
@@ -77,13 +78,14 @@ class StandardizedMaps(TrainerCallback):
         (expert,) = kwargs["model"].model.experts.values()
         backbone = expert.backbone
         if self.file and self.file.is_file():
-            statistics = torch.load(self.file, weights_only=True)
+            tables = load_file(self.file)
         else:
-            statistics = self._measured(backbone.eval(), kwargs["train_dataloader"].dataset)
+            tables = self._measured(backbone.eval(), kwargs["train_dataloader"].dataset)
             expert.train(kwargs["model"].training)
         if self.file:
             self.file.parent.mkdir(parents=True, exist_ok=True)
-            torch.save(statistics, self.file)
+            save_file(tables, self.file)
+        statistics = [(tables[f"deviation.{level}"], tables[f"mean.{level}"]) for level in range(len(tables) // 2)]
 
         def standardized(module: Any, inputs: Any, output: Any) -> Any:
             output.feature_maps = tuple(
@@ -94,9 +96,13 @@ class StandardizedMaps(TrainerCallback):
 
         backbone.register_forward_hook(standardized)
 
-    def _measured(self, backbone: Any, dataset: Any) -> list[tuple[torch.Tensor, ...]]:
-        """Return deviation and mean of every channel, for each map."""
+    def _measured(self, backbone: Any, dataset: Any) -> dict[str, torch.Tensor]:
+        """Return `deviation.N` and `mean.N` of every channel, for each map N."""
         dataset.set_epoch(0)
         count = min(self.images, len(dataset))
         pixels = torch.stack([dataset[index * len(dataset) // count]["pixel_values"] for index in range(count)])
-        return [torch.std_mean(level, dim=(0, 2, 3), keepdim=True) for level in backbone(pixels).feature_maps]
+        tables = {}
+        for number, level in enumerate(backbone(pixels).feature_maps):
+            deviation, mean = torch.std_mean(level, dim=(0, 2, 3), keepdim=True)
+            tables |= {f"deviation.{number}": deviation, f"mean.{number}": mean}
+        return tables

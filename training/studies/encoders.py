@@ -174,7 +174,7 @@ def callbacks_of(encoder: Encoder, clock: CpuClock) -> tuple[TrainerCallback, ..
         encoder ([`Encoder`]): that is trained.
         clock ([`CpuClock`]): of the training.
     """
-    file = clock.file.with_name("maps.pt") if clock.file else None
+    file = clock.file.with_name("maps.safetensors") if clock.file else None
     return (clock, StandardizedMaps(file=file)) if encoder.standardize else (clock,)
 
 

@@ -84,7 +84,7 @@ def test_maps_are_standardized_with_fixed_numbers(tmp_path: Path) -> None:
     expert = nn.Module()
     expert.backbone = Backbone()
     model = SimpleNamespace(model=SimpleNamespace(experts={"ct": expert}), training=True)
-    loader, file = SimpleNamespace(dataset=dataset), tmp_path / "ct" / "maps.pt"
+    loader, file = SimpleNamespace(dataset=dataset), tmp_path / "ct" / "maps.safetensors"
     encoder_callbacks.StandardizedMaps(32, file).on_train_begin(None, None, None, model=model, train_dataloader=loader)
     pixels = torch.stack([example["pixel_values"] for example in examples])
     for level in expert.backbone(pixels).feature_maps:
