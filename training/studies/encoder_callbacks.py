@@ -101,7 +101,7 @@ class StandardizedMaps(TrainerCallback):
         dataset.set_epoch(0)
         count = min(self.images, len(dataset))
         pixels = torch.stack([dataset[index * len(dataset) // count]["pixel_values"] for index in range(count)])
-        tables = {}
+        tables: dict[str, torch.Tensor] = {}
         for number, level in enumerate(backbone(pixels).feature_maps):
             deviation, mean = torch.std_mean(level, dim=(0, 2, 3), keepdim=True)
             tables |= {f"deviation.{number}": deviation, f"mean.{number}": mean}
