@@ -22,7 +22,7 @@ from .defaults import UNTRAINED_THRESHOLD
 from .errors import MedGlipError, UsageError, hint_of, one_line
 from .grounding import Grounder, as_grounder, locate_labels, prompt_labels
 from .io.image_record import ReadImage
-from .modality_choice import UNRECOGNIZED, choose_modality
+from .modality_choice import UNRECOGNIZED, ModalityChoice, choose_modality
 from .outputs.single_structures import best_in_volume
 from .outputs.volume_results import Corner, VolumeBox, VolumeInfo, VolumeResult
 from .questions import Question, make_question
@@ -178,8 +178,19 @@ def _planes(plane: str | None, source: VolumeSource) -> tuple[str, ...]:
 def _modality(
     grounder: Grounder, source: VolumeSource, plane: str, modality: str, labels: Sequence[str]
 ) -> tuple[str, str, float | None, tuple[str, ...]]:
-    """Choose the modality by the middle slice, see [`choose_modality`]."""
-    pixels = _square(_middle_slice(source, plane), slice_spacing(source.lps, plane))
+    """Choose the modality by the middle slice, see [`choose_modality`]; by one beside it where that shows nothing."""
+    count = slice_count(source.lps, plane)
+    for index in (count // 2, count // 4, 3 * count // 4):
+        pixels = _square(_slice_at(source, plane, index), slice_spacing(source.lps, plane))
+        choice = _choice(grounder, source, pixels, modality, labels)
+        if choice.source != UNRECOGNIZED:
+            break
+    return choice
+
+
+def _choice(
+    grounder: Grounder, source: VolumeSource, pixels: NDArray, modality: str, labels: Sequence[str]
+) -> ModalityChoice:
     try:
         return choose_modality(grounder, ReadImage(pixels, source.name, source.modality), modality, labels)
     except UsageError:
@@ -188,12 +199,11 @@ def _modality(
         raise MedGlipError(f"{source.name}: {one_line(error)}", hint=hint_of(error)) from error
 
 
-def _middle_slice(source: VolumeSource, plane: str) -> NDArray:
-    """Return the middle slice of a plane; the slices that are decoded before it are kept."""
-    middle = slice_count(source.lps, plane) // 2
+def _slice_at(source: VolumeSource, plane: str, index: int) -> NDArray:
+    """Return a slice of a plane; the slices that are decoded before it are kept."""
     if source.sequential and source.streams(plane):
-        return next(pixels for index, pixels in source.read_slices(plane) if index == middle)
-    return source.read_slice(plane, middle)
+        return next(pixels for number, pixels in source.read_slices(plane) if number == index)
+    return source.read_slice(plane, index)
 
 
 def _square(pixels: NDArray, spacing: tuple[float, float]) -> NDArray:

@@ -133,6 +133,18 @@ class TestModality:
         assert volume.boxes == () and volume.modality_source == UNRECOGNIZED and volume.slices == 0
         validate_boxes(volume.to_dict())
 
+    def test_a_volume_whose_middle_is_empty_is_recognized_beside_it(
+        self, grounder: Grounder, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def seen(image: np.ndarray, every: bool) -> dict[str, float]:
+            return {"ct": 0.05, "fundus": 0.9, "other": 0.05} if image.max() else {"ct": 0.05, "other": 0.95}
+
+        monkeypatch.setattr(grounder.processor.image_processor, "modality_probabilities", seen)
+        values = np.zeros((20, 20, 8), np.uint8)
+        values[5:9, 5:9, :3] = 200
+        volume = ground_volume(Volume(values, np.eye(4)), "optic disc", model=grounder)
+        assert (volume.image.modality, volume.modality_source, volume.slices) == ("fundus", "pixels", 8)
+
     def test_without_router_or_expert(self, grounder: Grounder, monkeypatch: pytest.MonkeyPatch) -> None:
         with pytest.raises(MedGlipError, match="tiny has no expert for mri: it has ct, fundus"):
             choose_modality(grounder, sample_image(modality="mri"))

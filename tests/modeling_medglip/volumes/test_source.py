@@ -19,6 +19,7 @@ from modeling_medglip import volume_grounding
 from modeling_medglip.errors import MedGlipError
 from modeling_medglip.grounding import Grounder
 from modeling_medglip.io.image_record import ReadImage
+from modeling_medglip.modality_choice import ModalityChoice
 from modeling_medglip.outputs.montage import draw_montage
 from modeling_medglip.volume_grounding import ground_volume
 from modeling_medglip.volumes import reader, spool
@@ -265,9 +266,9 @@ class TestOnePass:
         source = open_volume(save(tmp_path / "a.nii.gz", array, np.eye(4)))
         seen = []
 
-        def choose(grounder: object, image: ReadImage, *stated: object) -> tuple[str, str, None, tuple[str, ...]]:
+        def choose(grounder: object, image: ReadImage, *stated: object) -> ModalityChoice:
             seen.append(image.pixels)
-            return "ct", "pixels", None, ()
+            return ModalityChoice("ct", "pixels", None, ())
 
         monkeypatch.setattr(volume_grounding, "choose_modality", choose)
         monkeypatch.setattr(volume_grounding, "_SliceSearch", Bright)
