@@ -229,8 +229,13 @@ class UnlearnedPhrases:
 
 
 def _on_side(groups: Sequence[Sequence[str]], held_out: bool) -> tuple[tuple[str, ...], ...]:
-    """Return the groups with the phrases for measuring only, or with those for training."""
-    sides = (tuple(phrase for phrase in group if is_held_out(phrase) is held_out) for group in groups)
+    """Return the groups that are for measuring only, or what the others have for training.
+
+    A wording whose synonyms are for training is for nothing: it would not measure a phrase that nobody knows.
+    """
+    if held_out:
+        return tuple(tuple(group) for group in groups if all(map(is_held_out, group)))
+    sides = (tuple(phrase for phrase in group if not is_held_out(phrase)) for group in groups)
     return tuple(filter(None, sides))
 
 
