@@ -50,6 +50,24 @@ def test_weights_are_the_mean_and_settings_the_last_one_s(
     assert settings["ct"]["size"]["height"] == 96
 
 
+def test_layers_that_only_the_last_one_has_stay(experts: tuple[Path, Path], tmp_path: Path) -> None:
+    """The first one may be a checkpoint of several experts."""
+    torch.manual_seed(2)
+    both = MedGlipForObjectDetection(tiny_config(("ct", "fundus")))
+    both.save_pretrained(tmp_path / "both")
+    config = tiny_config(("ct",))
+    config.expert_overrides = {"ct": {"head_config": {"presence_dim": 8}}}
+    MedGlipForObjectDetection(config).save_pretrained(tmp_path / "last" / "expert")
+    MedGlipProcessor.from_pretrained(experts[0] / "expert").save_pretrained(tmp_path / "last" / "expert")
+    assert run(tmp_path / "both", tmp_path / "last", "0.25", tmp_path / "out") == 0
+    one, other, mean = both.state_dict(), weights(tmp_path / "last"), weights(tmp_path / "out")
+    assert mean.keys() == other.keys() and any(".presence." in key for key in mean.keys() - one.keys())
+    for key, value in mean.items():
+        if value.is_floating_point():
+            expected = other[key] if ".presence." in key else 0.75 * one[key] + 0.25 * other[key]
+            torch.testing.assert_close(value, expected, atol=1e-6, rtol=1e-5)
+
+
 def test_what_has_no_mean(experts: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     first, other = experts[0], expert(tmp_path / "b", 1, "fundus")
     assert run(first, other, "0.5", tmp_path / "out") == 2
