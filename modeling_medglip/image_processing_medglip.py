@@ -1597,18 +1597,31 @@ class MedGlipImageProcessor(TorchvisionBackend):
             image (`Any`): as for `normalize_image`.
             modality (`str`, *optional*): a modality, an alias or `"auto"`.
         """
+        return self.route(image, modality)[0]
+
+    def route(self, image: Any, modality: str | None = None) -> tuple[str, bool]:
+        """Return the modality to use, as [`choose_modality`], and whether the router takes it for `"other"`.
+
+        Args:
+            image (`Any`): as for `normalize_image`.
+            modality (`str`, *optional*): a modality, an alias or `"auto"`.
+        """
         modality = modality or self.modality
         if modality != "auto":
-            return self.resolve(modality)
+            return self.resolve(modality), False
         if len(self.modality_settings) == 1:
             only = next(iter(self.modality_settings))
             if note := modality_contradiction(only, image, self):
                 logger.warning(f"the checkpoint's only expert is for {only}: {note}")
-            return only
-        name, _, note = self.recognize_modality(image)
-        if note:
+            return only, False
+        probabilities = self.modality_probabilities(image, every=True)
+        name = self._likeliest(probabilities)
+        if note := uncertainty_warning(probabilities, name, self.router_warning):
             logger.warning(note)
-        return name
+        return name, probabilities.get(OTHER, 0.0) >= self.router_warning
+
+    def _likeliest(self, probabilities: Mapping[str, float]) -> str:
+        return max(self.modality_settings, key=lambda key: probabilities.get(key, 0.0))
 
     def recognize_modality(self, image: Any) -> tuple[str, float, str | None]:
         """
@@ -1619,20 +1632,8 @@ class MedGlipImageProcessor(TorchvisionBackend):
             among all that the router knows, and the warning of [`uncertainty_warning`].
         """
         probabilities = self.modality_probabilities(image, every=True)
-        name = max(self.modality_settings, key=lambda key: probabilities.get(key, 0.0))
+        name = self._likeliest(probabilities)
         return name, probabilities.get(name, 0.0), uncertainty_warning(probabilities, name, self.router_warning)
-
-    def is_unrecognized(self, image: Any, modality: str | None = None) -> bool:
-        """Return whether the router has to choose, and does not take the image for a medical one: nothing is found.
-
-        Args:
-            image (`Any`): as for `normalize_image`.
-            modality (`str`, *optional*): as for `choose_modality`.
-        """
-        routed = (modality or self.modality) == "auto" and len(self.modality_settings) > 1
-        if not routed or self.router is None or OTHER not in self.router.classes:
-            return False
-        return self.modality_probabilities(image, every=True).get(OTHER, 0.0) >= self.router_warning
 
     def predict_modality(self, image: Any) -> tuple[str, float]:
         """Return the modality of this checkpoint that the pixels look like, and its probability between 0 and 1.

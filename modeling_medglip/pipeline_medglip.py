@@ -151,7 +151,11 @@ class MedicalPhraseGroundingPipeline(Pipeline):
         """
         requests = input_["requests"]
         images = self.processor.image_processor.fetch_images([request["image"] for request in requests])
-        modalities = [request["modality"] or modality for request in requests]
+        routes = [
+            self._route(index, image, request["modality"] or modality)
+            for index, (image, request) in enumerate(zip(images, requests, strict=True))
+        ]
+        modalities, skipped = [name for name, _ in routes], [unrecognized for _, unrecognized in routes]
         pixels = prepare_images(self.processor, images, modalities, **options)
         questions = [
             make_question(self.trained, list(dict.fromkeys(request["labels"])), name)
@@ -159,9 +163,14 @@ class MedicalPhraseGroundingPipeline(Pipeline):
         ]
         inputs = join_prompts(encode_questions(self.processor, questions), pixels, len(images))
         sizes = [image_size(image) for image in images]
-        is_unrecognized = self.processor.image_processor.is_unrecognized
-        skipped = [is_unrecognized(image, name) for image, name in zip(images, modalities, strict=True)]
         return {"inputs": inputs, "target_sizes": sizes, "questions": questions, "skipped": skipped}
+
+    def _route(self, index: int, image: Any, modality: str | None) -> tuple[str, bool]:
+        """Return the modality of an image, and whether it is skipped; errors name the image as its processor does."""
+        try:
+            return self.processor.image_processor.route(image, modality)
+        except ValueError as error:
+            raise ValueError(f"image {index}: {error}") from None
 
     def _forward(self, model_inputs: dict[str, Any], **options: Any) -> dict[str, Any]:
         return {"outputs": run_model(self.model, model_inputs["inputs"]), **model_inputs}

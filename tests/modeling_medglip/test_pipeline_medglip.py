@@ -30,7 +30,7 @@ from modeling_medglip.trained_labels import TrainedLabels
 from .tiny_checkpoint import biased_router, save_tiny_checkpoint
 
 
-PICTURE = np.random.default_rng(0).integers(0, 256, (50, 80, 3), dtype=np.uint8)
+IMAGE = np.random.default_rng(0).integers(0, 256, (50, 80, 3), dtype=np.uint8)
 LOW: dict[str, Any] = {"threshold": 0.0, "pre_nms_threshold": 0.0}
 ALL: dict[str, Any] = {**LOW, "untrained_threshold": 0.0}
 
@@ -53,12 +53,12 @@ def test_registering_twice_changes_nothing() -> None:
 
 
 def test_own_pipeline_equals_processor_and_model(grounder: MedicalPhraseGroundingPipeline) -> None:
-    found = grounder(PICTURE, text="liver. spleen", modality="ct", **LOW)
-    inputs = grounder.processor(PICTURE, "liver. spleen", modality="ct")
+    found = grounder(IMAGE, text="liver. spleen", modality="ct", **LOW)
+    inputs = grounder.processor(IMAGE, "liver. spleen", modality="ct")
     with torch.no_grad():
         outputs = grounder.model(**inputs)
     (expected,) = grounder.processor.post_process_grounded_object_detection(
-        outputs, inputs, target_sizes=[PICTURE.shape[:2]], **LOW
+        outputs, inputs, target_sizes=[IMAGE.shape[:2]], **LOW
     )
     assert len(found) == len(expected["scores"]) > 0
     assert [entry["score"] for entry in found] == pytest.approx(expected["scores"].tolist())
@@ -68,7 +68,7 @@ def test_own_pipeline_equals_processor_and_model(grounder: MedicalPhraseGroundin
 
 
 def test_own_pipeline_equals_detect(grounder: MedicalPhraseGroundingPipeline) -> None:
-    images, names = [PICTURE, PICTURE[:30]], ["ct", "fundus"]
+    images, names = [IMAGE, IMAGE[:30]], ["ct", "fundus"]
     found = grounder(images, text=[["liver"], ["liver"]], modality=names, batch_size=2, **ALL)
     detector = Grounder(grounder.model, grounder.processor, "tiny", grounder.device)
     sizes = [(50, 80), (30, 80)]
@@ -90,16 +90,16 @@ def test_one_prompt_is_joined_to_every_image() -> None:
 
 @pytest.mark.parametrize("text", [["liver, left."], [["liver, left."]]])
 def test_labels_in_lists_come_back_as_they_are(grounder: MedicalPhraseGroundingPipeline, text: Any) -> None:
-    images = [PICTURE] if isinstance(text[0], list) else PICTURE
+    images = [IMAGE] if isinstance(text[0], list) else IMAGE
     found = grounder(images, text=text, modality="ct", **ALL)
     assert {entry["label"] for entry in (found[0] if isinstance(images, list) else found)} == {"liver, left."}
 
 
 def test_untrained_labels_need_more_and_sides_are_understood(grounder: MedicalPhraseGroundingPipeline) -> None:
-    found = grounder(PICTURE, text="kidney (L). left kidney", modality="ct", **ALL)
+    found = grounder(IMAGE, text="kidney (L). left kidney", modality="ct", **ALL)
     boxes = [[entry["box"] for entry in found if entry["label"] == name] for name in ("kidney (L)", "left kidney")]
     assert boxes[0] and boxes[0] == boxes[1] and not any(entry["trained"] for entry in found)
-    assert not grounder(PICTURE, text="kidney (L). left kidney", modality="ct", untrained_threshold=1, **LOW)
+    assert not grounder(IMAGE, text="kidney (L). left kidney", modality="ct", untrained_threshold=1, **LOW)
 
 
 def test_one_pass_for_many_labels(grounder: MedicalPhraseGroundingPipeline, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -111,18 +111,18 @@ def test_one_pass_for_many_labels(grounder: MedicalPhraseGroundingPipeline, monk
         return forward(**inputs)
 
     monkeypatch.setattr(grounder.model, "forward", counted)
-    grounder(PICTURE, candidate_labels=["liver", "spleen", "left kidney"], modality="fundus")
+    grounder(IMAGE, candidate_labels=["liver", "spleen", "left kidney"], modality="fundus")
     assert calls == [1]
 
 
 def test_lists_of_images(grounder: MedicalPhraseGroundingPipeline, tmp_path: Path) -> None:
     path = tmp_path / "image.png"
-    Image.fromarray(PICTURE).save(path)
+    Image.fromarray(IMAGE).save(path)
     prompts = ["liver. spleen", ["polyp"], "liver"]
     modalities = ["ct", "retina", "ct"]
-    found = grounder([PICTURE, Image.fromarray(PICTURE), path], text=prompts, modality=modalities, **ALL)
+    found = grounder([IMAGE, Image.fromarray(IMAGE), path], text=prompts, modality=modalities, **ALL)
     for result, prompt, modality in zip(found, prompts, modalities, strict=True):
-        alone = grounder(PICTURE, text=prompt, modality=modality, **ALL)
+        alone = grounder(IMAGE, text=prompt, modality=modality, **ALL)
         assert [entry["score"] for entry in result] == pytest.approx([entry["score"] for entry in alone])
         assert {entry["label"] for entry in result} <= {"liver", "spleen", "polyp"}
     assert len(grounder([path], text="liver", modality="ct", top_k=1, **LOW)[0]) == 1
@@ -130,7 +130,7 @@ def test_lists_of_images(grounder: MedicalPhraseGroundingPipeline, tmp_path: Pat
 
 def test_candidate_labels_are_for_every_image(grounder: MedicalPhraseGroundingPipeline) -> None:
     asked = ["liver", "spleen"]
-    for images in ([PICTURE] * 2, [PICTURE] * 3):  # as many as labels, and more
+    for images in ([IMAGE] * 2, [IMAGE] * 3):  # as many as labels, and more
         found = grounder(images, candidate_labels=asked, modality="ct", **ALL)
         assert [{box["label"] for box in boxes} for boxes in found] == [set(asked)] * len(images)
 
@@ -140,10 +140,10 @@ def test_all_asks_what_the_checkpoint_was_trained_with(
 ) -> None:
     monkeypatch.setattr(grounder, "trained", TrainedLabels({}))
     with pytest.raises(ValueError, match="does not state its labels for ct: name them instead of all"):
-        grounder(PICTURE, text="all", modality="ct")
+        grounder(IMAGE, text="all", modality="ct")
     monkeypatch.setattr(grounder, "trained", TrainedLabels({"ct": ["liver", "spleen"]}))
     for asked in ({"text": "all"}, {"text": ["All"]}, {"candidate_labels": ["all"]}):
-        assert {box["label"] for box in grounder(PICTURE, **asked, modality="ct", **ALL)} == {"liver", "spleen"}
+        assert {box["label"] for box in grounder(IMAGE, **asked, modality="ct", **ALL)} == {"liver", "spleen"}
 
 
 def test_untrained_labels_are_warned_of_once(
@@ -151,14 +151,14 @@ def test_untrained_labels_are_warned_of_once(
 ) -> None:
     monkeypatch.setattr(grounder, "trained", TrainedLabels({"ct": ["liver"]}))
     for _ in range(2):
-        grounder([PICTURE] * 2, text="liver. unicorn. Lt. kidney", modality="ct")
+        grounder([IMAGE] * 2, text="liver. unicorn. Lt. kidney", modality="ct")
     shown = "boxes for them may mean nothing and are shown from a score of 0.9 on"
     assert [record.message for record in caplog.records] == [f"not trained in ct: unicorn, Lt. kidney: {shown}"]
 
 
 def test_auto_asks_the_router(grounder: MedicalPhraseGroundingPipeline) -> None:
-    routed = grounder(PICTURE, text="optic disc", **LOW)
-    assert routed and routed == grounder(PICTURE, text="optic disc", modality="fundus", **LOW)
+    routed = grounder(IMAGE, text="optic disc", **LOW)
+    assert routed and routed == grounder(IMAGE, text="optic disc", modality="fundus", **LOW)
 
 
 def test_nothing_is_found_in_what_is_not_a_medical_image(
@@ -166,16 +166,30 @@ def test_nothing_is_found_in_what_is_not_a_medical_image(
 ) -> None:
     router = biased_router("other", 0.95, ("ct", "fundus", "other"))
     monkeypatch.setattr(grounder.processor.image_processor, "router", router)
-    unknown, stated = grounder([PICTURE, PICTURE], text="optic disc", modality=["auto", "fundus"], **LOW)
+    unknown, stated = grounder([IMAGE, IMAGE], text="optic disc", modality=["auto", "fundus"], **LOW)
     assert unknown == [] and stated
     monkeypatch.setattr(grounder.processor.image_processor, "router_warning", 0.99)
-    assert grounder(PICTURE, text="liver", **LOW), "unsure"
+    assert grounder(IMAGE, text="liver", **LOW), "unsure"
+
+
+def test_an_image_is_recognized_once(
+    grounder: MedicalPhraseGroundingPipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    processor, seen = grounder.processor.image_processor, []
+    probabilities = processor.modality_probabilities
+    monkeypatch.setattr(
+        processor, "modality_probabilities", lambda *args, **kwargs: seen.append(1) or probabilities(*args, **kwargs)
+    )
+    grounder(IMAGE, text="liver", modality="auto", **LOW)
+    assert len(seen) == 1
+    with pytest.raises(ValueError, match="image 0: the image holds NaN"):
+        grounder(np.full((30, 30), np.nan, np.float32), text="liver", modality="auto", **LOW)
 
 
 def test_stock_pipeline(folder: Path) -> None:
     detector = pipeline("zero-shot-object-detection", model=str(folder), dtype=torch.float32)
     labels = ["liver", "left kidney"]
-    found = detector(Image.fromarray(PICTURE), candidate_labels=labels, threshold=0.01, untrained_threshold=0)
+    found = detector(Image.fromarray(IMAGE), candidate_labels=labels, threshold=0.01, untrained_threshold=0)
     assert {entry["label"] for entry in found} <= {"liver", "left kidney"} and found
     scores = [entry["score"] for entry in found]
     assert scores == sorted(scores, reverse=True) and 0 < scores[-1] <= scores[0] < 1
@@ -195,14 +209,14 @@ def test_stock_pipeline(folder: Path) -> None:
 )
 def test_bad_requests(grounder: MedicalPhraseGroundingPipeline, arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        grounder(PICTURE, **arguments)
+        grounder(IMAGE, **arguments)
 
 
 def test_lists_that_do_not_fit(grounder: MedicalPhraseGroundingPipeline) -> None:
     with pytest.raises(ValueError, match="2 images but 3 prompts"):
-        grounder([PICTURE, PICTURE], text=["a", "b", "c"])
+        grounder([IMAGE, IMAGE], text=["a", "b", "c"])
     with pytest.raises(ValueError, match="2 images but 1 modalities"):
-        grounder([PICTURE, PICTURE], text="liver", modality=["ct"])
+        grounder([IMAGE, IMAGE], text="liver", modality=["ct"])
 
 
 @pytest.mark.parametrize(
@@ -229,7 +243,7 @@ class TestStockTask:
     """`zero-shot-object-detection`, which goes to the processor for MedGLIP and to transformers for others."""
 
     def test_16_bit_files_keep_their_levels(self, detector: Any, tmp_path: Path) -> None:
-        gray = PICTURE[..., 0]
+        gray = IMAGE[..., 0]
         Image.fromarray(gray).save(tmp_path / "8.png")
         Image.fromarray(gray.astype(np.uint16) * 16).save(tmp_path / "12.png")
         eight, twelve = (
@@ -241,16 +255,16 @@ class TestStockTask:
         assert list(eight[0]["box"].values()) == pytest.approx(list(twelve[0]["box"].values()), abs=3)
 
     def test_equals_the_own_pipeline(self, detector: Any, grounder: MedicalPhraseGroundingPipeline) -> None:
-        own = grounder(PICTURE, text=["liver", "left kidney"], modality="ct", **ALL)
-        stock = detector(PICTURE, candidate_labels=["liver", "left kidney"], modality="ct", **ALL)
+        own = grounder(IMAGE, text=["liver", "left kidney"], modality="ct", **ALL)
+        stock = detector(IMAGE, candidate_labels=["liver", "left kidney"], modality="ct", **ALL)
         assert [box["score"] for box in stock] == pytest.approx([box["score"] for box in own])
         assert [box["box"]["xmin"] for box in stock] == [int(box["box"]["xmin"]) for box in own]
         assert all(isinstance(side, int) for side in stock[0]["box"].values())
 
     def test_batches_change_nothing(self, detector: Any) -> None:
-        small = Image.fromarray(PICTURE[:30])
+        small = Image.fromarray(IMAGE[:30])
         asked = [
-            {"image": Image.fromarray(PICTURE), "candidate_labels": ["liver", "left kidney"]},
+            {"image": Image.fromarray(IMAGE), "candidate_labels": ["liver", "left kidney"]},
             {"image": small, "candidate_labels": "polyp"},
             {"image": small, "candidate_labels": ["liver"], "modality": "ct"},
         ]
@@ -264,13 +278,13 @@ class TestStockTask:
         exif = Image.Exif()
         exif[0x0112] = 6
         path = tmp_path / "turned.png"
-        Image.fromarray(PICTURE).save(path, exif=exif)
+        Image.fromarray(IMAGE).save(path, exif=exif)
         options: dict[str, Any] = {"candidate_labels": ["liver"], "modality": "ct", **ALL}
-        upright = detector(np.rot90(PICTURE, -1).copy(), **options)
+        upright = detector(np.rot90(IMAGE, -1).copy(), **options)
         assert upright and detector(str(path), **options) == detector(Image.open(path), **options) == upright
 
     def test_a_flat_list_is_for_all_images(self, detector: Any) -> None:
-        found = detector([Image.fromarray(PICTURE)] * 2, candidate_labels=["liver", "left kidney"], **ALL)
+        found = detector([Image.fromarray(IMAGE)] * 2, candidate_labels=["liver", "left kidney"], **ALL)
         assert [{box["label"] for box in boxes} for boxes in found] == [{"liver", "left kidney"}] * 2
 
     @pytest.mark.parametrize(
@@ -279,14 +293,14 @@ class TestStockTask:
     )
     def test_nothing_is_swallowed(self, detector: Any, options: dict[str, Any], message: str) -> None:
         with pytest.raises(ValueError, match=message):
-            detector(PICTURE, candidate_labels=["liver"], **options)
+            detector(IMAGE, candidate_labels=["liver"], **options)
         with pytest.raises(ValueError, match="images are read from files only"):
             detector("https://example.org/a.png", candidate_labels=["liver"])
 
     def test_parts_instead_of_a_folder(self, detector: Any) -> None:
         parts = {"image_processor": detector.processor.image_processor, "tokenizer": detector.processor.tokenizer}
         made = pipeline("zero-shot-object-detection", model=detector.model, **parts)
-        assert made(PICTURE, candidate_labels=["liver"], threshold=0.01, untrained_threshold=0)
+        assert made(IMAGE, candidate_labels=["liver"], threshold=0.01, untrained_threshold=0)
 
     def test_other_models_get_transformers_own(self) -> None:
         task = ZeroShotObjectDetectionTask.__new__(ZeroShotObjectDetectionTask, model=torch.nn.Identity())
@@ -298,7 +312,7 @@ def test_lost_levels_are_reported(
     folder: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Without this package imported, transformers' own pipeline hands over what `load_image` made of a 16-bit file."""
-    deep = Image.fromarray(PICTURE[..., 0].astype(np.uint16) * 16)
+    deep = Image.fromarray(IMAGE[..., 0].astype(np.uint16) * 16)
     processor = MedGlipImageProcessor()
     monkeypatch.setattr(logging.getLogger("transformers"), "propagate", True)
     processor(deep, modality="xray")

@@ -109,8 +109,8 @@ class ImageAnnotations:
     Attributes:
         labels (`list[str]`): label of each annotation, which counts once.
         boxes (`np.ndarray` of shape `(n, 4)`): one per label, as stated, [x, y, width, height] in pixels.
-        shapes (`list[Segmentation | None]`): one per label, `None` where there are neither polygons (but
-            for those that are boxes) nor run lengths.
+        shapes (`list[Segmentation | None]`): one per label, `None` where there are neither run lengths nor polygons,
+            or the polygon is the box itself.
         left_out (`Counter[tuple[str, str | None]]`): (reason, label) -> number of annotations that cannot be used; the
             label is `None` where the file does not have its category.
         clipped (`list[str]`): stated boxes of which a part beyond the image was taken off.
@@ -156,6 +156,6 @@ def image_annotations(entries: list[dict[str, Any]], size: tuple[int, int]) -> I
 
 
 def _is_box(shape: Segmentation) -> bool:
-    """Whether a polygon is a box, as files of boxes alone have it: it says nothing of the object's outline."""
+    """Return whether a polygon is a box, as in files of boxes alone: it says nothing of the object's outline."""
     points = {tuple(point) for polygon in shape.polygons for point in polygon.tolist()}
     return len(points) == 4 and all(len({point[axis] for point in points}) == 2 for axis in (0, 1))
