@@ -32,6 +32,7 @@ from ..evaluate.predict import detect_records
 from ..fit.recipe import TrainingRecipe
 from ..fit.run_results import measure
 from .cross_source import folder_name, trained_on
+from .phrases import RIGHT, SHOWN
 from .protocol import agree, conditions, from_scratch, prepare, read_images, studied_recipe, study_parser
 
 
@@ -45,8 +46,6 @@ LEFT_OUT: Mapping[str, tuple[str, ...]] = {
     "endoscopy": ("gallbladder",),
     "fundus": ("optic cup",),
 }
-# A box counts from this score on, and is right from this IoU on.
-SHOWN, RIGHT = 0.3, 0.5
 # Images of every kind at most.
 MOST_IMAGES = 60
 Row = dict[str, Any]

@@ -16,7 +16,7 @@ import argparse
 import json
 import logging
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import chain, zip_longest
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,6 @@ from modeling_medglip.grounding import Grounder, ground_image, load_grounder
 from modeling_medglip.io.text_files import load_yaml
 from modeling_medglip.modalities import resolve_modality
 from modeling_medglip.outputs.files import write_text
-from modeling_medglip.outputs.markdown import percent, plain, table
 from modeling_medglip.outputs.results import GroundedBox
 from modeling_medglip.processing_medglip import clean_label
 
@@ -40,6 +39,7 @@ from ..data.records import DEFAULT_DATA, GroundingRecord, random_key
 from ..data.unlearned import UnlearnedPhrases, is_held_out, whole_words
 from ..data.validation import check_options
 from ..data.vocabulary import Vocabulary
+from .listening_page import ABSENT, PHRASES, PRESENT, WORDINGS, render_page
 from .phrases import LOWEST, RIGHT, SHOWN, overlap
 
 
@@ -47,8 +47,8 @@ SCHEMA = "medglip/listening@1"
 ASKED = Path(__file__).with_name("listening.yaml")
 # Kinds of unknown phrases -> those of `UnlearnedPhrases`.
 UNKNOWN = {"never learned": ("label", "finding", "elsewhere"), "composed": ("composed",), "nonsense": ("nonsense",)}
-# Phrases of each kind, and absent labels, per image; images of noise and of each other modality; wordings per label.
-PHRASES, ABSENT, NEGATIVES, WORDINGS = 4, 4, 2, 4
+# Images of noise, and of each other modality.
+NEGATIVES = 2
 SEED = 19
 Row = dict[str, Any]
 Records = Mapping[str, Sequence[GroundingRecord]]
@@ -75,10 +75,10 @@ def chosen_images(
     return [record for record in chain.from_iterable(turns) if record is not None][:limit]
 
 
-def find_boxes(
+def ask(
     grounder: Grounder, pixels: NDArray, labels: Sequence[str], modality: str
-) -> dict[str, list[GroundedBox]]:
-    """Return the boxes of every label from `LOWEST` on, best first.
+) -> dict[str, tuple[list[GroundedBox], float | None]]:
+    """Return the boxes of every label from `LOWEST` on, best first, and its presence where the expert states it.
 
     Args:
         grounder ([`~modeling_medglip.grounding.Grounder`]): the checkpoint.
@@ -86,12 +86,22 @@ def find_boxes(
         labels (`Sequence[str]`): asked together.
         modality (`str`): one of `MODALITIES`.
     """
+    if not labels:
+        return {}
     prompt = "; ".join(labels)
     result = ground_image(pixels, prompt, modality, grounder, threshold=LOWEST, untrained_threshold=0)
     boxes: dict[str, list[GroundedBox]] = {clean_label(label): [] for label in labels}
     for box in result.boxes:
         boxes[clean_label(box.label)].append(box)
-    return {label: boxes[clean_label(label)] for label in labels}
+    presence = {clean_label(label): value for label, value in result.presence.items()}
+    return {label: (boxes[clean_label(label)], presence.get(clean_label(label))) for label in labels}
+
+
+def find_boxes(
+    grounder: Grounder, pixels: NDArray, labels: Sequence[str], modality: str
+) -> dict[str, list[GroundedBox]]:
+    """Return the boxes of every label from `LOWEST` on, best first; see [`ask`]."""
+    return {label: boxes for label, (boxes, _) in ask(grounder, pixels, labels, modality).items()}
 
 
 def count_boxes(boxes: Sequence[GroundedBox]) -> Row:
@@ -105,7 +115,7 @@ def count_boxes(boxes: Sequence[GroundedBox]) -> Row:
 
 
 def study_phrases(grounder: Grounder, records: Records, modality: str, limit: int) -> list[Row]:
-    """Return what unknown phrases and labels that are proved absent draw: a row for every image and phrase.
+    """Return what unknown phrases, absent and present labels draw: a row for every image and phrase.
 
     Args:
         grounder ([`~modeling_medglip.grounding.Grounder`]): the checkpoint.
@@ -120,12 +130,13 @@ def study_phrases(grounder: Grounder, records: Records, modality: str, limit: in
         rng = np.random.default_rng([SEED, index])
         asked = {kind: unlearned.draw(PHRASES, rng, kinds) for kind, kinds in UNKNOWN.items()}
         asked["absent"] = absent_labels(record, learned, rng)
+        asked["present"] = sorted(set(record.labels) & set(learned))[:PRESENT]
         pixels = record.load()
         for kind, phrases in asked.items():
-            found = find_boxes(grounder, pixels, phrases, modality) if phrases else {}
+            common = {"kind": kind, "source": record.source, "image": index}
             rows += [
-                {"kind": kind, "source": record.source, "image": index, "phrase": phrase, **count_boxes(boxes)}
-                for phrase, boxes in found.items()
+                {**common, "phrase": phrase, **count_boxes(boxes), "presence": presence}
+                for phrase, (boxes, presence) in ask(grounder, pixels, phrases, modality).items()
             ]
     return rows
 
@@ -331,129 +342,6 @@ def measure(data: str, model: str | None, modalities: Sequence[str] | None, limi
                 "wordings": study_wordings(grounder, own, modality, limit),
             },
         )
-
-
-# The page ------------------------------------------------------------------------------------------------------------
-
-INTRODUCTION = f"""# Listening
-
-Made by `python -m training.studies.listening`; no number is typed. At the plain threshold of {SHOWN:g}; behind the
-slash with the stricter one of {UNTRAINED_THRESHOLD:g} for labels that the checkpoint states not to be trained with.
-"""
-
-
-def render_page(measured: Mapping[str, Mapping[str, Any]]) -> str:
-    """Return the tables of several files, one column for each.
-
-    Args:
-        measured (`Mapping[str, Mapping]`): name -> content of the file.
-    """
-    modalities = list(dict.fromkeys(name for results in measured.values() for name in results["modalities"]))
-    page = [INTRODUCTION]
-    for title, note, cells_of in SECTIONS:
-        columns = [
-            {
-                (name, row): cell
-                for name in modalities
-                if name in results["modalities"]
-                for row, cell in cells_of(results["modalities"][name]).items()
-            }
-            for results in measured.values()
-        ]
-        rows = list(dict.fromkeys(key for column in columns for key in column))
-        cells = [
-            [f"{name}: {plain(row)}", *(column.get((name, row), "-") for column in columns)] for name, row in rows
-        ]
-        page.append(f"## {title}\n\n{note}\n\n{table(['', *map(plain, measured)], cells)}")
-    return "\n".join(page)
-
-
-def _phrase_cells(results: Mapping[str, Any]) -> dict[str, str]:
-    rows = results["phrases"]
-    kinds = {"all unknown": set(UNKNOWN), **{kind: {kind} for kind in (*UNKNOWN, "absent")}}
-    return {kind: _boxes_per_image([row for row in rows if row["kind"] in names]) for kind, names in kinds.items()}
-
-
-def _boxes_per_image(rows: Sequence[Mapping[str, Any]]) -> str:
-    images = len({row["image"] for row in rows})
-    return (
-        " / ".join(f"{sum(row[key] for row in rows) / images:.2f}" for key in ("plain", "stricter")) if images else "-"
-    )
-
-
-def _negative_cells(results: Mapping[str, Any]) -> dict[str, str]:
-    counts: dict[str, list[int]] = defaultdict(list)
-    for row in results["negative_images"]:
-        synthetic = row["kind"] in ("noise", "black", "white")
-        counts[row["kind"] if synthetic else "other modalities"].append(row["plain"])
-    return {kind: f"{np.mean(boxes):.2f}" for kind, boxes in counts.items()}
-
-
-def _sibling_cells(results: Mapping[str, Any]) -> dict[str, str]:
-    totals: dict[str, dict[str, int]] = defaultdict(lambda: {"objects": 0, "hit": 0, "right": 0})
-    for row in results["siblings"]:
-        for key in totals[row["group"]]:
-            totals[row["group"]][key] += row[key]
-    return {
-        group: f"{total['right']} of {total['hit']} ({total['objects']} objects)"
-        for group, total in totals.items()
-        if total["objects"]
-    }
-
-
-def _other_cells(results: Mapping[str, Any]) -> dict[str, str]:
-    return {
-        f"{row['label']}, not {', '.join(_marked(row))}": f"{row['drawn']}, {row['alone']} of {row['images']}"
-        for row in results["others"]
-    }
-
-
-def _marked(row: Mapping[str, Any]) -> list[str]:
-    """Return the phrases for other things; a plus is behind those that training may ask for."""
-    return [phrase if phrase in row["held_out"] else f"{phrase}+" for phrase in row["others"]]
-
-
-def _wording_cells(results: Mapping[str, Any]) -> dict[str, str]:
-    cells: dict[str, str] = {}
-    for kind in ("name", "synonym", "held out", "description"):
-        rows = [row for row in results["wordings"] if row["kind"] == kind]
-        asked = sum(row["images"] for row in rows)
-        shares = [percent(sum(row[key] for row in rows) / asked, 0) for key in ("plain", "stricter")] if asked else []
-        cells |= {kind: f"{' / '.join(shares)} of {asked}"} if asked else {}
-    return cells
-
-
-SECTIONS: tuple[tuple[str, str, Callable[[Mapping[str, Any]], dict[str, str]]], ...] = (
-    (
-        "Unknown phrases and absent labels",
-        f"Boxes per image for up to {PHRASES} phrases of each kind; absent labels: up to {ABSENT} that are annotated"
-        f" without a box, and {ABSENT} of other parts of the body.",
-        _phrase_cells,
-    ),
-    (
-        "Images that show nothing of the modality",
-        "Boxes per image at the plain threshold, asked for all learned labels.",
-        _negative_cells,
-    ),
-    (
-        "The right word",
-        f"Of the objects that a box of any of these labels hits, from a score of {LOWEST:g} on: how many the right"
-        " label hits with the best score.",
-        _sibling_cells,
-    ),
-    (
-        "Something else in the same place",
-        "Images in which the label draws a box, and in which it does so alone, at the plain threshold. Training"
-        " may have asked for phrases with a plus as for something that is not there.",
-        _other_cells,
-    ),
-    (
-        "Other words",
-        f"How often the best box is right, in percent; up to {WORDINGS} wordings of each kind for a label of an"
-        " image.",
-        _wording_cells,
-    ),
-)
 
 
 def _read_results(file: Path) -> dict[str, Any]:

@@ -14,12 +14,13 @@ import numpy as np
 import pytest
 
 from modeling_medglip.grounding import load_grounder
+from modeling_medglip.outputs.markdown import percent
 from modeling_medglip.outputs.results import GroundedBox
 from modeling_medglip.trained_labels import TrainedLabels
 from tests.modeling_medglip.tiny_checkpoint import save_tiny_checkpoint
 from training.data.records import GroundingRecord, SourceSettings
 from training.data.unlearned import is_held_out
-from training.studies import listening
+from training.studies import listening, listening_page
 
 from ..tiny_data import make_data, record
 
@@ -28,6 +29,7 @@ TOKENIZER = SimpleNamespace(
     get_vocab=lambda: dict.fromkeys(("banana", "engine", "river", "garden", "stone", "window"))
 )
 BREAST = SourceSettings(regions=("breast", "chest"))
+PRESENCE = {"benign breast tumor": 0.9, "fetal head": 0.9}
 BOX, ELSEWHERE = [10.0, 10.0, 30.0, 30.0], [60.0, 40.0, 90.0, 70.0]
 
 
@@ -45,11 +47,13 @@ def answer(monkeypatch: pytest.MonkeyPatch, boxes_of: Callable[[str], list[Groun
     """Let the network answer each label with these boxes; returns the prompts, which fill as they are asked."""
     prompts: list[list[str]] = []
 
-    def find(grounder: Any, pixels: Any, labels: Sequence[str], modality: str) -> dict[str, list[GroundedBox]]:
+    def ask(
+        grounder: Any, pixels: Any, labels: Sequence[str], modality: str
+    ) -> dict[str, tuple[list[GroundedBox], float]]:
         prompts.append(list(labels))
-        return {label: boxes_of(label) for label in labels}
+        return {label: (boxes_of(label), PRESENCE.get(label, 0.2)) for label in labels}
 
-    monkeypatch.setattr(listening, "find_boxes", find)
+    monkeypatch.setattr(listening, "ask", ask)
     return prompts
 
 
@@ -84,11 +88,16 @@ def test_unknown_phrases_are_for_measuring_and_absent_labels_are_proved_absent(
     by_kind = {kind: [row["phrase"] for row in rows if row["kind"] == kind] for kind in (*listening.UNKNOWN, "absent")}
     assert set(by_kind["absent"]) == {"malignant breast tumor", "fetal head", "ovarian tumor"}
     assert all(map(is_held_out, (*by_kind["never learned"], *by_kind["composed"]))) and by_kind["composed"]
-    assert len(prompts) == 4 and all((row["plain"], row["stricter"]) == (1, 0) for row in rows)
-    cells = listening._phrase_cells({"phrases": rows})
+    assert [row["phrase"] for row in rows if row["kind"] == "present"] == ["benign breast tumor"]
+    assert len(prompts) == 5 and all((row["plain"], row["stricter"]) == (1, 0) for row in rows)
+    cells = listening_page._phrase_cells({"phrases": rows})
     assert cells["absent"] == "3.00 / 0.00"
     asked = sum(len(by_kind[kind]) for kind in listening.UNKNOWN)
     assert cells["all unknown"] == f"{asked}.00 / 0.00" and asked > 8
+    presence = listening_page._presence_cells({"phrases": rows})
+    assert presence["present"] == "0.90 / 0.90 / 0.90 of 1" and presence["absent"] == "0.20 / 0.20 / 0.76 of 3"
+    assert presence["present over absent"] == percent(2.5 / 3, 0) and presence["present over unknown"] == "100"
+    assert listening_page._presence_cells({"phrases": [{"kind": "absent"}]}) == {}, "an older file"
 
 
 def test_images_that_show_nothing_are_of_other_modalities(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -103,7 +112,7 @@ def test_images_that_show_nothing_are_of_other_modalities(monkeypatch: pytest.Mo
     assert "mri" not in listening.negative_images(records, "ct"), "may show the same organs"
     rows = listening.study_negative_images(grounder("ultrasound", "fetal head", "nerve"), records, "ultrasound")
     assert prompts[0] == ["fetal head", "nerve"] and all(row["plain"] == 2 for row in rows)
-    cells = listening._negative_cells({"negative_images": rows})
+    cells = listening_page._negative_cells({"negative_images": rows})
     assert cells == {"noise": "2.00", "black": "2.00", "white": "2.00", "other modalities": "2.00"}
 
 
@@ -113,7 +122,7 @@ def test_the_best_box_over_the_siblings_decides(monkeypatch: pytest.MonkeyPatch)
     records = [breast("a", "benign breast tumor"), breast("b", "malignant breast tumor"), breast("c")]
     rows = listening.study_siblings(grounder("ultrasound"), records, "ultrasound", [list(scores)], 5)
     assert [(row["objects"], row["hit"], row["right"]) for row in rows] == [(1, 1, 1), (1, 1, 0)]
-    assert list(listening._sibling_cells({"siblings": rows}).values()) == ["1 of 2 (2 objects)"]
+    assert list(listening_page._sibling_cells({"siblings": rows}).values()) == ["1 of 2 (2 objects)"]
 
 
 def test_something_else_in_the_same_place(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -126,8 +135,12 @@ def test_something_else_in_the_same_place(monkeypatch: pytest.MonkeyPatch) -> No
     scores["cancer"] = 0.1
     (row,) = listening.study_others(grounder("endoscopy", "polyp"), records, "endoscopy", others, 5)
     assert row["alone"] == 1
-    assert not row["held_out"] and list(listening._other_cells({"others": [row]})) == ["polyp, not cancer+, ulcer+"]
-    assert list(listening._other_cells({"others": [{**row, "held_out": ["ulcer"]}]})) == ["polyp, not cancer+, ulcer"]
+    assert not row["held_out"] and list(listening_page._other_cells({"others": [row]})) == [
+        "polyp, not cancer+, ulcer+"
+    ]
+    assert list(listening_page._other_cells({"others": [{**row, "held_out": ["ulcer"]}]})) == [
+        "polyp, not cancer+, ulcer"
+    ]
 
 
 def test_wordings_hit_if_their_best_box_is_right(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -142,7 +155,7 @@ def test_wordings_hit_if_their_best_box_is_right(monkeypatch: pytest.MonkeyPatch
     assert hits["polyp"] == ("name", 1, 1) and hits["bowel polyp"] == ("held out", 1, 0)
     assert hits["colorectal growth"] == ("held out", 0, 0)
     assert {row["kind"] for row in rows} == {"name", "synonym", "description", "held out"}
-    cells = listening._wording_cells({"wordings": rows})
+    cells = listening_page._wording_cells({"wordings": rows})
     assert cells["name"] == "100 / 100 of 1" and cells["held out"] == "33 / 0 of 3"
 
 
@@ -176,6 +189,10 @@ def test_a_checkpoint_is_measured_and_compared(
 
 def test_the_network_is_asked_through_the_api(tmp_path: Path) -> None:
     loaded = load_grounder(str(save_tiny_checkpoint(tmp_path / "tiny")))
-    found = listening.find_boxes(loaded, np.zeros((40, 48), np.uint8), ["liver", "kidney (L)", "? ?"], "ct")
+    pixels = np.zeros((40, 48), np.uint8)
+    asked = listening.ask(loaded, pixels, ["liver", "kidney (L)", "? ?"], "ct")
+    assert all(presence is None or 0 <= presence <= 1 for _, presence in asked.values())
+    assert listening.ask(loaded, pixels, [], "ct") == {}
+    found = listening.find_boxes(loaded, pixels, ["liver", "kidney (L)", "? ?"], "ct")
     assert set(found) == {"liver", "kidney (L)", "? ?"}
     assert all(box.score >= listening.LOWEST for boxes in found.values() for box in boxes)

@@ -1,0 +1,173 @@
+# Copyright 2026 The MedGLIP authors. Licensed under the Apache License, Version 2.0.
+"""Tables of the study of listening: what several checkpoints draw, one column each."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from modeling_medglip.defaults import UNTRAINED_THRESHOLD
+from modeling_medglip.image_processing_medglip import FULL_PRESENCE
+from modeling_medglip.outputs.markdown import percent, plain, table
+
+from .phrases import LOWEST, SHOWN
+
+
+# Kinds of phrases that no image shows.
+UNKNOWN = ("never learned", "composed", "nonsense")
+# Phrases of each kind, and labels, per image; wordings per label.
+PHRASES, ABSENT, PRESENT, WORDINGS = 4, 4, 4, 4
+INTRODUCTION = f"""# Listening
+
+Made by `python -m training.studies.listening`; no number is typed. At the plain threshold of {SHOWN:g}; behind the
+slash with the stricter one of {UNTRAINED_THRESHOLD:g} for labels that the checkpoint states not to be trained with.
+"""
+
+
+def render_page(measured: Mapping[str, Mapping[str, Any]]) -> str:
+    """Return the tables of several files, one column for each.
+
+    Args:
+        measured (`Mapping[str, Mapping]`): name -> content of the file.
+    """
+    modalities = list(dict.fromkeys(name for results in measured.values() for name in results["modalities"]))
+    page = [INTRODUCTION]
+    for title, note, cells_of in SECTIONS:
+        columns = [
+            {
+                (name, row): cell
+                for name in modalities
+                if name in results["modalities"]
+                for row, cell in cells_of(results["modalities"][name]).items()
+            }
+            for results in measured.values()
+        ]
+        rows = list(dict.fromkeys(key for column in columns for key in column))
+        cells = [
+            [f"{name}: {plain(row)}", *(column.get((name, row), "-") for column in columns)] for name, row in rows
+        ]
+        page.append(f"## {title}\n\n{note}\n\n{table(['', *map(plain, measured)], cells)}")
+    return "\n".join(page)
+
+
+def _phrase_cells(results: Mapping[str, Any]) -> dict[str, str]:
+    rows = results["phrases"]
+    kinds = {"all unknown": set(UNKNOWN), **{kind: {kind} for kind in (*UNKNOWN, "absent")}}
+    return {kind: _boxes_per_image([row for row in rows if row["kind"] in names]) for kind, names in kinds.items()}
+
+
+def _boxes_per_image(rows: Sequence[Mapping[str, Any]]) -> str:
+    images = len({row["image"] for row in rows})
+    return (
+        " / ".join(f"{sum(row[key] for row in rows) / images:.2f}" for key in ("plain", "stricter")) if images else "-"
+    )
+
+
+def _presence_cells(results: Mapping[str, Any]) -> dict[str, str]:
+    groups = {"present": ("present",), "absent": ("absent",), "unknown": UNKNOWN}
+    values = {
+        name: [
+            row["presence"] for row in results["phrases"] if row["kind"] in kinds and row.get("presence") is not None
+        ]
+        for name, kinds in groups.items()
+    }
+    cells = {
+        name: " / ".join(f"{value:.2f}" for value in np.quantile(found, (0.1, 0.5, 0.9))) + f" of {len(found)}"
+        for name, found in values.items()
+        if found
+    }
+    for name in ("absent", "unknown"):
+        if values[name] and values["present"]:
+            cells[f"present over {name}"] = percent(_share_over(values["present"], values[name]), 0)
+    return cells
+
+
+def _share_over(high: Sequence[float], low: Sequence[float]) -> float:
+    """Return the share of pairs whose first value is the higher one, the area under the curve; ties count half."""
+    difference = np.subtract.outer(high, low)
+    return float(np.mean(difference > 0) + np.mean(difference == 0) / 2)
+
+
+def _negative_cells(results: Mapping[str, Any]) -> dict[str, str]:
+    counts: dict[str, list[int]] = defaultdict(list)
+    for row in results["negative_images"]:
+        synthetic = row["kind"] in ("noise", "black", "white")
+        counts[row["kind"] if synthetic else "other modalities"].append(row["plain"])
+    return {kind: f"{np.mean(boxes):.2f}" for kind, boxes in counts.items()}
+
+
+def _sibling_cells(results: Mapping[str, Any]) -> dict[str, str]:
+    totals: dict[str, dict[str, int]] = defaultdict(lambda: {"objects": 0, "hit": 0, "right": 0})
+    for row in results["siblings"]:
+        for key in totals[row["group"]]:
+            totals[row["group"]][key] += row[key]
+    return {
+        group: f"{total['right']} of {total['hit']} ({total['objects']} objects)"
+        for group, total in totals.items()
+        if total["objects"]
+    }
+
+
+def _other_cells(results: Mapping[str, Any]) -> dict[str, str]:
+    return {
+        f"{row['label']}, not {', '.join(_marked(row))}": f"{row['drawn']}, {row['alone']} of {row['images']}"
+        for row in results["others"]
+    }
+
+
+def _marked(row: Mapping[str, Any]) -> list[str]:
+    """Return the phrases for other things; a plus is behind those that training may ask for."""
+    return [phrase if phrase in row["held_out"] else f"{phrase}+" for phrase in row["others"]]
+
+
+def _wording_cells(results: Mapping[str, Any]) -> dict[str, str]:
+    cells: dict[str, str] = {}
+    for kind in ("name", "synonym", "held out", "description"):
+        rows = [row for row in results["wordings"] if row["kind"] == kind]
+        asked = sum(row["images"] for row in rows)
+        shares = [percent(sum(row[key] for row in rows) / asked, 0) for key in ("plain", "stricter")] if asked else []
+        cells |= {kind: f"{' / '.join(shares)} of {asked}"} if asked else {}
+    return cells
+
+
+SECTIONS: tuple[tuple[str, str, Callable[[Mapping[str, Any]], dict[str, str]]], ...] = (
+    (
+        "Unknown phrases and absent labels",
+        f"Boxes per image for up to {PHRASES} phrases of each kind; absent labels: up to {ABSENT} that are annotated"
+        f" without a box, and {ABSENT} of other parts of the body.",
+        _phrase_cells,
+    ),
+    (
+        "Presence",
+        f"The 10th, 50th and 90th percentile of the presence score of labels that the image shows (up to {PRESENT}),"
+        f" of absent labels and of unknown phrases; a score of a box falls where presence is below {FULL_PRESENCE:g}."
+        " Then how often, in percent, a present label has a higher one than another phrase.",
+        _presence_cells,
+    ),
+    (
+        "Images that show nothing of the modality",
+        "Boxes per image at the plain threshold, asked for all learned labels.",
+        _negative_cells,
+    ),
+    (
+        "The right word",
+        f"Of the objects that a box of any of these labels hits, from a score of {LOWEST:g} on: how many the right"
+        " label hits with the best score.",
+        _sibling_cells,
+    ),
+    (
+        "Something else in the same place",
+        "Images in which the label draws a box, and in which it does so alone, at the plain threshold. Training"
+        " may have asked for phrases with a plus as for something that is not there.",
+        _other_cells,
+    ),
+    (
+        "Other words",
+        f"How often the best box is right, in percent; up to {WORDINGS} wordings of each kind for a label of an"
+        " image.",
+        _wording_cells,
+    ),
+)
