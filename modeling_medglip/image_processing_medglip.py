@@ -677,7 +677,10 @@ def read_router(file: str | Path) -> MedGlipRouter:
         raise ValueError(f"{ROUTER_FILE} has more than {MAX_ROUTER_BYTES} bytes")
     try:
         tables = load_file(file)
-        names = [ROUTER_CLASSES[index] for index in tables.pop("classes").tolist()]
+        indices = tables.pop("classes").tolist()
+        if not all(0 <= index < len(ROUTER_CLASSES) for index in indices):
+            raise IndexError("a class is out of range")
+        names = [ROUTER_CLASSES[index] for index in indices]
         encoder = {name[8:]: tables.pop(name) for name in list(tables) if name.startswith("encoder.")}
         count = sum(name.endswith(".weight") for name in tables)
         layers = [{key: tables[f"layers.{index}.{key}"] for key in ("weight", "bias")} for index in range(count)]
@@ -1156,6 +1159,8 @@ class MedGlipImageProcessor(TorchvisionBackend):
         self.size_divisor = int(size_divisor)
         self.return_pixel_mask = return_pixel_mask
         self.router = _router_of(router)
+        if not isinstance(router_warning, (int, float)):
+            raise ValueError(f"router_warning must be a number, not {str(router_warning)[:60]!r}")
         self.router_warning = router_warning
         self.set_modality(modality)
 

@@ -119,29 +119,31 @@ def modality_choices(
         known = ", ".join(grounder.modalities)
         message = f"its modality is not known and {grounder.name} cannot tell: give modality=, one of {known}"
         raise MedGlipError(message, hint="modality")
-    views = _with_labels(grounder, processor.modality_probabilities(image.pixels, every=True), labels)
-    source = UNRECOGNIZED if views.get(OTHER, 0.0) >= processor.router_warning else "pixels"
+    probabilities = _with_labels(grounder, processor.modality_probabilities(image.pixels, every=True), labels)
+    source = UNRECOGNIZED if probabilities.get(OTHER, 0.0) >= processor.router_warning else "pixels"
     choices = []
-    for name in sorted(grounder.modalities, key=lambda name: -views.get(name, 0.0))[:2]:
-        note = uncertainty_warning(views, name, processor.router_warning)
+    for name in sorted(grounder.modalities, key=lambda name: -probabilities.get(name, 0.0))[:2]:
+        note = uncertainty_warning(probabilities, name, processor.router_warning)
         notes = () if note is None else (Advice(note, "modality"),)
-        choices.append(ModalityChoice(name, source, views.get(name, 0.0), notes))
-    return choices if choices[0].warnings and source != UNRECOGNIZED else choices[:1]
+        choices.append(ModalityChoice(name, source, probabilities.get(name, 0.0), notes))
+    # An expert that does not state its labels cannot be asked for all of them.
+    second = len(choices) == 2 and (list(labels) != [ALL_LABELS] or bool(grounder.trained.labels(choices[1].name)))
+    return choices if second and choices[0].warnings and source != UNRECOGNIZED else choices[:1]
 
 
-def _with_labels(grounder: Experts, views: Mapping[str, float], labels: Sequence[str]) -> dict[str, float]:
+def _with_labels(grounder: Experts, probabilities: Mapping[str, float], labels: Sequence[str]) -> dict[str, float]:
     """Return the router's probabilities, less for modalities whose experts know few labels of the prompt.
 
     Whether it is a medical image at all is for the pixels alone.
     """
     shares = {name: _known_share(grounder.trained, labels, name) for name in grounder.modalities}
     if not (most := max(shares.values())):
-        return dict(views)
+        return dict(probabilities)
     factors = {name: max(share / most, UNKNOWN_LABEL_FACTOR) for name, share in shares.items()}
-    weights = {name: view * factors.get(name, 1.0) for name, view in views.items() if name != OTHER}
-    total, others = sum(weights.values()), {name: view for name, view in views.items() if name == OTHER}
+    weights = {name: value * factors.get(name, 1.0) for name, value in probabilities.items() if name != OTHER}
+    total, others = sum(weights.values()), {name: value for name, value in probabilities.items() if name == OTHER}
     rest = 1 - sum(others.values())
-    return {name: weight * rest / total for name, weight in weights.items()} | others if total else dict(views)
+    return {name: weight * rest / total for name, weight in weights.items()} | others if total else dict(probabilities)
 
 
 def _known_share(trained: TrainedLabels, labels: Sequence[str], modality: str) -> float:

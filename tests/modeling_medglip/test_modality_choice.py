@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from modeling_medglip.grounding import Grounder, ground_image, load_grounder
 from modeling_medglip.io.image_record import ReadImage
 from modeling_medglip.modality_choice import UNRECOGNIZED, choose_modality, modality_choices
 from modeling_medglip.outputs.results import GroundedBox, validate_boxes
+from modeling_medglip.trained_labels import TrainedLabels
 from modeling_medglip.volumes.geometry import Volume
 from tests.modeling_medglip.tiny_checkpoint import biased_router, save_tiny_checkpoint
 
@@ -73,6 +75,10 @@ class TestModality:
         assert first.warnings[0].startswith("may be fundus (probability 0.40): taken for ct")
         assert second.warnings[0].startswith("may be ct (probability 0.60): taken for fundus")
         assert len(modality_choices(grounder, sample_image(), "ct")) == 1
+        assert len(modality_choices(grounder, sample_image(), labels=["all"])) == 2
+        parts = {name: getattr(grounder, name) for name in ("name", "modalities", "processor")}
+        partly = SimpleNamespace(**parts, trained=TrainedLabels({"ct": ("liver",)}))
+        assert len(modality_choices(partly, sample_image(), labels=["all"])) == 1, "nothing is known of fundus"
 
         def boxes(grounder: Grounder, image: ReadImage, question: Any, modality: str, thresholds: Any) -> Any:
             found = GroundedBox("spot", scores[modality], (0, 0, 5, 5))

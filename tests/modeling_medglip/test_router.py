@@ -251,6 +251,7 @@ def test_routers_of_older_checkpoints_are_read_from_their_json(tmp_path: Path, p
         (None, "router.safetensors is damaged"),
         ({"classes": np.array([0])}, "router.safetensors is damaged"),
         ({"mean": np.zeros(2)}, "router.safetensors is damaged"),
+        ({"classes": np.array([-1]), "mean": np.zeros(2), "scale": np.zeros(2)}, r"router.safetensors is damaged"),
         ({"classes": np.array([99]), "mean": np.zeros(2), "scale": np.zeros(2)}, "router.safetensors is damaged"),
         ({"classes": np.array([0]), "mean": np.zeros(2), "scale": np.zeros(3)}, "tables do not fit together"),
     ],

@@ -128,10 +128,12 @@ def load_image_encoder(backbone: nn.Module, name: str = "efficientnet_lite0") ->
     source = medical_tensors() if name == MEDICAL_ENCODER else imagenet_tensors(name)
     target = {k: v for k, v in backbone.state_dict().items() if not k.endswith("num_batches_tracked")}
     filled = {}
-    for (key, value), tensor in zip(target.items(), source, strict=False):
+    for (key, value), tensor in zip(target.items(), source, strict=False):  # later stages are not needed
         if value.shape != tensor.shape:
             raise ValueError(f"{key} is {tuple(value.shape)}, its starting tensor is {tuple(tensor.shape)}")
         filled[key] = tensor
+    if len(filled) < len(target):
+        raise ValueError(f"backbone {name}: has {len(target)} tensors, its starting weights only {len(filled)}")
     backbone.load_state_dict(filled, strict=False)
 
 

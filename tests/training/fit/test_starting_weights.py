@@ -49,6 +49,10 @@ def test_imagenet_weights_are_matched_by_order(package: Path, name: str) -> None
     other = encoder("efficientnet_lite2" if name == "efficientnet_lite0" else "efficientnet_lite0", (2, 3, 4))
     with pytest.raises(ValueError, match="its starting tensor is"):
         load_image_encoder(other, name)
+    (file,) = (package / "models").iterdir()
+    torch.save(dict(list(torch.load(file, weights_only=True).items())[:9]), file)
+    with pytest.raises(ValueError, match=f"backbone {name}: has .* tensors, its starting weights only"):
+        load_image_encoder(network, name)
 
 
 def test_the_medical_encoder_sees_what_it_was_trained_on(package: Path) -> None:
