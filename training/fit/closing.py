@@ -22,7 +22,7 @@ def closing(settings: Any, results: Mapping[str, Any], data: Any) -> str:
     Args:
         settings ([`~training.fit.arguments.FinetuneArguments`]): of the run.
         results (`Mapping[str, Any]`): what `results.json` holds.
-        data ([`~training.fit.finetune.Data`]): of the run; one of its images serves as an example.
+        data ([`~training.fit.run_data.RunData`]): of the run; one of its images serves as an example.
     """
     return "\n".join([*scores_in_words(results), "", *next_commands(settings, results, data)])
 
@@ -57,7 +57,7 @@ def next_commands(settings: Any, results: Mapping[str, Any], data: Any) -> list[
     Args:
         settings (`Any`): of the run.
         results (`Mapping[str, Any]`): content of `results.json`.
-        data (`Any`): [`~training.fit.finetune.Data`] of the run; one of its images serves as an example.
+        data (`Any`): [`~training.fit.run_data.RunData`] of the run; one of its images serves as an example.
     """
     out = str(settings.out)
     example = next((record for record in (*data.validation, *data.train) if record.labels), data.train[0])

@@ -14,8 +14,8 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -36,10 +36,9 @@ from modeling_medglip.processing_medglip import MedGlipProcessor
 from ..data.dataset import GroundingCollator, GroundingDataset, PhraseLength, foreign_labels
 from ..data.load import load_records
 from ..data.preview import counts, prompt_texts, write_sheet
-from ..data.records import GroundingRecord, annotated_labels, chosen_labels, fraction_of, random_key, shared_patients
-from ..data.split_leakage import check_apart
+from ..data.records import GroundingRecord, annotated_labels
 from ..data.unlearned import LabelSet, UnlearnedPhrases, whole_words
-from ..data.validation import check_options, nothing_to_measure, readable_enough
+from ..data.validation import check_options, nothing_to_measure
 from ..data.vocabulary import Vocabulary
 from ..data.wordings import trained_wordings
 from ..loading import load_model_and_processor
@@ -49,9 +48,10 @@ from .distillation import known_labels, with_known
 from .lora import add_adapter, save_adapter
 from .processes import merge_entries, process_state, shards_weights, worker_message
 from .recipe import STRIDES, ExpertRecipe, TrainingRecipe, load_recipe
+from .run_data import RunData, load_data
 from .run_identity import claim, run_identity
-from .run_results import measure, write_run
-from .trainer import freeze, train_expert
+from .run_results import Scores, measure, write_run
+from .trainer import GroundingTrainer, freeze, train_expert
 
 
 logger = logging.getLogger(__name__)
@@ -151,85 +151,7 @@ def _resize(model: Any, processor: Any, modality: str, expert: ExpertRecipe) -> 
         model.update_head_config(modality, anchor_sizes=sizes)
 
 
-@dataclass(frozen=True)
-class Data:
-    """Records of a run.
-
-    Args:
-        train (`list[GroundingRecord]`): for training, with those of `--replay`.
-        new_images (`int`): images of `--data` among them.
-        validation (`list[GroundingRecord]`): validation images of `--data`.
-        older (`list[GroundingRecord]`): validation images of `--replay`, on which forgetting is measured.
-        everything (`list[GroundingRecord]`): records whose labels serve as negatives of other body parts.
-        broken (`dict[str, str]`): images that cannot be read, with the reason.
-        replayed (`int`, *optional*, defaults to 0): images of `--replay` among those for training.
-        left_out (`tuple[str, ...]`, *optional*): labels that no training image annotates because the options say so.
-    """
-
-    train: list[GroundingRecord]
-    new_images: int
-    validation: list[GroundingRecord]
-    older: list[GroundingRecord]
-    everything: list[GroundingRecord]
-    broken: dict[str, str]
-    replayed: int = 0
-    left_out: tuple[str, ...] = ()
-
-
-def load_data(settings: FinetuneArguments) -> Data:
-    """Return the records of a run.
-
-    Raises:
-        `ValueError`: no training images, or none with a box, or too many that cannot be read.
-    """
-    whole = load_records(settings.data, settings.modality)
-    records = chosen_labels(whole, settings.labels, settings.exclude)
-    left_out = annotated_labels(whole) - annotated_labels(records)
-    train = fraction_of([r for r in records if r.split == "train"], settings.fraction, settings.seed)
-    if settings.max_images is not None:
-        chosen = sorted({r.image_key for r in train}, key=lambda name: random_key(name[1], settings.seed))
-        names = set(chosen[: settings.max_images])
-        train = [record for record in train if record.image_key in names]
-    if not train:
-        raise ValueError(f"{settings.data}: no training images of {settings.modality}")
-    if not any(record.labels for record in train):
-        raise ValueError(f"{settings.data}: no training image has a box, so there is nothing to find in them")
-    replayed = 0
-    both = shared_patients(records)
-    if both:
-        raise ValueError(f"{settings.data}: {both} patients are in training and validation: divide by patient")
-    new_images, everything, broken = len({r.image_key for r in train}), list(train), dict[str, str]()
-    older_validation: list[GroundingRecord] = []
-    if settings.replay:
-        replay = load_records(settings.replay, settings.modality)
-        whole = chosen_labels(replay, None, settings.replay_exclude)
-        left_out |= annotated_labels(replay) - annotated_labels(whole)
-        if both := shared_patients(whole):
-            raise ValueError(f"{settings.replay}: {both} patients are in training and validation: divide by patient")
-        if not _is_same_source(settings.replay, settings.data):
-            check_apart(train + [r for r in records if r.split != "train"], whole)
-        older = [record for record in whole if record.split == "train"]
-        held_out = [record for record in whole if record.split == "validation"]
-        older_validation = readable_enough(held_out, broken, settings.replay)
-        total, share = sum(r.weight for r in train), settings.replay_share
-        if not older:
-            raise ValueError(f"{settings.replay}: no training images of {settings.modality} to replay")
-        factor = share * total / sum(r.weight for r in older)
-        older = [replace(record, weight=record.weight * factor) for record in older]
-        train, everything = train + older, everything + older
-        replayed = len({record.image_key for record in older}) if share else 0
-    validation = readable_enough([r for r in records if r.split == "validation"], broken, settings.data)
-    left_out -= annotated_labels(everything)
-    return Data(train, new_images, validation, older_validation, everything, broken, replayed, tuple(sorted(left_out)))
-
-
-def _is_same_source(first: str, second: str) -> bool:
-    """Whether two folders, files or ids on the Hub are the same."""
-    one, other = Path(first), Path(second)
-    return one.samefile(other) if one.exists() and other.exists() else first == second
-
-
-def _unmeasured(settings: FinetuneArguments, data: Data) -> str:
+def _unmeasured(settings: FinetuneArguments, data: RunData) -> str:
     """Return why a run cannot measure anything, empty if it can.
 
     Raises:
@@ -310,12 +232,7 @@ def run(settings: FinetuneArguments) -> dict[str, Any]:
     Raises:
         `ValueError`: invalid settings, data or model.
     """
-    check_options(asdict(settings))
-    settings = replace(settings, modality=resolve_modality(settings.modality))
-    if shards_weights() and (settings.lora or settings.keep == "best"):
-        raise ValueError("sharded weights (FSDP) go with neither --lora nor --keep best: launch without FSDP")
-    if settings.push_to_hub:
-        validate_repo_id(settings.push_to_hub)  # before hours of training
+    settings = _checked(settings)
     recipe, out, process = resolved_recipe(settings), Path(settings.out), process_state()
     data = load_data(settings)
     if (reason := _unmeasured(settings, data)) and process.is_main_process:
@@ -323,65 +240,108 @@ def run(settings: FinetuneArguments) -> dict[str, Any]:
         logger.warning("%s: nothing is measured%s", reason, hint)
     torch.manual_seed(settings.seed)  # of weights that start at random: a run that goes on has the same
     model, processor = load_base(settings, recipe)
+    if settings.dry_run:  # of the data alone, without what the model would add
+        make = partial(make_dataset, processor=processor, recipe=recipe, seed=settings.seed, left_out=data.left_out)
+        return _dry_run(make(data.train, data.everything), data, out)
     model.to(process.device)
     known = settings.known or known_labels(model.config, settings.modality)
-    expert = recipe.expert(settings.modality)
-    make = partial(make_dataset, processor=processor, recipe=recipe, seed=settings.seed, left_out=data.left_out)
-    judge = partial(measure, processor=processor, batch_size=expert.batch)  # what training has memory for
-    if settings.dry_run:  # of the data alone, without what the model would add
-        return _dry_run(make(data.train, data.everything), data, out)
-    annotated = data.train
-    if settings.distillation and known:
-        data = replace(data, train=with_known(model, processor, data.train, known, expert.batch))
-    elsewhere = images_elsewhere(settings, recipe)
-    # A label that only validation images show is not one that no source annotates.
-    asked = annotated_labels(data.validation + data.older).union(known)
-    dataset = make(data.train, data.everything, elsewhere=elsewhere, known=sorted(asked))
-    relevant = {name: value for name, value in asdict(settings).items() if name not in UNIMPORTANT}
-    # Recomputed activations are the same activations.
-    steady = recipe.changed([settings.modality], checkpointing=False)
-    # Without the boxes of the model, whose last bits depend on the number of threads.
-    identity = run_identity({**relevant, "known": known, "recipe": asdict(steady)}, annotated, model)
+    identity = _identity(settings, recipe, known, data, model)
+    data, dataset = _training_images(settings, recipe, data, (model, processor), known)
     if process.is_main_process:
         claim(out, identity)
     process.wait_for_everyone()
     logger.info("%d images, %d presentations per epoch", len(data.train), len(dataset))
+    judge = partial(measure, processor=processor, batch_size=recipe.expert(settings.modality).batch)
+    parts = {"": data.validation, "known_": data.older}
     torch.manual_seed(settings.seed)
-    before, known_before = (judge(model, records=part) for part in (data.validation, data.older))
-    trained: nn.Module = model
-    if settings.lora:
-        trained = add_adapter(model, settings.modality, settings.rank)
-    else:
-        freeze(model, recipe.optimization)
-    collator = GroundingCollator(processor)
-    best = settings.keep == "best"
-
-    def score(now: nn.Module) -> dict[str, float]:
-        scores = judge(_plain(now), records=data.validation)
-        return {"AP": scores.ap or 0.0, "AP50": scores.ap50 or 0.0}
-
-    trainer = train_expert(
-        trained, dataset, collator, expert, recipe.optimization, out, settings.seed,
-        measure=score if best else None, load_best_model_at_end=best,
-        dataloader_num_workers=settings.workers, **_tensorboard(out),
-    )  # fmt: skip
+    scores = {f"{part}before": judge(model, records=records) for part, records in parts.items()}
+    trained, trainer = _train(settings, recipe, (model, processor), dataset, partial(judge, records=data.validation))
     learned = {label for record in data.train for label in record.labels}
     labels = {settings.modality: sorted({*known, *learned})}
     model.config.set_label_hierarchy(labels, wordings=trained_wordings(labels))
     forget_calibration(model, settings.modality)
     folder = save(trainer, trained, processor, out / ("adapter" if settings.lora else "expert"))
     dataset.release()  # measuring needs the memory
-    after, known_after = (judge(_plain(trained), records=part) for part in (data.validation, data.older))
-    scores = {"before": before, "after": after, "known_before": known_before, "known_after": known_after}
+    scores |= {f"{part}after": judge(_plain(trained), records=records) for part, records in parts.items()}
     broken = {**data.broken, **merge_entries(dataset.broken())}
-    results = {}
-    if process.is_main_process:
-        results = write_run(out, settings, recipe, data, scores, trainer.state.log_history, broken)
-        if settings.push_to_hub:
-            push(folder, settings.push_to_hub)
-        logger.info("saved %s", folder)
-        print(closing(settings, results, data), flush=True)
+    if not process.is_main_process:
+        return {}
+    results = write_run(out, settings, recipe, data, scores, trainer.state.log_history, broken)
+    if settings.push_to_hub:
+        push(folder, settings.push_to_hub)
+    logger.info("saved %s", folder)
+    print(closing(settings, results, data), flush=True)
     return results
+
+
+def _checked(settings: FinetuneArguments) -> FinetuneArguments:
+    """Return the settings with the canonical name of the modality."""
+    check_options(asdict(settings))
+    if shards_weights() and (settings.lora or settings.keep == "best"):
+        raise ValueError("sharded weights (FSDP) go with neither --lora nor --keep best: launch without FSDP")
+    if settings.push_to_hub:
+        validate_repo_id(settings.push_to_hub)  # before hours of training
+    return replace(settings, modality=resolve_modality(settings.modality))
+
+
+def _identity(
+    settings: FinetuneArguments, recipe: TrainingRecipe, known: Sequence[str], data: RunData, model: nn.Module
+) -> str:
+    """Return what distinguishes a run from others, so that only the same one goes on."""
+    relevant = {name: value for name, value in asdict(settings).items() if name not in UNIMPORTANT}
+    # Recomputed activations are the same activations.
+    steady = recipe.changed([settings.modality], checkpointing=False)
+    # Without the boxes of the model, whose last bits depend on the number of threads.
+    return run_identity({**relevant, "known": known, "recipe": asdict(steady)}, data.train, model)
+
+
+def _training_images(
+    settings: FinetuneArguments,
+    recipe: TrainingRecipe,
+    data: RunData,
+    base: tuple[MedGlipForObjectDetection, MedGlipProcessor],
+    known: Sequence[str],
+) -> tuple[RunData, GroundingDataset]:
+    """Return the training images, with the boxes that the base finds of labels it knows, and their prompts."""
+    model, processor = base
+    if settings.distillation and known:
+        batch = recipe.expert(settings.modality).batch
+        data = replace(data, train=with_known(model, processor, data.train, known, batch))
+    # A label that only validation images show is not one that no source annotates.
+    asked = annotated_labels(data.validation + data.older).union(known)
+    dataset = make_dataset(
+        data.train, data.everything, processor, recipe, settings.seed,
+        elsewhere=images_elsewhere(settings, recipe), known=sorted(asked), left_out=data.left_out,
+    )  # fmt: skip
+    return data, dataset
+
+
+def _train(
+    settings: FinetuneArguments,
+    recipe: TrainingRecipe,
+    base: tuple[MedGlipForObjectDetection, MedGlipProcessor],
+    dataset: GroundingDataset,
+    judge: Callable[[Any], Scores],
+) -> tuple[nn.Module, GroundingTrainer]:
+    """Train the expert or an adapter on it; returns it, with its trainer."""
+    model, processor = base
+    trained: nn.Module = model
+    if settings.lora:
+        trained = add_adapter(model, settings.modality, settings.rank)
+    else:
+        freeze(model, recipe.optimization)
+    best, out = settings.keep == "best", Path(settings.out)
+
+    def score(now: nn.Module) -> dict[str, float]:
+        scores = judge(_plain(now))
+        return {"AP": scores.ap or 0.0, "AP50": scores.ap50 or 0.0}
+
+    trainer = train_expert(
+        trained, dataset, GroundingCollator(processor), recipe.expert(settings.modality),
+        recipe.optimization, out, settings.seed, measure=score if best else None, load_best_model_at_end=best,
+        dataloader_num_workers=settings.workers, **_tensorboard(out),
+    )  # fmt: skip
+    return trained, trainer
 
 
 def _plain(model: Any) -> Any:
@@ -443,7 +403,7 @@ def push(folder: Path, name: str) -> None:
         ) from None
 
 
-def _dry_run(dataset: GroundingDataset, data: Data, out: Path) -> dict[str, Any]:
+def _dry_run(dataset: GroundingDataset, data: RunData, out: Path) -> dict[str, Any]:
     rows = counts(data.train, data.validation)
     out.mkdir(parents=True, exist_ok=True)
     print(f"{len(data.train)} training images, {len(data.validation)} for validation; {len(dataset)} per epoch")
@@ -476,7 +436,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-__all__ = ["load_base", "load_data", "main", "run"]
+__all__ = ["load_base", "main", "make_dataset", "run"]
 
 if __name__ == "__main__":
     raise SystemExit(main())

@@ -109,7 +109,7 @@ def write_run(
         out (`Path`): folder of the run.
         settings ([`~training.fit.arguments.FinetuneArguments`]): of the run.
         recipe ([`~training.fit.recipe.TrainingRecipe`]): with the values of the command line.
-        data ([`~training.fit.finetune.Data`]): of the run.
+        data ([`~training.fit.run_data.RunData`]): of the run.
         scores (`Mapping[str, Scores]`): `before` and `after` on the validation images of `--data`, `known_before` and
             `known_after` on those of `--replay`.
         history (`Sequence[Mapping[str, Any]]`): `log_history` of the trainer.

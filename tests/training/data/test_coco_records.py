@@ -23,7 +23,8 @@ from training.data.coco_entries import BUILT, image_annotations
 from training.data.coco_records import decode_upright, read_image_file
 from training.data.load import load_records
 from training.data.records import GroundingRecord
-from training.fit import finetune
+from training.fit.arguments import FinetuneArguments
+from training.fit.run_data import load_data
 
 from ..tiny_data import make_data
 
@@ -374,7 +375,7 @@ def test_a_file_is_parsed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     data = make_data(tmp_path)
     assert load_records(data, "ct") and sorted(parsed) == ["train.json", "validation.json"]
     parsed.clear()
-    finetune.load_data(finetune.FinetuneArguments(str(data), "ct"))
+    load_data(FinetuneArguments(str(data), "ct"))
     assert sorted(parsed) == ["train.json", "validation.json"]
 
 

@@ -16,10 +16,11 @@ from safetensors.torch import load_file
 from modeling_medglip.modeling_medglip import MedGlipForObjectDetection
 from modeling_medglip.processing_medglip import MedGlipProcessor
 from training.data.dataset import GroundingDataset
-from training.fit import finetune
+from training.fit import finetune, run_data
 from training.fit.arguments import FinetuneArguments
-from training.fit.finetune import load_base, load_data, main, make_dataset, resolved_recipe, run, with_head
+from training.fit.finetune import load_base, main, make_dataset, resolved_recipe, run, with_head
 from training.fit.recipe import RECIPES, load_recipe
+from training.fit.run_data import load_data
 
 from ..tiny_data import make_data
 from .commands import command
@@ -211,11 +212,11 @@ class TestSameRun:
     def test_the_same_folder_in_another_spelling(
         self, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(finetune, "check_apart", lambda *parts: pytest.fail("a folder is compared with itself"))
+        monkeypatch.setattr(run_data, "check_apart", lambda *parts: pytest.fail("a folder is compared with itself"))
         (tmp_path / "link").symlink_to(data)
         for other in (data, data / ".." / data.name, tmp_path / "link"):
             assert load_data(FinetuneArguments(str(data), "ct", replay=str(other))).replayed
-        assert finetune._is_same_source("org/a", "org/a") and not finetune._is_same_source("org/a", "org/b")
+        assert run_data._is_same_source("org/a", "org/a") and not run_data._is_same_source("org/a", "org/b")
 
     def test_a_patient_in_both_splits_stops_the_run(self, data: Path) -> None:
         for split in ("train", "validation"):

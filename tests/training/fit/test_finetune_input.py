@@ -12,7 +12,8 @@ from PIL import Image
 
 from training.fit import finetune
 from training.fit.arguments import HELP, FinetuneArguments
-from training.fit.finetune import load_data, main, run
+from training.fit.finetune import main, run
+from training.fit.run_data import load_data
 
 from ..tiny_data import save_coco, trunk_image
 from .commands import command, error_of
