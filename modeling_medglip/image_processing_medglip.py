@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from PIL import Image, ImageOps
 from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file, save
 from torchvision.ops import nms
 from transformers import AutoBackbone, TimmBackboneConfig
 from transformers.image_processing_backends import TorchvisionBackend
@@ -705,7 +705,7 @@ def write_router(file: str | Path, router: MedGlipRouter) -> None:
     encoder = {f"encoder.{name}": table for name, table in router.encoder.items()}
     tensors |= {name: np.ascontiguousarray(table, dtype=np.float16) for name, table in encoder.items()}
     classes = np.array([ROUTER_CLASSES.index(name) for name in router.classes], dtype=np.int64)
-    save_file({"classes": classes, **tensors}, file)
+    Path(file).write_bytes(save({"classes": classes, **tensors}))  # `save_file` lets nobody but its user read it
 
 
 def softmax_of(scores: dict[str, float]) -> dict[str, float]:

@@ -270,6 +270,8 @@ def test_damaged_router_files(tmp_path: Path, processor: Any, tensors: Any, mess
 def test_router_files_of_older_checkpoints_hold_no_encoder(tmp_path: Path) -> None:
     old = red_router(encoder={})
     write_router(tmp_path / ROUTER_FILE, old)
+    (tmp_path / "other").write_bytes(b"")
+    assert (tmp_path / ROUTER_FILE).stat().st_mode == (tmp_path / "other").stat().st_mode
     with safe_open(tmp_path / ROUTER_FILE, framework="np") as tensors:
         assert not any(name.startswith("encoder.") for name in tensors.keys())  # noqa: SIM118
     again = read_router(tmp_path / ROUTER_FILE)

@@ -9,14 +9,14 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 from transformers.dynamic_module_utils import custom_object_save
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME
 
 from modeling_medglip.checkpoints.location import weight_files
 from modeling_medglip.modeling_medglip import AUTO_MAP, MedGlipForObjectDetection
-from modeling_medglip.outputs.files import write_text
+from modeling_medglip.outputs.files import write_bytes, write_text
 
 
 LANGUAGE = "language"
@@ -42,7 +42,8 @@ def save_shards(model: MedGlipForObjectDetection, folder: Path) -> None:
     for name, tensor in model.state_dict().items():
         shards.setdefault(shard_of(name), {})[name] = tensor.contiguous()
     for part, tensors in shards.items():
-        save_file(tensors, folder / f"model-{part}.safetensors", metadata={"format": "pt"})
+        # `save_file` lets nobody but its user read the file.
+        write_bytes(folder / f"model-{part}.safetensors", save(tensors, metadata={"format": "pt"}))
     files = {name: f"model-{part}.safetensors" for part, tensors in shards.items() for name in tensors}
     size = sum(tensor.numel() * tensor.element_size() for tensors in shards.values() for tensor in tensors.values())
     index = {"metadata": {"total_size": size}, "weight_map": dict(sorted(files.items()))}

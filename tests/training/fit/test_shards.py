@@ -31,6 +31,8 @@ def test_a_checkpoint_in_shards_is_read_as_any_other(tmp_path: Path) -> None:
     save_shards(model, tmp_path)
     names = {file.name for file in tmp_path.glob("*.safetensors")}
     assert names == {"model-language.safetensors", "model-ct.safetensors", "model-mri.safetensors"}
+    modes = {(tmp_path / name).stat().st_mode for name in (*names, "config.json")}
+    assert len(modes) == 1, "who may read the configuration may read the weights"
     loaded = MedGlipForObjectDetection.from_pretrained(tmp_path)
     assert all(torch.equal(tensor, loaded.state_dict()[name]) for name, tensor in model.state_dict().items())
     alone = MedGlipForObjectDetection.from_pretrained(tmp_path, modalities=["mri"])
