@@ -43,6 +43,9 @@ class FinetuneArguments:
         "train an adapter: small, quick, and the checkpoint itself stays as it is; without it all weights change",
         False,
     )
+    presence_only: bool = _setting(
+        "train the presence head alone, which says whether an image shows a label: after weights were averaged", False
+    )
     rank: int = _setting("size of the adapter: larger learns more from many images, but needs more of them", 8)
     fraction: float = _setting("train with this share of the patients only, 0 to 1, to see what more data bring", 1.0)
     max_images: int | None = _setting("train with at most so many images, chosen at random; without it with all")

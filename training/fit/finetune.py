@@ -51,7 +51,7 @@ from .recipe import STRIDES, ExpertRecipe, TrainingRecipe, load_recipe
 from .run_data import RunData, load_data
 from .run_identity import claim, run_identity
 from .run_results import Scores, measure, write_run
-from .trainer import GroundingTrainer, freeze, train_expert
+from .trainer import GroundingTrainer, freeze, freeze_others, train_expert
 
 
 logger = logging.getLogger(__name__)
@@ -279,6 +279,8 @@ def _checked(settings: FinetuneArguments) -> FinetuneArguments:
     check_options(asdict(settings))
     if shards_weights() and (settings.lora or settings.keep == "best"):
         raise ValueError("sharded weights (FSDP) go with neither --lora nor --keep best: launch without FSDP")
+    if settings.lora and settings.presence_only:
+        raise ValueError("--presence_only trains the head of a whole expert: leave out --lora")
     if settings.push_to_hub:
         validate_repo_id(settings.push_to_hub)  # before hours of training
     return replace(settings, modality=resolve_modality(settings.modality))
@@ -330,6 +332,8 @@ def _train(
         trained = add_adapter(model, settings.modality, settings.rank)
     else:
         freeze(model, recipe.optimization)
+    if settings.presence_only:
+        freeze_others(model, ".presence.")
     best, out = settings.keep == "best", Path(settings.out)
 
     def score(now: nn.Module) -> dict[str, float]:

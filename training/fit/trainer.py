@@ -253,6 +253,22 @@ def freeze(model: MedGlipForObjectDetection, optimization: Optimization) -> None
             _freeze_stages(cast(MedGlipExpert, expert).backbone, optimization.frozen_stages)
 
 
+def freeze_others(model: nn.Module, part: str) -> None:
+    """Freeze all parameters without a part in their names.
+
+    Args:
+        model (`nn.Module`): its parameters change.
+        part (`str`): such as `".presence."`.
+
+    Raises:
+        `ValueError`: nothing is left to train.
+    """
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(parameter.requires_grad and part in name)
+    if not any(parameter.requires_grad for parameter in model.parameters()):
+        raise ValueError(f"the expert has no parameters of {part.strip('.')} to train: choose another recipe")
+
+
 def _freeze_stages(backbone: nn.Module, count: int) -> None:
     stages = {name: _stage_of(name.removeprefix("_backbone.")) for name, _ in backbone.named_parameters()}
     if count > 1 + max((stage for stage in stages.values() if stage is not None), default=-1):

@@ -165,6 +165,19 @@ class TestHeadOfALoadedExpert:
         assert main(options) == 0 and main(options) == 0
         trained = MedGlipForObjectDetection.from_pretrained(tmp_path / "run" / "expert")
         assert trained.config.expert_head_config("ct").presence_dim == 8
+        options = command(tmp_path / "run" / "expert", data, tmp_path / "again", "--presence_only")
+        assert main(options) == 0
+        again = MedGlipForObjectDetection.from_pretrained(tmp_path / "again" / "expert").state_dict()
+        differing = {name for name, value in trained.state_dict().items() if not torch.equal(value, again[name])}
+        assert differing and all(".presence." in name for name in differing)
+
+    def test_a_presence_head_alone_is_of_a_whole_expert_that_has_one(
+        self, checkpoint: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        assert main(command(checkpoint, data, tmp_path, "--presence_only")) == 2
+        assert "the expert has no parameters of presence to train" in capsys.readouterr().err
+        assert main(command(checkpoint, data, tmp_path, "--presence_only", "--lora")) == 2
+        assert "--presence_only trains the head of a whole expert: leave out --lora" in capsys.readouterr().err
 
     def test_a_head_of_other_weights_is_refused(self, checkpoint: Path) -> None:
         model, _ = load_base(FinetuneArguments("d", "ct", str(checkpoint)), load_recipe("full"))
