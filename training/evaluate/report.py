@@ -104,7 +104,7 @@ def render_markdown(results: dict[str, Any]) -> str:
 
 def _fitted(results: Mapping[str, Any]) -> str:
     embedded = results.get("embedded", True)
-    return ", on the images that the two calibration numbers per expert were fitted on" if embedded else ""
+    return ", on the images to whose changed copies the two calibration numbers per expert were fitted" if embedded else ""
 
 
 def write_page(results_file: Path, page: Path) -> None:
