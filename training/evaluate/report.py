@@ -103,8 +103,8 @@ def render_markdown(results: dict[str, Any]) -> str:
 
 
 def _fitted(results: Mapping[str, Any]) -> str:
-    embedded = results.get("embedded", True)
-    return ", on the images to whose changed copies the two calibration numbers per expert were fitted" if embedded else ""
+    fitted = ", on the images to whose changed copies the two calibration numbers per expert were fitted"
+    return fitted if results.get("embedded", True) else ""
 
 
 def write_page(results_file: Path, page: Path) -> None:
