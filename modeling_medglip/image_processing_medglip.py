@@ -1159,8 +1159,8 @@ class MedGlipImageProcessor(TorchvisionBackend):
         self.size_divisor = int(size_divisor)
         self.return_pixel_mask = return_pixel_mask
         self.router = _router_of(router)
-        if not isinstance(router_warning, (int, float)):
-            raise ValueError(f"router_warning must be a number, not {str(router_warning)[:60]!r}")
+        if not isinstance(router_warning, (int, float)) or not 0 <= router_warning <= 1:
+            raise ValueError(f"router_warning must be a number from 0 to 1, not {str(router_warning)[:60]!r}")
         self.router_warning = router_warning
         self.set_modality(modality)
 

@@ -231,8 +231,9 @@ def test_settings_out_of_proportion(settings: dict[str, Any], message: str) -> N
 def test_saved_and_loaded(tmp_path: Path) -> None:
     settings = {"fundus": {"size": {"height": 64, "width": 96}, "mean": [0.1, 0.2, 0.3]}, "CT": {}}
     ours = MedGlipImageProcessor("retina", settings, router=SMALL_ROUTER, router_warning=0.5)
-    with pytest.raises(ValueError, match="router_warning must be a number, not '0.5'"):
-        MedGlipImageProcessor("retina", settings, router_warning="0.5")  # type: ignore[arg-type]
+    for level in ("0.5", float("nan"), 1.5):
+        with pytest.raises(ValueError, match=f"router_warning must be a number from 0 to 1, not '{level}'"):
+            MedGlipImageProcessor("retina", settings, router_warning=level)  # type: ignore[arg-type]
     ours.save_pretrained(tmp_path)
     again = MedGlipImageProcessor.from_pretrained(tmp_path)
     assert again.to_dict() == ours.to_dict() and again.modality == "fundus"

@@ -39,14 +39,12 @@ from ..data.records import DEFAULT_DATA, GroundingRecord, random_key
 from ..data.unlearned import UnlearnedPhrases, is_held_out, whole_words
 from ..data.validation import check_options
 from ..data.vocabulary import Vocabulary
-from .listening_page import ABSENT, PHRASES, PRESENT, WORDINGS, render_page
+from .listening_page import ABSENT, PHRASES, PRESENT, UNKNOWN, WORDINGS, render_page
 from .phrases import LOWEST, RIGHT, SHOWN, overlap
 
 
 SCHEMA = "medglip/listening@1"
 ASKED = Path(__file__).with_name("listening.yaml")
-# Kinds of unknown phrases -> those of `UnlearnedPhrases`.
-UNKNOWN = {"never learned": ("label", "finding", "elsewhere"), "composed": ("composed",), "nonsense": ("nonsense",)}
 # Images of noise, and of each other modality.
 NEGATIVES = 2
 SEED = 19

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,8 +16,8 @@ from modeling_medglip.outputs.markdown import percent, plain, table
 from .phrases import LOWEST, SHOWN
 
 
-# Kinds of phrases that no image shows.
-UNKNOWN = ("never learned", "composed", "nonsense")
+# Kinds of unknown phrases -> those of `UnlearnedPhrases`.
+UNKNOWN = {"never learned": ("label", "finding", "elsewhere"), "composed": ("composed",), "nonsense": ("nonsense",)}
 # Phrases of each kind, and labels, per image; wordings per label.
 PHRASES, ABSENT, PRESENT, WORDINGS = 4, 4, 4, 4
 INTRODUCTION = f"""# Listening
@@ -67,7 +67,7 @@ def _boxes_per_image(rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _presence_cells(results: Mapping[str, Any]) -> dict[str, str]:
-    groups = {"present": ("present",), "absent": ("absent",), "unknown": UNKNOWN}
+    groups: dict[str, Collection[str]] = {"present": ("present",), "absent": ("absent",), "unknown": UNKNOWN}
     values = {
         name: [
             row["presence"] for row in results["phrases"] if row["kind"] in kinds and row.get("presence") is not None
