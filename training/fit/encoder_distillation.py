@@ -31,7 +31,7 @@ from ..data.records import DEFAULT_DATA, GroundingRecord
 from ..data.validation import check_options, readable_enough
 from .arguments import FinetuneArguments
 from .finetune import load_base
-from .recipe import TrainingRecipe, load_recipe
+from .recipe import Optimization, TrainingRecipe, load_recipe
 from .teacher import WIDTH, load_teacher, patch_features
 from .trainer import freeze
 
@@ -164,24 +164,14 @@ def distill(
     backbone: Any = expert.backbone
     lessons = lessons_of(records, processor)
     student = Student(backbone, backbone.channels).to(memory_format=torch.channels_last)
-    heads = [*student.norms.parameters(), *student.projections.parameters()]
-    optimization, steps = recipe.optimization, steps_of(len(records), epochs)
-    groups = [
-        {
-            "params": [parameter for parameter in backbone.parameters() if parameter.requires_grad],
-            "lr": optimization.backbone_learning_rate,
-        },
-        {"params": heads, "lr": optimization.head_learning_rate},
-    ]
-    optimizer = torch.optim.AdamW(groups, weight_decay=optimization.weight_decay)
-    rates = [optimization.backbone_learning_rate, optimization.head_learning_rate]
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rates, total_steps=steps, pct_start=0.1)
+    steps = steps_of(len(records), epochs)
+    optimizer, schedule = _optimizer(student, recipe.optimization, steps)
     errors = []
     for pixels, features in lessons.batches(epochs, generator):
         loss = mse_loss(student(pixels.contiguous(memory_format=torch.channels_last), features.shape[-1]), features)
         optimizer.zero_grad()
         loss.backward()
-        nn.utils.clip_grad_norm_(student.parameters(), optimization.gradient_clip)
+        nn.utils.clip_grad_norm_(student.parameters(), recipe.optimization.gradient_clip)
         optimizer.step()
         schedule.step()
         errors.append(loss.item())
@@ -193,6 +183,20 @@ def distill(
     }
     last = errors[-min(50, len(errors)) :]
     return weights, sum(last) / len(last)
+
+
+def _optimizer(
+    student: Student, settings: Optimization, steps: int
+) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
+    """Return the optimizer of what is trained, with the learning rates of the recipe, and their schedule."""
+    rates = [settings.backbone_learning_rate, settings.head_learning_rate]
+    parameters = (
+        [parameter for parameter in student.backbone.parameters() if parameter.requires_grad],
+        [*student.norms.parameters(), *student.projections.parameters()],
+    )
+    groups = [{"params": part, "lr": rate} for part, rate in zip(parameters, rates, strict=True)]
+    optimizer = torch.optim.AdamW(groups, weight_decay=settings.weight_decay)
+    return optimizer, torch.optim.lr_scheduler.OneCycleLR(optimizer, rates, total_steps=steps, pct_start=0.1)
 
 
 @script_main()

@@ -316,7 +316,7 @@ class Study:
         recipe = recipe_of(self.recipe, encoder, self.modality, int(cost["size"]))
         if before:
             recipe = recipe.changed([self.modality], epochs=before["conditions"]["epochs"])
-            if not agree(before["conditions"], conditions(self.records, recipe, self.modality, seed)):
+            if not agree(before["conditions"], self._conditions(recipe, seed)):
                 raise ValueError(f"{self.modality}, {name}: measured under other conditions: choose another --out")
             return dict(before)
         logger.info("%s: %s, seed %d", self.modality, name, seed)
@@ -324,7 +324,7 @@ class Study:
         steps = (60 * self.minutes - pretraining) / cost["step_seconds"]
         presentations = steps * recipe.expert(self.modality).batch
         recipe = recipe.changed([self.modality], epochs=round(presentations / sum(r.weight for r in train), 2))
-        now = conditions(self.records, recipe, self.modality, seed)
+        now = self._conditions(recipe, seed)
         logger.info("%.0f steps, %.1f epochs", steps, now["epochs"])
         if encoder.distilled:
             recipe = replace(recipe, model={**recipe.model, IMAGE_ENCODER: str(folder)})
@@ -342,6 +342,9 @@ class Study:
             "cpu_seconds": pretraining + seconds,
             "sources": sources,
         }
+
+    def _conditions(self, recipe: TrainingRecipe, seed: int) -> dict[str, Any]:
+        return {**conditions(self.records, recipe, self.modality, seed), "left_out": list(self.left_out)}
 
     def _distilled(
         self, train: Sequence[GroundingRecord], recipe: TrainingRecipe, folder: Path, seed: int, step: float
