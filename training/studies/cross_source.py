@@ -3,11 +3,12 @@
 
     python -m training.studies.cross_source --data out/data --modality dermoscopy fundus --epochs 8 \
         --out runs/cross_source
+    python -m training.studies.cross_source --page runs/before.json runs/after.json --out docs
 
 For every source that shares a label with another one, an expert is trained on all the others and measured on it,
 beside an expert that was trained on all of them. Both start from the recipe's starting weights, so nothing of the
 source is known. Rows that are done are not done again; `OUT/cross_source.json` and `OUT/cross_source.md` hold what is
-measured so far.
+measured so far. `--page` only writes the table of several such files, which may share modalities.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import hashlib
 import json
 import logging
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -44,6 +45,14 @@ from .protocol import agree, conditions, from_scratch, prepare, studied_recipe, 
 
 SCHEMA = "medglip/cross_source@1"
 EVERYTHING = "everything"
+INTRODUCTION = """# Sources that were left out
+
+Made by `python -m training.studies.cross_source`.
+Mean over labels, in per cent, of an expert that was trained on
+all sources but this one (never seen), and of one that was trained on this one too, on the same images.
+Only labels that another source annotates as well are asked.
+
+"""
 logger = logging.getLogger(__name__)
 
 
@@ -145,7 +154,7 @@ def cross_source(
     path = out / "cross_source.json"
     measured: dict[str, Any] = {"schema": SCHEMA}
     if path.is_file():
-        measured = with_new_keys(json.loads(path.read_text(encoding="utf-8")))
+        measured = _read(path)
     # All of them before hours of training: one may have no source to leave out.
     images = {modality: _comparable(data, modality) for modality in modalities}
     for modality, (records, shared) in images.items():
@@ -162,7 +171,22 @@ def cross_source(
             row = _left_out(source, labels, records, data, modality, recipe, out / modality, seed)
             entry["sources"][source] = {"conditions": now, **row}
             write_text(path, json.dumps(measured, indent=1, allow_nan=False) + "\n")
-            write_text(out / "cross_source.md", render_page(measured))
+            write_text(out / "cross_source.md", render_page({"": measured}))
+    return measured
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """Return what a run measured.
+
+    Raises:
+        `ValueError`: the file is not of this study.
+    """
+    try:
+        measured = with_new_keys(json.loads(path.read_text(encoding="utf-8")))
+    except json.JSONDecodeError:
+        measured = None
+    if not isinstance(measured, dict) or measured.get("schema") != SCHEMA:
+        raise ValueError(f"{path.name}: not a file of this study: give a cross_source.json")
     return measured
 
 
@@ -208,36 +232,41 @@ def _left_out(
     return row
 
 
-def render_page(measured: dict[str, Any]) -> str:
-    """Return the page of figures in Markdown."""
-    lines = [
-        "# Sources that were left out",
-        "",
-        "Made by `python -m training.studies.cross_source`.",
-        "Mean over labels, in per cent, of an expert that was trained on",
-        "all sources but this one (never seen), and of one that was trained on this one too, on the same images.",
-        "Only labels that another source annotates as well are asked.",
-        "",
-    ]
-    rows = []
-    for modality, entry in measured.get("modalities", {}).items():
-        for source, row in entry["sources"].items():
-            means = [row.get(key, {}).get("mean", {}) for key in ("unseen", "seen")]
-            figures = [percent(mean.get(key)) for key in ("AP50", "AP") for mean in means]
-            rows.append(
-                [f"{modality}: {plain(source)}", len(row["labels"]), row["images"], f"{entry['epochs']:g}", *figures]
-            )
-    header = ["source", "labels", "images", "epochs", "AP50, never seen", "seen", "AP, never seen", "seen"]
-    return "\n".join(lines) + "\n" + table(header, rows)
+def render_page(files: Mapping[str, Mapping[str, Any]]) -> str:
+    """Return the page of figures in Markdown.
+
+    Args:
+        files (`Mapping[str, Mapping]`): name -> content of each file of figures; a single one is not named.
+    """
+    rows: dict[str, list[list[Any]]] = {}
+    for name, measured in files.items():
+        for modality, entry in measured.get("modalities", {}).items():
+            for source, row in entry["sources"].items():
+                means = [row.get(key, {}).get("mean", {}) for key in ("unseen", "seen")]
+                figures = [percent(mean.get(key)) for key in ("AP50", "AP") for mean in means]
+                named = [plain(name)] if len(files) > 1 else []
+                cells = [*named, len(row["labels"]), row["images"], f"{entry['epochs']:g}", *figures]
+                rows.setdefault(f"{modality}: {plain(source)}", []).append(cells)
+    header = ["labels", "images", "epochs", "AP50, never seen", "seen", "AP, never seen", "seen"]
+    header = ["source", *(["training"] if len(files) > 1 else []), *header]
+    return INTRODUCTION + table(header, [[source, *cells] for source, found in rows.items() for cells in found])
 
 
 @script_main()
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return the exit status."""
-    options = study_parser("training.studies.cross_source", __doc__ or "", "runs/cross_source").parse_args(argv)
-    prepare(options)
-    measured = cross_source(options.modality, options.data, studied_recipe(options), options.out, options.seed)
-    print(render_page(measured), end="")
+    parser = study_parser("training.studies.cross_source", __doc__ or "", "runs/cross_source")
+    parser.add_argument("--page", type=Path, nargs="+", help="only write the table of these files")
+    options = parser.parse_args(argv)
+    if options.page:
+        files = {file.stem: _read(file) for file in options.page}
+    else:
+        prepare(options)
+        recipe = studied_recipe(options)
+        files = {"": cross_source(options.modality, options.data, recipe, options.out, options.seed)}
+    page = render_page(files)
+    write_text(options.out / "cross_source.md", page)
+    print(page, end="")
     return 0
 
 

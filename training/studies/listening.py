@@ -2,12 +2,13 @@
 """Whether a checkpoint listens: what phrases draw that are unknown, absent or a neighbor's, and what other words find.
 
     python -m training.studies.listening --data out/data --model runs/ct --out runs/listening/after.json
-    python -m training.studies.listening --page runs/listening/before.json runs/listening/after.json
+    python -m training.studies.listening --page runs/listening/before.json runs/listening/after.json \
+        --out docs/listening.json
 
 Unknown phrases are those that training never uses, see `training/data/unlearned.py`. Every figure comes from the
 Python API at the plain threshold; `stricter` also applies the one for labels that the checkpoint was not trained with.
 What `--out` has of other modalities stays, so that one file can hold the experts of several folders. `--page` writes
-the tables of several files beside the last one, one column each.
+the tables of several files, one column each, and the figures in them as JSON.
 """
 
 from __future__ import annotations
@@ -39,11 +40,11 @@ from ..data.records import DEFAULT_DATA, GroundingRecord, random_key
 from ..data.unlearned import UnlearnedPhrases, is_held_out, whole_words
 from ..data.validation import check_options
 from ..data.vocabulary import Vocabulary
-from .listening_page import ABSENT, PHRASES, PRESENT, UNKNOWN, WORDINGS, render_page
+from .listening_page import ABSENT, PHRASES, PRESENT, UNKNOWN, WORDINGS, render_page, summary
 from .phrases import LOWEST, RIGHT, SHOWN, overlap
 
 
-SCHEMA = "medglip/listening@1"
+SCHEMA, SUMMARY = "medglip/listening@1", "medglip/listening_summary@1"
 ASKED = Path(__file__).with_name("listening.yaml")
 # Images of noise, and of each other modality.
 NEGATIVES = 2
@@ -358,18 +359,22 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--modality", nargs="+", type=resolve_modality, help="default: all of the checkpoint")
     parser.add_argument("--images", type=int, default=12, help="images per modality, and of each confused label")
     parser.add_argument("--out", type=Path, default=Path("runs/listening/listening.json"))
-    parser.add_argument("--page", type=Path, nargs="+", help="only write the tables of these measured numbers")
+    parser.add_argument("--page", type=Path, nargs="+", help="only write the tables of these files")
     options = parser.parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", force=True)
+    if options.page and options.out in options.page:
+        raise ValueError(f"{options.out.name}: holds what was measured: give another file with --out")
     if options.page is None:
         check_options({"images": options.images})
         results: Row = _read_results(options.out) if options.out.is_file() else {"schema": SCHEMA, "modalities": {}}
         for modality, figures in measure(options.data, options.model, options.modality, options.images):
             results["modalities"][modality] = figures
             write_text(options.out, json.dumps(results) + "\n")
-    files = options.page or [options.out]
-    page = render_page({file.stem: _read_results(file) for file in files})
-    write_text(files[-1].with_suffix(".md"), page)
+    columns = {file.stem: summary(_read_results(file)) for file in options.page or [options.out]}
+    if options.page:
+        write_text(options.out, json.dumps({"schema": SUMMARY, "columns": columns}, indent=1) + "\n")
+    page = render_page(columns)
+    write_text(options.out.with_suffix(".md"), page)
     print(page, end="")
     return 0
 

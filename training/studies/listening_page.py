@@ -20,6 +20,8 @@ from .phrases import LOWEST, SHOWN
 UNKNOWN = {"never learned": ("label", "finding", "elsewhere"), "composed": ("composed",), "nonsense": ("nonsense",)}
 # Phrases of each kind, and labels, per image; wordings per label.
 PHRASES, ABSENT, PRESENT, WORDINGS = 4, 4, 4, 4
+# Section -> modality and row -> cell.
+Columns = Mapping[str, Mapping[str, str]]
 INTRODUCTION = f"""# Listening
 
 Made by `python -m training.studies.listening`; no number is typed. At the plain threshold of {SHOWN:g}; behind the
@@ -27,29 +29,33 @@ slash with the stricter one of {UNTRAINED_THRESHOLD:g} for labels that the check
 """
 
 
-def render_page(measured: Mapping[str, Mapping[str, Any]]) -> str:
+def summary(results: Mapping[str, Any]) -> Columns:
+    """Return what the tables state of one file: section -> modality and row -> cell.
+
+    Args:
+        results (`Mapping[str, Any]`): content of the file.
+    """
+    return {
+        title: {
+            f"{name}: {plain(row)}": cell
+            for name, figures in results["modalities"].items()
+            for row, cell in cells_of(figures).items()
+        }
+        for title, _, cells_of in SECTIONS
+    }
+
+
+def render_page(columns: Mapping[str, Columns]) -> str:
     """Return the tables of several files, one column for each.
 
     Args:
-        measured (`Mapping[str, Mapping]`): name -> content of the file.
+        columns (`Mapping[str, Mapping]`): name -> the file's [`summary`].
     """
-    modalities = list(dict.fromkeys(name for results in measured.values() for name in results["modalities"]))
     page = [INTRODUCTION]
-    for title, note, cells_of in SECTIONS:
-        columns = [
-            {
-                (name, row): cell
-                for name in modalities
-                if name in results["modalities"]
-                for row, cell in cells_of(results["modalities"][name]).items()
-            }
-            for results in measured.values()
-        ]
-        rows = list(dict.fromkeys(key for column in columns for key in column))
-        cells = [
-            [f"{name}: {plain(row)}", *(column.get((name, row), "-") for column in columns)] for name, row in rows
-        ]
-        page.append(f"## {title}\n\n{note}\n\n{table(['', *map(plain, measured)], cells)}")
+    for title, note, _ in SECTIONS:
+        rows = dict.fromkeys(row for column in columns.values() for row in column[title])
+        cells = [[row, *(column[title].get(row, "-") for column in columns.values())] for row in rows]
+        page.append(f"## {title}\n\n{note}\n\n{table(['', *map(plain, columns)], cells)}")
     return "\n".join(page)
 
 

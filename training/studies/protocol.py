@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from modeling_medglip.cli.scripts import script_main
+from modeling_medglip.configuration_medglip import MODALITIES
 from modeling_medglip.modalities import resolve_modality
 from modeling_medglip.outputs.files import write_text
 from modeling_medglip.outputs.markdown import percent, table
@@ -451,7 +452,7 @@ def study_parser(module: str, about: str, out: str) -> argparse.ArgumentParser:
     """
     parser = argparse.ArgumentParser(prog=f"python -m {module}", description=about.split("\n")[0])
     parser.add_argument("--data", default=DEFAULT_DATA, help="built data set, its id on the Hub, or a COCO file")
-    parser.add_argument("--modality", nargs="+", type=resolve_modality, required=True)
+    parser.add_argument("--modality", nargs="+", type=resolve_modality, default=[])
     parser.add_argument("--recipe", default="embedded", help="file, or the name of one in training/recipes")
     parser.add_argument("--like", help="recipe whose augmentation, prompts and head replace the recipe's")
     parser.add_argument("--epochs", type=float, help="of every training, instead of the recipe's")
@@ -472,8 +473,10 @@ def prepare(options: argparse.Namespace) -> None:
     """Check the options of a study, and set up the log and the number of threads (0: PyTorch's choice).
 
     Raises:
-        `ValueError`: an option is out of its range.
+        `ValueError`: an option is out of its range, or no modality is named.
     """
+    if not options.modality:
+        raise ValueError(f"no modality: name some with --modality, such as {' '.join(MODALITIES[:2])}")
     check_options(vars(options))
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", force=True)
     if options.threads:

@@ -202,4 +202,35 @@ def test_sources_without_a_common_label_are_refused(tmp_path: Path, capsys: pyte
 def test_the_page_in_docs_holds_what_was_measured() -> None:
     docs = Path(__file__).parents[3] / "docs"
     measured = json.loads((docs / "cross_source.json").read_text(encoding="utf-8"))
-    assert (docs / "cross_source.md").read_text(encoding="utf-8") == cross_source.render_page(measured)
+    assert (docs / "cross_source.md").read_text(encoding="utf-8") == cross_source.render_page({"": measured})
+
+
+def test_the_page_of_several_trainings(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def saved(name: str, sources: dict[str, float]) -> str:
+        rows = {
+            source: {"labels": ["liver"], "images": 3, "unseen": {"mean": {"AP50": ap50, "AP": 0.25}}}
+            for source, ap50 in sources.items()
+        }
+        entry = {"epochs": 8.0, "size": 64, "sources": rows}
+        content = {"schema": cross_source.SCHEMA, "modalities": {"ct": entry}}
+        (tmp_path / name).write_text(json.dumps(content), encoding="utf-8")
+        return str(tmp_path / name)
+
+    files = [saved("before.json", {"first": 0.5, "second": 0.75}), saved("after.json", {"first": 0.625})]
+    assert cross_source.main(["--page", *files, "--out", str(tmp_path)]) == 0
+    page = (tmp_path / "cross_source.md").read_text(encoding="utf-8")
+    assert page == capsys.readouterr().out and "| source | training | labels |" in page
+    rows = [line for line in page.splitlines() if line.startswith("| ct")]
+    assert rows == [
+        "| ct: first | before | 1 | 3 | 8 | 50.0 | - | 25.0 | - |",
+        "| ct: first | after | 1 | 3 | 8 | 62.5 | - | 25.0 | - |",
+        "| ct: second | before | 1 | 3 | 8 | 75.0 | - | 25.0 | - |",
+    ]
+    (tmp_path / "after.json").write_text("[]", encoding="utf-8")
+    assert cross_source.main(["--page", *files, "--out", str(tmp_path)]) == 2
+    assert "error: after.json: not a file of this study: give a cross_source.json" in capsys.readouterr().err
+
+
+def test_a_study_needs_a_modality(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cross_source.main(["--data", "none"]) == 2
+    assert capsys.readouterr().err == "error: no modality: name some with --modality, such as ct mri\n"

@@ -179,8 +179,12 @@ def test_a_checkpoint_is_measured_and_compared(
     monkeypatch.setattr(listening, "measure", lambda *asked: [("ct", results["modalities"]["ct"])])
     assert listening.main([*options, "--out", str(after)]) == 0
     assert list(json.loads(after.read_text(encoding="utf-8"))["modalities"]) == ["ct", "mri"], "others stay"
-    assert listening.main(["--page", str(before), str(after)]) == 0
-    page = after.with_suffix(".md").read_text(encoding="utf-8")
+    both, measured = tmp_path / "both.json", after.read_bytes()
+    assert listening.main(["--page", str(before), str(after), "--out", str(after)]) == 2
+    assert "after.json: holds what was measured" in capsys.readouterr().err and after.read_bytes() == measured
+    assert listening.main(["--page", str(before), str(after), "--out", str(both)]) == 0
+    page = both.with_suffix(".md").read_text(encoding="utf-8")
+    assert listening_page.render_page(json.loads(both.read_text(encoding="utf-8"))["columns"]) == page
     assert "|  | before | after |" in page and "| mri: absent | - | " in page and page in capsys.readouterr().out
     before.write_text("[]", encoding="utf-8")
     assert listening.main(["--page", str(before)]) == 2
