@@ -80,6 +80,10 @@ def one_line(text: object, limit: int = 300) -> str:
     return line if len(line) <= limit else line[: limit - 3] + "..."
 
 
+# Labels without a box that text and images name; the files of boxes name all of them.
+MOST_MISSING = 100
+
+
 def listed(names: Sequence[str], limit: int = 80, most: int | None = None) -> str:
     """Join names for a message, with semicolons where a name holds a comma itself ("kidney, left; liver").
 

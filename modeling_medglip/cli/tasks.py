@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import MedGlipError, UsageError, listed, one_line
+from ..errors import MOST_MISSING, MedGlipError, UsageError, listed, one_line
 from ..outputs.run_report import InputRecord
 from .console import echo, fail, failure_reason, in_flags, print_result, slices, warn
 
@@ -192,7 +192,8 @@ class VolumeTask(ImageTask):
         assert montage is not None  # there are boxes
         missing = shown_boxes(result.boxes)[1]
         if missing:
-            self.warnings.append(f"the montage has no room for {len(missing)} labels: {listed(missing)}")
+            names = listed(missing, most=MOST_MISSING)
+            self.warnings.append(f"the montage has no room for {len(missing)} labels: {names}")
         return overlay_png(montage)
 
     def _write_kind(self, kind: str, source: VolumeSource, result: VolumeResult, path: Path) -> None:

@@ -9,7 +9,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ..errors import MedGlipError, listed, one_line
+from ..errors import MOST_MISSING, MedGlipError, listed, one_line
 from ..taxonomy import load_taxonomy
 
 
@@ -98,7 +98,7 @@ class BaseResult(ABC):
             rows.append([label, f"{box.score:.2f}", *position])
         lines = text_table(rows) if self.boxes else ["nothing found above the threshold"]
         missing = [label + self._how_present(label) for label in self.not_found]
-        return "\n".join([*lines, *([f"not found: {listed(missing)}"] if missing else [])])
+        return "\n".join([*lines, *([f"not found: {listed(missing, most=MOST_MISSING)}"] if missing else [])])
 
     def _how_present(self, label: str) -> str:
         return f" (presence {self.presence[label]:.2f})" if label in self.presence else ""

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ..defaults import CT_WINDOW
-from ..errors import listed, one_line
+from ..errors import MOST_MISSING, listed, one_line
 from ..io.image_record import ReadImage
 from ..volumes.geometry import Volume, slice_count, slice_spacing
 from ..volumes.linking import SliceBox
@@ -88,7 +88,7 @@ def draw_montage(
     sheet = contact_sheet(panels, columns=3 if len(rows) <= FEW else 6, cell=CELL)
     for text, names in (("found, but not shown", missing), ("not found", not_found)):
         if names:
-            sheet = with_caption(sheet, f"{text}: {listed([drawable(name) for name in names], 40)}")
+            sheet = with_caption(sheet, f"{text}: {listed([drawable(name) for name in names], 40, MOST_MISSING)}")
     return sheet
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import unicodedata
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -17,7 +18,7 @@ from PIL import Image, ImageColor, ImageDraw, ImageFont
 
 from ..boxes import intersection
 from ..defaults import CT_WINDOW
-from ..errors import one_line
+from ..errors import MOST_MISSING, one_line
 from ..io.image_record import ReadImage
 from ..taxonomy import load_taxonomy
 
@@ -371,11 +372,17 @@ def _legend(
     scratch = ImageDraw.Draw(Image.new("RGB", (8, 8)))
     height = _text_size(scratch, "Ag|", font)[1] + 8
     entries = []
+    counts = Counter(box.label for box in boxes)
+    missing = [label for label in colors if label not in counts]
+    hidden = set(missing[MOST_MISSING:])
     for label, color in colors.items():
-        scores = [box.score for box in boxes if box.label == label]
-        count = f" x{len(scores)}" if len(scores) > 1 else ""
-        text = _fitted(scratch, drawable(label), count if scores else ": not found", font, width - height - 24)
-        entries.append((text, color, bool(scores)))
+        if label not in hidden:
+            count = f" x{counts[label]}" if counts[label] > 1 else ""
+            note = count if label in counts else ": not found"
+            text = _fitted(scratch, drawable(label), note, font, width - height - 24)
+            entries.append((text, color, label in counts))
+    if hidden:
+        entries.append((f"{len(hidden)} more: not found", PALETTE[0], False))
     rows: list[list[tuple[str, str, bool]]] = [[]]
     used = 0
     for entry in entries:

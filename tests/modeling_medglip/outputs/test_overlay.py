@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from PIL import Image, ImageDraw, ImageFont
 
 from modeling_medglip.boxes import intersection
+from modeling_medglip.errors import MOST_MISSING
 from modeling_medglip.io.image_record import ReadImage
 from modeling_medglip.outputs import overlay
 from modeling_medglip.outputs.overlay import (
@@ -122,6 +123,13 @@ class TestDrawing:
         plain = draw_overlay(Image.new("RGB", (800, 800)), [], ["liver"])
         more = draw_overlay(Image.new("RGB", (800, 800)), [], [f"label {i}" for i in range(40)])
         assert more.height > plain.height > 800
+
+    def test_a_legend_names_no_more_missing_labels_than_fit(self) -> None:
+        box = GroundedBox("label 499", 0.5, (3, 3, 20, 20))
+        names = [f"label {index}" for index in range(1000)]
+        few = draw_overlay(Image.new("RGB", (800, 800)), [box], [*names[: MOST_MISSING + 1], box.label])
+        many = draw_overlay(Image.new("RGB", (800, 800)), [box], names)
+        assert many.height == few.height < 2400
 
     def test_a_banner_is_on_top(self) -> None:
         with_banner = draw_overlay(Image.new("RGB", (800, 800)), [], banner="PHANTOM")

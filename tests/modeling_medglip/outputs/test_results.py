@@ -86,6 +86,8 @@ def test_print_is_a_table() -> None:
         ]
     )
     assert str(replace(RESULT, boxes=())).splitlines()[1:] == ["nothing found above the threshold"]
+    many = replace(RESULT, trained=dict.fromkeys(map(str, range(1000)), False), boxes=())
+    assert str(many).splitlines()[-1].endswith(", 98, 99, and 900 more")
     assert "boxes=" in repr(RESULT)
     named = replace(RESULT, boxes=(GroundedBox("<b>", 0.5, (0, 0, 1, 1)),))
     assert "&lt;b&gt;" in named._repr_html_() and "<b>" not in named._repr_html_()
