@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import warnings
 from collections.abc import Mapping, Sequence
@@ -269,17 +270,16 @@ def ground_image(
     try:
         labels, thresholds = prompt_labels(prompt), (threshold, untrained_threshold)
         choices = modality_choices(grounder, read, modality, labels)
-        answers = [_answer(grounder, read, labels, choice, thresholds) for choice in choices]
+        answers = _answers(grounder, read, labels, choices, thresholds)
         choice, question, boxes, presence = max(answers, key=_plausibility)
     except UsageError:
         raise
     except ValueError as error:
         text = one_line(str(error).removeprefix("image 0: "))
         raise MedGlipError(f"{read.file}: {text}", hint=hint_of(error)) from error
-    notes = (
-        *_unknown_labels(grounder, question),
-        *question.notes(choice.name, max(threshold, untrained_threshold)),
-    )
+    notes: tuple[str, ...] = ()
+    if choice.source != UNRECOGNIZED:  # nothing was asked
+        notes = _unknown_labels(grounder, question) + question.notes(choice.name, max(threshold, untrained_threshold))
     return GroundingResult(
         model=grounder.name,
         image=ImageInfo(read.file, read.width, read.height, choice.name, read.spacing_mm),
@@ -301,6 +301,21 @@ class _Answer(NamedTuple):
     question: Question
     boxes: tuple[GroundedBox, ...]
     presence: Mapping[str, float]
+
+
+def _answers(
+    grounder: Grounder,
+    image: ReadImage,
+    labels: Sequence[str],
+    choices: Sequence[ModalityChoice],
+    thresholds: tuple[float, float],
+) -> list[_Answer]:
+    """Ask the experts that are tried; only the likeliest must be able to take the image."""
+    answers = [_answer(grounder, image, labels, choices[0], thresholds)]
+    for choice in choices[1:]:
+        with contextlib.suppress(ValueError):  # such as the values of an MR slice, which no photograph has
+            answers.append(_answer(grounder, image, labels, choice, thresholds))
+    return answers
 
 
 def _answer(

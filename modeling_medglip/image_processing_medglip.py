@@ -54,6 +54,8 @@ FULL_PRESENCE = 0.1
 PRESENT_LOGIT = 50.0
 # What the router tells apart: a class of its own for what is not an image of any modality.
 OTHER = "other"
+# What the probability of a modality is multiplied by, at least, when its expert knows none of the prompt's labels.
+UNKNOWN_LABEL_FACTOR = 0.1
 ROUTER_CLASSES = (*MODALITIES, OTHER)
 ROUTER_BACKBONE = "efficientnet_lite0"
 # Stages of it, the last ones of those it has weights for, whose maps are pooled.
@@ -714,6 +716,33 @@ def softmax_of(scores: dict[str, float]) -> dict[str, float]:
     return {name: weight / sum(weights.values()) for name, weight in weights.items()}
 
 
+def is_unrecognized(probabilities: Mapping[str, float], sure: float) -> bool:
+    """Return whether an image is taken for no medical one: that class is the likeliest, and believed.
+
+    Args:
+        probabilities (`Mapping[str, float]`): by class of the router.
+        sure (`float`): probability from which a class is believed.
+    """
+    return OTHER in probabilities and probabilities[OTHER] >= max(sure, *probabilities.values())
+
+
+def by_likelihood(
+    probabilities: Mapping[str, float], modalities: Sequence[str], known: Mapping[str, float], sure: float
+) -> list[str]:
+    """Return modalities, the likeliest first; the prompt counts only where the pixels leave it open.
+
+    Args:
+        probabilities (`Mapping[str, float]`): by class of the router.
+        modalities (`Sequence[str]`): that there are experts for.
+        known (`Mapping[str, float]`): modality -> share of the prompt's labels that its expert was trained with.
+        sure (`float`): probability from which a class is believed.
+    """
+    values, factors = {name: probabilities.get(name, 0.0) for name in modalities}, dict[str, float]()
+    if max(values.values()) < sure and (most := max(known.values(), default=0.0)):
+        factors = {name: max(share / most, UNKNOWN_LABEL_FACTOR) for name, share in known.items()}
+    return sorted(modalities, key=lambda name: -values[name] * factors.get(name, 1.0))
+
+
 def uncertainty_warning(probabilities: Mapping[str, float], name: str, sure: float) -> str | None:
     """Return one line of warning when an image is hardly of the modality that it is taken for, else `None`.
 
@@ -722,13 +751,14 @@ def uncertainty_warning(probabilities: Mapping[str, float], name: str, sure: flo
         name (`str`): the modality.
         sure (`float`): probability from which a class is believed.
     """
-    if probabilities.get(OTHER, 0.0) >= sure:
+    if is_unrecognized(probabilities, sure):
         kinds = ", ".join(key for key in probabilities if key != OTHER)
         return f"does not look like a medical image of {kinds}: state modality= to try anyway"
     if probabilities.get(name, 0.0) >= sure:
         return None
     second = max((key for key in probabilities if key != name), key=lambda key: probabilities[key], default=None)
-    may_be = "" if second is None else f"may be {second} (probability {probabilities[second]:.2f}): "
+    what = "not be a medical image" if second == OTHER else f"be {second}"
+    may_be = "" if second is None else f"may {what} (probability {probabilities[second]:.2f}): "
     only = f"taken for {name} with a probability of only {probabilities.get(name, 0.0):.2f}"
     return f"{may_be}{only}: state it with modality= to be sure"
 
@@ -1604,12 +1634,16 @@ class MedGlipImageProcessor(TorchvisionBackend):
         """
         return self.route(image, modality)[0]
 
-    def route(self, image: Any, modality: str | None = None) -> tuple[str, bool]:
-        """Return the modality to use, as [`choose_modality`], and whether the router takes it for `"other"`.
+    def route(
+        self, image: Any, modality: str | None = None, known: Mapping[str, float] | None = None
+    ) -> tuple[str, bool]:
+        """Return the modality to use, as [`choose_modality`], and whether the router takes it for no medical image.
 
         Args:
             image (`Any`): as for `normalize_image`.
             modality (`str`, *optional*): a modality, an alias or `"auto"`.
+            known (`Mapping[str, float]`, *optional*): modality -> share of the prompt's labels that its expert was
+                trained with; it counts where the router is not sure.
         """
         modality = modality or self.modality
         if modality != "auto":
@@ -1620,25 +1654,10 @@ class MedGlipImageProcessor(TorchvisionBackend):
                 logger.warning(f"the checkpoint's only expert is for {only}: {note}")
             return only, False
         probabilities = self.modality_probabilities(image, every=True)
-        name = self._likeliest(probabilities)
+        name = by_likelihood(probabilities, list(self.modality_settings), known or {}, self.router_warning)[0]
         if note := uncertainty_warning(probabilities, name, self.router_warning):
             logger.warning(note)
-        return name, probabilities.get(OTHER, 0.0) >= self.router_warning
-
-    def _likeliest(self, probabilities: Mapping[str, float]) -> str:
-        return max(self.modality_settings, key=lambda key: probabilities.get(key, 0.0))
-
-    def recognize_modality(self, image: Any) -> tuple[str, float, str | None]:
-        """
-        What the pixels look like, with a warning where that is unsure.
-
-        Returns:
-            `tuple[str, float, str | None]`: the likeliest modality of this checkpoint, its probability between 0 and 1
-            among all that the router knows, and the warning of [`uncertainty_warning`].
-        """
-        probabilities = self.modality_probabilities(image, every=True)
-        name = self._likeliest(probabilities)
-        return name, probabilities.get(name, 0.0), uncertainty_warning(probabilities, name, self.router_warning)
+        return name, is_unrecognized(probabilities, self.router_warning)
 
     def predict_modality(self, image: Any) -> tuple[str, float]:
         """Return the modality of this checkpoint that the pixels look like, and its probability between 0 and 1.

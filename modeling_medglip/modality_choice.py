@@ -3,24 +3,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
 from .configuration_medglip import resolve_modality
 from .defaults import ALL_LABELS
 from .errors import Advice, MedGlipError, UsageError, one_line
-from .image_processing_medglip import OTHER, modality_contradiction, uncertainty_warning
+from .image_processing_medglip import by_likelihood, is_unrecognized, modality_contradiction, uncertainty_warning
 from .io.image_record import ReadImage
+from .outputs.base import UNRECOGNIZED
 from .processing_medglip import MedGlipProcessor
 from .trained_labels import TrainedLabels
 
 
-# What the probability of a modality is multiplied by, at least, when its expert knows none of the prompt's labels; and
-# how many labels are looked at.
-UNKNOWN_LABEL_FACTOR = 0.1
+# Labels of a prompt that are looked at when the pixels leave the modality open.
 MOST_TIE_BREAKERS = 20
-# Source of the choice for an image that does not look like a medical one: nothing is searched for.
-UNRECOGNIZED = "unrecognized"
 
 
 class Experts(Protocol):
@@ -82,7 +79,8 @@ def choose_modality(
         image ([`ReadImage`]): pixels, and what the header of its file states.
         modality (`str`, *optional*, defaults to `"auto"`): a name or an alias; `"auto"` takes the header's, else that
             of the only expert, else what the pixels look like.
-        labels (`Sequence[str]`, *optional*): of the prompt: a modality whose expert knows none of them is less likely.
+        labels (`Sequence[str]`, *optional*): of the prompt: where the pixels leave it open, a modality whose expert
+            knows none of them is less likely.
 
     Raises:
         `UsageError`: an unknown modality. `MedGlipError`: no expert for it, or the pixels cannot tell.
@@ -119,11 +117,12 @@ def modality_choices(
         known = ", ".join(grounder.modalities)
         message = f"its modality is not known and {grounder.name} cannot tell: give modality=, one of {known}"
         raise MedGlipError(message, hint="modality")
-    probabilities = _with_labels(grounder, processor.modality_probabilities(image.pixels, every=True), labels)
-    source = UNRECOGNIZED if probabilities.get(OTHER, 0.0) >= processor.router_warning else "pixels"
+    probabilities, sure = processor.modality_probabilities(image.pixels, every=True), processor.router_warning
+    source = UNRECOGNIZED if is_unrecognized(probabilities, sure) else "pixels"
+    shares = known_shares(grounder.trained, labels, grounder.modalities)
     choices = []
-    for name in sorted(grounder.modalities, key=lambda name: -probabilities.get(name, 0.0))[:2]:
-        note = uncertainty_warning(probabilities, name, processor.router_warning)
+    for name in by_likelihood(probabilities, grounder.modalities, shares, sure)[:2]:
+        note = uncertainty_warning(probabilities, name, sure)
         notes = () if note is None else (Advice(note, "modality"),)
         choices.append(ModalityChoice(name, source, probabilities.get(name, 0.0), notes))
     # An expert that does not state its labels cannot be asked for all of them.
@@ -131,23 +130,18 @@ def modality_choices(
     return choices if second and choices[0].warnings and source != UNRECOGNIZED else choices[:1]
 
 
-def _with_labels(grounder: Experts, probabilities: Mapping[str, float], labels: Sequence[str]) -> dict[str, float]:
-    """Return the router's probabilities, less for modalities whose experts know few labels of the prompt.
+def known_shares(trained: TrainedLabels, labels: Sequence[str], modalities: Sequence[str]) -> dict[str, float]:
+    """Return, by modality, the share of labels that its expert was trained with; 1 where it does not say.
 
-    Whether it is a medical image at all is for the pixels alone.
+    Args:
+        trained ([`TrainedLabels`]): what the checkpoint was trained with.
+        labels (`Sequence[str]`): of a prompt; `"all"` is known to every expert.
+        modalities (`Sequence[str]`): that there are experts for.
     """
-    shares = {name: _known_share(grounder.trained, labels, name) for name in grounder.modalities}
-    if not (most := max(shares.values())):
-        return dict(probabilities)
-    factors = {name: max(share / most, UNKNOWN_LABEL_FACTOR) for name, share in shares.items()}
-    weights = {name: value * factors.get(name, 1.0) for name, value in probabilities.items() if name != OTHER}
-    total, others = sum(weights.values()), {name: value for name, value in probabilities.items() if name == OTHER}
-    rest = 1 - sum(others.values())
-    return {name: weight * rest / total for name, weight in weights.items()} | others if total else dict(probabilities)
+    return {name: _known_share(trained, labels, name) for name in modalities}
 
 
 def _known_share(trained: TrainedLabels, labels: Sequence[str], modality: str) -> float:
-    """Return the share of labels that an expert was trained with; 1 where it does not say, or for `"all"`."""
     known = [trained.knows(label, modality) for label in labels[:MOST_TIE_BREAKERS]]
     return 1.0 if not known or None in known or list(labels) == [ALL_LABELS] else sum(map(bool, known)) / len(known)
 
@@ -173,5 +167,6 @@ __all__ = [
     "ModalityChoice",
     "choose_modality",
     "known_modality",
+    "known_shares",
     "modality_choices",
 ]

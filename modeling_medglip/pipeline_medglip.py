@@ -6,7 +6,7 @@ off, and asks for one phrase at a time. So that task is sent to MedGLIP's own pr
 """
 
 import functools
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from transformers.utils import logging
 from .configuration_medglip import MedGlipConfig
 from .defaults import UNTRAINED_THRESHOLD
 from .detection import join_prompts, prepare_images, run_model
+from .modality_choice import known_shares
 from .processing_medglip import MedGlipProcessor, prompts_per_image
 from .questions import Question, encode_questions, make_question
 from .trained_labels import TrainedLabels
@@ -152,7 +153,7 @@ class MedicalPhraseGroundingPipeline(Pipeline):
         requests = input_["requests"]
         images = self.processor.image_processor.fetch_images([request["image"] for request in requests])
         routes = [
-            self._route(index, image, request["modality"] or modality)
+            self._route(index, image, request["modality"] or modality, request["labels"])
             for index, (image, request) in enumerate(zip(images, requests, strict=True))
         ]
         modalities, skipped = [name for name, _ in routes], [unrecognized for _, unrecognized in routes]
@@ -165,10 +166,13 @@ class MedicalPhraseGroundingPipeline(Pipeline):
         sizes = [image_size(image) for image in images]
         return {"inputs": inputs, "target_sizes": sizes, "questions": questions, "skipped": skipped}
 
-    def _route(self, index: int, image: Any, modality: str | None) -> tuple[str, bool]:
+    def _route(self, index: int, image: Any, modality: str | None, labels: Sequence[str]) -> tuple[str, bool]:
         """Return the modality of an image, and whether it is skipped; errors name the image as its processor does."""
+        processor = self.processor.image_processor
         try:
-            return self.processor.image_processor.route(image, modality)
+            return processor.route(
+                image, modality, known_shares(self.trained, labels, list(processor.modality_settings))
+            )
         except ValueError as error:
             raise ValueError(f"image {index}: {error}") from None
 

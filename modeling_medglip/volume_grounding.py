@@ -123,7 +123,8 @@ def ground_volume(
     slice_boxes = {one: search.run(source, one) for one in searched}
     boxes = _boxes(slice_boxes, source, question, name, (threshold, untrained_threshold))
     best = best_in_volume(boxes, name)
-    notes += question.notes(name, max(threshold, untrained_threshold))
+    if searched:
+        notes += question.notes(name, max(threshold, untrained_threshold))
     notes += tuple(note for note in source.notes if axes is None or note != UNORIENTED)
     x, y, z = (float(value) for value in source.grid.spacing)
     return VolumeResult(

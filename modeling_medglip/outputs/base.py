@@ -14,6 +14,9 @@ from ..taxonomy import load_taxonomy
 
 
 SCHEMA = "medglip/boxes@1"
+# Who said of which modality an input is; see `BaseResult.modality_source`.
+MODALITY_SOURCES = ("given", "header", "pixels", "checkpoint", "unrecognized")
+GIVEN, UNRECOGNIZED = MODALITY_SOURCES[0], MODALITY_SOURCES[-1]
 
 
 class BaseResult(ABC):
@@ -25,7 +28,7 @@ class BaseResult(ABC):
         prompt (`str`): as the user gave it.
         boxes (`tuple`): best score first.
         modality_source (`str`): `"given"`, `"header"`, `"pixels"`, `"checkpoint"`, or `"unrecognized"` for what
-            does not look like a medical image; not stored.
+            does not look like a medical image, so that nothing was looked for.
         modality_probability (`float`, *optional*): the router's, when the pixels decided; not stored.
         warnings (`tuple[str, ...]`): one line each; not stored.
         trained (`Mapping[str, bool | None]`): asked label -> whether the expert was trained with it; `None` if the
@@ -79,6 +82,8 @@ class BaseResult(ABC):
             image (`Mapping[str, Any]`): its entry for the input.
         """
         content = {"schema": SCHEMA, "model": self.model, "image": dict(image), "prompt": self.prompt}
+        if self.modality_source != GIVEN:
+            content["modality_source"] = self.modality_source
         stated: dict[str, Any] = {"trained": dict(self.trained), "not_found": list(self.not_found)}
         if self.presence:
             stated["presence"] = {label: round(value, 4) for label, value in self.presence.items()}

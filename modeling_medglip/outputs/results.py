@@ -18,7 +18,7 @@ from ..defaults import CT_WINDOW
 from ..errors import MedGlipError, one_line
 from ..io.text_files import read_json
 from ..modalities import MODALITIES
-from .base import SCHEMA, BaseResult, optional_library
+from .base import GIVEN, MODALITY_SOURCES, SCHEMA, BaseResult, optional_library
 from .files import to_json, write_text
 
 
@@ -91,7 +91,7 @@ class GroundingResult(BaseResult):
         prompt (`str`): as the user gave it.
         boxes (`tuple[GroundedBox, ...]`): best score first.
         modality_source (`str`): `"given"`, `"header"`, `"pixels"`, `"checkpoint"`, or `"unrecognized"` for what
-            does not look like a medical image; not stored.
+            does not look like a medical image, so that nothing was looked for.
         modality_probability (`float`, *optional*): the router's, when the pixels decided; not stored.
         warnings (`tuple[str, ...]`): one line each; not stored.
         trained (`Mapping[str, bool | None]`): asked label -> whether the expert was trained with it; `None` if the
@@ -105,7 +105,7 @@ class GroundingResult(BaseResult):
     image: ImageInfo
     prompt: str
     boxes: tuple[GroundedBox, ...] = ()
-    modality_source: str = field(default="given", compare=False)
+    modality_source: str = field(default=GIVEN, compare=False)
     modality_probability: float | None = field(default=None, compare=False)
     warnings: tuple[str, ...] = field(default=(), compare=False)
     trained: Mapping[str, bool | None] = field(default_factory=dict)
@@ -287,7 +287,8 @@ def _from_dict(content: dict[str, Any]) -> GroundingResult:
         for entry in content["boxes"]
     )
     stated = {key: content.get(key, {}) for key in ("trained", "presence")}
-    return GroundingResult(content["model"], info, content["prompt"], boxes, **stated)
+    source = content.get("modality_source", GIVEN)
+    return GroundingResult(content["model"], info, content["prompt"], boxes, source, **stated)
 
 
 # Validation ----------------------------------------------------------------------------------------------------------
@@ -307,6 +308,8 @@ def validate_boxes(content: Any, name: str = "boxes") -> None:
         raise MedGlipError(f"{name}: is not a {SCHEMA} file")
     for key in ("model", "prompt"):
         _require(isinstance(content.get(key), str), name, f"{key} must be a string")
+    source = content.get("modality_source", GIVEN)
+    _require(source in MODALITY_SOURCES, name, f"modality_source must be one of {', '.join(MODALITY_SOURCES)}")
     trained = content.get("trained", {})
     known = isinstance(trained, dict) and all(value in (True, False, None) for value in trained.values())
     _require(known, name, "trained must be an object of booleans and nulls")

@@ -114,7 +114,7 @@ class VolumeResult(BaseResult):
         prompt (`str`): as the user gave it.
         boxes (`tuple[VolumeBox, ...]`): best score first.
         modality_source (`str`): `"given"`, `"header"`, `"pixels"`, `"checkpoint"`, or `"unrecognized"` for what
-            does not look like a medical image; not stored.
+            does not look like a medical image, so that nothing was looked for.
         modality_probability (`float`, *optional*): the router's, when the pixels decided; not stored.
         warnings (`tuple[str, ...]`): one line each; not stored.
         trained (`Mapping[str, bool | None]`): asked label -> whether the expert was trained with it; `None` if the

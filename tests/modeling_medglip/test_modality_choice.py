@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -61,7 +62,6 @@ class TestModality:
         monkeypatch.setattr(processor, "router", biased_router("ct", 0.6))
         name, _, _, notes = choose_modality(grounder, sample_image())
         assert name == "ct" and "only 0.60: state it with modality=" in notes[0] and hint_of(notes[0]) == "modality"
-        assert processor.recognize_modality(sample_image().pixels) == ("ct", pytest.approx(0.6), notes[0])
         monkeypatch.setattr(processor, "router_warning", 0.5)
         assert choose_modality(grounder, sample_image())[3] == ()
         assert choose_modality(grounder, sample_image(modality="fundus"))[3] == ()
@@ -99,14 +99,16 @@ class TestModality:
     def test_the_prompt_breaks_ties(self, grounder: Grounder, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(grounder.processor.image_processor, "router", biased_router("ct", 0.6))
         name, source, probability, notes = choose_modality(grounder, sample_image(), labels=["optic disc"])
-        assert (name, source, notes) == ("fundus", "pixels", ()) and probability == pytest.approx(0.4 / 0.46)
-        assert choose_modality(grounder, sample_image(), labels=["liver"]).probability == pytest.approx(0.6 / 0.64)
+        assert (name, source, probability) == ("fundus", "pixels", pytest.approx(0.4)), "the pixels' alone"
+        assert notes[0].startswith("may be ct (probability 0.60): taken for fundus with a probability of only 0.40")
+        assert choose_modality(grounder, sample_image(), labels=["liver"]).probability == pytest.approx(0.6)
         for neutral in (["liver", "optic disc"], ["no such thing"], ["all"], []):
             choice = choose_modality(grounder, sample_image(), labels=neutral)
             assert (choice.name, choice.probability) == ("ct", pytest.approx(0.6))
-        monkeypatch.setattr(grounder.processor.image_processor, "router", biased_router("ct", 0.99))
-        choice = choose_modality(grounder, sample_image(), labels=["optic disc"])
-        assert choice.name == "ct" and choice.warnings == ()
+        for sure in (0.75, 0.99):
+            monkeypatch.setattr(grounder.processor.image_processor, "router", biased_router("ct", sure))
+            choice = choose_modality(grounder, sample_image(), labels=["optic disc"])
+            assert (choice.name, choice.warnings) == ("ct", ()), "there is no tie"
 
     def test_the_prompt_does_not_say_whether_it_is_a_medical_image(
         self, grounder: Grounder, monkeypatch: pytest.MonkeyPatch
@@ -115,7 +117,30 @@ class TestModality:
         monkeypatch.setattr(grounder.processor.image_processor, "router", router)
         choice = choose_modality(grounder, sample_image(), labels=["optic disc"])
         assert (choice.name, choice.source) == ("fundus", "pixels")
-        assert choice.probability == pytest.approx(0.4 / 1.1)
+        assert choice.probability == pytest.approx(0.2)
+        assert choice.warnings[0].startswith("may not be a medical image (probability 0.60): taken for fundus")
+
+    @pytest.mark.parametrize(("other", "level"), [(0.0, 0.0), (0.31, 0.3), (0.45, 0.7)])
+    def test_an_image_is_refused_only_where_that_is_likeliest_and_believed(
+        self, grounder: Grounder, monkeypatch: pytest.MonkeyPatch, other: float, level: float
+    ) -> None:
+        rest = {"ct": (1 - other) * 0.9, "fundus": (1 - other) * 0.1}
+        seen = rest | ({"other": other} if other else {})
+        processor = grounder.processor.image_processor
+        monkeypatch.setattr(processor, "modality_probabilities", lambda *_, **__: seen)
+        monkeypatch.setattr(processor, "router_warning", level)
+        assert choose_modality(grounder, sample_image()).source == "pixels"
+        assert processor.route(sample_image().pixels, "auto") == ("ct", False)
+
+    def test_the_second_expert_need_not_be_able_to_take_the_image(
+        self, grounder: Grounder, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(grounder.processor.image_processor, "router", biased_router("ct", 0.6))
+        values = replace(sample_image(), pixels=sample_image().pixels.astype(np.float32) * 5 - 900)
+        with pytest.raises(MedGlipError, match="outside an image's range"):
+            ground_image(values, "liver", "fundus", grounder)
+        result = ground_image(values, "liver", model=grounder)
+        assert result.image.modality == "ct" and result.modality_source == "pixels"
 
     def test_nothing_is_drawn_in_what_is_no_medical_image(
         self, grounder: Grounder, monkeypatch: pytest.MonkeyPatch
@@ -127,8 +152,13 @@ class TestModality:
         assert result.warnings[0] == (
             "does not look like a medical image of ct, fundus: state modality= to try anyway"
         )
-        assert hint_of(result.warnings[0]) == "modality"
-        validate_boxes(result.to_dict())
+        assert hint_of(result.warnings[0]) == "modality" and len(result.warnings) == 1
+        assert len(ground_image(sample_image(), "no such thing", model=grounder).warnings) == 1
+        content = result.to_dict()
+        assert content["modality_source"] == UNRECOGNIZED
+        validate_boxes(content)
+        with pytest.raises(MedGlipError, match="modality_source must be one of given, header"):
+            validate_boxes({**content, "modality_source": "guess"})
         stated = ground_image(sample_image(), "liver", "ct", grounder, threshold=0.1)
         assert stated.boxes and stated.modality_source == "given"
         assert stated.warnings[0] == (
@@ -137,6 +167,7 @@ class TestModality:
         assert ground_image(sample_image(modality="ct"), "liver", model=grounder, threshold=0.1).boxes
         volume = ground_volume(Volume(np.zeros((20, 20, 3), np.uint8), np.eye(4)), "liver", model=grounder)
         assert volume.boxes == () and volume.modality_source == UNRECOGNIZED and volume.slices == 0
+        assert volume.to_dict()["modality_source"] == UNRECOGNIZED and len(volume.warnings) == 1
         validate_boxes(volume.to_dict())
 
     def test_a_volume_whose_middle_is_empty_is_recognized_beside_it(

@@ -161,6 +161,17 @@ def test_auto_asks_the_router(grounder: MedicalPhraseGroundingPipeline) -> None:
     assert routed and routed == grounder(IMAGE, text="optic disc", modality="fundus", **LOW)
 
 
+def test_the_prompt_counts_where_the_router_is_not_sure(
+    grounder: MedicalPhraseGroundingPipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    processor = grounder.processor.image_processor
+    for probability, expert in ((0.6, "fundus"), (0.75, "ct")):
+        monkeypatch.setattr(processor, "router", biased_router("ct", probability))
+        low = {**LOW, "untrained_threshold": 0.0}
+        routed = grounder(IMAGE, text="optic disc", **low)
+        assert routed and routed == grounder(IMAGE, text="optic disc", modality=expert, **low)
+
+
 def test_nothing_is_found_in_what_is_not_a_medical_image(
     grounder: MedicalPhraseGroundingPipeline, monkeypatch: pytest.MonkeyPatch
 ) -> None:
