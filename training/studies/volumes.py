@@ -168,7 +168,7 @@ def measure_case(case: Mapping[str, Any], raw: Path, grounder: Grounder) -> dict
         grounder (`Grounder`): the model and its processor.
 
     Returns:
-        `image`, `seen`, `plane`, `slices`, `seconds`, and `labels`: IoU in space of the best-scored box (0 if there is
+        `image`, `seen`, `plane`, `slices`, and `labels`: IoU in space of the best-scored box (0 if there is
         none over the threshold), its score, how many boxes there are, and AP50 and AP of the single slices.
     """
     source = open_case(raw / case["image"])
@@ -204,7 +204,7 @@ def measure_case(case: Mapping[str, Any], raw: Path, grounder: Grounder) -> dict
     seen = {"image": _shown_name(case), "seen": bool(case["seen"]), "plane": result.plane}
     back = roundtrip(result, source, THRESHOLD)
     read_back = {} if back is None else {"read_back": back}
-    return {**seen, "slices": result.slices, "seconds": round(result.seconds, 2), "labels": labels, **read_back}
+    return {**seen, "slices": result.slices, "labels": labels, **read_back}
 
 
 def reordered(volume: Volume, order: Sequence[int], signs: Sequence[int]) -> Volume:
@@ -313,11 +313,10 @@ def render_page(content: Mapping[str, Any], benchmark: Mapping[str, Any] | None 
     rows = []
     for case in content["cases"]:
         mark = " (trained on)" if case["seen"] else ""
-        speed = case["slices"] / max(case["seconds"], 1e-6)
         mean = float(np.mean([entry["iou"] for entry in case["labels"].values()]))
         rows.append(
             [
-                f"**{case['image']}**{mark}, {case['slices']} {case['plane']}, {speed:.1f} per s",
+                f"**{case['image']}**{mark}, {case['slices']} {case['plane']}",
                 "",
                 f"{mean:.2f}",
                 "",
