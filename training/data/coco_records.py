@@ -96,7 +96,9 @@ def _looks_like_coco(path: Path) -> bool:
         return False
 
 
-def coco_records(data: Path | str, modalities: list[str], settings: SourceSettingsTable) -> list[GroundingRecord]:
+def coco_records(
+    data: Path | str, modalities: list[str], settings: SourceSettingsTable, unstated: str | None = None
+) -> list[GroundingRecord]:
     """Return all records of some modalities. Labels are the categories' names, never their numbers.
 
     An image entry may hold `modality`, `source`, `patient` (or `patient_id`), `split` and `annotated`, a list of
@@ -105,8 +107,10 @@ def coco_records(data: Path | str, modalities: list[str], settings: SourceSettin
 
     Args:
         data (`Path` or `str`): a COCO file, or a folder with one or several.
-        modalities (`list[str]`): the records of these alone; a file that names none takes the only one.
+        modalities (`list[str]`): the records of these alone.
         settings (`SourceSettingsTable`): how training treats the sources.
+        unstated (`str`, *optional*): the modality of images that state none; the only one of `modalities` when not
+            given.
 
     Raises:
         `ValueError`: names the file and what is wrong.
@@ -117,7 +121,7 @@ def coco_records(data: Path | str, modalities: list[str], settings: SourceSettin
     files = coco_files(path) if path.is_dir() else {path: _split_of(path.stem)}
     records: list[GroundingRecord] = []
     for file, split in files.items():
-        records += _CocoRecords(read_coco(file), file, split, settings).records(modalities)
+        records += _CocoRecords(read_coco(file), file, split, settings, unstated).records(modalities)
     return records
 
 
@@ -129,6 +133,7 @@ class _CocoRecords:
     file: Path
     split: str | None
     settings: SourceSettingsTable
+    unstated: str | None = None
     vocabulary: set[str] = field(default_factory=set)
     left_out: Counter[str] = field(default_factory=Counter)
     clipped: list[str] = field(default_factory=list)
@@ -172,6 +177,8 @@ class _CocoRecords:
                 return resolve_modality(str(stated))
             except ValueError as error:
                 raise ValueError(f"{self.file.name}: {one_line(error)}") from None
+        if self.unstated:
+            return self.unstated
         if len(modalities) != 1:
             raise ValueError(f"{self.file.name}: names no modality: give one, or write it into its images")
         return modalities[0]

@@ -18,14 +18,17 @@ def load_records(
     modalities: str | Iterable[str] = MODALITIES,
     split: str | None = None,
     settings: SourceSettingsTable | None = None,
+    unstated: str | None = None,
 ) -> list[GroundingRecord]:
     """Return the records of a data set.
 
     Args:
         data (`Path` or `str`): a built data set (folder or Hub id), a COCO JSON file, or a folder with one.
-        modalities (`str` or names, defaults to all): COCO files that do not say theirs take the only one given.
+        modalities (`str` or names, defaults to all): the records of these alone.
         split (`str`, *optional*): one of `SPLITS`; all when not given.
         settings ([`SourceSettingsTable`], *optional*): instead of the ones in `source_settings.yaml`.
+        unstated (`str`, *optional*): the modality of images of a COCO file that state none; the only one of
+            `modalities` when not given.
 
     Raises:
         `ValueError`: no such folder, no image in it, or an unknown split.
@@ -34,8 +37,8 @@ def load_records(
         raise ValueError(f"split {split!r}: choose one of {', '.join(SPLITS)}")
     names = [resolve_modality(name) for name in ([modalities] if isinstance(modalities, str) else modalities)]
     table = settings or SourceSettingsTable.load()
-    read = coco_records if is_coco(Path(data)) else set_records
-    records = [record for record in read(data, names, table) if split in (None, record.split)]
+    whole = coco_records(data, names, table, unstated) if is_coco(Path(data)) else set_records(data, names, table)
+    records = [record for record in whole if split in (None, record.split)]
     if not records:
         raise ValueError(f"{data}: no {split or 'labeled'} images of {', '.join(names)} there")
     return records

@@ -37,6 +37,7 @@ from ..loading import EMBEDDED, load_model_and_processor
 from .distillation import known_labels
 from .finetune import make_dataset
 from .recipe import TrainingRecipe, load_recipe
+from .run_data import images_elsewhere
 
 
 SCHEMA = "medglip/calibration@1"
@@ -169,7 +170,8 @@ def calibrate(
             detections, _ = detect_records(model, processor, records, prompts)
             detections = annotated_only(records, detections)
         else:
-            records, detections = _augmented(model, processor, records, recipe, copies)
+            elsewhere = images_elsewhere(data, name, recipe)
+            records, detections = _augmented(model, processor, records, recipe, copies, elsewhere)
         try:
             slope, intercept = (round(value, 4) for value in fit_boxes(records, detections))
         except ValueError as error:
@@ -189,10 +191,11 @@ def _augmented(
     records: Sequence[GroundingRecord],
     recipe: TrainingRecipe,
     copies: int,
+    elsewhere: Sequence[GroundingRecord],
 ) -> tuple[list[GroundingRecord], list[Detections]]:
     # A label that only training images show is not one that was never learned.
     known = known_labels(model.config, records[0].modality)
-    dataset = make_dataset(records, records, processor, recipe, known=known)
+    dataset = make_dataset(records, records, processor, recipe, elsewhere=elsewhere, known=known)
     shown: list[GroundingRecord] = []
     detections: list[Detections] = []
     for epoch in range(copies):

@@ -34,7 +34,6 @@ from modeling_medglip.modeling_medglip import MedGlipForObjectDetection
 from modeling_medglip.processing_medglip import MedGlipProcessor
 
 from ..data.dataset import GroundingCollator, GroundingDataset, PhraseLength, foreign_labels
-from ..data.load import load_records
 from ..data.preview import counts, prompt_texts, write_sheet
 from ..data.records import GroundingRecord, annotated_labels
 from ..data.unlearned import LabelSet, UnlearnedPhrases, whole_words
@@ -48,7 +47,7 @@ from .distillation import known_labels, with_known
 from .lora import add_adapter, save_adapter
 from .processes import merge_entries, process_state, shards_weights, worker_message
 from .recipe import STRIDES, ExpertRecipe, TrainingRecipe, load_recipe
-from .run_data import RunData, load_data
+from .run_data import RunData, images_elsewhere, load_data
 from .run_identity import claim, run_identity
 from .run_results import Scores, measure, write_run
 from .trainer import GroundingTrainer, freeze, freeze_others, train_expert
@@ -183,8 +182,8 @@ def make_dataset(
         processor (`MedGlipProcessor`): limits the length of prompts.
         recipe (`TrainingRecipe`): prompts, augmentation and balance.
         seed (`int`, *optional*, defaults to `0`): of everything random.
-        elsewhere (`Sequence[GroundingRecord]`, *optional*): training images of all modalities; those of others serve
-            as images without anything to find, where the recipe has any.
+        elsewhere (`Sequence[GroundingRecord]`, *optional*): images of other modalities that negative images are taken
+            from; see [`~training.fit.run_data.images_elsewhere`].
         known (`Sequence[str]`, *optional*): further labels that the model knows: no phrase for them is a negative.
         left_out (`Sequence[str]`, *optional*): labels held out of training: no prompt asks for them.
     """
@@ -215,14 +214,6 @@ def make_dataset(
     )
 
 
-def images_elsewhere(settings: FinetuneArguments, recipe: TrainingRecipe) -> list[GroundingRecord]:
-    """Return the training images of all modalities of `--data`, where the recipe has negative images of others."""
-    try:
-        return load_records(settings.data, split="train") if recipe.negative_images else []
-    except ValueError:  # a COCO file that does not state its modality: there are no others
-        return []
-
-
 def run(settings: FinetuneArguments) -> dict[str, Any]:
     """Train an expert or an adapter.
 
@@ -235,14 +226,17 @@ def run(settings: FinetuneArguments) -> dict[str, Any]:
     settings = _checked(settings)
     recipe, out, process = resolved_recipe(settings), Path(settings.out), process_state()
     data = load_data(settings)
+    data = replace(data, elsewhere=tuple(images_elsewhere(settings.data, settings.modality, recipe)))
     if (reason := _unmeasured(settings, data)) and process.is_main_process:
         hint = "" if data.validation else " (a file called train.json is training alone: add val.json)"
         logger.warning("%s: nothing is measured%s", reason, hint)
     torch.manual_seed(settings.seed)  # of weights that start at random: a run that goes on has the same
     model, processor = load_base(settings, recipe)
     if settings.dry_run:  # of the data alone, without what the model would add
-        make = partial(make_dataset, processor=processor, recipe=recipe, seed=settings.seed, left_out=data.left_out)
-        return _dry_run(make(data.train, data.everything), data, out)
+        dataset = make_dataset(
+            data.train, data.everything, processor, recipe, settings.seed, data.elsewhere, left_out=data.left_out
+        )
+        return _dry_run(dataset, data, out)
     model.to(process.device)
     known = settings.known or known_labels(model.config, settings.modality)
     identity = _identity(settings, recipe, known, data, model)
@@ -294,7 +288,7 @@ def _identity(
     # Recomputed activations are the same activations.
     steady = recipe.changed([settings.modality], checkpointing=False)
     # Without the boxes of the model, whose last bits depend on the number of threads.
-    return run_identity({**relevant, "known": known, "recipe": asdict(steady)}, data.train, model)
+    return run_identity({**relevant, "known": known, "recipe": asdict(steady)}, data.train, model, data.elsewhere)
 
 
 def _training_images(
@@ -312,8 +306,8 @@ def _training_images(
     # A label that only validation images show is not one that no source annotates.
     asked = annotated_labels(data.validation + data.older).union(known)
     dataset = make_dataset(
-        data.train, data.everything, processor, recipe, settings.seed,
-        elsewhere=images_elsewhere(settings, recipe), known=sorted(asked), left_out=data.left_out,
+        data.train, data.everything, processor, recipe, settings.seed, data.elsewhere,
+        known=sorted(asked), left_out=data.left_out,
     )  # fmt: skip
     return data, dataset
 

@@ -1,17 +1,23 @@
 # Copyright 2026 The MedGLIP authors. Licensed under the Apache License, Version 2.0.
-"""Records of a training run: those of `--data`, and of `--replay` beside them."""
+"""Records of a training run: those of `--data`, of `--replay` beside them, and negative images of other modalities."""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ..data.load import load_records
+from ..data.negative_images import chosen_records
 from ..data.records import GroundingRecord, annotated_labels, chosen_labels, fraction_of, random_key, shared_patients
 from ..data.split_leakage import check_apart
 from ..data.validation import readable_enough
 from .arguments import FinetuneArguments
+from .recipe import TrainingRecipe
+
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -27,6 +33,7 @@ class RunData:
         broken (`dict[str, str]`): images that cannot be read, with the reason.
         replayed (`int`, *optional*, defaults to 0): images of `--replay` among those for training.
         left_out (`tuple[str, ...]`, *optional*): labels that no training image annotates because the options say so.
+        elsewhere (`tuple[GroundingRecord, ...]`, *optional*): what [`images_elsewhere`] returns.
     """
 
     train: list[GroundingRecord]
@@ -37,6 +44,7 @@ class RunData:
     broken: dict[str, str]
     replayed: int = 0
     left_out: tuple[str, ...] = ()
+    elsewhere: tuple[GroundingRecord, ...] = ()
 
 
 def load_data(settings: FinetuneArguments) -> RunData:
@@ -72,6 +80,27 @@ def load_data(settings: FinetuneArguments) -> RunData:
         replayed=len({record.image_key for record in older}) if settings.replay_share else 0,
         left_out=tuple(sorted(left_out - annotated_labels(everything))),
     )
+
+
+def images_elsewhere(data: Path | str, modality: str, recipe: TrainingRecipe) -> list[GroundingRecord]:
+    """Return the training images of other modalities that negative images are taken from.
+
+    There are none without negative images in the recipe: other modalities are not read then.
+
+    Args:
+        data (`Path` or `str`): as [`~training.data.load.load_records`] takes it; images that state no modality are of
+            `modality`.
+        modality (`str`): of the expert.
+        recipe ([`~training.fit.recipe.TrainingRecipe`]): says whether there are negative images.
+
+    Raises:
+        `ValueError`: the data of another modality are damaged.
+    """
+    if not recipe.negative_images:
+        return []
+    chosen = chosen_records(load_records(data, unstated=modality), modality)
+    logger.info("%s: negative images are taken from %d images of other modalities", modality, len(chosen))
+    return chosen
 
 
 def _training_records(settings: FinetuneArguments, records: Sequence[GroundingRecord]) -> list[GroundingRecord]:

@@ -21,13 +21,20 @@ from ..old_names import with_old_names
 FILE = "run.json"
 
 
-def run_identity(settings: Mapping[str, Any], records: Sequence[GroundingRecord], model: nn.Module) -> str:
-    """Return the SHA-256 of settings, training records (names, boxes, labels) and starting weights.
+def run_identity(
+    settings: Mapping[str, Any],
+    records: Sequence[GroundingRecord],
+    model: nn.Module,
+    elsewhere: Sequence[GroundingRecord] = (),
+) -> str:
+    """Return the SHA-256 of settings, training records (names, boxes, labels), starting weights and negative images.
 
     Args:
         settings (`Mapping[str, Any]`): what the weights depend on.
         records (`Sequence[GroundingRecord]`): training records.
         model (`nn.Module`): with its starting weights.
+        elsewhere (`Sequence[GroundingRecord]`, *optional*): images of other modalities that negative images are taken
+            from. Without any the identity is the one of before there were such images.
     """
     digest = hashlib.sha256(json.dumps(with_old_names(dict(settings)), sort_keys=True, default=str).encode())
     for record in records:
@@ -37,6 +44,8 @@ def run_identity(settings: Mapping[str, Any], records: Sequence[GroundingRecord]
     for name, tensor in model.state_dict().items():
         digest.update(name.encode())
         digest.update(tensor.detach().float().cpu().contiguous().numpy().tobytes())
+    for record in elsewhere:  # by their names: of these images nothing but the pixels is shown
+        digest.update(repr((record.modality, record.source, record.image_id)).encode("utf-8", "surrogatepass"))
     return digest.hexdigest()
 
 

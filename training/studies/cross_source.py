@@ -36,6 +36,7 @@ from ..data.validation import nothing_to_measure, readable_enough
 from ..fit.arguments import FinetuneArguments
 from ..fit.finetune import load_base, make_dataset
 from ..fit.recipe import TrainingRecipe
+from ..fit.run_data import images_elsewhere
 from ..fit.run_identity import claim, run_identity
 from ..fit.run_results import measure
 from ..fit.trainer import freeze, train_expert
@@ -127,9 +128,11 @@ def trained_on(
     torch.manual_seed(seed)
     model, processor = load_base(FinetuneArguments(data, modality, recipe="embedded"), recipe)
     freeze(model, recipe.optimization)
-    dataset = make_dataset(train, train, processor, recipe, seed, left_out=left_out)
+    elsewhere = images_elsewhere(data, modality, recipe)
+    dataset = make_dataset(train, train, processor, recipe, seed, elsewhere=elsewhere, left_out=left_out)
     collator = GroundingCollator(processor)
-    claim(out, run_identity({"recipe": asdict(recipe), "seed": seed, "modality": modality}, train, model))
+    identity = {"recipe": asdict(recipe), "seed": seed, "modality": modality}
+    claim(out, run_identity(identity, train, model, elsewhere))
     expert = recipe.expert(modality)
     train_expert(model, dataset, collator, expert, recipe.optimization, out, seed, callbacks, **arguments)
     return model.eval(), processor

@@ -39,6 +39,7 @@ from ..evaluate.bootstrap import MIN_PATIENTS, edges, patient_of, resampled
 from ..fit.arguments import FinetuneArguments
 from ..fit.finetune import load_base, make_dataset
 from ..fit.recipe import TrainingRecipe, load_recipe
+from ..fit.run_data import images_elsewhere
 from ..fit.run_identity import claim, run_identity
 from ..fit.run_results import Scores, find_all, scores_of
 from ..fit.trainer import freeze, train_expert
@@ -186,7 +187,8 @@ def run_row(
     asked: Any = FixedLabelProcessor(processor, labels) if fixed else processor
     model: nn.Module = base
     if name != "zero-shot":
-        model = _trained(name, base, processor, train, records, labels, recipe, modality, out, seed)
+        elsewhere = images_elsewhere(data, modality, recipe)
+        model = _trained(name, base, processor, train, records, elsewhere, labels, recipe, modality, out, seed)
     detections = find_all(model, asked, validation)
     scores = scores_of(validation, detections)
     count = 0 if name == "zero-shot" else _images(train)
@@ -210,6 +212,7 @@ def _trained(
     processor: Any,
     train: list[GroundingRecord],
     records: Sequence[GroundingRecord],
+    elsewhere: Sequence[GroundingRecord],
     labels: list[str],
     recipe: TrainingRecipe,
     modality: str,
@@ -224,7 +227,7 @@ def _trained(
     elif name == "Deformable DETR":
         model = DeformableDetrDetector(labels)
     prompts = PLAIN if fixed or name == "100 %, plain" else recipe.prompts
-    dataset = make_dataset(train, records, processor, replace(recipe, prompts=prompts), seed)
+    dataset = make_dataset(train, records, processor, replace(recipe, prompts=prompts), seed, elsewhere)
     collator = FixedLabelCollator(labels) if fixed else GroundingCollator(processor)
     optimization = recipe.optimization
     if name == "Deformable DETR":  # the rates and the clipping it is trained with everywhere
@@ -232,7 +235,7 @@ def _trained(
             optimization, head_learning_rate=2e-4, backbone_learning_rate=2e-5, weight_decay=1e-4, gradient_clip=0.1
         )
     identity = {"row": name, "recipe": asdict(recipe), "seed": seed, "modality": modality}
-    claim(out, run_identity(identity, train, model))
+    claim(out, run_identity(identity, train, model, elsewhere))
     train_expert(model, dataset, collator, recipe.expert(modality), optimization, out, seed)
     return model.eval()
 

@@ -156,9 +156,11 @@ def test_images_changed_as_in_training(checkpoint: Path, tmp_path: Path, monkeyp
         return 4.0, 1.0
 
     known: list[list[str]] = []
+    negatives: list[tuple[str, str]] = []
 
     def make(*arguments: Any, **more: Any) -> Any:
         known.append(list(more["known"]))
+        negatives.extend((one.modality, one.image_id) for one in more["elsewhere"])
         return make_dataset(*arguments, **more)
 
     monkeypatch.setattr(calibration, "make_dataset", make)
@@ -178,4 +180,9 @@ def test_images_changed_as_in_training(checkpoint: Path, tmp_path: Path, monkeyp
     assert len(shown) == 6, "three copies of one validation image of CT and one of fundus"
     assert all(one.size == (64, 64) for one in shown) and any(len(one.boxes) for one in shown)
     assert all(side <= 64 for one in shown for side in one.boxes.flatten())
+    assert not negatives, "the recipe has none"
+    (tmp_path / "recipe.yaml").write_text(f"negative_images: 0.5\n{recipe}", encoding="utf-8")
+    assert calibration.main([*options, "--recipe", str(tmp_path / "recipe.yaml")]) == 0
+    organs = [("ct", f"P{number}.png") for number in range(3)]
+    assert sorted(negatives) == [*organs, ("fundus", "a.png")], "of CT the fundus image, of fundus those of CT"
     assert calibration.main([*options, "--recipe", "none"]) == 2

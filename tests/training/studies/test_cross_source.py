@@ -11,11 +11,13 @@ from typing import Any
 import pytest
 
 from tests.modeling_medglip.tiny_checkpoint import save_tiny_checkpoint
+from training.data.load import load_records
 from training.data.records import GroundingRecord
 from training.fit.finetune import load_base
+from training.fit.recipe import load_recipe
 from training.studies import cross_source
 
-from ..tiny_data import record, save_coco, trunk_image
+from ..tiny_data import make_data, record, save_coco, trunk_image
 
 
 def _record(source: str, split: str, labels: list[str], name: str = "a") -> GroundingRecord:
@@ -115,6 +117,31 @@ def test_a_whole_comparison(
     assert cross_source.main(arguments) == 0 and len(trained) == 3
 
 
+def test_negative_images_are_those_of_other_modalities(
+    tiny: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    used: list[list[tuple[str, str]]] = []
+
+    def make(*arguments: Any, **more: Any) -> Any:
+        used.append([(one.modality, one.image_id) for one in more["elsewhere"]])
+        return make_dataset(*arguments, **more)
+
+    make_dataset = cross_source.make_dataset
+    monkeypatch.setattr(cross_source, "make_dataset", make)
+    data, recipe = make_data(tmp_path / "data"), load_recipe("embedded").changed(["ct"], size=64, epochs=1)
+    train = [one for one in load_records(data, "ct") if one.split == "train"]
+    with_negatives = replace(recipe, negative_images=0.5)
+    cross_source.trained_on(train, str(data), "ct", with_negatives, tmp_path / "out", 0)
+    cross_source.trained_on(train, str(data), "ct", recipe, tmp_path / "none", 0)
+    assert used == [[("fundus", "a.png")], []]
+    path = data / "train.json"
+    path.write_text(path.read_text(encoding="utf-8").replace("a.png", "c.png"), encoding="utf-8")
+    (data / "images" / "a.png").rename(data / "images" / "c.png")
+    with pytest.raises(ValueError, match="out: holds a run with other data"):
+        cross_source.trained_on(train, str(data), "ct", with_negatives, tmp_path / "out", 0)
+    cross_source.trained_on(train, str(data), "ct", recipe, tmp_path / "none", 0)
+
+
 def test_a_study_goes_on_with_its_own_settings_and_images_only(
     tiny: None, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -179,8 +206,6 @@ def test_options_out_of_range(tmp_path: Path, capsys: pytest.CaptureFixture[str]
 
 
 def test_sources_without_a_common_label_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    from ..tiny_data import make_data
-
     data = make_data(tmp_path / "data")
     assert cross_source.main(["--data", str(data), "--modality", "ct", "--out", str(tmp_path / "out")]) == 2
     assert "no two sources of ct share a label" in capsys.readouterr().err

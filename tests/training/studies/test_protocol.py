@@ -110,6 +110,23 @@ def test_a_row_goes_on_from_its_own_checkpoint_only(
     assert "holds a run with other data, settings or weights" in capsys.readouterr().err
 
 
+def test_negative_images_are_those_of_other_modalities(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    used: list[str] = []
+
+    def make(train: Any, everything: Any, processor: Any, recipe: Any, seed: int, elsewhere: Any) -> Any:
+        used.extend(one.image_id for one in elsewhere)
+        return make_dataset(train, everything, processor, recipe, seed, elsewhere)
+
+    make_dataset = protocol.make_dataset
+    monkeypatch.setattr(protocol, "make_dataset", make)
+    options = ["--data", str(tiny), "--modality", "ct", "--size", "64", "--epochs", "1", "--row", "100 %"]
+    assert protocol.main([*options, "--out", str(tmp_path / "plain")]) == 0 and not used
+    assert protocol.main([*options, "--like", "foreign", "--out", str(tmp_path / "like")]) == 0
+    assert used == ["a.png"]
+
+
 def test_broken_images_are_counted_and_nothing_to_measure_stops_it(
     tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
