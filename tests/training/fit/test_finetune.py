@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -23,7 +24,7 @@ from training.fit.recipe import RECIPES, load_recipe
 from training.fit.run_data import load_data
 
 from ..tiny_data import make_data
-from .commands import command
+from .commands import command, error_of
 
 
 @pytest.fixture(scope="module")
@@ -116,6 +117,33 @@ class TestRuns:
         dataset = make_dataset(records.train, records.everything, processor, recipe, left_out=records.left_out)
         phrases = {phrase for _ in range(8) for index in range(len(dataset)) for phrase in self._asked(dataset, index)}
         assert not any("liver" in phrase or "hepa" in phrase for phrase in phrases) and len(phrases) > 30
+
+    def test_negative_images_of_other_modalities_are_part_of_the_run(
+        self, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        data, used = make_data(tmp_path / "data"), []
+        dataset_of = finetune.make_dataset
+
+        def make(*arguments: Any, **more: Any) -> GroundingDataset:
+            used.append([one.image_id for one in arguments[5]])
+            return dataset_of(*arguments, **more)
+
+        monkeypatch.setattr(finetune, "make_dataset", make)
+        recipe = tmp_path / "recipe.yaml"
+        recipe.write_text(f"{(RECIPES / 'full.yaml').read_text(encoding='utf-8')}\nnegative_images: 0.5\n")
+        options = command(checkpoint, data, tmp_path / "out", "--recipe", str(recipe))
+        assert main([*options, "--dry_run"]) == 0 and main(options) == 0
+        assert main(command(checkpoint, data, tmp_path / "plain")) == 0
+        assert used == [["a.png"], ["a.png"], []]
+        (data / "images" / "a.png").rename(data / "images" / "c.png")
+        content = (data / "train.json").read_text(encoding="utf-8")
+        (data / "train.json").write_text(content.replace("a.png", "c.png"), encoding="utf-8")
+        assert error_of(options, capsys) == (
+            "error: out: holds a run with other data, settings or weights: choose another --out"
+        )
+        assert main(command(checkpoint, data, tmp_path / "plain")) == 0, "it has no negative images"
+        (data / "train.json").write_text(content.replace('"a.png", "patient": "a"', '"../a.png", "patient": "a"'))
+        assert "leaves the data folder" in error_of(options, capsys)
 
     @staticmethod
     def _asked(dataset: GroundingDataset, index: int) -> list[str]:
