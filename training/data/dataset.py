@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields, replace
-from functools import lru_cache
+from dataclasses import fields, replace
+from functools import lru_cache, partial
 from typing import Any
 
 import numpy as np
@@ -36,10 +36,11 @@ from .augmentation import (
     visible_share,
 )
 from .effects import draw_effects
+from .image_cache import CachedImage, ImageCache
 from .negative_images import NegativeImages
 from .photometry import display_values, draw_photometry, draw_window
 from .prompts import PromptRecipe, PromptSampler, rough_token_length
-from .records import GroundingRecord, image_error
+from .records import UNREADABLE, GroundingRecord, image_error
 from .unlearned import LabelSet, UnlearnedPhrases
 from .validation import too_many
 from .vocabulary import Vocabulary
@@ -51,24 +52,8 @@ CACHE_BYTES = 2 << 30
 AIR_HU = -1000.0
 # Range of int16, in which HU are cached.
 LOWEST_HU, HIGHEST_HU = -32000, 32000
-# What reading a broken image raises.
-UNREADABLE = (OSError, ValueError, SyntaxError)
 logger = logging.getLogger(__name__)
 _has_side = lru_cache(maxsize=4096)(means_a_side)
-
-
-@dataclass(frozen=True)
-class CachedImage:
-    """A decoded image of moderate size.
-
-    Args:
-        pixels (`torch.Tensor`): uint8 of shape `(1 or 3, h, w)`, where 255 is 1.0, since float32 would fill the cache
-            four times as fast; or int16 of shape `(1, h, w)` in HU.
-        display (`tuple[float, float]`, *optional*): HU shown as black and as white; only of images in HU.
-    """
-
-    pixels: torch.Tensor
-    display: tuple[float, float] | None = None
 
 
 class GroundingDataset(Dataset):
@@ -85,8 +70,8 @@ class GroundingDataset(Dataset):
         augmentation ([`AugmentationRecipe`], *optional*): how images are augmented.
         foreign (`dict[str, tuple[str, ...]]`, *optional*): source -> labels, for negatives of other body parts.
         token_length (`Callable[[str], int]`, *optional*): tokens of a phrase with its separator.
-        cache_bytes (`int`): decoded images stay in memory up to so many bytes, in each process; the others are
-            decoded again.
+        cache_bytes (`int`): decoded images, negative ones too, stay in memory up to so many bytes, in each process;
+            the others are decoded again.
         negatives (`tuple[float, Sequence[GroundingRecord]]`, *optional*): share of the images that are replaced by one
             that shows nothing of the modality, and the records of all modalities that these are taken from.
         unlearned ([`UnlearnedPhrases`], *optional*): phrases that are answered with nothing.
@@ -129,9 +114,8 @@ class GroundingDataset(Dataset):
         self.sampler = PromptSampler(
             Vocabulary.load(), foreign or {}, prompts or PromptRecipe(), token_length, unlearned, left_out
         )
-        self._negatives = NegativeImages(negatives[1], self.modality, negatives[0], self._negative_pixels)
-        self._cache: dict[int, CachedImage] = {}
-        self._room = self._cache_bytes = cache_bytes
+        self._cache = ImageCache(cache_bytes)
+        self._negatives = NegativeImages(negatives[1], self.modality, negatives[0], self._negative_pixels, self._cache)
         # Shared with the loader's processes, which start anew every epoch: 1 for an image that is broken.
         self._broken = torch.zeros(len(self.records), dtype=torch.uint8).share_memory_()
         self._order: NDArray[np.int64] = np.arange(len(self.records))
@@ -256,11 +240,15 @@ class GroundingDataset(Dataset):
     def broken(self) -> dict[str, str]:
         """Return the images that were broken so far, by this process and those of the loader, with the reason."""
         records = [self.records[index] for index in self._broken.nonzero()[:, 0].tolist()]
-        return {record.image_id: self._reason(record) for record in records}
+        negatives = {f"{one.modality}/{one.source}/{one.image_id}": one for one in self._negatives.broken()}
+        return {record.image_id: self._reason(record, self._decode) for record in records} | {
+            name: self._reason(record, self._negative_pixels) for name, record in negatives.items()
+        }
 
-    def _reason(self, record: GroundingRecord) -> str:
+    @staticmethod
+    def _reason(record: GroundingRecord, decode: Callable[[GroundingRecord], Any]) -> str:
         try:
-            self._decode(record)
+            decode(record)
         except UNREADABLE as error:
             return one_line(error, 120)
         return "could not be read at first"
@@ -273,18 +261,10 @@ class GroundingDataset(Dataset):
     def release(self) -> None:
         """Free the memory of the decoded images."""
         self._cache.clear()
-        self._room = self._cache_bytes
 
     def image(self, number: int) -> CachedImage:
         """Return the decoded image of record `number`, which stays in memory while there is room."""
-        if number in self._cache:
-            return self._cache[number]
-        image = self._decode(self.records[number])
-        size = image.pixels.numel() * image.pixels.element_size()
-        if size <= self._room:
-            self._cache[number] = image
-            self._room -= size
-        return image
+        return self._cache.get(number, partial(self._decode, self.records[number]))
 
     def _decode(self, record: GroundingRecord) -> CachedImage:
         pixels = record.load()

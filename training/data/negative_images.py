@@ -3,8 +3,9 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,8 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from .records import GroundingRecord, random_key
+from .image_cache import CachedImage, ImageCache
+from .records import UNREADABLE, GroundingRecord, image_error, random_key
 
 
 # Modalities that show the same organs alike: an image of one does not prove that the labels of the other are absent.
@@ -29,6 +31,7 @@ PHOTOGRAPHS = (
 MOST_IMAGES = 240
 
 Pixels = NDArray[Any]
+logger = logging.getLogger(__name__)
 
 
 class NegativeImages:
@@ -40,6 +43,7 @@ class NegativeImages:
         modality (`str`): of the expert.
         share (`float`): of the training images that are replaced.
         load (`Callable`): decodes a record to `(1 or 3, h, w)` in [0, 1].
+        cache ([`ImageCache`]): keeps the decoded records.
     """
 
     def __init__(
@@ -48,13 +52,17 @@ class NegativeImages:
         modality: str,
         share: float,
         load: Callable[[GroundingRecord], torch.Tensor],
+        cache: ImageCache,
     ) -> None:
-        self.share, self._load = share, load
+        self.share, self._load, self._cache = share, load, cache
         self._records = chosen_records(records, modality)
-        self._cache: dict[int, torch.Tensor] = {}
+        # Shared with the loader's processes, as in the data set: 1 for an image that is broken.
+        self._broken = torch.zeros(len(self._records), dtype=torch.uint8).share_memory_()
 
     def draw(self, size: tuple[int, int], rng: np.random.Generator) -> torch.Tensor:
         """Return an image, float `(1 or 3, h, w)` in [0, 1]: a synthetic one of `size`, or a record as it is.
+
+        In the place of a record that cannot be read there is a synthetic one.
 
         Args:
             size (`tuple[int, int]`): height and width.
@@ -62,10 +70,29 @@ class NegativeImages:
         """
         if not self._records or rng.random() < SYNTHETIC_SHARE:
             return torch.from_numpy(synthetic_image(size, rng))
-        index = int(rng.integers(len(self._records)))
-        if index not in self._cache:
-            self._cache[index] = (self._load(self._records[index]) * 255).round_().clamp_(0, 255).byte()
-        return self._cache[index].float().div_(255)
+        image = self._image(int(rng.integers(len(self._records))))
+        if image is None:
+            return torch.from_numpy(synthetic_image(size, rng))
+        return image.pixels.float().div_(255)
+
+    def _image(self, index: int) -> CachedImage | None:
+        """Return the decoded record `index`, `None` if it is broken, which is logged once."""
+        if self._broken[index]:
+            return None
+        record = self._records[index]
+        try:
+            return self._cache.get(("negative", index), partial(self._decode, record))
+        except UNREADABLE as error:
+            self._broken[index] = 1
+            logger.warning("left out: %s", image_error(record.image_id, error))
+            return None
+
+    def _decode(self, record: GroundingRecord) -> CachedImage:
+        return CachedImage((self._load(record) * 255).round_().clamp_(0, 255).byte())
+
+    def broken(self) -> list[GroundingRecord]:
+        """Return the records that were broken so far, in this process and in those of the loader."""
+        return [self._records[index] for index in self._broken.nonzero()[:, 0].tolist()]
 
 
 def chosen_records(records: Sequence[GroundingRecord], modality: str) -> list[GroundingRecord]:

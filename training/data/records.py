@@ -35,6 +35,8 @@ DEFAULT_DATA = os.environ.get("MEDGLIP_DATA", "out/data")
 SPLITS = ("train", "validation", "test")
 # Where a label with a side forbids flips and turns: in all images of its source, in its image, nowhere.
 SIDES = ("source", "image", "none")
+# What reading a broken image raises.
+UNREADABLE = (OSError, ValueError, SyntaxError)
 LUNG, LUNG_SIDES = "lung", ("left lung", "right lung")
 
 
@@ -271,7 +273,7 @@ def readable(records: Sequence[GroundingRecord], broken: dict[str, str]) -> list
             if pixels.dtype.kind == "f" and not np.isfinite(pixels).all():
                 raise ValueError("has pixels that are not finite numbers")
             whole.append(record)
-        except (OSError, ValueError, SyntaxError) as error:
+        except UNREADABLE as error:
             broken[record.image_id] = one_line(error, 120)
             logger.warning("left out: %s", image_error(record.image_id, error))
     return whole

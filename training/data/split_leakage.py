@@ -11,11 +11,10 @@ from collections.abc import Sequence
 import numpy as np
 from tqdm.auto import tqdm
 
-from .records import GroundingRecord
+from .records import UNREADABLE, GroundingRecord
 
 
 logger = logging.getLogger(__name__)
-UNREADABLE = (OSError, ValueError, SyntaxError)
 # From so many images on it is shown how far the comparison is.
 MANY = 200
 

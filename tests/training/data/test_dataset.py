@@ -234,10 +234,10 @@ def test_what_a_source_cannot_show_is_asked_and_has_no_box() -> None:
 
 def test_the_images_in_memory_are_given_back() -> None:
     data = GroundingDataset([record([[10, 10, 50, 50]], ["liver"], ["liver"])], image_processor(), 64)
-    first, room = data.image(0), data._room
+    first, room = data.image(0), data._cache.room
     assert data.image(0) is first
     data.release()
-    assert data._room > room and data.image(0) is not first and data._room == room
+    assert data._cache.room > room and data.image(0) is not first and data._cache.room == room
 
 
 def test_a_close_up_that_cuts_everything_is_not_taken() -> None:
