@@ -95,7 +95,8 @@ def scaled(processor: Any, factor: float) -> Any:
     images = processor.image_processor
     for settings in images.modality_settings.values():
         settings["size"] = {
-            side: max(1, round(pixels * factor / images.size_divisor)) * images.size_divisor
+            # A longest edge without a limit is None, and stays so.
+            side: max(1, round(pixels * factor / images.size_divisor)) * images.size_divisor if pixels else pixels
             for side, pixels in settings["size"].items()
         }
     return processor

@@ -125,6 +125,17 @@ def test_two_sizes_are_averaged(monkeypatch: pytest.MonkeyPatch) -> None:
     assert tiny == {"height": 32, "width": 32}, "never smaller than one cell"
 
 
+@pytest.mark.parametrize(("longest", "expected"), [(None, None), (1333, 1024)])
+def test_sizes_of_edges(longest: int | None, expected: int | None) -> None:
+    processor = tiny_processor()
+    size = {"shortest_edge": 800, "longest_edge": longest}
+    processor.image_processor.modality_settings["ct"]["size"] = size
+    changed = scaled(processor, 0.77)
+    assert changed.image_processor.modality_settings["ct"]["size"] == {"shortest_edge": 608, "longest_edge": expected}
+    pixels = changed(images=np.zeros((80, 100), np.uint8), text="polyp.", modality="ct")["pixel_values"]
+    assert tuple(pixels.shape[-2:]) == (608, 768)
+
+
 def test_every_number_is_of_both_ways(monkeypatch: pytest.MonkeyPatch) -> None:
     """What may be in no image, and other wordings, are asked as the labels are."""
     item = record([[10, 10, 30, 30]], ["polyp"], modality="endoscopy", settings=SourceSettings(regions=("bowel",)))
