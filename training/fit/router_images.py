@@ -4,11 +4,12 @@
 Images that are not medical come from packages, each under its own license, and are not stored here: the sample images
 of scikit-image and scikit-learn (BSD, some CC0), Matplotlib (PSF-like) and Gradio (Apache-2.0), where they are
 installed; and the unpacked files of the Debian packages in `FOLDERS` below a folder that is given. Absent ones are
-left out.
+left out, of those packages with a warning.
 """
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -82,6 +83,7 @@ FOLDERS = {
     "gimp-help-en": "screenshots",  # GFDL-1.2+
     "gnome-user-docs": "screenshots",  # CC-BY-SA-3.0
 }
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -231,8 +233,11 @@ def of_packages(folder: Path) -> Iterator[RouterImage]:
     """
     for path in sample_images():
         yield RouterImage(OTHER, "sample_images", partial(_read, path))
-    for package, source in FOLDERS.items():
-        files = image_files(folder / package)
+    found = {package: image_files(folder / package) for package in FOLDERS}
+    if absent := [package for package, files in found.items() if not files]:
+        logger.warning("%s: no images of %s there: the router learns without them", folder, ", ".join(absent))
+    for package, files in found.items():
+        source = FOLDERS[package]
         chosen = np.random.default_rng(0).permutation(len(files))[:MOST_PER_PACKAGE]
         yield from (RouterImage(OTHER, source, partial(_read, files[index])) for index in chosen)
 

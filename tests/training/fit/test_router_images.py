@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from pathlib import Path
 
@@ -99,7 +100,9 @@ def test_bone_is_bright_in_a_projection() -> None:
     assert shown[:, 0].max() < 1 and (shown[:, 8] > 1.2 * shown[:, 18]).all() and shown[0, 18] > 100
 
 
-def test_photographs_of_packages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_photographs_of_packages(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     monkeypatch.setattr(router_images, "INSTALLED", (("no_such_package", ""),))
     folder = tmp_path / "mate-backgrounds" / "usr"
     folder.mkdir(parents=True)
@@ -110,6 +113,15 @@ def test_photographs_of_packages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert {one.kind for one in images} == {OTHER}
     (wall,) = (one for one in images if one.source == "wallpapers")
     assert wall.load(RNG).shape == (3, 130, 120)
+    (warning,) = caplog.messages
+    absent = [name for name in router_images.FOLDERS if name != "mate-backgrounds"]
+    assert warning == f"{tmp_path}: no images of {', '.join(absent)} there: the router learns without them"
+
+
+def test_the_packages_are_those_that_the_documents_fetch() -> None:
+    text = (Path(router_images.__file__).parents[1] / "README.md").read_text(encoding="utf-8").replace("\\\n", " ")
+    (names,) = re.findall(r"^for name in (.+); do$", text, flags=re.MULTILINE)
+    assert names.split() == list(router_images.FOLDERS)
 
 
 def test_photographs_that_are_kept_for_tests_are_left_out() -> None:
