@@ -58,6 +58,8 @@ OTHER = "other"
 UNKNOWN_LABEL_FACTOR = 0.1
 ROUTER_CLASSES = (*MODALITIES, OTHER)
 ROUTER_BACKBONE = "efficientnet_lite0"
+# Probability below which its choice is unsure, unless a checkpoint states another one.
+ROUTER_WARNING = 0.7
 # Stages of it, the last ones of those it has weights for, whose maps are pooled.
 ROUTER_STAGES = 3
 # Side in pixels of the input of the router's encoder.
@@ -1176,7 +1178,7 @@ class MedGlipImageProcessor(TorchvisionBackend):
         size_divisor: int = 32,
         return_pixel_mask: bool = True,
         router: MedGlipRouter | dict[str, Any] | None = None,
-        router_warning: float = 0.7,
+        router_warning: float = ROUTER_WARNING,
         **kwargs: Any,
     ) -> None:
         super().__init__(**{key: value for key, value in kwargs.items() if key not in ("backend", "use_fast")})

@@ -32,9 +32,10 @@ from .photometry import compressed, softened, through_smaller, uneven_light
 
 
 Effect = Callable[[torch.Tensor, Boxes, np.random.Generator], torch.Tensor]
+# Not the image processor's, which are float32: gains from those would differ in their last bits, and so would images.
 LUMINANCE = np.array([0.299, 0.587, 0.114])
 # Rows are luminance and two differences of colors (the YIQ space of television).
-TO_YIQ = np.array([[0.299, 0.587, 0.114], [0.596, -0.274, -0.322], [0.211, -0.523, 0.312]])
+TO_YIQ = np.array([LUMINANCE, [0.596, -0.274, -0.322], [0.211, -0.523, 0.312]])
 LEVELS = np.linspace(0, 1, 256)
 
 

@@ -14,6 +14,7 @@ from torchvision.transforms.v2 import functional as transforms
 from .augmentation import AugmentationRecipe
 
 
+# The first weight is torchvision's, not the image processor's 0.299, which would change the images of every recipe.
 LUMINANCE = torch.tensor([0.2989, 0.587, 0.114])
 
 

@@ -25,6 +25,7 @@ from transformers import AutoBackbone, TimmBackboneConfig
 from modeling_medglip.cli.scripts import script_main
 from modeling_medglip.errors import one_line
 from modeling_medglip.image_processing_medglip import (
+    OTHER,
     ROUTER_BACKBONE,
     ROUTER_CLASSES,
     MedGlipImageProcessor,
@@ -38,7 +39,7 @@ from ..data.load import load_records
 from ..data.records import DEFAULT_DATA
 from ..data.validation import check_options, readable_enough
 from .router_classifier import SOURCE_POWER, FeatureTable, fit, moments_of, with_temperature
-from .router_images import OTHER, RouterImage, draw, of_packages, of_records, of_volumes, phantoms, shown
+from .router_images import RouterImage, draw, of_packages, of_records, of_volumes, phantoms, shown
 from .router_measures import accuracy, left_out, left_out_report
 from .starting_weights import load_image_encoder
 

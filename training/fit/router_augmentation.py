@@ -13,6 +13,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from modeling_medglip.image_processing_medglip import OTHER
+
 from ..data.augmentation import AugmentationFlags, AugmentationRecipe, draw_geometry
 from ..data.effects import EFFECTS, draw_effects
 from ..data.photometry import draw_photometry
@@ -66,7 +68,7 @@ def effects_of(kind: str) -> tuple[tuple[str, float], ...]:
     """Return names of effects and how often each is drawn.
 
     Args:
-        kind (`str`): one of `MODALITIES`, or `"other"`, whose images get every effect: none gives a modality away.
+        kind (`str`): one of `ROUTER_CLASSES`; images of `OTHER` get every effect: none gives a modality away.
     """
     own = dict(SourceSettingsTable.load().of(kind, "", ()).effects) or dict.fromkeys(EFFECTS, 1.0)
     return tuple({**own, **ANY, **OF_MODALITY.get(kind, {})}.items())
@@ -77,7 +79,7 @@ def augment(image: Pixels, kind: str, rng: np.random.Generator) -> Pixels:
 
     Args:
         image (`np.ndarray` of shape `(1 or 3, h, w)`): float32 in [0, 1].
-        kind (`str`): one of `MODALITIES`, or `"other"`.
+        kind (`str`): one of `ROUTER_CLASSES`.
         rng (`np.random.Generator`): the source of everything random.
     """
     turned = bool(rng.random() < TURNED_SHARE)
@@ -87,4 +89,4 @@ def augment(image: Pixels, kind: str, rng: np.random.Generator) -> Pixels:
     values = geometry.resample(torch.from_numpy(image), (image.shape[1], image.shape[2]), fill)
     values = draw_effects(values, NO_BOXES, effects_of(kind), RECIPE.effects, rng)
     varied: Pixels = draw_photometry(values, True, RECIPE, rng).numpy()
-    return varied if kind == "other" or varied.std() >= LEAST_SPREAD else image
+    return varied if kind == OTHER or varied.std() >= LEAST_SPREAD else image

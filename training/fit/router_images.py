@@ -24,8 +24,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from scipy.ndimage import rotate
 
-from modeling_medglip.image_processing_medglip import channels_first, resize_image
-from modeling_medglip.modalities import MODALITIES
+from modeling_medglip.image_processing_medglip import OTHER, ROUTER_CLASSES, channels_first, resize_image
 from modeling_medglip.volumes.geometry import Volume, extract_slice, slice_count, slice_spacing, to_lps
 from modeling_medglip.volumes.reader import read_volume
 
@@ -37,8 +36,6 @@ from .router_augmentation import Pixels, augment
 from .router_phantoms import MEDICAL, NOT_MEDICAL, Rng
 
 
-OTHER = "other"
-KINDS = (*MODALITIES, OTHER)
 LARGEST_SIDE = 224
 # Images that a phantom counts as when sources are drawn.
 PHANTOM_SIZE = 100
@@ -91,7 +88,7 @@ class RouterImage:
     """One image, or a phantom that is new every time.
 
     Attributes:
-        kind (`str`): one of `KINDS`.
+        kind (`str`): one of `ROUTER_CLASSES`.
         source (`str`): all images of one hospital or package share it.
         load (`Callable[[np.random.Generator], np.ndarray]`): returns `(c, h, w)` in its own units, of a phantom in
             [0, 1].
@@ -293,7 +290,7 @@ def draw(images: Sequence[RouterImage], count: int, power: float, rng: Rng) -> l
     for image in images:
         sizes[image.kind, image.source] += image.size
     drawn: list[int] = []
-    for kind in KINDS:
+    for kind in ROUTER_CLASSES:
         members = [index for index, image in enumerate(images) if image.kind == kind]
         if members:
             weight = np.array([images[i].size * sizes[kind, images[i].source] ** power for i in members])

@@ -5,19 +5,18 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import softmax
 
-from modeling_medglip.image_processing_medglip import ROUTER_CLASSES
+from modeling_medglip.image_processing_medglip import OTHER, ROUTER_CLASSES, ROUTER_WARNING
 
 from .router_classifier import FeatureTable, fit, logits_of, moments_of
-from .router_images import FAMILIES, MADE_UP, OTHER
+from .router_images import FAMILIES, MADE_UP
 
 
-# Probability from which a choice is believed: the image processor's default of `router_warning`.
-SURE = 0.7
 BINS = 10
 
 
@@ -111,7 +110,7 @@ def calibration(table: FeatureTable, logits: NDArray[np.float64]) -> dict[str, A
 
     Returns:
         `temperature`, `expected_calibration_error` before and after, `bins` (share of the samples, mean probability,
-        accuracy), and at the level `SURE` the share of unsure choices and the accuracy of the others.
+        accuracy), and at the level `ROUTER_WARNING` the share of unsure choices and the accuracy of the others.
     """
     sizes = Counter(table.sources.tolist())
     weights = np.array([1 / sizes[source] for source in table.sources.tolist()])
@@ -120,28 +119,23 @@ def calibration(table: FeatureTable, logits: NDArray[np.float64]) -> dict[str, A
     losses = [-(weights * np.log(chosen_probability(logits / t, table.classes))).sum() for t in temperatures]
     temperature = float(temperatures[int(np.argmin(losses))])
     right = logits.argmax(1) == table.classes
-    before, after = (softmax(part).max(1) for part in (logits, logits / temperature))
-    sure = after >= SURE
+    before, after = (softmax(part, axis=1).max(1) for part in (logits, logits / temperature))
+    sure = after >= ROUTER_WARNING
     return {
         "temperature": temperature,
         "expected_calibration_error_before": calibration_error(reliability(before, right, weights)),
         "expected_calibration_error": calibration_error(reliability(after, right, weights)),
         "bins": reliability(after, right, weights),
-        "level": SURE,
+        "level": ROUTER_WARNING,
         "unsure": float(weights[~sure].sum()),
         "accuracy_of_sure": float(np.average(right[sure], weights=weights[sure])) if sure.any() else None,
     }
 
 
-def softmax(logits: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return the probabilities of rows of scores."""
-    powers = np.exp(logits - logits.max(1, keepdims=True))
-    return cast(NDArray[np.float64], powers / powers.sum(1, keepdims=True))
-
-
 def chosen_probability(logits: NDArray[np.float64], classes: NDArray[np.int64]) -> NDArray[np.float64]:
     """Return the probability of the right class of every row, at least 1e-6."""
-    return softmax(logits)[np.arange(len(classes)), classes].clip(1e-6)
+    chosen: NDArray[np.float64] = softmax(logits, axis=1)[np.arange(len(classes)), classes]
+    return chosen.clip(1e-6)
 
 
 def reliability(

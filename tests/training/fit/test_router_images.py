@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from modeling_medglip.image_processing_medglip import OTHER
 from modeling_medglip.volumes.geometry import Volume
 from tests.modeling_medglip.test_router import GRAY, RNG, SCANNER
 from training.fit import router_images
-from training.fit.router_images import OTHER, RouterImage
+from training.fit.router_images import RouterImage
 
 
 def image(kind: str, source: str = "a", size: int = 1) -> RouterImage:
