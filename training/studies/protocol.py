@@ -14,6 +14,7 @@ import argparse
 import hashlib
 import json
 import logging
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -183,8 +184,7 @@ def run_row(
     torch.manual_seed(seed)
     base, processor = load_base(FinetuneArguments(data, modality, recipe="embedded"), recipe)
     labels = sorted({label for record in records for label in record.annotated})
-    fixed = name in FIXED_LABELS
-    asked: Any = FixedLabelProcessor(processor, labels) if fixed else processor
+    asked: Any = FixedLabelProcessor(processor, labels) if name in FIXED_LABELS else processor
     model: nn.Module = base
     if name != "zero-shot":
         elsewhere = images_elsewhere(data, modality, recipe)
@@ -192,10 +192,8 @@ def run_row(
     detections = find_all(model, asked, validation)
     scores = scores_of(validation, detections)
     count = 0 if name == "zero-shot" else _images(train)
-    row = {
-        "images": {"train": count, "validation": len(validation), "broken": len(left_out)},
-        **_numbers(scores, train if name != "10 %" else records),
-    }
+    images = {"train": count, "validation": len(validation), "broken": len(left_out)}
+    row = {"images": images, **_numbers(scores, train if name != "10 %" else records)}
     if len(set(map(patient_of, validation))) < MIN_PATIENTS:
         return row, None
     return row, resampled(validation, detections, sorted(scores.labels), DRAWS)[:, 0]
@@ -242,12 +240,9 @@ def _trained(
 
 def _numbers(scores: Scores, train: Sequence[GroundingRecord]) -> dict[str, Any]:
     """Means over all labels, and over those with at least 30 training images."""
-    counts: dict[str, int] = {}
-    for record in train:
-        if record.split == "train" and record.view_of is None:
-            for label in set(record.labels):
-                counts[label] = counts.get(label, 0) + 1
-    often = Scores({label: value for label, value in scores.labels.items() if counts.get(label, 0) >= 30})
+    shown = [record for record in train if record.split == "train" and record.view_of is None]
+    counts = Counter(label for record in shown for label in set(record.labels))
+    often = Scores({label: value for label, value in scores.labels.items() if counts[label] >= 30})
     return {**scores.as_dict(), "well_shown": {"AP": often.ap, "AP50": often.ap50}}
 
 
@@ -457,7 +452,9 @@ def study_parser(module: str, about: str, out: str) -> argparse.ArgumentParser:
     parser.add_argument("--data", default=DEFAULT_DATA, help="built data set, its id on the Hub, or a COCO file")
     parser.add_argument("--modality", nargs="+", type=resolve_modality, default=[])
     parser.add_argument("--recipe", default="embedded", help="file, or the name of one in training/recipes")
-    parser.add_argument("--like", help="recipe whose augmentation, prompts and head replace the recipe's")
+    parser.add_argument(
+        "--like", help="recipe whose augmentation, prompts, negative images and head replace the recipe's"
+    )
     parser.add_argument("--epochs", type=float, help="of every training, instead of the recipe's")
     parser.add_argument("--size", type=int, help="input size in pixels, instead of the recipe's")
     parser.add_argument("--out", type=Path, default=Path(out))
@@ -494,9 +491,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--row", nargs="+", choices=list(ROWS), default=list(ROWS), help="only these")
     options = parser.parse_args(argv)
     prepare(options)
-    recipe = studied_recipe(options)
-    measured = protocol(options.modality, options.data, recipe, options.out, options.row, options.seed)
-    print(render_page(measured), end="")
+    recipe, out = studied_recipe(options), options.out
+    print(render_page(protocol(options.modality, options.data, recipe, out, options.row, options.seed)), end="")
     return 0
 
 

@@ -63,7 +63,7 @@ class TestImagesElsewhere:
         (data / "train.json").unlink()
         assert images_elsewhere(data, "ct", RECIPE) == []
 
-    def test_damage_in_another_modality_is_told(self, tmp_path: Path) -> None:
+    def test_damage_in_another_modality_is_an_error(self, tmp_path: Path) -> None:
         data = make_data(tmp_path)
         content = json.loads((data / "train.json").read_text(encoding="utf-8"))
         content["images"][3]["split"] = "trian"
