@@ -158,9 +158,8 @@ class GroundingDataset(Dataset):
         if record.annotated and not annotated:  # a close-up cut all of it: there would be nothing to ask
             geometry = IDENTITY
             visible, labels, annotated = self._visible(record, boxes)
-        source_labels = tuple(sorted({*record.source_labels, *record.annotated}))
-        annotated += [label for label in record.settings.absent if self._is_asked(label, source_labels)]
-        prompt = self.sampler.draw(labels, annotated, record.settings.regions, rng, source_labels)
+        annotated += [label for label in record.excluded_labels if not self._is_left_out(label)]
+        prompt = self.sampler.draw(labels, annotated, record.settings.regions, rng, record.possible_labels)
         return {
             "pixel_values": self._pixels(record, image, geometry, visible, recipe, rng),
             "text_labels": list(prompt.phrases),
@@ -168,10 +167,10 @@ class GroundingDataset(Dataset):
             "modality": self.modality,
         }
 
-    def _is_asked(self, label: str, source_labels: Sequence[str]) -> bool:
-        """Return whether a label that a source cannot show is asked: not if it is held out of training."""
+    def _is_left_out(self, label: str) -> bool:
+        """Return whether a label means one that is held out of training, or a kind of it."""
         left_out = self.sampler.left_out
-        return label not in source_labels and not (left_out is not None and left_out.narrows(label))
+        return left_out is not None and left_out.narrows(label)
 
     def shown(self, index: int) -> GroundingRecord:
         """Return the record that example `index` of this epoch comes from, if it can be read."""

@@ -10,6 +10,7 @@ import numpy as np
 
 from modeling_medglip.taxonomy.phrases import normalize_phrase
 
+from .absent import absent_labels
 from .unlearned import LabelSet, UnlearnedPhrases
 from .vocabulary import Vocabulary
 
@@ -105,7 +106,7 @@ class PromptSampler:
             source_labels (`Sequence[str]`, *optional*): what may be in the image though it is not asked, such as
                 labels that were cut off at its border; the annotated ones when not given.
         """
-        present, known = set(labels), tuple(source_labels or annotated)
+        present = set(labels)
         if self.recipe.only_unlearned and rng.random() < self.recipe.only_unlearned:
             unlearned = self._unlearned([], rng, at_least_one=True)
             if unlearned:
@@ -114,8 +115,9 @@ class PromptSampler:
         if self.recipe.siblings:
             chosen += self._siblings(chosen, annotated, present, rng)
         phrases = self._word(chosen, annotated, present, rng)
-        regions = regions or self.vocabulary.regions(known)
-        phrases += [(phrase, ()) for phrase in self._foreign(regions, known, rng, at_least_one=not phrases)]
+        everywhere = [name for names in self.others.values() for name in names]
+        absent = absent_labels(everywhere, labels, annotated, regions, source_labels, self.vocabulary)
+        phrases += [(phrase, ()) for phrase in self._foreign(set(absent.foreign), rng, at_least_one=not phrases)]
         phrases += self._unlearned([phrase for phrase, _ in phrases], rng, at_least_one=False)
         if not phrases:  # nothing is known to be absent either
             phrases = self._word(annotated, annotated, present, rng)
@@ -218,14 +220,11 @@ class PromptSampler:
         """Whether the labels of a term are all that it covers, or one of them has a box."""
         return bool(set(members) & present) or bool(members and term in self.vocabulary.pairs)
 
-    def _foreign(
-        self, regions: Sequence[str], known: tuple[str, ...], rng: np.random.Generator, at_least_one: bool
-    ) -> list[str]:
+    def _foreign(self, absent: set[str], rng: np.random.Generator, at_least_one: bool) -> list[str]:
+        """Return wordings of labels of other parts of the body, every source as often."""
         least = int(at_least_one)
         count = int(rng.integers(least, max(self.recipe.foreign, least) + 1))
-        others = (self.vocabulary.foreign(regions, names) for names in self.others.values())
-        meant = frozenset().union(*map(self.vocabulary.wordings, known))
-        sources = [left for names in others if (left := [n for n in names if normalize_phrase(n) not in meant])]
+        sources = [left for names in self.others.values() if (left := [name for name in names if name in absent])]
         phrases: list[str] = []
         for _ in range(count if sources else 0):
             names = sources[rng.integers(len(sources))]

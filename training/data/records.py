@@ -117,6 +117,17 @@ class GroundingRecord:
         """Source and name of the image; several records may be views of one."""
         return self.source, self.view_of or self.image_id
 
+    @property
+    def possible_labels(self) -> tuple[str, ...]:
+        """All labels of the source, sorted: any of them may be in the image."""
+        return tuple(sorted({*self.source_labels, *self.annotated}))
+
+    @property
+    def excluded_labels(self) -> tuple[str, ...]:
+        """Labels of other sources that no image of this one can show."""
+        possible = self.possible_labels
+        return tuple(label for label in self.settings.absent if label not in possible)
+
     def unit_outlines(self) -> list[NDArray[np.float32] | None]:
         """Return the outline of each box in units of the image, `None` for objects without one."""
         size = np.array(self.size, dtype=np.float32)

@@ -17,6 +17,7 @@ import yaml
 
 from modeling_medglip.modalities import MODALITIES
 
+from ..data.absent import labels_absent_from
 from ..data.records import GroundingRecord
 from ..data.vocabulary import SYNONYMS_FILE, Vocabulary
 from .bootstrap import interval
@@ -259,7 +260,7 @@ def _foreign_floor(find: Finder, records: Sequence[GroundingRecord], labels: Seq
     rng = np.random.default_rng(0)
     images, prompts = [], []
     for record in _first(records, FOREIGN_IMAGES):
-        names = Vocabulary.load().foreign(record.settings.regions, labels)
+        names = labels_absent_from(record, labels).foreign
         if names:
             images.append(record)
             prompts.append([str(name) for name in rng.permutation(list(names))[:FOREIGN_LABELS]])

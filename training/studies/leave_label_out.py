@@ -14,6 +14,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +25,9 @@ from modeling_medglip.cli.scripts import script_main
 from modeling_medglip.outputs.files import write_text
 from modeling_medglip.outputs.markdown import percent, plain, table
 
+from ..data.absent import labels_absent_from
 from ..data.records import GroundingRecord, annotated_labels, chosen_labels
 from ..data.unlearned import UnlearnedPhrases, whole_words
-from ..data.vocabulary import Vocabulary
 from ..evaluate.metrics import Detections
 from ..evaluate.predict import detect_records
 from ..fit.recipe import TrainingRecipe
@@ -50,20 +51,6 @@ LEFT_OUT: Mapping[str, tuple[str, ...]] = {
 MOST_IMAGES = 60
 Row = dict[str, Any]
 logger = logging.getLogger(__name__)
-
-
-def is_absent(label: str, record: GroundingRecord) -> bool:
-    """Return whether a label is certainly not in an image: annotated without a box, or of another part of the body.
-
-    Args:
-        label (`str`): the label.
-        record (`GroundingRecord`): the image.
-    """
-    if label in (*record.source_labels, *record.annotated):
-        return label in record.annotated and label not in record.labels
-    vocabulary = Vocabulary.load()
-    regions = record.settings.regions or vocabulary.regions(record.annotated)
-    return bool(vocabulary.foreign(regions, [label]))
 
 
 def answers(
@@ -133,10 +120,10 @@ def judge(
     unlearned = UnlearnedPhrases.of(modality, learned, words, [label], held_out=True)
     known = set(learned)
     present = [(r, _any(sorted(known & set(r.labels)), rng)) for r in images if known & set(r.labels)]
-    absent = [(r, _any(names, rng)) for r in images if (names := [name for name in learned if is_absent(name, r)])]
+    absent = [(r, _any(names, rng)) for r in images if (names := _absent(r, learned))]
     pairs = {
         "label, there": [(r, label) for r in images if label in r.labels],
-        "label, not there": [(r, label) for r in images if is_absent(label, r)],
+        "label, not there": [(r, label) for r in images if _absent(r, [label])],
         "nonsense": [(r, unlearned.draw(1, rng, ("nonsense",))[0]) for r in images],
         "never learned": [(r, unlearned.draw(1, rng, ("label", "finding"))[0]) for r in images],
         "learned, there": present,
@@ -148,6 +135,11 @@ def judge(
         asked[kind] = answers(expert, [record for record, _ in part], [phrase for _, phrase in part], batch)
     others = chosen_labels(images, None, [label])
     return {"asked": asked, "AP50": measure(*expert, others, batch).ap50}
+
+
+def _absent(record: GroundingRecord, names: Sequence[str]) -> list[str]:
+    absent = set(chain.from_iterable(labels_absent_from(record, names)))
+    return [name for name in names if name in absent]
 
 
 def _any(names: Sequence[str], rng: np.random.Generator) -> str:

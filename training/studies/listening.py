@@ -34,8 +34,10 @@ from modeling_medglip.outputs.files import write_text
 from modeling_medglip.outputs.results import GroundedBox
 from modeling_medglip.processing_medglip import clean_label
 
+from ..data.absent import labels_absent_from
 from ..data.load import load_records
 from ..data.negative_images import ALIKE
+from ..data.photometry import display_values
 from ..data.records import DEFAULT_DATA, GroundingRecord, random_key
 from ..data.unlearned import UnlearnedPhrases, is_held_out, whole_words
 from ..data.validation import check_options
@@ -128,7 +130,8 @@ def study_phrases(grounder: Grounder, records: Records, modality: str, limit: in
     for index, record in enumerate(chosen_images(records[modality], limit)):
         rng = np.random.default_rng([SEED, index])
         asked = {kind: unlearned.draw(PHRASES, rng, kinds) for kind, kinds in UNKNOWN.items()}
-        asked["absent"] = absent_labels(record, learned, rng)
+        absent = [rng.permutation(part)[:ABSENT] for part in labels_absent_from(record, sorted(learned))]
+        asked["absent"] = list(dict.fromkeys(map(str, chain(*absent))))
         asked["present"] = sorted(set(record.labels) & set(learned))[:PRESENT]
         pixels = record.load()
         for kind, phrases in asked.items():
@@ -138,21 +141,6 @@ def study_phrases(grounder: Grounder, records: Records, modality: str, limit: in
                 for phrase, (boxes, presence) in ask(grounder, pixels, phrases, modality).items()
             ]
     return rows
-
-
-def absent_labels(record: GroundingRecord, learned: Sequence[str], rng: np.random.Generator) -> list[str]:
-    """Return learned labels that are not in an image: annotated without a box, or of other parts of the body.
-
-    Args:
-        record (`GroundingRecord`): the image.
-        learned (`Sequence[str]`): labels of the checkpoint.
-        rng (`np.random.Generator`): chooses.
-    """
-    vocabulary, meant = Vocabulary.load(), {*record.source_labels, *record.annotated}
-    annotated = sorted(set(record.annotated) & set(learned) - set(record.labels))
-    regions = record.settings.regions or vocabulary.regions(sorted(meant))
-    foreign = [label for label in vocabulary.foreign(regions, learned) if label not in meant]
-    return [str(label) for part in (annotated, foreign) for label in rng.permutation(part)[:ABSENT]]
 
 
 def negative_images(records: Records, modality: str) -> dict[str, list[NDArray]]:
@@ -171,16 +159,10 @@ def negative_images(records: Records, modality: str) -> dict[str, list[NDArray]]
     alike = {modality}.union(*(group for group in ALIKE if modality in group))
     for name in records:
         if name not in alike:
-            images[name] = [gray_levels(record.load()) for record in chosen_images(records[name], NEGATIVES)]
+            # Hounsfield units of another modality mean nothing to an expert: all pixels from 0 to 255.
+            shown = (display_values(record.load()) for record in chosen_images(records[name], NEGATIVES))
+            images[name] = [(values * 255).round().astype(np.uint8) for values in shown]
     return images
-
-
-def gray_levels(pixels: NDArray) -> NDArray[np.uint8]:
-    """Return pixels of any range as 0 to 255: another modality's Hounsfield units mean nothing to an expert."""
-    if pixels.dtype == np.uint8:
-        return pixels
-    low, high = np.percentile(pixels, (0.5, 99.5))
-    return ((pixels.astype(np.float32) - low) / max(high - low, 1) * 255).clip(0, 255).astype(np.uint8)
 
 
 def study_negative_images(grounder: Grounder, records: Records, modality: str) -> list[Row]:

@@ -143,7 +143,7 @@ SECTIONS: tuple[tuple[str, str, Callable[[Mapping[str, Any]], dict[str, str]]], 
     (
         "Unknown phrases and absent labels",
         f"Boxes per image for up to {PHRASES} phrases of each kind; absent labels: up to {ABSENT} that are annotated"
-        f" without a box, and {ABSENT} of other parts of the body.",
+        f" without a box or that the source cannot show, and {ABSENT} of other parts of the body.",
         _phrase_cells,
     ),
     (

@@ -63,6 +63,39 @@ def test_the_same_seed_gives_the_same_prompts() -> None:
     assert draws(sampler(), labels, labels) == draws(sampler(), labels, labels)
 
 
+def test_seeds_give_these_prompts() -> None:
+    """What a seed draws must not change unnoticed: a run that goes on would draw other prompts than before."""
+    others = {
+        "endoscopy/a": ("polyp", "ulcer"),
+        "fundus/b": ("optic disc", "papilla"),
+        "ultrasound/c": ("nerve",),
+        "ct/d": ("left kidney", "right kidney", "left ventricle"),
+    }
+    asked = PromptSampler(VOCABULARY, others, PromptRecipe(replace=0.5, siblings=0.5))
+    images: list[tuple[list[str], list[str], list[str], list[str]]] = [
+        (["polyp"], ["polyp", "ulcer"], ["colon"], []),
+        (["left kidney"], ["left kidney", "right kidney"], [], []),
+        ([], ["optic disc"], [], ["optic disc", "nerve"]),
+        ([], ["ulcer"], ["skin"], ["optic disc"]),
+    ]
+    drawn = []
+    for number, (labels, annotated, regions, source_labels) in enumerate(images):
+        for seed in range(2):
+            rng = np.random.default_rng([number, seed])
+            prompt = asked.draw(labels, annotated, regions, rng, source_labels)
+            drawn.append((*prompt.phrases, *prompt.classes, int(rng.integers(1000))))
+    assert drawn == [
+        ("polyp", "left ventricle", "mucosal defect", "right kidney", 0, 394),
+        ("polyp", "ulcer", "left kidney", "papilla", 0, 960),
+        ("papilla", "kidneys", 1, 549),
+        ("right kidney", "papilla", "optic disc", "kidney, left", 3, 675),
+        ("papilla", "LV", 55),
+        ("optic disc", 205),
+        ("polyp", 801),
+        ("right kidney", "mucosal defect", "kidney on the right", 931),
+    ]
+
+
 def test_plain_prompts_ask_everything_or_a_subset_with_its_boxes() -> None:
     annotated = ["left kidney", "polyp", "right kidney", "ulcer"]
     prompts = draws(sampler(replace=0.0, foreign=0), ["polyp", "left kidney", "polyp"], annotated)

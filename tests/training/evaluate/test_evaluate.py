@@ -18,7 +18,7 @@ from training.data.load import load_records
 from training.data.records import GroundingRecord, SourceSettings
 from training.data.vocabulary import Vocabulary
 from training.evaluate import __main__ as command
-from training.evaluate import report
+from training.evaluate import evaluation, report
 from training.evaluate.evaluation import SCHEMA, evaluate_model, label_counts
 from training.evaluate.predict import detect_records, source_labels
 
@@ -143,6 +143,19 @@ def test_every_image_of_a_source_gets_the_same_full_prompt(
     assert foreign and all(
         "abdomen" not in Vocabulary.load().words[name].regions for prompt in foreign for name in prompt
     )
+
+
+def test_no_label_of_the_source_is_asked_as_one_of_another_part_of_the_body(
+    oracle: tuple[Oracle, Any, list[GroundingRecord]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, processor, records = oracle
+    monkeypatch.setattr(evaluation, "FOREIGN_LABELS", 1000)
+    opened = [replace(record, source_labels=("optic disc",)) for record in records]
+    for images, asked in ((records, True), (opened, False)):
+        evaluate_model(model, processor, images, checks={})
+        foreign = {name for prompt in model.prompts[3:] for name in prompt}
+        assert "optic cup" in foreign and ("optic disc" in foreign) is asked
+        model.prompts.clear()
 
 
 def test_wordings_are_measured_against_the_labels_they_cover(

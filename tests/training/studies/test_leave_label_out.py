@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,6 @@ import numpy as np
 import pytest
 
 from tests.modeling_medglip.tiny_checkpoint import save_tiny_checkpoint
-from training.data.records import SourceSettings
 from training.evaluate.metrics import Detections
 from training.fit.finetune import load_base
 from training.studies import cross_source, leave_label_out
@@ -21,18 +19,6 @@ from ..tiny_data import make_data, record
 
 
 BOX, ELSEWHERE = [10.0, 10.0, 30.0, 30.0], [50.0, 40.0, 90.0, 70.0]
-
-
-def test_a_label_is_absent_where_that_is_certain() -> None:
-    kidney = record([BOX], ["left kidney"], ["left kidney", "liver"])
-    assert leave_label_out.is_absent("liver", kidney) and not leave_label_out.is_absent("left kidney", kidney)
-    assert not leave_label_out.is_absent("spleen", kidney), "nobody annotated it"
-    assert leave_label_out.is_absent("optic disc", kidney), "of another part of the body"
-    assert not leave_label_out.is_absent(
-        "liver", replace(kidney, annotated=("left kidney",), source_labels=("liver",))
-    )
-    anywhere = replace(kidney, settings=SourceSettings())
-    assert leave_label_out.is_absent("optic disc", anywhere)
 
 
 def test_answers_count_boxes_and_right_ones(monkeypatch: pytest.MonkeyPatch) -> None:

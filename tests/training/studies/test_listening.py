@@ -100,15 +100,25 @@ def test_unknown_phrases_are_for_measuring_and_absent_labels_are_proved_absent(
     assert listening_page._presence_cells({"phrases": [{"kind": "absent"}]}) == {}, "an older file"
 
 
+def test_labels_that_a_source_cannot_show_are_asked_as_absent(monkeypatch: pytest.MonkeyPatch) -> None:
+    answer(monkeypatch, lambda label: [])
+    laparoscopy = SourceSettings(regions=("abdomen",), absent=("polyp",))
+    records = {"endoscopy": [record([BOX], ["gallbladder"], modality="endoscopy", settings=laparoscopy)]}
+    rows = listening.study_phrases(grounder("endoscopy", "gallbladder", "polyp"), records, "endoscopy", 1)
+    assert [row["phrase"] for row in rows if row["kind"] == "absent"] == ["polyp"]
+
+
 def test_images_that_show_nothing_are_of_other_modalities(monkeypatch: pytest.MonkeyPatch) -> None:
     prompts = answer(monkeypatch, lambda label: [box(label, 0.6)])
-    hounsfield = record([], [], ["liver"], modality="ct", pixels=np.full((20, 20), -1000, np.int16))
+    units = np.linspace(-1000, 1000, 400, dtype=np.int16).reshape(20, 20)
+    hounsfield = record([], [], ["liver"], modality="ct", pixels=units)
     records = {"ct": [hounsfield], "mri": [record([], [], ["glioma"], modality="mri")], "ultrasound": [breast("a")]}
     images = listening.negative_images(records, "ultrasound")
     assert {kind: len(found) for kind, found in images.items()} == {
         "noise": 4, "black": 1, "white": 1, "ct": 1, "mri": 1,
     }  # fmt: skip
     assert all(pixels.dtype == np.uint8 for found in images.values() for pixels in found)
+    assert (images["ct"][0].min(), images["ct"][0].max()) == (0, 255), "as an export to 8 bits"
     assert "mri" not in listening.negative_images(records, "ct"), "may show the same organs"
     rows = listening.study_negative_images(grounder("ultrasound", "fetal head", "nerve"), records, "ultrasound")
     assert prompts[0] == ["fetal head", "nerve"] and all(row["plain"] == 2 for row in rows)
