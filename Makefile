@@ -76,7 +76,7 @@ bench-data: $(VENV)/.dev  ## measure slices per second of the data set builder
 	$(BIN)/python -m tests.benchmarks.bench_data --out docs/data_benchmark.json
 	$(BIN)/python -m tests.benchmarks.bench_merge --out docs/merge_benchmark.json
 
-phrases: $(VENV)/.dev  ## measure left and right and untrained phrases, from RAW=../shared/data
+phrases: $(VENV)/.dev  ## measure left and right and other wordings, from RAW=../shared/data
 	$(BIN)/python -m training.studies.phrases --data $(RAW) --out docs/phrases.json
 
 MINUTES ?= 1

@@ -1,11 +1,11 @@
 # Copyright 2026 The MedGLIP authors. Licensed under the Apache License, Version 2.0.
-"""How phrases behave that are written otherwise, or that the checkpoint was never trained with.
+"""How labels behave that are written otherwise, worded as in no training prompt, or asked beside others.
 
 `python -m training.studies.phrases --data DIR [--out docs/phrases.json] [--images 20]` asks the checkpoint for sided
-labels in all forms, for phrases that an image does not show, for wordings that training held out, and for trained
-labels with and without others beside them. `python -m training.studies.phrases --page docs/phrases.json` writes the
-page beside it. `DIR` holds `<modality>/<source>/annotations.json` and images. What is asked is in `phrases.yaml`, and
-under `held_out` of `training/data/synonyms.yaml`.
+labels in all forms, for wordings that training held out, and for trained labels with and without others beside them.
+`python -m training.studies.phrases --page docs/phrases.json` writes the page beside it. `DIR` holds
+`<modality>/<source>/annotations.json` and images. What is asked is in `phrases.yaml`, and under `held_out` of
+`training/data/synonyms.yaml`. What unknown phrases draw: `training/studies/listening.py`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import re
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from statistics import mean, median
+from statistics import mean
 from typing import Any
 
 import numpy as np
@@ -24,7 +24,6 @@ import yaml
 
 from modeling_medglip.boxes import box_iou
 from modeling_medglip.cli.scripts import script_main
-from modeling_medglip.configuration_medglip import MODALITIES
 from modeling_medglip.defaults import UNTRAINED_THRESHOLD
 from modeling_medglip.grounding import Grounder, ground_image, load_grounder
 from modeling_medglip.io.image import read_image
@@ -42,7 +41,6 @@ TEMPLATE = Path(__file__).parent.parent / "templates" / "phrases.md"
 # Boxes are looked for down to the first score and counted from the second on, as by default; a right box overlaps a
 # true one by at least the third.
 LOWEST, SHOWN, RIGHT = 0.05, 0.3, 0.5
-THRESHOLDS = (0.3, 0.5, 0.7, 0.8, 0.85, 0.9, 0.95)
 FORMS = (
     "{side} {base}", "{base}, {side}", "{base} ({letter})", "{letter} {base}", "{base} {letter}", "{short} {base}",
     "{short}. {base}", "{base}_{letter}", "{side}-sided {base}", "{base} on the {side}", "{base} of the {side} side",
@@ -147,33 +145,6 @@ def _count_sides(
             counts[form]["wrong"] += overlap(box, opposite) > overlap(box, true_boxes)
 
 
-def study_unknown(grounder: Grounder, data: Path, phrases: Entry, limit: int) -> list[dict[str, Any]]:
-    """Best score of phrases that an image does not show, for every modality, phrase and image.
-
-    Args:
-        grounder (`Grounder`): the model and its processor.
-        data (`Path`): folder with `<modality>/<source>/annotations.json`.
-        phrases (`Entry`): content of `phrases.yaml`.
-        limit (`int`): images per modality at most.
-    """
-    rows = []
-    for modality in MODALITIES:
-        sources = sorted(path.parent for path in (data / modality).glob("*/annotations.json"))
-        for phrase in (*phrases["unknown"][modality], *phrases["meaningless"]):
-            if grounder.trained.knows(phrase, modality):
-                raise ValueError(f"phrases.yaml: {phrase} is trained in {modality}")
-        scores: dict[str, list[float]] = defaultdict(list)
-        share = max(1, limit // len(sources))
-        for source in sources:
-            for image, _ in annotated_images(source, share):
-                labels = [*phrases["unknown"][modality], *phrases["meaningless"]]
-                best = best_boxes(grounder, image, labels, modality)
-                for label in labels:
-                    scores[label].append(round(best[label].score, 3) if label in best else 0.0)
-        rows += [{"modality": modality, "phrase": phrase, "scores": values} for phrase, values in scores.items()]
-    return rows
-
-
 def study_held_out(grounder: Grounder, data: Path, held_out: Entry, limit: int) -> list[dict[str, Any]]:
     """Score and overlap of the best box of wordings that mean a label but are in no training prompt.
 
@@ -228,21 +199,20 @@ def study_companions(grounder: Grounder, data: Path, sources: Sequence[str], lim
 
 
 def measure(data: Path, limit: int, model: str | None = None) -> dict[str, Any]:
-    """Run all four studies on up to `limit` images per source or, for unknown phrases, per modality.
+    """Run all three studies on up to `limit` images per source.
 
     Args:
         data (`Path`): folder with `<modality>/<source>/annotations.json`.
         limit (`int`): images per source at most.
         model (`str`, *optional*): checkpoint folder or Hub id; the embedded checkpoint without it.
     """
-    grounder, phrases = load_grounder(model), yaml.safe_load(PHRASES.read_text(encoding="utf-8"))
+    grounder, asked = load_grounder(model), yaml.safe_load(PHRASES.read_text(encoding="utf-8"))
     held_out = yaml.safe_load(SYNONYMS_FILE.read_text(encoding="utf-8"))["held_out"]
     return {
         "model": grounder.name,
         "images": limit,
-        "unknown": study_unknown(grounder, data, phrases, limit),
         "held_out": study_held_out(grounder, data, held_out, limit),
-        "sides": study_sides(grounder, data, phrases["sides"], limit),
+        "sides": study_sides(grounder, data, asked["sides"], limit),
         "companions": study_companions(grounder, data, list(held_out), max(2, limit // 4)),
     }
 
@@ -253,9 +223,9 @@ def measure(data: Path, limit: int, model: str | None = None) -> dict[str, Any]:
 def render_page(results: Entry) -> str:
     """Return `docs/phrases.md` for the measured numbers."""
     parts = {
-        "model": results["model"], "images": results["images"], "threshold": f"{UNTRAINED_THRESHOLD:g}",
-        "sides": _sides_table(results["sides"]), "thresholds": _threshold_table(results),
-        "unknown": _unknown_table(results["unknown"]), "held_out": _held_out_table(results["held_out"]),
+        "threshold": f"{UNTRAINED_THRESHOLD:g}", "lowest": f"{LOWEST:g}", "shown": f"{SHOWN:g}",
+        "model": results["model"], "images": results["images"],
+        "sides": _sides_table(results["sides"]), "held_out": _held_out_table(results["held_out"]),
         "companions": _companions_table(results["companions"]),
     }  # fmt: skip
     return TEMPLATE.read_text(encoding="utf-8").format(**parts)
@@ -271,44 +241,6 @@ def _sides_table(rows: Sequence[Entry]) -> str:
         for form, by_source in by_form.items()
     ]
     return table(["written as", *sources], cells)
-
-
-def _threshold_table(results: Entry) -> str:
-    unknown = [score for row in results["unknown"] for score in row["scores"]]
-    pairs = [
-        (score, shared)
-        for row in results["held_out"]
-        if row["trained"] is False
-        for score, shared in zip(row["scores"], row["overlaps"], strict=True)
-    ]
-    right = [score for score, shared in pairs if shared >= RIGHT]
-    wrong = [score for score, shared in pairs if shared < RIGHT]
-    cells = [
-        [f"{least:g}", *(f"{100 * share(scores, least):.1f}" for scores in (unknown, right, wrong))]
-        for least in THRESHOLDS
-    ]
-    return table(["threshold", "unknown phrases with a box, %", "right boxes kept, %", "wrong boxes kept, %"], cells)
-
-
-def share(scores: Sequence[float], least: float) -> float:
-    """Share of scores that reach a threshold, 0 of none.
-
-    Args:
-        scores (`Sequence[float]`): 0 to 1.
-        least (`float`): the threshold.
-    """
-    return sum(score >= least for score in scores) / len(scores) if scores else 0.0
-
-
-def _unknown_table(rows: Sequence[Entry]) -> str:
-    cells = []
-    for modality in dict.fromkeys(row["modality"] for row in rows):
-        scores = [score for row in rows if row["modality"] == modality for score in row["scores"]]
-        drawn = [f"{100 * share(scores, least):.0f}" for least in (SHOWN, UNTRAINED_THRESHOLD)]
-        worst = max((row for row in rows if row["modality"] == modality), key=lambda row: median(row["scores"]))
-        cells.append([modality, str(len(scores)), *drawn, f"{worst['phrase']} ({median(worst['scores']):.2f})"])
-    columns = ["modality", "asked", "box at 0.3, %", f"box at {UNTRAINED_THRESHOLD:g}, %", "highest median score"]
-    return table(columns, cells)
 
 
 def _held_out_table(rows: Sequence[Entry]) -> str:
@@ -339,7 +271,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m training.studies.phrases", description=__doc__)
     parser.add_argument("--data", type=Path, help="folder with <modality>/<source>/annotations.json")
     parser.add_argument("--model", help="checkpoint folder or Hub id; default: the embedded checkpoint")
-    parser.add_argument("--images", type=int, default=20, help="images per source or modality")
+    parser.add_argument("--images", type=int, default=20, help="images per source at most")
     parser.add_argument("--out", type=Path, default=Path("docs/phrases.json"))
     parser.add_argument("--page", type=Path, help="only write the page of these measured numbers")
     arguments = parser.parse_args(argv)
