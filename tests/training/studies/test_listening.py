@@ -13,13 +13,16 @@ from typing import Any
 import numpy as np
 import pytest
 
+from modeling_medglip.checkpoints.location import default_checkpoint
 from modeling_medglip.grounding import load_grounder
+from modeling_medglip.io.text_files import load_yaml
 from modeling_medglip.outputs.markdown import percent
 from modeling_medglip.outputs.results import GroundedBox
 from modeling_medglip.trained_labels import TrainedLabels
 from tests.modeling_medglip.tiny_checkpoint import save_tiny_checkpoint
 from training.data.records import GroundingRecord, SourceSettings
-from training.data.unlearned import is_held_out
+from training.data.unlearned import LabelSet, UnlearnedPhrases, is_held_out
+from training.data.vocabulary import Vocabulary
 from training.studies import listening, listening_page
 
 from ..tiny_data import make_data, record
@@ -30,6 +33,7 @@ TOKENIZER = SimpleNamespace(
 )
 BREAST = SourceSettings(regions=("breast", "chest"))
 PRESENCE = {"benign breast tumor": 0.9, "fetal head": 0.9}
+OTHERS = load_yaml(listening.ASKED.read_text(encoding="utf-8"))["others"]
 BOX, ELSEWHERE = [10.0, 10.0, 30.0, 30.0], [60.0, 40.0, 90.0, 70.0]
 
 
@@ -151,6 +155,20 @@ def test_something_else_in_the_same_place(monkeypatch: pytest.MonkeyPatch) -> No
     assert list(listening_page._other_cells({"others": [{**row, "held_out": ["ulcer"]}]})) == [
         "polyp, not cancer+, ulcer"
     ]
+
+
+@pytest.mark.parametrize(("modality", "label"), [(name, label) for name in OTHERS for label in OTHERS[name]])
+def test_phrases_for_something_else_are_not_learned_and_some_are_for_measuring(modality: str, label: str) -> None:
+    trained = TrainedLabels.of(json.loads((Path(default_checkpoint()) / "config.json").read_text(encoding="utf-8")))
+    own = LabelSet(Vocabulary.load(), [label], modality)
+    unlearned = UnlearnedPhrases.of(modality, trained.labels(modality), held_out=True)
+    phrases = OTHERS[modality][label]
+    assert label in trained.labels(modality) and len(set(phrases)) == len(phrases)
+    for phrase in phrases:
+        assert trained.knows(phrase, modality) is False and not own.covers(phrase) and not own.narrows(phrase)
+    measured = [phrase for phrase in phrases if is_held_out(phrase)]
+    assert 2 <= len(measured) <= 3 and all(unlearned.allows(phrase, "finding") for phrase in measured)
+    assert len(measured) < len(phrases), "and some that training may have asked for"
 
 
 def test_wordings_hit_if_their_best_box_is_right(monkeypatch: pytest.MonkeyPatch) -> None:
