@@ -7,6 +7,7 @@
 
 Unknown phrases are those that training never uses, see `training/data/unlearned.py`. Every figure comes from the
 Python API at the plain threshold; `stricter` also applies the one for labels that the checkpoint was not trained with.
+For that threshold, `UNTRAINED_THRESHOLD`, the page states what several values hide and keep.
 What `--out` has of other modalities stays, so that one file can hold the experts of several folders. `--page` writes
 the tables of several files, one column each, and the figures in them as JSON.
 """
@@ -253,6 +254,8 @@ def study_others(
 def study_wordings(grounder: Grounder, records: Sequence[GroundingRecord], modality: str, limit: int) -> list[Row]:
     """Return which wordings of the labels in an image find them: names, synonyms, descriptions and held-out wordings.
 
+    A row also says whether the checkpoint knows the wording as trained, and holds the scores of right best boxes.
+
     Args:
         grounder ([`~modeling_medglip.grounding.Grounder`]): the checkpoint.
         records (`Sequence[GroundingRecord]`): of the modality.
@@ -274,11 +277,13 @@ def study_wordings(grounder: Grounder, records: Sequence[GroundingRecord], modal
             true = [box for box, name in zip(record.boxes.tolist(), record.labels, strict=True) if name == label]
             for kind, word in ((kind, word) for kind, words in wordings.items() for word in words):
                 empty = {"kind": kind, "label": label, "phrase": word, "images": 0, "plain": 0, "stricter": 0}
+                empty |= {"trained": grounder.trained.knows(word, modality), "scores": []}
                 row = counts.setdefault((kind, label, word), empty)
                 hit = [box for box in found[word][:1] if overlap(box, true) >= RIGHT]
                 row["images"] += 1
-                row["plain"] += count_boxes(hit)["plain"]
-                row["stricter"] += count_boxes(hit)["stricter"]
+                for key in ("plain", "stricter"):
+                    row[key] += count_boxes(hit)[key]
+                row["scores"] += [round(box.score, 4) for box in hit]
     return list(counts.values())
 
 

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from modeling_medglip.checkpoints.location import default_checkpoint
+from modeling_medglip.defaults import UNTRAINED_THRESHOLD
 from modeling_medglip.grounding import load_grounder
 from modeling_medglip.io.text_files import load_yaml
 from modeling_medglip.outputs.markdown import percent
@@ -187,6 +188,61 @@ def test_wordings_hit_if_their_best_box_is_right(monkeypatch: pytest.MonkeyPatch
     assert cells["name"] == "100 / 100 of 1" and cells["held out"] == "33 / 0 of 3"
 
 
+def test_wordings_keep_the_scores_of_right_boxes(monkeypatch: pytest.MonkeyPatch) -> None:
+    word = "raised growth on the wall of the colon"
+    corners = {"polyp": BOX, "bowel polyp": BOX, word: BOX, "colorectal growth": ELSEWHERE}
+    answer(monkeypatch, lambda label: [box(label, 0.123456, corners[label])] if label in corners else [])
+    monkeypatch.setattr(Vocabulary.load(), "descriptions", {"polyp": (word,)})
+    records = [record([BOX], ["polyp"], modality="endoscopy", image_id=name) for name in "ab"]
+    rows = listening.study_wordings(grounder("endoscopy", "polyp"), records, "endoscopy", 5)
+    found = {row["phrase"]: (row["kind"], row["trained"], row["scores"]) for row in rows}
+    assert found["polyp"] == ("name", True, [0.1235, 0.1235])
+    assert found["bowel polyp"] == ("held out", False, [0.1235, 0.1235])
+    assert found[word] == ("description", False, [0.1235, 0.1235])
+    assert found["colorectal growth"] == ("held out", False, []), "its best box is wrong"
+
+
+def threshold_results(unknown: list[float], kept: list[float]) -> dict[str, Any]:
+    wordings = [
+        {"kind": "held out", "trained": False, "scores": kept[:1]},
+        {"kind": "description", "trained": False, "scores": kept[1:]},
+        {"kind": "held out", "trained": True, "scores": [1.0]},
+        {"kind": "synonym", "trained": False, "scores": [1.0]},
+    ]
+    kinds = ("never learned", "composed", "nonsense")
+    phrases = [{"kind": kinds[number % 3], "score": score} for number, score in enumerate(unknown)]
+    return {"phrases": [*phrases, {"kind": "absent", "score": 1.0}], "wordings": wordings}
+
+
+def test_the_threshold_is_judged_by_what_it_hides_and_keeps(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert {0.3, 0.5, 0.7, 0.8, 0.85, 0.9, 0.95, UNTRAINED_THRESHOLD} == set(listening_page.THRESHOLDS)
+    thresholds = [0.3, 0.9, 0.95]
+    monkeypatch.setattr(listening_page, "THRESHOLDS", thresholds)
+    monkeypatch.setattr(listening_page, "UNTRAINED_THRESHOLD", 0.9)
+    (section,) = [section for section in listening_page.SECTIONS if section.pooled]
+    monkeypatch.setattr(listening_page, "SECTIONS", (section,))
+    ct, mri = threshold_results([0.3, 0.1, 0.92, 0.0], [0.9, 0.96]), threshold_results([0.2], [0.1])
+    new = listening_page.summary({"modalities": {"ct": ct, "mri": mri}})
+    for row in mri["wordings"]:  # as before scores were kept
+        del row["trained"], row["scores"]
+    old = listening_page.summary({"modalities": {"mri": mri}})
+    assert section.title == "The threshold for labels that were not trained"
+    assert new[section.title] == {
+        "ct: unknown phrases with a box": "50.0 / 25.0 / 0.0 of 4",
+        "ct: right boxes kept": "100.0 / 100.0 / 50.0 of 2",
+        "mri: unknown phrases with a box": "0.0 / 0.0 / 0.0 of 1",
+        "mri: right boxes kept": "0.0 / 0.0 / 0.0 of 1",
+        "all: unknown phrases with a box": "40.0 / 20.0 / 0.0 of 5",
+        "all: right boxes kept": "66.7 / 66.7 / 33.3 of 3",
+    }
+    page = listening_page.render_page({"old": old, "new": new})
+    assert "| mri: right boxes kept | - | 0.0 / 0.0 / 0.0 of 1 |" in page
+    assert (
+        "The default is 0.9; over all modalities it gives, old: unknown phrases with a box 0.0 %;"
+        " new: unknown phrases with a box 20.0 %, right boxes kept 66.7 %." in page
+    )
+
+
 def test_a_checkpoint_is_measured_and_compared(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -213,6 +269,7 @@ def test_a_checkpoint_is_measured_and_compared(
     assert listening.main(["--page", str(before), str(after), "--out", str(both)]) == 0
     page = both.with_suffix(".md").read_text(encoding="utf-8")
     assert listening_page.render_page(json.loads(both.read_text(encoding="utf-8"))["columns"]) == page
+    assert "ct: unknown phrases with a box" in page and f"The default is {UNTRAINED_THRESHOLD:g}; over all" in page
     assert "|  | before | after |" in page and "| mri: absent | - | " in page and page in capsys.readouterr().out
     before.write_text("[]", encoding="utf-8")
     assert listening.main(["--page", str(before)]) == 2
