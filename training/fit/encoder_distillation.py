@@ -1,11 +1,11 @@
 # Copyright 2026 The MedGLIP authors. Licensed under the Apache License, Version 2.0.
-"""Pre-train the image encoder of an expert on images without boxes: it learns the features of a larger one.
+"""Pre-train the image encoder of an expert on images without boxes, to predict the features of a larger encoder.
 
     python -m training.fit.encoder_distillation --data out/data --modality ct --out runs/image_encoders
 
-The teacher is a frozen DINOv2-S/14; it sees every image once. From all its maps the small encoder predicts what the
-teacher says of every patch. `OUT/MODALITY.safetensors` then starts the experts of a recipe whose `model` names
-`image_encoder: OUT`.
+The teacher is a frozen DINOv2-S/14, whose patch features are computed once per image. The image encoder is trained to
+predict them from all its feature maps. The experts of a recipe whose `model` names `image_encoder: OUT` then start
+from the weights in `OUT/MODALITY.safetensors`.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from .teacher import WIDTH, load_teacher, patch_features
 from .trainer import freeze
 
 
-# The teacher has one patch for every cell of the map at this stride.
+# Input pixels per patch of the teacher: its features are as large as the feature map of this stride.
 STRIDE = 16
 BATCH = 8
 EPOCHS = 8.0
@@ -46,12 +46,12 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Lessons:
-    """Images, and what the teacher says of them.
+class TeacherFeatures:
+    """Images with the teacher's patch features.
 
     Args:
         images (`Tensor` of shape `(images, 3, height, width)`): uint8.
-        features (`Tensor` of shape `(images, channels, side, side)`): float16, every channel with mean 0 and
+        features (`Tensor` of shape `(images, channels, side, side)`): float16, every channel with mean 0 and standard
             deviation 1.
     """
 
@@ -59,7 +59,7 @@ class Lessons:
     features: Tensor
 
     def batches(self, epochs: float, generator: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield pixels from -1 to 1 and features, flipped left to right at random; contrast and brightness vary.
+        """Yield batches of pixels from -1 to 1 and of features, with random flips, contrast and brightness.
 
         Args:
             epochs (`float`): how often every image is shown.
@@ -75,21 +75,21 @@ class Lessons:
 
 
 def steps_of(images: int, epochs: float) -> int:
-    """Return the number of steps of a training.
+    """Return the number of training steps.
 
     Args:
         images (`int`): number of images.
-        epochs (`float`): how often every one is shown.
+        epochs (`float`): how often every image is shown.
     """
     return max(1, round(images * epochs / BATCH))
 
 
 class Student(nn.Module):
-    """An image encoder that predicts the features of the teacher, from all its maps.
+    """An image encoder with a layer that predicts the features of the teacher from all its feature maps.
 
     Args:
         backbone (`nn.Module`): the image encoder.
-        channels (`Sequence[int]`): of its maps.
+        channels (`Sequence[int]`): of its feature maps.
     """
 
     def __init__(self, backbone: nn.Module, channels: Sequence[int]) -> None:
@@ -113,17 +113,17 @@ class Student(nn.Module):
 
 
 def resized(level: Tensor, side: int) -> Tensor:
-    """Return a map `(batch, channels, height, width)` with another side.
+    """Return a feature map `(batch, channels, height, width)` resized to a square.
 
     Args:
-        level (`Tensor`): the map.
+        level (`Tensor`): the feature map.
         side (`int`): height and width of the result.
     """
     return interpolate(level, (side, side), mode="bilinear", antialias=level.shape[-1] > side)
 
 
-def lessons_of(records: Sequence[GroundingRecord], processor: Any) -> Lessons:
-    """Return the images as the image processor prepares them, with what the teacher says of them.
+def teacher_features(records: Sequence[GroundingRecord], processor: Any) -> TeacherFeatures:
+    """Return the images as the image processor prepares them, with the teacher's patch features.
 
     Args:
         records (`Sequence[GroundingRecord]`): of one modality; their boxes are not used.
@@ -136,17 +136,18 @@ def lessons_of(records: Sequence[GroundingRecord], processor: Any) -> Lessons:
         image = (dataset[index]["pixel_values"] + 1) / 2
         images.append((image * 255).round().byte())
         features.append(patch_features(teacher, image[None], side)[0].half())
-    answers = torch.stack(features)
-    deviation, center = torch.std_mean(answers.float(), dim=(0, 2, 3), keepdim=True)
-    return Lessons(torch.stack(images), ((answers - center) / deviation).half())
+    raw = torch.stack(features)
+    deviation, center = torch.std_mean(raw.float(), dim=(0, 2, 3), keepdim=True)
+    return TeacherFeatures(torch.stack(images), ((raw - center) / deviation).half())
 
 
 def distill(
     records: Sequence[GroundingRecord], data: str, modality: str, recipe: TrainingRecipe, epochs: float, seed: int = 0
 ) -> tuple[dict[str, Tensor], float]:
-    """Return the weights of an image encoder that learned from the teacher, and its last mean error.
+    """Train an image encoder to predict the teacher's features; returns its weights and its mean error at the end.
 
-    The error is the share of the features' variance that it does not explain. Stages that the recipe freezes stay.
+    The error is the share of the variance of the features that is not predicted. Stages that the recipe freezes keep
+    their weights.
 
     Args:
         records (`Sequence[GroundingRecord]`): of one modality; their boxes are not used.
@@ -162,12 +163,12 @@ def distill(
     freeze(model, recipe.optimization)
     expert = model.model.experts[modality].train()  # BatchNorm of the image encoder keeps its statistics
     backbone: Any = expert.backbone
-    lessons = lessons_of(records, processor)
+    targets = teacher_features(records, processor)
     student = Student(backbone, backbone.channels).to(memory_format=torch.channels_last)
     steps = steps_of(len(records), epochs)
     optimizer, schedule = _optimizer(student, recipe.optimization, steps)
     errors = []
-    for pixels, features in lessons.batches(epochs, generator):
+    for pixels, features in targets.batches(epochs, generator):
         loss = mse_loss(student(pixels.contiguous(memory_format=torch.channels_last), features.shape[-1]), features)
         optimizer.zero_grad()
         loss.backward()

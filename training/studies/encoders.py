@@ -1,11 +1,11 @@
 # Copyright 2026 The MedGLIP authors. Licensed under the Apache License, Version 2.0.
-"""Which image encoder an expert should have: all of them at equal CPU time, on sources that they never saw.
+"""Compare image encoders of an expert at equal CPU time, on sources that were left out of training.
 
     python -m training.studies.encoders --data out/data --threads 1 --out runs/encoders
 
-Every encoder is trained with the recipe's settings until its schedule ends. The number of epochs follows from the
-CPU time of a step, so that every training takes `--minutes`; what an encoder learns before, from a teacher, counts.
-Rows that are done are not done again; `OUT/encoders.json` and `OUT/encoders.md` hold what is measured so far.
+Every encoder is trained with the recipe's settings to the end of its learning rate schedule. The number of epochs
+follows from the CPU time of a step, so that every training takes `--minutes`, distillation from a teacher included.
+`OUT/encoders.json` and `OUT/encoders.md` hold the results so far; a run that is started again skips them.
 """
 
 from __future__ import annotations
@@ -49,19 +49,19 @@ from .protocol import agree, conditions, prepare
 SCHEMA = "medglip/encoders@1"
 RESULTS, PAGE = "encoders.json", "encoders.md"
 SIZES = {"ct": 352, "mri": 288}
-# Sources that no encoder sees. What other sources teach of their labels is asked.
+# Sources left out of training. They are measured with those of their labels that other sources annotate too.
 LEFT_OUT = {
     "ct": ("ircadb_liver", "chaos_ct_liver", "lungsegdb", "totalsegmentator_example"),
     "mri": ("brain_tumor_mri50", "pyradiomics_brain", "oasis_trt_dkt31_slices", "pardoe_hippo_amygdala"),
 }
 FIRST = "lite0"
 VALIDATION = "validation"
-# Longest time per image of an encoder, in times of that of `FIRST`.
+# Longest time per image of an encoder, as a multiple of that of `FIRST`.
 SLOWEST = 1.5
 SIZE_STEP = 32
 TIMED_STEPS = 8
 TIMED_IMAGES = 6
-# The teacher is slow: it sees at most about so many images, and the small encoder sees each of them so often.
+# The teacher is slow: distillation uses at most about this number of images, for this number of epochs.
 DISTILLED_IMAGES = 450
 DISTILLED_EPOCHS = 3.0
 logger = logging.getLogger(__name__)
@@ -72,12 +72,12 @@ class Encoder:
     """One of the encoders that are compared.
 
     Args:
-        about (`str`): what it is, for the page.
+        about (`str`): description for the page.
         backbone (`str`): timm's name of the network.
-        indices (`tuple[int, ...]`): of its maps at strides 8, 16 and 32.
+        indices (`tuple[int, ...]`): of its feature maps at strides 8, 16 and 32.
         optimization (`dict`): learning rates and frozen stages that differ from the recipe's.
-        standardize (`bool`): whether its maps are standardized before the pyramid reads them.
-        distilled (`bool`): whether it learns from the teacher before it learns to detect.
+        standardize (`bool`): whether its feature maps are standardized before the feature pyramid.
+        distilled (`bool`): whether it is trained to predict the teacher's features first.
     """
 
     about: str
@@ -92,8 +92,8 @@ ENCODERS = {
     FIRST: Encoder("EfficientNet-Lite0 from ImageNet, as in the embedded checkpoint", "efficientnet_lite0"),
     "lite2": Encoder("EfficientNet-Lite2 from ImageNet", "efficientnet_lite2"),
     "lite0_distilled": Encoder(
-        "EfficientNet-Lite0 from ImageNet, which first learned to predict the patch features of DINOv2-S on the"
-        " training images",
+        "EfficientNet-Lite0 from ImageNet, first trained to predict the patch features of DINOv2-S on the training"
+        " images",
         "efficientnet_lite0",
         distilled=True,
     ),
@@ -110,17 +110,17 @@ ENCODERS = {
 def divided(
     records: Sequence[GroundingRecord], left_out: Sequence[str]
 ) -> tuple[list[GroundingRecord], dict[str, list[GroundingRecord]]]:
-    """Return the training images of the sources that stay, and the images of each source to measure on.
+    """Divide the images into those to train on, and those to measure on by source.
 
-    Of sources that are left out, all images are measured, with the labels that training prompts could have named. The
-    others have their validation images, under the name `validation`.
+    A source that is left out is measured on all of its images, with the labels that training prompts could have named.
+    The other sources are measured on their validation images together, under the name `validation`.
 
     Args:
         records (`Sequence[GroundingRecord]`): of one modality.
         left_out (`Sequence[str]`): names of sources.
 
     Raises:
-        `ValueError`: nothing to measure on a source.
+        `ValueError`: a source that is left out has no label in common with the others.
     """
     train = [record for record in records if record.split == "train" and record.source not in left_out]
     known = learned_phrases({label for record in train for label in record.labels})
@@ -141,18 +141,18 @@ def divided(
 
 
 def learned_phrases(labels: set[str]) -> set[str]:
-    """Return what training prompts call these labels: their names, synonyms and general terms, normalized."""
+    """Return the phrases of training prompts for some labels: names, synonyms and parent terms, normalized."""
     vocabulary = Vocabulary.load()
     general = {normalize_phrase(word) for label in labels for word in vocabulary.of(label).parents}
     return general.union(*(vocabulary.wordings(label) for label in labels))
 
 
 def recipe_of(recipe: TrainingRecipe, encoder: Encoder, modality: str, size: int) -> TrainingRecipe:
-    """Return the recipe with another image encoder and input size; anchors keep their share of the image.
+    """Return the recipe with another image encoder and input size; anchors keep their size relative to the image.
 
     Args:
         recipe ([`TrainingRecipe`]): of [`FIRST`].
-        encoder ([`Encoder`]): that is trained.
+        encoder ([`Encoder`]): the encoder to train.
         modality (`str`): one of `SIZES`.
         size (`int`): side of the input in pixels.
     """
@@ -171,7 +171,7 @@ def callbacks_of(encoder: Encoder, clock: CpuClock) -> tuple[TrainerCallback, ..
     """Return the callbacks of a training.
 
     Args:
-        encoder ([`Encoder`]): that is trained.
+        encoder ([`Encoder`]): the encoder to train.
         clock ([`CpuClock`]): of the training.
     """
     file = clock.file.with_name("maps.safetensors") if clock.file else None
@@ -181,14 +181,14 @@ def callbacks_of(encoder: Encoder, clock: CpuClock) -> tuple[TrainerCallback, ..
 def step_seconds(
     train: Sequence[GroundingRecord], data: str, modality: str, recipe: TrainingRecipe, encoder: Encoder
 ) -> float:
-    """Return the CPU time of a training step, the median of a few.
+    """Return the median CPU time of a few training steps, in seconds.
 
     Args:
         train (`Sequence[GroundingRecord]`): training images.
         data (`str`): as [`~training.data.load.load_records`] takes it.
         modality (`str`): one of `SIZES`.
         recipe ([`TrainingRecipe`]): of the encoder.
-        encoder ([`Encoder`]): that is trained.
+        encoder ([`Encoder`]): the encoder to train.
     """
     clock = CpuClock()
     few = recipe.changed([modality], epochs=0.01)
@@ -214,12 +214,12 @@ def built(data: str, modality: str, recipe: TrainingRecipe) -> tuple[Any, Any]:
 
 @torch.no_grad()
 def image_seconds(model: Any, processor: Any, labels: Sequence[str]) -> float:
-    """Return the CPU time of the network for one image, the least of a few.
+    """Return the shortest CPU time of a few forward passes for one image, in seconds.
 
     Args:
         model ([`~modeling_medglip.MedGlipForObjectDetection`]): with one expert.
         processor ([`~modeling_medglip.MedGlipProcessor`]): the model's.
-        labels (`Sequence[str]`): that are asked.
+        labels (`Sequence[str]`): of the prompt.
     """
     (modality,) = model.config.modalities
     size = processor.image_processor.modality_settings[modality]["size"]
@@ -247,7 +247,7 @@ class Study:
         data (`str`): as [`~training.data.load.load_records`] takes it.
         recipe ([`TrainingRecipe`]): of [`FIRST`].
         records (`list[GroundingRecord]`): of the modality.
-        left_out (`tuple[str, ...]`): sources that no encoder sees.
+        left_out (`tuple[str, ...]`): sources left out of training.
         minutes (`float`): CPU time of every training.
         out (`Path`): folder of the run.
     """
@@ -261,14 +261,14 @@ class Study:
     out: Path
 
     def time(self, name: str, first: Mapping[str, float] | None) -> dict[str, float]:
-        """Return what an encoder costs: input size, CPU time per step and per image, MB.
+        """Measure the cost of an encoder: input size, CPU time per step and per image, MB.
 
-        Time on a shared machine varies: a step of [`FIRST`] is measured again with every other encoder, and the ratio
-        counts.
+        Times on a shared machine vary. A step of [`FIRST`] is therefore measured again with every other encoder, whose
+        time is scaled by the ratio of the two measurements.
 
         Args:
             name (`str`): of the encoder.
-            first (`dict`, *optional*): what [`FIRST`] costs; measured without it.
+            first (`dict`, *optional*): cost of [`FIRST`]; without it times are not scaled.
         """
         train, _ = divided(self.records, self.left_out)
         labels = sorted({label for record in train for label in record.labels})[:6]
@@ -304,12 +304,12 @@ class Study:
 
         Args:
             name (`str`): of the encoder.
-            cost (`dict`): what [`Study.time`] returned.
+            cost (`dict`): as [`Study.time`] returns it.
             seed (`int`): of everything random.
-            before (`dict`, *optional*): the row, if it was measured before.
+            before (`dict`, *optional*): an earlier result, which is returned as it is.
 
         Raises:
-            `ValueError`: it was measured under other conditions.
+            `ValueError`: the earlier result is of other images or settings.
         """
         train, measured = divided(self.records, self.left_out)
         folder, encoder = self.out / self.modality / f"{name}_{seed}", ENCODERS[name]
@@ -349,7 +349,7 @@ class Study:
     def _distilled(
         self, train: Sequence[GroundingRecord], recipe: TrainingRecipe, folder: Path, seed: int, step: float
     ) -> float:
-        """Write an image encoder that learned from the teacher; returns the CPU time that it took.
+        """Write the weights of a distilled image encoder; returns the CPU time of the distillation in seconds.
 
         The time is scaled to a machine on which a training step of the encoder takes `step` seconds.
         """
@@ -370,19 +370,19 @@ class Study:
 
 
 def measured_before(out: Path) -> dict[str, Any]:
-    """Return everything that a run measured; only its schema before there is something."""
+    """Return the results of earlier runs in a folder; only the schema if there are none."""
     path = out / RESULTS
     content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     return content or {"schema": SCHEMA, "modalities": {}}
 
 
 def compare(studies: Sequence[Study], names: Sequence[str], seeds: Sequence[int], out: Path) -> dict[str, Any]:
-    """Measure all rows that are not done yet, seed by seed; returns everything that is measured.
+    """Train and measure the encoders that have no result yet, seed by seed; returns all results.
 
     Args:
         studies (`Sequence[Study]`): one per modality.
         names (`Sequence[str]`): of `ENCODERS`.
-        seeds (`Sequence[int]`): one training of every encoder for each.
+        seeds (`Sequence[int]`): every encoder is trained once with each.
         out (`Path`): folder of the run.
     """
     measured = measured_before(out)
@@ -409,11 +409,11 @@ def compare(studies: Sequence[Study], names: Sequence[str], seeds: Sequence[int]
 def render_page(measured: Mapping[str, Any]) -> str:
     """Return the page of figures in Markdown."""
     lines = [
-        "# Which image encoder", "",
-        "Made by `python -m training.studies.encoders`. Every encoder had the same CPU time, on one thread, and its",
-        "schedule ended. AP50 / AP in per cent, mean over labels, then over sources and seeds. Sources that are named",
-        "were not seen in training; `validation` is the validation split of those that were. `s per step` and",
-        "`s per image` are CPU seconds on a machine that others used too: compare their ratios.", "",
+        "# Image encoders at equal CPU time", "",
+        "Made by `python -m training.studies.encoders`. Every encoder was trained for the same CPU time, on one",
+        "thread, to the end of its learning rate schedule. AP50 / AP in per cent, mean over labels, then over sources",
+        "and seeds. The named sources were left out of training; `validation` is the validation split of the others. The",
+        "machine also ran other jobs: of `s per step` and `s per image`, in CPU seconds, only the ratios count.", "",
         *(f"- **{name}**: {encoder.about}." for name, encoder in ENCODERS.items()), "",
     ]  # fmt: skip
     for modality, entry in measured["modalities"].items():
@@ -446,13 +446,13 @@ def _costs(entry: Mapping[str, Any]) -> str:
 def _figures(entry: Mapping[str, Any]) -> str:
     encoders = {name: list(encoder["rows"].values()) for name, encoder in entry["encoders"].items() if encoder["rows"]}
     sources = next(iter(encoders.values()))[0]["sources"] if encoders else {}
-    unseen = [source for source in sources if source != VALIDATION]
+    left_out = [source for source in sources if source != VALIDATION]
     rows = []
     for name, done in encoders.items():
-        by_seed = ", ".join(_mean([row], unseen) for row in done)
-        rows.append([name, by_seed, _mean(done, unseen), *(_mean(done, [source]) for source in sources)])
+        by_seed = ", ".join(_mean([row], left_out) for row in done)
+        rows.append([name, by_seed, _mean(done, left_out), *(_mean(done, [source]) for source in sources)])
     header = [f"{plain(source)} ({row['images']} images)" for source, row in sources.items()]
-    return table(["encoder", "unseen, by seed", "unseen, mean", *header], rows)
+    return table(["encoder", "left out, by seed", "left out, mean", *header], rows)
 
 
 def _mean(rows: Sequence[Mapping[str, Any]], sources: Sequence[str]) -> str:
@@ -474,7 +474,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
     parser.add_argument("--out", type=Path, default=Path("runs/encoders"))
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--page", action="store_true", help="only write the page of what is measured")
+    parser.add_argument("--page", action="store_true", help="only write the page of earlier results")
     options = parser.parse_args(argv)
     if options.page:
         write_text(options.out / PAGE, render_page(measured_before(options.out)))

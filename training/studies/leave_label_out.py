@@ -1,12 +1,12 @@
 # Copyright 2026 The MedGLIP authors. Licensed under the Apache License, Version 2.0.
-"""What asking for a label draws that an expert never learned: one label left out of training at a time.
+"""Train experts without one of their labels, and measure what they detect when they are asked for it.
 
     python -m training.studies.leave_label_out --data out/data --modality ct --leave-out liver --epochs 4
 
-An expert is trained from the recipe's starting weights without the label: no prompt asks for it, its synonyms or its
-kinds, neither as something to find nor as something absent. It is then asked for the label on images with and without
-it, beside unknown phrases and learned labels. Rows that are done are not done again; `OUT/leave_label_out.json` and
-`OUT/leave_label_out.md` hold what is measured so far.
+An expert is trained from the recipe's starting weights. No training prompt names the label, a synonym or a kind of it,
+not even as a label that the image does not show. The expert is then asked for the label on images with and without it
+and, for comparison, for unknown phrases and for the labels that it was trained with. `OUT/leave_label_out.json` and
+`OUT/leave_label_out.md` hold the results so far; a run that is started again skips the labels in them.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from .protocol import agree, conditions, from_scratch, prepare, read_images, stu
 
 
 SCHEMA = "medglip/leave_label_out@1"
-# Labels that are left out by default; dermoscopy has a single one.
+# Labels that are left out by default, each in a training of its own; dermoscopy has only one label.
 LEFT_OUT: Mapping[str, tuple[str, ...]] = {
     "ct": ("liver", "left kidney"),
     "mri": ("left ventricle",),
@@ -47,7 +47,16 @@ LEFT_OUT: Mapping[str, tuple[str, ...]] = {
     "endoscopy": ("gallbladder",),
     "fundus": ("optic cup",),
 }
-# Images of every kind at most.
+# What is asked, as the results and the page name it.
+ASKED = {
+    "label, there": "the label, on images with it",
+    "label, not there": "the label, on images without it",
+    "nonsense": "nonsense",
+    "never learned": "labels and findings without training images",
+    "learned, there": "a trained label, on images with it",
+    "learned, not there": "a trained label, on images without it",
+}
+# Images for each of these at most.
 MOST_IMAGES = 60
 Row = dict[str, Any]
 logger = logging.getLogger(__name__)
@@ -56,7 +65,7 @@ logger = logging.getLogger(__name__)
 def answers(
     expert: tuple[Any, Any], records: Sequence[GroundingRecord], phrases: Sequence[str], batch_size: int
 ) -> Row:
-    """Return what one phrase per image draws.
+    """Ask for one phrase in every image; returns the counts and scores of the detected boxes.
 
     Args:
         expert (`tuple`): model and processor.
@@ -65,9 +74,9 @@ def answers(
         batch_size (`int`): images per forward pass.
 
     Returns:
-        `images`, `boxes` per image from `SHOWN` on, `drawn`: share of the images with such a box, and `score`: the
-        mean of the best scores; `None` without images. `right`: share of the images whose best box from `SHOWN` on
-        overlaps a box of this label, if there is one.
+        `dict`: `images`: their number; the others are `None` without images. `boxes`: boxes per image with a score of
+        at least `SHOWN`. `drawn`: share of the images with such a box. `score`: mean of the best scores. `right`: of
+        the images with an annotated box of the phrase, the share whose best box overlaps one and reaches `SHOWN`.
     """
     if not records:
         return {"images": 0, "boxes": None, "drawn": None, "score": None, "right": None}
@@ -86,7 +95,7 @@ def answers(
 
 
 def _is_right(found: Detections, record: GroundingRecord, label: str) -> bool | None:
-    """Whether the best box overlaps one of the label; `None` if there is none."""
+    """Return whether the best box overlaps an annotated one of the label; `None` if the image has none."""
     true = record.boxes[[name == label for name in record.labels]]
     if not len(true):
         return None
@@ -104,14 +113,14 @@ def judge(
     recipe: TrainingRecipe,
     seed: int,
 ) -> Row:
-    """Return what the left-out label, unknown phrases and learned labels draw, and the AP50 of the learned labels.
+    """Measure a trained expert: what it detects for each of `ASKED`, and the AP50 of the labels it was trained with.
 
     Args:
         expert (`tuple`): model and processor.
         label (`str`): the label that was left out.
         records (`Sequence[GroundingRecord]`): validation images with all their labels.
         learned (`Sequence[str]`): labels with a training box.
-        recipe (`TrainingRecipe`): says the batch size.
+        recipe (`TrainingRecipe`): its batch size is used.
         seed (`int`): of everything random.
     """
     rng, modality = np.random.default_rng(seed), records[0].modality
@@ -138,6 +147,7 @@ def judge(
 
 
 def _absent(record: GroundingRecord, names: Sequence[str]) -> list[str]:
+    """Return those of some labels that are certainly not in an image."""
     absent = set(chain.from_iterable(labels_absent_from(record, names)))
     return [name for name in names if name in absent]
 
@@ -149,7 +159,7 @@ def _any(names: Sequence[str], rng: np.random.Generator) -> str:
 def leave_out(
     labels: Mapping[str, Sequence[str]], data: str, recipe: TrainingRecipe, out: Path, seed: int = 0
 ) -> dict[str, Any]:
-    """Measure all labels that are not done yet; returns everything that is measured.
+    """Train and measure an expert for every label without a result; returns all results.
 
     Args:
         labels (`Mapping[str, Sequence[str]]`): modality -> labels to leave out, each in a training of its own.
@@ -159,14 +169,14 @@ def leave_out(
         seed (`int`, *optional*, defaults to `0`): of everything random.
 
     Raises:
-        `ValueError`: no images, or a label that they do not have.
+        `ValueError`: no images, a label that they do not have, or results of other images or settings in `out`.
     """
     from_scratch(recipe)
     path = out / "leave_label_out.json"
     measured: dict[str, Any] = {"schema": SCHEMA, "modalities": {}}
     if path.is_file():
         measured = json.loads(path.read_text(encoding="utf-8"))
-    # All of them before hours of training: a label may be unknown.
+    # Read and check everything before hours of training.
     images = {modality: _images(data, modality, names) for modality, names in labels.items()}
     for modality, records in images.items():
         entry = measured["modalities"].setdefault(modality, {})
@@ -191,7 +201,7 @@ def leave_out(
 
 
 def _images(data: str, modality: str, labels: Sequence[str]) -> list[GroundingRecord]:
-    """Return the records of a modality, if training and validation have the labels and others."""
+    """Return the records of a modality after a check that it has the labels, and others besides."""
     records = read_images(data, modality)
     shown = {name for record in records if record.split == "validation" for name in record.labels}
     if unknown := sorted(set(labels) - shown):
@@ -204,12 +214,12 @@ def _images(data: str, modality: str, labels: Sequence[str]) -> list[GroundingRe
 def render_page(measured: Mapping[str, Any]) -> str:
     """Return the page of figures in Markdown."""
     lines = [
-        "# Labels that were left out",
+        "# Labels that were left out of training",
         "",
-        "Made by `python -m training.studies.leave_label_out`.",
-        f"One phrase is asked per image: boxes per image from a score of {SHOWN:g} on, and the mean best score.",
-        f"`right`: images, in per cent, whose best box overlaps the object by an IoU of {RIGHT:g}.",
-        "AP50 is the mean over the learned labels, in per cent.",
+        "Made by `python -m training.studies.leave_label_out`. No training prompt of the expert named the label. Each",
+        f"image is asked for one phrase. `boxes per image`: from a score of {SHOWN:g} on. `best score`: mean over the",
+        f"images. `right`: images in per cent whose best box overlaps the object with an IoU of {RIGHT:g} or more. AP50",
+        "in per cent, mean over the labels that the expert was trained with.",
         "",
     ]
     rows = []
@@ -218,8 +228,8 @@ def render_page(measured: Mapping[str, Any]) -> str:
             for kind, asked in row["asked"].items():
                 figures = ["-" if asked[key] is None else f"{asked[key]:.2f}" for key in ("boxes", "score")]
                 counts = [asked["images"], *figures, percent(asked["right"], 0)]
-                rows.append([f"{modality}, without {plain(label)}", kind, *counts, percent(row["AP50"])])
-    header = ["expert", "asked for", "images", "boxes per image", "best score", "right", "AP50, learned labels"]
+                rows.append([f"{modality}, without {plain(label)}", ASKED[kind], *counts, percent(row["AP50"])])
+    header = ["expert", "asked for", "images", "boxes per image", "best score", "right", "AP50, trained labels"]
     return "\n".join(lines) + "\n" + table(header, rows)
 
 

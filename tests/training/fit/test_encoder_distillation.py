@@ -1,5 +1,5 @@
 # Copyright 2026 The MedGLIP authors. Licensed under the Apache License, Version 2.0.
-"""An image encoder learns from a teacher, with a tiny network and a teacher that knows colors alone."""
+"""Distillation of an image encoder: a tiny network, and a teacher whose features are brightness and position."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from tests.modeling_medglip.tiny_checkpoint import save_tiny_checkpoint
 from training.fit import encoder_distillation
-from training.fit.encoder_distillation import Lessons, steps_of
+from training.fit.encoder_distillation import TeacherFeatures, steps_of
 from training.fit.finetune import load_base
 
 from ..tiny_data import make_data
@@ -51,7 +51,7 @@ def tiny(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return make_data(tmp_path / "data")
 
 
-def test_an_encoder_learns_what_the_teacher_says(
+def test_an_encoder_learns_to_predict_the_features_of_the_teacher(
     tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Its frozen stages stay, all others move, and it ends better than the mean of the features, whose error is 1."""
@@ -72,9 +72,9 @@ def test_an_encoder_learns_what_the_teacher_says(
 
 def test_features_are_flipped_with_their_image() -> None:
     column = torch.tensor([0, 255]).to(torch.uint8).expand(1, 3, 2, 2)
-    lessons = Lessons(column.contiguous(), torch.tensor([-1.0, 1.0]).half().expand(1, 1, 2, 2))
+    examples = TeacherFeatures(column.contiguous(), torch.tensor([-1.0, 1.0]).half().expand(1, 1, 2, 2))
     seen = set()
-    for pixels, features in lessons.batches(64, torch.Generator().manual_seed(0)):
+    for pixels, features in examples.batches(64, torch.Generator().manual_seed(0)):
         assert pixels.abs().max() <= 1
         for image, answer in zip(pixels, features, strict=True):
             assert (image[0, 0, 0] < image[0, 0, 1]) == (answer[0, 0, 0] < answer[0, 0, 1])
@@ -84,8 +84,8 @@ def test_features_are_flipped_with_their_image() -> None:
 
 def test_every_image_is_shown_as_often() -> None:
     images = torch.arange(12, dtype=torch.uint8).reshape(12, 1, 1, 1).expand(12, 3, 2, 2)
-    lessons = Lessons(images, torch.arange(12).half().reshape(12, 1, 1, 1).expand(12, 1, 2, 2))
-    batches = list(lessons.batches(2, torch.Generator().manual_seed(0)))
+    examples = TeacherFeatures(images, torch.arange(12).half().reshape(12, 1, 1, 1).expand(12, 1, 2, 2))
+    batches = list(examples.batches(2, torch.Generator().manual_seed(0)))
     assert len(batches) == steps_of(12, 2) == 3
     counts = torch.bincount(torch.cat([features[:, 0, 0, 0] for _, features in batches]).long())
     assert counts.tolist() == [2] * 12

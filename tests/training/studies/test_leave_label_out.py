@@ -1,5 +1,5 @@
 # Copyright 2026 The MedGLIP authors. Licensed under the Apache License, Version 2.0.
-"""One label left out at a time: nothing asks for it in training, and what it draws is measured."""
+"""Experts trained without one of their labels: no prompt asks for it, and what they detect for it is measured."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def test_a_whole_study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: 
     }  # fmt: skip
     assert 0 <= row["AP50"] <= 1 and prompts and not any("left" in phrase for phrase in prompts)
     printed = capsys.readouterr().out
-    assert "| ct, without left kidney | label, there | 1 | " in printed
+    assert "| ct, without left kidney | the label, on images with it | 1 | " in printed
     assert printed == (out / "leave_label_out.md").read_text(encoding="utf-8")
     count = len(prompts)
     assert leave_label_out.main([*options, "left kidney"]) == 0 and len(prompts) == count, "done already"
