@@ -412,8 +412,8 @@ def render_page(measured: Mapping[str, Any]) -> str:
         "# Image encoders at equal CPU time", "",
         "Made by `python -m training.studies.encoders`. Every encoder was trained for the same CPU time, on one",
         "thread, to the end of its learning rate schedule. AP50 / AP in per cent, mean over labels, then over sources",
-        "and seeds. The named sources were left out of training; `validation` is the validation split of the others. The",
-        "machine also ran other jobs: of `s per step` and `s per image`, in CPU seconds, only the ratios count.", "",
+        "and seeds. The named sources were left out of training; `validation` is the validation split of the others.",
+        "The machine also ran other jobs: of `s per step` and `s per image`, in CPU seconds, only ratios count.", "",
         *(f"- **{name}**: {encoder.about}." for name, encoder in ENCODERS.items()), "",
     ]  # fmt: skip
     for modality, entry in measured["modalities"].items():

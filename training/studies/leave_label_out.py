@@ -218,8 +218,8 @@ def render_page(measured: Mapping[str, Any]) -> str:
         "",
         "Made by `python -m training.studies.leave_label_out`. No training prompt of the expert named the label. Each",
         f"image is asked for one phrase. `boxes per image`: from a score of {SHOWN:g} on. `best score`: mean over the",
-        f"images. `right`: images in per cent whose best box overlaps the object with an IoU of {RIGHT:g} or more. AP50",
-        "in per cent, mean over the labels that the expert was trained with.",
+        f"images. `right`: images in per cent whose best box overlaps the object with an IoU of {RIGHT:g} or more.",
+        "AP50 in per cent, mean over the labels that the expert was trained with.",
         "",
     ]
     rows = []
