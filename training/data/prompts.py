@@ -166,17 +166,17 @@ class PromptSampler:
         """Return phrases with the labels of each; no label is in two phrases, and no phrase comes twice."""
         phrases: list[tuple[str, tuple[str, ...]]] = []
         used: set[str] = set()
-        spoken: set[str] = set()
+        worded: set[str] = set()
         for label in (str(name) for name in rng.permutation(list(chosen))):
             if label in used:
                 continue
             phrase, members = self._phrase(label, annotated, present, used, rng)
-            if phrase.lower() in spoken or (phrase != label and self._misleads(phrase, label, annotated)):
+            if phrase.lower() in worded or (phrase != label and self._misleads(phrase, label, annotated)):
                 phrase, members = label, (label,)
-            if phrase.lower() in spoken:
+            if phrase.lower() in worded:
                 continue
             used |= set(members)
-            spoken.add(phrase.lower())
+            worded.add(phrase.lower())
             phrases.append((phrase, members))
         return phrases
 

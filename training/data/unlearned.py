@@ -45,7 +45,7 @@ def bag_of_words(phrase: str) -> frozenset[str]:
 def is_held_out(phrase: str) -> bool:
     """Return whether a phrase is for measuring only: one in `HELD_OUT`, whatever its spelling, order and side.
 
-    The synonyms of a label of the taxonomy share its fate.
+    The synonyms of a label of the taxonomy are held out or trained together with it.
     """
     label = load_taxonomy().resolve(phrase)
     return _is_hashed(label.name if label else phrase)
@@ -150,8 +150,8 @@ class UnlearnedPhrases:
         """
         vocabulary, document = Vocabulary.load(), _document()
         known, absent = (LabelSet(vocabulary, labels, modality) for labels in (learned, left_out))
-        barred = known.words | absent.words | _barred_words(modality)
-        ordinary = (word for word in words if _is_hashed(word) is held_out and not bag_of_words(word) & barred)
+        excluded = known.words | absent.words | _excluded_words(modality)
+        ordinary = (word for word in words if _is_hashed(word) is held_out and not bag_of_words(word) & excluded)
         findings = document["findings"]
         listed = {
             "label": _by_structure(vocabulary),
@@ -221,7 +221,7 @@ class UnlearnedPhrases:
         if any(side is not self.held_out for side in held_out):
             return False
         words = bag_of_words(phrase)
-        if words in _barred_phrases(self.modality) or words in self.learned.bags:
+        if words in _excluded_phrases(self.modality) or words in self.learned.bags:
             return False
         if self.left_out.labels and (self.left_out.narrows(phrase) or self.left_out.covers(phrase)):
             return False
@@ -251,16 +251,16 @@ def _document() -> dict[str, Any]:
 
 
 @lru_cache(maxsize=8)
-def _barred_phrases(modality: str) -> frozenset[frozenset[str]]:
+def _excluded_phrases(modality: str) -> frozenset[frozenset[str]]:
     """Return the word bags that are never drawn in a modality."""
     document = _document()
     return frozenset(map(bag_of_words, (*document["close"][modality], *document["generic"])))
 
 
 @lru_cache(maxsize=8)
-def _barred_words(modality: str) -> frozenset[str]:
+def _excluded_words(modality: str) -> frozenset[str]:
     """Return the words that are never part of nonsense in a modality."""
-    return frozenset().union(*_barred_phrases(modality))
+    return frozenset().union(*_excluded_phrases(modality))
 
 
 @lru_cache(maxsize=4)

@@ -164,7 +164,7 @@ def router_table(router: Mapping[str, Any]) -> str:
 
 
 def _router_calibration(calibration: Mapping[str, Any]) -> str:
-    """Return how honest the router's probabilities are on sources left out."""
+    """Return the calibration of the router on sources left out."""
     before, after = (calibration[f"expected_calibration_error{key}"] for key in ("_before", ""))
     text = (
         f"\nIts probabilities on these sources are off by {percent(after)} points on average (before the temperature "

@@ -2,9 +2,10 @@
 """Train the modality router: a linear classifier of pooled features of the first stages of an ImageNet encoder.
 
 `python -m training.fit.router --data out/data --out router.safetensors` writes the weights that a checkpoint's image
-processor reads, and a report with the measured accuracy: on validation images, on sources that a router never saw, and
-how honest its probabilities are there. With `--measure` the router of a checkpoint is measured on validation images
-instead. See `router_images` for what it learns from, and `router_augmentation` for what differs between hospitals.
+processor reads, and a report with the measured accuracy: on validation images, and on sources that were left out of
+training, with the calibration of its probabilities there. With `--measure` the router of a checkpoint is measured on
+validation images instead. See `router_images` for what it learns from, and `router_augmentation` for what differs
+between hospitals.
 """
 
 from __future__ import annotations

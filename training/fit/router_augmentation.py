@@ -68,7 +68,7 @@ def effects_of(kind: str) -> tuple[tuple[str, float], ...]:
     """Return names of effects and how often each is drawn.
 
     Args:
-        kind (`str`): one of `ROUTER_CLASSES`; images of `OTHER` get every effect: none gives a modality away.
+        kind (`str`): one of `ROUTER_CLASSES`; images of `OTHER` get every effect, so that no effect tells the class.
     """
     own = dict(SourceSettingsTable.load().of(kind, "", ()).effects) or dict.fromkeys(EFFECTS, 1.0)
     return tuple({**own, **ANY, **OF_MODALITY.get(kind, {})}.items())

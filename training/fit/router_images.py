@@ -61,7 +61,7 @@ FAMILIES = (
 # Made-up sources, not hospitals.
 MADE_UP = {*MEDICAL, "ct_in_the_contrast_of_mri", "projections"}
 PROJECTED = ("ct", "totalsegmentator_example", "example_ct.nii.gz")
-# Photographs of scikit-image that are kept for tests.
+# Photographs of scikit-image that only tests use.
 KEPT_FOR_TESTS = ("astronaut", "page")
 # Other packages that are installed for other ends: name, and folder in it.
 INSTALLED = (

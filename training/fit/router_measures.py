@@ -1,5 +1,5 @@
 # Copyright 2026 The MedGLIP authors. Licensed under the Apache License, Version 2.0.
-"""How right the modality router is, on sources that it never saw too, and how honest its probabilities are there."""
+"""Accuracy and calibration of the modality router, also on sources left out of its training."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ def _shares(table: FeatureTable, right: NDArray[np.bool_], augmented: bool) -> d
 
 
 def calibration(table: FeatureTable, logits: NDArray[np.float64]) -> dict[str, Any]:
-    """Return the temperature that makes probabilities honest on sources left out, and how honest they are with it.
+    """Return the temperature that calibrates probabilities on sources left out, and the errors before and after.
 
     Every source counts alike.
 
