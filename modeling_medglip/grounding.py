@@ -23,8 +23,9 @@ from .errors import MedGlipError, UsageError, hint_of, one_line
 from .image_processing_medglip import channels_first, upright_image
 from .io.image import read_image
 from .io.image_record import ReadImage
-from .modality_choice import UNRECOGNIZED, ModalityChoice, known_modality, modality_choices
+from .modality_choice import ModalityChoice, known_modality, modality_choices
 from .modeling_medglip import MedGlipForObjectDetection
+from .outputs.base import UNRECOGNIZED
 from .outputs.results import GroundedBox, GroundingResult, ImageInfo
 from .outputs.single_structures import best_in_image
 from .processing_medglip import UNKNOWN_LABEL, MedGlipProcessor, clean_label, split_prompt

@@ -46,7 +46,7 @@ class ModalityChoice(NamedTuple):
     Attributes:
         name (`str`): one of `MODALITIES`.
         source (`str`): `"given"`, `"header"`, `"pixels"`, `"checkpoint"` if that has one expert only, or
-            [`UNRECOGNIZED`].
+            `"unrecognized"`.
         probability (`float` or `None`): the router's, if the pixels decided.
         warnings (`tuple[str, ...]`): what speaks against the choice, one line each.
     """
@@ -162,7 +162,6 @@ def _contradictions(grounder: Experts, image: ReadImage, stated: str) -> tuple[s
 
 
 __all__ = [
-    "UNRECOGNIZED",
     "Experts",
     "ModalityChoice",
     "choose_modality",

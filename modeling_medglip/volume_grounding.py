@@ -22,7 +22,8 @@ from .defaults import UNTRAINED_THRESHOLD
 from .errors import MedGlipError, UsageError, hint_of, one_line
 from .grounding import Grounder, as_grounder, locate_labels, prompt_labels
 from .io.image_record import ReadImage
-from .modality_choice import UNRECOGNIZED, ModalityChoice, choose_modality
+from .modality_choice import ModalityChoice, choose_modality
+from .outputs.base import UNRECOGNIZED
 from .outputs.single_structures import best_in_volume
 from .outputs.volume_results import Corner, VolumeBox, VolumeInfo, VolumeResult
 from .questions import Question, make_question

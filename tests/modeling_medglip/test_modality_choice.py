@@ -15,7 +15,8 @@ from modeling_medglip import ground_volume, grounding
 from modeling_medglip.errors import MedGlipError, hint_of
 from modeling_medglip.grounding import Grounder, ground_image, load_grounder
 from modeling_medglip.io.image_record import ReadImage
-from modeling_medglip.modality_choice import UNRECOGNIZED, choose_modality, modality_choices
+from modeling_medglip.modality_choice import choose_modality, modality_choices
+from modeling_medglip.outputs.base import UNRECOGNIZED
 from modeling_medglip.outputs.results import GroundedBox, validate_boxes
 from modeling_medglip.trained_labels import TrainedLabels
 from modeling_medglip.volumes.geometry import Volume

@@ -66,3 +66,9 @@ def test_what_cannot_be_compared(files: list[str], capsys: pytest.CaptureFixture
     for content in ("{", "[]"):
         Path(files[1]).write_text(content, encoding="utf-8")
         assert run(files) == 2 and "new.json: not " in capsys.readouterr().err
+
+
+def test_the_page_in_docs_holds_what_was_measured() -> None:
+    docs = Path(__file__).parents[3] / "docs"
+    figures = json.loads((docs / "comparison.json").read_text(encoding="utf-8"))
+    assert (docs / "comparison.md").read_text(encoding="utf-8") == comparison.render_page(figures)
