@@ -217,19 +217,19 @@ def render_page(measured: Mapping[str, Any]) -> str:
         "# Labels that were left out of training",
         "",
         "Made by `python -m training.studies.leave_label_out`. No training prompt of the expert named the label. Each",
-        f"image is asked for one phrase. `boxes per image`: from a score of {SHOWN:g} on. `best score`: mean over the",
-        f"images. `right`: images in per cent whose best box overlaps the object with an IoU of {RIGHT:g} or more.",
-        "AP50 in per cent, mean over the labels that the expert was trained with.",
+        f"image is asked for one phrase. `with a box`: images in per cent with one from a score of {SHOWN:g} on.",
+        "`best score`: mean over the images. `right`: images in per cent whose best box overlaps the object with an",
+        f"IoU of {RIGHT:g} or more. AP50 in per cent, mean over the labels in training. Scores are not calibrated.",
         "",
     ]
     rows = []
     for modality, entry in measured["modalities"].items():
         for label, row in entry.items():
             for kind, asked in row["asked"].items():
-                figures = ["-" if asked[key] is None else f"{asked[key]:.2f}" for key in ("boxes", "score")]
-                counts = [asked["images"], *figures, percent(asked["right"], 0)]
-                rows.append([f"{modality}, without {plain(label)}", ASKED[kind], *counts, percent(row["AP50"])])
-    header = ["expert", "asked for", "images", "boxes per image", "best score", "right", "AP50, trained labels"]
+                score = "-" if asked["score"] is None else f"{asked['score']:.2f}"
+                figures = [asked["images"], percent(asked["drawn"], 0), score, percent(asked["right"], 0)]
+                rows.append([f"{modality}, without {plain(label)}", ASKED[kind], *figures, percent(row["AP50"])])
+    header = ["expert", "asked for", "images", "with a box", "best score", "right", "AP50, trained labels"]
     return "\n".join(lines) + "\n" + table(header, rows)
 
 
