@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 
-# Lowest score of labels that a checkpoint was not trained with; training/studies/listening.py measures what it hides.
+# Lowest score of labels that a checkpoint was not trained with; docs/listening.md measures what it hides.
 UNTRAINED_THRESHOLD = 0.9
 # The prompt that asks for every label that the expert of the input's modality was trained with.
 ALL_LABELS = "all"

@@ -285,3 +285,9 @@ def test_the_network_is_asked_through_the_api(tmp_path: Path) -> None:
     found = listening.find_boxes(loaded, pixels, ["liver", "kidney (L)", "? ?"], "ct")
     assert set(found) == {"liver", "kidney (L)", "? ?"}
     assert all(box.score >= listening.LOWEST for boxes in found.values() for box in boxes)
+
+
+def test_the_page_in_docs_holds_what_was_measured() -> None:
+    docs = Path(__file__).parents[3] / "docs"
+    columns = json.loads((docs / "listening.json").read_text(encoding="utf-8"))["columns"]
+    assert (docs / "listening.md").read_text(encoding="utf-8") == listening_page.render_page(columns)
