@@ -213,13 +213,16 @@ def _images(data: str, modality: str, labels: Sequence[str]) -> list[GroundingRe
 
 def render_page(measured: Mapping[str, Any]) -> str:
     """Return the page of figures in Markdown."""
+    every = [row["conditions"] for entry in measured["modalities"].values() for row in entry.values()]
+    lengths = sorted({f"{one['epochs']:g} epochs at {one['size']} pixels" for one in every})
     lines = [
         "# Labels that were left out of training",
         "",
         "Made by `python -m training.studies.leave_label_out`. No training prompt of the expert named the label. Each",
         f"image is asked for one phrase. `with a box`: images in per cent with one from a score of {SHOWN:g} on.",
         "`best score`: mean over the images. `right`: images in per cent whose best box overlaps the object with an",
-        f"IoU of {RIGHT:g} or more. AP50 in per cent, mean over the labels in training. Scores are not calibrated.",
+        f"IoU of {RIGHT:g} or more. AP50 in per cent, mean over the labels in training. Scores are not calibrated, and",
+        f"the trainings are short: {', '.join(lengths)}.",
         "",
     ]
     rows = []

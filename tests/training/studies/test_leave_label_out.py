@@ -84,3 +84,9 @@ def test_a_modality_of_one_label_is_refused(tmp_path: Path, capsys: pytest.Captu
     assert "fundus has no label besides optic disc" in capsys.readouterr().err
     assert leave_label_out.main([*options[:3], "ct", *options[3:]]) == 2
     assert "name a single --modality" in capsys.readouterr().err
+
+
+def test_the_page_in_docs_holds_what_was_measured() -> None:
+    docs = Path(__file__).parents[3] / "docs"
+    measured = json.loads((docs / "leave_label_out.json").read_text(encoding="utf-8"))
+    assert (docs / "leave_label_out.md").read_text(encoding="utf-8") == leave_label_out.render_page(measured)
