@@ -3,7 +3,7 @@
 
     python -m training.studies.cross_source --data out/data --modality dermoscopy fundus --epochs 8 \
         --out runs/cross_source
-    python -m training.studies.cross_source --page runs/before.json runs/after.json --out docs
+    python -m training.studies.cross_source --page runs/embedded.json runs/foreign.json --out docs
 
 For every source that shares a label with another one, an expert is trained on all the others and measured on it,
 beside an expert that was trained on all of them. Both start from the recipe's starting weights, so nothing of the
@@ -52,6 +52,7 @@ Made by `python -m training.studies.cross_source`.
 Mean over labels, in per cent, of an expert that was trained on
 all sources but this one (never seen), and of one that was trained on this one too, on the same images.
 Only labels that another source annotates as well are asked.
+Where several trainings are compared, the column `training` holds the names of their files.
 
 """
 logger = logging.getLogger(__name__)

@@ -221,8 +221,8 @@ def render_page(measured: Mapping[str, Any]) -> str:
         "Made by `python -m training.studies.leave_label_out`. No training prompt of the expert named the label. Each",
         f"image is asked for one phrase. `with a box`: images in per cent with one from a score of {SHOWN:g} on.",
         "`best score`: mean over the images. `right`: images in per cent whose best box overlaps the object with an",
-        f"IoU of {RIGHT:g} or more. AP50 in per cent, mean over the labels in training. Scores are not calibrated, and",
-        f"the trainings are short: {', '.join(lengths)}.",
+        f"IoU of {RIGHT:g} or more. AP50 in per cent, mean over the labels in training. Scores are not calibrated,",
+        f"and trainings are short: {', '.join(lengths)}.",
         "",
     ]
     rows = []

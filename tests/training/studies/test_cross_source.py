@@ -226,8 +226,10 @@ def test_sources_without_a_common_label_are_refused(tmp_path: Path, capsys: pyte
 
 def test_the_page_in_docs_holds_what_was_measured() -> None:
     docs = Path(__file__).parents[3] / "docs"
-    measured = json.loads((docs / "cross_source.json").read_text(encoding="utf-8"))
-    assert (docs / "cross_source.md").read_text(encoding="utf-8") == cross_source.render_page({"": measured})
+    files = sorted((docs / "cross_source").glob("*.json"))
+    measured = {file.stem: json.loads(file.read_text(encoding="utf-8")) for file in files}
+    assert list(measured) == ["embedded", "foreign"], "recipes, the second by --like"
+    assert (docs / "cross_source.md").read_text(encoding="utf-8") == cross_source.render_page(measured)
 
 
 def test_the_page_of_several_trainings(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
