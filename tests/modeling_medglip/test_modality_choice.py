@@ -109,7 +109,7 @@ class TestModality:
         for sure in (0.75, 0.99):
             monkeypatch.setattr(grounder.processor.image_processor, "router", biased_router("ct", sure))
             choice = choose_modality(grounder, sample_image(), labels=["optic disc"])
-            assert (choice.name, choice.warnings) == ("ct", ()), "there is no tie"
+            assert (choice.name, choice.warnings) == ("ct", ()), "the pixels decide"
 
     def test_the_prompt_does_not_say_whether_it_is_a_medical_image(
         self, grounder: Grounder, monkeypatch: pytest.MonkeyPatch

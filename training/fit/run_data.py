@@ -85,7 +85,7 @@ def load_data(settings: FinetuneArguments) -> RunData:
 def images_elsewhere(data: Path | str, modality: str, recipe: TrainingRecipe) -> list[GroundingRecord]:
     """Return the training images of other modalities that negative images are taken from.
 
-    There are none without negative images in the recipe: other modalities are not read then.
+    If the recipe has no negative images, other modalities are not read and the list is empty.
 
     Args:
         data (`Path` or `str`): as [`~training.data.load.load_records`] takes it; images that state no modality are of

@@ -370,7 +370,7 @@ class Study:
 
 
 def measured_before(out: Path) -> dict[str, Any]:
-    """Return the results of earlier runs in a folder; only the schema if there are none."""
+    """Return the results of earlier runs in a folder, or only the schema before the first run."""
     path = out / RESULTS
     content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     return content or {"schema": SCHEMA, "modalities": {}}
