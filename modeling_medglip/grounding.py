@@ -21,6 +21,7 @@ from .defaults import CT_WINDOW, UNTRAINED_THRESHOLD
 from .detection import join_prompts, prepare_images, run_model
 from .errors import MedGlipError, UsageError, hint_of, one_line
 from .image_processing_medglip import channels_first, upright_image
+from .inference import fast_form
 from .io.image import read_image
 from .io.image_record import ReadImage
 from .modality_choice import ModalityChoice, known_modality, modality_choices
@@ -59,6 +60,11 @@ class Grounder:
         return tuple(self.model.config.modalities)
 
     @functools.cached_property
+    def fast(self) -> MedGlipForObjectDetection:
+        """The model's form for inference, see [`~inference.fast_form`]; made once."""
+        return fast_form(self.model)
+
+    @functools.cached_property
     def trained(self) -> TrainedLabels:
         """What the checkpoint states that it was trained with."""
         return TrainedLabels.of(self.model.config.to_dict())
@@ -87,7 +93,7 @@ class Grounder:
         if text["input_ids"].dim() == 2:
             tokens = {key: text[key].to(self.device) for key in ("input_ids", "attention_mask")}
             with torch.inference_mode():
-                text["text_features"] = self.model.get_text_features(**tokens)
+                text["text_features"] = self.fast.get_text_features(**tokens)
         return text
 
     def detect(
@@ -123,7 +129,7 @@ class Grounder:
             self.processor, images, modality, photometric_interpretation=photometric_interpretation
         )
         inputs = join_prompts(text, pixels, len(images)).to(self.device)
-        outputs = run_model(self.model, inputs, features)
+        outputs = run_model(self.fast, inputs, features)
         return self.processor.post_process_grounded_object_detection(
             outputs, inputs, threshold=threshold, target_sizes=target_sizes
         )
