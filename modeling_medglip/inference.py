@@ -29,9 +29,12 @@ def fast_form(model: MedGlipForObjectDetection) -> MedGlipForObjectDetection:
         return model
     shared: dict[int, object] = {id(value): value for value in (*model.parameters(), *model.buffers())}
     copied = copy.deepcopy(model, shared)
+    copied.config._attn_implementation = "eager"  # of the fusion: few tokens make fused kernels slow
     for expert in copied.model.experts.values():
         fold_batch_norms(expert.backbone)
         for module in expert.modules():
+            if isinstance(module, (nn.ReLU, nn.ReLU6)):
+                module.inplace = True
             if isinstance(module, nn.Conv2d):
                 weight = module.weight.detach().contiguous(memory_format=torch.channels_last)
                 module.weight = nn.Parameter(weight, requires_grad=False)

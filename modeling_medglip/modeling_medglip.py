@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, TypedDict, cast
 
@@ -253,14 +254,30 @@ class MedGlipBiDirectionalAttention(nn.Module):
         keys = keys * keys.shape[-1] ** -0.5
         folded = torch.matmul(keys, self._head_weight(self.v_proj))
         bias = (keys * self.v_proj.bias.view(self.heads, 1, -1)).sum(-1)[:, :, None]
-        regions = visual[:, None].expand(-1, self.heads, -1, -1)
-        # A token's bias is the same for all regions, so it cancels in the softmax over regions.
-        text_update = self._text_update(self._attend(folded, regions, regions, None))
         hidden = ~attention_mask.bool()[:, None, None]
         mask = bias.masked_fill(hidden, -1e9 if bias.dtype == torch.float32 else torch.finfo(bias.dtype).min)
         out_weight = self.out_v_proj.weight.view(-1, self.heads, self.out_v_proj.in_features // self.heads)
         values = torch.matmul(self._split(self.values_l_proj(text)), out_weight.permute(1, 2, 0))
-        return self._attend(regions, folded, values, mask).sum(2) + self.out_v_proj.bias, text_update
+        attend = self._attend_at_once if self.config._attn_implementation == "eager" else self._attend_each_way
+        update, pooled = attend(visual, folded, values, mask)
+        return update + self.out_v_proj.bias, self._text_update(pooled)
+
+    def _attend_each_way(self, visual: Tensor, folded: Tensor, values: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the update of the regions and the regions pooled for every token, by two calls of the interface."""
+        regions = visual[:, None].expand(-1, self.heads, -1, -1)
+        # A token's bias is the same for all regions, so it cancels in the softmax over regions.
+        pooled = self._attend(folded, regions, regions, None)
+        return self._attend(regions, folded, values, mask).sum(2), pooled
+
+    def _attend_at_once(self, visual: Tensor, folded: Tensor, values: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        """Return what [`_attend_each_way`] does, from one matrix of scores for both ways and all heads."""
+        rows, heads, tokens, channels = folded.shape
+        scores = torch.matmul(visual, folded.flatten(1, 2).transpose(1, 2))
+        dropout = partial(F.dropout, p=self.dropout, training=self.training)
+        pooling = dropout(scores.softmax(dim=1)).transpose(1, 2)
+        pooled = torch.matmul(pooling, visual).view(rows, heads, tokens, channels).transpose(1, 2)
+        attention = (scores.view(rows, -1, heads, tokens) + mask.transpose(1, 2)).softmax(dim=-1)
+        return torch.matmul(dropout(attention).flatten(2), values.flatten(1, 2)), pooled
 
     def _split(self, tensor: Tensor) -> Tensor:
         batch, tokens, inner = tensor.shape
