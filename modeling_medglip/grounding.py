@@ -6,7 +6,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -30,12 +30,14 @@ from .outputs.base import UNRECOGNIZED
 from .outputs.results import GroundedBox, GroundingResult, ImageInfo
 from .outputs.single_structures import best_in_image
 from .processing_medglip import UNKNOWN_LABEL, MedGlipProcessor, clean_label, split_prompt
-from .questions import Question, encode_questions, make_question
+from .questions import Question, encode_groups, make_question
 from .taxonomy import load_taxonomy
 from .trained_labels import TrainedLabels
 
 
 MAX_LABELS = 1000
+# Encoded prompts that a loaded checkpoint keeps.
+KEPT_PROMPTS = 32
 
 
 @dataclass(frozen=True)
@@ -81,20 +83,28 @@ class Grounder:
         return self.trained.wording(label, modality)
 
     def encode(self, question: Question) -> dict[str, Any]:
-        """Encode a prompt once for many batches of images.
+        """Encode a prompt for any number of images; the last prompts are kept.
 
         Args:
             question ([`Question`]): labels in the words of one expert.
 
         Returns:
-            `prompts` of [`Grounder.detect`]: tokens, labels and, if one prompt holds all labels, its text features.
+            `prompts` of [`Grounder.detect`]: tokens, labels and text features.
+
+        Raises:
+            `ValueError`: no label, or one that the tokenizer cannot read.
         """
-        text = encode_questions(self.processor, [question])
-        if text["input_ids"].dim() == 2:
-            tokens = {key: text[key].to(self.device) for key in ("input_ids", "attention_mask")}
-            with torch.inference_mode():
-                text["text_features"] = self.fast.get_text_features(**tokens)
-        return text
+        return self._encoded(question.groups)
+
+    @functools.cached_property
+    def _encoded(self) -> Callable[[tuple[tuple[str, ...], ...]], dict[str, Any]]:
+        return functools.lru_cache(KEPT_PROMPTS)(self._encode)
+
+    def _encode(self, groups: tuple[tuple[str, ...], ...]) -> dict[str, Any]:
+        text = encode_groups(self.processor, [groups])
+        tokens = {key: text[key].to(self.device) for key in ("input_ids", "attention_mask")}
+        with torch.inference_mode():
+            return {**text, "text_features": self.fast.get_text_features(**tokens)}
 
     def detect(
         self,
@@ -398,7 +408,7 @@ def _boxes(
     """Return the boxes of one image over the thresholds (of trained labels, of others), and each label's presence."""
     results = grounder.detect(
         [image.pixels],
-        encode_questions(grounder.processor, [question]),
+        grounder.encode(question),
         modality,
         thresholds[0],
         [(image.height, image.width)],

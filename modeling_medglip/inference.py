@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
+from itertools import pairwise
+from typing import cast
 
 import torch
 from torch import nn
@@ -20,18 +22,19 @@ from .modeling_medglip import MedGlipForObjectDetection
 def fast_form(model: MedGlipForObjectDetection) -> MedGlipForObjectDetection:
     """Return a copy of a model for inference on a CPU; on other devices the model itself.
 
-    Outputs differ from the model's by rounding alone.
+    Outputs differ from the model's by rounding alone. Models that are wrapped, as by `torch.compile`, or that run
+    exported graphs, are returned as they are.
 
     Args:
         model ([`MedGlipForObjectDetection`]): in evaluation mode; it stays as it is.
     """
-    if model.device.type != "cpu":
+    if type(model) is not MedGlipForObjectDetection or model.device.type != "cpu":
         return model
     shared: dict[int, object] = {id(value): value for value in (*model.parameters(), *model.buffers())}
     copied = copy.deepcopy(model, shared)
     copied.config._attn_implementation = "eager"  # of the fusion: few tokens make fused kernels slow
     for expert in copied.model.experts.values():
-        fold_batch_norms(expert.backbone)
+        fold_batch_norms(cast(nn.Module, expert.backbone))
         for module in expert.modules():
             if isinstance(module, (nn.ReLU, nn.ReLU6)):
                 module.inplace = True
@@ -57,8 +60,7 @@ def fold_batch_norms(network: nn.Module) -> None:
 
 def _pairs(parent: nn.Module) -> Iterator[tuple[tuple[str, nn.Conv2d], tuple[str, nn.BatchNorm2d]]]:
     """Yield the convolutions of a module that a batch norm follows, with it."""
-    children = list(parent.named_children())
-    for (name, conv), (norm_name, norm) in zip(children[:-1], children[1:], strict=True):
-        if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
+    for (name, conv), (norm_name, norm) in pairwise(parent.named_children()):
+        if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):  # noqa: SIM102
             if conv.out_channels == norm.num_features:
                 yield (name, conv), (norm_name, norm)

@@ -178,10 +178,12 @@ class MedGlipSinePositionEmbedding(nn.Module):
         powers = math.pi * 2.0 ** torch.arange(self.frequencies, device=level.device, dtype=torch.float32)
         y = (torch.arange(height, device=level.device) + 0.5).div(height)[:, None] * powers
         x = (torch.arange(width, device=level.device) + 0.5).div(width)[:, None] * powers
-        y_code = torch.cat([y.sin(), y.cos()], dim=-1)[:, None].expand(-1, width, -1)
-        x_code = torch.cat([x.sin(), x.cos()], dim=-1)[None].expand(height, -1, -1)
-        code = torch.cat([y_code, x_code], dim=-1).to(self.projection.weight.dtype)
-        return self.projection(code).permute(2, 0, 1)[None]
+        weight = self.projection.weight
+        y_code, x_code = (torch.cat([part.sin(), part.cos()], dim=-1).to(weight.dtype) for part in (y, x))
+        # The projection of the joined code is the sum of two: of a few rows, and of a few columns.
+        y_weight, x_weight = weight.chunk(2, dim=1)
+        code = F.linear(y_code, y_weight, self.projection.bias)[:, None] + F.linear(x_code, x_weight)
+        return code.permute(2, 0, 1)[None]
 
 
 # ------------------------------------------------------------------------------------------------ fusion tower
@@ -272,12 +274,12 @@ class MedGlipBiDirectionalAttention(nn.Module):
     def _attend_at_once(self, visual: Tensor, folded: Tensor, values: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         """Return what [`_attend_each_way`] does, from one matrix of scores for both ways and all heads."""
         rows, heads, tokens, channels = folded.shape
-        scores = torch.matmul(visual, folded.flatten(1, 2).transpose(1, 2))
+        scores = torch.matmul(folded.flatten(1, 2), visual.transpose(1, 2))
         dropout = partial(F.dropout, p=self.dropout, training=self.training)
-        pooling = dropout(scores.softmax(dim=1)).transpose(1, 2)
-        pooled = torch.matmul(pooling, visual).view(rows, heads, tokens, channels).transpose(1, 2)
-        attention = (scores.view(rows, -1, heads, tokens) + mask.transpose(1, 2)).softmax(dim=-1)
-        return torch.matmul(dropout(attention).flatten(2), values.flatten(1, 2)), pooled
+        pooled = torch.matmul(dropout(scores.softmax(dim=-1)), visual)
+        attention = (scores.view(rows, heads, tokens, -1) + mask.transpose(2, 3)).softmax(dim=2)
+        update = torch.matmul(dropout(attention).flatten(1, 2).transpose(1, 2), values.flatten(1, 2))
+        return update, pooled.view(rows, heads, tokens, channels).transpose(1, 2)
 
     def _split(self, tensor: Tensor) -> Tensor:
         batch, tokens, inner = tensor.shape
@@ -425,8 +427,8 @@ class MedGlipDynamicReLU(nn.Module):
         """Return a map of the same shape `(batch, channels, h, w)`."""
         coefficients = F.hardsigmoid(self.excite(F.relu(self.squeeze(feature.mean(dim=(2, 3))))))
         a1, b1, a2, b2 = (part[..., None, None] for part in coefficients.chunk(4, dim=1))
-        first = feature * ((a1 - 0.5) * 2 + 1) + (b1 - 0.5)
-        return torch.maximum(first, feature * ((a2 - 0.5) * 2) + (b2 - 0.5))
+        first = torch.addcmul(b1 - 0.5, feature, (a1 - 0.5) * 2 + 1)
+        return torch.maximum(first, torch.addcmul(b2 - 0.5, feature, (a2 - 0.5) * 2))
 
 
 class MedGlipDynamicConv(nn.Module):
@@ -467,7 +469,11 @@ class MedGlipDynamicConv(nn.Module):
                 self._convolve(self.conv_coarse, coarse, reinterpret_offsets(offset_mask, coarse))
             )
             branches.append(F.interpolate(merged, size=level.shape[-2:], mode="bilinear", align_corners=True))
-        return sum(branch * self._attention(branch) for branch in branches) / len(branches)
+        shares = [self._attention(branch) / len(branches) for branch in branches]
+        mean = branches[0] * shares[0]
+        for branch, share in zip(branches[1:], shares[1:], strict=True):
+            mean = torch.addcmul(mean, branch, share)
+        return mean
 
     def _attention(self, branch: Tensor) -> Tensor:
         return F.hardsigmoid(F.relu(self.scale_attention(branch.mean(dim=(2, 3)))))[..., None, None]
@@ -539,7 +545,7 @@ class MedGlipFusionBlock(GradientCheckpointingLayer):
 
 def flatten_levels(levels: Sequence[Tensor]) -> Tensor:
     """Return maps `(batch, channels, h, w)` as `(batch, regions, channels)`, level after level in row-major order."""
-    return torch.cat([level.flatten(2) for level in levels], dim=2).transpose(1, 2)
+    return torch.cat([level.flatten(2).transpose(1, 2) for level in levels], dim=1)
 
 
 def unflatten_levels(visual: Tensor, shapes: Sequence[torch.Size]) -> list[Tensor]:
@@ -609,7 +615,7 @@ class MedGlipPresenceHead(nn.Module):
             logits (`Tensor` of shape `(batch, regions, tokens)`): alignment S; no gradient flows back into it.
         """
         best, index = logits.detach().transpose(1, 2).topk(min(self.best_regions, logits.shape[1]), dim=-1)
-        rows = torch.arange(len(regions), device=regions.device)[:, None, None]
+        rows = torch.arange(regions.shape[0], device=regions.device)[:, None, None]
         weights = best.softmax(-1)[..., None]
         shown = (regions[rows, index] * weights).sum(2)
         evidence = torch.stack([best[..., 0], best.mean(-1)], dim=-1) / 4
@@ -721,6 +727,8 @@ class MedGlipBoxHead(nn.Module):
 
 class TextFeatures(NamedTuple):
     """Language features of prompts, computed once and given to `forward(text_features=...)` for many images.
+
+    Features of prompts in chunks have an axis of chunks after the prompts'.
 
     Args:
         hidden (`Tensor` of shape `(prompts, tokens, hidden_size)`): the language encoder's output.
@@ -1164,13 +1172,16 @@ class MedGlipModel(MedGlipPreTrainedModel):  # noqa: D101
         """Encode prompts once.
 
         Args:
-            input_ids (`Tensor` of shape `(prompts, tokens)`): token ids.
+            input_ids (`Tensor` of shape `(prompts, tokens)` or `(prompts, chunks, tokens)`): token ids.
             attention_mask (`Tensor` of the same shape, *optional*): 1 for tokens, 0 for padding.
 
         Returns:
             [`TextFeatures`] for `forward(text_features=...)`; one prompt serves a whole batch of images.
         """
         mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
+        if input_ids.dim() == 3:
+            features = self.get_text_features(input_ids.flatten(0, 1), mask.flatten(0, 1))
+            return TextFeatures(*(tensor.unflatten(0, input_ids.shape[:2]) for tensor in features))
         rows, inverse = input_ids, None
         # The number of different prompts is a shape that a traced graph cannot have.
         if not self.training and len(input_ids) > 1 and not torch.compiler.is_compiling():
@@ -1250,34 +1261,24 @@ class MedGlipModel(MedGlipPreTrainedModel):  # noqa: D101
         if text_features is None:
             if input_ids is None:
                 raise ValueError("give input_ids or text_features")
-            text_features, chunks = self._encode_prompts(input_ids, attention_mask, batch)
-        else:
-            chunks = 1
-            if len(text_features.hidden) not in (1, batch):
-                raise ValueError(
-                    f"text_features of {len(text_features.hidden)} prompts for {batch} images: give one, or all"
-                )
-        text_features = TextFeatures(*(self._per_image(tensor, batch * chunks) for tensor in text_features))
+            if len(input_ids) not in (1, batch):
+                raise ValueError(f"{len(input_ids)} prompts for {batch} images: give one, or one per image")
+            text_features = self.get_text_features(input_ids, attention_mask)
+        elif len(text_features.hidden) not in (1, batch):
+            raise ValueError(
+                f"text_features of {len(text_features.hidden)} prompts for {batch} images: give one, or all"
+            )
+        chunked = text_features.hidden.dim() == 4
+        chunks = text_features.hidden.shape[1] if chunked else 1
+        text_features = TextFeatures(*(tensor.expand(batch, *tensor.shape[1:]) for tensor in text_features))
+        if chunked:
+            text_features = TextFeatures(*(tensor.flatten(0, 1) for tensor in text_features))
         names = self.resolve_modalities(modality, batch)
         sizes = resolve_image_sizes(pixel_values, pixel_mask, image_sizes)
         groups = group_images(names, sizes)
         outputs = [self._forward_group(pixel_values, text_features, chunks, *group) for group in groups.items()]
         shapes = pyramid_shapes(pixel_values.shape[-2:], self.config.head_config.anchor_strides)
         return self._gather(outputs, list(groups.items()), shapes, sizes, chunks)
-
-    def _encode_prompts(self, input_ids: Tensor, mask: Tensor | None, batch: int) -> tuple[TextFeatures, int]:
-        chunks = input_ids.shape[1] if input_ids.dim() == 3 else 1
-        if len(input_ids) not in (1, batch):
-            raise ValueError(f"{len(input_ids)} prompts for {batch} images: give one, or one per image")
-        flat_mask = None if mask is None else mask.flatten(0, -2)
-        features = self.get_text_features(input_ids.flatten(0, -2), flat_mask)
-        if len(input_ids) != batch:
-            features = TextFeatures(*(tensor.repeat(batch, *[1] * (tensor.dim() - 1)) for tensor in features))
-        return features, chunks
-
-    @staticmethod
-    def _per_image(tensor: Tensor, rows: int) -> Tensor:
-        return tensor.expand(rows, *tensor.shape[1:]) if len(tensor) == 1 else tensor
 
     def resolve_modalities(self, modality: str | Sequence[str] | None, batch: int) -> list[str]:
         """Return the expert of each image.

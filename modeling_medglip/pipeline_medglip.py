@@ -8,7 +8,7 @@ off, and asks for one phrase at a time. So that task is sent to MedGLIP's own pr
 import functools
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from PIL import Image
@@ -23,7 +23,7 @@ from .inference import fast_form
 from .modality_choice import known_shares
 from .modeling_medglip import MedGlipForObjectDetection
 from .processing_medglip import MedGlipProcessor, prompts_per_image
-from .questions import Question, encode_questions, make_question
+from .questions import Question, encode_groups, make_question
 from .trained_labels import TrainedLabels
 
 
@@ -164,7 +164,9 @@ class MedicalPhraseGroundingPipeline(Pipeline):
             make_question(self.trained, list(dict.fromkeys(request["labels"])), name)
             for request, name in zip(requests, pixels["modality"], strict=True)
         ]
-        inputs = join_prompts(encode_questions(self.processor, questions), pixels, len(images))
+        inputs = join_prompts(
+            encode_groups(self.processor, [question.groups for question in questions]), pixels, len(images)
+        )
         sizes = [image_size(image) for image in images]
         return {"inputs": inputs, "target_sizes": sizes, "questions": questions, "skipped": skipped}
 
@@ -178,10 +180,13 @@ class MedicalPhraseGroundingPipeline(Pipeline):
         except ValueError as error:
             raise ValueError(f"image {index}: {error}") from None
 
-    @functools.cached_property
+    @property
     def fast(self) -> MedGlipForObjectDetection:
-        """The model's form for inference, see [`~inference.fast_form`]; made once."""
-        return fast_form(self.model)
+        """The form of `model` for inference, see [`~inference.fast_form`]; made once for each model that is set."""
+        made = self.__dict__.get("_fast")
+        if made is None or made[0] is not self.model:
+            made = self.__dict__["_fast"] = (self.model, fast_form(self.model))
+        return cast(MedGlipForObjectDetection, made[1])
 
     def _forward(self, model_inputs: dict[str, Any], **options: Any) -> dict[str, Any]:
         return {"outputs": run_model(self.fast, model_inputs["inputs"]), **model_inputs}

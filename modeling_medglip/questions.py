@@ -111,12 +111,12 @@ def make_question(trained: TrainedLabels, labels: Sequence[str], modality: str) 
     return Question(tuple(labels), wordings, tuple(groups), known, wider)
 
 
-def encode_questions(processor: MedGlipProcessor, questions: Sequence[Question]) -> dict[str, Any]:
-    """Tokenize a question for each image of a batch, its groups as chunks of the prompt.
+def encode_groups(processor: MedGlipProcessor, groups: Sequence[Sequence[tuple[str, ...]]]) -> dict[str, Any]:
+    """Tokenize the groups of a question for each image of a batch, as chunks of the prompt.
 
     Args:
         processor ([`MedGlipProcessor`]): of the checkpoint.
-        questions (`Sequence[Question]`): one for each image.
+        groups (`Sequence[Sequence[tuple[str, ...]]]`): [`Question.groups`] for each image.
 
     Returns:
         as [`MedGlipProcessor.encode_prompts`]: `input_ids`, `attention_mask`, `label_tokens` and `text_labels`.
@@ -124,7 +124,7 @@ def encode_questions(processor: MedGlipProcessor, questions: Sequence[Question])
     Raises:
         `ValueError`: no label, or one that the tokenizer cannot read.
     """
-    encoded = [[processor.encode_prompts([group])[0] for group in question.groups or ((),)] for question in questions]
+    encoded = [[processor.encode_prompts([group])[0] for group in asked or ((),)] for asked in groups]
     data: dict[str, Any] = {
         "text_labels": [[name for part in parts for name in part["text_labels"][0]] for parts in encoded]
     }
@@ -144,4 +144,4 @@ def _padded(tensors: Sequence[torch.Tensor]) -> torch.Tensor:
     return whole
 
 
-__all__ = ["Question", "encode_questions", "make_question"]
+__all__ = ["Question", "encode_groups", "make_question"]

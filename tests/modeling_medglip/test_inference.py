@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
-from transformers import TimmBackboneConfig
+from transformers import TimmBackboneConfig, pipeline
 
 from modeling_medglip import MedGlipForObjectDetection
 from modeling_medglip.grounding import load_grounder
@@ -81,3 +81,12 @@ def test_grounding_uses_it_and_saving_does_not(tmp_path: Path) -> None:
     grounder = load_grounder(save_tiny_checkpoint(tmp_path / "tiny"), "cpu")
     assert grounder.fast is grounder.fast and grounder.fast is not grounder.model
     assert all(value.requires_grad for value in grounder.model.parameters())
+
+
+def test_a_pipeline_follows_the_model_that_is_set(tmp_path: Path) -> None:
+    pipe = pipeline("medical-phrase-grounding", model=str(save_tiny_checkpoint(tmp_path / "tiny")), device="cpu")
+    first = pipe.fast
+    assert first is pipe.fast and first is not pipe.model
+    compiled = torch.compile(pipe.model, backend="eager")
+    pipe.model = compiled
+    assert pipe.fast is compiled

@@ -104,13 +104,13 @@ def test_untrained_labels_need_more_and_sides_are_understood(grounder: MedicalPh
 
 def test_one_pass_for_many_labels(grounder: MedicalPhraseGroundingPipeline, monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[int] = []
-    forward = grounder.model.forward
+    forward = grounder.fast.forward
 
     def counted(**inputs: Any) -> Any:
         calls.append(len(inputs["pixel_values"]))
         return forward(**inputs)
 
-    monkeypatch.setattr(grounder.model, "forward", counted)
+    monkeypatch.setattr(grounder.fast, "forward", counted)
     grounder(IMAGE, candidate_labels=["liver", "spleen", "left kidney"], modality="fundus")
     assert calls == [1]
 
