@@ -20,6 +20,7 @@ from .checkpoints.loading import is_adapter, load_checkpoint, locate
 from .defaults import CT_WINDOW, UNTRAINED_THRESHOLD
 from .detection import join_prompts, prepare_images, run_model
 from .errors import MedGlipError, UsageError, hint_of, one_line
+from .exported.runtime import is_exported, load_exported
 from .image_processing_medglip import channels_first, upright_image
 from .inference import fast_form
 from .io.image import read_image
@@ -196,6 +197,9 @@ def load_grounder(
         return Grounder(adapted.model.eval().to(chosen), adapted.processor, name, chosen)
     if base is not None:
         raise UsageError(f"checkpoint {name}: is not an adapter: leave out base=", hint="base")
+    if is_exported(source):
+        exported, processor = load_exported(Path(source), name, expert)
+        return Grounder(exported, processor, name, torch.device("cpu"))
     model, processor = load_checkpoint(source, name, expert)
     return Grounder(model.eval().to(chosen), processor, name, chosen)
 

@@ -1,0 +1,72 @@
+# Copyright 2026 The MedGLIP authors. Licensed under the Apache License, Version 2.0.
+"""Convolutions of exported graphs in eight-bit integers, with ranges learned from images."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from ..detection import prepare_images
+from ..questions import make_question
+from .manifest import LEVELS, parts_of
+
+
+if TYPE_CHECKING:
+    from ..grounding import Grounder
+
+
+# Most images that ranges are learned from.
+MAX_IMAGES = 100
+
+
+def quantize(grounder: Grounder, folder: Path, images: Sequence[Any]) -> None:
+    """Replace the convolutions of an expert's ONNX graphs by eight-bit ones.
+
+    Args:
+        grounder ([`Grounder`]): the checkpoint the graphs were made of, with one expert.
+        folder (`Path`): with the graphs.
+        images (`Sequence`): of the modality, as the processor takes them; at most `MAX_IMAGES` are used, evenly spread.
+    """
+    (modality,) = grounder.modalities
+    chosen = images[:: max(1, -(-len(images) // MAX_IMAGES))]
+    encoder, decoder = (folder / f"{part}.onnx" for part in parts_of(modality))
+    _quantize(encoder, (inputs for inputs, _ in _inputs(grounder, modality, chosen)))
+    _quantize(decoder, (inputs for _, inputs in _inputs(grounder, modality, chosen)))
+
+
+def _quantize(file: Path, inputs: Iterator[dict[str, Any]]) -> None:
+    from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
+
+    class Reader(CalibrationDataReader):  # type: ignore[misc]
+        def get_next(self) -> dict[str, Any] | None:
+            return next(inputs, None)
+
+    quantize_static(
+        str(file), str(file), Reader(), quant_format=QuantFormat.QDQ, op_types_to_quantize=["Conv"], per_channel=True,
+        activation_type=QuantType.QUInt8, weight_type=QuantType.QInt8,
+    )  # fmt: skip
+
+
+@torch.inference_mode()
+def _inputs(
+    grounder: Grounder, modality: str, images: Sequence[Any]
+) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
+    """Yield the inputs of image encoder and decoder for each image, asked for every trained label."""
+    model = grounder.model.model
+    labels = grounder.trained.labels(modality) or ["organ"]
+    for image in images:
+        pixels = prepare_images(grounder.processor, [image], modality)
+        height, width = pixels["image_sizes"][0]
+        values: Tensor = pixels["pixel_values"][..., :height, :width]
+        text = grounder.encode(make_question(grounder.trained, labels, modality))["text_features"]
+        levels = model.experts[modality].encode_image(values)
+        maps = dict(zip(LEVELS, levels, strict=True))
+        prompts = {"hidden": text.hidden, "attention_mask": text.attention_mask, "text_mask": text.text_mask}
+        yield {"pixel_values": values.numpy()}, {name: tensor.numpy() for name, tensor in {**maps, **prompts}.items()}
+
+
+__all__ = ["MAX_IMAGES", "quantize"]

@@ -1,0 +1,207 @@
+# Copyright 2026 The MedGLIP authors. Licensed under the Apache License, Version 2.0.
+"""Run an exported folder: a model whose encoders and decoders are graphs, and which is used as any other."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from transformers.modeling_outputs import BaseModelOutput
+
+from ..configuration_medglip import MedGlipConfig
+from ..errors import CheckpointError, MedGlipError, UsageError, install_hint, one_line
+from ..modeling_medglip import ExpertOutputs, MedGlipForObjectDetection
+from ..processing_medglip import MedGlipProcessor
+from .manifest import BOX_HEADS, FILE, LEVELS, OUTPUTS, TEXT_ENCODER, Manifest, parts_of, read_manifest
+
+
+# A graph: named tensors in, named tensors out.
+Graph = Callable[[Mapping[str, Tensor]], dict[str, Tensor]]
+
+
+class MedGlipExportedModel(MedGlipForObjectDetection):
+    """A model for inference whose language encoder and experts run as graphs, see [`load_exported`]."""
+
+    def save_pretrained(self, *args: Any, **kwargs: Any) -> Any:
+        """Raise `UsageError`: graphs cannot be turned back into a checkpoint."""
+        raise UsageError("an exported checkpoint cannot be saved: copy its folder")
+
+
+class GraphTextEncoder(nn.Module):
+    """The language encoder, run by a graph.
+
+    Args:
+        graph (`Callable`): see [`graphs.TextEncoderGraph`].
+    """
+
+    def __init__(self, graph: Graph) -> None:
+        super().__init__()
+        self.graph = graph
+        # A model asks its first parameter for its type and device.
+        self.empty = nn.Parameter(torch.empty(0), requires_grad=False)
+
+    def forward(
+        self, input_ids: Tensor, attention_mask: Tensor, position_ids: Tensor | None = None
+    ) -> BaseModelOutput:
+        """Return the features of tokens as `last_hidden_state`; see [`graphs.TextEncoderGraph`]."""
+        prompts, tokens = input_ids.shape
+        if position_ids is None:
+            position_ids = torch.arange(tokens).expand(prompts, -1)
+        mask = attention_mask.expand(prompts, 1, tokens, tokens)
+        inputs = {"input_ids": input_ids, "text_mask": mask, "position_ids": position_ids}
+        return BaseModelOutput(last_hidden_state=self.graph(inputs)["hidden"])
+
+
+class GraphExpert(nn.Module):
+    """The image side of one modality, run by two graphs; with the methods of [`MedGlipExpert`].
+
+    Args:
+        encoder (`Callable`): see [`graphs.ImageEncoderGraph`].
+        decoder (`Callable`): see [`graphs.DecoderGraph`].
+        has_presence (`bool`): whether the expert has a presence head.
+    """
+
+    def __init__(self, encoder: Graph, decoder: Graph, has_presence: bool) -> None:
+        super().__init__()
+        self.encoder, self.decoder = encoder, decoder
+        self.presence = has_presence or None
+
+    def encode_image(self, pixel_values: Tensor) -> list[Tensor]:
+        """See [`MedGlipExpert.encode_image`]."""
+        levels = self.encoder({"pixel_values": pixel_values})
+        return [levels[name] for name in LEVELS]
+
+    def fuse(self, levels: list[Tensor], text: Tensor, attention_mask: Tensor, text_mask: Tensor) -> ExpertOutputs:
+        """See [`MedGlipExpert.fuse`]."""
+        batch, tokens = text.shape[:2]
+        prompts = {"hidden": text, "attention_mask": attention_mask.long()}
+        mask = text_mask.expand(batch, 1, tokens, tokens)
+        found = self.decoder({**dict(zip(LEVELS, levels, strict=True)), **prompts, "text_mask": mask})
+        return ExpertOutputs(*(found[name] for name in OUTPUTS[:4]))
+
+
+def is_exported(source: Path | str) -> bool:
+    """Return whether a folder holds an exported checkpoint."""
+    return isinstance(source, Path) and (source / FILE).is_file()
+
+
+def load_exported(
+    folder: Path, name: str, modality: str | None = None
+) -> tuple[MedGlipExportedModel, MedGlipProcessor]:
+    """Load a folder that [`export_grounder`] wrote.
+
+    Args:
+        folder (`Path`): the exported folder.
+        name (`str`): how it is called in messages.
+        modality (`str`, *optional*): load only this modality's expert.
+
+    Raises:
+        `CheckpointError`: incomplete or damaged, no such expert, or the runtime is not installed.
+    """
+    manifest = read_manifest(folder, name)
+    try:
+        processor = MedGlipProcessor.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        config = MedGlipConfig.from_pretrained(folder, local_files_only=True)
+        if modality is not None:
+            config = config.for_modalities([modality])
+        return _assemble(folder, manifest, config), processor
+    except MedGlipError:
+        raise
+    except Exception as error:  # broken files make the libraries raise nearly anything
+        raise CheckpointError(f"checkpoint {name}: cannot be loaded ({one_line(error, 220)})") from error
+
+
+def _assemble(folder: Path, manifest: Manifest, config: MedGlipConfig) -> MedGlipExportedModel:
+    """Return a model without encoders of its own, with graphs in their place."""
+    open_graph = OPENERS[manifest.format]
+    with torch.device("meta"):
+        model = MedGlipExportedModel(config)
+    model.model.text_model = GraphTextEncoder(open_graph(manifest.graph(folder, TEXT_ENCODER)))
+    for name in config.modalities:
+        encoder, decoder = (open_graph(manifest.graph(folder, part)) for part in parts_of(name))
+        has_presence = bool(config.expert_head_config(name).presence_dim)
+        model.model.experts[name] = GraphExpert(encoder, decoder, has_presence)
+    heads = load_file(folder / BOX_HEADS)
+    kept = {key: value for key, value in heads.items() if key.partition(".")[0] in config.modalities}
+    model.box_heads.load_state_dict(kept, strict=True, assign=True)
+    return model.eval().requires_grad_(False)
+
+
+# Runtimes ------------------------------------------------------------------------------------------------------------
+
+
+def open_onnx(file: Path) -> Graph:
+    """Open a graph with ONNX Runtime, with as many threads as PyTorch has.
+
+    Args:
+        file (`Path`): an `.onnx` file.
+
+    Raises:
+        `CheckpointError`: ONNX Runtime is not installed.
+    """
+    runtime = _import("onnxruntime", "onnx")
+    options = runtime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    options.log_severity_level = 3
+    session = runtime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
+    names = [output.name for output in session.get_outputs()]
+
+    def run(inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        arrays = session.run(names, {name: value.contiguous().numpy() for name, value in inputs.items()})
+        return {name: torch.from_numpy(array) for name, array in zip(names, arrays, strict=True)}
+
+    return run
+
+
+def open_openvino(file: Path) -> Graph:
+    """Open a graph with OpenVINO on the CPU, in single precision, with as many threads as PyTorch has.
+
+    Args:
+        file (`Path`): an `.xml` file, with its `.bin` beside it.
+
+    Raises:
+        `CheckpointError`: OpenVINO is not installed.
+    """
+    settings = {
+        "PERFORMANCE_HINT": "LATENCY",
+        "INFERENCE_PRECISION_HINT": "f32",
+        "INFERENCE_NUM_THREADS": torch.get_num_threads(),
+    }
+    compiled = import_openvino().Core().compile_model(file, "CPU", settings)
+    names = [output.get_any_name() for output in compiled.outputs]
+
+    def run(inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        arrays = {name: value.contiguous().numpy() for name, value in inputs.items()}
+        results = compiled.infer_new_request(arrays)
+        return {name: torch.from_numpy(results[name]) for name in names}
+
+    return run
+
+
+OPENERS: dict[str, Callable[[Path], Graph]] = {"onnx": open_onnx, "openvino": open_openvino}
+
+
+def import_openvino() -> Any:
+    """Import OpenVINO without the telemetry that its conversion tool sends when it is imported.
+
+    Raises:
+        `CheckpointError`: it is not installed.
+    """
+    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type] # an import of it then fails
+    return _import("openvino", "openvino")
+
+
+def _import(package: str, extra: str) -> Any:
+    try:
+        return importlib.import_module(package)
+    except ImportError:
+        raise CheckpointError(f"the exported checkpoint needs {package}: {install_hint(extra)}") from None
+
+
+__all__ = ["MedGlipExportedModel", "import_openvino", "is_exported", "load_exported"]
