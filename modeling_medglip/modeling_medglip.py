@@ -171,13 +171,19 @@ class MedGlipSinePositionEmbedding(nn.Module):
 
     def forward(self, levels: list[Tensor]) -> list[Tensor]:
         """Return maps of the same shapes `(batch, channels, h, w)`."""
-        return [level + self._code(level) for level in levels]
+        return [level + self.code(level.shape[2], level.shape[3]) for level in levels]
 
-    def _code(self, level: Tensor) -> Tensor:
-        height, width = level.shape[-2:]
-        powers = math.pi * 2.0 ** torch.arange(self.frequencies, device=level.device, dtype=torch.float32)
-        y = (torch.arange(height, device=level.device) + 0.5).div(height)[:, None] * powers
-        x = (torch.arange(width, device=level.device) + 0.5).div(width)[:, None] * powers
+    def code(self, height: int, width: int) -> Tensor:
+        """Return the code of a map's cells, `(1, channels, height, width)`.
+
+        Args:
+            height (`int`): of the map.
+            width (`int`): of the map.
+        """
+        device = self.projection.weight.device
+        powers = math.pi * 2.0 ** torch.arange(self.frequencies, device=device, dtype=torch.float32)
+        y = (torch.arange(height, device=device) + 0.5).div(height)[:, None] * powers
+        x = (torch.arange(width, device=device) + 0.5).div(width)[:, None] * powers
         weight = self.projection.weight
         y_code, x_code = (torch.cat([part.sin(), part.cos()], dim=-1).to(weight.dtype) for part in (y, x))
         # The projection of the joined code is the sum of two: of a few rows, and of a few columns.
@@ -1312,6 +1318,8 @@ class MedGlipModel(MedGlipPreTrainedModel):  # noqa: D101
         for chunk in range(chunks):
             hidden, mask, text_mask = (tensor[rows * chunks + chunk] for tensor in text)
             parts.append(expert.fuse(levels, hidden, mask, text_mask))
+        if chunks == 1:
+            return ExpertOutputs(*(part[:, None] for part in parts[0]))
         return ExpertOutputs(*(torch.stack(part, dim=1) for part in zip(*parts, strict=True)))
 
     def _gather(

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 
 from modeling_medglip.errors import MedGlipError, UsageError
 from modeling_medglip.grounding import Grounder, asked_labels, ground_image, load_grounder
+from modeling_medglip.inference import keep_freed_memory
 from modeling_medglip.io.image_record import ReadImage
 from modeling_medglip.modality_choice import choose_modality
 from modeling_medglip.outputs.results import GroundingResult
@@ -177,6 +178,7 @@ def load_experts(settings: Settings) -> Experts:
         `CheckpointError`: names the checkpoint that cannot be used.
     """
     sources: Sequence[str | None] = (settings.model, *settings.others)
+    keep_freed_memory()
     return Experts(tuple(load_grounder(source) for source in sources), settings)
 
 

@@ -64,7 +64,9 @@ def load_model(
     """
     quiet_transformers(debug)
     from ..grounding import load_grounder
+    from ..inference import keep_freed_memory
 
+    keep_freed_memory()
     grounder = load_grounder(model, device, modality, base)
     echo(f"{grounder.name} on {grounder.device}")
     if not grounder.trained.stated:

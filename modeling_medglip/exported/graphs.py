@@ -126,7 +126,7 @@ class DecoderGraph(nn.Module):
 def export_grounder(
     grounder: Grounder,
     out: str | Path,
-    format: str = "onnx",  # noqa: A002
+    format: str = "onnx",
     calibration: Sequence[Any] | None = None,
     progress: Callable[[Iterable[Any], int], Iterable[Any]] | None = None,
 ) -> Manifest:
@@ -182,7 +182,7 @@ def _is_graph(file: Path) -> bool:
     return file.suffix in (".onnx", ".xml", ".bin", ".safetensors") and file.name != "router.safetensors"
 
 
-def _check_request(grounder: Grounder, folder: Path, format: str, calibration: Sequence[Any] | None) -> None:  # noqa: A002
+def _check_request(grounder: Grounder, folder: Path, format: str, calibration: Sequence[Any] | None) -> None:
     if format not in FORMATS:
         raise UsageError(f"format {one_line(format, 40)!r}: choose one of {', '.join(FORMATS)}")
     if folder.exists():

@@ -4,11 +4,9 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 from ..configuration_medglip import read_json
 from ..errors import CheckpointError, one_line

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ..detection import prepare_images
+from ..modeling_medglip import TextFeatures
 from ..questions import make_question
 from .manifest import LEVELS, parts_of
 
@@ -29,7 +30,7 @@ def quantize(grounder: Grounder, folder: Path, images: Sequence[Any]) -> None:
     Args:
         grounder ([`Grounder`]): the checkpoint the graphs were made of, with one expert.
         folder (`Path`): with the graphs.
-        images (`Sequence`): of the modality, as the processor takes them; at most `MAX_IMAGES` are used, evenly spread.
+        images (`Sequence`): of the modality, as the processor takes them; at most `MAX_IMAGES`, evenly spread, count.
     """
     (modality,) = grounder.modalities
     chosen = images[:: max(1, -(-len(images) // MAX_IMAGES))]
@@ -55,17 +56,18 @@ def _quantize(file: Path, inputs: Iterator[dict[str, Any]]) -> None:
 def _inputs(
     grounder: Grounder, modality: str, images: Sequence[Any]
 ) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
-    """Yield the inputs of image encoder and decoder for each image, asked for every trained label."""
+    """Yield the inputs of image encoder and decoder for each image, asked for the trained labels of one chunk."""
     model = grounder.model.model
     labels = grounder.trained.labels(modality) or ["organ"]
+    text = grounder.encode(make_question(grounder.trained, labels, modality))["text_features"]
+    first = TextFeatures(*(part[:, 0] if text.hidden.dim() == 4 else part for part in text))
+    prompts = first._asdict()
     for image in images:
         pixels = prepare_images(grounder.processor, [image], modality)
         height, width = pixels["image_sizes"][0]
         values: Tensor = pixels["pixel_values"][..., :height, :width]
-        text = grounder.encode(make_question(grounder.trained, labels, modality))["text_features"]
         levels = model.experts[modality].encode_image(values)
         maps = dict(zip(LEVELS, levels, strict=True))
-        prompts = {"hidden": text.hidden, "attention_mask": text.attention_mask, "text_mask": text.text_mask}
         yield {"pixel_values": values.numpy()}, {name: tensor.numpy() for name, tensor in {**maps, **prompts}.items()}
 
 

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -38,6 +38,8 @@ __all__ = [
 ]  # fmt: skip
 
 TAXONOMY_FILE = Path(__file__).with_name("taxonomy.yaml")
+# Phrases whose normal form is kept.
+KEPT_PHRASES = 4096
 LANGUAGES_FILE = Path(__file__).with_name("languages.yaml")
 # "both kidneys" and "left and right kidney" mean what "kidney" does.
 BOTH_SIDES = re.compile(r"\b(?:left and right|right and left|bilateral|bilaterally|both)\b")
@@ -139,7 +141,12 @@ class Taxonomy:
         key = self._key(phrase)
         return None if key == normalize_phrase(phrase) else key
 
-    def _key(self, phrase: str) -> str:
+    @functools.cached_property
+    def _key(self) -> Callable[[str], str]:
+        """As [`_read`], of phrases seen before without reading them again."""
+        return functools.lru_cache(KEPT_PHRASES)(self._read)
+
+    def _read(self, phrase: str) -> str:
         """Return the normal form under which the taxonomy lists a phrase, its plain normal form if it does not."""
         plain = normalize_phrase(phrase)
         foreign = (reading for language in self._languages for reading in language.readings(phrase))

@@ -1,0 +1,144 @@
+"""Time per image of the embedded experts, before and after: as it is, compiled, exported, in eight bits.
+
+    git worktree add --detach out/before COMMIT
+    python -m tests.benchmarks.bench_speed --before out/before [--modality ct] [--rounds 12] [--out docs/speed.json]
+
+Every variant is a process of its own; they answer one after the other, round by round, so that a busy machine slows
+all of them alike. A time goes from the decoded pixels of a demo image to its boxes. The prompt is the same in every
+round, as it is for a folder of images.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from modeling_medglip.demo.cases import demo_cases
+from modeling_medglip.exported.graphs import export_grounder
+from modeling_medglip.exported.manifest import FORMATS
+from modeling_medglip.grounding import load_grounder
+from modeling_medglip.modalities import MODALITIES
+from modeling_medglip.outputs.files import write_text
+from modeling_medglip.outputs.markdown import table
+
+
+SCHEMA = "medglip/speed@1"
+ROOT = Path(__file__).parents[2]
+WORKER = Path(__file__).with_name("ground_worker.py")
+# Images that a process grounds before the next one has its turn; the second half counts.
+BURST = 6
+BEFORE, EAGER = "before", "eager"
+
+
+class Worker:
+    """A process that grounds demo images."""
+
+    def __init__(self, model: str, threads: int, root: Path) -> None:
+        environment = {**os.environ, "PYTHONPATH": str(root), "OMP_NUM_THREADS": str(threads)}
+        command = [sys.executable, str(WORKER), model, str(threads)]
+        self.process: Any = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment, cwd=root
+        )
+
+    def ground(self, case: str) -> float:
+        """Seconds for one image."""
+        self.process.stdin.write(case + "\n")
+        self.process.stdin.flush()
+        return float(self.process.stdout.readline())
+
+    def end(self) -> int:
+        """Peak memory in bytes."""
+        self.process.stdin.close()
+        peak = int(self.process.stdout.readline())
+        self.process.wait()
+        return peak
+
+
+def exported(folder: Path, modality: str, formats: Sequence[str], calibration: Path | None) -> dict[str, str]:
+    """Variant -> exported folder of an expert."""
+    grounder = load_grounder(None, "cpu", modality)
+    made = {}
+    images = None if calibration is None else sorted((calibration / modality).iterdir())
+    for name in formats:
+        for suffix, given in (("", None), *([(" int8", images)] if images else [])):
+            made[name + suffix] = str(folder / f"{modality}-{name}{suffix.strip()}")
+            export_grounder(grounder, made[name + suffix], name, given)
+    return made
+
+
+def measure_modality(variants: dict[str, tuple[str, Path]], cases: Sequence[str], rounds: int, threads: int) -> Any:
+    """Seconds per image and peak memory of every variant."""
+    workers = {name: Worker(model, threads, root) for name, (model, root) in variants.items()}
+    seconds: dict[str, dict[str, list[float]]] = {name: {case: [] for case in cases} for name in workers}
+    for index in range(rounds + 1):
+        for case in cases:
+            for name, worker in workers.items():
+                taken = [worker.ground(case) for _ in range(BURST)][BURST // 2 :]
+                if index:
+                    seconds[name][case] += taken
+    return {
+        name: {
+            "seconds": {case: median(times) for case, times in seconds[name].items()},
+            "peak_bytes": worker.end(),
+        }
+        for name, worker in workers.items()
+    }
+
+
+def measure(options: argparse.Namespace) -> dict[str, Any]:
+    """All modalities that are asked for."""
+    found: dict[str, Any] = {"schema": SCHEMA, "rounds": options.rounds, "threads": options.threads, "modalities": {}}
+    for modality in options.modality:
+        cases = [case.id for case in demo_cases() if case.modality == modality]
+        with tempfile.TemporaryDirectory() as name:
+            folders = exported(Path(name), modality, options.format, options.calibration)
+            variants = {
+                **({BEFORE: ("embedded", options.before)} if options.before else {}),
+                EAGER: ("embedded", ROOT),
+            }
+            variants |= {"compiled": ("compiled", ROOT)} if options.compiled else {}
+            variants |= {variant: (folder, ROOT) for variant, folder in folders.items()}
+            found["modalities"][modality] = measure_modality(variants, cases, options.rounds, options.threads)
+    return found
+
+
+def speed_table(found: dict[str, Any]) -> str:
+    """Milliseconds per image, ratio to before, peak memory."""
+    rows = []
+    for modality, variants in found["modalities"].items():
+        first = next(iter(variants.values()))["seconds"]
+        for variant, values in variants.items():
+            for case, seconds in values["seconds"].items():
+                peak = f"{values['peak_bytes'] / 2**20:.0f}"
+                rows.append([modality, variant, f"{1000 * seconds:.0f}", f"{first[case] / seconds:.2f}", peak])
+    return table(["expert", "variant", "ms per image", "times as fast", "peak memory, MB"], rows)
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--before", type=lambda name: Path(name).absolute(), help="checkout of an earlier commit")
+    parser.add_argument("--modality", nargs="+", choices=MODALITIES, default=list(MODALITIES))
+    parser.add_argument("--format", nargs="*", choices=FORMATS, default=list(FORMATS))
+    parser.add_argument("--calibration", type=Path, help="folder with a folder of training images per modality")
+    parser.add_argument("--compiled", action="store_true", help="also with torch.compile, which needs a C++ compiler")
+    parser.add_argument("--rounds", type=int, default=12)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--out", type=Path, help="write the measurements as JSON")
+    options = parser.parse_args()
+    found = measure(options)
+    if options.out:
+        write_text(options.out, json.dumps(found, indent=1) + "\n")
+    print(speed_table(found))
+
+
+if __name__ == "__main__":
+    main()
