@@ -115,8 +115,9 @@ def fuse_activations(network: nn.Module) -> None:
     """
     for parent in list(network.modules()):
         for (name, conv), (next_name, activation) in pairwise(list(parent.named_children())):
-            padded = type(conv) is nn.Conv2d and conv.padding_mode == "zeros" and not isinstance(conv.padding, str)
-            if padded and isinstance(activation, nn.ReLU6):
+            if type(conv) is not nn.Conv2d or conv.padding_mode != "zeros" or isinstance(conv.padding, str):
+                continue
+            if isinstance(activation, nn.ReLU6):
                 setattr(parent, name, ClampedConv2d(conv))
                 setattr(parent, next_name, nn.Identity())
 

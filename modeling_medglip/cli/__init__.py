@@ -1,5 +1,5 @@
 # Copyright 2026 The MedGLIP authors. Licensed under the Apache License, Version 2.0.
-"""The console script `medglip`: ground, demo, merge, info, env.
+"""The console script `medglip`: ground, demo, merge, export, info, env.
 
 Exit status: 0 success, 1 some input failed (its reason is on stderr, the others are done), 2 wrong usage. Each command
 is a dataclass: its fields are the options, its `run` does the work. Slow imports happen inside `run`, so that `--help`
@@ -20,6 +20,7 @@ from ..errors import MedGlipError, UsageError, one_line
 from ..outputs.run_report import RESEARCH_USE, package_version
 from .console import fail
 from .demo import DemoCommand
+from .export import ExportCommand
 from .ground import GroundCommand
 from .info import EnvCommand, InfoCommand
 from .merge import MergeCommand
@@ -30,6 +31,7 @@ COMMANDS: dict[str, Any] = {
     "ground": GroundCommand,
     "demo": DemoCommand,
     "merge": MergeCommand,
+    "export": ExportCommand,
     "info": InfoCommand,
     "env": EnvCommand,
 }

@@ -130,6 +130,11 @@ def slices(items: Iterable[Any], count: int) -> Iterator[Any]:
     yield from _bar(items, count, "slices")
 
 
+def graphs(items: Iterable[Any], count: int) -> Iterator[Any]:
+    """Yield the graphs of an export, with a bar as in [`progress`]."""
+    yield from _bar(items, count, "graphs")
+
+
 def _bar(items: Iterable[Any], count: int, description: str) -> Iterator[Any]:
     """Yield items with a bar. Bars within each other share one display, or they would overwrite each other."""
     if count < 2 or not sys.stderr.isatty():

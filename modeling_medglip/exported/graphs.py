@@ -12,7 +12,7 @@ import tempfile
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from safetensors.torch import save_file
@@ -30,7 +30,7 @@ from ..modeling_medglip import (
     region_levels,
 )
 from ..outputs.run_report import package_version
-from .manifest import BOX_HEADS, FORMATS, LEVELS, OUTPUTS, TEXT_ENCODER, Manifest, parts_of, sha256
+from .manifest import BOX_HEADS, FORMATS, HIDDEN, LEVELS, OUTPUTS, TEXT_ENCODER, Manifest, parts_of, sha256
 
 
 if TYPE_CHECKING:
@@ -156,7 +156,8 @@ def export_grounder(
         if calibration is not None:
             from .quantization import quantize
 
-            quantize(grounder, made, calibration)
+            with _quiet():
+                quantize(grounder, made, calibration)
         if format == "openvino":
             _convert(made)
         _write_rest(grounder, made)
@@ -191,6 +192,8 @@ def _check_request(grounder: Grounder, folder: Path, format: str, calibration: S
         raise UsageError(f"checkpoint {grounder.name}: is exported already: give the checkpoint it was made from")
     if calibration is not None and len(grounder.modalities) > 1:
         raise UsageError("eight bits are calibrated for one expert: name its modality", hint="modality")
+    if any(grounder.model.config.expert_backbone_config(name).model_type == "swin" for name in grounder.modalities):
+        raise UsageError(f"checkpoint {grounder.name}: the windows of a Swin encoder cannot be exported for any size")
     needed = [*MAKERS[format], *(["onnxruntime"] if calibration is not None else [])]
     if missing := [name for name in needed if package_version(name) == "not installed"]:
         extra = "onnx" if "openvino" not in missing else "openvino"
@@ -202,7 +205,7 @@ def _traceable(model: MedGlipForObjectDetection) -> MedGlipForObjectDetection:
     copied = copy.deepcopy(model).eval().requires_grad_(False)
     copied.config._attn_implementation = "eager"  # plain matrix products
     for expert in copied.model.experts.values():
-        fold_batch_norms(expert.backbone)
+        fold_batch_norms(cast(nn.Module, expert.backbone))
     return copied
 
 
@@ -216,19 +219,20 @@ def _graphs(model: MedGlipForObjectDetection) -> Iterator[tuple[str, nn.Module, 
     with torch.no_grad():
         hidden = text(ids, mask, positions)
         for name in model.config.modalities:
-            expert, (encoder, decoder) = model.model.experts[name], parts_of(name)
+            expert, (encoder, decoder) = cast(MedGlipExpert, model.model.experts[name]), parts_of(name)
             pixels = torch.rand(2, 3, *TRACED_SIZE)
             yield encoder, ImageEncoderGraph(expert), {"pixel_values": pixels}
             levels = dict(zip(LEVELS, expert.encode_image(pixels), strict=True))
             prompts = {"hidden": hidden, "attention_mask": torch.ones(2, TRACED_TOKENS, dtype=torch.long)}
-            graph = DecoderGraph(expert, model.box_heads[name], model.head_configs[name])
+            box_head = cast(MedGlipBoxHead, model.box_heads[name])
+            graph = DecoderGraph(expert, box_head, model.head_configs[name])
             yield decoder, graph, {**levels, **prompts, "text_mask": mask}
 
 
 # Axes of an input whose size is not fixed, by its number of axes; channels and hidden sizes are.
 FREE_AXES = {2: (0, 1), 3: (0, 1), 4: (0, 2, 3)}
 NAMES: dict[type[nn.Module], tuple[str, ...]] = {
-    TextEncoderGraph: ("hidden",),
+    TextEncoderGraph: HIDDEN,
     ImageEncoderGraph: LEVELS,
     DecoderGraph: OUTPUTS,
 }

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from ..configuration_medglip import read_json
+from ..configuration_medglip import MODALITIES, read_json
 from ..errors import CheckpointError, one_line
 from ..outputs.files import to_json, write_text
 
@@ -20,7 +20,8 @@ FORMATS = tuple(ENDINGS)
 PRECISIONS = ("float32", "int8")
 BOX_HEADS = "box_heads.safetensors"
 TEXT_ENCODER = "text_encoder"
-# Outputs of an image encoder, and of a decoder.
+# Outputs of a text encoder, of an image encoder, and of a decoder.
+HIDDEN = ("hidden",)
 LEVELS = ("p3", "p4", "p5", "p6", "p7")
 OUTPUTS = ("region_features", "token_features", "logits", "presence_logits", "pred_boxes", "centerness")
 
@@ -86,7 +87,9 @@ def read_manifest(folder: Path, name: str) -> Manifest:
 def _check(manifest: Manifest) -> None:
     if manifest.format not in FORMATS or manifest.precision not in PRECISIONS:
         raise ValueError("names an unknown format or precision")
-    parts = [TEXT_ENCODER, *(part for name in manifest.modalities for part in parts_of(str(name)))]
+    if any(name not in MODALITIES for name in manifest.modalities):
+        raise ValueError("names an unknown modality")
+    parts = [TEXT_ENCODER, *(part for name in manifest.modalities for part in parts_of(name))]
     needed = {manifest.graph(Path(), part).name for part in parts} | {BOX_HEADS}
     if not isinstance(manifest.files, dict) or not needed <= set(manifest.files):
         raise ValueError("does not list all graphs")
@@ -109,6 +112,7 @@ __all__ = [
     "BOX_HEADS",
     "FILE",
     "FORMATS",
+    "HIDDEN",
     "LEVELS",
     "OUTPUTS",
     "PRECISIONS",

@@ -5,15 +5,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor
 
 from ..detection import prepare_images
-from ..modeling_medglip import TextFeatures
+from ..modeling_medglip import MedGlipExpert, TextFeatures
 from ..questions import make_question
 from .manifest import LEVELS, parts_of
+from .runtime import full_mask
 
 
 if TYPE_CHECKING:
@@ -22,6 +23,11 @@ if TYPE_CHECKING:
 
 # Most images that ranges are learned from.
 MAX_IMAGES = 100
+
+
+def spread(items: Sequence[Any]) -> list[Any]:
+    """Return at most `MAX_IMAGES` items, evenly spread over all."""
+    return list(items[:: max(1, -(-len(items) // MAX_IMAGES))])
 
 
 def quantize(grounder: Grounder, folder: Path, images: Sequence[Any]) -> None:
@@ -33,7 +39,7 @@ def quantize(grounder: Grounder, folder: Path, images: Sequence[Any]) -> None:
         images (`Sequence`): of the modality, as the processor takes them; at most `MAX_IMAGES`, evenly spread, count.
     """
     (modality,) = grounder.modalities
-    chosen = images[:: max(1, -(-len(images) // MAX_IMAGES))]
+    chosen = spread(images)
     encoder, decoder = (folder / f"{part}.onnx" for part in parts_of(modality))
     _quantize(encoder, (inputs for inputs, _ in _inputs(grounder, modality, chosen)))
     _quantize(decoder, (inputs for _, inputs in _inputs(grounder, modality, chosen)))
@@ -57,18 +63,19 @@ def _inputs(
     grounder: Grounder, modality: str, images: Sequence[Any]
 ) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
     """Yield the inputs of image encoder and decoder for each image, asked for the trained labels of one chunk."""
-    model = grounder.model.model
+    expert = cast(MedGlipExpert, grounder.model.model.experts[modality])
     labels = grounder.trained.labels(modality) or ["organ"]
     text = grounder.encode(make_question(grounder.trained, labels, modality))["text_features"]
     first = TextFeatures(*(part[:, 0] if text.hidden.dim() == 4 else part for part in text))
+    first = first._replace(text_mask=full_mask(first.text_mask, first.hidden.shape[1]))
     prompts = first._asdict()
     for image in images:
         pixels = prepare_images(grounder.processor, [image], modality)
         height, width = pixels["image_sizes"][0]
         values: Tensor = pixels["pixel_values"][..., :height, :width]
-        levels = model.experts[modality].encode_image(values)
+        levels = expert.encode_image(values)
         maps = dict(zip(LEVELS, levels, strict=True))
         yield {"pixel_values": values.numpy()}, {name: tensor.numpy() for name, tensor in {**maps, **prompts}.items()}
 
 
-__all__ = ["MAX_IMAGES", "quantize"]
+__all__ = ["MAX_IMAGES", "quantize", "spread"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import importlib
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from ..configuration_medglip import MedGlipConfig
 from ..errors import CheckpointError, MedGlipError, UsageError, install_hint, one_line
 from ..modeling_medglip import ExpertOutputs, MedGlipForObjectDetection
 from ..processing_medglip import MedGlipProcessor
-from .manifest import BOX_HEADS, FILE, LEVELS, OUTPUTS, TEXT_ENCODER, Manifest, parts_of, read_manifest
+from .manifest import BOX_HEADS, FILE, HIDDEN, LEVELS, OUTPUTS, TEXT_ENCODER, Manifest, parts_of, read_manifest
 
 
 # A graph: named tensors in, named tensors out.
@@ -53,7 +53,7 @@ class GraphTextEncoder(nn.Module):
         prompts, tokens = input_ids.shape
         if position_ids is None:
             position_ids = torch.arange(tokens).expand(prompts, -1)
-        mask = attention_mask.expand(prompts, 1, tokens, tokens)
+        mask = full_mask(attention_mask, tokens)
         inputs = {"input_ids": input_ids, "text_mask": mask, "position_ids": position_ids}
         return BaseModelOutput(last_hidden_state=self.graph(inputs)["hidden"])
 
@@ -79,11 +79,20 @@ class GraphExpert(nn.Module):
 
     def fuse(self, levels: list[Tensor], text: Tensor, attention_mask: Tensor, text_mask: Tensor) -> ExpertOutputs:
         """See [`MedGlipExpert.fuse`]."""
-        batch, tokens = text.shape[:2]
         prompts = {"hidden": text, "attention_mask": attention_mask.long()}
-        mask = text_mask.expand(batch, 1, tokens, tokens)
+        mask = full_mask(text_mask, text.shape[1])
         found = self.decoder({**dict(zip(LEVELS, levels, strict=True)), **prompts, "text_mask": mask})
         return ExpertOutputs(*(found[name] for name in OUTPUTS[:4]))
+
+
+def full_mask(text_mask: Tensor, tokens: int) -> Tensor:
+    """Return a mask of self-attention with a row for every token: `(batch, 1, tokens, tokens)`.
+
+    Args:
+        text_mask (`Tensor` of shape `(batch, 1, 1 or tokens, tokens)`): see [`TextFeatures`].
+        tokens (`int`): of the prompt.
+    """
+    return text_mask.expand(-1, 1, tokens, tokens)
 
 
 def is_exported(source: Path | str) -> bool:
@@ -122,9 +131,10 @@ def _assemble(folder: Path, manifest: Manifest, config: MedGlipConfig) -> MedGli
     open_graph = OPENERS[manifest.format]
     with torch.device("meta"):
         model = MedGlipExportedModel(config)
-    model.model.text_model = GraphTextEncoder(open_graph(manifest.graph(folder, TEXT_ENCODER)))
+    model.model.text_model = GraphTextEncoder(open_graph(manifest.graph(folder, TEXT_ENCODER), HIDDEN))
     for name in config.modalities:
-        encoder, decoder = (open_graph(manifest.graph(folder, part)) for part in parts_of(name))
+        files = [manifest.graph(folder, part) for part in parts_of(name)]
+        encoder, decoder = open_graph(files[0], LEVELS), open_graph(files[1], OUTPUTS)
         has_presence = bool(config.expert_head_config(name).presence_dim)
         model.model.experts[name] = GraphExpert(encoder, decoder, has_presence)
     heads = load_file(folder / BOX_HEADS)
@@ -136,11 +146,12 @@ def _assemble(folder: Path, manifest: Manifest, config: MedGlipConfig) -> MedGli
 # Runtimes ------------------------------------------------------------------------------------------------------------
 
 
-def open_onnx(file: Path) -> Graph:
+def open_onnx(file: Path, names: Sequence[str]) -> Graph:
     """Open a graph with ONNX Runtime, with as many threads as PyTorch has.
 
     Args:
         file (`Path`): an `.onnx` file.
+        names (`Sequence[str]`): of its outputs, in their order.
 
     Raises:
         `CheckpointError`: ONNX Runtime is not installed.
@@ -150,7 +161,6 @@ def open_onnx(file: Path) -> Graph:
     options.intra_op_num_threads = torch.get_num_threads()
     options.log_severity_level = 3
     session = runtime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
-    names = [output.name for output in session.get_outputs()]
 
     def run(inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         arrays = session.run(names, {name: value.contiguous().numpy() for name, value in inputs.items()})
@@ -159,11 +169,12 @@ def open_onnx(file: Path) -> Graph:
     return run
 
 
-def open_openvino(file: Path) -> Graph:
+def open_openvino(file: Path, names: Sequence[str]) -> Graph:
     """Open a graph with OpenVINO on the CPU, in single precision, with as many threads as PyTorch has.
 
     Args:
         file (`Path`): an `.xml` file, with its `.bin` beside it.
+        names (`Sequence[str]`): of its outputs, in their order.
 
     Raises:
         `CheckpointError`: OpenVINO is not installed.
@@ -174,17 +185,16 @@ def open_openvino(file: Path) -> Graph:
         "INFERENCE_NUM_THREADS": torch.get_num_threads(),
     }
     compiled = import_openvino().Core().compile_model(file, "CPU", settings)
-    names = [output.get_any_name() for output in compiled.outputs]
 
     def run(inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         arrays = {name: value.contiguous().numpy() for name, value in inputs.items()}
         results = compiled.infer_new_request(arrays)
-        return {name: torch.from_numpy(results[name]) for name in names}
+        return {name: torch.from_numpy(results[index]) for index, name in enumerate(names)}
 
     return run
 
 
-OPENERS: dict[str, Callable[[Path], Graph]] = {"onnx": open_onnx, "openvino": open_openvino}
+OPENERS: dict[str, Callable[[Path, Sequence[str]], Graph]] = {"onnx": open_onnx, "openvino": open_openvino}
 
 
 def import_openvino() -> Any:
@@ -204,4 +214,4 @@ def _import(package: str, extra: str) -> Any:
         raise CheckpointError(f"the exported checkpoint needs {package}: {install_hint(extra)}") from None
 
 
-__all__ = ["MedGlipExportedModel", "import_openvino", "is_exported", "load_exported"]
+__all__ = ["MedGlipExportedModel", "full_mask", "import_openvino", "is_exported", "load_exported"]
