@@ -80,7 +80,7 @@ class TestCommands:
         """All options that the page on the command line names belong to it."""
         known = {
             option
-            for name in ("ground", "demo", "merge", "info", "env")
+            for name in ("ground", "demo", "merge", "export", "info", "env")
             for option in options("modeling_medglip.cli", name)
         }
         named = {code.split()[0] for code in prose_code("docs/command-line.md") if OPTION.match(code)}

@@ -366,6 +366,8 @@ class TestPackage:
             "data",
             "clinical",
             "scale",
+            "onnx",
+            "openvino",
             "demo",
             "video",
             "space",

@@ -43,9 +43,11 @@ class ExportCommand:
             grounder = load_model(
                 self.model, "cpu", None if self.modality == "all" else self.modality, self.base, self.debug
             )
-            from ..exported.graphs import export_grounder
+            from ..exported.graphs import export_model
 
-            manifest = export_grounder(grounder, self.out, self.format, images, graphs)
+            manifest = export_model(
+                grounder.model, grounder.processor, self.out, self.format, grounder.name, images, graphs
+            )
         size = sum(file.stat().st_size for file in self.out.iterdir()) / 1e6
         echo(f"{', '.join(manifest.modalities)} as {manifest.format} ({manifest.precision}), {size:.0f} MB")
         echo(f"written to {self.out}: use it with --model {self.out}")

@@ -12,7 +12,7 @@ import tempfile
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import torch
 from safetensors.torch import save_file
@@ -30,11 +30,8 @@ from ..modeling_medglip import (
     region_levels,
 )
 from ..outputs.run_report import package_version
+from ..processing_medglip import MedGlipProcessor
 from .manifest import BOX_HEADS, FORMATS, HIDDEN, LEVELS, OUTPUTS, TEXT_ENCODER, Manifest, parts_of, sha256
-
-
-if TYPE_CHECKING:
-    from ..grounding import Grounder
 
 
 MAKERS = {"onnx": ("torch", "onnx", "onnxscript"), "openvino": ("torch", "onnx", "onnxscript", "openvino")}
@@ -123,19 +120,23 @@ class DecoderGraph(nn.Module):
         return found.regions, found.tokens, found.logits, found.presence, boxes, centerness
 
 
-def export_grounder(
-    grounder: Grounder,
+def export_model(
+    model: MedGlipForObjectDetection,
+    processor: MedGlipProcessor,
     out: str | Path,
     format: str = "onnx",
+    name: str = "model",
     calibration: Sequence[Any] | None = None,
     progress: Callable[[Iterable[Any], int], Iterable[Any]] | None = None,
 ) -> Manifest:
-    """Write a loaded checkpoint as graphs that run without PyTorch.
+    """Write a model as graphs that run without PyTorch's networks.
 
     Args:
-        grounder ([`Grounder`]): the checkpoint, on the CPU.
+        model ([`MedGlipForObjectDetection`]): on the CPU; it stays as it is.
+        processor ([`MedGlipProcessor`]): the model's.
         out (`str` or `Path`): a new folder; `load_grounder` loads it.
         format (`str`, *optional*, defaults to `"onnx"`): `"onnx"` or `"openvino"`.
+        name (`str`, *optional*, defaults to `"model"`): of the checkpoint, for messages and `export.json`.
         calibration (`Sequence`, *optional*): images of the modality, as the processor takes them, from which the
             ranges of eight-bit integers are learned; without them graphs stay in single precision.
         progress (`Callable`, *optional*): called with the graphs and their number; yields the graphs.
@@ -145,9 +146,9 @@ def export_grounder(
             experts. `MedGlipError`: a graph that cannot be made.
     """
     folder = Path(out)
-    _check_request(grounder, folder, format, calibration)
-    model = _traceable(grounder.model)
-    parts = list(_graphs(model))
+    _check_request(model, name, folder, format, calibration)
+    traceable = _traceable(model)
+    parts = list(_graphs(traceable))
     with tempfile.TemporaryDirectory(dir=_parent(folder)) as temporary:
         made = Path(temporary) / "graphs"
         made.mkdir()
@@ -157,16 +158,16 @@ def export_grounder(
             from .quantization import quantize
 
             with _quiet():
-                quantize(grounder, made, calibration)
+                quantize(traceable, processor, made, calibration)
         if format == "openvino":
             _convert(made)
-        _write_rest(grounder, made)
+        _write_rest(model, processor, made)
         manifest = Manifest(
             format=format,
             precision="float32" if calibration is None else "int8",
             modalities=tuple(model.config.modalities),
-            source=grounder.name,
-            versions={name: package_version(name) for name in MAKERS[format]},
+            source=name,
+            versions={package: package_version(package) for package in MAKERS[format]},
             files={file.name: sha256(file) for file in sorted(made.iterdir()) if _is_graph(file)},
         )
         manifest.write(made)
@@ -183,17 +184,20 @@ def _is_graph(file: Path) -> bool:
     return file.suffix in (".onnx", ".xml", ".bin", ".safetensors") and file.name != "router.safetensors"
 
 
-def _check_request(grounder: Grounder, folder: Path, format: str, calibration: Sequence[Any] | None) -> None:
+def _check_request(
+    model: MedGlipForObjectDetection, name: str, folder: Path, format: str, calibration: Sequence[Any] | None
+) -> None:
     if format not in FORMATS:
         raise UsageError(f"format {one_line(format, 40)!r}: choose one of {', '.join(FORMATS)}")
     if folder.exists():
         raise UsageError(f"{one_line(folder.name, 120)}: exists: name a new folder", hint="out")
-    if type(grounder.model) is not MedGlipForObjectDetection:
-        raise UsageError(f"checkpoint {grounder.name}: is exported already: give the checkpoint it was made from")
-    if calibration is not None and len(grounder.modalities) > 1:
+    if type(model) is not MedGlipForObjectDetection:
+        raise UsageError(f"checkpoint {name}: is exported already: give the checkpoint it was made from")
+    modalities = model.config.modalities
+    if calibration is not None and len(modalities) > 1:
         raise UsageError("eight bits are calibrated for one expert: name its modality", hint="modality")
-    if any(grounder.model.config.expert_backbone_config(name).model_type == "swin" for name in grounder.modalities):
-        raise UsageError(f"checkpoint {grounder.name}: the windows of a Swin encoder cannot be exported for any size")
+    if any(model.config.expert_backbone_config(modality).model_type == "swin" for modality in modalities):
+        raise UsageError(f"checkpoint {name}: the windows of a Swin encoder cannot be exported for any size")
     needed = [*MAKERS[format], *(["onnxruntime"] if calibration is not None else [])]
     if missing := [name for name in needed if package_version(name) == "not installed"]:
         extra = "onnx" if "openvino" not in missing else "openvino"
@@ -277,14 +281,14 @@ def _convert(folder: Path) -> None:
         file.unlink()
 
 
-def _write_rest(grounder: Grounder, folder: Path) -> None:
+def _write_rest(model: MedGlipForObjectDetection, processor: MedGlipProcessor, folder: Path) -> None:
     """Write what belongs to no graph: configuration, box heads, processor."""
-    grounder.model.config.save_pretrained(folder)
-    heads = grounder.model.box_heads.state_dict()
+    model.config.save_pretrained(folder)
+    heads = model.box_heads.state_dict()
     save_file({key: value.contiguous() for key, value in heads.items()}, folder / BOX_HEADS)
-    grounder.processor.save_pretrained(folder)
+    processor.save_pretrained(folder)
     for file in folder.glob("*.py"):  # the code of models that transformers loads
         file.unlink()
 
 
-__all__ = ["DecoderGraph", "ImageEncoderGraph", "TextEncoderGraph", "export_grounder"]
+__all__ = ["DecoderGraph", "ImageEncoderGraph", "TextEncoderGraph", "export_model"]

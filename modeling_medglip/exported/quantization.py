@@ -5,20 +5,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 
 from ..detection import prepare_images
-from ..modeling_medglip import MedGlipExpert, TextFeatures
-from ..questions import make_question
+from ..modeling_medglip import MedGlipExpert, MedGlipForObjectDetection, TextFeatures
+from ..processing_medglip import MedGlipProcessor
+from ..trained_labels import trained_labels
 from .manifest import LEVELS, parts_of
 from .runtime import full_mask
-
-
-if TYPE_CHECKING:
-    from ..grounding import Grounder
 
 
 # Most images that ranges are learned from.
@@ -30,19 +27,22 @@ def spread(items: Sequence[Any]) -> list[Any]:
     return list(items[:: max(1, -(-len(items) // MAX_IMAGES))])
 
 
-def quantize(grounder: Grounder, folder: Path, images: Sequence[Any]) -> None:
+def quantize(
+    model: MedGlipForObjectDetection, processor: MedGlipProcessor, folder: Path, images: Sequence[Any]
+) -> None:
     """Replace the convolutions of an expert's ONNX graphs by eight-bit ones.
 
     Args:
-        grounder ([`Grounder`]): the checkpoint the graphs were made of, with one expert.
+        model ([`MedGlipForObjectDetection`]): the graphs were made of, with one expert.
+        processor ([`MedGlipProcessor`]): the model's.
         folder (`Path`): with the graphs.
         images (`Sequence`): of the modality, as the processor takes them; at most `MAX_IMAGES`, evenly spread, count.
     """
-    (modality,) = grounder.modalities
+    (modality,) = model.config.modalities
     chosen = spread(images)
     encoder, decoder = (folder / f"{part}.onnx" for part in parts_of(modality))
-    _quantize(encoder, (inputs for inputs, _ in _inputs(grounder, modality, chosen)))
-    _quantize(decoder, (inputs for _, inputs in _inputs(grounder, modality, chosen)))
+    _quantize(encoder, (inputs for inputs, _ in _inputs(model, processor, chosen)))
+    _quantize(decoder, (inputs for _, inputs in _inputs(model, processor, chosen)))
 
 
 def _quantize(file: Path, inputs: Iterator[dict[str, Any]]) -> None:
@@ -60,17 +60,19 @@ def _quantize(file: Path, inputs: Iterator[dict[str, Any]]) -> None:
 
 @torch.inference_mode()
 def _inputs(
-    grounder: Grounder, modality: str, images: Sequence[Any]
+    model: MedGlipForObjectDetection, processor: MedGlipProcessor, images: Sequence[Any]
 ) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
     """Yield the inputs of image encoder and decoder for each image, asked for the trained labels of one chunk."""
-    expert = cast(MedGlipExpert, grounder.model.model.experts[modality])
-    labels = grounder.trained.labels(modality) or ["organ"]
-    text = grounder.encode(make_question(grounder.trained, labels, modality))["text_features"]
+    (modality,) = model.config.modalities
+    expert = cast(MedGlipExpert, model.model.experts[modality])
+    labels = trained_labels(model.config.to_dict()).get(modality) or ["organ"]
+    encoded, _ = processor.encode_prompts([labels])
+    text = model.get_text_features(encoded["input_ids"], encoded["attention_mask"])
     first = TextFeatures(*(part[:, 0] if text.hidden.dim() == 4 else part for part in text))
     first = first._replace(text_mask=full_mask(first.text_mask, first.hidden.shape[1]))
     prompts = first._asdict()
     for image in images:
-        pixels = prepare_images(grounder.processor, [image], modality)
+        pixels = prepare_images(processor, [image], modality)
         height, width = pixels["image_sizes"][0]
         values: Tensor = pixels["pixel_values"][..., :height, :width]
         levels = expert.encode_image(values)

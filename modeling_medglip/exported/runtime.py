@@ -103,7 +103,7 @@ def is_exported(source: Path | str) -> bool:
 def load_exported(
     folder: Path, name: str, modality: str | None = None
 ) -> tuple[MedGlipExportedModel, MedGlipProcessor]:
-    """Load a folder that [`export_grounder`] wrote.
+    """Load a folder that [`graphs.export_model`] wrote.
 
     Args:
         folder (`Path`): the exported folder.

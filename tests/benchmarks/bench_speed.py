@@ -22,7 +22,7 @@ from statistics import median
 from typing import Any
 
 from modeling_medglip.demo.cases import demo_cases
-from modeling_medglip.exported.graphs import export_grounder
+from modeling_medglip.exported.graphs import export_model
 from modeling_medglip.exported.manifest import FORMATS
 from modeling_medglip.grounding import load_grounder
 from modeling_medglip.modalities import MODALITIES
@@ -70,7 +70,7 @@ def exported(folder: Path, modality: str, formats: Sequence[str], calibration: P
     for name in formats:
         for suffix, given in (("", None), *([(" int8", images)] if images else [])):
             made[name + suffix] = str(folder / f"{modality}-{name}{suffix.strip()}")
-            export_grounder(grounder, made[name + suffix], name, given)
+            export_model(grounder.model, grounder.processor, made[name + suffix], name, grounder.name, given)
     return made
 
 

@@ -19,7 +19,7 @@ from transformers import TimmBackboneConfig
 from modeling_medglip import MedGlipForObjectDetection, cli
 from modeling_medglip.errors import CheckpointError, UsageError
 from modeling_medglip.exported import manifest
-from modeling_medglip.exported.graphs import export_grounder
+from modeling_medglip.exported.graphs import export_model
 from modeling_medglip.exported.runtime import MedGlipExportedModel, full_mask
 from modeling_medglip.grounding import Grounder, ground_image, load_grounder
 from modeling_medglip.volume_grounding import ground_volume
@@ -30,7 +30,6 @@ from tests.modeling_medglip.tiny_checkpoint import biased_router, save_tiny_chec
 pytest.importorskip("onnx")
 pytest.importorskip("onnxscript")
 RUNTIMES = {"onnx": "onnxruntime", "openvino": "openvino"}
-EACH = pytest.mark.parametrize("name", ["onnx", pytest.param("openvino", marks=pytest.mark.slow)])
 
 
 def save_convolutional(folder: Path) -> Path:
@@ -62,7 +61,7 @@ def folders(tiny: Grounder, tmp_path_factory: pytest.TempPathFactory) -> Callabl
     def folder(name: str) -> Path:
         pytest.importorskip(RUNTIMES[name])
         if not (root / name).exists():
-            export_grounder(tiny, root / name, name)
+            export_model(tiny.model, tiny.processor, root / name, name)
         return root / name
 
     return folder
@@ -72,9 +71,7 @@ def pixels(height: int, width: int) -> np.ndarray:
     return np.random.default_rng(height).integers(-1000, 1000, (height, width)).astype(np.int16)
 
 
-@EACH
-def test_boxes_are_those_of_the_checkpoint(tiny: Grounder, folders: Callable[[str], Path], name: str) -> None:
-    exported = load_grounder(folders(name))
+def assert_same_boxes(tiny: Grounder, exported: Grounder) -> None:
     assert isinstance(exported.model, MedGlipExportedModel) and exported.fast is exported.model
     for (height, width), prompt in [((64, 64), "liver"), ((40, 90), "spleen. liver."), ((130, 70), "liver. kidney.")]:
         image = pixels(height, width)
@@ -88,9 +85,17 @@ def test_boxes_are_those_of_the_checkpoint(tiny: Grounder, folders: Callable[[st
             assert first.bbox == pytest.approx(second.bbox, abs=0.1)
 
 
-@EACH
-def test_batches_of_several_sizes_and_long_prompts(tiny: Grounder, folders: Callable[[str], Path], name: str) -> None:
-    exported = load_grounder(folders(name))
+def test_boxes_are_those_of_the_checkpoint(tiny: Grounder, folders: Callable[[str], Path]) -> None:
+    assert_same_boxes(tiny, load_grounder(folders("onnx")))
+
+
+@pytest.mark.slow
+def test_boxes_of_openvino_are_those_of_the_checkpoint(tiny: Grounder, folders: Callable[[str], Path]) -> None:
+    assert_same_boxes(tiny, load_grounder(folders("openvino")))
+
+
+def test_batches_of_several_sizes_and_long_prompts(tiny: Grounder, folders: Callable[[str], Path]) -> None:
+    exported = load_grounder(folders("onnx"))
     images = [pixels(64, 64), pixels(64, 64), pixels(50, 80)]
     prompts = [[f"thing {letter}" for letter in "abcdefgh"]] * 3
     ours, theirs = (one.detect(images, prompts, "ct", 0.0) for one in (tiny, exported))
@@ -127,7 +132,7 @@ def test_the_decoder_states_boxes_for_other_programs(tiny: Grounder, folders: Ca
 def test_eight_bits_are_calibrated_and_close(tiny: Grounder, tmp_path: Path) -> None:
     pytest.importorskip("onnxruntime")
     images = [pixels(64, 64 + step) for step in range(5)]
-    made = export_grounder(tiny, tmp_path / "small", "onnx", images)
+    made = export_model(tiny.model, tiny.processor, tmp_path / "small", "onnx", "tiny", images)
     assert made.precision == "int8" and json.loads((tmp_path / "small" / "export.json").read_text())["source"]
     exported = load_grounder(tmp_path / "small")
     ours, theirs = (one.detect([images[0]], [["liver"]], "ct", 0.0)[0] for one in (tiny, exported))
@@ -178,13 +183,15 @@ def test_wrong_requests(
 def test_one_expert_for_eight_bits_and_no_second_export(
     tmp_path: Path, folders: Callable[[str], Path], tiny: Grounder
 ) -> None:
+    swin = load_grounder(save_tiny_checkpoint(tmp_path / "swin"), "cpu")
+    exported = load_grounder(folders("onnx"))
     both = load_grounder(save_convolutional(tmp_path / "tiny"), "cpu")
     with pytest.raises(UsageError, match="one expert"):
-        export_grounder(both, tmp_path / "a", "onnx", [pixels(64, 64)])
+        export_model(both.model, both.processor, tmp_path / "a", "onnx", "both", [pixels(64, 64)])
     with pytest.raises(UsageError, match="Swin"):
-        export_grounder(load_grounder(save_tiny_checkpoint(tmp_path / "swin")), tmp_path / "a")
+        export_model(swin.model, swin.processor, tmp_path / "a")
     with pytest.raises(UsageError, match="exported already"):
-        export_grounder(load_grounder(folders("onnx")), tmp_path / "b")
+        export_model(exported.model, exported.processor, tmp_path / "b")
     with pytest.raises(UsageError, match="no expert|fundus"):
         load_grounder(folders("onnx"), modality="fundus")
     with pytest.raises(UsageError, match="copy its folder"):
