@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from itertools import islice
@@ -49,6 +50,10 @@ from .volumes.square_pixels import resize, square_size
 SLICE_THRESHOLD_RATIO = 0.5
 # Slices without a box that a structure may span, in mm.
 MAX_GAP_MM = 5.0
+# Slices of a batch on an accelerator.
+BATCH_SIZE = 8
+# A CT slice with fewer pixels than this share over this number of HU shows nothing but air and a table.
+BODY_SHARE, BODY_HU = 1e-3, -300
 CONSENSUS = "all"
 # Fields of a box that the taxonomy fills.
 LABEL_FIELDS = ("label_id", "category", "region")
@@ -71,7 +76,7 @@ def ground_volume(
     number: int | None = None,
     resample: bool = False,
     several_patients: bool = False,
-    batch_size: int = 4,
+    batch_size: int | None = None,
     progress: Callable[[Iterable[Any], int], Iterable[Any]] | None = None,
 ) -> VolumeResult:
     """Find the regions of a volume that the labels of a prompt name.
@@ -100,7 +105,8 @@ def ground_volume(
         resample (`bool`, *optional*, defaults to `False`): take a DICOM series with uneven, missing or damaged slices,
             interpolated.
         several_patients (`bool`, *optional*, defaults to `False`): take a DICOM folder with files of several patients.
-        batch_size (`int`, *optional*, defaults to 4): slices that go through the network together.
+        batch_size (`int`, *optional*): slices that go through the network together; when left out 1 on a CPU, where
+            more take longer for each slice, and 8 elsewhere.
         progress (`Callable`, *optional*): called with the slices and their number; yields the slices.
 
     Returns:
@@ -119,7 +125,8 @@ def ground_volume(
         source.volume()  # decode the file once for all planes
     name, origin, probability, notes = _modality(grounder, source, planes[0], modality, prompt_labels(prompt))
     question = make_question(grounder.trained, prompt_labels(prompt), name)
-    search = _SliceSearch(grounder, question, name, threshold * SLICE_THRESHOLD_RATIO, max(1, batch_size), progress)
+    batch = batch_size or (1 if grounder.device.type == "cpu" else BATCH_SIZE)
+    search = _SliceSearch(grounder, question, name, threshold * SLICE_THRESHOLD_RATIO, max(1, batch), progress)
     searched = () if origin == UNRECOGNIZED else planes
     slice_boxes = {one: search.run(source, one) for one in searched}
     boxes = _boxes(slice_boxes, source, question, name, (threshold, untrained_threshold))
@@ -235,10 +242,11 @@ class _SliceSearch:
         """Return label -> boxes in the slices of a plane."""
         boxes_by_label: dict[str, list[SliceBox]] = {label: [] for label in self.question.labels}
         spacing = slice_spacing(source.lps, plane)
-        slices: Iterable[tuple[int, NDArray]] = source.read_slices(plane)
+        slices: Iterable[tuple[int, NDArray]] = decoded_ahead(source.read_slices(plane))
         if self.progress is not None:
             slices = self.progress(slices, slice_count(source.lps, plane))
-        for batch in _batches(slices, self.batch_size):
+        shown = ((index, pixels) for index, pixels in slices if not shows_nothing(pixels, self.modality))
+        for batch in _batches(shown, self.batch_size):
             sizes = [(pixels.shape[0], pixels.shape[1]) for _, pixels in batch]
             images = [_square(pixels, spacing) for _, pixels in batch]
             try:
@@ -251,6 +259,32 @@ class _SliceSearch:
                 for label, value in self.question.presence(result).items():
                     self.presence[label] = max(value, self.presence.get(label, 0.0))
         return boxes_by_label
+
+
+def shows_nothing(pixels: NDArray, modality: str) -> bool:
+    """Return whether a slice holds no body: one value everywhere, or in CT nothing but air and a table.
+
+    Args:
+        pixels (`np.ndarray` of shape `(rows, columns)`): in HU for CT.
+        modality (`str`): one of `MODALITIES`.
+    """
+    if pixels.min() == pixels.max():
+        return True
+    is_hounsfield = modality == "ct" and pixels.min() < BODY_HU
+    return bool(is_hounsfield and (pixels > BODY_HU).mean() < BODY_SHARE)
+
+
+def decoded_ahead(slices: Iterator[tuple[int, NDArray]]) -> Iterator[tuple[int, NDArray]]:
+    """Yield slices; the next one is decoded in a thread of its own while the caller works on one.
+
+    Args:
+        slices (`Iterator[tuple[int, np.ndarray]]`): index and pixels.
+    """
+    with ThreadPoolExecutor(1) as thread:
+        coming = thread.submit(next, slices, None)
+        while (decoded := coming.result()) is not None:
+            coming = thread.submit(next, slices, None)
+            yield decoded
 
 
 def _batches(items: Iterable[tuple[int, NDArray]], size: int) -> Iterator[list[tuple[int, NDArray]]]:

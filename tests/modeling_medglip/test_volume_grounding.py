@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from dataclasses import replace
 from itertools import permutations, product
 from pathlib import Path
@@ -13,13 +14,14 @@ from typing import Any
 import nibabel
 import numpy as np
 import pytest
+import torch
 
 from modeling_medglip import volume_grounding
 from modeling_medglip.errors import MedGlipError, UsageError
 from modeling_medglip.grounding import Grounder, load_grounder
 from modeling_medglip.outputs.volume_results import VolumeBox, write_volume_boxes
 from modeling_medglip.questions import Question
-from modeling_medglip.volume_grounding import ground_volume
+from modeling_medglip.volume_grounding import decoded_ahead, ground_volume, shows_nothing
 from modeling_medglip.volumes.geometry import Volume
 from modeling_medglip.volumes.laterality import laterality_warnings
 from modeling_medglip.volumes.linking import SliceBox
@@ -57,7 +59,7 @@ class Bright:
 
 @pytest.fixture
 def bright(monkeypatch: pytest.MonkeyPatch) -> Grounder:
-    grounder = Grounder(STATES_NOTHING, None, "bright", None)  # type: ignore[arg-type]
+    grounder = Grounder(STATES_NOTHING, None, "bright", torch.device("cpu"))  # type: ignore[arg-type]
     monkeypatch.setattr(volume_grounding, "_SliceSearch", Bright)
     monkeypatch.setattr(volume_grounding, "_modality", lambda *arguments: ("ct", "given", None, ()))
     return grounder
@@ -265,3 +267,54 @@ def test_slices_count_from_half_of_the_threshold_on(
     monkeypatch.setattr("modeling_medglip.volumes.linking.END_SCORE_RATIO", 0.0)
     found = ground_volume(body(), "block", model=bright, threshold=0.3, plane="axial").boxes
     assert [box.box_ijk[5] - box.box_ijk[2] for box in found] == spans
+
+
+def test_slices_without_a_body_are_not_searched(grounder: Grounder, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Air, a table and padding; what is skipped draws nothing, and counts as a slice."""
+    volume = scan(6)
+    volume.array[:, :, 1] = -1024
+    volume.array[:, :, 4] = -1000
+    volume.array[0, 0, 4] = 200  # a speck of the table
+    searched: list[int] = []
+    detect = Grounder.detect
+    monkeypatch.setattr(
+        Grounder, "detect", lambda self, images, *rest: searched.append(len(images)) or detect(self, images, *rest)
+    )
+    result = ground_volume(volume, "liver", "ct", threshold=0.0, model=grounder)
+    assert sum(searched) == 4 and result.slices == 6
+    found = {box.index for box in result.slice_boxes["axial"]["liver"]}
+    assert found and not found & {1, 4}
+
+
+@pytest.mark.parametrize(
+    ("pixels", "modality", "expected"),
+    [
+        (np.zeros((8, 8)), "mri", True),
+        (np.eye(8), "mri", False),
+        (np.full((8, 8), -1024.0), "ct", True),
+        (np.where(np.eye(64), 40.0, -1000.0), "ct", False),
+        (np.where(np.arange(4096).reshape(64, 64) < 4, 40.0, -1000.0), "ct", True),
+        (np.where(np.arange(4096).reshape(64, 64) < 4, 40.0, 0.0), "ct", False),  # not in HU
+        (np.where(np.arange(4096).reshape(64, 64) < 4, 40.0, -1000.0), "mri", False),
+    ],
+)
+def test_what_shows_nothing(pixels: np.ndarray, modality: str, expected: bool) -> None:
+    assert shows_nothing(pixels, modality) is expected
+
+
+def test_slices_are_decoded_ahead_in_order_and_errors_come_through() -> None:
+    decoded: list[int] = []
+
+    def slices() -> Iterator[tuple[int, np.ndarray]]:
+        for index in range(3):
+            decoded.append(index)
+            yield index, np.zeros((1, 1))
+        raise MedGlipError("a.nii: is damaged")
+
+    ahead = decoded_ahead(slices())
+    assert next(ahead)[0] == 0 and next(ahead)[0] == 1
+    assert next(ahead)[0] == 2 and decoded == [0, 1, 2]
+    with pytest.raises(MedGlipError, match="is damaged"):
+        next(ahead)
+    ended = decoded_ahead(iter([(0, np.zeros((1, 1)))]))
+    assert [index for index, _ in ended] == [0]

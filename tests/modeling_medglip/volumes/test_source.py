@@ -12,6 +12,7 @@ from pathlib import Path
 import nibabel
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -272,7 +273,8 @@ class TestOnePass:
 
         monkeypatch.setattr(volume_grounding, "choose_modality", choose)
         monkeypatch.setattr(volume_grounding, "_SliceSearch", Bright)
-        result = ground_volume(source, "left kidney", model=Grounder(STATES_NOTHING, None, "", None), plane=plane)  # type: ignore[arg-type]
+        bright = Grounder(STATES_NOTHING, None, "", torch.device("cpu"))  # type: ignore[arg-type]
+        result = ground_volume(source, "left kidney", model=bright, plane=plane)
         assert np.array_equal(seen[0], array[:, :, 3].T)
         assert result.boxes[0].box_ijk == pytest.approx((2, 2, 2, 6, 6, 5))
         assert draw_montage(source, result.boxes, ["left kidney"], "ct") is not None

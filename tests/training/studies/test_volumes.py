@@ -10,6 +10,7 @@ from typing import Any
 import nibabel
 import numpy as np
 import pytest
+import torch
 import yaml
 
 from modeling_medglip import volume_grounding
@@ -24,7 +25,7 @@ def bright(monkeypatch: pytest.MonkeyPatch) -> None:
     """The bright blocks stand for what the network finds."""
     monkeypatch.setattr(volume_grounding, "_SliceSearch", Bright)
     monkeypatch.setattr(volume_grounding, "_modality", lambda *arguments: ("ct", "given", None, ()))
-    grounder = Grounder(STATES_NOTHING, None, "bright", None)  # type: ignore[arg-type]
+    grounder = Grounder(STATES_NOTHING, None, "bright", torch.device("cpu"))  # type: ignore[arg-type]
     monkeypatch.setattr(evaluate_volumes, "load_grounder", lambda name: grounder)
 
 
