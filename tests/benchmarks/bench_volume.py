@@ -1,6 +1,6 @@
 """A long CT through `ground_volume`: peak memory, and slices per second beside the 2-D command slice by slice.
 
-    python -m tests.benchmarks.bench_volume [--slices 1200] [--single 6] [--out docs/volume_benchmark.json]
+    python -m tests.benchmarks.bench_volume [--before CHECKOUT] [--model GRAPHS ...] [--out docs/volume_benchmark.json]
 
 A made-up 512x512 CT of so many slices is written as `.nii.gz` and grounded by `medglip ground` in a process of its
 own; a few of its slices are written as 16-bit TIFF images and grounded one by one by the same command, a process
@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -22,6 +23,7 @@ import numpy as np
 from PIL import Image
 
 
+ROOT = Path(__file__).parents[2]
 SIDE = 512
 PROMPT = "liver. spleen. left kidney. right kidney. aorta. stomach. pancreas."
 WATCH = (
@@ -64,48 +66,50 @@ def write_volume(path: Path, slices: int) -> None:
             stream.write(slice_of(index, slices).tobytes())
 
 
-def run(arguments: list[str]) -> tuple[float, int]:
-    """Seconds and peak memory (bytes) of a command.
+def run(arguments: list[str], root: Path = ROOT) -> tuple[float, int]:
+    """Seconds and peak memory (bytes) of a command of the package in a checkout.
 
     Raises:
         `subprocess.CalledProcessError`: it failed.
     """
     start = time.perf_counter()
     command = [sys.executable, "-c", WATCH, sys.executable, "-m", "modeling_medglip.cli", *arguments]
-    done = subprocess.run(command, check=True, stdout=subprocess.PIPE)
+    environment = {**os.environ, "PYTHONPATH": str(root)}
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, cwd=root, env=environment)
     return time.perf_counter() - start, int(done.stdout) * 1024
 
 
-def measure(slices: int, single: int) -> dict[str, Any]:
-    """Both ways."""
+def measure(slices: int, single: int, before: Path | None, models: list[str]) -> dict[str, Any]:
+    """The volume with every variant, then single slices."""
+    variants: dict[str, tuple[Path, list[str]]] = {"now": (ROOT, [])}
+    variants = {"before": (before, []), **variants} if before else variants
+    variants |= {Path(model).name: (ROOT, ["--model", str(Path(model).absolute())]) for model in models}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         write_volume(folder / "long.nii.gz", slices)
         common = ["--prompt", PROMPT, "--modality", "ct", "--out", str(folder / "out")]
-        seconds, peak = run(["ground", str(folder / "long.nii.gz"), *common])
+        found = {}
+        for variant, (root, options) in variants.items():
+            seconds, peak = run(["ground", str(folder / "long.nii.gz"), *common, *options], root)
+            found[variant] = {"seconds": seconds, "slices_per_second": slices / seconds, "peak_bytes": peak}
         apart = []
         for number in range(single):
             image = slice_of(number * slices // single, slices)
             Image.fromarray((image.astype(np.int32) + 1024).astype(np.uint16)).save(folder / f"{number}.tif")
             apart.append(run(["ground", str(folder / f"{number}.tif"), *common])[0])
-    return {
-        "slices": slices,
-        "seconds": seconds,
-        "slices_per_second": slices / seconds,
-        "peak_bytes": peak,
-        "single_slices_per_second": single / sum(apart),
-        "ratio": (slices / seconds) / (single / sum(apart)),
-    }
+    return {"slices": slices, "variants": found, "single_slices_per_second": single / sum(apart) if apart else None}
 
 
 def main() -> None:
     """Command line."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--slices", type=int, default=1200)
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--slices", type=int, default=400)
     parser.add_argument("--single", type=int, default=6)
+    parser.add_argument("--before", type=lambda name: Path(name).absolute(), help="checkout of an earlier commit")
+    parser.add_argument("--model", nargs="*", default=[], help="exported folders that are measured too")
     parser.add_argument("--out", type=Path, help="write the measurements as JSON")
     options = parser.parse_args()
-    found = measure(options.slices, options.single)
+    found = measure(options.slices, options.single, options.before, options.model)
     if options.out:
         options.out.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     print(json.dumps(found, indent=1))
