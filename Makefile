@@ -116,7 +116,7 @@ $(VENV)/.demo: pyproject.toml | $(BIN)/python
 
 $(VENV)/.dev: pyproject.toml | $(BIN)/python
 	@echo "Installing MedGLIP with its test and development tools into $(VENV) (the first time several gigabytes)"
-	$(PIP) $(TORCH) -e ".[demo,clinical,video,onnx,openvino,train,data,scale,space,dev]"
+	$(PIP) $(TORCH) -e ".[demo,clinical,video,onnx,openvino,table,train,data,scale,space,dev]"
 	@touch $@ $(VENV)/.demo $(VENV)/.space
 
 .venv-lowest/.tests: pyproject.toml constraints/lowest.txt

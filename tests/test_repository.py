@@ -368,6 +368,7 @@ class TestPackage:
             "scale",
             "onnx",
             "openvino",
+            "table",
             "demo",
             "video",
             "space",

@@ -60,7 +60,8 @@ def weight_files(folder: Path) -> list[Path]:
 def weights_sha256(folder: Path) -> str:
     """Return the SHA-256 of a checkpoint's weights: it says which model a measurement is of."""
     digest = hashlib.sha256()
-    for path in weight_files(folder):
+    graphs = [path for path in sorted(folder.glob("*")) if path.suffix in (".onnx", ".xml", ".bin")]
+    for path in (*weight_files(folder), *graphs):
         with path.open("rb") as stream:
             while piece := stream.read(2**22):
                 digest.update(piece)

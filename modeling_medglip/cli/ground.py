@@ -4,17 +4,19 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import UsageError, one_line
 from ..outputs.run_report import InputRecord
-from .console import progress
+from .console import echo, progress
 from .inputs import Input, InputOptions, expand
+from .jobs import Outcome, Work, ground_in_processes, ground_one, reader_of, show
+from .journal import Journal
 from .options import check_table
 from .request import VOLUME_OPTIONS, GroundRequest
 from .session import finish, load_model, make_folder, quiet_libraries
-from .tasks import make_task
 
 
 if TYPE_CHECKING:
@@ -31,27 +33,66 @@ class GroundCommand(GroundRequest):
         self.check()
         records: list[InputRecord] = []
         rows: list[dict[str, Any]] = []
-        grounder: Grounder | None = None
+        model = ("not loaded", "none")
         interrupted = False
-        with quiet_libraries(self.debug), _reader(self.isolate) as reader:
+        with quiet_libraries(self.debug), reader_of(self.isolate) as reader:
             inputs, failed = expand(self.inputs, self._input_options(), reader, self.debug)
-            stems, labels = self._stems(inputs), self._labels() if inputs else []
+            works, labels = list(zip(inputs, self._stems(inputs), strict=True)), self._labels() if inputs else []
             make_folder(self.out)
             try:
                 if inputs:
                     grounder = load_model(self.model, self.device, self.modality, self.base, self.debug)
-                    for one, stem in progress(list(zip(inputs, stems, strict=True))):
-                        task = make_task(self, grounder, stem, one)
-                        records.append(task.run(one.name, one.opener(reader)))
-                        rows += task.rows
+                    model = (grounder.name, str(grounder.device))
+                    for outcome in self._outcomes(works, grounder, reader):
+                        records.append(outcome.record)
+                        rows += outcome.rows
             except KeyboardInterrupt:
                 interrupted = True
+        rest = inputs[len(records) :]
         records = failed + records
-        rest = inputs[len(records) - len(failed) :]
         records += [InputRecord(one_line(one.name, 120), "not done", 0.0) for one in rest]
-        self._write_tables(grounder, labels, records, rows, time.perf_counter() - start)
+        self._write_tables(model, labels, records, rows, time.perf_counter() - start)
         status = finish(records, self.out)
         return 130 if interrupted else status
+
+    def _outcomes(self, works: Sequence[Work], grounder: Grounder, reader: FileReader) -> Iterator[Outcome]:
+        """Yield what becomes of the inputs, in their order; with `--resume` what an earlier run did comes as it is."""
+        journal = Journal(self.out, self._settings(grounder)) if self.resume else None
+        before = [None if journal is None else journal.done(*work) for work in works]
+        missing = [work for work, known in zip(works, before, strict=True) if known is None]
+        if journal is not None and len(missing) < len(works):
+            echo(f"{len(works) - len(missing)} of {len(works)} inputs were done before")
+        fresh = self._fresh(missing, grounder, reader)
+        for work, known in progress(list(zip(works, before, strict=True))):
+            if known is not None:
+                yield Outcome(*known)
+                continue
+            outcome = next(fresh)
+            show(outcome)
+            if journal is not None:
+                one, stem = work
+                journal.add(one, stem, outcome.record, outcome.rows)
+            yield outcome
+
+    def _fresh(self, works: Sequence[Work], grounder: Grounder, reader: FileReader) -> Iterator[Outcome]:
+        """Yield what becomes of inputs that are not done yet."""
+        jobs = min(self.jobs, len(works))
+        if jobs < 2:
+            return (ground_one(self, grounder, reader, work) for work in works)
+        import torch
+
+        return ground_in_processes(self, works, jobs, max(1, torch.get_num_threads() // jobs))
+
+    def _settings(self, grounder: Grounder) -> dict[str, Any]:
+        """Return all that decides what is found and written."""
+        from ..checkpoints.loading import locate
+        from ..checkpoints.location import weights_sha256
+        from ..outputs.run_report import package_version
+
+        source, _ = locate(self.model)
+        weights = weights_sha256(source) if isinstance(source, Path) else None
+        model = {"model": grounder.name, "weights": weights, "base": self.base, "version": package_version()}
+        return {**model, **{name: value for name, value in self.stated().items() if name != "device"}}
 
     def _input_options(self) -> InputOptions:
         given = tuple("--" + name.replace("_", "-") for name in VOLUME_OPTIONS if getattr(self, name))
@@ -71,14 +112,15 @@ class GroundCommand(GroundRequest):
         read = [*self.inputs, *([self.prompts] if self.prompts else []), *(one.file for one in inputs)]
         check_table("--report", self.report, [*read, *written], self.out)
         check_table("--csv", self.csv, [*read, *written], self.out)
-        tables = {canonical_path(path) for path in (self.report, self.csv) if path is not None}
-        if self.report is not None and self.csv is not None and len(tables) == 1:
-            raise UsageError("--report and --csv: name the same file")
+        check_table("--parquet", self.parquet, [*read, *written], self.out)
+        named = [path for path in (self.report, self.csv, self.parquet) if path is not None]
+        if len({canonical_path(path) for path in named}) < len(named):
+            raise UsageError("--report, --csv and --parquet: two of them name the same file")
         return stems
 
     def _write_tables(
         self,
-        grounder: Grounder | None,
+        model: tuple[str, str],
         labels: Sequence[str],
         records: Sequence[InputRecord],
         rows: Sequence[dict[str, Any]],
@@ -91,8 +133,8 @@ class GroundCommand(GroundRequest):
 
         if self.report is not None:
             content = build_run_report(
-                model="not loaded" if grounder is None else grounder.name,
-                device="none" if grounder is None else str(grounder.device),
+                model=model[0],
+                device=model[1],
                 options=self.stated(),
                 labels=labels,
                 records=records,
@@ -102,12 +144,10 @@ class GroundCommand(GroundRequest):
             write_text(self.report, to_json(content))
         if self.csv is not None:
             write_text(self.csv, to_csv(rows))
+        if self.parquet is not None:
+            from ..outputs.parquet_table import write_parquet
 
-
-def _reader(isolate: bool) -> FileReader:
-    from ..isolation.process import FileReader, ReaderProcess
-
-    return ReaderProcess(limit_note=" (--no-isolate reads it without limits)") if isolate else FileReader()
+            write_parquet(rows, self.parquet)
 
 
 __all__ = ["GroundCommand"]

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from ..errors import MedGlipError, UsageError, one_line
 from ..outputs.run_report import InputRecord
@@ -28,20 +28,20 @@ MAX_FRAMES = 1000
 
 @dataclass(frozen=True)
 class Input:
-    """An image file, or a volume that `open` opens.
+    """An image file, or a volume.
 
     Attributes:
         path (`Path`): of the file; of a series of a folder, of a multi-frame file, and of one frame of several, a path
             that only names the outputs.
         name (`str`): for messages.
-        open (`Callable`, *optional*): opens a volume.
+        volume (`tuple`, *optional*): method of [`FileReader`] that opens a volume, its arguments and its options.
         frame (`int`, *optional*): which frame of an image file, counted from 1.
         source (`Path`, *optional*): the file of an image, if `path` only names the outputs.
     """
 
     path: Path
     name: str
-    open: Callable[[], VolumeSource] | None = None
+    volume: tuple[str, tuple[Any, ...], dict[str, Any]] | None = None
     frame: int | None = None
     source: Path | None = None
 
@@ -52,7 +52,10 @@ class Input:
 
     def opener(self, reader: FileReader) -> Callable[[], ReadImage | VolumeSource]:
         """Return the call that reads the image, or opens the volume."""
-        return self.open or partial(reader.read_image, self.file, self.frame)
+        if self.volume is None:
+            return partial(reader.read_image, self.file, self.frame)
+        method, arguments, options = self.volume
+        return partial(getattr(reader, method), *arguments, **options)
 
 
 @dataclass(frozen=True)
@@ -122,12 +125,12 @@ def _file(path: Path, options: InputOptions, reader: FileReader) -> list[Input]:
     name = one_line(path.name, 120)
     if is_volume_file(path):
         _refuse_frame(name, options)
-        return [Input(path, name, partial(reader.open_volume, path, options.volume, detached=True))]
+        return [Input(path, name, ("open_volume", (path, options.volume), {"detached": True}))]
     from ..volumes.dicom_folder import FoundSeries
 
     if options.frame is None and reader.holds_slices(path):
         _refuse_number(name, options)
-        return [Input(path, name, partial(reader.open_series, FoundSeries((path,)), path.name, options.resample))]
+        return [Input(path, name, ("open_series", (FoundSeries((path,)), path.name, options.resample), {}))]
     if options.given and path.is_file():
         raise UsageError(f"{options.given[0]} is for volumes, and {name} is an image: ground it in a run of its own")
     return [Input(path, name, frame=options.frame)] if options.frame != "all" else _frames(path, options, reader)
@@ -195,13 +198,13 @@ def _folder(folder: Path, options: InputOptions, reader: FileReader, failed: lis
         _refuse_number(name, options)
     # Of a mixed folder, options for volumes are for its volumes, and those for images for its images.
     given = replace(options, given=() if has_volumes else options.given)
-    inputs = _series(folder, volumes, options, reader)
+    inputs = _series(folder, volumes, options)
     for file in sorted(files):
         inputs += _file(file, replace(given, frame=None) if is_volume_file(file) else given, reader)
     return inputs
 
 
-def _series(folder: Path, series: Sequence[FoundSeries], options: InputOptions, reader: FileReader) -> list[Input]:
+def _series(folder: Path, series: Sequence[FoundSeries], options: InputOptions) -> list[Input]:
     """Return the series of a folder, each with its own name."""
     whole, taken = folder.resolve().name, set[str]()
     inputs = []
@@ -210,9 +213,8 @@ def _series(folder: Path, series: Sequence[FoundSeries], options: InputOptions, 
         name = next(n for n in (base, *(f"{base}-{again}" for again in range(2, len(series) + 2))) if n not in taken)
         taken.add(name)
         # The ending keeps a stem from losing what follows a dot.
-        inputs.append(
-            Input(folder.parent / f"{name}.dcm", name, partial(reader.open_series, one, name, options.resample))
-        )
+        path = folder.parent / f"{name}.dcm"
+        inputs.append(Input(path, name, ("open_series", (one, name, options.resample), {})))
     return inputs
 
 

@@ -34,7 +34,7 @@ DEVICE = re.compile(r"auto|cpu|mps|cuda(:[0-9]{1,3})?")
 DIRECTIONS = ("LR", "PA", "SI")
 # Characters that do not make a label by themselves.
 NO_LABEL = re.compile(r"[.;,\[\]<>_\s]+")
-TABLE_SUFFIXES = {"--report": ".json", "--csv": ".csv"}
+TABLE_SUFFIXES = {"--report": ".json", "--csv": ".csv", "--parquet": ".parquet"}
 COMMENT = re.compile(r"(?:^|\s)#.*")
 
 

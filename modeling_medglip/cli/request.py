@@ -62,6 +62,9 @@ class GroundRequest:
     csv: Annotated[
         Path | None, typer.Option("--csv", metavar="FILE", help="Write one table with the boxes of all inputs.")
     ] = None
+    parquet: Annotated[Path | None, typer.Option("--parquet", metavar="FILE", help="Write that table as Parquet.")] = (
+        None
+    )
     frame: Annotated[
         str | None,
         typer.Option("--frame", metavar="N|all", help="Frame of a file with several, or all of them."),
@@ -95,6 +98,11 @@ class GroundRequest:
     isolate: Annotated[
         bool, typer.Option("--isolate/--no-isolate", help="Read inputs in a process of its own, with limits.")
     ] = True
+    jobs: Annotated[int, typer.Option("--jobs", min=1, max=256, help="Inputs that are grounded at the same time.")] = 1
+    resume: Annotated[
+        bool,
+        typer.Option("--resume", help="Go on where an earlier run with --resume ended or was killed."),
+    ] = False
     all_boxes: Annotated[
         bool,
         typer.Option(

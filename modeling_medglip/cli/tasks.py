@@ -221,7 +221,7 @@ def make_task(request: GroundRequest, grounder: Grounder, stem: str, one: Input)
         stem (`str`): of the names of the written files.
         one ([`Input`]): an image or a volume.
     """
-    return (ImageTask if one.open is None else VolumeTask)(request, grounder, stem, frame=one.frame)
+    return (ImageTask if one.volume is None else VolumeTask)(request, grounder, stem, frame=one.frame)
 
 
 __all__ = ["ImageTask", "VolumeTask", "make_task"]

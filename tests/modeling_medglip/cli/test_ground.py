@@ -6,6 +6,9 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,6 +24,7 @@ from modeling_medglip.outputs import files, overlay, volume_results
 from modeling_medglip.outputs.csv_table import COLUMNS, to_csv
 
 from ..dicom_files import write_series
+from ..tiny_checkpoint import save_tiny_checkpoint
 
 
 Run = Callable[..., tuple[int, str, str]]
@@ -38,7 +42,7 @@ def png(path: Path) -> Path:
 
 def nifti(path: Path) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
-    nibabel.save(nibabel.Nifti1Image(np.ones((8, 9, 3), np.int16), np.diag([-1, -1, 2, 1])), path)
+    nibabel.save(nibabel.Nifti1Image(np.arange(216, dtype=np.int16).reshape(8, 9, 3), np.diag([-1, -1, 2, 1])), path)
     return path
 
 
@@ -269,3 +273,99 @@ def test_an_invalid_result_leaves_nothing(ground: Run, tmp_path: Path, monkeypat
     monkeypatch.setattr(volume_results, "validate_boxes", refuse)
     status, _, errors = ground(nifti(tmp_path / "b.nii"))
     assert status == 1 and "lies outside" in errors and names(tmp_path / "out") == []
+
+
+# Many inputs ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_killed_run_goes_on(ground: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is done stays as it is, what failed or changed is done again, and tables hold all of it once."""
+    inputs = [png(tmp_path / f"{name}.png") for name in "abc"]
+    whole = overlay.draw_overlay
+    drawn: list[str] = []
+
+    def interrupt(image: Any, boxes: Any, labels: Any, title: str, banner: str) -> Any:
+        drawn.append(title[-5:])
+        if title.endswith("b.png") and len(drawn) == 2:
+            raise KeyboardInterrupt
+        return whole(image, boxes, labels, title, banner)
+
+    monkeypatch.setattr(overlay, "draw_overlay", interrupt)
+    table = ["--csv", tmp_path / "t.csv", "--resume"]
+    assert ground(*inputs, *table)[0] == 130 and drawn == ["a.png", "b.png"]
+    with (tmp_path / "out" / "progress.jsonl").open("a") as journal:
+        journal.write('{"key": "cut o')
+    status, output, _ = ground(*inputs, *table, "--report", tmp_path / "run.json")
+    assert status == 0 and drawn == ["a.png", "b.png", "b.png", "c.png"] and "1 of 3 inputs were done before" in output
+    whole_table = rows(tmp_path / "t.csv")
+    assert {row["file"] for row in whole_table} == {"a.png", "b.png", "c.png"}
+    assert ground(*inputs, *table)[0] == 0 and len(drawn) == 4 and rows(tmp_path / "t.csv") == whole_table
+    png(tmp_path / "a.png")
+    os.utime(tmp_path / "a.png", (1, 1))
+    (tmp_path / "out" / "c.png").unlink()
+    assert ground(*inputs, *table)[0] == 0 and drawn[4:] == ["a.png", "c.png"]
+    report = json.loads((tmp_path / "run.json").read_text(encoding="utf-8"))
+    assert [record["status"] for record in report["inputs"]] == ["done"] * 3
+
+
+def test_a_run_with_other_settings_is_not_continued(ground: Run, tmp_path: Path) -> None:
+    image = png(tmp_path / "a.png")
+    assert ground(image, "--resume")[0] == 0
+    status, _, errors = ground(image, "--resume", "--all-boxes")
+    assert status == 2 and "name a new --out" in errors and errors.count("medglip: error") == 1
+    assert ground(image, "--all-boxes")[0] == 0, "without --resume everything is done anew"
+
+
+DAMAGED = ["", "\n\n", "[]", '{"schema": "other"}', "\x00\xff", '{"key": 1}\n{"record": []}']
+
+
+@pytest.mark.parametrize("content", DAMAGED)
+def test_a_damaged_journal(ground: Run, tmp_path: Path, content: str) -> None:
+    image = png(tmp_path / "a.png")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "progress.jsonl").write_text(content, encoding="utf-8")
+    status, _, errors = ground(image, "--resume")
+    assert status in (0, 2) and errors.count("medglip: error") == (status == 2)
+
+
+def test_parquet_holds_the_rows_with_their_types(ground: Run, tmp_path: Path) -> None:
+    parquet = pytest.importorskip("pyarrow.parquet")
+    inputs = [png(tmp_path / "a.png"), nifti(tmp_path / "b.nii")]
+    assert ground(inputs[0], "--csv", tmp_path / "t.csv", "--parquet", tmp_path / "t.parquet")[0] == 0
+    table = parquet.read_table(tmp_path / "t.parquet")
+    text = rows(tmp_path / "t.csv")
+    assert table.column_names == list(text[0]) and table.num_rows == len(text)
+    assert [str(kind) for kind in table.schema.types][:8] == ["string"] * 4 + ["bool"] * 2 + ["double"] * 2
+    scores = [float(row["score"]) for row in text if row["score"]]
+    assert [score for score in table.column("score").to_pylist() if score is not None] == pytest.approx(scores)
+    assert ground(inputs[1], "--parquet", tmp_path / "v.parquet")[0] == 0
+    boxes = parquet.read_table(tmp_path / "v.parquet").column("box_ijk").to_pylist()
+    assert any(box and len(box) == 6 for box in boxes)
+    status, _, errors = ground(inputs[0], "--csv", tmp_path / "t.csv", "--parquet", tmp_path / "t.csv")
+    assert status == 2 and len(errors.strip().splitlines()) == 1
+
+
+@pytest.mark.slow
+def test_processes_give_what_one_process_gives(tmp_path: Path) -> None:
+    """Same files, same rows in the same order; a bad input costs itself; nothing is printed twice."""
+    checkpoint = save_tiny_checkpoint(tmp_path / "tiny")
+    folder = tmp_path / "in"
+    folder.mkdir()
+    for name in "abcd":
+        png(folder / f"{name}.png")
+    (folder / "e.png").write_bytes(b"no image")
+    nifti(folder / "v.nii")
+    outcomes = []
+    for jobs in ("1", "3"):
+        out = tmp_path / jobs
+        command = [sys.executable, "-m", "modeling_medglip.cli", "ground", str(folder), "--prompt", "liver", "--model",
+                   str(checkpoint), "--modality", "ct", "--threshold", "0", "--jobs", jobs, "--out", str(out),
+                   "--csv", str(tmp_path / f"{jobs}.csv"), "--resume"]  # fmt: skip
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert done.returncode == 1 and "5 of 6 images done" in done.stdout and done.stderr.count("e.png") == 1
+        assert [line for line in done.stdout.splitlines() if line.startswith("a.png")] != []
+        outcomes.append((names(out), rows(tmp_path / f"{jobs}.csv")))
+    assert outcomes[0] == outcomes[1]
+    again = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert again.returncode == 1 and "5 of 6 inputs were done before" in again.stdout
+    assert rows(tmp_path / "3.csv") == outcomes[1][1]
