@@ -138,6 +138,10 @@ class GroundRequest:
         check_axes(self.axes)
         checked_plane(self.plane)
         check_out(self.out)
+        if self.parquet is not None:
+            from ..outputs.parquet_table import require_parquet
+
+            require_parquet()
 
     def stated(self) -> dict[str, Any]:
         """Return what the manifest states of the options; it names no file."""

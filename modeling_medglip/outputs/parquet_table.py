@@ -27,7 +27,7 @@ def require_parquet() -> Any:
     try:
         return importlib.import_module("pyarrow")
     except ImportError:
-        raise UsageError(f"--parquet needs pyarrow: {install_hint('table')}") from None
+        raise UsageError(f"Parquet tables need pyarrow: {install_hint('table')}") from None
 
 
 def write_parquet(rows: Iterable[Mapping[str, Any]], path: Path) -> None:

@@ -369,3 +369,11 @@ def test_processes_give_what_one_process_gives(tmp_path: Path) -> None:
     again = subprocess.run(command, capture_output=True, text=True, check=False)
     assert again.returncode == 1 and "5 of 6 inputs were done before" in again.stdout
     assert rows(tmp_path / "3.csv") == outcomes[1][1]
+
+
+def test_parquet_without_its_package_is_refused_before_any_work(
+    ground: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    status, _, errors = ground(png(tmp_path / "a.png"), "--parquet", tmp_path / "t.parquet")
+    assert status == 2 and "pyarrow" in errors and names(tmp_path / "out") == []
