@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -62,26 +62,38 @@ class GroundCommand(GroundRequest):
         missing = [work for work, known in zip(works, before, strict=True) if known is None]
         if journal is not None and len(missing) < len(works):
             echo(f"{len(works) - len(missing)} of {len(works)} inputs were done before")
-        fresh = self._fresh(missing, grounder, reader)
-        for work, known in progress(list(zip(works, before, strict=True))):
+
+        def finished(work: Work, outcome: Outcome) -> None:
+            if journal is not None:
+                journal.add(work[0], work[1], outcome.record, outcome.rows)
+
+        fresh = self._fresh(missing, grounder, reader, finished)
+        for known in progress(before):
             if known is not None:
                 yield Outcome(*known)
                 continue
             outcome = next(fresh)
             show(outcome)
-            if journal is not None:
-                one, stem = work
-                journal.add(one, stem, outcome.record, outcome.rows)
             yield outcome
 
-    def _fresh(self, works: Sequence[Work], grounder: Grounder, reader: FileReader) -> Iterator[Outcome]:
-        """Yield what becomes of inputs that are not done yet."""
+    def _fresh(
+        self,
+        works: Sequence[Work],
+        grounder: Grounder,
+        reader: FileReader,
+        finished: Callable[[Work, Outcome], None],
+    ) -> Iterator[Outcome]:
+        """Yield what becomes of inputs that are not done yet, in their order."""
         jobs = min(self.jobs, len(works))
-        if jobs < 2:
-            return (ground_one(self, grounder, reader, work) for work in works)
-        import torch
+        if jobs > 1:
+            import torch
 
-        return ground_in_processes(self, works, jobs, max(1, torch.get_num_threads() // jobs))
+            yield from ground_in_processes(self, works, jobs, max(1, torch.get_num_threads() // jobs), finished)
+            return
+        for work in works:
+            outcome = ground_one(self, grounder, reader, work)
+            finished(work, outcome)
+            yield outcome
 
     def _settings(self, grounder: Grounder) -> dict[str, Any]:
         """Return all that decides what is found and written."""

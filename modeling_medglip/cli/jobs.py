@@ -8,8 +8,8 @@ import io
 import multiprocessing
 import signal
 import sys
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -67,7 +67,13 @@ def reader_of(isolate: bool) -> FileReader:
     return ReaderProcess(limit_note=" (--no-isolate reads it without limits)") if isolate else FileReader()
 
 
-def ground_in_processes(request: GroundRequest, works: Sequence[Work], jobs: int, threads: int) -> Iterator[Outcome]:
+def ground_in_processes(
+    request: GroundRequest,
+    works: Sequence[Work],
+    jobs: int,
+    threads: int,
+    finished: Callable[[Work, Outcome], None],
+) -> Iterator[Outcome]:
     """Yield the outcomes in the order of the inputs.
 
     Args:
@@ -75,6 +81,7 @@ def ground_in_processes(request: GroundRequest, works: Sequence[Work], jobs: int
         works (`Sequence[tuple[Input, str]]`): inputs and the stems of the names of their files.
         jobs (`int`): number of processes.
         threads (`int`): of each process.
+        finished (`Callable`): called with an input and its outcome as soon as it is done, in any order.
 
     Raises:
         `MedGlipError`: a process died, as when memory runs out.
@@ -82,7 +89,16 @@ def ground_in_processes(request: GroundRequest, works: Sequence[Work], jobs: int
     context = multiprocessing.get_context("spawn")
     pool = ProcessPoolExecutor(jobs, context, initializer=_start, initargs=(request, threads))
     try:
-        yield from pool.map(_run, works)
+        waiting = {pool.submit(_run, work): index for index, work in enumerate(works)}
+        outcomes: dict[int, Outcome] = {}
+        shown = 0
+        for future in as_completed(waiting):
+            index = waiting[future]
+            outcomes[index] = future.result()
+            finished(works[index], outcomes[index])
+            while shown in outcomes:
+                yield outcomes.pop(shown)
+                shown += 1
     except BrokenProcessPool:
         raise MedGlipError(
             "a process of --jobs died, perhaps for want of memory: take fewer, and add --resume to go on"
