@@ -415,6 +415,8 @@ def render_page(measured: Mapping[str, Any]) -> str:
         "and seeds. The named sources were left out of training; `validation` is the validation split of the others.",
         "The machine also ran other jobs: of `s per step` and `s per image`, in CPU seconds, only ratios count.", "",
         *(f"- **{name}**: {encoder.about}." for name, encoder in ENCODERS.items()), "",
+        "DINOv2-S itself takes part as a teacher only: one of its size for each of seven modalities would not fit the",
+        "98 MB of all weights.", "",
     ]  # fmt: skip
     for modality, entry in measured["modalities"].items():
         lines += [f"## {modality}, {entry['minutes']:g} CPU minutes", "", _costs(entry), _figures(entry)]

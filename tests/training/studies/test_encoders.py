@@ -168,3 +168,9 @@ def test_a_whole_comparison(
     assert encoders.main(command) == 2
     assert "ct, lite0: measured under other conditions: choose another --out" in capsys.readouterr().err
     assert (out / "encoders.json").read_bytes() == written
+
+
+def test_the_page_in_docs_holds_what_was_measured() -> None:
+    docs = Path(__file__).parents[3] / "docs"
+    measured = json.loads((docs / "encoders.json").read_text(encoding="utf-8"))
+    assert (docs / "encoders.md").read_text(encoding="utf-8") == encoders.render_page(measured)
