@@ -19,7 +19,6 @@ from transformers.utils import logging
 from .configuration_medglip import MedGlipConfig
 from .defaults import UNTRAINED_THRESHOLD
 from .detection import join_prompts, prepare_images, run_model
-from .inference import fast_form
 from .modality_choice import known_shares
 from .modeling_medglip import MedGlipForObjectDetection
 from .processing_medglip import MedGlipProcessor, prompts_per_image
@@ -183,6 +182,8 @@ class MedicalPhraseGroundingPipeline(Pipeline):
     @property
     def fast(self) -> MedGlipForObjectDetection:
         """The form of `model` for inference, see [`~inference.fast_form`]; made once for each model that is set."""
+        from .inference import fast_form  # registration imports this module while that one is imported
+
         made = self.__dict__.get("_fast")
         if made is None or made[0] is not self.model:
             made = self.__dict__["_fast"] = (self.model, fast_form(self.model))

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -90,3 +92,7 @@ def test_a_pipeline_follows_the_model_that_is_set(tmp_path: Path) -> None:
     compiled = torch.compile(pipe.model, backend="eager")
     pipe.model = compiled
     assert pipe.fast is compiled
+
+
+def test_it_can_be_the_first_module_that_is_imported() -> None:
+    subprocess.run([sys.executable, "-c", "from modeling_medglip.inference import keep_freed_memory"], check=True)
