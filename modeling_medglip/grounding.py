@@ -7,9 +7,9 @@ import contextlib
 import functools
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -50,12 +50,14 @@ class Grounder:
         processor ([`MedGlipProcessor`]): its processor.
         name (`str`): the folder's base name or the Hub id.
         device (`torch.device`): where the model runs.
+        compiled (`bool`): whether the model is compiled for inference.
     """
 
     model: MedGlipForObjectDetection
     processor: MedGlipProcessor
     name: str
     device: torch.device
+    compiled: bool = False
 
     @property
     def modalities(self) -> tuple[str, ...]:
@@ -65,7 +67,8 @@ class Grounder:
     @functools.cached_property
     def fast(self) -> MedGlipForObjectDetection:
         """The model's form for inference, see [`~inference.fast_form`]; made once."""
-        return fast_form(self.model)
+        form = fast_form(self.model)
+        return cast(MedGlipForObjectDetection, torch.compile(form)) if self.compiled else form
 
     @functools.cached_property
     def trained(self) -> TrainedLabels:
@@ -78,6 +81,10 @@ class Grounder:
         settings = self.processor.image_processor.modality_settings.get("ct", {})
         center, width = settings.get("windows", [CT_WINDOW])[0]
         return float(center), float(width)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return the fields: a copy makes its own form for inference, and encodes prompts with its own weights."""
+        return {field.name: getattr(self, field.name) for field in fields(self)}
 
     def wording(self, label: str, modality: str) -> str:
         """Return the words in which the network is asked for a label; see [`TrainedLabels.wording`]."""
@@ -95,7 +102,7 @@ class Grounder:
         Raises:
             `ValueError`: no label, or one that the tokenizer cannot read.
         """
-        return self._encoded(question.groups)
+        return dict(self._encoded(question.groups))
 
     @functools.cached_property
     def _encoded(self) -> Callable[[tuple[tuple[str, ...], ...]], dict[str, Any]]:
@@ -172,6 +179,7 @@ def load_grounder(
     device: str = "auto",
     modality: str | None = None,
     base: str | Path | None = None,
+    compile: bool = False,
 ) -> Grounder:
     """Load a checkpoint or an adapter, and its processor, for grounding.
 
@@ -184,6 +192,8 @@ def load_grounder(
         modality (`str`, *optional*): load only this modality's expert; all when `None` or `"auto"`.
         base (`str` or `Path`, *optional*): of an adapter whose base is neither the embedded checkpoint nor on the Hub:
             folder or id of the base.
+        compile (`bool`, *optional*, defaults to `False`): compile the model with `torch.compile` when it is first
+            used, and again for images of another size; on a CPU this needs a C++ compiler.
 
     Raises:
         `CheckpointError`: missing, incomplete, or not a MedGLIP checkpoint. `PickledCheckpointError`: pickled tensors.
@@ -194,14 +204,16 @@ def load_grounder(
     source, name = locate(model_dir_or_id)
     if is_adapter(source):
         adapted = load_adapted(source, f"adapter {name}", expert, base)
-        return Grounder(adapted.model.eval().to(chosen), adapted.processor, name, chosen)
+        return Grounder(adapted.model.eval().to(chosen), adapted.processor, name, chosen, compile)
     if base is not None:
         raise UsageError(f"checkpoint {name}: is not an adapter: leave out base=", hint="base")
     if is_exported(source):
+        if compile or (device != "auto" and chosen.type != "cpu"):
+            raise UsageError(f"checkpoint {name}: is exported: it runs on the CPU, and is not compiled")
         exported, processor = load_exported(Path(source), name, expert)
         return Grounder(exported, processor, name, torch.device("cpu"))
     model, processor = load_checkpoint(source, name, expert)
-    return Grounder(model.eval().to(chosen), processor, name, chosen)
+    return Grounder(model.eval().to(chosen), processor, name, chosen, compile)
 
 
 def load(*args: Any, **kwargs: Any) -> Grounder:

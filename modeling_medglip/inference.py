@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import copy
 import ctypes
-import functools
 from collections.abc import Iterator
 from itertools import pairwise
 from typing import cast
@@ -32,7 +31,7 @@ FUSED = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_con
 
 
 def fast_form(model: MedGlipForObjectDetection) -> MedGlipForObjectDetection:
-    """Return a copy of a model for inference on a CPU; on other devices the model itself.
+    """Return a copy of a model in single precision for inference on a CPU; any other model itself.
 
     Outputs differ from the model's by rounding alone. Models that are wrapped, as by `torch.compile`, or that run
     exported graphs, are returned as they are.
@@ -40,7 +39,7 @@ def fast_form(model: MedGlipForObjectDetection) -> MedGlipForObjectDetection:
     Args:
         model ([`MedGlipForObjectDetection`]): in evaluation mode; it stays as it is.
     """
-    if type(model) is not MedGlipForObjectDetection or model.device.type != "cpu":
+    if type(model) is not MedGlipForObjectDetection or (model.device.type, model.dtype) != ("cpu", torch.float32):
         return model
     shared: dict[int, object] = {id(value): value for value in (*model.parameters(), *model.buffers())}
     copied = copy.deepcopy(model, shared)
@@ -71,14 +70,19 @@ class KeptPositions(nn.Module):
     def __init__(self, positions: MedGlipSinePositionEmbedding) -> None:
         super().__init__()
         self.positions = positions
-        self.code = functools.lru_cache(KEPT_SIZES)(self._code)
-
-    def _code(self, height: int, width: int) -> Tensor:
-        return self.positions.code(height, width)
+        self.codes: dict[tuple[int, int], Tensor] = {}
 
     def forward(self, levels: list[Tensor]) -> list[Tensor]:
         """Return maps of the same shapes `(batch, channels, h, w)`."""
-        return [level + self.code(level.shape[2], level.shape[3]) for level in levels]
+        return [level + self._code(level.shape[2], level.shape[3]) for level in levels]
+
+    def _code(self, height: int, width: int) -> Tensor:
+        code = self.codes.get((height, width))
+        if code is None:
+            if len(self.codes) >= KEPT_SIZES:
+                self.codes.clear()
+            code = self.codes[height, width] = self.positions.code(height, width)
+        return code
 
 
 def keep_freed_memory() -> None:

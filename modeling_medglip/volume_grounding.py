@@ -7,8 +7,9 @@ The prompt is encoded once. One batch of slices is in memory at a time, where th
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from itertools import islice
@@ -81,6 +82,8 @@ def ground_volume(
 ) -> VolumeResult:
     """Find the regions of a volume that the labels of a prompt name.
 
+    Slices of one value, and CT slices of nothing but air and a table, are not searched.
+
     Args:
         volume (`str`, `Path`, [`Volume`], [`VolumeSource`] or image of nibabel): a file (see
             [`~volumes.reader.read_volume`]), a multi-frame DICOM file, a folder with one DICOM series, or voxels.
@@ -131,6 +134,8 @@ def ground_volume(
     slice_boxes = {one: search.run(source, one) for one in searched}
     boxes = _boxes(slice_boxes, source, question, name, (threshold, untrained_threshold))
     best = best_in_volume(boxes, name)
+    if searched and not search.searched:
+        notes += (f"{source.name}: no slice shows a body: nothing was searched",)
     if searched:
         notes += question.notes(name, max(threshold, untrained_threshold))
     notes += tuple(note for note in source.notes if axes is None or note != UNORIENTED)
@@ -232,6 +237,7 @@ class _SliceSearch:
     batch_size: int
     progress: Callable[[Iterable[Any], int], Iterable[Any]] | None
     presence: dict[str, float] = field(default_factory=dict)  # of each label, the highest of the slices so far
+    searched: list[int] = field(default_factory=list)  # slices that went through the network
 
     @cached_property
     def prompt(self) -> dict[str, Any]:
@@ -241,8 +247,19 @@ class _SliceSearch:
     def run(self, source: VolumeSource, plane: str) -> dict[str, list[SliceBox]]:
         """Return label -> boxes in the slices of a plane."""
         boxes_by_label: dict[str, list[SliceBox]] = {label: [] for label in self.question.labels}
+        with closing(decoded_ahead(source.read_slices(plane))) as decoded:
+            self._search(decoded, source, plane, boxes_by_label)
+        return boxes_by_label
+
+    def _search(
+        self,
+        slices: Iterable[tuple[int, NDArray]],
+        source: VolumeSource,
+        plane: str,
+        boxes_by_label: dict[str, list[SliceBox]],
+    ) -> None:
+        """Add what is found in the slices of a plane."""
         spacing = slice_spacing(source.lps, plane)
-        slices: Iterable[tuple[int, NDArray]] = decoded_ahead(source.read_slices(plane))
         if self.progress is not None:
             slices = self.progress(slices, slice_count(source.lps, plane))
         shown = ((index, pixels) for index, pixels in slices if not shows_nothing(pixels, self.modality))
@@ -253,12 +270,12 @@ class _SliceSearch:
                 results = self.grounder.detect(images, self.prompt, self.modality, self.threshold, sizes)
             except ValueError as error:
                 raise MedGlipError(f"{source.name}: slice {batch[0][0]}: {one_line(error)}") from error
+            self.searched.extend(index for index, _ in batch)
             for (index, _), result in zip(batch, results, strict=True):
                 for label, score, box in self.question.answers(result):
                     boxes_by_label[label].append(SliceBox(index, box, score))
                 for label, value in self.question.presence(result).items():
                     self.presence[label] = max(value, self.presence.get(label, 0.0))
-        return boxes_by_label
 
 
 def shows_nothing(pixels: NDArray, modality: str) -> bool:
@@ -274,7 +291,9 @@ def shows_nothing(pixels: NDArray, modality: str) -> bool:
     return bool(is_hounsfield and (pixels > BODY_HU).mean() < BODY_SHARE)
 
 
-def decoded_ahead(slices: Iterator[tuple[int, NDArray]]) -> Iterator[tuple[int, NDArray]]:
+def decoded_ahead(
+    slices: Iterator[tuple[int, NDArray]],
+) -> Generator[tuple[int, NDArray], None, None]:
     """Yield slices; the next one is decoded in a thread of its own while the caller works on one.
 
     Args:

@@ -60,12 +60,25 @@ def weight_files(folder: Path) -> list[Path]:
 def weights_sha256(folder: Path) -> str:
     """Return the SHA-256 of a checkpoint's weights: it says which model a measurement is of."""
     digest = hashlib.sha256()
-    graphs = [path for path in sorted(folder.glob("*")) if path.suffix in (".onnx", ".xml", ".bin")]
-    for path in (*weight_files(folder), *graphs):
-        with path.open("rb") as stream:
-            while piece := stream.read(2**22):
-                digest.update(piece)
+    for path in weight_files(folder):
+        _add(path, digest)
     return digest.hexdigest()
+
+
+def folder_sha256(folder: Path) -> str:
+    """Return the SHA-256 of all files of a checkpoint that decide what it finds: weights, graphs, settings, router."""
+    digest = hashlib.sha256()
+    for path in sorted(folder.iterdir()):
+        if path.suffix in (".safetensors", ".json", ".onnx", ".xml", ".bin"):
+            digest.update(path.name.encode())
+            _add(path, digest)
+    return digest.hexdigest()
+
+
+def _add(path: Path, digest: Any) -> None:
+    with path.open("rb") as stream:
+        while piece := stream.read(2**22):
+            digest.update(piece)
 
 
 def check_adapter(source: str | Path, name: str | None = None) -> tuple[Path, dict[str, Any]]:
@@ -127,6 +140,7 @@ __all__ = [
     "check_adapter",
     "default_checkpoint",
     "embedded_checkpoint",
+    "folder_sha256",
     "weight_files",
     "weights_sha256",
 ]

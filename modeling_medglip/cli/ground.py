@@ -3,17 +3,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Generator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import UsageError, one_line
+from ..errors import MedGlipError, UsageError, one_line
 from ..outputs.run_report import InputRecord
-from .console import echo, progress
+from .console import echo, fail, progress
 from .inputs import Input, InputOptions, expand
 from .jobs import Outcome, Work, ground_in_processes, ground_one, reader_of, show
-from .journal import Journal
+from .journal import Journal, forget
 from .options import check_table
 from .request import VOLUME_OPTIONS, GroundRequest
 from .session import finish, load_model, make_folder, quiet_libraries
@@ -31,10 +32,9 @@ class GroundCommand(GroundRequest):
         """Ground all inputs and return the exit status."""
         start = time.perf_counter()
         self.check()
-        records: list[InputRecord] = []
-        rows: list[dict[str, Any]] = []
+        found: dict[int, Outcome] = {}
         model = ("not loaded", "none")
-        interrupted = False
+        interrupted, problem = False, None
         with quiet_libraries(self.debug), reader_of(self.isolate) as reader:
             inputs, failed = expand(self.inputs, self._input_options(), reader, self.debug)
             works, labels = list(zip(inputs, self._stems(inputs), strict=True)), self._labels() if inputs else []
@@ -43,68 +43,65 @@ class GroundCommand(GroundRequest):
                 if inputs:
                     grounder = load_model(self.model, self.device, self.modality, self.base, self.debug)
                     model = (grounder.name, str(grounder.device))
-                    for outcome in self._outcomes(works, grounder, reader):
-                        records.append(outcome.record)
-                        rows += outcome.rows
+                    with contextlib.closing(self._outcomes(works, grounder, reader)) as outcomes:
+                        for index, outcome in outcomes:
+                            found[index] = outcome
             except KeyboardInterrupt:
                 interrupted = True
-        rest = inputs[len(records) :]
-        records = failed + records
-        records += [InputRecord(one_line(one.name, 120), "not done", 0.0) for one in rest]
+            except UsageError:
+                raise
+            except MedGlipError as error:  # what was done before stays done
+                problem = error
+        records = failed + [self._record(one, found.get(index)) for index, one in enumerate(inputs)]
+        rows = [row for index in sorted(found) for row in found[index].rows]
         self._write_tables(model, labels, records, rows, time.perf_counter() - start)
         status = finish(records, self.out)
+        if problem is not None:
+            fail(problem, 1, self.debug)
         return 130 if interrupted else status
 
-    def _outcomes(self, works: Sequence[Work], grounder: Grounder, reader: FileReader) -> Iterator[Outcome]:
-        """Yield what becomes of the inputs, in their order; with `--resume` what an earlier run did comes as it is."""
+    @staticmethod
+    def _record(one: Input, outcome: Outcome | None) -> InputRecord:
+        return InputRecord(one_line(one.name, 120), "not done", 0.0) if outcome is None else outcome.record
+
+    def _outcomes(
+        self, works: Sequence[Work], grounder: Grounder, reader: FileReader
+    ) -> Generator[tuple[int, Outcome], None, None]:
+        """Yield the index of every input and what becomes of it; with `--resume` first what earlier runs did."""
         journal = Journal(self.out, self._settings(grounder)) if self.resume else None
-        before = [None if journal is None else journal.done(*work) for work in works]
-        missing = [work for work, known in zip(works, before, strict=True) if known is None]
-        if journal is not None and len(missing) < len(works):
-            echo(f"{len(works) - len(missing)} of {len(works)} inputs were done before")
-
-        def finished(work: Work, outcome: Outcome) -> None:
-            if journal is not None:
-                journal.add(work[0], work[1], outcome.record, outcome.rows)
-
-        fresh = self._fresh(missing, grounder, reader, finished)
-        for known in progress(before):
-            if known is not None:
-                yield Outcome(*known)
-                continue
-            outcome = next(fresh)
-            show(outcome)
-            yield outcome
+        if journal is None:
+            forget(self.out)
+        before = {} if journal is None else {index: journal.done(*work) for index, work in enumerate(works)}
+        known = {index: Outcome(*done) for index, done in before.items() if done is not None}
+        if known:
+            echo(f"{len(known)} of {len(works)} inputs were done before")
+        yield from known.items()
+        missing = [index for index in range(len(works)) if index not in known]
+        with contextlib.closing(self._fresh([works[index] for index in missing], grounder, reader)) as fresh:
+            for _, (position, outcome) in zip(progress(missing), fresh, strict=False):
+                show(outcome)
+                if journal is not None:
+                    journal.add(works[missing[position]][1], outcome.record, outcome.rows)
+                yield missing[position], outcome
 
     def _fresh(
-        self,
-        works: Sequence[Work],
-        grounder: Grounder,
-        reader: FileReader,
-        finished: Callable[[Work, Outcome], None],
-    ) -> Iterator[Outcome]:
-        """Yield what becomes of inputs that are not done yet, in their order."""
+        self, works: Sequence[Work], grounder: Grounder, reader: FileReader
+    ) -> Generator[tuple[int, Outcome], None, None]:
+        """Return the index and outcome of inputs that are not done yet."""
         jobs = min(self.jobs, len(works))
-        if jobs > 1:
-            import torch
+        if jobs < 2:
+            return ((index, ground_one(self, grounder, reader, work)) for index, work in enumerate(works))
+        import torch
 
-            yield from ground_in_processes(self, works, jobs, max(1, torch.get_num_threads() // jobs), finished)
-            return
-        for work in works:
-            outcome = ground_one(self, grounder, reader, work)
-            finished(work, outcome)
-            yield outcome
+        return ground_in_processes(self, works, jobs, max(1, torch.get_num_threads() // jobs))
 
     def _settings(self, grounder: Grounder) -> dict[str, Any]:
-        """Return all that decides what is found and written."""
-        from ..checkpoints.loading import locate
-        from ..checkpoints.location import weights_sha256
+        """Return all that decides what is found and written; names no folder."""
         from ..outputs.run_report import package_version
 
-        source, _ = locate(self.model)
-        weights = weights_sha256(source) if isinstance(source, Path) else None
-        model = {"model": grounder.name, "weights": weights, "base": self.base, "version": package_version()}
-        return {**model, **{name: value for name, value in self.stated().items() if name != "device"}}
+        parts = {"model": _digest(self.model), "base": None if self.base is None else _digest(self.base)}
+        stated = {name: value for name, value in self.stated().items() if name != "device"}
+        return {"name": grounder.name, **parts, "version": package_version(), **stated}
 
     def _input_options(self) -> InputOptions:
         given = tuple("--" + name.replace("_", "-") for name in VOLUME_OPTIONS if getattr(self, name))
@@ -160,6 +157,18 @@ class GroundCommand(GroundRequest):
             from ..outputs.parquet_table import write_parquet
 
             write_parquet(rows, self.parquet)
+
+
+def _digest(model: str | None) -> str:
+    """Return the checksum of a checkpoint's files, wherever they lie."""
+    from ..checkpoints.loading import CONFIG_FILE, file_on_hub, locate
+    from ..checkpoints.location import folder_sha256
+
+    source, _ = locate(model)
+    if isinstance(source, Path):
+        return folder_sha256(source)
+    file = file_on_hub(source, "config.json") or file_on_hub(source, CONFIG_FILE)
+    return source if file is None else folder_sha256(file.parent)
 
 
 __all__ = ["GroundCommand"]

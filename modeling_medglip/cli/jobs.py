@@ -6,9 +6,11 @@ from __future__ import annotations
 import contextlib
 import io
 import multiprocessing
+import os
 import signal
 import sys
-from collections.abc import Callable, Iterator, Sequence
+import threading
+from collections.abc import Generator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
@@ -23,6 +25,8 @@ from .tasks import make_task
 
 
 if TYPE_CHECKING:
+    from multiprocessing.synchronize import Event
+
     from ..grounding import Grounder
     from ..isolation.process import FileReader
 
@@ -68,42 +72,35 @@ def reader_of(isolate: bool) -> FileReader:
 
 
 def ground_in_processes(
-    request: GroundRequest,
-    works: Sequence[Work],
-    jobs: int,
-    threads: int,
-    finished: Callable[[Work, Outcome], None],
-) -> Iterator[Outcome]:
-    """Yield the outcomes in the order of the inputs.
+    request: GroundRequest, works: Sequence[Work], jobs: int, threads: int
+) -> Generator[tuple[int, Outcome], None, None]:
+    """Yield the index of an input and its outcome as soon as it is done, in any order.
+
+    When the caller stops, its processes end at once. Those of a caller that is killed end within a second.
 
     Args:
         request ([`GroundRequest`]): the options of the run.
         works (`Sequence[tuple[Input, str]]`): inputs and the stems of the names of their files.
         jobs (`int`): number of processes.
         threads (`int`): of each process.
-        finished (`Callable`): called with an input and its outcome as soon as it is done, in any order.
 
     Raises:
         `MedGlipError`: a process died, as when memory runs out.
     """
     context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(jobs, context, initializer=_start, initargs=(request, threads))
+    ended = context.Event()
+    pool = ProcessPoolExecutor(jobs, context, initializer=_start, initargs=(request, threads, ended))
     try:
         waiting = {pool.submit(_run, work): index for index, work in enumerate(works)}
-        outcomes: dict[int, Outcome] = {}
-        shown = 0
         for future in as_completed(waiting):
-            index = waiting[future]
-            outcomes[index] = future.result()
-            finished(works[index], outcomes[index])
-            while shown in outcomes:
-                yield outcomes.pop(shown)
-                shown += 1
+            yield waiting[future], future.result()
     except BrokenProcessPool:
+        further = ", then the same command goes on" if request.resume else ""
         raise MedGlipError(
-            "a process of --jobs died, perhaps for want of memory: take fewer, and add --resume to go on"
+            f"one of the {jobs} processes died, as when memory runs out: take fewer --jobs{further}"
         ) from None
     finally:
+        ended.set()
         pool.shutdown(cancel_futures=True)
 
 
@@ -111,15 +108,24 @@ def ground_in_processes(
 _started: dict[str, Any] = {}
 
 
-def _start(request: GroundRequest, threads: int) -> None:
+def _start(request: GroundRequest, threads: int, ended: Event) -> None:
     """Load the checkpoint in a process of the pool."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the first process ends the others
+    threading.Thread(target=_end_with, args=(ended,), daemon=True).start()
     import torch
 
     torch.set_num_threads(threads)
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
         grounder = load_model(request.model, request.device, request.modality, request.base, request.debug)
     _started.update(request=request, grounder=grounder, reader=reader_of(request.isolate).__enter__())
+
+
+def _end_with(ended: Event) -> None:
+    """End this process when the run ends or its first process is gone; its reader then ends by itself."""
+    parent = multiprocessing.parent_process()
+    while parent is not None and parent.is_alive() and not ended.wait(1.0):
+        pass
+    os._exit(1)
 
 
 def _run(work: Work) -> Outcome:

@@ -98,7 +98,7 @@ class GroundRequest:
     isolate: Annotated[
         bool, typer.Option("--isolate/--no-isolate", help="Read inputs in a process of its own, with limits.")
     ] = True
-    jobs: Annotated[int, typer.Option("--jobs", min=1, max=256, help="Inputs that are grounded at the same time.")] = 1
+    jobs: Annotated[int, typer.Option("--jobs", min=1, max=61, help="Inputs that are grounded at the same time.")] = 1
     resume: Annotated[
         bool,
         typer.Option("--resume", help="Go on where an earlier run with --resume ended or was killed."),

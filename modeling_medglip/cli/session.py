@@ -62,7 +62,7 @@ def load_model(
         base (`str`, *optional*): of an adapter.
         debug (`bool`, *optional*, defaults to `False`): show what transformers logs.
     """
-    if model is not None and (Path(model) / "export.json").is_file():
+    if model is not None and (Path(model).expanduser() / "export.json").is_file():
         # Or the idle threads of PyTorch would take the processors from those of the graphs.
         os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     quiet_transformers(debug)

@@ -7,7 +7,6 @@ import contextlib
 import copy
 import io
 import logging
-import shutil
 import tempfile
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -168,20 +167,16 @@ def export_model(
             modalities=tuple(model.config.modalities),
             source=name,
             versions={package: package_version(package) for package in MAKERS[format]},
-            files={file.name: sha256(file) for file in sorted(made.iterdir()) if _is_graph(file)},
+            files={file.name: sha256(file) for file in sorted(made.iterdir())},
         )
         manifest.write(made)
-        shutil.move(made, folder)
+        made.rename(folder)
     return manifest
 
 
 def _parent(folder: Path) -> Path:
     folder.absolute().parent.mkdir(parents=True, exist_ok=True)
     return folder.absolute().parent
-
-
-def _is_graph(file: Path) -> bool:
-    return file.suffix in (".onnx", ".xml", ".bin", ".safetensors") and file.name != "router.safetensors"
 
 
 def _check_request(

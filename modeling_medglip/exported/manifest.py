@@ -36,7 +36,7 @@ class Manifest:
         modalities (`tuple[str, ...]`): with an image encoder and a decoder.
         source (`str`): name of the checkpoint.
         versions (`Mapping[str, str]`): of the packages that made the graphs.
-        files (`Mapping[str, str]`): file of a graph -> its SHA-256.
+        files (`Mapping[str, str]`): every other file of the folder -> its SHA-256.
     """
 
     format: str
@@ -61,7 +61,7 @@ class Manifest:
 
 
 def read_manifest(folder: Path, name: str) -> Manifest:
-    """Read what an exported folder holds, and compare its graphs with their checksums.
+    """Read what an exported folder holds, and compare its files with their checksums.
 
     Args:
         folder (`Path`): the exported folder.
@@ -90,9 +90,11 @@ def _check(manifest: Manifest) -> None:
     if any(name not in MODALITIES for name in manifest.modalities):
         raise ValueError("names an unknown modality")
     parts = [TEXT_ENCODER, *(part for name in manifest.modalities for part in parts_of(name))]
-    needed = {manifest.graph(Path(), part).name for part in parts} | {BOX_HEADS}
+    needed = {manifest.graph(Path(), part).name for part in parts} | {BOX_HEADS, "config.json"}
+    if manifest.format == "openvino":
+        needed |= {f"{part}.bin" for part in parts}
     if not isinstance(manifest.files, dict) or not needed <= set(manifest.files):
-        raise ValueError("does not list all graphs")
+        raise ValueError("does not list all files")
     if any(Path(file).name != file for file in manifest.files):
         raise ValueError("names a file in another folder")
 

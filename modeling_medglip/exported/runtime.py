@@ -117,6 +117,8 @@ def load_exported(
     try:
         processor = MedGlipProcessor.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
         config = MedGlipConfig.from_pretrained(folder, local_files_only=True)
+        if set(config.modalities) != set(manifest.modalities):
+            raise CheckpointError(f"checkpoint {name}: config.json and {FILE} name different experts: export it again")
         if modality is not None:
             config = config.for_modalities([modality])
         return _assemble(folder, manifest, config), processor

@@ -19,6 +19,28 @@ COLUMNS = (
 FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", "\uff20")
 
 
+TEXT = ("file", "modality", "label", "label_id")
+FLAGS = ("trained", "found")
+LISTS = ("box_ijk", "center_lps_mm", "size_mm", "size_lps_mm")
+
+
+def is_row(row: Any) -> bool:
+    """Return whether a value read from a file is a row: known columns, each of its type or empty."""
+    return isinstance(row, dict) and all(
+        name in COLUMNS and (value is None or _fits(name, value)) for name, value in row.items()
+    )
+
+
+def _fits(name: str, value: Any) -> bool:
+    if name in TEXT:
+        return isinstance(value, str)
+    if name in FLAGS:
+        return isinstance(value, bool)
+    if name in LISTS:
+        return isinstance(value, list) and all(type(number) in (int, float) for number in value)
+    return type(value) is int if name == "frame" else type(value) in (int, float)
+
+
 def to_csv(rows: Iterable[Mapping[str, Any]]) -> str:
     """Return the text of a table: a heading and the rows, booleans as 1 and 0.
 
@@ -45,4 +67,4 @@ def _cell(value: Any) -> Any:
     return value
 
 
-__all__ = ["COLUMNS", "to_csv"]
+__all__ = ["COLUMNS", "FLAGS", "LISTS", "TEXT", "is_row", "to_csv"]

@@ -9,13 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UsageError, install_hint
-from .csv_table import COLUMNS
+from .csv_table import COLUMNS, FLAGS, LISTS, TEXT
 from .files import write_bytes
-
-
-TEXT = ("file", "modality", "label", "label_id")
-FLAGS = ("trained", "found")
-LISTS = ("box_ijk", "center_lps_mm", "size_mm", "size_lps_mm")
 
 
 def require_parquet() -> Any:

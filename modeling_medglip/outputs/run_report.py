@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import platform
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from ..errors import one_line
@@ -47,6 +47,20 @@ class InputRecord:
     modality_source: str | None = None
     warnings: tuple[str, ...] = ()
     error: str | None = None
+
+
+def is_record(value: Any) -> bool:
+    """Return whether a value read from a file holds the fields of an [`InputRecord`], each of its type."""
+    if not isinstance(value, dict) or set(value) != {field.name for field in fields(InputRecord)}:
+        return False
+    lists = all(
+        isinstance(value[name], list) and all(isinstance(text, str) for text in value[name])
+        for name in ("outputs", "warnings")
+    )
+    optional = ("modality", "modality_source", "error")
+    texts = all(value[name] is None or isinstance(value[name], str) for name in optional)
+    named = isinstance(value["file"], str) and isinstance(value["status"], str)
+    return lists and texts and named and type(value["boxes"]) is int and type(value["seconds"]) in (int, float)
 
 
 def build_run_report(

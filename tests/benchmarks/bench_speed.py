@@ -25,6 +25,7 @@ from modeling_medglip.demo.cases import demo_cases
 from modeling_medglip.exported.graphs import export_model
 from modeling_medglip.exported.manifest import FORMATS
 from modeling_medglip.grounding import load_grounder
+from modeling_medglip.io.image import read_image
 from modeling_medglip.modalities import MODALITIES
 from modeling_medglip.outputs.files import write_text
 from modeling_medglip.outputs.markdown import table
@@ -41,9 +42,9 @@ BEFORE, EAGER = "before", "eager"
 class Worker:
     """A process that grounds demo images."""
 
-    def __init__(self, model: str, threads: int, root: Path) -> None:
+    def __init__(self, model: str, modality: str, threads: int, root: Path) -> None:
         environment = {**os.environ, "PYTHONPATH": str(root), "OMP_NUM_THREADS": str(threads)}
-        command = [sys.executable, str(WORKER), model, str(threads)]
+        command = [sys.executable, str(WORKER), model, modality, str(threads)]
         self.process: Any = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment, cwd=root
         )
@@ -54,19 +55,26 @@ class Worker:
         self.process.stdin.flush()
         return float(self.process.stdout.readline())
 
-    def end(self) -> int:
-        """Peak memory in bytes."""
+    def peak(self) -> int:
+        """Peak memory in bytes; the process ends."""
         self.process.stdin.close()
-        peak = int(self.process.stdout.readline())
+        return int(self.process.stdout.readline())
+
+    def end(self) -> None:
+        """End the process, whatever it does."""
+        self.process.kill()
         self.process.wait()
-        return peak
 
 
 def exported(folder: Path, modality: str, formats: Sequence[str], calibration: Path | None) -> dict[str, str]:
     """Variant -> exported folder of an expert."""
     grounder = load_grounder(None, "cpu", modality)
     made = {}
-    images = None if calibration is None else sorted((calibration / modality).iterdir())
+    images = (
+        None
+        if calibration is None
+        else [read_image(file).pixels for file in sorted((calibration / modality).iterdir())]
+    )
     for name in formats:
         for suffix, given in (("", None), *([(" int8", images)] if images else [])):
             made[name + suffix] = str(folder / f"{modality}-{name}{suffix.strip()}")
@@ -74,9 +82,19 @@ def exported(folder: Path, modality: str, formats: Sequence[str], calibration: P
     return made
 
 
-def measure_modality(variants: dict[str, tuple[str, Path]], cases: Sequence[str], rounds: int, threads: int) -> Any:
+def measure_modality(
+    variants: dict[str, tuple[str, Path]], modality: str, cases: Sequence[str], rounds: int, threads: int
+) -> Any:
     """Seconds per image and peak memory of every variant."""
-    workers = {name: Worker(model, threads, root) for name, (model, root) in variants.items()}
+    workers = {name: Worker(model, modality, threads, root) for name, (model, root) in variants.items()}
+    try:
+        return _measured(workers, cases, rounds)
+    finally:
+        for worker in workers.values():
+            worker.end()
+
+
+def _measured(workers: dict[str, Worker], cases: Sequence[str], rounds: int) -> dict[str, Any]:
     seconds: dict[str, dict[str, list[float]]] = {name: {case: [] for case in cases} for name in workers}
     for index in range(rounds + 1):
         for case in cases:
@@ -87,7 +105,7 @@ def measure_modality(variants: dict[str, tuple[str, Path]], cases: Sequence[str]
     return {
         name: {
             "seconds": {case: median(times) for case, times in seconds[name].items()},
-            "peak_bytes": worker.end(),
+            "peak_bytes": worker.peak(),
         }
         for name, worker in workers.items()
     }
@@ -106,20 +124,22 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
             }
             variants |= {"compiled": ("compiled", ROOT)} if options.compiled else {}
             variants |= {variant: (folder, ROOT) for variant, folder in folders.items()}
-            found["modalities"][modality] = measure_modality(variants, cases, options.rounds, options.threads)
+            found["modalities"][modality] = measure_modality(
+                variants, modality, cases, options.rounds, options.threads
+            )
     return found
 
 
 def speed_table(found: dict[str, Any]) -> str:
     """Milliseconds per image, ratio to before, peak memory."""
     rows = []
-    for modality, variants in found["modalities"].items():
+    for variants in found["modalities"].values():
         first = next(iter(variants.values()))["seconds"]
         for variant, values in variants.items():
             for case, seconds in values["seconds"].items():
                 peak = f"{values['peak_bytes'] / 2**20:.0f}"
-                rows.append([modality, variant, f"{1000 * seconds:.0f}", f"{first[case] / seconds:.2f}", peak])
-    return table(["expert", "variant", "ms per image", "times as fast", "peak memory, MB"], rows)
+                rows.append([case, variant, f"{1000 * seconds:.0f}", f"{first[case] / seconds:.2f}", peak])
+    return table(["demo image", "variant", "ms per image", "times as fast", "peak memory, MB"], rows)
 
 
 def main() -> None:

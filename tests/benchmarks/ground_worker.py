@@ -1,8 +1,9 @@
 """Ground demo images for `bench_speed`: names on stdin, seconds on stdout, at the end the peak memory in bytes.
 
-    python ground_worker.py MODEL THREADS
+    python ground_worker.py MODEL MODALITY THREADS
 
-It uses nothing but what every version of the package has, so that PYTHONPATH chooses which one is timed.
+It uses nothing but what every version of the package has, so that PYTHONPATH chooses which one is timed. Linux only:
+elsewhere the peak memory has another unit.
 """
 
 from __future__ import annotations
@@ -24,14 +25,14 @@ def main() -> None:
     from modeling_medglip import ground_image, load_grounder
     from modeling_medglip.demo.cases import demo_cases
 
-    model, threads = sys.argv[1:3]
+    model, modality, threads = sys.argv[1:4]
     torch.set_num_threads(int(threads))
     with contextlib.suppress(ImportError):  # as the command line does
         from modeling_medglip.inference import keep_freed_memory
 
         keep_freed_memory()
     options: dict[str, Any] = {"compile": True} if model == "compiled" else {}
-    grounder = load_grounder(None if model in ("embedded", "compiled") else model, "cpu", **options)
+    grounder = load_grounder(None if model in ("embedded", "compiled") else model, "cpu", modality, **options)
     cases = {case.id: (case.load(), case.prompt, case.modality) for case in demo_cases()}
     for line in sys.stdin:
         image, prompt, modality = cases[line.strip()]

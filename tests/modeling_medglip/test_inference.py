@@ -3,19 +3,24 @@
 
 from __future__ import annotations
 
+import copy
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from safetensors import safe_open
 from torch import nn
 from transformers import TimmBackboneConfig, pipeline
 
 from modeling_medglip import MedGlipForObjectDetection
-from modeling_medglip.grounding import load_grounder
-from modeling_medglip.inference import fast_form, fold_batch_norms
+from modeling_medglip.grounding import ground_image, load_grounder
+from modeling_medglip.inference import KEPT_SIZES, KeptPositions, fast_form, fold_batch_norms
+from modeling_medglip.modeling_medglip import MedGlipSinePositionEmbedding
+from modeling_medglip.questions import make_question
 
 from .tiny_checkpoint import save_tiny_checkpoint, tiny_config
 
@@ -79,10 +84,74 @@ def test_a_norm_that_does_not_follow_its_convolution_stays() -> None:
     assert [type(module).__name__ for module in network] == ["Conv2d", "ReLU", "BatchNorm2d", "Conv2d", "Identity"]
 
 
-def test_grounding_uses_it_and_saving_does_not(tmp_path: Path) -> None:
+def test_grounding_uses_it_and_saving_does_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     grounder = load_grounder(save_tiny_checkpoint(tmp_path / "tiny"), "cpu")
     assert grounder.fast is grounder.fast and grounder.fast is not grounder.model
     assert all(value.requires_grad for value in grounder.model.parameters())
+    monkeypatch.setattr(grounder.model, "forward", None)
+    assert ground_image(np.eye(40), "liver", "ct", model=grounder, threshold=0.0).boxes
+    grounder.model.save_pretrained(tmp_path / "saved")
+    with safe_open(tmp_path / "saved" / "model.safetensors", "pt") as saved:
+        assert set(saved.keys()) == set(grounder.model.state_dict())
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_other_precisions_stay_as_they_are(dtype: torch.dtype) -> None:
+    model = tiny_model("efficientnet_lite0").to(dtype)
+    assert fast_form(model) is model
+
+
+def test_a_copy_of_a_used_grounder_has_its_own_prompts(tmp_path: Path) -> None:
+    grounder = load_grounder(save_tiny_checkpoint(tmp_path / "tiny"), "cpu")
+    image = np.random.default_rng(0).integers(0, 255, (40, 60), dtype=np.uint8)
+    expected = ground_image(image, "liver", "ct", model=grounder, threshold=0.0).to_dict()
+    other = copy.deepcopy(grounder)
+    assert other._encoded is not grounder._encoded and other.fast is not grounder.fast
+    assert ground_image(image, "liver", "ct", model=other, threshold=0.0).to_dict() == expected
+
+
+def test_kept_prompts_cannot_be_changed_from_outside(tmp_path: Path) -> None:
+    grounder = load_grounder(save_tiny_checkpoint(tmp_path / "tiny"), "cpu")
+    question = make_question(grounder.trained, ["liver"], "ct")
+    first = grounder.encode(question)
+    kept = first.pop("text_features")
+    assert grounder.encode(question)["text_features"] is kept
+
+
+def test_positions_are_kept_for_a_few_sizes_only() -> None:
+    fast = fast_form(tiny_model("efficientnet_lite0"))
+    kept = next((module for module in fast.modules() if isinstance(module, KeptPositions)), None)
+    if kept is None:
+        kept = KeptPositions(MedGlipSinePositionEmbedding(8))
+    for size in range(1, KEPT_SIZES + 3):
+        level = torch.zeros(1, 8, size, 2)
+        assert torch.equal(kept([level])[0], kept.positions([level])[0])
+    assert 0 < len(kept.codes) <= KEPT_SIZES
+
+
+def test_padded_tokens_count_for_nothing_either_way() -> None:
+    """The attention of both ways from one matrix of scores equals the attention interface's, with padding."""
+    model = tiny_model("efficientnet_lite0")
+    attention = model.model.experts["ct"].blocks[0].fusion.attention
+    visual, text = torch.randn(2, 30, 16), torch.randn(2, 6, attention.l_proj.in_features)
+    mask = torch.tensor([[1, 1, 1, 1, 0, 0], [1, 1, 1, 1, 1, 1]])
+    outputs = []
+    for implementation in ("eager", "sdpa"):
+        model.set_attn_implementation(implementation)
+        with torch.no_grad():
+            outputs.append(attention(visual, text, mask))
+    for ours, theirs in zip(*outputs, strict=True):
+        torch.testing.assert_close(ours, theirs)
+
+
+def test_compiling_is_an_option(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    compiled: list[Any] = []
+    monkeypatch.setattr(torch, "compile", lambda model: compiled.append(model) or model)
+    checkpoint = save_tiny_checkpoint(tmp_path / "tiny")
+    plain = load_grounder(checkpoint, "cpu").fast
+    assert not compiled and type(plain) is MedGlipForObjectDetection
+    grounder = load_grounder(checkpoint, "cpu", compile=True)
+    assert not compiled and grounder.fast is compiled[0] and len(compiled) == 1
 
 
 def test_a_pipeline_follows_the_model_that_is_set(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from itertools import permutations, product
@@ -44,6 +45,7 @@ class Bright:
     def __init__(self, grounder: Any, question: Question, *arguments: Any) -> None:
         self.labels = question.labels
         self.presence: dict[str, float] = {}
+        self.searched = [0]
 
     def run(self, source: VolumeSource, plane: str) -> dict[str, list[SliceBox]]:
         found: dict[str, list[SliceBox]] = {label: [] for label in self.labels}
@@ -257,6 +259,7 @@ def test_slices_count_from_half_of_the_threshold_on(
         def __init__(self, *arguments: Any) -> None:
             self.threshold = arguments[3]
             self.presence: dict[str, float] = {}
+            self.searched = [0]
 
         def run(self, *_: Any) -> dict[str, list[SliceBox]]:
             scores = {2: faint, 3: 0.9, 4: faint}
@@ -302,19 +305,38 @@ def test_what_shows_nothing(pixels: np.ndarray, modality: str, expected: bool) -
     assert shows_nothing(pixels, modality) is expected
 
 
+def test_a_volume_of_air_says_that_nothing_was_searched(grounder: Grounder) -> None:
+    volume = Volume(np.full((9, 9, 4), -1024, np.int16), np.eye(4))
+    result = ground_volume(volume, "liver", "ct", threshold=0.0, model=grounder)
+    assert not result.boxes and any("nothing was searched" in warning for warning in result.warnings)
+    searched = ground_volume(scan(), "liver", "ct", model=grounder)
+    assert not any("nothing was searched" in warning for warning in searched.warnings)
+
+
 def test_slices_are_decoded_ahead_in_order_and_errors_come_through() -> None:
-    decoded: list[int] = []
+    decoded = [threading.Event() for _ in range(3)]
 
     def slices() -> Iterator[tuple[int, np.ndarray]]:
-        for index in range(3):
-            decoded.append(index)
+        for index, event in enumerate(decoded):
+            event.set()
             yield index, np.zeros((1, 1))
         raise MedGlipError("a.nii: is damaged")
 
     ahead = decoded_ahead(slices())
-    assert next(ahead)[0] == 0 and next(ahead)[0] == 1
-    assert next(ahead)[0] == 2 and decoded == [0, 1, 2]
+    assert next(ahead)[0] == 0 and decoded[1].wait(10), "the next one is decoded before it is asked for"
+    assert next(ahead)[0] == 1 and decoded[2].wait(10) and next(ahead)[0] == 2
     with pytest.raises(MedGlipError, match="is damaged"):
         next(ahead)
     ended = decoded_ahead(iter([(0, np.zeros((1, 1)))]))
     assert [index for index, _ in ended] == [0]
+
+
+def test_decoding_ends_when_grounding_fails(grounder: Grounder, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*arguments: Any) -> None:
+        raise ValueError("no expert")
+
+    monkeypatch.setattr(Grounder, "detect", fail)
+    before = threading.active_count()
+    with pytest.raises(MedGlipError, match="no expert"):
+        ground_volume(scan(), "liver", "ct", model=grounder)
+    assert threading.active_count() == before

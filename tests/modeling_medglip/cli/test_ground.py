@@ -7,8 +7,10 @@ import csv
 import io
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,8 @@ import pydicom
 import pytest
 from PIL import Image
 
+from modeling_medglip.checkpoints.location import folder_sha256
+from modeling_medglip.cli.journal import FILE, Journal
 from modeling_medglip.errors import MedGlipError
 from modeling_medglip.outputs import files, overlay, volume_results
 from modeling_medglip.outputs.csv_table import COLUMNS, to_csv
@@ -293,7 +297,7 @@ def test_a_killed_run_goes_on(ground: Run, tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setattr(overlay, "draw_overlay", interrupt)
     table = ["--csv", tmp_path / "t.csv", "--resume"]
     assert ground(*inputs, *table)[0] == 130 and drawn == ["a.png", "b.png"]
-    with (tmp_path / "out" / "progress.jsonl").open("a") as journal:
+    with (tmp_path / "out" / FILE).open("a") as journal:
         journal.write('{"key": "cut o')
     status, output, _ = ground(*inputs, *table, "--report", tmp_path / "run.json")
     assert status == 0 and drawn == ["a.png", "b.png", "b.png", "c.png"] and "1 of 3 inputs were done before" in output
@@ -316,16 +320,102 @@ def test_a_run_with_other_settings_is_not_continued(ground: Run, tmp_path: Path)
     assert ground(image, "--all-boxes")[0] == 0, "without --resume everything is done anew"
 
 
-DAMAGED = ["", "\n\n", "[]", '{"schema": "other"}', "\x00\xff", '{"key": 1}\n{"record": []}']
-
-
-@pytest.mark.parametrize("content", DAMAGED)
-def test_a_damaged_journal(ground: Run, tmp_path: Path, content: str) -> None:
-    image = png(tmp_path / "a.png")
+@pytest.mark.parametrize("content", ["\n\n", "[]", '{"schema": "other"}', "\x00\xff", "[" * 100_000], ids=len)
+def test_a_journal_without_a_head_is_refused(ground: Run, tmp_path: Path, content: str) -> None:
     (tmp_path / "out").mkdir()
-    (tmp_path / "out" / "progress.jsonl").write_text(content, encoding="utf-8")
-    status, _, errors = ground(image, "--resume")
-    assert status in (0, 2) and errors.count("medglip: error") == (status == 2)
+    journal = tmp_path / "out" / FILE
+    journal.write_text(content, encoding="utf-8")
+    status, _, errors = ground(png(tmp_path / "a.png"), "--resume")
+    assert status == 2 and "is damaged: name a new --out" in errors
+    assert journal.read_text(encoding="utf-8") == content, "it may be of another program"
+
+
+ENTRIES = [
+    {"record": None}, {"record": []}, {"rows": [1]}, {"rows": [{"score": "high"}]}, {"rows": [{"other": 1}]},
+    {"rows": [{"box_ijk": ["x"]}]}, {"state": 1}, {"rows": None},
+]  # fmt: skip
+RECORDS = [{"seconds": "x"}, {"outputs": ["../../etc/passwd"]}, {"outputs": []}, {"status": "failed"}, {"more": 1}]
+
+
+@pytest.mark.parametrize("change", ENTRIES, ids=str)
+def test_entries_of_a_journal_are_checked(ground: Run, tmp_path: Path, change: dict[str, Any]) -> None:
+    """What does not hold what this program writes is done again."""
+    assert_done_again(ground, tmp_path, lambda entry: {**entry, **change})
+
+
+@pytest.mark.parametrize("change", RECORDS, ids=str)
+def test_records_of_a_journal_are_checked(ground: Run, tmp_path: Path, change: dict[str, Any]) -> None:
+    assert_done_again(ground, tmp_path, lambda entry: {**entry, "record": {**entry["record"], **change}})
+
+
+def assert_done_again(ground: Run, tmp_path: Path, change: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
+    image = png(tmp_path / "a.png")
+    table = ["--csv", tmp_path / "t.csv", "--resume"]
+    assert ground(image, *table)[0] == 0
+    expected, journal = rows(tmp_path / "t.csv"), tmp_path / "out" / FILE
+    head, entry = journal.read_text(encoding="utf-8").splitlines()
+    journal.write_text(f"{head}\n{json.dumps(change(json.loads(entry)))}\n", encoding="utf-8")
+    status, output, _ = ground(image, *table)
+    assert status == 0 and "done before" not in output and rows(tmp_path / "t.csv") == expected
+
+
+def test_what_another_run_wrote_over_is_not_done(ground: Run, tmp_path: Path) -> None:
+    first, second = png(tmp_path / "x" / "a.png"), png(tmp_path / "y" / "a.png")
+    for image in (first, second):
+        assert "done before" not in ground(image, "--resume")[1]
+    assert "done before" not in ground(first, "--resume")[1], "the files were of the second one"
+    assert "1 of 1 inputs were done before" in ground(first, "--resume")[1]
+    assert ground(first, "--all-boxes")[0] == 0 and not (tmp_path / "out" / FILE).exists()
+    assert "done before" not in ground(first, "--resume")[1]
+
+
+def test_a_series_with_other_slices_is_done_again(ground: Run, tmp_path: Path) -> None:
+    write_series(tmp_path / "ct")
+    files = sorted((tmp_path / "ct").iterdir())
+    assert ground(tmp_path / "ct", "--resume")[0] == 0
+    assert "1 of 1 inputs were done before" in ground(tmp_path / "ct", "--resume")[1]
+    os.utime(files[0], (1, 1))
+    assert "done before" not in ground(tmp_path / "ct", "--resume")[1]
+    files[-1].unlink()
+    assert "done before" not in ground(tmp_path / "ct", "--resume")[1]
+
+
+def test_a_volume_whose_voxels_lie_in_another_file(ground: Run, tmp_path: Path) -> None:
+    (tmp_path / "v.raw").write_bytes(np.arange(216, dtype=np.int16).tobytes())
+    header = "ObjectType = Image\nNDims = 3\nDimSize = 8 9 3\nElementType = MET_SHORT\nElementDataFile = v.raw\n"
+    (tmp_path / "v.mhd").write_text(header)
+    assert ground(tmp_path / "v.mhd", "--resume")[0] == 0
+    assert "1 of 1 inputs were done before" in ground(tmp_path / "v.mhd", "--resume")[1]
+    os.utime(tmp_path / "v.raw", (1, 1))
+    assert "done before" not in ground(tmp_path / "v.mhd", "--resume")[1]
+
+
+def test_a_checkpoint_with_other_settings_is_another_model(tmp_path: Path) -> None:
+    checkpoint = save_tiny_checkpoint(tmp_path / "tiny")
+    before = folder_sha256(checkpoint)
+    for file in ("config.json", "processor_config.json", "router.safetensors"):
+        whole = (checkpoint / file).read_bytes()
+        (checkpoint / file).write_bytes(whole + b" ")
+        assert folder_sha256(checkpoint) != before
+        (checkpoint / file).write_bytes(whole)
+    (checkpoint / "README.md").write_text("a card", encoding="utf-8")
+    assert folder_sha256(checkpoint) == before
+
+
+def test_a_full_disk_keeps_the_tables(ground: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole, written = Journal._append, []
+
+    def append(self: Journal, content: Any) -> None:
+        written.append(content)
+        if len(written) == 3:
+            raise MedGlipError("cannot be written")
+        whole(self, content)
+
+    monkeypatch.setattr(Journal, "_append", append)
+    inputs = [png(tmp_path / f"{name}.png") for name in "abc"]
+    status, _, errors = ground(*inputs, "--resume", "--csv", tmp_path / "t.csv")
+    assert status == 1 and errors.splitlines()[-1] == "medglip: error: cannot be written"
+    assert {row["file"] for row in rows(tmp_path / "t.csv")} == {"a.png"}
 
 
 def test_parquet_holds_the_rows_with_their_types(ground: Run, tmp_path: Path) -> None:
@@ -345,30 +435,74 @@ def test_parquet_holds_the_rows_with_their_types(ground: Run, tmp_path: Path) ->
     assert status == 2 and len(errors.strip().splitlines()) == 1
 
 
+def command_with_jobs(folder: Path, checkpoint: Path, out: Path, jobs: int) -> list[str]:
+    return [
+        sys.executable, "-m", "modeling_medglip.cli", "ground", str(folder), "--prompt", "liver", "--model",
+        str(checkpoint), "--modality", "ct", "--threshold", "0", "--jobs", str(jobs), "--out", str(out), "--csv",
+        str(out.with_suffix(".csv")), "--resume",
+    ]  # fmt: skip
+
+
 @pytest.mark.slow
 def test_processes_give_what_one_process_gives(tmp_path: Path) -> None:
     """Same files, same rows in the same order; a bad input costs itself; nothing is printed twice."""
     checkpoint = save_tiny_checkpoint(tmp_path / "tiny")
     folder = tmp_path / "in"
-    folder.mkdir()
     for name in "abcd":
         png(folder / f"{name}.png")
     (folder / "e.png").write_bytes(b"no image")
     nifti(folder / "v.nii")
-    outcomes = []
-    for jobs in ("1", "3"):
-        out = tmp_path / jobs
-        command = [sys.executable, "-m", "modeling_medglip.cli", "ground", str(folder), "--prompt", "liver", "--model",
-                   str(checkpoint), "--modality", "ct", "--threshold", "0", "--jobs", jobs, "--out", str(out),
-                   "--csv", str(tmp_path / f"{jobs}.csv"), "--resume"]  # fmt: skip
+    for jobs in (1, 3):
+        command = command_with_jobs(folder, checkpoint, tmp_path / str(jobs), jobs)
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         assert done.returncode == 1 and "5 of 6 images done" in done.stdout and done.stderr.count("e.png") == 1
         assert [line for line in done.stdout.splitlines() if line.startswith("a.png")] != []
-        outcomes.append((names(out), rows(tmp_path / f"{jobs}.csv")))
-    assert outcomes[0] == outcomes[1]
+    assert rows(tmp_path / "1.csv") == rows(tmp_path / "3.csv") and names(tmp_path / "1") == names(tmp_path / "3")
+    for name in "abcd":
+        one, several = (json.loads((tmp_path / jobs / f"{name}.boxes.json").read_text()) for jobs in "13")
+        assert len(one["boxes"]) == len(several["boxes"]) > 0
+        for first, second in zip(one["boxes"], several["boxes"], strict=True):
+            assert first["bbox"] == pytest.approx(second["bbox"], abs=0.1)
     again = subprocess.run(command, capture_output=True, text=True, check=False)
     assert again.returncode == 1 and "5 of 6 inputs were done before" in again.stdout
-    assert rows(tmp_path / "3.csv") == outcomes[1][1]
+    assert rows(tmp_path / "3.csv") == rows(tmp_path / "1.csv")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+def test_processes_end_with_the_first_one(tmp_path: Path, how: signal.Signals) -> None:
+    """However the run ends, none of its processes goes on, and the next run does the rest."""
+    checkpoint, folder = save_tiny_checkpoint(tmp_path / "tiny"), tmp_path / "in"
+    for number in range(60):
+        png(folder / f"{number:02d}.png")
+    command = command_with_jobs(folder, checkpoint, tmp_path / "out", 2)
+    run = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+    journal = tmp_path / "out" / FILE
+    wait_for(lambda: journal.is_file() and journal.read_bytes().count(b"\n") > 3)
+    others = descendants(run.pid)
+    assert len(others) > 2
+    os.kill(run.pid, how)
+    run.wait(timeout=20)
+    wait_for(lambda: not any(Path(f"/proc/{pid}").exists() for pid in others))
+    again = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert again.returncode == 0 and "inputs were done before" in again.stdout
+    found = rows(tmp_path / "out.csv")
+    assert len({row["file"] for row in found}) == 60
+    assert len([name for name in names(tmp_path / "out") if name.endswith(".boxes.json")]) == 60
+
+
+def wait_for(condition: Callable[[], bool], seconds: float = 120) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.1)
+
+
+def descendants(pid: int) -> list[int]:
+    """Processes below one, from Linux's /proc."""
+    tasks = Path(f"/proc/{pid}/task").iterdir()
+    own = [int(child) for task in tasks for child in (task / "children").read_text().split()]
+    return own + [below for child in own for below in descendants(child)]
 
 
 def test_parquet_without_its_package_is_refused_before_any_work(

@@ -225,10 +225,15 @@ def edit(**changes: Any) -> Callable[[Path], None]:
         (lambda folder: (folder / "export.json").write_text("[1]"), "export.json"),
         (edit(schema="other"), "export.json"),
         (edit(format="pickle"), "unknown format"),
-        (edit(files={}), "does not list all graphs"),
-        (edit(files=[1]), "does not list all graphs"),
+        (edit(files={}), "does not list all files"),
+        (edit(files=[1]), "does not list all files"),
         (edit(modalities=["../ct"]), "export.json"),
         (edit(surprise=1), "export.json"),
+        (
+            lambda folder: (folder / "router.safetensors").write_bytes(b"no"),
+            "router.safetensors is missing",
+        ),
+        (lambda folder: (folder / "config.json").write_text('{"model_type": "med-glip"}'), "config.json is missing"),
     ],
 )
 def test_damaged_folders_are_refused(
@@ -267,6 +272,27 @@ def test_a_graph_reads_no_file_outside_its_folder(folders: Callable[[str], Path]
     (folder / "export.json").write_text(json.dumps(content))
     with pytest.raises(CheckpointError, match="cannot be loaded"):
         load_grounder(folder)
+
+
+def test_experts_that_the_manifest_does_not_name_are_refused(folders: Callable[[str], Path], tmp_path: Path) -> None:
+    """Their graphs would have no checksum."""
+
+    def change(folder: Path) -> None:
+        config = json.loads((folder / "config.json").read_text())
+        (folder / "config.json").write_text(json.dumps({**config, "modalities": ["ct", "mri"]}))
+        content = json.loads((folder / "export.json").read_text())
+        content["files"]["config.json"] = manifest.sha256(folder / "config.json")
+        (folder / "export.json").write_text(json.dumps(content))
+
+    with pytest.raises(CheckpointError, match="different experts"):
+        load_grounder(damaged(folders("onnx"), change, tmp_path))
+
+
+def test_graphs_run_on_the_processor_alone(folders: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    for options in ({"device": "cuda"}, {"compile": True}):
+        with pytest.raises(UsageError, match="runs on the CPU"):
+            load_grounder(folders("onnx"), **options)
 
 
 def test_openvino_is_imported_without_its_telemetry() -> None:
