@@ -41,7 +41,7 @@ class Journal:
     def __init__(self, folder: Path, settings: Mapping[str, Any]) -> None:
         self._folder, self._path = folder, folder / FILE
         self._states: dict[str, str] = {}
-        # By the stem of the files: what another input wrote over is no longer done.
+        # By the stem of the files: what another input wrote over has to be done again.
         self._entries: dict[str, dict[str, Any]] = {}
         head = {"schema": SCHEMA, "settings": json.loads(json.dumps(settings))}
         lines = self._read()
@@ -58,7 +58,7 @@ class Journal:
         self._entries = {str(line["stem"]): line for line in lines[1:] if "stem" in line}
 
     def _read(self) -> list[dict[str, Any]] | None:
-        """Return the lines that were written whole; `None` if there is no file, or an empty one."""
+        """Return the lines that were written whole; `None` if the file is missing or empty."""
         try:
             text = self._path.read_bytes().decode("utf-8", "replace") if self._path.exists() else ""
         except OSError as error:
