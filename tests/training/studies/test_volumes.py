@@ -82,3 +82,10 @@ def test_masks_elsewhere_are_refused(tmp_path: Path, capsys: pytest.CaptureFixtu
     with pytest.raises(AssertionError):
         run(tmp_path)
     assert "mask.nii.gz: is not on the grid of its volume" in capsys.readouterr().err
+
+
+def test_the_page_in_docs_holds_what_was_measured() -> None:
+    docs = Path(__file__).parents[3] / "docs"
+    files = ("volumes.json", "volume_benchmark.json")
+    content, benchmark = (json.loads((docs / name).read_text("utf-8")) for name in files)
+    assert (docs / "volumes.md").read_text("utf-8") == evaluate_volumes.render_page(content, benchmark)
