@@ -7,8 +7,7 @@ The prompt is encoded once. One batch of slices is in memory at a time, where th
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
@@ -23,6 +22,7 @@ from .boxes import iou
 from .defaults import UNTRAINED_THRESHOLD
 from .errors import MedGlipError, UsageError, hint_of, one_line
 from .grounding import Grounder, as_grounder, locate_labels, prompt_labels
+from .in_threads import ahead, in_threads, workers_of
 from .io.image_record import ReadImage
 from .modality_choice import ModalityChoice, choose_modality
 from .outputs.base import UNRECOGNIZED
@@ -247,35 +247,38 @@ class _SliceSearch:
     def run(self, source: VolumeSource, plane: str) -> dict[str, list[SliceBox]]:
         """Return label -> boxes in the slices of a plane."""
         boxes_by_label: dict[str, list[SliceBox]] = {label: [] for label in self.question.labels}
-        with closing(decoded_ahead(source.read_slices(plane))) as decoded:
-            self._search(decoded, source, plane, boxes_by_label)
+        workers = workers_of(self.grounder.device)
+        with closing(ahead(source.read_slices(plane))) as decoded:
+            batches = self._batches(decoded, slice_count(source.lps, plane))
+            with closing(in_threads(partial(self._detect, source, plane), batches, workers)) as found:
+                for index, result in (pair for pairs in found for pair in pairs):
+                    self.searched.append(index)
+                    for label, score, box in self.question.answers(result):
+                        boxes_by_label[label].append(SliceBox(index, box, score))
+                    for label, value in self.question.presence(result).items():
+                        self.presence[label] = max(value, self.presence.get(label, 0.0))
         return boxes_by_label
 
-    def _search(
-        self,
-        slices: Iterable[tuple[int, NDArray]],
-        source: VolumeSource,
-        plane: str,
-        boxes_by_label: dict[str, list[SliceBox]],
-    ) -> None:
-        """Add what is found in the slices of a plane."""
-        spacing = slice_spacing(source.lps, plane)
+    def _batches(self, slices: Iterable[tuple[int, NDArray]], count: int) -> Iterator[list[tuple[int, NDArray]]]:
+        """Yield the slices that show something, in batches."""
         if self.progress is not None:
-            slices = self.progress(slices, slice_count(source.lps, plane))
+            slices = self.progress(slices, count)
         shown = ((index, pixels) for index, pixels in slices if not shows_nothing(pixels, self.modality))
-        for batch in _batches(shown, self.batch_size):
-            sizes = [(pixels.shape[0], pixels.shape[1]) for _, pixels in batch]
-            images = [_square(pixels, spacing) for _, pixels in batch]
-            try:
-                results = self.grounder.detect(images, self.prompt, self.modality, self.threshold, sizes)
-            except ValueError as error:
-                raise MedGlipError(f"{source.name}: slice {batch[0][0]}: {one_line(error)}") from error
-            self.searched.extend(index for index, _ in batch)
-            for (index, _), result in zip(batch, results, strict=True):
-                for label, score, box in self.question.answers(result):
-                    boxes_by_label[label].append(SliceBox(index, box, score))
-                for label, value in self.question.presence(result).items():
-                    self.presence[label] = max(value, self.presence.get(label, 0.0))
+        while batch := list(islice(shown, self.batch_size)):
+            yield batch
+
+    def _detect(
+        self, source: VolumeSource, plane: str, batch: Sequence[tuple[int, NDArray]]
+    ) -> list[tuple[int, dict[str, Any]]]:
+        """Return index and result of each slice of a batch."""
+        spacing = slice_spacing(source.lps, plane)
+        sizes = [(pixels.shape[0], pixels.shape[1]) for _, pixels in batch]
+        images = [_square(pixels, spacing) for _, pixels in batch]
+        try:
+            results = self.grounder.detect(images, self.prompt, self.modality, self.threshold, sizes)
+        except ValueError as error:
+            raise MedGlipError(f"{source.name}: slice {batch[0][0]}: {one_line(error)}") from error
+        return [(index, result) for (index, _), result in zip(batch, results, strict=True)]
 
 
 def shows_nothing(pixels: NDArray, modality: str) -> bool:
@@ -289,27 +292,6 @@ def shows_nothing(pixels: NDArray, modality: str) -> bool:
         return True
     is_hounsfield = modality == "ct" and pixels.min() < BODY_HU
     return bool(is_hounsfield and (pixels > BODY_HU).mean() < BODY_SHARE)
-
-
-def decoded_ahead(
-    slices: Iterator[tuple[int, NDArray]],
-) -> Generator[tuple[int, NDArray], None, None]:
-    """Yield slices; the next one is decoded in a thread of its own while the caller works on one.
-
-    Args:
-        slices (`Iterator[tuple[int, np.ndarray]]`): index and pixels.
-    """
-    with ThreadPoolExecutor(1) as thread:
-        coming = thread.submit(next, slices, None)
-        while (decoded := coming.result()) is not None:
-            coming = thread.submit(next, slices, None)
-            yield decoded
-
-
-def _batches(items: Iterable[tuple[int, NDArray]], size: int) -> Iterator[list[tuple[int, NDArray]]]:
-    iterator = iter(items)
-    while batch := list(islice(iterator, size)):
-        yield batch
 
 
 def _boxes(

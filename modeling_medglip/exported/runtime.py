@@ -7,6 +7,7 @@ import importlib
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import torch
@@ -149,7 +150,7 @@ def _assemble(folder: Path, manifest: Manifest, config: MedGlipConfig) -> MedGli
 
 
 def open_onnx(file: Path, names: Sequence[str]) -> Graph:
-    """Open a graph with ONNX Runtime, with as many threads as PyTorch has.
+    """Open a graph with ONNX Runtime; a call takes as many threads as PyTorch has where it is made.
 
     Args:
         file (`Path`): an `.onnx` file.
@@ -159,20 +160,25 @@ def open_onnx(file: Path, names: Sequence[str]) -> Graph:
         `CheckpointError`: ONNX Runtime is not installed.
     """
     runtime = _import("onnxruntime", "onnx")
-    options = runtime.SessionOptions()
-    options.intra_op_num_threads = torch.get_num_threads()
-    options.log_severity_level = 3
-    session = runtime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
+
+    def session(threads: int) -> Any:
+        options = runtime.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.log_severity_level = 3
+        return runtime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
+
+    sessions = _by_threads(session)
+    sessions()  # a damaged graph is found here
 
     def run(inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        arrays = session.run(names, {name: value.contiguous().numpy() for name, value in inputs.items()})
+        arrays = sessions().run(names, {name: value.contiguous().numpy() for name, value in inputs.items()})
         return {name: torch.from_numpy(array) for name, array in zip(names, arrays, strict=True)}
 
     return run
 
 
 def open_openvino(file: Path, names: Sequence[str]) -> Graph:
-    """Open a graph with OpenVINO on the CPU, in single precision, with as many threads as PyTorch has.
+    """Open a graph with OpenVINO on the CPU, in single precision; a call takes as many threads as PyTorch has there.
 
     Args:
         file (`Path`): an `.xml` file, with its `.bin` beside it.
@@ -181,22 +187,44 @@ def open_openvino(file: Path, names: Sequence[str]) -> Graph:
     Raises:
         `CheckpointError`: OpenVINO is not installed.
     """
-    settings = {
-        "PERFORMANCE_HINT": "LATENCY",
-        "INFERENCE_PRECISION_HINT": "f32",
-        "INFERENCE_NUM_THREADS": torch.get_num_threads(),
-    }
-    compiled = import_openvino().Core().compile_model(file, "CPU", settings)
+    core, whole = import_openvino().Core(), torch.get_num_threads()
+    graph = core.read_model(file)
+
+    def compiled(threads: int) -> Any:
+        streams = max(1, whole // threads)  # calls that run at once
+        settings = {
+            "INFERENCE_PRECISION_HINT": "f32",
+            "INFERENCE_NUM_THREADS": streams * threads,
+            "NUM_STREAMS": streams,
+        }
+        return core.compile_model(graph, "CPU", settings)
+
+    graphs = _by_threads(compiled)
 
     def run(inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         arrays = {name: value.contiguous().numpy() for name, value in inputs.items()}
-        results = compiled.infer_new_request(arrays)
+        results = graphs().infer_new_request(arrays)
         return {name: torch.from_numpy(results[index]) for index, name in enumerate(names)}
 
     return run
 
 
 OPENERS: dict[str, Callable[[Path, Sequence[str]], Graph]] = {"onnx": open_onnx, "openvino": open_openvino}
+
+
+def _by_threads(make: Callable[[int], Any]) -> Callable[[], Any]:
+    """Return what gives a graph for the caller's number of threads; a graph is made once for each, when it is used."""
+    made: dict[int, Any] = {}
+    lock = Lock()
+
+    def get() -> Any:
+        threads = torch.get_num_threads()
+        with lock:
+            if threads not in made:
+                made[threads] = make(threads)
+            return made[threads]
+
+    return get
 
 
 def import_openvino() -> Any:

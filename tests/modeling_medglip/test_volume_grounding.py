@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Iterator
 from dataclasses import replace
 from itertools import permutations, product
 from pathlib import Path
@@ -22,7 +21,7 @@ from modeling_medglip.errors import MedGlipError, UsageError
 from modeling_medglip.grounding import Grounder, load_grounder
 from modeling_medglip.outputs.volume_results import VolumeBox, write_volume_boxes
 from modeling_medglip.questions import Question
-from modeling_medglip.volume_grounding import decoded_ahead, ground_volume, shows_nothing
+from modeling_medglip.volume_grounding import ground_volume, shows_nothing
 from modeling_medglip.volumes.geometry import Volume
 from modeling_medglip.volumes.laterality import laterality_warnings
 from modeling_medglip.volumes.linking import SliceBox
@@ -313,22 +312,22 @@ def test_a_volume_of_air_says_that_nothing_was_searched(grounder: Grounder) -> N
     assert not any("nothing was searched" in warning for warning in searched.warnings)
 
 
-def test_slices_are_decoded_ahead_in_order_and_errors_come_through() -> None:
-    decoded = [threading.Event() for _ in range(3)]
-
-    def slices() -> Iterator[tuple[int, np.ndarray]]:
-        for index, event in enumerate(decoded):
-            event.set()
-            yield index, np.zeros((1, 1))
-        raise MedGlipError("a.nii: is damaged")
-
-    ahead = decoded_ahead(slices())
-    assert next(ahead)[0] == 0 and decoded[1].wait(10), "the next one is decoded before it is asked for"
-    assert next(ahead)[0] == 1 and decoded[2].wait(10) and next(ahead)[0] == 2
-    with pytest.raises(MedGlipError, match="is damaged"):
-        next(ahead)
-    ended = decoded_ahead(iter([(0, np.zeros((1, 1)))]))
-    assert [index for index, _ in ended] == [0]
+def test_a_volume_gives_the_same_boxes_with_one_thread_and_with_several(grounder: Grounder) -> None:
+    threads = torch.get_num_threads()
+    results = []
+    try:
+        for count in (1, 3):
+            torch.set_num_threads(count)
+            results.append(ground_volume(scan(), "liver. spleen", "ct", threshold=0.0, model=grounder))
+            assert torch.get_num_threads() == count
+    finally:
+        torch.set_num_threads(threads)
+    one, several = ({label: boxes for label, boxes in result.slice_boxes["axial"].items()} for result in results)
+    assert one.keys() == several.keys() and any(one.values())
+    for label, boxes in one.items():
+        assert [box.index for box in boxes] == [box.index for box in several[label]]
+        for box, other in zip(boxes, several[label], strict=True):
+            assert (*box.box, box.score) == pytest.approx((*other.box, other.score), abs=1e-3)
 
 
 def test_decoding_ends_when_grounding_fails(grounder: Grounder, monkeypatch: pytest.MonkeyPatch) -> None:
