@@ -1,11 +1,11 @@
 """Time per image of the embedded experts, before and after: as it is, compiled, exported, in eight bits.
 
     git worktree add --detach out/before COMMIT
-    python -m tests.benchmarks.bench_speed --before out/before [--modality ct] [--rounds 12] [--out docs/speed.json]
+    python -m tests.benchmarks.bench_speed --before out/before --exported out/exported [--out docs/speed.json]
 
 Every variant is a process of its own; they answer one after the other, round by round, so that a busy machine slows
 all of them alike. A time goes from the decoded pixels of a demo image to its boxes. The prompt is the same in every
-round, as it is for a folder of images.
+round, as it is for a folder of images. `training.studies.inference_forms` makes the exported folders.
 """
 
 from __future__ import annotations
@@ -15,20 +15,15 @@ import json
 import os
 import subprocess
 import sys
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 from modeling_medglip.demo.cases import demo_cases
-from modeling_medglip.exported.graphs import export_model
-from modeling_medglip.exported.manifest import FORMATS
-from modeling_medglip.grounding import load_grounder
-from modeling_medglip.io.image import read_image
 from modeling_medglip.modalities import MODALITIES
 from modeling_medglip.outputs.files import write_text
-from modeling_medglip.outputs.markdown import table
+from training.studies.inference_forms import EAGER, times_table
 
 
 SCHEMA = "medglip/speed@1"
@@ -36,7 +31,7 @@ ROOT = Path(__file__).parents[2]
 WORKER = Path(__file__).with_name("ground_worker.py")
 # Images that a process grounds before the next one has its turn; the second half counts.
 BURST = 6
-BEFORE, EAGER = "before", "eager"
+BEFORE = "before"
 
 
 class Worker:
@@ -64,22 +59,6 @@ class Worker:
         """End the process, whatever it does."""
         self.process.kill()
         self.process.wait()
-
-
-def exported(folder: Path, modality: str, formats: Sequence[str], calibration: Path | None) -> dict[str, str]:
-    """Variant -> exported folder of an expert."""
-    grounder = load_grounder(None, "cpu", modality)
-    made = {}
-    images = (
-        None
-        if calibration is None
-        else [read_image(file).pixels for file in sorted((calibration / modality).iterdir())]
-    )
-    for name in formats:
-        for suffix, given in (("", None), *([(" int8", images)] if images else [])):
-            made[name + suffix] = str(folder / f"{modality}-{name}{suffix.strip()}")
-            export_model(grounder.model, grounder.processor, made[name + suffix], name, grounder.name, given)
-    return made
 
 
 def measure_modality(
@@ -116,30 +95,13 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     found: dict[str, Any] = {"schema": SCHEMA, "rounds": options.rounds, "threads": options.threads, "modalities": {}}
     for modality in options.modality:
         cases = [case.id for case in demo_cases() if case.modality == modality]
-        with tempfile.TemporaryDirectory() as name:
-            folders = exported(Path(name), modality, options.format, options.calibration)
-            variants = {
-                **({BEFORE: ("embedded", options.before)} if options.before else {}),
-                EAGER: ("embedded", ROOT),
-            }
-            variants |= {"compiled": ("compiled", ROOT)} if options.compiled else {}
-            variants |= {variant: (folder, ROOT) for variant, folder in folders.items()}
-            found["modalities"][modality] = measure_modality(
-                variants, modality, cases, options.rounds, options.threads
-            )
+        variants = {BEFORE: ("embedded", options.before)} if options.before else {}
+        variants |= {EAGER: ("embedded", ROOT)}
+        variants |= {"compiled": ("compiled", ROOT)} if options.compiled else {}
+        folders = sorted((options.exported / modality).iterdir()) if options.exported else []
+        variants |= {folder.name: (str(folder), ROOT) for folder in folders}
+        found["modalities"][modality] = measure_modality(variants, modality, cases, options.rounds, options.threads)
     return found
-
-
-def speed_table(found: dict[str, Any]) -> str:
-    """Milliseconds per image, ratio to before, peak memory."""
-    rows = []
-    for variants in found["modalities"].values():
-        first = next(iter(variants.values()))["seconds"]
-        for variant, values in variants.items():
-            for case, seconds in values["seconds"].items():
-                peak = f"{values['peak_bytes'] / 2**20:.0f}"
-                rows.append([case, variant, f"{1000 * seconds:.0f}", f"{first[case] / seconds:.2f}", peak])
-    return table(["demo image", "variant", "ms per image", "times as fast", "peak memory, MB"], rows)
 
 
 def main() -> None:
@@ -147,8 +109,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--before", type=lambda name: Path(name).absolute(), help="checkout of an earlier commit")
     parser.add_argument("--modality", nargs="+", choices=MODALITIES, default=list(MODALITIES))
-    parser.add_argument("--format", nargs="*", choices=FORMATS, default=list(FORMATS))
-    parser.add_argument("--calibration", type=Path, help="folder with a folder of training images per modality")
+    parser.add_argument("--exported", type=lambda name: Path(name).absolute(), help="folder of exported folders")
     parser.add_argument("--compiled", action="store_true", help="also with torch.compile, which needs a C++ compiler")
     parser.add_argument("--rounds", type=int, default=12)
     parser.add_argument("--threads", type=int, default=2)
@@ -157,7 +118,7 @@ def main() -> None:
     found = measure(options)
     if options.out:
         write_text(options.out, json.dumps(found, indent=1) + "\n")
-    print(speed_table(found))
+    print(times_table(found))
 
 
 if __name__ == "__main__":

@@ -1,0 +1,83 @@
+# Copyright 2026 The MedGLIP authors. Licensed under the Apache License, Version 2.0.
+"""Every form of an expert is measured on the same images; the page holds what was measured."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from modeling_medglip import MedGlipForObjectDetection
+from modeling_medglip.inference import fast_form
+from tests.modeling_medglip.tiny_checkpoint import save_tiny_checkpoint
+from training.studies import inference_forms
+from training.studies.inference_forms import EAGER, TRAINED, TrainedForm, exported_forms, main, render_page
+
+from ..tiny_data import make_data
+
+
+DOCS = Path(__file__).parents[3] / "docs"
+
+
+def run(tmp_path: Path, *options: str) -> dict[str, Any]:
+    command = ["--model", str(tmp_path / "model"), "--data", str(tmp_path / "data"), "--modality", "ct"]
+    out = tmp_path / "out.json"
+    assert main([*command, "--out", str(out), "--exported", str(tmp_path / "exported"), *options]) == 0
+    content: dict[str, Any] = json.loads(out.read_text("utf-8"))
+    return content["modalities"]["ct"]
+
+
+@pytest.fixture
+def inputs(tmp_path: Path) -> Path:
+    save_tiny_checkpoint(tmp_path / "model")
+    make_data(tmp_path / "data")
+    return tmp_path
+
+
+def test_the_trained_form_stays_as_it_is(inputs: Path) -> None:
+    trained = TrainedForm.from_pretrained(inputs / "model").eval()
+    assert fast_form(trained) is trained
+    plain = MedGlipForObjectDetection.from_pretrained(inputs / "model").eval()
+    assert fast_form(plain) is not plain
+
+
+def test_a_second_run_measures_nothing_again(inputs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = run(inputs, "--format")
+    assert list(first["forms"]) == [TRAINED, EAGER] and first["images"] > 0
+    assert first["forms"][EAGER]["AP"] == pytest.approx(first["forms"][TRAINED]["AP"], abs=1e-3)
+    monkeypatch.delattr(inference_forms, "measure")
+    assert run(inputs, "--format") == first
+
+
+@pytest.mark.slow
+def test_exported_forms_are_made_once_and_measured(inputs: Path) -> None:
+    pytest.importorskip("onnxruntime")
+    forms = run(inputs, "--format", "onnx")["forms"]
+    assert list(forms) == [TRAINED, EAGER, "onnx", "onnx int8"]
+    assert forms["onnx"]["AP"] == pytest.approx(forms[TRAINED]["AP"], abs=1e-3) and forms["onnx"]["bytes"] > 1000
+    made = [(file, file.stat().st_mtime_ns) for file in sorted((inputs / "exported").rglob("*"))]
+    (inputs / "out.json").unlink()
+    assert run(inputs, "--format", "onnx")["forms"] == forms
+    assert made == [(file, file.stat().st_mtime_ns) for file in sorted((inputs / "exported").rglob("*"))]
+
+
+def test_eight_bits_come_after_single_precision() -> None:
+    forms = exported_forms(("onnx", "openvino"), [1])
+    assert list(forms) == ["onnx", "openvino", "onnx int8", "openvino int8"]
+    assert forms["onnx"] == ("onnx", None) and forms["openvino int8"] == ("openvino", [1])
+
+
+def test_the_page_states_differences_and_ratios() -> None:
+    forms = {TRAINED: (0.5, None), EAGER: (0.501, None), "onnx int8": (0.49, 30_000_000)}
+    parts = {form: {"AP50": ap, "AP": ap / 2, "bytes": size} for form, (ap, size) in forms.items()}
+    seconds = {"before": 0.2, EAGER: 0.1}
+    times = {form: {"seconds": {"ct_abdomen": value}, "peak_bytes": 2**30} for form, value in seconds.items()}
+    page = render_page(
+        {"threads": 2, "rounds": 3, "modalities": {"ct": times}},
+        {"modalities": {"ct": {"images": 9, "forms": parts}}},
+    )
+    assert "| ct_abdomen | eager | 100 | 2.00 | 1024 |" in page
+    assert "| ct (9) | eager | 50.1 | 25.1 | 0.10 |  |" in page
+    assert "| ct (9) | onnx int8 | 49.0 | 24.5 | 1.00 | 30 |" in page
