@@ -419,7 +419,7 @@ def render_page(measured: Mapping[str, Any]) -> str:
         "98 MB of all weights.", "",
     ]  # fmt: skip
     for modality, entry in measured["modalities"].items():
-        lines += [f"## {modality}, {entry['minutes']:g} CPU minutes", "", _costs(entry), _figures(entry)]
+        lines += [f"## {modality}, {entry['minutes']:g} CPU minutes", "", _costs(entry), _figures(entry), _best(entry)]
     return "\n".join(lines)
 
 
@@ -455,6 +455,24 @@ def _figures(entry: Mapping[str, Any]) -> str:
         rows.append([name, by_seed, _mean(done, left_out), *(_mean(done, [source]) for source in sources)])
     header = [f"{plain(source)} ({row['images']} images)" for source, row in sources.items()]
     return table(["encoder", "left out, by seed", "left out, mean", *header], rows)
+
+
+def _best(entry: Mapping[str, Any]) -> str:
+    """Return which encoder is best on the sources left out, by each figure."""
+    means = {}
+    for name, encoder in entry["encoders"].items():
+        parts = [
+            part["mean"]
+            for row in encoder["rows"].values()
+            for source, part in row["sources"].items()
+            if source != VALIDATION
+        ]
+        if parts:
+            means[name] = {key: mean(part[key] for part in parts) for key in ("AP50", "AP")}
+    if not means:
+        return ""
+    best = ", ".join(f"by {key} **{max(means, key=lambda name: means[name][key])}**" for key in ("AP50", "AP"))
+    return f"Best on the sources left out: {best}.\n"
 
 
 def _mean(rows: Sequence[Mapping[str, Any]], sources: Sequence[str]) -> str:

@@ -87,6 +87,8 @@ def render_page(log: Mapping[str, Any]) -> str:
         "Mean over labels in per cent on the",
         "validation images, by which the choices were made: expect less elsewhere. One run each; with validation",
         "sets of a few dozen images, differences of a few points mean little.",
+        "Further pages: [encoders](encoders.md), of which none replaced EfficientNet-Lite0,",
+        "[sources left out](cross_source.md), [labels left out](leave_label_out.md), [phrases](listening.md).",
         "",
     ]
     rows = []

@@ -108,13 +108,18 @@ def test_the_page_shows_means_over_sources_and_seeds(tmp_path: Path) -> None:
 
     cost = {"size": 352, "step_seconds": 2.0, "image_seconds": 0.25, "image_ratio": 1.5, "megabytes": 8.66}
     encoder = {"cost": cost, "rows": {"0": row(0.4, 0.6), "1": row(0.5, 0.7)}}
-    content = {"schema": encoders.SCHEMA, "modalities": {"ct": {"minutes": 10.0, "encoders": {"lite0": encoder}}}}
+    better = {"cost": cost, "rows": {"0": row(0.7, 0.6)}}
+    content = {
+        "schema": encoders.SCHEMA,
+        "modalities": {"ct": {"minutes": 10.0, "encoders": {"lite0": encoder, "lite2": better}}},
+    }
     (tmp_path / "encoders.json").write_text(json.dumps(content), encoding="utf-8")
     assert encoders.main(["--out", str(tmp_path), "--page"]) == 0
     page = (tmp_path / "encoders.md").read_text(encoding="utf-8")
     assert "| lite0 | 352 | 6.5 | 10.0 | 2.00 | 0.250 | 1.50 | 8.7 |" in page
     figures = "50.0 / 25.0, 60.0 / 30.0 | 55.0 / 27.5 | 45.0 / 22.5 | 65.0 / 32.5 | 90.0 / 45.0"
     assert f"| lite0 | {figures} |" in page and "| first (7 images) |" in page
+    assert "by AP50 **lite2**, by AP **lite2**." in page
 
 
 def test_a_whole_comparison(
