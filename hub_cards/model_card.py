@@ -25,6 +25,7 @@ from modeling_medglip.taxonomy import load_taxonomy
 from modeling_medglip.trained_labels import trained_labels
 from training.evaluate.tables import router_table
 from training.old_names import with_new_keys
+from training.studies.inference_forms import forms_table
 
 from .evaluation_tables import card_sections, evaluation_of, model_index
 
@@ -32,6 +33,8 @@ from .evaluation_tables import card_sections, evaluation_of, model_index
 ROOT = Path(__file__).parent.parent
 TEMPLATES = Path(__file__).parent / "templates"
 RESULTS = ROOT / "docs" / "results.json"
+# Files beside an evaluation, where they were measured.
+MEASURED = ("calibration", "router", "speed", "inference_forms")
 PLAIN_USAGE = """import modeling_medglip
 from transformers import AutoModelForZeroShotObjectDetection, AutoProcessor
 
@@ -77,6 +80,7 @@ def render_card(checkpoint: Path, evaluation: Mapping[str, Any]) -> str:
         size=_taxonomy_size(),
         parts=architecture_table(config, sum(path.stat().st_size for path in weight_files(checkpoint))),
         shown=evaluation["well_shown"],
+        speed=_speed_text(evaluation, modalities),
         router=_router_text(router) if router and len(modalities) > 1 else "",
         model=f"--model {repo} " if repo else "",
         first=modalities[0],
@@ -204,6 +208,25 @@ def _router_text(router: Mapping[str, Any]) -> str:
     return f"{about}{router_table(router)}\n"
 
 
+SPEED = """## Forms, sizes and times
+
+An expert runs on a CPU in a form for inference (eager); `medglip export` makes the others, in folders of the given
+size, language encoder included. Milliseconds of a demo image with {threads} threads, made by
+`tests.benchmarks.bench_speed`; average precision by `training.studies.inference_forms`.
+
+{rows}
+"""
+
+
+def _speed_text(evaluation: Mapping[str, Any], modalities: Sequence[str]) -> str:
+    """Return time, size and accuracy of the forms of the experts, where they were measured."""
+    times, content = evaluation.get("speed"), evaluation.get("inference_forms")
+    if not times or not content:
+        return ""
+    rows = forms_table(times, content, modalities)
+    return SPEED.format(threads=times["threads"], rows=rows) if rows else ""
+
+
 def citation() -> str:
     """Return the references of CITATION.cff, one line each."""
     content = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
@@ -228,7 +251,7 @@ def render_license(checkpoint: Path, modalities: Sequence[str]) -> str:
 
 
 def read_measured(results: Path) -> dict[str, Any]:
-    """Read an evaluation, with the calibration and the router's figures where they were measured.
+    """Read an evaluation, and what else was measured beside it.
 
     Raises:
         `OSError`, `ValueError`: The evaluation cannot be read.
@@ -236,7 +259,7 @@ def read_measured(results: Path) -> dict[str, Any]:
     evaluation = with_new_keys(json.loads(results.read_text(encoding="utf-8")))
     if not isinstance(evaluation, dict):
         raise ValueError(f"{results.name}: is not an evaluation: make it with python -m training.evaluate")
-    for name in ("calibration", "router"):
+    for name in MEASURED:
         path = results.with_name(f"{name}.json")
         evaluation[name] = with_new_keys(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else None
     return evaluation

@@ -38,6 +38,16 @@ def measured_of(*modalities: str, **publication: Any) -> dict[str, Any]:
     return {**measured, "publication": publication} if publication else measured
 
 
+def test_sizes_and_times_of_the_experts_stand_in_the_card(checkpoint: Path) -> None:
+    seconds = {"seconds": {"ct_abdomen": 0.05}, "peak_bytes": 2**30}
+    times = {"threads": 2, "modalities": {"ct": {"onnx": seconds}, "mri": {"onnx": seconds}}}
+    forms = {"modalities": {"ct": {"forms": {"onnx": {"AP50": 0.5, "AP": 0.25, "bytes": 80_000_000}}}}}
+    measured = measured_of("ct")
+    text = render_card(checkpoint, {**measured, "speed": times, "inference_forms": forms})
+    assert "## Forms, sizes and times" in text and "| ct | onnx | 50 | 80 | 50.0 | 25.0 |" in text
+    assert "## Forms, sizes and times" not in render_card(checkpoint, {**measured, "speed": times})
+
+
 def with_labels(checkpoint: Path, labels: dict[str, list[str]]) -> Path:
     config = json.loads((checkpoint / "config.json").read_text(encoding="utf-8"))
     config["label_hierarchy"] = {"trained_labels": labels}

@@ -18,7 +18,7 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from modeling_medglip.checkpoints.location import default_checkpoint
+from modeling_medglip.checkpoints.location import default_checkpoint, weights_sha256
 from modeling_medglip.cli.scripts import script_main
 from modeling_medglip.exported.graphs import export_model
 from modeling_medglip.exported.manifest import FORMATS
@@ -143,6 +143,27 @@ def times_table(times: Mapping[str, Any]) -> str:
     return table(["demo image", "form", "ms per image", "times as fast", "peak memory, MB"], rows)
 
 
+def forms_table(times: Mapping[str, Any], content: Mapping[str, Any], modalities: Sequence[str]) -> str:
+    """Return a table of time, size and accuracy of every form of some experts; empty where nothing was measured.
+
+    Args:
+        times (`Mapping`): of `speed.json`.
+        content (`Mapping`): of `inference_forms.json`.
+        modalities (`Sequence[str]`): the experts.
+    """
+    rows = []
+    for modality in modalities:
+        forms = content["modalities"].get(modality, {"forms": {}})["forms"]
+        measured = times["modalities"].get(modality, {})
+        for form in (name for name in forms if name in measured):
+            entry, seconds = forms[form], mean(measured[form]["seconds"].values())
+            size = "" if entry["bytes"] is None else f"{entry['bytes'] / 1e6:.0f}"
+            figures = [f"{1000 * seconds:.0f}", size, percent(entry["AP50"]), percent(entry["AP"])]
+            rows.append([modality, form, *figures])
+    header = ["expert", "form", "ms per image", "MB", "AP50", "AP"]
+    return table(header, rows) if rows else ""
+
+
 INTRODUCTION = """# Speed
 
 An expert runs on a CPU in a form for inference (**eager**): batch norms and activations are part of the
@@ -190,7 +211,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         write_text(DOCS / PAGE, render_page(times, content))
         return 0
     content = json.loads(options.out.read_text("utf-8")) if options.out.exists() else {}
-    content = {"schema": SCHEMA, "modalities": content.get("modalities", {})}
+    weights = weights_sha256(Path(options.model))
+    known = content.get("modalities", {}) if content.get("weights_sha256") == weights else {}
+    content = {"schema": SCHEMA, "weights_sha256": weights, "modalities": known}
     for modality in options.modality:
         if modality not in content["modalities"]:
             records = load_records(options.data, [modality])

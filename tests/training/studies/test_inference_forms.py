@@ -13,7 +13,15 @@ from modeling_medglip import MedGlipForObjectDetection
 from modeling_medglip.inference import fast_form
 from tests.modeling_medglip.tiny_checkpoint import save_tiny_checkpoint
 from training.studies import inference_forms
-from training.studies.inference_forms import EAGER, TRAINED, TrainedForm, exported_forms, main, render_page
+from training.studies.inference_forms import (
+    EAGER,
+    TRAINED,
+    TrainedForm,
+    exported_forms,
+    forms_table,
+    main,
+    render_page,
+)
 
 from ..tiny_data import make_data
 
@@ -81,3 +89,14 @@ def test_the_page_states_differences_and_ratios() -> None:
     assert "| ct_abdomen | eager | 100 | 2.00 | 1024 |" in page
     assert "| ct (9) | eager | 50.1 | 25.1 | 0.10 |  |" in page
     assert "| ct (9) | onnx int8 | 49.0 | 24.5 | 1.00 | 30 |" in page
+    short = forms_table({"modalities": {"ct": times}}, {"modalities": {"ct": {"forms": parts}}}, ["ct", "mri"])
+    assert "| ct | eager | 100 |  | 50.1 | 25.1 |" in short and "onnx" not in short  # nobody timed it
+    assert forms_table({"modalities": {}}, {"modalities": {}}, ["ct"]) == ""
+
+
+def test_other_weights_are_measured_again(inputs: Path) -> None:
+    run(inputs, "--format")
+    content = json.loads((inputs / "out.json").read_text("utf-8"))
+    content["modalities"]["ct"]["images"], content["weights_sha256"] = 999, "of others"
+    (inputs / "out.json").write_text(json.dumps(content), "utf-8")
+    assert run(inputs, "--format")["images"] < 999
