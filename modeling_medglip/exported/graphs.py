@@ -266,11 +266,11 @@ def _quiet() -> Iterator[None]:
 
 def _convert(folder: Path) -> None:
     """Replace the ONNX files of a folder by OpenVINO's."""
-    from .runtime import import_openvino
+    from .runtime import import_openvino, openvino_core
 
-    openvino = import_openvino()
+    openvino, core = import_openvino(), openvino_core()
     for file in sorted(folder.glob("*.onnx")):
-        graph = openvino.Core().read_model(file)
+        graph = core.read_model(file)
         openvino.save_model(graph, file.with_suffix(".xml"), compress_to_fp16=False)
         del graph
         file.unlink()

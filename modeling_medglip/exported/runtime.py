@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -187,7 +188,7 @@ def open_openvino(file: Path, names: Sequence[str]) -> Graph:
     Raises:
         `CheckpointError`: OpenVINO is not installed.
     """
-    core, whole = import_openvino().Core(), torch.get_num_threads()
+    core, whole = openvino_core(), torch.get_num_threads()
     graph = core.read_model(file)
 
     def compiled(threads: int) -> Any:
@@ -237,6 +238,19 @@ def import_openvino() -> Any:
     return _import("openvino", "openvino")
 
 
+@functools.cache
+def openvino_core() -> Any:
+    """Return the one core of OpenVINO in this process, which is never deleted.
+
+    Every core sets a stack for signal handlers and restores the one before when it is deleted. Of several, that may be
+    the stack of another that is gone; the next signal then kills the process.
+
+    Raises:
+        `CheckpointError`: OpenVINO is not installed.
+    """
+    return import_openvino().Core()
+
+
 def _import(package: str, extra: str) -> Any:
     try:
         return importlib.import_module(package)
@@ -244,4 +258,4 @@ def _import(package: str, extra: str) -> Any:
         raise CheckpointError(f"the exported checkpoint needs {package}: {install_hint(extra)}") from None
 
 
-__all__ = ["MedGlipExportedModel", "full_mask", "import_openvino", "is_exported", "load_exported"]
+__all__ = ["MedGlipExportedModel", "full_mask", "import_openvino", "is_exported", "load_exported", "openvino_core"]

@@ -303,3 +303,33 @@ def test_openvino_is_imported_without_its_telemetry() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+SIGNALED = """
+import signal, sys
+from pathlib import Path
+import torch
+from modeling_medglip.exported.runtime import import_openvino, open_openvino
+openvino = import_openvino()
+from openvino import opset13
+given = opset13.parameter([-1, 3], name="given")
+openvino.save_model(openvino.Model([opset13.relu(given)], [given]), sys.argv[1])
+graphs = [open_openvino(Path(sys.argv[1]), ["kept"]) for _ in range(2)]
+print([graph({"given": torch.tensor([[-1.0, 0.0, 2.0]])})["kept"].tolist() for graph in graphs])
+while graphs:
+    del graphs[0]
+handled = []
+signal.signal(signal.SIGUSR1, lambda *arguments: handled.append(1))
+signal.raise_signal(signal.SIGUSR1)
+print(handled)
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such signals")
+def test_a_process_outlives_signals_after_its_graphs_are_gone(tmp_path: Path) -> None:
+    """Cores of OpenVINO that are deleted in the order in which they were made leave a dangling signal stack."""
+    pytest.importorskip("openvino")
+    command = [sys.executable, "-X", "faulthandler", "-c", SIGNALED, str(tmp_path / "graph.xml")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout.split("\n")[1]) == (0, "[1]"), done.stderr
+    assert done.stdout.startswith("[[[0.0, 0.0, 2.0]]")
