@@ -67,7 +67,8 @@ format: $(VENV)/.dev  ## let ruff rewrite the sources
 bench: $(VENV)/.dev  ## measure time and memory beside detectors of transformers, and of the embedded checkpoint
 	$(BIN)/python -m tests.benchmarks.bench_grounding
 	$(BIN)/python -m tests.benchmarks.bench_training
-	$(BIN)/python -m tests.benchmarks.bench_embedded
+	$(BIN)/python -m tests.benchmarks.bench_startup
+	$(BIN)/python -m tests.benchmarks.bench_speed
 
 bench-space: $(VENV)/.dev  ## measure 50 requests at once and 100 open pages of the Space
 	$(BIN)/python -m tests.benchmarks.bench_space --out docs/space_benchmark.json

@@ -25,7 +25,7 @@ from modeling_medglip.taxonomy import load_taxonomy
 from modeling_medglip.trained_labels import trained_labels
 from training.evaluate.tables import router_table
 from training.old_names import with_new_keys
-from training.studies.inference_forms import forms_table
+from training.studies.speed_page import forms_table
 
 from .evaluation_tables import card_sections, evaluation_of, model_index
 

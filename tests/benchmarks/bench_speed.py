@@ -23,7 +23,7 @@ from typing import Any
 from modeling_medglip.demo.cases import demo_cases
 from modeling_medglip.modalities import MODALITIES
 from modeling_medglip.outputs.files import write_text
-from training.studies.inference_forms import EAGER, times_table
+from training.studies.speed_page import EAGER, times_table
 
 
 SCHEMA = "medglip/speed@1"

@@ -2,8 +2,8 @@
 """The page of results, made from measured files alone: `python -m training.evaluate.report docs/results.json`.
 
 Beside `results.json` (of `training.evaluate`) it takes, where they lie in the same folder, `router.json` (of
-`training.fit.router`), `calibration.json` (of `training.fit.calibration`), and `benchmark.json`,
-`training_benchmark.json` and `embedded.json` (of the benchmarks). No number is typed.
+`training.fit.router`), `calibration.json` (of `training.fit.calibration`), and `benchmark.json`
+and `training_benchmark.json` (of the benchmarks). No number is typed.
 """
 
 from __future__ import annotations
@@ -23,7 +23,6 @@ from ..old_names import with_new_keys
 from .tables import (
     benchmark_table,
     calibration_table,
-    embedded_table,
     hierarchy_table,
     label_table,
     measures_table,
@@ -40,7 +39,6 @@ from .tta import AVERAGED
 BESIDE = {
     "router": router_table,
     "benchmark": benchmark_table,
-    "embedded": embedded_table,
     "calibration": calibration_table,
     "training_benchmark": benchmark_table,
 }

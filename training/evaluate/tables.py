@@ -188,14 +188,6 @@ def benchmark_table(benchmark: Mapping[str, Any]) -> str:
     return table(["network", "milliseconds", "peak memory, MB", f"time / {BASELINE}"], rows)
 
 
-def embedded_table(embedded: Mapping[str, Any]) -> str:
-    """Return the seconds to import, to load, and per demo image."""
-    rows = [["importing the package", _plain(embedded["import_seconds"])]]
-    rows += [["loading model and processor", _plain(embedded["load_seconds"])]]
-    rows += [[f"demo image {name}", _plain(seconds)] for name, seconds in embedded["image_seconds"].items()]
-    return table(["what", f"seconds, {embedded['threads']} threads"], rows)
-
-
 def screen_table(results: Mapping[str, Any]) -> str:
     """Return a small table for the screen: images and average precision in per cent of every modality.
 

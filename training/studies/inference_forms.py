@@ -5,15 +5,14 @@
 
 Every form answers the same validation images, one by one. Eight bits are calibrated on training images. A run that is
 started again skips the modalities that `docs/inference_forms.json` holds, and uses the exported folders that exist.
-`--page` makes `docs/speed.md` from this file and from the times that `tests.benchmarks.bench_speed` measured.
+`training.studies.speed_page` makes `docs/speed.md` from this file and from measured times.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -27,7 +26,6 @@ from modeling_medglip.grounding import load_grounder
 from modeling_medglip.modalities import MODALITIES
 from modeling_medglip.modeling_medglip import MedGlipForObjectDetection
 from modeling_medglip.outputs.files import write_text
-from modeling_medglip.outputs.markdown import percent, table
 from modeling_medglip.processing_medglip import MedGlipProcessor
 
 from ..data.load import load_records
@@ -35,13 +33,11 @@ from ..data.records import DEFAULT_DATA, GroundingRecord
 from ..data.validation import readable_enough
 from ..evaluate.metrics import annotated_only, average_precision
 from ..evaluate.predict import detect_records, source_labels
+from .speed_page import ACCURACY, DOCS, EAGER, TRAINED, accuracy_table
 
 
 SCHEMA = "medglip/inference_forms@1"
-DOCS = Path(__file__).parents[2] / "docs"
-TIMES, PAGE = "speed.json", "speed.md"
-TRAINED, EAGER, EIGHT_BITS = "as trained", "eager", " int8"
-logger = logging.getLogger(__name__)
+EIGHT_BITS = " int8"
 
 
 class TrainedForm(MedGlipForObjectDetection):
@@ -64,7 +60,7 @@ def measure(
     forms: dict[str, Any] = {}
     for form, model, processor, size in _forms(checkpoint, modality, records, formats, exported):
         forms[form] = {**_precision(model, processor, shown), "bytes": size}
-        logger.info("%s %s: AP50 %.2f, AP %.2f", modality, form, 100 * forms[form]["AP50"], 100 * forms[form]["AP"])
+        print(f"{modality} {form}: AP50 {100 * forms[form]['AP50']:.2f}, AP {100 * forms[form]['AP']:.2f}", flush=True)
     return {"images": len(shown), "forms": forms}
 
 
@@ -107,93 +103,6 @@ def _precision(model: Any, processor: Any, records: Sequence[GroundingRecord]) -
     return {"AP50": mean(score.ap50 for score in scores), "AP": mean(score.ap for score in scores)}
 
 
-# The page ------------------------------------------------------------------------------------------------------------
-
-
-def accuracy_table(content: Mapping[str, Any]) -> str:
-    """Return a table of AP50, AP and size of every form.
-
-    Args:
-        content (`Mapping`): of `inference_forms.json`.
-    """
-    rows = []
-    for modality, part in content["modalities"].items():
-        first = part["forms"][TRAINED]
-        for form, entry in part["forms"].items():
-            off = max(abs(entry[name] - first[name]) for name in ("AP50", "AP"))
-            size = "" if entry["bytes"] is None else f"{entry['bytes'] / 1e6:.0f}"
-            figures = [percent(entry["AP50"]), percent(entry["AP"]), f"{100 * off:.2f}", size]
-            rows.append([f"{modality} ({part['images']})", form, *figures])
-    return table(["expert (images)", "form", "AP50", "AP", "off by", "MB"], rows)
-
-
-def times_table(times: Mapping[str, Any]) -> str:
-    """Return a table of milliseconds per image, ratio to the first form, and peak memory.
-
-    Args:
-        times (`Mapping`): of `speed.json`.
-    """
-    rows = []
-    for forms in times["modalities"].values():
-        first = next(iter(forms.values()))["seconds"]
-        for form, values in forms.items():
-            for case, seconds in values["seconds"].items():
-                peak = f"{values['peak_bytes'] / 2**20:.0f}"
-                rows.append([case, form, f"{1000 * seconds:.0f}", f"{first[case] / seconds:.2f}", peak])
-    return table(["demo image", "form", "ms per image", "times as fast", "peak memory, MB"], rows)
-
-
-def forms_table(times: Mapping[str, Any], content: Mapping[str, Any], modalities: Sequence[str]) -> str:
-    """Return a table of time, size and accuracy of every form of some experts; empty where nothing was measured.
-
-    Args:
-        times (`Mapping`): of `speed.json`.
-        content (`Mapping`): of `inference_forms.json`.
-        modalities (`Sequence[str]`): the experts.
-    """
-    rows = []
-    for modality in modalities:
-        forms = content["modalities"].get(modality, {"forms": {}})["forms"]
-        measured = times["modalities"].get(modality, {})
-        for form in (name for name in forms if name in measured):
-            entry, seconds = forms[form], mean(measured[form]["seconds"].values())
-            size = "" if entry["bytes"] is None else f"{entry['bytes'] / 1e6:.0f}"
-            figures = [f"{1000 * seconds:.0f}", size, percent(entry["AP50"]), percent(entry["AP"])]
-            rows.append([modality, form, *figures])
-    header = ["expert", "form", "ms per image", "MB", "AP50", "AP"]
-    return table(header, rows) if rows else ""
-
-
-INTRODUCTION = """# Speed
-
-An expert runs on a CPU in a form for inference (**eager**): batch norms and activations are part of the
-convolutions, maps lie in memory with their channels last, positions and prompts are kept. Saved and trained
-weights stay as they are. `medglip export` writes graphs for ONNX Runtime and OpenVINO, with `--int8` in eight
-bits. Times of volumes are in [volumes.md](volumes.md), those of the full size in [results.md](results.md)."""
-TIMES_SECTION = """## Milliseconds per image
-
-Made by `python -m tests.benchmarks.bench_speed --before CHECKOUT --exported out/exported --out docs/speed.json`,
-with {threads} threads: from the decoded pixels of a demo image to its boxes, with the prompt of the demo.
-The forms take turns in {rounds} rounds; medians. **before** is the version before this work."""
-ACCURACY_SECTION = """## The same boxes
-
-Made by `python -m training.studies.inference_forms --data out/data`: AP50 and AP on the validation images, in
-percent, means over labels. **off by** is the larger of the two differences to the expert as it was trained, in
-points. **MB** is the size of an exported folder, language encoder included."""
-
-
-def render_page(times: Mapping[str, Any], content: Mapping[str, Any]) -> str:
-    """Return `docs/speed.md`.
-
-    Args:
-        times (`Mapping`): of `speed.json`.
-        content (`Mapping`): of `inference_forms.json`.
-    """
-    measured = TIMES_SECTION.format(threads=times["threads"], rounds=times["rounds"])
-    parts = (INTRODUCTION, measured, times_table(times), ACCURACY_SECTION, accuracy_table(content))
-    return "\n\n".join(part.strip() for part in parts) + "\n"
-
-
 @script_main()
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return the exit status."""
@@ -203,13 +112,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--modality", nargs="+", choices=MODALITIES, default=list(MODALITIES))
     parser.add_argument("--format", nargs="*", choices=FORMATS, default=list(FORMATS), help="exported, also as int8")
     parser.add_argument("--exported", type=Path, default=Path("out/exported"), help="folder of exported folders")
-    parser.add_argument("--out", type=Path, default=DOCS / "inference_forms.json")
-    parser.add_argument("--page", action="store_true", help="only write docs/speed.md from the measured files")
+    parser.add_argument("--out", type=Path, default=DOCS / ACCURACY)
     options = parser.parse_args(argv)
-    if options.page:
-        times, content = (json.loads(file.read_text("utf-8")) for file in (DOCS / TIMES, options.out))
-        write_text(DOCS / PAGE, render_page(times, content))
-        return 0
     content = json.loads(options.out.read_text("utf-8")) if options.out.exists() else {}
     weights = weights_sha256(Path(options.model))
     known = content.get("modalities", {}) if content.get("weights_sha256") == weights else {}

@@ -13,15 +13,8 @@ from modeling_medglip import MedGlipForObjectDetection
 from modeling_medglip.inference import fast_form
 from tests.modeling_medglip.tiny_checkpoint import save_tiny_checkpoint
 from training.studies import inference_forms
-from training.studies.inference_forms import (
-    EAGER,
-    TRAINED,
-    TrainedForm,
-    exported_forms,
-    forms_table,
-    main,
-    render_page,
-)
+from training.studies.inference_forms import TrainedForm, exported_forms, main
+from training.studies.speed_page import EAGER, TRAINED, forms_table, render_page
 
 from ..tiny_data import make_data
 
@@ -85,7 +78,9 @@ def test_the_page_states_differences_and_ratios() -> None:
     page = render_page(
         {"threads": 2, "rounds": 3, "modalities": {"ct": times}},
         {"modalities": {"ct": {"images": 9, "forms": parts}}},
+        {"threads": 2, "rounds": 5, "seconds": {"medglip --help": 0.254}},
     )
+    assert "| medglip --help | 0.25 |" in page
     assert "| ct_abdomen | eager | 100 | 2.00 | 1024 |" in page
     assert "| ct (9) | eager | 50.1 | 25.1 | 0.10 |  |" in page
     assert "| ct (9) | onnx int8 | 49.0 | 24.5 | 1.00 | 30 |" in page
