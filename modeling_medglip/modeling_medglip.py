@@ -332,7 +332,7 @@ class MedGlipFusionLayer(nn.Module):
         visual = self.norm_visual(flatten_levels(levels))
         text = self.norm_text(text)
         visual_update, text_update = self.attention(visual, text, attention_mask)
-        visual = visual + self.gamma_visual * visual_update
+        visual = torch.addcmul(visual, self.gamma_visual, visual_update)
         return unflatten_levels(visual, [level.shape[-2:] for level in levels]), text + self.gamma_text * text_update
 
 
@@ -361,11 +361,9 @@ class MedGlipModulatedDeformConv(nn.Module):
 def deform_conv_by_sampling(
     feature: Tensor, offset: Tensor, mask: Tensor, weight: Tensor, bias: Tensor, stride: int
 ) -> Tensor:
-    """Modulated 3x3 deformable convolution (padding 1) by weighted sums of rows of channels and a 1x1 convolution.
+    """Modulated 3x3 deformable convolution (padding 1) by [`sample_taps`] and a 1x1 convolution.
 
-    Equal to `torchvision.ops.deform_conv2d`, whose CPU kernel uses one core only. With the channels of a cell side by
-    side, a bilinear sample is a weighted sum of four contiguous rows, which `embedding_bag` computes at the speed of
-    memory, and the product comes in the layout that the convolutions of CPUs are fastest in.
+    Equal to `torchvision.ops.deform_conv2d`, whose CPU kernel uses one core only.
 
     Args:
         feature (`Tensor` of shape `(batch, channels, height, width)`): the input map.
@@ -375,10 +373,27 @@ def deform_conv_by_sampling(
         bias (`Tensor` of shape `(out_channels,)`): added to the output.
         stride (`int`): pixels between output cells.
     """
+    sampled = sample_taps(feature, offset, mask, stride).permute(0, 3, 1, 2)
+    kernel = weight.permute(0, 2, 3, 1).reshape(len(weight), -1, 1, 1)
+    return F.conv2d(sampled, kernel, bias)
+
+
+def sample_taps(feature: Tensor, offset: Tensor, mask: Tensor, stride: int) -> Tensor:
+    """Return what the nine taps of every output cell see: `(batch, h, w, 9 * channels)`.
+
+    With the channels of a cell side by side, a bilinear sample is a weighted sum of four contiguous rows, which
+    `embedding_bag` computes at the speed of memory, and the product with the kernel comes in the layout that the
+    convolutions of CPUs are fastest in.
+
+    Args:
+        feature (`Tensor` of shape `(batch, channels, height, width)`): the input map.
+        offset (`Tensor` of shape `(batch, 18, h, w)`): (dy, dx) per tap, at the output's size.
+        mask (`Tensor` of shape `(batch, 9, h, w)`): the taps' factors.
+        stride (`int`): pixels between output cells.
+    """
     batch, channels, height, width = feature.shape
-    rows, columns = offset.shape[-2:]
     index, share = bilinear_corners(offset, mask, stride, height, width)
-    first = torch.arange(batch, device=feature.device)[:, None] * (height * width)
+    first = torch.arange(batch, device=feature.device, dtype=index.dtype)[:, None] * (height * width)
     table = feature.permute(0, 2, 3, 1).reshape(-1, channels)
     sampled = F.embedding_bag(
         (index.flatten(1) + first).view(-1, 4),
@@ -386,9 +401,7 @@ def deform_conv_by_sampling(
         per_sample_weights=share.view(-1, 4).to(table.dtype),
         mode="sum",
     )
-    sampled = sampled.view(batch, rows, columns, 9 * channels).permute(0, 3, 1, 2)
-    kernel = weight.permute(0, 2, 3, 1).reshape(len(weight), 9 * channels, 1, 1)
-    return F.conv2d(sampled, kernel, bias)
+    return sampled.view(batch, *offset.shape[-2:], 9 * channels)
 
 
 def bilinear_corners(offset: Tensor, mask: Tensor, stride: int, height: int, width: int) -> tuple[Tensor, Tensor]:
@@ -404,21 +417,35 @@ def bilinear_corners(offset: Tensor, mask: Tensor, stride: int, height: int, wid
     Returns:
         flat indices and shares of the four corners, each `(batch, h, w, 9, 4)`; corners outside the map have share 0.
     """
-    batch, _, rows, columns = offset.shape
-    tap = torch.arange(-1, 2, device=offset.device)
-    y = torch.arange(rows, device=offset.device)[:, None, None, None] * stride + tap[:, None]
-    x = torch.arange(columns, device=offset.device)[:, None, None] * stride + tap
-    moved = offset.float().view(batch, 3, 3, 2, rows, columns).permute(0, 4, 5, 1, 2, 3)
-    y, x = (moved[..., 0] + y).flatten(3), (moved[..., 1] + x).flatten(3)
-    top, left = y.floor(), x.floor()
-    down, right = y - top, x - left
+    rows, columns = offset.shape[-2:]
+    device = offset.device
+    tap = torch.arange(-1, 2, device=device)
+    moved = offset.float().permute(0, 2, 3, 1)
+    y = moved[..., 0::2] + (torch.arange(rows, device=device)[:, None, None] * stride + tap.repeat_interleave(3))
+    x = moved[..., 1::2] + (torch.arange(columns, device=device)[:, None] * stride + tap.repeat(3))
+    (top, up), (bottom, down) = linear_neighbors(y, height)
+    (left, before), (right, after) = linear_neighbors(x, width)
     factor = mask.float().permute(0, 2, 3, 1)
-    ys, xs = torch.stack([top, top, top + 1, top + 1], -1), torch.stack([left, left + 1, left, left + 1], -1)
-    vertical = torch.stack([1 - down, 1 - down, down, down], -1)
-    horizontal = torch.stack([1 - right, right, 1 - right, right], -1)
-    inside = (ys >= 0) & (ys < height) & (xs >= 0) & (xs < width)
-    index = (ys.clamp(0, height - 1) * width + xs.clamp(0, width - 1)).long()
-    return index, vertical * horizontal * inside * factor[..., None]
+    up, down, top, bottom = up * factor, down * factor, top * width, bottom * width
+    index = torch.stack([top + left, top + right, bottom + left, bottom + right], -1)
+    return index, torch.stack([up * before, up * after, down * before, down * after], -1)
+
+
+def linear_neighbors(position: Tensor, size: int) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
+    """Return the two cells of an axis that a position lies between, each as index and share.
+
+    Args:
+        position (`Tensor`): in cells.
+        size (`int`): of the axis; neighbors outside it have share 0 and the index of the nearest cell.
+    """
+    first = position.floor()
+    second_share = position - first
+    neighbors = ((first, 1 - second_share), (first + 1, second_share))
+    inside = [cell.clamp(0, size - 1) for cell, _ in neighbors]
+    (lower, upper) = (
+        (kept.int(), share * (kept == cell)) for kept, (cell, share) in zip(inside, neighbors, strict=True)
+    )
+    return lower, upper
 
 
 class MedGlipDynamicReLU(nn.Module):
@@ -488,7 +515,7 @@ class MedGlipDynamicConv(nn.Module):
         if self.offset is None:
             return None
         prediction = self.offset(level)
-        return prediction[:, :18], prediction[:, 18:].sigmoid()
+        return prediction[:, :18], prediction[:, 18:27].sigmoid()
 
     def _convolve(self, conv: nn.Module, feature: Tensor, offset_mask: tuple[Tensor, Tensor] | None) -> Tensor:
         return conv(feature) if offset_mask is None else conv(feature, *offset_mask)
