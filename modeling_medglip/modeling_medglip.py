@@ -774,6 +774,17 @@ class TextFeatures(NamedTuple):
     text_mask: Tensor
 
 
+def on_device(values: Sequence[Any], device: torch.device, dtype: torch.dtype | None = None) -> Tensor:
+    """Return numbers of the host as a tensor on a device, without waiting for what the device computes.
+
+    Args:
+        values (`Sequence`): numbers, or sequences of numbers.
+        device (`torch.device`): of the result.
+        dtype (`torch.dtype`, *optional*): of the result.
+    """
+    return torch.tensor(values, dtype=dtype).to(device, non_blocking=True)
+
+
 def label_segments(input_ids: Tensor, separators: Sequence[int]) -> Tensor:
     """Return the running number of the label that each token belongs to, of the shape of `input_ids`.
 
@@ -784,7 +795,7 @@ def label_segments(input_ids: Tensor, separators: Sequence[int]) -> Tensor:
         input_ids (`Tensor` of shape `(prompts, tokens)`): token ids.
         separators (`Sequence[int]`): ids of the tokens that end a label.
     """
-    ends = torch.isin(input_ids, torch.tensor(list(separators), device=input_ids.device))
+    ends = torch.isin(input_ids, on_device(list(separators), input_ids.device))
     return ends.long().cumsum(-1) - ends.long()
 
 
@@ -828,7 +839,7 @@ def decode_boxes(deltas: Tensor, anchors: Tensor) -> Tensor:
     """
     sizes = anchors[:, 2:] - anchors[:, :2] + 1
     centers = (anchors[:, 2:] + anchors[:, :2]) / 2
-    weights = deltas.new_tensor(DELTA_WEIGHTS)
+    weights = on_device(DELTA_WEIGHTS, deltas.device, deltas.dtype)
     scaled = deltas / weights
     predicted_centers = scaled[..., :2] * sizes + centers
     half = (scaled[..., 2:].clamp(max=MAX_LOG_RATIO).exp() * sizes - 1) / 2
@@ -1216,8 +1227,10 @@ class MedGlipModel(MedGlipPreTrainedModel):  # noqa: D101
             features = self.get_text_features(input_ids.flatten(0, 1), mask.flatten(0, 1))
             return TextFeatures(*(tensor.unflatten(0, input_ids.shape[:2]) for tensor in features))
         rows, inverse = input_ids, None
-        # The number of different prompts is a shape that a traced graph cannot have.
-        if not self.training and len(input_ids) > 1 and not torch.compiler.is_compiling():
+        # The number of different prompts is a shape that a traced graph cannot have, and that another device would
+        # have to tell the host, which takes longer than to encode a prompt twice.
+        on_host = input_ids.device.type == "cpu" and not torch.compiler.is_compiling()
+        if on_host and not self.training and len(input_ids) > 1:
             both, inverse = torch.unique(torch.stack([input_ids, mask], -1), dim=0, return_inverse=True)
             rows, mask = both[..., 0], both[..., 1]
         text_mask, positions = self._text_mask(rows, mask)
@@ -1338,9 +1351,9 @@ class MedGlipModel(MedGlipPreTrainedModel):  # noqa: D101
         """Return the outputs of all images of one expert and one size, with an axis of chunks after the images'."""
         name, height, width = key
         expert = cast(MedGlipExpert, self.experts[name])
-        pixels = pixel_values if len(images) == len(pixel_values) else pixel_values[images]
+        rows = on_device(images, pixel_values.device)
+        pixels = pixel_values if len(images) == len(pixel_values) else pixel_values[rows]
         levels = expert.encode_image(pixels[..., :height, :width])
-        rows = torch.tensor(images, device=pixel_values.device)
         parts = []
         for chunk in range(chunks):
             hidden, mask, text_mask = (tensor[rows * chunks + chunk] for tensor in text)
@@ -1372,8 +1385,8 @@ class MedGlipModel(MedGlipPreTrainedModel):  # noqa: D101
             region_features=gathered.regions.flatten(1, 2),
             token_features=tokens,
             region_mask=inside.repeat(1, chunks),
-            spatial_shapes=torch.tensor(shapes, device=device),
-            input_sizes=torch.tensor(sizes, device=device),
+            spatial_shapes=on_device(shapes, device),
+            input_sizes=on_device(sizes, device),
             presence_logits=presence if answers_presence else None,
         )
 
@@ -1396,7 +1409,7 @@ class MedGlipModel(MedGlipPreTrainedModel):  # noqa: D101
             cells = grid_indices(
                 pyramid_shapes((height, width), self.config.head_config.anchor_strides), shapes, regions.device
             )
-            rows = torch.tensor(images, device=regions.device)
+            rows = on_device(images, regions.device)
             regions[rows[:, None], :, cells] = part.regions.transpose(1, 2)
             logits[rows[:, None], :, cells] = part.logits.transpose(1, 2)
             tokens[rows], presence[rows] = part.tokens, part.presence
@@ -1622,7 +1635,7 @@ class MedGlipForObjectDetection(MedGlipPreTrainedModel):  # noqa: D101
         """Return which tokens are neither padding nor separators after the opening token: `(batch, tokens)`."""
         if input_ids is None or input_ids.ndim != 2:
             return None
-        ends = torch.isin(input_ids, input_ids.new_tensor(list(self.config.separator_token_ids)))
+        ends = torch.isin(input_ids, on_device(list(self.config.separator_token_ids), input_ids.device))
         ends[:, 0] = False
         words = ~ends if attention_mask is None else ~ends & attention_mask.bool()
         return words.expand(batch, -1)
@@ -1632,7 +1645,7 @@ class MedGlipForObjectDetection(MedGlipPreTrainedModel):  # noqa: D101
         known = {name: head.score_calibration for name, head in self.head_configs.items()}
         if not any(known.values()):
             return None
-        return torch.tensor([known[name] or (1.0, 0.0) for name in names], dtype=torch.float32, device=device)
+        return on_device([known[name] or (1.0, 0.0) for name in names], device, torch.float32)
 
     def _predict_boxes(
         self, regions: Tensor, names: list[str], shapes: list[tuple[int, int]]
