@@ -144,8 +144,8 @@ def page(found: Mapping[str, Any]) -> str:
     return (
         "# Where the time of the full-size model goes\n\n"
         f"Made by `{COMMAND}`: Swin-T, BERT-base, six fusion blocks, random weights,\n"
-        f"one image of {side} x {side} pixels, seven labels, the prompt encoded for every image, {found['threads']} "
-        "thread(s) of a processor without accelerator.\nMilliseconds of the operators of each part under "
+        f"one image of {side} x {side} pixels, seven labels, the prompt encoded for every image, on a processor "
+        f"without accelerator.\nThreads: {found['threads']}. Milliseconds of the operators of each part under "
         f"`torch.profiler`, medians of {found['rounds']} rounds in which the two forms take turns.\n"
         "`load_grounder` runs the form for CPUs where there is no accelerator; its outputs differ from the model's by "
         "rounding alone.\n\n" + table(["part", f"{TRAINED}, ms", "%", f"{FAST}, ms", "%"], rows)
