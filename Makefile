@@ -64,11 +64,16 @@ format: $(VENV)/.dev  ## let ruff rewrite the sources
 	$(BIN)/ruff check --fix $(SOURCES)
 	$(BIN)/ruff format $(SOURCES)
 
-bench: $(VENV)/.dev  ## measure time and memory beside detectors of transformers, and of the embedded checkpoint
-	$(BIN)/python -m tests.benchmarks.bench_grounding
+# What trains and what is embedded is measured on the processor only.
+DEVICE ?= cpu
+
+bench: $(VENV)/.dev  ## measure time and memory beside detectors of transformers on DEVICE=cpu, and of the embedded checkpoint
+	$(BIN)/python -m tests.benchmarks.bench_grounding --device $(DEVICE)
+ifeq ($(DEVICE),cpu)
 	$(BIN)/python -m tests.benchmarks.bench_training
 	$(BIN)/python -m tests.benchmarks.bench_startup
 	$(BIN)/python -m tests.benchmarks.bench_speed
+endif
 
 bench-space: $(VENV)/.dev  ## measure 50 requests at once and 100 open pages of the Space
 	$(BIN)/python -m tests.benchmarks.bench_space --out docs/space_benchmark.json

@@ -332,7 +332,7 @@ class MedGlipFusionLayer(nn.Module):
         visual = self.norm_visual(flatten_levels(levels))
         text = self.norm_text(text)
         visual_update, text_update = self.attention(visual, text, attention_mask)
-        visual = visual + self.gamma_visual * visual_update
+        visual = torch.addcmul(visual, self.gamma_visual, visual_update)
         return unflatten_levels(visual, [level.shape[-2:] for level in levels]), text + self.gamma_text * text_update
 
 
@@ -361,11 +361,9 @@ class MedGlipModulatedDeformConv(nn.Module):
 def deform_conv_by_sampling(
     feature: Tensor, offset: Tensor, mask: Tensor, weight: Tensor, bias: Tensor, stride: int
 ) -> Tensor:
-    """Modulated 3x3 deformable convolution (padding 1) by weighted sums of rows of channels and a 1x1 convolution.
+    """Modulated 3x3 deformable convolution (padding 1) by [`sample_taps`] and a 1x1 convolution.
 
-    Equal to `torchvision.ops.deform_conv2d`, whose CPU kernel uses one core only. With the channels of a cell side by
-    side, a bilinear sample is a weighted sum of four contiguous rows, which `embedding_bag` computes at the speed of
-    memory, and the product comes in the layout that the convolutions of CPUs are fastest in.
+    Equal to `torchvision.ops.deform_conv2d`, whose CPU kernel uses one core only.
 
     Args:
         feature (`Tensor` of shape `(batch, channels, height, width)`): the input map.
@@ -375,10 +373,27 @@ def deform_conv_by_sampling(
         bias (`Tensor` of shape `(out_channels,)`): added to the output.
         stride (`int`): pixels between output cells.
     """
+    sampled = sample_taps(feature, offset, mask, stride).permute(0, 3, 1, 2)
+    kernel = weight.permute(0, 2, 3, 1).reshape(len(weight), -1, 1, 1)
+    return F.conv2d(sampled, kernel, bias)
+
+
+def sample_taps(feature: Tensor, offset: Tensor, mask: Tensor, stride: int) -> Tensor:
+    """Return what the nine taps of every output cell see: `(batch, h, w, 9 * channels)`.
+
+    With the channels of a cell side by side, a bilinear sample is a weighted sum of four contiguous rows, which
+    `embedding_bag` computes at the speed of memory, and the product with the kernel comes in the layout that the
+    convolutions of CPUs are fastest in.
+
+    Args:
+        feature (`Tensor` of shape `(batch, channels, height, width)`): the input map.
+        offset (`Tensor` of shape `(batch, 18, h, w)`): (dy, dx) per tap, at the output's size.
+        mask (`Tensor` of shape `(batch, 9, h, w)`): the taps' factors.
+        stride (`int`): pixels between output cells.
+    """
     batch, channels, height, width = feature.shape
-    rows, columns = offset.shape[-2:]
     index, share = bilinear_corners(offset, mask, stride, height, width)
-    first = torch.arange(batch, device=feature.device)[:, None] * (height * width)
+    first = torch.arange(batch, device=feature.device, dtype=index.dtype)[:, None] * (height * width)
     table = feature.permute(0, 2, 3, 1).reshape(-1, channels)
     sampled = F.embedding_bag(
         (index.flatten(1) + first).view(-1, 4),
@@ -386,9 +401,7 @@ def deform_conv_by_sampling(
         per_sample_weights=share.view(-1, 4).to(table.dtype),
         mode="sum",
     )
-    sampled = sampled.view(batch, rows, columns, 9 * channels).permute(0, 3, 1, 2)
-    kernel = weight.permute(0, 2, 3, 1).reshape(len(weight), 9 * channels, 1, 1)
-    return F.conv2d(sampled, kernel, bias)
+    return sampled.view(batch, *offset.shape[-2:], 9 * channels)
 
 
 def bilinear_corners(offset: Tensor, mask: Tensor, stride: int, height: int, width: int) -> tuple[Tensor, Tensor]:
@@ -404,21 +417,35 @@ def bilinear_corners(offset: Tensor, mask: Tensor, stride: int, height: int, wid
     Returns:
         flat indices and shares of the four corners, each `(batch, h, w, 9, 4)`; corners outside the map have share 0.
     """
-    batch, _, rows, columns = offset.shape
-    tap = torch.arange(-1, 2, device=offset.device)
-    y = torch.arange(rows, device=offset.device)[:, None, None, None] * stride + tap[:, None]
-    x = torch.arange(columns, device=offset.device)[:, None, None] * stride + tap
-    moved = offset.float().view(batch, 3, 3, 2, rows, columns).permute(0, 4, 5, 1, 2, 3)
-    y, x = (moved[..., 0] + y).flatten(3), (moved[..., 1] + x).flatten(3)
-    top, left = y.floor(), x.floor()
-    down, right = y - top, x - left
+    rows, columns = offset.shape[-2:]
+    device = offset.device
+    tap = torch.arange(-1, 2, device=device)
+    moved = offset.float().permute(0, 2, 3, 1)
+    y = moved[..., 0::2] + (torch.arange(rows, device=device)[:, None, None] * stride + tap.repeat_interleave(3))
+    x = moved[..., 1::2] + (torch.arange(columns, device=device)[:, None] * stride + tap.repeat(3))
+    (top, up), (bottom, down) = linear_neighbors(y, height)
+    (left, before), (right, after) = linear_neighbors(x, width)
     factor = mask.float().permute(0, 2, 3, 1)
-    ys, xs = torch.stack([top, top, top + 1, top + 1], -1), torch.stack([left, left + 1, left, left + 1], -1)
-    vertical = torch.stack([1 - down, 1 - down, down, down], -1)
-    horizontal = torch.stack([1 - right, right, 1 - right, right], -1)
-    inside = (ys >= 0) & (ys < height) & (xs >= 0) & (xs < width)
-    index = (ys.clamp(0, height - 1) * width + xs.clamp(0, width - 1)).long()
-    return index, vertical * horizontal * inside * factor[..., None]
+    up, down, top, bottom = up * factor, down * factor, top * width, bottom * width
+    index = torch.stack([top + left, top + right, bottom + left, bottom + right], -1)
+    return index, torch.stack([up * before, up * after, down * before, down * after], -1)
+
+
+def linear_neighbors(position: Tensor, size: int) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
+    """Return the two cells of an axis that a position lies between, each as index and share.
+
+    Args:
+        position (`Tensor`): in cells.
+        size (`int`): of the axis; neighbors outside it have share 0 and the index of the nearest cell.
+    """
+    first = position.floor()
+    second_share = position - first
+    neighbors = ((first, 1 - second_share), (first + 1, second_share))
+    inside = [cell.clamp(0, size - 1) for cell, _ in neighbors]
+    (lower, upper) = (
+        (kept.int(), share * (kept == cell)) for kept, (cell, share) in zip(inside, neighbors, strict=True)
+    )
+    return lower, upper
 
 
 class MedGlipDynamicReLU(nn.Module):
@@ -488,7 +515,7 @@ class MedGlipDynamicConv(nn.Module):
         if self.offset is None:
             return None
         prediction = self.offset(level)
-        return prediction[:, :18], prediction[:, 18:].sigmoid()
+        return prediction[:, :18], prediction[:, 18:27].sigmoid()
 
     def _convolve(self, conv: nn.Module, feature: Tensor, offset_mask: tuple[Tensor, Tensor] | None) -> Tensor:
         return conv(feature) if offset_mask is None else conv(feature, *offset_mask)
@@ -747,6 +774,17 @@ class TextFeatures(NamedTuple):
     text_mask: Tensor
 
 
+def on_device(values: Sequence[Any], device: torch.device, dtype: torch.dtype | None = None) -> Tensor:
+    """Return numbers of the host as a tensor on a device, without waiting for what the device computes.
+
+    Args:
+        values (`Sequence`): numbers, or sequences of numbers.
+        device (`torch.device`): of the result.
+        dtype (`torch.dtype`, *optional*): of the result.
+    """
+    return torch.tensor(values, dtype=dtype).to(device, non_blocking=True)
+
+
 def label_segments(input_ids: Tensor, separators: Sequence[int]) -> Tensor:
     """Return the running number of the label that each token belongs to, of the shape of `input_ids`.
 
@@ -757,7 +795,7 @@ def label_segments(input_ids: Tensor, separators: Sequence[int]) -> Tensor:
         input_ids (`Tensor` of shape `(prompts, tokens)`): token ids.
         separators (`Sequence[int]`): ids of the tokens that end a label.
     """
-    ends = torch.isin(input_ids, torch.tensor(list(separators), device=input_ids.device))
+    ends = torch.isin(input_ids, on_device(list(separators), input_ids.device))
     return ends.long().cumsum(-1) - ends.long()
 
 
@@ -801,7 +839,7 @@ def decode_boxes(deltas: Tensor, anchors: Tensor) -> Tensor:
     """
     sizes = anchors[:, 2:] - anchors[:, :2] + 1
     centers = (anchors[:, 2:] + anchors[:, :2]) / 2
-    weights = deltas.new_tensor(DELTA_WEIGHTS)
+    weights = on_device(DELTA_WEIGHTS, deltas.device, deltas.dtype)
     scaled = deltas / weights
     predicted_centers = scaled[..., :2] * sizes + centers
     half = (scaled[..., 2:].clamp(max=MAX_LOG_RATIO).exp() * sizes - 1) / 2
@@ -1189,8 +1227,10 @@ class MedGlipModel(MedGlipPreTrainedModel):  # noqa: D101
             features = self.get_text_features(input_ids.flatten(0, 1), mask.flatten(0, 1))
             return TextFeatures(*(tensor.unflatten(0, input_ids.shape[:2]) for tensor in features))
         rows, inverse = input_ids, None
-        # The number of different prompts is a shape that a traced graph cannot have.
-        if not self.training and len(input_ids) > 1 and not torch.compiler.is_compiling():
+        # The number of different prompts is a shape that a traced graph cannot have, and that another device would
+        # have to tell the host, which takes longer than to encode a prompt twice.
+        on_host = input_ids.device.type == "cpu" and not torch.compiler.is_compiling()
+        if on_host and not self.training and len(input_ids) > 1:
             both, inverse = torch.unique(torch.stack([input_ids, mask], -1), dim=0, return_inverse=True)
             rows, mask = both[..., 0], both[..., 1]
         text_mask, positions = self._text_mask(rows, mask)
@@ -1311,9 +1351,9 @@ class MedGlipModel(MedGlipPreTrainedModel):  # noqa: D101
         """Return the outputs of all images of one expert and one size, with an axis of chunks after the images'."""
         name, height, width = key
         expert = cast(MedGlipExpert, self.experts[name])
-        pixels = pixel_values if len(images) == len(pixel_values) else pixel_values[images]
+        rows = on_device(images, pixel_values.device)
+        pixels = pixel_values if len(images) == len(pixel_values) else pixel_values[rows]
         levels = expert.encode_image(pixels[..., :height, :width])
-        rows = torch.tensor(images, device=pixel_values.device)
         parts = []
         for chunk in range(chunks):
             hidden, mask, text_mask = (tensor[rows * chunks + chunk] for tensor in text)
@@ -1345,8 +1385,8 @@ class MedGlipModel(MedGlipPreTrainedModel):  # noqa: D101
             region_features=gathered.regions.flatten(1, 2),
             token_features=tokens,
             region_mask=inside.repeat(1, chunks),
-            spatial_shapes=torch.tensor(shapes, device=device),
-            input_sizes=torch.tensor(sizes, device=device),
+            spatial_shapes=on_device(shapes, device),
+            input_sizes=on_device(sizes, device),
             presence_logits=presence if answers_presence else None,
         )
 
@@ -1369,7 +1409,7 @@ class MedGlipModel(MedGlipPreTrainedModel):  # noqa: D101
             cells = grid_indices(
                 pyramid_shapes((height, width), self.config.head_config.anchor_strides), shapes, regions.device
             )
-            rows = torch.tensor(images, device=regions.device)
+            rows = on_device(images, regions.device)
             regions[rows[:, None], :, cells] = part.regions.transpose(1, 2)
             logits[rows[:, None], :, cells] = part.logits.transpose(1, 2)
             tokens[rows], presence[rows] = part.tokens, part.presence
@@ -1595,7 +1635,7 @@ class MedGlipForObjectDetection(MedGlipPreTrainedModel):  # noqa: D101
         """Return which tokens are neither padding nor separators after the opening token: `(batch, tokens)`."""
         if input_ids is None or input_ids.ndim != 2:
             return None
-        ends = torch.isin(input_ids, input_ids.new_tensor(list(self.config.separator_token_ids)))
+        ends = torch.isin(input_ids, on_device(list(self.config.separator_token_ids), input_ids.device))
         ends[:, 0] = False
         words = ~ends if attention_mask is None else ~ends & attention_mask.bool()
         return words.expand(batch, -1)
@@ -1605,7 +1645,7 @@ class MedGlipForObjectDetection(MedGlipPreTrainedModel):  # noqa: D101
         known = {name: head.score_calibration for name, head in self.head_configs.items()}
         if not any(known.values()):
             return None
-        return torch.tensor([known[name] or (1.0, 0.0) for name in names], dtype=torch.float32, device=device)
+        return on_device([known[name] or (1.0, 0.0) for name in names], device, torch.float32)
 
     def _predict_boxes(
         self, regions: Tensor, names: list[str], shapes: list[tuple[int, int]]

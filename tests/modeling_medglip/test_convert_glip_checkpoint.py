@@ -23,6 +23,7 @@ from modeling_medglip.convert_glip_checkpoint import (
     model_from_glip,
 )
 from modeling_medglip.image_processing_medglip import post_process_boxes
+from modeling_medglip.inference import fast_form
 from modeling_medglip.modeling_medglip import (
     MedGlipBiDirectionalAttention,
     MedGlipFeaturePyramid,
@@ -181,9 +182,11 @@ def reference() -> dict[str, Any]:
 
 @needs_reference
 @pytest.mark.parametrize("padded", [True, False], ids=["padded to 256 tokens", "not padded"])
+@pytest.mark.parametrize("fast", [False, True], ids=["as it is", "fast form"])
 @torch.no_grad()
-def test_whole_network_gives_the_original_outputs(reference: dict[str, Any], padded: bool) -> None:
-    io, model = reference["io"], reference["model"]
+def test_whole_network_gives_the_original_outputs(reference: dict[str, Any], padded: bool, fast: bool) -> None:
+    io, model = reference["io"], reference["model"].eval()
+    model = fast_form(model) if fast else model
     mask = io["tokens.attention_mask"]
     length = 256 if padded else int(mask.sum(1).max())
     output = model(io["images"], io["tokens.input_ids"][:, :length], mask[:, :length])

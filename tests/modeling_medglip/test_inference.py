@@ -14,15 +14,17 @@ import pytest
 import torch
 from safetensors import safe_open
 from torch import nn
-from transformers import TimmBackboneConfig, pipeline
+from transformers import AutoBackbone, SwinConfig, TimmBackboneConfig, pipeline
 
 from modeling_medglip import MedGlipForObjectDetection
 from modeling_medglip.grounding import ground_image, load_grounder
-from modeling_medglip.inference import KEPT_SIZES, KeptPositions, fast_form, fold_batch_norms
+from modeling_medglip.inference import KEPT_SIZES, KeptPositions, SampledDeformConv, fast_form, fold_batch_norms
+from modeling_medglip.inference_swin import swin_maps
 from modeling_medglip.modeling_medglip import MedGlipSinePositionEmbedding
 from modeling_medglip.questions import make_question
 
 from .tiny_checkpoint import save_tiny_checkpoint, tiny_config
+from .tiny_model import tiny_model as deformable_model
 
 
 def tiny_model(backbone: str) -> MedGlipForObjectDetection:
@@ -61,6 +63,42 @@ def test_outputs_are_the_same(backbone: str) -> None:
         torch.testing.assert_close(ours[name], theirs[name], atol=2e-3, rtol=1e-4)
     after = model.state_dict()
     assert list(after) == list(before) and all(torch.equal(after[name], before[name]) for name in before)
+
+
+@pytest.mark.parametrize("size", [(96, 64), (37, 250), (20, 20)])
+@pytest.mark.parametrize("qkv_bias", [True, False])
+def test_swin_gives_the_same_maps(size: tuple[int, int], qkv_bias: bool) -> None:
+    torch.manual_seed(0)
+    config = SwinConfig(
+        embed_dim=12, depths=[2, 2, 2], num_heads=[1, 2, 4], window_size=3, out_indices=[1, 3], qkv_bias=qkv_bias
+    )
+    backbone = AutoBackbone.from_config(config).eval()
+    for parameter in backbone.parameters():
+        nn.init.normal_(parameter, std=0.3)
+    fast = swin_maps(backbone)
+    with torch.no_grad():
+        image = torch.randn(3, 3, *size)
+        ours, theirs = backbone(image).feature_maps, fast(image).feature_maps
+    assert len(ours) == len(theirs) == 2
+    for mine, other in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(mine, other, atol=1e-4, rtol=1e-4)
+
+
+def test_an_encoder_that_gives_its_stem_stays() -> None:
+    config = SwinConfig(embed_dim=12, depths=[1, 1], num_heads=[1, 2], window_size=3, out_indices=[0, 1, 2])
+    backbone = AutoBackbone.from_config(config)
+    assert swin_maps(backbone) is backbone
+
+
+def test_deformable_towers_are_the_same() -> None:
+    model = deformable_model().eval()
+    fast = fast_form(model)
+    assert any(isinstance(module, SampledDeformConv) for module in fast.modules())
+    with torch.inference_mode():
+        batch = {**inputs(), "input_ids": torch.tensor([[3, 4, 5, 6]]), "attention_mask": torch.ones(1, 4).long()}
+        ours, theirs = model(**batch), fast(**batch)
+    for name in ("logits", "box_deltas", "centerness", "pred_boxes"):
+        torch.testing.assert_close(ours[name], theirs[name], atol=1e-4, rtol=1e-4)
 
 
 def test_parameters_are_shared_where_nothing_changes() -> None:

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 from accelerate import infer_auto_device_map
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import TimmBackboneConfig
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
@@ -48,6 +49,21 @@ class NoValuesOnTheHost(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
+class NoWaiting(TorchFunctionMode):
+    """Refuses the copies of numbers from the host for which a GPU ends its work first."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        options, name = kwargs or {}, getattr(func, "__name__", "")
+        assert func is not torch.tensor or str(options.get("device") or "cpu") == "cpu"
+        assert name != "new_tensor"
+        if name in ("__getitem__", "__setitem__"):
+            assert not any(isinstance(part, list) for part in (args[1] if isinstance(args[1], tuple) else args[1:2]))
+        result = func(*args, **options)
+        if name == "to" and result.device != args[0].device:
+            assert options.get("non_blocking")
+        return result
+
+
 class TestConventions:
     """What users of transformers expect of any model."""
 
@@ -61,6 +77,28 @@ class TestConventions:
             with NoValuesOnTheHost():
                 output = model(torch.randn(2, 3, 64, 64), ids, mask, modality="ct", **padding)
             assert output.pred_boxes.shape[0] == 2
+
+    @torch.no_grad()
+    @pytest.mark.parametrize("given", ["prompts", "text features"])
+    def test_forward_waits_for_nothing_on_a_device(self, given: str) -> None:
+        """A device without values, for a batch of two experts, three prompts and two sizes."""
+        model = tiny_model(("ct", "fundus")).to("meta")
+        calls: list[str] = []
+        for name, expert in model.model.experts.items():
+            expert.backbone.register_forward_hook(lambda *_, name=name: calls.append(name))
+        ids, mask = (part.repeat(3, 1).to("meta") for part in prompt("liver", "left kidney")[:2])
+        batch: dict[str, Any] = {"input_ids": ids, "attention_mask": mask}
+        if given == "text features":
+            batch = {"text_features": model.get_text_features(**batch)}
+        sizes = {"image_sizes": [(64, 64), (64, 40), (64, 64)]}
+        with pytest.raises(AssertionError), NoWaiting():
+            torch.tensor([1], device="meta")
+        with NoWaiting():
+            images = torch.zeros(3, 3, 64, 64, device="meta")
+            whole = model(images, **batch, modality=["ct", "fundus", "ct"])
+            padded = model(images, **batch, modality=["ct", "fundus", "ct"], **sizes)
+        assert whole.logits.shape == padded.logits.shape
+        assert calls == ["ct", "fundus"] * 2
 
     def test_losses_read_values_to_check_the_targets_only(
         self, model: MedGlipForObjectDetection, monkeypatch: pytest.MonkeyPatch
