@@ -154,7 +154,7 @@ class GroundRequest:
         check_out(self.out)
         check_engine(self.engine, self.jobs, self.device)
         if self.engine == "ray":
-            from .cluster import require_ray
+            from .ray_connection import require_ray
 
             require_ray()
         if self.parquet is not None:

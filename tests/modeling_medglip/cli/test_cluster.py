@@ -21,11 +21,12 @@ import pytest
 from PIL import Image
 
 from modeling_medglip.cli import cluster
-from modeling_medglip.cli.cluster import ADDRESS, ATTEMPTS, MEMORY, GroundActor, plan_actors, ray_cluster
+from modeling_medglip.cli.cluster import ATTEMPTS, MEMORY, GroundActor, plan_actors
 from modeling_medglip.cli.ground import GroundCommand
 from modeling_medglip.cli.inputs import Input
 from modeling_medglip.cli.jobs import Outcome
 from modeling_medglip.cli.journal import FILE
+from modeling_medglip.cli.ray_connection import ADDRESS, ray_cluster
 from modeling_medglip.cli.session import checkpoint_identity
 from modeling_medglip.errors import MedGlipError, UsageError
 from modeling_medglip.outputs.run_report import InputRecord
