@@ -19,7 +19,7 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-from modeling_medglip.cli.cluster import ray_cluster
+from modeling_medglip.cli.ray_connection import ray_cluster
 
 from .process import BuildOptions, process_case, record_failure
 from .readers import Reader
