@@ -7,7 +7,6 @@ this one: a case that ends its process, or takes too long, is recorded as unread
 
 from __future__ import annotations
 
-import logging
 import os
 import signal
 import sys
@@ -20,7 +19,7 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-from modeling_medglip.errors import install_hint
+from modeling_medglip.cli.ray_connection import ray_cluster
 
 from .process import BuildOptions, process_case, record_failure
 from .readers import Reader
@@ -131,26 +130,20 @@ def _one_thread() -> None:
 
 
 def _on_ray(tasks: Iterable[CaseTask], options: BuildOptions, work: Path) -> Iterator[None]:
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    try:
-        import ray
-    except ModuleNotFoundError:
-        raise ValueError(f"--engine ray needs Ray: {install_hint('scale')}") from None
-    if not ray.is_initialized():
-        ray.init(include_dashboard=False, logging_level=logging.ERROR, log_to_driver=False)
-    remote: Any = ray.remote(num_cpus=1, max_retries=3)(_process)
-    room = IN_FLIGHT * max(1, int(ray.cluster_resources().get("CPU", 1)))
-    waiting: Iterator[Any] = iter(tasks)
-    running = {remote.remote([task], options, work): task for task in islice(waiting, room)}
-    while running:
-        (done,), _ = ray.wait(list(running), num_returns=1)
-        task = running.pop(done)
-        try:
-            ray.get(done)
-        except (ray.exceptions.WorkerCrashedError, ray.exceptions.OutOfMemoryError):
-            record_failure(task.reader, task.case, options, work, CRASHED)
-        running |= {remote.remote([task], options, work): task for task in islice(waiting, 1)}
-        yield None
+    with ray_cluster() as ray:
+        remote: Any = ray.remote(num_cpus=1, max_retries=3)(_process)
+        room = IN_FLIGHT * max(1, int(ray.cluster_resources().get("CPU", 1)))
+        waiting: Iterator[Any] = iter(tasks)
+        running = {remote.remote([task], options, work): task for task in islice(waiting, room)}
+        while running:
+            (done,), _ = ray.wait(list(running), num_returns=1)
+            task = running.pop(done)
+            try:
+                ray.get(done)
+            except (ray.exceptions.WorkerCrashedError, ray.exceptions.OutOfMemoryError):
+                record_failure(task.reader, task.case, options, work, CRASHED)
+            running |= {remote.remote([task], options, work): task for task in islice(waiting, 1)}
+            yield None
 
 
 __all__ = ["ENGINES", "CaseTask", "process_cases"]

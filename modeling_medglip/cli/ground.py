@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import MedGlipError, UsageError, one_line
 from ..outputs.run_report import InputRecord
+from .cluster import ground_on_cluster
 from .console import echo, fail, progress
 from .inputs import Input, InputOptions, expand
 from .jobs import Outcome, Work, ground_in_processes, ground_one, reader_of, show
 from .journal import Journal, forget
 from .options import check_table
 from .request import VOLUME_OPTIONS, GroundRequest
-from .session import finish, load_model, make_folder, quiet_libraries
+from .session import checkpoint_identity, finish, load_model, make_folder, quiet_libraries
 
 
 if TYPE_CHECKING:
@@ -36,13 +37,13 @@ class GroundCommand(GroundRequest):
         model = ("not loaded", "none")
         interrupted, problem = False, None
         with quiet_libraries(self.debug), reader_of(self.isolate) as reader:
-            inputs, failed = expand(self.inputs, self._input_options(), reader, self.debug)
+            inputs, failed = expand(self._paths(), self._input_options(), reader, self.debug)
             works, labels = list(zip(inputs, self._stems(inputs), strict=True)), self._labels() if inputs else []
             make_folder(self.out)
             try:
                 if inputs:
-                    grounder = load_model(self.model, self.device, self.modality, self.base, self.debug)
-                    model = (grounder.name, str(grounder.device))
+                    grounder = self._load()
+                    model = (grounder.name, "ray" if self.engine == "ray" else str(grounder.device))
                     with contextlib.closing(self._outcomes(works, grounder, reader)) as outcomes:
                         for index, outcome in outcomes:
                             found[index] = outcome
@@ -88,7 +89,9 @@ class GroundCommand(GroundRequest):
         self, works: Sequence[Work], grounder: Grounder, reader: FileReader
     ) -> Generator[tuple[int, Outcome], None, None]:
         """Return the index and outcome of inputs that are not done yet."""
-        jobs = min(self.jobs, len(works))
+        if self.engine == "ray":
+            return ground_on_cluster(self, works)
+        jobs = min(self.jobs or 1, len(works))
         if jobs < 2:
             return ((index, ground_one(self, grounder, reader, work)) for index, work in enumerate(works))
         import torch
@@ -97,11 +100,19 @@ class GroundCommand(GroundRequest):
 
     def _settings(self, grounder: Grounder) -> dict[str, Any]:
         """Return all that decides what is found and written; names no folder."""
-        from ..outputs.run_report import package_version
-
-        parts = {"model": _digest(self.model), "base": None if self.base is None else _digest(self.base)}
         stated = {name: value for name, value in self.stated().items() if name != "device"}
-        return {"name": grounder.name, **parts, "version": package_version(), **stated}
+        return {"name": grounder.name, **checkpoint_identity(self.model, self.base), **stated}
+
+    def _load(self) -> Grounder:
+        """Load the checkpoint; for a cluster, whose machines load their own, only to check it and know its name."""
+        here = self.engine != "ray"
+        return load_model(
+            self.model, self.device if here else "cpu", self.modality, self.base, self.debug, print_device=here
+        )
+
+    def _paths(self) -> list[Path]:
+        """Return the inputs, as every process that reads them finds them."""
+        return [path.absolute() for path in self.inputs] if self.engine == "ray" else self.inputs
 
     def _input_options(self) -> InputOptions:
         given = tuple("--" + name.replace("_", "-") for name in VOLUME_OPTIONS if getattr(self, name))
@@ -157,18 +168,6 @@ class GroundCommand(GroundRequest):
             from ..outputs.parquet_table import write_parquet
 
             write_parquet(rows, self.parquet)
-
-
-def _digest(model: str | None) -> str:
-    """Return the checksum of a checkpoint's files, wherever they lie."""
-    from ..checkpoints.loading import CONFIG_FILE, file_on_hub, locate
-    from ..checkpoints.location import folder_sha256
-
-    source, _ = locate(model)
-    if isinstance(source, Path):
-        return folder_sha256(source)
-    file = file_on_hub(source, "config.json") or file_on_hub(source, CONFIG_FILE)
-    return source if file is None else folder_sha256(file.parent)
 
 
 __all__ = ["GroundCommand"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import json
 import multiprocessing
 import os
 import signal
@@ -13,7 +14,7 @@ import threading
 from collections.abc import Generator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from ..errors import MedGlipError
@@ -49,6 +50,18 @@ class Outcome:
     printed: str = ""
     warned: str = ""
 
+    def to_json(self) -> str:
+        """Return what [`Outcome.from_json`] reads."""
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> Outcome:
+        """Return the outcome that another machine wrote as JSON."""
+        content = json.loads(text)
+        record: dict[str, Any] = content["record"]
+        record |= {name: tuple(record[name]) for name in ("outputs", "warnings")}
+        return cls(**{**content, "record": InputRecord(**record)})
+
 
 def ground_one(request: GroundRequest, grounder: Grounder, reader: FileReader, work: Work) -> Outcome:
     """Ground an input; its boxes and problems are printed.
@@ -69,6 +82,37 @@ def reader_of(isolate: bool) -> FileReader:
     from ..isolation.process import FileReader, ReaderProcess
 
     return ReaderProcess(limit_note=" (--no-isolate reads it without limits)") if isolate else FileReader()
+
+
+class Worker:
+    """Grounds inputs in a process beside the first one, with a checkpoint and a reader of its own.
+
+    Args:
+        request ([`GroundRequest`]): the options of the run.
+        threads (`int`): of PyTorch.
+
+    Raises:
+        `MedGlipError`: the checkpoint cannot be loaded.
+    """
+
+    def __init__(self, request: GroundRequest, threads: int) -> None:
+        import torch
+
+        torch.set_num_threads(threads)
+        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+            self._grounder = load_model(request.model, request.device, request.modality, request.base, request.debug)
+        self._request, self._reader = request, reader_of(request.isolate).__enter__()
+
+    def ground(self, work: Work) -> Outcome:
+        """Ground an input; what it prints comes with the outcome."""
+        printed, warned = io.StringIO(), io.StringIO()
+        with (
+            contextlib.redirect_stdout(printed),
+            contextlib.redirect_stderr(warned),
+            quiet_libraries(self._request.debug),
+        ):
+            outcome = ground_one(self._request, self._grounder, self._reader, work)
+        return Outcome(outcome.record, outcome.rows, printed.getvalue(), warned.getvalue())
 
 
 def ground_in_processes(
@@ -105,19 +149,14 @@ def ground_in_processes(
 
 
 # Of a process of the pool: what it grounds with.
-_started: dict[str, Any] = {}
+_started: list[Worker] = []
 
 
 def _start(request: GroundRequest, threads: int, ended: Event) -> None:
     """Load the checkpoint in a process of the pool."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the first process ends the others
     threading.Thread(target=_end_with, args=(ended,), daemon=True).start()
-    import torch
-
-    torch.set_num_threads(threads)
-    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-        grounder = load_model(request.model, request.device, request.modality, request.base, request.debug)
-    _started.update(request=request, grounder=grounder, reader=reader_of(request.isolate).__enter__())
+    _started.append(Worker(request, threads))
 
 
 def _end_with(ended: Event) -> None:
@@ -129,16 +168,8 @@ def _end_with(ended: Event) -> None:
 
 
 def _run(work: Work) -> Outcome:
-    """Ground an input in a process of the pool; what it prints comes with the outcome."""
-    printed, warned = io.StringIO(), io.StringIO()
-    request = _started["request"]
-    with (
-        contextlib.redirect_stdout(printed),
-        contextlib.redirect_stderr(warned),
-        quiet_libraries(request.debug),
-    ):
-        outcome = ground_one(request, _started["grounder"], _started["reader"], work)
-    return Outcome(outcome.record, outcome.rows, printed.getvalue(), warned.getvalue())
+    """Ground an input in a process of the pool."""
+    return _started[0].ground(work)
 
 
 def show(outcome: Outcome) -> None:
@@ -147,4 +178,4 @@ def show(outcome: Outcome) -> None:
     sys.stderr.write(outcome.warned)
 
 
-__all__ = ["Outcome", "Work", "ground_in_processes", "ground_one", "reader_of", "show"]
+__all__ = ["Outcome", "Work", "Worker", "ground_in_processes", "ground_one", "reader_of", "show"]

@@ -28,6 +28,9 @@ Out = Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder for over
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of errors.")]
 
 MAX_PROMPTS_BYTES = 2**20
+ENGINES = ("local", "ray")
+# What Windows can wait for.
+MAX_PROCESSES = 61
 PLANES = ("axial", "coronal", "sagittal", "all")
 DEVICE = re.compile(r"auto|cpu|mps|cuda(:[0-9]{1,3})?")
 # The two directions of each axis of the patient.
@@ -103,6 +106,17 @@ def check_device(name: str) -> None:
     """Raise `UsageError` for a name that no device has; whether this machine has the device is known later."""
     if not DEVICE.fullmatch(name.strip().lower()):
         raise usage_error(f"--device {one_line(name, 40)!r}: choose auto, cpu, cuda, cuda:1 or mps")
+
+
+def check_engine(engine: str, jobs: int | None, device: str) -> None:
+    """Raise `UsageError` for an engine that does not exist, or that cannot do what `--jobs` and `--device` ask for."""
+    if engine not in ENGINES:
+        raise usage_error(f"--engine {one_line(engine, 40)!r}: choose one of {', '.join(ENGINES)}")
+    if engine == "local" and (jobs or 1) > MAX_PROCESSES:
+        raise usage_error(f"--jobs {jobs}: one machine runs {MAX_PROCESSES} processes at most: take fewer")
+    if engine == "ray" and device.strip().lower() not in ("auto", "cpu", "cuda"):
+        problem = f"--device {one_line(device, 40)}: Ray chooses the GPU of each process"
+        raise usage_error(f"{problem}: give auto, cpu or cuda with --engine ray")
 
 
 def check_axes(axes: str | None) -> None:
@@ -216,6 +230,7 @@ __all__ = [
     "Threshold",
     "check_axes",
     "check_device",
+    "check_engine",
     "check_modality",
     "check_out",
     "check_port",

@@ -20,6 +20,7 @@ from .options import (
     Threshold,
     check_axes,
     check_device,
+    check_engine,
     check_modality,
     check_out,
     checked_frame,
@@ -98,7 +99,20 @@ class GroundRequest:
     isolate: Annotated[
         bool, typer.Option("--isolate/--no-isolate", help="Read inputs in a process of its own, with limits.")
     ] = True
-    jobs: Annotated[int, typer.Option("--jobs", min=1, max=61, help="Inputs that are grounded at the same time.")] = 1
+    jobs: Annotated[
+        int | None,
+        typer.Option(
+            "--jobs", min=1, help="Inputs that are grounded at the same time: 1; on a Ray cluster as many as fit."
+        ),
+    ] = None
+    engine: Annotated[
+        str,
+        typer.Option(
+            "--engine",
+            help="local; ray: the cluster of RAY_ADDRESS (host:port), whose machines share the folders of inputs, "
+            "--model and --out.",
+        ),
+    ] = "local"
     resume: Annotated[
         bool,
         typer.Option("--resume", help="Go on where an earlier run with --resume ended or was killed."),
@@ -138,6 +152,11 @@ class GroundRequest:
         check_axes(self.axes)
         checked_plane(self.plane)
         check_out(self.out)
+        check_engine(self.engine, self.jobs, self.device)
+        if self.engine == "ray":
+            from .ray_connection import require_ray
+
+            require_ray()
         if self.parquet is not None:
             from ..outputs.parquet_table import require_parquet
 

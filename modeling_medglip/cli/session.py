@@ -51,7 +51,12 @@ def quiet_transformers(debug: bool) -> None:
 
 
 def load_model(
-    model: str | None, device: str, modality: str | None = None, base: str | None = None, debug: bool = False
+    model: str | None,
+    device: str,
+    modality: str | None = None,
+    base: str | None = None,
+    debug: bool = False,
+    print_device: bool = True,
 ) -> Grounder:
     """Load a checkpoint and print its name and device.
 
@@ -61,6 +66,7 @@ def load_model(
         modality (`str`, *optional*): the only expert to load.
         base (`str`, *optional*): of an adapter.
         debug (`bool`, *optional*, defaults to `False`): show what transformers logs.
+        print_device (`bool`, *optional*, defaults to `True`): print its device too.
     """
     if model is not None and (Path(model).expanduser() / "export.json").is_file():
         # Or the idle threads of PyTorch would take the processors from those of the graphs.
@@ -71,10 +77,35 @@ def load_model(
 
     keep_freed_memory()
     grounder = load_grounder(model, device, modality, base)
-    echo(f"{grounder.name} on {grounder.device}")
+    echo(f"{grounder.name} on {grounder.device}" if print_device else grounder.name)
     if not grounder.trained.stated:
         warn("warning", f"{grounder.name} does not state what it was trained with: no label is held back")
     return grounder
+
+
+def checkpoint_identity(model: str | None, base: str | None) -> dict[str, str | None]:
+    """Return the version of the package and the checksums of a checkpoint and its base, wherever their files lie.
+
+    Args:
+        model (`str`, *optional*): see [`~modeling_medglip.load_grounder`].
+        base (`str`, *optional*): of an adapter.
+    """
+    from ..outputs.run_report import package_version
+
+    digests = {"model": _digest(model), "base": None if base is None else _digest(base)}
+    return {**digests, "version": package_version()}
+
+
+def _digest(model: str | None) -> str:
+    """Return the checksum of a checkpoint's files."""
+    from ..checkpoints.loading import CONFIG_FILE, file_on_hub, locate
+    from ..checkpoints.location import folder_sha256
+
+    source, _ = locate(model)
+    if isinstance(source, Path):
+        return folder_sha256(source)
+    file = file_on_hub(source, "config.json") or file_on_hub(source, CONFIG_FILE)
+    return source if file is None else folder_sha256(file.parent)
 
 
 def make_folder(out: Path) -> None:
@@ -105,4 +136,4 @@ def finish(records: Sequence[InputRecord], out: Path) -> int:
     return 0 if len(done) == len(records) else 1
 
 
-__all__ = ["finish", "load_model", "make_folder", "quiet_libraries", "quiet_transformers"]
+__all__ = ["checkpoint_identity", "finish", "load_model", "make_folder", "quiet_libraries", "quiet_transformers"]
