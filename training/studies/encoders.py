@@ -29,7 +29,6 @@ from transformers import TrainerCallback
 
 from modeling_medglip.cli.scripts import script_main
 from modeling_medglip.outputs.files import write_text
-from modeling_medglip.outputs.markdown import percent, plain, table
 from modeling_medglip.taxonomy.phrases import normalize_phrase
 
 from ..data.load import load_records
@@ -43,6 +42,7 @@ from ..fit.recipe import IMAGE_ENCODER, TrainingRecipe, load_recipe
 from ..fit.run_results import measure
 from .cross_source import trained_on
 from .encoder_callbacks import CpuClock, StandardizedMaps
+from .encoder_tables import FIRST, VALIDATION, best, costs_table, figures_table
 from .protocol import agree, conditions, prepare
 
 
@@ -54,8 +54,6 @@ LEFT_OUT = {
     "ct": ("ircadb_liver", "chaos_ct_liver", "lungsegdb", "totalsegmentator_example"),
     "mri": ("brain_tumor_mri50", "pyradiomics_brain", "oasis_trt_dkt31_slices", "pardoe_hippo_amygdala"),
 }
-FIRST = "lite0"
-VALIDATION = "validation"
 # Longest time per image of an encoder, as a multiple of that of `FIRST`.
 SLOWEST = 1.5
 SIZE_STEP = 32
@@ -419,66 +417,14 @@ def render_page(measured: Mapping[str, Any]) -> str:
         "98 MB of all weights.", "",
     ]  # fmt: skip
     for modality, entry in measured["modalities"].items():
-        lines += [f"## {modality}, {entry['minutes']:g} CPU minutes", "", _costs(entry), _figures(entry), _best(entry)]
-    return "\n".join(lines)
-
-
-def _costs(entry: Mapping[str, Any]) -> str:
-    rows = []
-    for name, encoder in entry["encoders"].items():
-        cost, done = encoder["cost"], list(encoder["rows"].values())
-        epochs = f"{done[0]['conditions']['epochs']:g}" if done else "-"
-        minutes = f"{mean(row['cpu_seconds'] for row in done) / 60:.1f}" if done else "-"
-        rows.append(
-            [
-                name,
-                cost["size"],
-                epochs,
-                minutes,
-                f"{cost['step_seconds']:.2f}",
-                f"{cost['image_seconds']:.3f}",
-                f"{cost['image_ratio']:.2f}",
-                f"{cost['megabytes']:.1f}",
-            ]
-        )
-    header = ["encoder", "pixels", "epochs", "CPU minutes", "s per step", "s per image", f"times {FIRST}", "MB"]
-    return table(header, rows)
-
-
-def _figures(entry: Mapping[str, Any]) -> str:
-    encoders = {name: list(encoder["rows"].values()) for name, encoder in entry["encoders"].items() if encoder["rows"]}
-    sources = next(iter(encoders.values()))[0]["sources"] if encoders else {}
-    left_out = [source for source in sources if source != VALIDATION]
-    rows = []
-    for name, done in encoders.items():
-        by_seed = ", ".join(_mean([row], left_out) for row in done)
-        rows.append([name, by_seed, _mean(done, left_out), *(_mean(done, [source]) for source in sources)])
-    header = [f"{plain(source)} ({row['images']} images)" for source, row in sources.items()]
-    return table(["encoder", "left out, by seed", "left out, mean", *header], rows)
-
-
-def _best(entry: Mapping[str, Any]) -> str:
-    """Return which encoder is best on the sources left out, by each figure."""
-    means = {}
-    for name, encoder in entry["encoders"].items():
-        parts = [
-            part["mean"]
-            for row in encoder["rows"].values()
-            for source, part in row["sources"].items()
-            if source != VALIDATION
+        lines += [
+            f"## {modality}, {entry['minutes']:g} CPU minutes",
+            "",
+            costs_table(entry),
+            figures_table(entry),
+            best(entry),
         ]
-        if parts:
-            means[name] = {key: mean(part[key] for part in parts) for key in ("AP50", "AP")}
-    if not means:
-        return ""
-    best = ", ".join(f"by {key} **{max(means, key=lambda name: means[name][key])}**" for key in ("AP50", "AP"))
-    return f"Best on the sources left out: {best}.\n"
-
-
-def _mean(rows: Sequence[Mapping[str, Any]], sources: Sequence[str]) -> str:
-    """Return the mean AP50 / AP over rows and sources in per cent."""
-    means = [row["sources"][source]["mean"] for row in rows for source in sources]
-    return " / ".join(percent(mean(entry[key] for entry in means)) for key in ("AP50", "AP"))
+    return "\n".join(lines)
 
 
 @script_main()
