@@ -9,13 +9,16 @@ image processor may recognize. The caller moves the batch to the device of the m
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from transformers.image_processing_utils import BatchFeature
 
-from .modeling_medglip import MedGlipForObjectDetection, MedGlipObjectDetectionOutput, TextFeatures
-from .processing_medglip import MedGlipProcessor
+
+if TYPE_CHECKING:
+    from transformers.image_processing_utils import BatchFeature
+
+    from .modeling_medglip import MedGlipForObjectDetection, MedGlipObjectDetectionOutput, TextFeatures
+    from .processing_medglip import MedGlipProcessor
 
 
 PROMPT_INPUTS = ("input_ids", "attention_mask", "label_tokens", "text_labels")
@@ -47,6 +50,8 @@ def join_prompts(prompts: Mapping[str, Any], pixels: Mapping[str, Any], count: i
         pixels (`Mapping[str, Any]`): from [`prepare_images`].
         count (`int`): number of images.
     """
+    from transformers.image_processing_utils import BatchFeature  # the pipelines, which import this, register with it
+
     if len(prompts["text_labels"]) != count:
         prompts = {
             key: value.expand(count, *value.shape[1:]) if isinstance(value, torch.Tensor) else list(value) * count
