@@ -98,7 +98,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         variants = {BEFORE: ("embedded", options.before)} if options.before else {}
         variants |= {EAGER: ("embedded", ROOT)}
         variants |= {"compiled": ("compiled", ROOT)} if options.compiled else {}
-        folders = sorted((options.exported / modality).iterdir()) if options.exported else []
+        folders = sorted((options.exported / modality).glob("*")) if options.exported else []
         variants |= {folder.name: (str(folder), ROOT) for folder in folders}
         found["modalities"][modality] = measure_modality(variants, modality, cases, options.rounds, options.threads)
     return found

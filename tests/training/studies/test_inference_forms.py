@@ -10,16 +10,14 @@ from typing import Any
 import pytest
 
 from modeling_medglip import MedGlipForObjectDetection
+from modeling_medglip.checkpoints.location import default_checkpoint, weights_sha256
 from modeling_medglip.inference import fast_form
 from tests.modeling_medglip.tiny_checkpoint import save_tiny_checkpoint
 from training.studies import inference_forms
 from training.studies.inference_forms import TrainedForm, exported_forms, main
-from training.studies.speed_page import EAGER, TRAINED, forms_table, render_page
+from training.studies.speed_page import ACCURACY, DOCS, EAGER, PAGE, STARTUP, TIMES, TRAINED, forms_table, render_page
 
 from ..tiny_data import make_data
-
-
-DOCS = Path(__file__).parents[3] / "docs"
 
 
 def run(tmp_path: Path, *options: str) -> dict[str, Any]:
@@ -95,3 +93,13 @@ def test_other_weights_are_measured_again(inputs: Path) -> None:
     content["modalities"]["ct"]["images"], content["weights_sha256"] = 999, "of others"
     (inputs / "out.json").write_text(json.dumps(content), "utf-8")
     assert run(inputs, "--format")["images"] < 999
+
+
+def test_the_page_in_docs_holds_what_was_measured_of_the_embedded_checkpoint() -> None:
+    measured = [json.loads((DOCS / name).read_text("utf-8")) for name in (TIMES, ACCURACY, STARTUP)]
+    assert (DOCS / PAGE).read_text("utf-8") == render_page(*measured)
+    assert measured[1]["weights_sha256"] == weights_sha256(Path(default_checkpoint()))
+    for part in measured[1]["modalities"].values():
+        for form in part["forms"]:  # what is on by default, and what is exported in single precision
+            if "int8" not in form:
+                assert abs(part["forms"][form]["AP"] - part["forms"][TRAINED]["AP"]) <= 0.001
