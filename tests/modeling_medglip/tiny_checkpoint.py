@@ -78,3 +78,19 @@ def save_tiny_checkpoint(folder: Path) -> Path:
     row = {"source": "set_a", "upstream": "Set A", "modality": "ct", "license": "CC0", "remarks": "made up"}
     (folder / "licenses.json").write_text(json.dumps([row]), encoding="utf-8")
     return folder
+
+
+def save_convolutional(folder: Path) -> Path:
+    """A checkpoint whose image encoders are small convolutional networks, with batch norms that are not trivial."""
+    torch.manual_seed(0)
+    config = tiny_config()
+    config.backbone_config = TimmBackboneConfig(
+        backbone="test_efficientnet", use_pretrained_backbone=False, out_indices=[2, 3, 4]
+    )
+    model = MedGlipForObjectDetection(config).eval()
+    for module in model.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            torch.nn.init.uniform_(module.running_var, 0.5, 2.0)
+    model.save_pretrained(folder)
+    tiny_processor(folder, router=biased_router("fundus")).save_pretrained(folder)
+    return folder

@@ -14,9 +14,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from transformers import TimmBackboneConfig
 
-from modeling_medglip import MedGlipForObjectDetection, cli
+from modeling_medglip import cli
 from modeling_medglip.errors import CheckpointError, UsageError
 from modeling_medglip.exported import manifest
 from modeling_medglip.exported.graphs import export_model
@@ -24,28 +23,12 @@ from modeling_medglip.exported.runtime import MedGlipExportedModel, full_mask
 from modeling_medglip.grounding import Grounder, ground_image, load_grounder
 from modeling_medglip.volume_grounding import ground_volume
 from modeling_medglip.volumes.geometry import Volume
-from tests.modeling_medglip.tiny_checkpoint import biased_router, save_tiny_checkpoint, tiny_config, tiny_processor
+from tests.modeling_medglip.tiny_checkpoint import save_convolutional, save_tiny_checkpoint
 
 
 pytest.importorskip("onnx")
 pytest.importorskip("onnxscript")
 RUNTIMES = {"onnx": "onnxruntime", "openvino": "openvino"}
-
-
-def save_convolutional(folder: Path) -> Path:
-    """A checkpoint whose image encoders are small convolutional networks, with batch norms that are not trivial."""
-    torch.manual_seed(0)
-    config = tiny_config()
-    config.backbone_config = TimmBackboneConfig(
-        backbone="test_efficientnet", use_pretrained_backbone=False, out_indices=[2, 3, 4]
-    )
-    model = MedGlipForObjectDetection(config).eval()
-    for module in model.modules():
-        if isinstance(module, torch.nn.BatchNorm2d):
-            torch.nn.init.uniform_(module.running_var, 0.5, 2.0)
-    model.save_pretrained(folder)
-    tiny_processor(folder, router=biased_router("fundus")).save_pretrained(folder)
-    return folder
 
 
 @pytest.fixture(scope="module")

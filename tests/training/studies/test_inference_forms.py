@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import pytest
 from modeling_medglip import MedGlipForObjectDetection
 from modeling_medglip.checkpoints.location import default_checkpoint, weights_sha256
 from modeling_medglip.inference import fast_form
-from tests.modeling_medglip.tiny_checkpoint import save_tiny_checkpoint
+from tests.modeling_medglip.tiny_checkpoint import save_convolutional, save_tiny_checkpoint
 from training.studies import inference_forms
 from training.studies.inference_forms import TrainedForm, exported_forms, main
 from training.studies.speed_page import ACCURACY, DOCS, EAGER, PAGE, STARTUP, TIMES, TRAINED, forms_table, render_page
@@ -53,6 +54,8 @@ def test_a_second_run_measures_nothing_again(inputs: Path, monkeypatch: pytest.M
 @pytest.mark.slow
 def test_exported_forms_are_made_once_and_measured(inputs: Path) -> None:
     pytest.importorskip("onnxruntime")
+    shutil.rmtree(inputs / "model")
+    save_convolutional(inputs / "model")
     forms = run(inputs, "--format", "onnx")["forms"]
     assert list(forms) == [TRAINED, EAGER, "onnx", "onnx int8"]
     assert forms["onnx"]["AP"] == pytest.approx(forms[TRAINED]["AP"], abs=1e-3) and forms["onnx"]["bytes"] > 1000
