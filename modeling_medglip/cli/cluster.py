@@ -59,7 +59,7 @@ def plan_actors(machines: Sequence[Mapping[str, float]], jobs: int, device: str)
         device (`str`): `"cpu"`, `"cuda"`, or `"auto"` for GPUs if the cluster has some.
 
     Raises:
-        `UsageError`: the cluster has no GPU, and `device` asks for one. `MedGlipError`: there is no room.
+        `UsageError`: the cluster has no GPU, and `device` asks for one. `MedGlipError`: nothing fits.
     """
     gpu = device != "cpu" and any(machine.get("GPU", 0) >= 1 for machine in machines)
     if device == "cuda" and not gpu:

@@ -147,8 +147,8 @@ def page(found: Mapping[str, Any]) -> str:
         f"one image of {side} x {side} pixels, seven labels, the prompt encoded for every image, on a processor "
         f"without accelerator.\nThreads: {found['threads']}. Milliseconds of the operators of each part under "
         f"`torch.profiler`, medians of {found['rounds']} rounds in which the two forms take turns.\n"
-        "`load_grounder` runs the form for CPUs where there is no accelerator; its outputs differ from the model's by "
-        "rounding alone.\n\n" + table(["part", f"{TRAINED}, ms", "%", f"{FAST}, ms", "%"], rows)
+        "`load_grounder` runs the form for CPUs on machines without an accelerator; its outputs differ from the "
+        "model's by rounding alone.\n\n" + table(["part", f"{TRAINED}, ms", "%", f"{FAST}, ms", "%"], rows)
     )
 
 
